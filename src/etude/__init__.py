@@ -1,0 +1,33 @@
+"""Étude: a config-driven framework for research on Transformers.
+
+    import etude
+    cfg = etude.compose("experiment=nano", "model/position=rotary")
+    run = etude.train(cfg)
+    run.metrics, run.config, run.status, run.summary
+    model = run.model("best")
+    etude.runs("experiments/nano").frame()
+
+Importing this package imports nothing heavy; names below arrive when they are first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from etude.api import Run, Runs, compose, load_run, runs, train
+
+__version__ = "0.1.0"
+__all__ = ["Run", "Runs", "__version__", "compose", "load_run", "runs", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from etude import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'etude' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

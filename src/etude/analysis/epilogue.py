@@ -1,0 +1,37 @@
+"""What a finished run leaves to look at: sample texts and the loss curve."""
+
+from __future__ import annotations
+
+import logging
+
+from etude.analysis.plots import loss_curve
+from etude.config.schema import Run
+from etude.models.language_model import LanguageModel
+from etude.runs.files import write_text
+from etude.runs.record import Record
+
+log = logging.getLogger("etude")
+
+
+def finish(record: Record, model: LanguageModel, options: Run) -> None:
+    """Writes `samples/step-*.txt` and `figures/loss.png`, and shows the first sample."""
+    title = " · ".join(part for part in (record.info["name"], record.label) if part)
+    loss_curve(record.rows(), record.path / "figures" / "loss.png", title)
+    if options.samples:
+        texts = samples(model, options, seed=record.info["seed"])
+        path = record.path / "samples" / f"step-{record.info['step']:08d}.txt"
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, ("\n" + "-" * 72 + "\n").join(texts) + "\n")
+        log.info("sample:\n%s\n", texts[0].strip())
+
+
+def samples(model: LanguageModel, options: Run, *, seed: int) -> list[str]:
+    """`run.samples` texts, the same for the same weights and seed."""
+    texts = model.generate(
+        [options.sample_prompt],
+        samples=options.samples,
+        max_new_tokens=options.sample_tokens,
+        temperature=0.8,
+        seed=seed,
+    )
+    return [texts] if isinstance(texts, str) else texts

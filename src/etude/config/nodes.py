@@ -1,0 +1,246 @@
+"""Config nodes checked by the constructors they name, then built by them.
+
+`check` turns a composed config into a tree of `Node`s: every value coerced to the type that the
+constructor annotates, arguments equal to the constructor's default left out. The same tree is
+hashed into the signature (`canonical`) and built (`Node.build`), so what is hashed is what runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from etude.config.targets import resolve
+from etude.errors import InvalidArguments, Problem, RequestError, nearest
+
+_META_KEYS = ("_target_", "_partial_")
+
+
+@dataclass
+class Node:
+    """One constructor and the arguments a config states for it.
+
+    Attributes:
+        where: the key path, such as `model.position`.
+        target: the dotted name as written; empty for a plain dataclass argument.
+        constructor: what `target` names.
+        partial: a factory: built only when its user supplies the remaining arguments.
+        arguments: values, nested nodes, and lists or dictionaries of either; defaults left out.
+    """
+
+    where: str
+    target: str
+    constructor: Callable[..., Any]
+    partial: bool
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def build(self, **given: Any) -> Any:
+        """The object, or for a part its factory. `given` fills in what a config cannot know.
+
+        Raises:
+            RequestError: the constructor refused its arguments; problems carry full key paths.
+        """
+        arguments = {key: _built(value) for key, value in self.arguments.items()} | given
+        factory = Factory(self.where, self.constructor, arguments)
+        return factory if self.partial else factory()
+
+    def canonical(self) -> dict[str, Any]:
+        """Plain data that says what would be built, for the signature."""
+        head: dict[str, Any] = {"_target_": self.target} if self.target else {}
+        return head | {key: _canonical(value) for key, value in self.arguments.items()}
+
+
+@dataclass
+class Factory:
+    """A constructor with some arguments fixed, which reports refusals under its key path."""
+
+    where: str
+    constructor: Callable[..., Any]
+    arguments: dict[str, Any]
+
+    def __call__(self, **given: Any) -> Any:
+        try:
+            return self.constructor(**self.arguments, **given)
+        except InvalidArguments as error:
+            raise RequestError(problem.under(self.where) for problem in error.problems) from error
+
+
+def check_node(where: str, value: Any, extensions: Iterable[str]) -> tuple[Any, list[Problem]]:
+    """The `Node` that the mapping `value` describes, and everything wrong with it."""
+    if not isinstance(value, Mapping) or "_target_" not in value:
+        group = where.replace(".", "/")
+        hint = f"choose a file: {group}=..."
+        return None, [Problem(where, "a node with _target_", value, hint)]
+    try:
+        constructor = resolve(value["_target_"], where, extensions)
+    except RequestError as error:
+        return None, error.problems
+    partial = bool(value.get("_partial_", False))
+    stated = {key: v for key, v in value.items() if key not in _META_KEYS}
+    return _check_arguments(where, value["_target_"], constructor, partial, stated, extensions)
+
+
+def _check_arguments(
+    where: str,
+    target: str,
+    constructor: Callable[..., Any],
+    partial: bool,
+    stated: Mapping[str, Any],
+    extensions: Iterable[str],
+) -> tuple[Node, list[Problem]]:
+    problems: list[Problem] = []
+    node = Node(where, target, constructor, partial)
+    parameters, hints, open_ended = _signature(constructor)
+    given = {n for n, p in parameters.items() if partial and p.default is p.empty}
+    settable = [name for name in parameters if name not in given]
+    refused: Mapping[str, str] = getattr(constructor, "refused", {})
+    for key, value in stated.items():
+        path = f"{where}.{key}"
+        if key in given:
+            user = where.split(".")[0]
+            problems.append(
+                Problem(path, f"nothing here: the {user} gives it", value, f"set {user}.{key}")
+                if user != where
+                else Problem(path, "nothing here: it is given when the run is built", value)
+            )
+        elif key in refused:
+            problems.append(Problem(path, "nothing here", value, refused[key]))
+        elif key not in parameters and not open_ended:
+            expected = f"an argument of {constructor.__name__}"
+            problems.append(Problem(path, expected, value, nearest(key, settable)))
+        else:
+            checked, found = _check_value(path, value, hints.get(key, Any), extensions)
+            problems += found
+            default = parameters[key].default if key in parameters else inspect.Parameter.empty
+            if not found and not _same(checked, default):
+                node.arguments[key] = checked
+    if not partial:
+        for name, parameter in parameters.items():
+            if parameter.default is parameter.empty and name not in stated:
+                problems.append(Problem(f"{where}.{name}", "a value: it has no default"))
+    return node, problems
+
+
+def _check_value(
+    path: str, value: Any, hint: Any, extensions: Iterable[str]
+) -> tuple[Any, list[Problem]]:
+    if value == "???":
+        return None, [Problem(path, "a value: it must be given", hint=f"type {path}=...")]
+    if isinstance(value, Mapping) and "_target_" in value:
+        return check_node(path, value, extensions)
+    record = _dataclass_in(hint)
+    if record is not None and isinstance(value, Mapping):
+        return _check_arguments(path, "", record, False, value, extensions)
+    if isinstance(value, Mapping) and any(isinstance(v, Mapping) for v in value.values()):
+        checked: dict[str, Any] = {}
+        problems: list[Problem] = []
+        for key, inner in value.items():
+            checked[key], found = _check_value(f"{path}.{key}", inner, Any, extensions)
+            problems += found
+        return checked, problems
+    try:
+        return _adapter(hint).validate_python(value), []
+    except ValidationError:
+        return None, [Problem(path, _describe(hint), value, _choice_hint(hint, value))]
+    except TypeError:  # an annotation that pydantic cannot use: the constructor checks it
+        return value, []
+
+
+@cache
+def _signature(constructor: Any) -> tuple[dict[str, inspect.Parameter], dict[str, Any], bool]:
+    parameters = dict(inspect.signature(constructor).parameters)
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    named = {
+        name: p for name, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    }
+    named.pop("self", None)
+    own_hints = getattr(constructor, "argument_hints", None)
+    if own_hints is not None:
+        return named, dict(own_hints()), open_ended
+    owner = constructor.__init__ if isinstance(constructor, type) else constructor
+    try:
+        hints = typing.get_type_hints(owner)
+    except (NameError, TypeError):  # an annotation that names what only a type checker imports
+        hints = {}
+    return named, hints, open_ended
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    config = ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True)
+    try:
+        return TypeAdapter(hint, config=config)
+    except Exception as error:  # pydantic raises many kinds for annotations it cannot use
+        raise TypeError(str(error)) from error
+
+
+def _dataclass_in(hint: Any) -> type | None:
+    options = typing.get_args(hint) if _is_union(hint) else (hint,)
+    return next((o for o in options if dataclasses.is_dataclass(o) and isinstance(o, type)), None)
+
+
+def _is_union(hint: Any) -> bool:
+    return isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
+def _describe(hint: Any) -> str:
+    if hint is type(None):
+        return "null"
+    if hint in _WORDS:
+        return _WORDS[hint]
+    if _is_union(hint):
+        return " or ".join(_describe(option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(str(option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        inner = ", ".join(_describe(option) for option in typing.get_args(hint))
+        return f"a list of {len(typing.get_args(hint))}: {inner}"
+    if typing.get_origin(hint) is list:
+        return f"a list, each {_describe(typing.get_args(hint)[0])}"
+    return getattr(hint, "__name__", str(hint))
+
+
+def _choice_hint(hint: Any, value: Any) -> str | None:
+    options = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+    return nearest(str(value), map(str, options)) if options else None
+
+
+def _built(value: Any) -> Any:
+    if isinstance(value, Node):
+        return value.build()
+    if isinstance(value, dict):
+        return {key: _built(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_built(inner) for inner in value]
+    return value
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, Node):
+        return value.canonical()
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(inner) for inner in value]
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value if math.isfinite(value) else str(value)
+    return value
+
+
+def _same(value: Any, default: Any) -> bool:
+    if default is inspect.Parameter.empty or isinstance(value, Node):
+        return False
+    if isinstance(value, bool) is not isinstance(default, bool):
+        return False
+    return bool(_canonical(value) == _canonical(default))

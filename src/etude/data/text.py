@@ -1,0 +1,286 @@
+"""Language modelling data: any corpus of documents as a Lightning data module.
+
+A corpus says what its documents are (`Sotu`, `TextFiles`); all the rest is here: splits to
+token ids, once (`prepare`), ids to batches (`attach`, `train_dataloader`, `val_dataloader`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from etude.data.order import EveryExampleOnce, Order, RandomWindows
+from etude.data.passages import cut
+from etude.data.prepare import Meta, Passage, Prepared, Split, SplitMeta, prepare_text
+from etude.data.steps import EvaluationBatches, TrainingSteps
+from etude.data.tokenizer import Recipe, Tokenizer
+from etude.errors import Checks, Problem, RequestError
+
+EVALUATION_TOKENS = 8192  # targets in a batch of evaluation, about
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The size of an optimizer step over all ranks, in one of two units.
+
+    Args:
+        tokens: positions that enter the loss.
+        examples: windows of `sequence_length` such positions.
+    """
+
+    tokens: int | None = None
+    examples: int | None = None
+
+
+class TextData(pl.LightningDataModule, ABC):
+    """Windows of `sequence_length` tokens from a corpus of documents.
+
+    A corpus gives `documents`, `content_fingerprint`, `split_settings` and `check`. A run calls, in
+    this order: `check`, `prepare`, `attach`, and then the loaders as often as it likes.
+
+    Args:
+        tokenizer: how to make the tokenizer.
+        sequence_length: targets in a window (T).
+        batch: the size of an optimizer step.
+        order: `windows`, drawn uniformly from all places with replacement, or `epochs`, windows
+            that don't overlap, each once an epoch.
+        workers: processes that assemble batches; 0 is the training process itself. The batches
+            don't depend on it.
+        checks: what a subclass has noted of its own arguments.
+
+    Raises:
+        InvalidArguments: with every mistake in the arguments.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Recipe,
+        sequence_length: int,
+        batch: Batch,
+        order: Literal["windows", "epochs"] = "windows",
+        workers: int = 0,
+        checks: Checks | None = None,
+    ) -> None:
+        super().__init__()
+        checks = checks or Checks()
+        checks.positive(sequence_length=sequence_length)
+        checks.that(order in ("windows", "epochs"), "order", order, "windows or epochs")
+        checks.that(workers >= 0, "workers", workers, "a number from 0 on")
+        _check_batch(checks, batch, sequence_length)
+        checks.done()
+        self.recipe = tokenizer
+        self.sequence_length = sequence_length
+        self.batch = batch
+        self.order = order
+        self.workers = workers
+        self._prepared: Prepared | None = None
+        self._attached: TrainingSteps | None = None
+
+    @abstractmethod
+    def documents(self, split: Split) -> Iterator[str]:
+        """The documents of a split, in order."""
+
+    @abstractmethod
+    def content_fingerprint(self) -> str:
+        """sha256 (hex) of the corpus's raw content, wherever it lies."""
+
+    @abstractmethod
+    def split_settings(self) -> dict[str, object]:
+        """What, besides the content, decides the splits, as plain JSON values."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Looks whether the corpus is there and readable; writes nothing.
+
+        Raises:
+            RequestError: it isn't.
+        """
+
+    def passages(self, split: Split) -> Iterator[Passage]:
+        """The documents of a split, numbered and cut; override it where documents are huge."""
+        for number, document in enumerate(self.documents(split)):
+            for text in cut([document]):
+                yield number, text
+
+    def prepare(self, cache_dir: Path) -> Prepared:
+        """Tokenises the corpus into `cache_dir`, or finds it there; then `meta` is known.
+
+        Raises:
+            RequestError: the corpus or the folder can't be used, or a split is too small.
+        """
+        prepared = prepare_text(
+            Path(cache_dir),
+            passages=self.passages,
+            content=self.content_fingerprint(),
+            settings=self.split_settings(),
+            recipe=self.recipe,
+        )
+        train, val = (prepared.meta.splits[name].tokens for name in ("train", "val"))
+        problems = []
+        if train <= self.sequence_length:
+            expected = f"less than the training split's {train:,} tokens"
+            problems.append(Problem("data.sequence_length", expected, self.sequence_length))
+        if val < 2:
+            problems.append(Problem("data", f"2 tokens or more for validation, not {val}"))
+        if problems:
+            raise RequestError(problems)
+        self._prepared = prepared
+        return prepared
+
+    @property
+    def prepared(self) -> Prepared:
+        """What `prepare` returned."""
+        if self._prepared is None:
+            raise RuntimeError("prepare(cache_dir) comes first")
+        return self._prepared
+
+    @property
+    def tokenizer_(self) -> Tokenizer:
+        """The trained tokenizer."""
+        return self.prepared.tokenizer
+
+    @property
+    def meta(self) -> Meta:
+        """What the splits hold."""
+        return self.prepared.meta
+
+    @property
+    def examples_per_step(self) -> int:
+        """Windows in an optimizer step over all ranks."""
+        if self.batch.tokens is not None:
+            return self.batch.tokens // self.sequence_length
+        assert self.batch.examples is not None  # exactly one is set
+        return self.batch.examples
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Targets in an optimizer step over all ranks."""
+        return self.examples_per_step * self.sequence_length
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Optimizer steps in which as many windows are read as fit the split side by side."""
+        windows = (self._split("train").tokens - 1) // self.sequence_length
+        return windows / self.examples_per_step
+
+    def bytes_predicted(self, split: Split) -> int:
+        """UTF-8 bytes of the text that a split's targets stand for: all but the first token."""
+        meta = self._split(split)
+        return meta.bytes - meta.first_token_bytes
+
+    def attach(
+        self,
+        *,
+        seed: int,
+        micro_batch: int | None,
+        total_steps: int,
+        start_step: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        """Says which part of which run the training loader gives.
+
+        Args:
+            seed: the run's seed.
+            micro_batch: the most windows in a micro-batch; None for no limit.
+            total_steps: optimizer steps in the whole run.
+            start_step: steps that are done already.
+            rank: this process, of `world`.
+            world: processes that share each step.
+
+        Raises:
+            RequestError: the step can't be shared equally, or the micro-batch is empty.
+        """
+        examples = self.examples_per_step
+        problems = []
+        if examples % world:
+            expected = f"a multiple of the {world} processes, in examples"
+            problems.append(Problem("data.batch", expected, examples))
+        if micro_batch is not None and micro_batch < 1:
+            problems.append(Problem("trainer.micro_batch", "a positive number", micro_batch))
+        if problems:
+            raise RequestError(problems)
+        file = self.prepared.split("train")
+        kind = RandomWindows if self.order == "windows" else EveryExampleOnce
+        order: Order = kind(file.tokens, self.sequence_length, examples, seed)
+        self._attached = TrainingSteps(
+            file,
+            order,
+            batch=examples,
+            length=self.sequence_length,
+            micro_batch=micro_batch,
+            total_steps=total_steps,
+            start_step=start_step,
+            rank=rank,
+            world=world,
+        )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """The run's optimizer steps from `start_step` on; its length is that of the whole run."""
+        if self._attached is None:
+            raise RuntimeError("attach(...) comes first")
+        return _loader(self._attached, self.workers)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """The whole validation split, on every rank."""
+        return self.evaluation_batches("val")
+
+    def evaluation_batches(
+        self, split: Split, sequence_length: int | None = None
+    ) -> DataLoader[Any]:
+        """A whole split, each token but the first a target once, in windows of any length.
+
+        Args:
+            split: "train" or "val".
+            sequence_length: targets in a window; the training's own if None.
+        """
+        length = self.sequence_length if sequence_length is None else sequence_length
+        examples = max(1, EVALUATION_TOKENS // length)
+        file = self.prepared.split(split)
+        return _loader(EvaluationBatches(file, length=length, examples=examples), workers=0)
+
+    def _split(self, name: Split) -> SplitMeta:
+        return self.meta.splits[name]
+
+
+def _check_batch(checks: Checks, batch: Batch, sequence_length: int) -> None:
+    tokens, examples = batch.tokens, batch.examples
+    if not checks.that(
+        (tokens is None) != (examples is None), "batch", batch, "tokens or examples, just one"
+    ):
+        return
+    if examples is not None:
+        checks.that(examples > 0, "batch.examples", examples, "a positive number")
+    elif tokens is not None and sequence_length > 0:
+        multiple = max(1, round(tokens / sequence_length)) * sequence_length
+        checks.that(
+            tokens > 0 and tokens % sequence_length == 0,
+            "batch.tokens",
+            tokens,
+            f"a positive multiple of sequence_length = {sequence_length}",
+            f"the nearest is {multiple}",
+        )
+
+
+def _loader(dataset: IterableDataset[Any], workers: int) -> DataLoader[Any]:
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        pin_memory=torch.cuda.is_available(),
+        # With a generator of its own the loader leaves the run's random numbers alone.
+        generator=torch.Generator(),
+    )
+
+
+def _as_it_is(step: Any) -> Any:
+    return step

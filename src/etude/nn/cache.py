@@ -1,0 +1,71 @@
+"""Keys and values of the tokens that a model has already read."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from etude.errors import InvalidArguments, Problem
+
+
+class LayerCache:
+    """One attention layer's keys and values, in memory that is taken once.
+
+    The memory is taken at the first `append`, in the precision and on the device of what comes
+    (under autocast these are not the parameters'). Made for inference: it is overwritten in
+    place, so nothing can be differentiated through it.
+
+    Args:
+        batch: B.
+        capacity: the largest number of positions it will hold.
+
+    Attributes:
+        length: the number of positions it holds.
+    """
+
+    def __init__(self, batch: int, capacity: int) -> None:
+        self.batch, self.capacity = batch, capacity
+        self.length = 0
+        self._keys: Tensor | None = None
+        self._values: Tensor | None = None
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds keys and values (B, G, T, K); returns all S of them (B, G, S, K), as views.
+
+        Raises:
+            InvalidArguments: where there is no room for them.
+        """
+        stop = self.length + k.shape[2]
+        if stop > self.capacity:
+            raise InvalidArguments(Problem("cache", f"at most {self.capacity} positions", stop))
+        if self._keys is None or self._values is None:
+            self._keys, self._values = self._room(k), self._room(v)
+        self._keys[:, :, self.length : stop] = k
+        self._values[:, :, self.length : stop] = v
+        self.length = stop
+        return self._keys[:, :, :stop], self._values[:, :, :stop]
+
+    def _room(self, x: Tensor) -> Tensor:
+        return x.new_empty(self.batch, x.shape[1], self.capacity, x.shape[3])
+
+
+class KVCache:
+    """A `LayerCache` for each layer of a model.
+
+    Args:
+        layers: the model's number of layers.
+        batch: B.
+        capacity: the largest number of positions it will hold.
+    """
+
+    def __init__(self, layers: int, batch: int, capacity: int) -> None:
+        self.layers = [LayerCache(batch, capacity) for _ in range(layers)]
+
+    @property
+    def length(self) -> int:
+        """The number of positions it holds."""
+        return self.layers[-1].length
+
+    def nbytes(self) -> int:
+        """Bytes taken, over all layers."""
+        tensors = [x for layer in self.layers for x in (layer._keys, layer._values)]
+        return sum(x.nbytes for x in tensors if x is not None)

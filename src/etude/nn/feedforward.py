@@ -1,0 +1,127 @@
+"""The feed-forward branch: what a block does at each position alone.
+
+Two shapes: `down(activation(up(x)))`, and gated `down(activation(gate(x)) * up(x))`.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from etude.errors import Checks
+
+
+class FeedForward(nn.Module):
+    """down(activation(up(x))); the base of the two-matrix parts.
+
+    Vaswani et al. 2017, section 3.3.
+
+    Args:
+        dim: D.
+        bias: whether the projections have a bias.
+        dropout: probability, on the output.
+        hidden: F; None is 4 D.
+    """
+
+    def __init__(self, *, dim: int, bias: bool, dropout: float, hidden: int | None = None) -> None:
+        super().__init__()
+        hidden = 4 * dim if hidden is None else hidden
+        _check(dim, dropout, hidden)
+        self.up = nn.Linear(dim, hidden, bias=bias)
+        self.down = nn.Linear(hidden, dim, bias=bias)
+        self.dropout = nn.Dropout(dropout)
+
+    def activation(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, D)."""
+        return self.dropout(self.down(self.activation(self.up(x))))
+
+
+class ReLU(FeedForward):
+    """max(0, x), the original Transformer's."""
+
+    def activation(self, x: Tensor) -> Tensor:
+        return F.relu(x)
+
+
+class GELU(FeedForward):
+    """x times the normal distribution function of x (Hendrycks & Gimpel 2016, arXiv:1606.08415)."""
+
+    def activation(self, x: Tensor) -> Tensor:
+        return F.gelu(x)
+
+
+class GELUTanh(FeedForward):
+    """GELU by its tanh approximation (the same paper, section 2), which GPT-2 was trained with."""
+
+    def activation(self, x: Tensor) -> Tensor:
+        return F.gelu(x, approximate="tanh")
+
+
+class SquaredReLU(FeedForward):
+    """max(0, x)^2 (So et al. 2021, arXiv:2109.08668, Primer)."""
+
+    def activation(self, x: Tensor) -> Tensor:
+        return F.relu(x).square()
+
+
+class GatedFeedForward(nn.Module):
+    """down(activation(gate(x)) * up(x)); the base of the gated parts.
+
+    Shazeer 2020 (arXiv:2002.05202), section 2.
+
+    Args:
+        dim: D.
+        bias: whether the projections have a bias; Shazeer's have none.
+        dropout: probability, on the output.
+        hidden: F; None is 8/3 D rounded up to a multiple of 8, so that three matrices cost
+            about what two of 4 D would.
+    """
+
+    def __init__(self, *, dim: int, bias: bool, dropout: float, hidden: int | None = None) -> None:
+        super().__init__()
+        hidden = -(-dim // 3) * 8 if hidden is None else hidden
+        _check(dim, dropout, hidden)
+        self.gate = nn.Linear(dim, hidden, bias=bias)
+        self.up = nn.Linear(dim, hidden, bias=bias)
+        self.down = nn.Linear(hidden, dim, bias=bias)
+        self.dropout = nn.Dropout(dropout)
+
+    def activation(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, D)."""
+        return self.dropout(self.down(self.activation(self.gate(x)) * self.up(x)))
+
+
+class SwiGLU(GatedFeedForward):
+    """Gated by x * sigmoid(x) (Shazeer 2020, equation 6)."""
+
+    def activation(self, x: Tensor) -> Tensor:
+        return F.silu(x)
+
+
+class GEGLU(GatedFeedForward):
+    """Gated by GELU (Shazeer 2020, equation 6)."""
+
+    def activation(self, x: Tensor) -> Tensor:
+        return F.gelu(x)
+
+
+class NoFeedForward(nn.Module):
+    """No second branch: blocks of attention alone (Elhage et al. 2021, "A Mathematical Framework
+    for Transformer Circuits"). A block that is given this drops the branch and its norm.
+    """
+
+    def __init__(self, *, dim: int, bias: bool, dropout: float) -> None:
+        super().__init__()
+
+
+def _check(dim: int, dropout: float, hidden: int) -> None:
+    checks = Checks()
+    checks.positive(dim=dim, hidden=hidden)
+    checks.probability(dropout=dropout)
+    checks.done()

@@ -1,0 +1,106 @@
+"""Files that are whole or not there: written beside their place, flushed to disk, renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from etude.errors import Problem, RequestError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces the file at once: a reader sees the old content or the new, also after a crash."""
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_text` of indented JSON."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        RequestError: the file is missing or is no JSON; names the file and the line.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RequestError(Problem(str(path), "a JSON file", hint="it is not there")) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RequestError(Problem(str(path), "valid JSON", hint=str(error))) from error
+
+
+@contextmanager
+def whole_folder(destination: Path) -> Iterator[Path]:
+    """A folder that appears under its name only when everything in it is on the disk.
+
+    Yields a temporary folder beside `destination`; on a clean exit its files are flushed and it is
+    renamed (replacing nothing: an existing destination is moved away first and removed).
+    """
+    temporary = destination.with_name(f".{destination.name}.tmp-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            fsync_file(file)
+        fsync_folder(temporary)
+        if destination.exists():
+            remove_folder(destination)
+        os.rename(temporary, destination)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    fsync_folder(destination.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Takes the name away first, so that a half-removed folder is never taken for a whole one."""
+    doomed = folder.with_name(f".{folder.name}.tmp-{os.getpid()}-old")
+    os.rename(folder, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def sweep_temporaries(folder: Path) -> None:
+    """Removes what a killed writer left in `folder`; only the folder's holder may call it."""
+    for path in folder.glob(".*.tmp-*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def fsync_file(path: Path) -> None:
+    """Flushes a file's content to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_folder(path: Path) -> None:
+    """Flushes a folder's list of names, so that a rename in it survives a power cut."""
+    fsync_file(path)
+
+
+def sha256_file(path: Path) -> str:
+    """The file's sha256, 64 hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

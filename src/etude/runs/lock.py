@@ -1,0 +1,83 @@
+"""One process holds a run. The operating system frees the lock when that process dies."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+from etude.errors import RunHeld
+
+LOCK_FILE = ".lock"
+
+
+class RunLock:
+    """An exclusive lock on a run's folder.
+
+    Args:
+        folder: an existing folder; the lock file in it says which host and process hold it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / LOCK_FILE
+        self._file: IO[str] | None = None
+
+    def acquire(self, *, wait: bool = False) -> None:
+        """Takes the lock.
+
+        Raises:
+            RunHeld: another live process has it and `wait` is false.
+        """
+        file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 (held until `release`)
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not wait:
+                    file.close()
+                    raise RunHeld(f"{self.path.parent} is held by {_said(holder(self.path))}") from None
+                time.sleep(0.2)
+        file.truncate(0)
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": now}))
+        file.flush()
+        self._file = file
+
+    def release(self) -> None:
+        """Gives the lock back; the file stays, since removing it would race with the next holder."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a live process holds the run in `folder`."""
+    try:
+        with open(folder / LOCK_FILE, encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+
+
+def holder(path: Path) -> dict[str, Any]:
+    """What the lock file says of its holder; empty while it is being written."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    except (OSError, json.JSONDecodeError):
+        return {}
+
+
+def _said(found: dict[str, Any]) -> str:
+    if not found:
+        return "another process"
+    return f"process {found.get('pid')} on {found.get('host')} since {found.get('since')}"

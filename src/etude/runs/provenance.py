@@ -1,0 +1,74 @@
+"""What trained a run: versions, commit, and a hash of Étude's own source."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import socket
+import subprocess
+from datetime import datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_SOURCE = Path(__file__).resolve().parents[1]
+_PACKAGES = ("etude", "torch", "pytorch-lightning", "hydra-core", "tokenizers", "numpy")
+
+
+def now() -> str:
+    """The time as ISO 8601 with its offset."""
+    return datetime.now().astimezone().isoformat(timespec="milliseconds")
+
+
+@cache
+def source_hash() -> str:
+    """A hash of the package's Python files, 12 hex digits: the same source, the same hash."""
+    digest = hashlib.sha256()
+    for path in sorted(_SOURCE.rglob("*.py")):
+        digest.update(str(path.relative_to(_SOURCE)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+@cache
+def commit() -> str | None:
+    """The checkout's commit, with `+` where the work tree differs; None outside a checkout."""
+    if not (_SOURCE.parents[1] / ".git").exists():
+        return None
+    try:
+        head = _git("rev-parse", "--short=12", "HEAD")
+        return head + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(_SOURCE), *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=10,
+    )
+    return done.stdout.strip()
+
+
+def start(step: int) -> dict[str, Any]:
+    """One entry of `run.json`'s `starts`: when, where and with what training began at `step`."""
+    return {
+        "time": now(),
+        "step": step,
+        "host": socket.gethostname(),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "commit": commit(),
+        "source": source_hash(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

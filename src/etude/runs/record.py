@@ -1,0 +1,140 @@
+"""The record of one run: `experiments/<name>/<signature>/`, plain files and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from etude.errors import Problem, RequestError
+from etude.runs.files import read_json, write_json, write_text
+from etude.runs.lock import is_held
+from etude.runs.metrics import MetricsFile, read_rows
+from etude.runs.signature import DIGITS
+
+FORMAT = 1
+STATUSES = ("running", "finished", "failed", "interrupted", "paused", "diverged", "oom")
+DONE = ("finished", "diverged")
+"""Statuses that the same command would reach again: it says so instead of repeating the work."""
+
+
+class Record:
+    """A run's folder and the content of its `run.json`.
+
+    Args:
+        path: `<root>/<name>/<signature>`; may have been moved since it was written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.info: dict[str, Any] = {}
+
+    @classmethod
+    def read(cls, path: Path) -> Record:
+        """The record in `path`.
+
+        Raises:
+            RequestError: there is none, it is damaged, or a newer Étude wrote it.
+        """
+        record = cls(path)
+        record.info = read_json(path / "run.json")
+        if not isinstance(record.info, dict) or record.info.get("format") != FORMAT:
+            found = record.info.get("format") if isinstance(record.info, dict) else record.info
+            raise RequestError(
+                Problem(f"{path / 'run.json'}: format", f"{FORMAT}", found, "a newer étude wrote it?")
+            )
+        return record
+
+    def update(self, **changes: Any) -> None:
+        """Changes fields of `run.json`, all or none."""
+        self.info.update(changes)
+        write_json(self.path / "run.json", self.info)
+
+    def write_config(self, config_yaml: str, overrides: Sequence[str]) -> None:
+        """Writes `config.yaml` and `overrides.yaml`."""
+        write_text(self.path / "config.yaml", config_yaml)
+        import yaml
+
+        write_text(
+            self.path / "overrides.yaml",
+            yaml.safe_dump(list(overrides), allow_unicode=True, width=1000),
+        )
+
+    @property
+    def status(self) -> str:
+        """As written, except that a `running` run whose process is gone was interrupted."""
+        status = str(self.info.get("status", "interrupted"))
+        return "interrupted" if status == "running" and not is_held(self.path) else status
+
+    @property
+    def metrics(self) -> MetricsFile:
+        """The writer of `metrics.jsonl`."""
+        return MetricsFile(self.path / "metrics.jsonl")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of `metrics.jsonl`."""
+        return read_rows(self.path / "metrics.jsonl")
+
+    @property
+    def label(self) -> str:
+        """What distinguishes this run from its experiment file."""
+        return str(self.info.get("label", ""))
+
+    def checkpoints(self) -> list[tuple[int, Path]]:
+        """Whole checkpoints, earliest first."""
+        found = []
+        for path in (self.path / "checkpoints").glob("step-*"):
+            match = re.fullmatch(r"step-(\d+)", path.name)
+            if match and (path / "MANIFEST.json").is_file():
+                found.append((int(match[1]), path))
+        return sorted(found)
+
+    def checkpoint(self, which: str = "best") -> Path:
+        """The folder of the `best` (by validation), the `last`, or a numbered checkpoint.
+
+        Raises:
+            RequestError: there is no such checkpoint; names those that are there.
+        """
+        found = dict(self.checkpoints())
+        step: int | None = None
+        if which == "last" and found:
+            step = max(found)
+        elif which == "best":
+            best = self.info.get("best") or {}
+            step = best.get("step", max(found) if found else None)
+        elif str(which).isdigit():
+            step = int(which)
+        if step not in found:
+            there = ", ".join(str(s) for s in found) or "none"
+            raise RequestError(
+                Problem(f"{self.path}: checkpoint", "best, last or a step", which, f"there: {there}")
+            )
+        return found[step]
+
+
+def run_folder(root: Path, name: str, whole_signature: str) -> Path:
+    """Where a run lives, before `~2` and so on."""
+    return root / name / whole_signature[:DIGITS]
+
+
+def label_of(overrides: Sequence[str]) -> str:
+    """A run's label: what was typed beside the experiment, keys shortened to their last part.
+
+    Example:
+        >>> label_of(["experiment=debug", "model/position=rotary", "optimizer.lr=1e-3", "run.wait=true"])
+        'position=rotary lr=1e-3'
+    """
+    told = []
+    for item in overrides:
+        key, _, value = item.lstrip("+~").partition("=")
+        top = re.split(r"[./]", key)[0]
+        if top in ("experiment", "run", "hydra", "name", "extensions"):
+            continue
+        told.append((key, value))
+    short = [re.split(r"[./]", key)[-1] for key, _ in told]
+    parts = [
+        f"{brief if short.count(brief) == 1 else key}={value}"
+        for (key, value), brief in zip(told, short, strict=True)
+    ]
+    return " ".join(parts)

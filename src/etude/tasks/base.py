@@ -1,0 +1,116 @@
+"""What every task shares: one optimizer step over the micro-batches of one batch.
+
+Lightning runs the task with manual optimisation, and one of its batches is one whole optimizer
+step. So steps are counted once, saves fall between steps, and the loss is scaled in one place:
+the gradient is that of (sum over all targets) / (number of targets), whatever the split into
+micro-batches and ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from etude.optim.schedules import Schedule
+from etude.tasks.seeding import seed_for
+
+MicroBatch = dict[str, Any]
+
+
+class Task(pl.LightningModule):
+    """A model with its loss and its optimizer.
+
+    Args:
+        model: the module under training; checkpoints hold its weights.
+        optimizer: a recipe, called once with the model.
+        schedule: the learning-rate factor by step.
+        total_steps: optimizer steps of the whole run.
+        seed: the run's seed, from which every micro-batch's is derived.
+        gradient_clip_val: the largest global gradient norm; None does not clip.
+
+    Attributes:
+        monitor: the validation metric that decides which checkpoint is best; lower is better.
+        validation_metrics: of the latest validation, in double precision, by full name.
+    """
+
+    monitor = "val/loss"
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+        schedule: Schedule,
+        total_steps: int,
+        seed: int,
+        gradient_clip_val: float | None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.schedule = schedule
+        self.total_steps = total_steps
+        self.seed = seed
+        self.clip = gradient_clip_val
+        self._optimizer_recipe = optimizer
+        self._grad_norm: Tensor | None = None
+        self.validation_metrics: dict[str, float] = {}
+
+    def loss(self, micro: MicroBatch) -> Tensor:
+        """The sum of the loss over the micro-batch's targets, a scalar."""
+        raise NotImplementedError
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Builds the optimizer, each group remembering its base rate."""
+        optimizer = self._optimizer_recipe(self.model)
+        for group in optimizer.param_groups:
+            group.setdefault("base_lr", group["lr"])
+        return optimizer
+
+    def training_step(self, batch: list[MicroBatch], batch_idx: int) -> dict[str, Tensor]:
+        """One optimizer step. Returns the mean loss over the step's targets, not yet on the host."""
+        step = self.trainer.global_step
+        optimizer: Any = self.optimizers()
+        self.set_learning_rate(optimizer, step)
+        losses: list[Tensor] = []
+
+        def forward_and_backward() -> Tensor:
+            optimizer.zero_grad()
+            losses.clear()
+            for index, micro in enumerate(batch):
+                torch.manual_seed(seed_for(self.seed, step, index, self.global_rank))
+                with self._no_sync_before(index == len(batch) - 1):
+                    loss = self.loss(micro) / micro["step_targets"]
+                    # data-parallel strategies average over ranks; the sum is what is wanted
+                    self.manual_backward(loss * self.trainer.world_size)
+                losses.append(loss.detach())
+            return losses[-1]
+
+        optimizer.step(closure=forward_and_backward)
+        outputs = {"loss": losses[0] if len(losses) == 1 else torch.stack(losses).sum()}
+        if self._grad_norm is not None:
+            outputs["grad_norm"] = self._grad_norm
+        return outputs
+
+    def set_learning_rate(self, optimizer: Any, step: int) -> float:
+        """Sets every group's rate for `step` and returns the schedule's factor."""
+        scale = self.schedule(step, self.total_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * scale
+        return scale
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clips, after mixed precision has unscaled the gradients."""
+        if self.clip is not None:
+            self._grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+
+    def _no_sync_before(self, last: bool) -> AbstractContextManager[None]:
+        """Ranks exchange gradients at the last micro-batch only."""
+        if last or self.trainer.world_size == 1:
+            return nullcontext()
+        return self.trainer.strategy.block_backward_sync()  # type: ignore[attr-defined, no-any-return]

@@ -1,0 +1,93 @@
+"""From a checked config to objects, with every constructor's complaints gathered first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from etude.config.checks import Checked
+from etude.config.nodes import Factory, Node
+from etude.errors import Problem, RequestError
+from etude.tasks.seeding import INITIALISATION, seed_for
+from etude.training.trainer import Trainer
+
+_ANY_VOCABULARY = 300  # stands in for the tokenizer's until the data is prepared
+
+
+@dataclass
+class Parts:
+    """What a config describes, before the data is prepared; the model is not built yet."""
+
+    data: Any
+    optimizer: Any
+    schedule: Any
+    trainer: Trainer
+    task: Factory
+    callbacks: list[Any]
+
+
+def build_parts(checked: Checked) -> Parts:
+    """Builds everything cheap, and the model without memory (on the meta device).
+
+    Raises:
+        RequestError: with all that the constructors refused and all that does not fit together.
+    """
+    nodes = checked.nodes
+    problems: list[Problem] = []
+
+    def attempt(node: Node, **given: Any) -> Any:
+        try:
+            return node.build(**given)
+        except RequestError as error:
+            problems.extend(error.problems)
+            return None
+
+    built = {key: attempt(nodes[key]) for key in ("data", "optimizer", "schedule", "trainer", "task")}
+    callbacks = [attempt(node) for node in checked.callbacks.values()]
+    with torch.device("meta"):
+        model = attempt(nodes["model"], vocab_size=stated_vocabulary(checked) or _ANY_VOCABULARY)
+    if built["data"] is not None and model is not None:
+        length, limit = built["data"].sequence_length, model.max_length
+        if length > limit:
+            problems.append(
+                Problem(
+                    "data.sequence_length",
+                    f"at most the model's max_length, {limit}",
+                    length,
+                    f"model.max_length={length} makes room",
+                )
+            )
+    if problems:
+        raise RequestError(problems)
+    return Parts(**built, callbacks=callbacks)
+
+
+def stated_vocabulary(checked: Checked) -> int | None:
+    """`model.vocab_size` as the config states it; None is the tokenizer's."""
+    found = checked.nodes["model"].arguments.get("vocab_size")
+    return found if isinstance(found, int) else None
+
+
+def build_model(checked: Checked, vocabulary: int) -> Any:
+    """The model on the CPU, its weights drawn from the run's seed.
+
+    Args:
+        vocabulary: the tokenizer's size, used where the config says null.
+
+    Raises:
+        RequestError: the config states a vocabulary smaller than the tokenizer's.
+    """
+    stated = stated_vocabulary(checked)
+    if stated is not None and stated < vocabulary:
+        raise RequestError(
+            Problem(
+                "model.vocab_size",
+                f"at least the tokenizer's {vocabulary}",
+                stated,
+                "null takes the tokenizer's",
+            )
+        )
+    torch.manual_seed(seed_for(checked.seed, INITIALISATION))
+    return checked.nodes["model"].build(vocab_size=stated or vocabulary)

@@ -1,0 +1,94 @@
+"""Checkpoints as folders: the weights alone in safetensors, the rest of the state beside them.
+
+`checkpoints/step-00002000/` holds `model.safetensors`, `state.pt` (optimizer, position, sums;
+read with `weights_only=True`) and `MANIFEST.json` (the sha256 of both). A folder appears under its
+name only when everything in it is on the disk.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import CheckpointIO
+from safetensors.torch import load_file, save_file
+
+from etude.errors import Problem, RequestError
+from etude.runs.files import read_json, remove_folder, sha256_file, whole_folder, write_json
+
+WEIGHTS, STATE, MANIFEST = "model.safetensors", "state.pt", "MANIFEST.json"
+_PREFIX = "model."
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of an optimizer step lies; names sort by step."""
+    return folder / f"step-{step:08d}"
+
+
+class FolderCheckpointIO(CheckpointIO):
+    """How Lightning writes and reads the folders above."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        """Writes `checkpoint` to the folder `path`, whole or not at all."""
+        weights = {
+            name.removeprefix(_PREFIX): tensor.contiguous()
+            for name, tensor in checkpoint["state_dict"].items()
+        }
+        rest = {key: value for key, value in checkpoint.items() if key != "state_dict"}
+        with whole_folder(Path(path)) as folder:
+            save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+            torch.save(rest, folder / STATE)
+            hashes = {name: sha256_file(folder / name) for name in (WEIGHTS, STATE)}
+            write_json(
+                folder / MANIFEST,
+                {"format": 1, "step": checkpoint["global_step"], "sha256": hashes},
+            )
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """The checkpoint in the folder `path`, after its hashes were found right.
+
+        Raises:
+            RequestError: a file is missing or differs from the manifest.
+        """
+        folder = Path(path)
+        verify(folder)
+        state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+        weights = load_file(folder / WEIGHTS)
+        state["state_dict"] = {_PREFIX + name: tensor for name, tensor in weights.items()}
+        return state
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Removes the folder `path`."""
+        remove_folder(Path(path))
+
+
+def verify(folder: Path) -> None:
+    """Compares the checkpoint's files with its manifest.
+
+    Raises:
+        RequestError: names the first file that is missing or differs.
+    """
+    for name, expected in read_json(folder / MANIFEST)["sha256"].items():
+        file = folder / name
+        found = sha256_file(file) if file.is_file() else "no such file"
+        if found != expected:
+            raise RequestError(Problem(str(file), f"sha256 {expected[:12]}...", found[:12]))
+
+
+def load_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """A checkpoint's weights by parameter name, verified."""
+    verify(folder)
+    return load_file(folder / WEIGHTS)
+
+
+def retain(folder: Path, keep: set[int], keep_every: int | None) -> None:
+    """Removes the checkpoints in `folder` but those at the steps `keep` or multiples of `keep_every`."""
+    for path in folder.glob("step-*"):
+        step = int(path.name.removeprefix("step-"))
+        if step not in keep and not (keep_every and step % keep_every == 0):
+            remove_folder(path)

@@ -1,0 +1,266 @@
+"""What happens between two optimizer steps: rows, validation, checkpoints, stopping.
+
+One callback does all of it, in one order, after each step: metrics are written, then the model is
+validated, then the state is saved. A checkpoint therefore knows the validation of its own step,
+and a run that goes on from it repeats nothing and leaves nothing out.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from etude.errors import EtudeError, Interrupted
+from etude.runs.record import Record
+from etude.training.checkpoints import checkpoint_path, retain
+from etude.training.progress import Progress
+from etude.training.signals import StopSignals
+
+log = logging.getLogger("etude")
+
+
+class Diverged(EtudeError):
+    """A metric became NaN or infinite.
+
+    Args:
+        metric: its name.
+        step: the optimizer step (from 1) at which it first was.
+        value: what it was.
+    """
+
+    def __init__(self, metric: str, step: int, value: float) -> None:
+        super().__init__(f"{metric} is {value} at step {step}")
+        self.metric, self.step, self.value = metric, step, value
+
+
+class Paused(EtudeError):
+    """`run.stop_at_step` was reached; the state is saved."""
+
+
+class _ValidationCut(Exception):  # noqa: N818 (control flow, never seen by anyone)
+    """A signal came while the model was being validated."""
+
+
+class RunLoop(pl.Callback):
+    """Writes, validates, saves and stops at step boundaries.
+
+    Args:
+        record: where everything goes; its lock is held by this process.
+        total_steps: optimizer steps of the run.
+        val_interval, log_interval, save_interval: in optimizer steps; a save interval of None
+            saves at improved validations and at the end.
+        keep_every: checkpoints at its multiples are kept.
+        stop_at_step: pause there.
+        tokens_per_step: targets of one optimizer step.
+        watch_gradients: a gradient norm that is not finite means divergence; false where loss
+            scaling makes it an everyday event.
+    """
+
+    def __init__(
+        self,
+        *,
+        record: Record,
+        total_steps: int,
+        val_interval: int,
+        log_interval: int,
+        save_interval: int | None,
+        keep_every: int | None,
+        stop_at_step: int | None,
+        tokens_per_step: int,
+        watch_gradients: bool,
+    ) -> None:
+        self.record = record
+        self.total_steps = total_steps
+        self.val_interval = val_interval
+        self.log_interval = log_interval
+        self.save_interval = save_interval
+        self.keep_every = keep_every
+        self.stop_at_step = stop_at_step
+        self.tokens_per_step = tokens_per_step
+        self.watch_gradients = watch_gradients
+        self.signals = StopSignals()
+        self.progress: Progress | None = None
+        self._losses: list[Tensor | float] = []  # since the last row
+        self._norms: list[Tensor | float] = []
+        self._checked = 0  # how many of them are known to be finite
+        self._seconds = 0.0  # spent training, over all starts
+        self._clock = time.monotonic()
+        self._validation_due = False
+        self._validated: dict[str, float] = {}
+        self._saved_step = -1
+        self.best: dict[str, Any] | None = None
+
+    # -- what a checkpoint must hold beside Lightning's own state ---------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Sums since the last row, time so far, the best validation, and whether one is due."""
+        return {
+            "losses": [float(value) for value in self._losses],
+            "norms": [float(value) for value in self._norms],
+            "seconds": self._seconds + time.monotonic() - self._clock,
+            "validation_due": self._validation_due,
+            "best": self.best,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes all of that back."""
+        self._losses = list(state_dict["losses"])
+        self._norms = list(state_dict["norms"])
+        self._checked = len(self._losses)
+        self._seconds = state_dict["seconds"]
+        self._validation_due = state_dict["validation_due"]
+        self.best = state_dict["best"]
+
+    # -- hooks ------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.signals.install()
+        self._clock = time.monotonic()
+        self._saved_step = trainer.global_step
+        self.progress = Progress(self.total_steps, trainer.global_step, self.tokens_per_step)
+        if self._validation_due:
+            trainer.fit_loop.epoch_loop.val_loop.restarting = False
+            self._validate_and_save(trainer, trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        step = trainer.global_step
+        self._losses.append(outputs["loss"])
+        if "grad_norm" in outputs:
+            self._norms.append(outputs["grad_norm"])
+        assert self.progress is not None
+        self.progress.advance(step)
+        last = step >= self.total_steps
+        if step % self.log_interval == 0 or last:
+            self._write_row(trainer, step)
+        if step % self.val_interval == 0 or last:
+            self._validation_due = True
+            self._validate_and_save(trainer, step)
+        elif self.save_interval and step % self.save_interval == 0:
+            self._save(trainer, step)
+        self._stop_if_asked(trainer, step)
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        if self.signals.requested is not None:
+            raise _ValidationCut
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._saved_step != trainer.global_step:  # a callback asked to stop early
+            self._save(trainer, trainer.global_step)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.signals.restore()
+        if self.progress is not None:
+            self.progress.close()
+
+    # -- one thing each ---------------------------------------------------------------------
+
+    def _write_row(self, trainer: pl.Trainer, step: int) -> None:
+        self._check_finite(step)
+        losses = _numbers(self._losses)
+        row: dict[str, Any] = {
+            "step": step,
+            "tokens": step * self.tokens_per_step,
+            "time": round(self._seconds + time.monotonic() - self._clock, 3),
+            "train/loss": math.fsum(losses) / len(losses),
+        }
+        if self._norms:
+            row["train/grad_norm"] = float(self._norms[-1])
+        row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        self._losses, self._norms, self._checked = [], [], 0
+        if step % self.val_interval == 0 or step >= self.total_steps:
+            self._row = row  # completed by the validation that follows
+        else:
+            self._append(row)
+
+    def _append(self, row: dict[str, Any]) -> None:
+        self.record.metrics.append(row)
+        if self.progress is not None:
+            self.progress.row(row)
+
+    def _check_finite(self, step: int) -> None:
+        """Raises `Diverged` at the first loss or gradient norm that is no finite number."""
+        first = step - len(self._losses) + 1
+        unchecked = self._losses[self._checked :]
+        for offset, value in enumerate(_numbers(unchecked)):
+            at = first + self._checked + offset
+            if not math.isfinite(value):
+                raise Diverged("train/loss", at, value)
+            if self.watch_gradients and self._norms:
+                norm = float(self._norms[self._checked + offset])
+                if not math.isfinite(norm):
+                    raise Diverged("train/grad_norm", at, norm)
+        self._checked = len(self._losses)
+
+    def _validate_and_save(self, trainer: pl.Trainer, step: int) -> None:
+        self._check_finite(step)
+        try:
+            metrics = _validate(trainer)
+        except _ValidationCut:
+            self._save(trainer, step)  # with `validation_due`: it is made up for on the way on
+            raise Interrupted(self.signals.requested or 0) from None
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise Diverged(name, step, value)
+        self._validation_due = False
+        row = self.__dict__.pop("_row", None)
+        if row is None:
+            row = {"step": step, "tokens": step * self.tokens_per_step}
+        self._append(row | metrics)
+        monitor = getattr(trainer.lightning_module, "monitor", "val/loss")
+        improved = self.best is None or metrics[monitor] < self.best["value"]
+        if improved:
+            self.best = {"metric": monitor, "value": metrics[monitor], "step": step}
+        due = self.save_interval and step % self.save_interval == 0
+        if improved or due or step >= self.total_steps:
+            self._save(trainer, step)
+
+    def _save(self, trainer: pl.Trainer, step: int) -> None:
+        self._check_finite(step)
+        folder: Path = self.record.path / "checkpoints"
+        trainer.save_checkpoint(checkpoint_path(folder, step))
+        before, self._saved_step = self._saved_step, step
+        best = self.best["step"] if self.best else step
+        self.record.update(step=step, best=self.best)
+        retain(folder, {step, before, best}, self.keep_every)
+
+    def _stop_if_asked(self, trainer: pl.Trainer, step: int) -> None:
+        if step >= self.total_steps:
+            return
+        if self.signals.requested is not None:
+            if self._saved_step != step:
+                self._save(trainer, step)
+            raise Interrupted(self.signals.requested)
+        if self.stop_at_step is not None and step >= self.stop_at_step:
+            if self._saved_step != step:
+                self._save(trainer, step)
+            raise Paused(f"paused at step {step} of {self.total_steps}, as run.stop_at_step asks")
+
+
+def _numbers(values: list[Tensor | float]) -> list[float]:
+    """Brings scalars to the host in one transfer."""
+    if not values:
+        return []
+    return torch.stack([torch.as_tensor(value) for value in values]).tolist()
+
+
+def _validate(trainer: pl.Trainer) -> dict[str, float]:
+    """Runs Lightning's validation loop once, from between two training steps."""
+    connector = trainer._logger_connector
+    first_iteration = connector._first_loop_iter
+    trainer.validating = True
+    try:
+        trainer.fit_loop.epoch_loop.val_loop.run()
+    finally:
+        trainer.training = True
+        connector._first_loop_iter = first_iteration
+    task: Any = trainer.lightning_module
+    return dict(task.validation_metrics)

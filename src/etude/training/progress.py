@@ -1,0 +1,97 @@
+"""How far a run is: a bar on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+log = logging.getLogger("etude.progress")
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress:
+    """Tells a person how training goes.
+
+    Args:
+        total: optimizer steps of the whole run.
+        step: where this process begins.
+        unit_tokens: targets in one optimizer step.
+    """
+
+    def __init__(self, total: int, step: int, unit_tokens: int) -> None:
+        self.total = total
+        self.step = step
+        self.unit_tokens = unit_tokens
+        self._latest: dict[str, float] = {}
+        self._began = time.monotonic()
+        self._first = step
+        self._told = self._began
+        self._bar: Any = None
+        self._task: Any = None
+        if sys.stdout.isatty():
+            self._open_bar()
+
+    def advance(self, step: int) -> None:
+        """A step is done; cheap enough to be called for each."""
+        self.step = step
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """New metrics; a line where there is no bar, every ten seconds and after validations."""
+        self._latest.update(
+            {key: value for key, value in row.items() if isinstance(value, int | float)}
+        )
+        if self._bar is not None:
+            self._bar.update(self._task, metrics=self._metrics())
+            return
+        now = time.monotonic()
+        if "val/loss" in row or now - self._told >= _SECONDS_BETWEEN_LINES:
+            self._told = now
+            log.info("%s", self.line())
+
+    def line(self) -> str:
+        """`step 250/2000  train/loss 2.31  val/loss 2.40  13.9 k tokens/s  1:52 left`."""
+        return "  ".join(
+            part
+            for part in (f"step {self.step}/{self.total}", self._metrics(), self._speed())
+            if part
+        )
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _metrics(self) -> str:
+        shown = [key for key in self._latest if key in ("train/loss", "val/loss")]
+        return "  ".join(f"{key} {self._latest[key]:.4f}" for key in shown)
+
+    def _speed(self) -> str:
+        steps = self.step - self._first
+        seconds = time.monotonic() - self._began
+        if steps < 1 or seconds <= 0:
+            return ""
+        left = round((self.total - self.step) * seconds / steps)
+        tokens = steps * self.unit_tokens / seconds
+        return f"{tokens / 1000:.1f} k tokens/s  {left // 60}:{left % 60:02d} left"
+
+    def _open_bar(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        self._bar = RichProgress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[metrics]}"),
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=self.total, completed=self.step, metrics="")
+        self._bar.start()

@@ -1,0 +1,331 @@
+"""One run from its config to its record: check, look up, prepare, claim, train, finish."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from etude.config.checks import Checked, check
+from etude.config.compose import plain_yaml
+from etude.errors import Interrupted, Problem, RequestError, RunFailed
+from etude.models.language_model import LanguageModel
+from etude.runs import provenance
+from etude.runs.files import sweep_temporaries
+from etude.runs.lock import RunLock
+from etude.runs.record import DONE, FORMAT, Record, label_of, run_folder
+from etude.runs.signature import group, signature
+from etude.training.build import Parts, build_model, build_parts
+
+log = logging.getLogger("etude")
+
+Epilogue = Callable[[Record, LanguageModel], None]
+
+
+@dataclass
+class Outcome:
+    """How a request to train ended.
+
+    Attributes:
+        status: `finished` or `paused`.
+        record: the run's record.
+        reused: nothing was trained: the run had been finished before.
+    """
+
+    status: str
+    record: Record
+    reused: bool = False
+
+
+def train(config: DictConfig, epilogue: Epilogue | None = None) -> Outcome:
+    """Trains the run that `config` describes, or what is left of it.
+
+    Args:
+        config: composed; see `etude.compose`.
+        epilogue: called with the finished run while it is still held: samples, figures.
+
+    Raises:
+        RequestError: the config, the data or a path is wrong; nothing is left behind.
+        RunHeld: another process trains this very run.
+        RunFailed: training failed or diverged; the record says how.
+        Interrupted: a signal came; the state is saved.
+    """
+    checked = check(config)
+    parts = build_parts(checked)
+    whole = signature(checked.identity)
+    folder = current_folder(run_folder(Path(checked.run.root), checked.name, whole), checked)
+    parts.data.check()
+    done = finished_before(folder, checked, parts)
+    if done is not None:
+        return done
+    preflight(folder)
+    parts.data.prepare(cache_folder(checked))
+    model = build_model(checked, parts.data.tokenizer_.vocab_size)
+    with claimed(folder, wait=checked.run.wait) as record:
+        done = finished_before(folder, checked, parts)  # by whoever held it a moment ago
+        if done is not None:
+            return done
+        with logging_to(record.path / "log.txt"):
+            return _train_claimed(checked, parts, model, record, whole, epilogue)
+
+
+def _train_claimed(
+    checked: Checked,
+    parts: Parts,
+    model: Any,
+    record: Record,
+    whole: str,
+    epilogue: Epilogue | None,
+) -> Outcome:
+    from etude.training.loop import Diverged, Paused, RunLoop
+
+    data, settings = parts.data, parts.trainer
+    total = settings.total_steps(data.steps_per_epoch)
+    checkpoint, step = _resume_point(record)
+    data.attach(
+        seed=checked.seed,
+        micro_batch=settings.micro_batch,
+        total_steps=total,
+        start_step=step,
+    )
+    loop = RunLoop(
+        record=record,
+        total_steps=total,
+        val_interval=settings.validation_interval(total),
+        log_interval=settings.log_every_n_steps,
+        save_interval=checked.run.save_every,
+        keep_every=checked.run.keep_every,
+        stop_at_step=checked.run.stop_at_step,
+        tokens_per_step=data.tokens_per_step,
+        watch_gradients=settings.lightning["precision"] != "16-mixed",
+    )
+    trainer = settings.build(total_steps=total, callbacks=[loop, *parts.callbacks])
+    task = parts.task(
+        model=model,
+        optimizer=parts.optimizer,
+        schedule=parts.schedule,
+        total_steps=total,
+        seed=checked.seed,
+        gradient_clip_val=settings.gradient_clip_val,
+    )
+    _begin(record, checked, data, model, whole, total, step)
+    record.metrics.cut_after(step)
+    if step:
+        log.info("continues from step %d of %d: %s", step, total, record.path)
+    else:
+        log.info("%s, %s parameters, %d steps: %s", checked.name, f"{model.num_parameters():,}", total, record.path)
+    began = time.monotonic()
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
+        if epilogue is not None:
+            epilogue(record, LanguageModel(model.cpu().eval(), data.tokenizer_))
+    except Paused as pause:
+        record.update(status="paused")
+        log.info("%s", pause)
+        return Outcome("paused", record)
+    except Interrupted:
+        record.update(status="interrupted")
+        raise
+    except KeyboardInterrupt:
+        record.update(status="interrupted")
+        raise Interrupted(2) from None
+    except Diverged as error:
+        told = {"metric": error.metric, "step": error.step, "value": str(error.value)}
+        record.update(status="diverged", diverged=told, finished=provenance.now())
+        raise RunFailed(f"diverged: {error} ({record.path})") from error
+    except RequestError:
+        record.update(status="failed")
+        raise
+    except Exception as error:
+        status = "oom" if _is_out_of_memory(error) else "failed"
+        log.debug("%s", traceback.format_exc())
+        record.update(status=status, error=f"{type(error).__name__}: {error}")
+        raise RunFailed(_failure(status, error, record)) from error
+    rows = record.rows()
+    record.update(
+        status="finished",
+        finished=provenance.now(),
+        step=trainer.global_step,
+        tokens=trainer.global_step * data.tokens_per_step,
+        seconds=round(record.info.get("seconds", 0.0) + time.monotonic() - began, 2),
+        final={key: value for row in rows[-1:] for key, value in row.items() if "/" in key},
+        best=loop.best,
+    )
+    return Outcome("finished", record)
+
+
+def current_folder(base: Path, checked: Checked) -> Path:
+    """The folder of this run: `base`, or its latest `~n`; a new one for `run.on_existing=again`."""
+    count = 1
+    while (_numbered(base, count + 1) / "run.json").exists():
+        count += 1
+    latest = _numbered(base, count)
+    if checked.run.on_existing == "again" and (latest / "run.json").exists():
+        if Record.read(latest).status in DONE:
+            return _numbered(base, count + 1)
+    return latest
+
+
+def _numbered(base: Path, count: int) -> Path:
+    return base if count == 1 else base.with_name(f"{base.name}~{count}")
+
+
+def finished_before(folder: Path, checked: Checked, parts: Parts) -> Outcome | None:
+    """The outcome of an earlier identical request, if it came to an end.
+
+    Raises:
+        RequestError: `run.on_existing=error`, or the data is not what it was.
+        RunFailed: the run had diverged, which it would do again.
+    """
+    if not (folder / "run.json").exists():
+        return None
+    record = Record.read(folder)
+    if checked.run.on_existing == "error":
+        raise RequestError(
+            Problem("run.on_existing", "no such run yet", "error", f"there: {folder}, {record.status}")
+        )
+    trained_on = record.info.get("data", {}).get("fingerprint")
+    found = parts.data.content_fingerprint()
+    if trained_on != found:
+        raise RequestError(
+            Problem(
+                "data",
+                f"the content that {folder} was trained on ({trained_on})",
+                found,
+                "the corpus changed; run.on_existing=again trains anew"
+                if record.status in DONE
+                else "the corpus changed; `etude runs list` shows the run, remove it to start anew",
+            )
+        )
+    if record.status == "diverged":
+        raise RunFailed(
+            f"diverged before at step {record.info['diverged']['step']}, and would again: {folder}"
+            " (run.on_existing=again tries all the same)"
+        )
+    if record.status != "finished":
+        return None
+    start = record.info["starts"][-1]
+    source = provenance.source_hash()
+    differs = "the same source" if start["source"] == source else f"the source is now {source}"
+    log.info(
+        "finished before: %s (trained by commit %s, source %s; %s)",
+        folder,
+        start["commit"] or "unknown",
+        start["source"],
+        differs,
+    )
+    return Outcome("finished", record, reused=True)
+
+
+def preflight(folder: Path) -> None:
+    """The root can be written and has room, before any data is read.
+
+    Raises:
+        RequestError: names the path.
+    """
+    existing = next(path for path in (folder, *folder.parents, Path(".")) if path.exists())
+    if not existing.is_dir():
+        raise RequestError(Problem("run.root", "a folder", str(existing)))
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise RequestError(Problem("run.root", "a folder that can be written", str(existing)))
+    free = shutil.disk_usage(existing).free
+    if free < 64 * 2**20:
+        raise RequestError(
+            Problem("run.root", "at least 64 MiB free", f"{existing}: {free / 2**20:.0f} MiB")
+        )
+
+
+def cache_folder(checked: Checked) -> Path:
+    """Where prepared data lies: `run.cache`, `$ETUDE_CACHE`, or `~/.cache/etude`."""
+    stated = checked.run.cache or os.environ.get("ETUDE_CACHE")
+    return Path(stated).expanduser() if stated else Path.home() / ".cache" / "etude"
+
+
+@contextmanager
+def claimed(folder: Path, *, wait: bool) -> Iterator[Record]:
+    """Holds the run's folder; leaves no folder behind if nothing was recorded in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = RunLock(folder)
+    lock.acquire(wait=wait)
+    try:
+        sweep_temporaries(folder)
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        sweep_temporaries(folder / "checkpoints")
+        record = Record.read(folder) if (folder / "run.json").exists() else Record(folder)
+        yield record
+    finally:
+        if not (folder / "run.json").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Everything that Étude logs also goes to the run's `log.txt`, tracebacks included."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("etude")
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def _resume_point(record: Record) -> tuple[Path | None, int]:
+    found = record.checkpoints()
+    return (found[-1][1], found[-1][0]) if found else (None, 0)
+
+
+def _begin(
+    record: Record, checked: Checked, data: Any, model: Any, whole: str, total: int, step: int
+) -> None:
+    if not record.info:
+        data.tokenizer_.save(record.path / "tokenizer.json")
+        record.write_config(plain_yaml(checked.config), checked.run.overrides)
+    starts = [*record.info.get("starts", []), provenance.start(step)]
+    record.update(
+        format=FORMAT,
+        name=checked.name,
+        signature=whole,
+        group=group(checked.identity),
+        label=label_of(checked.run.overrides),
+        status="running",
+        seed=checked.seed,
+        parameters=model.num_parameters(),
+        total_steps=total,
+        step=step,
+        data={
+            "fingerprint": data.content_fingerprint(),
+            "splits": {name: asdict(split) for name, split in data.meta.splits.items()},
+        },
+        tokenizer={"fingerprint": data.tokenizer_.fingerprint, "size": data.tokenizer_.vocab_size},
+        tags=list(checked.run.tags),
+        notes=checked.run.notes,
+        starts=starts,
+    )
+    record.info.pop("error", None)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def _failure(status: str, error: Exception, record: Record) -> str:
+    hint = "; a smaller trainer.micro_batch needs less" if status == "oom" else ""
+    told = str(error).splitlines()[0] if str(error) else ""
+    return f"{status}: {type(error).__name__}: {told}{hint} (traceback in {record.path / 'log.txt'})"

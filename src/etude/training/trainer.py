@@ -1,0 +1,175 @@
+"""A `pytorch_lightning.Trainer` described by a config: its arguments, but for those we own."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from typing import Any
+
+from etude.errors import Checks, Problem, RequestError
+
+_STATED = "stated by another part of the config: "
+
+
+class Trainer:
+    """How long to train, how often to look, and on what.
+
+    Args:
+        max_steps, max_epochs: the length of the run, exactly one; epochs become steps when the
+            data is known.
+        val_check_interval: optimizer steps between validations, or a fraction of the run;
+            None validates at the end alone. The end is always validated.
+        gradient_clip_val: the largest global gradient norm.
+        micro_batch: examples in one forward pass; None takes the whole batch of a step.
+        log_every_n_steps: steps between two rows of training metrics.
+        accelerator, strategy, devices, num_nodes, precision, deterministic, benchmark,
+        detect_anomaly, profiler: as `pytorch_lightning.Trainer` takes them.
+    """
+
+    refused = {  # noqa: RUF012 (read by the config's checks)
+        "logger": "records are written by Étude",
+        "callbacks": _STATED + "callbacks=...",
+        "enable_checkpointing": "see run.save_every and run.keep_every",
+        "default_root_dir": "see run.root",
+        "accumulate_grad_batches": "set trainer.micro_batch; data.batch is the whole step",
+        "limit_train_batches": "set trainer.max_steps",
+        "limit_val_batches": "validation covers the whole split",
+        "overfit_batches": "set trainer.max_steps",
+        "fast_dev_run": "try experiment=debug",
+        "min_steps": "set trainer.max_steps",
+        "min_epochs": "set trainer.max_epochs",
+        "max_time": "a run is a function of its config; run.stop_at_step pauses it",
+        "check_val_every_n_epoch": "set trainer.val_check_interval",
+        "num_sanity_val_steps": "the config is checked before training",
+        "reload_dataloaders_every_n_epochs": "data order is a function of (seed, step)",
+        "use_distributed_sampler": "data order is a function of (seed, step)",
+        "gradient_clip_algorithm": "gradients are clipped by their global norm",
+        "enable_progress_bar": "progress is shown by Étude",
+        "enable_model_summary": "the number of parameters is in run.json",
+        "plugins": "checkpoints are written by Étude",
+        "barebones": "records are written by Étude",
+    }
+
+    def __init__(
+        self,
+        max_steps: int | None = None,
+        max_epochs: float | None = None,
+        val_check_interval: int | float | None = None,
+        gradient_clip_val: float | None = None,
+        micro_batch: int | None = None,
+        log_every_n_steps: int = 10,
+        accelerator: str = "auto",
+        strategy: str = "auto",
+        devices: int | str | list[int] = "auto",
+        num_nodes: int = 1,
+        precision: int | str = "32-true",
+        deterministic: bool | str | None = None,
+        benchmark: bool | None = None,
+        detect_anomaly: bool = False,
+        profiler: str | None = None,
+    ) -> None:
+        checks = Checks()
+        lengths = [value for value in (max_steps, max_epochs) if value is not None]
+        checks.that(
+            len(lengths) == 1, "max_steps", max_steps, "exactly one of max_steps and max_epochs"
+        )
+        given = {
+            "max_steps": max_steps,
+            "max_epochs": max_epochs,
+            "gradient_clip_val": gradient_clip_val,
+            "micro_batch": micro_batch,
+            "log_every_n_steps": log_every_n_steps,
+            "val_check_interval": val_check_interval,
+        }
+        checks.positive(**{key: value for key, value in given.items() if value is not None})
+        if isinstance(val_check_interval, float) and not val_check_interval.is_integer():
+            checks.that(
+                val_check_interval < 1,
+                "val_check_interval",
+                val_check_interval,
+                "a whole number of steps, or a fraction of the run below 1",
+            )
+        checks.done()
+        self.max_steps = max_steps
+        self.max_epochs = max_epochs
+        self.val_check_interval = val_check_interval
+        self.gradient_clip_val = gradient_clip_val
+        self.micro_batch = micro_batch
+        self.log_every_n_steps = log_every_n_steps
+        self.lightning: dict[str, Any] = {
+            "accelerator": accelerator,
+            "strategy": strategy,
+            "devices": devices,
+            "num_nodes": num_nodes,
+            "precision": precision,
+            "deterministic": deterministic,
+            "benchmark": benchmark,
+            "detect_anomaly": detect_anomaly,
+            "profiler": profiler,
+        }
+
+    def total_steps(self, steps_per_epoch: float) -> int:
+        """The run's optimizer steps, given how many one pass over the data takes."""
+        if self.max_steps is not None:
+            return self.max_steps
+        assert self.max_epochs is not None
+        return max(1, math.ceil(self.max_epochs * steps_per_epoch))
+
+    def validation_interval(self, total_steps: int) -> int:
+        """Optimizer steps between validations."""
+        if self.val_check_interval is None:
+            return total_steps
+        if self.val_check_interval < 1:
+            return max(1, round(self.val_check_interval * total_steps))
+        return int(self.val_check_interval)
+
+    def build(self, *, total_steps: int, callbacks: list[Any]) -> Any:
+        """The `pytorch_lightning.Trainer`, quiet, writing nothing of its own.
+
+        Raises:
+            RequestError: Lightning refuses the accelerator, the devices or the precision.
+        """
+        import pytorch_lightning as pl
+
+        from etude.training.checkpoints import FolderCheckpointIO
+
+        _silence()
+        try:
+            return pl.Trainer(
+                **self.lightning,
+                max_steps=total_steps,
+                max_epochs=-1,
+                # our own callback validates: it has to come before saving, and after logging
+                val_check_interval=total_steps + 1,
+                check_val_every_n_epoch=None,
+                logger=False,
+                callbacks=callbacks,
+                plugins=[FolderCheckpointIO()],
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                use_distributed_sampler=False,
+            )
+        except (pl.utilities.exceptions.MisconfigurationException, ValueError, TypeError) as error:
+            told = {k: v for k, v in self.lightning.items() if v not in ("auto", None, False)}
+            raise RequestError(
+                Problem("trainer", "arguments that Lightning accepts", told, str(error))
+            ) from error
+
+
+def _silence() -> None:
+    """Lightning's banners and advice are about choices that are made here, not by the user."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in (
+        ".*does not have many workers.*",
+        ".*You're resuming from a checkpoint that ended before.*",
+        ".*GPU available but not used.*",
+        ".*`training_step` returned `None`.*",
+        ".*is not a Python built-in.*",
+        ".*IterableDataset.*__len__.*",
+        ".*isinstance.treespec, LeafSpec.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from etude.errors import InvalidArguments
+from etude.generation.generate import evaluating, generate
+from etude.models.decoder import Decoder
+from etude.nn.attention import MultiHeadAttention
+from etude.nn.block import PreNormBlock
+from etude.nn.feedforward import GELU
+from etude.nn.mask import Bidirectional, Causal
+from etude.nn.norm import LayerNorm
+from etude.nn.position import ALiBi, Learned, NoPosition, Rotary, Sinusoidal
+
+V = 13
+
+
+def make(position: type = Learned, **changes: Any) -> Decoder:
+    torch.manual_seed(3)
+    arguments: dict[str, Any] = {
+        "vocab_size": V,
+        "layers": 2,
+        "heads": 4,
+        "dim": 16,
+        "max_length": 8,
+        "attention": partial(MultiHeadAttention, kv_heads=2),
+        "position": position,
+        "norm": LayerNorm,
+        "feedforward": GELU,
+        "mask": Causal,
+        "block": PreNormBlock,
+    }
+    model = Decoder(**(arguments | changes)).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    return model
+
+
+class Counting(nn.Module):
+    """Says that after n comes n + 1, modulo V; notes what it was shown."""
+
+    window = 6
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[list[list[int]]] = []
+
+    def forward(self, tokens: Tensor, cache: Any, *, last_only: bool) -> Tensor:
+        assert last_only
+        assert not self.training
+        self.seen.append(tokens.tolist())
+        if cache is not None:
+            cache.length += tokens.shape[1]
+        return nn.functional.one_hot((tokens[:, -1:] + 1) % V, V).float()
+
+    def new_cache(self, batch: int, length: int) -> Any:
+        class Length:
+            pass
+
+        cache = Length()
+        cache.length = 0  # type: ignore[attr-defined]
+        return cache
+
+
+def test_reads_every_token_once_until_the_window_is_full():
+    model = Counting()
+    out = generate(model, torch.tensor([[1, 2, 3]]), max_new_tokens=6, greedy=True)
+    assert out.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8, 9]]
+    assert model.seen == [
+        [[1, 2, 3]], [[4]], [[5]], [[6]], [[2, 3, 4, 5, 6, 7]], [[3, 4, 5, 6, 7, 8]]
+    ]  # fmt: skip
+
+
+def test_without_a_cache_it_reads_everything_again():
+    model = Counting()
+    generate(model, torch.tensor([[1, 2]]), max_new_tokens=3, greedy=True, use_cache=False)
+    assert model.seen == [[[1, 2]], [[1, 2, 3]], [[1, 2, 3, 4]]]
+
+
+def test_a_prompt_longer_than_the_window_is_kept_and_its_end_is_read():
+    model = Counting()
+    prompt = torch.arange(9)[None]
+    assert generate(model, prompt, max_new_tokens=1, greedy=True).tolist() == [[*range(10)]]
+    assert model.seen == [[[3, 4, 5, 6, 7, 8]]]
+
+
+@pytest.mark.parametrize("position", [Learned, Sinusoidal, Rotary, ALiBi, NoPosition])
+@pytest.mark.parametrize("T", [1, 5, 8, 11])
+def test_with_and_without_a_cache_the_same_past_the_window(position, T):
+    """And the same as the loop written out: the last `window` tokens, the largest logit."""
+    model = make(position, tie_embeddings=False, bias=False).eval()
+    tokens = torch.randint(V, (3, T), generator=torch.Generator().manual_seed(T))
+    cached, uncached = (
+        generate(model, tokens, max_new_tokens=12, greedy=True, use_cache=use)
+        for use in (True, False)
+    )
+    expected = tokens
+    with torch.no_grad():
+        for _ in range(12):
+            following = model(expected[:, -8:])[:, -1].max(dim=-1).indices
+            expected = torch.cat((expected, following[:, None]), dim=1)
+    assert len(set(expected[:, T:].flatten().tolist())) > 2
+    assert torch.equal(uncached, expected)
+    assert torch.equal(cached, expected)
+
+
+def test_a_stopped_row_stays_stopped_and_the_last_ends_it():
+    columns: list[list[int]] = []
+    out = generate(
+        Counting(),
+        torch.tensor([[5], [7], [6]]),
+        max_new_tokens=9,
+        greedy=True,
+        stop_token=8,
+        on_token=lambda column: columns.append(column.tolist()),
+    )
+    assert out.tolist() == [[5, 6, 7, 8], [7, 8, 8, 8], [6, 7, 8, 8]]
+    assert columns == [[6, 8, 7], [7, 8, 8], [8, 8, 8]]
+
+
+def test_a_stop_token_in_the_prompt_stops_nothing():
+    out = generate(Counting(), torch.tensor([[8]]), max_new_tokens=3, greedy=True, stop_token=8)
+    assert out.tolist() == [[8, 9, 10, 11]]
+
+
+def test_no_new_tokens():
+    tokens = torch.tensor([[1, 2]])
+    assert torch.equal(generate(Counting(), tokens, max_new_tokens=0), tokens)
+
+
+def test_draws_depend_on_the_generator_alone():
+    model, tokens = make(), torch.zeros(4, 1, dtype=torch.long)
+
+    def draw(seed: int) -> Tensor:
+        torch.rand(1)  # the global state must not matter
+        source = torch.Generator().manual_seed(seed)
+        return generate(model, tokens, max_new_tokens=12, temperature=2.0, generator=source)
+
+    assert torch.equal(draw(0), draw(0))
+    assert not torch.equal(draw(0), draw(1))
+
+
+def test_modes_are_restored_even_after_a_failure():
+    model = make(dropout=0.5).train()
+    model.blocks[0].eval()  # a frozen part
+    before = [module.training for module in model.modules()]
+    generate(model, torch.zeros(1, 1, dtype=torch.long), max_new_tokens=2)
+    assert [module.training for module in model.modules()] == before
+    with pytest.raises(IndexError):
+        generate(model, torch.full((1, 1), V), max_new_tokens=2)
+    assert [module.training for module in model.modules()] == before
+    with evaluating(model):
+        assert not any(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("position", [Learned, Sinusoidal, Rotary, ALiBi])
+def test_training_goes_on_after_generating(position):
+    model = make(position)
+    generate(model, torch.zeros(2, 1, dtype=torch.long), max_new_tokens=10)
+    model(torch.zeros(2, 8, dtype=torch.long)).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_a_bidirectional_model_generates_without_a_cache_only():
+    model, tokens = make(mask=Bidirectional), torch.zeros(1, 1, dtype=torch.long)
+    with pytest.raises(InvalidArguments, match="mask"):
+        generate(model, tokens, max_new_tokens=1)
+    assert generate(model, tokens, max_new_tokens=2, use_cache=False).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"temperature": -1.0}, "temperature"),
+        ({"top_k": 0}, "top_k"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"max_new_tokens": -1}, "max_new_tokens"),
+        ({"tokens": torch.zeros(1, 0, dtype=torch.long)}, "tokens"),
+    ],
+)
+def test_refuses_before_the_model_is_asked(changes, where):
+    model = Counting()
+    arguments: dict[str, Any] = {"tokens": torch.tensor([[1]]), "max_new_tokens": 1} | changes
+    with pytest.raises(InvalidArguments) as caught:
+        generate(model, arguments.pop("tokens"), **arguments)
+    assert [problem.where for problem in caught.value.problems] == [where]
+    assert model.seen == []
