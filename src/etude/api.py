@@ -51,7 +51,9 @@ def train_record(config: DictConfig) -> Any:
     return train_run(config, partial(finish, options=config.run))
 
 
-def load_run(run: str | Path, *, root: str | Path = "experiments", trust: Sequence[str] = ()) -> Run:
+def load_run(
+    run: str | Path, *, root: str | Path = "experiments", trust: Sequence[str] = ()
+) -> Run:
     """A run by its path, a signature prefix, or a name (its latest finished run).
 
     Args:
@@ -205,7 +207,9 @@ class Runs(Sequence[Run]):
         return pd.DataFrame([_row(run) for run in self._runs])
 
     def __repr__(self) -> str:
-        return f"Runs({len(self._runs)}: " + ", ".join(run.path.name for run in self._runs[:5]) + ")"
+        return (
+            f"Runs({len(self._runs)}: " + ", ".join(run.path.name for run in self._runs[:5]) + ")"
+        )
 
 
 def _row(run: Run) -> dict[str, Any]:

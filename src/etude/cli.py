@@ -136,8 +136,10 @@ def _train_sweep(overrides: list[str], config_dir: str | None) -> int:
 
     jobs = multirun(overrides, train_record, config_dir)
     bad = [job for job in jobs if job.status in ("failed", "refused", "held")]
-    counts = {status: sum(job.status == status for job in jobs) for status in
-              dict.fromkeys(job.status for job in jobs)}
+    counts = {
+        status: sum(job.status == status for job in jobs)
+        for status in dict.fromkeys(job.status for job in jobs)
+    }
     log.info("\n%d jobs: %s", len(jobs), ", ".join(f"{n} {status}" for status, n in counts.items()))
     for job in bad:
         log.info("  %s  %s: %s", job.status, job.label, job.message)
@@ -175,7 +177,9 @@ def _generate(arguments: list[str]) -> int:
     parser = _parser("generate", "Continues a prompt with the model of a run.")
     parser.add_argument("run", metavar="RUN")
     _with_root(parser)
-    parser.add_argument("--prompt", default="", help="the text to continue; empty begins a document")
+    parser.add_argument(
+        "--prompt", default="", help="the text to continue; empty begins a document"
+    )
     parser.add_argument("--samples", type=int, default=1, help="continuations (1)")
     parser.add_argument("--max-new-tokens", type=int, default=200, help="their length (200)")
     parser.add_argument("--temperature", type=float, default=0.8, help="1 is the model's own (0.8)")
@@ -244,7 +248,9 @@ def _runs(arguments: list[str]) -> int:
 
 
 def _reproduce(arguments: list[str]) -> int:
-    parser = _parser("reproduce", "Measures a paper's claim here; without PAPER, lists what is ready.")
+    parser = _parser(
+        "reproduce", "Measures a paper's claim here; without PAPER, lists what is ready."
+    )
     parser.add_argument("paper", metavar="PAPER", nargs="*")
     _with_root(parser)
     asked = parser.parse_args(arguments)

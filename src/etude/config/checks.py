@@ -105,7 +105,9 @@ def _check_root(plain: Mapping[str, Any]) -> Iterator[Problem]:
     run = plain["run"]
     if run["on_existing"] not in ON_EXISTING:
         hint = nearest(str(run["on_existing"]), ON_EXISTING)
-        yield Problem("run.on_existing", "one of " + ", ".join(ON_EXISTING), run["on_existing"], hint)
+        yield Problem(
+            "run.on_existing", "one of " + ", ".join(ON_EXISTING), run["on_existing"], hint
+        )
     for key in ("stop_at_step", "save_every", "keep_every", "sample_tokens"):
         if run[key] is not None and run[key] < 1:
             yield Problem(f"run.{key}", "a positive number of steps or null", run[key])
@@ -118,10 +120,10 @@ def check_name(name: Any) -> Iterator[Problem]:
     text = str(name)
     if name is None or name == "???" or not text.strip():
         yield Problem("name", "a name for the run's folder")
-    elif text.startswith(("_", ".")) or text != text.strip():
-        yield Problem("name", "a name that begins with a letter or digit", text)
     elif Path(text).name != text or "\\" in text or "~" in text:
         yield Problem("name", "one folder name, without separators", text)
+    elif text.startswith(("_", ".")) or text != text.strip():
+        yield Problem("name", "a name that begins with a letter or digit", text)
     elif any(unicodedata.category(c).startswith("C") for c in text):
         yield Problem("name", "a name without control characters", text)
     elif len(text.encode()) > 120:

@@ -6,21 +6,27 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_type_hints
 
 import hydra
+from hydra import version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from etude.config.describe import describe
 from etude.config.paths import conf_dir
-from etude.config.schema import NODES, ROOT_KEYS, Config
+from etude.config.schema import NODES, ROOT_KEYS, Config, Run
 from etude.errors import Problem, RequestError, nearest
 
 HYDRA_VERSION_BASE = "1.3"
+_QUOTE = "quote a text with commas or spaces: 'key=\"one, two\"'"
 _HYDRA_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 
 ConfigStore.instance().store(name="schema", node=Config)
@@ -49,23 +55,24 @@ def compose(
 
 
 @contextmanager
-def searching(config_dir: str | Path | None) -> Iterator[None]:
-    """Lets Hydra find the shipped configs and those in `config_dir`, whatever it did before."""
+def searching(config_dir: str | Path | None) -> Iterator[Hydra]:
+    """A Hydra that finds the shipped configs and those in `config_dir`.
+
+    Whatever Hydra a program had set up before is back afterwards.
+    """
     folder = Path(config_dir).resolve() if config_dir else None
     if folder is not None and not folder.is_dir():
         raise RequestError(Problem("--config-dir", "a folder of configs", str(config_dir)))
-    before = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
+    path = create_config_search_path(str(conf_dir()))
+    if folder is not None:
+        path.prepend("command-line", f"file://{folder}", anchor="schema")
+    instance = GlobalHydra.instance()
+    before, instance.hydra = instance.hydra, None
+    version.setbase(HYDRA_VERSION_BASE)
     try:
-        with hydra.initialize_config_dir(str(conf_dir()), version_base=HYDRA_VERSION_BASE):
-            if folder is not None:
-                path = GlobalHydra.instance().config_loader().get_search_path()
-                path.append("--config-dir", f"file://{folder}")
-            yield
+        yield Hydra.create_main_hydra2(task_name="etude", config_search_path=path)
     finally:
-        GlobalHydra.instance().clear()
-        if before is not None:
-            GlobalHydra.instance().initialize(before)
+        instance.hydra = before
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
@@ -98,38 +105,47 @@ def blame(overrides: Sequence[str], error: Exception) -> list[Problem]:
 
 
 def _explain(item: str, error: Exception) -> Problem:
+    if "=" not in item and not item.startswith("~"):
+        return Problem(item, "KEY=VALUE", hint="for example optimizer.lr=1e-3")
     try:
         override: Override = OverridesParser.create().parse_override(addable(item))
-    except OverrideParseException:
-        if "=" not in item:
-            return Problem(item, "KEY=VALUE", hint="for example optimizer.lr=1e-3")
-        return Problem(
-            item, "a value in Hydra's grammar", hint="quote it: 'key=\"a value, with commas\"'"
-        )
-    key = override.key_or_group
-    value = item.split("=", 1)[1] if "=" in item else ""
-    parts = re.split(r"[./]", key)
+    except HydraException:
+        return Problem(item, "a value in Hydra's grammar", hint=_QUOTE)
+    if override.is_sweep_override():
+        return Problem(item, "one value", hint=f"-m sweeps over several; {_QUOTE}")
+    key, value = override.key_or_group, item.partition("=")[2]
+    top, *rest = re.split(r"([./])", key, maxsplit=1)
     groups = _groups()
-    if parts[0] not in ROOT_KEYS and key not in groups:
-        hint = nearest(parts[0], (*ROOT_KEYS, *(g for g in groups if "/" not in g)))
-        return Problem(key, "a key of the config", value, hint)
-    if isinstance(error, MissingConfigException) and key in groups:
-        missing = error.missing_cfg_file or value
-        if missing == f"{key}/{value}":
-            return Problem(key, f"a file in conf/{key}/", value, nearest(value, groups[key]))
-        return Problem(f"{key}={value}", "a file that names files which exist", missing)
-    if "/" in key and key not in groups:
+    if key in groups:
+        return _explain_choice(key, value, groups, error)
+    if "/" in key:
         return Problem(key, "a config group", value, nearest(key, groups))
-    if key in groups and "." not in key:
-        return Problem(f"conf/{key}/{value}.yaml", "a valid config file", hint=_file_hint(error))
-    if parts[0] == "run" and len(parts) > 1:
-        known = Config().run.__dataclass_fields__
-        if parts[1] not in known:
-            return Problem(key, "a key of run", value, nearest(parts[1], known))
-        return Problem(key, f"a value of type {known[parts[1]].type}", value)
-    if key in Config.__dataclass_fields__:
-        return Problem(key, f"a value of type {Config.__dataclass_fields__[key].type}", value)
+    if top not in ROOT_KEYS:
+        choices = {"".join([known, *rest]) for known in (*ROOT_KEYS, *groups) if "/" not in known}
+        return Problem(key, "a key of the config", value, nearest(key, choices))
+    if top == "run" and rest:
+        return _explain_field(key, rest[-1], value, Run)
+    if not rest:
+        return _explain_field(key, top, value, Config)
     return Problem(key, "an override that fits the config", value, _first_line(error))
+
+
+def _explain_choice(
+    group: str, value: str, groups: dict[str, list[str]], error: Exception
+) -> Problem:
+    if value not in groups[group]:
+        return Problem(group, f"a file in conf/{group}/", value, nearest(value, groups[group]))
+    if isinstance(error, MissingConfigException):
+        expected = "a file that names files which exist"
+        return Problem(f"{group}={value}", expected, error.missing_cfg_file)
+    return Problem(f"{group}/{value}.yaml", "a valid config file", hint=_file_hint(error))
+
+
+def _explain_field(path: str, name: str, value: str, record: type) -> Problem:
+    hints = get_type_hints(record)
+    if name not in hints:
+        return Problem(path, f"a key of {record.__name__.lower()}", value, nearest(name, hints))
+    return Problem(path, describe(hints[name]), value)
 
 
 def _file_hint(error: Exception) -> str:

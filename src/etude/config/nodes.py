@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from etude.config.describe import describe, is_union
 from etude.config.targets import resolve
 from etude.errors import InvalidArguments, Problem, RequestError, nearest
 
@@ -150,7 +150,7 @@ def _check_value(
     try:
         return _adapter(hint).validate_python(value), []
     except ValidationError:
-        return None, [Problem(path, _describe(hint), value, _choice_hint(hint, value))]
+        return None, [Problem(path, describe(hint), value, _choice_hint(hint, value))]
     except TypeError:  # an annotation that pydantic cannot use: the constructor checks it
         return value, []
 
@@ -163,10 +163,7 @@ def _signature(constructor: Any) -> tuple[dict[str, inspect.Parameter], dict[str
         name: p for name, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
     }
     named.pop("self", None)
-    own_hints = getattr(constructor, "argument_hints", None)
-    if own_hints is not None:
-        return named, dict(own_hints()), open_ended
-    owner = constructor.__init__ if isinstance(constructor, type) else constructor
+    owner = constructor.__init__ if isinstance(constructor, type) else constructor  # type: ignore[misc]
     try:
         hints = typing.get_type_hints(owner)
     except (NameError, TypeError):  # an annotation that names what only a type checker imports
@@ -183,32 +180,8 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
 
 
 def _dataclass_in(hint: Any) -> type | None:
-    options = typing.get_args(hint) if _is_union(hint) else (hint,)
+    options = typing.get_args(hint) if is_union(hint) else (hint,)
     return next((o for o in options if dataclasses.is_dataclass(o) and isinstance(o, type)), None)
-
-
-def _is_union(hint: Any) -> bool:
-    return isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
-
-
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-
-
-def _describe(hint: Any) -> str:
-    if hint is type(None):
-        return "null"
-    if hint in _WORDS:
-        return _WORDS[hint]
-    if _is_union(hint):
-        return " or ".join(_describe(option) for option in typing.get_args(hint))
-    if typing.get_origin(hint) is typing.Literal:
-        return "one of " + ", ".join(str(option) for option in typing.get_args(hint))
-    if typing.get_origin(hint) is tuple:
-        inner = ", ".join(_describe(option) for option in typing.get_args(hint))
-        return f"a list of {len(typing.get_args(hint))}: {inner}"
-    if typing.get_origin(hint) is list:
-        return f"a list, each {_describe(typing.get_args(hint)[0])}"
-    return getattr(hint, "__name__", str(hint))
 
 
 def _choice_hint(hint: Any, value: Any) -> str | None:

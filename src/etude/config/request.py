@@ -80,9 +80,9 @@ def answer(request: Request, arguments: Sequence[str]) -> None:
     before = sys.argv
     sys.argv = ["etude train", *(addable(word) for word in arguments)]
     try:
-        hydra.main(version_base=HYDRA_VERSION_BASE, config_path=str(conf_dir()), config_name="train")(
-            lambda config: None
-        )()
+        hydra.main(
+            version_base=HYDRA_VERSION_BASE, config_path=str(conf_dir()), config_name="train"
+        )(lambda config: None)()
     finally:
         sys.argv = before
 

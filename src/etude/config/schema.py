@@ -12,7 +12,6 @@ from typing import Any
 
 from omegaconf import MISSING
 
-
 ON_EXISTING = ("continue", "again", "error")
 
 

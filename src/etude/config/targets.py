@@ -1,4 +1,4 @@
-"""What a config may build: the one list of allowed `_target_`s, and the one place that imports them.
+"""What a config may build: the list of allowed `_target_`s, and the one place that imports them.
 
 A config is data, and data never names code: `_target_` reaches `etude.*`, a few classes of torch
 and Lightning, and the modules a user lists under `extensions` (or an entry point of the group
@@ -67,7 +67,7 @@ def resolve(target: str, where: str, extensions: Iterable[str] = ()) -> Callable
         raise RequestError(
             Problem(f"{where}._target_", f"a class in {module_name}", target, nearest(name, names))
         )
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _import(module_name: str, where: str, target: str) -> Any:

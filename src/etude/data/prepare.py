@@ -213,6 +213,8 @@ def write_split(
         for batch in _batches(passages):
             encoded = tokenizer.encode_batch([text for _, text in batch])
             for (document, text), ids in zip(batch, encoded, strict=True):
+                if not text:  # an empty document is none
+                    continue
                 if tokens == 0:
                     first_token_bytes = tokenizer.first_token_bytes(text)
                 if document != current:

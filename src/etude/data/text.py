@@ -253,9 +253,9 @@ class TextData(pl.LightningDataModule, ABC):
 
 def _check_batch(checks: Checks, batch: Batch, sequence_length: int) -> None:
     tokens, examples = batch.tokens, batch.examples
-    if not checks.that(
-        (tokens is None) != (examples is None), "batch", batch, "tokens or examples, just one"
-    ):
+    if (tokens is None) == (examples is None):
+        hint = "state one" if tokens is None else "set the other to null"
+        checks.that(False, "batch", batch, "tokens or examples, just one", hint)
         return
     if examples is not None:
         checks.that(examples > 0, "batch.examples", examples, "a positive number")

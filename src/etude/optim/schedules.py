@@ -58,7 +58,7 @@ class Linear(Schedule):
 
 
 class Cosine(Schedule):
-    """Warm-up, then half a cosine down to `final_scale` (Loshchilov and Hutter, 1608.03983, eq. 5)."""
+    """Warm-up, then half a cosine down to `final_scale` (Loshchilov and Hutter, 1608.03983)."""
 
     def decay(self, progress: float) -> float:
         cosine = 0.5 * (1.0 + math.cos(math.pi * progress))

@@ -41,7 +41,9 @@ class RunLock:
             except BlockingIOError:
                 if not wait:
                     file.close()
-                    raise RunHeld(f"{self.path.parent} is held by {_said(holder(self.path))}") from None
+                    raise RunHeld(
+                        f"{self.path.parent} is held by {_said(holder(self.path))}"
+                    ) from None
                 time.sleep(0.2)
         file.truncate(0)
         now = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -50,7 +52,7 @@ class RunLock:
         self._file = file
 
     def release(self) -> None:
-        """Gives the lock back; the file stays, since removing it would race with the next holder."""
+        """Gives the lock back; the file stays: removing it would race with the next holder."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -42,7 +42,9 @@ class Record:
         if not isinstance(record.info, dict) or record.info.get("format") != FORMAT:
             found = record.info.get("format") if isinstance(record.info, dict) else record.info
             raise RequestError(
-                Problem(f"{path / 'run.json'}: format", f"{FORMAT}", found, "a newer étude wrote it?")
+                Problem(
+                    f"{path / 'run.json'}: format", f"{FORMAT}", found, "a newer étude wrote it?"
+                )
             )
         return record
 
@@ -108,7 +110,9 @@ class Record:
         if step not in found:
             there = ", ".join(str(s) for s in found) or "none"
             raise RequestError(
-                Problem(f"{self.path}: checkpoint", "best, last or a step", which, f"there: {there}")
+                Problem(
+                    f"{self.path}: checkpoint", "best, last or a step", which, f"there: {there}"
+                )
             )
         return found[step]
 
@@ -122,7 +126,7 @@ def label_of(overrides: Sequence[str]) -> str:
     """A run's label: what was typed beside the experiment, keys shortened to their last part.
 
     Example:
-        >>> label_of(["experiment=debug", "model/position=rotary", "optimizer.lr=1e-3", "run.wait=true"])
+        >>> label_of(["experiment=debug", "model/position=rotary", "optimizer.lr=1e-3"])
         'position=rotary lr=1e-3'
     """
     told = []

@@ -67,7 +67,10 @@ def print_run(record: Record) -> None:
         ("trained on", f"{start['host']}, torch {start['versions']['torch']}"),
         ("source", f"{start['source']}, commit {start['commit'] or 'unknown'}"),
         ("data", info["data"]["fingerprint"]),
-        ("tokenizer", f"{info['tokenizer']['size']} tokens, {info['tokenizer']['fingerprint'][:12]}"),
+        (
+            "tokenizer",
+            f"{info['tokenizer']['size']} tokens, {info['tokenizer']['fingerprint'][:12]}",
+        ),
         *info.get("final", {}).items(),
         ("best", f"{best['metric']} {best['value']:.4f} at step {best['step']}" if best else None),
         ("error", info.get("error")),
@@ -79,7 +82,11 @@ def print_run(record: Record) -> None:
     shown = [(key, value) for key, value in facts if value not in (None, "")]
     width = max(len(key) for key, _ in shown)
     for key, value in shown:
-        print(f"{key:<{width}}  {value:.4f}" if isinstance(value, float) else f"{key:<{width}}  {value}")
+        print(
+            f"{key:<{width}}  {value:.4f}"
+            if isinstance(value, float)
+            else f"{key:<{width}}  {value}"
+        )
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

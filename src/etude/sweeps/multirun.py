@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -72,8 +71,8 @@ def multirun(
     log.info("sweep of %d: %s", total, folder)
     hydra_overrides = [*map(addable, overrides), f"hydra.sweep.dir='{folder}'"]
     try:
-        with searching(config_dir):
-            batches = GlobalHydra.instance().hydra.multirun(
+        with searching(config_dir) as hydra:
+            batches = hydra.multirun(
                 "train",
                 task_function=partial(_job, train=train, total=total),
                 overrides=hydra_overrides,
@@ -82,7 +81,9 @@ def multirun(
     except _StopSweep as stop:
         raise stop.cause from None
     jobs: list[Job] = [result.return_value for batch in batches for result in batch]
-    write_json(folder / "jobs.json", {"axes": swept, "fixed": fixed, "jobs": list(map(asdict, jobs))})
+    write_json(
+        folder / "jobs.json", {"axes": swept, "fixed": fixed, "jobs": list(map(asdict, jobs))}
+    )
     return jobs
 
 

@@ -73,7 +73,7 @@ class Task(pl.LightningModule):
         return optimizer
 
     def training_step(self, batch: list[MicroBatch], batch_idx: int) -> dict[str, Tensor]:
-        """One optimizer step. Returns the mean loss over the step's targets, not yet on the host."""
+        """One optimizer step; returns the mean loss over its targets, not yet on the host."""
         step = self.trainer.global_step
         optimizer: Any = self.optimizers()
         self.set_learning_rate(optimizer, step)
@@ -113,4 +113,4 @@ class Task(pl.LightningModule):
         """Ranks exchange gradients at the last micro-batch only."""
         if last or self.trainer.world_size == 1:
             return nullcontext()
-        return self.trainer.strategy.block_backward_sync()  # type: ignore[attr-defined, no-any-return]
+        return self.trainer.strategy.block_backward_sync()  # type: ignore[attr-defined]

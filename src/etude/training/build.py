@@ -44,7 +44,9 @@ def build_parts(checked: Checked) -> Parts:
             problems.extend(error.problems)
             return None
 
-    built = {key: attempt(nodes[key]) for key in ("data", "optimizer", "schedule", "trainer", "task")}
+    built = {
+        key: attempt(nodes[key]) for key in ("data", "optimizer", "schedule", "trainer", "task")
+    }
     callbacks = [attempt(node) for node in checked.callbacks.values()]
     with torch.device("meta"):
         model = attempt(nodes["model"], vocab_size=stated_vocabulary(checked) or _ANY_VOCABULARY)

@@ -87,7 +87,7 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def retain(folder: Path, keep: set[int], keep_every: int | None) -> None:
-    """Removes the checkpoints in `folder` but those at the steps `keep` or multiples of `keep_every`."""
+    """Removes checkpoints but those at the steps `keep` and at multiples of `keep_every`."""
     for path in folder.glob("step-*"):
         step = int(path.name.removeprefix("step-"))
         if step not in keep and not (keep_every and step % keep_every == 0):

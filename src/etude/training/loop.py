@@ -44,7 +44,7 @@ class Paused(EtudeError):
     """`run.stop_at_step` was reached; the state is saved."""
 
 
-class _ValidationCut(Exception):  # noqa: N818 (control flow, never seen by anyone)
+class _ValidationCut(Exception):
     """A signal came while the model was being validated."""
 
 

@@ -123,7 +123,13 @@ def _train_claimed(
     if step:
         log.info("continues from step %d of %d: %s", step, total, record.path)
     else:
-        log.info("%s, %s parameters, %d steps: %s", checked.name, f"{model.num_parameters():,}", total, record.path)
+        log.info(
+            "%s, %s parameters, %d steps: %s",
+            checked.name,
+            f"{model.num_parameters():,}",
+            total,
+            record.path,
+        )
     began = time.monotonic()
     try:
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
@@ -170,10 +176,8 @@ def current_folder(base: Path, checked: Checked) -> Path:
     while (_numbered(base, count + 1) / "run.json").exists():
         count += 1
     latest = _numbered(base, count)
-    if checked.run.on_existing == "again" and (latest / "run.json").exists():
-        if Record.read(latest).status in DONE:
-            return _numbered(base, count + 1)
-    return latest
+    again = checked.run.on_existing == "again" and (latest / "run.json").exists()
+    return _numbered(base, count + 1) if again and Record.read(latest).status in DONE else latest
 
 
 def _numbered(base: Path, count: int) -> Path:
@@ -192,7 +196,9 @@ def finished_before(folder: Path, checked: Checked, parts: Parts) -> Outcome | N
     record = Record.read(folder)
     if checked.run.on_existing == "error":
         raise RequestError(
-            Problem("run.on_existing", "no such run yet", "error", f"there: {folder}, {record.status}")
+            Problem(
+                "run.on_existing", "no such run yet", "error", f"there: {folder}, {record.status}"
+            )
         )
     trained_on = record.info.get("data", {}).get("fingerprint")
     found = parts.data.content_fingerprint()
@@ -328,4 +334,6 @@ def _is_out_of_memory(error: Exception) -> bool:
 def _failure(status: str, error: Exception, record: Record) -> str:
     hint = "; a smaller trainer.micro_batch needs less" if status == "oom" else ""
     told = str(error).splitlines()[0] if str(error) else ""
-    return f"{status}: {type(error).__name__}: {told}{hint} (traceback in {record.path / 'log.txt'})"
+    return (
+        f"{status}: {type(error).__name__}: {told}{hint} (traceback in {record.path / 'log.txt'})"
+    )

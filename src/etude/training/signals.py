@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks training to stop at a step boundary, the second stops at once."""
+"""Ctrl-C and SIGTERM: the first asks for a stop at a step boundary, the second stops at once."""
 
 from __future__ import annotations
 

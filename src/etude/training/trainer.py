@@ -72,7 +72,11 @@ class Trainer:
         checks = Checks()
         lengths = [value for value in (max_steps, max_epochs) if value is not None]
         checks.that(
-            len(lengths) == 1, "max_steps", max_steps, "exactly one of max_steps and max_epochs"
+            len(lengths) == 1,
+            "max_steps",
+            max_steps,
+            "exactly one of max_steps and max_epochs",
+            "trainer.max_steps=null leaves it to the epochs" if lengths else None,
         )
         given = {
             "max_steps": max_steps,
@@ -131,6 +135,7 @@ class Trainer:
             RequestError: Lightning refuses the accelerator, the devices or the precision.
         """
         import pytorch_lightning as pl
+        from lightning_fabric.utilities.exceptions import MisconfigurationException
 
         from etude.training.checkpoints import FolderCheckpointIO
 
@@ -152,7 +157,7 @@ class Trainer:
                 num_sanity_val_steps=0,
                 use_distributed_sampler=False,
             )
-        except (pl.utilities.exceptions.MisconfigurationException, ValueError, TypeError) as error:
+        except (MisconfigurationException, ValueError, TypeError) as error:
             told = {k: v for k, v in self.lightning.items() if v not in ("auto", None, False)}
             raise RequestError(
                 Problem("trainer", "arguments that Lightning accepts", told, str(error))

@@ -1,0 +1,37 @@
+"""Types in words, for messages."""
+
+from __future__ import annotations
+
+import types
+import typing
+from typing import Any
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
+def describe(hint: Any) -> str:
+    """The end of the sentence "expected ..." for a type annotation.
+
+    Example:
+        >>> describe(int | None)
+        'a whole number or null'
+    """
+    if hint is type(None):
+        return "null"
+    if hint in _WORDS:
+        return _WORDS[hint]
+    if is_union(hint):
+        return " or ".join(describe(option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(str(option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        inner = ", ".join(describe(option) for option in typing.get_args(hint))
+        return f"a list of {len(typing.get_args(hint))}: {inner}"
+    if typing.get_origin(hint) is list:
+        return f"a list, each {describe(typing.get_args(hint)[0])}"
+    return getattr(hint, "__name__", str(hint))
+
+
+def is_union(hint: Any) -> bool:
+    """Whether an annotation is `A | B`."""
+    return isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union

@@ -1,0 +1,53 @@
+"""Every file under conf/data composes, and states arguments of the class that it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from etude.config.nodes import check_node
+from etude.data.text import Batch, TextData
+from etude.data.tokenizer import BPE, Byte, Char
+
+CONF = Path(__file__).parents[2] / "conf" / "data"
+CORPORA = sorted(path.stem for path in CONF.glob("*.yaml"))
+TOKENIZERS = {"char": Char(), "byte": Byte(), "bpe": BPE(8192)}
+NEEDED = {"text_files": ["path=some.txt"]}
+
+
+def build(corpus: str, *overrides: str) -> TextData:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose(corpus, [*NEEDED.get(corpus, []), *overrides])
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    node, problems = check_node("data", plain, [])
+    assert problems == []
+    with torch.device("meta"):
+        built = node.build()
+    assert isinstance(built, TextData)
+    return built
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_every_corpus_builds_as_nanogpt_cuts_its_batches(corpus: str) -> None:
+    data = build(corpus)
+    assert (data.sequence_length, data.batch) == (64, Batch(examples=12))
+    assert data.recipe == Char()
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+@pytest.mark.parametrize("tokenizer", sorted(path.stem for path in CONF.glob("tokenizer/*.yaml")))
+def test_every_tokenizer_fits_every_corpus(corpus: str, tokenizer: str) -> None:
+    assert build(corpus, f"tokenizer={tokenizer}").recipe == TOKENIZERS[tokenizer]
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_file_opens_with_a_line_about_it(path: Path) -> None:
+    first, second = path.read_text().splitlines()[:2]
+    assert first.startswith("# ")
+    assert first.endswith(".")
+    assert not second.startswith("#")

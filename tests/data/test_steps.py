@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from etude.data.order import EveryExampleOnce, RandomWindows
+from etude.data.prepare import TokenFile
+from etude.data.steps import EvaluationBatches, MicroBatch, TrainingSteps
+
+TOKENS, LENGTH, BATCH = 1000, 8, 6
+Step = list[MicroBatch]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> TokenFile:
+    """Token i of the file is i, so a batch shows where it came from."""
+    path = tmp_path_factory.mktemp("tokens") / "train.bin"
+    np.arange(TOKENS, dtype="<u2").tofile(path)
+    return TokenFile(path, "<u2", TOKENS)
+
+
+def steps(file: TokenFile, kind: type = RandomWindows, **changes: object) -> TrainingSteps:
+    arguments = {"batch": BATCH, "length": LENGTH, "micro_batch": None, "total_steps": 7}
+    order = kind(TOKENS, LENGTH, BATCH, seed=3)
+    return TrainingSteps(file, order, **(arguments | changes))  # type: ignore[arg-type]
+
+
+def starts(step: Step) -> list[int]:
+    return [start for micro in step for start in micro["tokens"][:, 0].tolist()]
+
+
+def plain(loaded: object) -> list[list[tuple[list[list[int]], list[list[int]], int]]]:
+    return [
+        [(m["tokens"].tolist(), m["targets"].tolist(), m["step_targets"]) for m in step]
+        for step in loaded  # type: ignore[attr-defined]
+    ]
+
+
+@pytest.mark.parametrize("kind", [RandomWindows, EveryExampleOnce])
+class TestTrainingSteps:
+    def test_a_step_is_the_windows_that_the_order_names(self, file: TokenFile, kind: type) -> None:
+        order = kind(TOKENS, LENGTH, BATCH, seed=3)
+        for number, (micro,) in enumerate(steps(file, kind)):
+            expected = [
+                list(range(start, start + LENGTH)) for start in order.starts(number).tolist()
+            ]
+            assert micro["tokens"].tolist() == expected
+            assert torch.equal(micro["targets"], micro["tokens"] + 1)
+            assert micro["tokens"].dtype == micro["targets"].dtype == torch.int64
+            assert micro["tokens"].is_contiguous()
+            assert micro["targets"].is_contiguous()
+            assert micro["step_targets"] == BATCH * LENGTH
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_workers_change_nothing(self, file: TokenFile, kind: type, workers: int) -> None:
+        alone = steps(file, kind, micro_batch=4)
+        shared = DataLoader(alone, batch_size=None, num_workers=workers, collate_fn=as_it_is)
+        assert plain(shared) == plain(alone)
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    @pytest.mark.parametrize("start", [0, 1, 6, 7])
+    def test_going_on_meets_the_same_steps(
+        self, file: TokenFile, kind: type, start: int, workers: int
+    ) -> None:
+        rest = steps(file, kind, start_step=start)
+        loader = DataLoader(rest, batch_size=None, num_workers=workers, collate_fn=as_it_is)
+        assert plain(loader) == plain(steps(file, kind))[start:]
+        assert len(loader) == 7  # the whole run, wherever it begins
+
+    @pytest.mark.parametrize("world", [1, 2, 3, 6])
+    def test_ranks_share_a_step(self, file: TokenFile, kind: type, world: int) -> None:
+        whole = [starts(step) for step in steps(file, kind)]
+        ranks = [list(steps(file, kind, rank=rank, world=world)) for rank in range(world)]
+        for number, expected in enumerate(whole):
+            shares = [starts(rank[number]) for rank in ranks]
+            assert [start for share in shares for start in share] == expected
+            assert {len(share) for share in shares} == {BATCH // world}
+            assert all(rank[number][0]["step_targets"] == BATCH * LENGTH for rank in ranks)
+
+    @pytest.mark.parametrize(
+        ("micro_batch", "sizes"), [(1, [1] * 6), (3, [3, 3]), (4, [4, 2]), (6, [6]), (99, [6])]
+    )
+    def test_micro_batches_make_up_the_step(
+        self, file: TokenFile, kind: type, micro_batch: int, sizes: list[int]
+    ) -> None:
+        whole = [starts(step) for step in steps(file, kind)]
+        parts = list(steps(file, kind, micro_batch=micro_batch))
+        assert [starts(step) for step in parts] == whole
+        assert [len(micro["tokens"]) for micro in parts[0]] == sizes
+        targets = sum(micro["targets"].numel() for micro in parts[0])
+        assert {micro["step_targets"] for micro in parts[0]} == {targets}
+
+
+class TestEvaluationBatches:
+    @given(tokens=st.integers(0, TOKENS), length=st.integers(1, 120), examples=st.integers(1, 20))
+    def test_every_target_comes_once_in_order(
+        self, file: TokenFile, tokens: int, length: int, examples: int
+    ) -> None:
+        part = TokenFile(file.path, file.dtype, tokens)
+        dataset = EvaluationBatches(part, length=length, examples=examples)
+        batches = list(dataset)
+        targets = [i for batch in batches for i in batch["targets"].flatten().tolist()]
+        inputs = [i for batch in batches for i in batch["tokens"].flatten().tolist()]
+        assert targets == list(range(1, tokens))
+        assert inputs == list(range(max(tokens - 1, 0)))
+        assert len(dataset) == len(batches)
+        for batch in batches:
+            assert batch["tokens"].shape == batch["targets"].shape
+            assert len(batch["tokens"]) <= examples
+        assert all(batch["tokens"].shape[1] == length for batch in batches[:-1])
+
+    def test_a_shorter_last_window_stands_alone(self, file: TokenFile) -> None:
+        shapes = [
+            tuple(batch["tokens"].shape)
+            for batch in EvaluationBatches(file, length=300, examples=2)
+        ]
+        assert shapes == [(2, 300), (1, 300), (1, 99)]
+
+
+def test_a_file_is_mapped_not_read(tmp_path: Path) -> None:
+    # A sparse file of 40 GB: reading or copying it would not end well.
+    path = tmp_path / "huge.bin"
+    tokens = 20_000_000_000
+    with path.open("wb") as stream:
+        stream.truncate(2 * tokens)
+    file = TokenFile(path, "<u2", tokens)
+    order = EveryExampleOnce(tokens, 64, 12, seed=0)
+    dataset = TrainingSteps(file, order, batch=12, length=64, micro_batch=None, total_steps=3)
+    assert [step[0]["tokens"].sum().item() for step in dataset] == [0, 0, 0]
+
+
+def as_it_is(step: Step) -> Step:
+    return step

@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import codecs
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etude.data import text_files
+from etude.data.text import Batch
+from etude.data.text_files import TextFiles, scan
+from etude.data.tokenizer import BPE, Byte, Char
+from etude.errors import InvalidArguments, RequestError
+
+TEXT = "First Citizen:\nBefore we proceed any further, hear me speak. Naïve ☕\n\n" * 30
+
+
+def data(path: Any, **arguments: Any) -> TextFiles:
+    stated = {"tokenizer": Byte(), "sequence_length": 8, "batch": Batch(examples=2)} | arguments
+    return TextFiles(path=path if isinstance(path, list) else str(path), **stated)
+
+
+def texts(source: TextFiles) -> tuple[list[str], list[str]]:
+    return list(source.documents("train")), list(source.documents("val"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "corpus"
+    for name, text in {
+        "b.txt": "second " * 10,
+        "a/z.md": "first " * 10,
+        "c.TXT": "third " * 10,
+        "notes.py": "print()",
+        "README": "no suffix",
+        ".hidden/x.txt": "hidden",
+        ".hidden.txt": "hidden",
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    (folder / "empty.txt").touch()
+    return folder
+
+
+class TestSplit:
+    @pytest.mark.parametrize("validation", [0.1, 0.25, 1 / 3, 0.9])
+    def test_one_file_is_split_as_nanogpt_does(self, tmp_path: Path, validation: float) -> None:
+        path = tmp_path / "input.txt"
+        path.write_text(TEXT, encoding="utf-8")
+        source = data(path, tokenizer=Char(), validation=validation)
+        source.prepare(tmp_path / "cache")
+
+        characters = sorted(set(TEXT))  # nanoGPT, data/shakespeare_char/prepare.py
+        stoi = {character: i for i, character in enumerate(characters)}
+        n = len(TEXT)
+        train, val = TEXT[: int(n * (1 - validation))], TEXT[int(n * (1 - validation)) :]
+
+        assert source.prepared.split("train").ids.tolist() == [stoi[c] for c in train]
+        assert source.prepared.split("val").ids.tolist() == [stoi[c] for c in val]
+        assert source.tokenizer_.vocab_size == len(characters) + 2
+
+    @given(
+        lengths=st.lists(st.integers(0, 30), min_size=1, max_size=5),
+        validation=st.floats(0.01, 0.99),
+    )
+    def test_many_files_are_split_as_their_concatenation(
+        self, tmp_path_factory: pytest.TempPathFactory, lengths: list[int], validation: float
+    ) -> None:
+        folder = tmp_path_factory.mktemp("files")
+        contents = ["".join(chr(97 + i) * length) for i, length in enumerate(lengths)]
+        for i, text in enumerate(contents):
+            (folder / f"{i}.txt").write_text(text)
+        whole = "".join(contents)
+        border = int(len(whole) * (1 - validation))
+        train, val = texts(data(folder, validation=validation))
+        assert "".join(train) == whole[:border]
+        assert "".join(val) == whole[border:]
+        # Each file is a document of its own; only the one with the border is in both splits.
+        assert all(len(set(document)) == 1 for document in train + val)
+        assert len(train) + len(val) - sum(map(bool, lengths)) in (0, 1)
+
+    def test_documents_end_where_files_do(self, folder: Path, tmp_path: Path) -> None:
+        source = data(folder, validation=0.5)
+        source.prepare(tmp_path / "cache")
+        whole = ["first " * 10, "second " * 10, "third " * 10]
+        border = int(sum(map(len, whole)) * 0.5)
+        end = [256]
+        train = [*whole[0].encode(), *end, *whole[1][: border - 60].encode()]
+        val = [*whole[1][border - 60 :].encode(), *end, *whole[2].encode()]
+        assert source.prepared.split("train").ids.tolist() == train
+        assert source.prepared.split("val").ids.tolist() == val
+
+    @pytest.mark.parametrize("recipe", [Char(), Byte(), BPE(300)])
+    def test_reading_in_pieces_gives_the_tokens_of_the_whole(
+        self, recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "input.txt"
+        path.write_text(TEXT * 20, encoding="utf-8")
+        source = data(path, tokenizer=recipe)
+        monkeypatch.setattr(text_files, "CHUNK", 7)
+        monkeypatch.setattr("etude.data.passages.cut.__defaults__", (50,))
+        pieces = [text for _, text in source.passages("train")]
+        assert len(pieces) > 100
+        source.prepare(tmp_path / "cache")
+        train = (TEXT * 20)[: int(len(TEXT * 20) * 0.9)]
+        tokenizer = recipe.train([train])
+        assert tokenizer.fingerprint == source.tokenizer_.fingerprint
+        assert source.prepared.split("train").ids.tolist() == tokenizer.encode(train)
+
+
+class TestReading:
+    @pytest.mark.parametrize("chunk", [1, 2, 3, 5, 1 << 20])
+    def test_a_windows_file_gives_the_tokens_of_its_unix_twin(
+        self, tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(text_files, "CHUNK", chunk)
+        raw = TEXT[:200].encode()
+        (tmp_path / "unix.txt").write_bytes(raw)
+        (tmp_path / "windows.txt").write_bytes(codecs.BOM_UTF8 + raw.replace(b"\n", b"\r\n"))
+        unix, windows = data(tmp_path / "unix.txt"), data(tmp_path / "windows.txt")
+        assert texts(windows) == texts(unix)
+        assert scan(tmp_path / "windows.txt").characters == 200
+        assert unix.content_fingerprint() != windows.content_fingerprint()
+
+    def test_characters_are_not_normalised(self, tmp_path: Path) -> None:
+        text = "e\u0301é\0\u2028\x0b\ufeffﬁ"
+        (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+        train, val = texts(data(tmp_path / "a.txt", validation=0.5))
+        assert "".join(train + val) == text
+
+    @given(prefix=st.text(max_size=20), suffix=st.text(max_size=9), chunk=st.integers(1, 9))
+    def test_a_byte_that_is_not_utf8_is_found(
+        self,
+        tmp_path_factory: pytest.TempPathFactory,
+        prefix: str,
+        suffix: str,
+        chunk: int,
+    ) -> None:
+        raw = prefix.encode() + b"\xff" + suffix.encode()
+        path = tmp_path_factory.mktemp("bad") / "bad.txt"
+        path.write_bytes(raw)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(text_files, "CHUNK", chunk)
+            with pytest.raises(RequestError) as caught:
+                data(path).check()
+        offset = len(prefix.encode())
+        line = raw[:offset].count(b"\n") + 1
+        assert caught.value.problems[0].where == f"{path}, line {line}, byte {offset}"
+
+    @pytest.mark.parametrize("chunk", [1, 2, 100])
+    def test_a_file_cut_within_a_character_is_found(
+        self, tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(text_files, "CHUNK", chunk)
+        path = tmp_path / "cut.txt"
+        path.write_bytes("ab\n☕".encode()[:-1])
+        with pytest.raises(RequestError, match="line 2, byte 3"):
+            data(path).check()
+
+    def test_the_fingerprint_is_of_the_content_alone(self, folder: Path, tmp_path: Path) -> None:
+        moved = folder.rename(tmp_path / "elsewhere")
+        before = data(moved).content_fingerprint()
+        files = [moved / "a/z.md", moved / "b.txt", moved / "c.TXT", moved / "empty.txt"]
+        digests = b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)
+        assert before == hashlib.sha256(digests).hexdigest()
+        (moved / "b.txt").write_text("other")
+        assert data(moved).content_fingerprint() != before
+
+    def test_a_file_that_changes_is_read_again(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.txt"
+        path.write_text("one")
+        source = data(path)
+        before = source.content_fingerprint()
+        path.write_text("two!")
+        assert source.content_fingerprint() != before
+
+    def test_checking_writes_nothing(self, folder: Path) -> None:
+        before = sorted(folder.rglob("*"))
+        data(folder).check()
+        assert sorted(folder.rglob("*")) == before
+
+
+class TestPaths:
+    def test_a_folder_gives_its_texts_sorted(self, folder: Path) -> None:
+        files = data(folder).files()
+        names = [str(file.relative_to(folder)) for file in files]
+        assert names == ["a/z.md", "b.txt", "c.TXT", "empty.txt"]
+
+    @pytest.mark.parametrize(
+        ("pattern", "names"),
+        [
+            ("*.txt", ["b.txt", "empty.txt"]),
+            ("**/*", ["README", "a/z.md", "b.txt", "c.TXT", "empty.txt"]),
+            ("[ab]*", ["b.txt"]),
+            ("READ?E", ["README"]),
+        ],
+    )
+    def test_a_glob(self, folder: Path, pattern: str, names: list[str]) -> None:
+        files = data(folder / pattern).files()
+        assert [str(file.relative_to(folder)) for file in files] == names
+
+    def test_a_list_keeps_its_order_and_takes_a_file_once(self, folder: Path) -> None:
+        files = data([str(folder / "c.TXT"), str(folder / "README"), str(folder)]).files()
+        names = [str(file.relative_to(folder)) for file in files]
+        assert names == ["c.TXT", "README", "a/z.md", "b.txt", "empty.txt"]
+
+    def test_a_name_with_brackets_is_a_name(self, tmp_path: Path) -> None:
+        (tmp_path / "a[1].txt").write_text("text")
+        assert data(tmp_path / "a[1].txt").files() == [tmp_path / "a[1].txt"]
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("b.tx", "has no b.tx; did you mean b.txt?"),
+            ("aa/deep/z.md", "has no aa; "),
+            ("notes.py", r"\.txt or \.md, or without a suffix"),
+            ("empty.txt", "it is empty"),
+            ("*.csv", "a glob that matches text files"),
+            (".hidden/none", "has no none; choose from: x.txt"),
+        ],
+    )
+    def test_a_path_that_cannot_be_used(self, folder: Path, name: str, message: str) -> None:
+        with pytest.raises(RequestError, match=message) as caught:
+            data(folder / name).check()
+        assert caught.value.problems[0].where == "data.path"
+
+    def test_a_folder_without_texts(self, tmp_path: Path) -> None:
+        (tmp_path / "code.py").write_text("x")
+        with pytest.raises(RequestError, match="a folder with text files"):
+            data(tmp_path).check()
+
+    def test_a_folder_of_empty_texts(self, tmp_path: Path) -> None:
+        (tmp_path / "a.txt").touch()
+        with pytest.raises(RequestError, match="its files are empty"):
+            data(tmp_path).check()
+
+    def test_every_wrong_path_is_reported(self, folder: Path) -> None:
+        paths = [str(folder / name) for name in ("none.txt", "b.txt", "notes.py")]
+        with pytest.raises(RequestError) as caught:
+            data(paths).check()
+        assert [problem.value for problem in caught.value.problems] == [paths[0], paths[2]]
+
+
+def test_all_mistakes_in_the_arguments_come_at_once() -> None:
+    with pytest.raises(InvalidArguments) as caught:
+        data([], validation=1.0, sequence_length=0)
+    where = [problem.where for problem in caught.value.problems]
+    assert where == ["path", "validation", "sequence_length"]
