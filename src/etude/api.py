@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from etude.config.checks import Checked, check
 from etude.config.compose import compose as compose_config
+from etude.console import show_messages
 from etude.errors import Problem, RequestError
 from etude.runs.record import Record
 from etude.runs.registry import find, scan
@@ -40,6 +41,7 @@ def train(config: DictConfig) -> Run:
     Raises:
         RequestError, RunHeld, RunFailed, Interrupted: see `etude.training.run.train`.
     """
+    show_messages()
     return Run(train_record(config).record)
 
 

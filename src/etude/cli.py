@@ -254,11 +254,13 @@ def _reproduce(arguments: list[str]) -> int:
     parser.add_argument("paper", metavar="PAPER", nargs="*")
     _with_root(parser)
     asked = parser.parse_args(arguments)
-    from etude.papers import reproduce
+    from etude.papers import claims, reproduce
 
     if not asked.paper:
-        reproduce.print_papers()
+        reproduce.print_papers(Path(asked.root))
         return DONE
+    for paper in asked.paper:
+        claims.load(paper)  # a wrong name is refused before anything is measured
     matched = [reproduce.reproduce(paper, Path(asked.root)) for paper in asked.paper]
     return DONE if all(matched) else FAILED
 

@@ -244,6 +244,7 @@ def test_all_mistakes_in_the_sizes_are_reported_together():
 def test_a_size_that_is_not_positive_is_reported_once():
     assert set(problems(dim=0)) == {"dim"}
     assert set(problems(heads=0)) == {"heads"}
+    assert set(problems(vocab_size=None)) == {"vocab_size"}
 
 
 def test_what_a_part_finds_wrong_is_passed_on():

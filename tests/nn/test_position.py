@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -163,9 +164,9 @@ def test_copies_agree(cls):
     position = make(cls)
     x, q = torch.randn(1, 4, 16), torch.randn(1, 2, 4, 8)
     position.embed(x)
-    other = copy.deepcopy(position)
-    torch.testing.assert_close(other.embed(x), position.embed(x))
-    torch.testing.assert_close(other.rotate(q, q), position.rotate(q, q))
+    for other in (copy.deepcopy(position), pickle.loads(pickle.dumps(position))):
+        torch.testing.assert_close(other.embed(x), position.embed(x))
+        torch.testing.assert_close(other.rotate(q, q), position.rotate(q, q))
 
 
 @pytest.mark.parametrize("cls", ALL)

@@ -21,8 +21,8 @@ class Decoder(nn.Module):
     """Embedding, position, a stack of blocks, and logits over the vocabulary.
 
     With learned positions, layer norm, tanh-GELU and pre-norm blocks this is GPT-2 (Radford et al.
-    2019); with rotary positions, RMS norm, SwiGLU and grouped-query attention, Llama (Touvron et
-    al. 2023, arXiv:2302.13971). The parts are factories: a class, a `functools.partial` of one,
+    2019); with rotary positions, RMS norm and SwiGLU, Llama (Touvron et al. 2023,
+    arXiv:2302.13971). The parts are factories: a class, a `functools.partial` of one,
     or any callable that takes the keyword arguments named below.
 
     Args:

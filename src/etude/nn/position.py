@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -85,12 +86,7 @@ class Sinusoidal(Position):
 
     def __init__(self, *, dim: int, heads: int, max_length: int) -> None:
         super().__init__(dim=dim, heads=heads, max_length=max_length)
-
-        def rows(t: Tensor) -> Tensor:
-            angles = t[:, None] * _frequencies(dim, base=10000.0)
-            return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)[:, :dim]
-
-        self.rows = _Table(rows, size=max_length)
+        self.rows = _Table(partial(sinusoids, width=dim), size=max_length)
 
     def embed(self, x: Tensor, start: int = 0) -> Tensor:
         return (x + self.rows(start, start + x.shape[1], x)).to(x.dtype)
@@ -118,13 +114,7 @@ class Rotary(Position):
         checks.positive(base=base)
         checks.that(K % 2 == 0, "dim", dim, f"an even width of each of {heads} heads, not {K}")
         checks.done()
-
-        def rows(t: Tensor) -> Tensor:
-            angles = t[:, None] * _frequencies(K, base)
-            cos, sin = angles.cos(), angles.sin()
-            return torch.stack((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)), 1)
-
-        self.rows = _Table(rows, size=max_length)  # (T, 2, K)
+        self.rows = _Table(partial(rotations, width=K, base=base), size=max_length)
 
     def rotate(self, q: Tensor, k: Tensor, start: int = 0) -> tuple[Tensor, Tensor]:
         cos, sin = self.rows(start, start + q.shape[-2], q).unbind(1)  # (T, K) each
@@ -163,6 +153,19 @@ def alibi_slopes(heads: int) -> list[float]:
     n = 2 ** int(math.log2(heads))
     slopes = [2 ** (-8 * (h + 1) / n) for h in range(n)]
     return slopes + [2 ** (-4 * (h + 1) / n) for h in range(0, 2 * (heads - n), 2)]
+
+
+def sinusoids(t: Tensor, width: int) -> Tensor:
+    """Positions t (T,) to the vectors that `Sinusoidal` adds (T, width)."""
+    angles = t[:, None] * _frequencies(width, base=10000.0)
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)[:, :width]
+
+
+def rotations(t: Tensor, width: int, base: float) -> Tensor:
+    """Positions t (T,) to the cosines (cos, cos) and signed sines (-sin, sin), (T, 2, width)."""
+    angles = t[:, None] * _frequencies(width, base)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)), dim=1)
 
 
 def _frequencies(width: int, base: float) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.optim.schedules import Schedule
-from etude.tasks.seeding import seed_for
+from etude.tasks.seeding import seed_for, seed_generators
 
 MicroBatch = dict[str, Any]
 
@@ -83,7 +83,7 @@ class Task(pl.LightningModule):
             optimizer.zero_grad()
             losses.clear()
             for index, micro in enumerate(batch):
-                torch.manual_seed(seed_for(self.seed, step, index, self.global_rank))
+                seed_generators(seed_for(self.seed, step, index, self.global_rank), self.device)
                 with self._no_sync_before(index == len(batch) - 1):
                     loss = self.loss(micro) / micro["step_targets"]
                     # data-parallel strategies average over ranks; the sum is what is wanted

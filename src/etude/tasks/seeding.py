@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import struct
 
+import torch
+
 INITIALISATION = -1
 """The `step` of the weights' initialisation."""
 
@@ -17,3 +19,16 @@ def seed_for(seed: int, step: int, micro: int = 0, rank: int = 0) -> int:
     """A 63-bit seed, unrelated for any two different arguments (BLAKE2b)."""
     key = struct.pack("<qqqq", seed, step, micro, rank)
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seeds the generators that dropout on `device` draws from.
+
+    `torch.manual_seed` does more: where CUDA was never used it formats a stack trace and queues
+    it, at each call.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)

@@ -73,8 +73,12 @@ def verify(folder: Path) -> None:
     Raises:
         RequestError: names the first file that is missing or differs.
     """
-    for name, expected in read_json(folder / MANIFEST)["sha256"].items():
-        file = folder / name
+    manifest = read_json(folder / MANIFEST)
+    hashes = manifest.get("sha256") if isinstance(manifest, dict) else None
+    if not isinstance(hashes, dict):
+        raise RequestError(Problem(str(folder / MANIFEST), "a sha256 for each file", manifest))
+    for name in (WEIGHTS, STATE):
+        file, expected = folder / name, str(hashes.get(name))
         found = sha256_file(file) if file.is_file() else "no such file"
         if found != expected:
             raise RequestError(Problem(str(file), f"sha256 {expected[:12]}...", found[:12]))
@@ -89,6 +93,9 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
 def retain(folder: Path, keep: set[int], keep_every: int | None) -> None:
     """Removes checkpoints but those at the steps `keep` and at multiples of `keep_every`."""
     for path in folder.glob("step-*"):
-        step = int(path.name.removeprefix("step-"))
+        digits = path.name.removeprefix("step-")
+        if not digits.isdecimal():  # somebody's copy
+            continue
+        step = int(digits)
         if step not in keep and not (keep_every and step % keep_every == 0):
             remove_folder(path)

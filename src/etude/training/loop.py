@@ -92,8 +92,9 @@ class RunLoop(pl.Callback):
         self._checked = 0  # how many of them are known to be finite
         self._seconds = 0.0  # spent training, over all starts
         self._clock = time.monotonic()
+        self._row: dict[str, Any] | None = None  # waits for the validation of its step
         self._validation_due = False
-        self._validated: dict[str, float] = {}
+        self._stopped_early = False
         self._saved_step = -1
         self.best: dict[str, Any] | None = None
 
@@ -104,8 +105,10 @@ class RunLoop(pl.Callback):
         return {
             "losses": [float(value) for value in self._losses],
             "norms": [float(value) for value in self._norms],
-            "seconds": self._seconds + time.monotonic() - self._clock,
+            "seconds": self.seconds,
+            "row": self._row,
             "validation_due": self._validation_due,
+            "stopped_early": self._stopped_early,
             "best": self.best,
         }
 
@@ -115,19 +118,36 @@ class RunLoop(pl.Callback):
         self._norms = list(state_dict["norms"])
         self._checked = len(self._losses)
         self._seconds = state_dict["seconds"]
+        self._row = state_dict["row"]
         self._validation_due = state_dict["validation_due"]
+        self._stopped_early = state_dict["stopped_early"]
         self.best = state_dict["best"]
+
+    @property
+    def seconds(self) -> float:
+        """Time spent training over all starts; what a kill threw away is not counted."""
+        return self._seconds + time.monotonic() - self._clock
+
+    def close(self) -> None:
+        """Gives the signals back and takes the progress bar away, however training ended."""
+        self.signals.restore()
+        if self.progress is not None:
+            self.progress.close()
 
     # -- hooks ------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.signals.install()
+        self.signals.install()  # Lightning has put its own SIGTERM handler before ours
         self._clock = time.monotonic()
-        self._saved_step = trainer.global_step
-        self.progress = Progress(self.total_steps, trainer.global_step, self.tokens_per_step)
+        step = self._saved_step = trainer.global_step
+        # A row of this very step is there if its validation was made up for before, then lost.
+        self.record.metrics.cut_after(step - 1 if self._validation_due else step)
+        self.progress = Progress(self.total_steps, step, self.tokens_per_step)
         if self._validation_due:
             trainer.fit_loop.epoch_loop.val_loop.restarting = False
-            self._validate_and_save(trainer, trainer.global_step)
+            self._validate_and_save(trainer, step)
+        if self._stopped_early or step >= self.total_steps:
+            trainer.should_stop = True
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
@@ -156,11 +176,6 @@ class RunLoop(pl.Callback):
         if self._saved_step != trainer.global_step:  # a callback asked to stop early
             self._save(trainer, trainer.global_step)
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self.signals.restore()
-        if self.progress is not None:
-            self.progress.close()
-
     # -- one thing each ---------------------------------------------------------------------
 
     def _write_row(self, trainer: pl.Trainer, step: int) -> None:
@@ -169,7 +184,7 @@ class RunLoop(pl.Callback):
         row: dict[str, Any] = {
             "step": step,
             "tokens": step * self.tokens_per_step,
-            "time": round(self._seconds + time.monotonic() - self._clock, 3),
+            "time": round(self.seconds, 3),
             "train/loss": math.fsum(losses) / len(losses),
         }
         if self._norms:
@@ -177,7 +192,7 @@ class RunLoop(pl.Callback):
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         self._losses, self._norms, self._checked = [], [], 0
         if step % self.val_interval == 0 or step >= self.total_steps:
-            self._row = row  # completed by the validation that follows
+            self._row = row
         else:
             self._append(row)
 
@@ -211,9 +226,8 @@ class RunLoop(pl.Callback):
             if not math.isfinite(value):
                 raise Diverged(name, step, value)
         self._validation_due = False
-        row = self.__dict__.pop("_row", None)
-        if row is None:
-            row = {"step": step, "tokens": step * self.tokens_per_step}
+        row = self._row or {"step": step, "tokens": step * self.tokens_per_step}
+        self._row = None
         self._append(row | metrics)
         monitor = getattr(trainer.lightning_module, "monitor", "val/loss")
         improved = self.best is None or metrics[monitor] < self.best["value"]
@@ -225,6 +239,8 @@ class RunLoop(pl.Callback):
 
     def _save(self, trainer: pl.Trainer, step: int) -> None:
         self._check_finite(step)
+        _check_weights(trainer.lightning_module, step)
+        self._stopped_early = trainer.should_stop
         folder: Path = self.record.path / "checkpoints"
         trainer.save_checkpoint(checkpoint_path(folder, step))
         before, self._saved_step = self._saved_step, step
@@ -233,12 +249,12 @@ class RunLoop(pl.Callback):
         retain(folder, {step, before, best}, self.keep_every)
 
     def _stop_if_asked(self, trainer: pl.Trainer, step: int) -> None:
-        if step >= self.total_steps:
-            return
         if self.signals.requested is not None:
             if self._saved_step != step:
                 self._save(trainer, step)
             raise Interrupted(self.signals.requested)
+        if step >= self.total_steps or trainer.should_stop:
+            return
         if self.stop_at_step is not None and step >= self.stop_at_step:
             if self._saved_step != step:
                 self._save(trainer, step)
@@ -250,6 +266,16 @@ def _numbers(values: list[Tensor | float]) -> list[float]:
     if not values:
         return []
     return torch.stack([torch.as_tensor(value) for value in values]).tolist()
+
+
+def _check_weights(module: torch.nn.Module, step: int) -> None:
+    """Raises `Diverged` for weights that are no finite numbers: a gradient's NaN, before any loss.
+
+    Without clipping nobody looks at the gradients, and a checkpoint must not hold what they did.
+    """
+    finite = [parameter.detach().isfinite().all() for parameter in module.parameters()]
+    if not bool(torch.stack(finite).all()):
+        raise Diverged("a weight", step, math.nan)
 
 
 def _validate(trainer: pl.Trainer) -> dict[str, float]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from etude.runs.lock import RunLock
 from etude.runs.record import DONE, FORMAT, Record, label_of, run_folder
 from etude.runs.signature import group, signature
 from etude.training.build import Parts, build_model, build_parts
+from etude.training.checkpoints import verify
 
 log = logging.getLogger("etude")
 
@@ -92,6 +92,11 @@ def _train_claimed(
     data, settings = parts.data, parts.trainer
     total = settings.total_steps(data.steps_per_epoch)
     checkpoint, step = _resume_point(record)
+    pause = checked.run.stop_at_step
+    if pause is not None and pause <= step < total:
+        record.update(status="paused")
+        log.info("paused before, at step %d of %d: %s", step, total, record.path)
+        return Outcome("paused", record, reused=True)
     data.attach(
         seed=checked.seed,
         micro_batch=settings.micro_batch,
@@ -109,7 +114,12 @@ def _train_claimed(
         tokens_per_step=data.tokens_per_step,
         watch_gradients=settings.lightning["precision"] != "16-mixed",
     )
-    trainer = settings.build(total_steps=total, callbacks=[loop, *parts.callbacks])
+    trainer = settings.build(
+        # A run that was stopped at its end starts once more, for what was left undone there.
+        total_steps=total if step < total else step + 1,
+        callbacks=[loop, *parts.callbacks],
+        folder=record.path,
+    )
     task = parts.task(
         model=model,
         optimizer=parts.optimizer,
@@ -119,7 +129,6 @@ def _train_claimed(
         gradient_clip_val=settings.gradient_clip_val,
     )
     _begin(record, checked, data, model, whole, total, step)
-    record.metrics.cut_after(step)
     if step:
         log.info("continues from step %d of %d: %s", step, total, record.path)
     else:
@@ -130,16 +139,20 @@ def _train_claimed(
             total,
             record.path,
         )
-    began = time.monotonic()
     try:
-        trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
+        try:
+            loop.signals.install()
+            trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
+        finally:
+            loop.close()
         if epilogue is not None:
             epilogue(record, LanguageModel(model.cpu().eval(), data.tokenizer_))
     except Paused as pause:
         record.update(status="paused")
         log.info("%s", pause)
         return Outcome("paused", record)
-    except Interrupted:
+    except Interrupted as stop:
+        log.debug("%s", stop)
         record.update(status="interrupted")
         raise
     except KeyboardInterrupt:
@@ -163,7 +176,7 @@ def _train_claimed(
         finished=provenance.now(),
         step=trainer.global_step,
         tokens=trainer.global_step * data.tokens_per_step,
-        seconds=round(record.info.get("seconds", 0.0) + time.monotonic() - began, 2),
+        seconds=round(loop.seconds, 2),
         final={key: value for row in rows[-1:] for key, value in row.items() if "/" in key},
         best=loop.best,
     )
@@ -260,6 +273,7 @@ def cache_folder(checked: Checked) -> Path:
 @contextmanager
 def claimed(folder: Path, *, wait: bool) -> Iterator[Record]:
     """Holds the run's folder; leaves no folder behind if nothing was recorded in it."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock = RunLock(folder)
     lock.acquire(wait=wait)
@@ -272,6 +286,9 @@ def claimed(folder: Path, *, wait: bool) -> Iterator[Record]:
     finally:
         if not (folder / "run.json").exists():
             shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # another run lies there by now
+                for path in new[1:]:
+                    path.rmdir()
         lock.release()
 
 
@@ -281,18 +298,27 @@ def logging_to(path: Path) -> Iterator[None]:
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("etude")
+    level = logger.level
     logger.setLevel(logging.DEBUG)
     logger.addHandler(handler)
     try:
         yield
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(level)
         handler.close()
 
 
 def _resume_point(record: Record) -> tuple[Path | None, int]:
-    found = record.checkpoints()
-    return (found[-1][1], found[-1][0]) if found else (None, 0)
+    """The latest checkpoint that is as it was written, and its step; None and 0 without one."""
+    for step, folder in reversed(record.checkpoints()):
+        try:
+            verify(folder)
+        except RequestError as error:
+            log.warning("%s is damaged, going back to the one before: %s", folder.name, error)
+        else:
+            return folder, step
+    return None, 0
 
 
 def _begin(
@@ -302,6 +328,7 @@ def _begin(
         data.tokenizer_.save(record.path / "tokenizer.json")
         record.write_config(plain_yaml(checked.config), checked.run.overrides)
     starts = [*record.info.get("starts", []), provenance.start(step)]
+    record.info.pop("error", None)
     record.update(
         format=FORMAT,
         name=checked.name,
@@ -322,7 +349,6 @@ def _begin(
         notes=checked.run.notes,
         starts=starts,
     )
-    record.info.pop("error", None)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

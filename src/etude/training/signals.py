@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import signal
 import threading
 from types import FrameType
@@ -10,7 +10,6 @@ from typing import Any
 
 from etude.errors import Interrupted
 
-log = logging.getLogger("etude")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -24,24 +23,28 @@ class StopSignals:
     def __init__(self) -> None:
         self.requested: int | None = None
         self._before: dict[int, Any] = {}
+        self._process = os.getpid()
 
     def install(self) -> None:
-        """Takes over SIGINT and SIGTERM."""
+        """Takes over SIGINT and SIGTERM, or takes them back from whoever came in between."""
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
-                self._before[number] = signal.signal(number, self._handle)
+                before = signal.signal(number, self._handle)
+                self._before.setdefault(number, before)
 
     def restore(self) -> None:
-        """Gives both signals back to whoever had them."""
+        """Gives both signals back to whoever had them before the first `install`."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a loader's worker: it ends when training does
+            return
         if self.requested is not None:
             raise Interrupted(signum, "stopped at once; the last checkpoint stands")
         self.requested = signum
-        log.warning(
-            "%s: saving at the next step, then stopping (once more stops at once)",
-            signal.Signals(signum).name,
-        )
+        # Not by the log: its stream may be in the middle of a write, which cannot be re-entered.
+        name = signal.Signals(signum).name
+        told = f"{name}: saving after this step, then stopping (once more stops at once)\n"
+        os.write(2, told.encode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
+from pathlib import Path
 from typing import Any
 
 from etude.errors import Checks, Problem, RequestError
@@ -128,8 +129,14 @@ class Trainer:
             return max(1, round(self.val_check_interval * total_steps))
         return int(self.val_check_interval)
 
-    def build(self, *, total_steps: int, callbacks: list[Any]) -> Any:
+    def build(self, *, total_steps: int, callbacks: list[Any], folder: Path) -> Any:
         """The `pytorch_lightning.Trainer`, quiet, writing nothing of its own.
+
+        Args:
+            total_steps: where Lightning stops.
+            callbacks: what happens between steps.
+            folder: the run's; Lightning would take any `hpc_ckpt_*` in its default, the working
+                folder, for a checkpoint of this run.
 
         Raises:
             RequestError: Lightning refuses the accelerator, the devices or the precision.
@@ -149,6 +156,7 @@ class Trainer:
                 val_check_interval=total_steps + 1,
                 check_val_every_n_epoch=None,
                 logger=False,
+                default_root_dir=folder,
                 callbacks=callbacks,
                 plugins=[FolderCheckpointIO()],
                 enable_checkpointing=False,

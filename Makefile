@@ -1,0 +1,49 @@
+# `make train` and `make test` set up what they need, in .venv, from the lock.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+
+.PHONY: help setup train test test-all lint bench lock clean
+
+help:
+	@echo "make train     train the first model (about 3 minutes on two CPU cores)"
+	@echo "make test      the quick tests"
+	@echo "make test-all  all tests"
+	@echo "make lint      ruff, mypy, and the rooms' import contract"
+	@echo "make bench     the cost of a step against a plain PyTorch loop"
+	@echo "make lock      resolve all versions anew"
+
+setup: .venv/ready
+
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+train: setup
+	$(BIN)/etude train
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/python benchmarks/overhead.py
+
+lock:
+	rm -rf .venv-lock
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet "torch==2.13.0" ".[dev]"
+	.venv-lock/bin/python -m pip freeze --exclude etude | sed 's/+cpu//; s/^torch @ .*/torch==2.13.0/' > requirements.lock
+	rm -rf .venv-lock
+
+clean:
+	rm -rf .venv .venv-lock .mypy_cache .ruff_cache .pytest_cache .hypothesis

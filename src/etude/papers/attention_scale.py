@@ -1,0 +1,184 @@
+"""The 1/sqrt(d_k) in attention (Vaswani et al. 2017, section 3.2.1 and its footnote 4).
+
+Queries and keys are drawn with independent components of mean 0 and variance 1, as the footnote
+assumes, and go through the project's own attention with its scale and with a scale of 1. All is
+read from the weights that attention applies to the values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from etude.errors import Checks
+from etude.nn.attention import reference_attention
+from etude.papers.claims import Reading
+
+SCALED, UNSCALED = "#1d4ed8", "#c2410c"
+EXPECTED: dict[str, Any] = {"color": "black", "linestyle": ":", "linewidth": 1.2, "zorder": 3}
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """What the softmax of one attention looks like, over all its heads and queries.
+
+    Attributes:
+        variance: of a query's logits over the keys, mean.
+        entropy: of a query's weights, nats, mean.
+        gradient: dp/dx = p (1 - p) of a weight p by its own logit x, median over queries and keys.
+    """
+
+    variance: float
+    entropy: float
+    gradient: float
+
+
+def look(weights: Tensor) -> Softmax:
+    """`Softmax` of attention weights (B, H, T, S), whose rows sum to 1.
+
+    The logits of a query are the logarithms of its weights up to a constant, which a variance
+    does not see. In float64 the weights of logits up to 700 apart are still above zero.
+    """
+    return Softmax(
+        variance=weights.log().var(dim=-1).mean().item(),
+        entropy=torch.special.entr(weights).sum(dim=-1).mean().item(),
+        gradient=(weights * (1 - weights)).median().item(),
+    )
+
+
+class AttentionScale:
+    """Measures the softmax of random attention over d_k, with the scale and without.
+
+    Readings, with the negative control in brackets, for every width d_k above 1:
+        `variance/d_k`: of the unscaled logits (of the scaled).
+        `scaled_variance/d_k`: of the scaled logits (of the unscaled).
+        `entropy_gap/d_k`: entropy scaled minus unscaled, nats (at d_k = 1, where the scale is 1).
+        `gradient_ratio/d_k`: gradient unscaled over scaled (at d_k = 1).
+
+    Args:
+        widths: the values of d_k; 1 must be among them.
+        heads: H, independent repetitions within a seed.
+        queries: T.
+        keys: S.
+
+    Raises:
+        InvalidArguments: widths without 1, sizes that are not positive, fewer than two keys.
+    """
+
+    def __init__(self, *, widths: list[int], heads: int, queries: int, keys: int) -> None:
+        checks = Checks()
+        checks.positive(heads=heads, queries=queries, keys=keys)
+        checks.that(keys != 1, "keys", keys, "two or more: over one key a softmax is 1")
+        expected = "positive widths, 1 among them for the control"
+        checks.that(1 in widths and min(widths) > 0, "widths", widths, expected)
+        checks.done()
+        self.widths = sorted(set(widths))
+        self.heads, self.queries, self.keys = heads, queries, keys
+
+    def measure(self, seeds: Sequence[int], figures: Path) -> dict[str, Reading]:
+        """The readings, and the figure `softmax.png`."""
+        scaled: dict[int, list[Softmax]] = {width: [] for width in self.widths}
+        unscaled: dict[int, list[Softmax]] = {width: [] for width in self.widths}
+        for seed in seeds:
+            random = torch.Generator().manual_seed(seed)
+            for width in self.widths:
+                q, k = self.draw(width, random)
+                scaled[width].append(look(self.attend(q, k, scale=None)))
+                unscaled[width].append(look(self.attend(q, k, scale=1.0)))
+        plot(scaled, unscaled, self.keys, figures / "softmax.png")
+        return _readings(scaled, unscaled)
+
+    def draw(self, width: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Queries (1, H, T, K) and keys (1, H, S, K) whose components are independent N(0, 1)."""
+        q, k = (
+            torch.randn(1, self.heads, length, width, generator=random, dtype=torch.float64)
+            for length in (self.queries, self.keys)
+        )
+        return q, k
+
+    def attend(self, q: Tensor, k: Tensor, scale: float | None) -> Tensor:
+        """Attention weights (1, H, T, S): what attention returns when v is the identity."""
+        v = torch.eye(self.keys, dtype=q.dtype).expand(1, self.heads, -1, -1)
+        return reference_attention(q, k, v, causal=False, scale=scale)
+
+
+def _readings(
+    scaled: dict[int, list[Softmax]], unscaled: dict[int, list[Softmax]]
+) -> dict[str, Reading]:
+    pairs = {d: list(zip(scaled[d], unscaled[d], strict=True)) for d in scaled}
+    gap = {d: [with_.entropy - without.entropy for with_, without in pairs[d]] for d in pairs}
+    ratio = {d: [without.gradient / with_.gradient for with_, without in pairs[d]] for d in pairs}
+    found: dict[str, Reading] = {}
+    for d in (width for width in pairs if width > 1):
+        large, one = [s.variance for s in unscaled[d]], [s.variance for s in scaled[d]]
+        found[f"variance/{d}"] = Reading(large, one)
+        found[f"scaled_variance/{d}"] = Reading(one, large)
+        found[f"entropy_gap/{d}"] = Reading(gap[d], gap[1])
+        found[f"gradient_ratio/{d}"] = Reading(ratio[d], ratio[1])
+    return found
+
+
+def plot(
+    scaled: dict[int, list[Softmax]],
+    unscaled: dict[int, list[Softmax]],
+    keys: int,
+    path: Path,
+) -> None:
+    """Variance, entropy and gradient over d_k, beside what Gaussian logits would give.
+
+    Logits N(0, 1) over S keys have an expected entropy of about ln S - 1/2: ln Z is about
+    ln S + 1/2, of which the mean logit under the weights, 1, is subtracted.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    widths = sorted(scaled)
+    panels = [
+        ("variance", "variance of the logits", ""),
+        ("entropy", "entropy of the softmax", "nats"),
+        ("gradient", "gradient of the median weight", "p (1 − p)"),
+    ]
+    for axes, (field, title, unit) in zip(figure.subplots(1, 3), panels, strict=True):
+        for found, colour, label in (
+            (unscaled, UNSCALED, r"logits $q\cdot k$"),
+            (scaled, SCALED, r"logits $q\cdot k\,/\sqrt{d_k}$"),
+        ):
+            means = [fmean(getattr(one, field) for one in found[width]) for width in widths]
+            axes.plot(widths, means, "o-", color=colour, markersize=4, linewidth=1.6, label=label)
+        _dress(axes, title, unit, widths)
+
+    variance, entropy, gradient = figure.axes
+    variance.set_yscale("log", base=2)
+    variance.set_yticks(widths, labels=[str(width) for width in widths])
+    variance.plot(widths, widths, label="$d_k$, footnote 4", **EXPECTED)
+    variance.legend(frameon=False)
+    uniform = math.log(keys)
+    entropy.set_ylim(0, uniform * 1.12)
+    for height, text, side in (
+        (uniform, f"ln {keys}: all weights equal", "bottom"),
+        (uniform - 0.5, f"ln {keys} − 1/2", "top"),
+    ):
+        entropy.axhline(height, **EXPECTED)
+        entropy.annotate(text, (widths[-1], height), xytext=(0, 3 if side == "bottom" else -5),
+                         textcoords="offset points", ha="right", va=side, fontsize=8)
+    gradient.set_yscale("log")
+    figure.savefig(path, metadata={"Software": None})
+
+
+def _dress(axes: Any, title: str, unit: str, widths: Sequence[int]) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(widths, labels=[str(width) for width in widths])
+    axes.set_xlabel("$d_k$")
+    axes.set_ylabel(unit)
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,223 @@
+"""What a paper claims, as data: `conf/paper/<paper>.yaml`, closed against misspelt keys."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from omegaconf import OmegaConf
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
+
+from etude.config.nodes import Node, check_node
+from etude.config.paths import conf_dir
+from etude.errors import Checks, InvalidArguments, Problem, RequestError, nearest
+
+CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Tolerance:
+    """When a measured value agrees with a cell: one rule of the four.
+
+    Attributes:
+        relative: at most this share of the published value away from it.
+        absolute: at most this far from the published value, in the cell's unit.
+        above, below: a strict inequality, where the paper states no number.
+    """
+
+    relative: float | None = None
+    absolute: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def __post_init__(self) -> None:
+        checks = Checks()
+        stated = [f.name for f in fields(self) if getattr(self, f.name) is not None]
+        expected = "one of relative, absolute, above, below"
+        checks.that(len(stated) == 1, "", ", ".join(stated) or "nothing", expected)
+        for key in ("relative", "absolute"):
+            width = getattr(self, key)
+            checks.that(width is None or width >= 0, key, width, "0 or more")
+        checks.done()
+
+    @property
+    def has_unit(self) -> bool:
+        """Whether the rule's number has the unit of the cell: all but a share."""
+        return self.relative is None
+
+    @property
+    def needs_published(self) -> bool:
+        """Whether the rule is a band around a published number."""
+        return self.relative is not None or self.absolute is not None
+
+    def admits(self, value: float, published: float | None) -> bool:
+        """Whether `value` agrees; NaN never does."""
+        if self.above is not None:
+            return value > self.above
+        if self.below is not None:
+            return value < self.below
+        assert published is not None  # a `Cell` holds a band and its number together
+        width = self.absolute if self.relative is None else self.relative * abs(published)
+        assert width is not None
+        return abs(value - published) <= width
+
+    def __str__(self) -> str:
+        if self.relative is not None:
+            return f"± {100 * self.relative:g} %"
+        if self.absolute is not None:
+            return f"± {self.absolute:g}"
+        return f"> {self.above:g}" if self.above is not None else f"< {self.below:g}"
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Cell:
+    """One value of a paper's table, and what would count as finding it again.
+
+    Attributes:
+        key: which reading of the measurement it is compared with.
+        says: what the value is.
+        published: the number that the paper states or implies; None where it has only words.
+        read: where in the paper.
+        tolerance: when a measured value agrees.
+        because: why the tolerance is what it is.
+        control: the negative control, a case in which the claim must not be found.
+        unit: of the value; empty for a pure number.
+    """
+
+    key: str
+    says: str
+    published: float | None
+    read: str
+    tolerance: Tolerance
+    because: str
+    control: str
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        checks = Checks()
+        if self.tolerance.needs_published:
+            expected = "a number, which the tolerance is a band around"
+            checks.that(self.published is not None, "published", self.published, expected)
+        else:
+            expected = "null: the tolerance is an inequality and would ignore it"
+            checks.that(self.published is None, "published", self.published, expected)
+        checks.done()
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Paper:
+    """A paper's claim and everything needed to measure it here.
+
+    Attributes:
+        title, claim, citation, link: of the paper; the claim in a sentence.
+        tier: the machine that the measurement needs.
+        cost: the time it takes there.
+        seeds: one measurement each.
+        measure: a config node that builds a `Measurement`.
+        cells: the table.
+    """
+
+    title: str
+    claim: str
+    citation: str
+    link: str
+    tier: Literal["cpu", "gpu"]
+    cost: str
+    seeds: list[int]
+    measure: dict[str, Any]
+    cells: list[Cell]
+
+    def __post_init__(self) -> None:
+        checks = Checks()
+        keys = [cell.key for cell in self.cells]
+        checks.that(len(keys) == len(set(keys)) > 0, "cells", keys, "cells with different keys")
+        distinct = len(self.seeds) == len(set(self.seeds)) > 0
+        checks.that(distinct, "seeds", self.seeds, "different seeds, at least one")
+        checks.done()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was measured for a cell.
+
+    Attributes:
+        values: one a seed.
+        controls: the negative control's, in the same order.
+    """
+
+    values: list[float]
+    controls: list[float]
+
+
+class Measurement(Protocol):
+    """What a paper's `measure` builds."""
+
+    def measure(self, seeds: list[int], figures: Path) -> dict[str, Reading]:
+        """The readings by cell key; PNG files go to the folder `figures`, which exists."""
+
+
+def names() -> list[str]:
+    """The papers that are ready, by the names of their files."""
+    return sorted(path.stem for path in (conf_dir() / "paper").glob("*.yaml"))
+
+
+def load(name: str) -> Paper:
+    """The paper in `conf/paper/<name>.yaml`.
+
+    Raises:
+        RequestError: there is no such paper, or its file has mistakes; names their key paths.
+    """
+    if name not in names():
+        raise RequestError(Problem("PAPER", "a paper that is ready", name, nearest(name, names())))
+    return read(conf_dir() / "paper" / f"{name}.yaml")
+
+
+def read(path: Path) -> Paper:
+    """The paper in a file; see `load`."""
+    from etude.api import read_config
+
+    plain = OmegaConf.to_container(read_config(path), resolve=False)
+    try:
+        return TypeAdapter(Paper).validate_python(plain)
+    except ValidationError as error:
+        found = [problem for details in error.errors() for problem in _problems(details)]
+        raise RequestError(_in_file(path.stem, problem) for problem in found) from error
+
+
+def measurement(name: str, paper: Paper) -> Node:
+    """The checked node that builds the paper's `Measurement`; its canonical form is the settings.
+
+    Raises:
+        RequestError: the node `measure` does not fit its constructor.
+    """
+    node, problems = check_node("measure", paper.measure, ())
+    if problems:
+        raise RequestError(_in_file(name, problem) for problem in problems)
+    return node
+
+
+def _problems(details: ErrorDetails) -> list[Problem]:
+    where = _key_path(details["loc"])
+    refused = details.get("ctx", {}).get("error")
+    if isinstance(refused, InvalidArguments):
+        return [problem.under(where) for problem in refused.problems]
+    if details["type"] == "unexpected_keyword_argument":
+        known = [f.name for kind in (Paper, Cell, Tolerance) for f in fields(kind)]
+        hint = nearest(str(details["loc"][-1]), known)
+        return [Problem(where, "a key that papers have", details["input"], hint)]
+    if details["type"] == "missing":
+        return [Problem(where, "a value: it has no default")]
+    return [Problem(where, "a value that fits", details["input"], details["msg"])]
+
+
+def _key_path(loc: tuple[int | str, ...]) -> str:
+    """("cells", 0, "key") as `cells[0].key`."""
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
+    return path.removeprefix(".")
+
+
+def _in_file(name: str, problem: Problem) -> Problem:
+    return replace(problem, where=f"conf/paper/{name}.yaml: {problem.where}")

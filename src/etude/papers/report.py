@@ -1,0 +1,148 @@
+"""What a reproduction leaves: the table on the screen, `report.md`, and `result.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from etude.errors import Problem, RequestError
+from etude.papers.claims import Cell, Paper, Reading
+from etude.papers.verdict import Verdict, judge, overall
+from etude.runs import provenance
+from etude.runs.files import read_json
+
+FORMAT = 1
+COLUMNS = ("cell", "published", "ours", "tolerance", "control", "verdict")
+
+
+def rows(paper: Paper, readings: Mapping[str, Reading]) -> list[list[str]]:
+    """The paper's table, one row a cell in the order of `COLUMNS`."""
+    return [
+        [
+            cell.key,
+            "in words" if cell.published is None else _with_unit(f"{cell.published:.4g}", cell),
+            _with_unit(_mean(reading.values), cell) if reading else "",
+            _with_unit(str(cell.tolerance), cell) if cell.tolerance.has_unit else str(cell.tolerance),
+            _with_unit(_mean(reading.controls), cell) if reading else "",
+            str(judge(cell, reading)),
+        ]
+        for cell, reading in ((cell, readings.get(cell.key)) for cell in paper.cells)
+    ]
+
+
+def verdict_of(paper: Paper, readings: Mapping[str, Reading]) -> Verdict:
+    """The whole paper's verdict."""
+    return overall([judge(cell, readings.get(cell.key)) for cell in paper.cells])
+
+
+def result(
+    name: str, paper: Paper, settings: Mapping[str, Any], readings: Mapping[str, Reading]
+) -> dict[str, Any]:
+    """The content of `result.json`: what was measured, with what, and how it was judged."""
+    where = {key: value for key, value in provenance.start(0).items() if key != "step"}
+    return {
+        "format": FORMAT,
+        "paper": name,
+        "verdict": str(verdict_of(paper, readings)),
+        "cells": {
+            cell.key: {
+                "published": cell.published,
+                "tolerance": str(cell.tolerance),
+                "verdict": str(judge(cell, readings.get(cell.key))),
+            }
+            for cell in paper.cells
+        },
+        "seeds": list(paper.seeds),
+        "measure": dict(settings),
+        "readings": {key: asdict(reading) for key, reading in readings.items()},
+        "measured": where,
+    }
+
+
+def read_verdict(path: Path, paper: Paper, settings: Mapping[str, Any]) -> Verdict:
+    """What the readings in a `result.json` say to the paper's cells as they are today.
+
+    Readings of other settings or seeds are none of this measurement: not run.
+
+    Raises:
+        RequestError: the file is damaged, or a newer Étude wrote it.
+    """
+    if not path.is_file():
+        return Verdict("not run")
+    found = read_json(path)
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise RequestError(Problem(str(path), f"a result of format {FORMAT}"))
+    if found.get("measure") != dict(settings) or found.get("seeds") != list(paper.seeds):
+        return Verdict("not run", why="settings changed")
+    try:
+        readings = TypeAdapter(dict[str, Reading]).validate_python(found.get("readings"))
+    except ValidationError as error:
+        reason = str(error.errors()[0]["msg"])
+        raise RequestError(Problem(f"{path}: readings", "numbers a cell", hint=reason)) from error
+    return verdict_of(paper, readings)
+
+
+def markdown(name: str, paper: Paper, found: Mapping[str, Any], figures: Sequence[str]) -> str:
+    """The text of `report.md`.
+
+    Args:
+        name: the paper's.
+        paper: what was claimed.
+        found: the content of `result.json`.
+        figures: file names in `figures/`.
+    """
+    readings = TypeAdapter(dict[str, Reading]).validate_python(found["readings"])
+    where = found["measured"]
+    settings = {key: value for key, value in found["measure"].items() if key != "_target_"}
+    told = ", ".join(f"{key} {value}" for key, value in settings.items())
+    parts = [
+        f"# {paper.title}",
+        f"{paper.claim}.",
+        f"{paper.citation} <{paper.link}>",
+        f"**Verdict: {found['verdict']}.**",
+        _table(COLUMNS, rows(paper, readings)),
+        "`ours` and `control` are means over the seeds, with the standard deviation between them. "
+        "The control is a case in which the claim must not be found. Where the paper has only "
+        "words, the threshold is ours: such a match supports the words, no printed number.",
+        *(f"![{Path(figure).stem}](figures/{figure})" for figure in figures),
+        "## Cells",
+        *(_cell(cell) for cell in paper.cells),
+        "## Measured",
+        f"Seeds {', '.join(map(str, found['seeds']))}; {told}. "
+        f"Commit {where['commit'] or 'unknown'}, source {where['source']}, "
+        f"torch {where['versions']['torch']}, {where['time']}.",
+        f"```\netude reproduce {name}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _cell(cell: Cell) -> str:
+    return "\n".join(
+        (
+            f"**`{cell.key}`**: {cell.says}.",
+            f"- read: {cell.read}",
+            f"- tolerance {cell.tolerance}: {cell.because}",
+            f"- control: {cell.control}",
+        )
+    )
+
+
+def _table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    cells = [columns, ["---"] * len(columns), *lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
+
+
+def _mean(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    spread = f" ± {stdev(values):.1g}" if len(values) > 1 else ""
+    return f"{fmean(values):.4g}{spread}"
+
+
+def _with_unit(text: str, cell: Cell) -> str:
+    return f"{text} {cell.unit}".strip()

@@ -1,0 +1,118 @@
+"""What tests of several rooms share: a cache of their own, small corpora, the command in-process."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+WORDS = "the quick brown fox jumps over lazy dogs and cats while rain falls on quiet hills".split()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Prepared data goes to a temporary folder, never to the home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ETUDE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def write_corpus() -> Callable[..., Path]:
+    """`write_corpus(path, lines=120, seed=0)` writes lines of common words, and returns the path."""
+
+    def write(path: Path, lines: int = 120, seed: int = 0) -> Path:
+        draw = random.Random(seed)
+        text = (" ".join(draw.choices(WORDS, k=8)) + ".\n" for _ in range(lines))
+        path.write_text("".join(text), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, write_corpus: Callable[..., Path]) -> Path:
+    """A text of some six thousand characters."""
+    return write_corpus(tmp_path / "corpus.txt")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command left: its exit code, and both outputs."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def etude() -> Callable[..., Answer]:
+    """`etude("train", "seed=1", cwd=folder)` runs the command in this process."""
+
+    def call(*words: str | Path, cwd: Path | None = None) -> Answer:
+        from etude import cli
+
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            contextlib.chdir(cwd or Path.cwd()),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            _fresh_logging(),
+        ):
+            code = cli.run([os.fspath(word) for word in words])
+        return Answer(code, out.getvalue(), err.getvalue())
+
+    return call
+
+
+@contextlib.contextmanager
+def _fresh_logging() -> Iterator[None]:
+    """As in a new process: no handlers yet. Puts back what was there, and SIGTERM's handler."""
+    loggers = [logging.getLogger(), logging.getLogger("etude")]
+    before = [(logger.handlers[:], logger.level) for logger in loggers]
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    for logger in loggers:
+        logger.handlers[:] = []
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, on_sigterm)
+        for logger, (handlers, level) in zip(loggers, before, strict=True):
+            logger.handlers[:] = handlers
+            logger.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., list[str]]:
+    """`tiny(corpus, root)`: overrides of a run that takes half a second, recorded under `root`."""
+
+    def overrides(corpus: Path, root: Path, *more: str) -> list[str]:
+        return [
+            "experiment=shakespeare_char",
+            "name=tiny",
+            f"data.path={corpus}",
+            "data.sequence_length=8",
+            "data.batch.examples=4",
+            "model.layers=1",
+            "model.heads=1",
+            "model.dim=8",
+            "trainer.max_steps=10",
+            "trainer.val_check_interval=5",
+            "trainer.log_every_n_steps=5",
+            "trainer.accelerator=cpu",
+            "schedule.warmup_steps=2",
+            f"run.root={root}",
+            "run.samples=1",
+            "run.sample_tokens=5",
+            *more,
+        ]
+
+    return overrides
