@@ -37,7 +37,7 @@ def __dir__() -> list[str]:
 
 
 class _RunsPackage(ModuleType):
-    """Lets `etude.runs` be called: importing any module below it hides the function of that name."""
+    """Lets `etude.runs` be called: importing a module below it hides the function of that name."""
 
     def __call__(self, root: str | Path = "experiments") -> Runs:
         """All runs below a folder; see `etude.api.runs`."""

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from etude.config.checks import Checked, check
 from etude.config.compose import compose as compose_config
+from etude.config.schema import Config
 from etude.console import show_messages
-from etude.errors import Problem, RequestError
+from etude.errors import InvalidArguments, Problem, RequestError
 from etude.runs.record import Record
 from etude.runs.registry import find, scan
 
@@ -181,7 +183,10 @@ class Run:
             raise RequestError(Problem("data", f"the content trained on ({expected})", found))
         data.prepare(cache_folder(self.checked))
         batches = data.evaluation_batches(split, sequence_length)
-        return score(self.model(which).module, batches, data.bytes_predicted(split))
+        try:
+            return score(self.model(which).module, batches, data.bytes_predicted(split))
+        except InvalidArguments as error:
+            raise RequestError(error.problems) from error
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self.status}, {self.label!r})"
@@ -260,7 +265,12 @@ def read_config(path: Path) -> DictConfig:
         raise RequestError(Problem(str(path), "valid YAML", hint=str(error))) from error
     if any(isinstance(event, yaml.AliasEvent) for event in events):
         raise RequestError(Problem(str(path), "YAML without aliases"))
-    config = OmegaConf.create(text)
-    if not isinstance(config, DictConfig):
-        raise RequestError(Problem(str(path), "a mapping"))
+    try:
+        config = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text))
+    except (OmegaConfBaseException, ValueError) as error:
+        hint = str(error).splitlines()[0]
+        raise RequestError(
+            Problem(str(path), "the keys and types of a config", hint=hint)
+        ) from error
+    assert isinstance(config, DictConfig)
     return config

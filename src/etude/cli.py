@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -100,7 +101,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"etude {__version__}")
         return DONE
     if arguments[0] in ("-sc", "--shell-completion"):  # the shell asks without naming a command
-        return _train(arguments)
+        return _complete(arguments, commands)
     command = commands.get(arguments[0])
     if command is None:
         raise RequestError(
@@ -117,8 +118,7 @@ def _train(arguments: list[str]) -> int:
 
     request = parse(arguments)
     if request.question:
-        answer(request, arguments)
-        return DONE
+        return answer(request)
     if request.multirun:
         return _train_sweep(request.overrides, request.config_dir)
     from etude.api import train_record
@@ -168,6 +168,19 @@ def _summary_line(info: dict[str, Any]) -> str:
     if best:
         told.append(f"best at step {best['step']}")
     return ", ".join(told)
+
+
+def _complete(arguments: list[str], commands: Iterable[str]) -> int:
+    """Completes the line in `$COMP_LINE`: a command's name, then Hydra's words after `train`."""
+    program, _, typed = os.environ.get("COMP_LINE", "").lstrip().partition(" ")
+    command, after, words = typed.lstrip().partition(" ")
+    if program and not after:
+        print("\n".join(name for name in commands if name.startswith(command)))
+        return DONE
+    if program and command != "train":
+        return DONE
+    os.environ["COMP_LINE"] = f"{program} {words}"
+    return _train(arguments)
 
 
 # -- generate ---------------------------------------------------------------------------------
@@ -272,7 +285,8 @@ class _Parser(argparse.ArgumentParser):
     """Argparse whose mistakes are ours: a `RequestError`, with the nearest valid choice."""
 
     def error(self, message: str) -> NoReturn:
-        raise RequestError(Problem(self.prog, "its arguments", hint=f"{message}; --help says more"))
+        hint = f"{message}; `{self.prog} --help` says more"
+        raise RequestError(Problem(self.prog, "a valid call", hint=hint))
 
 
 def _parser(command: str, description: str) -> argparse.ArgumentParser:

@@ -196,6 +196,26 @@ def test_dropout_follows_the_mode():
     assert torch.equal(model(tokens), make(dropout=0.0)(tokens))
 
 
+@pytest.mark.parametrize("feedforward", [ff.GELU, ff.SwiGLU])
+def test_dropout_reaches_every_branch(feedforward):
+    model = make(dropout=0.3, feedforward=feedforward)
+    found = [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)]
+    assert found == [0.3] * (1 + 2 * 2)  # the embedding; two branches in each of two blocks
+    assert [block.attention.dropout for block in model.blocks] == [0.3, 0.3]
+
+
+def test_dropout_acts_on_the_embedding():
+    model, tokens = make(dropout=0.25, dim=64), draw_tokens(8, 12)
+    entered: list[torch.Tensor] = []
+    model.blocks[0].register_forward_pre_hook(lambda module, inputs: entered.append(inputs[0]))
+    model(tokens)
+    model.eval()(tokens)
+    dropped, whole = entered
+    kept = dropped != 0
+    assert kept.double().mean().item() == pytest.approx(0.75, abs=0.03)
+    torch.testing.assert_close(dropped[kept], whole[kept] / 0.75)
+
+
 def test_the_same_seed_makes_the_same_model():
     first, second = make().state_dict(), make().state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -150,6 +150,28 @@ def test_tables_made_while_generating_serve_training(cls):
     assert x.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("cls", [Rotary, Sinusoidal])
+def test_tables_follow_the_precision_of_what_they_meet(cls):
+    """A model used in float32 first is as exact in float64 afterwards as a new one."""
+    position, other = make(cls), make(cls)
+    x = torch.randn(1, 1, 6, 16, dtype=torch.float64)
+    position.embed(x[0].float())
+    position.rotate(x[..., :8].float(), x[..., 8:].float())
+    assert torch.equal(position.embed(x[0]), other.embed(x[0]))
+    q, k = x.split(8, dim=-1)
+    assert torch.equal(position.rotate(q, k)[0], other.rotate(q, k)[0])
+
+
+def test_tables_are_made_seldom():
+    """Reading 1,000 positions one by one makes tables for 32, 64, ..., 1,024 positions."""
+    position, sizes = make(Sinusoidal), []
+    rows = position.rows.rows
+    position.rows.rows = lambda t: (sizes.append(len(t)), rows(t))[1]
+    for t in range(1000):
+        position.embed(torch.zeros(1, 1, 16), start=t)
+    assert sizes == [32, 64, 128, 256, 512, 1024]
+
+
 @pytest.mark.parametrize("cls", [Rotary, Sinusoidal, ALiBi, NoPosition])
 def test_fixed_positions_leave_no_trace_in_a_checkpoint(cls):
     position = make(cls)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from etude.config.nodes import Node, check_node
-from etude.config.schema import NODES, ON_EXISTING, OUT_OF_SIGNATURE, Run
+from etude.config.schema import NODES, ON_EXISTING, OUT_OF_SIGNATURE, ROOT_KEYS, Run
 from etude.config.targets import installed_extensions
 from etude.errors import Problem, RequestError, nearest
+
+_MARK = "VALUE_FROM_THE_ENVIRONMENT"
 
 
 @dataclass
@@ -48,7 +50,8 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
     Raises:
         RequestError: with every problem found.
     """
-    problems = list(_environment_in_identity(config))
+    environment = list(_environment_in_identity(config))
+    problems = [*environment, *_unknown_keys(config)]
     try:
         plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
@@ -68,7 +71,9 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
         callbacks[name], found = check_node(f"callbacks.{name}", value, extensions)
         problems += found
     if problems:
-        raise RequestError(problems)
+        told = {problem.where for problem in environment}
+        others = [problem for problem in problems if problem.where not in told]
+        raise RequestError([*environment, *others])
     identity = {
         "name": plain["name"],
         "seed": plain["seed"],
@@ -81,6 +86,17 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
     return Checked(
         config, plain["name"], plain["seed"], nodes, callbacks, Run(**plain["run"]), identity
     )
+
+
+def _unknown_keys(config: DictConfig) -> Iterator[Problem]:
+    """Keys that a `+` added where the root or `run` has no such key."""
+    for key in map(str, config):
+        if key not in ROOT_KEYS:
+            yield Problem(key, "a key of the config", hint=nearest(key, ROOT_KEYS))
+    known = [f.name for f in fields(Run)]
+    for key in map(str, config.run):
+        if key not in known:
+            yield Problem(f"run.{key}", "a key of run", hint=nearest(key, known))
 
 
 def _extensions(plain: Mapping[str, Any], problems: list[Problem]) -> list[str]:
@@ -131,21 +147,40 @@ def check_name(name: Any) -> Iterator[Problem]:
 
 
 def _environment_in_identity(config: DictConfig) -> Iterator[Problem]:
-    """`${oc.env:...}` where it would enter the signature: the run would depend on the machine."""
+    """`${oc.env:...}` where it would enter the signature: the run would depend on the machine.
 
-    def visit(value: Any, path: str) -> Iterator[Problem]:
-        if any(path == out or path.startswith(f"{out}.") for out in OUT_OF_SIGNATURE):
-            return
-        if isinstance(value, Mapping):
-            for key, inner in value.items():
-                yield from visit(inner, f"{path}.{key}" if path else str(key))
-        elif isinstance(value, list):
-            for index, inner in enumerate(value):
-                yield from visit(inner, f"{path}[{index}]")
-        elif isinstance(value, str) and "oc.env:" in value:
-            yield Problem(path, "a value that does not come from the environment", value)
+    A mark stands in for every value from the environment, so that one which comes by way of
+    another key (`vars.a=${oc.env:HOME} data.path=${vars.a}`) is found too.
+    """
+    raw = OmegaConf.to_container(config, resolve=False)
+    try:
+        marked = OmegaConf.to_container(OmegaConf.create(_marked(raw)), resolve=True)
+    except OmegaConfBaseException:
+        marked = _marked(raw)  # what does not resolve is told elsewhere
+    for path, value in _leaves(marked):
+        out = any(path == key or path.startswith(f"{key}.") for key in OUT_OF_SIGNATURE)
+        if isinstance(value, str) and _MARK in value and not out:
+            written = dict(_leaves(raw)).get(path, value)
+            yield Problem(path, "a value that does not come from the environment", written)
 
-    yield from visit(OmegaConf.to_container(config, resolve=False), "")
+
+def _marked(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _marked(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_marked(inner) for inner in value]
+    return _MARK if isinstance(value, str) and "oc.env:" in value else value
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, f"{path}[{index}]")
+    else:
+        yield path, value
 
 
 def _remove(tree: dict[str, Any], path: Sequence[str]) -> None:

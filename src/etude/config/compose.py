@@ -49,7 +49,10 @@ def compose(
         try:
             config = _compose(typed)
         except _HYDRA_ERRORS as error:
-            raise RequestError(blame(typed, error)) from error
+            problems, good = blame(typed, error)
+            if all("." in problem.where for problem in problems):  # the files are those meant
+                problems += _further(good)
+            raise RequestError(problems) from error
     config.run.overrides = [item for item in typed if not item.startswith("hydra.")]
     return config
 
@@ -90,8 +93,11 @@ def addable(override: str) -> str:
     return f"++{override}" if inside and "=" in override and "/" not in key else override
 
 
-def blame(overrides: Sequence[str], error: Exception) -> list[Problem]:
-    """Which overrides are wrong, and why: each is tried beside those already found good."""
+def blame(overrides: Sequence[str], error: Exception) -> tuple[list[Problem], list[str]]:
+    """Which overrides are wrong, and why, and the others.
+
+    Each is tried beside those already found good.
+    """
     problems: list[Problem] = []
     good: list[str] = []
     groups_first = sorted(overrides, key=lambda item: "." in item.split("=", 1)[0])
@@ -101,7 +107,19 @@ def blame(overrides: Sequence[str], error: Exception) -> list[Problem]:
             good.append(item)
         except _HYDRA_ERRORS as reason:
             problems.append(_explain(item, reason))
-    return problems or [Problem("config", "a config that composes", hint=_first_line(error))]
+    fallback = Problem("config", "a config that composes", hint=_first_line(error))
+    return problems or [fallback], good
+
+
+def _further(good: Sequence[str]) -> list[Problem]:
+    """What the constructors say of the overrides that Hydra takes, told in the same breath."""
+    from etude.config.checks import check  # heavy: it imports what the config names
+
+    try:
+        check(_compose(good))
+    except RequestError as error:
+        return error.problems
+    return []
 
 
 def _explain(item: str, error: Exception) -> Problem:

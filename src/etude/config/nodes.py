@@ -68,8 +68,16 @@ class Factory:
     arguments: dict[str, Any]
 
     def __call__(self, **given: Any) -> Any:
+        arguments = self.arguments | given
         try:
-            return self.constructor(**self.arguments, **given)
+            inspect.signature(self.constructor).bind(**arguments)
+        except TypeError as error:  # a part of another kind stands here
+            name = getattr(self.constructor, "__name__", str(self.constructor))
+            raise RequestError(
+                Problem(f"{self.where}._target_", "a class that fits here", name, str(error))
+            ) from error
+        try:
+            return self.constructor(**arguments)
         except InvalidArguments as error:
             raise RequestError(problem.under(self.where) for problem in error.problems) from error
 

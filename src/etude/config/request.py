@@ -16,6 +16,7 @@ from etude.errors import Problem, RequestError, nearest
 _FLAGS = ("-m", "--multirun", "--resolve")
 _WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p")
 _QUESTIONS = ("--help", "-h", "--hydra-help", "--info", "-i", "--cfg", "-c", "-sc")
+_INFORMED = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
 @dataclass
@@ -27,12 +28,14 @@ class Request:
         multirun: a sweep.
         config_dir: a folder of the user's own configs.
         question: about the config (`--cfg job`, `--help`, ...) rather than for a run.
+        options: all other words.
     """
 
     overrides: list[str] = field(default_factory=list)
     multirun: bool = False
     config_dir: str | None = None
     question: str | None = None
+    options: list[str] = field(default_factory=list)
 
 
 def parse(arguments: Sequence[str]) -> Request:
@@ -42,8 +45,9 @@ def parse(arguments: Sequence[str]) -> Request:
         RequestError: an unknown option, or one without its value.
     """
     request = Request()
-    words = iter(arguments)
-    for word in words:
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
         option, equals, value = word.partition("=")
         if not word.startswith("-"):
             request.overrides.append(word)
@@ -52,39 +56,52 @@ def parse(arguments: Sequence[str]) -> Request:
             request.question = request.question or option
         if option in ("-m", "--multirun"):
             request.multirun = True
-        elif option in _WITH_VALUE:
-            value = value if equals else next(words, "")
+            continue
+        request.options.append(word)
+        if option in _WITH_VALUE:
+            if not equals:
+                value = words.pop(0) if words else ""
+                request.options.append(value)
             if not value:
                 raise RequestError(Problem(option, "a value after it"))
             if option in ("--config-dir", "-cd"):
                 request.config_dir = value
-        elif option in ("--info", "-i", "-sc", "--shell-completion"):
-            if not equals and option in ("-sc", "--shell-completion"):
-                next(words, "")
-        elif option not in (*_QUESTIONS, *_FLAGS):
+        elif option in ("--info", "-i"):
+            if words and words[0] in _INFORMED:
+                request.options.append(words.pop(0))
+        elif option not in (*_QUESTIONS, *_FLAGS, "--shell-completion"):
             hint = nearest(option, (*_FLAGS, *_WITH_VALUE, *_QUESTIONS, "--debug"))
             raise RequestError(Problem("option", "one that `etude train` knows", word, hint))
     return request
 
 
-def answer(request: Request, arguments: Sequence[str]) -> None:
+def answer(request: Request) -> int:
     """Lets Hydra answer a question about the config: `--cfg`, `--info`, `--help`, completion.
+
+    Returns:
+        An exit code.
 
     Raises:
         RequestError: the config of `--cfg` or `--info` does not compose.
     """
     import hydra
 
-    if request.question in ("--cfg", "-c", "--info", "-i") and not request.multirun:
+    completion = request.question in ("-sc", "--shell-completion")
+    if request.question in ("--cfg", "-c", "--info", "-i"):
         compose(request.overrides, config_dir=request.config_dir)
+    overrides = request.overrides if completion else [addable(o) for o in request.overrides]
     before = sys.argv
-    sys.argv = ["etude train", *(addable(word) for word in arguments)]
+    # Hydra's own parser wants the options first; completion is installed for the program's name
+    sys.argv = ["etude" if completion else "etude train", *request.options, *overrides]
     try:
         hydra.main(
             version_base=HYDRA_VERSION_BASE, config_path=str(conf_dir()), config_name="train"
         )(lambda config: None)()
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
     finally:
         sys.argv = before
+    return 0
 
 
 def axes(overrides: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:

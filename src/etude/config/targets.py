@@ -61,13 +61,20 @@ def resolve(target: str, where: str, extensions: Iterable[str] = ()) -> Callable
         )
     module_name, _, name = target.rpartition(".")
     found = _import(module_name, where, target)
-    value = getattr(found, name, None)
-    if not callable(value):
+    value: Any = getattr(found, name, None)
+    if not _buildable(value, target):
         names = [n for n, v in vars(found).items() if isinstance(v, type) and not n.startswith("_")]
         raise RequestError(
             Problem(f"{where}._target_", f"a class in {module_name}", target, nearest(name, names))
         )
     return value
+
+
+def _buildable(value: Any, target: str) -> bool:
+    """Of Étude only its own classes: a function, or what a module imported, could do anything."""
+    if target in FOREIGN_TARGETS or not target.startswith("etude."):
+        return callable(value)
+    return isinstance(value, type) and value.__module__.startswith("etude.")
 
 
 def _import(module_name: str, where: str, target: str) -> Any:

@@ -24,7 +24,7 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """The nucleus: the smallest set of most probable tokens that has probability p or more; the
     logits of the others become minus infinity (Holtzman et al. 2019, arXiv:1904.09751,
-    section 3.1). The most probable token always stays.
+    section 3.1). With p above 0 the most probable token always stays.
     """
     if p >= 1:
         return logits
@@ -32,7 +32,6 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     probabilities = ordered.softmax(dim=-1)
     before = probabilities.cumsum(dim=-1) - probabilities
     outside = before >= p
-    outside[..., 0] = False
     return logits.masked_fill(torch.zeros_like(outside).scatter(-1, order, outside), -torch.inf)
 
 

@@ -168,8 +168,15 @@ def plot(
         (uniform - 0.5, f"ln {keys} − 1/2", "top"),
     ):
         entropy.axhline(height, **EXPECTED)
-        entropy.annotate(text, (widths[-1], height), xytext=(0, 3 if side == "bottom" else -5),
-                         textcoords="offset points", ha="right", va=side, fontsize=8)
+        entropy.annotate(
+            text,
+            (widths[-1], height),
+            xytext=(0, 3 if side == "bottom" else -5),
+            textcoords="offset points",
+            ha="right",
+            va=side,
+            fontsize=8,
+        )
     gradient.set_yscale("log")
     figure.savefig(path, metadata={"Software": None})
 

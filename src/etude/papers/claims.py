@@ -6,7 +6,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
@@ -177,9 +179,11 @@ def load(name: str) -> Paper:
 
 def read(path: Path) -> Paper:
     """The paper in a file; see `load`."""
-    from etude.api import read_config
-
-    plain = OmegaConf.to_container(read_config(path), resolve=False)
+    try:
+        plain = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        reason = " ".join(str(error).split())
+        raise RequestError(Problem(f"conf/paper/{path.name}", "valid YAML", hint=reason)) from error
     try:
         return TypeAdapter(Paper).validate_python(plain)
     except ValidationError as error:

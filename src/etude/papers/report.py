@@ -27,7 +27,9 @@ def rows(paper: Paper, readings: Mapping[str, Reading]) -> list[list[str]]:
             cell.key,
             "in words" if cell.published is None else _with_unit(f"{cell.published:.4g}", cell),
             _with_unit(_mean(reading.values), cell) if reading else "",
-            _with_unit(str(cell.tolerance), cell) if cell.tolerance.has_unit else str(cell.tolerance),
+            _with_unit(str(cell.tolerance), cell)
+            if cell.tolerance.has_unit
+            else str(cell.tolerance),
             _with_unit(_mean(reading.controls), cell) if reading else "",
             str(judge(cell, reading)),
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -43,14 +44,14 @@ class Verdict:
 def judge(cell: Cell, reading: Reading | None) -> Verdict:
     """Compares the mean over seeds with the cell's tolerance.
 
-    A measurement whose negative control passes too has shown nothing: it is a miss.
+    A measurement whose negative control passes too, or is missing, has shown nothing: a miss.
     """
     if reading is None or not reading.values:
         return Verdict("not run")
     seeds = len(reading.values)
     if not cell.tolerance.admits(fmean(reading.values), cell.published):
         return Verdict("miss", seeds)
-    if not reading.controls:
+    if not reading.controls or not math.isfinite(fmean(reading.controls)):
         return Verdict("miss", seeds, "no control")
     if cell.tolerance.admits(fmean(reading.controls), cell.published):
         return Verdict("miss", seeds, "the control passes too")

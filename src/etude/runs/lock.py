@@ -20,7 +20,7 @@ class RunLock:
     """An exclusive lock on a run's folder.
 
     Args:
-        folder: an existing folder; the lock file in it says which host and process hold it.
+        folder: made if it is missing; the lock file in it says which host and process hold it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,23 +33,34 @@ class RunLock:
         Raises:
             RunHeld: another live process has it and `wait` is false.
         """
-        file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 (held until `release`)
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not wait:
-                    file.close()
-                    raise RunHeld(
-                        f"{self.path.parent} is held by {_said(holder(self.path))}"
-                    ) from None
-                time.sleep(0.2)
+        tries = 0
+        while (file := self._locked()) is None:
+            tries += 1
+            # `is_held` takes a shared lock for an instant: one refusal proves no holder.
+            if tries > 3 and not wait:
+                raise RunHeld(f"{self.path.parent} is held by {_said(holder(self.path))}")
+            time.sleep(0.2 if wait else 0.02)
         file.truncate(0)
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": now}))
         file.flush()
         self._file = file
+
+    def _locked(self) -> IO[str] | None:
+        """The lock file, locked; None if another process has it, or removed it meanwhile."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 (held until `release`)
+        except FileNotFoundError:  # the holder has just left without a record, folder and all
+            return None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(self.path)):
+                return file
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        file.close()
+        return None
 
     def release(self) -> None:
         """Gives the lock back; the file stays: removing it would race with the next holder."""

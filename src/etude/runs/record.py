@@ -129,16 +129,16 @@ def label_of(overrides: Sequence[str]) -> str:
         >>> label_of(["experiment=debug", "model/position=rotary", "optimizer.lr=1e-3"])
         'position=rotary lr=1e-3'
     """
-    told = []
+    told: dict[str, str] = {}  # a key that was typed twice counts as typed last
     for item in overrides:
         key, _, value = item.lstrip("+~").partition("=")
         top = re.split(r"[./]", key)[0]
         if top in ("experiment", "run", "hydra", "name", "extensions"):
             continue
-        told.append((key, value))
-    short = [re.split(r"[./]", key)[-1] for key, _ in told]
+        told[key] = value
+    short = [re.split(r"[./]", key)[-1] for key in told]
     parts = [
         f"{brief if short.count(brief) == 1 else key}={value}"
-        for (key, value), brief in zip(told, short, strict=True)
+        for (key, value), brief in zip(told.items(), short, strict=True)
     ]
     return " ".join(parts)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from etude.config.compose import addable, compose, searching
 from etude.config.request import axes
-from etude.errors import EtudeError, Interrupted, RequestError, RunFailed, RunHeld
+from etude.errors import EtudeError, Interrupted, Problem, RequestError, RunFailed, RunHeld
 from etude.runs.files import write_json
 from etude.runs.record import label_of
 from etude.runs.signature import DIGITS, sha256_of
@@ -67,6 +71,7 @@ def multirun(
     root = Path(compose(first, config_dir=config_dir).run.root)
     identity = {"fixed": sorted(fixed), "axes": sorted(swept)}
     folder = root / "_sweeps" / sha256_of(identity)[:DIGITS]
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     total = math.prod(len(values) for values in swept.values())
     log.info("sweep of %d: %s", total, folder)
     hydra_overrides = [*map(addable, overrides), f"hydra.sweep.dir='{folder}'"]
@@ -80,11 +85,41 @@ def multirun(
             )
     except _StopSweep as stop:
         raise stop.cause from None
+    except (HydraException, OmegaConfBaseException) as error:  # before the first job
+        _remove(missing)
+        problems = _wrong_values(swept, fixed, config_dir)
+        fallback = Problem("config", "configs that compose", hint=str(error).splitlines()[0])
+        raise RequestError(problems or [fallback]) from error
     jobs: list[Job] = [result.return_value for batch in batches for result in batch]
     write_json(
         folder / "jobs.json", {"axes": swept, "fixed": fixed, "jobs": list(map(asdict, jobs))}
     )
     return jobs
+
+
+def _remove(made: list[Path]) -> None:
+    """Takes back the folders that Hydra made for a sweep without jobs, innermost first."""
+    for folder in made[:1]:
+        shutil.rmtree(folder, ignore_errors=True)
+    for folder in made[1:]:
+        with suppress(OSError):  # another sweep's by now
+            folder.rmdir()
+
+
+def _wrong_values(
+    swept: dict[str, list[str]], fixed: list[str], config_dir: str | None
+) -> list[Problem]:
+    """What is wrong with swept values, each tried beside the first values of the other axes."""
+    problems: list[Problem] = []
+    first = {key: values[0] for key, values in swept.items()}
+    for key, values in swept.items():
+        for value in values[1:]:
+            job = first | {key: value}
+            try:
+                compose([*fixed, *(f"{k}={v}" for k, v in job.items())], config_dir=config_dir)
+            except RequestError as error:
+                problems += error.problems
+    return problems
 
 
 def _job(config: DictConfig, *, train: Callable[[DictConfig], Any], total: int) -> Job:

@@ -274,7 +274,6 @@ def cache_folder(checked: Checked) -> Path:
 def claimed(folder: Path, *, wait: bool) -> Iterator[Record]:
     """Holds the run's folder; leaves no folder behind if nothing was recorded in it."""
     new = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
     lock = RunLock(folder)
     lock.acquire(wait=wait)
     try:

@@ -135,20 +135,21 @@ class Trainer:
         Args:
             total_steps: where Lightning stops.
             callbacks: what happens between steps.
-            folder: the run's; Lightning would take any `hpc_ckpt_*` in its default, the working
-                folder, for a checkpoint of this run.
+            folder: the run's; under SLURM, Lightning would take any `hpc_ckpt_*` in its default,
+                the working folder, for a checkpoint of this run.
 
         Raises:
             RequestError: Lightning refuses the accelerator, the devices or the precision.
         """
         import pytorch_lightning as pl
         from lightning_fabric.utilities.exceptions import MisconfigurationException
+        from pytorch_lightning.plugins.environments import SLURMEnvironment
 
         from etude.training.checkpoints import FolderCheckpointIO
 
         _silence()
         try:
-            return pl.Trainer(
+            trainer = pl.Trainer(
                 **self.lightning,
                 max_steps=total_steps,
                 max_epochs=-1,
@@ -170,6 +171,10 @@ class Trainer:
             raise RequestError(
                 Problem("trainer", "arguments that Lightning accepts", told, str(error))
             ) from error
+        cluster = trainer._accelerator_connector.cluster_environment
+        if isinstance(cluster, SLURMEnvironment):
+            cluster.auto_requeue = False  # it saves in the middle of a step
+        return trainer
 
 
 def _silence() -> None:

@@ -1,0 +1,101 @@
+"""What answers at once imports nothing heavy, and the shell's completion gets its answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ["torch", "pytorch_lightning", "transformers", "datasets", "wandb", "pandas", "matplotlib"]
+
+
+def imported_by(statement: str, folder: Path) -> set[str]:
+    """The heavy modules in a new process after `statement`."""
+    lines = [
+        "import io, json, sys",
+        "sys.stdout = io.StringIO()",
+        statement,
+        "sys.stdout = sys.__stdout__",
+        f"print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import etude; dir(etude); etude.__version__",
+        "from etude.cli import run; assert run(['--help']) == 0",
+        "from etude.cli import run; assert run(['train', '--cfg', 'job']) == 0",
+        "from etude.cli import run; assert run(['train', '--help']) == 0",
+        "from etude.cli import run; assert run(['runs', 'list']) == 0",
+        "from etude.cli import run; assert run(['runs', 'show', 'nothing']) == 2",
+        "from etude.cli import run; assert run(['-sc', 'query=bash']) == 0",
+    ],
+)
+def test_what_answers_at_once(
+    statement: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "experiments").mkdir()
+    monkeypatch.setenv("COMP_LINE", "etude train model=")
+    assert imported_by(statement, tmp_path) == set()
+
+
+def test_the_check_above_sees_what_is_imported(tmp_path: Path) -> None:
+    assert imported_by("import matplotlib", tmp_path) == {"matplotlib"}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("etude train model=n", {"model=nano"}),
+        ("etude train model/position=", {f"model/position={n}" for n in ("alibi", "rotary")}),
+        ("etude train seed=1 optimizer.weight", {"optimizer.weight_decay="}),
+        ("etude train experiment=de", {"experiment=debug"}),
+        ("/usr/bin/etude train experiment=de", {"experiment=debug"}),
+        ("etude tr", {"train"}),
+        ("etude ", {"train", "runs", "generate"}),
+    ],
+)
+def test_completion(etude, monkeypatch: pytest.MonkeyPatch, line: str, expected: set[str]) -> None:
+    monkeypatch.setenv("COMP_LINE", line)
+    answer = etude("-sc", "query=bash")
+    words = set(answer.out.split())
+    assert answer.code == 0
+    assert expected <= words
+    assert all(word.startswith(line.rpartition(" ")[2]) for word in words)
+
+
+def test_other_commands_are_left_to_the_shell(etude, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMP_LINE", "etude runs show mod")
+    answer = etude("-sc", "query=bash")
+    assert (answer.code, answer.out) == (0, "")
+
+
+def test_completion_is_installed_for_the_command_alone(etude) -> None:
+    last = etude("-sc", "install=bash").out.strip().splitlines()[-1]
+    assert last.endswith("-F hydra_bash_completion etude")
+
+
+def test_the_module_is_the_command_too() -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "COMP_LINE"}
+    done = subprocess.run(
+        [sys.executable, "-m", "etude", "--version"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+    )
+    assert done.stdout.startswith("etude ")

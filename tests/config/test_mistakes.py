@@ -1,0 +1,282 @@
+"""Mistakes in a request are named by their key, with the nearest valid choice, all at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from etude.config.checks import Checked, check
+from etude.config.compose import compose, plain_yaml
+from etude.config.nodes import check_node
+from etude.errors import Problem, RequestError
+from etude.training.build import build_parts
+
+
+def checked(*overrides: str, config_dir: Path | None = None) -> Checked:
+    return check(compose(["experiment=debug", *overrides], config_dir=config_dir))
+
+
+def problems(*overrides: str, config_dir: Path | None = None) -> list[Problem]:
+    with pytest.raises(RequestError) as refused:
+        checked(*overrides, config_dir=config_dir)
+    return refused.value.problems
+
+
+@pytest.mark.parametrize(
+    ("typed", "where", "hint"),
+    [
+        ("modle=nano", "modle", "did you mean model?"),
+        ("sede=3", "sede", "did you mean seed?"),
+        ("+sede=3", "sede", "did you mean seed?"),
+        ("model=nanno", "model", "did you mean nano?"),
+        ("model/positon=rotary", "model/positon", "did you mean model/position?"),
+        ("model/position=rotry", "model/position", "did you mean rotary?"),
+        ("model.hedas=2", "model.hedas", "did you mean heads?"),
+        ("model.attention.kv_haeds=1", "model.attention.kv_haeds", "did you mean kv_heads?"),
+        ("data.batch.exmples=3", "data.batch.exmples", "did you mean examples?"),
+        ("data.tokenizer.vocab=9", "data.tokenizer.vocab", None),
+        ("trainer.max_step=3", "trainer.max_step", "did you mean max_steps?"),
+        ("trainer.logger=true", "trainer.logger", "records are written by Étude"),
+        ("run.wiat=true", "run.wiat", "did you mean wait?"),
+        ("+run.wiat=true", "run.wiat", "did you mean wait?"),
+        ("run.on_existing=agian", "run.on_existing", "did you mean again?"),
+        ("optimizer._target_=etude.optim.adamw.AdmW", "optimizer._target_", "did you mean AdamW?"),
+    ],
+)
+def test_a_misspelt_word(typed: str, where: str, hint: str | None) -> None:
+    (problem,) = problems(typed)
+    assert (problem.where, problem.hint) == (where, hint)
+
+
+@pytest.mark.parametrize(
+    ("typed", "where", "expected"),
+    [
+        ("model.layers=two", "model.layers", "a whole number"),
+        ("model.layers=2.5", "model.layers", "a whole number"),
+        ("optimizer.lr=abc", "optimizer.lr", "a number"),
+        ("optimizer.betas=[0.9]", "optimizer.betas", "a list of 2: a number, a number"),
+        ("data.order=sorted", "data.order", "one of windows, epochs"),
+        ("model.bias=perhaps", "model.bias", "true or false"),
+        ("seed=one", "seed", "a whole number"),
+        ("seed=-1", "seed", "a whole number of at least 0"),
+        ("name=_hidden", "name", "a name that begins with a letter or digit"),
+        ("name=a/b", "name", "one folder name, without separators"),
+        ("run.stop_at_step=0", "run.stop_at_step", "a positive number of steps or null"),
+        ("run.save_every=often", "run.save_every", "a whole number or null"),
+        ("model.attention.heads=2", "model.attention.heads", "nothing here: the model gives it"),
+        ("model.dim=1,2", "model.dim=1,2", "one value"),
+        ("callbacks.stop=5", "callbacks.stop", "a node with _target_"),
+        ("model.dim=${data.lenght}", "model.dim", "an interpolation that resolves"),
+    ],
+)
+def test_a_value_that_cannot_be(typed: str, where: str, expected: str) -> None:
+    (problem,) = problems(typed)
+    assert (problem.where, problem.expected) == (where, expected)
+
+
+def test_mistakes_of_all_kinds_are_told_together() -> None:
+    found = problems("run.wiat=1", "model.hedas=2", "optimizer.lr=abc", "trainer.logger=true")
+    assert {problem.where for problem in found} == {
+        "run.wiat",
+        "model.hedas",
+        "optimizer.lr",
+        "trainer.logger",
+    }
+
+
+def test_behind_a_file_that_is_not_there_nothing_is_guessed() -> None:
+    """`data.path` may be right for the file that was meant."""
+    found = problems("data=text_flies", "data.path=x.txt", "modle=nano")
+    assert {problem.where for problem in found} == {"data", "modle"}
+
+
+def test_what_constructors_refuse_is_told_together() -> None:
+    with pytest.raises(RequestError) as refused:
+        build_parts(checked("model.layers=0", "optimizer.lr=-1", "schedule.final_scale=2"))
+    assert {p.where for p in refused.value.problems} == {
+        "model.layers",
+        "optimizer.lr",
+        "schedule.final_scale",
+    }
+
+
+def test_a_part_of_another_kind_is_refused_by_its_key() -> None:
+    with pytest.raises(RequestError, match=r"model\.attention\._target_ = 'LayerNorm'"):
+        build_parts(checked("model.attention._target_=etude.nn.norm.LayerNorm"))
+
+
+@pytest.mark.parametrize(
+    ("file", "overrides", "where", "said"),
+    [
+        ("experiment/mine.yaml", ["experiment=mine"], "experiment/mine.yaml", "unknown key 'modle'"),
+        ("model/mine.yaml", ["model=mine"], "model.hedas", "did you mean heads?"),
+    ],
+)
+def test_a_misspelt_key_in_a_file_of_ones_own(
+    tmp_path: Path, file: str, overrides: list[str], where: str, said: str
+) -> None:
+    texts = {
+        "experiment": "# @package _global_\nname: mine\nmodle: {layers: 1}\n",
+        "model": "defaults: [nano, _self_]\nhedas: 2\n",
+    }
+    path = tmp_path / file
+    path.parent.mkdir()
+    path.write_text(texts[path.parent.name])
+    with pytest.raises(RequestError) as refused:
+        check(compose(overrides, config_dir=tmp_path))
+    (problem,) = refused.value.problems
+    assert problem.where == where
+    assert said in (problem.hint or "")
+
+
+def test_a_file_of_ones_own_is_found_and_states_only_differences(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\ndefaults:\n  - debug\nname: mine\nmodel: {layers: 1}\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    config = compose(["experiment=mine"], config_dir=tmp_path)
+    assert (config.name, config.model.layers, config.model.dim) == ("mine", 1, 32)
+
+
+def test_a_config_dir_that_is_not_there() -> None:
+    with pytest.raises(RequestError, match="--config-dir = 'nowhere'"):
+        compose([], config_dir="nowhere")
+
+
+# -- the environment --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["model.layers=${oc.env:LAYERS}"],
+        ["name=${oc.env:LAYERS,mine}"],
+        ["optimizer.betas=[0.9,'${oc.env:LAYERS}']"],
+        ["vars.a=${oc.env:LAYERS}", "model.layers=${vars.a}"],
+        ["vars.a=${oc.env:LAYERS}", "vars.b=${vars.a}", "model.layers=${vars.b}"],
+        ["run.notes=${oc.env:LAYERS}", "name=${run.notes}"],
+        ["run.notes=${oc.env:LAYERS}", "name=run_${run.notes}"],
+    ],
+)
+def test_nothing_in_the_signature_comes_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, typed: list[str]
+) -> None:
+    monkeypatch.setenv("LAYERS", "secret7")
+    found = problems(*typed)
+    key = typed[-1].partition("=")[0]
+    told = [p for p in found if p.expected == "a value that does not come from the environment"]
+    assert [p.where.partition("[")[0] for p in told] == [key]
+    assert "secret7" not in "\n".join(map(str, told))
+
+
+def test_notes_may_come_from_the_environment_and_are_not_written_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TOKEN_OF_MINE", "secret7")
+    found = checked("run.notes=${oc.env:TOKEN_OF_MINE}")
+    assert found.run.notes == "secret7"
+    text = plain_yaml(found.config)
+    assert "secret7" not in text
+    assert "${oc.env:TOKEN_OF_MINE}" in text
+
+
+# -- targets ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "builtins.open",
+        "os.system",
+        "torch.load",
+        "subprocess.Popen",
+        "tests_never_import_this.Class",
+        "etude_of_another.Class",
+        "pytorch_lightning.Trainer",
+        "etude.runs.files.remove_folder",  # a function, and a dangerous one
+        "etude.runs.files.Path",  # not Étude's, though imported there
+        "etude.cli.main",
+        "etude.nowhere.Class",
+        "etude",
+    ],
+)
+def test_what_a_config_may_not_build(target: str) -> None:
+    node, (problem,) = check_node("optimizer", {"_target_": target}, [])
+    assert node is None
+    assert problem.where == "optimizer._target_"
+
+
+def test_a_refused_target_is_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "side_effect_of_target.py").write_text("raise SystemExit('imported')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (problem, *_) = problems("optimizer._target_=side_effect_of_target.Thing")
+    assert problem.hint is not None
+    assert problem.hint.startswith("extensions=[side_effect_of_target]")
+    assert "side_effect_of_target" not in sys.modules
+
+
+def test_a_nested_function_is_no_target_either(tmp_path: Path) -> None:
+    """An argument may be a node: a record must not remove a folder by being loaded."""
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    found = problems(
+        "+model.dropout={_target_: etude.runs.files.remove_folder, folder: " + f"'{precious}'" + "}"
+    )
+    assert "model.dropout._target_" in {problem.where for problem in found}
+    assert precious.is_dir()
+
+
+def test_an_extension_is_built_when_it_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = (
+        "class Halved:\n"
+        "    def __init__(self, after: int = 3) -> None:\n"
+        "        self.after = after\n"
+        "    def __call__(self, step: int, total: int) -> float:\n"
+        "        return 1.0 if step < self.after else 0.5\n"
+    )
+    (tmp_path / "schedule_of_mine.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    target = ["~schedule.warmup_steps", "~schedule.final_scale"]
+    target.append("schedule._target_=schedule_of_mine.Halved")
+    assert problems(*target)[0].where == "schedule._target_"
+    listed = checked(*target, "schedule.after=5", "extensions=[schedule_of_mine]")
+    schedule = build_parts(listed).schedule
+    assert [schedule(step, 10) for step in (4, 5)] == [1.0, 0.5]
+    with pytest.raises(RequestError, match=r"schedule\._target_"):
+        check(listed.config, trust=[])  # a record's own list is not believed
+
+
+def test_an_extension_that_is_not_there() -> None:
+    (problem,) = problems("extensions=[module_nobody_has]")
+    assert problem.where == "extensions"
+    assert problem.expected == "a module that can be imported from here"
+
+
+# -- a program's own Hydra --------------------------------------------------------------------
+
+
+def test_a_hydra_that_was_set_up_before_is_not_disturbed(tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text("answer: 42\n")
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        compose(["experiment=debug"])
+        with pytest.raises(RequestError):
+            compose(["modle=nano"])
+        assert hydra_compose("other", ["answer=43"]).answer == 43
+    assert not GlobalHydra.instance().is_initialized()
+    compose(["experiment=debug"])
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def test_compose_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    checked()
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,149 @@
+"""Papers as data: every mistake in one is refused by its key path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from etude.errors import RequestError
+from etude.papers import claims
+
+PAPER: dict[str, Any] = {
+    "title": "A title",
+    "claim": "Something holds",
+    "citation": "Somebody (2017)",
+    "link": "https://example.org",
+    "tier": "cpu",
+    "cost": "a second",
+    "seeds": [0, 1, 2],
+    "measure": {
+        "_target_": "etude.papers.attention_scale.AttentionScale",
+        "widths": [1, 16],
+        "heads": 1,
+        "queries": 2,
+        "keys": 4,
+    },
+    "cells": [
+        {
+            "key": "variance/16",
+            "says": "the variance",
+            "published": 16,
+            "read": "section 3",
+            "tolerance": {"relative": 0.05},
+            "because": "sampling",
+            "control": "scaled",
+        }
+    ],
+}
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """`PAPER` with one value replaced, named as in `cells.0.key`; None takes the key away."""
+    paper = yaml.safe_load(yaml.safe_dump(PAPER))
+    *parents, last = path.split(".")
+    node = paper
+    for part in parents:
+        node = node[int(part)] if part.isdigit() else node[part]
+    if value is None:
+        del node[last]
+    else:
+        node[last] = value
+    return paper
+
+
+def read(folder: Path, content: dict[str, Any]) -> claims.Paper:
+    path = folder / "fixture.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return claims.read(path)
+
+
+def test_a_paper_is_read_with_the_values_of_its_file(tmp_path: Path) -> None:
+    paper = read(tmp_path, PAPER)
+    assert paper.seeds == [0, 1, 2]
+    assert paper.cells[0].published == 16
+    assert paper.cells[0].tolerance == claims.Tolerance(relative=0.05)
+    assert paper.cells[0].unit == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("clain", "x", "conf/paper/fixture.yaml: clain"),
+        ("cells.0.publishd", 16, "cells[0].publishd = 16: expected a key that papers have"),
+        ("cells.0.tolerance.relativ", 0.1, "did you mean relative?"),
+        ("cells.0.read", None, "cells[0].read: expected a value"),
+        ("cells.0.published", "about 16", "cells[0].published = 'about 16'"),
+        ("cells.0.published", float("nan"), "cells[0].published"),
+        ("cells.0.tolerance", {"relative": 0.1, "above": 3}, "one of relative, absolute, above"),
+        ("cells.0.tolerance", {}, "one of relative, absolute, above"),
+        ("cells.0.tolerance", {"relative": float("inf")}, "cells[0].tolerance.relative"),
+        ("cells.0.tolerance", {"absolute": -1}, "cells[0].tolerance.absolute = -1"),
+        ("cells.0.tolerance", {"above": 3}, "null: the tolerance is an inequality"),
+        ("seeds", [0, 0], "seeds = [0, 0]: expected different seeds"),
+        ("cells", [], "cells with different keys"),
+        ("tier", "laptop", "tier = 'laptop'"),
+    ],
+)
+def test_a_mistake_is_refused_by_its_key_path(
+    tmp_path: Path, path: str, value: Any, told: str
+) -> None:
+    with pytest.raises(RequestError) as refusal:
+        read(tmp_path, changed(path, value))
+    assert told in str(refusal.value)
+    assert str(refusal.value).startswith("conf/paper/fixture.yaml: ")
+
+
+def test_a_band_needs_a_published_number(tmp_path: Path) -> None:
+    paper = changed("cells.0.published", 1)
+    paper["cells"][0]["published"] = None
+    with pytest.raises(RequestError, match=r"cells\[0\]\.published = None: expected a number"):
+        read(tmp_path, paper)
+
+
+@pytest.mark.parametrize("text", ["title: [", "title: a\ntitle: b", "title: &a [*a"])
+def test_what_is_no_yaml_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "fixture.yaml").write_text(text)
+    with pytest.raises(RequestError, match=r"conf/paper/fixture.yaml: expected valid YAML"):
+        claims.read(tmp_path / "fixture.yaml")
+
+
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
+    paper = changed("clain", "x")
+    paper["cells"][0]["publishd"] = 1
+    with pytest.raises(RequestError) as refusal:
+        read(tmp_path, paper)
+    assert len(refusal.value.problems) == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("hedas", 2, "measure.hedas = 2: expected an argument of AttentionScale"),
+        ("heads", "many", "measure.heads = 'many': expected a whole number"),
+        ("_target_", "os.path.join", "measure._target_"),
+    ],
+)
+def test_the_settings_are_closed_by_the_constructor_that_they_name(
+    tmp_path: Path, key: str, value: Any, told: str
+) -> None:
+    paper = read(tmp_path, changed(f"measure.{key}", value))
+    with pytest.raises(RequestError) as refusal:
+        claims.measurement("fixture", paper)
+    assert f"conf/paper/fixture.yaml: {told}" in str(refusal.value)
+
+
+def test_every_shipped_paper_is_whole() -> None:
+    assert claims.names()
+    for name in claims.names():
+        paper = claims.load(name)
+        assert claims.measurement(name, paper).build()
+        assert len(paper.seeds) >= 3
+
+
+@pytest.mark.parametrize("name", ["atention_scale", "../train", ""])
+def test_an_unknown_paper_is_refused_with_the_ready_ones(name: str) -> None:
+    with pytest.raises(RequestError, match="attention_scale"):
+        claims.load(name)

@@ -1,0 +1,136 @@
+"""`etude reproduce` from the command to the files that it leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etude.errors import RequestError
+from etude.papers import claims, reproduce
+
+NAME = "attention_scale"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, etude: Any) -> Path:
+    root: Path = tmp_path_factory.mktemp("experiments")
+    answer = etude("reproduce", NAME, "--root", root)
+    assert answer.code == 0, answer
+    return root
+
+
+@pytest.fixture
+def altered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes `claims.load` return the shipped paper with some fields, or a cell's, replaced."""
+    load = claims.load
+
+    def alter(cell: str | None = None, **changes: Any) -> None:
+        def altered_load(name: str) -> claims.Paper:
+            paper = load(name)
+            if cell is None:
+                return replace(paper, **changes)
+            cells = [replace(c, **changes) if c.key == cell else c for c in paper.cells]
+            return replace(paper, cells=cells)
+
+        monkeypatch.setattr(claims, "load", altered_load)
+
+    return alter
+
+
+def state(root: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    reproduce.print_papers(root)
+    columns, row = capsys.readouterr().out.splitlines()
+    assert columns.split() == ["paper", "claim", "cost", "state"]
+    assert row.startswith(NAME)
+    return row.split("(cpu)")[1].strip()
+
+
+def test_the_shipped_cells_match_and_all_is_recorded(root: Path) -> None:
+    folder = root / "_papers" / NAME
+    assert {path.name for path in folder.iterdir()} == {"figures", "report.md", "result.json"}
+    assert [path.name for path in (folder / "figures").iterdir()] == ["softmax.png"]
+
+    result = json.loads((folder / "result.json").read_text())
+    paper = claims.load(NAME)
+    assert result["verdict"] == "match"
+    assert {key: cell["verdict"] for key, cell in result["cells"].items()} == {
+        cell.key: "match" for cell in paper.cells
+    }
+    # The prediction of footnote 4, checked on the file's own numbers.
+    for width in (16, 64, 256):
+        values = result["readings"][f"variance/{width}"]["values"]
+        assert len(values) == 3
+        assert sum(values) / 3 == pytest.approx(width, rel=0.05)
+
+
+def test_the_report_names_its_source_and_every_cell(root: Path) -> None:
+    folder = root / "_papers" / NAME
+    text = (folder / "report.md").read_text()
+    paper = claims.load(NAME)
+    assert paper.link in text
+    assert "(figures/softmax.png)" in text
+    for cell in paper.cells:
+        assert f"| {cell.key} | " in text
+        assert cell.because in text
+        assert cell.control in text
+
+
+def test_the_list_shows_the_state(root: Path, tmp_path: Path, capsys: Any, altered: Any) -> None:
+    assert state(tmp_path, capsys) == "not run"
+    assert state(root, capsys) == "match"
+    altered("variance/64", published=80)
+    assert state(root, capsys) == "miss (1 of 6 cells)"
+    altered(seeds=[0])
+    assert state(root, capsys) == "not run (settings changed)"
+
+
+def test_a_miss_is_reported_with_exit_code_1(tmp_path: Path, etude: Any, altered: Any) -> None:
+    altered("variance/64", published=80)
+    answer = etude("reproduce", NAME, "--root", tmp_path)
+    assert answer.code == 1
+    row = next(line for line in answer.out.splitlines() if line.startswith("variance/64"))
+    assert row.split()[1] == "80"
+    assert row.endswith("miss")
+    assert "miss (1 of 6 cells)" in (tmp_path / "_papers" / NAME / "report.md").read_text()
+
+
+def test_a_cell_that_nothing_measures_is_not_run(tmp_path: Path, altered: Any) -> None:
+    altered("variance/64", key="variance/65")
+    assert not reproduce.reproduce(NAME, tmp_path)
+    result = json.loads((tmp_path / "_papers" / NAME / "result.json").read_text())
+    assert result["cells"]["variance/65"]["verdict"] == "not run"
+
+
+def test_a_wrong_name_is_refused_before_anything_is_measured(tmp_path: Path, etude: Any) -> None:
+    answer = etude("reproduce", NAME, "atention_scale", "--root", tmp_path)
+    assert answer.code == 2
+    assert "did you mean attention_scale?" in answer.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RequestError, match="--root"):
+        reproduce.reproduce(NAME, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{", "valid JSON"),
+        ("[]", "a result of format 1"),
+        ('{"format": 2}', "a result of format 1"),
+    ],
+)
+def test_a_damaged_result_is_named(tmp_path: Path, content: str, told: str) -> None:
+    folder = reproduce.folder_of(NAME, tmp_path)
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(content)
+    with pytest.raises(RequestError, match=told):
+        reproduce.print_papers(tmp_path)

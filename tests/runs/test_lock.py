@@ -1,0 +1,90 @@
+"""One process holds a run, and nobody when that process is gone."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etude.errors import RunHeld
+from etude.runs.lock import RunLock, holder, is_held
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def hold(folder: str, held: Any, leave: Any) -> None:
+    lock = RunLock(Path(folder))
+    lock.acquire()
+    held.set()
+    leave.wait(60)
+    lock.release()
+
+
+@pytest.fixture
+def holder_process(tmp_path: Path) -> Iterator[tuple[Any, Callable[[], None]]]:
+    """Another process that holds the lock of `tmp_path`, and how to tell it to let go."""
+    held, leave = SPAWN.Event(), SPAWN.Event()
+    process = SPAWN.Process(target=hold, args=(str(tmp_path), held, leave), daemon=True)
+    process.start()
+    assert held.wait(30)
+    yield process, leave.set
+    process.kill()
+    process.join(30)
+
+
+def test_another_process_is_kept_out_and_told_by_whom(tmp_path: Path, holder_process) -> None:
+    process, _ = holder_process
+    assert is_held(tmp_path)
+    with pytest.raises(RunHeld, match=rf"process {process.pid} on \S+ since \d{{4}}-"):
+        RunLock(tmp_path).acquire()
+    assert holder(tmp_path / ".lock")["pid"] == process.pid
+
+
+def test_a_killed_holder_holds_nothing(tmp_path: Path, holder_process) -> None:
+    process, _ = holder_process
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(30)
+    assert not is_held(tmp_path)
+    lock = RunLock(tmp_path)
+    lock.acquire()
+    assert holder(tmp_path / ".lock")["pid"] == os.getpid()
+    lock.release()
+
+
+def test_waiting_ends_when_the_holder_lets_go(tmp_path: Path, holder_process) -> None:
+    _, let_go = holder_process
+    threading.Timer(0.4, let_go).start()
+    began = time.monotonic()
+    lock = RunLock(tmp_path)
+    lock.acquire(wait=True)
+    assert time.monotonic() - began > 0.3
+    assert is_held(tmp_path)
+    lock.release()
+
+
+def test_release_frees_and_may_be_repeated(tmp_path: Path) -> None:
+    lock = RunLock(tmp_path)
+    lock.acquire()
+    assert is_held(tmp_path)
+    lock.release()
+    lock.release()
+    assert not is_held(tmp_path)
+    RunLock(tmp_path).acquire()
+
+
+def test_asking_creates_nothing(tmp_path: Path) -> None:
+    assert not is_held(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]"])
+def test_a_holder_that_has_said_nothing_yet(tmp_path: Path, content: str) -> None:
+    (tmp_path / ".lock").write_text(content)
+    assert holder(tmp_path / ".lock") == {}

@@ -1,0 +1,85 @@
+"""`metrics.jsonl`: whole lines in the order of steps, whatever ended the writer."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from etude.runs.metrics import MetricsFile, read_rows
+
+VALUES = st.one_of(st.integers(), st.floats(), st.text(max_size=5), st.none())
+ROWS = st.lists(st.dictionaries(st.text(max_size=8), VALUES, max_size=4), max_size=6)
+
+
+def readable(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(rows=ROWS)
+def test_rows_come_back_with_null_for_what_json_lacks(tmp_path: Path, rows: list) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.unlink(missing_ok=True)
+    file = MetricsFile(path)
+    for row in rows:
+        file.append(row)
+    assert read_rows(path) == [{k: readable(v) for k, v in row.items()} for row in rows]
+
+
+def test_each_line_is_json_for_any_reader(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    MetricsFile(path).append({"step": 1, "train/loss": math.nan, "time": math.inf})
+    assert json.loads(path.read_text(), parse_constant=pytest.fail) == {
+        "step": 1,
+        "train/loss": None,
+        "time": None,
+    }
+
+
+def written(path: Path, steps: range) -> MetricsFile:
+    file = MetricsFile(path)
+    for step in steps:
+        file.append({"step": step, "val/loss": 1 / (step + 1)})
+    return file
+
+
+@pytest.mark.parametrize("cut", [1, 5, 12])
+def test_a_line_cut_short_by_a_kill_is_passed_over(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "metrics.jsonl"
+    written(path, range(4))
+    content = path.read_bytes()
+    path.write_bytes(content[: -cut - 1])
+    assert [row["step"] for row in read_rows(path)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("step", "left"), [(-1, 0), (0, 1), (2, 3), (3, 4), (99, 4)])
+def test_cut_after_keeps_the_step_itself(tmp_path: Path, step: int, left: int) -> None:
+    path = tmp_path / "metrics.jsonl"
+    file = written(path, range(4))
+    before = path.read_text().splitlines()
+    file.cut_after(step)
+    assert path.read_text().splitlines() == before[:left]
+
+
+def test_after_a_cut_the_next_row_stands_on_its_own_line(tmp_path: Path) -> None:
+    """Also where a kill left half a line."""
+    path = tmp_path / "metrics.jsonl"
+    file = written(path, range(4))
+    with path.open("a") as stream:
+        stream.write('{"step": 4, "val/lo')
+    file.cut_after(2)
+    file.append({"step": 3})
+    assert [row["step"] for row in read_rows(path)] == [0, 1, 2, 3]
+    assert len(path.read_text().splitlines()) == 4
+
+
+def test_no_file_has_no_rows_and_a_cut_makes_none(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    MetricsFile(path).cut_after(5)
+    assert read_rows(path) == []
+    assert not path.exists()

@@ -1,0 +1,144 @@
+"""The command in a process of its own that may be killed; one server imports everything once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["pytorch_lightning", "etude.api", "etude.training.loop", "apart"])
+
+
+def start(words: list[str], output: Path, plant: str = "nothing", call: int = 0) -> BaseProcess:
+    """Runs `etude train WORDS` apart; both its outputs go to `output`.
+
+    Args:
+        plant: the function below that decides about the process's end.
+        call: at which call of what it plants.
+    """
+    arguments = (words, output, plant, call, os.environ["ETUDE_CACHE"])
+    process = SERVER.Process(target=_run, args=arguments)
+    process.start()
+    return process
+
+
+def finish(process: BaseProcess) -> int | None:
+    """Waits, and returns the exit code; minus the signal's number for one that was killed."""
+    process.join(60)
+    return process.exitcode
+
+
+def wait_for(condition: Callable[[], bool], process: BaseProcess) -> None:
+    """Returns once the condition holds; fails if the process ends, or a minute goes by, before."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert process.is_alive()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def _run(words: list[str], output: Path, plant: str, call: int, cache: str) -> None:
+    import torch
+
+    from etude import cli
+
+    os.environ["ETUDE_CACHE"] = cache
+    torch.set_num_threads(1)
+    globals()[plant](call)
+    with output.open("a") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    sys.exit(cli.run(["train", *words]))
+
+
+def nothing(call: int) -> None:
+    pass
+
+
+def slow(call: int) -> None:
+    """Each step takes `call` milliseconds longer."""
+    from etude.tasks.causal_lm import CausalLM
+
+    _before(CausalLM, "training_step", lambda: time.sleep(call / 1000), every=True)
+
+
+def killed_in_a_step(call: int) -> None:
+    from etude.tasks.causal_lm import CausalLM
+
+    _before(CausalLM, "training_step", _kill, call)
+
+
+def killed_in_validation(call: int) -> None:
+    from etude.tasks.causal_lm import CausalLM
+
+    _before(CausalLM, "validation_step", _kill, call)
+
+
+def killed_in_a_save(call: int) -> None:
+    """The weights are written, of the rest the first half."""
+    import torch
+
+    whole = torch.save
+    calls = 0
+
+    def cut(value: Any, path: Path) -> None:
+        nonlocal calls
+        calls += 1
+        whole(value, path)
+        if calls == call:
+            os.truncate(path, path.stat().st_size // 2)
+            _kill()
+
+    torch.save = cut
+
+
+def killed_after_a_save(call: int) -> None:
+    """The checkpoint is there; `run.json` does not know of it."""
+    from etude.runs.record import Record
+
+    _before(Record, "update", _kill, call)
+
+
+def killed_in_a_row(call: int) -> None:
+    """Half a line of metrics."""
+    from etude.runs.metrics import MetricsFile
+
+    whole = MetricsFile.append
+    calls = 0
+
+    def cut(self: MetricsFile, row: Any) -> None:
+        nonlocal calls
+        calls += 1
+        whole(self, row)
+        if calls == call:
+            os.truncate(self.path, self.path.stat().st_size - 9)
+            _kill()
+
+    MetricsFile.append = cut  # type: ignore[method-assign]
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _before(
+    owner: Any, name: str, act: Callable[[], None], call: int = 1, every: bool = False
+) -> None:
+    original = getattr(owner, name)
+    calls = 0
+
+    def planted(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if every or calls == call:
+            act()
+        return original(*arguments, **named)
+
+    setattr(owner, name, planted)

@@ -1,0 +1,54 @@
+"""A run of 40 steps in half a second that has everything: dropout, uneven micro-batches, clipping,
+validations and saves at intervals without a common divisor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+STEPS = 40
+
+
+@pytest.fixture(scope="session")
+def words(
+    tmp_path_factory: pytest.TempPathFactory,
+    write_corpus: Callable[..., Path],
+    tiny: Callable[..., list[str]],
+) -> Callable[..., list[str]]:
+    """`words(root, "seed=1")`: the overrides of the run, recorded under `root`."""
+    # 360 characters: 324 for training are 40 windows, 10 steps an epoch; 36 are for validation.
+    text = write_corpus(tmp_path_factory.mktemp("text") / "text.txt", lines=20)
+    text.write_text(text.read_text()[:360])
+
+    def overrides(root: Path, *more: str) -> list[str]:
+        return [
+            *tiny(text, root),
+            "model.dropout=0.2",
+            f"trainer.max_steps={STEPS}",
+            "trainer.micro_batch=3",
+            "trainer.val_check_interval=7",
+            "trainer.log_every_n_steps=4",
+            "run.save_every=5",
+            "run.samples=0",
+            *more,
+        ]
+
+    return overrides
+
+
+@pytest.fixture(scope="session")
+def small(words: Callable[..., list[str]]) -> Callable[..., DictConfig]:
+    """`small(root, "run.stop_at_step=5")`: its config; composed once, as that takes a while."""
+    from etude.config.compose import compose
+
+    composed = compose(words(Path("ROOT")))
+    OmegaConf.set_struct(composed, False)
+
+    def config(root: Path, *more: str) -> DictConfig:
+        changes = OmegaConf.from_dotlist([f"run.root={root}", *more])
+        return OmegaConf.merge(composed, changes)  # type: ignore[return-value]
+
+    return config
