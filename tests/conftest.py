@@ -1,4 +1,4 @@
-"""What tests of several rooms share: a cache of their own, small corpora, the command in-process."""
+"""What tests of several rooms share: a cache of their own, small corpora, the command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-WORDS = "the quick brown fox jumps over lazy dogs and cats while rain falls on quiet hills".split()
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs", "and", "cats", "ran"]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -27,7 +27,7 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 @pytest.fixture(scope="session")
 def write_corpus() -> Callable[..., Path]:
-    """`write_corpus(path, lines=120, seed=0)` writes lines of common words, and returns the path."""
+    """`write_corpus(path, lines=120, seed=0)` writes lines of common words; returns the path."""
 
     def write(path: Path, lines: int = 120, seed: int = 0) -> Path:
         draw = random.Random(seed)

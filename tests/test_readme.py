@@ -1,4 +1,4 @@
-"""The README is true: its commands and its Python run, its links lead somewhere, its tests exist."""
+"""The README is true: its commands and Python run, its links lead somewhere, its tests exist."""
 
 from __future__ import annotations
 

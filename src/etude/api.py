@@ -174,7 +174,7 @@ class Run:
                 positions end before `sequence_length`.
         """
         from etude.tasks.causal_lm import score
-        from etude.training.run import cache_folder
+        from etude.training.place import cache_folder
 
         data = self.checked.nodes["data"].build()
         data.check()
@@ -267,7 +267,7 @@ def read_config(path: Path) -> DictConfig:
         raise RequestError(Problem(str(path), "YAML without aliases"))
     try:
         config = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text))
-    except (OmegaConfBaseException, ValueError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         hint = str(error).splitlines()[0]
         raise RequestError(
             Problem(str(path), "the keys and types of a config", hint=hint)

@@ -24,7 +24,9 @@ TEXT = "data=text_files"
 
 
 def needed(choice: str, corpus: Path) -> list[str]:
-    """What has no default: a text to read."""
+    """What has no default, a text to read; and an experiment that says nothing of tokenizers."""
+    if choice.startswith("data/tokenizer"):
+        return ["experiment=debug"]
     reads_files = choice == TEXT or "shakespeare" in choice
     return [f"data.path={corpus}"] if reads_files else []
 

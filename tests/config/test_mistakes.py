@@ -114,7 +114,12 @@ def test_a_part_of_another_kind_is_refused_by_its_key() -> None:
 @pytest.mark.parametrize(
     ("file", "overrides", "where", "said"),
     [
-        ("experiment/mine.yaml", ["experiment=mine"], "experiment/mine.yaml", "unknown key 'modle'"),
+        (
+            "experiment/mine.yaml",
+            ["experiment=mine"],
+            "experiment/mine.yaml",
+            "unknown key 'modle'",
+        ),
         ("model/mine.yaml", ["model=mine"], "model.hedas", "did you mean heads?"),
     ],
 )
@@ -211,9 +216,7 @@ def test_what_a_config_may_not_build(target: str) -> None:
     assert problem.where == "optimizer._target_"
 
 
-def test_a_refused_target_is_not_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refused_target_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "side_effect_of_target.py").write_text("raise SystemExit('imported')\n")
     monkeypatch.syspath_prepend(tmp_path)
     (problem, *_) = problems("optimizer._target_=side_effect_of_target.Thing")

@@ -17,7 +17,12 @@ from etude.papers.attention_scale import AttentionScale, look
 
 
 def small(**changes: object) -> AttentionScale:
-    settings: dict[str, Any] = {"widths": [1, 16, 64], "heads": 2, "queries": 16, "keys": 128} | changes
+    settings: dict[str, Any] = {
+        "widths": [1, 16, 64],
+        "heads": 2,
+        "queries": 16,
+        "keys": 128,
+    } | changes
     return AttentionScale(**settings)
 
 

@@ -72,9 +72,14 @@ def test_a_folder_whose_writing_fails_leaves_what_was_there(tmp_path: Path, befo
     if before:
         with files.whole_folder(place) as folder:
             (folder / "weights").write_text("old")
-    with pytest.raises(KeyboardInterrupt), files.whole_folder(place) as folder:
-        (folder / "weights").write_text("half")
-        raise KeyboardInterrupt
+
+    def killed() -> None:
+        with files.whole_folder(place) as folder:
+            (folder / "weights").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        killed()
     assert os.listdir(tmp_path) == (["step-1"] if before else [])
     assert not before or (place / "weights").read_text() == "old"
 

@@ -147,7 +147,8 @@ def checkpointed(root: Path, *steps: int, best: int | None = None) -> Record:
 
 
 @pytest.mark.parametrize(
-    ("which", "best", "step"), [("best", 10, 10), ("best", None, 30), ("last", 10, 30), ("20", 10, 20)]
+    ("which", "best", "step"),
+    [("best", 10, 10), ("best", None, 30), ("last", 10, 30), ("20", 10, 20)],
 )
 def test_checkpoints(tmp_path: Path, which: str, best: int | None, step: int) -> None:
     record = checkpointed(tmp_path, 30, 10, 20, best=best)

@@ -12,7 +12,11 @@ from hypothesis import strategies as st
 from etude.runs.signature import canonical_json, group, sha256_of, signature
 
 SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text()
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(),
 )
 TREES = st.recursive(
     SCALARS,

@@ -9,7 +9,7 @@ import pytest
 
 from etude.errors import RunHeld
 from etude.runs.lock import RunLock, is_held
-from etude.training.run import claimed
+from etude.training.place import claimed
 
 
 def test_the_next_in_line_gets_a_folder_that_is_there(tmp_path: Path) -> None:

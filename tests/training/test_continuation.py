@@ -145,6 +145,6 @@ def test_other_data_is_refused(small: Small, tmp_path: Path) -> None:
     config.run.stop_at_step = 5
     record = train(config).record
     text.write_text(text.read_text().replace("a", "e"))
-    with pytest.raises(RequestError, match="the content that .* was trained on"):
+    with pytest.raises(RequestError, match=r"the content that .* was trained on"):
         train(config)
     assert Record.read(record.path).info == record.info

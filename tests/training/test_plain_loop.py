@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from etude.config.checks import check
 from etude.tasks.seeding import seed_for
 from etude.training.build import build_model, build_parts
-from etude.training.run import cache_folder, train
+from etude.training.place import cache_folder
+from etude.training.run import train
 
 STEPS, WARM_UP, RATE, DECAY, CLIP = 20, 2, 1e-3, 0.1, 1.0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -60,7 +62,10 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
         raise RequestError(
             [*problems, Problem(str(key), "an interpolation that resolves", hint=reason)]
         ) from error
-    extensions = list(trust) if trust is not None else _extensions(plain, problems)
+    named = plain["extensions"] if trust is None else list(trust)
+    if named:
+        _look_here_too()
+    extensions = _extensions(named, problems) if trust is None else named
     problems += _check_root(plain)
     nodes: dict[str, Node] = {}
     callbacks: dict[str, Node] = {}
@@ -99,10 +104,19 @@ def _unknown_keys(config: DictConfig) -> Iterator[Problem]:
             yield Problem(f"run.{key}", "a key of run", hint=nearest(key, known))
 
 
-def _extensions(plain: Mapping[str, Any], problems: list[Problem]) -> list[str]:
+def _look_here_too() -> None:
+    """Modules in the working folder can be imported, as they can with `python -m`.
+
+    A console script does not look there; the user's own modules lie there all the same.
+    """
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
+def _extensions(named: Sequence[str], problems: list[Problem]) -> list[str]:
     import importlib.util
 
-    for module in plain["extensions"]:
+    for module in named:
         try:
             found = importlib.util.find_spec(module) is not None
         except (ImportError, ValueError):
@@ -111,7 +125,7 @@ def _extensions(plain: Mapping[str, Any], problems: list[Problem]) -> list[str]:
             problems.append(
                 Problem("extensions", "a module that can be imported from here", module)
             )
-    return [*plain["extensions"], *installed_extensions()]
+    return [*named, *installed_extensions()]
 
 
 def _check_root(plain: Mapping[str, Any]) -> Iterator[Problem]:

@@ -185,7 +185,7 @@ def _groups() -> dict[str, list[str]]:
         if names:
             found[group] = names
         for sub in loader.list_groups(group):
-            if sub not in ("hydra", ""):
+            if sub not in ("hydra", "", "paper"):  # papers are no part of a run
                 visit(f"{group}/{sub}" if group else sub)
 
     visit("")

@@ -51,12 +51,14 @@ def resolve(target: str, where: str, extensions: Iterable[str] = ()) -> Callable
     if not isinstance(target, str) or "." not in target:
         raise RequestError(Problem(f"{where}._target_", "a dotted path to a class", target))
     if not allowed(target, extensions):
+        module = target.split(".")[0]
         raise RequestError(
             Problem(
                 f"{where}._target_",
                 "a class of etude or of a module in `extensions`",
                 target,
-                hint=f"extensions=[{target.split('.')[0]}] allows it in a config of your own",
+                f"extensions=[{module}] allows it in a config of your own, "
+                f"trust=[{module!r}] or --trust {module} in a record",
             )
         )
     module_name, _, name = target.rpartition(".")

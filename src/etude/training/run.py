@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +17,11 @@ from etude.config.compose import plain_yaml
 from etude.errors import Interrupted, Problem, RequestError, RunFailed
 from etude.models.language_model import LanguageModel
 from etude.runs import provenance
-from etude.runs.files import sweep_temporaries
-from etude.runs.lock import RunLock
 from etude.runs.record import DONE, FORMAT, Record, label_of, run_folder
 from etude.runs.signature import group, signature
 from etude.training.build import Parts, build_model, build_parts
 from etude.training.checkpoints import verify
+from etude.training.place import cache_folder, claimed, current_folder, logging_to, preflight
 
 log = logging.getLogger("etude")
 
@@ -92,8 +88,8 @@ def _train_claimed(
     data, settings = parts.data, parts.trainer
     total = settings.total_steps(data.steps_per_epoch)
     checkpoint, step = _resume_point(record)
-    pause = checked.run.stop_at_step
-    if pause is not None and pause <= step < total:
+    stop_at = checked.run.stop_at_step
+    if stop_at is not None and stop_at <= step < total:
         record.update(status="paused")
         log.info("paused before, at step %d of %d: %s", step, total, record.path)
         return Outcome("paused", record, reused=True)
@@ -110,7 +106,7 @@ def _train_claimed(
         log_interval=settings.log_every_n_steps,
         save_interval=checked.run.save_every,
         keep_every=checked.run.keep_every,
-        stop_at_step=checked.run.stop_at_step,
+        stop_at_step=stop_at,
         tokens_per_step=data.tokens_per_step,
         watch_gradients=settings.lightning["precision"] != "16-mixed",
     )
@@ -183,20 +179,6 @@ def _train_claimed(
     return Outcome("finished", record)
 
 
-def current_folder(base: Path, checked: Checked) -> Path:
-    """The folder of this run: `base`, or its latest `~n`; a new one for `run.on_existing=again`."""
-    count = 1
-    while (_numbered(base, count + 1) / "run.json").exists():
-        count += 1
-    latest = _numbered(base, count)
-    again = checked.run.on_existing == "again" and (latest / "run.json").exists()
-    return _numbered(base, count + 1) if again and Record.read(latest).status in DONE else latest
-
-
-def _numbered(base: Path, count: int) -> Path:
-    return base if count == 1 else base.with_name(f"{base.name}~{count}")
-
-
 def finished_before(folder: Path, checked: Checked, parts: Parts) -> Outcome | None:
     """The outcome of an earlier identical request, if it came to an end.
 
@@ -244,68 +226,6 @@ def finished_before(folder: Path, checked: Checked, parts: Parts) -> Outcome | N
         differs,
     )
     return Outcome("finished", record, reused=True)
-
-
-def preflight(folder: Path) -> None:
-    """The root can be written and has room, before any data is read.
-
-    Raises:
-        RequestError: names the path.
-    """
-    existing = next(path for path in (folder, *folder.parents, Path(".")) if path.exists())
-    if not existing.is_dir():
-        raise RequestError(Problem("run.root", "a folder", str(existing)))
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise RequestError(Problem("run.root", "a folder that can be written", str(existing)))
-    free = shutil.disk_usage(existing).free
-    if free < 64 * 2**20:
-        raise RequestError(
-            Problem("run.root", "at least 64 MiB free", f"{existing}: {free / 2**20:.0f} MiB")
-        )
-
-
-def cache_folder(checked: Checked) -> Path:
-    """Where prepared data lies: `run.cache`, `$ETUDE_CACHE`, or `~/.cache/etude`."""
-    stated = checked.run.cache or os.environ.get("ETUDE_CACHE")
-    return Path(stated).expanduser() if stated else Path.home() / ".cache" / "etude"
-
-
-@contextmanager
-def claimed(folder: Path, *, wait: bool) -> Iterator[Record]:
-    """Holds the run's folder; leaves no folder behind if nothing was recorded in it."""
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
-    lock = RunLock(folder)
-    lock.acquire(wait=wait)
-    try:
-        sweep_temporaries(folder)
-        (folder / "checkpoints").mkdir(exist_ok=True)
-        sweep_temporaries(folder / "checkpoints")
-        record = Record.read(folder) if (folder / "run.json").exists() else Record(folder)
-        yield record
-    finally:
-        if not (folder / "run.json").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):  # another run lies there by now
-                for path in new[1:]:
-                    path.rmdir()
-        lock.release()
-
-
-@contextmanager
-def logging_to(path: Path) -> Iterator[None]:
-    """Everything that Étude logs also goes to the run's `log.txt`, tracebacks included."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger = logging.getLogger("etude")
-    level = logger.level
-    logger.setLevel(logging.DEBUG)
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        handler.close()
 
 
 def _resume_point(record: Record) -> tuple[Path | None, int]:

@@ -142,8 +142,8 @@ class Trainer:
             RequestError: Lightning refuses the accelerator, the devices or the precision.
         """
         import pytorch_lightning as pl
+        from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
         from lightning_fabric.utilities.exceptions import MisconfigurationException
-        from pytorch_lightning.plugins.environments import SLURMEnvironment
 
         from etude.training.checkpoints import FolderCheckpointIO
 

@@ -1,0 +1,92 @@
+"""Where a run lies: its folder, the room for it, who holds it, its log."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from etude.config.checks import Checked
+from etude.errors import Problem, RequestError
+from etude.runs.files import sweep_temporaries
+from etude.runs.lock import RunLock
+from etude.runs.record import DONE, Record
+
+
+def current_folder(base: Path, checked: Checked) -> Path:
+    """The folder of this run: `base`, or its latest `~n`; a new one for `run.on_existing=again`."""
+    count = 1
+    while (_numbered(base, count + 1) / "run.json").exists():
+        count += 1
+    latest = _numbered(base, count)
+    again = checked.run.on_existing == "again" and (latest / "run.json").exists()
+    return _numbered(base, count + 1) if again and Record.read(latest).status in DONE else latest
+
+
+def _numbered(base: Path, count: int) -> Path:
+    return base if count == 1 else base.with_name(f"{base.name}~{count}")
+
+
+def preflight(folder: Path) -> None:
+    """The root can be written and has room, before any data is read.
+
+    Raises:
+        RequestError: names the path.
+    """
+    existing = next(path for path in (folder, *folder.parents, Path(".")) if path.exists())
+    if not existing.is_dir():
+        raise RequestError(Problem("run.root", "a folder", str(existing)))
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise RequestError(Problem("run.root", "a folder that can be written", str(existing)))
+    free = shutil.disk_usage(existing).free
+    if free < 64 * 2**20:
+        raise RequestError(
+            Problem("run.root", "at least 64 MiB free", f"{existing}: {free / 2**20:.0f} MiB")
+        )
+
+
+def cache_folder(checked: Checked) -> Path:
+    """Where prepared data lies: `run.cache`, `$ETUDE_CACHE`, or `~/.cache/etude`."""
+    stated = checked.run.cache or os.environ.get("ETUDE_CACHE")
+    return Path(stated).expanduser() if stated else Path.home() / ".cache" / "etude"
+
+
+@contextmanager
+def claimed(folder: Path, *, wait: bool) -> Iterator[Record]:
+    """Holds the run's folder; leaves no folder behind if nothing was recorded in it."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    lock = RunLock(folder)
+    lock.acquire(wait=wait)
+    try:
+        sweep_temporaries(folder)
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        sweep_temporaries(folder / "checkpoints")
+        record = Record.read(folder) if (folder / "run.json").exists() else Record(folder)
+        yield record
+    finally:
+        if not (folder / "run.json").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # another run lies there by now
+                for path in new[1:]:
+                    path.rmdir()
+        lock.release()
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Everything that Étude logs also goes to the run's `log.txt`, tracebacks included."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("etude")
+    level = logger.level
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        handler.close()

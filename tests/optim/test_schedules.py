@@ -1,0 +1,117 @@
+"""Schedules against their closed formulas, in exact or double arithmetic."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from fractions import Fraction
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etude.errors import InvalidArguments
+from etude.optim.schedules import Constant, Cosine, Linear, Schedule
+
+SHAPES = [Constant(3), Linear(3, 0.2), Cosine(3, 0.2)]
+
+
+@pytest.mark.parametrize("schedule", SHAPES, ids=lambda s: type(s).__name__)
+def test_warm_up_begins_above_zero_and_ends_at_the_base_rate(schedule: Schedule) -> None:
+    """Three steps at 1/4, 2/4, 3/4; the fourth runs at the full rate."""
+    assert [schedule(step, 50) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "last"), [(Constant(), 1.0), (Linear(0, 0.2), 0.2), (Cosine(0, 0.2), 0.2)]
+)
+@pytest.mark.parametrize("total", [2, 3, 100, 100_000])
+def test_the_first_step_has_the_base_rate_and_the_last_the_final(
+    schedule: Schedule, last: float, total: int
+) -> None:
+    assert schedule(0, total) == 1.0
+    assert schedule(total - 1, total) == pytest.approx(last, rel=1e-12)
+
+
+@given(
+    warmup=st.integers(0, 40),
+    after=st.integers(2, 400),
+    final=st.fractions(0, 1),
+    at=st.fractions(0, 1),
+)
+def test_linear_is_the_line_through_its_ends(
+    warmup: int, after: int, final: Fraction, at: Fraction
+) -> None:
+    total = warmup + after
+    step = warmup + round(at * (after - 1))
+    expected = 1 + (final - 1) * Fraction(step - warmup, total - 1 - warmup)
+    assert Linear(warmup, float(final))(step, total) == pytest.approx(float(expected), abs=1e-12)
+
+
+def test_cosine_is_that_of_torch() -> None:
+    base, final, total = 0.5, 0.1, 41
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=base)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total - 1, eta_min=base * final)
+    ours = Cosine(0, final)
+    for step in range(total):
+        assert base * ours(step, total) == pytest.approx(theirs.get_last_lr()[0], rel=1e-9)
+        optimizer.step()
+        theirs.step()
+
+
+def test_cosine_after_warm_up_by_hand() -> None:
+    schedule, total = Cosine(10, 0.1), 111  # a hundred steps from 10 to 110
+    for step, angle in [(10, 0), (35, math.pi / 4), (60, math.pi / 2), (85, 3 * math.pi / 4)]:
+        assert schedule(step, total) == pytest.approx(0.55 + 0.45 * math.cos(angle), rel=1e-12)
+
+
+@given(st.integers(0, 30), st.floats(0, 1), st.integers(1, 200))
+def test_decay_never_rises_and_stays_between_its_ends(
+    warmup: int, final: float, total: int
+) -> None:
+    for schedule in (Constant(warmup), Linear(warmup, final), Cosine(warmup, final)):
+        factors = [schedule(step, total) for step in range(total + 5)]
+        decay = factors[warmup:]
+        assert all(a >= b - 1e-12 for a, b in pairwise(decay))
+        assert all(a < b for a, b in pairwise(factors[:warmup]))
+        assert all(0.0 <= factor <= 1.0 + 1e-12 for factor in factors)
+
+
+def test_a_run_that_ends_in_its_warm_up_does_not_divide_by_zero() -> None:
+    for schedule in SHAPES:
+        assert [schedule(step, 3) for step in range(3)] == [0.25, 0.5, 0.75]
+        assert schedule(3, 4) == 1.0
+
+
+def test_it_is_a_function_of_the_step_alone() -> None:
+    schedule = Cosine(5, 0.1)
+    backwards = [schedule(step, 50) for step in reversed(range(50))]
+    assert backwards[::-1] == [Cosine(5, 0.1)(step, 50) for step in range(50)]
+
+
+@pytest.mark.parametrize("schedule", [Constant, Linear, Cosine])
+def test_defaults_are_neutral(schedule: type[Schedule]) -> None:
+    """They never change: a key equal to its default is left out of a run's signature."""
+    defaults = {"warmup_steps": 0, "final_scale": 0.0}
+    found = {n: p.default for n, p in inspect.signature(schedule).parameters.items()}
+    assert found == {name: defaults[name] for name in found}
+    assert "warmup_steps" in found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keys"),
+    [
+        ((-1, 0.1), ["warmup_steps"]),
+        ((0, 1.5), ["final_scale"]),
+        ((0, -0.1), ["final_scale"]),
+        ((0, math.nan), ["final_scale"]),
+        ((-1, 2.0), ["warmup_steps", "final_scale"]),
+    ],
+)
+def test_bad_arguments_are_named(arguments: tuple[int, float], keys: list[str]) -> None:
+    with pytest.raises(InvalidArguments) as refused:
+        Cosine(*arguments)
+    assert [problem.where for problem in refused.value.problems] == keys

@@ -1,0 +1,152 @@
+"""`etude train -m`: every job is a run, so a sweep that is started again repeats nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etude.errors import Interrupted
+from etude.runs.record import Record
+from etude.sweeps.multirun import multirun
+from etude.training.run import Outcome
+
+
+def report(root: Path) -> dict[str, Any]:
+    (folder,) = (root / "_sweeps").iterdir()
+    return json.loads((folder / "jobs.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_after_a_refused_job_and_again_repeats_nothing(
+    etude, corpus: Path, tiny, tmp_path: Path
+) -> None:
+    """Two numbers of heads by two widths; three heads do not divide a width of eight."""
+    command = ["train", "-m", *tiny("corpus.txt", "experiments", "run.samples=0")]
+    command += ["model.dim=8,12", "model.heads=1,3"]
+    root = tmp_path / "experiments"
+
+    first = etude(*command, cwd=tmp_path)
+    assert first.code == 1
+    jobs = report(root)["jobs"]
+    labels = [dict(part.split("=") for part in job["label"].split()) for job in jobs]
+    status = {
+        (label["heads"], label["dim"]): job["status"]
+        for label, job in zip(labels, jobs, strict=True)
+    }
+    assert status == {
+        ("1", "8"): "finished",
+        ("1", "12"): "finished",
+        ("3", "8"): "refused",
+        ("3", "12"): "finished",
+    }
+    assert report(root)["axes"] == {"model.dim": ["8", "12"], "model.heads": ["1", "3"]}
+    assert [job["status"] for job in jobs][2] == "refused"  # and one more came after it
+    assert "model.heads = 3" in jobs[2]["message"]
+    assert jobs[2]["path"] is None
+    assert "4 jobs: 3 finished, 1 refused" in first.out
+    paths = [job["path"] for job in jobs if job["path"]]
+    assert len(set(paths)) == 3
+    assert len(list((root / "tiny").iterdir())) == 3
+    for path in paths:
+        assert Record.read(tmp_path / path).status == "finished"
+
+    second = etude(*command, cwd=tmp_path)
+    assert second.code == 1
+    jobs = report(root)["jobs"]
+    assert [job["status"] for job in jobs] == ["reused", "reused", "refused", "reused"]
+    assert [job["path"] for job in jobs if job["path"]] == paths
+
+    longer = [*command[:-1], "model.heads=1,2"]  # an axis extended another day
+    third = etude(*longer, cwd=tmp_path)
+    assert third.code == 0
+    statuses = [job["status"] for job in report(root)["jobs"]]
+    assert statuses == ["reused", "reused", "finished", "finished"]
+
+
+def test_a_sweep_of_refused_jobs_alone_was_a_wrong_request(
+    etude, corpus: Path, tiny, tmp_path: Path
+) -> None:
+    overrides = tiny("corpus.txt", "experiments", "model.heads=3,5")
+    assert etude("train", "-m", *overrides, cwd=tmp_path).code == 2
+    assert not (tmp_path / "experiments" / "tiny").exists()
+
+
+def sweep(root: Path, *overrides: str, train: Any) -> list[Any]:
+    return multirun(["experiment=debug", f"run.root={root}", *overrides], train)
+
+
+def outcome(config: Any) -> Outcome:
+    return Outcome("finished", Record(Path("somewhere") / str(config.seed)))
+
+
+def test_jobs_run_in_the_order_of_the_axes_with_their_own_config(tmp_path: Path) -> None:
+    seen: list[tuple[str, int]] = []
+
+    def train(config: Any) -> Outcome:
+        seen.append((config.model.position._target_.rpartition(".")[2], config.seed))
+        return outcome(config)
+
+    jobs = sweep(tmp_path, "model/position=rotary,alibi", "seed=3,5", train=train)
+    assert seen == [("Rotary", 3), ("Rotary", 5), ("ALiBi", 3), ("ALiBi", 5)]
+    assert [job.path for job in jobs] == [f"somewhere/{seed}" for _, seed in seen]
+    assert jobs[3].label == "position=alibi seed=5"
+
+
+def test_a_job_that_breaks_does_not_break_the_others(tmp_path: Path) -> None:
+    def train(config: Any) -> Outcome:
+        if config.seed == 1:
+            raise ZeroDivisionError("by zero")
+        return outcome(config)
+
+    jobs = sweep(tmp_path, "seed=0,1,2", train=train)
+    assert [job.status for job in jobs] == ["finished", "failed", "finished"]
+    assert jobs[1].message == "ZeroDivisionError: by zero"
+
+
+def test_a_signal_ends_the_whole_sweep(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def train(config: Any) -> Outcome:
+        seen.append(config.seed)
+        if config.seed == 1:
+            raise Interrupted(15)
+        return outcome(config)
+
+    with pytest.raises(Interrupted) as stopped:
+        sweep(tmp_path, "seed=0,1,2", train=train)
+    assert stopped.value.signum == 15
+    assert seen == [0, 1]
+
+
+def test_a_sweep_has_one_record_however_far_its_axes_reach(tmp_path: Path) -> None:
+    sweep(tmp_path, "seed=0,1", train=outcome)
+    sweep(tmp_path, "seed=1,2", train=outcome)
+    assert [job["path"] for job in report(tmp_path)["jobs"]] == ["somewhere/1", "somewhere/2"]
+    sweep(tmp_path, "seed=0,1", "model.dim=16", train=outcome)
+    assert len(list((tmp_path / "_sweeps").iterdir())) == 2
+
+
+def test_the_config_of_a_job_is_that_of_the_same_run_alone(tmp_path: Path) -> None:
+    """Swept or not, it is the same run: the signature sees no difference."""
+    from etude.config.checks import check
+    from etude.config.compose import compose
+    from etude.runs.signature import signature
+
+    found: list[str] = []
+
+    def train(config: Any) -> Outcome:
+        found.append(signature(check(config).identity))
+        return outcome(config)
+
+    sweep(tmp_path, "model.bias=true,false", "optimizer.lr=1e-3,0.01", train=train)
+    alone = [
+        signature(
+            check(compose(["experiment=debug", f"model.bias={b}", f"optimizer.lr={lr}"])).identity
+        )
+        for b in ("true", "false")
+        for lr in ("1e-3", "0.01")
+    ]
+    assert found == alone
