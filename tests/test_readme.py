@@ -49,12 +49,13 @@ def test_commands_and_python_run(
     for command in (c for c in COMMANDS if c.startswith("etude")):
         assert cli.run(shlex.split(command)[1:]) == 0, command
     assert PYTHON
+    before = {path.name for path in (tmp_path / "experiments/debug").iterdir()}
     capsys.readouterr()
     for block in PYTHON:
         exec(compile(block, "README.md", "exec"), {})
     shown = capsys.readouterr().out
-    assert "finished before" in shown
     assert "To be" in shown
+    assert {path.name for path in (tmp_path / "experiments/debug").iterdir()} == before
     names = {path.name for path in (tmp_path / "experiments").iterdir()}
     assert names == {"debug", "mine", "_sweeps", "_papers"}
 

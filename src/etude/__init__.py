@@ -12,9 +12,6 @@ Importing this package imports nothing heavy; names below arrive when they are f
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,16 +31,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-class _RunsPackage(ModuleType):
-    """Lets `etude.runs` be called: importing a module below it hides the function of that name."""
-
-    def __call__(self, root: str | Path = "experiments") -> Runs:
-        """All runs below a folder; see `etude.api.runs`."""
-        from etude.api import runs
-
-        return runs(root)
-
-
-importlib.import_module("etude.runs").__class__ = _RunsPackage

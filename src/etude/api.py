@@ -15,8 +15,8 @@ from etude.config.compose import compose as compose_config
 from etude.config.schema import Config
 from etude.console import show_messages
 from etude.errors import InvalidArguments, Problem, RequestError
-from etude.runs.record import Record
-from etude.runs.registry import find, scan
+from etude.records.record import Record
+from etude.records.registry import find, scan
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -246,12 +246,12 @@ def _runs(arguments: list[str]) -> int:
     showing.add_argument("run", metavar="RUN")
     _with_root(showing)
     asked = parser.parse_args(arguments)
-    from etude.runs import tables
+    from etude.records import tables
 
     if asked.action == "list":
         tables.print_list(Path(asked.root), asked.name)
     else:
-        from etude.runs.registry import find
+        from etude.records.registry import find
 
         tables.print_run(find(asked.run, Path(asked.root)))
     return DONE

@@ -9,6 +9,7 @@ exceptions into exit codes.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -108,9 +109,9 @@ class Checks:
         return condition
 
     def positive(self, **values: float) -> None:
-        """Each value must be above zero."""
+        """Each value must be above zero and finite."""
         for key, value in values.items():
-            self.that(value > 0, key, value, "a positive number")
+            self.that(0 < value < math.inf, key, value, "a positive number")
 
     def probability(self, **values: float) -> None:
         """Each value must lie in [0, 1): a dropout of 1 would leave nothing."""

@@ -14,7 +14,7 @@ import etude
 from etude.api import read_config
 from etude.config.compose import compose, plain_yaml
 from etude.errors import RequestError
-from etude.runs.record import FORMAT
+from etude.records.record import FORMAT
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join(9 * [f'*{old}'])}]\n"
@@ -108,7 +108,7 @@ def test_nothing_that_it_names_is_imported_unless_trusted(
 def test_it_cannot_have_a_function_called(record: Path) -> None:
     precious = record / "precious"
     precious.mkdir()
-    node = {"_target_": "etude.runs.files.remove_folder", "folder": str(precious)}
+    node = {"_target_": "etude.records.files.remove_folder", "folder": str(precious)}
     change(record, "optimizer.lr", node)
     with pytest.raises(RequestError, match=r"optimizer\.lr\._target_"):
         etude.load_run(record)

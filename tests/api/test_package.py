@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 import etude
-import etude.runs.record
 from etude.errors import RequestError
 
 
-def test_runs_can_be_called_although_a_package_has_its_name(tmp_path: Path) -> None:
-    assert etude.runs.record.Record  # the package is still one
+def test_no_module_hides_a_name_of_the_notebook(tmp_path: Path) -> None:
+    """A package `etude.runs` would: importing a module below it puts the package in its place."""
+    folder = Path(etude.__file__).parent
+    assert not {path.stem for path in folder.iterdir()} & set(etude.__all__)
     assert len(etude.runs(tmp_path)) == 0
     with pytest.raises(RequestError, match="a folder of runs"):
         etude.runs(tmp_path / "nowhere")

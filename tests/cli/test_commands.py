@@ -11,7 +11,7 @@ import pytest
 import etude as package
 from etude import cli
 from etude.errors import EtudeError, Interrupted, Problem, RequestError, RunFailed, RunHeld
-from etude.runs.record import FORMAT, Record
+from etude.records.record import FORMAT, Record
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])

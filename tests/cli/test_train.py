@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from etude.runs.lock import RunLock
-from etude.runs.metrics import read_rows
+from etude.records.lock import RunLock
+from etude.records.metrics import read_rows
 
 
 @pytest.fixture(scope="module")

@@ -203,8 +203,8 @@ def test_notes_may_come_from_the_environment_and_are_not_written_out(
         "tests_never_import_this.Class",
         "etude_of_another.Class",
         "pytorch_lightning.Trainer",
-        "etude.runs.files.remove_folder",  # a function, and a dangerous one
-        "etude.runs.files.Path",  # not Étude's, though imported there
+        "etude.records.files.remove_folder",  # a function, and a dangerous one
+        "etude.records.files.Path",  # not Étude's, though imported there
         "etude.cli.main",
         "etude.nowhere.Class",
         "etude",
@@ -230,7 +230,9 @@ def test_a_nested_function_is_no_target_either(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.mkdir()
     found = problems(
-        "+model.dropout={_target_: etude.runs.files.remove_folder, folder: " + f"'{precious}'" + "}"
+        "+model.dropout={_target_: etude.records.files.remove_folder, folder: "
+        + f"'{precious}'"
+        + "}"
     )
     assert "model.dropout._target_" in {problem.where for problem in found}
     assert precious.is_dir()

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from etude.config.checks import check
 from etude.config.compose import compose
-from etude.runs.signature import group, signature
+from etude.records.signature import group, signature
 
 BASE = compose(["experiment=debug"])
 
@@ -51,7 +51,7 @@ GOLDEN = {
         "3da9e9b383ec5da3b3cf1a177eac33ce160432357e2038918a7b0ab0b17ee6c7"
     ),
     "experiment=shakespeare_char data.path=x.txt data/tokenizer=bpe schedule=linear": (
-        "5234db9b1a735031b1e26fdae6b082dfdfe81b4d87ef59482534d2b8810ab1d5"
+        "8601b250280fd12eafdc5a683a51680c0a20819a937d3d9941b22da560fc711e"
     ),
 }
 
@@ -75,7 +75,7 @@ OUT = {
     "run.stop_at_step": 7,
     "run.save_every": 5,
     "run.keep_every": 5,
-    "run.cache": "/tmp/cache",
+    "run.cache": "cache/elsewhere",
     "run.samples": 9,
     "run.sample_prompt": "To be",
     "run.sample_tokens": 77,

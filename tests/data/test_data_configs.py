@@ -16,7 +16,7 @@ from etude.data.tokenizer import BPE, Byte, Char
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
 CORPORA = sorted(path.stem for path in CONF.glob("*.yaml"))
-TOKENIZERS = {"char": Char(), "byte": Byte(), "bpe": BPE(8192)}
+TOKENIZERS = {"char": Char(), "byte": Byte(), "bpe": BPE(2048)}
 NEEDED = {"text_files": ["path=some.txt"]}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from etude.errors import Interrupted
-from etude.runs.record import Record
+from etude.records.record import Record
 from etude.sweeps.multirun import multirun
 from etude.training.run import Outcome
 
@@ -133,7 +133,7 @@ def test_the_config_of_a_job_is_that_of_the_same_run_alone(tmp_path: Path) -> No
     """Swept or not, it is the same run: the signature sees no difference."""
     from etude.config.checks import check
     from etude.config.compose import compose
-    from etude.runs.signature import signature
+    from etude.records.signature import signature
 
     found: list[str] = []
 

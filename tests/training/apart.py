@@ -101,14 +101,14 @@ def killed_in_a_save(call: int) -> None:
 
 def killed_after_a_save(call: int) -> None:
     """The checkpoint is there; `run.json` does not know of it."""
-    from etude.runs.record import Record
+    from etude.records.record import Record
 
     _before(Record, "update", _kill, call)
 
 
 def killed_in_a_row(call: int) -> None:
     """Half a line of metrics."""
-    from etude.runs.metrics import MetricsFile
+    from etude.records.metrics import MetricsFile
 
     whole = MetricsFile.append
     calls = 0

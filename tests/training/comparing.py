@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from etude.runs.record import Record
+from etude.records.record import Record
 
 
 def rows(record: Record) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from etude.api import Run
 from etude.errors import RequestError
-from etude.runs.record import Record
+from etude.records.record import Record
 from etude.tasks.causal_lm import CausalLM
 from etude.training.checkpoints import checkpoint_path, retain
 from etude.training.run import train

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from etude.errors import RunHeld
-from etude.runs.lock import RunLock, is_held
+from etude.records.lock import RunLock, is_held
 from etude.training.place import claimed
 
 

@@ -10,7 +10,7 @@ from comparing import assert_same, rows
 from omegaconf import DictConfig
 
 from etude.errors import RequestError
-from etude.runs.record import Record
+from etude.records.record import Record
 from etude.training.run import train
 
 Small = Callable[..., DictConfig]

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file
 
 from etude.errors import RunFailed
-from etude.runs.record import Record
+from etude.records.record import Record
 from etude.tasks.causal_lm import CausalLM
 from etude.training.run import train
 

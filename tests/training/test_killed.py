@@ -11,7 +11,7 @@ import apart
 import pytest
 from comparing import assert_same, rows
 
-from etude.runs.record import Record
+from etude.records.record import Record
 from etude.training.run import train
 
 

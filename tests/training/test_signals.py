@@ -13,7 +13,7 @@ from comparing import assert_same, rows
 from omegaconf import DictConfig
 
 from etude.errors import Interrupted
-from etude.runs.record import Record
+from etude.records.record import Record
 from etude.tasks.causal_lm import CausalLM
 from etude.training.run import train
 from etude.training.signals import StopSignals

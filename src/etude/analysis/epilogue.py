@@ -7,8 +7,8 @@ import logging
 from etude.analysis.plots import loss_curve
 from etude.config.schema import Run
 from etude.models.language_model import LanguageModel
-from etude.runs.files import write_text
-from etude.runs.record import Record
+from etude.records.files import write_text
+from etude.records.record import Record
 
 log = logging.getLogger("etude")
 

@@ -35,3 +35,9 @@ def describe(hint: Any) -> str:
 def is_union(hint: Any) -> bool:
     """Whether an annotation is `A | B`."""
     return isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+
+
+def takes_bool(hint: Any) -> bool:
+    """Whether true and false fit the annotation as such, not as numbers."""
+    options = typing.get_args(hint) if is_union(hint) else (hint,)
+    return any(option in (bool, Any, object) for option in options)

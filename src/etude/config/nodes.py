@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from etude.config.describe import describe, is_union
+from etude.config.describe import describe, is_union, takes_bool
 from etude.config.targets import resolve
 from etude.errors import InvalidArguments, Problem, RequestError, nearest
 
@@ -155,6 +155,8 @@ def _check_value(
             checked[key], found = _check_value(f"{path}.{key}", inner, Any, extensions)
             problems += found
         return checked, problems
+    if isinstance(value, bool) and not takes_bool(hint):  # else true would count as 1
+        return None, [Problem(path, describe(hint), value)]
     try:
         return _adapter(hint).validate_python(value), []
     except ValidationError:

@@ -16,12 +16,7 @@ from typing import Any
 
 from etude.errors import Problem, RequestError, nearest
 
-FOREIGN_TARGETS = frozenset(
-    {
-        "pytorch_lightning.callbacks.EarlyStopping",
-        "torch.nn.Identity",
-    }
-)
+FOREIGN_TARGETS = frozenset({"pytorch_lightning.callbacks.EarlyStopping"})
 
 
 def installed_extensions() -> list[str]:

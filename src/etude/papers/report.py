@@ -13,8 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 from etude.errors import Problem, RequestError
 from etude.papers.claims import Cell, Paper, Reading
 from etude.papers.verdict import Verdict, judge, overall
-from etude.runs import provenance
-from etude.runs.files import read_json
+from etude.records import provenance
+from etude.records.files import read_json
 
 FORMAT = 1
 COLUMNS = ("cell", "published", "ours", "tolerance", "control", "verdict")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from etude.errors import Problem, RequestError
 from etude.papers import claims, report
-from etude.runs.files import whole_folder, write_json, write_text
-from etude.runs.tables import print_table
+from etude.records.files import whole_folder, write_json, write_text
+from etude.records.tables import print_table
 
 log = logging.getLogger("etude")
 

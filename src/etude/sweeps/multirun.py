@@ -21,9 +21,9 @@ from omegaconf.errors import OmegaConfBaseException
 from etude.config.compose import addable, compose, searching
 from etude.config.request import axes
 from etude.errors import EtudeError, Interrupted, Problem, RequestError, RunFailed, RunHeld
-from etude.runs.files import write_json
-from etude.runs.record import label_of
-from etude.runs.signature import DIGITS, sha256_of
+from etude.records.files import write_json
+from etude.records.record import label_of
+from etude.records.signature import DIGITS, sha256_of
 
 log = logging.getLogger("etude")
 

@@ -15,7 +15,7 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from safetensors.torch import load_file, save_file
 
 from etude.errors import Problem, RequestError
-from etude.runs.files import read_json, remove_folder, sha256_file, whole_folder, write_json
+from etude.records.files import read_json, remove_folder, sha256_file, whole_folder, write_json
 
 WEIGHTS, STATE, MANIFEST = "model.safetensors", "state.pt", "MANIFEST.json"
 _PREFIX = "model."

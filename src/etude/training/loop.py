@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from etude.errors import EtudeError, Interrupted
-from etude.runs.record import Record
+from etude.records.record import Record
 from etude.training.checkpoints import checkpoint_path, retain
 from etude.training.progress import Progress
 from etude.training.signals import StopSignals

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from etude.config.checks import Checked
 from etude.errors import Problem, RequestError
-from etude.runs.files import sweep_temporaries
-from etude.runs.lock import RunLock
-from etude.runs.record import DONE, Record
+from etude.records.files import sweep_temporaries
+from etude.records.lock import RunLock
+from etude.records.record import DONE, Record
 
 
 def current_folder(base: Path, checked: Checked) -> Path:

@@ -16,9 +16,9 @@ from etude.config.checks import Checked, check
 from etude.config.compose import plain_yaml
 from etude.errors import Interrupted, Problem, RequestError, RunFailed
 from etude.models.language_model import LanguageModel
-from etude.runs import provenance
-from etude.runs.record import DONE, FORMAT, Record, label_of, run_folder
-from etude.runs.signature import group, signature
+from etude.records import provenance
+from etude.records.record import DONE, FORMAT, Record, label_of, run_folder
+from etude.records.signature import group, signature
 from etude.training.build import Parts, build_model, build_parts
 from etude.training.checkpoints import verify
 from etude.training.place import cache_folder, claimed, current_folder, logging_to, preflight
@@ -246,7 +246,10 @@ def _begin(
     if not record.info:
         data.tokenizer_.save(record.path / "tokenizer.json")
         record.write_config(plain_yaml(checked.config), checked.run.overrides)
-    starts = [*record.info.get("starts", []), provenance.start(step)]
+    starts = [
+        *record.info.get("starts", []),
+        {**provenance.start(step), "threads": torch.get_num_threads()},
+    ]
     record.info.pop("error", None)
     record.update(
         format=FORMAT,

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from etude.errors import Problem, RequestError
-from etude.runs.files import read_json, write_json, write_text
-from etude.runs.lock import is_held
-from etude.runs.metrics import MetricsFile, read_rows
-from etude.runs.signature import DIGITS
+from etude.records.files import read_json, write_json, write_text
+from etude.records.lock import is_held
+from etude.records.metrics import MetricsFile, read_rows
+from etude.records.signature import DIGITS
 
 FORMAT = 1
 STATUSES = ("running", "finished", "failed", "interrupted", "paused", "diverged", "oom")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from etude.errors import RequestError
-from etude.runs import files
+from etude.records import files
 
 
 def test_a_write_that_fails_leaves_the_old_content(

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from etude.errors import Problem, RequestError, nearest
-from etude.runs.record import Record
-from etude.runs.registry import scan
+from etude.records.record import Record
+from etude.records.registry import scan
 
 COLUMNS = ("run", "status", "label", "step", "val/loss", "best", "seconds")
 

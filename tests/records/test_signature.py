@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.runs.signature import canonical_json, group, sha256_of, signature
+from etude.records.signature import canonical_json, group, sha256_of, signature
 
 SCALARS = st.one_of(
     st.none(),

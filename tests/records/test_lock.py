@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from etude.errors import RunHeld
-from etude.runs.lock import RunLock, holder, is_held
+from etude.records.lock import RunLock, holder, is_held
 
 SPAWN = multiprocessing.get_context("spawn")
 

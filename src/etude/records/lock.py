@@ -14,6 +14,7 @@ from typing import IO, Any
 from etude.errors import RunHeld
 
 LOCK_FILE = ".lock"
+_PATIENCE = 0.5  # seconds; `is_held` takes a shared lock for an instant, which is no holder
 
 
 class RunLock:
@@ -33,13 +34,11 @@ class RunLock:
         Raises:
             RunHeld: another live process has it and `wait` is false.
         """
-        tries = 0
+        patience = time.monotonic() + _PATIENCE
         while (file := self._locked()) is None:
-            tries += 1
-            # `is_held` takes a shared lock for an instant: one refusal proves no holder.
-            if tries > 3 and not wait:
+            if time.monotonic() > patience and not wait:
                 raise RunHeld(f"{self.path.parent} is held by {_said(holder(self.path))}")
-            time.sleep(0.2 if wait else 0.02)
+            time.sleep(0.2 if wait else 0.005)
         file.truncate(0)
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": now}))

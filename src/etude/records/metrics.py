@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from etude.runs.files import write_text
+from etude.records.files import write_text
 
 
 class MetricsFile:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from etude.errors import Problem, RequestError, nearest
-from etude.runs.record import Record
+from etude.records.record import Record
 
 
 def scan(root: Path) -> Iterator[Record]:

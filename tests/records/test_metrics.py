@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from etude.runs.metrics import MetricsFile, read_rows
+from etude.records.metrics import MetricsFile, read_rows
 
 VALUES = st.one_of(st.integers(), st.floats(), st.text(max_size=5), st.none())
 ROWS = st.lists(st.dictionaries(st.text(max_size=8), VALUES, max_size=4), max_size=6)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from etude.errors import RequestError
-from etude.runs.lock import RunLock
-from etude.runs.record import FORMAT, STATUSES, Record, label_of, run_folder
-from etude.runs.registry import find, scan
+from etude.records.lock import RunLock
+from etude.records.record import FORMAT, STATUSES, Record, label_of, run_folder
+from etude.records.registry import find, scan
 
 
 def make(root: Path, place: str, **info: Any) -> Path:
