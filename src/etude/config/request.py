@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -87,21 +89,25 @@ def answer(request: Request) -> int:
     import hydra
 
     completion = request.question in ("-sc", "--shell-completion")
-    if request.question in ("--cfg", "-c", "--info", "-i"):
-        compose(request.overrides, config_dir=request.config_dir)
     overrides = request.overrides if completion else [addable(o) for o in request.overrides]
     before = sys.argv
     # Hydra's own parser wants the options first; completion is installed for the program's name
     sys.argv = ["etude" if completion else "etude train", *request.options, *overrides]
+    said = io.StringIO()
+    code = 0
     try:
-        hydra.main(
-            version_base=HYDRA_VERSION_BASE, config_path=str(conf_dir()), config_name="train"
-        )(lambda config: None)()
+        with redirect_stderr(said):
+            hydra.main(
+                version_base=HYDRA_VERSION_BASE, config_path=str(conf_dir()), config_name="train"
+            )(lambda config: None)()
     except SystemExit as leaving:
-        return int(leaving.code or 0)
+        code = int(leaving.code or 0)
     finally:
         sys.argv = before
-    return 0
+    if code and request.question in ("--cfg", "-c", "--info", "-i"):
+        compose(request.overrides, config_dir=request.config_dir)  # says what is wrong, our way
+    print(said.getvalue(), end="", file=sys.stderr)
+    return code
 
 
 def axes(overrides: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
