@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from etude.optim.schedules import Schedule
 from etude.tasks.base import MicroBatch, Task
 
 
@@ -48,26 +47,8 @@ def language_model_metrics(nats: float, targets: int, text_bytes: int) -> dict[s
 class CausalLM(Task):
     """Next-token prediction, validated on the whole split."""
 
-    def __init__(
-        self,
-        *,
-        model: nn.Module,
-        optimizer: Callable[[nn.Module], torch.optim.Optimizer],
-        schedule: Schedule,
-        total_steps: int,
-        seed: int,
-        gradient_clip_val: float | None,
-    ) -> None:
-        super().__init__(
-            model=model,
-            optimizer=optimizer,
-            schedule=schedule,
-            total_steps=total_steps,
-            seed=seed,
-            gradient_clip_val=gradient_clip_val,
-        )
-        self._nats: list[Tensor] = []
-        self._targets = 0
+    _nats: list[Tensor]
+    _targets: int
 
     def loss(self, micro: MicroBatch) -> Tensor:
         return next_token_loss(self.model, micro)
