@@ -77,6 +77,9 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         _say("interrupted")
         return SIGNALLED + signal.SIGINT
+    except _Terminated:
+        _say("terminated")
+        return SIGNALLED + signal.SIGTERM
     except EtudeError as error:
         _say(str(error))
         return FAILED
@@ -309,5 +312,9 @@ def _say(message: str) -> None:
     print(f"etude: {message}", file=sys.stderr, flush=True)
 
 
+class _Terminated(BaseException):
+    """SIGTERM outside training. No `Exception`: libraries on the way would wrap or swallow it."""
+
+
 def _on_sigterm(signum: int, frame: FrameType | None) -> None:
-    raise Interrupted(signum)
+    raise _Terminated

@@ -22,6 +22,7 @@ from etude.records.signature import group, signature
 from etude.training.build import Parts, build_model, build_parts
 from etude.training.checkpoints import verify
 from etude.training.place import cache_folder, claimed, current_folder, logging_to, preflight
+from etude.training.process import as_in_a_fresh_process
 
 log = logging.getLogger("etude")
 
@@ -56,7 +57,11 @@ def train(config: DictConfig, epilogue: Epilogue | None = None) -> Outcome:
         RunFailed: training failed or diverged; the record says how.
         Interrupted: a signal came; the state is saved.
     """
-    checked = check(config)
+    with as_in_a_fresh_process():
+        return _train(check(config), epilogue)
+
+
+def _train(checked: Checked, epilogue: Epilogue | None) -> Outcome:
     parts = build_parts(checked)
     whole = signature(checked.identity)
     folder = current_folder(run_folder(Path(checked.run.root), checked.name, whole), checked)
