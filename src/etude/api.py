@@ -24,17 +24,19 @@ if TYPE_CHECKING:
     from etude.models.language_model import LanguageModel
 
 
-def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig:
+def compose(*overrides: str | Sequence[str], config_dir: str | Path | None = None) -> DictConfig:
     """The very config that `etude train OVERRIDES` would run.
 
     Args:
-        overrides: in Hydra's grammar, one a string: `"experiment=nano", "optimizer.lr=3e-4"`.
+        overrides: in Hydra's grammar, one a string: `"experiment=nano", "optimizer.lr=3e-4"`,
+            or a list of them.
         config_dir: a folder of your own configs.
 
     Raises:
         RequestError: with every mistake found.
     """
-    return compose_config(overrides, config_dir=config_dir)
+    typed = [o for item in overrides for o in ([item] if isinstance(item, str) else item)]
+    return compose_config(typed, config_dir=config_dir)
 
 
 def train(config: DictConfig) -> Run:
@@ -156,7 +158,13 @@ class Run:
         tokenizer = self.tokenizer()
         weights = load_weights(self.record.checkpoint(which))
         module = build_model(self.checked, tokenizer.vocab_size)
-        module.load_state_dict(weights)
+        try:
+            module.load_state_dict(weights)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+            raise RequestError(
+                Problem(str(self.path), "weights that fit the record's config", hint=reason)
+            ) from error
         return LanguageModel(module.eval(), tokenizer)
 
     def evaluate(
@@ -173,6 +181,8 @@ class Run:
             RequestError: the data is gone or is not what the run was trained on, or the model's
                 positions end before `sequence_length`.
         """
+        if sequence_length is not None and sequence_length < 1:
+            raise RequestError(Problem("sequence_length", "a positive number", sequence_length))
         from etude.tasks.causal_lm import score
         from etude.training.place import cache_folder
 
@@ -261,7 +271,7 @@ def read_config(path: Path) -> DictConfig:
         events = list(yaml.parse(text, Loader=yaml.SafeLoader))
     except FileNotFoundError:
         raise RequestError(Problem(str(path), "a record's config")) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
         raise RequestError(Problem(str(path), "valid YAML", hint=str(error))) from error
     if any(isinstance(event, yaml.AliasEvent) for event in events):
         raise RequestError(Problem(str(path), "YAML without aliases"))

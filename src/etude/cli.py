@@ -7,6 +7,7 @@ holds the run; 130 Ctrl-C; 143 SIGTERM.
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import signal
@@ -55,6 +56,9 @@ def run(arguments: list[str]) -> int:
     """Carries out one command and returns its exit code; nothing below this calls `sys.exit`."""
     debug = "--debug" in arguments
     arguments = [item for item in arguments if item != "--debug"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may lack a character of a sample
+            stream.reconfigure(errors="replace")
     show_messages()
     signal.signal(signal.SIGTERM, _on_sigterm)
     try:
@@ -86,6 +90,16 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return DONE
+    except OSError as error:
+        if debug:
+            raise
+        _say(f"{error.strerror or error}: {error.filename or ''}")
+        return WRONG
+    except Exception as error:
+        if debug:
+            raise
+        _say(f"unexpected {type(error).__name__}: {error}\n  --debug shows where; please report it")
+        return FAILED
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -207,6 +221,8 @@ def _generate(arguments: list[str]) -> int:
     parser.add_argument("--stream", action="store_true", help="show text as it comes")
     parser.add_argument("--trust", nargs="*", default=[], help="modules a foreign record may name")
     asked = parser.parse_args(arguments)
+    if asked.seed is not None and not 0 <= asked.seed < 2**63:
+        raise RequestError(Problem("--seed", "a whole number from 0 to 2**63 - 1", asked.seed))
     from etude.api import load_run
 
     model = load_run(asked.run, root=asked.root, trust=asked.trust).model(asked.checkpoint)
@@ -256,7 +272,7 @@ def _runs(arguments: list[str]) -> int:
     else:
         from etude.records.registry import find
 
-        tables.print_run(find(asked.run, Path(asked.root)))
+        tables.print_run(find(asked.run, Path(asked.root), unfinished=True))
     return DONE
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 
@@ -10,7 +11,10 @@ class _Stdout(logging.Handler):
     """Writes to whatever `sys.stdout` is at that moment, as a notebook or a test may replace it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stdout, flush=True)
+        try:
+            print(self.format(record), file=sys.stdout, flush=True)
+        except BrokenPipeError:  # whoever read along has left; training goes on
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def show_messages() -> None:

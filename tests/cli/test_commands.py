@@ -163,7 +163,7 @@ def test_list_shows_every_run_in_columns(etude, registry: Path) -> None:
     head, *rows = (line.split() for line in answer.out.splitlines())
     assert answer.code == 0
     assert head == ["run", "status", "label", "step", "val/loss", "best", "seconds"]
-    run = ["nano/aaaa00000000", "finished", "position=rotary", "20/20", "1.2346", "1.2000", "61"]
+    run = ["nano/aaaa00000000", "finished", "position=rotary", "20/20", "1.23456", "1.20000", "61"]
     assert rows[0] == run
     assert rows[1] == ["nano/aaaa11111111", "failed", "position=rotary", "7/20", "61"]
     assert len(rows) == 3
@@ -189,8 +189,8 @@ def test_show(etude, registry: Path, run: str) -> None:
     assert answer.code == 0
     assert facts["signature"] == "bbbb00000000" + 52 * "0"
     assert facts["parameters"] == "1,234,567"
-    assert facts["val/loss"] == "1.2346"
-    assert facts["best"] == "val/loss 1.2000 at step 10"
+    assert facts["val/loss"] == "1.23456"
+    assert facts["best"] == "val/loss 1.20000 at step 10"
     assert facts["label"] == "(as in the experiment file)"
     assert (facts["tags"], facts["notes"]) == ("x, y", "of mine")
     assert "error" not in facts

@@ -39,7 +39,12 @@ def test_the_groups_are_those_that_were_meant() -> None:
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_composes_checks_and_builds(choice: str, corpus: Path) -> None:
-    parts = build_parts(check(compose([choice, *needed(choice, corpus)])))
+    checked = check(compose([choice, *needed(choice, corpus)]))
+    if choice == "model/mask=bidirectional":  # builds, but not for predicting the next token
+        with torch.device("meta"):
+            assert not checked.nodes["model"].build(vocab_size=5).mask.causal
+        return
+    parts = build_parts(checked)
     for step in (0, 7, 99):
         assert 0.0 < parts.schedule(step, 100) <= 1.0
     with torch.device("meta"):
@@ -47,6 +52,11 @@ def test_composes_checks_and_builds(choice: str, corpus: Path) -> None:
     assert parts.trainer.total_steps(steps_per_epoch=10.0) >= 1
     assert parts.data.sequence_length >= 1
     assert callable(parts.task)
+
+
+def test_a_mask_that_shows_the_targets_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"model\.mask = 'Bidirectional': expected a mask that"):
+        build_parts(check(compose(["experiment=debug", "model/mask=bidirectional"])))
 
 
 def test_a_corpus_that_must_be_given_is_asked_for() -> None:

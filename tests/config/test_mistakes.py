@@ -64,7 +64,7 @@ def test_a_misspelt_word(typed: str, where: str, hint: str | None) -> None:
         ("data.order=sorted", "data.order", "one of windows, epochs"),
         ("model.bias=perhaps", "model.bias", "true or false"),
         ("seed=one", "seed", "a whole number"),
-        ("seed=-1", "seed", "a whole number of at least 0"),
+        ("seed=-1", "seed", "a whole number from 0 to 2**63 - 1"),
         ("name=_hidden", "name", "a name that begins with a letter or digit"),
         ("name=a/b", "name", "one folder name, without separators"),
         ("run.stop_at_step=0", "run.stop_at_step", "a positive number of steps or null"),

@@ -9,7 +9,7 @@ import pytest
 from comparing import assert_same, rows
 from omegaconf import DictConfig
 
-from etude.errors import RequestError
+from etude.errors import Interrupted, RequestError
 from etude.records.record import Record
 from etude.training.run import train
 
@@ -126,13 +126,11 @@ def test_early_stopping_is_remembered(small: Small, tmp_path: Path) -> None:
     stop += " monitor: val/loss, patience: 1, min_delta: 9.0}"
 
     def break_(record: object, model: object) -> None:
-        raise RuntimeError("after training")
-
-    from etude.errors import RunFailed
+        raise Interrupted(15)
 
     whole = train(small(tmp_path / "whole", stop)).record
     assert (whole.status, whole.info["step"]) == ("finished", 14)
-    with pytest.raises(RunFailed, match="after training"):
+    with pytest.raises(Interrupted):
         train(small(tmp_path / "cut", stop), epilogue=break_)
     assert_same(train(small(tmp_path / "cut", stop)).record, whole)
 
@@ -148,3 +146,12 @@ def test_other_data_is_refused(small: Small, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"the content that .* was trained on"):
         train(config)
     assert Record.read(record.path).info == record.info
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
+def test_in_other_precisions(small: Small, tmp_path: Path, precision: str) -> None:
+    config = [f"trainer.precision={precision}"]
+    whole = train(small(tmp_path / "whole", *config)).record
+    for stop in (3, 11):
+        train(small(tmp_path / "cut", *config, f"run.stop_at_step={stop}"))
+    assert_same(train(small(tmp_path / "cut", *config)).record, whole)

@@ -40,7 +40,7 @@ def loss_curve(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "") -
         )
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats per token)")
-    axes.set_title(textwrap.fill(title, 76), fontsize=10)
+    axes.set_title(textwrap.fill(title, 76), fontsize=10, parse_math=False)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

@@ -130,8 +130,8 @@ def _extensions(named: Sequence[str], problems: list[Problem]) -> list[str]:
 
 def _check_root(plain: Mapping[str, Any]) -> Iterator[Problem]:
     yield from check_name(plain["name"])
-    if plain["seed"] < 0:
-        yield Problem("seed", "a whole number of at least 0", plain["seed"])
+    if not 0 <= plain["seed"] < 2**63:
+        yield Problem("seed", "a whole number from 0 to 2**63 - 1", plain["seed"])
     run = plain["run"]
     if run["on_existing"] not in ON_EXISTING:
         hint = nearest(str(run["on_existing"]), ON_EXISTING)

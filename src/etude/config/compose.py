@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 import hydra
+import yaml
 from hydra import version
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
@@ -27,7 +28,14 @@ from etude.errors import Problem, RequestError, nearest
 
 HYDRA_VERSION_BASE = "1.3"
 _QUOTE = "quote a text with commas or spaces: 'key=\"one, two\"'"
-_HYDRA_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
+_HYDRA_ERRORS = (
+    yaml.YAMLError,
+    OSError,
+    RecursionError,
+    HydraException,
+    OmegaConfBaseException,
+    ValueError,
+)
 
 ConfigStore.instance().store(name="schema", node=Config)
 

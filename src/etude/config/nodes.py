@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -80,6 +81,20 @@ class Factory:
             return self.constructor(**arguments)
         except InvalidArguments as error:
             raise RequestError(problem.under(self.where) for problem in error.problems) from error
+        except TypeError as error:  # one that takes **anything handed it on
+            match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+            if match is None or match[1] not in self.arguments:
+                raise
+            name, value = match[1], self.arguments[match[1]]
+            expected = f"an argument of {getattr(self.constructor, '__name__', 'it')}"
+            raise RequestError(Problem(f"{self.where}.{name}", expected, value)) from error
+        except (RequestError, MemoryError):
+            raise
+        except Exception as error:
+            if self.constructor.__module__.startswith("etude."):
+                raise  # ours check their arguments: anything else is a mistake of ours
+            expected = f"arguments that {getattr(self.constructor, '__name__', 'it')} takes"
+            raise RequestError(Problem(self.where, expected, hint=str(error))) from error
 
 
 def check_node(where: str, value: Any, extensions: Iterable[str]) -> tuple[Any, list[Problem]]:
@@ -107,7 +122,10 @@ def _check_arguments(
 ) -> tuple[Node, list[Problem]]:
     problems: list[Problem] = []
     node = Node(where, target, constructor, partial)
-    parameters, hints, open_ended = _signature(constructor)
+    try:
+        parameters, hints, open_ended = _signature(constructor)
+    except ValueError:  # classes of the interpreter's own have none
+        return node, [Problem(f"{where}._target_", "a class with a signature", target)]
     given = {n for n, p in parameters.items() if partial and p.default is p.empty}
     settable = [name for name in parameters if name not in given]
     refused: Mapping[str, str] = getattr(constructor, "refused", {})
@@ -148,6 +166,9 @@ def _check_value(
     record = _dataclass_in(hint)
     if record is not None and isinstance(value, Mapping):
         return _check_arguments(path, "", record, False, value, extensions)
+    if record is not None and not (value is None and is_union(hint)):
+        keys = ", ".join(f.name for f in dataclasses.fields(record))
+        return None, [Problem(path, f"a mapping with the keys {keys}", value)]
     if isinstance(value, Mapping) and any(isinstance(v, Mapping) for v in value.values()):
         checked: dict[str, Any] = {}
         problems: list[Problem] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -93,10 +93,10 @@ def answer(request: Request) -> int:
     before = sys.argv
     # Hydra's own parser wants the options first; completion is installed for the program's name
     sys.argv = ["etude" if completion else "etude train", *request.options, *overrides]
-    said = io.StringIO()
+    said, shown = io.StringIO(), io.StringIO()
     code = 0
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(said), redirect_stdout(shown):
             hydra.main(
                 version_base=HYDRA_VERSION_BASE, config_path=str(conf_dir()), config_name="train"
             )(lambda config: None)()
@@ -106,6 +106,9 @@ def answer(request: Request) -> int:
         sys.argv = before
     if code and request.question in ("--cfg", "-c", "--info", "-i"):
         compose(request.overrides, config_dir=request.config_dir)  # says what is wrong, our way
+    for line in shown.getvalue().splitlines():
+        if not line.startswith("paper: "):  # a folder of conf/, but no part of a run
+            print(line)
     print(said.getvalue(), end="", file=sys.stderr)
     return code
 

@@ -192,7 +192,7 @@ def _characters(file: Path, first: int, last: int) -> Iterator[str]:
 
 
 def _resolve(typed: str) -> list[Path]:
-    path = Path(typed).expanduser()
+    path = Path(os.path.expanduser(typed))
     if path.is_file():
         if path.suffix.lower() not in (*SUFFIXES, ""):
             expected = f"a text file: {' or '.join(SUFFIXES)}, or without a suffix"

@@ -168,9 +168,12 @@ def check_divides(checks: Checks, key: str, value: int, of_key: str, of: int) ->
     """Notes a problem unless `value` is positive and divides `of`; `of` is checked elsewhere."""
     if not checks.that(value > 0, key, value, "a positive number") or of <= 0:
         return
-    divisors = [n for n in range(1, of + 1) if of % n == 0]
+    if of % value == 0:
+        return
+    small = [n for n in range(1, min(math.isqrt(of), 100_000) + 1) if of % n == 0]
+    divisors = small + [of // n for n in small]
     below = max(n for n in divisors if n <= value)
     above = min((n for n in divisors if n >= value), default=below)
     nearest = " or ".join(str(n) for n in sorted({below, above}))
     expected = f"a divisor of {of_key} = {of}"
-    checks.that(value in divisors, key, value, expected, f"the nearest: {nearest}")
+    checks.that(False, key, value, expected, f"the nearest: {nearest}")

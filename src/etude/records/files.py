@@ -43,7 +43,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RequestError(Problem(str(path), "a JSON file", hint="it is not there")) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RequestError(Problem(str(path), "valid JSON", hint=str(error))) from error
 
 

@@ -28,7 +28,7 @@ class MetricsFile:
 
     def cut_after(self, step: int) -> None:
         """Drops the rows past `step`, which a continued run writes again."""
-        rows = [row for row in read_rows(self.path) if row["step"] <= step]
+        rows = [row for row in read_rows(self.path) if row.get("step", 0) <= step]
         if self.path.exists():
             write_text(self.path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
@@ -42,9 +42,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     rows = []
     for line in text.splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError:
             break
+        if isinstance(row, dict):
+            rows.append(row)
     return rows
 
 

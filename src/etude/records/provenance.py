@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import platform
 import socket
 import subprocess
@@ -27,6 +28,21 @@ def source_hash() -> str:
     digest = hashlib.sha256()
     for path in sorted(_SOURCE.rglob("*.py")):
         digest.update(str(path.relative_to(_SOURCE)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def module_hash(name: str) -> str | None:
+    """The same of a module of the user's, found but not imported; None where there is none."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        return None
+    origin = Path(spec.origin)
+    package = spec.submodule_search_locations is not None
+    files = sorted(origin.parent.rglob("*.py")) if package else [origin]
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(str(path.relative_to(origin.parent)).encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -19,6 +19,27 @@ DONE = ("finished", "diverged")
 """Statuses that the same command would reach again: it says so instead of repeating the work."""
 
 
+_KINDS: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "signature": (str,),
+    "group": (str,),
+    "label": (str,),
+    "status": (str,),
+    "seed": (int,),
+    "parameters": (int,),
+    "total_steps": (int,),
+    "step": (int,),
+    "tokens": (int,),
+    "data": (dict,),
+    "tokenizer": (dict,),
+    "starts": (list,),
+    "tags": (list,),
+    "final": (dict,),
+    "best": (dict, type(None)),
+    "seconds": (int, float),
+}
+
+
 class Record:
     """A run's folder and the content of its `run.json`.
 
@@ -46,6 +67,12 @@ class Record:
                     f"{path / 'run.json'}: format", f"{FORMAT}", found, "a newer étude wrote it?"
                 )
             )
+        for key, kinds in _KINDS.items():
+            if key in record.info and not isinstance(record.info[key], kinds):
+                expected = " or ".join(kind.__name__ for kind in kinds)
+                raise RequestError(
+                    Problem(f"{path / 'run.json'}: {key}", expected, record.info[key], "damaged?")
+                )
         return record
 
     def update(self, **changes: Any) -> None:
@@ -105,7 +132,7 @@ class Record:
         elif which == "best":
             best = self.info.get("best") or {}
             step = best.get("step", max(found) if found else None)
-        elif str(which).isdigit():
+        elif str(which).isdecimal():
             step = int(which)
         if step not in found:
             there = ", ".join(str(s) for s in found) or "none"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,13 +32,18 @@ def scan(root: Path) -> Iterator[Record]:
             continue
 
 
-def find(run: str, root: Path) -> Record:
+def find(run: str, root: Path, *, unfinished: bool = False) -> Record:
     """The record that RUN names: a path, a signature prefix, or a name (its latest finished run).
+
+    Args:
+        run: what was typed.
+        root: where names and prefixes are looked up.
+        unfinished: a name without a finished run means its latest run.
 
     Raises:
         RequestError: nothing fits, or a prefix fits several; lists the nearest or the candidates.
     """
-    path = Path(run).expanduser()
+    path = Path(os.path.expanduser(run))
     if (path / "run.json").is_file():
         return Record.read(path)
     if not root.is_dir():
@@ -55,10 +61,14 @@ def find(run: str, root: Path) -> Record:
     finished = [r for r in named if r.status == "finished"]
     if finished:
         return max(finished, key=lambda record: str(record.info.get("finished", "")))
+    if named and unfinished:
+        return max(named, key=lambda record: str(record.info.get("starts", [{}])[-1].get("time")))
     if named:
         states = ", ".join(f"{r.path.name} {r.status}" for r in named[:6])
         raise RequestError(Problem("RUN", "a name with a finished run", run, f"there: {states}"))
     choices = {r.path.parent.name for r in records} | {r.path.name for r in records}
     raise RequestError(
-        Problem("RUN", "a path, a signature prefix or a name", run, nearest(run, choices))
+        Problem(
+            f"RUN in {root}", "a path, a signature prefix or a name", run, nearest(run, choices)
+        )
     )

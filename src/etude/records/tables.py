@@ -37,11 +37,15 @@ def print_list(root: Path, name: str | None) -> None:
 def _columns(record: Record) -> list[str]:
     info = record.info
     best = info.get("best") or {}
+    status = record.status
+    step = info.get("step", 0)
+    if status == "running":  # `run.json` knows the last checkpoint's
+        step = max([step, *(row.get("step", 0) for row in record.rows()[-1:])])
     return [
         f"{record.path.parent.name}/{record.path.name}",
-        record.status,
+        status,
         record.label,
-        f"{info.get('step', 0)}/{info.get('total_steps', '?')}",
+        f"{step}/{info.get('total_steps', '?')}",
         _number(info.get("final", {}).get("val/loss")),
         _number(best.get("value")),
         _number(info.get("seconds"), digits=0),
@@ -49,7 +53,24 @@ def _columns(record: Record) -> list[str]:
 
 
 def print_run(record: Record) -> None:
-    """What a run is, how it went, and where its files are."""
+    """What a run is, how it went, and where its files are.
+
+    Raises:
+        RequestError: `run.json` lacks something that every run has.
+    """
+    try:
+        facts = _facts(record)
+    except (KeyError, TypeError, IndexError) as error:
+        where = str(record.path / "run.json")
+        raise RequestError(Problem(where, "what every run has", hint=f"{error!r}")) from error
+    shown = [(key, value) for key, value in facts if value not in (None, "")]
+    width = max(len(key) for key, _ in shown)
+    for key, value in shown:
+        said = f"{value:.5f}" if isinstance(value, float) else value
+        print(f"{key:<{width}}  {said}")
+
+
+def _facts(record: Record) -> list[tuple[str, Any]]:
     info = record.info
     best = info.get("best") or {}
     start = info["starts"][-1]
@@ -72,21 +93,13 @@ def print_run(record: Record) -> None:
             f"{info['tokenizer']['size']} tokens, {info['tokenizer']['fingerprint'][:12]}",
         ),
         *info.get("final", {}).items(),
-        ("best", f"{best['metric']} {best['value']:.4f} at step {best['step']}" if best else None),
+        ("best", f"{best['metric']} {best['value']:.5f} at step {best['step']}" if best else None),
         ("error", info.get("error")),
         ("diverged", info.get("diverged")),
         ("tags", ", ".join(info.get("tags", []))),
         ("notes", info.get("notes")),
     ]
-    facts += [("checkpoint", path) for _, path in record.checkpoints()]
-    shown = [(key, value) for key, value in facts if value not in (None, "")]
-    width = max(len(key) for key, _ in shown)
-    for key, value in shown:
-        print(
-            f"{key:<{width}}  {value:.4f}"
-            if isinstance(value, float)
-            else f"{key:<{width}}  {value}"
-        )
+    return [*facts, *(("checkpoint", path) for _, path in record.checkpoints())]
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -108,5 +121,5 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cells).rstrip())
 
 
-def _number(value: Any, digits: int = 4) -> str:
+def _number(value: Any, digits: int = 5) -> str:
     return f"{value:.{digits}f}" if isinstance(value, int | float) else ""

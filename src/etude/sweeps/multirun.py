@@ -74,7 +74,10 @@ def multirun(
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     total = math.prod(len(values) for values in swept.values())
     log.info("sweep of %d: %s", total, folder)
-    hydra_overrides = [*map(addable, overrides), f"hydra.sweep.dir='{folder}'"]
+    hydra_overrides = [
+        *map(addable, overrides),
+        "hydra.sweep.dir='" + str(folder).replace("'", "\\'") + "'",
+    ]
     try:
         with searching(config_dir) as hydra:
             batches = hydra.multirun(

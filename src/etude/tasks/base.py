@@ -35,10 +35,12 @@ class Task(pl.LightningModule):
 
     Attributes:
         monitor: the validation metric that decides which checkpoint is best; lower is better.
+        needs_causal_model: the model must not see what follows a token, or it sees its target.
         validation_metrics: of the latest validation, in double precision, by full name.
     """
 
     monitor = "val/loss"
+    needs_causal_model = False
 
     def __init__(
         self,

@@ -47,6 +47,7 @@ def language_model_metrics(nats: float, targets: int, text_bytes: int) -> dict[s
 class CausalLM(Task):
     """Next-token prediction, validated on the whole split."""
 
+    needs_causal_model = True
     _nats: list[Tensor]
     _targets: int
 

@@ -61,6 +61,11 @@ def build_parts(checked: Checked) -> Parts:
                     f"model.max_length={length} makes room",
                 )
             )
+    task: Any = nodes["task"].constructor
+    if model is not None and task.needs_causal_model and not model.mask.causal:
+        name = nodes["model"].arguments["mask"].target.rpartition(".")[2]
+        expected = f"a mask that hides what follows: {task.__name__}'s targets are the next tokens"
+        problems.append(Problem("model.mask", expected, name, "model/mask=causal"))
     if problems:
         raise RequestError(problems)
     return Parts(**built, callbacks=callbacks)

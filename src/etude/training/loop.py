@@ -262,10 +262,10 @@ class RunLoop(pl.Callback):
 
 
 def _numbers(values: list[Tensor | float]) -> list[float]:
-    """Brings scalars to the host in one transfer."""
-    if not values:
-        return []
-    return torch.stack([torch.as_tensor(value) for value in values]).tolist()
+    """Brings scalars to the host in one transfer; those of a checkpoint, which come first, are."""
+    there = [value for value in values if not isinstance(value, Tensor)]
+    here = [value for value in values if isinstance(value, Tensor)]
+    return [*there, *(torch.stack(here).cpu().double().tolist() if here else [])]
 
 
 def _check_weights(module: torch.nn.Module, step: int) -> None:

@@ -51,7 +51,7 @@ def preflight(folder: Path) -> None:
 def cache_folder(checked: Checked) -> Path:
     """Where prepared data lies: `run.cache`, `$ETUDE_CACHE`, or `~/.cache/etude`."""
     stated = checked.run.cache or os.environ.get("ETUDE_CACHE")
-    return Path(stated).expanduser() if stated else Path.home() / ".cache" / "etude"
+    return Path(os.path.expanduser(stated)) if stated else Path.home() / ".cache" / "etude"
 
 
 @contextmanager

@@ -121,6 +121,8 @@ def _train_claimed(
         callbacks=[loop, *parts.callbacks],
         folder=record.path,
     )
+    if settings.lightning["precision"] == "64-true":
+        model = model.double()  # before its weights are restored, or they are rounded
     task = parts.task(
         model=model,
         optimizer=parts.optimizer,
@@ -147,7 +149,7 @@ def _train_claimed(
         finally:
             loop.close()
         if epilogue is not None:
-            epilogue(record, LanguageModel(model.cpu().eval(), data.tokenizer_))
+            _finish(epilogue, record, LanguageModel(model.cpu().eval(), data.tokenizer_))
     except Paused as pause:
         record.update(status="paused")
         log.info("%s", pause)
@@ -169,8 +171,12 @@ def _train_claimed(
     except Exception as error:
         status = "oom" if _is_out_of_memory(error) else "failed"
         log.debug("%s", traceback.format_exc())
-        record.update(status=status, error=f"{type(error).__name__}: {error}")
-        raise RunFailed(_failure(status, error, record)) from error
+        message = _failure(status, error, record)
+        try:
+            record.update(status=status, error=f"{type(error).__name__}: {error}")
+        except OSError as reason:  # the folder is gone, or the disk is full
+            message += f"; and the record could not be updated: {reason}"
+        raise RunFailed(message) from error
     rows = record.rows()
     record.update(
         status="finished",
@@ -221,8 +227,10 @@ def finished_before(folder: Path, checked: Checked, parts: Parts) -> Outcome | N
     if record.status != "finished":
         return None
     start = record.info["starts"][-1]
-    source = provenance.source_hash()
-    differs = "the same source" if start["source"] == source else f"the source is now {source}"
+    now = {"étude": provenance.source_hash(), **_extension_hashes(checked)}
+    then = {"étude": start["source"], **start.get("extensions", {})}
+    changed = [name for name in now if now[name] != then.get(name)]
+    differs = f"the source of {', '.join(changed)} differs now" if changed else "the same source"
     log.info(
         "finished before: %s (trained by commit %s, source %s; %s)",
         folder,
@@ -231,6 +239,17 @@ def finished_before(folder: Path, checked: Checked, parts: Parts) -> Outcome | N
         differs,
     )
     return Outcome("finished", record, reused=True)
+
+
+def _finish(epilogue: Epilogue, record: Record, model: LanguageModel) -> None:
+    """The weights are done: what cannot be drawn or sampled is told, and fails nothing."""
+    try:
+        epilogue(record, model)
+    except Interrupted:
+        raise
+    except Exception as error:
+        log.debug("%s", traceback.format_exc())
+        log.warning("no samples or figures: %s: %s", type(error).__name__, error)
 
 
 def _resume_point(record: Record) -> tuple[Path | None, int]:
@@ -248,13 +267,20 @@ def _resume_point(record: Record) -> tuple[Path | None, int]:
 def _begin(
     record: Record, checked: Checked, data: Any, model: Any, whole: str, total: int, step: int
 ) -> None:
-    if not record.info:
+    if not (record.path / "tokenizer.json").exists():
         data.tokenizer_.save(record.path / "tokenizer.json")
+    if not (record.path / "config.yaml").exists():
         record.write_config(plain_yaml(checked.config), checked.run.overrides)
-    starts = [
-        *record.info.get("starts", []),
-        {**provenance.start(step), "threads": torch.get_num_threads()},
-    ]
+    start = {**provenance.start(step), "threads": torch.get_num_threads()}
+    if hashes := _extension_hashes(checked):
+        start["extensions"] = hashes
+    before = record.info.get("starts", [])
+    if step and before and before[-1].get("threads") != start["threads"]:
+        log.warning(
+            "%s threads now, %s before: sums are rounded differently from here on",
+            start["threads"],
+            before[-1].get("threads"),
+        )
     record.info.pop("error", None)
     record.update(
         format=FORMAT,
@@ -274,8 +300,12 @@ def _begin(
         tokenizer={"fingerprint": data.tokenizer_.fingerprint, "size": data.tokenizer_.vocab_size},
         tags=list(checked.run.tags),
         notes=checked.run.notes,
-        starts=starts,
+        starts=[*before, start],
     )
+
+
+def _extension_hashes(checked: Checked) -> dict[str, str | None]:
+    return {name: provenance.module_hash(name) for name in checked.config.extensions}
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -6,9 +6,11 @@ import logging
 import math
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from etude.errors import Checks, Problem, RequestError
+
+Precision = Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true"]
 
 _STATED = "stated by another part of the config: "
 
@@ -64,7 +66,7 @@ class Trainer:
         strategy: str = "auto",
         devices: int | str | list[int] = "auto",
         num_nodes: int = 1,
-        precision: int | str = "32-true",
+        precision: Precision = "32-true",
         deterministic: bool | str | None = None,
         benchmark: bool | None = None,
         detect_anomaly: bool = False,
@@ -95,6 +97,9 @@ class Trainer:
                 val_check_interval,
                 "a whole number of steps, or a fraction of the run below 1",
             )
+        one = devices in ("auto", 1, "1") or (isinstance(devices, list) and len(devices) == 1)
+        checks.that(one, "devices", devices, "1: a run is one process so far")
+        checks.that(num_nodes == 1, "num_nodes", num_nodes, "1: a run is one process so far")
         checks.done()
         self.max_steps = max_steps
         self.max_epochs = max_epochs
@@ -105,7 +110,7 @@ class Trainer:
         self.lightning: dict[str, Any] = {
             "accelerator": accelerator,
             "strategy": strategy,
-            "devices": devices,
+            "devices": 1 if devices == "auto" else devices,
             "num_nodes": num_nodes,
             "precision": precision,
             "deterministic": deterministic,
@@ -171,6 +176,9 @@ class Trainer:
             raise RequestError(
                 Problem("trainer", "arguments that Lightning accepts", told, str(error))
             ) from error
+        if self.lightning["precision"] == "16-mixed" and trainer.strategy.root_device.type == "cpu":
+            hint = "a CPU would quietly compute in bfloat16: bf16-mixed says so"
+            raise RequestError(Problem("trainer.precision", "one for a CPU", "16-mixed", hint))
         cluster = trainer._accelerator_connector.cluster_environment
         if isinstance(cluster, SLURMEnvironment):
             cluster.auto_requeue = False  # it saves in the middle of a step

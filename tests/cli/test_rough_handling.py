@@ -1,0 +1,111 @@
+"""What breaks other programs: closed pipes, odd characters, absurd numbers, damaged records."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Etude = Callable[..., Any]
+
+
+class ClosedPipe:
+    """A standard output whose reader has left."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+    def flush(self) -> None:
+        raise BrokenPipeError
+
+
+def test_training_survives_its_reader(
+    tiny: Callable[..., list[str]], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from etude.api import compose, train
+    from etude.console import _Stdout
+
+    handler = _Stdout(10)
+    monkeypatch.setattr("sys.stdout", ClosedPipe())
+    logging.getLogger("etude").addHandler(handler)
+    try:
+        run = train(compose(tiny(corpus, tmp_path / "runs")))
+    finally:
+        logging.getLogger("etude").removeHandler(handler)
+    assert run.status == "finished"
+
+
+def test_a_label_may_hold_any_characters(
+    tiny: Callable[..., list[str]], corpus: Path, tmp_path: Path
+) -> None:
+    from etude.api import compose, train
+
+    run = train(compose(*tiny(corpus, tmp_path / "runs"), "vars.x='a$_$b'"))
+    assert run.status == "finished"
+    assert (run.path / "figures" / "loss.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("model.dim=1000000007", "a divisor of dim = 1000000007"),
+        ("seed=9223372036854775808", "from 0 to 2**63 - 1"),
+        ("data.batch=null", "a mapping with the keys tokens, examples"),
+        ("trainer.devices=2", "a run is one process so far"),
+        ("trainer.precision=32", "one of 32-true"),
+        ("optimizer.lr=inf", "a positive number"),
+        ("model.layers=true", "a whole number"),
+    ],
+)
+def test_absurd_values_are_refused(etude: Etude, tmp_path: Path, override: str, said: str) -> None:
+    answer = etude("train", "experiment=debug", override, cwd=tmp_path)
+    assert (answer.code, said in answer.err) == (2, True), answer.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["\tname: x\n", "a: b: c\n", "a: [1\n", "defaults: [self]\n"])
+def test_a_file_of_ones_own_that_is_no_config(etude: Etude, tmp_path: Path, text: str) -> None:
+    folder = tmp_path / "conf" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text(text)
+    answer = etude("train", "--config-dir", tmp_path / "conf", "experiment=mine", cwd=tmp_path)
+    assert (answer.code, "mine" in answer.err) == (2, True), answer.err
+
+
+def test_one_damaged_record_does_not_hide_the_others(etude: Etude, tmp_path: Path) -> None:
+    for name, content in (
+        ("aaaa00000000", {"format": 1, "status": "failed", "starts": []}),
+        ("bbbb00000000", {"format": 1, "status": "finished", "best": 5}),
+    ):
+        folder = tmp_path / "experiments" / "nano" / name
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps(content))
+    (tmp_path / "experiments" / "nano" / "cccc00000000" / "run.json").mkdir(parents=True)
+    answer = etude("runs", "list", cwd=tmp_path)
+    assert answer.code == 0
+    assert "aaaa00000000" in answer.out
+    for damaged in ("aaaa00000000", "bbbb00000000", "cccc00000000"):
+        shown = etude("runs", "show", f"experiments/nano/{damaged}", cwd=tmp_path)
+        assert (shown.code, "Traceback" in shown.err) == (2, False)
+
+
+def test_changed_code_of_ones_own_is_told(
+    etude: Etude,
+    tiny: Callable[..., list[str]],
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "my_parts_that_change.py"
+    module.write_text("from etude.nn.norm import LayerNorm as Mine\n")
+    words = [*tiny(corpus, tmp_path / "runs"), "extensions=[my_parts_that_change]"]
+    words += ["model.norm._target_=my_parts_that_change.Mine"]
+    assert etude("train", *words).code == 0
+    assert "the same source" in etude("train", *words).out
+    module.write_text("from etude.nn.norm import RMSNorm as Mine\n")
+    assert "the source of my_parts_that_change differs now" in etude("train", *words).out
