@@ -10,13 +10,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from etude.errors import Problem, RequestError
+from etude.records.files import fsync_file
 
 log = logging.getLogger("etude.data")
 
@@ -49,12 +49,12 @@ def built_once(cache_dir: Path, key: str, build: Callable[[Path], None]) -> Path
             try:
                 build(partial)
                 for path in [*partial.iterdir(), partial]:
-                    _flush(path)
+                    fsync_file(path)
                 partial.rename(final)
             except BaseException:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
-            _flush(cache_dir)
+            fsync_file(cache_dir)
     return final
 
 
@@ -80,14 +80,6 @@ def _locked(path: Path) -> Iterator[None]:
             log.info("another process is preparing this data; waiting for %s", path)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
