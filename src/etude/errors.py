@@ -2,7 +2,7 @@
 
 A constructor collects every mistake in its arguments with `Checks` and raises one
 `InvalidArguments`; whoever knows where the arguments came from (a config, a command line)
-turns it into a `RequestError` whose problems carry full key paths. Only `cli.py` turns
+turns it into a `RequestError` whose problems carry full key paths. Only `cli` turns
 exceptions into exit codes.
 """
 

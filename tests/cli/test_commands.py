@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import etude as package
-from etude import cli
+from etude.cli import runs
 from etude.errors import EtudeError, Interrupted, Problem, RequestError, RunFailed, RunHeld
 from etude.records.record import FORMAT, Record
 
@@ -81,7 +81,7 @@ def test_exit_codes(
     def fails(arguments: list[str]) -> int:
         raise error
 
-    monkeypatch.setattr(cli, "_runs", fails)
+    monkeypatch.setattr(runs, "runs", fails)
     answer = etude("runs")
     assert answer.code == code
     assert said in answer.err

@@ -1,0 +1,156 @@
+"""The command `etude`: words in, exit codes out.
+
+0 done; 1 the run, or any job of the sweep, failed; 2 the request was wrong; 3 another live process
+holds the run; 130 Ctrl-C; 143 SIGTERM.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from types import FrameType
+from typing import NoReturn
+
+from etude.cli.words import DONE, FAILED, HELD, SIGNALLED, WRONG
+from etude.console import show_messages
+from etude.errors import (
+    EtudeError,
+    Interrupted,
+    InvalidArguments,
+    Problem,
+    RequestError,
+    RunFailed,
+    RunHeld,
+    nearest,
+)
+
+USAGE = """\
+usage: etude COMMAND ...
+
+  etude train [OVERRIDES] [-m]     one run, or a sweep; the same command continues or reuses it
+  etude generate RUN               text from a run
+  etude runs list                  the runs under experiments/
+  etude runs show RUN              one of them
+  etude reproduce [PAPER...]       a paper's claim, measured here
+
+`etude COMMAND --help` says more. A RUN is a path, a signature prefix, or a name (its latest
+finished run). Overrides are Hydra's: `etude train experiment=debug model/position=rotary,alibi -m`.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The console script."""
+    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Carries out one command and returns its exit code; nothing below this calls `sys.exit`."""
+    debug = "--debug" in arguments
+    arguments = [item for item in arguments if item != "--debug"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may lack a character of a sample
+            stream.reconfigure(errors="replace")
+    show_messages()
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        return _dispatch(arguments)
+    except RequestError as error:
+        return _refuse(error.problems, debug)
+    except InvalidArguments as error:
+        return _refuse(error.problems, debug)
+    except RunHeld as error:
+        _say(f"{error}\n  run.wait=true waits for it")
+        return HELD
+    except RunFailed as error:
+        _say(str(error))
+        if debug:
+            raise
+        return FAILED
+    except Interrupted as error:
+        _say(f"{error}; the same command goes on")
+        return SIGNALLED + error.signum
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return SIGNALLED + signal.SIGINT
+    except _Terminated:
+        _say("terminated")
+        return SIGNALLED + signal.SIGTERM
+    except EtudeError as error:
+        _say(str(error))
+        return FAILED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return DONE
+    except OSError as error:
+        if debug:
+            raise
+        _say(f"{error.strerror or error}: {error.filename or ''}")
+        return WRONG
+    except Exception as error:
+        if debug:
+            raise
+        _say(f"unexpected {type(error).__name__}: {error}\n  --debug shows where; please report it")
+        return FAILED
+
+
+_COMMANDS = ("train", "generate", "runs", "reproduce")
+"""Each is the function of its name in the module of its name."""
+
+
+def _command(name: str) -> Callable[[list[str]], int]:
+    command: Callable[[list[str]], int] = getattr(import_module(f"etude.cli.{name}"), name)
+    return command
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return DONE
+    if arguments[0] == "--version":
+        from etude import __version__
+
+        print(f"etude {__version__}")
+        return DONE
+    if arguments[0] in ("-sc", "--shell-completion"):  # the shell asks without naming a command
+        return _complete(arguments)
+    if arguments[0] not in _COMMANDS:
+        hint = nearest(arguments[0], _COMMANDS)
+        raise RequestError(Problem("COMMAND", "one that exists", arguments[0], hint))
+    return _command(arguments[0])(arguments[1:])
+
+
+def _complete(arguments: list[str]) -> int:
+    """Completes the line in `$COMP_LINE`: a command's name, then Hydra's words after `train`."""
+    program, _, typed = os.environ.get("COMP_LINE", "").lstrip().partition(" ")
+    command, after, words = typed.lstrip().partition(" ")
+    if program and not after:
+        print("\n".join(name for name in _COMMANDS if name.startswith(command)))
+        return DONE
+    if program and command != "train":
+        return DONE
+    os.environ["COMP_LINE"] = f"{program} {words}"
+    return _command("train")(arguments)
+
+
+def _refuse(problems: Sequence[Problem], debug: bool) -> int:
+    count = "a mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
+    _say(f"{count} in the request:\n" + "\n".join(f"  {problem}" for problem in problems))
+    if debug:
+        raise RequestError(problems)
+    return WRONG
+
+
+def _say(message: str) -> None:
+    print(f"etude: {message}", file=sys.stderr, flush=True)
+
+
+class _Terminated(BaseException):
+    """SIGTERM outside training. No `Exception`: libraries on the way would wrap or swallow it."""
+
+
+def _on_sigterm(signum: int, frame: FrameType | None) -> None:
+    raise _Terminated

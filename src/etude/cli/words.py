@@ -1,0 +1,26 @@
+"""What the commands share: exit codes, and a parser whose mistakes are told as all others are."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+from etude.errors import Problem, RequestError
+
+DONE, FAILED, WRONG, HELD, SIGNALLED = 0, 1, 2, 3, 128
+
+
+class Parser(argparse.ArgumentParser):
+    """Argparse whose mistakes are ours: a `RequestError`, with the nearest valid choice."""
+
+    def error(self, message: str) -> NoReturn:
+        hint = f"{message}; `{self.prog} --help` says more"
+        raise RequestError(Problem(self.prog, "a valid call", hint=hint))
+
+
+def parser_for(command: str, description: str) -> argparse.ArgumentParser:
+    return Parser(prog=f"etude {command}", description=description, allow_abbrev=False)
+
+
+def with_root(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--root", default="experiments", help="the folder of runs (experiments)")
