@@ -9,7 +9,7 @@ help:
 	@echo "make test      the quick tests"
 	@echo "make test-all  all tests"
 	@echo "make lint      ruff, mypy, and the rooms' import contract"
-	@echo "make bench     the cost of a step against a plain PyTorch loop"
+	@echo "make bench     measures speed, about 20 minutes, and writes docs/performance.md"
 	@echo "make lock      resolve all versions anew"
 
 setup: .venv/ready
@@ -36,7 +36,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 bench: setup
-	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/run.py $(ARGS)
 
 lock:
 	rm -rf .venv-lock

@@ -57,7 +57,7 @@ def test_commands_and_python_run(
     assert "To be" in shown
     assert {path.name for path in (tmp_path / "experiments/debug").iterdir()} == before
     names = {path.name for path in (tmp_path / "experiments").iterdir()}
-    assert names == {"debug", "mine", "_sweeps", "_papers"}
+    assert names == {"debug", "mine", "_sweeps", "_papers", "_comparisons"}
 
 
 def test_the_table_names_tests_that_exist() -> None:

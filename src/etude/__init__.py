@@ -15,10 +15,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from etude.api import Run, Runs, compose, load_run, runs, train
+    from etude.api import Run, Runs, compose, load_run, plan, runs, train
 
 __version__ = "0.1.0"
-__all__ = ["Run", "Runs", "__version__", "compose", "load_run", "runs", "train"]
+__all__ = ["Run", "Runs", "__version__", "compose", "load_run", "plan", "runs", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,21 +7,25 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
 from etude.config.checks import Checked, check
 from etude.config.compose import compose as compose_config
-from etude.config.schema import Config
 from etude.console import show_messages
 from etude.errors import InvalidArguments, Problem, RequestError
+from etude.records.config_file import portable, read_config
+from etude.records.facts import best, config_facts, fact, metric_facts, must_exist
+from etude.records.filters import parse
+from etude.records.metrics import read_frame
 from etude.records.record import Record
 from etude.records.registry import find, scan
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from etude.analysis.comparison import Comparison
     from etude.models.language_model import LanguageModel
+    from etude.sweeps.plan import PlannedJob
 
 
 def compose(*overrides: str | Sequence[str], config_dir: str | Path | None = None) -> DictConfig:
@@ -35,8 +39,11 @@ def compose(*overrides: str | Sequence[str], config_dir: str | Path | None = Non
     Raises:
         RequestError: with every mistake found.
     """
-    typed = [o for item in overrides for o in ([item] if isinstance(item, str) else item)]
-    return compose_config(typed, config_dir=config_dir)
+    return compose_config(_typed(overrides), config_dir=config_dir)
+
+
+def _typed(overrides: Sequence[str | Sequence[str]]) -> list[str]:
+    return [o for item in overrides for o in ([item] if isinstance(item, str) else item)]
 
 
 def train(config: DictConfig) -> Run:
@@ -55,6 +62,28 @@ def train_record(config: DictConfig) -> Any:
     from etude.training.run import train as train_run
 
     return train_run(config, partial(finish, options=config.run))
+
+
+def plan(
+    *overrides: str | Sequence[str],
+    multirun: bool = False,
+    config_dir: str | Path | None = None,
+    measure: bool = True,
+) -> list[PlannedJob]:
+    """What `train` would do: each job's state and what it takes. Nothing is trained or written.
+
+    Args:
+        overrides, config_dir: as for `compose`.
+        multirun: commas sweep.
+        measure: try a few steps of a model whose speed no earlier run tells.
+
+    Raises:
+        RequestError: an override is wrong whatever the swept values are.
+    """
+    from etude.sweeps.plan import plan as planned
+
+    folder = None if config_dir is None else str(config_dir)
+    return planned(_typed(overrides), multirun=multirun, config_dir=folder, measure=measure)
 
 
 def load_run(
@@ -127,14 +156,12 @@ class Run:
     @property
     def metrics(self) -> pd.DataFrame:
         """One row a logged step: `step`, `tokens`, `time`, `train/loss`, `val/loss`, ..."""
-        import pandas as pd
-
-        return pd.DataFrame(self.record.rows())
+        return read_frame(self.path / "metrics.jsonl")
 
     @cached_property
     def checked(self) -> Checked:
         """The config, checked by the constructors that it names."""
-        return check(self.config, trust=self._trust)
+        return check(portable(self.config), trust=self._trust)
 
     def tokenizer(self) -> Any:
         """The tokenizer that the run was trained with."""
@@ -188,7 +215,7 @@ class Run:
 
         data = self.checked.nodes["data"].build()
         data.check()
-        found, expected = data.content_fingerprint(), self.summary["data"]["fingerprint"]
+        found, expected = data.fingerprint(), self.summary["data"]["fingerprint"]
         if found != expected:
             raise RequestError(Problem("data", f"the content trained on ({expected})", found))
         data.prepare(cache_folder(self.checked))
@@ -217,11 +244,41 @@ class Runs(Sequence[Run]):
     def __iter__(self) -> Iterator[Run]:
         return iter(self._runs)
 
+    def filter(self, *conditions: str) -> Runs:
+        """Those that fulfil all conditions, as typed after `etude runs list`.
+
+        Example:
+            runs("experiments/nano").filter("optimizer.lr>1e-3", "model.position=rotary")
+
+        Raises:
+            RequestError: no condition, or about a key that none of these runs has.
+        """
+        filters = [parse(condition) for condition in conditions]
+        records = [run.record for run in self._runs]
+        must_exist([(one.key, "condition") for one in filters], records)
+        fitting = [run for run in self._runs if all(one.matches(run.record) for one in filters)]
+        return Runs(fitting)
+
     def frame(self) -> pd.DataFrame:
-        """One row a run: what it is, its config's columns, its final metrics."""
+        """One row a run: what it is, its config's columns, its latest metrics."""
         import pandas as pd
 
-        return pd.DataFrame([_row(run) for run in self._runs])
+        return pd.DataFrame([_row(run.record) for run in self._runs])
+
+    def compare(self, *metrics: str, x: str = "step", log: str = "") -> Comparison:
+        """What differs between these runs, how they went, and their curves in one figure.
+
+        Args:
+            metrics: a panel each; none takes the metric by which the runs chose their best.
+            x: `step`, `tokens` or `time`.
+            log: axes with logarithmic scale: `x`, `y` or `xy`.
+
+        Raises:
+            RequestError: there are no runs, or none has a metric.
+        """
+        from etude.analysis.comparison import Comparison
+
+        return Comparison([run.record for run in self._runs], metrics=metrics, x=x, log=log)
 
     def __repr__(self) -> str:
         return (
@@ -229,58 +286,12 @@ class Runs(Sequence[Run]):
         )
 
 
-def _row(run: Run) -> dict[str, Any]:
-    info = run.summary
+def _row(record: Record) -> dict[str, Any]:
     head = {
-        "name": info.get("name"),
-        "signature": run.path.name,
-        "status": run.status,
-        "label": run.label,
-        "parameters": info.get("parameters"),
-        "step": info.get("step"),
+        key: fact(record, key)
+        for key in ("name", "signature", "status", "label", "parameters", "step")
     }
-    plain = OmegaConf.to_container(run.config, resolve=False)
-    skipped = {"name", "run", "vars"}
-    columns = dict(_flatten({k: v for k, v in plain.items() if k not in skipped}))  # type: ignore[union-attr]
-    best = info.get("best") or {}
-    scores = {f"best/{best['metric']}": best["value"]} if best else {}
-    return head | columns | info.get("final", {}) | scores
-
-
-def _flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        path = f"{prefix}.{key}" if prefix else str(key)
-        if isinstance(value, dict):
-            yield from _flatten(value, path)
-        elif key == "_target_":
-            yield prefix, str(value).rpartition(".")[2]
-        elif key != "_partial_":
-            yield path, value
-
-
-def read_config(path: Path) -> DictConfig:
-    """A record's `config.yaml`, as data: no alias, no tag, nothing executed.
-
-    Raises:
-        RequestError: missing, no YAML, or YAML that a record never holds.
-    """
-    import yaml
-
-    try:
-        text = path.read_text(encoding="utf-8")
-        events = list(yaml.parse(text, Loader=yaml.SafeLoader))
-    except FileNotFoundError:
-        raise RequestError(Problem(str(path), "a record's config")) from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
-        raise RequestError(Problem(str(path), "valid YAML", hint=str(error))) from error
-    if any(isinstance(event, yaml.AliasEvent) for event in events):
-        raise RequestError(Problem(str(path), "YAML without aliases"))
-    try:
-        config = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text))
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        hint = str(error).splitlines()[0]
-        raise RequestError(
-            Problem(str(path), "the keys and types of a config", hint=hint)
-        ) from error
-    assert isinstance(config, DictConfig)
-    return config
+    config = {key: value for key, value in config_facts(record).items() if key not in head}
+    found = best(record)
+    scores = {f"best/{found['metric']}": found["value"]} if found else {}
+    return head | config | metric_facts(record) | scores

@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 
+from etude.secrets import MaskingFormatter
+
 
 class _Stdout(logging.Handler):
     """Writes to whatever `sys.stdout` is at that moment, as a notebook or a test may replace it."""
@@ -22,6 +24,6 @@ def show_messages() -> None:
     logger = logging.getLogger("etude")
     if not logger.handlers and not logging.getLogger().handlers:
         handler = _Stdout(logging.INFO)
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(MaskingFormatter("%(message)s"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)

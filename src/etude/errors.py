@@ -13,6 +13,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from etude.secrets import without_passwords
+
 MISSING_VALUE = object()
 
 
@@ -70,7 +72,15 @@ class RunFailed(EtudeError):
 
 
 class RunHeld(EtudeError):
-    """Another live process holds the run."""
+    """Another live process holds the run.
+
+    Args:
+        hint: what can be done about it.
+    """
+
+    def __init__(self, message: str, hint: str = "run.wait=true waits for it") -> None:
+        self.hint = hint
+        super().__init__(message)
 
 
 class Interrupted(EtudeError):
@@ -136,5 +146,5 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
 
 
 def _short(value: object, limit: int = 80) -> str:
-    text = repr(value)
+    text = str(without_passwords(repr(value)))
     return text if len(text) <= limit else text[: limit - 3] + "..."

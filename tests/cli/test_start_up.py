@@ -42,6 +42,8 @@ def imported_by(statement: str, folder: Path) -> set[str]:
         "from etude.cli import run; assert run(['train', '--help']) == 0",
         "from etude.cli import run; assert run(['runs', 'list']) == 0",
         "from etude.cli import run; assert run(['runs', 'show', 'nothing']) == 2",
+        "from etude.cli import run; assert run(['runs', 'list', 'val/loss<2', '--sort', 'x']) == 0",
+        "from etude.cli import run; assert run(['runs', 'rm', 'nothing']) == 2",
         "from etude.cli import run; assert run(['-sc', 'query=bash']) == 0",
     ],
 )

@@ -25,8 +25,12 @@ TEXT = "data=text_files"
 
 def needed(choice: str, corpus: Path) -> list[str]:
     """What has no default, a text to read; and an experiment that says nothing of tokenizers."""
+    if choice == "data/tokenizer=pretrained":  # read when the data is prepared
+        return ["experiment=debug", "data.tokenizer.path=tokenizer.json"]
     if choice.startswith("data/tokenizer"):
         return ["experiment=debug"]
+    if choice == "data=hub_text":  # with a commit nothing is asked of the hub
+        return ["data.name=owner/name", f"data.revision={'0' * 40}"]
     reads_files = choice == TEXT or "shakespeare" in choice
     return [f"data.path={corpus}"] if reads_files else []
 

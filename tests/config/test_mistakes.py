@@ -15,7 +15,7 @@ from etude.config.checks import Checked, check
 from etude.config.compose import compose, plain_yaml
 from etude.config.nodes import check_node
 from etude.errors import Problem, RequestError
-from etude.training.build import build_parts
+from etude.training.build import build_parts, check_all
 
 
 def checked(*overrides: str, config_dir: Path | None = None) -> Checked:
@@ -47,6 +47,11 @@ def problems(*overrides: str, config_dir: Path | None = None) -> list[Problem]:
         ("+run.wiat=true", "run.wiat", "did you mean wait?"),
         ("run.on_existing=agian", "run.on_existing", "did you mean again?"),
         ("optimizer._target_=etude.optim.adamw.AdmW", "optimizer._target_", "did you mean AdamW?"),
+        ("compile=true", "compile", "did you mean trainer.compile?"),
+        ("+compile=true", "compile", "did you mean trainer.compile?"),
+        ("lr=1e-3", "lr", "did you mean optimizer.lr?"),
+        ("warmup_steps=5", "warmup_steps", "did you mean schedule.warmup_steps?"),
+        ("trainer.accelerator=gpus", "trainer.accelerator", "did you mean gpu?"),
     ],
 )
 def test_a_misspelt_word(typed: str, where: str, hint: str | None) -> None:
@@ -63,6 +68,8 @@ def test_a_misspelt_word(typed: str, where: str, hint: str | None) -> None:
         ("optimizer.betas=[0.9]", "optimizer.betas", "a list of 2: a number, a number"),
         ("data.order=sorted", "data.order", "one of windows, epochs"),
         ("model.bias=perhaps", "model.bias", "true or false"),
+        ("trainer.deterministic=foo", "trainer.deterministic", "true or false or warn or null"),
+        ("trainer.profiler=fast", "trainer.profiler", "one of simple, advanced, pytorch or null"),
         ("seed=one", "seed", "a whole number"),
         ("seed=-1", "seed", "a whole number from 0 to 2**63 - 1"),
         ("name=_hidden", "name", "a name that begins with a letter or digit"),
@@ -104,6 +111,52 @@ def test_what_constructors_refuse_is_told_together() -> None:
         "optimizer.lr",
         "schedule.final_scale",
     }
+
+
+@pytest.mark.parametrize(
+    ("typed", "where", "said"),
+    [
+        (["optimizer.weight_decay=inf"], "optimizer.weight_decay", "a finite number from 0 on"),
+        (
+            ["schedule=wsd", "schedule.decay_steps=5"],
+            "schedule.decay_steps",
+            "exactly one of decay_steps and decay_fraction",
+        ),
+        (
+            ["callbacks=early_stopping", "callbacks.early_stopping.monitor=val/los"],
+            "callbacks.early_stopping.monitor",
+            "did you mean val/loss?",
+        ),
+        (
+            ["callbacks=early_stopping", "callbacks.early_stopping.monitor=f1"],
+            "callbacks.early_stopping.monitor",
+            "choose from: val/bits_per_byte, val/loss, val/perplexity",
+        ),
+    ],
+)
+def test_what_can_never_work(typed: list[str], where: str, said: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        build_parts(checked(*typed))
+    (problem,) = refused.value.problems
+    assert problem.where == where
+    assert said in str(problem)
+
+
+def test_a_metric_that_there_is_may_be_watched() -> None:
+    parts = build_parts(
+        checked("callbacks=early_stopping", "callbacks.early_stopping.monitor=val/perplexity")
+    )
+    assert parts.callbacks[0].monitor == "val/perplexity"
+
+
+def test_what_constructors_refuse_is_told_beside_wrong_types() -> None:
+    config = compose(
+        ["experiment=debug", "model.layers=0", "optimizer.lr=abc", "schedule.final_scale=2"]
+    )
+    with pytest.raises(RequestError) as refused:
+        check_all(config)
+    found = [problem.where for problem in refused.value.problems]
+    assert sorted(found) == ["model.layers", "optimizer.lr", "schedule.final_scale"]
 
 
 def test_a_part_of_another_kind_is_refused_by_its_key() -> None:

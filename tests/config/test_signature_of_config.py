@@ -82,7 +82,9 @@ OUT = {
     "run.tags": ["mine"],
     "run.notes": "a note",
     "run.overrides": ["seed=0"],
+    "run.choices": {"model": "another"},
     "vars.anything": 5,
+    "logger.tensorboard": {"_target_": "etude.loggers.tensorboard.TensorBoard"},
 }
 
 
@@ -182,6 +184,29 @@ def test_a_key_that_says_the_default_might_as_well_not_be_there(key: str, defaul
 )
 def test_one_value_however_it_is_written(key: str, one: Any, other: Any) -> None:
     assert name(changed(key, one)) == name(changed(key, other)) != PLAIN
+
+
+@pytest.mark.parametrize(
+    ("key", "brief", "whole"),
+    [
+        ("trainer.precision", 32, "32-true"),
+        ("trainer.precision", "32", "32-true"),
+        ("trainer.precision", 64, "64-true"),
+    ],
+)
+def test_a_brief_name_is_the_whole_one(key: str, brief: Any, whole: str) -> None:
+    assert name(changed(key, brief)) == name(changed(key, whole))
+    assert (name(changed(key, brief)) == PLAIN) == (whole == "32-true")
+
+
+@pytest.mark.parametrize("trainer", ["cpu", "gpu", "mps"])
+def test_where_it_is_trained_is_no_part_of_it(trainer: str) -> None:
+    assert typed(f"trainer={trainer}") == PLAIN
+
+
+def test_compilation_is_part_of_it() -> None:
+    assert typed("trainer.compile=false") == PLAIN
+    assert typed("trainer.compile=true") != PLAIN
 
 
 def test_an_interpolation_counts_as_what_it_stands_for() -> None:

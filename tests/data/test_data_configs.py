@@ -11,13 +11,24 @@ import torch
 from omegaconf import OmegaConf
 
 from etude.config.nodes import check_node
+from etude.data.pretrained import Pretrained
 from etude.data.text import Batch, TextData
 from etude.data.tokenizer import BPE, Byte, Char
+from etude.data.unigram import Unigram
+from etude.data.wordpiece import WordPiece
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
 CORPORA = sorted(path.stem for path in CONF.glob("*.yaml"))
-TOKENIZERS = {"char": Char(), "byte": Byte(), "bpe": BPE(2048)}
-NEEDED = {"text_files": ["path=some.txt"]}
+TOKENIZERS = {
+    "char": Char(),
+    "byte": Byte(),
+    "bpe": BPE(2048),
+    "unigram": Unigram(2048),
+    "wordpiece": WordPiece(2048, lowercase=True),
+    "pretrained": Pretrained("tokenizer.json"),
+}
+NEEDED_BY_TOKENIZERS = {"pretrained": ["tokenizer.path=tokenizer.json"]}
+NEEDED = {"text_files": ["path=some.txt"], "hub_text": ["name=owner/name"]}
 
 
 def build(corpus: str, *overrides: str) -> TextData:
@@ -42,7 +53,8 @@ def test_every_corpus_builds_as_nanogpt_cuts_its_batches(corpus: str) -> None:
 @pytest.mark.parametrize("corpus", CORPORA)
 @pytest.mark.parametrize("tokenizer", sorted(path.stem for path in CONF.glob("tokenizer/*.yaml")))
 def test_every_tokenizer_fits_every_corpus(corpus: str, tokenizer: str) -> None:
-    assert build(corpus, f"tokenizer={tokenizer}").recipe == TOKENIZERS[tokenizer]
+    more = NEEDED_BY_TOKENIZERS.get(tokenizer, [])
+    assert build(corpus, f"tokenizer={tokenizer}", *more).recipe == TOKENIZERS[tokenizer]
 
 
 @pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: path.stem)

@@ -5,7 +5,7 @@ from math import ceil, isqrt
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etude.data.order import EveryExampleOnce, RandomWindows, permute
@@ -75,6 +75,7 @@ class TestPermutation:
 
 
 class TestEveryExampleOnce:
+    @settings(deadline=None)
     @given(
         tokens=st.integers(2, 500),
         length=st.integers(1, 60),

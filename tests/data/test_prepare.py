@@ -8,10 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import normalizers
 
-from etude.data import prepare
-from etude.data.prepare import Passage, Prepared, Split, prepare_text
+from etude.data import prepare, writing
+from etude.data.prepare import Prepared, prepare_text
+from etude.data.pretrained import Pretrained
+from etude.data.splits import Part, Passage, Split
 from etude.data.tokenizer import BPE, Byte, Char, Recipe
+from etude.data.unigram import Unigram
+from etude.data.wordpiece import WordPiece
 from etude.errors import RequestError
 
 TRAIN = ["The quick brown fox ", "jumps.", "", "Über\n"]
@@ -27,7 +32,9 @@ def passages(split: Split) -> Iterator[Passage]:
 
 
 def prepared(cache: Path, recipe: Recipe, content: str = "c", **settings: object) -> Prepared:
-    return prepare_text(cache, passages=passages, content=content, settings=settings, recipe=recipe)
+    return prepare_text(
+        cache, parts={"": passages}, content=content, settings=settings, recipe=recipe
+    )
 
 
 def ids(data: Prepared, split: Split) -> list[int]:
@@ -69,7 +76,7 @@ class TestContents:
         self, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         whole = prepared(tmp_path / "whole", recipe)
-        monkeypatch.setattr(prepare, "BATCH", 1)
+        monkeypatch.setattr(writing, "BATCH", 1)
         batches = prepared(tmp_path / "batches", recipe)
         assert batches.meta == whole.meta
 
@@ -95,7 +102,7 @@ def test_a_vocabulary_beyond_16_bits_takes_32(tmp_path: Path) -> None:
     def many(split: Split) -> Iterator[Passage]:
         yield 0, letters if split == "train" else letters[-2:]
 
-    data = prepare_text(tmp_path, passages=many, content="", settings={}, recipe=Char())
+    data = prepare_text(tmp_path, parts={"": many}, content="", settings={}, recipe=Char())
     assert data.meta.dtype == "<u4"
     assert ids(data, "val") == [65_998, 65_999]
 
@@ -138,6 +145,117 @@ def test_an_empty_split_is_an_empty_file(tmp_path: Path) -> None:
         if split == "train":
             yield 0, "abc"
 
-    data = prepare_text(tmp_path, passages=only_train, content="", settings={}, recipe=Char())
+    data = prepare_text(tmp_path, parts={"": only_train}, content="", settings={}, recipe=Char())
     assert data.split("val").ids.tolist() == []
     assert data.meta.splits["val"].documents == 0
+
+
+class TestSections:
+    def sections(self, cache: Path, recipe: Recipe) -> Prepared:
+        other: dict[Split, list[str]] = {"train": ["zwölf Boxkämpfer", "jagen"], "val": ["Über"]}
+        parts = {"en": passages, "de": lambda split: iter(enumerate(other[split]))}
+        return prepare_text(cache, parts=parts, content="c", settings={}, recipe=recipe)
+
+    @pytest.mark.parametrize("recipe", [Char(), Byte(), BPE(270)])
+    def test_parts_lie_one_after_the_other_without_a_mark(
+        self, recipe: Recipe, tmp_path: Path
+    ) -> None:
+        data = self.sections(tmp_path, recipe)
+        end, encode = [data.tokenizer.end_of_text], data.tokenizer.encode
+        first = encode("The quick brown fox jumps.") + end + encode("Über\n")
+        second = encode("zwölf Boxkämpfer") + end + encode("jagen")
+        assert ids(data, "train") == first + second
+        train = data.meta.splits["train"]
+        assert list(train.sections) == ["en", "de"]
+        places = [(section.start, section.tokens) for section in train.sections.values()]
+        assert places == [(0, len(first)), (len(first), len(second))]
+        assert sum(section.bytes for section in train.sections.values()) == train.bytes
+        assert train.sections["de"].bytes == len("zwölf Boxkämpferjagen".encode())
+        assert train.sections["de"].first_token_bytes == 1
+        assert train.documents == 4
+        assert Prepared.open(data.folder).meta == data.meta
+
+    def test_a_text_of_one_part_has_none(self, tmp_path: Path) -> None:
+        folder = prepared(tmp_path, Char()).folder
+        assert json.loads((folder / "meta.json").read_text())["splits"]["val"]["sections"] == {}
+
+
+def one_document(*texts: str) -> dict[str, Part]:
+    return {"": lambda split: iter([(0, text) for text in texts])}
+
+
+class TestCuts:
+    def warnings(self, recipe: Recipe, cache: Path, caplog: pytest.LogCaptureFixture) -> int:
+        texts = ["aaa bbb", "ccc ddd", " eee", "fff"]
+        prepare_text(cache, parts=one_document(*texts), content="", settings={}, recipe=recipe)
+        return sum("beside a cut" in record.message for record in caplog.records)
+
+    @pytest.mark.parametrize(
+        ("recipe", "expected"), [(Char(), 0), (Byte(), 0), (BPE(270), 2), (Unigram(270), 2)]
+    )
+    def test_one_that_may_change_tokens_is_told_once_a_split(
+        self, recipe: Recipe, expected: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        assert self.warnings(recipe, tmp_path, caplog) == expected
+
+    def test_of_a_foreign_tokenizer_nothing_is_known(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        backend = BPE(270).train(["aaa bbb"]).backend
+        backend.normalizer = normalizers.NFC()
+        backend.save(str(tmp_path / "tokenizer.json"))
+        recipe = Pretrained(str(tmp_path))
+        assert self.warnings(recipe, tmp_path / "cache", caplog) == 2
+        assert "with this tokenizer" in caplog.text
+
+    def test_a_cut_at_a_space_is_not_worth_a_word(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        parts = one_document("aaa", " bbb", "\nccc")
+        prepare_text(tmp_path, parts=parts, content="", settings={}, recipe=BPE(270))
+        assert "beside a cut" not in caplog.text
+
+
+def test_whether_the_ids_spell_the_text_is_measured(tmp_path: Path) -> None:
+    backend = BPE(270).train(["aaa bbb"]).backend
+    backend.normalizer = normalizers.NFC()
+    backend.save(str(tmp_path / "tokenizer.json"))
+    for text, lossless in (("aaa \u00e9", True), ("aaa e\u0301", False)):
+        data = prepare_text(
+            tmp_path / "cache",
+            parts=one_document(text),
+            content=text,
+            settings={},
+            recipe=Pretrained(str(tmp_path)),
+        )
+        assert data.meta.splits["val"].lossless is lossless
+    assert prepared(tmp_path, Char()).meta.splits["val"].lossless  # unknown ones are counted
+
+
+def test_a_folder_of_before_sections_is_still_read(tmp_path: Path) -> None:
+    folder = prepared(tmp_path, Char()).folder
+    values = json.loads((folder / "meta.json").read_text())
+    for split in values["splits"].values():
+        del split["sections"], split["lossless"]
+    (folder / "meta.json").write_text(json.dumps(values))
+    assert prepared(tmp_path, Char()).meta.splits["val"].lossless
+
+
+def test_what_is_prepared_never_changes(tmp_path: Path) -> None:
+    """Prepared data is found under these names, and trained on: the same for good."""
+    found = {}
+    for recipe in (Char(), Byte(), BPE(300), Unigram(280), WordPiece(60)):
+        parts = one_document("the cat sat on the mat, that cat. " * 20)
+        data = prepare_text(tmp_path, parts=parts, content="c", settings={}, recipe=recipe)
+        digest = data.meta.splits["train"].sha256
+        found[type(recipe).__name__] = (data.folder.name[:8], digest[:8])
+    assert found == GOLDEN
+
+
+GOLDEN = {
+    "Char": ("21a11e5e", "ecdbb39c"),
+    "Byte": ("61999545", "2fb3bbf2"),
+    "BPE": ("cf791630", "7d747f02"),
+    "Unigram": ("154ea2a9", "87ecff1c"),
+    "WordPiece": ("0540bacb", "f592349e"),
+}

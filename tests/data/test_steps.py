@@ -115,6 +115,25 @@ class TestEvaluationBatches:
             assert len(batch["tokens"]) <= examples
         assert all(batch["tokens"].shape[1] == length for batch in batches[:-1])
 
+    @given(
+        lengths=st.lists(st.integers(0, 60), min_size=1, max_size=5),
+        length=st.integers(1, 30),
+        examples=st.integers(1, 5),
+    )
+    def test_no_window_reaches_from_one_text_into_the_next(
+        self, file: TokenFile, lengths: list[int], length: int, examples: int
+    ) -> None:
+        starts = [sum(lengths[:number]) for number in range(len(lengths))]
+        places = list(zip(starts, lengths, strict=True))
+        dataset = EvaluationBatches(file, length=length, examples=examples, places=places)
+        batches = list(dataset)
+        assert len(dataset) == len(batches)
+        for section, (start, tokens) in enumerate(places):
+            own = [batch for batch in batches if batch["section"] == section]
+            targets = [i for batch in own for i in batch["targets"].flatten().tolist()]
+            assert targets == list(range(start + 1, start + tokens))
+            assert all(torch.equal(batch["targets"], batch["tokens"] + 1) for batch in own)
+
     def test_a_shorter_last_window_stands_alone(self, file: TokenFile) -> None:
         shapes = [
             tuple(batch["tokens"].shape)

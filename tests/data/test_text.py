@@ -11,7 +11,9 @@ import torch
 from etude.data.prepare import Split
 from etude.data.text import Batch, TextData
 from etude.data.tokenizer import BPE, Byte, Char, Recipe
+from etude.data.wordpiece import WordPiece
 from etude.errors import InvalidArguments, RequestError
+from etude.tasks.causal_lm import language_model_metrics
 
 TRAIN = ["To be, or not to be, that is the question. " * 8, "Whether 'tis nobler ☕\n" * 12]
 VAL = ["in the mind to suffer; " * 9, "é" * 20]
@@ -121,6 +123,13 @@ class TestSizes:
             assert data.bytes_predicted("val") == whole - 1
 
 
+    def test_no_bytes_where_the_tokens_do_not_spell_the_text(self, tmp_path: Path) -> None:
+        data = corpus(WordPiece(80))
+        data.prepare(tmp_path)
+        assert data.bytes_predicted("val") is None
+        assert language_model_metrics(2.0, 1, None).keys() == {"loss", "perplexity"}
+
+
 class TestPreparation:
     def test_the_tokenizer_knows_the_training_split_alone(self, tmp_path: Path) -> None:
         for recipe in (Char(), BPE(280)):
@@ -202,7 +211,7 @@ class TestEvaluation:
         batches = list(data.evaluation_batches("val", length))
         targets = torch.cat([batch["targets"].flatten() for batch in batches])
         assert targets.tolist() == data.prepared.split("val").ids.tolist()[1:]
-        assert {tuple(batch) for batch in batches} == {("tokens", "targets")}
+        assert {batch["section"] for batch in batches} == {0}
 
     def test_batches_hold_about_8192_targets(self, tmp_path: Path) -> None:
         data = corpus(val=["x" * 50_000])

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.data import text_files
+from etude.data import plain
+from etude.data.plain import scan
 from etude.data.text import Batch
-from etude.data.text_files import TextFiles, scan
+from etude.data.text_files import TextFiles
 from etude.data.tokenizer import BPE, Byte, Char
 from etude.errors import InvalidArguments, RequestError
 
@@ -100,8 +101,8 @@ class TestSplit:
         path = tmp_path / "input.txt"
         path.write_text(TEXT * 20, encoding="utf-8")
         source = data(path, tokenizer=recipe)
-        monkeypatch.setattr(text_files, "CHUNK", 7)
-        monkeypatch.setattr("etude.data.passages.cut.__defaults__", (50,))
+        monkeypatch.setattr(plain, "CHUNK", 7)
+        monkeypatch.setattr("etude.data.passages.cut.__defaults__", (50, None))
         pieces = [text for _, text in source.passages("train")]
         assert len(pieces) > 100
         source.prepare(tmp_path / "cache")
@@ -116,7 +117,7 @@ class TestReading:
     def test_a_windows_file_gives_the_tokens_of_its_unix_twin(
         self, tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(text_files, "CHUNK", chunk)
+        monkeypatch.setattr(plain, "CHUNK", chunk)
         raw = TEXT[:200].encode()
         (tmp_path / "unix.txt").write_bytes(raw)
         (tmp_path / "windows.txt").write_bytes(codecs.BOM_UTF8 + raw.replace(b"\n", b"\r\n"))
@@ -143,7 +144,7 @@ class TestReading:
         path = tmp_path_factory.mktemp("bad") / "bad.txt"
         path.write_bytes(raw)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(text_files, "CHUNK", chunk)
+            patch.setattr(plain, "CHUNK", chunk)
             with pytest.raises(RequestError) as caught:
                 data(path).check()
         offset = len(prefix.encode())
@@ -154,7 +155,7 @@ class TestReading:
     def test_a_file_cut_within_a_character_is_found(
         self, tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(text_files, "CHUNK", chunk)
+        monkeypatch.setattr(plain, "CHUNK", chunk)
         path = tmp_path / "cut.txt"
         path.write_bytes("ab\n☕".encode()[:-1])
         with pytest.raises(RequestError, match="line 2, byte 3"):
@@ -216,7 +217,7 @@ class TestPaths:
         [
             ("b.tx", "has no b.tx; did you mean b.txt?"),
             ("aa/deep/z.md", "has no aa; "),
-            ("notes.py", r"\.txt or \.md, or without a suffix"),
+            ("notes.py", r"a file that can be read: \.txt, \.md, .*or plain text without a suffix"),
             ("empty.txt", "it is empty"),
             ("*.csv", "a glob that matches text files"),
             (".hidden/none", "has no none; choose from: x.txt"),

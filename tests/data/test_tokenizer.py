@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tokenizers import pre_tokenizers
 
 from etude.data.tokenizer import BPE, Byte, Char, Recipe, Tokenizer
 from etude.errors import InvalidArguments, RequestError
@@ -71,7 +72,7 @@ class TestIds:
         tokenizer = Char().train(["abc"])
         assert tokenizer.encode("aθθbж") == [0, tokenizer.unknown, tokenizer.unknown, 1, 4]
         assert tokenizer.decode(tokenizer.encode("aж")) == "a<unk>"
-        assert tokenizer.unknown_characters("aθθbж") == Counter("θθж")
+        assert tokenizer.unknown_pieces("aθθbж") == Counter("θθж")
 
     @given(st.text())
     @example(HARD)
@@ -81,7 +82,7 @@ class TestIds:
     def test_bytes_come_with_an_end_of_text_and_nothing_unknown(self) -> None:
         tokenizer = _byte()
         assert (tokenizer.vocab_size, tokenizer.end_of_text, tokenizer.unknown) == (257, 256, None)
-        assert tokenizer.unknown_characters(HARD) == Counter()
+        assert tokenizer.unknown_pieces(HARD) == Counter()
 
     def test_bpe_lays_out_ids_as_gpt2_does(self) -> None:
         tokenizer = BPE(300).train([TEXT])
@@ -111,9 +112,19 @@ class TestIds:
         assert BPE(8192).train(["ab ab"]).vocab_size == 258
         assert "vocab_size" in caplog.text
 
-    def test_a_vocabulary_must_hold_all_bytes(self) -> None:
-        with pytest.raises(InvalidArguments, match="vocab_size = 256"):
-            BPE(256)
+    @pytest.mark.parametrize("size", [-1, 0, 256, 2**20 + 1, 2**40, 2**70])
+    def test_a_vocabulary_must_hold_all_bytes_and_fit_into_memory(self, size: int) -> None:
+        with pytest.raises(InvalidArguments, match=f"vocab_size = {size}: expected at least 257"):
+            BPE(size)
+
+    def test_where_a_text_may_be_cut(self) -> None:
+        cuts = [recipe.train([TEXT]).cuts for recipe in RECIPES]
+        assert cuts == ["anywhere", "anywhere", "at_spaces"]
+        assert not any(recipe.train([TEXT]).rewrites for recipe in RECIPES)
+        prefixed = BPE(300).train([TEXT])
+        prefixed.backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        assert Tokenizer(prefixed.backend).rewrites
+        assert Tokenizer(prefixed.backend).cuts == "unknown"
 
 
 class TestFirstTokenBytes:

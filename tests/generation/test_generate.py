@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -8,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from etude.errors import InvalidArguments
-from etude.generation.generate import evaluating, generate
+from etude.generation.decoding import evaluating
+from etude.generation.generate import generate
 from etude.models.decoder import Decoder
 from etude.nn.attention import MultiHeadAttention
 from etude.nn.block import PreNormBlock
-from etude.nn.feedforward import GELU
+from etude.nn.feedforward import GELU, GELUTanh
 from etude.nn.mask import Bidirectional, Causal
 from etude.nn.norm import LayerNorm
 from etude.nn.position import ALiBi, Learned, NoPosition, Rotary, Sinusoidal
@@ -129,6 +131,52 @@ def test_a_stop_token_in_the_prompt_stops_nothing():
     assert out.tolist() == [[8, 9, 10, 11]]
 
 
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("T", [1, 5, 11])
+@pytest.mark.parametrize("draw", [{"greedy": True}, {"temperature": 2.0}, {"top_k": 3}])
+def test_samples_are_those_of_repeated_rows(use_cache, T, draw):
+    """Past the window too; rows of one prompt stand together."""
+    model = make(tie_embeddings=False)
+    tokens = torch.randint(V, (2, T), generator=torch.Generator().manual_seed(T))
+    first, second = (
+        generate(
+            model,
+            rows,
+            samples=samples,
+            max_new_tokens=9,
+            generator=torch.Generator().manual_seed(0),
+            use_cache=use_cache,
+            **draw,
+        )
+        for rows, samples in ((tokens, 3), (tokens.repeat_interleave(3, dim=0), 1))
+    )
+    assert torch.equal(first, second)
+
+
+def test_samples_read_their_prompt_once():
+    model, shapes = make(), []
+    model.embedding.register_forward_hook(lambda _, inputs, __: shapes.append(inputs[0].shape))
+    generate(model, torch.zeros(1, 5, dtype=torch.long), samples=4, max_new_tokens=3)
+    assert [tuple(shape) for shape in shapes] == [(1, 5), (4, 1), (4, 1)]
+
+
+def test_a_token_costs_no_slow_look_up(monkeypatch):
+    """`nn.Module.__getattr__` is asked while a model is made ready, and not again each token."""
+    model, asked, slow = make(dropout=0.1), [], nn.Module.__getattr__
+
+    def noted(module: nn.Module, name: str) -> Any:
+        asked.append(name)
+        return slow(module, name)
+
+    monkeypatch.setattr(nn.Module, "__getattr__", noted)
+    counts = []
+    for new in (1, 7):
+        asked.clear()
+        generate(model, torch.zeros(1, 1, dtype=torch.long), max_new_tokens=new)
+        counts.append(len(asked))
+    assert counts[0] == counts[1]
+
+
 def test_no_new_tokens():
     tokens = torch.tensor([[1, 2]])
     assert torch.equal(generate(Counting(), tokens, max_new_tokens=0), tokens)
@@ -167,6 +215,52 @@ def test_training_goes_on_after_generating(position):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("greedy", [True, False])
+def test_weights_that_are_no_numbers_are_told(greedy):
+    model = make()
+    with torch.no_grad():
+        model.norm.weight.fill_(math.nan)
+    with pytest.raises(InvalidArguments, match="numbers"):
+        generate(model, torch.zeros(1, 1, dtype=torch.long), max_new_tokens=2, greedy=greedy)
+
+
+def test_the_same_text_as_transformers():
+    """Greedy, with the cache of each, GPT-2's parts and the same weights."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = make(feedforward=GELUTanh, attention=MultiHeadAttention, max_length=24).float()
+    config = GPT2Config(vocab_size=V, n_positions=24, n_embd=16, n_layer=2, n_head=4)
+    theirs = GPT2LMHeadModel(config).eval()
+    names = {"embedding": "wte", "position": "wpe", "norm": "ln_f"}
+    parts = {
+        "attention_norm": "ln_1",
+        "attention.qkv": "attn.c_attn",
+        "attention.out": "attn.c_proj",
+        "feedforward_norm": "ln_2",
+        "feedforward.up": "mlp.c_fc",
+        "feedforward.down": "mlp.c_proj",
+    }
+    names |= {f"blocks.{i}.{a}": f"h.{i}.{b}" for i in range(2) for a, b in parts.items()}
+    mine, state = model.state_dict(), theirs.transformer.state_dict()
+    for a, b in names.items():
+        for kind in {"weight", "bias"} & {
+            name[len(a) + 1 :] for name in mine if name.startswith(a)
+        }:
+            value = mine[f"{a}.{kind}"]
+            state[f"{b}.{kind}"].copy_(value.T if "c_" in b and value.ndim == 2 else value)
+    tokens = torch.randint(V, (3, 4), generator=torch.Generator().manual_seed(0))
+    expected = theirs.generate(
+        tokens,
+        attention_mask=torch.ones_like(tokens),
+        max_new_tokens=18,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    assert len(set(expected[:, 4:].flatten().tolist())) > 2
+    assert torch.equal(generate(model, tokens, max_new_tokens=18, greedy=True), expected)
+
+
 def test_a_bidirectional_model_generates_without_a_cache_only():
     model, tokens = make(mask=Bidirectional), torch.zeros(1, 1, dtype=torch.long)
     with pytest.raises(InvalidArguments, match="mask"):
@@ -181,6 +275,7 @@ def test_a_bidirectional_model_generates_without_a_cache_only():
         ({"top_k": 0}, "top_k"),
         ({"top_p": 0.0}, "top_p"),
         ({"max_new_tokens": -1}, "max_new_tokens"),
+        ({"samples": 0}, "samples"),
         ({"tokens": torch.zeros(1, 0, dtype=torch.long)}, "tokens"),
     ],
 )

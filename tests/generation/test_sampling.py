@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etude.errors import InvalidArguments
-from etude.generation.sampling import choose, keep_top_k, keep_top_p, scale_temperature
+from etude.generation.sampling import choose, draw, keep_top_k, keep_top_p, scale_temperature
 
 # The 99.9 % points of the chi-square distribution, by degrees of freedom.
 CHI_SQUARE_999 = {1: 10.828, 2: 13.816, 7: 24.322}
@@ -101,6 +101,18 @@ def test_draws_follow_the_distribution(arguments, support):
     assert counts.sum() == counts[inside].sum() == n
     statistic = ((counts[inside] - expected[inside]) ** 2 / expected[inside]).sum()
     assert statistic < CHI_SQUARE_999[len(support) - 1]
+
+
+@given(
+    rows=st.integers(1, 4), size=st.integers(1, 300), sharp=st.floats(0, 60), seed=st.integers(0)
+)
+def test_draws_are_those_of_multinomial(rows, size, sharp, seed):
+    source = torch.Generator().manual_seed(seed % 2**63)
+    probabilities = (sharp * torch.randn(rows, size, generator=source)).softmax(-1)
+    state = source.get_state()
+    expected = torch.multinomial(probabilities, 1, generator=source)[:, 0]
+    source.set_state(state)
+    assert torch.equal(draw(probabilities, source), expected)
 
 
 def test_temperature_comes_before_the_nucleus():

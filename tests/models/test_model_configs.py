@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,48 @@ def test_every_model_lists_every_slot_and_nothing_unknown(model):
     assert set(SLOTS) <= needed
 
 
-@pytest.mark.parametrize(("model", "millions"), [("nano", 0.804096), ("gpt2", 124.439808)])
-def test_shipped_sizes(model, millions):
-    assert build(compose(model)).num_parameters() == round(millions * 1e6)
+@pytest.mark.parametrize(
+    ("model", "parameters"),
+    [
+        ("nano", 804_096),
+        ("gpt2", 124_439_808),
+        ("gpt2_medium", 354_823_168),
+        ("gpt2_large", 774_030_080),
+        ("gpt2_xl", 1_557_611_200),
+    ],
+)
+def test_shipped_sizes(model, parameters):
+    assert build(compose(model)).num_parameters() == parameters
 
 
-@pytest.mark.parametrize("model", ["nano", "gpt2"])
+@pytest.mark.parametrize("model", ["gpt2", "gpt2_medium", "gpt2_large", "gpt2_xl"])
+def test_sizes_are_those_of_transformers(model):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    ours = build(compose(model))
+    config = compose(model)
+    sizes = GPT2Config(n_layer=config["layers"], n_head=config["heads"], n_embd=config["dim"])
+    with torch.device("meta"):
+        theirs = GPT2LMHeadModel(sizes)
+    assert ours.num_parameters() == theirs.num_parameters()
+    assert ours.max_length == sizes.n_positions
+    sizes_of = [sorted(p.numel() for p in model.parameters()) for model in (ours, theirs)]
+    assert sizes_of[0] == sizes_of[1]
+
+
+def test_gpt3_is_that_of_the_paper():
+    """Brown et al. 2020, table 2.1: 96 layers, 96 heads of width 128, width 12288, context 2048."""
+    began = time.monotonic()
+    model = build(compose("gpt3_175b"))
+    assert time.monotonic() - began < 20
+    D, V, T, L = 12288, 50257, 2048, 96
+    layer = 4 * D * D + 4 * D + 8 * D * D + 5 * D + 4 * D  # attention, feed-forward, two norms
+    assert model.num_parameters() == V * D + T * D + L * layer + 2 * D == 174_604_259_328
+    assert {block.attention.head_dim for block in model.blocks} == {128}
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("model", ["nano", "gpt2", "gpt2_medium"])
 @pytest.mark.parametrize("part", PARTS)
 def test_every_part_fits_every_model(model, part):
     slot, name = part.split("/")

@@ -43,3 +43,25 @@ def test_layers_are_separate_and_follow_the_precision_of_what_comes():
         assert keys.dtype == torch.bfloat16
     assert cache.length == 5
     assert cache.nbytes() == 3 * 2 * (2 * 1 * 8 * 4) * 2
+
+
+def test_repeated_sequences_stand_together_and_go_on_apart():
+    cache = KVCache(layers=2, batch=2, capacity=5)
+    k, v = torch.randn(2, 2, 1, 3, 4)
+    for layer in cache.layers:
+        layer.append(k, v)
+    cache.repeat(3)
+    assert cache.length == 3
+    more = torch.randn(6, 1, 1, 4)
+    for layer in cache.layers:
+        keys, values = layer.append(more, 2 * more)
+        for row in range(6):
+            assert torch.equal(keys[row], torch.cat((k[row // 3], more[row]), dim=1))
+            assert torch.equal(values[row], torch.cat((v[row // 3], 2 * more[row]), dim=1))
+
+
+def test_an_empty_cache_can_be_repeated():
+    cache = LayerCache(batch=2, capacity=4)
+    cache.repeat(2)
+    x = torch.ones(4, 1, 3, 2)
+    assert cache.append(x, x)[0].shape == (4, 1, 3, 2)

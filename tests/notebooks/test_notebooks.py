@@ -70,5 +70,5 @@ def test_first_run(execute: Callable[[str], dict[str, Any]]) -> None:
     assert value(cells["continue"]) == "('finished', [0, 90])"
     assert value(cells["exact"]) == "True"
     table = value(cells["table"])
-    assert [table.count(word) for word in ("Rotary", "Learned", "NoPosition")] == [2, 1, 1]
+    assert [table.count(word) for word in ("rotary", "learned", "none")] == [2, 1, 1]
     assert value(cells["curves"], "image/png").startswith("iVBOR")

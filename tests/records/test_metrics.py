@@ -6,11 +6,12 @@ import json
 import math
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from etude.records.metrics import MetricsFile, read_rows
+from etude.records.metrics import MetricsFile, latest, read_frame, read_rows
 
 VALUES = st.one_of(st.integers(), st.floats(), st.text(max_size=5), st.none())
 ROWS = st.lists(st.dictionaries(st.text(max_size=8), VALUES, max_size=4), max_size=6)
@@ -83,3 +84,58 @@ def test_no_file_has_no_rows_and_a_cut_makes_none(tmp_path: Path) -> None:
     MetricsFile(path).cut_after(5)
     assert read_rows(path) == []
     assert not path.exists()
+
+
+# -- as a table -------------------------------------------------------------------------------
+
+NUMBERS = st.one_of(st.integers(-(2**53), 2**53), st.floats(), st.none())
+TRAINED = st.fixed_dictionaries(
+    {"step": st.integers(0, 2**40), "train/loss": st.floats()},
+    optional={"val/loss": NUMBERS, "lr": st.floats(0, 1), "note": st.text(max_size=9)},
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(rows=st.lists(TRAINED, max_size=6) | ROWS, cut=st.integers(0, 30))
+def test_the_table_is_that_of_the_rows(tmp_path: Path, rows: list, cut: int) -> None:
+    """However it is read: columns, kinds, and each value to the bit, also where the end is cut."""
+    path = tmp_path / "metrics.jsonl"
+    path.unlink(missing_ok=True)
+    for row in rows:
+        MetricsFile(path).append(row)
+    if cut and rows:
+        path.write_bytes(path.read_bytes()[:-cut])
+    pd.testing.assert_frame_equal(read_frame(path), pd.DataFrame(read_rows(path)), check_exact=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"step": 1}\n{"step": 2}\nnot json\n{"step": 3}\n',
+        '{"step": 1}\n\n{"step": 2}\n',
+        '{"step": 1}\n7\n{"step": 2}\n',
+        '{"step": 1}{"step": 2}\n',
+        '{"step": 1, "x": {"y": 2}}\n',
+        '{"step": 1, "x": "2026-01-01"}\n{"step": 2, "x": "2026-01-02"}\n',
+        '{"step": 1, "x": 1}\n{"step": 2, "x": "one"}\n',
+        '{"step": 1, "x": true}\n{"step": 2, "x": null}\n',
+        '{"step": 1, "step": 2}\n',
+        '{"step": 1}\r\n{"step": 2}\r\n',
+        '{"step": 1, "x": NaN}\n',
+        "",
+    ],
+)
+def test_the_table_of_odd_lines_is_that_of_the_rows(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(text)
+    pd.testing.assert_frame_equal(read_frame(path), pd.DataFrame(read_rows(path)))
+
+
+def test_the_latest_values_come_from_the_end_alone(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert latest(path) == {}
+    written(path, range(5000))
+    MetricsFile(path).append({"step": 5000, "lr": 0.5})
+    with path.open("a") as file:
+        file.write('{"step": 50')
+    assert latest(path) == {"step": 5000, "val/loss": 1 / 5000, "lr": 0.5}

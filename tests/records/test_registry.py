@@ -12,7 +12,7 @@ import pytest
 from etude.errors import RequestError
 from etude.records.lock import RunLock
 from etude.records.record import FORMAT, STATUSES, Record, label_of, run_folder
-from etude.records.registry import find, scan
+from etude.records.registry import find, find_finished, folders, scan
 
 
 def make(root: Path, place: str, **info: Any) -> Path:
@@ -64,6 +64,8 @@ def test_scan_of_a_name_and_of_one_run(root: Path) -> None:
         ("cccc00000000", "nano/cccc00000000"),  # a whole signature comes before its ~2
         ("cccc00000000~2", "nano/cccc00000000~2"),
         ("dddd", "broken/dddd00000000"),
+        ("nano/aaaa0", "nano/aaaa00000000"),  # as a list shows it, whole or not
+        ("nano/cccc00000000~2", "nano/cccc00000000~2"),
     ],
 )
 def test_find(root: Path, run: str, expected: str) -> None:
@@ -85,11 +87,57 @@ def test_find_by_path_needs_no_root(root: Path, tmp_path: Path) -> None:
         ("eeee00000000", "expected a path, a signature prefix or a name"),
         ("_sweeps", "expected a path, a signature prefix or a name"),
         ("ffff", "expected a path, a signature prefix or a name"),
+        ("broken/aaaa0", "expected a path, a signature prefix or a name"),
+        ("9999", "a newer étude wrote it"),
+        ("newer", "a newer étude wrote it"),
     ],
 )
 def test_find_refuses(root: Path, run: str, said: str) -> None:
     with pytest.raises(RequestError, match=re.escape(said)):
         find(run, root)
+
+
+def test_damaged_records_are_collected(root: Path) -> None:
+    damaged: list[RequestError] = []
+    assert len(list(scan(root, damaged))) == 5
+    assert [error.problems[0].where.partition("/run.json")[0] for error in damaged] == [
+        str(root / "nano" / "half"),
+        str(root / "newer" / "999900000000"),
+    ]
+    assert len(list(folders(root))) == 7
+
+
+def test_finished_runs_of_names_prefixes_and_paths(root: Path) -> None:
+    words = ["nano", "aaaa0", "dddd", str(root / "nano/aaaa11111111")]
+    found = [record.path.name for record in find_finished(words, root)]
+    assert found == ["aaaa00000000", "aaaa11111111", "cccc00000000~2", "dddd00000000"]
+    with pytest.raises(RequestError, match="a name with a finished run"):
+        find_finished(["broken"], root)
+
+
+def test_a_run_in_progress_is_at_its_latest_row(tmp_path: Path) -> None:
+    folder = make(tmp_path, "nano/aaaa00000000", status="running", step=5)
+    (folder / "metrics.jsonl").write_text('{"step": 7, "val/loss": 2.5}\n{"step": 9}\n{"st')
+    record = Record.read(folder)
+    assert (record.step, record.latest["val/loss"]) == (5, 2.5)
+    lock = RunLock(folder)
+    lock.acquire()
+    assert record.step == 9
+    lock.release()
+
+
+def test_an_older_record_has_its_config_from_its_file(tmp_path: Path) -> None:
+    folder = make(tmp_path, "nano/aaaa00000000")
+    assert Record.read(folder).config == {}
+    (folder / "config.yaml").write_text(
+        "model: {dim: 8, length: '${data.length}', x: '${x.y}'}\n"
+        "data: {length: 4}\nrun: {root: a}\n"
+    )
+    expected = {"model.dim": 8, "model.length": 4, "model.x": "${x.y}", "data.length": 4}
+    assert Record.read(folder).config == expected
+    for text in ("a: &a [1]\nb: *a\n", "a: [", "- 1", "a: !!python/name:os.system x"):
+        (folder / "config.yaml").write_text(text)
+        assert Record.read(folder).config == {}
 
 
 def test_a_name_of_hex_digits_is_a_name_too(tmp_path: Path) -> None:
@@ -185,6 +233,13 @@ def test_run_folder_is_named_by_twelve_digits(tmp_path: Path) -> None:
         (["model.dim=8", "other.dim=9"], "model.dim=8 other.dim=9"),  # told apart by the whole key
         (["seed=1", "seed=2"], "seed=2"),  # the last counts
         (["data.path=a=b.txt"], "path=a=b.txt"),
+        (["logger=[tensorboard,wandb]", "logger.wandb.project=x"], ""),
+        (["data.path=https://me:hunter2@host/x"], "path=https://me:***@host/x"),
+        (["vars.x=${oc.env:SECRET}"], "x=${oc.env:SECRET}"),
+        (
+            [r"vars.x=$\{oc.env\:SECRET\}", r"data.path=https\://h/x"],
+            "x=${oc.env:SECRET} path=https://h/x",
+        ),
     ],
 )
 def test_label(typed: list[str], label: str) -> None:

@@ -111,7 +111,11 @@ def test_the_gradient_does_not_depend_on_the_split(
 
 
 def test_the_mean_over_ranks_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A strategy averages gradients over two ranks, so each must give twice its own."""
+    """A strategy averages gradients over two ranks, so each must give twice its own.
+
+    Two that really train together: `tests/training/test_ddp.py`.
+    """
+    monkeypatch.setattr(CausalLM, "sum_over_ranks", lambda self, value: value)
     loss, alone = train_step(monkeypatch, [8])
     same_loss, of_two = train_step(monkeypatch, [8], world=2)
     assert same_loss == loss

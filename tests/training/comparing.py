@@ -9,10 +9,15 @@ from safetensors.torch import load_file
 
 from etude.records.record import Record
 
+SPEED = ("perf/tokens_per_second", "perf/flops_per_second", "perf/mfu")
+
 
 def rows(record: Record) -> list[dict[str, Any]]:
-    """The metrics without the time; each step must have one row, in order."""
-    found = [{key: value for key, value in row.items() if key != "time"} for row in record.rows()]
+    """The metrics without what a clock says; each step must have one row, in order."""
+    found = [
+        {key: value for key, value in row.items() if key not in ("time", *SPEED)}
+        for row in record.rows()
+    ]
     steps = [row["step"] for row in found]
     assert steps == sorted(set(steps))
     return found

@@ -148,7 +148,7 @@ def test_other_data_is_refused(small: Small, tmp_path: Path) -> None:
     assert Record.read(record.path).info == record.info
 
 
-@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", "bf16-true"])
 def test_in_other_precisions(small: Small, tmp_path: Path, precision: str) -> None:
     config = [f"trainer.precision={precision}"]
     whole = train(small(tmp_path / "whole", *config)).record

@@ -92,6 +92,9 @@ def test_metrics_and_frame(small: Callable, tmp_path: Path) -> None:
         "train/loss",
         "train/grad_norm",
         "lr",
+        "perf/tokens_per_second",
+        "perf/flops_per_second",
+        "perf/mfu",
         "val/loss",
         "val/perplexity",
         "val/bits_per_byte",
@@ -103,7 +106,7 @@ def test_metrics_and_frame(small: Callable, tmp_path: Path) -> None:
         assert row["signature"] == run.path.name
         assert row["status"] == "finished"
         assert row["optimizer.lr"] == 1e-3
-        assert row["model.position"] == "Learned"
+        assert row["model.position"] == "learned"
         assert row["val/loss"] == run.metrics["val/loss"].iloc[-1]
         assert row["best/val/loss"] == run.metrics["val/loss"].min()
 

@@ -73,12 +73,39 @@ def test_there_is_no_room(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("forbid_data")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_no_such_device(words: Words, etude: Callable, tmp_path: Path) -> None:
-    answer = etude("train", *words(tmp_path / "runs", "trainer.accelerator=cuda"))
+@pytest.mark.parametrize(
+    "typed", ["trainer=gpu", "trainer.accelerator=cuda", "trainer.accelerator=mps"]
+)
+def test_no_such_device(words: Words, etude: Callable, tmp_path: Path, typed: str) -> None:
+    overrides = [item for item in words(tmp_path / "runs") if "accelerator" not in item]
+    answer = etude("train", *overrides, typed)
     assert answer.code == 2
-    assert "trainer = {'accelerator': 'cuda'" in answer.err
+    assert "trainer.accelerator = " in answer.err
+    assert "expected something that torch finds on this machine: cpu" in answer.err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.usefixtures("forbid_data")
+def test_half_precision_is_scaled_on_gpus_only(
+    words: Words, etude: Callable, tmp_path: Path
+) -> None:
+    answer = etude("train", *words(tmp_path / "runs", "trainer.precision=16-mixed"))
+    assert answer.code == 2
+    assert "trainer.precision = '16-mixed': expected one for cpu" in answer.err
+    assert "bf16-mixed says so" in answer.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_short_run_is_warned_of_and_found_again_without_its_device(
+    small: Callable[..., DictConfig], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    train(small(tmp_path, "trainer.max_steps=1"))
+    told = "schedule: a warm-up of 2 steps does not end within a run of 1"
+    assert told in caplog.messages
+    outcome = train(small(tmp_path, "trainer.max_steps=1", "trainer.accelerator=cuda"))
+    assert outcome.reused
 
 
 def test_a_refused_run_leaves_its_neighbours(

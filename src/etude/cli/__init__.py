@@ -32,9 +32,12 @@ USAGE = """\
 usage: etude COMMAND ...
 
   etude train [OVERRIDES] [-m]     one run, or a sweep; the same command continues or reuses it
+  etude plan [OVERRIDES] [-m]      what would run: which are done, parameters, FLOPs, memory, time
   etude generate RUN               text from a run
-  etude runs list                  the runs under experiments/
+  etude runs list [NAME] [FILTER]  the runs under experiments/: "optimizer.lr>1e-3", seed=1
   etude runs show RUN              one of them
+  etude runs diff A B              what differs between two; `compare`: between several, with curves
+  etude runs verify [RUN...]       whether records are as they were written; `rm` removes some
   etude reproduce [PAPER...]       a paper's claim, measured here
 
 `etude COMMAND --help` says more. A RUN is a path, a signature prefix, or a name (its latest
@@ -63,7 +66,7 @@ def run(arguments: list[str]) -> int:
     except InvalidArguments as error:
         return _refuse(error.problems, debug)
     except RunHeld as error:
-        _say(f"{error}\n  run.wait=true waits for it")
+        _say(f"{error}\n  {error.hint}")
         return HELD
     except RunFailed as error:
         _say(str(error))
@@ -97,7 +100,7 @@ def run(arguments: list[str]) -> int:
         return FAILED
 
 
-_COMMANDS = ("train", "generate", "runs", "reproduce")
+_COMMANDS = ("train", "plan", "generate", "runs", "reproduce")
 """Each is the function of its name in the module of its name."""
 
 
@@ -124,13 +127,19 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _complete(arguments: list[str]) -> int:
-    """Completes the line in `$COMP_LINE`: a command's name, then Hydra's words after `train`."""
+    """Completes the line in `$COMP_LINE`: a command, then Hydra's words or runs."""
     program, _, typed = os.environ.get("COMP_LINE", "").lstrip().partition(" ")
     command, after, words = typed.lstrip().partition(" ")
     if program and not after:
         print("\n".join(name for name in _COMMANDS if name.startswith(command)))
         return DONE
-    if program and command != "train":
+    if program and command in ("runs", "generate"):
+        from etude.cli.completion import completions
+
+        for word in completions(command, words):
+            print(word)
+        return DONE
+    if program and command not in ("train", "plan"):
         return DONE
     os.environ["COMP_LINE"] = f"{program} {words}"
     return _command("train")(arguments)

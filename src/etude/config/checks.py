@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,30 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from etude.config.environment import instead, resolved, shown
+from etude.config.hints import argument_of_a_node
 from etude.config.nodes import Node, check_node
+from etude.config.pins import pin
 from etude.config.schema import NODES, ON_EXISTING, OUT_OF_SIGNATURE, ROOT_KEYS, Run
 from etude.config.targets import installed_extensions
 from etude.errors import Problem, RequestError, nearest
+from etude.secrets import Mask, without_passwords
 
 _MARK = "VALUE_FROM_THE_ENVIRONMENT"
+
+
+class Unsound(RequestError):
+    """A config with mistakes in its keys or types.
+
+    Attributes:
+        sound: the nodes in which there are none; their constructors may refuse them all the same.
+    """
+
+    def __init__(
+        self, problems: Problem | Iterable[Problem], sound: Mapping[str, Node] | None = None
+    ) -> None:
+        super().__init__(problems)
+        self.sound = dict(sound or {})
 
 
 @dataclass
@@ -29,7 +48,11 @@ class Checked:
         config: as composed; saved to the record with its interpolations unresolved.
         nodes: the constructors and arguments of `model`, `data`, ...
         callbacks: further Lightning callbacks by name.
-        identity: canonical plain data, what the signature hashes.
+        loggers: views of the record by name.
+        identity: canonical plain data, what the signature hashes; no URL's password is in it.
+        shown: the config as plain data that may be shown: no password, and references in place
+            of values from the environment.
+        mask: hides those in any other text.
     """
 
     config: DictConfig
@@ -37,8 +60,11 @@ class Checked:
     seed: int
     nodes: dict[str, Node]
     callbacks: dict[str, Node]
+    loggers: dict[str, Node]
     run: Run
     identity: dict[str, Any]
+    shown: dict[str, Any]
+    mask: Mask
 
 
 def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
@@ -55,7 +81,7 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
     environment = list(_environment_in_identity(config))
     problems = [*environment, *_unknown_keys(config)]
     try:
-        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+        plain, mask = resolved(config)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "config"
         reason = str(error).splitlines()[0]
@@ -69,16 +95,24 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
     problems += _check_root(plain)
     nodes: dict[str, Node] = {}
     callbacks: dict[str, Node] = {}
+    loggers: dict[str, Node] = {}
     for key in NODES:
         nodes[key], found = check_node(key, plain[key], extensions)
         problems += found
     for name, value in plain["callbacks"].items():
         callbacks[name], found = check_node(f"callbacks.{name}", value, extensions)
         problems += found
+    for name, value in plain["logger"].items():
+        loggers[name], found = check_node(f"logger.{name}", value, extensions)
+        problems += found
     if problems:
         told = {problem.where for problem in environment}
         others = [problem for problem in problems if problem.where not in told]
-        raise RequestError([*environment, *others])
+        wrong = [problem.where for problem in problems]
+        named = nodes | {f"callbacks.{name}": node for name, node in callbacks.items()}
+        sound = {key: node for key, node in named.items() if not _any_below(wrong, key)}
+        raise Unsound([*environment, *others], sound)
+    config = pin(config, [*nodes.values(), *callbacks.values()])
     identity = {
         "name": plain["name"],
         "seed": plain["seed"],
@@ -89,15 +123,29 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
     for path in OUT_OF_SIGNATURE:
         _remove(identity, path.split("."))
     return Checked(
-        config, plain["name"], plain["seed"], nodes, callbacks, Run(**plain["run"]), identity
+        config=config,
+        name=plain["name"],
+        seed=plain["seed"],
+        nodes=nodes,
+        callbacks=callbacks,
+        loggers=loggers,
+        run=Run(**plain["run"]),
+        identity=without_passwords(identity),
+        shown=shown(config),
+        mask=mask,
     )
+
+
+def _any_below(paths: Iterable[str], key: str) -> bool:
+    return any(re.match(rf"{re.escape(key)}([.\[]|$)", path) for path in paths)
 
 
 def _unknown_keys(config: DictConfig) -> Iterator[Problem]:
     """Keys that a `+` added where the root or `run` has no such key."""
     for key in map(str, config):
         if key not in ROOT_KEYS:
-            yield Problem(key, "a key of the config", hint=nearest(key, ROOT_KEYS))
+            hint = argument_of_a_node(key, config) or nearest(key, ROOT_KEYS)
+            yield Problem(key, "a key of the config", hint=hint)
     known = [f.name for f in fields(Run)]
     for key in map(str, config.run):
         if key not in known:
@@ -166,24 +214,12 @@ def _environment_in_identity(config: DictConfig) -> Iterator[Problem]:
     A mark stands in for every value from the environment, so that one which comes by way of
     another key (`vars.a=${oc.env:HOME} data.path=${vars.a}`) is found too.
     """
-    raw = OmegaConf.to_container(config, resolve=False)
-    try:
-        marked = OmegaConf.to_container(OmegaConf.create(_marked(raw)), resolve=True)
-    except OmegaConfBaseException:
-        marked = _marked(raw)  # what does not resolve is told elsewhere
-    for path, value in _leaves(marked):
+    raw = dict(_leaves(OmegaConf.to_container(config, resolve=False)))
+    for path, value in _leaves(instead(config, _MARK)):
         out = any(path == key or path.startswith(f"{key}.") for key in OUT_OF_SIGNATURE)
-        if isinstance(value, str) and _MARK in value and not out:
-            written = dict(_leaves(raw)).get(path, value)
-            yield Problem(path, "a value that does not come from the environment", written)
-
-
-def _marked(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _marked(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_marked(inner) for inner in value]
-    return _MARK if isinstance(value, str) and "oc.env:" in value else value
+        if isinstance(value, str) and (_MARK in value or "oc.env:" in value) and not out:
+            expected = "a value that does not come from the environment"
+            yield Problem(path, expected, raw.get(path, value))
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

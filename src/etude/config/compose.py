@@ -18,13 +18,15 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from etude.config.describe import describe
+from etude.config.loader import RememberingLoader
 from etude.config.paths import conf_dir
 from etude.config.schema import NODES, ROOT_KEYS, Config, Run
 from etude.errors import Problem, RequestError, nearest
+from etude.secrets import without_passwords
 
 HYDRA_VERSION_BASE = "1.3"
 _QUOTE = "quote a text with commas or spaces: 'key=\"one, two\"'"
@@ -54,15 +56,30 @@ def compose(
     """
     typed = overrides.split() if isinstance(overrides, str) else list(overrides)
     with searching(config_dir):
-        try:
-            config = _compose(typed)
-        except _HYDRA_ERRORS as error:
-            problems, good = blame(typed, error)
-            if all("." in problem.where for problem in problems):  # the files are those meant
-                problems += _further(good)
-            raise RequestError(problems) from error
-    config.run.overrides = [item for item in typed if not item.startswith("hydra.")]
+        return composed(typed)
+
+
+def composed(typed: Sequence[str]) -> DictConfig:
+    """`compose`, within `searching`: many configs then share one reading of the files."""
+    try:
+        config = _compose(typed)
+    except _HYDRA_ERRORS as error:
+        problems, good = blame(typed, error)
+        if all("." in problem.where for problem in problems):  # the files are those meant
+            problems += _further(good)
+        raise RequestError(problems) from error
+    config.run.overrides = [literal(item) for item in typed if not item.startswith("hydra.")]
     return config
+
+
+def literal(text: str) -> str:
+    """The text as a config's value that stands for itself, whatever `${...}` there is in it.
+
+    Example:
+        >>> OmegaConf.create({"typed": literal("model.dim=${vars.width}")}).typed
+        'model.dim=${vars.width}'
+    """
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
 
 
 @contextmanager
@@ -81,13 +98,36 @@ def searching(config_dir: str | Path | None) -> Iterator[Hydra]:
     before, instance.hydra = instance.hydra, None
     version.setbase(HYDRA_VERSION_BASE)
     try:
-        yield Hydra.create_main_hydra2(task_name="etude", config_search_path=path)
+        hydra_ = Hydra(task_name="etude", config_loader=RememberingLoader(path))
+        instance.initialize(hydra_)
+        yield hydra_
     finally:
         instance.hydra = before
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
-    return hydra.compose("train", [addable(item) for item in overrides])
+    typed = [addable(item) for item in overrides]
+    config = hydra.compose("train", typed, return_hydra_config=True)
+    config.run.choices = chosen(config.hydra, overrides)
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+def chosen(hydra_node: DictConfig, overrides: Sequence[str]) -> dict[str, str]:
+    """The file chosen from each group, as Hydra tells it in its own node of the config.
+
+    A group whose class was then set by hand (`model.norm._target_=...`) is left out.
+    """
+    keys = [item.lstrip("+").partition("=")[0] for item in overrides]
+    by_hand = {key.removesuffix("._target_") for key in keys if key.endswith("._target_")}
+    return {
+        group: ",".join(choice) if isinstance(choice, ListConfig) else str(choice)
+        for group, choice in hydra_node.runtime.choices.items()
+        if choice is not None
+        and not group.startswith("hydra")
+        and group.replace("/", ".") not in by_hand
+    }
 
 
 def addable(override: str) -> str:
@@ -97,7 +137,7 @@ def addable(override: str) -> str:
     Hydra need not insist on a `+`. Everything else is returned as it is.
     """
     key = override.split("=", 1)[0]
-    inside = key.split(".")[0] in (*NODES, "callbacks", "vars") and "." in key
+    inside = key.split(".")[0] in (*NODES, "callbacks", "logger", "vars") and "." in key
     return f"++{override}" if inside and "=" in override and "/" not in key else override
 
 
@@ -148,7 +188,10 @@ def _explain(item: str, error: Exception) -> Problem:
         return Problem(key, "a config group", value, nearest(key, groups))
     if top not in ROOT_KEYS:
         choices = {"".join([known, *rest]) for known in (*ROOT_KEYS, *groups) if "/" not in known}
-        return Problem(key, "a key of the config", value, nearest(key, choices))
+        from etude.config.hints import argument_of_a_node  # heavy: it imports constructors
+
+        hint = None if rest else argument_of_a_node(key, _compose([]))
+        return Problem(key, "a key of the config", value, hint or nearest(key, choices))
     if top == "run" and rest:
         return _explain_field(key, rest[-1], value, Run)
     if not rest:
@@ -205,5 +248,9 @@ def _first_line(error: Exception) -> str:
 
 
 def plain_yaml(config: DictConfig) -> str:
-    """The config as YAML with its interpolations left as written: no environment value in it."""
-    return OmegaConf.to_yaml(config, resolve=False)
+    """The config as YAML with its interpolations left as written: no environment value in it.
+
+    URLs are without their passwords.
+    """
+    written = OmegaConf.to_container(config, resolve=False)
+    return OmegaConf.to_yaml(OmegaConf.create(without_passwords(written)))

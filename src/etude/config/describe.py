@@ -23,7 +23,8 @@ def describe(hint: Any) -> str:
     if is_union(hint):
         return " or ".join(describe(option) for option in typing.get_args(hint))
     if typing.get_origin(hint) is typing.Literal:
-        return "one of " + ", ".join(str(option) for option in typing.get_args(hint))
+        options = [str(option) for option in typing.get_args(hint)]
+        return options[0] if len(options) == 1 else "one of " + ", ".join(options)
     if typing.get_origin(hint) is tuple:
         inner = ", ".join(describe(option) for option in typing.get_args(hint))
         return f"a list of {len(typing.get_args(hint))}: {inner}"

@@ -100,8 +100,9 @@ class Factory:
 def check_node(where: str, value: Any, extensions: Iterable[str]) -> tuple[Any, list[Problem]]:
     """The `Node` that the mapping `value` describes, and everything wrong with it."""
     if not isinstance(value, Mapping) or "_target_" not in value:
-        group = where.replace(".", "/")
-        hint = f"choose a file: {group}=..."
+        named = where.split(".") if where.startswith(("callbacks.", "logger.")) else []
+        group = "=".join(named) or f"{where.replace('.', '/')}=..."
+        hint = f"choose a file: {group}"
         return None, [Problem(where, "a node with _target_", value, hint)]
     try:
         constructor = resolve(value["_target_"], where, extensions)
@@ -126,9 +127,10 @@ def _check_arguments(
         parameters, hints, open_ended = _signature(constructor)
     except ValueError:  # classes of the interpreter's own have none
         return node, [Problem(f"{where}._target_", "a class with a signature", target)]
-    given = {n for n, p in parameters.items() if partial and p.default is p.empty}
-    settable = [name for name in parameters if name not in given]
+    allowed = settable(constructor, partial)
+    given = set(parameters) - set(allowed)
     refused: Mapping[str, str] = getattr(constructor, "refused", {})
+    aliases: Mapping[str, Mapping[str, Any]] = getattr(constructor, "aliases", {})
     for key, value in stated.items():
         path = f"{where}.{key}"
         if key in given:
@@ -142,17 +144,17 @@ def _check_arguments(
             problems.append(Problem(path, "nothing here", value, refused[key]))
         elif key not in parameters and not open_ended:
             expected = f"an argument of {constructor.__name__}"
-            problems.append(Problem(path, expected, value, nearest(key, settable)))
+            problems.append(Problem(path, expected, value, nearest(key, allowed)))
         else:
+            value = aliases.get(key, {}).get(str(value), value)  # one value, one signature
             checked, found = _check_value(path, value, hints.get(key, Any), extensions)
             problems += found
             default = parameters[key].default if key in parameters else inspect.Parameter.empty
             if not found and not _same(checked, default):
                 node.arguments[key] = checked
-    if not partial:
-        for name, parameter in parameters.items():
-            if parameter.default is parameter.empty and name not in stated:
-                problems.append(Problem(f"{where}.{name}", "a value: it has no default"))
+    for name in allowed:
+        if parameters[name].default is inspect.Parameter.empty and name not in stated:
+            problems.append(Problem(f"{where}.{name}", "a value: it has no default"))
     return node, problems
 
 
@@ -184,6 +186,18 @@ def _check_value(
         return None, [Problem(path, describe(hint), value, _choice_hint(hint, value))]
     except TypeError:  # an annotation that pydantic cannot use: the constructor checks it
         return value, []
+
+
+def settable(constructor: Callable[..., Any], partial: bool) -> list[str]:
+    """The arguments that a config may state: all, or of a factory those that its user leaves.
+
+    A class may say which ones its user gives, by a set `given` of their names; else they are those
+    without a default.
+    """
+    parameters, _, _ = _signature(constructor)
+    without_default = {name for name, p in parameters.items() if p.default is p.empty}
+    given = getattr(constructor, "given", without_default) if partial else ()
+    return [name for name in parameters if name not in given]
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The words after `etude train`: Hydra's options and overrides, in any order."""
+"""The words after `etude train` and `etude plan`: Hydra's options and overrides, in any order."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
-
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import OverrideParseException
 
 from etude.config.compose import HYDRA_VERSION_BASE, addable, compose
 from etude.config.paths import conf_dir
@@ -23,7 +20,7 @@ _INFORMED = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpat
 
 @dataclass
 class Request:
-    """What was asked of `etude train`.
+    """What was asked of `etude train` or `etude plan`.
 
     Attributes:
         overrides: in Hydra's grammar, as typed.
@@ -40,8 +37,13 @@ class Request:
     options: list[str] = field(default_factory=list)
 
 
-def parse(arguments: Sequence[str]) -> Request:
+def parse(arguments: Sequence[str], command: str = "train", further: Sequence[str] = ()) -> Request:
     """Splits options from overrides; options may stand between overrides.
+
+    Args:
+        arguments: the words after the command.
+        command: whose words they are.
+        further: its own options, already taken out, for the hint.
 
     Raises:
         RequestError: an unknown option, or one without its value.
@@ -72,8 +74,8 @@ def parse(arguments: Sequence[str]) -> Request:
             if words and words[0] in _INFORMED:
                 request.options.append(words.pop(0))
         elif option not in (*_QUESTIONS, *_FLAGS, "--shell-completion"):
-            hint = nearest(option, (*_FLAGS, *_WITH_VALUE, *_QUESTIONS, "--debug"))
-            raise RequestError(Problem("option", "one that `etude train` knows", word, hint))
+            hint = nearest(option, (*_FLAGS, *_WITH_VALUE, *_QUESTIONS, *further, "--debug"))
+            raise RequestError(Problem("option", f"one that `etude {command}` knows", word, hint))
     return request
 
 
@@ -111,25 +113,3 @@ def answer(request: Request) -> int:
             print(line)
     print(said.getvalue(), end="", file=sys.stderr)
     return code
-
-
-def axes(overrides: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """The swept keys with their values, and the overrides that are fixed.
-
-    Raises:
-        RequestError: an override that Hydra cannot read.
-    """
-    parser = OverridesParser.create()
-    swept: dict[str, list[str]] = {}
-    fixed: list[str] = []
-    for item in overrides:
-        try:
-            override = parser.parse_override(item)
-        except OverrideParseException:
-            compose([item])  # says what is wrong with it
-            raise
-        if override.is_sweep_override() and override.is_discrete_sweep():
-            swept[override.get_key_element()] = list(override.sweep_string_iterator())
-        else:
-            fixed.append(item)
-    return swept, fixed

@@ -32,6 +32,7 @@ class Run:
         sample_prompt, sample_tokens: what they start from, and their length in tokens.
         tags, notes: for people.
         overrides: what was typed; filled in by composition.
+        choices: the file chosen from each config group; filled in by composition.
     """
 
     root: str = "experiments"
@@ -47,6 +48,7 @@ class Run:
     tags: list[str] = field(default_factory=list)
     notes: str = ""
     overrides: list[str] = field(default_factory=list)
+    choices: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -62,6 +64,7 @@ class Config:
     schedule: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] = field(default_factory=dict)
     extensions: list[str] = field(default_factory=list)
     vars: dict[str, Any] = field(default_factory=dict)
     run: Run = field(default_factory=Run)
@@ -74,8 +77,10 @@ NODES = ("model", "data", "task", "optimizer", "schedule", "trainer")
 
 OUT_OF_SIGNATURE = (
     "run",
+    "logger",
     "vars",
     "data.workers",
+    "data.streaming",
     "trainer.accelerator",
     "trainer.devices",
     "trainer.num_nodes",

@@ -13,6 +13,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from etude.errors import Problem, RequestError
@@ -20,7 +21,23 @@ from etude.records.files import fsync_file
 
 log = logging.getLogger("etude.data")
 
+_only_looking: ContextVar[bool] = ContextVar("only_looking", default=False)
+
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class NotBuilt(Exception):
+    """The folder is not there, and `only_looking` forbids to build it."""
+
+
+@contextmanager
+def only_looking() -> Iterator[None]:
+    """Within, `built_once` finds folders and builds none: it raises `NotBuilt`."""
+    token = _only_looking.set(True)
+    try:
+        yield
+    finally:
+        _only_looking.reset(token)
 
 
 def built_once(cache_dir: Path, key: str, build: Callable[[Path], None]) -> Path:
@@ -33,10 +50,13 @@ def built_once(cache_dir: Path, key: str, build: Callable[[Path], None]) -> Path
 
     Raises:
         RequestError: the parent can't be written, or the disk is full.
+        NotBuilt: it is not there, within `only_looking`.
     """
     final = cache_dir / key
     if final.is_dir():
         return final
+    if _only_looking.get():
+        raise NotBuilt(str(final))
     with _explained(cache_dir):
         cache_dir.mkdir(parents=True, exist_ok=True)
         with _locked(cache_dir / f"{key}.lock"):

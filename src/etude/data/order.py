@@ -7,6 +7,7 @@ is stopped, continued, or read by any number of workers meets the same windows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import isqrt
@@ -104,7 +105,7 @@ class EveryExampleOnce:
             epoch, first = divmod(step * self.batch + done, examples)
             count = min(self.batch - done, examples - first)
             places = np.arange(first, first + count, dtype=np.uint64)
-            keys = _round_keys(self.seed, epoch)
+            keys = round_keys(EPOCHS_STREAM, self.seed, epoch)
             result[done : done + count] = permute(places, examples, keys)
             done += count
         result *= self.length
@@ -153,13 +154,20 @@ def _hash(x: Words) -> Words:
     return x >> _31
 
 
-@lru_cache(maxsize=8)
-def _round_keys(seed: int, epoch: int) -> Words:
-    return np.random.Philox(_entropy(EPOCHS_STREAM, seed, epoch)).random_raw(ROUNDS)
+@lru_cache(maxsize=64)
+def round_keys(stream: int, seed: int, index: int) -> Words:
+    """Keys for `permute`: a function of a run's seed, of what is permuted, and of its number."""
+    return np.random.Philox(_entropy(stream, seed, index)).random_raw(ROUNDS)
 
 
 def _entropy(stream: int, seed: int, index: int) -> np.random.SeedSequence:
     return np.random.SeedSequence(seed, spawn_key=(stream, index))
+
+
+ORDERS: dict[str, Callable[[int, int, int, int], Order]] = {
+    "windows": RandomWindows,
+    "epochs": EveryExampleOnce,
+}
 
 
 def _check(tokens: int, length: int, batch: int, seed: int) -> None:

@@ -6,56 +6,25 @@ import hashlib
 import json
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from etude.data.cache import built_once
+from etude.data.splits import SPLITS, Part, SplitMeta
+from etude.data.splits import Passage as Passage
+from etude.data.splits import Split as Split
 from etude.data.tokenizer import Recipe, Tokenizer
+from etude.data.writing import NEWS_EVERY, write_split
 from etude.errors import Problem, RequestError
 
 log = logging.getLogger("etude.data")
 
-Split = Literal["train", "val"]
-SPLITS: tuple[Split, Split] = ("train", "val")
-
-Passage = tuple[int, str]
-"""The number of a document, and a piece of its text (see `etude.data.passages`)."""
-
 FORMAT = 1  # of the folder; a change makes new folders, old ones stay readable to old code
-BATCH = 1 << 20  # characters tokenised at a time: some 100 MB in the library
-NEWS_EVERY = 5.0  # seconds between two lines about the progress
-
-
-@dataclass(frozen=True)
-class SplitMeta:
-    """What a split's file holds.
-
-    Attributes:
-        tokens: ids in the file, end-of-text ids included.
-        bytes: UTF-8 bytes of the text; an end-of-text id has none.
-        characters: code points of the text.
-        documents: how many there are, a part of one counted as one.
-        first_token_bytes: UTF-8 bytes that the first token stands for.
-        unknown: how many characters the tokenizer doesn't know.
-        most_unknown: the most frequent of these with their counts.
-        sha256: of the file.
-    """
-
-    tokens: int
-    bytes: int
-    characters: int
-    documents: int
-    first_token_bytes: int
-    unknown: int
-    most_unknown: dict[str, int]
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -130,7 +99,7 @@ class Prepared:
         hint = f"remove the folder {folder} and it will be made again"
         try:
             values = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-            splits = {name: SplitMeta(**split) for name, split in values.pop("splits").items()}
+            splits = {name: SplitMeta.of(split) for name, split in values.pop("splits").items()}
             prepared = cls(
                 folder, Tokenizer.load(folder / "tokenizer.json"), Meta(**values, splits=splits)
             )
@@ -147,7 +116,7 @@ class Prepared:
 def prepare_text(
     cache_dir: Path,
     *,
-    passages: Callable[[Split], Iterator[Passage]],
+    parts: Mapping[str, Part],
     content: str,
     settings: dict[str, object],
     recipe: Recipe,
@@ -159,7 +128,8 @@ def prepare_text(
 
     Args:
         cache_dir: where prepared folders lie.
-        passages: the text of a split in order; called twice for "train".
+        parts: the text; one part, or the sources of a mixture by name, which lie one after the
+            other in the files. Each is called twice for "train".
         content: fingerprint of the raw text.
         settings: what, besides the content, decides the splits.
         recipe: how to make the tokenizer.
@@ -177,11 +147,11 @@ def prepare_text(
 
     def build(folder: Path) -> None:
         log.info("preparing data in %s", cache_dir / key)
-        tokenizer = recipe.train(text for _, text in passages("train"))
+        tokenizer = recipe.train(_texts(parts))
         tokenizer.save(folder / "tokenizer.json")
         dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
         splits: dict[str, SplitMeta] = {
-            name: write_split(folder / f"{name}.bin", passages(name), tokenizer, dtype, name)
+            name: write_split(folder / f"{name}.bin", parts, tokenizer, dtype, name)
             for name in SPLITS
         }
         meta = Meta(
@@ -200,64 +170,13 @@ def prepare_text(
     return Prepared.open(built_once(cache_dir, key, build))
 
 
-def write_split(
-    path: Path, passages: Iterable[Passage], tokenizer: Tokenizer, dtype: str, name: str
-) -> SplitMeta:
-    """Appends the ids of `passages` to the file `path` and says what was written."""
-    tokens = size = characters = documents = first_token_bytes = 0
-    unknown: Counter[str] = Counter()
-    digest = hashlib.sha256()
-    current: int | None = None
-    news = time.monotonic() + NEWS_EVERY
-    with path.open("wb") as file:
-        for batch in _batches(passages):
-            encoded = tokenizer.encode_batch([text for _, text in batch])
-            for (document, text), ids in zip(batch, encoded, strict=True):
-                if not text:  # an empty document is none
-                    continue
-                if tokens == 0:
-                    first_token_bytes = tokenizer.first_token_bytes(text)
-                if document != current:
-                    if current is not None and tokenizer.end_of_text is not None:
-                        ids = [tokenizer.end_of_text, *ids]
-                    current = document
-                    documents += 1
-                if tokenizer.unknown is not None and tokenizer.unknown in ids:
-                    unknown += tokenizer.unknown_characters(text)
-                data = np.array(ids, dtype=dtype).tobytes()
-                file.write(data)
-                digest.update(data)
-                tokens += len(ids)
-                characters += len(text)
-                size += len(text.encode())
+def _texts(parts: Mapping[str, Part]) -> Iterator[str]:
+    """What the tokenizer learns from, with a line now and then about how far that is."""
+    read, news = 0, time.monotonic() + NEWS_EVERY
+    for part in parts.values():
+        for _, text in part("train"):
+            yield text
+            read += len(text)
             if time.monotonic() > news:
                 news = time.monotonic() + NEWS_EVERY
-                log.info("%s: %s tokens of %s documents so far", name, f"{tokens:,}", documents)
-    log.info("%s: %s tokens, %s documents", name, f"{tokens:,}", documents)
-    most = dict(sorted(unknown.items(), key=lambda item: (-item[1], item[0]))[:5])
-    if unknown:
-        shown = ", ".join(f"{character!r} ({count})" for character, count in most.items())
-        log.info("%s: %d unknown characters, first of all %s", name, unknown.total(), shown)
-    return SplitMeta(
-        tokens,
-        size,
-        characters,
-        documents,
-        first_token_bytes,
-        unknown.total(),
-        most,
-        digest.hexdigest(),
-    )
-
-
-def _batches(passages: Iterable[Passage]) -> Iterator[list[Passage]]:
-    batch: list[Passage] = []
-    characters = 0
-    for passage in passages:
-        batch.append(passage)
-        characters += len(passage[1])
-        if characters >= BATCH:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
+                log.info("learning the tokenizer: %s characters read", f"{read:,}")

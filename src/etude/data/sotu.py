@@ -39,6 +39,7 @@ class Sotu(TextData):
         first_year: speeches before it are left out.
         held_out_from: speeches of this year and later are the validation split; the default
             holds out about 6 % of the text.
+        last_year: speeches after it are left out; None takes all.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Sotu(TextData):
         batch: Batch,
         first_year: int = 1790,
         held_out_from: int = 2005,
+        last_year: int | None = None,
         order: Literal["windows", "epochs"] = "windows",
         workers: int = 0,
     ) -> None:
@@ -56,6 +58,9 @@ class Sotu(TextData):
         # The corpus grows by a speech a year, so only its beginning is known here.
         expected = f"a year after first_year, {first_year}"
         checks.that(held_out_from > first_year, "held_out_from", held_out_from, expected)
+        if last_year is not None:
+            expected = f"a year from held_out_from on, {held_out_from}"
+            checks.that(last_year >= held_out_from, "last_year", last_year, expected)
         super().__init__(
             tokenizer=tokenizer,
             sequence_length=sequence_length,
@@ -66,6 +71,7 @@ class Sotu(TextData):
         )
         self.first_year = first_year
         self.held_out_from = held_out_from
+        self.last_year = last_year
 
     @cached_property
     def speeches(self) -> list[Speech]:
@@ -97,7 +103,7 @@ class Sotu(TextData):
 
     def documents(self, split: Split) -> Iterator[str]:
         for speech in self.speeches:
-            if speech.year < self.first_year:
+            if speech.year < self.first_year or speech.year > (self.last_year or speech.year):
                 continue
             if (speech.year >= self.held_out_from) == (split == "val"):
                 yield speech.path.read_text(encoding="utf-8")
@@ -110,11 +116,12 @@ class Sotu(TextData):
         return digest.hexdigest()
 
     def split_settings(self) -> dict[str, object]:
-        return {
+        settings: dict[str, object] = {
             "corpus": "sotu",
             "first_year": self.first_year,
             "held_out_from": self.held_out_from,
         }
+        return settings if self.last_year is None else {**settings, "last_year": self.last_year}
 
     def check(self) -> None:
         missing = [speech.path for speech in self.speeches if not speech.path.is_file()]

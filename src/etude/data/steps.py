@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TypedDict
+from collections.abc import Iterator, Sequence
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -15,10 +15,15 @@ from etude.data.prepare import TokenFile
 
 
 class Windows(TypedDict):
-    """B windows of T tokens, and the token that follows each: both (B, T), int64."""
+    """B windows of T tokens, and the token that follows each: both (B, T), int64.
+
+    In evaluation `section` is the number of the mixture's source that all of them are from, 0 if
+    there is only one.
+    """
 
     tokens: torch.Tensor
     targets: torch.Tensor
+    section: NotRequired[int]
 
 
 class MicroBatch(Windows):
@@ -92,30 +97,48 @@ class TrainingSteps(IterableDataset[list[MicroBatch]]):
 class EvaluationBatches(IterableDataset[Windows]):
     """A whole split: windows that don't overlap, every token but the first a target once.
 
-    The last window, where it is shorter, is a batch of its own.
+    The last window, where it is shorter, is a batch of its own. So it is for each of several texts
+    in the file.
 
     Args:
         file: the split's token ids.
         length: targets in a window.
         examples: the most windows in a batch.
+        places: the first token and the number of tokens of each text; None is one, the whole.
     """
 
-    def __init__(self, file: TokenFile, *, length: int, examples: int) -> None:
+    def __init__(
+        self,
+        file: TokenFile,
+        *,
+        length: int,
+        examples: int,
+        places: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
         self.file = file
         self.length = length
         self.examples = examples
-        self.full, self.rest = divmod(max(file.tokens - 1, 0), length)
+        self.places = [(0, file.tokens)] if places is None else list(places)
 
     def __len__(self) -> int:
-        return -(-self.full // self.examples) + (self.rest > 0)
+        return sum(1 for _, tokens in self.places for _ in self._shapes(tokens))
 
     def __iter__(self) -> Iterator[Windows]:
-        for first in range(0, self.full, self.examples):
-            count = min(self.examples, self.full - first)
-            yield self._batch(first * self.length, count, self.length)
-        if self.rest:
-            yield self._batch(self.full * self.length, 1, self.rest)
+        for section, (start, tokens) in enumerate(self.places):
+            for first, count, length in self._shapes(tokens):
+                begin = start + first
+                ids = self.file.ids[begin : begin + count * length + 1].astype(np.int64)
+                inputs, targets = torch.from_numpy(ids[:-1]), torch.from_numpy(ids[1:])
+                yield {
+                    "tokens": inputs.view(count, length),
+                    "targets": targets.view(count, length),
+                    "section": section,
+                }
 
-    def _batch(self, start: int, count: int, length: int) -> Windows:
-        ids = torch.from_numpy(self.file.ids[start : start + count * length + 1].astype(np.int64))
-        return {"tokens": ids[:-1].view(count, length), "targets": ids[1:].view(count, length)}
+    def _shapes(self, tokens: int) -> Iterator[tuple[int, int, int]]:
+        """Of a text's batches, the place of the first input, the windows and their length."""
+        full, rest = divmod(max(tokens - 1, 0), self.length)
+        for first in range(0, full, self.examples):
+            yield first * self.length, min(self.examples, full - first), self.length
+        if rest:
+            yield full * self.length, 1, rest

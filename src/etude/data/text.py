@@ -6,6 +6,7 @@ token ids, once (`prepare`), ids to batches (`attach`, `train_dataloader`, `val_
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,9 +17,10 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from etude.data.order import EveryExampleOnce, Order, RandomWindows
+from etude.data.order import ORDERS, Order
 from etude.data.passages import cut
-from etude.data.prepare import Meta, Passage, Prepared, Split, SplitMeta, prepare_text
+from etude.data.prepare import Meta, Prepared, prepare_text
+from etude.data.splits import Part, Passage, SectionMeta, Split, SplitMeta
 from etude.data.steps import EvaluationBatches, TrainingSteps
 from etude.data.tokenizer import Recipe, Tokenizer
 from etude.errors import Checks, Problem, RequestError
@@ -55,9 +57,17 @@ class TextData(pl.LightningDataModule, ABC):
             don't depend on it.
         checks: what a subclass has noted of its own arguments.
 
+    Attributes:
+        given: what a mixture gives to its sources; see `etude.config.nodes.settable`.
+        section_names: the sources of a mixture, in the order in which they lie in the files; a
+            corpus of one has none.
+
     Raises:
         InvalidArguments: with every mistake in the arguments.
     """
+
+    given = frozenset({"tokenizer", "sequence_length", "batch"})
+    section_names: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -92,6 +102,17 @@ class TextData(pl.LightningDataModule, ABC):
     def content_fingerprint(self) -> str:
         """sha256 (hex) of the corpus's raw content, wherever it lies."""
 
+    def fingerprint(self) -> str:
+        """sha256 (hex) of all that the tokens come from: the corpus, and a tokenizer from files.
+
+        Raises:
+            RequestError: one of them can't be read.
+        """
+        content, tokenizer = self.content_fingerprint(), self.recipe.fingerprint()
+        if tokenizer is None:  # it is learnt from the corpus
+            return content
+        return hashlib.sha256(f"{content} {tokenizer}".encode()).hexdigest()
+
     @abstractmethod
     def split_settings(self) -> dict[str, object]:
         """What, besides the content, decides the splits, as plain JSON values."""
@@ -104,11 +125,19 @@ class TextData(pl.LightningDataModule, ABC):
             RequestError: it isn't.
         """
 
+    def origin(self) -> dict[str, object]:
+        """Where the corpus comes from, for the record, if a path in the config doesn't say it."""
+        return {}
+
     def passages(self, split: Split) -> Iterator[Passage]:
         """The documents of a split, numbered and cut; override it where documents are huge."""
         for number, document in enumerate(self.documents(split)):
             for text in cut([document]):
                 yield number, text
+
+    def parts(self) -> dict[str, Part]:
+        """The text as it is prepared: in one part, or in several, by name."""
+        return {"": self.passages}
 
     def prepare(self, cache_dir: Path) -> Prepared:
         """Tokenises the corpus into `cache_dir`, or finds it there; then `meta` is known.
@@ -118,18 +147,22 @@ class TextData(pl.LightningDataModule, ABC):
         """
         prepared = prepare_text(
             Path(cache_dir),
-            passages=self.passages,
+            parts=self.parts(),
             content=self.content_fingerprint(),
             settings=self.split_settings(),
             recipe=self.recipe,
         )
-        train, val = (prepared.meta.splits[name].tokens for name in ("train", "val"))
         problems = []
-        if train <= self.sequence_length:
-            expected = f"less than the training split's {train:,} tokens"
-            problems.append(Problem("data.sequence_length", expected, self.sequence_length))
-        if val < 2:
-            problems.append(Problem("data", f"2 tokens or more for validation, not {val}"))
+        for name, section in _sections(prepared.meta.splits["train"]).items():
+            if section.tokens <= self.sequence_length:
+                whose = f"{name}'s training split has" if name else "the training split's"
+                expected = f"less than {whose} {section.tokens:,} tokens"
+                problems.append(Problem("data.sequence_length", expected, self.sequence_length))
+        for name, section in _sections(prepared.meta.splits["val"]).items():
+            if section.tokens < 2:
+                where = f"data.sources.{name}" if name else "data"
+                expected = f"2 tokens or more for validation, not {section.tokens}"
+                problems.append(Problem(where, expected))
         if problems:
             raise RequestError(problems)
         self._prepared = prepared
@@ -168,13 +201,17 @@ class TextData(pl.LightningDataModule, ABC):
     @property
     def steps_per_epoch(self) -> float:
         """Optimizer steps in which as many windows are read as fit the split side by side."""
-        windows = (self._split("train").tokens - 1) // self.sequence_length
+        sections = _sections(self._split("train")).values()
+        windows = sum((section.tokens - 1) // self.sequence_length for section in sections)
         return windows / self.examples_per_step
 
-    def bytes_predicted(self, split: Split) -> int:
-        """UTF-8 bytes of the text that a split's targets stand for: all but the first token."""
+    def bytes_predicted(self, split: Split) -> int | None:
+        """UTF-8 bytes of the text that a split's targets stand for: all but the first token.
+
+        None where the tokens don't spell the text: then what was lost would count as predicted.
+        """
         meta = self._split(split)
-        return meta.bytes - meta.first_token_bytes
+        return meta.bytes - meta.first_token_bytes if meta.lossless else None
 
     def attach(
         self,
@@ -208,12 +245,9 @@ class TextData(pl.LightningDataModule, ABC):
             problems.append(Problem("trainer.micro_batch", "a positive number", micro_batch))
         if problems:
             raise RequestError(problems)
-        file = self.prepared.split("train")
-        kind = RandomWindows if self.order == "windows" else EveryExampleOnce
-        order: Order = kind(file.tokens, self.sequence_length, examples, seed)
         self._attached = TrainingSteps(
-            file,
-            order,
+            self.prepared.split("train"),
+            self.order_of(seed),
             batch=examples,
             length=self.sequence_length,
             micro_batch=micro_batch,
@@ -222,6 +256,11 @@ class TextData(pl.LightningDataModule, ABC):
             rank=rank,
             world=world,
         )
+
+    def order_of(self, seed: int) -> Order:
+        """Which windows of the prepared text make up each step of the run with this seed."""
+        kind = ORDERS[self.order]
+        return kind(self._split("train").tokens, self.sequence_length, self.examples_per_step, seed)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The run's optimizer steps from `start_step` on; its length is that of the whole run."""
@@ -238,23 +277,33 @@ class TextData(pl.LightningDataModule, ABC):
     ) -> DataLoader[Any]:
         """A whole split, each token but the first a target once, in windows of any length.
 
+        Of a mixture that is each source's text, one after the other.
+
         Args:
             split: "train" or "val".
             sequence_length: targets in a window; the training's own if None.
         """
         length = self.sequence_length if sequence_length is None else sequence_length
         examples = max(1, EVALUATION_TOKENS // length)
+        places = [(s.start, s.tokens) for s in _sections(self._split(split)).values()]
         file = self.prepared.split(split)
-        return _loader(EvaluationBatches(file, length=length, examples=examples), workers=0)
+        batches = EvaluationBatches(file, length=length, examples=examples, places=places)
+        return _loader(batches, workers=0)
 
     def _split(self, name: Split) -> SplitMeta:
         return self.meta.splits[name]
 
 
+def _sections(meta: SplitMeta) -> dict[str, SectionMeta]:
+    """The sources of a mixture, or the whole under an empty name."""
+    whole = SectionMeta(0, meta.tokens, meta.bytes, meta.first_token_bytes)
+    return meta.sections or {"": whole}
+
+
 def _check_batch(checks: Checks, batch: Batch, sequence_length: int) -> None:
     tokens, examples = batch.tokens, batch.examples
     if (tokens is None) == (examples is None):
-        hint = "state one" if tokens is None else "set the other to null"
+        hint = "state one" if tokens is None else "set the other to null, batch.examples=null"
         checks.that(False, "batch", batch, "tokens or examples, just one", hint)
         return
     if examples is not None:

@@ -1,49 +1,48 @@
-"""Plain text files of one's own: a file, a folder, a glob, or a list of these."""
+"""Files of one's own: plain text, or rows in JSON, CSV or Parquet; compressed or not."""
 
 from __future__ import annotations
 
-import codecs
 import glob
 import hashlib
-import io
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from etude.data.formats import Format, endings, format_of
 from etude.data.passages import cut
+from etude.data.plain import Scan, characters_of, scan, sha256
 from etude.data.prepare import Passage, Split
+from etude.data.rows import choose_column, columns_of, split_rows, texts, values_of
 from etude.data.text import Batch, TextData
 from etude.data.tokenizer import Recipe
 from etude.errors import Checks, Problem, RequestError, nearest
 
-SUFFIXES = (".txt", ".md")
-CHUNK = 1 << 20
-
-
-@dataclass(frozen=True)
-class Scan:
-    """What a file holds: sha256 of its bytes, and its characters after reading as text."""
-
-    sha256: str
-    characters: int
-
 
 class TextFiles(TextData):
-    """Each file is a document; the last part of the text is for validation.
+    """A corpus in files: plain text, each file a document, or tables, each row a document.
 
-    Files are UTF-8. A byte order mark is dropped and every line end is read as a newline, so a
-    file saved on Windows gives the same tokens as its Unix twin. The text is the files one after
-    the other: those of a folder or a glob sorted by path, a list in its own order, a file that is
-    met twice taken once. The first `int(n * (1 - validation))` of its n characters are for
-    training, so the file in which that place lies is in both splits. With one file that is the
-    split of nanoGPT's Shakespeare.
+    *Plain text* (`.txt`, `.md`, no suffix). The text is the files one after the other: those of a
+    folder or a glob sorted by path, a list in its own order, a file that is met twice taken once.
+    The first `int(n * (1 - validation))` of its n characters are for training, so the file in which
+    that place lies is in both splits. With one file that is the split of nanoGPT's Shakespeare.
+
+    *Rows* (`.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, `.parquet`), streamed, except for a
+    `.json` file that is one list of objects, which is read whole. Documents are never cut:
+    document i of the corpus, from 0, is held out if floor((i + 1) v) > floor(i v) with
+    v = `validation`, so with 0.1 every tenth. Rows without text (null, empty, or the key left out)
+    are no documents. In CSV the first line names the columns, every cell is text as it stands (`NA`
+    too), and an empty one is empty.
+
+    All but Parquet, which is compressed within, may be compressed, with `.gz`, `.bz2`, `.xz` or
+    `.zst` after the suffix. Text is UTF-8. A byte order mark is dropped and every line end is read
+    as a newline, so what was saved on Windows gives the same tokens as its Unix twin.
 
     Args:
-        path: a file (`.txt`, `.md` or no suffix), a folder (its `.txt` and `.md` files at any
-            depth, hidden ones left out), a glob (`**` included), or a list of these.
-        validation: the part of the characters that is held out, between 0 and 1.
+        path: a file, a folder (its files of these kinds at any depth, hidden ones left out), a
+            glob (`**` included), or a list of these. Plain text and rows can't be mixed.
+        validation: the part of the characters or rows that is held out, between 0 and 1.
+        column: for rows, the column of the text; None takes `text`, else the only one of text.
     """
 
     def __init__(
@@ -56,6 +55,7 @@ class TextFiles(TextData):
         validation: float = 0.1,
         order: Literal["windows", "epochs"] = "windows",
         workers: int = 0,
+        column: str | None = None,
     ) -> None:
         self.paths = [path] if isinstance(path, str) else list(path)
         checks = Checks()
@@ -66,6 +66,7 @@ class TextFiles(TextData):
             "a file, a folder, a glob, or a list",
         )
         checks.that(0 < validation < 1, "validation", validation, "a part between 0 and 1")
+        checks.that(column is None or bool(column), "column", column, "a column's name")
         super().__init__(
             tokenizer=tokenizer,
             sequence_length=sequence_length,
@@ -75,7 +76,8 @@ class TextFiles(TextData):
             checks=checks,
         )
         self.validation = validation
-        self._scans: dict[tuple[Path, int, int], Scan] = {}
+        self.column = column
+        self._known: dict[tuple[Any, ...], Any] = {}
 
     def files(self) -> list[Path]:
         """The files in order.
@@ -96,34 +98,101 @@ class TextFiles(TextData):
         return list(found.values())
 
     def check(self) -> None:
+        files = self.files()
+        formats = [_format(file) for file in files]
+        if len({form.rows for form in formats}) > 1:
+            first = {
+                form.rows: file for file, form in reversed([*zip(files, formats, strict=True)])
+            }
+            expected = "plain text or rows, not both"
+            hint = f"{first[False]} and {first[True]} are there; a glob like data/*.jsonl takes one"
+            raise RequestError(Problem("data.path", expected, self.paths, hint))
+        if self._rows():
+            self._check_rows()
+            return
+        if self.column is not None:
+            expected = "null: plain text has no columns"
+            raise RequestError(Problem("data.column", expected, self.column))
         problems: list[Problem] = []
-        for file in self.files():
+        for file in files:
             try:
                 self._scan(file)
             except RequestError as error:
                 problems += error.problems
         if problems:
             raise RequestError(problems)
-        if not any(self._scan(file).characters for file in self.files()):
+        if not any(self._scan(file).characters for file in files):
             raise RequestError(Problem("data.path", "text; its files are empty", self.paths))
 
     def content_fingerprint(self) -> str:
         digest = hashlib.sha256()
+        rows = self._rows()
         for file in self.files():
-            digest.update(bytes.fromhex(self._scan(file).sha256))
+            found = self._once(sha256, file) if rows else self._scan(file).sha256
+            digest.update(bytes.fromhex(found))
+        if rows:
+            digest.update(self._column().encode())
         return digest.hexdigest()
 
     def split_settings(self) -> dict[str, object]:
         return {"corpus": "text_files", "validation": self.validation}
 
     def documents(self, split: Split) -> Iterator[str]:
+        if self._rows():
+            found = texts(self._values(), tell=split == "val")
+            documents = (_newlines(text) for text in found)
+            yield from split_rows(documents, held_out=split == "val", validation=self.validation)
+            return
         for file, first, last in self._spans(split):
-            yield "".join(_characters(file, first, last))
+            yield "".join(characters_of(file, first, last))
 
     def passages(self, split: Split) -> Iterator[Passage]:
+        if self._rows():
+            yield from super().passages(split)
+            return
         for number, (file, first, last) in enumerate(self._spans(split)):
-            for text in cut(_characters(file, first, last)):
+            for text in cut(characters_of(file, first, last)):
                 yield number, text
+
+    def _rows(self) -> bool:
+        return _format(self.files()[0]).rows
+
+    def _check_rows(self) -> None:
+        problems: list[Problem] = []
+        for file in self.files():
+            try:
+                self._columns(file)
+            except RequestError as error:
+                problems += error.problems
+        if problems:
+            raise RequestError(problems)
+        column = self._column()
+        for file in self.files():
+            if found := self._columns(file):
+                choose_column(found, column, str(file))
+
+    def _column(self) -> str:
+        """The column to read, as the first file that has rows tells."""
+        for file in self.files():
+            if found := self._columns(file):
+                return choose_column(found, self.column, str(file))
+        raise RequestError(Problem("data.path", "rows; its files have none", self.paths))
+
+    def _columns(self, file: Path) -> dict[str, bool]:
+        if file.stat().st_size == 0:
+            return {}
+        found: dict[str, bool] = self._once(columns_of, file, _format(file))
+        return found
+
+    def _values(self) -> Iterator[tuple[str, Any]]:
+        column = self._column()
+        for file in self.files():
+            if not self._columns(file):
+                continue
+            form = _format(file)
+            unit = "line" if form.kind == "json" else "row"
+            for number, value in values_of(file, form, column):
+                yield f"{file}, {unit} {number}, column {column}", value
 
     def _spans(self, split: Split) -> Iterator[tuple[Path, int, int]]:
         """Each file's characters [first, last) that belong to the split, unless there are none."""
@@ -140,73 +209,44 @@ class TextFiles(TextData):
 
     def _scan(self, file: Path) -> Scan:
         """One reading serves the checks, the fingerprint and the border of the splits."""
+        found: Scan = self._once(scan, file)
+        return found
+
+    def _once(self, read: Any, file: Path, *more: Any) -> Any:
+        """`read(file, *more)`, once as long as the file's size and time stay."""
         state = file.stat()
-        key = (file, state.st_size, state.st_mtime_ns)
-        if key not in self._scans:
-            self._scans[key] = scan(file)
-        return self._scans[key]
+        key = (read, file, state.st_size, state.st_mtime_ns)
+        if key not in self._known:
+            self._known[key] = read(file, *more)
+        return self._known[key]
 
 
-def scan(file: Path) -> Scan:
-    """Reads a file through, a chunk at a time.
-
-    Raises:
-        RequestError: it can't be read, or isn't UTF-8; with the line and the byte.
-    """
-    digest = hashlib.sha256()
-    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8-sig")(), True)
-    characters = offset = lines = 0
-    try:
-        with file.open("rb") as stream:
-            while True:
-                chunk = stream.read(CHUNK)
-                digest.update(chunk)
-                try:
-                    characters += len(decoder.decode(chunk, final=not chunk))
-                except UnicodeDecodeError as error:
-                    # The decoder may hold bytes of earlier chunks; its data ends where ours does.
-                    bad = offset + len(chunk) - len(error.object) + error.start
-                    line = lines + chunk[: max(bad - offset, 0)].count(b"\n") + 1
-                    where = f"{file}, line {line}, byte {bad}"
-                    value = f"0x{error.object[error.start]:02x}"
-                    hint = "convert the file, for example with iconv -f latin1 -t utf-8"
-                    raise RequestError(Problem(where, "UTF-8 text", value, hint)) from error
-                offset += len(chunk)
-                lines += chunk.count(b"\n")
-                if not chunk:
-                    return Scan(digest.hexdigest(), characters)
-    except OSError as error:
-        problem = Problem(str(file), "a file that can be read", hint=error.strerror)
-        raise RequestError(problem) from error
+def _newlines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
-def _characters(file: Path, first: int, last: int) -> Iterator[str]:
-    """Characters [first, last) of a file, in chunks."""
-    with file.open(encoding="utf-8-sig") as stream:
-        while first > 0:
-            skipped = len(stream.read(min(first, CHUNK)))
-            first, last = first - skipped, last - skipped
-        while last > 0 and (text := stream.read(min(last, CHUNK))):
-            last -= len(text)
-            yield text
+def _format(file: Path) -> Format:
+    found = format_of(file, without_suffix=True)
+    assert found is not None  # no other file is taken
+    return found
 
 
 def _resolve(typed: str) -> list[Path]:
     path = Path(os.path.expanduser(typed))
     if path.is_file():
-        if path.suffix.lower() not in (*SUFFIXES, ""):
-            expected = f"a text file: {' or '.join(SUFFIXES)}, or without a suffix"
+        if format_of(path, without_suffix=True) is None:
+            expected = f"a file that can be read: {endings()}, or plain text without a suffix"
             raise RequestError(Problem("data.path", expected, typed))
         if path.stat().st_size == 0:
             raise RequestError(Problem("data.path", "a file with text in it; it is empty", typed))
         return [path]
     if path.is_dir():
         inside = [Path(root, name) for root, _, names in os.walk(path) for name in names]
-        texts = [file for file in inside if not _hidden(file.relative_to(path))]
-        return _texts(texts, SUFFIXES, typed, "a folder with")
+        seen = [file for file in inside if not _hidden(file.relative_to(path))]
+        return _readable(seen, typed, "a folder with", without_suffix=False)
     if glob.has_magic(typed):
         matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
-        return _texts(matches, (*SUFFIXES, ""), typed, "a glob that matches")
+        return _readable(matches, typed, "a glob that matches", without_suffix=True)
     parent = path.parent
     while not parent.is_dir():
         path, parent = parent, parent.parent
@@ -217,12 +257,15 @@ def _resolve(typed: str) -> list[Path]:
     raise RequestError(Problem("data.path", "a file, a folder or a glob", typed, hint))
 
 
-def _texts(files: list[Path], suffixes: tuple[str, ...], typed: str, what: str) -> list[Path]:
-    texts = sorted(file for file in files if file.suffix.lower() in suffixes and file.is_file())
-    if not texts:
-        endings = " or ".join(f"*{suffix}" for suffix in SUFFIXES)
-        raise RequestError(Problem("data.path", f"{what} text files, {endings}", typed))
-    return texts
+def _readable(files: list[Path], typed: str, what: str, *, without_suffix: bool) -> list[Path]:
+    found = sorted(
+        file
+        for file in files
+        if format_of(file, without_suffix=without_suffix) is not None and file.is_file()
+    )
+    if not found:
+        raise RequestError(Problem("data.path", f"{what} text files: {endings()}", typed))
+    return found
 
 
 def _hidden(path: Path) -> bool:

@@ -2,7 +2,8 @@
 
 Every tokenizer is a `tokenizers.Tokenizer` underneath, so that all of them share one file format
 (`tokenizer.json`) that other libraries read too. A recipe is what a config states; it becomes a
-tokenizer by being trained on the training split.
+tokenizer by being trained on the training split. Those that need no more than a few lines are
+here; `unigram`, `wordpiece` and `pretrained` have files of their own.
 
 Ordinary text never becomes a special token: a document that contains the letters
 `<|endoftext|>` is encoded letter by letter.
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -20,16 +20,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Literal
 
 import tokenizers
-from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
 
-from etude.errors import Checks, Problem, RequestError
+from etude.data.learning import check_vocabulary, learn, told_if_smaller
+from etude.errors import Problem, RequestError
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<unk>"
 
-log = logging.getLogger("etude.data")
+# What other tokenizers call them, first come first taken.
+ENDS_OF_TEXT = (END_OF_TEXT, "</s>", "[SEP]", "<eos>", "<|end_of_text|>", "<|im_end|>")
+UNKNOWNS = (UNKNOWN, "[UNK]")
 
 
 class Tokenizer:
@@ -39,20 +43,60 @@ class Tokenizer:
         backend: the trained tokenizer of the `tokenizers` library.
 
     Attributes:
-        end_of_text: the id of `<|endoftext|>`, which stands between documents, or None.
-        unknown: the id of `<unk>`, which stands for what the vocabulary lacks, or None.
+        end_of_text: the id that stands between documents: of the special token with which the
+            file's own template closes a text, else of the first of `ENDS_OF_TEXT`; or None.
+        unknown: the id that stands for what the vocabulary lacks, or None.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
         backend.encode_special_tokens = True  # text is text; the flag isn't stored in the file
+        backend.no_truncation()  # a file may ask for 128 tokens of each text
+        backend.no_padding()
         self.backend = backend
-        self.end_of_text: int | None = backend.token_to_id(END_OF_TEXT)
-        self.unknown: int | None = backend.token_to_id(UNKNOWN)
+        special = self.special_tokens()
+        closing = _closing_token(backend)
+        ends = ([closing] if closing else []) + [name for name in ENDS_OF_TEXT if name in special]
+        self.end_of_text: int | None = backend.token_to_id(ends[0]) if ends else None
+        unknowns = [name for name in UNKNOWNS if name in special]
+        self.unknown: int | None = special[unknowns[0]] if unknowns else None
+
+    def special_tokens(self) -> dict[str, int]:
+        """The ids of tokens that are no text, by name."""
+        added = self.backend.get_added_tokens_decoder()
+        return {token.content: number for number, token in added.items() if token.special}
 
     @cached_property
     def vocab_size(self) -> int:
-        """The number of token ids, special tokens included."""
-        return int(self.backend.get_vocab_size(with_added_tokens=True))
+        """The number of token ids, special tokens and gaps in the numbering included."""
+        return 1 + max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1)
+
+    @cached_property
+    def rewrites(self) -> bool:
+        """Whether text may come back changed: lower case, lost spaces, words that are unknown.
+
+        False for byte-level tokenizers, and for characters, each of which has its own token.
+        """
+        backend = self.backend
+        splitting = _state(backend.pre_tokenizer)
+        plain = backend.normalizer is None and not splitting.get("add_prefix_space")
+        whole = isinstance(backend.decoder, decoders.ByteLevel | decoders.Fuse)
+        return not (plain and whole and splitting.get("type") in (None, "ByteLevel"))
+
+    @cached_property
+    def cuts(self) -> Literal["anywhere", "at_spaces", "unknown"]:
+        """Where a text may be cut so that its parts give the tokens of the whole.
+
+        `at_spaces` are the places of `etude.data.passages`, which hold for GPT-2's splitting and
+        for BERT's; what another tokenizer does there isn't known.
+        """
+        splitting = _state(self.backend.pre_tokenizer)
+        if splitting.get("type") == "BertPreTokenizer":
+            return "at_spaces"
+        if self.rewrites:
+            return "unknown"
+        if splitting.get("use_regex"):
+            return "at_spaces"
+        return "unknown" if _state(self.backend.model).get("merges", True) else "anywhere"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -79,15 +123,15 @@ class Tokenizer:
             return 0
         if isinstance(self.backend.decoder, decoders.ByteLevel):
             return len(encoding.tokens[0])  # a byte-level token has one letter a byte
-        start, end = encoding.offsets[0]
-        return len(text[start:end].encode())
+        return len(text[: encoding.offsets[0][1]].encode())
 
-    def unknown_characters(self, text: str) -> Counter[str]:
-        """The characters of `text` that only `<unk>` can stand for, with their counts."""
+    def unknown_pieces(self, text: str) -> Counter[str]:
+        """What the unknown token stands for in `text`, characters or words, with their counts."""
         if self.unknown is None:
             return Counter()
-        counts = Counter(text)
-        return Counter({c: n for c, n in counts.items() if self.unknown in self.encode(c)})
+        encoding = self.backend.encode(text, add_special_tokens=False)
+        pairs = zip(encoding.ids, encoding.offsets, strict=True)
+        return Counter(text[start:end] for number, (start, end) in pairs if number == self.unknown)
 
     def save(self, path: Path | str) -> None:
         """Writes `tokenizer.json`; a reader sees the old file or the new one, never a part."""
@@ -119,6 +163,15 @@ class Tokenizer:
         except Exception as error:  # the library raises a bare Exception
             raise RequestError(Problem(str(path), expected, hint=str(error))) from error
 
+    def closed_by(self, name: str) -> Tokenizer:
+        """The same with the special token `name` as the end of text, also after `save`."""
+        copy = tokenizers.Tokenizer.from_str(self.backend.to_str())
+        number = copy.token_to_id(name)
+        copy.post_processor = processors.TemplateProcessing(
+            single=f"$A {name}", special_tokens=[(name, number)]
+        )
+        return Tokenizer(copy)
+
     # The library's tokenizer forgets `encode_special_tokens` when it is pickled.
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return _from_string, (self.backend.to_str(),)
@@ -134,6 +187,14 @@ class Recipe(ABC):
     def settings(self) -> dict[str, object]:
         """What the tokenizer depends on besides the text, as plain JSON values."""
         return {"recipe": f"{type(self).__module__}.{type(self).__qualname__}", **vars(self)}
+
+    def fingerprint(self) -> str | None:
+        """That of the tokenizer, where it is known before any text is read; else None.
+
+        Raises:
+            RequestError: the files that it comes from are missing or broken.
+        """
+        return None
 
 
 @dataclass(frozen=True)
@@ -155,7 +216,7 @@ class Char(Recipe):
         model = models.BPE(vocabulary, [], unk_token=UNKNOWN, fuse_unk=False)
         backend = tokenizers.Tokenizer(model)
         backend.decoder = decoders.Fuse()
-        backend.add_special_tokens([_special(END_OF_TEXT), _special(UNKNOWN)])
+        backend.add_special_tokens([special_token(END_OF_TEXT), special_token(UNKNOWN)])
         return Tokenizer(backend)
 
 
@@ -164,11 +225,11 @@ class Byte(Recipe):
     """One token a UTF-8 byte, whose id is the byte's value; `<|endoftext|>` is 256."""
 
     def train(self, texts: Iterable[str]) -> Tokenizer:
-        vocabulary = {letter: byte for byte, letter in enumerate(_byte_letters())}
+        vocabulary = {letter: byte for byte, letter in enumerate(byte_letters())}
         backend = tokenizers.Tokenizer(models.BPE(vocabulary, []))
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         backend.decoder = decoders.ByteLevel()
-        backend.add_special_tokens([_special(END_OF_TEXT)])
+        backend.add_special_tokens([special_token(END_OF_TEXT)])
         return Tokenizer(backend)
 
 
@@ -186,10 +247,7 @@ class BPE(Recipe):
     vocab_size: int = 8192
 
     def __post_init__(self) -> None:
-        checks = Checks()
-        expected = "at least 257 (256 bytes and <|endoftext|>)"
-        checks.that(self.vocab_size >= 257, "vocab_size", self.vocab_size, expected)
-        checks.done()
+        check_vocabulary(self.vocab_size, 257, "256 bytes and <|endoftext|>")
 
     def train(self, texts: Iterable[str]) -> Tokenizer:
         backend = tokenizers.Tokenizer(models.BPE())
@@ -201,29 +259,39 @@ class BPE(Recipe):
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        backend.train_from_iterator(texts, trainer)
-        backend.add_special_tokens([_special(END_OF_TEXT)])
+        learn(backend, trainer, texts)
+        backend.add_special_tokens([special_token(END_OF_TEXT)])
         tokenizer = Tokenizer(backend)
-        if tokenizer.vocab_size < self.vocab_size:
-            log.warning(
-                "the text has only %d pieces worth a token; data.tokenizer.vocab_size asks for %d",
-                tokenizer.vocab_size,
-                self.vocab_size,
-            )
+        told_if_smaller(tokenizer.vocab_size, self.vocab_size)
         return tokenizer
 
 
-def _special(content: str) -> AddedToken:
+def special_token(content: str) -> AddedToken:
+    """One that is found in no text."""
     return AddedToken(content, special=True, normalized=False)
 
 
-def _byte_letters() -> list[str]:
+def byte_letters() -> list[str]:
     """The printable letter that byte-level tokenizers write for each byte (GPT-2's table)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     letters = {byte: chr(byte) for byte in printable}
     letters |= {byte: chr(256 + index) for index, byte in enumerate(others)}
     return [letters[byte] for byte in range(256)]
+
+
+def _closing_token(backend: tokenizers.Tokenizer) -> str | None:
+    """The special token that the template of `backend` puts after a text, if it has a template."""
+    state = _state(backend.post_processor)
+    steps = state.get("processors", [state])
+    templates = [step["single"] for step in steps if step.get("type") == "TemplateProcessing"]
+    last = templates[-1][-1] if templates and templates[-1] else {}
+    return last["SpecialToken"]["id"] if "SpecialToken" in last else None
+
+
+def _state(part: Any) -> dict[str, Any]:
+    """What `tokenizer.json` says of a part of a tokenizer; empty if there is none."""
+    return {} if part is None else json.loads(part.__getstate__())
 
 
 def _canonical(text: str) -> str:

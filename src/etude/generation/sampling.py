@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
     """The k largest logits, the others minus infinity; all of them where k >= V."""
     largest = logits.topk(min(k, logits.shape[-1]), dim=-1)
-    return torch.full_like(logits, -torch.inf).scatter(-1, largest.indices, largest.values)
+    return torch.full_like(logits, -torch.inf).scatter_(-1, largest.indices, largest.values)
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
@@ -56,17 +57,48 @@ def choose(
     Raises:
         InvalidArguments: a negative temperature, top_k below 1, top_p outside (0, 1].
     """
+    return sampler(temperature, top_k, top_p, greedy, generator)(logits)
+
+
+def sampler(
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    greedy: bool,
+    generator: torch.Generator | None,
+) -> Callable[[Tensor], Tensor]:
+    """`choose` for many tokens: its arguments are checked once, here."""
     check_sampling(temperature, top_k, top_p)
     if greedy or temperature == 0:
-        return logits.argmax(dim=-1)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    logits = scale_temperature(logits, temperature)
-    if top_k is not None:
-        logits = keep_top_k(logits, top_k)
-    if top_p is not None:
-        logits = keep_top_p(logits, top_p)
-    probabilities = logits.softmax(dim=-1).reshape(-1, logits.shape[-1])
-    return torch.multinomial(probabilities, 1, generator=generator).view(logits.shape[:-1])
+        return most_probable
+
+    def sample(logits: Tensor) -> Tensor:
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if temperature != 1:
+            logits = scale_temperature(logits, temperature)
+        if top_k is not None:
+            logits = keep_top_k(logits, top_k)
+        if top_p is not None:
+            logits = keep_top_p(logits, top_p)
+        return draw(logits.softmax(dim=-1), generator)
+
+    return sample
+
+
+def most_probable(logits: Tensor) -> Tensor:
+    """The ids (...) of the largest logits (..., V)."""
+    return logits.argmax(dim=-1)
+
+
+def draw(probabilities: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Ids (...) drawn from probabilities (..., V): i with probability p_i.
+
+    Of independent exponential times with rates p_i, the first is the i-th with probability p_i.
+    `torch.multinomial` draws the very same ids, after checks of its input that cost more than the
+    draw.
+    """
+    times = torch.empty_like(probabilities).exponential_(generator=generator)
+    return (probabilities / times).argmax(dim=-1)
 
 
 def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:

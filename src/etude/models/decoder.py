@@ -6,13 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from etude.errors import Checks, InvalidArguments, Problem
 from etude.nn.attention import check_divides
 from etude.nn.cache import KVCache
 from etude.nn.init import gpt2_
+from etude.nn.linear import linear
+from etude.nn.mask import hide_later
 
 Part = Callable[..., Any]
 
@@ -107,17 +108,20 @@ class Decoder(nn.Module):
         T = tokens.shape[1]
         start = 0 if cache is None else cache.length
         x = self.dropout(self.position.embed(self.embedding(tokens), start))  # (B, T, D)
-        bias = self.position.bias(T, start + T, like=x)
+        causal, bias = self.mask.causal, self.position.bias(T, start + T, like=x)
+        if causal and T > 1 and bias is not None:
+            # Once, and not again in each layer.
+            causal, bias = False, hide_later(bias, T, start + T)
         for i, block in enumerate(self.blocks):
             x = block(
                 x,
                 position=self.position,
-                causal=self.mask.causal,
+                causal=causal,
                 bias=bias,
                 cache=None if cache is None else cache.layers[i],
             )
         x = self.norm(x[:, -1:] if last_only else x)
-        return F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
+        return linear(x, self.embedding.weight) if self.head is None else self.head(x)
 
     @property
     def window(self) -> int:

@@ -104,8 +104,9 @@ class LanguageModel:
             reader = None if stream is None else _Reader(self.tokenizer, begin[visible:], stream)
             rows = generate(
                 self.module,
-                torch.tensor([begin] * samples, device=self.device),
+                torch.tensor([begin], device=self.device),
                 max_new_tokens=max_new_tokens,
+                samples=samples,
                 temperature=temperature,
                 top_k=top_k,
                 top_p=top_p,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from etude.errors import Checks
 from etude.nn.cache import LayerCache
-from etude.nn.mask import causal_mask
+from etude.nn.mask import causal_mask, hide_later
 from etude.nn.position import Position
 
 
@@ -73,8 +73,8 @@ def fused_attention(
     if causal and T == 1:
         causal = False  # the only query is the last position: it sees every key
     elif causal and (bias is not None or T != S):
-        seen, causal = causal_mask(T, S, q.device), False
-        mask = seen if bias is None else bias.masked_fill(~seen, -torch.inf)
+        mask = causal_mask(T, S, q.device) if bias is None else hide_later(bias, T, S)
+        causal = False
     if mask is not None:
         # Without the batch dimension the CPU takes its unfused path, four times slower.
         mask = mask[(None,) * (4 - mask.ndim)]
@@ -149,7 +149,9 @@ class MultiHeadAttention(nn.Module):
         """
         B, T, D = x.shape
         H, G, K = self.heads, self.kv_heads, self.head_dim
-        q, k, v = self.qkv(x).view(B, T, H + 2 * G, K).transpose(1, 2).split([H, G, G], dim=1)
+        heads = self.qkv(x).view(B, T, H + 2 * G, K).split_with_sizes((H, G, G), dim=2)
+        # Split first: so the gradients of the three come back side by side, in the layout of `qkv`.
+        q, k, v = (each.transpose(1, 2) for each in heads)
         q, k = position.rotate(q, k, start=0 if cache is None else cache.length)
         if cache is not None:
             k, v = cache.append(k, v)

@@ -44,6 +44,13 @@ class LayerCache:
         self.length = stop
         return self._keys[:, :, :stop], self._values[:, :, :stop]
 
+    def repeat(self, times: int) -> None:
+        """Makes each sequence `times` sequences, which stand together."""
+        self.batch *= times
+        if self._keys is not None and self._values is not None:
+            self._keys = self._keys.repeat_interleave(times, dim=0)
+            self._values = self._values.repeat_interleave(times, dim=0)
+
     def _room(self, x: Tensor) -> Tensor:
         return x.new_empty(self.batch, x.shape[1], self.capacity, x.shape[3])
 
@@ -64,6 +71,11 @@ class KVCache:
     def length(self) -> int:
         """The number of positions it holds."""
         return self.layers[-1].length
+
+    def repeat(self, times: int) -> None:
+        """Makes each sequence `times` sequences, which stand together."""
+        for layer in self.layers:
+            layer.repeat(times)
 
     def nbytes(self) -> int:
         """Bytes taken, over all layers."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
@@ -31,7 +33,9 @@ class AdamW:
         checks = Checks()
         checks.positive(lr=lr, eps=eps)
         checks.that(all(0 <= b < 1 for b in betas), "betas", betas, "two numbers in [0, 1)")
-        checks.that(weight_decay >= 0, "weight_decay", weight_decay, "0 or more")
+        checks.that(
+            0 <= weight_decay < math.inf, "weight_decay", weight_decay, "a finite number from 0 on"
+        )
         checks.done()
         self.lr = lr
         self.betas = betas

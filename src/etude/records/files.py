@@ -16,10 +16,15 @@ from etude.errors import Problem, RequestError
 
 def write_text(path: Path, text: str) -> None:
     """Replaces the file at once: a reader sees the old content or the new, also after a crash."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """`write_text` of bytes."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -33,14 +38,15 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path | str) -> Any:
     """The value in a JSON file.
 
     Raises:
         RequestError: the file is missing or is no JSON; names the file and the line.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            return json.loads(file.read().decode())
     except FileNotFoundError:
         raise RequestError(Problem(str(path), "a JSON file", hint="it is not there")) from None
     except (OSError, ValueError, RecursionError) as error:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etude.records.files import write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_TAIL = 65536
+"""Bytes at the file's end that hold the latest value of whatever is written regularly."""
 
 
 class MetricsFile:
@@ -36,18 +43,72 @@ class MetricsFile:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """All whole rows; a last line that a kill cut short is passed over."""
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except FileNotFoundError:
         return []
+    return _rows(content)
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """`read_rows` as a table, one column a key: the same values, some three times faster.
+
+    Arrow reads plain columns of numbers; whatever it may understand otherwise than Python's `json`
+    (texts, lists, a damaged line) is left to the latter.
+    """
+    import pandas as pd
+
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return pd.DataFrame()
+    whole = content[: content.rfind(b"\n") + 1]
+    table = _arrow_table(whole) if len(whole) == len(content) else None
+    return pd.DataFrame(_rows(content)) if table is None else table.to_pandas()
+
+
+def latest(path: Path) -> dict[str, Any]:
+    """The latest value of each key, read from the end of the file alone."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL))
+            content = file.read()
+    except OSError:
+        return {}
+    if size > _TAIL:
+        content = content.partition(b"\n")[2]
+    found: dict[str, Any] = {}
+    for row in _rows(content):
+        found |= row
+    return found
+
+
+def _rows(content: bytes) -> list[dict[str, Any]]:
+    """Line by line up to the first that is no JSON."""
     rows = []
-    for line in text.splitlines():
+    for line in content.split(b"\n"):
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
+            row = json.loads(line.decode())
+        except (ValueError, RecursionError):
             break
         if isinstance(row, dict):
             rows.append(row)
     return rows
+
+
+def _arrow_table(content: bytes) -> Any:
+    """The lines as an Arrow table of integers and floats; None where they hold anything else."""
+    from importlib import import_module
+
+    pa: Any = import_module("pyarrow")  # it has no types
+    reader: Any = import_module("pyarrow.json")
+
+    try:
+        table = reader.read_json(pa.BufferReader(content))
+    except pa.ArrowException:
+        return None
+    plain = all(pa.types.is_int64(kind) or pa.types.is_float64(kind) for kind in table.schema.types)
+    return table if plain and table.num_rows == content.count(b"\n") else None
 
 
 def _plain(value: Any) -> Any:

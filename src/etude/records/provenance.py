@@ -7,11 +7,15 @@ import importlib.util
 import platform
 import socket
 import subprocess
+from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from etude.records.patches import write_patches
+from etude.secrets import Mask
 
 _SOURCE = Path(__file__).resolve().parents[1]
 _PACKAGES = ("etude", "torch", "pytorch-lightning", "hydra-core", "tokenizers", "numpy")
@@ -25,24 +29,29 @@ def now() -> str:
 @cache
 def source_hash() -> str:
     """A hash of the package's Python files, 12 hex digits: the same source, the same hash."""
-    digest = hashlib.sha256()
-    for path in sorted(_SOURCE.rglob("*.py")):
-        digest.update(str(path.relative_to(_SOURCE)).encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
+    return _hash(_SOURCE, sorted(_SOURCE.rglob("*.py")))
 
 
 def module_hash(name: str) -> str | None:
     """The same of a module of the user's, found but not imported; None where there is none."""
+    found = _module_files(name)
+    return None if found is None else _hash(*found)
+
+
+def _module_files(name: str) -> tuple[Path, list[Path]] | None:
+    """The folder of a module's source, and its Python files."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         return None
     origin = Path(spec.origin)
     package = spec.submodule_search_locations is not None
-    files = sorted(origin.parent.rglob("*.py")) if package else [origin]
+    return origin.parent, sorted(origin.parent.rglob("*.py")) if package else [origin]
+
+
+def _hash(folder: Path, files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
-        digest.update(str(path.relative_to(origin.parent)).encode())
+        digest.update(str(path.relative_to(folder)).encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -68,6 +77,20 @@ def _git(*arguments: str) -> str:
         timeout=10,
     )
     return done.stdout.strip()
+
+
+def patches(record: Path, modules: Sequence[str], mask: Mask) -> list[dict[str, Any]]:
+    """Writes `source.patch` where Étude's source, or that of `modules`, differs from its commit.
+
+    Returns:
+        What `starts` says of each patch; see `write_patches`.
+    """
+    sources = [("etude", _SOURCE)]
+    for name in modules:
+        found = _module_files(name)
+        if found is not None:
+            sources.append((name, found[0]))
+    return write_patches(record, sources, mask)
 
 
 def start(step: int) -> dict[str, Any]:

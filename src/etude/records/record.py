@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from etude.errors import Problem, RequestError
 from etude.records.files import read_json, write_json, write_text
 from etude.records.lock import is_held
-from etude.records.metrics import MetricsFile, read_rows
+from etude.records.metrics import MetricsFile, latest, read_rows
 from etude.records.signature import DIGITS
+from etude.secrets import without_passwords
 
 FORMAT = 1
 STATUSES = ("running", "finished", "failed", "interrupted", "paused", "diverged", "oom")
@@ -37,6 +40,8 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "final": (dict,),
     "best": (dict, type(None)),
     "seconds": (int, float),
+    "choices": (dict,),
+    "config": (dict,),
 }
 
 
@@ -59,25 +64,23 @@ class Record:
             RequestError: there is none, it is damaged, or a newer Étude wrote it.
         """
         record = cls(path)
-        record.info = read_json(path / "run.json")
+        file = os.path.join(path, "run.json")
+        record.info = read_json(file)
         if not isinstance(record.info, dict) or record.info.get("format") != FORMAT:
             found = record.info.get("format") if isinstance(record.info, dict) else record.info
             raise RequestError(
-                Problem(
-                    f"{path / 'run.json'}: format", f"{FORMAT}", found, "a newer étude wrote it?"
-                )
+                Problem(f"{file}: format", f"{FORMAT}", found, "a newer étude wrote it?")
             )
-        for key, kinds in _KINDS.items():
-            if key in record.info and not isinstance(record.info[key], kinds):
+        for key, value in record.info.items():
+            kinds = _KINDS.get(key, ())
+            if kinds and not isinstance(value, kinds):
                 expected = " or ".join(kind.__name__ for kind in kinds)
-                raise RequestError(
-                    Problem(f"{path / 'run.json'}: {key}", expected, record.info[key], "damaged?")
-                )
+                raise RequestError(Problem(f"{file}: {key}", expected, value, "damaged?"))
         return record
 
     def update(self, **changes: Any) -> None:
-        """Changes fields of `run.json`, all or none."""
-        self.info.update(changes)
+        """Changes fields of `run.json`, all or none; passwords in URLs stay out."""
+        self.info.update(without_passwords(changes))
         write_json(self.path / "run.json", self.info)
 
     def write_config(self, config_yaml: str, overrides: Sequence[str]) -> None:
@@ -87,7 +90,7 @@ class Record:
 
         write_text(
             self.path / "overrides.yaml",
-            yaml.safe_dump(list(overrides), allow_unicode=True, width=1000),
+            yaml.safe_dump(without_passwords(list(overrides)), allow_unicode=True, width=1000),
         )
 
     @property
@@ -104,6 +107,40 @@ class Record:
     def rows(self) -> list[dict[str, Any]]:
         """The rows of `metrics.jsonl`."""
         return read_rows(self.path / "metrics.jsonl")
+
+    @property
+    def latest(self) -> dict[str, Any]:
+        """The latest value of each metric: of `run.json` where the run is finished."""
+        final: dict[str, Any] = self.info.get("final", {})
+        return final or latest(self.path / "metrics.jsonl")
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done; `run.json` of a run in progress knows the last checkpoint's."""
+        step: int = self.info.get("step", 0)
+        logged = self.latest.get("step") if self.status == "running" else None
+        return max(step, logged) if isinstance(logged, int) else step
+
+    @property
+    def last_start(self) -> dict[str, Any]:
+        """When, where and with what it was last started; empty in a damaged record."""
+        starts = self.info.get("starts", [])
+        return starts[-1] if starts and isinstance(starts[-1], dict) else {}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The config's values by key path; from `config.yaml` for a record older than that field.
+
+        Empty where neither can be read.
+        """
+        recorded = self.info.get("config")
+        return recorded if isinstance(recorded, dict) else self._config_file
+
+    @cached_property
+    def _config_file(self) -> dict[str, Any]:
+        from etude.records.config_file import read_flat
+
+        return read_flat(self.path / "config.yaml")
 
     @property
     def label(self) -> str:
@@ -160,9 +197,10 @@ def label_of(overrides: Sequence[str]) -> str:
     for item in overrides:
         key, _, value = item.lstrip("+~").partition("=")
         top = re.split(r"[./]", key)[0]
-        if top in ("experiment", "run", "hydra", "name", "extensions"):
+        if top in ("experiment", "run", "logger", "hydra", "name", "extensions"):
             continue
-        told[key] = value
+        plain = re.sub(r"\\(?=[^\w\s])", "", value)  # a sweep escapes what it need not
+        told[key] = without_passwords(plain)
     short = [re.split(r"[./]", key)[-1] for key in told]
     parts = [
         f"{brief if short.count(brief) == 1 else key}={value}"

@@ -4,32 +4,42 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from etude.errors import Problem, RequestError, nearest
 from etude.records.record import Record
 
+_EXPECTED = "a path, a signature prefix or a name"
 
-def scan(root: Path) -> Iterator[Record]:
-    """Every readable record below `root`: a root, a name's folder, or one run. Sorted by path.
 
-    Damaged records are passed over here; `Record.read` says what is wrong with one.
+def folders(root: Path) -> Iterator[Path]:
+    """The folder of every record below `root`: a root, a name's folder, or one run. Sorted."""
+    if os.path.isfile(root / "run.json"):
+        yield root
+        return
+    for name in _entries(root):
+        if os.path.exists(f"{name}/run.json"):
+            yield Path(name)
+        else:
+            for run in _entries(name):
+                if os.path.exists(f"{run}/run.json"):
+                    yield Path(run)
+
+
+def scan(root: Path, damaged: list[RequestError] | None = None) -> Iterator[Record]:
+    """Every readable record below `root`.
+
+    Args:
+        root: as for `folders`.
+        damaged: what is wrong with the others is added here; `Record.read` says it too.
     """
-    if (root / "run.json").is_file():
-        folders = [root]
-    else:
-        found = {path.parent for depth in ("*", "*/*") for path in root.glob(f"{depth}/run.json")}
-        folders = sorted(
-            folder
-            for folder in found
-            if not any(part.startswith(("_", ".")) for part in folder.relative_to(root).parts)
-        )
-    for folder in folders:
+    for folder in folders(root):
         try:
             yield Record.read(folder)
-        except RequestError:
-            continue
+        except RequestError as error:
+            if damaged is not None and os.path.lexists(folder / "run.json"):  # not just removed
+                damaged.append(error)
 
 
 def find(run: str, root: Path, *, unfinished: bool = False) -> Record:
@@ -43,32 +53,83 @@ def find(run: str, root: Path, *, unfinished: bool = False) -> Record:
     Raises:
         RequestError: nothing fits, or a prefix fits several; lists the nearest or the candidates.
     """
-    path = Path(os.path.expanduser(run))
-    if (path / "run.json").is_file():
-        return Record.read(path)
-    if not root.is_dir():
-        raise RequestError(Problem("RUN", "a run; there is no folder of runs yet", str(root)))
-    records = list(scan(root))
-    if re.fullmatch(r"[0-9a-f]{4,}(~\d+)?", run):
-        fitting = [r for r in records if r.path.name.startswith(run)]
-        exact = [r for r in fitting if r.path.name == run]
-        if len(exact or fitting) == 1:
-            return (exact or fitting)[0]
-        if fitting:
-            listed = ", ".join(f"{r.path.parent.name}/{r.path.name}" for r in fitting[:6])
-            raise RequestError(Problem("RUN", "a prefix of one run only", run, f"fits {listed}"))
-    named = [r for r in records if r.path.parent.name == run]
-    finished = [r for r in named if r.status == "finished"]
+    fitting = find_folders(run, root)
+    if len(fitting) == 1 and not _is_name(run, fitting[0]):
+        return Record.read(fitting[0])
+    damaged: list[RequestError] = []
+    named = [record for folder in fitting for record in scan(folder, damaged)]
+    finished = [record for record in named if record.status == "finished"]
     if finished:
         return max(finished, key=lambda record: str(record.info.get("finished", "")))
     if named and unfinished:
-        return max(named, key=lambda record: str(record.info.get("starts", [{}])[-1].get("time")))
+        return max(named, key=lambda record: str(record.last_start.get("time", "")))
+    if not named:
+        raise damaged[0]
+    states = ", ".join(f"{r.path.name} {r.status}" for r in named[:6])
+    raise RequestError(Problem("RUN", "a name with a finished run", run, f"there: {states}"))
+
+
+def find_folders(run: str, root: Path) -> list[Path]:
+    """The folder that RUN names by path or signature, or all those of a name. None is read.
+
+    Raises:
+        RequestError: nothing fits, or a prefix fits several; lists the nearest or the candidates.
+    """
+    path = Path(os.path.expanduser(run))
+    if (path / "run.json").is_file():
+        return [path]
+    if not root.is_dir():
+        raise RequestError(Problem("RUN", "a run; there is no folder of runs yet", str(root)))
+    there = list(folders(root))
+    within, slash, prefix = run.rstrip("/").rpartition("/")  # as `runs list` shows it: name/prefix
+    if re.fullmatch(r"[0-9a-f]{4,}(~\d+)?", prefix):
+        fitting = [
+            folder
+            for folder in there
+            if folder.name.startswith(prefix) and (not slash or folder.parent.name == within)
+        ]
+        exact = [folder for folder in fitting if folder.name == prefix]
+        if len(exact or fitting) == 1:
+            return exact or fitting
+        if fitting:
+            listed = ", ".join(f"{f.parent.name}/{f.name}" for f in fitting[:6])
+            raise RequestError(Problem("RUN", "a prefix of one run only", run, f"fits {listed}"))
+    named = [folder for folder in there if folder.parent.name == run]
     if named:
-        states = ", ".join(f"{r.path.name} {r.status}" for r in named[:6])
-        raise RequestError(Problem("RUN", "a name with a finished run", run, f"there: {states}"))
-    choices = {r.path.parent.name for r in records} | {r.path.name for r in records}
-    raise RequestError(
-        Problem(
-            f"RUN in {root}", "a path, a signature prefix or a name", run, nearest(run, choices)
-        )
-    )
+        return named
+    choices = {folder.parent.name for folder in there} | {folder.name for folder in there}
+    raise RequestError(Problem(f"RUN in {root}", _EXPECTED, run, nearest(run, choices)))
+
+
+def find_finished(runs: Sequence[str], root: Path) -> list[Record]:
+    """The records that each RUN names, once each; a name means all its finished runs.
+
+    Raises:
+        RequestError: as `find` does.
+    """
+    found: dict[Path, Record] = {}
+    for run in runs:
+        fitting = find_folders(run, root)
+        records = [find(run, root)]  # refuses a name without a finished run
+        if len(fitting) > 1:
+            records = [record for folder in fitting for record in scan(folder)]
+            records = [record for record in records if record.status == "finished"]
+        elif not _is_name(run, fitting[0]):
+            records = [Record.read(fitting[0])]
+        for record in records:
+            found.setdefault(record.path.absolute(), record)
+    return list(found.values())
+
+
+def _is_name(run: str, folder: Path) -> bool:
+    return run == folder.parent.name and not (Path(os.path.expanduser(run)) / "run.json").is_file()
+
+
+def _entries(folder: Path | str) -> list[str]:
+    """What may be records or names in a folder: not `_sweeps`, nor what is being written."""
+    try:
+        with os.scandir(folder) as found:
+            names = sorted(entry.name for entry in found if not entry.name.startswith(("_", ".")))
+    except NotADirectoryError:
+        return []
+    return [os.path.join(folder, name) for name in names]

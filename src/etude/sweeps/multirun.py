@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import shutil
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,15 +14,17 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from etude.config.compose import addable, compose, searching
-from etude.config.request import axes
-from etude.errors import EtudeError, Interrupted, Problem, RequestError, RunFailed, RunHeld
-from etude.records.files import write_json
+from etude.config.compose import chosen, composed, literal, searching
+from etude.config.environment import mask_of
+from etude.errors import EtudeError, Interrupted, RequestError, RunFailed, RunHeld
+from etude.records.files import write_json, write_text
 from etude.records.record import label_of
 from etude.records.signature import DIGITS, sha256_of
+from etude.secrets import Mask, without_passwords
+from etude.sweeps.expand import Sweep, expand, refused
 
 log = logging.getLogger("etude")
 
@@ -66,36 +67,39 @@ def multirun(
         RequestError: an override is wrong whatever the swept values are.
         Interrupted: a signal ended the sweep.
     """
-    swept, fixed = axes(overrides)
-    first = [*fixed, *(f"{key}={values[0]}" for key, values in swept.items())]
-    root = Path(compose(first, config_dir=config_dir).run.root)
-    identity = {"fixed": sorted(fixed), "axes": sorted(swept)}
-    folder = root / "_sweeps" / sha256_of(identity)[:DIGITS]
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    total = math.prod(len(values) for values in swept.values())
-    log.info("sweep of %d: %s", total, folder)
-    hydra_overrides = [
-        *map(addable, overrides),
-        "hydra.sweep.dir='" + str(folder).replace("'", "\\'") + "'",
-    ]
-    try:
-        with searching(config_dir) as hydra:
+    with searching(config_dir) as hydra:
+        sweep = expand(overrides, hydra)
+        root = Path(_first(sweep).run.root)
+        identity = {"fixed": without_passwords(sorted(sweep.fixed)), "axes": sorted(sweep.axes)}
+        folder = root / "_sweeps" / sha256_of(identity)[:DIGITS]
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        log.info("sweep%s: %s", f" of {len(sweep.jobs)}" if sweep.jobs else "", folder)
+        try:
             batches = hydra.multirun(
                 "train",
-                task_function=partial(_job, train=train, total=total),
-                overrides=hydra_overrides,
+                task_function=partial(
+                    _job, train=train, total=len(sweep.jobs or ()), folder=folder
+                ),
+                overrides=[
+                    *sweep.overrides,
+                    *(["hydra.sweeper.params=null"] if sweep.jobs else []),  # they are in there
+                    "hydra.sweep.dir='" + str(folder).replace("'", "\\'") + "'",
+                ],
                 with_log_configuration=False,
             )
-    except _StopSweep as stop:
-        raise stop.cause from None
-    except (HydraException, OmegaConfBaseException) as error:  # before the first job
-        _remove(missing)
-        problems = _wrong_values(swept, fixed, config_dir)
-        fallback = Problem("config", "configs that compose", hint=str(error).splitlines()[0])
-        raise RequestError(problems or [fallback]) from error
+        except _StopSweep as stop:
+            raise stop.cause from None
+        except (HydraException, OmegaConfBaseException) as error:  # before the first job
+            _remove(missing)
+            raise refused(sweep, error) from error
     jobs: list[Job] = [result.return_value for batch in batches for result in batch]
     write_json(
-        folder / "jobs.json", {"axes": swept, "fixed": fixed, "jobs": list(map(asdict, jobs))}
+        folder / "jobs.json",
+        {
+            "axes": without_passwords(sweep.axes),
+            "fixed": without_passwords(sweep.fixed),
+            "jobs": list(map(asdict, jobs)),
+        },
     )
     return jobs
 
@@ -109,28 +113,38 @@ def _remove(made: list[Path]) -> None:
             folder.rmdir()
 
 
-def _wrong_values(
-    swept: dict[str, list[str]], fixed: list[str], config_dir: str | None
-) -> list[Problem]:
-    """What is wrong with swept values, each tried beside the first values of the other axes."""
-    problems: list[Problem] = []
-    first = {key: values[0] for key, values in swept.items()}
-    for key, values in swept.items():
-        for value in values[1:]:
-            job = first | {key: value}
-            try:
-                compose([*fixed, *(f"{k}={v}" for k, v in job.items())], config_dir=config_dir)
-            except RequestError as error:
-                problems += error.problems
-    return problems
+def _first(sweep: Sweep) -> DictConfig:
+    """The config of one job."""
+    values = [f"{key}={values[0]}" for key, values in sweep.axes.items()]
+    return composed([*sweep.fixed, *values])
 
 
-def _job(config: DictConfig, *, train: Callable[[DictConfig], Any], total: int) -> Job:
-    hydra = HydraConfig.get()
-    typed = [item.lstrip("+") for item in hydra.overrides.task]
-    config.run.overrides = typed
+def _without_secrets(path: Path, mask: Mask) -> None:
+    """Hydra has written the sweep's config, passwords in URLs and the folder's path included."""
+    if path.exists():
+        text = path.read_text(encoding="utf-8")
+        if mask.text(text) != text:
+            write_text(path, mask.text(text))
+
+
+def _job(
+    config: DictConfig, *, train: Callable[[DictConfig], Any], total: int, folder: Path
+) -> Job:
+    mask = mask_of(config)
+    _without_secrets(folder / "multirun.yaml", mask)
+    job = _done(config, train, total)
+    path, message = (text and mask.text(text) for text in (job.path, job.message))
+    return Job(job.label, job.status, path, message)
+
+
+def _done(config: DictConfig, train: Callable[[DictConfig], Any], total: int) -> Job:
+    hydra: Any = HydraConfig.get()
+    written: list[str] = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # type: ignore[assignment]
+    typed = [item.lstrip("+") for item in written]
+    config.run.overrides = [literal(item) for item in typed]
+    config.run.choices = chosen(hydra, typed)
     label = label_of(typed)
-    log.info("[%d/%d] %s", hydra.job.num + 1, total, label)
+    log.info("[%d%s] %s", hydra.job.num + 1, f"/{total}" if total else "", label)
     try:
         outcome = train(config)
         status = "reused" if outcome.reused else outcome.status

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from etude.optim.schedules import Schedule
@@ -35,11 +36,15 @@ class Task(pl.LightningModule):
 
     Attributes:
         monitor: the validation metric that decides which checkpoint is best; lower is better.
+        metric_names: all that a validation measures; callbacks may watch these. A task that does
+            not say has its callbacks' monitors checked by Lightning, after the first validation.
         needs_causal_model: the model must not see what follows a token, or it sees its target.
-        validation_metrics: of the latest validation, in double precision, by full name.
+        validation_metrics: of the latest validation, in double precision, by full name; the same
+            on every rank.
     """
 
     monitor = "val/loss"
+    metric_names: tuple[str, ...] = ()
     needs_causal_model = False
 
     def __init__(
@@ -94,10 +99,19 @@ class Task(pl.LightningModule):
             return losses[-1]
 
         optimizer.step(closure=forward_and_backward)
-        outputs = {"loss": losses[0] if len(losses) == 1 else torch.stack(losses).sum()}
+        loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        outputs = {"loss": self.sum_over_ranks(loss)}
         if self._grad_norm is not None:
             outputs["grad_norm"] = self._grad_norm
         return outputs
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Batches are made on the CPU: there is nothing to look through if that is the device."""
+        if device.type == "cpu":
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def set_learning_rate(self, optimizer: Any, step: int) -> float:
         """Sets every group's rate for `step` and returns the schedule's factor."""
@@ -110,6 +124,23 @@ class Task(pl.LightningModule):
         """Clips, after mixed precision has unscaled the gradients."""
         if self.clip is not None:
             self._grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+
+    def sum_over_ranks(self, value: Tensor) -> Tensor:
+        """The sum of what each rank holds, on every rank; `value` is changed in place."""
+        if self.trainer.world_size > 1:
+            dist.all_reduce(value)
+        return value
+
+    def totals(self, *values: float) -> list[float]:
+        """The sums of these numbers over all ranks, in double precision."""
+        if self.trainer.world_size == 1:
+            return list(values)
+        mine = torch.tensor(values, dtype=torch.float64, device=self.device)
+        return [float(value) for value in self.sum_over_ranks(mine).tolist()]
+
+    def is_mine(self, batch_idx: int) -> bool:
+        """Whether this rank validates a batch; each batch is one rank's."""
+        return batch_idx % self.trainer.world_size == self.global_rank
 
     def _no_sync_before(self, last: bool) -> AbstractContextManager[None]:
         """Ranks exchange gradients at the last micro-batch only."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,61 +16,88 @@ from etude.tasks.base import MicroBatch, Task
 def next_token_loss(model: nn.Module, micro: MicroBatch) -> Tensor:
     """The summed negative log-likelihood of the targets, in nats.
 
+    At least in single precision: a sum in bfloat16 would keep three digits.
+
     Args:
         model: tokens (B, T) -> logits (B, T, V).
         micro: `tokens` and `targets`, both (B, T); targets are the tokens one position on.
     """
-    logits = model(micro["tokens"])
-    return F.cross_entropy(logits.flatten(0, 1), micro["targets"].flatten(), reduction="sum")
+    logits = model(micro["tokens"]).flatten(0, 1)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(logits, micro["targets"].flatten(), reduction="sum")
 
 
-def language_model_metrics(nats: float, targets: int, text_bytes: int) -> dict[str, float]:
+def language_model_metrics(nats: float, targets: int, text_bytes: int | None) -> dict[str, float]:
     """What a summed loss over a text means.
 
     Args:
         nats: the summed negative log-likelihood of all predicted tokens.
         targets: how many tokens were predicted.
-        text_bytes: the UTF-8 bytes of the text that these tokens spell.
+        text_bytes: the UTF-8 bytes of the text that these tokens spell; None if they spell none.
 
     Returns:
         `loss` (nats a token), `perplexity` (its exponential), `bits_per_byte`, which compares
-        models with different tokenizers.
+        models with different tokenizers, unless `text_bytes` is None.
     """
     loss = nats / targets
-    return {
-        "loss": loss,
-        "perplexity": math.exp(loss) if loss < 700 else math.inf,
-        "bits_per_byte": nats / math.log(2) / text_bytes,
-    }
+    metrics = {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else math.inf}
+    if text_bytes is not None:
+        metrics["bits_per_byte"] = nats / math.log(2) / text_bytes
+    return metrics
 
 
 class CausalLM(Task):
-    """Next-token prediction, validated on the whole split."""
+    """Next-token prediction, validated on the whole split, and on each source of a mixture."""
 
+    metric_names = ("val/loss", "val/perplexity", "val/bits_per_byte")
     needs_causal_model = True
     _nats: list[Tensor]
     _targets: int
+    _of_sections: list[tuple[int, int]]  # for each of `_nats` its section and its targets
 
     def loss(self, micro: MicroBatch) -> Tensor:
         return next_token_loss(self.model, micro)
 
     def on_validation_epoch_start(self) -> None:
-        self._nats, self._targets = [], 0
+        self._nats, self._targets, self._of_sections = [], 0, []
 
     def validation_step(self, batch: MicroBatch, batch_idx: int) -> None:
+        if not self.is_mine(batch_idx):
+            return
         self._nats.append(next_token_loss(self.model, batch))
         self._targets += batch["targets"].numel()
+        self._of_sections.append((batch.get("section", 0), batch["targets"].numel()))
 
     def on_validation_epoch_end(self) -> None:
-        nats = float(torch.stack(self._nats).double().sum())
+        mine = float(torch.stack(self._nats).cpu().double().sum()) if self._nats else 0.0
+        nats, targets = self.totals(mine, self._targets)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        metrics = language_model_metrics(nats, self._targets, data.bytes_predicted("val"))
+        metrics = language_model_metrics(nats, int(targets), data.bytes_predicted("val"))
         self.validation_metrics = {f"val/{name}": value for name, value in metrics.items()}
+        self.validation_metrics |= self._section_losses(data.section_names)
         self.log_dict(self.validation_metrics)  # for callbacks such as EarlyStopping
 
 
+    def _section_losses(self, names: Sequence[str]) -> dict[str, float]:
+        """`val/<name>/loss` of each source of a mixture, in nats a token."""
+        sums = [[0.0, 0.0] for _ in names]
+        if names and self._nats:
+            nats = torch.stack(self._nats).cpu().double().tolist()
+            for value, (section, targets) in zip(nats, self._of_sections, strict=True):
+                sums[section][0] += value
+                sums[section][1] += targets
+        totals = self.totals(*(number for pair in sums for number in pair)) if names else []
+        pairs = zip(totals[::2], totals[1::2], strict=True)
+        return {
+            f"val/{name}/loss": nats / targets
+            for name, (nats, targets) in zip(names, pairs, strict=True)
+        }
+
+
 @torch.inference_mode()
-def score(model: nn.Module, batches: Iterable[MicroBatch], text_bytes: int) -> dict[str, float]:
+def score(
+    model: nn.Module, batches: Iterable[MicroBatch], text_bytes: int | None
+) -> dict[str, float]:
     """The metrics of `model` over `batches`, outside any training."""
     was_training = model.training
     model.eval()

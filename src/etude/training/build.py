@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 
-from etude.config.checks import Checked
+from etude.config.checks import Checked, Unsound, check
 from etude.config.nodes import Factory, Node
-from etude.errors import Problem, RequestError
+from etude.errors import Problem, RequestError, nearest
+from etude.loggers.base import Logger
 from etude.tasks.seeding import INITIALISATION, seed_for
 from etude.training.trainer import Trainer
 
@@ -26,6 +28,27 @@ class Parts:
     trainer: Trainer
     task: Factory
     callbacks: list[Any]
+    loggers: dict[str, Logger]
+
+
+def check_all(config: DictConfig) -> Checked:
+    """`etude.config.checks.check`; with its complaints come those of the constructors.
+
+    Raises:
+        RequestError: with every mistake in keys, types and values.
+    """
+    try:
+        return check(config)
+    except Unsound as error:
+        problems = list(error.problems)
+        for key, node in error.sound.items():
+            given = {"vocab_size": _ANY_VOCABULARY} if key == "model" else {}
+            try:
+                with torch.device("meta"):
+                    node.build(**given)
+            except RequestError as refused:
+                problems += refused.problems
+        raise RequestError(problems) from error
 
 
 def build_parts(checked: Checked) -> Parts:
@@ -48,6 +71,13 @@ def build_parts(checked: Checked) -> Parts:
         key: attempt(nodes[key]) for key in ("data", "optimizer", "schedule", "trainer", "task")
     }
     callbacks = [attempt(node) for node in checked.callbacks.values()]
+    loggers = {name: attempt(node) for name, node in checked.loggers.items()}
+    for name, logger in loggers.items():
+        if logger is not None and not isinstance(logger, Logger):
+            found = checked.loggers[name].target
+            problems.append(
+                Problem(f"logger.{name}._target_", "a subclass of etude.loggers.base.Logger", found)
+            )
     with torch.device("meta"):
         model = attempt(nodes["model"], vocab_size=stated_vocabulary(checked) or _ANY_VOCABULARY)
     if built["data"] is not None and model is not None:
@@ -61,14 +91,27 @@ def build_parts(checked: Checked) -> Parts:
                     f"model.max_length={length} makes room",
                 )
             )
+    if built["data"] is not None and built["trainer"] is not None:
+        examples, processes = built["data"].examples_per_step, built["trainer"].processes
+        if examples % processes:
+            expected = f"a multiple of the {processes} processes, in examples"
+            problems.append(Problem("data.batch", expected, examples))
     task: Any = nodes["task"].constructor
+    for name, callback in zip(checked.callbacks, callbacks, strict=True):
+        monitor = getattr(callback, "monitor", None)
+        sections = getattr(built["data"], "section_names", ())
+        names = (*task.metric_names, *(f"val/{section}/loss" for section in sections))
+        if monitor is not None and task.metric_names and monitor not in names:
+            expected = f"a metric of {task.__name__}"
+            hint = nearest(monitor, names)
+            problems.append(Problem(f"callbacks.{name}.monitor", expected, monitor, hint))
     if model is not None and task.needs_causal_model and not model.mask.causal:
         name = nodes["model"].arguments["mask"].target.rpartition(".")[2]
         expected = f"a mask that hides what follows: {task.__name__}'s targets are the next tokens"
         problems.append(Problem("model.mask", expected, name, "model/mask=causal"))
     if problems:
         raise RequestError(problems)
-    return Parts(**built, callbacks=callbacks)
+    return Parts(**built, callbacks=callbacks, loggers=loggers)
 
 
 def stated_vocabulary(checked: Checked) -> int | None:

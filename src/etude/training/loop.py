@@ -18,10 +18,13 @@ import torch
 from torch import Tensor
 
 from etude.errors import EtudeError, Interrupted
+from etude.loggers.views import Views
 from etude.records.record import Record
 from etude.training.checkpoints import checkpoint_path, retain
+from etude.training.compilation import eager
 from etude.training.progress import Progress
 from etude.training.signals import StopSignals
+from etude.training.throughput import Throughput
 
 log = logging.getLogger("etude")
 
@@ -87,6 +90,8 @@ class RunLoop(pl.Callback):
         self.watch_gradients = watch_gradients
         self.signals = StopSignals()
         self.progress: Progress | None = None
+        self.views = Views()
+        self.throughput = Throughput(tokens_per_step)
         self._losses: list[Tensor | float] = []  # since the last row
         self._norms: list[Tensor | float] = []
         self._checked = 0  # how many of them are known to be finite
@@ -142,12 +147,14 @@ class RunLoop(pl.Callback):
         step = self._saved_step = trainer.global_step
         # A row of this very step is there if its validation was made up for before, then lost.
         self.record.metrics.cut_after(step - 1 if self._validation_due else step)
-        self.progress = Progress(self.total_steps, step, self.tokens_per_step)
+        self.views.start(self.record.rows)
+        self.progress = Progress(self.total_steps, step)
         if self._validation_due:
             trainer.fit_loop.epoch_loop.val_loop.restarting = False
             self._validate_and_save(trainer, step)
         if self._stopped_early or step >= self.total_steps:
             trainer.should_stop = True
+        self.throughput.start(step)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
@@ -167,6 +174,7 @@ class RunLoop(pl.Callback):
         elif self.save_interval and step % self.save_interval == 0:
             self._save(trainer, step)
         self._stop_if_asked(trainer, step)
+        self.throughput.resume()
 
     def on_validation_batch_end(self, *_: Any) -> None:
         if self.signals.requested is not None:
@@ -190,6 +198,7 @@ class RunLoop(pl.Callback):
         if self._norms:
             row["train/grad_norm"] = float(self._norms[-1])
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        row |= self.throughput.since_last_row(step)
         self._losses, self._norms, self._checked = [], [], 0
         if step % self.val_interval == 0 or step >= self.total_steps:
             self._row = row
@@ -198,6 +207,7 @@ class RunLoop(pl.Callback):
 
     def _append(self, row: dict[str, Any]) -> None:
         self.record.metrics.append(row)
+        self.views.metrics(row)
         if self.progress is not None:
             self.progress.row(row)
 
@@ -216,7 +226,8 @@ class RunLoop(pl.Callback):
         self._checked = len(self._losses)
 
     def _validate_and_save(self, trainer: pl.Trainer, step: int) -> None:
-        self._check_finite(step)
+        self._check_finite(step)  # reads the losses: a GPU is done with its steps
+        self.throughput.pause()
         try:
             metrics = _validate(trainer)
         except _ValidationCut:
@@ -239,11 +250,14 @@ class RunLoop(pl.Callback):
 
     def _save(self, trainer: pl.Trainer, step: int) -> None:
         self._check_finite(step)
+        self.throughput.pause()
         _check_weights(trainer.lightning_module, step)
         self._stopped_early = trainer.should_stop
+        before, self._saved_step = self._saved_step, step
+        if not trainer.is_global_zero:
+            return
         folder: Path = self.record.path / "checkpoints"
         trainer.save_checkpoint(checkpoint_path(folder, step))
-        before, self._saved_step = self._saved_step, step
         best = self.best["step"] if self.best else step
         self.record.update(step=step, best=self.best)
         retain(folder, {step, before, best}, self.keep_every)
@@ -283,10 +297,11 @@ def _validate(trainer: pl.Trainer) -> dict[str, float]:
     connector = trainer._logger_connector
     first_iteration = connector._first_loop_iter
     trainer.validating = True
+    task: Any = trainer.lightning_module
     try:
-        trainer.fit_loop.epoch_loop.val_loop.run()
+        with eager(task.model):
+            trainer.fit_loop.epoch_loop.val_loop.run()
     finally:
         trainer.training = True
         connector._first_loop_iter = first_iteration
-    task: Any = trainer.lightning_module
     return dict(task.validation_metrics)

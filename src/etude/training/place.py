@@ -14,6 +14,7 @@ from etude.errors import Problem, RequestError
 from etude.records.files import sweep_temporaries
 from etude.records.lock import RunLock
 from etude.records.record import DONE, Record
+from etude.secrets import Mask, MaskingFormatter
 
 
 def current_folder(base: Path, checked: Checked) -> Path:
@@ -76,10 +77,14 @@ def claimed(folder: Path, *, wait: bool) -> Iterator[Record]:
 
 
 @contextmanager
-def logging_to(path: Path) -> Iterator[None]:
-    """Everything that Étude logs also goes to the run's `log.txt`, tracebacks included."""
+def logging_to(path: Path, mask: Mask | None = None) -> Iterator[None]:
+    """Everything that Étude logs also goes to the run's `log.txt`, tracebacks included.
+
+    Args:
+        mask: hides what the config took from the environment.
+    """
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(MaskingFormatter("%(asctime)s %(levelname)s %(message)s", mask))
     logger = logging.getLogger("etude")
     level = logger.level
     logger.setLevel(logging.DEBUG)

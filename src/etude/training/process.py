@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+from etude.training.devices import cores
 
 
 @contextmanager
@@ -43,3 +46,18 @@ def as_in_a_fresh_process() -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.autograd.set_detect_anomaly(anomaly)
         torch.backends.cudnn.benchmark = autotuner
+
+
+@contextmanager
+def shared_threads(processes: int) -> Iterator[None]:
+    """Within, each of a run's processes takes its share of the cores.
+
+    `OMP_NUM_THREADS` is the user's word and stands.
+    """
+    before = torch.get_num_threads()
+    if processes > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(before, max(1, cores() // processes)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

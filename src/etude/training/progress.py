@@ -19,13 +19,11 @@ class Progress:
     Args:
         total: optimizer steps of the whole run.
         step: where this process begins.
-        unit_tokens: targets in one optimizer step.
     """
 
-    def __init__(self, total: int, step: int, unit_tokens: int) -> None:
+    def __init__(self, total: int, step: int) -> None:
         self.total = total
         self.step = step
-        self.unit_tokens = unit_tokens
         self._latest: dict[str, float] = {}
         self._began = time.monotonic()
         self._first = step
@@ -47,7 +45,8 @@ class Progress:
             {key: value for key, value in row.items() if isinstance(value, int | float)}
         )
         if self._bar is not None:
-            self._bar.update(self._task, metrics=self._metrics())
+            told = "  ".join(part for part in (self._metrics(), self._speed()) if part)
+            self._bar.update(self._task, metrics=told)
             return
         now = time.monotonic()
         if "val/loss" in row or now - self._told >= _SECONDS_BETWEEN_LINES:
@@ -55,10 +54,15 @@ class Progress:
             log.info("%s", self.line())
 
     def line(self) -> str:
-        """`step 250/2000  train/loss 2.31  val/loss 2.40  13.9 k tokens/s  1:52 left`."""
+        """`step 250/2000  train/loss 2.31  val/loss 2.40  13.9 k tokens/s  mfu 31%  1:52 left`."""
         return "  ".join(
             part
-            for part in (f"step {self.step}/{self.total}", self._metrics(), self._speed())
+            for part in (
+                f"step {self.step}/{self.total}",
+                self._metrics(),
+                self._speed(),
+                self._left(),
+            )
             if part
         )
 
@@ -73,13 +77,19 @@ class Progress:
         return "  ".join(f"{key} {self._latest[key]:.4f}" for key in shown)
 
     def _speed(self) -> str:
-        steps = self.step - self._first
-        seconds = time.monotonic() - self._began
-        if steps < 1 or seconds <= 0:
+        """Of the latest row, without validations."""
+        if "perf/tokens_per_second" not in self._latest:
             return ""
-        left = round((self.total - self.step) * seconds / steps)
-        tokens = steps * self.unit_tokens / seconds
-        return f"{tokens / 1000:.1f} k tokens/s  {left // 60}:{left % 60:02d} left"
+        share = f"  mfu {self._latest['perf/mfu']:.0%}" if "perf/mfu" in self._latest else ""
+        return f"{self._latest['perf/tokens_per_second'] / 1000:.1f} k tokens/s{share}"
+
+    def _left(self) -> str:
+        """By the speed so far, validations and all."""
+        steps = self.step - self._first
+        if steps < 1:
+            return ""
+        left = round((self.total - self.step) * (time.monotonic() - self._began) / steps)
+        return f"{left // 60}:{left % 60:02d} left"
 
     def _open_bar(self) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn

@@ -7,22 +7,41 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import DictConfig
 
-from etude.config.checks import Checked, check
+from etude.config.checks import Checked
 from etude.config.compose import plain_yaml
+from etude.config.flat import flat_config
 from etude.errors import Interrupted, Problem, RequestError, RunFailed
+from etude.loggers.base import ViewedRun
+from etude.loggers.views import Views
 from etude.models.language_model import LanguageModel
+from etude.optim.schedules import Schedule
 from etude.records import provenance
 from etude.records.record import DONE, FORMAT, Record, label_of, run_folder
 from etude.records.signature import group, signature
-from etude.training.build import Parts, build_model, build_parts
+from etude.training.build import (
+    Parts,
+    build_model,
+    build_parts,
+    check_all,
+    stated_vocabulary,
+)
 from etude.training.checkpoints import verify
 from etude.training.place import cache_folder, claimed, current_folder, logging_to, preflight
-from etude.training.process import as_in_a_fresh_process
+from etude.training.process import as_in_a_fresh_process, shared_threads
+from etude.training.throughput import (
+    compute_dtype,
+    device_name,
+    flops_per_token,
+    machine_peak,
+)
+
+if TYPE_CHECKING:
+    from etude.training.assemble import Assembly
 
 log = logging.getLogger("etude")
 
@@ -58,7 +77,7 @@ def train(config: DictConfig, epilogue: Epilogue | None = None) -> Outcome:
         Interrupted: a signal came; the state is saved.
     """
     with as_in_a_fresh_process():
-        return _train(check(config), epilogue)
+        return _train(check_all(config), epilogue)
 
 
 def _train(checked: Checked, epilogue: Epilogue | None) -> Outcome:
@@ -69,6 +88,7 @@ def _train(checked: Checked, epilogue: Epilogue | None) -> Outcome:
     done = finished_before(folder, checked, parts)
     if done is not None:
         return done
+    parts.trainer.check_machine()
     preflight(folder)
     parts.data.prepare(cache_folder(checked))
     model = build_model(checked, parts.data.tokenizer_.vocab_size)
@@ -76,8 +96,15 @@ def _train(checked: Checked, epilogue: Epilogue | None) -> Outcome:
         done = finished_before(folder, checked, parts)  # by whoever held it a moment ago
         if done is not None:
             return done
-        with logging_to(record.path / "log.txt"):
-            return _train_claimed(checked, parts, model, record, whole, epilogue)
+        views = Views(parts.loggers)
+        with (
+            logging_to(record.path / "log.txt", checked.mask),
+            shared_threads(parts.trainer.processes),
+        ):
+            try:
+                return _train_claimed(checked, parts, model, record, whole, epilogue, views)
+            finally:
+                views.finish(record.info.get("status", "failed"))
 
 
 def _train_claimed(
@@ -87,8 +114,11 @@ def _train_claimed(
     record: Record,
     whole: str,
     epilogue: Epilogue | None,
+    views: Views,
 ) -> Outcome:
-    from etude.training.loop import Diverged, Paused, RunLoop
+    from etude.training.assemble import assemble
+    from etude.training.followers import accompanied
+    from etude.training.loop import Diverged, Paused
 
     data, settings = parts.data, parts.trainer
     total = settings.total_steps(data.steps_per_epoch)
@@ -98,40 +128,12 @@ def _train_claimed(
         record.update(status="paused")
         log.info("paused before, at step %d of %d: %s", step, total, record.path)
         return Outcome("paused", record, reused=True)
-    data.attach(
-        seed=checked.seed,
-        micro_batch=settings.micro_batch,
-        total_steps=total,
-        start_step=step,
-    )
-    loop = RunLoop(
-        record=record,
-        total_steps=total,
-        val_interval=settings.validation_interval(total),
-        log_interval=settings.log_every_n_steps,
-        save_interval=checked.run.save_every,
-        keep_every=checked.run.keep_every,
-        stop_at_step=stop_at,
-        tokens_per_step=data.tokens_per_step,
-        watch_gradients=settings.lightning["precision"] != "16-mixed",
-    )
-    trainer = settings.build(
-        # A run that was stopped at its end starts once more, for what was left undone there.
-        total_steps=total if step < total else step + 1,
-        callbacks=[loop, *parts.callbacks],
-        folder=record.path,
-    )
-    if settings.lightning["precision"] == "64-true":
-        model = model.double()  # before its weights are restored, or they are rounded
-    task = parts.task(
-        model=model,
-        optimizer=parts.optimizer,
-        schedule=parts.schedule,
-        total_steps=total,
-        seed=checked.seed,
-        gradient_clip_val=settings.gradient_clip_val,
-    )
-    _begin(record, checked, data, model, whole, total, step)
+    assembly = assemble(checked, parts, model, record, step=step)
+    loop, trainer = assembly.loop, assembly.trainer
+    machine = _measure(checked, parts, assembly)
+    _begin(record, checked, data, model, whole, total, step, machine)
+    views.about(_viewed(record, checked))
+    loop.views = views
     if step:
         log.info("continues from step %d of %d: %s", step, total, record.path)
     else:
@@ -142,14 +144,19 @@ def _train_claimed(
             total,
             record.path,
         )
+    misfit = parts.schedule.misfit(total) if isinstance(parts.schedule, Schedule) else None
+    if misfit is not None:
+        log.warning("schedule: %s", misfit)
     try:
         try:
             loop.signals.install()
-            trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
+            with accompanied(checked, assembly, step=step, checkpoint=checkpoint, data=data):
+                assembly.fit(data, checkpoint)
         finally:
             loop.close()
         if epilogue is not None:
             _finish(epilogue, record, LanguageModel(model.cpu().eval(), data.tokenizer_))
+            views.results(record.path, trainer.global_step)
     except Paused as pause:
         record.update(status="paused")
         log.info("%s", pause)
@@ -169,11 +176,12 @@ def _train_claimed(
         record.update(status="failed")
         raise
     except Exception as error:
-        status = "oom" if _is_out_of_memory(error) else "failed"
+        status = "oom" if is_out_of_memory(error) else "failed"
         log.debug("%s", traceback.format_exc())
         message = _failure(status, error, record)
         try:
-            record.update(status=status, error=f"{type(error).__name__}: {error}")
+            said = checked.mask.text(f"{type(error).__name__}: {error}")
+            record.update(status=status, error=said)
         except OSError as reason:  # the folder is gone, or the disk is full
             message += f"; and the record could not be updated: {reason}"
         raise RunFailed(message) from error
@@ -184,7 +192,7 @@ def _train_claimed(
         step=trainer.global_step,
         tokens=trainer.global_step * data.tokens_per_step,
         seconds=round(loop.seconds, 2),
-        final={key: value for row in rows[-1:] for key, value in row.items() if "/" in key},
+        final={key: value for row in rows[-1:] for key, value in row.items() if _is_result(key)},
         best=loop.best,
     )
     return Outcome("finished", record)
@@ -207,16 +215,16 @@ def finished_before(folder: Path, checked: Checked, parts: Parts) -> Outcome | N
             )
         )
     trained_on = record.info.get("data", {}).get("fingerprint")
-    found = parts.data.content_fingerprint()
+    found = parts.data.fingerprint()
     if trained_on != found:
         raise RequestError(
             Problem(
                 "data",
                 f"the content that {folder} was trained on ({trained_on})",
                 found,
-                "the corpus changed; run.on_existing=again trains anew"
+                "corpus or tokenizer changed; run.on_existing=again trains anew"
                 if record.status in DONE
-                else "the corpus changed; `etude runs list` shows the run, remove it to start anew",
+                else "corpus or tokenizer changed; `etude runs list` shows the run, remove it",
             )
         )
     if record.status == "diverged":
@@ -264,22 +272,65 @@ def _resume_point(record: Record) -> tuple[Path | None, int]:
     return None, 0
 
 
+def _is_result(key: str) -> bool:
+    """Whether a key of a row is a metric of the model, and not of the machine."""
+    return "/" in key and not key.startswith("perf/")
+
+
+def _measure(checked: Checked, parts: Parts, assembly: Assembly) -> dict[str, Any]:
+    """Tells the loop what a token costs and what the machine can; returns it for the record."""
+    precision = parts.trainer.lightning["precision"]
+    device = assembly.trainer.strategy.root_device
+    vocabulary = stated_vocabulary(checked) or parts.data.tokenizer_.vocab_size
+    model = checked.nodes["model"]
+    throughput = assembly.loop.throughput
+    throughput.flops_per_token = flops_per_token(
+        lambda: model.build(vocab_size=vocabulary),
+        length=parts.data.sequence_length,
+        identity=[model.canonical(), vocabulary],
+    )
+    one = machine_peak(device, compute_dtype(precision), cache_folder(checked))
+    throughput.peak = one * parts.trainer.processes
+    return {
+        "processes": assembly.trainer.world_size,
+        "devices": [str(each) for each in assembly.devices],
+        "device": device_name(device),
+        "flops_per_token": throughput.flops_per_token,
+        "matmul_peak": throughput.peak,
+    }
+
+
 def _begin(
-    record: Record, checked: Checked, data: Any, model: Any, whole: str, total: int, step: int
+    record: Record,
+    checked: Checked,
+    data: Any,
+    model: Any,
+    whole: str,
+    total: int,
+    step: int,
+    machine: dict[str, Any],
 ) -> None:
     if not (record.path / "tokenizer.json").exists():
         data.tokenizer_.save(record.path / "tokenizer.json")
     if not (record.path / "config.yaml").exists():
         record.write_config(plain_yaml(checked.config), checked.run.overrides)
-    start = {**provenance.start(step), "threads": torch.get_num_threads()}
+    start = {**provenance.start(step), "threads": torch.get_num_threads(), **machine}
     if hashes := _extension_hashes(checked):
         start["extensions"] = hashes
+    if patches := provenance.patches(record.path, list(checked.config.extensions), checked.mask):
+        start["patches"] = patches
     before = record.info.get("starts", [])
     if step and before and before[-1].get("threads") != start["threads"]:
         log.warning(
             "%s threads now, %s before: sums are rounded differently from here on",
             start["threads"],
             before[-1].get("threads"),
+        )
+    if step and before and before[-1].get("processes", 1) != start["processes"]:
+        log.warning(
+            "%s processes now, %s before: dropout differs from here on, and how sums are rounded",
+            start["processes"],
+            before[-1].get("processes", 1),
         )
     record.info.pop("error", None)
     record.update(
@@ -294,13 +345,34 @@ def _begin(
         total_steps=total,
         step=step,
         data={
-            "fingerprint": data.content_fingerprint(),
+            "fingerprint": data.fingerprint(),
+            **data.origin(),
             "splits": {name: asdict(split) for name, split in data.meta.splits.items()},
         },
         tokenizer={"fingerprint": data.tokenizer_.fingerprint, "size": data.tokenizer_.vocab_size},
-        tags=list(checked.run.tags),
-        notes=checked.run.notes,
+        tags=list(checked.shown["run"]["tags"]),
+        notes=checked.shown["run"]["notes"],
+        choices=dict(checked.run.choices),
+        config=flat_config(checked),
         starts=[*before, start],
+    )
+
+
+def _viewed(record: Record, checked: Checked) -> ViewedRun:
+    """What loggers are told of the run."""
+    info = record.info
+    ours = ("run", "logger")  # where and how it is carried out
+    return ViewedRun(
+        path=record.path,
+        name=info["name"],
+        signature=record.path.name,
+        group=info["group"],
+        label=record.label,
+        seed=info["seed"],
+        tags=info["tags"],
+        notes=info["notes"],
+        config={key: value for key, value in checked.shown.items() if key not in ours},
+        mask=checked.mask,
     )
 
 
@@ -308,9 +380,12 @@ def _extension_hashes(checked: Checked) -> dict[str, str | None]:
     return {name: provenance.module_hash(name) for name in checked.config.extensions}
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether there was too little memory, in this process or in another rank."""
+    return (
+        isinstance(error, MemoryError | torch.OutOfMemoryError)
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+        or getattr(error, "out_of_memory", False)
     )
 
 

@@ -9,8 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from etude.errors import Checks, Problem, RequestError
+from etude.training.devices import Devices
+from etude.training.machine import chosen, missing_accelerator, missing_compiler
 
+Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 Precision = Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true"]
+
+_FULL = {"32": "32-true", "64": "64-true"}
 
 _STATED = "stated by another part of the config: "
 
@@ -26,9 +31,15 @@ class Trainer:
         gradient_clip_val: the largest global gradient norm.
         micro_batch: examples in one forward pass; None takes the whole batch of a step.
         log_every_n_steps: steps between two rows of training metrics.
-        accelerator, strategy, devices, num_nodes, precision, deterministic, benchmark,
-        detect_anomaly, profiler: as `pytorch_lightning.Trainer` takes them.
+        strategy, devices: with several devices each has a process of its own, which takes its
+            share of every step (`ddp`); see `etude.training.devices.Devices`.
+        accelerator, num_nodes, precision, deterministic, benchmark, detect_anomaly: as
+            `pytorch_lightning.Trainer` takes them.
+        profiler: Lightning's, by name; its report goes into the run's folder.
+        compile: whether training runs through `torch.compile`; see `training/compilation.py`.
     """
+
+    aliases = {"precision": _FULL}  # noqa: RUF012 (read by the config's checks, before hashing)
 
     refused = {  # noqa: RUF012 (read by the config's checks)
         "logger": "records are written by Étude",
@@ -62,15 +73,16 @@ class Trainer:
         gradient_clip_val: float | None = None,
         micro_batch: int | None = None,
         log_every_n_steps: int = 10,
-        accelerator: str = "auto",
+        accelerator: Accelerator = "auto",
         strategy: str = "auto",
         devices: int | str | list[int] = "auto",
         num_nodes: int = 1,
         precision: Precision = "32-true",
-        deterministic: bool | str | None = None,
+        deterministic: bool | Literal["warn"] | None = None,
         benchmark: bool | None = None,
         detect_anomaly: bool = False,
-        profiler: str | None = None,
+        profiler: Literal["simple", "advanced", "pytorch"] | None = None,
+        compile: bool = False,
     ) -> None:
         checks = Checks()
         lengths = [value for value in (max_steps, max_epochs) if value is not None]
@@ -97,9 +109,8 @@ class Trainer:
                 val_check_interval,
                 "a whole number of steps, or a fraction of the run below 1",
             )
-        one = devices in ("auto", 1, "1") or (isinstance(devices, list) and len(devices) == 1)
-        checks.that(one, "devices", devices, "1: a run is one process so far")
-        checks.that(num_nodes == 1, "num_nodes", num_nodes, "1: a run is one process so far")
+        self.devices = Devices(accelerator, strategy, devices)
+        self.devices.note(checks, num_nodes)
         checks.done()
         self.max_steps = max_steps
         self.max_epochs = max_epochs
@@ -107,17 +118,51 @@ class Trainer:
         self.gradient_clip_val = gradient_clip_val
         self.micro_batch = micro_batch
         self.log_every_n_steps = log_every_n_steps
+        self.precision = precision
+        self.profiler = profiler
+        self.compile = compile
         self.lightning: dict[str, Any] = {
             "accelerator": accelerator,
-            "strategy": strategy,
+            # one process needs no strategy for several
+            "strategy": "auto" if strategy == "ddp" else strategy,
             "devices": 1 if devices == "auto" else devices,
             "num_nodes": num_nodes,
             "precision": precision,
             "deterministic": deterministic,
             "benchmark": benchmark,
             "detect_anomaly": detect_anomaly,
-            "profiler": profiler,
         }
+
+    @property
+    def processes(self) -> int:
+        """Processes that share each optimizer step, one a device."""
+        return self.devices.processes
+
+    def check_machine(self) -> None:
+        """Looks whether this machine has what the config asks for.
+
+        Raises:
+            RequestError: no such accelerator, too few GPUs, a precision that it cannot compute in,
+                nothing to compile with.
+        """
+        accelerator = self.lightning["accelerator"]
+        missing = missing_accelerator(accelerator)
+        if missing is not None:
+            raise RequestError(missing)
+        self.devices.check()
+        kind = chosen(accelerator)
+        assert kind is not None
+        problems = []
+        if (kind, self.precision) in _CANNOT:
+            expected, hint = f"one for {kind}", _CANNOT[kind, self.precision]
+            problems.append(Problem("trainer.precision", expected, self.precision, hint))
+        needed = missing_compiler(kind) if self.compile else None
+        if needed is not None:
+            problems.append(
+                Problem("trainer.compile", f"false on a machine without {needed}", True)
+            )
+        if problems:
+            raise RequestError(problems)
 
     def total_steps(self, steps_per_epoch: float) -> int:
         """The run's optimizer steps, given how many one pass over the data takes."""
@@ -134,7 +179,7 @@ class Trainer:
             return max(1, round(self.val_check_interval * total_steps))
         return int(self.val_check_interval)
 
-    def build(self, *, total_steps: int, callbacks: list[Any], folder: Path) -> Any:
+    def build(self, *, total_steps: int, callbacks: list[Any], folder: Path, rank: int = 0) -> Any:
         """The `pytorch_lightning.Trainer`, quiet, writing nothing of its own.
 
         Args:
@@ -142,6 +187,7 @@ class Trainer:
             callbacks: what happens between steps.
             folder: the run's; under SLURM, Lightning would take any `hpc_ckpt_*` in its default,
                 the working folder, for a checkpoint of this run.
+            rank: this process, of `processes`.
 
         Raises:
             RequestError: Lightning refuses the accelerator, the devices or the precision.
@@ -151,11 +197,18 @@ class Trainer:
         from lightning_fabric.utilities.exceptions import MisconfigurationException
 
         from etude.training.checkpoints import FolderCheckpointIO
+        from etude.training.ddp import SettledBuckets, SharedSteps, mute
 
         _silence()
+        arguments = dict(self.lightning)
+        if self.processes > 1:
+            arguments["strategy"] = SharedSteps(rank, self.processes)
+            if not isinstance(arguments["devices"], list):
+                arguments["devices"] = self.processes
+            callbacks = [*callbacks, SettledBuckets()]
         try:
             trainer = pl.Trainer(
-                **self.lightning,
+                **arguments,
                 max_steps=total_steps,
                 max_epochs=-1,
                 # our own callback validates: it has to come before saving, and after logging
@@ -163,6 +216,7 @@ class Trainer:
                 check_val_every_n_epoch=None,
                 logger=False,
                 default_root_dir=folder,
+                profiler=_profiler(self.profiler, folder) if rank == 0 else None,
                 callbacks=callbacks,
                 plugins=[FolderCheckpointIO()],
                 enable_checkpointing=False,
@@ -176,13 +230,32 @@ class Trainer:
             raise RequestError(
                 Problem("trainer", "arguments that Lightning accepts", told, str(error))
             ) from error
-        if self.lightning["precision"] == "16-mixed" and trainer.strategy.root_device.type == "cpu":
-            hint = "a CPU would quietly compute in bfloat16: bf16-mixed says so"
-            raise RequestError(Problem("trainer.precision", "one for a CPU", "16-mixed", hint))
         cluster = trainer._accelerator_connector.cluster_environment
         if isinstance(cluster, SLURMEnvironment):
             cluster.auto_requeue = False  # it saves in the middle of a step
+        if self.processes > 1:
+            mute(trainer)
         return trainer
+
+
+_CANNOT = {
+    ("cpu", "16-mixed"): "a CPU would quietly compute in bfloat16: bf16-mixed says so",
+    ("mps", "64-true"): "an Apple GPU has no double precision",
+}
+
+
+def _profiler(name: str | None, folder: Path) -> Any:
+    """Lightning's profiler, its report in the run's folder instead of among the messages."""
+    if name is None:
+        return None
+    from pytorch_lightning import profilers
+
+    kinds = {
+        "simple": profilers.SimpleProfiler,
+        "advanced": profilers.AdvancedProfiler,
+        "pytorch": profilers.PyTorchProfiler,
+    }
+    return kinds[name](dirpath=folder, filename="profile")
 
 
 def _silence() -> None:
@@ -197,5 +270,7 @@ def _silence() -> None:
         ".*is not a Python built-in.*",
         ".*IterableDataset.*__len__.*",
         ".*isinstance.treespec, LeafSpec.*",
+        ".*You have overridden `transfer_batch_to_device`.*",
+        ".*sync_dist=True.*when logging on epoch level.*",
     ):
         warnings.filterwarnings("ignore", message=message)

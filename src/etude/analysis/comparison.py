@@ -1,0 +1,146 @@
+"""Several runs beside each other: what differs, how they went, their curves in one figure."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from etude.analysis.curves import Curve, draw
+from etude.errors import Problem, RequestError, nearest
+from etude.records.comparing import config_differences, names, results
+from etude.records.facts import MISSING, best, fact, metric_facts
+from etude.records.metrics import read_frame
+from etude.records.record import Record
+from etude.records.signature import DIGITS, sha256_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+X = ("step", "tokens", "time")
+LOG = ("", "x", "y", "xy")
+
+
+class Comparison:
+    """Runs side by side; in a notebook it shows its tables and its figure.
+
+    Args:
+        records: the runs.
+        metrics: a panel each; empty takes the metric by which the runs chose their best.
+        x: `step`, `tokens` or `time` (seconds of training).
+        log: the axes with logarithmic scale: `x`, `y`, `xy` or none.
+
+    Raises:
+        RequestError: no runs, or none that has a metric.
+
+    Attributes:
+        without: for each metric the runs that never wrote it, by name.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        *,
+        metrics: Sequence[str] = (),
+        x: str = "step",
+        log: str = "",
+    ) -> None:
+        if not records:
+            raise RequestError(Problem("RUN", "at least one run"))
+        for key, value, choices in (("--x", x, X), ("--log", log, LOG)):
+            if value not in choices:
+                expected = "one of " + ", ".join(filter(None, choices))
+                raise RequestError(Problem(key, expected, value))
+        self.records = list(records)
+        self.names = names(self.records)
+        self.x, self.log = x, log
+        self._frames = [read_frame(record.path / "metrics.jsonl") for record in self.records]
+        self.metrics_shown = list(metrics) or [self._usual()]
+        self.without: dict[str, list[str]] = {}
+        self._panels = {metric: self._curves(metric) for metric in self.metrics_shown}
+
+    @property
+    def config(self) -> pd.DataFrame:
+        """One row a run, one column a key of the config that differs."""
+        return self._table(config_differences(self.records))
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """One row a run: status, steps, size, time, best and final metrics."""
+        return self._table(results(self.records))
+
+    def figure(self) -> Figure:
+        """The curves, as a matplotlib figure."""
+        return draw(self._panels, x=self.x, log=self.log, title=self._title())
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the figure as PNG (or what the path's ending says) and returns its path."""
+        file = Path(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.figure().savefig(file, bbox_inches="tight")
+        return file
+
+    def usual_file(self, root: Path) -> Path:
+        """Where the figure of just these runs, drawn like this, lies below a folder of runs."""
+        runs = sorted(str(fact(record, "run")) for record in self.records)
+        what = {"runs": runs, "metrics": self.metrics_shown, "x": self.x, "log": self.log}
+        return root / "_comparisons" / f"{sha256_of(what)[:DIGITS]}.png"
+
+    def _usual(self) -> str:
+        written = {key for frame in self._frames for key in frame}
+        chosen = [best(record).get("metric") for record in self.records]
+        usual = [*(metric for metric in chosen if metric), "val/loss", "train/loss"]
+        return next((metric for metric in usual if metric in written), usual[0])
+
+    def _curves(self, metric: str) -> list[Curve]:
+        curves = []
+        missing = []
+        for name, frame in zip(self.names, self._frames, strict=True):
+            if metric in frame and self.x in frame:
+                rows = frame[[self.x, metric]].apply(_numbers).dropna()
+                if len(rows):
+                    columns = (rows[key].to_numpy(np.float64) for key in (self.x, metric))
+                    curves.append(Curve(name, *columns))
+                    continue
+            missing.append(name)
+        if not curves:
+            known = {key for record in self.records for key in metric_facts(record)}
+            known |= {str(key) for frame in self._frames for key in frame if "/" in str(key)}
+            hint = nearest(metric, known) or "no run has written any"
+            raise RequestError(Problem("--metric", "a metric of these runs", metric, hint))
+        self.without[metric] = missing
+        return curves
+
+    def _title(self) -> str:
+        titles = {str(record.info.get("name", "")) for record in self.records}
+        head = ", ".join(sorted(titles)[:3]) + (", ..." if len(titles) > 3 else "")
+        keys = [key for key in config_differences(self.records) if key != "name"]
+        differing = ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+        return f"{head}: by {differing}" if keys and len(self.records) > 1 else head
+
+    def _table(self, values: dict[str, list[Any]]) -> pd.DataFrame:
+        import pandas as pd
+
+        plain = {
+            key: [None if value is MISSING else value for value in found]
+            for key, found in values.items()
+        }
+        return pd.DataFrame(plain, index=pd.Index(self.names, name="run"))
+
+    def _repr_html_(self) -> str:
+        picture = io.BytesIO()
+        self.figure().savefig(picture, format="png", bbox_inches="tight")
+        encoded = base64.b64encode(picture.getvalue()).decode()
+        tables = self.config.to_html() + self.metrics.to_html()
+        return f'{tables}<img style="max-width:100%" src="data:image/png;base64,{encoded}">'
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    import pandas as pd
+
+    return pd.to_numeric(column, errors="coerce")

@@ -1,0 +1,202 @@
+"""Curves of several runs in one figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours (2008), which most colour-blind people tell apart; yellow is too light
+# on white, so a brown stands in for it.
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#333333",
+    "#56B4E9",
+    "#8C564B",
+)
+STYLES = ("-", (0, (5, 1.5)), (0, (1, 1)))
+FEW = 12
+"""Runs that a reader can tell apart by colour and style; more are shaded in order."""
+_LISTED = 40
+_POINTS = 100
+_AXES = {"step": "step", "tokens": "tokens", "time": "training time"}
+
+
+@dataclass
+class Curve:
+    """One run's metric.
+
+    Attributes:
+        name: for the legend.
+        x: steps, tokens, or seconds.
+        y: the metric's values.
+    """
+
+    name: str
+    x: np.ndarray
+    y: np.ndarray
+
+    def thinned(self) -> Curve:
+        """Means over equal numbers of rows where there are more than an eye can follow."""
+        each = -(-len(self.y) // _POINTS)
+        if each <= 1:
+            return self
+        starts = np.arange(0, len(self.y), each)
+        counts = np.diff(np.append(starts, len(self.y)))
+        x, y = (np.add.reduceat(values, starts) / counts for values in (self.x, self.y))
+        return Curve(self.name, x, y)
+
+
+def draw(panels: dict[str, list[Curve]], *, x: str, log: str = "", title: str = "") -> Figure:
+    """A figure with a panel a metric; one legend beside them, in the order of the curves' ends.
+
+    Args:
+        panels: the curves of each metric.
+        x: `step`, `tokens` or `time`.
+        log: the axes with logarithmic scale: `x`, `y`, `xy` or none.
+        title: above the panels.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    known: dict[str, Curve] = {}  # by their end in the first panel that has them
+    for curves in panels.values():
+        for curve in sorted(curves, key=lambda curve: -curve.y[-1]):
+            known.setdefault(curve.name, curve)
+    order = list(known.values())
+    looks = _looks([curve.name for curve in order])
+    figure = Figure(figsize=(5.6 * len(panels) + 2.6, 4.4), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid: Any = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (metric, curves) in zip(grid, panels.items(), strict=True):
+        _panel(axes, metric, curves, looks, x=x, log=log)
+    _legend(figure, grid, order)
+    if title:
+        figure.suptitle(title, fontsize=10.5, x=0.01, ha="left", parse_math=False)
+    return figure
+
+
+def _panel(
+    axes: Axes, metric: str, curves: Sequence[Curve], looks: dict[str, Any], *, x: str, log: str
+) -> None:
+    scale, unit = _unit(x, max(float(curve.x[-1]) for curve in curves))
+    many = len(curves) > FEW
+    for curve in curves:
+        shown = curve.thinned()
+        marks = len(shown.y) <= 12 and not many
+        axes.plot(
+            shown.x / scale,
+            shown.y,
+            label=curve.name,
+            linewidth=1.1 if many else 1.7,
+            marker="o" if marks else None,
+            markersize=3.5,
+            **looks[curve.name],
+        )
+    if "x" in log:
+        _logarithmic(axes, "x")
+    if "y" in log:
+        _logarithmic(axes, "y")
+    else:
+        _cut_outliers(axes, curves)
+    axes.set_xlabel(f"{_AXES[x]}{unit}")
+    if x == "step" and axes.get_xscale() == "linear":
+        from matplotlib.ticker import MaxNLocator
+
+        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
+    axes.set_ylabel(metric, parse_math=False)
+    if x == "tokens":
+        from matplotlib.ticker import EngFormatter
+
+        axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    axes.grid(alpha=0.22, linewidth=0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.02)
+
+
+def _looks(names: Sequence[str]) -> dict[str, Any]:
+    """Colour and line of each run, by its name."""
+    if len(names) > FEW:
+        from matplotlib import colormaps
+
+        shades = colormaps["viridis"](np.linspace(0.0, 0.92, len(names)))
+        return {name: {"color": shade} for name, shade in zip(names, shades, strict=True)}
+    styles = STYLES if len(names) > 3 else STYLES[:1]
+    return {
+        name: {"color": COLOURS[index % len(COLOURS)], "linestyle": styles[index % len(styles)]}
+        for index, name in enumerate(names)
+    }
+
+
+def _legend(figure: Figure, grid: Sequence[Axes], order: Sequence[Curve]) -> None:
+    """Names with their last values, as the curves end from top to bottom."""
+    drawn: dict[Any, Any] = {line.get_label(): line for axes in grid for line in axes.get_lines()}
+    listed = list(order)
+    cut = len(listed) - _LISTED
+    if cut > 0:
+        listed = [*listed[: _LISTED // 2], *listed[-_LISTED // 2 :]]
+    handles = [drawn[curve.name] for curve in listed]
+    labels = [f"{_short(curve.name)}   {curve.y[-1]:.4g}" for curve in listed]
+    if cut > 0:
+        from matplotlib.lines import Line2D
+
+        handles.insert(_LISTED // 2, Line2D([], [], linestyle="none"))
+        labels.insert(_LISTED // 2, f"... {cut} more ...")
+    legend = figure.legend(
+        handles,
+        labels,
+        loc="outside right upper",
+        frameon=False,
+        fontsize=8.5 if len(labels) <= FEW else 6.5,
+        handlelength=2.6,
+        labelspacing=0.5 if len(labels) <= FEW else 0.25,
+        title=f"{len(order)} runs, by last value",
+        title_fontsize=8.5,
+        alignment="left",
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _cut_outliers(axes: Axes, curves: Sequence[Curve]) -> None:
+    """One run that explodes must not flatten all others: what is far above them is cut off."""
+    tops = sorted(float(curve.y.max()) for curve in curves)
+    low, high = min(float(curve.y.min()) for curve in curves), tops[(len(tops) - 1) // 2]
+    span = high - low
+    if span > 0 and tops[-1] > high + 3 * span:
+        axes.set_ylim(low - 0.05 * span, high + 0.1 * span)
+        told = f"up to {tops[-1]:.3g}, cut off"
+        axes.text(0.99, 0.99, told, transform=axes.transAxes, ha="right", va="top", fontsize=7.5)
+
+
+def _logarithmic(axes: Axes, which: str) -> None:
+    """Ticks at 1, 2, 3, 5 of each decade, written out: losses seldom span more than one."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.axes.set(**{f"{which}scale": "log"})
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0), numticks=12))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+
+
+def _unit(x: str, largest: float) -> tuple[float, str]:
+    if x != "time":
+        return 1.0, ""
+    if largest >= 3 * 3600:
+        return 3600.0, " (hours)"
+    return (60.0, " (minutes)") if largest >= 180 else (1.0, " (seconds)")
+
+
+def _short(name: str, limit: int = 44) -> str:
+    return name if len(name) <= limit else name[: limit - 1] + "…"

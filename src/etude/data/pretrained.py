@@ -1,0 +1,253 @@
+"""A tokenizer that exists already: from a file, a folder, or a hub."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from etude.data.tokenizer import END_OF_TEXT, Recipe, Tokenizer, special_token
+from etude.data.wordpiece import bert_tokenizer
+from etude.errors import Checks, InvalidArguments, Problem, RequestError, nearest
+
+# What a folder may hold, in the order in which it is looked for.
+GPT2_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+FILES = ("tokenizer.json", *(name for pair in GPT2_FILES for name in pair), "vocab.txt")
+WHERE = "data.tokenizer"
+EXPECTED = "a tokenizer.json, vocab.json and merges.txt, or vocab.txt; or a folder or hub id of one"
+NEVER = -1e4  # log-probability of a piece that no text shall be spelt with
+
+TIMEOUT = 10.0  # seconds for the hub's answer
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+log = logging.getLogger("etude.data")
+
+
+@dataclass(frozen=True)
+class Pretrained(Recipe):
+    """A tokenizer from files; it learns nothing from the text.
+
+    The files are `tokenizer.json` (of the library `tokenizers`; `transformers` writes it), GPT-2's
+    `vocab.json` and `merges.txt` or `encoder.json` and `vocab.bpe`, or BERT's `vocab.txt`.
+    What a file says of truncation, padding, dropout and special tokens around a text is left aside.
+
+    `path` enters a run's signature as typed; what it holds is compared with what the run was
+    trained with when the run is met again, as for a corpus. Whoever shares a run shares its
+    `tokenizer.json` too.
+
+    Args:
+        path: a file, a folder with such files, or a repository on a hub (`gpt2`, `org/name`).
+        end_of_text: the special token that stands between documents; None takes the one with
+            which the file's own template closes a text, or the first known one of its special
+            tokens (`<|endoftext|>`, `</s>`, `[SEP]`, `<eos>`, ...). Without any, documents follow
+            each other without a mark.
+        revision: a branch, tag or commit of the repository on the hub.
+    """
+
+    path: str
+    end_of_text: str | None = None
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        checks = Checks()
+        checks.that(bool(self.path.strip()), "path", self.path, EXPECTED)
+        checks.done()
+
+    @classmethod
+    def pinned(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The commit that a hub id stands for now (see `etude.config.pins`)."""
+        path, revision = str(arguments.get("path", "")), arguments.get("revision")
+        if not _is_hub_id(path) or (revision and _COMMIT.fullmatch(revision)):
+            return {}
+        return {"revision": _from_hub(path, revision).name}
+
+    def train(self, texts: Iterable[str]) -> Tokenizer:
+        return self._loaded()
+
+    def settings(self) -> dict[str, object]:
+        return {"recipe": "pretrained", "fingerprint": self.fingerprint()}
+
+    def fingerprint(self) -> str:
+        return self._loaded().fingerprint
+
+    def _loaded(self) -> Tokenizer:
+        try:
+            files = self._files()
+            stamps = tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+            return _load(stamps, self.end_of_text)
+        except InvalidArguments as error:
+            raise RequestError(problem.under(WHERE) for problem in error.problems) from error
+
+    def _files(self) -> list[Path]:
+        path = _from_hub(self.path, self.revision) if _is_hub_id(self.path) else _local(self.path)
+        if path.is_file():
+            return _with_companion(path, self.path)
+        if path.is_dir():
+            return _in_folder(path, self.path)
+        parent = path.parent
+        names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
+        raise InvalidArguments(Problem("path", EXPECTED, self.path, nearest(path.name, names)))
+
+
+def _local(typed: str) -> Path:
+    return Path(typed).expanduser()
+
+
+def _is_hub_id(typed: str) -> bool:
+    path = _local(typed)
+    is_file_name = path.suffix in (".json", ".txt", ".bpe", ".model")
+    return not path.exists() and not is_file_name and _HUB_ID.fullmatch(typed) is not None
+
+
+def _with_companion(file: Path, typed: str) -> list[Path]:
+    for pair in GPT2_FILES:
+        if file.name in pair:
+            files = [file.with_name(name) for name in pair]
+            for missing in (other for other in files if not other.is_file()):
+                raise InvalidArguments(Problem("path", f"{missing.name} beside {file.name}", typed))
+            return files
+    if file.suffix not in (".json", ".txt"):
+        converted = "transformers reads a SentencePiece model and saves it as tokenizer.json"
+        hint = converted if file.suffix == ".model" else None
+        raise InvalidArguments(Problem("path", EXPECTED, typed, hint))
+    return [file, *_config_beside(file)]
+
+
+def _in_folder(folder: Path, typed: str) -> list[Path]:
+    if (file := folder / "tokenizer.json").is_file():
+        return [file]
+    for pair in GPT2_FILES:
+        if all((folder / name).is_file() for name in pair):
+            return [folder / name for name in pair]
+    if (file := folder / "vocab.txt").is_file():
+        return [file, *_config_beside(file)]
+    found = sorted(path.name for path in folder.iterdir())
+    hint = f"the folder holds {', '.join(found[:8])}" if found else "the folder is empty"
+    raise InvalidArguments(Problem("path", EXPECTED, typed, hint))
+
+
+def _config_beside(vocabulary: Path) -> list[Path]:
+    """`tokenizer_config.json` says whether BERT's tokenizer brings text to lower case."""
+    config = vocabulary.with_name("tokenizer_config.json")
+    return [config] if vocabulary.suffix == ".txt" and config.is_file() else []
+
+
+@lru_cache(maxsize=4)
+def _load(stamps: tuple[tuple[Path, int, int], ...], end_of_text: str | None) -> Tokenizer:
+    """Reads the files, once while they stay the same.
+
+    Raises:
+        InvalidArguments: one of them isn't what its name says, or has no such end of text.
+    """
+    files = [file for file, _, _ in stamps]
+    try:
+        if files[0].suffix == ".txt":
+            tokenizer = _bert(files[0], *files[1:])
+        elif len(files) == 2:
+            tokenizer = _gpt2(*files)
+        else:
+            tokenizer = _whole(files[0])
+    except InvalidArguments:
+        raise
+    except Exception as error:  # the library raises a bare Exception
+        expected = f"{' and '.join(file.name for file in files)} as the library writes it"
+        hint = f"{type(error).__name__}: {error}"
+        raise InvalidArguments(Problem("path", expected, str(files[0]), hint)) from error
+    special = tokenizer.special_tokens()
+    if end_of_text is not None:
+        if end_of_text not in special:
+            expected = "a special token of the tokenizer"
+            close = nearest(end_of_text, special)
+            raise InvalidArguments(Problem("end_of_text", expected, end_of_text, close))
+        tokenizer = tokenizer.closed_by(end_of_text)
+    if tokenizer.end_of_text is None:
+        names = ", ".join(list(special)[:8]) or "it has no special tokens"
+        log.warning(
+            "no token stands between documents; data.tokenizer.end_of_text can name one: %s", names
+        )
+    spelt = zip(special.items(), tokenizer.encode_batch(list(special)), strict=True)
+    taken = [n for (n, i), ids in spelt if i in ids and i != tokenizer.unknown]
+    if taken:
+        log.warning("text with the letters %s becomes a special token", ", ".join(taken[:5]))
+    return tokenizer
+
+
+def _whole(file: Path) -> Tokenizer:
+    spec: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    model = spec["model"]
+    if "dropout" in model:
+        model["dropout"] = None  # else a text is encoded anew each time
+    if isinstance(model["vocab"], list):
+        # A unigram model's own search would find the piece `</s>` in a text with these letters.
+        special = {token["content"] for token in spec["added_tokens"] if token["special"]}
+        model["vocab"] = [[p, NEVER if p in special else score] for p, score in model["vocab"]]
+    return Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(spec)))
+
+
+def _gpt2(vocabulary: Path, merges: Path) -> Tokenizer:
+    backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    backend.decoder = decoders.ByteLevel()
+    if backend.token_to_id(END_OF_TEXT) is not None:
+        backend.add_special_tokens([special_token(END_OF_TEXT)])
+    return Tokenizer(backend)
+
+
+def _bert(vocabulary: Path, config: Path | None = None) -> Tokenizer:
+    pieces = vocabulary.read_text(encoding="utf-8").split("\n")
+    if pieces[-1] == "":
+        pieces.pop()
+    pieces = [piece.rstrip("\r") for piece in pieces]
+    if "[UNK]" not in pieces:
+        raise InvalidArguments(
+            Problem("path", "a vocab.txt of BERT, with a line [UNK]", str(vocabulary))
+        )
+    stated = json.loads(config.read_text(encoding="utf-8")) if config else {}
+    upper = any(piece != piece.lower() for piece in pieces if not piece.startswith("["))
+    return bert_tokenizer(pieces, bool(stated.get("do_lower_case", not upper)))
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    """The folder with a repository's tokenizer files, named by the commit.
+
+    Those of a commit that are here already are taken without asking. Where the hub can't be
+    reached, they are those that were last seen here.
+
+    Raises:
+        InvalidArguments: there is no such repository, or nobody can tell.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    wanted = [*FILES, "tokenizer_config.json"]
+    try:
+        if revision and _COMMIT.fullmatch(revision):
+            with suppress(LocalEntryNotFoundError):
+                folder = Path(
+                    snapshot_download(
+                        name, revision=revision, allow_patterns=wanted, local_files_only=True
+                    )
+                )
+                if any((folder / file).is_file() for file in FILES):
+                    return folder
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=wanted, etag_timeout=TIMEOUT)
+        )
+    except Exception as error:  # of many kinds, from no network to no such repository
+        told = next((line for line in str(error).splitlines() if line.strip()), "")
+        hint = (
+            f"no such path here; the hub: {type(error).__name__}: {told}; without a network, give "
+            "a folder with the tokenizer's files"
+        )
+        raise InvalidArguments(Problem("path", EXPECTED, name, hint)) from error

@@ -1,0 +1,226 @@
+"""What a model costs to train: operations and memory, counted without taking any.
+
+The model is built on fake tensors, which have shapes and no content, and one forward and backward
+pass is followed operation by operation, with the kernels that the CPU would take. A model of 175
+billion parameters takes seconds.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from etude.errors import EtudeError
+
+
+class Uncountable(EtudeError):
+    """The model does something that depends on the values of its tensors, or fails on them."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one forward and backward pass over `batch` sequences of `length` tokens takes.
+
+    An operation is an addition or a multiplication: a product of (m, k) and (k, n) matrices has
+    2 m k n. Only matrix products are counted, with attention in full although causal kernels skip
+    half of it, and without what a kernel computes twice to save memory (Chowdhery et al. 2022,
+    PaLM, arXiv:2204.02311, appendix B). For a decoder that is 6 N + 12 L D T a token, N being the
+    parameters that are multiplied with: the output projection counts, the look-up in the
+    embedding and the positions do not.
+
+    Attributes:
+        parameters: how many the model has, a shared one once.
+        forward_flops: of the forward pass.
+        training_flops: of the forward and the backward pass.
+        weight_bytes: of parameters and buffers.
+        gradient_bytes: of the gradients of all parameters that are trained.
+        activation_bytes: the most memory that is taken at once besides these: what the forward
+            pass keeps for the backward pass, and what either holds for a moment. Gradients are
+            there from the micro-batch before; a step of one micro-batch takes somewhat less, as
+            its gradients come while activations go.
+        optimizer_bytes: of the optimizer's state after a step; 0 if no optimizer was given.
+    """
+
+    parameters: int
+    forward_flops: int
+    training_flops: int
+    weight_bytes: int
+    gradient_bytes: int
+    activation_bytes: int
+    optimizer_bytes: int
+
+    @property
+    def step_bytes(self) -> int:
+        """All of the memory together."""
+        return (
+            self.weight_bytes + self.gradient_bytes + self.activation_bytes + self.optimizer_bytes
+        )
+
+
+def cost(
+    build: Callable[[], nn.Module],
+    *,
+    length: int,
+    batch: int = 1,
+    dtype: torch.dtype = torch.float32,
+    autocast: torch.dtype | None = None,
+    optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
+) -> Cost:
+    """Counts a training step of the model, its loss being the cross-entropy of the next token.
+
+    Args:
+        build: makes a module that maps tokens (B, T) to logits (B, T, V), on the CPU.
+        length: T.
+        batch: B, the sequences of a micro-batch.
+        dtype: of the weights.
+        autocast: compute in this precision where torch holds that to be safe.
+        optimizer: makes the optimizer of a module.
+
+    Raises:
+        Uncountable: the module cannot be followed without values.
+    """
+    with FakeTensorMode():
+        with torch.device("cpu"):
+            model = _cast(build(), dtype).train()
+        try:
+            return _count(model, length, batch, autocast, optimizer)
+        except Exception as error:
+            message = str(error).strip().splitlines()
+            reason = f"{type(error).__name__}: {message[0] if message else ''}"
+            raise Uncountable(f"the model's cost cannot be counted: {reason}") from error
+
+
+def _count(
+    model: nn.Module,
+    length: int,
+    batch: int,
+    autocast: torch.dtype | None,
+    optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None,
+) -> Cost:
+    tokens = torch.zeros(batch, length, dtype=torch.long, device="cpu")
+    casting: AbstractContextManager[Any] = (
+        nullcontext() if autocast is None else torch.autocast("cpu", dtype=autocast)
+    )
+    parameters = list(model.parameters())
+    for parameter in parameters:
+        if parameter.requires_grad:  # as after the first micro-batch of a step
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    with _Counter([*parameters, *gradients, *model.buffers(), tokens]) as counter:
+        with casting:
+            logits = model(tokens)
+            loss = F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="sum")
+            del logits
+        forward = counter.flops
+        loss.backward()
+    state = 0
+    if optimizer is not None:
+        built = optimizer(model)
+        built.step()
+        state = _bytes(t for t in tree_leaves(dict(built.state)) if isinstance(t, torch.Tensor))
+    return Cost(
+        parameters=sum(p.numel() for p in parameters),
+        forward_flops=forward,
+        training_flops=counter.flops,
+        weight_bytes=_bytes([*parameters, *model.buffers()]),
+        gradient_bytes=_bytes(gradients),
+        activation_bytes=counter.most,
+        optimizer_bytes=state,
+    )
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """`model.to(dtype)`, which fake tensors refuse."""
+    made: dict[int, Any] = {}
+
+    def cast(tensor: torch.Tensor | None) -> Any:
+        if tensor is None or not tensor.is_floating_point() or tensor.dtype == dtype:
+            return tensor
+        if id(tensor) not in made:
+            new = tensor.detach().to(dtype)
+            shared = isinstance(tensor, nn.Parameter)
+            made[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if shared else new
+        return made[id(tensor)]
+
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                tensors[name] = cast(tensor)
+    return model
+
+
+def _bytes(tensors: Any) -> int:
+    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())
+
+
+class _Counter(TorchDispatchMode):
+    """Sees every operation below autograd: adds up matrix products, and keeps books of memory.
+
+    Args:
+        there: tensors that take memory anyway; only what comes beside them is counted.
+    """
+
+    def __init__(self, there: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.flops = 0
+        self._there = {tensor.untyped_storage()._cdata for tensor in there}
+        self.most = 0  # bytes
+        self._now = 0
+        self._alive: dict[int, Any] = {}  # weak references, by storage
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        packet = func.overloadpacket
+        formula = _ATTENTION.get(packet) or flop_registry.get(packet)
+        if formula is not None:
+            self.flops += formula(*args, **kwargs, out_val=out)
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self._note(tensor.untyped_storage())
+        return out
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._alive or key in self._there:
+            return
+
+        def freed(_: Any) -> None:
+            self._now -= size
+            del self._alive[key]
+
+        self._alive[key] = weakref.ref(storage, freed)
+        self._now += size
+        self.most = max(self.most, self._now)
+
+
+def _attention(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+    """Scores and weighted sum of the CPU's fused attention, which torch's counter leaves out."""
+    B, H, T, K = query.shape
+    return int(2 * B * H * T * key.shape[-2] * (K + value.shape[-1]))
+
+
+def _attention_backward(grad: Any, query: Any, key: Any, value: Any, *args: Any, **_: Any) -> int:
+    return 2 * _attention(query, key, value)
+
+
+_FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_FUSED_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+_ATTENTION: dict[Any, Callable[..., int]] = {
+    _FUSED: _attention,
+    _FUSED_BACKWARD: _attention_backward,
+}

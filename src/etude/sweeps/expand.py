@@ -1,0 +1,122 @@
+"""From the words of a sweep to its jobs, as Hydra's basic sweeper makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from etude.config.compose import addable, composed
+from etude.errors import Problem, RequestError
+
+_BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+
+@dataclass
+class Sweep:
+    """What a sweep varies.
+
+    Attributes:
+        overrides: all of them, those that a file states under `hydra.sweeper.params` first.
+        axes: the swept keys and their values.
+        fixed: the overrides that all jobs share.
+        jobs: the overrides of each job in the order in which they run; None if another sweeper
+            than Hydra's basic one chooses them as it goes.
+        sweeper: the class of that sweeper.
+    """
+
+    overrides: list[str]
+    axes: dict[str, list[str]]
+    fixed: list[str]
+    jobs: list[list[str]] | None
+    sweeper: str
+
+
+def expand(overrides: Sequence[str], hydra: Hydra) -> Sweep:
+    """Reads a sweep; its first job is known to compose.
+
+    Args:
+        overrides: in Hydra's grammar; `key=a,b`, `range`, `glob` and `choice` sweep.
+        hydra: from `searching`, which must be open.
+
+    Raises:
+        RequestError: an override is wrong whatever the swept values are.
+    """
+    parser = OverridesParser.create(config_loader=hydra.config_loader)
+    typed = [_parse(item, parser) for item in overrides]
+    stated, sweeper = _of_the_files([o.input_line or "" for o in typed], hydra)
+    both = [*(_parse(item, parser) for item in stated), *typed]
+    axes: dict[str, list[str]] = {}
+    fixed: dict[str, str] = {}
+    for override in both:  # what is said last counts
+        key = override.get_key_element().lstrip("+")
+        axes.pop(key, None)
+        fixed.pop(key, None)
+        if override.is_discrete_sweep():
+            axes[key] = [str(value) for value in override.sweep_string_iterator()]
+        else:
+            fixed[key] = (override.input_line or "").lstrip("+")
+    jobs = None
+    if sweeper == _BASIC:
+        jobs = _split(both)
+        composed([item.lstrip("+") for item in jobs[0]])
+    return Sweep([o.input_line or "" for o in both], axes, list(fixed.values()), jobs, sweeper)
+
+
+def wrong_values(sweep: Sweep) -> list[Problem]:
+    """What is wrong with swept values, each tried beside the first values of the other axes."""
+    problems: list[Problem] = []
+    first = {key: values[0] for key, values in sweep.axes.items()}
+    for key, values in sweep.axes.items():
+        for value in values[1:]:
+            job = first | {key: value}
+            try:
+                composed([*sweep.fixed, *(f"{k}={v}" for k, v in job.items())])
+            except RequestError as error:
+                problems += error.problems
+    return problems
+
+
+def refused(sweep: Sweep, error: Exception) -> RequestError:
+    """The error of a sweep of which a job does not compose, with every value to blame."""
+    fallback = Problem("config", "configs that compose", hint=str(error).splitlines()[0])
+    return RequestError(wrong_values(sweep) or [fallback])
+
+
+def _parse(item: str, parser: OverridesParser) -> Override:
+    try:
+        (override,) = parser.parse_overrides([addable(item)])  # `glob` needs the loader
+    except HydraException:
+        composed([item])  # says what is wrong with it
+        raise
+    return override
+
+
+def _split(overrides: list[Override]) -> list[list[str]]:
+    try:
+        (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    except HydraException as error:
+        lines = [o.input_line or "" for o in overrides if o.is_sweep_override()]
+        hint = str(error).splitlines()[0]
+        raise RequestError(Problem(" ".join(lines), "values to try in turn", hint=hint)) from error
+    return jobs
+
+
+def _of_the_files(overrides: list[str], hydra: Hydra) -> tuple[list[str], str]:
+    """What the composed config itself says of sweeping: its axes, and who makes the jobs."""
+    try:
+        config = hydra.compose_config("train", overrides, RunMode.MULTIRUN)
+        sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
+    except (HydraException, OmegaConfBaseException):  # the first job says what is wrong
+        return [], _BASIC
+    params = sweeper.get("params") or {}
+    return [addable(f"{key}={value}") for key, value in params.items()], str(sweeper["_target_"])

@@ -1,0 +1,144 @@
+"""Runs side by side: the numbers behind the figure, and what is drawn of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import etude
+from etude.analysis.comparison import Comparison
+from etude.analysis.curves import COLOURS, FEW, Curve, draw
+from etude.errors import RequestError
+from etude.records.record import FORMAT, Record
+
+
+def fabricate(
+    root: Path, signature: str, rows: list[dict[str, Any]], name: str = "nano", **changes: Any
+) -> Record:
+    folder = root / name / signature
+    folder.mkdir(parents=True)
+    facts = {"format": FORMAT, "name": name, "label": "", "status": "finished"} | changes
+    (folder / "run.json").write_text(json.dumps(facts))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Record.read(folder)
+
+
+def losses(*values: float | None) -> list[dict[str, Any]]:
+    return [
+        {"step": i * 10, "tokens": i * 80, "time": i * 60.0, "val/loss": value}
+        for i, value in enumerate(values, start=1)
+    ]
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> list[Record]:
+    return [
+        fabricate(tmp_path, "aaaa00000000", losses(3, 2, 1), label="lr=1", config={"model.dim": 8}),
+        fabricate(
+            tmp_path, "bbbb00000000", losses(3, None, 2), label="lr=2", config={"model.dim": 9}
+        ),
+    ]
+
+
+def lines_of(figure: Any) -> dict[str, Any]:
+    return {line.get_label(): line for line in figure.axes[0].get_lines()}
+
+
+def test_the_lines_are_the_rows(records: list[Record]) -> None:
+    for x, scale in (("step", 10), ("tokens", 80), ("time", 1)):  # minutes
+        lines = lines_of(Comparison(records, x=x).figure())
+        assert lines["lr=1"].get_xdata() == pytest.approx([scale, 2 * scale, 3 * scale])
+        assert lines["lr=1"].get_ydata() == pytest.approx([3, 2, 1])
+        assert lines["lr=2"].get_xdata() == pytest.approx([scale, 3 * scale])  # null is no point
+
+
+def test_the_legend_is_in_the_order_of_the_ends(records: list[Record]) -> None:
+    figure = Comparison(records).figure()
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == ["lr=2   2", "lr=1   1"]
+
+
+def test_tables(records: list[Record]) -> None:
+    comparison = Comparison(records)
+    assert comparison.config.to_dict() == {"model.dim": {"lr=1": 8, "lr=2": 9}}
+    assert comparison.metrics["val/loss"].to_dict() == {"lr=1": 1, "lr=2": 2}
+    assert "data:image/png;base64," in comparison._repr_html_()
+
+
+def test_runs_without_the_metric_are_told(records: list[Record], tmp_path: Path) -> None:
+    rows = [{"step": 1, "tokens": 8, "time": 1.0, "train/loss": 4.0}]
+    third = fabricate(tmp_path, "cccc00000000", rows, label="new")
+    comparison = Comparison([*records, third], metrics=["val/loss", "train/loss"])
+    assert comparison.without == {"val/loss": ["new"], "train/loss": ["lr=1", "lr=2"]}
+    assert len(comparison.figure().legends[0].get_texts()) == 3
+    with pytest.raises(RequestError, match="did you mean val/loss"):
+        Comparison(records, metrics=["val/los"])
+
+
+def test_names_tell_all_runs_apart(tmp_path: Path) -> None:
+    rows = losses(1)
+    same = [
+        fabricate(tmp_path, "aaaa00000000", rows, label="lr=1"),
+        fabricate(tmp_path, "bbbb00000000", rows, label="lr=1", name="other"),
+    ]
+    assert Comparison(same).names == ["nano lr=1", "other lr=1"]
+    same.append(fabricate(tmp_path, "cccc00000000", rows, label="lr=1"))
+    assert Comparison(same).names == [
+        "nano lr=1 aaaa0000",
+        "other lr=1 bbbb0000",
+        "nano lr=1 cccc0000",
+    ]
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=450))
+def test_thinning_keeps_the_mean(values: list[float]) -> None:
+    y = np.array(values)
+    whole = Curve("a", np.arange(len(y), dtype=float), y)
+    thin = whole.thinned()
+    assert len(thin.y) <= 100
+    assert thin.x[0] >= whole.x[0]
+    assert np.all(np.diff(thin.x) > 0)
+    each = -(-len(y) // 100)
+    counts = np.minimum(each, len(y) - each * np.arange(len(thin.y)))
+    assert float(thin.y @ counts) == pytest.approx(float(y.sum()), abs=1e-3)
+
+
+def curves(count: int, top: float = 3.0) -> list[Curve]:
+    x = np.arange(1, 11, dtype=float)
+    return [Curve(f"run {i}", x, top / x + i / 50) for i in range(count)]
+
+
+def test_few_runs_differ_in_colour_and_style_many_in_shade() -> None:
+    for count in (2, 8, FEW, 40):
+        figure = draw({"val/loss": curves(count)}, x="step")
+        looks = {(str(x.get_color()), str(x._dash_pattern)) for x in figure.axes[0].get_lines()}
+        assert len(looks) == count
+    assert len(set(COLOURS)) == 8
+    many = draw({"val/loss": curves(100)}, x="step").legends[0].get_texts()
+    assert [text.get_text() for text in many if "more" in text.get_text()] == ["... 60 more ..."]
+
+
+def test_a_run_that_explodes_does_not_flatten_the_others() -> None:
+    wild = Curve("wild", np.array([1.0, 10.0]), np.array([3.0, 1e9]))
+    axes = draw({"val/loss": [*curves(3), wild]}, x="step").axes[0]
+    assert axes.get_ylim()[1] < 5
+    assert "up to 1e+09, cut off" in [text.get_text() for text in axes.texts]
+    axes = draw({"val/loss": [*curves(3), wild]}, x="step", log="y").axes[0]
+    assert axes.get_ylim()[1] > 1e9
+    assert not draw({"val/loss": curves(3)}, x="step").axes[0].texts
+
+
+def test_from_a_notebook(records: list[Record], tmp_path: Path) -> None:
+    found = etude.runs(tmp_path)
+    assert [run.label for run in found.filter("val/loss<1.5", "model.dim>=8")] == ["lr=1"]
+    assert len(found.filter("label~lr").compare("val/loss", x="tokens", log="y").names) == 2
+    with pytest.raises(RequestError, match="did you mean val/loss"):
+        found.filter("val/los<1")
+    with pytest.raises(RequestError, match="at least one run"):
+        found.filter("label~nothing").compare()

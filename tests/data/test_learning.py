@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etude.data import learning
+from etude.data.learning import LONG_STRETCH, learnable
+from etude.data.tokenizer import BPE, Recipe
+from etude.data.unigram import Unigram
+from etude.data.wordpiece import WordPiece
+
+PLAIN = st.text(alphabet="ab \n茶，", max_size=40)
+LONG = st.builds(
+    lambda letter, n: letter * n, st.sampled_from(["x", " ", "茶"]), st.integers(1, 60)
+)
+
+
+@given(st.lists(st.one_of(PLAIN, LONG), max_size=8))
+def test_only_long_stretches_are_cut_and_only_too_many_left_out(parts: list[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learning, "LONG_STRETCH", 16)
+        text = "".join(parts)
+        patch.setattr(learning, "LEARNT_FROM", 10**9)
+        assert "".join(learnable([text])) == text
+        patch.setattr(learning, "LEARNT_FROM", 0)
+        kept = list(learnable([text]))
+        stretches = [text[first:last] for first, last in learning._stretches(text)]
+        assert "".join(kept) == "".join(s for s in stretches if len(s) < 16)
+        if all(len(stretch) < 16 for stretch in stretches):
+            assert kept == [text]
+
+
+def test_ordinary_text_passes_as_it_is() -> None:
+    texts = ["word " * 10_000, "", "x" * (LONG_STRETCH - 1), "茶，" * 1000]
+    assert list(learnable(texts)) == texts
+
+
+def test_a_long_stretch_comes_in_pieces_up_to_a_bound(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(learning, "LEARNT_FROM", 3 * LONG_STRETCH + 100)
+    texts = ["a " + "x" * 2 * LONG_STRETCH + " b", "y" * 5 * LONG_STRETCH + " c", "z" * 9999]
+    kept = list(learnable(texts))
+    assert [len(text) for text in kept] == [1, 512, 512, 1, 2, 512, 99, 2]
+    assert "".join(kept).replace("x", "").replace("y", "") == "a  b c"
+    assert len(caplog.records) == 1
+    assert "1,636 characters" in caplog.text
+
+
+ENORMOUS = {
+    "one letter": "a" * 400_000,
+    "base64": "".join(random.Random(0).choices("ABCDEFGHabcdefgh0123456789+/", k=400_000)),
+    "spaces": " " * 400_000,
+}
+
+
+@pytest.mark.parametrize("recipe", [BPE(300), Unigram(300), WordPiece(100)], ids=str)
+@pytest.mark.parametrize("text", ENORMOUS.values(), ids=ENORMOUS.keys())
+def test_one_enormous_word_does_not_hang(
+    recipe: Recipe, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Uncut, 400,000 times one letter takes byte-pair encoding more than ten minutes to learn."""
+    monkeypatch.setattr(learning, "LEARNT_FROM", 1 << 15)
+    began = time.monotonic()
+    tokenizer = recipe.train([text])
+    ids = tokenizer.encode(text[:50_000])
+    assert time.monotonic() - began < 20
+    if not isinstance(recipe, WordPiece):
+        assert tokenizer.decode(ids) == text[:50_000]
+
+
+@pytest.mark.parametrize("texts", ["itertools.repeat('a few words')", "words"])
+def test_ctrl_c_ends_learning_at_once(texts: str) -> None:
+    """While it reads, and while it merges: so many distinct words take the library a minute."""
+    code = (
+        "import itertools, random, signal;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from etude.data.tokenizer import BPE;"
+        "draw = random.Random(0);"
+        "words = [''.join(draw.choices('abcdefghij', k=400)) for _ in range(4000)];"
+        "print('learning', flush=True);"
+        f"BPE(30000).train({texts})"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "learning\n"
+    time.sleep(1.5)
+    began = time.monotonic()
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - began < 10
+    assert "KeyboardInterrupt" in errors
+    assert process.returncode == -signal.SIGINT
+
+
+def test_what_goes_wrong_with_the_text_is_raised_where_it_is_waited_for() -> None:
+    def broken():  # type: ignore[no-untyped-def]
+        yield "a text"
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        BPE(300).train(broken())

@@ -1,0 +1,176 @@
+"""A sweep's jobs, against those that Hydra's own sweeper really starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from etude.config.compose import searching
+from etude.config.loader import RememberingLoader
+from etude.config.paths import conf_dir
+from etude.errors import RequestError
+from etude.records.record import Record
+from etude.sweeps.expand import Sweep, expand
+from etude.sweeps.multirun import multirun
+from etude.sweeps.plan import plan
+from etude.training.run import Outcome
+
+
+def expanded(*overrides: str, config_dir: Path | None = None) -> Sweep:
+    with searching(config_dir) as hydra:
+        return expand(overrides, hydra)
+
+
+def started(root: Path, *overrides: str, config_dir: Path | None = None) -> list[Any]:
+    """The configs that `etude train -m` hands over to training, in order."""
+    configs: list[Any] = []
+
+    def train(config: Any) -> Outcome:
+        configs.append(config)
+        return Outcome("finished", Record(root / "somewhere"))
+
+    folder = None if config_dir is None else str(config_dir)
+    multirun([*overrides, f"run.root={root}"], train, folder)
+    return configs
+
+
+SLOW = pytest.mark.slow
+SWEEPS = [
+    ["experiment=debug", "seed=range(0,4,2)", "model/norm=glob(*,exclude=none)"],
+    ["experiment=debug", "model.bias=true,false", "run.notes='a, b','c=d'"],
+    ["experiment=debug,nano", "+vars.width=8", "model.dim=${vars.width}", "run.tags=[a,b],[c]"],
+    pytest.param(["experiment=debug", "seed=sort(3,1,2,reverse=true)", "seed=4,5"], marks=SLOW),
+    pytest.param(["experiment=debug", "optimizer.lr=choice(1e-3,0.01)", "seed=1"], marks=SLOW),
+    pytest.param(["experiment=debug", "seed=7"], marks=SLOW),
+]
+
+
+@pytest.mark.parametrize("overrides", SWEEPS, ids=str)
+def test_jobs_are_those_that_hydra_starts(tmp_path: Path, overrides: list[str]) -> None:
+    found = started(tmp_path, *overrides)
+    jobs = expanded(*overrides, f"run.root={tmp_path}").jobs
+    assert jobs is not None
+    assert [[item.lstrip("+") for item in job] for job in jobs] == [
+        list(config.run.overrides) for config in found
+    ]
+
+
+def test_a_planned_run_is_the_one_that_is_started(tmp_path: Path) -> None:
+    from etude.config.checks import check
+    from etude.records.signature import signature
+
+    overrides = ["experiment=debug", "model.bias=true,false", "model/position=rotary,alibi"]
+    found = [signature(check(config).identity)[:12] for config in started(tmp_path, *overrides)]
+    planned = plan([*overrides, f"run.root={tmp_path}"], multirun=True, measure=False)
+    assert [job.signature for job in planned] == found
+    assert planned[1].label == "bias=True position=alibi"  # as Hydra writes a swept true
+
+
+@pytest.fixture
+def my_conf(tmp_path: Path) -> Path:
+    """A folder with an experiment that states what it sweeps."""
+    folder = tmp_path / "conf"
+    (folder / "experiment").mkdir(parents=True)
+    (folder / "experiment" / "study.yaml").write_text(
+        "# @package _global_\n"
+        "defaults:\n  - debug\n"
+        "name: study\n"
+        "hydra:\n  sweeper:\n    params:\n"
+        "      seed: 0,1\n      model/position: rotary,alibi\n      model.bias: true,false\n"
+        "      task.nothing: 3\n"
+    )
+    return folder
+
+
+def test_what_a_file_sweeps_counts_as_if_typed_first(my_conf: Path, tmp_path: Path) -> None:
+    file = my_conf / "experiment" / "study.yaml"
+    file.write_text(file.read_text().replace("      task.nothing: 3\n", ""))
+    overrides = ["experiment=study", "seed=5,6", "model.bias=true"]
+    found = started(tmp_path / "runs", *overrides, config_dir=my_conf)
+    sweep = expanded(*overrides, config_dir=my_conf)
+    assert "model.bias=true" in sweep.fixed
+    assert sweep.axes == {"model/position": ["rotary", "alibi"], "seed": ["5", "6"]}
+    assert [(c.seed, c.model.position._target_.rpartition(".")[2]) for c in found] == [
+        (5, "Rotary"),
+        (5, "ALiBi"),
+        (6, "Rotary"),
+        (6, "ALiBi"),
+    ]
+    assert sweep.jobs is not None
+    assert [len(job) for job in sweep.jobs] == [4] * 4
+
+
+def test_a_wrong_key_in_such_a_file_is_no_job(my_conf: Path) -> None:
+    (job, *_) = plan(["experiment=study"], multirun=True, config_dir=str(my_conf), measure=False)
+    assert job.state.kind == "refused"
+    assert "task.nothing" in job.state.said
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["seed=interval(0,1)"], "INTERVAL"),
+        (["seed=0,1", "modle=nano"], "did you mean model?"),
+        (["model/position=rotry,alibi"], "did you mean rotary?"),
+        (["seed=[1,2"], "Hydra's grammar"),
+        (["-x"], "-x"),
+    ],
+)
+def test_what_cannot_be_swept_is_refused(overrides: list[str], said: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        expanded("experiment=debug", *overrides)
+    assert said in str(refused.value)
+
+
+def test_another_sweeper_chooses_for_itself(tmp_path: Path) -> None:
+    folder = tmp_path / "hydra" / "sweeper"
+    folder.mkdir(parents=True)
+    (folder / "clever.yaml").write_text("_target_: somebody.Sweeper\n")
+    overrides = ["experiment=debug", "hydra/sweeper=clever", "seed=0,1"]
+    assert expanded(*overrides, config_dir=tmp_path).jobs is None
+    with pytest.raises(RequestError, match=r"somebody\.Sweeper"):
+        plan(overrides, multirun=True, config_dir=str(tmp_path))
+
+
+# -- the loader that remembers ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["seed=3", "experiment=debug", "++model.dim=7", "~run.notes"],
+        ["model/position=rotary", "++optimizer={lr: 3.0}", "name=q", "hydra.job.name=x"],
+        ["~experiment", "callbacks=early_stopping", "++model.x.y=3", "run.tags=[a,b]"],
+        ["modle=3"],
+        pytest.param(["callbacks=early_stopping", "~schedule"], marks=SLOW),
+        pytest.param(["+callbacks=early_stopping", "seed=1"], marks=SLOW),
+        pytest.param(["seed=abc"], marks=SLOW),
+        pytest.param(["model/foo=rotary"], marks=SLOW),
+        pytest.param(["model=nona"], marks=SLOW),
+        pytest.param(["hydra.searchpath=[file:///nowhere]", "seed=2"], marks=SLOW),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:.*is not available.*")
+def test_the_loader_that_remembers_gives_what_hydra_gives(overrides: list[str]) -> None:
+    path = create_config_search_path(str(conf_dir()))
+    remembering = RememberingLoader(path)
+
+    def load(loader: ConfigLoaderImpl, words: list[str]) -> str:
+        try:
+            config = loader.load_configuration("train", words, RunMode.RUN)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}, {error.__cause__}"
+        return OmegaConf.to_yaml(config)
+
+    with searching(None):
+        wanted = load(ConfigLoaderImpl(path), overrides)
+        load(remembering, [*overrides, "seed=12"])  # leaves no trace
+        assert load(remembering, overrides) == wanted
+        assert load(remembering, overrides) == wanted

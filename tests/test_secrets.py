@@ -1,0 +1,111 @@
+"""Passwords in URLs and values of the environment are found in any text, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+import logging
+from urllib.parse import quote, urlsplit
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from etude.errors import Problem
+from etude.secrets import Mask, MaskingFormatter, without_passwords
+
+WORD = st.text("abcXYZ019._~-+&=,;!$()'*[]|^", min_size=1, max_size=12)
+
+
+@given(WORD, st.text("abc019@:!$&'()*+,;=%^|~\"", min_size=1, max_size=12), WORD)
+def test_a_password_is_what_the_standard_library_takes_for_one(
+    user: str, password: str, path: str
+) -> None:
+    assume(not any(c in user for c in "$[]") and set(password) != {"*"})
+    url = f"https://{user}:{password}@host.org:80/{path}"
+    assert urlsplit(url).password == password
+    for before, after in (("", ""), ("see ", " for more"), ("data.path=", "")):
+        found = without_passwords(f"{before}{url}{after}")
+        assert found == f"{before}https://{user}:***@host.org:80/{path}{after}"
+        assert without_passwords(found) == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "no URL: a@b",
+        "https://host/x",
+        "https://host:8080/x",
+        "https://host:8080/me@there",
+        "https://host/a:b@c",
+        "https://host?mail=a:b@c",
+        "git@host:me/it.git",
+        "ssh://git@host/me/it.git",
+        "https://host:80/x and me@there",
+        "https://me:${oc.env:PASSWORD}@host/x",
+        'f"https://{user}:{password}@{host}"',
+        "https://me:<password>@host",
+        "https://me:***@host",
+        "postgres://%(user)s:%(password)s@host",
+    ],
+)
+def test_what_is_no_password_stays(text: str) -> None:
+    assert without_passwords(text) == text
+
+
+def test_a_tree_keeps_its_shape() -> None:
+    tree = {"a": ["https://u:p@h", 1, None], "b": {"c": (True, "s3://k:v@bucket")}}
+    expected = {"a": ["https://u:***@h", 1, None], "b": {"c": [True, "s3://k:***@bucket"]}}
+    assert without_passwords(tree) == expected
+
+
+def test_several_in_one_text() -> None:
+    text = "https://a:1@x https://b:2@y\nhttps://c:3@z"
+    assert without_passwords(text) == "https://a:***@x https://b:***@y\nhttps://c:***@z"
+
+
+SECRET = st.text(st.characters(blacklist_categories=["Cs"]), min_size=6, max_size=20).filter(
+    lambda value: not value.isdigit() and value.strip("/") == value and "oc.env" not in value
+)
+
+
+@given(SECRET)
+def test_a_value_of_the_environment_however_it_is_spelled(value: str) -> None:
+    assume(value not in "see ${oc.env:NAME} here" and not value.replace(".", "").isnumeric())
+    mask = Mask({"NAME": value})
+    for spelled in (value, repr(value)[1:-1], json.dumps(value)[1:-1], quote(value)):
+        assert mask.text(f"see {spelled} here") == "see ${oc.env:NAME} here"
+    assert mask.tree({"k": [value, 1]}) == {"k": ["${oc.env:NAME}", 1]}
+    assert mask.hides(value)
+    assert not mask.hides("something else")
+    assert not mask.hides(None)
+
+
+@pytest.mark.parametrize("value", ["", "1", "abc", "true", "10000", "1e-3", "auto"])
+def test_what_hides_nothing_stays(value: str) -> None:
+    text = f"step 10000 of 20000, {value}"
+    assert Mask({"NAME": value}).text(text) == text
+
+
+def test_a_value_within_another_does_not_break_it() -> None:
+    mask = Mask({"USER": "alice", "SCRATCH": "/scratch/alice/"})
+    assert mask.text("/scratch/alice/runs of alice") == "${oc.env:SCRATCH}runs of ${oc.env:USER}"
+    assert mask.text("/scratch/alice is full") == "${oc.env:SCRATCH} is full"
+
+
+def test_a_log_line_and_its_traceback() -> None:
+    formatter = MaskingFormatter("%(levelname)s %(message)s", Mask({"KEY": "s3cret-value"}))
+    try:
+        raise ValueError("s3cret-value at https://me:hunter2@host")
+    except ValueError as error:
+        record = logging.LogRecord(
+            "etude", logging.ERROR, "", 1, "%s", ("s3cret-value",), (type(error), error, None)
+        )
+    told = formatter.format(record)
+    assert told.startswith("ERROR ${oc.env:KEY}\n")
+    assert "ValueError: ${oc.env:KEY} at https://me:***@host" in told
+
+
+def test_a_message_about_a_wrong_value() -> None:
+    said = str(Problem("data.path", "a file", "https://me:hunter2@host/x"))
+    assert said == "data.path = 'https://me:***@host/x': expected a file"
