@@ -122,7 +122,6 @@ class TestSizes:
         else:  # no merge for é was learnt, so its first byte is the first token
             assert data.bytes_predicted("val") == whole - 1
 
-
     def test_no_bytes_where_the_tokens_do_not_spell_the_text(self, tmp_path: Path) -> None:
         data = corpus(WordPiece(80))
         data.prepare(tmp_path)

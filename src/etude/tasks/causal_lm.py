@@ -77,7 +77,6 @@ class CausalLM(Task):
         self.validation_metrics |= self._section_losses(data.section_names)
         self.log_dict(self.validation_metrics)  # for callbacks such as EarlyStopping
 
-
     def _section_losses(self, names: Sequence[str]) -> dict[str, float]:
         """`val/<name>/loss` of each source of a mixture, in nats a token."""
         sums = [[0.0, 0.0] for _ in names]
