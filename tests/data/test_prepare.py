@@ -150,6 +150,15 @@ def test_an_empty_split_is_an_empty_file(tmp_path: Path) -> None:
     assert data.meta.splits["val"].documents == 0
 
 
+def test_unknown_ones_are_named_from_the_first_passages_and_counted_in_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "NAMED_FROM", 1)
+    val = prepared(tmp_path, Char()).meta.splits["val"]
+    assert val.unknown == 5
+    assert val.most_unknown == {"☕": 3, "é": 1}  # the y is in the second
+
+
 class TestSections:
     def sections(self, cache: Path, recipe: Recipe) -> Prepared:
         other: dict[Split, list[str]] = {"train": ["zwölf Boxkämpfer", "jagen"], "val": ["Über"]}

@@ -53,6 +53,20 @@ def test_later_speeches_are_held_out() -> None:
     assert train[0].startswith("Fellow-Citizens of the Senate")
 
 
+def test_speeches_after_the_last_year_are_left_out() -> None:
+    data = sotu(first_year=1950, held_out_from=1970, last_year=1979)
+    assert sum(1 for _ in data.documents("train")) == sum(
+        1950 <= speech.year < 1970 for speech in data.speeches
+    )
+    assert sum(1 for _ in data.documents("val")) == sum(
+        1970 <= speech.year <= 1979 for speech in data.speeches
+    )
+    assert data.split_settings()["last_year"] == 1979
+    assert "last_year" not in sotu().split_settings()  # what was prepared before is still found
+    with pytest.raises(InvalidArguments, match="last_year = 1969: expected a year from"):
+        sotu(held_out_from=1970, last_year=1969)
+
+
 def test_the_default_holds_out_5_to_8_percent() -> None:
     data = sotu()
     train, val = (sum(map(len, data.documents(split))) for split in ("train", "val"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from etude.errors import Checks
 
 LONG_STRETCH = 512  # characters without a place to cut: no word of a language
 LEARNT_FROM = 1 << 21  # characters of long stretches: byte-pair encoding takes some 8 us for each
+NEWS_EVERY = 5.0  # seconds between two lines about the progress
 LARGEST_VOCABULARY = 1 << 20  # four times the largest in use
 
 log = logging.getLogger("etude.data")
@@ -81,13 +83,14 @@ def learn(backend: tokenizers.Tokenizer, trainer: Any, texts: Iterable[str]) -> 
     is past reading when it is interrupted, it goes on unheard until it or the process ends.
     """
     failed: list[BaseException] = []
-    given_up = threading.Event()
+    given_up, read = threading.Event(), threading.Event()
 
     def heard() -> Iterator[str]:
         for text in learnable(texts):
             if given_up.is_set():
                 raise InterruptedError
             yield text
+        read.set()
 
     def work() -> None:
         try:
@@ -97,9 +100,15 @@ def learn(backend: tokenizers.Tokenizer, trainer: Any, texts: Iterable[str]) -> 
 
     worker = threading.Thread(target=work, daemon=True, name="learning a tokenizer")
     worker.start()
+    began = time.monotonic()
+    news = began + NEWS_EVERY
     try:
         while worker.is_alive():
             worker.join(0.2)
+            now = time.monotonic()
+            if read.is_set() and now > news:
+                news = now + NEWS_EVERY
+                log.info("learning the tokenizer: %d s so far", now - began)
     except BaseException:
         given_up.set()
         worker.join(1.0)  # a thread that still calls Python must not outlive the interpreter

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etude.data.cache import built_once
+from etude.data.learning import NEWS_EVERY
 from etude.data.splits import SPLITS, Part, SplitMeta
 from etude.data.splits import Passage as Passage
 from etude.data.splits import Split as Split
 from etude.data.tokenizer import Recipe, Tokenizer
-from etude.data.writing import NEWS_EVERY, write_split
+from etude.data.writing import write_split
 from etude.errors import Problem, RequestError
 
 log = logging.getLogger("etude.data")

@@ -42,7 +42,8 @@ class SplitMeta:
         documents: how many there are, a part of one counted as one.
         first_token_bytes: UTF-8 bytes that the first token stands for.
         unknown: how many characters or words the tokenizer doesn't know.
-        most_unknown: the most frequent of these with their counts.
+        most_unknown: the most frequent of these with their counts, in the first passages that have
+            any; in a text of a few megabytes, in all of it.
         sha256: of the file.
         lossless: whether the ids spell the text, unknown characters apart.
         sections: where in the file each source of a mixture lies.

@@ -303,7 +303,11 @@ def _sections(meta: SplitMeta) -> dict[str, SectionMeta]:
 def _check_batch(checks: Checks, batch: Batch, sequence_length: int) -> None:
     tokens, examples = batch.tokens, batch.examples
     if (tokens is None) == (examples is None):
-        hint = "state one" if tokens is None else "set the other to null, batch.examples=null"
+        hint = (
+            "state one"
+            if tokens is None
+            else "set the other to null, as in data.batch.examples=null"
+        )
         checks.that(False, "batch", batch, "tokens or examples, just one", hint)
         return
     if examples is not None:

@@ -13,7 +13,9 @@ fixed order, and rounds what it compares.
 
 from __future__ import annotations
 
+import logging
 import re
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers
 
-from etude.data.learning import check_vocabulary, learnable, told_if_smaller
+from etude.data.learning import NEWS_EVERY, check_vocabulary, learnable, told_if_smaller
 from etude.data.tokenizer import END_OF_TEXT, Recipe, Tokenizer, byte_letters, special_token
 
 WORDS = 1 << 17  # the most frequent ones, which are learnt from
@@ -37,6 +39,8 @@ DIGITS = 6  # of what is compared and written: far from where machines may diffe
 
 # GPT-2's splitting as Python's `re` can say it; only what is learnt from depends on it.
 _WORD = re.compile(r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]+| ?\d+| ?[^\s\w]+|\s+(?!\S)|\s+|_+")
+
+log = logging.getLogger("etude.data")
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -101,6 +105,7 @@ def learn_pieces(words: dict[bytes, int], size: int) -> list[tuple[bytes, float]
     others = _Lattices(pieces, numbers, whole=False)  # a piece spelt by others
     expected = np.array([float(seeds.get(piece, 1)) for piece in pieces])
     alive = np.ones(len(pieces), dtype=bool)
+    news = time.monotonic() + NEWS_EVERY
     while True:
         for _ in range(2):
             alive[256:] &= expected[256:] >= 0.5
@@ -108,6 +113,9 @@ def learn_pieces(words: dict[bytes, int], size: int) -> list[tuple[bytes, float]
             expected = text.expected(probability, counts)
         if alive.sum() <= size:
             break
+        if time.monotonic() > news:
+            news = time.monotonic() + NEWS_EVERY
+            log.info("learning the tokenizer: %d pieces tried, for %d", alive.sum(), size)
         probability = _normalised(expected, alive)
         instead = others.best(probability)
         better = alive & (probability > instead) & (instead > 0.0)  # a byte has no other spelling

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from etude.data.learning import NEWS_EVERY
 from etude.data.passages import PASSAGE, parted_well
 from etude.data.splits import Part, Passage, SectionMeta, Split, SplitMeta
 from etude.data.tokenizer import Tokenizer
@@ -21,9 +22,8 @@ from etude.data.tokenizer import Tokenizer
 log = logging.getLogger("etude.data")
 
 BATCH = 1 << 20  # characters tokenised at a time: some 100 MB in the library
-NEWS_EVERY = 5.0  # seconds between two lines about the progress
 SHOWN = 40  # characters of an unknown word
-REMEMBERED = 10_000  # unknown characters or words
+NAMED_FROM = 100  # passages with something unknown, the first ones
 
 
 def write_split(
@@ -44,7 +44,8 @@ class _Writer:
         self.file, self.tokenizer, self.dtype, self.name = file, tokenizer, dtype, name
         self.characters = self.documents = 0
         self.unknown = 0
-        self._most_unknown: Counter[str] = Counter()
+        self._names: Counter[str] = Counter()
+        self._with_unknown = 0  # passages
         self.lossless = True
         self.sections: dict[str, SectionMeta] = {}
         self._digest = hashlib.sha256()
@@ -84,7 +85,7 @@ class _Writer:
         """What was written; a line in the log about it."""
         tokens = self._written
         log.info("%s: %s tokens, %s documents", self.name, f"{tokens:,}", self.documents)
-        most = dict(_most(self._most_unknown, 5))
+        most = dict(sorted(self._names.items(), key=lambda item: (-item[1], item[0]))[:5])
         if self.unknown:
             shown = ", ".join(f"{piece!r} ({count})" for piece, count in most.items())
             log.info("%s: %d unknown, first of all %s", self.name, self.unknown, shown)
@@ -106,11 +107,11 @@ class _Writer:
         """Notes what is unknown or lost, and warns where a cut may have changed tokens."""
         tokenizer = self.tokenizer
         if tokenizer.unknown is not None and tokenizer.unknown in ids:
-            pieces = tokenizer.unknown_pieces(text)
-            self.unknown += pieces.total()
-            self._most_unknown.update({piece[:SHOWN]: count for piece, count in pieces.items()})
-            if len(self._most_unknown) > 2 * REMEMBERED:  # characters are few, words are not
-                self._most_unknown = Counter(dict(_most(self._most_unknown, REMEMBERED)))
+            self.unknown += ids.count(tokenizer.unknown)
+            self._with_unknown += 1
+            if self._with_unknown <= NAMED_FROM:  # it is encoded once more for that
+                pieces = tokenizer.unknown_pieces(text)
+                self._names.update({piece[:SHOWN]: count for piece, count in pieces.items()})
         if tokenizer.rewrites and self.lossless:
             self.lossless = tokenizer.decode(ids) == text
         if not before or self._told_of_cuts or tokenizer.cuts == "anywhere":
@@ -137,10 +138,6 @@ class _Writer:
             self._news = time.monotonic() + NEWS_EVERY
             tokens = f"{self._written:,}"
             log.info("%s: %s tokens of %s documents so far", self.name, tokens, self.documents)
-
-
-def _most(counts: Counter[str], number: int) -> list[tuple[str, int]]:
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:number]
 
 
 def _encoded(
