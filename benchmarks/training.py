@@ -100,7 +100,7 @@ Loss = Callable[[dict[str, Any]], Tensor]
 
 
 class PlainLoop:
-    """The loop that everybody writes: forward, backward, clip, step.
+    """The loop that everybody writes: rate, forward, backward, clip, step.
 
     Args:
         model: what is trained.
@@ -112,6 +112,8 @@ class PlainLoop:
         parts = build_parts(checked)
         self.model, self.loss = model, loss
         self.optimizer = parts.optimizer(model)
+        self.schedule, self.total, self.done = parts.schedule, parts.trainer.max_steps, 0
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.clip = parts.trainer.gradient_clip_val
         bf16 = parts.trainer.lightning["precision"] == "bf16-mixed"
         self.autocast = torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext()
@@ -119,6 +121,10 @@ class PlainLoop:
     def step(self, batch: list[dict[str, Any]]) -> None:
         """One optimizer step on a batch of one micro-batch."""
         (micro,) = batch
+        factor = self.schedule(self.done, self.total)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        self.done += 1
         with self.autocast:
             loss = self.loss(micro)
         loss.backward()

@@ -29,13 +29,12 @@ def softmax(logits: list[float]) -> np.ndarray:
 
 @given(logits=vocabularies, k=st.integers(1, 15))
 def test_top_k_keeps_the_k_largest(logits, k):
-    before = torch.tensor(logits, dtype=torch.float64)
-    after = keep_top_k(before, k)
-    chosen = kept(after)
-    assert len(chosen) == min(k, len(logits))
-    assert all(after[i] == before[i] for i in chosen)
+    values, ids = keep_top_k(torch.tensor(logits, dtype=torch.float64), k)
+    chosen = ids.tolist()
+    assert len(set(chosen)) == len(chosen) == min(k, len(logits))
+    assert values.tolist() == [logits[i] for i in chosen] == sorted(values.tolist(), reverse=True)
     others = [x for i, x in enumerate(logits) if i not in chosen]
-    assert not others or max(others) <= min(logits[i] for i in chosen)
+    assert not others or max(others) <= min(values.tolist())
 
 
 @given(logits=vocabularies, p=st.floats(0.001, 1))
@@ -56,9 +55,11 @@ def test_top_p_keeps_the_smallest_set_with_that_much_probability(logits, p):
 @given(rows=st.lists(st.lists(st.floats(-5, 5), min_size=4, max_size=4), min_size=2, max_size=5))
 def test_rows_are_independent(rows):
     logits = torch.tensor(rows)
-    for keep, value in ((keep_top_k, 2), (keep_top_p, 0.6)):
-        for row, together in zip(logits, keep(logits, value), strict=True):
-            assert torch.equal(keep(row, value), together)
+    for row, together in zip(logits, keep_top_p(logits, 0.6), strict=True):
+        assert torch.equal(keep_top_p(row, 0.6), together)
+    for row, *together in zip(logits, *keep_top_k(logits, 2), strict=True):
+        for alone, both in zip(keep_top_k(row, 2), together, strict=True):
+            assert torch.equal(alone, both)
 
 
 def test_top_p_one_keeps_even_what_rounding_would_lose():
@@ -85,6 +86,8 @@ def test_temperature_sharpens_and_flattens():
         ({}, set(range(8))),
         ({"temperature": 0.7}, set(range(8))),
         ({"top_k": 3}, {3, 6, 1}),
+        ({"top_k": 20}, set(range(8))),
+        ({"top_k": 5, "top_p": 0.5}, {3, 6}),
         ({"top_p": 0.5}, {3, 6}),  # probabilities .418, .253, .154, ... : .418 is not enough
         ({"temperature": 2.0, "top_k": 3, "top_p": 0.999}, {3, 6, 1}),
     ],
@@ -131,9 +134,9 @@ def test_greedy_in_three_ways(arguments):
 
 
 @pytest.mark.parametrize("shape", [(7,), (3, 7), (2, 3, 7)])
-@pytest.mark.parametrize("greedy", [True, False])
-def test_shapes(shape, greedy):
-    assert choose(torch.randn(shape), greedy=greedy).shape == shape[:-1]
+@pytest.mark.parametrize("arguments", [{"greedy": True}, {}, {"top_k": 3}, {"top_p": 0.5}])
+def test_shapes(shape, arguments):
+    assert choose(torch.randn(shape), **arguments).shape == shape[:-1]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
