@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
-
 from torch import Tensor, nn
 
-from etude.errors import Checks, InvalidArguments, Problem
-from etude.nn.attention import check_divides
+from etude.errors import Checks
+from etude.models.body import Body, Part
+from etude.models.heads import logits
 from etude.nn.cache import KVCache
-from etude.nn.init import gpt2_
-from etude.nn.linear import linear
-from etude.nn.mask import hide_later
-
-Part = Callable[..., Any]
+from etude.nn.documents import Documents
+from etude.nn.init import Initialise, gpt2_
 
 
-class Decoder(nn.Module):
+class Decoder(Body):
     """Embedding, position, a stack of blocks, and logits over the vocabulary.
 
     With learned positions, layer norm, tanh-GELU and pre-norm blocks this is GPT-2 (Radford et al.
@@ -36,12 +30,17 @@ class Decoder(nn.Module):
         position: called once with dim, heads, max_length; all layers share it.
         norm: called for each branch, and for the output, with dim, bias.
         feedforward: called once a layer with dim, bias, dropout.
-        mask: called once without arguments; its `causal` says whether later keys are hidden.
+        mask: called once without arguments; see `etude.nn.mask.Mask`.
         block: called once a layer with attention, norm, feedforward, which take no arguments.
         dropout: probability, after the embedding and at the end of each branch.
         bias: whether projections and norms have a bias.
         tie_embeddings: whether the output projection is the embedding's transpose (Press & Wolf
             2016, arXiv:1608.05859).
+        head_dim, scale_embeddings, embedding_norm, recompute: see `Body`.
+        logit_softcap: c, keeps the logits within (-c, c), by c tanh(logit / c) (Gemma Team 2024,
+            arXiv:2408.00118, section 2).
+        initialise: fills the weights, given the model and the number of layers
+            (`etude.nn.init`); None is `gpt2_`.
 
     Raises:
         InvalidArguments: sizes that don't fit together, and whatever a part finds wrong.
@@ -64,81 +63,51 @@ class Decoder(nn.Module):
         dropout: float = 0.0,
         bias: bool = True,
         tie_embeddings: bool = True,
+        head_dim: int | None = None,
+        scale_embeddings: bool = False,
+        embedding_norm: bool = False,
+        recompute: bool = False,
+        logit_softcap: float | None = None,
+        initialise: Initialise | None = None,
     ) -> None:
-        super().__init__()
-        checks = Checks()
-        vocabulary = vocab_size or 0
-        checks.that(vocabulary > 0, "vocab_size", vocab_size, "a positive number")
-        checks.positive(layers=layers, dim=dim, max_length=max_length)
-        check_divides(checks, "heads", heads, "dim", dim)
-        checks.probability(dropout=dropout)
-        checks.done()
-
-        self.max_length = max_length
-        self.mask = mask()
-        self.embedding = nn.Embedding(vocabulary, dim)
-        self.position = position(dim=dim, heads=heads, max_length=max_length)
-        self.dropout = nn.Dropout(dropout)
-        new_norm = partial(norm, dim=dim, bias=bias)
-        blocks = [
-            block(
-                attention=partial(attention, dim=dim, heads=heads, bias=bias, dropout=dropout),
-                norm=new_norm,
-                feedforward=partial(feedforward, dim=dim, bias=bias, dropout=dropout),
-            )
-            for _ in range(layers)
-        ]
-        self.blocks = nn.ModuleList(blocks)
-        self.norm = new_norm() if blocks[-1].final_norm else nn.Identity()
+        super().__init__(
+            vocab_size=vocab_size, layers=layers, heads=heads, dim=dim, max_length=max_length,
+            attention=attention, position=position, norm=norm, feedforward=feedforward,
+            mask=mask, block=block, dropout=dropout, bias=bias, head_dim=head_dim,
+            scale_embeddings=scale_embeddings, embedding_norm=embedding_norm, recompute=recompute,
+        )  # fmt: skip
+        if logit_softcap is not None:
+            checks = Checks()
+            checks.positive(logit_softcap=logit_softcap)
+            checks.done()
+        self.logit_softcap = logit_softcap
+        vocabulary = self.embedding.num_embeddings
         self.head = None if tie_embeddings else nn.Linear(dim, vocabulary, bias=False)
-        gpt2_(self, layers)
+        (initialise or gpt2_)(self, layers)
 
     def forward(
-        self, tokens: Tensor, cache: KVCache | None = None, *, last_only: bool = False
+        self,
+        tokens: Tensor,
+        cache: KVCache | None = None,
+        *,
+        keep: Tensor | None = None,
+        positions: Tensor | None = None,
+        documents: Documents | None = None,
+        last_only: bool = False,
     ) -> Tensor:
         """Token ids (B, T) to logits (B, T, V), or (B, 1, V) of the last position.
 
         Args:
             cache: what came before `tokens`; they are appended to it.
+            keep: (B, S), false where a token, or one in the cache, is padding.
+            positions: (B, T), where tokens stand if not one after the other.
+            documents: the sequences are packed of them.
             last_only: skip the logits that choosing the next token doesn't need.
 
         Raises:
             InvalidArguments: for a sequence longer than the position part can represent.
         """
-        T = tokens.shape[1]
-        start = 0 if cache is None else cache.length
-        x = self.dropout(self.position.embed(self.embedding(tokens), start))  # (B, T, D)
-        causal, bias = self.mask.causal, self.position.bias(T, start + T, like=x)
-        if causal and T > 1 and bias is not None:
-            # Once, and not again in each layer.
-            causal, bias = False, hide_later(bias, T, start + T)
-        for i, block in enumerate(self.blocks):
-            x = block(
-                x,
-                position=self.position,
-                causal=causal,
-                bias=bias,
-                cache=None if cache is None else cache.layers[i],
-            )
-        x = self.norm(x[:, -1:] if last_only else x)
-        return linear(x, self.embedding.weight) if self.head is None else self.head(x)
-
-    @property
-    def window(self) -> int:
-        """The number of tokens that the next one may depend on when generating."""
-        return self.max_length
-
-    def new_cache(self, batch: int, length: int) -> KVCache:
-        """An empty cache for `batch` sequences of up to `length` tokens.
-
-        Raises:
-            InvalidArguments: for a bidirectional model: what it computes at a position changes
-                with the tokens that follow, so nothing can be kept.
-        """
-        if not self.mask.causal:
-            raise InvalidArguments(Problem("mask", "a causal mask; a cache needs one"))
-        return KVCache(len(self.blocks), batch, length)
-
-    def num_parameters(self) -> int:
-        """All of them, a tied embedding once."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        x = self.hidden(
+            tokens, cache, keep=keep, positions=positions, documents=documents, last_only=last_only
+        )
+        return logits(x, self.embedding if self.head is None else self.head, self.logit_softcap)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +13,19 @@ from torch import Tensor, nn
 
 from etude.errors import Checks
 from etude.nn.cache import LayerCache
+from etude.nn.documents import Documents
+from etude.nn.linear import linear
 from etude.nn.mask import causal_mask, hide_later
+from etude.nn.norm import RMSNorm
 from etude.nn.position import Position
+
+SCALES: dict[str, Callable[[int], float]] = {
+    "inverse_sqrt": lambda K: 1 / math.sqrt(K),
+    "inverse": lambda K: 1 / K,
+    "one": lambda K: 1.0,
+}
+"""What the scores are multiplied with, given the head width: Vaswani et al. 2017, equation 1;
+muP (Yang et al. 2022, arXiv:2203.03466, definition 4.1); T5 (Raffel et al. 2019)."""
 
 
 def reference_attention(
@@ -23,6 +37,7 @@ def reference_attention(
     bias: Tensor | None = None,
     scale: float | None = None,
     dropout: float = 0.0,
+    softcap: float | None = None,
 ) -> Tensor:
     """softmax(q k^T * scale + bias + mask) v, in plain operations.
 
@@ -34,17 +49,24 @@ def reference_attention(
         q: queries (B, H, T, K), the last T of the S positions.
         k, v: keys and values (B, G, S, K); G divides H.
         causal: hide the keys that stand after a query.
-        bias: added to the scores; broadcasts to (B, H, T, S).
+        bias: added to the scores; broadcasts to (B, H, T, S). Of booleans: true where a key may
+            be seen.
         scale: 1 / sqrt(K) unless given.
         dropout: the probability with which an attention weight is dropped, now: a module that
             is evaluating passes 0.
+        softcap: c, keeps the scores within (-c, c), by c tanh(score / c) before bias and mask
+            (Gemma Team 2024, arXiv:2408.00118, section 2).
 
     Returns:
         (B, H, T, K).
     """
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
     scores = q @ k.transpose(-2, -1) * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
-    if bias is not None:
+    if softcap is not None:
+        scores = softcap * (scores / softcap).tanh()
+    if bias is not None and bias.dtype == torch.bool:
+        scores = scores.masked_fill(~bias, -torch.inf)
+    elif bias is not None:
         scores = scores + bias
     if causal:
         seen = causal_mask(scores.shape[-2], scores.shape[-1], scores.device)
@@ -63,7 +85,7 @@ def fused_attention(
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """`reference_attention` by torch's fused kernels; the same arguments and result.
+    """`reference_attention` by torch's fused kernels; the same result.
 
     The kernels are fastest without an explicit mask, so one is made only where it says
     something that `is_causal` (which counts the queries from position 0) cannot.
@@ -92,11 +114,12 @@ def fused_attention(
 
 
 class MultiHeadAttention(nn.Module):
-    """Self-attention of several heads (Vaswani et al. 2017, section 3.2.2).
+    """Attention of several heads (Vaswani et al. 2017, section 3.2.2).
 
     One projection `qkv` makes queries, keys and values, in this order along its output; `out`
     writes back into the residual stream. Dropout acts on the attention weights and on the
-    output, as in GPT-2.
+    output, as in GPT-2. Given a memory, it is cross-attention: queries from x, keys and values
+    from the memory, and no positions.
 
     Args:
         dim: D.
@@ -105,29 +128,62 @@ class MultiHeadAttention(nn.Module):
         dropout: probability, for the attention weights and the output.
         kv_heads: G, which divides H; None is H. Fewer is grouped-query attention (Ainslie et
             al. 2023), one is multi-query attention (Shazeer 2019, arXiv:1911.02150).
+        head_dim: K; None is D / H.
+        qkv_bias, out_bias: whether queries, keys and values, or the output, have a bias; None is
+            as `bias` says.
+        qk_norm: whether each head's query and key are RMS-normalised over their width, with a
+            learned weight, before the positions turn them (Henry et al. 2020, arXiv:2010.04245;
+            the form of Qwen3, arXiv:2505.09388).
+        scale: of the scores: `inverse_sqrt` is 1 / sqrt(K), `inverse` 1 / K, `one` 1.
+        softcap: see `reference_attention`; it has no fused kernel.
 
     Raises:
         InvalidArguments: sizes that don't divide each other.
     """
 
-    attend = staticmethod(fused_attention)
+    attend: Callable[..., Tensor] = staticmethod(fused_attention)
 
     def __init__(
-        self, *, dim: int, heads: int, bias: bool, dropout: float, kv_heads: int | None = None
+        self,
+        *,
+        dim: int,
+        heads: int,
+        bias: bool,
+        dropout: float,
+        kv_heads: int | None = None,
+        head_dim: int | None = None,
+        qkv_bias: bool | None = None,
+        out_bias: bool | None = None,
+        qk_norm: bool = False,
+        qk_norm_eps: float = 1e-6,
+        scale: Literal["inverse_sqrt", "inverse", "one"] = "inverse_sqrt",
+        softcap: float | None = None,
     ) -> None:
         super().__init__()
         checks = Checks()
         checks.positive(dim=dim)
         checks.probability(dropout=dropout)
-        check_divides(checks, "heads", heads, "dim", dim)
+        if head_dim is None:
+            check_divides(checks, "heads", heads, "dim", dim)
+        else:
+            checks.positive(heads=heads, head_dim=head_dim)
         if kv_heads is not None:
             check_divides(checks, "kv_heads", kv_heads, "heads", heads)
+        if softcap is not None:
+            checks.positive(softcap=softcap)
+        checks.that(scale in SCALES, "scale", scale, f"one of {', '.join(SCALES)}")
         checks.done()
         kv_heads = heads if kv_heads is None else kv_heads
         self.heads, self.kv_heads, self.dropout = heads, kv_heads, dropout
-        self.head_dim = dim // heads
-        self.qkv = nn.Linear(dim, (heads + 2 * kv_heads) * self.head_dim, bias=bias)
-        self.out = nn.Linear(dim, dim, bias=bias)
+        self.head_dim = dim // heads if head_dim is None else head_dim
+        self.scale = SCALES[scale](self.head_dim)
+        if softcap is not None:
+            self.attend = partial(reference_attention, softcap=softcap)
+        H, G, K = self.heads, self.kv_heads, self.head_dim
+        self.qkv = nn.Linear(dim, (H + 2 * G) * K, bias=bias if qkv_bias is None else qkv_bias)
+        self.out = nn.Linear(H * K, dim, bias=bias if out_bias is None else out_bias)
+        self.q_norm = RMSNorm(dim=K, bias=False, eps=qk_norm_eps) if qk_norm else None
+        self.k_norm = RMSNorm(dim=K, bias=False, eps=qk_norm_eps) if qk_norm else None
         self.residual_dropout = nn.Dropout(dropout)
 
     def forward(
@@ -138,26 +194,72 @@ class MultiHeadAttention(nn.Module):
         causal: bool,
         bias: Tensor | None = None,
         cache: LayerCache | None = None,
+        positions: int | Tensor | None = None,
+        documents: Documents | None = None,
+        memory: Tensor | None = None,
     ) -> Tensor:
         """(B, T, D) to (B, T, D).
 
         Args:
             position: turns queries and keys before they meet (`Rotary`).
             causal: hide later keys.
-            bias: added to the scores; broadcasts to (B, H, T, S).
+            bias: added to the scores; broadcasts to (B, H, T, S). Of booleans: true where a key
+                may be seen.
             cache: keys and values of the positions before x; those of x are appended to it.
+            positions: of x, (B, T), or the first; None is where the cache ends.
+            documents: x is packed of them, and each sees itself alone; not with a cache.
+            memory: (B, S, D), what x attends to instead of itself; None may be said again once
+                a cache has its keys and values.
         """
-        B, T, D = x.shape
+        B, T, _ = x.shape
+        if memory is not None or (cache is not None and cache.memory is not None):
+            q, k, v = self._across(x, memory, cache)
+        else:
+            q, k, v = self._within(x)
+            start = 0 if cache is None else cache.length
+            q, k = position.rotate(q, k, start=start if positions is None else positions)
+            if cache is not None:
+                k, v = cache.append(k, v)
+        dropout = self.dropout if self.training else 0.0
+        options = {"causal": causal, "scale": self.scale, "dropout": dropout}
+        if documents is None:
+            y = self.attend(q, k, v, bias=bias, **options)  # (B, H, T, K)
+        else:
+            y = documents.attend(self.attend, q, k, v, bias=bias, **options)
+        return self.residual_dropout(self.out(y.transpose(1, 2).reshape(B, T, -1)))
+
+    def _within(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, T, K), keys and values (B, G, T, K) of x itself."""
+        B, T, _ = x.shape
         H, G, K = self.heads, self.kv_heads, self.head_dim
         heads = self.qkv(x).view(B, T, H + 2 * G, K).split_with_sizes((H, G, G), dim=2)
         # Split first: so the gradients of the three come back side by side, in the layout of `qkv`.
         q, k, v = (each.transpose(1, 2) for each in heads)
-        q, k = position.rotate(q, k, start=0 if cache is None else cache.length)
+        return self._normed(self.q_norm, q), self._normed(self.k_norm, k), v
+
+    def _across(
+        self, x: Tensor, memory: Tensor | None, cache: LayerCache | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, T, K) of x, keys and values (B, G, S, K) of the memory."""
+        G, K = self.kv_heads, self.head_dim
+        rows = (self.heads * K, 2 * G * K)
+        weights = self.qkv.weight.split_with_sizes(rows)
+        biases = (None, None) if self.qkv.bias is None else self.qkv.bias.split_with_sizes(rows)
+        q = linear(x, weights[0], biases[0]).unflatten(-1, (-1, K)).transpose(1, 2)
+        q = self._normed(self.q_norm, q)
+        if cache is not None and cache.memory is not None:
+            return q, *cache.memory
+        assert memory is not None
+        both = linear(memory, weights[1], biases[1]).unflatten(-1, (2 * G, K))
+        k, v = (each.transpose(1, 2) for each in both.split_with_sizes((G, G), dim=2))
+        k = self._normed(self.k_norm, k)
         if cache is not None:
-            k, v = cache.append(k, v)
-        dropout = self.dropout if self.training else 0.0
-        y = self.attend(q, k, v, causal=causal, bias=bias, dropout=dropout)  # (B, H, T, K)
-        return self.residual_dropout(self.out(y.transpose(1, 2).reshape(B, T, D)))
+            k, v = cache.memory = (k.contiguous(), v.contiguous())
+        return q, k, v
+
+    @staticmethod
+    def _normed(norm: nn.Module | None, x: Tensor) -> Tensor:
+        return x if norm is None else norm(x)
 
 
 class ReferenceAttention(MultiHeadAttention):

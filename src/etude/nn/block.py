@@ -9,13 +9,17 @@ from torch import Tensor, nn
 
 from etude.nn.feedforward import NoFeedForward
 
+Context = dict[str, Any]
+
 
 class Block(nn.Module):
-    """What the blocks share: two branches and a norm for each.
+    """What the blocks share: two branches, or three, and a norm for each.
 
     Args:
         attention, norm, feedforward: called without arguments, build the module; `norm` once
-            for each branch. `NoFeedForward` leaves the second branch out.
+            for each branch. `NoFeedForward` leaves that branch out.
+        cross: builds an attention of its own for a branch that reads a memory, after the first
+            (Vaswani et al. 2017, section 3.1); None leaves the branch out.
 
     Attributes:
         final_norm: whether the last block's output still needs a norm.
@@ -29,10 +33,15 @@ class Block(nn.Module):
         attention: Callable[[], nn.Module],
         norm: Callable[[], nn.Module],
         feedforward: Callable[[], nn.Module],
+        cross: Callable[[], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.attention_norm = norm()
         self.attention = attention()
+        if cross is not None:
+            self.cross_norm = norm()
+            self.cross = cross()
+        self.has_cross = cross is not None
         second = feedforward()
         if not isinstance(second, NoFeedForward):
             self.feedforward_norm = norm()
@@ -48,9 +57,16 @@ class PreNormBlock(Block):
 
     final_norm = True
 
-    def forward(self, x: Tensor, **context: Any) -> Tensor:
-        """(B, T, D) to (B, T, D); `context` is what the attention takes beside x."""
+    def forward(self, x: Tensor, across: Context | None = None, **context: Any) -> Tensor:
+        """(B, T, D) to (B, T, D).
+
+        Args:
+            across: what the cross-attention takes beside x.
+            context: what the attention takes beside x.
+        """
         x = x + self.attention(self.attention_norm(x), **context)
+        if self.has_cross:
+            x = x + self.cross(self.cross_norm(x), **(across or {}))
         if self.has_feedforward:
             x = x + self.feedforward(self.feedforward_norm(x))
         return x
@@ -61,9 +77,30 @@ class PostNormBlock(Block):
 
     final_norm = False
 
-    def forward(self, x: Tensor, **context: Any) -> Tensor:
-        """(B, T, D) to (B, T, D); `context` is what the attention takes beside x."""
+    def forward(self, x: Tensor, across: Context | None = None, **context: Any) -> Tensor:
+        """(B, T, D) to (B, T, D); see `PreNormBlock.forward`."""
         x = self.attention_norm(x + self.attention(x, **context))
+        if self.has_cross:
+            x = self.cross_norm(x + self.cross(x, **(across or {})))
         if self.has_feedforward:
             x = self.feedforward_norm(x + self.feedforward(x))
         return x
+
+
+class ParallelBlock(Block):
+    """x + attention(norm(x)) + feedforward(norm'(x)): the branches read the same x.
+
+    GPT-NeoX (Black et al. 2022, arXiv:2204.06745, section 2.1, which has a norm for each branch).
+    A branch that reads a memory is added likewise.
+    """
+
+    final_norm = True
+
+    def forward(self, x: Tensor, across: Context | None = None, **context: Any) -> Tensor:
+        """(B, T, D) to (B, T, D); see `PreNormBlock.forward`."""
+        y = x + self.attention(self.attention_norm(x), **context)
+        if self.has_cross:
+            y = y + self.cross(self.cross_norm(x), **(across or {}))
+        if self.has_feedforward:
+            y = y + self.feedforward(self.feedforward_norm(x))
+        return y

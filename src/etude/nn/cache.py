@@ -20,6 +20,8 @@ class LayerCache:
 
     Attributes:
         length: the number of positions it holds.
+        memory: keys and values (B, G, S, K) of what a cross-attention reads, once known. A layer
+            has a cache for its cross-attention apart from that of its self-attention.
     """
 
     def __init__(self, batch: int, capacity: int) -> None:
@@ -27,6 +29,7 @@ class LayerCache:
         self.length = 0
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
+        self.memory: tuple[Tensor, Tensor] | None = None
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Adds keys and values (B, G, T, K); returns all S of them (B, G, S, K), as views.
@@ -50,22 +53,49 @@ class LayerCache:
         if self._keys is not None and self._values is not None:
             self._keys = self._keys.repeat_interleave(times, dim=0)
             self._values = self._values.repeat_interleave(times, dim=0)
+        if self.memory is not None:
+            k, v = self.memory
+            self.memory = (k.repeat_interleave(times, dim=0), v.repeat_interleave(times, dim=0))
+
+    def select(self, rows: Tensor) -> None:
+        """Keeps the sequences that `rows` (B',) names, in its order; a beam search's step.
+
+        The memory stays where it is if the number of sequences does: then a beam takes over
+        another of the same source.
+        """
+        same = len(rows) == self.batch
+        self.batch = len(rows)
+        if self._keys is not None and self._values is not None:
+            kept = [
+                x[:, :, : self.length].index_select(0, rows) for x in (self._keys, self._values)
+            ]
+            if not same:
+                self._keys, self._values = (self._room(x) for x in kept)
+            self._keys[:, :, : self.length], self._values[:, :, : self.length] = kept
+        if self.memory is not None and not same:
+            k, v = self.memory
+            self.memory = (k.index_select(0, rows), v.index_select(0, rows))
 
     def _room(self, x: Tensor) -> Tensor:
         return x.new_empty(self.batch, x.shape[1], self.capacity, x.shape[3])
 
 
 class KVCache:
-    """A `LayerCache` for each layer of a model.
+    """A `LayerCache` for each layer of a model, and another for its cross-attention.
 
     Args:
         layers: the model's number of layers.
         batch: B.
         capacity: the largest number of positions it will hold.
+
+    Attributes:
+        memory_keep: (B, M), false where the memory of the cross-attention is padding; or None.
     """
 
     def __init__(self, layers: int, batch: int, capacity: int) -> None:
         self.layers = [LayerCache(batch, capacity) for _ in range(layers)]
+        self.across = [LayerCache(batch, 0) for _ in range(layers)]
+        self.memory_keep: Tensor | None = None
 
     @property
     def length(self) -> int:
@@ -74,10 +104,20 @@ class KVCache:
 
     def repeat(self, times: int) -> None:
         """Makes each sequence `times` sequences, which stand together."""
-        for layer in self.layers:
+        for layer in (*self.layers, *self.across):
             layer.repeat(times)
+        if self.memory_keep is not None:
+            self.memory_keep = self.memory_keep.repeat_interleave(times, dim=0)
+
+    def select(self, rows: Tensor) -> None:
+        """Keeps the sequences that `rows` (B',) names; see `LayerCache.select`."""
+        if self.memory_keep is not None and len(rows) != len(self.memory_keep):
+            self.memory_keep = self.memory_keep.index_select(0, rows)
+        for layer in (*self.layers, *self.across):
+            layer.select(rows)
 
     def nbytes(self) -> int:
         """Bytes taken, over all layers."""
         tensors = [x for layer in self.layers for x in (layer._keys, layer._values)]
+        tensors += [x for layer in self.across for x in layer.memory or ()]
         return sum(x.nbytes for x in tensors if x is not None)

@@ -5,17 +5,83 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from etude.errors import Checks
 
-class Causal:
+
+class Mask:
+    """The base of all mask parts.
+
+    Attributes:
+        causal: whether no query sees a later key.
+        cacheable: whether what a position has computed stays when tokens follow it.
+    """
+
+    causal: bool = False
+    cacheable: bool = False
+
+    def seen(self, T: int, S: int, device: torch.device | None = None) -> Tensor | None:
+        """(T, S), true where one of the last T of S positions may see key j; None where
+        `causal` says it all.
+        """
+        return None
+
+
+class Causal(Mask):
     """Query i sees the keys j <= i: a decoder's mask (Vaswani et al. 2017, section 3.2.3)."""
 
     causal = True
+    cacheable = True
 
 
-class Bidirectional:
+class Bidirectional(Mask):
     """Every query sees every key: an encoder's mask."""
 
-    causal = False
+
+class SlidingWindow(Mask):
+    """Query i sees the last `window` keys j <= i, itself among them (Beltagy et al. 2020,
+    arXiv:2004.05150, section 3.1; as Mistral 7B, Jiang et al. 2023, arXiv:2310.06825).
+
+    Args:
+        window: the number of keys.
+    """
+
+    causal = True
+    cacheable = True
+
+    def __init__(self, *, window: int = 256) -> None:
+        checks = Checks()
+        checks.positive(window=window)
+        checks.done()
+        self.window = window
+
+    def seen(self, T: int, S: int, device: torch.device | None = None) -> Tensor | None:
+        if self.window >= S:
+            return None
+        return causal_mask(T, S, device).triu(S - T - self.window + 1)
+
+
+class Prefix(Mask):
+    """The first `length` tokens see each other, the others what stands before them (Raffel et
+    al. 2019, arXiv:1910.10683, section 3.2.1, "prefix LM").
+
+    With a cache, the first call must read the whole prefix.
+
+    Args:
+        length: of the prefix, in tokens.
+    """
+
+    cacheable = True
+
+    def __init__(self, *, length: int = 16) -> None:
+        checks = Checks()
+        checks.positive(length=length)
+        checks.done()
+        self.length = length
+
+    def seen(self, T: int, S: int, device: torch.device | None = None) -> Tensor | None:
+        seen = causal_mask(T, S, device)
+        seen[:, : self.length] = True
+        return seen
 
 
 def causal_mask(T: int, S: int, device: torch.device | None = None) -> Tensor:
@@ -26,3 +92,8 @@ def causal_mask(T: int, S: int, device: torch.device | None = None) -> Tensor:
 def hide_later(bias: Tensor, T: int, S: int) -> Tensor:
     """(..., T, S): what broadcasts to it, with minus infinity where a key stands after a query."""
     return bias.masked_fill(~causal_mask(T, S, bias.device), -torch.inf)
+
+
+def own_key(T: int, S: int, device: torch.device | None = None) -> Tensor:
+    """(T, S), true where key j is the query's own position."""
+    return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T).triu(S - T)

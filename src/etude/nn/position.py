@@ -26,20 +26,31 @@ class Position(nn.Module):
 
     Attributes:
         limit: the longest sequence that can be represented; None for any length.
+        causal: whether queries don't see later keys; set by the model.
     """
 
     limit: int | None = None
+    causal: bool = True
 
     def __init__(self, *, dim: int, heads: int, max_length: int) -> None:
         super().__init__()
 
-    def embed(self, x: Tensor, start: int = 0) -> Tensor:
-        """Embeddings x (B, T, D) of the positions start, start + 1, ...; same shape."""
+    def embed(self, x: Tensor, start: int | Tensor = 0) -> Tensor:
+        """Embeddings x (B, T, D); same shape.
+
+        Args:
+            start: they stand at start, start + 1, ...; or (B, T), where each stands.
+        """
         return x
 
-    def rotate(self, q: Tensor, k: Tensor, start: int = 0) -> tuple[Tensor, Tensor]:
-        """Queries (B, H, T, K) and keys (B, G, T, K) of the positions start, ...; same shapes."""
+    def rotate(self, q: Tensor, k: Tensor, start: int | Tensor = 0) -> tuple[Tensor, Tensor]:
+        """Queries (B, H, T, K) and keys (B, G, T, K) of the positions that `start` says, as in
+        `embed`; same shapes.
+        """
         return q, k
+
+    def reach(self, length: int) -> None:
+        """Called before `embed` and `rotate` where these are told positions: all below `length`."""
 
     def bias(self, T: int, S: int, like: Tensor) -> Tensor | None:
         """(H, T, S), to be added to the scores of the last T of S positions, or None.
@@ -59,22 +70,35 @@ class Learned(Position):
 
     Drawn from N(0, 0.02), as GPT-2's.
 
+    Args:
+        offset: the row of the first position; those before it are not used. 2 in RoBERTa, whose
+            positions begin after that of its padding.
+
     Raises:
         InvalidArguments: in `embed`, for a sequence that goes past `max_length`.
     """
 
-    def __init__(self, *, dim: int, heads: int, max_length: int) -> None:
+    def __init__(self, *, dim: int, heads: int, max_length: int, offset: int = 0) -> None:
         super().__init__(dim=dim, heads=heads, max_length=max_length)
+        checks = Checks()
+        checks.that(offset >= 0, "offset", offset, "0 or more")
+        checks.done()
         self.limit: int = max_length
-        self.weight = nn.Parameter(torch.empty(max_length, dim))
+        self.offset = offset
+        self.weight = nn.Parameter(torch.empty(offset + max_length, dim))
         nn.init.normal_(self.weight, std=0.02)
 
-    def embed(self, x: Tensor, start: int = 0) -> Tensor:
+    def embed(self, x: Tensor, start: int | Tensor = 0) -> Tensor:
+        if isinstance(start, Tensor):
+            return x + self.weight[start + self.offset]
         stop = start + x.shape[1]
-        if stop > self.limit:
+        self.reach(stop)
+        return x + self.weight[self.offset + start : self.offset + stop]
+
+    def reach(self, length: int) -> None:
+        if length > self.limit:
             expected = f"at most {self.limit} tokens: learned positions end at {self.limit}"
-            raise InvalidArguments(Problem("sequence length", expected, stop))
-        return x + self.weight[start:stop]
+            raise InvalidArguments(Problem("sequence length", expected, length))
 
 
 class Sinusoidal(Position):
@@ -82,14 +106,20 @@ class Sinusoidal(Position):
 
     Vaswani et al. 2017, section 3.5:
     PE[t, 2i] = sin(t / 10000^(2i/D)), PE[t, 2i+1] = cos(t / 10000^(2i/D)).
+
+    Args:
+        halves: all sines first, then all cosines, as in the authors' code and in Marian.
     """
 
-    def __init__(self, *, dim: int, heads: int, max_length: int) -> None:
+    def __init__(self, *, dim: int, heads: int, max_length: int, halves: bool = False) -> None:
         super().__init__(dim=dim, heads=heads, max_length=max_length)
-        self.rows = _Table(partial(sinusoids, width=dim), size=max_length)
+        self.rows = _Table(partial(sinusoids, width=dim, halves=halves), size=max_length)
 
-    def embed(self, x: Tensor, start: int = 0) -> Tensor:
-        return (x + self.rows(start, start + x.shape[1], x)).to(x.dtype)
+    def reach(self, length: int) -> None:
+        self.rows.reach(length)
+
+    def embed(self, x: Tensor, start: int | Tensor = 0) -> Tensor:
+        return (x + self.rows(start, x.shape[1], x)).to(x.dtype)
 
 
 class Rotary(Position):
@@ -102,28 +132,198 @@ class Rotary(Position):
 
     Args:
         base: sets the slowest frequency; larger for longer contexts.
+        fraction: of a head's width that is turned, from the first coordinate on; a quarter in
+            GPT-NeoX (Black et al. 2022, arXiv:2204.06745, section 2.1).
+        head_dim: K; None is D / H.
 
     Raises:
-        InvalidArguments: for an odd head width.
+        InvalidArguments: for an odd width.
     """
 
-    def __init__(self, *, dim: int, heads: int, max_length: int, base: float = 10000.0) -> None:
+    def __init__(
+        self,
+        *,
+        dim: int,
+        heads: int,
+        max_length: int,
+        base: float = 10000.0,
+        fraction: float = 1.0,
+        head_dim: int | None = None,
+    ) -> None:
         super().__init__(dim=dim, heads=heads, max_length=max_length)
-        K = dim // heads
+        K = dim // heads if head_dim is None else head_dim
+        width = int(K * fraction)
         checks = Checks()
         checks.positive(base=base)
-        checks.that(K % 2 == 0, "dim", dim, f"an even width of each of {heads} heads, not {K}")
+        checks.that(0 < fraction <= 1, "fraction", fraction, "a number in (0, 1]")
+        key, value = ("dim", dim) if head_dim is None else ("head_dim", head_dim)
+        if fraction == 1:
+            checks.that(K % 2 == 0, key, value, f"an even width of each of {heads} heads, not {K}")
+        else:
+            even = width > 0 and width % 2 == 0
+            checks.that(even, "fraction", fraction, f"an even part of the width {K}, not {width}")
         checks.done()
-        self.rows = _Table(partial(rotations, width=K, base=base), size=max_length)
+        self.width = width
+        self.whole = width == K
+        frequencies = partial(self.frequencies, width=width, base=base)
+        self.rows = _Table(partial(rotations, frequencies=frequencies), size=max_length)
 
-    def rotate(self, q: Tensor, k: Tensor, start: int = 0) -> tuple[Tensor, Tensor]:
-        cos, sin = self.rows(start, start + q.shape[-2], q).unbind(1)  # (T, K) each
+    def reach(self, length: int) -> None:
+        self.rows.reach(length)
+
+    def frequencies(self, width: int, base: float) -> Tensor:
+        """The angle of each plane a position (width / 2,), in radians, float64."""
+        return _frequencies(width, base)
+
+    def rotate(self, q: Tensor, k: Tensor, start: int | Tensor = 0) -> tuple[Tensor, Tensor]:
+        rows = self.rows(start, q.shape[-2], q)  # (T, 2, K) or (B, T, 2, K)
+        cos, sin = rows.unbind(-2)
+        if rows.ndim == 4:
+            cos, sin = cos[:, None], sin[:, None]
 
         def turn(x: Tensor) -> Tensor:
             # (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin); the minus stands in the table.
             return (x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin).to(x.dtype)
 
-        return turn(q), turn(k)
+        if self.whole:
+            return turn(q), turn(k)
+        sizes = (self.width, q.shape[-1] - self.width)
+        pairs = (x.split_with_sizes(sizes, dim=-1) for x in (q, k))
+        q, k = (torch.cat((turn(turned), rest), dim=-1) for turned, rest in pairs)
+        return q, k
+
+
+class LinearRotary(Rotary):
+    """`Rotary` at positions divided by a factor: a longer text in the angles of a shorter one
+    (Chen et al. 2023, arXiv:2306.15595, equation 5).
+
+    Args:
+        factor: the longer length over the one trained before.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        heads: int,
+        max_length: int,
+        base: float = 10000.0,
+        fraction: float = 1.0,
+        head_dim: int | None = None,
+        factor: float = 1.0,
+    ) -> None:
+        checks = Checks()
+        checks.positive(factor=factor)
+        checks.done()
+        self.factor = factor
+        super().__init__(
+            dim=dim, heads=heads, max_length=max_length, base=base, fraction=fraction,
+            head_dim=head_dim,
+        )  # fmt: skip
+
+    def frequencies(self, width: int, base: float) -> Tensor:
+        return _frequencies(width, base) / self.factor
+
+
+class Llama3Rotary(Rotary):
+    """`Rotary` whose slow frequencies are divided by a factor and whose fast ones are kept, with
+    a smooth passage between (Llama 3.1's; Grattafiori et al. 2024, arXiv:2407.21783).
+
+    Args:
+        factor: slow frequencies are divided by it.
+        low, high: a frequency with fewer than `low` turns in `original_length` positions is
+            slow, one with more than `high` is fast.
+        original_length: the length trained before.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        heads: int,
+        max_length: int,
+        base: float = 500000.0,
+        fraction: float = 1.0,
+        head_dim: int | None = None,
+        factor: float = 8.0,
+        low: float = 1.0,
+        high: float = 4.0,
+        original_length: int = 8192,
+    ) -> None:
+        checks = Checks()
+        checks.positive(factor=factor, low=low, original_length=original_length)
+        checks.that(high > low, "high", high, f"a number above low = {low}")
+        checks.done()
+        self.factor, self.low, self.high = factor, low, high
+        self.original_length = original_length
+        super().__init__(
+            dim=dim, heads=heads, max_length=max_length, base=base, fraction=fraction,
+            head_dim=head_dim,
+        )  # fmt: skip
+
+    def frequencies(self, width: int, base: float) -> Tensor:
+        plain = _frequencies(width, base)
+        turns = self.original_length * plain / (2 * math.pi)
+        kept = ((turns - self.low) / (self.high - self.low)).clamp(0, 1)
+        return plain * (kept + (1 - kept) / self.factor)
+
+
+class RelativeBias(Position):
+    """A learned number for each head and bucket of distances, added to the scores; any length.
+
+    Raffel et al. 2019 (arXiv:1910.10683), section 2.1. Half of a direction's buckets hold one
+    distance each, the others ranges that grow logarithmically up to `max_distance`; the last
+    one holds all beyond. In a bidirectional model half of the buckets are for keys after the query.
+    All layers share the numbers.
+
+    Args:
+        buckets: how many.
+        max_distance: where the last bucket begins.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        heads: int,
+        max_length: int,
+        buckets: int = 32,
+        max_distance: int = 128,
+    ) -> None:
+        super().__init__(dim=dim, heads=heads, max_length=max_length)
+        checks = Checks()
+        checks.positive(heads=heads)
+        checks.that(buckets >= 4 and buckets % 4 == 0, "buckets", buckets, "a multiple of 4")
+        checks.that(
+            max_distance > buckets, "max_distance", max_distance, f"more than buckets = {buckets}"
+        )
+        checks.done()
+        self.buckets, self.max_distance = buckets, max_distance
+        self.weight = nn.Parameter(torch.empty(buckets, heads))
+        nn.init.normal_(self.weight, std=dim**-0.5)  # as the authors' code
+
+    def bias(self, T: int, S: int, like: Tensor) -> Tensor:
+        at = torch.arange(S, device=like.device)
+        # A table of all distances -(S-1) .. S-1 once, then a view of it for each query.
+        distances = torch.arange(1 - S, S, device=like.device)  # of a key from a query
+        of_distance = self.weight[self.bucket(distances)]  # (2S - 1, H)
+        index = at[None, :] - at[S - T :, None] + S - 1
+        return of_distance[index].permute(2, 0, 1)
+
+    def bucket(self, distance: Tensor) -> Tensor:
+        """The bucket of each distance key - query (any shape), an integer."""
+        n, first = self.buckets, torch.zeros_like(distance)
+        if not self.causal:
+            n //= 2
+            first = (distance > 0) * n
+            distance = distance.abs()
+        else:
+            distance = (-distance).clamp(min=0)
+        exact = n // 2
+        # float32 as in the authors' code: at the edges of buckets the rounding decides.
+        ratio = (distance.clamp(min=1).float() / exact).log() / math.log(self.max_distance / exact)
+        far = (exact + (ratio * (n - exact)).long()).clamp(max=n - 1)
+        return first + torch.where(distance < exact, distance, far)
 
 
 class ALiBi(Position):
@@ -155,15 +355,17 @@ def alibi_slopes(heads: int) -> list[float]:
     return slopes + [2 ** (-4 * (h + 1) / n) for h in range(0, 2 * (heads - n), 2)]
 
 
-def sinusoids(t: Tensor, width: int) -> Tensor:
+def sinusoids(t: Tensor, width: int, halves: bool = False) -> Tensor:
     """Positions t (T,) to the vectors that `Sinusoidal` adds (T, width)."""
     angles = t[:, None] * _frequencies(width, base=10000.0)
+    if halves:
+        return torch.cat((angles.sin(), angles.cos()[:, : width // 2]), dim=-1)
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)[:, :width]
 
 
-def rotations(t: Tensor, width: int, base: float) -> Tensor:
+def rotations(t: Tensor, frequencies: Callable[[], Tensor]) -> Tensor:
     """Positions t (T,) to the cosines (cos, cos) and signed sines (-sin, sin), (T, 2, width)."""
-    angles = t[:, None] * _frequencies(width, base)
+    angles = t[:, None] * frequencies()
     cos, sin = angles.cos(), angles.sin()
     return torch.stack((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)), dim=1)
 
@@ -187,9 +389,16 @@ class _Table:
         self.size = size
         self.kept: Tensor | None = None
 
-    def __call__(self, start: int, stop: int, like: Tensor) -> Tensor:
-        """The rows start to stop - 1, on `like`'s device, in its precision or float32."""
+    def reach(self, length: int) -> None:
+        """Makes the next table at least this long."""
+        self.size = max(self.size, length)
+
+    def __call__(self, start: int | Tensor, T: int, like: Tensor) -> Tensor:
+        """The rows start to start + T - 1, or those of positions (B, T) as (B, T, ...); on
+        `like`'s device, in its precision or float32.
+        """
         dtype = torch.promote_types(like.dtype, torch.float32)
+        stop = self.size if isinstance(start, Tensor) else start + T
         kept = self.kept
         if kept is None or kept.device != like.device or kept.dtype != dtype or len(kept) < stop:
             self.size = self.size if stop <= self.size else max(stop, 2 * self.size)
@@ -197,4 +406,4 @@ class _Table:
             with torch.inference_mode(False):
                 t = torch.arange(self.size, dtype=torch.float64, device="cpu")
                 self.kept = kept = self.rows(t).to(like.device, dtype)
-        return kept[start:stop]
+        return kept[start] if isinstance(start, Tensor) else kept[start:stop]

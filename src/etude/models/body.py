@@ -1,0 +1,225 @@
+"""What all models share: embedding, position, a stack of blocks, and a last norm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from etude.errors import Checks, InvalidArguments, Problem
+from etude.nn.attention import check_divides
+from etude.nn.cache import KVCache
+from etude.nn.documents import Documents
+from etude.nn.mask import causal_mask, own_key
+
+Part = Callable[..., Any]
+
+
+class Body(nn.Module):
+    """Token ids to vectors, by a stack of blocks; the parts are those of `Decoder`.
+
+    Args:
+        embedding: shared with another body; None makes one.
+        cross: whether each block has a branch that reads a memory.
+        head_dim: K, told to the attention and the position part; None is D / H, and not told.
+        scale_embeddings: multiply them by sqrt(D) (Vaswani et al. 2017, section 3.4).
+        embedding_norm: a norm between the embeddings and the first block (BERT).
+        token_types: the number of kinds of tokens that have an embedding of their own (BERT's
+            segments); 0 is none.
+        recompute: keep no activations within a block for the backward pass, but compute them
+            again (Chen et al. 2016, arXiv:1604.06174): less memory, a third more time.
+
+    Raises:
+        InvalidArguments: sizes that don't fit together, and whatever a part finds wrong.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int | None,
+        layers: int,
+        heads: int,
+        dim: int,
+        max_length: int,
+        attention: Part,
+        position: Part,
+        norm: Part,
+        feedforward: Part,
+        mask: Part,
+        block: Part,
+        dropout: float,
+        bias: bool,
+        embedding: nn.Embedding | None = None,
+        cross: bool = False,
+        head_dim: int | None = None,
+        scale_embeddings: bool = False,
+        embedding_norm: bool = False,
+        token_types: int = 0,
+        recompute: bool = False,
+    ) -> None:
+        super().__init__()
+        checks = Checks()
+        vocabulary = vocab_size or 0
+        checks.that(vocabulary > 0, "vocab_size", vocab_size, "a positive number")
+        checks.positive(layers=layers, dim=dim, max_length=max_length)
+        if head_dim is None:
+            check_divides(checks, "heads", heads, "dim", dim)
+        else:
+            checks.positive(heads=heads, head_dim=head_dim)
+        checks.that(token_types >= 0, "token_types", token_types, "0 or more")
+        checks.probability(dropout=dropout)
+        checks.done()
+
+        self.max_length = max_length
+        self.mask = mask()
+        self.recompute = recompute
+        self.embedding_scale = math.sqrt(dim) if scale_embeddings else None
+        self.embedding = nn.Embedding(vocabulary, dim) if embedding is None else embedding
+        width = {} if head_dim is None else {"head_dim": head_dim}
+        self.position = position(dim=dim, heads=heads, max_length=max_length, **width)
+        self.position.causal = self.mask.causal
+        self.token_types = nn.Embedding(token_types, dim) if token_types else None
+        new_norm = partial(norm, dim=dim, bias=bias)
+        self.embedding_norm = new_norm() if embedding_norm else None
+        self.dropout = nn.Dropout(dropout)
+        new_attention = partial(
+            attention, dim=dim, heads=heads, bias=bias, dropout=dropout, **width
+        )
+        branches = {
+            "attention": new_attention,
+            "norm": new_norm,
+            "feedforward": partial(feedforward, dim=dim, bias=bias, dropout=dropout),
+        }
+        if cross:
+            branches["cross"] = new_attention
+        blocks = [block(**branches) for _ in range(layers)]
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = new_norm() if blocks[-1].final_norm else nn.Identity()
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        cache: KVCache | None = None,
+        *,
+        keep: Tensor | None = None,
+        positions: Tensor | None = None,
+        documents: Documents | None = None,
+        token_types: Tensor | None = None,
+        memory: Tensor | None = None,
+        memory_keep: Tensor | None = None,
+        last_only: bool = False,
+    ) -> Tensor:
+        """Token ids (B, T) to vectors (B, T, D), or (B, 1, D) of the last position.
+
+        Args:
+            cache: what came before `tokens`; they are appended to it.
+            keep: (B, S), false where a token, or one in the cache, is padding: nobody sees it.
+            positions: (B, T), where tokens stand if not one after the other, as after padding.
+            documents: the sequences are packed of them; each begins at position 0 and sees
+                itself alone. Not with a cache.
+            token_types: (B, T), of 0 ... ; None is all 0.
+            memory: (B, M, D), what a cross-attention reads; see `KVCache` for later calls.
+            memory_keep: (B, M), false where the memory is padding.
+            last_only: only the last position.
+
+        Raises:
+            InvalidArguments: for a sequence longer than the position part can represent.
+        """
+        T = tokens.shape[1]
+        start = 0 if cache is None else cache.length
+        if documents is not None:
+            positions = documents.positions
+        if positions is not None:
+            self.position.reach(T if documents is not None else start + T)
+        at: int | Tensor = start if positions is None else positions
+        x = self.embedding(tokens)  # (B, T, D)
+        if self.embedding_scale is not None:
+            x = x * self.embedding_scale
+        x = self.position.embed(x, at)
+        if self.token_types is not None:
+            kinds = torch.zeros_like(tokens) if token_types is None else token_types
+            x = x + self.token_types(kinds)
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
+        x = self.dropout(x)
+        within = documents if documents is not None and documents.apart else None
+        packed = None if documents is None or within is not None else documents.mask()
+        causal, bias = self._scores(T, start + T, x, keep, packed)
+        context: dict[str, Any] = {"position": self.position, "causal": causal, "bias": bias}
+        if positions is not None:
+            context["positions"] = positions
+        if within is not None:
+            context["documents"] = within
+        across: dict[str, Any] = {}
+        if memory is not None or (cache is not None and cache.memory_keep is not None):
+            if cache is not None and memory_keep is None:
+                memory_keep = cache.memory_keep
+            elif cache is not None:
+                cache.memory_keep = memory_keep
+            seen = None if memory_keep is None else memory_keep[:, None, None, :]
+            across = {"position": self.position, "causal": False, "bias": seen, "memory": memory}
+        elif cache is not None and cache.across[0].memory is not None:
+            across = {"position": self.position, "causal": False}
+        for i, block in enumerate(self.blocks):
+            if cache is not None:
+                context["cache"] = cache.layers[i]
+                if across:
+                    across["cache"] = cache.across[i]
+            each = context | ({"across": across} if across else {})
+            if self.recompute and self.training and cache is None and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False, **each)
+            else:
+                x = block(x, **each)
+        return self.norm(x[:, -1:] if last_only else x)
+
+    def _scores(
+        self, T: int, S: int, x: Tensor, keep: Tensor | None, packed: Tensor | None
+    ) -> tuple[bool, Tensor | None]:
+        """Whether later keys are to be hidden, and what is added to the scores besides: made once,
+        and not again in each layer.
+        """
+        causal, bias = self.mask.causal, self.position.bias(T, S, like=x)
+        seen = self.mask.seen(T, S, x.device)
+        if keep is not None:
+            seen = keep[:, None, None, :] if seen is None else seen & keep[:, None, None, :]
+        if packed is not None:
+            seen = packed if seen is None else seen & packed
+        if seen is None and bias is None:
+            return causal, None
+        if causal and T > 1:
+            later = causal_mask(T, S, x.device)
+            seen = later if seen is None else seen & later
+        if seen is None:
+            return False, bias
+        if keep is not None and causal:
+            # A query that is padding may have nothing to see; what it computes is not used, but
+            # must be a number.
+            seen = seen | own_key(T, S, x.device)
+        if bias is None:
+            return False, torch.zeros_like(seen, dtype=x.dtype).masked_fill(~seen, -torch.inf)
+        return False, bias.masked_fill(~seen, -torch.inf)
+
+    @property
+    def window(self) -> int:
+        """The number of tokens that the next one may depend on when generating."""
+        return self.max_length
+
+    def new_cache(self, batch: int, length: int) -> KVCache:
+        """An empty cache for `batch` sequences of up to `length` tokens.
+
+        Raises:
+            InvalidArguments: for a bidirectional model: what it computes at a position changes
+                with the tokens that follow, so nothing can be kept.
+        """
+        if not self.mask.cacheable:
+            raise InvalidArguments(Problem("mask", "a causal mask; a cache needs one"))
+        return KVCache(len(self.blocks), batch, length)
+
+    def num_parameters(self) -> int:
+        """All of them, a tied embedding once."""
+        return sum(parameter.numel() for parameter in self.parameters())

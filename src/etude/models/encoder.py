@@ -1,0 +1,85 @@
+"""The encoder-only Transformer: every position sees every other."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from etude.models.body import Body, Part
+from etude.nn.documents import Documents
+from etude.nn.init import Initialise, normal_
+
+
+class Encoder(Body):
+    """Embedding, position, a stack of blocks, and a head.
+
+    With learned positions, layer norm, GELU, post-norm blocks, two token types and a norm after the
+    embedding this is BERT (Devlin et al. 2018, arXiv:1810.04805).
+
+    Args:
+        vocab_size, layers, heads, dim, max_length, attention, position, norm, feedforward, mask,
+            block, dropout, bias: see `Decoder`.
+        head: called once with dim, embedding, norm, dropout (`etude.models.heads`); None leaves
+            the vectors as they are.
+        token_types, head_dim, scale_embeddings, embedding_norm, recompute: see `Body`.
+        initialise: as for `Decoder`; None is `normal_`.
+
+    Raises:
+        InvalidArguments: sizes that don't fit together, and whatever a part finds wrong.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int | None,
+        layers: int,
+        heads: int,
+        dim: int,
+        max_length: int,
+        attention: Part,
+        position: Part,
+        norm: Part,
+        feedforward: Part,
+        mask: Part,
+        block: Part,
+        head: Part | None = None,
+        dropout: float = 0.0,
+        bias: bool = True,
+        token_types: int = 0,
+        head_dim: int | None = None,
+        scale_embeddings: bool = False,
+        embedding_norm: bool = False,
+        recompute: bool = False,
+        initialise: Initialise | None = None,
+    ) -> None:
+        super().__init__(
+            vocab_size=vocab_size, layers=layers, heads=heads, dim=dim, max_length=max_length,
+            attention=attention, position=position, norm=norm, feedforward=feedforward,
+            mask=mask, block=block, dropout=dropout, bias=bias, head_dim=head_dim,
+            scale_embeddings=scale_embeddings, embedding_norm=embedding_norm,
+            token_types=token_types, recompute=recompute,
+        )  # fmt: skip
+        shared = {"dim": dim, "embedding": self.embedding, "norm": norm, "dropout": dropout}
+        self.head = None if head is None else head(**shared)
+        (initialise or normal_)(self, layers)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        keep: Tensor | None = None,
+        token_types: Tensor | None = None,
+        positions: Tensor | None = None,
+        documents: Documents | None = None,
+    ) -> Tensor:
+        """Token ids (B, T) to what the head says of the vectors (B, T, D), or to these.
+
+        Args:
+            keep: (B, T), false where a token is padding.
+            token_types: (B, T); None is all 0.
+            positions: (B, T), where tokens stand if not one after the other.
+            documents: the sequences are packed of them.
+        """
+        x = self.hidden(
+            tokens, keep=keep, token_types=token_types, positions=positions, documents=documents
+        )
+        return x if self.head is None else self.head(x)

@@ -1,0 +1,112 @@
+"""What stands on top of a body: logits over the vocabulary, over classes, or over tags."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from etude.errors import Checks
+from etude.models.body import Part
+from etude.nn.linear import linear
+
+
+def logits(
+    x: Tensor,
+    output: nn.Linear | nn.Embedding,
+    softcap: float | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Vectors (..., D) to logits (..., V).
+
+    Args:
+        output: the projection; an embedding is used as its transpose.
+        softcap: c, keeps them within (-c, c).
+        bias: (V,), added.
+    """
+    if isinstance(output, nn.Embedding):
+        y = linear(x, output.weight, bias)
+    else:
+        y = output(x) if bias is None else output(x) + bias
+    return y if softcap is None else softcap * (y / softcap).tanh()
+
+
+class Head(nn.Module):
+    """The base of an encoder's heads.
+
+    Args:
+        dim: D.
+        embedding: of the tokens, whose weights a head may share.
+        norm: builds a norm when called with dim, bias.
+        dropout: probability.
+    """
+
+    def __init__(self, *, dim: int, embedding: nn.Embedding, norm: Part, dropout: float) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Vectors (B, T, D) to what the head says."""
+        raise NotImplementedError
+
+
+class MaskedLanguageHead(Head):
+    """A transformation, then logits by the embedding's transpose and a bias: (B, T, V).
+
+    Devlin et al. 2018 (arXiv:1810.04805), the authors' code.
+    """
+
+    def __init__(self, *, dim: int, embedding: nn.Embedding, norm: Part, dropout: float) -> None:
+        super().__init__(dim=dim, embedding=embedding, norm=norm, dropout=dropout)
+        self.dense = nn.Linear(dim, dim)
+        self.norm = norm(dim=dim, bias=True)
+        self.bias = nn.Parameter(embedding.weight.new_zeros(embedding.num_embeddings))
+        self._shared = [embedding]  # not a child: its weights are the body's
+
+    def forward(self, x: Tensor) -> Tensor:
+        return logits(self.norm(F.gelu(self.dense(x))), self._shared[0], bias=self.bias)
+
+
+class ClassificationHead(Head):
+    """Logits over classes from the first position: (B, labels).
+
+    tanh(dense(x[0])), dropout, a linear layer (Devlin et al. 2018, section 4.1, and its code).
+
+    Args:
+        labels: the number of classes.
+    """
+
+    def __init__(
+        self, *, dim: int, embedding: nn.Embedding, norm: Part, dropout: float, labels: int = 2
+    ) -> None:
+        super().__init__(dim=dim, embedding=embedding, norm=norm, dropout=dropout)
+        check_labels(labels)
+        self.dense = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(dim, labels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.dropout(self.dense(x[:, 0]).tanh()))
+
+
+class TaggingHead(Head):
+    """Logits over tags at each position: (B, T, labels) (Devlin et al. 2018, section 5.3).
+
+    Args:
+        labels: the number of tags.
+    """
+
+    def __init__(
+        self, *, dim: int, embedding: nn.Embedding, norm: Part, dropout: float, labels: int = 2
+    ) -> None:
+        super().__init__(dim=dim, embedding=embedding, norm=norm, dropout=dropout)
+        check_labels(labels)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(dim, labels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.dropout(x))
+
+
+def check_labels(labels: int) -> None:
+    checks = Checks()
+    checks.positive(labels=labels)
+    checks.done()
