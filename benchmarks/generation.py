@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +19,10 @@ import torch
 from machine import memory_bandwidth
 from rows import Row, at_least, in_turn, table
 from torch import Tensor
-from twins import twins
+from twins import llama_twins, t5_twins, twins
 
 from etude.generation.generate import generate
+from etude.models.encoder_decoder import EncoderDecoder
 
 SAMPLING = {"temperature": 0.8, "top_k": 50}
 
@@ -31,21 +33,26 @@ class Size:
 
     Args:
         what: in words.
-        shape: arguments of `twins`.
+        twins: builds ours and theirs.
+        shape: its arguments.
         target: the speed relative to `transformers` that is aimed at.
         tokens: new tokens a call, by batch.
         repeats: calls of each side.
+        beams: of a search that is measured too, for one prompt; 0 leaves it out.
     """
 
     what: str
+    twins: Callable[..., tuple[Any, Any]]
     shape: dict[str, int]
     target: float
     tokens: dict[int, int]
     repeats: int
+    beams: int = 0
 
 
 NANO = Size(
     "nano, 4 x 128",
+    twins,
     {"layers": 4, "heads": 4, "dim": 128, "vocab_size": 107, "max_length": 1024},
     2.0,
     {1: 256, 8: 256},
@@ -53,11 +60,40 @@ NANO = Size(
 )
 GPT2 = Size(
     "GPT-2, 12 x 768",
+    twins,
     {"layers": 12, "heads": 12, "dim": 768, "vocab_size": 50257, "max_length": 1024},
-    1.3,
+    1.5,
     {1: 128, 8: 128},
     3,
+    beams=4,
 )
+SMOLLM2 = Size(
+    "SmolLM2-135M, 30 x 576",
+    llama_twins,
+    {
+        "layers": 30,
+        "heads": 9,
+        "kv_heads": 3,
+        "dim": 576,
+        "hidden": 1536,
+        "vocab_size": 49152,
+        "max_length": 2048,
+    },
+    1.5,
+    {1: 128, 8: 128},
+    3,
+    beams=4,
+)
+T5_SMALL = Size(
+    "T5-small, 6 + 6 x 512",
+    t5_twins,
+    {"layers": 6, "heads": 8, "dim": 512, "head_dim": 64, "hidden": 2048, "vocab_size": 32128},
+    1.5,
+    {1: 128, 8: 128},
+    3,
+    beams=4,
+)
+BEAM_TARGET = 1.3
 NOTES = """\
 At nano a step is mostly Python and calls of kernels that take microseconds. Ours has fewer of them:
 parameters are found without `nn.Module.__getattr__`, dropout and the checks of each draw are left
@@ -65,29 +101,46 @@ out (`etude.generation.decoding`), and the text lies in memory that is taken onc
 what a hand-written loop over the same kernels costs, and a third more for the calls of modules.
 
 At GPT-2 size and batch 1 each token reads all weights once, half a gigabyte in float32, and both
-sides wait for the memory: the last row says how near to its limit. One cannot be 1.3 times as fast
+sides wait for the memory: a row says how near to its limit. One cannot be 1.5 times as fast
 as the other there without reading fewer bytes, that is, in another precision. At batch 8 the
 weights could be read once for all rows, but the float32 product that torch takes from MKL needs two
 to three times as long for 3 to 15 rows as for 1 or 16; `etude.nn.linear` takes oneDNN's instead.
 Drawing from 50,257 tokens takes a random number for each of them, on both sides.
+
+A beam search of one prompt is a batch of four. When beams change places, only the keys and values
+since their last common token are moved (`LayerCache.select`), and finished texts are gathered only
+in steps in which one ends.
 """
 
 
-def compare(size: Size, models: tuple[Any, Any], batch: int, greedy: bool, quick: bool) -> Row:
+def compare(
+    size: Size, models: tuple[Any, Any], batch: int, greedy: bool, quick: bool, beams: int = 1
+) -> Row:
     """One row: new tokens a second of ours over theirs.
 
     Raises:
-        RuntimeError: the greedy texts differ.
+        RuntimeError: the texts of a greedy choice or a search differ.
     """
     ours, theirs = models
     new = size.tokens[batch] // (8 if quick else 1)
     vocabulary = size.shape["vocab_size"]
     prompt = torch.randint(vocabulary, (batch, 16), generator=torch.Generator().manual_seed(1))
-    settings: Any = {"greedy": True} if greedy else SAMPLING
-    also: Any = {"do_sample": False} if greedy else {"do_sample": True, **SAMPLING}
+    if beams > 1:
+        how, settings = f"{beams} beams", {"beams": beams}
+        also: Any = {"do_sample": False, "num_beams": beams}
+    elif greedy:
+        how, settings, also = "greedy", {"greedy": True}, {"do_sample": False}
+    else:
+        how, settings = "temperature 0.8, top-k 50", dict(SAMPLING)
+        also = {"do_sample": True, **SAMPLING}
 
     def mine() -> Tensor:
-        return generate(ours, prompt, max_new_tokens=new, **settings)
+        if not isinstance(ours, EncoderDecoder):
+            return generate(ours, prompt, max_new_tokens=new, **settings)
+        with torch.inference_mode():
+            reading = ours.reading(prompt)
+        start = prompt.new_full((batch, 1), ours.start_token)
+        return generate(reading, start, max_new_tokens=new, **settings)
 
     def peers() -> Tensor:
         return theirs.generate(
@@ -98,12 +151,13 @@ def compare(size: Size, models: tuple[Any, Any], batch: int, greedy: bool, quick
             **also,
         )
 
-    if not torch.equal(mine(), peers()) and greedy:
-        raise RuntimeError(f"{size.what}: the greedy texts differ")
+    if not torch.equal(mine(), peers()) and (greedy or beams > 1):
+        raise RuntimeError(f"{size.what}, {how}: the texts differ")
     a, b, ratio = in_turn(lambda: timed(mine), lambda: timed(peers), 2 if quick else size.repeats)
-    what = f"{size.what}, batch {batch}, {'greedy' if greedy else 'temperature 0.8, top-k 50'}"
+    what = f"{size.what}, batch {batch}, {how}"
     each = [f"{1e3 * seconds / new:.2f} ms a step" for seconds in (a, b)]
-    return at_least(size.target, what, each[0], f"transformers {each[1]}", ratio)
+    target = size.target if beams == 1 else BEAM_TARGET
+    return at_least(target, what, each[0], f"transformers {each[1]}", ratio)
 
 
 def many_samples(models: tuple[Any, Any], quick: bool) -> Row:
@@ -157,13 +211,15 @@ def timed(call: Any) -> float:
 def measure(quick: bool) -> list[Row]:
     """The rows of `docs/performance.md` about generation."""
     rows = []
-    for size in (NANO, GPT2):
-        models = twins(**size.shape)
+    for size in (NANO, GPT2, SMOLLM2, T5_SMALL):
+        models = size.twins(**size.shape)
         for batch in size.tokens:
             rows += [compare(size, models, batch, greedy, quick) for greedy in (True, False)]
+        if size.beams:
+            rows.append(compare(size, models, 1, False, quick, size.beams))
         if size is NANO:
             rows.append(many_samples(models, quick))
-        else:
+        elif size is GPT2:
             rows.append(share_of_bandwidth(models[0], quick))
     return rows
 

@@ -26,6 +26,8 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 SECTIONS = {
     "training": "Training",
     "generation": "Generation",
+    "documents": "Packed documents",
+    "loading": "Loading released weights",
     "data": "Data",
     "registry": "Records",
     "starting": "Starting",

@@ -6,6 +6,7 @@
     run.metrics, run.config, run.status, run.summary
     model = run.model("best")
     etude.runs("experiments/nano").frame()
+    model = etude.load_pretrained("a-folder-or-hub-id")
 
 Importing this package imports nothing heavy; names below arrive when they are first used.
 """
@@ -15,10 +16,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from etude.api import Run, Runs, compose, load_run, plan, runs, train
+    from etude.api import Run, Runs, compose, load_pretrained, load_run, plan, runs, train
 
 __version__ = "0.1.0"
-__all__ = ["Run", "Runs", "__version__", "compose", "load_run", "plan", "runs", "train"]
+__all__ = [
+    "Run",
+    "Runs",
+    "__version__",
+    "compose",
+    "load_pretrained",
+    "load_run",
+    "plan",
+    "runs",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

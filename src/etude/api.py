@@ -22,9 +22,12 @@ from etude.records.registry import find, scan
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
 
     from etude.analysis.comparison import Comparison
     from etude.models.language_model import LanguageModel
+    from etude.models.seq2seq import Seq2Seq
+    from etude.models.text_encoder import TextEncoder
     from etude.sweeps.plan import PlannedJob
 
 
@@ -103,6 +106,33 @@ def load_run(
     found = Run(find(str(run), Path(root)), trust=trust)
     _ = found.checked  # refuse now what could not be built later
     return found
+
+
+def load_pretrained(
+    source: str | Path,
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    revision: str | None = None,
+) -> LanguageModel | Seq2Seq | TextEncoder:
+    """Released weights in our own modules, with their tokenizer.
+
+    GPT-2, GPT-NeoX, Llama and Qwen3 become a `LanguageModel`; T5 and Marian a `Seq2Seq`; BERT and
+    RoBERTa a `TextEncoder`. Nothing that the files contain is run.
+
+    Args:
+        source: a folder with `config.json`, a `.safetensors` file beside one, a `.gguf` file, or a
+            hub id (`gpt2`, `owner/name`, `owner/name/file.gguf`), which is downloaded once.
+        dtype: of the weights, such as `"bfloat16"`; None is the files'.
+        device: where they shall lie, such as `"cuda"`.
+        revision: a branch, tag or commit on the hub.
+
+    Raises:
+        RequestError: the source cannot be read; it names what was expected.
+    """
+    from etude.interop.released import read, with_text
+
+    return with_text(read(source, dtype=dtype, device=device, revision=revision))
 
 
 def runs(root: str | Path = "experiments") -> Runs:

@@ -432,6 +432,7 @@ def test_rm_locks_what_it_removes(root: Path, held: Path) -> None:
         ("etude runs list n", "nano"),
         ("etude generate o", "old"),
         ("etude generate old ", ""),
+        ("etude convert o", "old"),
         ("etude runs show --root nowhere ", ""),
     ],
 )

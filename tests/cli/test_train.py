@@ -120,7 +120,7 @@ def test_the_same_command_again_does_no_work(etude, trained, overrides) -> None:
 
 def test_a_moved_record_still_generates(etude, copy: Path, tmp_path: Path) -> None:
     record = copy.rename(tmp_path / "moved")
-    asked = ("--prompt", "the ", "--max-new-tokens", "7", "--seed", "3")
+    asked = ("--prompt", "the ", "--max-new-tokens", "7", "--min-new-tokens", "7", "--seed", "3")
     first = etude("generate", record, *asked)
     assert first.code == 0, first.err
     assert first.out.startswith("the ")
@@ -133,10 +133,17 @@ def test_a_moved_record_still_generates(etude, copy: Path, tmp_path: Path) -> No
     ("words", "said"),
     [
         (["--checkpoint", "7"], "there: 5, 10"),
-        (["--top-p", "7"], "top_p = 7.0"),
-        (["--samples", "0"], "samples = 0"),
+        (["--top-p", "7"], "--top-p = 7.0"),
+        (["--samples", "0"], "--samples = 0"),
         (["--stream", "--samples", "2"], "--samples = 2: expected 1 with --stream"),
         (["--temprature", "1"], "unrecognized arguments: --temprature 1"),
+        (["--beams", "4", "--top-k", "3"], "--top-k = 3: expected no value beside beams = 4"),
+        (["--length-penalty", "2"], "--length-penalty = 2.0: expected 1.0 without a beam search"),
+        (["--min-p", "3", "--samples", "0"], "2 mistakes in the request"),
+        (["--forbid", ""], "--forbid"),
+        (["--prompt-file", "nowhere.txt"], "--prompt-file = 'nowhere.txt': expected a text file"),
+        (["--prompt-file", "corpus.txt", "--prompt", "a"], "--prompt = 'a': expected nothing"),
+        (["--pretrained", "gpt2"], "--pretrained = 'gpt2': expected nothing beside RUN"),
     ],
 )
 def test_generate_refuses(etude, trained, words: list[str], said: str) -> None:
@@ -144,6 +151,43 @@ def test_generate_refuses(etude, trained, words: list[str], said: str) -> None:
     answer = etude("generate", record, *words)
     assert answer.code == 2
     assert said in answer.err
+
+
+def test_generate_with_everything(etude, trained, tmp_path: Path) -> None:
+    _, record = trained
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("the \nand \n")
+    kept_out = ["--forbid", "the", "--forbid", "and", "--repetition-penalty", "1.1"]
+    kept_out += ["--no-repeat-ngram", "4", "--max-new-tokens", "12", "--stop", "\n"]
+    searched = ["--beams", "4", "--samples", "2", "--length-penalty", "0.6"]
+    for way in (searched, ["--min-p", "0.1", "--seed", "2", "--samples", "2"]):
+        answer = etude("generate", record, "--prompt-file", prompts, *kept_out, *way)
+        assert answer.code == 0, answer.err
+        texts = answer.out.rstrip("\n").split("\n" + "-" * 72 + "\n")
+        assert [text[:4] for text in texts] == ["the ", "the ", "and ", "and "]
+        assert not any("the" in text[4:].split() for text in texts)
+
+
+def test_generate_from_released_weights(etude, trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `load_pretrained` gives is what writes."""
+    import etude as package
+    from etude.api import load_run
+
+    asked = []
+
+    def load(source: str) -> Any:
+        asked.append(source)
+        return load_run(trained[1]).model() if source == "gpt2" else object()
+
+    monkeypatch.setattr(package, "load_pretrained", load, raising=False)
+    words = ["--prompt", "the ", "--max-new-tokens", "5", "--samples", "3", "--seed", "0"]
+    answer = etude("generate", "--pretrained", "gpt2", *words)
+    assert answer.code == 0, answer.err
+    assert answer.out.count("the ") >= 3
+    assert asked == ["gpt2"]
+    answer = etude("generate", "--pretrained", "bert", *words)
+    assert answer.code == 2
+    assert "--pretrained = 'bert': expected a model that writes text" in answer.err
 
 
 def test_generate_from_a_damaged_checkpoint(etude, copy: Path) -> None:

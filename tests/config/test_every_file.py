@@ -11,6 +11,7 @@ from etude.config.checks import check
 from etude.config.compose import compose
 from etude.config.paths import conf_dir
 from etude.errors import RequestError
+from etude.models.decoder import Decoder
 from etude.training.build import build_parts
 
 CONF = conf_dir()
@@ -21,6 +22,12 @@ CHOICES = sorted(
     if path.parent != CONF and path.relative_to(CONF).parts[0] not in NOT_FOR_TRAINING
 )
 TEXT = "data=text_files"
+FITS = {  # so many key-value heads
+    "model/attention=grouped_query_3": "smollm2_135m",
+    "model/attention=grouped_query_8": "llama_1b",
+    "model/attention=qk_norm_8": "qwen3_0_6b",
+}
+PLAIN = ["~experiment", "name=plain", "trainer.max_steps=3"]
 
 
 def needed(choice: str, corpus: Path) -> list[str]:
@@ -43,10 +50,20 @@ def test_the_groups_are_those_that_were_meant() -> None:
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_composes_checks_and_builds(choice: str, corpus: Path) -> None:
-    checked = check(compose([choice, *needed(choice, corpus)]))
-    if choice == "model/mask=bidirectional":  # builds, but not for predicting the next token
-        with torch.device("meta"):
-            assert not checked.nodes["model"].build(vocab_size=5).mask.causal
+    if choice in FITS:
+        needs = [f"model={FITS[choice]}", *PLAIN]
+    elif choice.startswith("model/head"):
+        needs = ["model=bert_tiny", *PLAIN]
+    elif choice.startswith("model="):
+        needs = PLAIN  # not in the parts of the experiment that is taken otherwise
+    else:
+        needs = needed(choice, corpus)
+    checked = check(compose([choice, *needs]))
+    with torch.device("meta"):
+        model = checked.nodes["model"].build(vocab_size=300_000)
+    if not isinstance(model, Decoder) or not model.mask.causal:
+        with pytest.raises(RequestError, match="CausalLM"):
+            build_parts(checked)
         return
     parts = build_parts(checked)
     for step in (0, 7, 99):
@@ -66,3 +83,36 @@ def test_a_mask_that_shows_the_targets_is_refused() -> None:
 def test_a_corpus_that_must_be_given_is_asked_for() -> None:
     with pytest.raises(RequestError, match=r"data\.path: expected a value: it must be given"):
         check(compose([TEXT]))
+
+
+@pytest.mark.parametrize("model", ["bert_base", "t5_small", "bert_tiny model/mask=causal"])
+def test_what_is_no_decoder_does_not_predict_the_next_token(model: str) -> None:
+    config = compose([*f"model={model}".split(), *PLAIN])
+    with pytest.raises(RequestError) as caught:
+        build_parts(check(config))
+    (problem,) = caught.value.problems
+    assert problem.where == "model"
+    assert problem.expected == "a decoder: CausalLM predicts the next token of one text"
+    assert problem.value == ("EncoderDecoder" if "t5" in model else "Encoder")
+
+
+def test_a_slot_that_says_nothing_is_not_in_the_signature() -> None:
+    plain = check(compose(["experiment=debug"])).identity
+    assert "initialise" not in plain["model"]
+    chosen = check(compose(["experiment=debug", "model/initialise=small"])).identity
+    assert chosen["model"]["initialise"] == {"_target_": "etude.nn.init.Small"}
+    bare = check(compose(["model=bert_tiny", "model/head=none", *PLAIN])).identity
+    assert "head" not in bare["model"]
+
+
+def test_the_width_of_a_head_is_the_models_to_say() -> None:
+    """Whatever the position part; and not a part's own, or they would differ."""
+    for position in ("alibi", "learned", "relative", "rotary_llama3", "sinusoidal", "none"):
+        checked = check(
+            compose(["experiment=debug", f"model/position={position}", "model.head_dim=8"])
+        )
+        with torch.device("meta"):
+            built = checked.nodes["model"].build(vocab_size=5)
+        assert built.blocks[0].attention.head_dim == 8
+    with pytest.raises(RequestError, match=r"set model\.head_dim"):
+        check(compose(["experiment=debug", "model.attention.head_dim=8"]))

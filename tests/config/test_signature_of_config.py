@@ -111,7 +111,7 @@ def scalars(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 IN = {
     key: value
     for key, value in scalars(OmegaConf.to_container(BASE, resolve=True)).items()  # type: ignore[arg-type]
-    if key not in OUT and not key.endswith("_partial_")
+    if key not in OUT and not key.endswith(("_partial_", ".initialise"))
 }
 
 

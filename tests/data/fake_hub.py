@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 
@@ -56,6 +57,24 @@ class Hub:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+class Models(Hub):
+    """The hub's data sets, served as models."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        serving: Any = self._server.RequestHandlerClass
+
+        class Handler(serving):
+            def _answer(self) -> None:
+                if self.path.startswith("/api/models/"):
+                    self.path = self.path.replace("/api/models/", "/api/datasets/", 1)
+                elif "/resolve/" in self.path:
+                    self.path = f"/datasets{self.path}"
+                super()._answer()
+
+        self._server.RequestHandlerClass = Handler
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import tokenizers
-from fake_hub import Hub, commit_of
+from fake_hub import Models, commit_of
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
@@ -291,24 +291,6 @@ def test_a_changed_tokenizer_is_noticed_when_the_run_is_met_again(
     assert changed.code == 2
     assert "corpus or tokenizer changed" in changed.err
     assert len(list((tmp_path / "runs" / "tiny").iterdir())) == 1
-
-
-class Models(Hub):
-    """The hub's data sets, served as models."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        serving: Any = self._server.RequestHandlerClass
-
-        class Handler(serving):
-            def _answer(self) -> None:
-                if self.path.startswith("/api/models/"):
-                    self.path = self.path.replace("/api/models/", "/api/datasets/", 1)
-                elif "/resolve/" in self.path:
-                    self.path = f"/datasets{self.path}"
-                super()._answer()
-
-        self._server.RequestHandlerClass = Handler
 
 
 def test_a_repository_on_a_hub_is_fixed_to_its_commit(tmp_path: Path) -> None:

@@ -177,6 +177,83 @@ def test_a_token_costs_no_slow_look_up(monkeypatch):
     assert counts[0] == counts[1]
 
 
+@pytest.mark.parametrize("position", [Learned, Sinusoidal, Rotary, ALiBi, NoPosition])
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("way", [{"greedy": True}, {"beams": 3}, {"temperature": 2.0}])
+def test_a_padded_batch_gives_the_texts_of_each_row_alone(position, use_cache, way):
+    """Past the window too, which each row reaches at another step; whatever the padding is."""
+    model = make(position, tie_embeddings=False)
+    lengths = [5, 1, 11, 8]
+    source = torch.Generator().manual_seed(1)
+    rows = [torch.randint(V, (n,), generator=source) for n in lengths]
+    tokens = torch.stack([torch.cat((torch.full((11 - len(r),), V - 1), r)) for r in rows])
+    keep = torch.arange(11) >= 11 - torch.tensor(lengths)[:, None]
+    more = {"max_new_tokens": 9, "use_cache": use_cache, "repetition_penalty": 1.3}
+    more |= {"no_repeat_ngram": 3, "samples": 2} | way
+
+    def seeds(row: int) -> Any:
+        draws = "temperature" in way
+        return [torch.Generator().manual_seed(10 * row + j) for j in (0, 1)] if draws else []
+
+    together: dict[str, Any] = {"generator": [g for i in range(4) for g in seeds(i)] or None}
+    batch = generate(model, tokens, keep=keep, **more, **together)
+    assert torch.equal(batch[:, :11], tokens.repeat_interleave(2, dim=0))
+    for i, row in enumerate(rows):
+        alone = generate(model, row[None], **more, generator=seeds(i) or None)
+        assert torch.equal(batch[2 * i : 2 * i + 2, 11 - len(row) :], alone)
+
+
+@pytest.mark.parametrize("position", [Learned, Rotary])
+def test_beams_with_and_without_a_cache(position):
+    model = make(position, max_length=40)
+    tokens = torch.randint(V, (3, 4), generator=torch.Generator().manual_seed(1))
+    first, second = (
+        generate(model, tokens, max_new_tokens=20, beams=5, samples=5, use_cache=use)
+        for use in (True, False)
+    )
+    assert torch.equal(first, second)
+
+
+def test_any_of_several_stop_tokens_and_a_stop_of_ones_own():
+    out = generate(
+        Counting(), torch.tensor([[1], [5]]), max_new_tokens=9, greedy=True, stop_token=[4, 7]
+    )
+    assert out.tolist() == [[1, 2, 3, 4], [5, 6, 7, 4]]
+    seen: list[list[list[int]]] = []
+
+    def stop(new: Tensor) -> Tensor:
+        seen.append(new.tolist())
+        return new[:, -1] % 4 == 0
+
+    out = generate(Counting(), torch.tensor([[1], [5]]), max_new_tokens=9, greedy=True, stop=stop)
+    assert out.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert seen == [[[2], [6]], [[2, 3], [6, 7]], [[2, 3, 4], [6, 7, 8]]]
+
+
+def test_processors_come_in_order_and_see_all_tokens():
+    seen = []
+
+    def only(token: int) -> Any:
+        def processor(tokens: Tensor, logits: Tensor) -> Tensor:
+            seen.append((token, tokens.tolist()))
+            return torch.full_like(logits, -torch.inf).index_fill(1, torch.tensor([token]), 0.0)
+
+        return processor
+
+    arguments: Any = {"max_new_tokens": 2, "greedy": True, "processors": [only(4), only(9)]}
+    keep = torch.tensor([[False, True], [True, True]])
+
+    class Padded(Counting):
+        def forward(self, tokens: Tensor, cache: Any, *, last_only: bool, **more: Any) -> Tensor:
+            return super().forward(tokens, cache, last_only=last_only)
+
+    out = generate(Padded(), torch.tensor([[3, 1], [1, 2]]), keep=keep, **arguments)
+    assert out[:, 2:].tolist() == [[9, 9], [9, 9]]
+    assert [token for token, _ in seen] == [4, 9, 4, 9]
+    assert seen[0][1] == [[-1, 1], [1, 2]]
+    assert seen[2][1] == [[-1, 1, 9], [1, 2, 9]]
+
+
 def test_no_new_tokens():
     tokens = torch.tensor([[1, 2]])
     assert torch.equal(generate(Counting(), tokens, max_new_tokens=0), tokens)
@@ -276,6 +353,21 @@ def test_a_bidirectional_model_generates_without_a_cache_only():
         ({"top_p": 0.0}, "top_p"),
         ({"max_new_tokens": -1}, "max_new_tokens"),
         ({"samples": 0}, "samples"),
+        ({"min_p": 1.5}, "min_p"),
+        ({"beams": 0}, "beams"),
+        ({"beams": 2, "samples": 3}, "samples"),
+        ({"beams": 2, "temperature": 0.8}, "temperature"),
+        ({"beams": 2, "top_k": 5}, "top_k"),
+        ({"beams": 2, "on_token": print}, "on_token"),
+        ({"length_penalty": 2.0}, "length_penalty"),
+        ({"early_stopping": True}, "early_stopping"),
+        ({"beams": 2, "length_penalty": math.nan}, "length_penalty"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty"),
+        ({"no_repeat_ngram": -1}, "no_repeat_ngram"),
+        ({"min_new_tokens": 2}, "min_new_tokens"),
+        ({"generator": []}, "generator"),
+        ({"keep": torch.tensor([[False]])}, "keep"),
+        ({"keep": torch.tensor([[True, True]])}, "keep"),
         ({"tokens": torch.zeros(1, 0, dtype=torch.long)}, "tokens"),
     ],
 )

@@ -20,11 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from etude.models.cost import Cost, Uncountable, cost
 from etude.models.decoder import Decoder
 from etude.nn.attention import MultiHeadAttention, ReferenceAttention
-from etude.nn.block import PreNormBlock
+from etude.nn.block import ParallelBlock, PreNormBlock
 from etude.nn.feedforward import GELU, SwiGLU
-from etude.nn.mask import Causal
+from etude.nn.mask import Causal, SlidingWindow
 from etude.nn.norm import LayerNorm, RMSNorm
-from etude.nn.position import ALiBi, Learned, Rotary
+from etude.nn.position import ALiBi, Learned, RelativeBias, Rotary
 from etude.optim.adamw import AdamW
 
 
@@ -54,6 +54,10 @@ VARIANTS: list[dict[str, Any]] = [
     {"attention": ReferenceAttention, "bias": True},
     {"attention": partial(MultiHeadAttention, kv_heads=2)},
     {"tie_embeddings": False},
+    {"attention": partial(MultiHeadAttention, softcap=5.0), "logit_softcap": 9.0},
+    {"attention": partial(MultiHeadAttention, qk_norm=True), "block": ParallelBlock},
+    {"position": RelativeBias, "mask": partial(SlidingWindow, window=7)},
+    {"position": partial(Rotary, fraction=0.5), "scale_embeddings": True, "embedding_norm": True},
 ]
 
 
@@ -77,7 +81,7 @@ def test_all_parameters_but_the_positions_are_near_enough_in_a_large_model() -> 
     assert found.training_flops / 1024 == pytest.approx(6 * N + 12 * 12 * 768 * 1024, rel=0.05)
 
 
-@pytest.mark.parametrize("changes", VARIANTS)
+@pytest.mark.parametrize("changes", [*VARIANTS, {"recompute": True, "dropout": 0.1}])
 def test_equals_the_counter_of_torch_on_a_real_step(changes: dict[str, Any]) -> None:
     model = decoder(**changes)
     tokens = torch.randint(97, (5, 40))
@@ -87,6 +91,16 @@ def test_equals_the_counter_of_torch_on_a_real_step(changes: dict[str, Any]) -> 
         loss.backward()
     found = cost(partial(decoder, **changes), length=40, batch=5)
     assert (found.forward_flops, found.training_flops) == (forward, counter.get_total_flops())
+
+
+def test_recomputation_costs_a_forward_pass_of_the_blocks_and_saves_memory() -> None:
+    plain = cost(partial(decoder, layers=6), length=48, batch=8)
+    found = cost(partial(decoder, layers=6, recompute=True), length=48, batch=8)
+    # The backward pass needs neither the logits again nor what each block's last product gives.
+    not_again = 2 * 48 * 8 * (97 * 64 + 6 * 64 * 256)
+    assert found.forward_flops == plain.forward_flops
+    assert found.training_flops - plain.training_flops == plain.forward_flops - not_again
+    assert found.activation_bytes < plain.activation_bytes / 2
 
 
 def test_weights_gradients_and_optimizer_state_are_those_of_a_real_step() -> None:

@@ -160,12 +160,94 @@ def test_only_one_text_can_be_streamed(arguments):
         ({"samples": 0}, "samples"),
         ({"top_p": 0.0}, "top_p"),
         ({"temperature": -1.0}, "temperature"),
+        ({"beams": 2, "stream": print}, "stream"),
+        ({"stop": ["a", ""]}, "stop"),
+        ({"forbidden": ""}, "forbidden"),
+        ({"batch_size": 0}, "batch_size"),
     ],
 )
 def test_bad_arguments_are_named(arguments, where):
     with pytest.raises(InvalidArguments) as caught:
         random_model().generate("a", **arguments)
     assert [problem.where for problem in caught.value.problems] == [where]
+
+
+def test_a_list_gives_each_prompt_the_text_it_has_alone():
+    model = random_model()
+    model.module.double()
+    prompts = ["a", "some longer words", "", "bcd", "a"]
+    draw: dict[str, Any] = {"max_new_tokens": 12, "temperature": 1.5, "seed": 4}
+    for way in ({"greedy": True}, draw, draw | {"samples": 3}, {"beams": 3, "samples": 2}):
+        together = model.generate(prompts, **({"max_new_tokens": 12} | way))
+        n = way.get("samples", 1)
+        for i, prompt in enumerate(prompts[:4]):
+            alone = model.generate(prompt, **({"max_new_tokens": 12} | way))
+            assert together[n * i : n * i + n] == ([alone] if n == 1 else alone)
+    # The same prompt again is another sample of it.
+    assert model.generate(["a", "a"], **draw) == model.generate("a", samples=2, **draw)
+    assert len(set(model.generate(["a"] * 5, **draw))) == 5
+
+
+def test_batches_of_any_size_give_the_same_and_come_as_they_are_done():
+    model = random_model()
+    model.module.double()
+    draw: dict[str, Any] = {"max_new_tokens": 6, "samples": 2, "seed": 1}
+    prompts = ["a", "bc", "def", "g", "hi"]
+    batches: list[list[str]] = []
+    small = model.generate(prompts, batch_size=4, ready=batches.append, **draw)
+    assert small == model.generate(prompts, **draw) == [x for batch in batches for x in batch]
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+
+
+def test_text_that_stops_a_text_is_cut_off():
+    said = b"one. two, three"
+    assert scripted(said).generate(">", greedy=True, stop=", t") == ">one. two"
+    assert scripted(said).generate(">", greedy=True, stop=["x", ". ", "e."]) == ">on"
+    assert scripted(said).generate("one, t", greedy=True, stop=[", t"]) == "one, tone. two"
+    assert scripted(said).generate(">", greedy=True, stop="w", max_new_tokens=3) == ">one"
+
+
+@pytest.mark.parametrize("stop", [", t", ". two", "ee", "é"])
+def test_no_piece_of_a_stop_text_is_streamed(stop):
+    pieces: list[str] = []
+    said = "one. ttwo, three é, four".encode()
+    text = scripted(said).generate(">", greedy=True, stop=stop, stream=pieces.append)
+    assert "".join(pieces) == text == ">" + said.decode().split(stop)[0]
+    assert len(pieces) > 4
+
+
+def test_what_was_held_back_is_shown_after_all():
+    pieces: list[str] = []
+    text = scripted(b"one, ").generate(">", greedy=True, stop=", t", stream=pieces.append)
+    assert "".join(pieces) == text == ">one, "
+
+
+def test_forbidden_words_are_not_written():
+    model = random_model()
+    with torch.no_grad():  # the letters of "no" alone are likely
+        model.module.norm.weight.zero_()
+        model.module.norm.bias.fill_(1.0)
+        model.module.embedding.weight.zero_()
+        model.module.embedding.weight[[*b"noNO "]] += 5.0
+    draw: dict[str, Any] = {"samples": 20, "max_new_tokens": 40, "seed": 0}
+    assert any(" no " in text.lower() for text in model.generate("n", **draw))
+    for words in ("no", ["NO", "on"]):
+        for text in model.generate("n", forbidden=words, **draw):
+            assert "no" not in text.lower().split()
+            if words != "no":
+                assert "on" not in text.lower().split()
+
+
+def test_another_first_token_and_more_ends():
+    model = random_model()
+    plain = LanguageModel(model.module, Bytes(end_of_text=None), begin_token=7, stop_tokens=[9])
+    ids = torch.tensor([[7, *b"ab"]])
+    expected = model.module(ids)[0, -1].argmax()
+    text = plain.generate("ab", greedy=True, max_new_tokens=1)
+    assert text == "ab" + bytes([expected]).decode(errors="replace")
+    assert isinstance(plain.generate("", max_new_tokens=2), str)
+    stopping = LanguageModel(model.module, Bytes(), stop_tokens=[int(expected)])
+    assert stopping.stop_tokens == [256, int(expected)]
 
 
 def test_called_with_ids_it_gives_the_logits_of_its_module():

@@ -1,4 +1,4 @@
-"""What the shell's completion is told after `etude runs` and `etude generate`."""
+"""What the shell's completion is told after `etude runs`, `generate` and `convert`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def completions(command: str, typed: str) -> list[str]:
     """The words that may stand where the line ends.
 
     Args:
-        command: `runs` or `generate`.
+        command: `runs`, `generate` or `convert`.
         typed: the line after the command and a space; its last word may be begun or empty.
     """
     *before, begun = typed.split(" ")
@@ -19,7 +19,7 @@ def completions(command: str, typed: str) -> list[str]:
         from etude.cli.runs import ACTIONS
 
         return [action for action in ACTIONS if action.startswith(begun)]
-    if command == "generate" and words and not words[-1].startswith("--root"):
+    if command != "runs" and words and not words[-1].startswith("--root"):
         return []  # one run alone
     return sorted(set(_runs(begun, _root(words), words)))
 

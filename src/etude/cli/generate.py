@@ -1,55 +1,174 @@
-"""`etude generate`: text from a run."""
+"""`etude generate`: text from a run, or from released weights."""
 
 from __future__ import annotations
 
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 from etude.cli.words import DONE, parser_for, with_root
-from etude.errors import Problem, RequestError
+from etude.errors import Checks, InvalidArguments, Problem, RequestError
+
+_OPTIONS = (
+    "samples", "max_new_tokens", "min_new_tokens", "temperature", "top_k", "top_p", "min_p",
+    "beams", "length_penalty", "early_stopping", "repetition_penalty", "no_repeat_ngram",
+)  # fmt: skip
+_RULE = "-" * 72
 
 
 def generate(arguments: list[str]) -> int:
-    parser = parser_for("generate", "Continues a prompt with the model of a run.")
-    parser.add_argument("run", metavar="RUN")
-    with_root(parser)
-    parser.add_argument(
-        "--prompt", default="", help="the text to continue; empty begins a document"
+    asked = _parser().parse_args(arguments)
+    if asked.temperature is None:
+        asked.temperature = 1.0 if asked.beams > 1 else 0.8
+    prompts = _checked(asked)
+    model = _model(asked)
+    options: dict[str, Any] = {name: getattr(asked, name) for name in _OPTIONS}
+    options |= {
+        "greedy": asked.greedy,
+        "stop": asked.stop,
+        "forbidden": asked.forbid,
+        "seed": asked.seed,
+    }
+    try:
+        if asked.stream:
+            model.generate(prompts[0], stream=_show, **options)
+            print()
+        else:
+            model.generate(prompts, ready=_Printer(), **options)
+    except InvalidArguments as error:
+        raise RequestError([_as_typed(problem) for problem in error.problems]) from error
+    return DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = parser_for(
+        "generate", "Continues prompts with the model of a run, or with released weights."
     )
-    parser.add_argument("--samples", type=int, default=1, help="continuations (1)")
+    parser.add_argument("run", metavar="RUN", nargs="?")
+    parser.add_argument(
+        "--pretrained", metavar="SOURCE", help="a hub id, a folder or a file instead of a run"
+    )
+    with_root(parser)
+    parser.add_argument("--prompt", help="the text to continue; left out, a document begins")
+    parser.add_argument("--prompt-file", metavar="FILE", help="prompts, one a line")
+    parser.add_argument("--samples", type=int, default=1, help="texts for each prompt (1)")
     parser.add_argument("--max-new-tokens", type=int, default=200, help="their length (200)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="1 is the model's own (0.8)")
-    parser.add_argument("--top-k", type=int, help="draw from the k likeliest tokens")
-    parser.add_argument("--top-p", type=float, help="draw from the likeliest that make up p")
-    parser.add_argument("--greedy", action="store_true", help="always the likeliest token")
-    parser.add_argument("--seed", type=int, help="the same seed, the same text")
+    parser.add_argument("--min-new-tokens", type=int, default=0, help="no end before (0)")
+    drawn = parser.add_argument_group("drawing")
+    drawn.add_argument("--temperature", type=float, help="1 is the model's own (0.8)")
+    drawn.add_argument("--top-k", type=int, help="draw from the k likeliest tokens")
+    drawn.add_argument("--top-p", type=float, help="draw from the likeliest that make up p")
+    drawn.add_argument("--min-p", type=float, help="draw from those p times as likely as the first")
+    drawn.add_argument("--greedy", action="store_true", help="always the likeliest token")
+    drawn.add_argument("--seed", type=int, help="the same seed, the same text")
+    searched = parser.add_argument_group("beam search")
+    searched.add_argument("--beams", type=int, default=1, help="continuations kept (1: no search)")
+    searched.add_argument(
+        "--length-penalty", type=float, default=1.0, help="above 0 favours long texts (1)"
+    )
+    searched.add_argument(
+        "--early-stopping", action="store_true", help="end with as many texts as beams"
+    )
+    kept_out = parser.add_argument_group("what is not written")
+    kept_out.add_argument(
+        "--repetition-penalty", type=float, default=1.0, help="above 1 repeats less (1)"
+    )
+    kept_out.add_argument(
+        "--no-repeat-ngram", metavar="N", type=int, default=0, help="no N tokens twice (0: off)"
+    )
+    kept_out.add_argument(
+        "--stop", metavar="TEXT", action="append", default=[], help="ends a text; repeatable"
+    )
+    kept_out.add_argument(
+        "--forbid", metavar="WORD", action="append", default=[], help="in any case; repeatable"
+    )
     parser.add_argument("--checkpoint", default="best", help="best, last, or a step (best)")
     parser.add_argument("--stream", action="store_true", help="show text as it comes")
     parser.add_argument("--trust", nargs="*", default=[], help="modules a foreign record may name")
-    asked = parser.parse_args(arguments)
-    if asked.seed is not None and not 0 <= asked.seed < 2**63:
-        raise RequestError(Problem("--seed", "a whole number from 0 to 2**63 - 1", asked.seed))
-    from etude.api import load_run
+    return parser
 
-    model = load_run(asked.run, root=asked.root, trust=asked.trust).model(asked.checkpoint)
-    stream = None
+
+def _checked(asked: argparse.Namespace) -> list[str]:
+    """The prompts.
+
+    Raises:
+        RequestError: with all that is wrong, before anything is loaded.
+    """
+    from etude.generation.options import check_options
+
+    checks = Checks()
+    if asked.run is None and asked.pretrained is None:
+        hint = "or --pretrained with a hub id, a folder or a file"
+        checks.problems.append(Problem("RUN", "a run to load", hint=hint))
+    elif asked.run is not None and asked.pretrained is not None:
+        checks.that(False, "--pretrained", asked.pretrained, f"nothing beside RUN = {asked.run}")
+    check_options(checks=checks, **{name: getattr(asked, name) for name in _OPTIONS})
+    seed = asked.seed
+    sound = seed is None or 0 <= seed < 2**63
+    checks.that(sound, "--seed", seed, "a whole number from 0 to 2**63 - 1")
+    checks.that(all(asked.stop), "--stop", "", "some text")
+    checks.that(all(asked.forbid), "--forbid", "", "a word")
+    prompts = [asked.prompt or ""]
+    if asked.prompt_file is not None:
+        together = asked.prompt is None
+        checks.that(together, "--prompt", asked.prompt, "nothing beside --prompt-file")
+        prompts = _lines(Path(asked.prompt_file), checks)
     if asked.stream:
-        if asked.samples != 1:
-            raise RequestError(Problem("--samples", "1 with --stream", asked.samples))
+        checks.that(asked.samples == 1, "--samples", asked.samples, "1 with --stream")
+        checks.that(asked.beams == 1, "--beams", asked.beams, "1 with --stream")
+        one = len(prompts) == 1
+        checks.that(one, "--prompt-file", asked.prompt_file, "one prompt with --stream")
+    if checks.problems:
+        raise RequestError([_as_typed(problem) for problem in checks.problems])
+    return prompts
 
-        def stream(piece: str) -> None:
-            print(piece, end="", flush=True)
 
-    texts = model.generate(
-        [asked.prompt] if stream is None else asked.prompt,
-        samples=asked.samples,
-        max_new_tokens=asked.max_new_tokens,
-        temperature=asked.temperature,
-        top_k=asked.top_k,
-        top_p=asked.top_p,
-        greedy=asked.greedy,
-        seed=asked.seed,
-        stream=stream,
-    )
-    if stream is not None:
-        print()
-    else:
-        print(f"\n{'-' * 72}\n".join(texts))
-    return DONE
+def _lines(path: Path, checks: Checks) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        checks.that(False, "--prompt-file", str(path), "a text file in UTF-8", reason)
+        return [""]
+    checks.that(bool(lines), "--prompt-file", str(path), "a prompt a line; it is empty")
+    return lines
+
+
+def _as_typed(problem: Problem) -> Problem:
+    """The problem under the option's name."""
+    if not problem.where.isidentifier() or problem.where == "RUN":
+        return problem
+    hint = "--beams 4 searches" if problem.hint == "beams=4 searches" else problem.hint
+    return replace(problem, where="--" + problem.where.replace("_", "-"), hint=hint)
+
+
+def _model(asked: argparse.Namespace) -> Any:
+    if asked.pretrained is None:
+        from etude.api import load_run
+
+        return load_run(asked.run, root=asked.root, trust=asked.trust).model(asked.checkpoint)
+    import etude
+    from etude.models.text_generator import TextGenerator
+
+    model = etude.load_pretrained(asked.pretrained)
+    if not isinstance(model, TextGenerator):
+        expected = "a model that writes text, a decoder or an encoder-decoder"
+        raise RequestError(Problem("--pretrained", expected, asked.pretrained))
+    return model
+
+
+def _show(piece: str) -> None:
+    print(piece, end="", flush=True)
+
+
+class _Printer:
+    """Prints texts as they are done, with a rule between two."""
+
+    def __init__(self) -> None:
+        self.first = True
+
+    def __call__(self, texts: list[str]) -> None:
+        for text in texts:
+            print(text if self.first else f"{_RULE}\n{text}", flush=True)
+            self.first = False

@@ -83,6 +83,7 @@ class HubText(TextData):
         documents: int | None = None,
         order: Literal["windows", "epochs"] = "windows",
         workers: int = 0,
+        separate_documents: bool = False,
     ) -> None:
         checks = Checks()
         checks.that(NAME.fullmatch(name) is not None, "name", name, "owner/name, as on the hub")
@@ -103,6 +104,7 @@ class HubText(TextData):
             batch=batch,
             order=order,
             workers=workers,
+            separate_documents=separate_documents,
             checks=checks,
         )
         self.repository = name

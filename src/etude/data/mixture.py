@@ -74,6 +74,7 @@ class Mixture(TextData):
         batch: Batch,
         order: Literal["windows", "epochs"] = "windows",
         workers: int = 0,
+        separate_documents: bool = False,
     ) -> None:
         checks = Checks()
         _check_names(checks, sources, weights)
@@ -83,6 +84,7 @@ class Mixture(TextData):
             batch=batch,
             order=order,
             workers=workers,
+            separate_documents=separate_documents,
             checks=checks,
         )
         self.section_names = tuple(sorted(sources))  # a mapping's own order means nothing

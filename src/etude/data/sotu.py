@@ -53,6 +53,7 @@ class Sotu(TextData):
         last_year: int | None = None,
         order: Literal["windows", "epochs"] = "windows",
         workers: int = 0,
+        separate_documents: bool = False,
     ) -> None:
         checks = Checks()
         # The corpus grows by a speech a year, so only its beginning is known here.
@@ -67,6 +68,7 @@ class Sotu(TextData):
             batch=batch,
             order=order,
             workers=workers,
+            separate_documents=separate_documents,
             checks=checks,
         )
         self.first_year = first_year

@@ -12,18 +12,20 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from etude.data.order import Order
 from etude.data.prepare import TokenFile
+from etude.nn.documents import Documents
 
 
 class Windows(TypedDict):
     """B windows of T tokens, and the token that follows each: both (B, T), int64.
 
     In evaluation `section` is the number of the mixture's source that all of them are from, 0 if
-    there is only one.
+    there is only one. `documents` says which ones the tokens are of, if these are to be separate.
     """
 
     tokens: torch.Tensor
     targets: torch.Tensor
     section: NotRequired[int]
+    documents: NotRequired[Documents]
 
 
 class MicroBatch(Windows):
@@ -48,6 +50,7 @@ class TrainingSteps(IterableDataset[list[MicroBatch]]):
         start_step: steps that are done already.
         rank: this process, of `world`; it takes the rank-th contiguous share of each step.
         world: processes, a divisor of `batch`.
+        separator: the token before each document, if documents are to be separate.
     """
 
     def __init__(
@@ -62,9 +65,11 @@ class TrainingSteps(IterableDataset[list[MicroBatch]]):
         start_step: int = 0,
         rank: int = 0,
         world: int = 1,
+        separator: int | None = None,
     ) -> None:
         self.file = file
         self.order = order
+        self.separator = separator
         self.length = length
         self.total_steps = total_steps
         self.start_step = start_step
@@ -86,12 +91,15 @@ class TrainingSteps(IterableDataset[list[MicroBatch]]):
             rows = windows[self.order.starts(step)[self.share]]  # (share, T + 1)
             tokens = torch.from_numpy(rows[:, :-1].astype(np.int64))
             targets = torch.from_numpy(rows[:, 1:].astype(np.int64))
-            yield [
+            whole: list[MicroBatch] = [
                 {"tokens": inputs, "targets": outputs, "step_targets": self.step_targets}
                 for inputs, outputs in zip(
                     tokens.split(self.micro_batch), targets.split(self.micro_batch), strict=True
                 )
             ]
+            for micro in whole:
+                _separate(micro, self.separator)
+            yield whole
 
 
 class EvaluationBatches(IterableDataset[Windows]):
@@ -105,6 +113,7 @@ class EvaluationBatches(IterableDataset[Windows]):
         length: targets in a window.
         examples: the most windows in a batch.
         places: the first token and the number of tokens of each text; None is one, the whole.
+        separator: the token before each document, if documents are to be separate.
     """
 
     def __init__(
@@ -114,10 +123,12 @@ class EvaluationBatches(IterableDataset[Windows]):
         length: int,
         examples: int,
         places: Sequence[tuple[int, int]] | None = None,
+        separator: int | None = None,
     ) -> None:
         self.file = file
         self.length = length
         self.examples = examples
+        self.separator = separator
         self.places = [(0, file.tokens)] if places is None else list(places)
 
     def __len__(self) -> int:
@@ -129,11 +140,13 @@ class EvaluationBatches(IterableDataset[Windows]):
                 begin = start + first
                 ids = self.file.ids[begin : begin + count * length + 1].astype(np.int64)
                 inputs, targets = torch.from_numpy(ids[:-1]), torch.from_numpy(ids[1:])
-                yield {
+                batch: Windows = {
                     "tokens": inputs.view(count, length),
                     "targets": targets.view(count, length),
                     "section": section,
                 }
+                _separate(batch, self.separator)
+                yield batch
 
     def _shapes(self, tokens: int) -> Iterator[tuple[int, int, int]]:
         """Of a text's batches, the place of the first input, the windows and their length."""
@@ -142,3 +155,14 @@ class EvaluationBatches(IterableDataset[Windows]):
             yield first * self.length, min(self.examples, full - first), self.length
         if rest:
             yield full * self.length, 1, rest
+
+
+def _separate(batch: Windows, separator: int | None) -> None:
+    """Notes where documents begin, if the separator says it.
+
+    The separator belongs to the document that it stands before: so each target is predicted from
+    its own document alone, the first word of a document from the separator, and the separator, as
+    the end, from the last word; and all of them count.
+    """
+    if separator is not None:
+        batch["documents"] = Documents.beginning_with(separator, batch["tokens"])

@@ -55,6 +55,8 @@ class TextData(pl.LightningDataModule, ABC):
             that don't overlap, each once an epoch.
         workers: processes that assemble batches; 0 is the training process itself. The batches
             don't depend on it.
+        separate_documents: a window's documents don't see each other, and each begins at position
+            0; the tokenizer must have an end-of-text token, which tells them apart.
         checks: what a subclass has noted of its own arguments.
 
     Attributes:
@@ -66,7 +68,7 @@ class TextData(pl.LightningDataModule, ABC):
         InvalidArguments: with every mistake in the arguments.
     """
 
-    given = frozenset({"tokenizer", "sequence_length", "batch"})
+    given = frozenset({"tokenizer", "sequence_length", "batch", "separate_documents"})
     section_names: tuple[str, ...] = ()
 
     def __init__(
@@ -77,6 +79,7 @@ class TextData(pl.LightningDataModule, ABC):
         batch: Batch,
         order: Literal["windows", "epochs"] = "windows",
         workers: int = 0,
+        separate_documents: bool = False,
         checks: Checks | None = None,
     ) -> None:
         super().__init__()
@@ -91,6 +94,7 @@ class TextData(pl.LightningDataModule, ABC):
         self.batch = batch
         self.order = order
         self.workers = workers
+        self.separate_documents = separate_documents
         self._prepared: Prepared | None = None
         self._attached: TrainingSteps | None = None
 
@@ -153,6 +157,11 @@ class TextData(pl.LightningDataModule, ABC):
             recipe=self.recipe,
         )
         problems = []
+        if self.separate_documents and prepared.tokenizer.end_of_text is None:
+            expected = "a tokenizer with an end-of-text token, which tells documents apart"
+            name = type(self.recipe).__name__
+            hint = "data.tokenizer.end_of_text can name one, or data/tokenizer=bpe has one"
+            problems.append(Problem("data.separate_documents", expected, name, hint))
         for name, section in _sections(prepared.meta.splits["train"]).items():
             if section.tokens <= self.sequence_length:
                 whose = f"{name}'s training split has" if name else "the training split's"
@@ -255,6 +264,7 @@ class TextData(pl.LightningDataModule, ABC):
             start_step=start_step,
             rank=rank,
             world=world,
+            separator=self._separator,
         )
 
     def order_of(self, seed: int) -> Order:
@@ -287,8 +297,14 @@ class TextData(pl.LightningDataModule, ABC):
         examples = max(1, EVALUATION_TOKENS // length)
         places = [(s.start, s.tokens) for s in _sections(self._split(split)).values()]
         file = self.prepared.split(split)
-        batches = EvaluationBatches(file, length=length, examples=examples, places=places)
+        batches = EvaluationBatches(
+            file, length=length, examples=examples, places=places, separator=self._separator
+        )
         return _loader(batches, workers=0)
+
+    @property
+    def _separator(self) -> int | None:
+        return self.tokenizer_.end_of_text if self.separate_documents else None
 
     def _split(self, name: Split) -> SplitMeta:
         return self.meta.splits[name]

@@ -56,6 +56,7 @@ class TextFiles(TextData):
         order: Literal["windows", "epochs"] = "windows",
         workers: int = 0,
         column: str | None = None,
+        separate_documents: bool = False,
     ) -> None:
         self.paths = [path] if isinstance(path, str) else list(path)
         checks = Checks()
@@ -73,6 +74,7 @@ class TextFiles(TextData):
             batch=batch,
             order=order,
             workers=workers,
+            separate_documents=separate_documents,
             checks=checks,
         )
         self.validation = validation

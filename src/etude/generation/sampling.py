@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from etude.errors import Checks
+from etude.generation.options import check_sampling
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+"""The source of randomness: one for all rows, or one for each; None is torch's own."""
 
 
 def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
@@ -36,39 +39,57 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     return logits.masked_fill(torch.zeros_like(outside).scatter(-1, order, outside), -torch.inf)
 
 
+def keep_min_p(logits: Tensor, p: float) -> Tensor:
+    """The logits of tokens that are less probable than p times the most probable one become minus
+    infinity (Nguyen et al. 2024, arXiv:2407.01082, section 3).
+    """
+    if p == 0:
+        return logits
+    probabilities = logits.softmax(dim=-1)
+    least = p * probabilities.amax(dim=-1, keepdim=True)
+    return logits.masked_fill(probabilities < least, -torch.inf)
+
+
 def choose(
     logits: Tensor,
     *,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
     greedy: bool = False,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
 ) -> Tensor:
-    """Token ids (...) drawn from logits (..., V): temperature first, then top-k, then top-p.
+    """Token ids (...) drawn from logits (..., V): temperature first, then top-k, top-p, min-p.
 
     Args:
         temperature: 0 is its limit, the most probable token.
         top_k: draw from the k most probable tokens only.
         top_p: draw from the nucleus of probability p only.
+        min_p: draw from the tokens at least p times as probable as the most probable one only.
         greedy: take the most probable token, whatever the other arguments say.
-        generator: the source of randomness, on the logits' device; torch's own if None.
+        generator: the source of randomness, on the logits' device; one for each row of logits
+            (B, V) makes a row's draw independent of the others.
 
     Raises:
-        InvalidArguments: a negative temperature, top_k below 1, top_p outside (0, 1].
+        InvalidArguments: a negative temperature, top_k below 1, top_p outside (0, 1], min_p
+            outside [0, 1].
     """
-    return sampler(temperature, top_k, top_p, greedy, generator)(logits)
+    return sampler(temperature, top_k, top_p, min_p, greedy, generator)(logits)
 
 
 def sampler(
     temperature: float,
     top_k: int | None,
     top_p: float | None,
+    min_p: float | None,
     greedy: bool,
-    generator: torch.Generator | None,
+    generator: Generators,
 ) -> Callable[[Tensor], Tensor]:
     """`choose` for many tokens: its arguments are checked once, here."""
-    check_sampling(temperature, top_k, top_p)
+    checks = Checks()
+    check_sampling(checks, temperature, top_k, top_p, min_p)
+    checks.done()
     if greedy or temperature == 0:
         return most_probable
 
@@ -81,6 +102,8 @@ def sampler(
             logits, ids = keep_top_k(logits, top_k)
         if top_p is not None:
             logits = keep_top_p(logits, top_p)
+        if min_p is not None:
+            logits = keep_min_p(logits, min_p)
         chosen = draw(logits.softmax(dim=-1), generator)
         # From k tokens alone: random numbers for a whole vocabulary take longer than all the rest.
         return chosen if ids is None else ids.gather(-1, chosen[..., None])[..., 0]
@@ -93,22 +116,17 @@ def most_probable(logits: Tensor) -> Tensor:
     return logits.argmax(dim=-1)
 
 
-def draw(probabilities: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def draw(probabilities: Tensor, generator: Generators = None) -> Tensor:
     """Ids (...) drawn from probabilities (..., V): i with probability p_i.
 
     Of independent exponential times with rates p_i, the first is the i-th with probability p_i.
     `torch.multinomial` draws the very same ids, after checks of its input that cost more than the
     draw.
     """
-    times = torch.empty_like(probabilities).exponential_(generator=generator)
+    times = torch.empty_like(probabilities)
+    if generator is None or isinstance(generator, torch.Generator):
+        times.exponential_(generator=generator)
+    else:
+        for row, source in zip(times, generator, strict=True):
+            row.exponential_(generator=source)
     return (probabilities / times).argmax(dim=-1)
-
-
-def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
-    """Raises `InvalidArguments` for values that describe no distribution."""
-    checks = Checks()
-    finite = math.isfinite(temperature)
-    checks.that(finite and temperature >= 0, "temperature", temperature, "a number of 0 or more")
-    checks.that(top_k is None or top_k >= 1, "top_k", top_k, "1 or more", "leave it out for all")
-    checks.that(top_p is None or 0 < top_p <= 1, "top_p", top_p, "a probability in (0, 1]")
-    checks.done()

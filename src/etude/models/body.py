@@ -119,7 +119,8 @@ class Body(nn.Module):
         Args:
             cache: what came before `tokens`; they are appended to it.
             keep: (B, S), false where a token, or one in the cache, is padding: nobody sees it.
-            positions: (B, T), where tokens stand if not one after the other, as after padding.
+            positions: (B, T), where tokens stand if not one after the other, as after padding; all
+                below S.
             documents: the sequences are packed of them; each begins at position 0 and sees
                 itself alone. Not with a cache.
             token_types: (B, T), of 0 ... ; None is all 0.
@@ -128,14 +129,20 @@ class Body(nn.Module):
             last_only: only the last position.
 
         Raises:
-            InvalidArguments: for a sequence longer than the position part can represent.
+            InvalidArguments: for a sequence longer than the position part can represent; documents
+                with a cache, or with a mask that depends on where a text begins.
         """
         T = tokens.shape[1]
         start = 0 if cache is None else cache.length
         if documents is not None:
+            checks = Checks()
+            checks.that(cache is None, "documents", "a cache", "nothing kept from before")
+            kind, expected = type(self.mask).__name__, "a mask that is the same everywhere"
+            checks.that(self.mask.everywhere, "documents", kind, expected)
+            checks.done()
             positions = documents.positions
         if positions is not None:
-            self.position.reach(T if documents is not None else start + T)
+            self.position.reach(start + T)
         at: int | Tensor = start if positions is None else positions
         x = self.embedding(tokens)  # (B, T, D)
         if self.embedding_scale is not None:
@@ -147,7 +154,10 @@ class Body(nn.Module):
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         x = self.dropout(x)
-        within = documents if documents is not None and documents.apart else None
+        # Compiled blocks would be compiled again for each new list of lengths.
+        compiled = self.blocks[0]._compiled_call_impl is not None
+        apart = documents is not None and not compiled and documents.apart
+        within = documents if apart else None
         packed = None if documents is None or within is not None else documents.mask()
         causal, bias = self._scores(T, start + T, x, keep, packed)
         context: dict[str, Any] = {"position": self.position, "causal": causal, "bias": bias}
@@ -196,7 +206,7 @@ class Body(nn.Module):
             seen = later if seen is None else seen & later
         if seen is None:
             return False, bias
-        if keep is not None and causal:
+        if keep is not None and seen.shape[-2] > 1:
             # A query that is padding may have nothing to see; what it computes is not used, but
             # must be a number.
             seen = seen | own_key(T, S, x.device)

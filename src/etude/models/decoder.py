@@ -9,7 +9,7 @@ from etude.models.body import Body, Part
 from etude.models.heads import logits
 from etude.nn.cache import KVCache
 from etude.nn.documents import Documents
-from etude.nn.init import Initialise, gpt2_
+from etude.nn.init import GPT2, Initialise
 
 
 class Decoder(Body):
@@ -40,7 +40,7 @@ class Decoder(Body):
         logit_softcap: c, keeps the logits within (-c, c), by c tanh(logit / c) (Gemma Team 2024,
             arXiv:2408.00118, section 2).
         initialise: fills the weights, given the model and the number of layers
-            (`etude.nn.init`); None is `gpt2_`.
+            (`etude.nn.init`); None is `GPT2`.
 
     Raises:
         InvalidArguments: sizes that don't fit together, and whatever a part finds wrong.
@@ -83,7 +83,7 @@ class Decoder(Body):
         self.logit_softcap = logit_softcap
         vocabulary = self.embedding.num_embeddings
         self.head = None if tie_embeddings else nn.Linear(dim, vocabulary, bias=False)
-        (initialise or gpt2_)(self, layers)
+        (initialise or GPT2())(self, layers)
 
     def forward(
         self,

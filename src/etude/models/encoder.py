@@ -6,7 +6,7 @@ from torch import Tensor
 
 from etude.models.body import Body, Part
 from etude.nn.documents import Documents
-from etude.nn.init import Initialise, normal_
+from etude.nn.init import Initialise, Normal
 
 
 class Encoder(Body):
@@ -21,7 +21,7 @@ class Encoder(Body):
         head: called once with dim, embedding, norm, dropout (`etude.models.heads`); None leaves
             the vectors as they are.
         token_types, head_dim, scale_embeddings, embedding_norm, recompute: see `Body`.
-        initialise: as for `Decoder`; None is `normal_`.
+        initialise: as for `Decoder`; None is `Normal`.
 
     Raises:
         InvalidArguments: sizes that don't fit together, and whatever a part finds wrong.
@@ -60,7 +60,7 @@ class Encoder(Body):
         )  # fmt: skip
         shared = {"dim": dim, "embedding": self.embedding, "norm": norm, "dropout": dropout}
         self.head = None if head is None else head(**shared)
-        (initialise or normal_)(self, layers)
+        (initialise or Normal())(self, layers)
 
     def forward(
         self,

@@ -11,7 +11,7 @@ from etude.errors import Checks
 from etude.models.body import Body, Part
 from etude.models.heads import logits
 from etude.nn.cache import KVCache
-from etude.nn.init import Initialise, xavier_
+from etude.nn.init import Initialise, Xavier
 from etude.nn.mask import Bidirectional
 
 
@@ -33,7 +33,7 @@ class EncoderDecoder(nn.Module):
         logit_bias: whether the logits have a bias (Marian).
         start_token: what a target begins with before its first token.
         head_dim, scale_embeddings, embedding_norm, recompute: see `Body`.
-        initialise: as for `Decoder`; None is `xavier_`.
+        initialise: as for `Decoder`; None is `Xavier`.
 
     Raises:
         InvalidArguments: sizes that don't fit together, and whatever a part finds wrong.
@@ -94,7 +94,7 @@ class EncoderDecoder(nn.Module):
         self.logit_scale = logit_scale
         self.start_token = start_token
         self.max_length = max_length
-        (initialise or xavier_)(self, layers)
+        (initialise or Xavier())(self, layers)
 
     @property
     def mask(self) -> Any:

@@ -134,6 +134,7 @@ class MultiHeadAttention(nn.Module):
         qk_norm: whether each head's query and key are RMS-normalised over their width, with a
             learned weight, before the positions turn them (Henry et al. 2020, arXiv:2010.04245;
             the form of Qwen3, arXiv:2505.09388).
+        qk_norm_eps: of these norms.
         scale: of the scores: `inverse_sqrt` is 1 / sqrt(K), `inverse` 1 / K, `one` 1.
         softcap: see `reference_attention`; it has no fused kernel.
 
@@ -142,6 +143,7 @@ class MultiHeadAttention(nn.Module):
     """
 
     attend: Callable[..., Tensor] = staticmethod(fused_attention)
+    given = frozenset({"dim", "heads", "bias", "dropout", "head_dim"})  # by the model
 
     def __init__(
         self,
@@ -162,6 +164,7 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         checks = Checks()
         checks.positive(dim=dim)
+        checks.positive(qk_norm_eps=qk_norm_eps)
         checks.probability(dropout=dropout)
         if head_dim is None:
             check_divides(checks, "heads", heads, "dim", dim)
@@ -177,6 +180,7 @@ class MultiHeadAttention(nn.Module):
         self.heads, self.kv_heads, self.dropout = heads, kv_heads, dropout
         self.head_dim = dim // heads if head_dim is None else head_dim
         self.scale = SCALES[scale](self.head_dim)
+        self.softcap = softcap
         if softcap is not None:
             self.attend = partial(reference_attention, softcap=softcap)
         H, G, K = self.heads, self.kv_heads, self.head_dim

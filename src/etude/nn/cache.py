@@ -51,30 +51,39 @@ class LayerCache:
         """Makes each sequence `times` sequences, which stand together."""
         self.batch *= times
         if self._keys is not None and self._values is not None:
-            self._keys = self._keys.repeat_interleave(times, dim=0)
-            self._values = self._values.repeat_interleave(times, dim=0)
+            self._keys = self._copies(self._keys, times)
+            self._values = self._copies(self._values, times)
         if self.memory is not None:
             k, v = self.memory
             self.memory = (k.repeat_interleave(times, dim=0), v.repeat_interleave(times, dim=0))
 
-    def select(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor, since: int = 0) -> None:
         """Keeps the sequences that `rows` (B',) names, in its order; a beam search's step.
 
         The memory stays where it is if the number of sequences does: then a beam takes over
         another of the same source.
+
+        Args:
+            since: where the number of sequences stays, the positions before it do too: there the
+                sequence that goes and the one that takes its place are the same.
         """
         same = len(rows) == self.batch
+        since = since if same else 0
         self.batch = len(rows)
-        if self._keys is not None and self._values is not None:
-            kept = [
-                x[:, :, : self.length].index_select(0, rows) for x in (self._keys, self._values)
-            ]
+        if self._keys is not None and self._values is not None and since < self.length:
+            there = slice(since, self.length)
+            kept = [x[:, :, there].index_select(0, rows) for x in (self._keys, self._values)]
             if not same:
                 self._keys, self._values = (self._room(x) for x in kept)
-            self._keys[:, :, : self.length], self._values[:, :, : self.length] = kept
+            self._keys[:, :, there], self._values[:, :, there] = kept
         if self.memory is not None and not same:
             k, v = self.memory
             self.memory = (k.index_select(0, rows), v.index_select(0, rows))
+
+    def _copies(self, x: Tensor, times: int) -> Tensor:
+        room = self._room(x)
+        room[:, :, : self.length] = x[:, :, : self.length].repeat_interleave(times, dim=0)
+        return room
 
     def _room(self, x: Tensor) -> Tensor:
         return x.new_empty(self.batch, x.shape[1], self.capacity, x.shape[3])
@@ -109,12 +118,12 @@ class KVCache:
         if self.memory_keep is not None:
             self.memory_keep = self.memory_keep.repeat_interleave(times, dim=0)
 
-    def select(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor, since: int = 0) -> None:
         """Keeps the sequences that `rows` (B',) names; see `LayerCache.select`."""
         if self.memory_keep is not None and len(rows) != len(self.memory_keep):
             self.memory_keep = self.memory_keep.index_select(0, rows)
         for layer in (*self.layers, *self.across):
-            layer.select(rows)
+            layer.select(rows, since)
 
     def nbytes(self) -> int:
         """Bytes taken, over all layers."""

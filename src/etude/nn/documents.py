@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
-SHORT = 64
+SHORT = 16
 """Documents shorter than this on average are told apart by a mask: a call for each costs more."""
 
 
@@ -32,11 +33,15 @@ class Documents:
         self._lengths: list[list[int]] | None = None
 
     @classmethod
-    def after(cls, end: int, tokens: Tensor) -> Documents:
-        """Of tokens (B, T) where each document ends with the token `end`, which belongs to it."""
-        first = torch.zeros_like(tokens, dtype=torch.bool)
-        first[:, 1:] = tokens[:, :-1] == end
-        return cls(first)
+    def beginning_with(cls, token: int, tokens: Tensor) -> Documents:
+        """Of tokens (B, T) where `token` stands before each document, and belongs to it."""
+        return cls(tokens == token)
+
+    def to(self, device: torch.device | str) -> Documents:
+        """The same on another device."""
+        if self.number.device == torch.device(device):
+            return self
+        return Documents((self.positions == 0).to(device))
 
     @property
     def lengths(self) -> Sequence[Sequence[int]]:
@@ -47,8 +52,8 @@ class Documents:
 
     @property
     def apart(self) -> bool:
-        """Whether `attend` calls for each document alone: where that is faster than a mask."""
-        if self.number.device.type != "cpu" or torch.compiler.is_compiling():
+        """Whether `attend`, which calls for each document alone, is faster than a mask."""
+        if self.number.device.type != "cpu":
             return False
         return self.number.numel() >= SHORT * sum(map(len, self.lengths))
 
@@ -69,15 +74,23 @@ class Documents:
         """`attend` within each document: less work than over the sequence, however masked.
 
         Args:
-            bias: (..., T, T), the same for all sequences, or None.
+            bias: broadcasts to (B, H, T, T), or None.
         """
-        rows = []
-        for row, lengths in enumerate(self.lengths):
-            pieces = [x[row : row + 1].split_with_sizes(lengths, dim=2) for x in (q, k, v)]
-            stop, done = 0, []
-            for piece in zip(*pieces, strict=True):
-                start, stop = stop, stop + piece[0].shape[2]
-                part = None if bias is None else bias[..., start:stop, start:stop]
-                done.append(attend(*piece, bias=part, **options))
-            rows.append(torch.cat(done, dim=2))
-        return torch.cat(rows)
+        square = None if bias is None else bias.expand(*bias.shape[:-2], q.shape[2], k.shape[2])
+        done, stop_row = [], 0
+        for lengths, group in groupby(self.lengths):  # sequences cut alike go together
+            start_row, stop_row = stop_row, stop_row + len(list(group))
+            rows = slice(start_row, stop_row)
+            pieces, stop = [], 0
+            for each in zip(*(x[rows].split(lengths, dim=2) for x in (q, k, v)), strict=True):
+                start, stop = stop, stop + each[0].shape[2]
+                part = None if square is None else square[..., start:stop, start:stop]
+                if part is not None and part.ndim == 4 and part.shape[0] > 1:
+                    part = part[rows]
+                pieces.append(attend(*each, bias=part, **options))
+            done.append(_joined(pieces, dim=2))
+        return _joined(done, dim=0)
+
+
+def _joined(pieces: list[Tensor], dim: int) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=dim)

@@ -60,6 +60,15 @@ class GELUTanh(FeedForward):
         return F.gelu(x, approximate="tanh")
 
 
+class SiLU(FeedForward):
+    """x * sigmoid(x) (Hendrycks & Gimpel 2016; Ramachandran et al. 2017, arXiv:1710.05941, who
+    call it Swish), as in Marian's models.
+    """
+
+    def activation(self, x: Tensor) -> Tensor:
+        return F.silu(x)
+
+
 class SquaredReLU(FeedForward):
     """max(0, x)^2 (So et al. 2021, arXiv:2109.08668, Primer)."""
 
@@ -109,6 +118,13 @@ class GEGLU(GatedFeedForward):
 
     def activation(self, x: Tensor) -> Tensor:
         return F.gelu(x)
+
+
+class GEGLUTanh(GatedFeedForward):
+    """Gated by GELU in its tanh approximation, as in T5 v1.1."""
+
+    def activation(self, x: Tensor) -> Tensor:
+        return F.gelu(x, approximate="tanh")
 
 
 class NoFeedForward(nn.Module):

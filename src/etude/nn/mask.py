@@ -14,10 +14,12 @@ class Mask:
     Attributes:
         causal: whether no query sees a later key.
         cacheable: whether what a position has computed stays when tokens follow it.
+        everywhere: whether it is the same wherever in a sequence a text begins.
     """
 
     causal: bool = False
     cacheable: bool = False
+    everywhere: bool = True
 
     def seen(self, T: int, S: int, device: torch.device | None = None) -> Tensor | None:
         """(T, S), true where one of the last T of S positions may see key j; None where
@@ -64,13 +66,15 @@ class Prefix(Mask):
     """The first `length` tokens see each other, the others what stands before them (Raffel et
     al. 2019, arXiv:1910.10683, section 3.2.1, "prefix LM").
 
-    With a cache, the first call must read the whole prefix.
+    With a cache, the first call must read the whole prefix. Packed documents would each need a
+    prefix of their own, and are refused.
 
     Args:
         length: of the prefix, in tokens.
     """
 
     cacheable = True
+    everywhere = False
 
     def __init__(self, *, length: int = 16) -> None:
         checks = Checks()

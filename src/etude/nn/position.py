@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from etude.errors import Checks, InvalidArguments, Problem
@@ -23,16 +24,21 @@ class Position(nn.Module):
         dim: D.
         heads: H.
         max_length: the longest sequence that the model is trained on.
+        head_dim: K; None is D / H.
 
     Attributes:
+        given: what the model gives; see `etude.config.nodes.settable`.
         limit: the longest sequence that can be represented; None for any length.
         causal: whether queries don't see later keys; set by the model.
     """
 
+    given = frozenset({"dim", "heads", "max_length", "head_dim"})
     limit: int | None = None
     causal: bool = True
 
-    def __init__(self, *, dim: int, heads: int, max_length: int) -> None:
+    def __init__(
+        self, *, dim: int, heads: int, max_length: int, head_dim: int | None = None
+    ) -> None:
         super().__init__()
 
     def embed(self, x: Tensor, start: int | Tensor = 0) -> Tensor:
@@ -78,7 +84,15 @@ class Learned(Position):
         InvalidArguments: in `embed`, for a sequence that goes past `max_length`.
     """
 
-    def __init__(self, *, dim: int, heads: int, max_length: int, offset: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        dim: int,
+        heads: int,
+        max_length: int,
+        head_dim: int | None = None,
+        offset: int = 0,
+    ) -> None:
         super().__init__(dim=dim, heads=heads, max_length=max_length)
         checks = Checks()
         checks.that(offset >= 0, "offset", offset, "0 or more")
@@ -90,7 +104,7 @@ class Learned(Position):
 
     def embed(self, x: Tensor, start: int | Tensor = 0) -> Tensor:
         if isinstance(start, Tensor):
-            return x + self.weight[start + self.offset]
+            return x + F.embedding(start + self.offset, self.weight)
         stop = start + x.shape[1]
         self.reach(stop)
         return x + self.weight[self.offset + start : self.offset + stop]
@@ -111,8 +125,17 @@ class Sinusoidal(Position):
         halves: all sines first, then all cosines, as in the authors' code and in Marian.
     """
 
-    def __init__(self, *, dim: int, heads: int, max_length: int, halves: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        dim: int,
+        heads: int,
+        max_length: int,
+        head_dim: int | None = None,
+        halves: bool = False,
+    ) -> None:
         super().__init__(dim=dim, heads=heads, max_length=max_length)
+        self.halves = halves
         self.rows = _Table(partial(sinusoids, width=dim, halves=halves), size=max_length)
 
     def reach(self, length: int) -> None:
@@ -134,7 +157,6 @@ class Rotary(Position):
         base: sets the slowest frequency; larger for longer contexts.
         fraction: of a head's width that is turned, from the first coordinate on; a quarter in
             GPT-NeoX (Black et al. 2022, arXiv:2204.06745, section 2.1).
-        head_dim: K; None is D / H.
 
     Raises:
         InvalidArguments: for an odd width.
@@ -146,9 +168,9 @@ class Rotary(Position):
         dim: int,
         heads: int,
         max_length: int,
+        head_dim: int | None = None,
         base: float = 10000.0,
         fraction: float = 1.0,
-        head_dim: int | None = None,
     ) -> None:
         super().__init__(dim=dim, heads=heads, max_length=max_length)
         K = dim // heads if head_dim is None else head_dim
@@ -163,7 +185,7 @@ class Rotary(Position):
             even = width > 0 and width % 2 == 0
             checks.that(even, "fraction", fraction, f"an even part of the width {K}, not {width}")
         checks.done()
-        self.width = width
+        self.width, self.base = width, base
         self.whole = width == K
         frequencies = partial(self.frequencies, width=width, base=base)
         self.rows = _Table(partial(rotations, frequencies=frequencies), size=max_length)
@@ -207,9 +229,9 @@ class LinearRotary(Rotary):
         dim: int,
         heads: int,
         max_length: int,
+        head_dim: int | None = None,
         base: float = 10000.0,
         fraction: float = 1.0,
-        head_dim: int | None = None,
         factor: float = 1.0,
     ) -> None:
         checks = Checks()
@@ -217,8 +239,8 @@ class LinearRotary(Rotary):
         checks.done()
         self.factor = factor
         super().__init__(
-            dim=dim, heads=heads, max_length=max_length, base=base, fraction=fraction,
-            head_dim=head_dim,
+            dim=dim, heads=heads, max_length=max_length, head_dim=head_dim, base=base,
+            fraction=fraction,
         )  # fmt: skip
 
     def frequencies(self, width: int, base: float) -> Tensor:
@@ -242,9 +264,9 @@ class Llama3Rotary(Rotary):
         dim: int,
         heads: int,
         max_length: int,
+        head_dim: int | None = None,
         base: float = 500000.0,
         fraction: float = 1.0,
-        head_dim: int | None = None,
         factor: float = 8.0,
         low: float = 1.0,
         high: float = 4.0,
@@ -257,8 +279,8 @@ class Llama3Rotary(Rotary):
         self.factor, self.low, self.high = factor, low, high
         self.original_length = original_length
         super().__init__(
-            dim=dim, heads=heads, max_length=max_length, base=base, fraction=fraction,
-            head_dim=head_dim,
+            dim=dim, heads=heads, max_length=max_length, head_dim=head_dim, base=base,
+            fraction=fraction,
         )  # fmt: skip
 
     def frequencies(self, width: int, base: float) -> Tensor:
@@ -287,6 +309,7 @@ class RelativeBias(Position):
         dim: int,
         heads: int,
         max_length: int,
+        head_dim: int | None = None,
         buckets: int = 32,
         max_distance: int = 128,
     ) -> None:
@@ -304,11 +327,10 @@ class RelativeBias(Position):
 
     def bias(self, T: int, S: int, like: Tensor) -> Tensor:
         at = torch.arange(S, device=like.device)
-        # A table of all distances -(S-1) .. S-1 once, then a view of it for each query.
-        distances = torch.arange(1 - S, S, device=like.device)  # of a key from a query
-        of_distance = self.weight[self.bucket(distances)]  # (2S - 1, H)
-        index = at[None, :] - at[S - T :, None] + S - 1
-        return of_distance[index].permute(2, 0, 1)
+        # A row for each distance 1 - S .. S - 1 of a key from a query: few need a logarithm.
+        rows = self.weight[self.bucket(torch.arange(1 - S, S, device=like.device))]
+        distance = at[None, :] - at[S - T :, None]  # (T, S)
+        return rows[distance + S - 1].permute(2, 0, 1)
 
     def bucket(self, distance: Tensor) -> Tensor:
         """The bucket of each distance key - query (any shape), an integer."""
@@ -335,7 +357,9 @@ class ALiBi(Position):
     model the distance counts in both directions.
     """
 
-    def __init__(self, *, dim: int, heads: int, max_length: int) -> None:
+    def __init__(
+        self, *, dim: int, heads: int, max_length: int, head_dim: int | None = None
+    ) -> None:
         super().__init__(dim=dim, heads=heads, max_length=max_length)
         self.slopes = alibi_slopes(heads)
 

@@ -20,9 +20,11 @@ def next_token_loss(model: nn.Module, micro: MicroBatch) -> Tensor:
 
     Args:
         model: tokens (B, T) -> logits (B, T, V).
-        micro: `tokens` and `targets`, both (B, T); targets are the tokens one position on.
+        micro: `tokens` and `targets`, both (B, T); targets are the tokens one position on. Perhaps
+            `documents`, which are not to see each other.
     """
-    logits = model(micro["tokens"]).flatten(0, 1)
+    packed = {"documents": micro["documents"]} if "documents" in micro else {}
+    logits = model(micro["tokens"], **packed).flatten(0, 1)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.cross_entropy(logits, micro["targets"].flatten(), reduction="sum")
 

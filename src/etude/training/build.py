@@ -12,6 +12,8 @@ from etude.config.checks import Checked, Unsound, check
 from etude.config.nodes import Factory, Node
 from etude.errors import Problem, RequestError, nearest
 from etude.loggers.base import Logger
+from etude.models.encoder import Encoder
+from etude.models.encoder_decoder import EncoderDecoder
 from etude.tasks.seeding import INITIALISATION, seed_for
 from etude.training.trainer import Trainer
 
@@ -105,7 +107,11 @@ def build_parts(checked: Checked) -> Parts:
             expected = f"a metric of {task.__name__}"
             hint = nearest(monitor, names)
             problems.append(Problem(f"callbacks.{name}.monitor", expected, monitor, hint))
-    if model is not None and task.needs_causal_model and not model.mask.causal:
+    if isinstance(model, Encoder | EncoderDecoder) and task.needs_causal_model:
+        kind = type(model).__name__
+        expected = f"a decoder: {task.__name__} predicts the next token of one text"
+        problems.append(Problem("model", expected, kind, "model=nano, or another decoder"))
+    elif model is not None and task.needs_causal_model and not model.mask.causal:
         name = nodes["model"].arguments["mask"].target.rpartition(".")[2]
         expected = f"a mask that hides what follows: {task.__name__}'s targets are the next tokens"
         problems.append(Problem("model.mask", expected, name, "model/mask=causal"))

@@ -1,0 +1,150 @@
+"""Beam search: the most probable continuations that keeping a few at a time finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from etude.generation.options import EarlyStopping
+from etude.generation.processors import Processor, apply
+from etude.generation.reader import Reader
+
+_NEVER = -1e9
+"""The score of what must not be chosen; it can be added to, as minus infinity cannot."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a beam search returns, the best first.
+
+    Attributes:
+        tokens: (B, beams, T + n), filled up with the fill token.
+        scores: (B, beams), log-probability / length^length_penalty.
+    """
+
+    tokens: Tensor
+    scores: Tensor
+
+
+def beam_search(
+    reader: Reader,
+    tokens: Tensor,
+    *,
+    max_new_tokens: int,
+    beams: int,
+    length_penalty: float = 1.0,
+    early_stopping: EarlyStopping = False,
+    processors: Sequence[Processor] = (),
+    stop_tokens: Sequence[int] = (),
+    stop: Callable[[Tensor], Tensor] | None = None,
+    fill: int = 0,
+) -> Found:
+    """Continues `tokens` (B, T); a hypothesis' score is log p(new tokens) / n^length_penalty, n its
+    new tokens with the one that ends it (Wu et al. 2016, arXiv:1609.08144, section 7, whose penalty
+    is another power law).
+
+    Each step takes the best continuations of all beams of a prompt, twice as many as there are
+    beams or more, so that enough are left that go on. Those which end are kept as hypotheses if
+    they are among the best `beams`.
+
+    Args:
+        reader: of `tokens`, not read from yet.
+        beams: how many continuations are kept; the hypotheses returned are as many.
+        length_penalty: above 0 longer texts gain, below 0 shorter ones do.
+        early_stopping: when a prompt is done. `False`: when the best continuation, at its present
+            length, scores below the worst hypothesis; a heuristic where the penalty is not 0.
+            `"never"`: when none can come to score above it. `True`: as soon as there are `beams`
+            hypotheses.
+        processors: see `etude.generation.processors`.
+        stop_tokens: ids that end a hypothesis, and belong to it.
+        stop: says of the new tokens (R, n) which rows end, (R,).
+        fill: what stands after the end of a hypothesis.
+    """
+    B, T = tokens.shape
+    device = tokens.device
+    end = T + max_new_tokens
+    width = max(2, 1 + len(stop_tokens)) * beams  # candidates a step
+    ending = torch.tensor(stop_tokens, dtype=torch.long, device=device)
+    text = tokens.new_full((B, beams, end), fill)
+    text[..., :T] = tokens[:, None]
+    first_row = beams * torch.arange(B, device=device)[:, None]
+    scores = torch.full((B, beams), _NEVER, device=device)
+    scores[:, 0] = 0.0  # of equal beams only one is continued
+    done = text.clone()
+    done_scores = torch.full((B, beams), _NEVER, device=device)
+    complete = torch.zeros(B, beams, dtype=torch.bool, device=device)
+    improvable = torch.ones(B, 1, dtype=torch.bool, device=device)
+    lengths = torch.full((B, beams), T, device=device)
+
+    logits = reader.read(tokens, T)
+    reader.repeat(beams)
+    logits = logits.repeat_interleave(beams, dim=0)
+    for length in range(T, end):
+        if length > T:
+            logits = reader.read(text.view(B * beams, end), length)
+        log_p = logits.log_softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        if processors:
+            log_p = apply(processors, text.view(B * beams, end)[:, :length], log_p)
+        V = log_p.shape[-1]
+        total = (log_p.view(B, beams, V) + scores[..., None]).view(B, beams * V)
+        best, index = total.topk(min(width, beams * V), dim=-1)  # (B, width), best first
+        parent, token = index // V, index % V
+
+        ends = torch.isin(token, ending) if len(stop_tokens) else torch.zeros_like(best).bool()
+        if stop is not None:
+            new = torch.cat((_rows(text[..., T:length], parent), token[..., None]), dim=-1)
+            ends = ends | stop(new.flatten(0, 1)).view_as(ends)
+        if length + 1 == end:
+            ends = torch.ones_like(ends)
+
+        if bool(ends[:, :beams].any()):
+            n = length + 1 - T
+            ended = ends & (torch.arange(ends.shape[1], device=device) < beams)
+            value = best / n**length_penalty + _NEVER * ~ended + _NEVER * ~improvable
+            if early_stopping is True:
+                value = value + _NEVER * complete.all(dim=-1, keepdim=True)
+            candidates = _rows(text, parent)
+            candidates[..., length] = token
+            done_scores, order = torch.cat((done_scores, value), dim=1).topk(beams, dim=-1)
+            done = _rows(torch.cat((done, candidates), dim=1), order)
+            complete = torch.cat((complete, ended), dim=1).gather(1, order)
+            full = torch.full_like(index, length + 1)
+            lengths = torch.cat((lengths, full), dim=1).gather(1, order)
+
+        scores, going_on = (best + _NEVER * ends).topk(beams, dim=-1)
+        if length + 1 == end or bool(ends.all()):
+            break
+        n = max_new_tokens if early_stopping == "never" and length_penalty > 0 else length + 1 - T
+        worst = torch.where(complete, done_scores.amin(dim=1, keepdim=True), _NEVER)
+        within_reach = (scores[:, :1] / n**length_penalty > worst).any(dim=-1, keepdim=True)
+        improvable = improvable & within_reach
+        if not bool(improvable.any()) or (early_stopping is True and bool(complete.all())):
+            break
+
+        parent, token = parent.gather(1, going_on), token.gather(1, going_on)
+        rows = (first_row + parent).view(-1)
+        text = text.view(B * beams, end)
+        if bool((rows != torch.arange(len(rows), device=device)).any()):
+            since = _shared(text.view(B, beams, end), T, length)
+            text[:, since:length] = text[:, since:length].index_select(0, rows)
+            reader.select(rows, since)
+        text[:, length] = token.view(-1)
+        text = text.view(B, beams, end)
+    return Found(done[..., : int(lengths.max())], done_scores)
+
+
+def _rows(text: Tensor, index: Tensor) -> Tensor:
+    """The beams (B, N, ...) that `index` (B, N) names, of text (B, beams, ...)."""
+    return text.gather(1, index[..., None].expand(*index.shape, text.shape[-1]))
+
+
+def _shared(text: Tensor, prompt: int, length: int) -> int:
+    """The first column at which beams of one prompt differ. Beams soon descend from a common one;
+    what came before need not be moved when one takes over another.
+    """
+    new = text[:, :, prompt:length]
+    differs = (new != new[:, :1]).any(dim=1).any(dim=0)  # (length - prompt,)
+    return prompt + int(differs.int().argmax()) if bool(differs.any()) else length

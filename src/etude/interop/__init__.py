@@ -1,0 +1,1 @@
+"""Released weights in and out: the names and configs of Hugging Face, one file a family."""

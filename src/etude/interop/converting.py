@@ -1,0 +1,276 @@
+"""A model of ours into a folder that `transformers` opens, measured before it is believed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from etude.data.tokenizer import Tokenizer
+from etude.errors import Checks, EtudeError, Problem, RequestError
+from etude.interop import comparing, tokenizers
+from etude.interop.comparing import Difference, Unreadable, difference
+from etude.interop.family import Family, Model
+from etude.interop.hf_config import NAME
+from etude.interop.pretrained import family_for, save_weights
+from etude.interop.released import Released
+
+TOLERANCE = 1e-4
+
+log = logging.getLogger("etude.interop")
+
+
+class NotEqual(EtudeError):
+    """What was written does not compute what the source does."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is to be written.
+
+    Attributes:
+        named: as messages call it.
+        module: ours.
+        family, architecture: what it is written as.
+        config: released fields that are kept; None for a model of ours.
+        files: what `transformers` can read of the source itself; None for a model of ours.
+        folder: whose files for text are copied.
+        rest: see `etude.interop.pretrained.Loaded`.
+        begin, ends, chat: see `etude.interop.tokenizers.write`.
+    """
+
+    named: str
+    module: Model
+    family: Family
+    architecture: str
+    tokenizer: Tokenizer | None
+    config: Mapping[str, Any] | None = None
+    files: Path | None = None
+    folder: Path | None = None
+    rest: Mapping[str, Tensor] = field(default_factory=dict)
+    begin: int | None = None
+    ends: Sequence[int] = ()
+    chat: str | None = None
+
+    @property
+    def pad(self) -> int | None:
+        """The id of padding."""
+        found = None if self.config is None else self.config.get("pad_token_id")
+        return found if isinstance(found, int) else None
+
+
+def of_released(named: str, released: Released) -> Source:
+    """What was read from a folder, a file or the hub."""
+    loaded = released.loaded
+    if released.without is not None:
+        log.warning("without a tokenizer: %s", released.without)
+    place = released.place
+    return Source(
+        named=named if place.commit is None else f"{named} (commit {place.commit})",
+        module=loaded.module,
+        family=loaded.family,
+        architecture=loaded.architecture,
+        tokenizer=released.tokenizer,
+        config=loaded.config,
+        files=place.path,
+        folder=released.folder,
+        rest=loaded.rest,
+        begin=released.ends.begin,
+        ends=released.ends.stops,
+        chat=released.chat,
+    )
+
+
+def of_run(named: str, module: Any, tokenizer: Tokenizer) -> Source:
+    """A model that was trained here.
+
+    Raises:
+        RequestError: no family has all its parts; they are named.
+    """
+    family = family_for(module)
+    end = tokenizer.end_of_text
+    return Source(
+        named=named,
+        module=module,
+        family=family,
+        architecture=family.config(module)["architectures"][0],
+        tokenizer=tokenizer,
+        ends=() if end is None else (end,),
+    )
+
+
+def check_destination(destination: Path, *, force: bool) -> None:
+    """Refuses a place that cannot be written to, before anything is read.
+
+    Raises:
+        RequestError: something is there and `force` is not given, or it is no folder of a model;
+            there is no folder to put it in.
+    """
+    if not destination.parent.is_dir():
+        expected = "a place in a folder that exists"
+        raise RequestError(Problem("DEST", expected, str(destination)))
+    if not destination.exists():
+        return
+    if not force:
+        expected = "a folder that is not there yet"
+        raise RequestError(Problem("DEST", expected, str(destination), "--force replaces it"))
+    mine = destination.is_dir() and not destination.is_symlink()
+    if not mine or (any(destination.iterdir()) and not (destination / NAME).is_file()):
+        expected = f"a folder of a model, with {NAME}: nothing else is replaced"
+        raise RequestError(Problem("DEST", expected, str(destination)))
+
+
+def convert(
+    source: Source,
+    destination: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    tolerance: float = TOLERANCE,
+    force: bool = False,
+    tell: Callable[[str], None] = log.info,
+) -> dict[str, Difference]:
+    """Writes `config.json`, weights and tokenizer, and compares logits both ways: of the source as
+    `transformers` reads it with ours, and of what was written, likewise. Where `transformers` is
+    not installed, what was written is read again by us.
+
+    The folder appears at the end, whole, or not at all.
+
+    Args:
+        destination: the folder.
+        dtype: of the weights that are written; None is the source's. The comparison is with the
+            source's weights rounded to it.
+        tolerance: of the largest difference of a logit.
+        force: replace a folder of a model.
+        tell: is called with what is being done, and with the differences.
+
+    Returns:
+        The differences by what was read and by whom.
+
+    Raises:
+        RequestError: see `check_destination`; a source that is the destination.
+        NotEqual: a difference is above the tolerance; nothing is left.
+    """
+    checks = Checks()
+    checks.positive(tolerance=tolerance)
+    checks.done()
+    destination = Path(destination)
+    check_destination(destination, force=force)
+    same = source.folder is not None and destination.exists()
+    if same and destination.samefile(source.folder or ""):
+        raise RequestError(Problem("DEST", "another folder than the source", str(destination)))
+    # Hidden, and of this process: another's half-written folder is not touched.
+    beside = destination.with_name(f".{destination.name}.{os.getpid()}.partial")
+    found: dict[str, Difference] = {}
+    try:
+        kind, size = source.family.model_type, _millions(source.module)
+        tell(f"writing {source.named} as {kind}, {size} parameters")
+        beside.mkdir()
+        save_weights(
+            source.module,
+            beside,
+            family=source.family,
+            config=source.config,
+            architecture=source.architecture,
+            rest=source.rest,
+            dtype=dtype,
+        )
+        _write_text(source, beside)
+        ours = comparing.logits_of(source.module, source.architecture, source.pad)
+        if source.files is not None:
+            tell("comparing with the source as transformers reads it")
+            try:
+                theirs = _theirs(source, source.files)
+                found["source by transformers"] = difference(ours, theirs)
+            except Unreadable as error:
+                tell(f"the source is not compared: {error}")
+        if dtype is not None and dtype != next(source.module.parameters()).dtype:
+            rounded = deepcopy(source.module).to(dtype)
+            exact, ours = ours, comparing.logits_of(rounded, source.architecture, source.pad)
+            moved = difference(exact, ours)
+            name = str(dtype).removeprefix("torch.")
+            tell(
+                f"rounding to {name} moves logits by at most {moved.largest:.2g}, "
+                f"in the mean {moved.mean:.2g}"
+            )
+        tell("comparing with what was written")
+        try:
+            theirs, reader = _theirs(source, beside), "transformers"
+        except Unreadable as error:
+            if "not installed" not in str(error):
+                raise NotEqual(f"{destination} is not kept: {error}") from error
+            tell(f"{error}: what was written is read again by Étude instead")
+            theirs = comparing.logits_read_again(beside, source.architecture, source.pad)
+            reader = "Étude"
+        found[f"{destination.name} by {reader}"] = difference(ours, theirs)
+        _tell(found, tell)
+        wrong = [what for what, apart in found.items() if not apart.within(tolerance)]
+        if wrong:
+            raise NotEqual(
+                f"logits differ by more than {tolerance:g}: {' and '.join(wrong)}; "
+                f"{destination} is not written"
+            )
+        _put(beside, destination)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return found
+
+
+def _theirs(source: Source, files: Path) -> Tensor:
+    return comparing.logits_of_transformers(files, source.architecture, source.module, source.pad)
+
+
+def _write_text(source: Source, folder: Path) -> None:
+    if source.tokenizer is None:
+        return
+    tokenizers.write(
+        folder,
+        source.tokenizer,
+        source=source.folder,
+        begin=source.begin,
+        ends=source.ends,
+        max_length=source.module.max_length,
+        chat=source.chat,
+    )
+    if source.config is None and source.ends:  # a family's defaults are ids of its own tokenizer
+        file = folder / NAME
+        fields = json.loads(file.read_text(encoding="utf-8"))
+        fields |= {f"{each}_token_id": source.ends[0] for each in ("bos", "eos")}
+        text = json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False)
+        file.write_text(text + "\n", encoding="utf-8")
+
+
+def _put(beside: Path, destination: Path) -> None:
+    """Renames; what was there is gone once the new folder is in its place."""
+    if not destination.exists():
+        beside.replace(destination)
+        return
+    old = destination.with_name(f".{destination.name}.{os.getpid()}.old")
+    destination.replace(old)
+    try:
+        beside.replace(destination)
+    except OSError:
+        old.replace(destination)
+        raise
+    shutil.rmtree(old)
+
+
+def _tell(found: Mapping[str, Difference], tell: Callable[[str], None]) -> None:
+    width = max(map(len, found))
+    for what, apart in found.items():
+        tell(
+            f"{what:<{width}}  largest {apart.largest:.2e}  mean {apart.mean:.2e}  "
+            f"(logits up to {apart.scale:.3g})"
+        )
+
+
+def _millions(module: Model) -> str:
+    return f"{sum(p.numel() for p in module.parameters()) / 1e6:.1f} M"

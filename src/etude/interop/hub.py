@@ -1,0 +1,193 @@
+"""Where released weights are: a path, or a repository on the Hugging Face hub, fixed to a commit.
+
+Only what is needed is downloaded, once, into the cache of `huggingface_hub`; `HF_ENDPOINT`,
+`HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they mean there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from etude.errors import Problem, RequestError
+from etude.interop.hf_config import NAME
+from etude.interop.tensors import BIN, INDEX, SAFETENSORS
+
+TIMEOUT = 10.0  # seconds for the hub's answer
+COMMIT = re.compile(r"[0-9a-f]{40}")
+GGUF_SUFFIX = ".gguf"
+SENTENCEPIECE = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "source.spm")
+TEXT = (
+    "tokenizer.json", "vocab.json", "merges.txt", "encoder.json", "vocab.bpe", "vocab.txt",
+    "tokenizer_config.json", "generation_config.json", "special_tokens_map.json",
+    "added_tokens.json", "chat_template.jinja", *SENTENCEPIECE, "target.spm",
+)  # fmt: skip
+"""What lies beside the weights for text, and goes where they go."""
+WEIGHTS = (SAFETENSORS, SAFETENSORS + INDEX, BIN, BIN + INDEX)
+EXPECTED = "a folder with config.json and weights, a .safetensors or .gguf file, or a hub id"
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_HUB_FILE = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/([\w./-]+\.gguf)", re.ASCII)
+
+log = logging.getLogger("etude.interop")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where weights lie on this machine.
+
+    Attributes:
+        path: a folder, or one file.
+        repository, commit: what was asked for on the hub; None for a local path.
+    """
+
+    path: Path
+    repository: str | None = None
+    commit: str | None = None
+
+
+def locate(source: str | Path, revision: str | None = None) -> Place:
+    """A local path as it is; a hub id as the folder that it was downloaded to.
+
+    Args:
+        source: a path, `name`, `owner/name`, or `owner/name/file.gguf`.
+        revision: a branch, tag or commit on the hub; None is the main branch.
+
+    Raises:
+        RequestError: neither a path nor a repository that can be read; offline, it says what to
+            download and where to put it.
+    """
+    typed = str(source)
+    path = Path(source).expanduser()
+    if path.exists():
+        if revision is not None:
+            expected = "none: the source is a path on this machine"
+            raise RequestError(Problem("revision", expected, revision))
+        return Place(path)
+    inner = _HUB_FILE.fullmatch(typed)
+    if inner is not None:
+        return _from_hub(inner[1], revision, inner[2])
+    if _HUB_ID.fullmatch(typed) is None or path.suffix in (".safetensors", ".gguf", ".bin", ".pt"):
+        raise RequestError(Problem("SOURCE", EXPECTED, typed, hint="no such path"))
+    return _from_hub(typed, revision, None)
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether the text could name a repository."""
+    return bool(_HUB_ID.fullmatch(source) or _HUB_FILE.fullmatch(source))
+
+
+def _from_hub(name: str, revision: str | None, file: str | None) -> Place:
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    here = _seen(name, revision, file)
+    if here is not None and (constants.HF_HUB_OFFLINE or COMMIT.fullmatch(revision or "")):
+        return here  # a commit's files never change: nothing is asked
+    try:
+        info = HfApi().model_info(name, revision=revision, timeout=TIMEOUT)
+        names = {sibling.rfilename for sibling in info.siblings or []}
+        wanted = _wanted(name, names, file)
+        if here is None or here.commit != info.sha:
+            log.info("downloading %s, commit %s", name, info.sha)
+        folder = Path(snapshot_download(name, revision=info.sha, allow_patterns=wanted))
+        index = next((each for each in wanted if each.endswith(INDEX)), None)
+        if index is not None:
+            shards = sorted(set(json.loads((folder / index).read_text())["weight_map"].values()))
+            folder = Path(snapshot_download(name, revision=info.sha, allow_patterns=shards))
+        _remember(name, revision, str(info.sha))
+        return Place(folder / file if file else folder, name, info.sha)
+    except RequestError:
+        raise
+    except RevisionNotFoundError as error:
+        expected = f"a branch, a tag or a commit of {name}"
+        raise RequestError(Problem("revision", expected, revision)) from error
+    except GatedRepoError as error:
+        hint = "accept its terms on its page, then log in with `hf auth login` or set HF_TOKEN"
+        expected = "a model that you may read; this one is gated"
+        raise RequestError(Problem("SOURCE", expected, name, hint)) from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        hint = "check the spelling; a private one needs `hf auth login` or HF_TOKEN"
+        expected = "a path on this machine, or a model on the hub"
+        raise RequestError(Problem("SOURCE", expected, name, hint)) from error
+    except Exception as error:  # no network, in one of its many forms
+        if here is not None:
+            log.warning("no hub; %s as last seen here: commit %s", name, here.commit)
+            return here
+        raise RequestError(_offline(name, revision, file, error)) from error
+
+
+def _wanted(name: str, names: set[str], file: str | None) -> list[str]:
+    """The files of a repository that are needed."""
+    if file is not None:
+        if file not in names:
+            found = ", ".join(sorted(each for each in names if each.endswith(GGUF_SUFFIX))[:8])
+            told = f"there is {found}" if found else "it has no .gguf file"
+            raise RequestError(Problem("SOURCE", f"a file of {name}", file, told))
+        return [file]
+    weights = next((each for each in WEIGHTS if each in names), None)
+    if weights is None or NAME not in names:
+        found = ", ".join(sorted(each for each in names if each.endswith(GGUF_SUFFIX))[:8])
+        spelt = f"its GGUF files are named {name}/FILE: {found}"
+        hint = spelt if found else None
+        expected = f"a model with {NAME} and {SAFETENSORS} or {BIN}"
+        raise RequestError(Problem("SOURCE", expected, name, hint))
+    return [NAME, weights, *(each for each in TEXT if each in names)]
+
+
+def _cache(name: str) -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}")
+
+
+def _seen(name: str, revision: str | None, file: str | None) -> Place | None:
+    """What was downloaded before, if it is all there."""
+    reference = _cache(name) / "refs" / (revision or "main")
+    if revision and COMMIT.fullmatch(revision):
+        commit = revision
+    elif reference.is_file():
+        commit = reference.read_text(encoding="utf-8").strip()
+    else:
+        return None
+    folder = _cache(name) / "snapshots" / commit
+    if file is not None:
+        return Place(folder / file, name, commit) if (folder / file).is_file() else None
+    weights = next((folder / each for each in WEIGHTS if (folder / each).is_file()), None)
+    if weights is None or not (folder / NAME).is_file():
+        return None
+    if weights.name.endswith(INDEX):
+        shards = set(json.loads(weights.read_text(encoding="utf-8"))["weight_map"].values())
+        if not all((folder / shard).is_file() for shard in shards):
+            return None
+    return Place(folder, name, commit)
+
+
+def _remember(name: str, revision: str | None, commit: str) -> None:
+    """Notes what a branch pointed to, where the hub's own library does."""
+    if revision and COMMIT.fullmatch(revision):
+        return
+    reference = _cache(name) / "refs" / (revision or "main")
+    reference.parent.mkdir(parents=True, exist_ok=True)
+    reference.write_text(commit, encoding="utf-8")
+
+
+def _offline(name: str, revision: str | None, file: str | None, error: Exception) -> Problem:
+    reason = next((line for line in str(error).splitlines() if line.strip()), "")
+    files = file or f"{NAME} {SAFETENSORS} tokenizer.json tokenizer_config.json"
+    folder = name.rpartition("/")[2]
+    at = f" --revision {revision}" if revision else ""
+    hint = (
+        f"no path of that name here, and no hub: {type(error).__name__}: {reason}; where there is "
+        f"a network, `hf download {name} {files}{at} --local-dir {folder}` gets what is needed: "
+        f"put the folder on this machine and give its path"
+    )
+    return Problem("SOURCE", "a path, or a hub that can be reached", name, hint)

@@ -1,0 +1,159 @@
+"""A released model from wherever it lies: module, tokenizer, and where it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from etude.errors import Problem, RequestError, nearest
+from etude.interop import hub, tokenizers
+from etude.interop.gguf import GGUF, SUFFIX
+from etude.interop.hub import Place
+from etude.interop.pretrained import Loaded, load_tensors, load_weights
+from etude.interop.tokenizers import Ends, ReleasedTokenizer
+from etude.models.decoder import Decoder
+from etude.models.encoder_decoder import EncoderDecoder
+from etude.models.language_model import LanguageModel
+from etude.models.seq2seq import Seq2Seq
+from etude.models.text_encoder import TextEncoder
+
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+@dataclass(frozen=True)
+class Released:
+    """A released model, read.
+
+    Attributes:
+        place: where it lies.
+        loaded: the module and its config.
+        tokenizer: None where none can be read; `without` then says why.
+        ends: the tokens around a generated text.
+        chat: the template of a chat in a GGUF file.
+    """
+
+    place: Place
+    loaded: Loaded
+    tokenizer: ReleasedTokenizer | None
+    ends: Ends
+    without: RequestError | None = None
+    chat: str | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """The released folder; None for a GGUF file, which says all by itself."""
+        path = self.place.path
+        if path.suffix == SUFFIX:
+            return None
+        return path if path.is_dir() else path.parent
+
+
+def dtype_of(name: str | torch.dtype | None) -> torch.dtype | None:
+    """A number format by its name.
+
+    Raises:
+        RequestError: there is no such, or none that weights can have.
+    """
+    if name is None or name in DTYPES.values():
+        return name if isinstance(name, torch.dtype) else None
+    if name not in DTYPES:
+        expected = f"one of {', '.join(DTYPES)}"
+        raise RequestError(Problem("dtype", expected, str(name), nearest(str(name), DTYPES)))
+    return DTYPES[str(name)]
+
+
+def read(
+    source: str | Path,
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    revision: str | None = None,
+    architecture: str | None = None,
+) -> Released:
+    """The model at a path or on the hub.
+
+    Args:
+        source, revision: see `etude.interop.hub.locate`.
+        dtype: of the parameters; None is the files' (float32 for GGUF).
+        device: where they shall lie.
+        architecture: the class of `transformers` to read the weights as; None is the config's.
+
+    Raises:
+        RequestError: the source cannot be read; nothing is half loaded.
+    """
+    wanted = dtype_of(dtype)
+    place = hub.locate(source, revision)
+    if (place.path / "run.json").is_file():
+        expected = "released weights; this is a run, which etude.load_run reads"
+        raise RequestError(Problem("SOURCE", expected, str(source)))
+    try:
+        where = torch.device(device)
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError) as error:
+        said = str(error).partition("\n")[0]
+        raise RequestError(
+            Problem("device", "a device of this machine", str(device), said)
+        ) from error
+    if place.path.suffix == SUFFIX:
+        file = GGUF(place.path)
+        loaded = load_tensors(
+            file,
+            file.config(),
+            dtype=wanted or torch.float32,
+            device=where,
+            architecture=architecture,
+        )
+        without = None
+        tokenizer, ends = None, Ends()
+        try:
+            tokenizer, ends = tokenizers.of_gguf(file)
+        except RequestError as error:
+            without = error
+        chat = file.get("tokenizer.chat_template")
+        found = Released(place, loaded, tokenizer, ends, without, chat)
+    else:
+        loaded = load_weights(place.path, dtype=wanted, device=where, architecture=architecture)
+        folder = place.path if place.path.is_dir() else place.path.parent
+        try:
+            tokenizer = tokenizers.of_folder(folder, loaded.config)
+            ends = tokenizers.ends_of_folder(folder, loaded.config, tokenizer)
+            found = Released(place, loaded, tokenizer, ends)
+        except RequestError as error:
+            found = Released(place, loaded, None, Ends(), error)
+    return _agreeing(found)
+
+
+def with_text(released: Released) -> LanguageModel | Seq2Seq | TextEncoder:
+    """Module and tokenizer as one object.
+
+    Raises:
+        RequestError: there is no tokenizer that can be read.
+    """
+    if released.tokenizer is None:
+        assert released.without is not None
+        raise released.without
+    module, tokenizer, ends = released.loaded.module, released.tokenizer, released.ends
+    if isinstance(module, Decoder):
+        return LanguageModel(module, tokenizer, begin_token=ends.begin, stop_tokens=ends.stops)
+    if isinstance(module, EncoderDecoder):
+        return Seq2Seq(module, tokenizer, stop_tokens=ends.stops)
+    return TextEncoder(module, tokenizer)
+
+
+def _agreeing(released: Released) -> Released:
+    """The same, if its tokenizer's ids all have an embedding."""
+    tokenizer, module = released.tokenizer, released.loaded.module
+    if tokenizer is None or tokenizer.vocab_size <= module.embedding.num_embeddings:
+        return released
+    expected = (
+        f"at most the {module.embedding.num_embeddings} ids that the model has embeddings for"
+    )
+    problem = Problem(f"{released.place.path}, the tokenizer", expected, tokenizer.vocab_size)
+    return replace(released, tokenizer=None, without=RequestError(problem))

@@ -1,0 +1,60 @@
+"""RoBERTa (Liu et al. 2019, arXiv:1907.11692)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from etude.interop.bert import Bert, Heads, body
+from etude.interop.hf_config import HFConfig
+from etude.interop.rules import Same
+from etude.models.heads import ClassificationHead, MaskedLanguageHead, TaggingHead
+
+
+class Roberta(Bert):
+    """BERT whose positions begin after that of the padding."""
+
+    model_type = "roberta"
+    prefix = "roberta."
+    embedding = "roberta.embeddings.word_embeddings.weight"
+    heads: ClassVar[Heads] = {
+        "RobertaModel": (None, {}),
+        "RobertaForMaskedLM": (
+            MaskedLanguageHead,
+            {
+                "head.dense": Same("lm_head.dense"),
+                "head.norm": Same("lm_head.layer_norm"),
+                "head": Same("lm_head"),
+            },
+        ),
+        "RobertaForSequenceClassification": (
+            ClassificationHead,
+            {
+                "head.dense": Same("classifier.dense"),
+                "head.classifier": Same("classifier.out_proj"),
+            },
+        ),
+        "RobertaForTokenClassification": (TaggingHead, {"head.classifier": Same("classifier")}),
+    }
+    architectures: ClassVar[tuple[str, ...]] = tuple(heads)
+    bodies = ("RobertaModel",)
+    names: ClassVar = body("roberta.")
+    unused: ClassVar[tuple[str, ...]] = (
+        r"roberta\.embeddings\.position_ids",
+        r"lm_head\.decoder\.bias",
+    )
+    output = "lm_head.decoder.weight"
+    kept: ClassVar[tuple[str, ...]] = (r"roberta\.pooler\..*", r"lm_head\..*", r"classifier\..*")
+    sizes = (50265, 512, 1e-12)
+
+    def first_position(self, config: HFConfig) -> int:
+        padding = config.get("pad_token_id", 1)
+        if isinstance(padding, int) and padding >= 0:
+            return padding + 1
+        config.refuse("pad_token_id", "a token's id: positions begin after it", padding)
+        return 0
+
+    def check_head(self, config: HFConfig) -> None:
+        """Nothing: RoBERTa's is always GELU's."""
+
+    def more(self, module: Any) -> dict[str, Any]:
+        return {"pad_token_id": getattr(module.position, "offset", 0) - 1}

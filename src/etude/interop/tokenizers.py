@@ -1,0 +1,320 @@
+"""The tokenizer of a released model: from its folder, or from a GGUF file's metadata."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
+
+from etude.data.pretrained import FILES, Pretrained
+from etude.data.tokenizer import Tokenizer, byte_letters, special_token
+from etude.errors import Problem, RequestError
+from etude.interop.gguf import GGUF
+from etude.interop.hub import SENTENCEPIECE, TEXT
+
+CONFIG = "tokenizer_config.json"
+GENERATION = "generation_config.json"
+FRAMES = {"bert": ("[CLS]", "[SEP]"), "roberta": ("<s>", "</s>")}
+"""What stands around a text, by family, where the vocabulary's files don't say it."""
+
+CONTROL, USER_DEFINED = 3, 4  # kinds of tokens in a GGUF file
+
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+
+
+class ReleasedTokenizer(Tokenizer):
+    """A released model's tokenizer: special tokens that stand in a prompt are read as such, so that
+    a chat can be typed as the model knows it (`<|im_start|>user`).
+
+    Who passes on text of strangers to a model should know that; the tokenizer of a run never
+    does it.
+
+    Args:
+        backend: of the `tokenizers` library; it is copied.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        super().__init__(tokenizers.Tokenizer.from_str(backend.to_str()))
+        self.backend.encode_special_tokens = False
+
+    def framed(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text with the special tokens that the model expects around it."""
+        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=True)
+        return [encoding.ids for encoding in encodings]
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return _from_string, (self.backend.to_str(),)
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The tokens around a generated text.
+
+    Attributes:
+        begin: what the model reads before every prompt, if anything.
+        stops: any of them ends a text.
+    """
+
+    begin: int | None = None
+    stops: tuple[int, ...] = ()
+
+
+def of_folder(folder: Path, config: Mapping[str, Any]) -> ReleasedTokenizer:
+    """The tokenizer in a folder: `tokenizer.json`, else GPT-2's or BERT's vocabulary files.
+
+    Args:
+        config: of `config.json`.
+
+    Raises:
+        RequestError: there is none, or a broken one.
+    """
+    if not any((folder / name).is_file() for name in FILES):
+        raise RequestError(_none_in(folder, config))
+    try:
+        backend = Pretrained(str(folder)).train(()).backend
+    except RequestError as error:
+        if _sentencepiece(folder):
+            raise RequestError(_none_in(folder, config)) from error
+        problems = [Problem(str(folder), p.expected, hint=p.hint) for p in error.problems]
+        raise RequestError(problems) from error
+    tokenizer = ReleasedTokenizer(backend)
+    if not (folder / "tokenizer.json").is_file():
+        frame = FRAMES.get(str(config.get("model_type")))
+        if frame is not None:
+            tokenizer = _framed(tokenizer, *frame)
+    if tokenizer.end_of_text is None:
+        name = _content(_json(folder / CONFIG).get("eos_token"))
+        tokenizer.end_of_text = None if name is None else tokenizer.backend.token_to_id(name)
+    return tokenizer
+
+
+def ends_of_folder(folder: Path, config: Mapping[str, Any], tokenizer: ReleasedTokenizer) -> Ends:
+    """What `generation_config.json`, else `config.json`, says of the end, and the tokenizer of the
+    beginning.
+    """
+    said = {**config, **_json(folder / GENERATION)}
+    stops = said.get("eos_token_id")
+    listed = stops if isinstance(stops, list) else [stops]
+    begin = _opening(tokenizer)
+    stated = _json(folder / CONFIG)
+    if begin is None and stated.get("add_bos_token") is True:
+        name = _content(stated.get("bos_token"))
+        begin = None if name is None else tokenizer.backend.token_to_id(name)
+    return Ends(begin, tuple(token for token in listed if isinstance(token, int)))
+
+
+def of_gguf(file: GGUF) -> tuple[ReleasedTokenizer, Ends]:
+    """The byte-level tokenizer that a GGUF file describes; a `tokenizer.json` beside the file is
+    taken instead.
+
+    Raises:
+        RequestError: the file has none, or one of another kind.
+    """
+    begin = file.get("tokenizer.ggml.bos_token_id")
+    if not file.get("tokenizer.ggml.add_bos_token", False):
+        begin = None
+    eos = file.get("tokenizer.ggml.eos_token_id")
+    turn = file.get("tokenizer.ggml.eot_token_id")
+    ends = Ends(begin, tuple(token for token in (eos, turn) if token is not None))
+    if (file.where.parent / "tokenizer.json").is_file():
+        return of_folder(file.where.parent, {}), ends
+    kind = file.get("tokenizer.ggml.model")
+    if kind != "gpt2":
+        expected = "gpt2, a byte-level tokenizer: no other is made of a GGUF file's metadata"
+        hint = "with the model's tokenizer.json beside the file, that is taken"
+        raise RequestError(Problem(f"{file.where}, tokenizer.ggml.model", expected, kind, hint))
+    backend = tokenizers.Tokenizer(_byte_level(file))
+    splitting = str(file.get("tokenizer.ggml.pre", "gpt-2"))
+    if splitting not in _SPLITTINGS:
+        expected = f"a splitting of text that Étude knows: {', '.join(_SPLITTINGS)}"
+        hint = "with the model's tokenizer.json beside the file, that is taken"
+        raise RequestError(Problem(f"{file.where}, tokenizer.ggml.pre", expected, splitting, hint))
+    steps = [*_SPLITTINGS[splitting], pre_tokenizers.ByteLevel(add_prefix_space=False,
+             use_regex=splitting in _AS_GPT2)]  # fmt: skip
+    backend.pre_tokenizer = pre_tokenizers.Sequence(steps) if len(steps) > 1 else steps[0]
+    backend.decoder = decoders.ByteLevel()
+    if splitting == "qwen2":
+        backend.normalizer = normalizers.NFC()
+    names = file.get("tokenizer.ggml.tokens")
+    kinds = file.get("tokenizer.ggml.token_type", [])
+    pairs = list(zip(names, kinds, strict=False))
+    backend.add_special_tokens([special_token(name) for name, kind in pairs if kind == CONTROL])
+    backend.add_tokens(
+        [AddedToken(name, normalized=False) for name, kind in pairs if kind == USER_DEFINED]
+    )
+    return ReleasedTokenizer(backend), ends
+
+
+def _split(pattern: str) -> Any:
+    return pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+
+
+_AS_GPT2 = ("gpt-2", "smollm")
+_SPLITTINGS: dict[str, list[Any]] = {
+    "gpt-2": [],
+    "smollm": [pre_tokenizers.Digits(individual_digits=True)],
+    "llama-bpe": [_split(_LLAMA3)],
+    "qwen2": [_split(_QWEN2)],
+}
+"""What is done before bytes become letters, by llama.cpp's names."""
+
+
+def _byte_level(file: GGUF) -> models.BPE:
+    names = file.get("tokenizer.ggml.tokens")
+    merges = file.get("tokenizer.ggml.merges")
+    where = f"{file.where}, tokenizer.ggml"
+    if not isinstance(names, list) or not isinstance(merges, list):
+        raise RequestError(Problem(where, "lists of tokens and merges"))
+    letters = byte_letters()
+    alphabet = set(letters)
+
+    def spelt(name: str) -> str:
+        """User-defined tokens stand there as text."""
+        return name if set(name) <= alphabet else "".join(letters[b] for b in name.encode())
+
+    kinds = file.get("tokenizer.ggml.token_type", [1] * len(names))
+    vocabulary = {
+        name if kind in (CONTROL, USER_DEFINED) else spelt(name): number
+        for number, (name, kind) in enumerate(zip(names, kinds, strict=True))
+    }
+    pairs = [(first, second) for first, _, second in (merge.partition(" ") for merge in merges)]
+    whole = file.get("tokenizer.ggml.pre") == "llama-bpe"
+    try:
+        return models.BPE(vocabulary, pairs, ignore_merges=whole)
+    except Exception as error:  # the library raises a bare Exception
+        hint = f"{type(error).__name__}: {error}"
+        raise RequestError(Problem(where, "merges of tokens that are there", hint=hint)) from error
+
+
+def write(
+    folder: Path,
+    tokenizer: Tokenizer,
+    *,
+    source: Path | None = None,
+    begin: int | None = None,
+    ends: Sequence[int] = (),
+    max_length: int | None = None,
+    chat: str | None = None,
+) -> None:
+    """Puts a tokenizer where `transformers` finds it beside weights.
+
+    Args:
+        tokenizer: written as `tokenizer.json` unless `source` has that file.
+        source: a released folder, whose files for text are copied as they are.
+        begin, ends: the first of `ends` is the end of text that `tokenizer_config.json` names.
+        max_length: the most tokens of a text.
+        chat: the template of a chat, Jinja.
+    """
+    if source is not None:
+        for name in TEXT:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, folder / name)
+    if not (folder / "tokenizer.json").is_file():
+        tokenizer.save(folder / "tokenizer.json")
+    if (folder / CONFIG).is_file():
+        return
+    end = ends[0] if ends else tokenizer.end_of_text
+    named = {"bos_token": begin, "eos_token": end, "unk_token": tokenizer.unknown}
+    special = tokenizer.special_tokens()
+    spelt = {number: name for name, number in special.items()}
+    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    config |= {key: spelt[number] for key, number in named.items() if number in spelt}
+    config |= {
+        f"{key}_token": name
+        for key, name in (("cls", "[CLS]"), ("sep", "[SEP]"), ("pad", "[PAD]"), ("mask", "[MASK]"))
+        if name in special
+    }
+    if max_length is not None:
+        config["model_max_length"] = max_length
+    if chat is not None:
+        config["chat_template"] = chat
+    config["clean_up_tokenization_spaces"] = False
+    text = json.dumps(config, indent=2, ensure_ascii=False)
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def _framed(tokenizer: ReleasedTokenizer, first: str, last: str) -> ReleasedTokenizer:
+    backend = tokenizer.backend
+    numbers = {name: backend.token_to_id(name) for name in (first, last)}
+    if None in numbers.values():
+        return tokenizer
+    backend.add_special_tokens([special_token(name) for name in numbers])
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{first} $A {last}",
+        pair=f"{first} $A {last} $B:1 {last}:1",
+        special_tokens=list(numbers.items()),
+    )
+    return ReleasedTokenizer(backend)
+
+
+def _opening(tokenizer: ReleasedTokenizer) -> int | None:
+    """The special token that the tokenizer puts before a text."""
+    (empty,) = tokenizer.framed([""])
+    (text,) = tokenizer.framed(["a"])
+    plain = tokenizer.encode("a")
+    if len(text) > len(plain) and text[0] != plain[0] and empty and empty[0] == text[0]:
+        return text[0]
+    return None
+
+
+def _sentencepiece(folder: Path) -> str | None:
+    return next((name for name in SENTENCEPIECE if (folder / name).is_file()), None)
+
+
+def _none_in(folder: Path, config: Mapping[str, Any]) -> Problem:
+    found = _sentencepiece(folder)
+    hint = None
+    if config.get("model_type") == "marian":
+        hint = (
+            "Marian's two SentencePiece models make no tokenizer.json; the module alone, which "
+            "takes ids, is etude.interop.pretrained.load_weights(FOLDER).module"
+        )
+    elif found is not None:
+        hint = (
+            f"{found} is SentencePiece's: where transformers and sentencepiece are installed, "
+            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes tokenizer.json"
+        )
+    return Problem(
+        str(folder),
+        "a tokenizer: tokenizer.json, vocab.json and merges.txt, or vocab.txt",
+        hint=hint,
+    )
+
+
+def _json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RequestError(Problem(str(file), f"JSON ({error})")) from error
+    if not isinstance(values, dict):
+        raise RequestError(Problem(str(file), "a JSON object"))
+    return values
+
+
+def _content(token: Any) -> str | None:
+    """The text of a special token, which is stated as such or as an object."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _from_string(text: str) -> ReleasedTokenizer:
+    return ReleasedTokenizer(tokenizers.Tokenizer.from_str(text))

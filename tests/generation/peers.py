@@ -1,0 +1,85 @@
+"""Small random models, ours and those of `transformers`, with the same weights."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from etude.generation.generate import generate
+
+V = 61
+_FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "twins.py"
+_SPEC = importlib.util.spec_from_file_location("benchmark_twins", _FILE)
+assert _SPEC is not None
+assert _SPEC.loader is not None
+twins = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(twins)
+
+
+@cache
+def pair(family: str) -> tuple[Any, Any]:
+    """(ours, theirs); large weights, so that what comes next depends on what was there."""
+    if family == "gpt2":
+        ours, theirs = twins.twins(layers=2, heads=4, dim=32, vocab_size=V, max_length=96)
+    elif family == "llama":
+        ours, theirs = twins.llama_twins(
+            layers=2, heads=4, kv_heads=2, dim=32, hidden=48, vocab_size=V, max_length=96
+        )
+    else:
+        ours, theirs = twins.t5_twins(
+            layers=2, heads=4, dim=32, head_dim=6, hidden=48, vocab_size=V
+        )
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(0.4 * torch.randn_like(parameter))
+        # A tied embedding makes a model repeat its input; another direction for the output.
+        theirs.config.tie_word_embeddings = False
+    if family == "gpt2":
+        ours.load_state_dict(ours.state_dict() | _gpt2(ours, theirs))
+    elif family == "llama":
+        twins.copy_llama(ours, theirs)
+    else:
+        twins.copy_t5(ours, theirs)
+    return ours, theirs
+
+
+def _gpt2(ours: Any, theirs: Any) -> dict[str, Tensor]:
+    state = theirs.transformer.state_dict()
+    for name, value in twins.weights_of(ours, theirs).items():
+        value.copy_(state[name])  # a view of ours
+    return {}
+
+
+def prompts(rows: int, length: int, padded: bool, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Ids and where they are no padding, which stands left."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(1, V, (rows, length), generator=generator)
+    keep = torch.ones_like(tokens, dtype=torch.bool)
+    if padded:
+        lengths = torch.randint(1, length, (rows,), generator=generator)
+        keep = torch.arange(length) >= lengths[:, None]
+        keep[0] = True
+    return tokens.masked_fill(~keep, 0), keep
+
+
+def both(
+    family: str, tokens: Tensor, keep: Tensor, mine: dict[str, Any], peers: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """What each generates; sources where the model has an encoder."""
+    ours, theirs = pair(family)
+    padded = not bool(keep.all())
+    # Their own defaults of 20 tokens and top-k 50 are not meant.
+    asked = {"do_sample": False, "top_k": 0} | peers
+    expected = theirs.generate(tokens, attention_mask=keep.long(), pad_token_id=0, **asked)
+    if family == "t5":
+        # Padding of a source stands behind in practice; masked, it may stand before as well.
+        reading = ours.reading(tokens, keep if padded else None)
+        start = torch.zeros(len(tokens), 1, dtype=torch.long)
+        return generate(reading, start, **mine), expected
+    return generate(ours, tokens, keep=keep if padded else None, **mine), expected

@@ -1,0 +1,178 @@
+"""Words that are not written and texts that end a text, whatever the tokens."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from etude.data.tokenizer import BPE, Byte, Char, Tokenizer
+from etude.data.wordpiece import WordPiece
+from etude.errors import InvalidArguments
+from etude.generation.sampling import choose
+from etude.generation.words import ForbiddenWords, Spelling, StopText
+
+TEXT = (
+    "The cat sat on the mat; the category of cats, concatenated. CAT! The naïve café. 我爱北京。 "
+)
+TOKENIZERS = {
+    "bytes": Byte().train([TEXT]),
+    "characters": Char().train([TEXT, TEXT.upper()]),
+    "bpe": BPE(vocab_size=400).train([TEXT * 20]),
+    "wordpiece": WordPiece(vocab_size=200).train([TEXT * 20]),
+}
+
+
+def completing(tokenizer: Tokenizer, words: list[str], text: str) -> set[str]:
+    """The texts of the tokens that may not follow."""
+    spelling = Spelling(tokenizer)
+    ids = torch.tensor([tokenizer.encode(text)])
+    logits = ForbiddenWords(spelling, words)(ids, torch.zeros(1, tokenizer.vocab_size))
+    found = (logits[0] == -torch.inf).nonzero().flatten().tolist()
+    return {tokenizer.decode([i]) for i in found}
+
+
+def test_however_it_is_cut_and_cased() -> None:
+    bpe = TOKENIZERS["bpe"]
+    assert {" cat", " CAT"} & {bpe.decode([i]) for i in range(bpe.vocab_size)}
+    for text, last in (("the ca", {"t", "T"}), ("the C", {"at"}), ("CA", {"t", "T"})):
+        assert completing(bpe, ["Cat"], text) >= {x for x in last if len(bpe.encode(x)) == 1}, text
+    assert " cat" in completing(bpe, ["cat"], "the")
+    assert "cat" in completing(bpe, ["cat"], "the ") or len(bpe.encode("cat")) > 1
+
+
+@pytest.mark.parametrize("name", ["bytes", "characters"])
+def test_only_what_completes_the_word_is_forbidden(name: str) -> None:
+    tokenizer = TOKENIZERS[name]
+    assert completing(tokenizer, ["cat"], "a ca") == {"t", "T"}
+    assert completing(tokenizer, ["cat"], "conca") == set()  # within another word
+    assert completing(tokenizer, ["cat"], "the ") == set()
+    assert completing(tokenizer, ["t c"], "cat ") == set()
+    assert completing(tokenizer, ["; t"], "mat; ") == {"t", "T"}
+    assert completing(tokenizer, [" cat "], "a ca") == {"t", "T"}
+    assert completing(tokenizer, ["cat", "mat"], "ca") == {"t", "T"}
+    assert completing(tokenizer, ["on the"], "on th") == {"e", "E"}
+
+
+class Pieces:
+    """Tokens that are what they say; the first is the end of a text."""
+
+    end_of_text = 0
+
+    def __init__(self, *texts: str) -> None:
+        self.texts = ["<end>", "a", *texts]
+        self.vocab_size = len(self.texts)
+
+    def encode(self, text: str) -> list[int]:
+        return [self.texts.index(character) for character in text]
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(self.texts[i] for i in ids)
+
+
+def test_tokens_that_show_where_a_word_ends() -> None:
+    """With `cat` forbidden, ` category` and `concat` may be written, ` cat` and `Cat,` not."""
+    pieces = Pieces(
+        *(" cat", " category", "Cat,", "cats", "a cat sat", "concat", "con-cat", "the category "),
+        *("t", "ts", "T!", "tegory", " ", "c", "x"),
+    )
+
+    def banned(*written: str) -> set[str]:
+        ids = torch.tensor([[pieces.texts.index(text) for text in written]])
+        logits = ForbiddenWords(Spelling(pieces), ["cat"])(ids, torch.zeros(1, pieces.vocab_size))
+        return {pieces.texts[i] for i in (logits[0] == -torch.inf).nonzero().flatten()}
+
+    within = {" cat", "a cat sat", "con-cat"}
+    assert banned("x", " ") == within | {"Cat,"}
+    assert banned("x") == within
+    assert banned(" ", "c", "a") == within | {"t", "T!"}
+    assert banned("x", "c", "a") == within
+
+
+def test_scripts_without_spaces_and_split_characters() -> None:
+    assert completing(TOKENIZERS["characters"], ["北京"], "我爱北") == {"京"}
+    tokenizer = TOKENIZERS["bytes"]
+    ids = list("我爱北京".encode())[:-1]
+    forbid = ForbiddenWords(Spelling(tokenizer), ["北京"])
+    logits = forbid(torch.tensor([ids]), torch.zeros(1, tokenizer.vocab_size))
+    assert (logits[0] == -torch.inf).nonzero().flatten().tolist() == ["京".encode()[-1]]
+    ids = list("un CAFÉ".encode())[:-1]
+    forbid = ForbiddenWords(Spelling(tokenizer), ["café"])
+    logits = forbid(torch.tensor([ids]), torch.zeros(1, tokenizer.vocab_size))
+    banned = {bytes([*ids, i]).decode() for i in (logits[0] == -torch.inf).nonzero().flatten()}
+    assert banned == {"un CAFÉ"} | {"un CAFé"} & banned
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    words=st.lists(
+        st.sampled_from(["cat", "The", "on the", "naïve", "at", "c", "京", "; the", "mat"]),
+        min_size=1,
+        max_size=4,
+    ),
+    name=st.sampled_from(["bytes", "characters", "bpe"]),
+    seed=st.integers(0, 1000),
+)
+def test_random_texts_never_hold_them(words: list[str], name: str, seed: int) -> None:
+    """Draws among tokens of the text, which otherwise are full of the words."""
+    tokenizer = TOKENIZERS[name]
+    generator = torch.Generator().manual_seed(seed)
+    usual = torch.tensor(sorted({*tokenizer.encode(TEXT), *tokenizer.encode(TEXT.upper())}))
+    logits = torch.full((4, tokenizer.vocab_size), -1e4)
+    logits[:, usual] = 0.0
+    forbid = ForbiddenWords(Spelling(tokenizer), words)
+    tokens = torch.tensor([tokenizer.encode("The")[:1]] * 4)
+    for _ in range(60):
+        chosen = choose(forbid(tokens, logits), generator=generator)
+        tokens = torch.cat((tokens, chosen[:, None]), dim=1)
+    begun = len(tokenizer.decode(tokens[0, :1].tolist()))
+    for row in tokens.tolist():
+        text = tokenizer.decode(row)
+        for word in words:
+            # A word that stood in the prompt already is not what was written.
+            edges = r"(?<!\w){}(?!\w)" if word.isascii() and word.isalpha() else "{}"
+            pattern = re.compile(edges.format(re.escape(word)), re.IGNORECASE)
+            assert not [m for m in pattern.finditer(text) if m.end() > begun], (word, text)
+
+
+def test_wordpiece_words() -> None:
+    tokenizer = TOKENIZERS["wordpiece"]
+    spelling = Spelling(tokenizer)
+    forbid = ForbiddenWords(spelling, ["CAT"])
+    ids = torch.tensor([tokenizer.encode("the mat")])
+    logits = forbid(ids, torch.zeros(1, tokenizer.vocab_size))
+    assert logits[0, tokenizer.encode("cat")[-1]] == -torch.inf or len(tokenizer.encode("cat")) > 1
+    assert logits[0, tokenizer.encode("the")[-1]] == 0
+
+
+@pytest.mark.parametrize("name", ["bytes", "characters", "bpe"])
+def test_stops_as_soon_as_the_text_is_there(name: str) -> None:
+    tokenizer = TOKENIZERS[name]
+    stop = StopText(Spelling(tokenizer), ["mat;", "é"])
+    ids = tokenizer.encode("the cat sat on the mat; the café")
+    seen = [stop(torch.tensor([ids[: n + 1]])).item() for n in range(len(ids))]
+    first = seen.index(True)
+    assert "mat;" in tokenizer.decode(ids[: first + 1])
+    assert "mat;" not in tokenizer.decode(ids[:first])
+    assert seen[-1]
+
+
+def test_the_name_of_the_end_of_text_is_no_text() -> None:
+    tokenizer = TOKENIZERS["bytes"]
+    spelling = Spelling(tokenizer)
+    assert tokenizer.decode([256]) == "<|endoftext|>"
+    assert not StopText(spelling, ["endoftext"])(torch.tensor([[65, 256]])).item()
+    assert completing(tokenizer, ["endoftext"], "a <|") == set()
+    ids = torch.tensor([[*b"x", 256, *b"ca"]])
+    logits = ForbiddenWords(spelling, ["cat"])(ids, torch.zeros(1, 257))
+    assert (logits[0] == -torch.inf).nonzero().flatten().tolist() == [ord("T"), ord("t")]
+
+
+@pytest.mark.parametrize(("kind", "key"), [(ForbiddenWords, "forbidden"), (StopText, "stop")])
+def test_empty_words(kind: Any, key: str) -> None:
+    with pytest.raises(InvalidArguments, match=rf"{key}\[1\]"):
+        kind(Spelling(TOKENIZERS["bytes"]), ["a", ""])
