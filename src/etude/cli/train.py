@@ -9,11 +9,27 @@ from etude.cli.words import DONE, FAILED, WRONG
 
 log = logging.getLogger("etude")
 
+USAGE = """\
+usage: etude train [OVERRIDES] [-m] [--config-dir DIR] [--cfg job] [--debug]
+
+Trains the run that the config describes, what is left of it, or nothing if it is done.
+GROUP=FILE chooses a file, KEY=VALUE sets a value; with -m, commas sweep.
+
+  etude train experiment=debug
+  etude train experiment=debug model/position=rotary,alibi seed=0,1 -m
+  etude train --cfg job experiment=debug      the config, without running it
+
+Groups and their files:
+"""
+
 
 def train(arguments: list[str]) -> int:
     from etude.config.request import answer, parse
 
     request = parse(arguments)
+    if request.question in ("--help", "-h"):
+        print(_help(request.config_dir))
+        return DONE
     if request.question:
         return answer(request)
     if request.multirun:
@@ -25,6 +41,17 @@ def train(arguments: list[str]) -> int:
     outcome = train_record(config)
     _tell_outcome(outcome.record, reused=outcome.reused)
     return DONE
+
+
+def _help(config_dir: str | None) -> str:
+    """What the command does, and the files to choose from."""
+    from pathlib import Path
+
+    from etude.config.paths import conf_dir, groups
+
+    folders = [conf_dir(), *([Path(config_dir)] if config_dir else [])]
+    lines = [f"{group}: {', '.join(files)}" for group, files in groups(*folders).items()]
+    return "\n".join([USAGE, *lines])
 
 
 def _train_sweep(overrides: list[str], config_dir: str | None) -> int:
