@@ -108,6 +108,9 @@ def _split(overrides: list[Override]) -> list[list[str]]:
         lines = [o.input_line or "" for o in overrides if o.is_sweep_override()]
         hint = str(error).splitlines()[0]
         raise RequestError(Problem(" ".join(lines), "values to try in turn", hint=hint)) from error
+    if not jobs:
+        lines = [o.input_line or "" for o in overrides if o.is_sweep_override()]
+        raise RequestError(Problem(" ".join(lines), "at least one value to try"))
     return jobs
 
 
