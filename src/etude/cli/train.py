@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from etude.cli.words import DONE, FAILED, WRONG
@@ -45,8 +47,6 @@ def train(arguments: list[str]) -> int:
 
 def _help(config_dir: str | None) -> str:
     """What the command does, and the files to choose from."""
-    from pathlib import Path
-
     from etude.config.paths import conf_dir, groups
 
     folders = [conf_dir(), *([Path(config_dir)] if config_dir else [])]
@@ -65,11 +65,30 @@ def _train_sweep(overrides: list[str], config_dir: str | None) -> int:
         for status in dict.fromkeys(job.status for job in jobs)
     }
     log.info("\n%d jobs: %s", len(jobs), ", ".join(f"{n} {status}" for status, n in counts.items()))
+    _tell_results(jobs)
     for job in bad:
         log.info("  %s  %s: %s", job.status, job.label, job.message)
     if bad and len(bad) == len(jobs) and all(job.status == "refused" for job in bad):
         return WRONG
     return FAILED if bad else DONE
+
+
+def _tell_results(jobs: Sequence[Any]) -> None:
+    """What the finished jobs came to, the best first."""
+    from etude.records.record import Record
+
+    rows = []
+    for job in jobs:
+        if job.path and job.status in ("finished", "reused"):
+            final = Record.read(Path(job.path)).info.get("final", {})
+            found = next(((k, v) for k, v in final.items() if k.startswith("val/")), None)
+            if found:
+                rows.append((*found, job))
+    for metric, value, job in sorted(rows, key=lambda row: row[1]):
+        log.info("  %s %.4f  %s  %s", metric, value, job.label, job.path)
+    if rows:
+        names = " ".join(sorted({Path(job.path).parent.name for _, _, job in rows}))
+        log.info("  curves  etude runs compare %s", names)
 
 
 def _tell_outcome(record: Any, *, reused: bool) -> None:

@@ -89,7 +89,10 @@ def find_folders(run: str, root: Path) -> list[Path]:
         raise RequestError(Problem("RUN", "a run; there is no folder of runs yet", str(root)))
     there = list(folders(root))
     within, slash, prefix = run.rstrip("/").rpartition("/")  # as `runs list` shows it: name/prefix
-    if re.fullmatch(r"[0-9a-f]{4,}(~\d+)?", prefix):
+    named = [folder for folder in there if folder.parent.name == run]
+    if named:
+        return named
+    if re.fullmatch(r"[0-9a-f]+(~\d+)?" if slash else r"[0-9a-f]{3,}(~\d+)?", prefix):
         fitting = [
             folder
             for folder in there
@@ -101,9 +104,6 @@ def find_folders(run: str, root: Path) -> list[Path]:
         if fitting:
             listed = ", ".join(f"{f.parent.name}/{f.name}" for f in fitting[:6])
             raise RequestError(Problem("RUN", "a prefix of one run only", run, f"fits {listed}"))
-    named = [folder for folder in there if folder.parent.name == run]
-    if named:
-        return named
     choices = {folder.parent.name for folder in there} | {folder.name for folder in there}
     raise RequestError(Problem(f"RUN in {root}", _EXPECTED, run, nearest(run, choices)))
 
