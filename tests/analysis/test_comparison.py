@@ -124,6 +124,13 @@ def test_few_runs_differ_in_colour_and_style_many_in_shade() -> None:
     assert [text.get_text() for text in many if "more" in text.get_text()] == ["... 60 more ..."]
 
 
+def test_no_run_that_ends_at_a_usual_value_is_cut_away() -> None:
+    flat = [Curve(f"short {i}", np.array([20.0, 40.0]), np.array([3.2, 3.195])) for i in range(3)]
+    long = Curve("long", np.array([500.0, 2500.0]), np.array([4.97, 4.15]))
+    axes = draw({"val/loss": [*flat, long]}, x="step").axes[0]
+    assert axes.get_ylim()[1] > 4.15
+
+
 def test_a_run_that_explodes_does_not_flatten_the_others() -> None:
     wild = Curve("wild", np.array([1.0, 10.0]), np.array([3.0, 1e9]))
     axes = draw({"val/loss": [*curves(3), wild]}, x="step").axes[0]

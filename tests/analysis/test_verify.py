@@ -88,6 +88,15 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda r: os.truncate(r / "metrics.jsonl", (r / "metrics.jsonl").stat().st_size - 9),
         "line 2: cut short",
     ),
+    "forged metrics": (
+        lambda r: edit(r / "metrics.jsonl", '"tokens": ', '"tokens": 1'),
+        "metrics.jsonl is",
+    ),
+    "forged result": (
+        lambda r: edit(r / "run.json", '"val/loss": ', '"val/loss": 1'),
+        "final",
+    ),
+    "no run.json": (lambda r: os.remove(r / "run.json"), "run.json"),
     "no metrics": (lambda r: os.remove(r / "metrics.jsonl"), "metrics.jsonl: No such file"),
 }
 

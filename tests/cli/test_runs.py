@@ -358,7 +358,12 @@ def test_rm_does_not_follow_links(etude: Etude, root: Path, tmp_path: Path) -> N
     assert (precious / "file").read_text() == "x"
     (root / "nano/gggg").symlink_to(root / "nano/aaaa00000000")
     refused = etude("runs", "rm", root / "nano/gggg", "--root", root, "--yes")
-    assert (refused.code, "a link to" in refused.err) == (2, True)
+    assert (refused.code, "a link leads to" in refused.err) == (2, True)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "lnk").symlink_to(root / "nano")
+    refused = etude("runs", "rm", "lnk", "--all", "--root", other, "--yes")
+    assert (refused.code, "a link leads to" in refused.err) == (2, True)
     assert (root / "nano/aaaa00000000/run.json").is_file()
 
 

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from etude.cli import run
+from etude.config.paths import conf_dir
+
 HEAVY = ["torch", "pytorch_lightning", "transformers", "datasets", "wandb", "pandas", "matplotlib"]
 
 
@@ -101,3 +104,22 @@ def test_the_module_is_the_command_too() -> None:
         check=True,
     )
     assert done.stdout.startswith("etude ")
+
+
+def test_train_help_lists_every_group_that_hydra_knows_and_ones_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra._internal.utils import create_config_search_path
+
+    own = tmp_path / "model" / "mine.yaml"
+    own.parent.mkdir()
+    own.write_text("layers: 2")
+    assert run(["train", "--help", "--config-dir", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    told = dict(line.split(": ", 1) for line in out.split("their files:")[1].split("\n") if line)
+    loader = ConfigLoaderImpl(create_config_search_path(str(conf_dir())))
+    for group, files in told.items():
+        known = set(loader.get_group_options(group))
+        assert set(files.split(", ")) == known | ({"mine"} if group == "model" else set())
+    assert set(loader.list_groups("")) - {"hydra", "paper"} == {name.split("/")[0] for name in told}

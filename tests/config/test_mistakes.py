@@ -73,6 +73,9 @@ def test_a_misspelt_word(typed: str, where: str, hint: str | None) -> None:
         ("seed=one", "seed", "a whole number"),
         ("seed=-1", "seed", "a whole number from 0 to 2**63 - 1"),
         ("name=_hidden", "name", "a name that begins with a letter or digit"),
+        ("name=-x", "name", "a name that begins with a letter or digit"),
+        ("name='a*b'", "name", "a name without *"),
+        ("run.root=''", "run.root", "a folder for the records"),
         ("name=a/b", "name", "one folder name, without separators"),
         ("run.stop_at_step=0", "run.stop_at_step", "a positive number of steps or null"),
         ("run.save_every=often", "run.save_every", "a whole number or null"),
@@ -116,6 +119,9 @@ def test_what_constructors_refuse_is_told_together() -> None:
 @pytest.mark.parametrize(
     ("typed", "where", "said"),
     [
+        (["trainer.max_steps=9999999999999999999999"], "trainer.max_steps", "fewer than 2**40"),
+        (["trainer.strategy=fsdp"], "trainer.strategy", "auto, or ddp for several devices"),
+        (["data=mixture", "data.sources.early=null"], "data.sources.early", "leave it out"),
         (["optimizer.weight_decay=inf"], "optimizer.weight_decay", "a finite number from 0 on"),
         (
             ["schedule=wsd", "schedule.decay_steps=5"],

@@ -245,6 +245,21 @@ class TestMistakes:
         ):
             Pretrained(str(tmp_path / "spiece.model")).train([])
 
+    @pytest.mark.parametrize(
+        ("change", "said"), [(lambda i: 0, "different ids"), (lambda i: i + 10**9, "ids up to")]
+    )
+    def test_ids_that_no_model_can_have(
+        self, change: Callable[[int], int], said: str, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "tokenizer.json"
+        write_whole(file, lambda backend: None)
+        spec = json.loads(file.read_text())
+        spec["model"]["vocab"] = {t: change(i) for t, i in spec["model"]["vocab"].items()}
+        spec["added_tokens"] = []
+        file.write_text(json.dumps(spec))
+        with pytest.raises(RequestError, match=said):
+            Pretrained(str(file)).train([])
+
     def test_no_path_is_refused(self) -> None:
         with pytest.raises(InvalidArguments, match="path = ''"):
             Pretrained("")

@@ -174,3 +174,8 @@ def test_the_loader_that_remembers_gives_what_hydra_gives(overrides: list[str]) 
         load(remembering, [*overrides, "seed=12"])  # leaves no trace
         assert load(remembering, overrides) == wanted
         assert load(remembering, overrides) == wanted
+
+
+def test_a_sweep_over_nothing_is_refused() -> None:
+    with searching(None) as hydra, pytest.raises(RequestError, match="at least one value to try"):
+        expand(["experiment=debug", "seed=range(0)"], hydra)

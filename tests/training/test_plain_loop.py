@@ -21,14 +21,21 @@ from etude.training.run import train
 STEPS, WARM_UP, RATE, DECAY, CLIP = 20, 2, 1e-3, 0.1, 1.0
 
 
-@pytest.mark.parametrize(("examples", "micro_batch"), [(4, 4), (7, 3)])
+@pytest.mark.parametrize(
+    ("examples", "micro_batch", "precision"), [(4, 4, "32"), (7, 3, "32"), (4, 4, "bf16-mixed")]
+)
 def test_bit_for_bit(
-    small: Callable[..., DictConfig], tmp_path: Path, examples: int, micro_batch: int
+    small: Callable[..., DictConfig],
+    tmp_path: Path,
+    examples: int,
+    micro_batch: int,
+    precision: str,
 ) -> None:
     config = small(
         tmp_path,
         f"trainer.max_steps={STEPS}",
         f"trainer.micro_batch={micro_batch}",
+        f"trainer.precision={precision}",
         f"data.batch.examples={examples}",
     )
     checked = check(config)
@@ -53,9 +60,10 @@ def test_bit_for_bit(
         optimizer.zero_grad()
         for index, micro in enumerate(micro_batches):
             torch.manual_seed(seed_for(config.seed, step, index))
-            logits = model(micro["tokens"])
-            targets = micro["targets"].flatten()
-            nats = F.cross_entropy(logits.flatten(0, 1), targets, reduction="sum")
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+                logits = model(micro["tokens"])
+                targets = micro["targets"].flatten()
+                nats = F.cross_entropy(logits.flatten(0, 1), targets, reduction="sum")
             (nats / (examples * 8)).backward()
             seen += len(targets)
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)

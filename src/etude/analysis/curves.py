@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,7 @@ def draw(panels: dict[str, list[Curve]], *, x: str, log: str = "", title: str = 
         _panel(axes, metric, curves, looks, x=x, log=log)
     _legend(figure, grid, order)
     if title:
+        title = textwrap.fill(title, 66 * len(panels))  # the legend stands to the right of it
         figure.suptitle(title, fontsize=10.5, x=0.01, ha="left", parse_math=False)
     return figure
 
@@ -169,14 +171,19 @@ def _legend(figure: Figure, grid: Sequence[Axes], order: Sequence[Curve]) -> Non
 
 
 def _cut_outliers(axes: Axes, curves: Sequence[Curve]) -> None:
-    """One run that explodes must not flatten all others: what is far above them is cut off."""
+    """One run that explodes must not flatten all others: what is far above them is cut off, but
+    no run's last value, unless that run ended where it exploded to.
+    """
     tops = sorted(float(curve.y.max()) for curve in curves)
     low, high = min(float(curve.y.min()) for curve in curves), tops[(len(tops) - 1) // 2]
+    ends = [float(curve.y[-1]) for curve in curves if curve.y[-1] < 0.9 * curve.y.max()]
+    ends += [float(curve.y[-1]) for curve in curves if curve.y.max() <= 10 * max(abs(high), 1e-12)]
+    high = max([high, *ends])
     span = high - low
     if span > 0 and tops[-1] > high + 3 * span:
         axes.set_ylim(low - 0.05 * span, high + 0.1 * span)
         told = f"up to {tops[-1]:.3g}, cut off"
-        axes.text(0.99, 0.99, told, transform=axes.transAxes, ha="right", va="top", fontsize=7.5)
+        axes.text(1.0, 1.01, told, transform=axes.transAxes, ha="right", va="bottom", fontsize=7.5)
 
 
 def _logarithmic(axes: Axes, which: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -45,7 +46,9 @@ def verify(folder: Path, trust: Sequence[str] = ()) -> Verdict:
     """Reads every file of a record that training relies on.
 
     Checked are `run.json`, the signature as recomputed from `config.yaml`, the tokenizer's
-    fingerprint, that the steps of `metrics.jsonl` increase, and each checkpoint's hashes.
+    fingerprint, each checkpoint's hashes, that the steps of `metrics.jsonl` increase, and, once a
+    run is finished, the hash of that file and that the results of `run.json` stand in it. Samples,
+    figures and the log are for reading, and nothing is known of them.
 
     Args:
         folder: the record's, wherever it was moved.
@@ -63,7 +66,10 @@ def verify(folder: Path, trust: Sequence[str] = ()) -> Verdict:
     done = record.status == "finished"
     _check_signature(record, verdict, trust)
     _check_tokenizer(record, verdict)
-    verdict.faults += _metrics_faults(folder / "metrics.jsonl", must_be_whole=done)
+    told = list(_metrics_faults(folder / "metrics.jsonl", must_be_whole=done))
+    verdict.faults += told
+    if done and not told:
+        verdict.faults += _result_faults(record)
     _check_checkpoints(record, verdict, done)
     return verdict
 
@@ -120,6 +126,25 @@ def _metrics_faults(path: Path, *, must_be_whole: bool) -> Iterator[str]:
             yield f"metrics.jsonl, line {number}: step {step} after step {before}"
             return
         before = step
+
+
+def _result_faults(record: Record) -> Iterator[str]:
+    """Where the results of a finished run are not those of its metrics."""
+    expected = record.info.get("metrics_sha256")
+    if expected is not None:  # records of older versions have none
+        found = hashlib.sha256((record.path / "metrics.jsonl").read_bytes()).hexdigest()
+        if found != expected:
+            yield f"metrics.jsonl is {found[:12]}, run.json says {str(expected)[:12]}"
+    rows = record.rows()
+    at_step = {row["step"]: row for row in rows}
+    best = dict(record.info.get("best") or {})
+    results = [("final", record.info.get("final") or {}, rows[-1] if rows else {})]
+    results.append(("best", best, at_step.get(best.get("step"), {})))
+    for name, stated, row in results:
+        for key, value in stated.items():
+            if key in row and row[key] != value:
+                yield f"run.json has {name} {key} {value}, metrics.jsonl {row[key]}"
+                return
 
 
 def _step_of(line: bytes) -> int | None:

@@ -94,8 +94,9 @@ def run(arguments: list[str]) -> int:
             raise
         _say(f"{error.strerror or error}: {error.filename or ''}")
         return WRONG
-    except Exception as error:
-        if debug:
+    except BaseException as error:
+        # A panic of a library in Rust (tokenizers, safetensors) is no Exception.
+        if debug or (not isinstance(error, Exception) and type(error).__name__ != "PanicException"):
             raise
         _say(f"unexpected {type(error).__name__}: {error}\n  --debug shows where; please report it")
         return FAILED

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from etude.cli.words import DONE, FAILED, WRONG
 
 log = logging.getLogger("etude")
 
+USAGE = """\
+usage: etude train [OVERRIDES] [-m] [--config-dir DIR] [--cfg job] [--debug]
+
+Trains the run that the config describes, what is left of it, or nothing if it is done.
+GROUP=FILE chooses a file, KEY=VALUE sets a value; with -m, commas sweep.
+
+  etude train experiment=debug
+  etude train experiment=debug model/position=rotary,alibi seed=0,1 -m
+  etude train --cfg job experiment=debug      the config, without running it
+
+Groups and their files:
+"""
+
 
 def train(arguments: list[str]) -> int:
     from etude.config.request import answer, parse
 
     request = parse(arguments)
+    if request.question in ("--help", "-h"):
+        print(_help(request.config_dir))
+        return DONE
     if request.question:
         return answer(request)
     if request.multirun:
@@ -27,6 +45,15 @@ def train(arguments: list[str]) -> int:
     return DONE
 
 
+def _help(config_dir: str | None) -> str:
+    """What the command does, and the files to choose from."""
+    from etude.config.paths import conf_dir, groups
+
+    folders = [conf_dir(), *([Path(config_dir)] if config_dir else [])]
+    lines = [f"{group}: {', '.join(files)}" for group, files in groups(*folders).items()]
+    return "\n".join([USAGE, *lines])
+
+
 def _train_sweep(overrides: list[str], config_dir: str | None) -> int:
     from etude.api import train_record
     from etude.sweeps.multirun import multirun
@@ -38,11 +65,30 @@ def _train_sweep(overrides: list[str], config_dir: str | None) -> int:
         for status in dict.fromkeys(job.status for job in jobs)
     }
     log.info("\n%d jobs: %s", len(jobs), ", ".join(f"{n} {status}" for status, n in counts.items()))
+    _tell_results(jobs)
     for job in bad:
         log.info("  %s  %s: %s", job.status, job.label, job.message)
     if bad and len(bad) == len(jobs) and all(job.status == "refused" for job in bad):
         return WRONG
     return FAILED if bad else DONE
+
+
+def _tell_results(jobs: Sequence[Any]) -> None:
+    """What the finished jobs came to, the best first."""
+    from etude.records.record import Record
+
+    rows = []
+    for job in jobs:
+        if job.path and job.status in ("finished", "reused"):
+            final = Record.read(Path(job.path)).info.get("final", {})
+            found = next(((k, v) for k, v in final.items() if k.startswith("val/")), None)
+            if found:
+                rows.append((*found, job))
+    for metric, value, job in sorted(rows, key=lambda row: row[1]):
+        log.info("  %s %.4f  %s  %s", metric, value, job.label, job.path)
+    if rows:
+        names = " ".join(sorted({Path(job.path).parent.name for _, _, job in rows}))
+        log.info("  curves  etude runs compare %s", names)
 
 
 def _tell_outcome(record: Any, *, reused: bool) -> None:

@@ -189,8 +189,18 @@ def _check_root(plain: Mapping[str, Any]) -> Iterator[Problem]:
     for key in ("stop_at_step", "save_every", "keep_every", "sample_tokens"):
         if run[key] is not None and run[key] < 1:
             yield Problem(f"run.{key}", "a positive number of steps or null", run[key])
+    if not str(run["root"]).strip():
+        yield Problem("run.root", "a folder for the records", run["root"])
     if run["samples"] < 0:
         yield Problem("run.samples", "0 or more", run["samples"])
+
+
+_OF_SHELLS = "*?$<>|\"':;&`"  # what shells or other file systems read otherwise
+
+
+def _is_symbol(character: str) -> bool:
+    """Whether it is an emoji or the like."""
+    return unicodedata.category(character) == "So"
 
 
 def check_name(name: Any) -> Iterator[Problem]:
@@ -200,8 +210,10 @@ def check_name(name: Any) -> Iterator[Problem]:
         yield Problem("name", "a name for the run's folder")
     elif Path(text).name != text or "\\" in text or "~" in text:
         yield Problem("name", "one folder name, without separators", text)
-    elif text.startswith(("_", ".")) or text != text.strip():
+    elif (not text[0].isalnum() and not _is_symbol(text[0])) or text != text.strip():
         yield Problem("name", "a name that begins with a letter or digit", text)
+    elif found := sorted(set(text) & set(_OF_SHELLS)):
+        yield Problem("name", f"a name without {' '.join(found)}", text)
     elif any(unicodedata.category(c).startswith("C") for c in text):
         yield Problem("name", "a name without control characters", text)
     elif len(text.encode()) > 120:

@@ -17,3 +17,14 @@ def conf_dir() -> Path:
         if (folder / "train.yaml").is_file():
             return folder
     raise FileNotFoundError(f"no conf/train.yaml beside {_PACKAGE} or at the top of its checkout")
+
+
+def groups(*folders: Path) -> dict[str, list[str]]:
+    """The groups of a run's config in these folders and the names of their files, both sorted."""
+    found: dict[str, set[str]] = {}
+    for folder in folders:
+        for file in folder.rglob("*.yaml"):
+            group = file.parent.relative_to(folder).as_posix()
+            if group not in (".", "paper"):  # a paper is no part of a run
+                found.setdefault(group, set()).add(file.stem)
+    return {group: sorted(found[group]) for group in sorted(found)}

@@ -80,7 +80,7 @@ def parse(arguments: Sequence[str], command: str = "train", further: Sequence[st
 
 
 def answer(request: Request) -> int:
-    """Lets Hydra answer a question about the config: `--cfg`, `--info`, `--help`, completion.
+    """Lets Hydra answer a question about the config: `--cfg`, `--info`, completion.
 
     Returns:
         An exit code.
@@ -108,8 +108,6 @@ def answer(request: Request) -> int:
         sys.argv = before
     if code and request.question in ("--cfg", "-c", "--info", "-i"):
         compose(request.overrides, config_dir=request.config_dir)  # says what is wrong, our way
-    for line in shown.getvalue().splitlines():
-        if not line.startswith("paper: "):  # a folder of conf/, but no part of a run
-            print(line)
+    print(shown.getvalue(), end="")
     print(said.getvalue(), end="", file=sys.stderr)
     return code

@@ -92,6 +92,11 @@ class Mixture(TextData):
         self.sources: dict[str, TextData] = {}
         problems: list[Problem] = []
         for name in self.section_names:
+            if not callable(sources[name]):
+                hint = f"'~data.sources.{name}' '~data.weights.{name}' leave it out"
+                expected = "a data node with its _target_ and _partial_: true"
+                problems.append(Problem(f"data.sources.{name}", expected, sources[name], hint))
+                continue
             try:  # sizes are the mixture's: the source prepares no windows of its own
                 self.sources[name] = sources[name](
                     tokenizer=tokenizer, sequence_length=1, batch=Batch(examples=1)

@@ -164,6 +164,7 @@ def _load(stamps: tuple[tuple[Path, int, int], ...], end_of_text: str | None) ->
         expected = f"{' and '.join(file.name for file in files)} as the library writes it"
         hint = f"{type(error).__name__}: {error}"
         raise InvalidArguments(Problem("path", expected, str(files[0]), hint)) from error
+    _check_ids(tokenizer, files[0])
     special = tokenizer.special_tokens()
     if end_of_text is not None:
         if end_of_text not in special:
@@ -181,6 +182,19 @@ def _load(stamps: tuple[tuple[Path, int, int], ...], end_of_text: str | None) ->
     if taken:
         log.warning("text with the letters %s becomes a special token", ", ".join(taken[:5]))
     return tokenizer
+
+
+def _check_ids(tokenizer: Tokenizer, file: Path) -> None:
+    """A model has a row for each id up to the largest, and a text is read back by its ids."""
+    ids = list(tokenizer.backend.get_vocab().values())
+    largest, most = max(ids, default=0), 2 * len(ids) + 1000
+    expected = None
+    if len(set(ids)) < len(ids):
+        expected = "a tokenizer whose tokens have different ids"
+    elif largest > most:
+        expected = f"ids up to about the number of its {len(ids)} tokens, not {largest}"
+    if expected:
+        raise InvalidArguments(Problem("path", expected, str(file)))
 
 
 def _whole(file: Path) -> Tokenizer:

@@ -133,7 +133,7 @@ def choose_column(found: Mapping[str, bool], stated: str | None, where: str) -> 
     text = [name for name, holds_text in found.items() if holds_text]
     if "text" in text:
         return "text"
-    if len(text) == 1:
+    if len(text) == 1 and "text" not in found:  # one of that name without text is a doubt
         return text[0]
     expected = "the column that holds the text" if text else "a column that holds text"
     raise RequestError(Problem("data.column", expected, None, f"{where} has {_listed(found)}"))

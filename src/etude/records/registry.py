@@ -15,7 +15,7 @@ _EXPECTED = "a path, a signature prefix or a name"
 
 def folders(root: Path) -> Iterator[Path]:
     """The folder of every record below `root`: a root, a name's folder, or one run. Sorted."""
-    if os.path.isfile(root / "run.json"):
+    if is_record(root):
         yield root
         return
     for name in _entries(root):
@@ -23,8 +23,15 @@ def folders(root: Path) -> Iterator[Path]:
             yield Path(name)
         else:
             for run in _entries(name):
-                if os.path.exists(f"{run}/run.json"):
+                if is_record(run):
                     yield Path(run)
+
+
+def is_record(folder: Path | str) -> bool:
+    """Whether a folder is a record, or one that has lost its `run.json`."""
+    return os.path.isfile(f"{folder}/run.json") or (
+        os.path.isfile(f"{folder}/config.yaml") and os.path.isfile(f"{folder}/overrides.yaml")
+    )
 
 
 def scan(root: Path, damaged: list[RequestError] | None = None) -> Iterator[Record]:
@@ -38,7 +45,7 @@ def scan(root: Path, damaged: list[RequestError] | None = None) -> Iterator[Reco
         try:
             yield Record.read(folder)
         except RequestError as error:
-            if damaged is not None and os.path.lexists(folder / "run.json"):  # not just removed
+            if damaged is not None and is_record(folder):  # not just removed
                 damaged.append(error)
 
 
@@ -76,13 +83,16 @@ def find_folders(run: str, root: Path) -> list[Path]:
         RequestError: nothing fits, or a prefix fits several; lists the nearest or the candidates.
     """
     path = Path(os.path.expanduser(run))
-    if (path / "run.json").is_file():
+    if is_record(path):
         return [path]
     if not root.is_dir():
         raise RequestError(Problem("RUN", "a run; there is no folder of runs yet", str(root)))
     there = list(folders(root))
     within, slash, prefix = run.rstrip("/").rpartition("/")  # as `runs list` shows it: name/prefix
-    if re.fullmatch(r"[0-9a-f]{4,}(~\d+)?", prefix):
+    named = [folder for folder in there if folder.parent.name == run]
+    if named:
+        return named
+    if re.fullmatch(r"[0-9a-f]+(~\d+)?" if slash else r"[0-9a-f]{3,}(~\d+)?", prefix):
         fitting = [
             folder
             for folder in there
@@ -94,9 +104,6 @@ def find_folders(run: str, root: Path) -> list[Path]:
         if fitting:
             listed = ", ".join(f"{f.parent.name}/{f.name}" for f in fitting[:6])
             raise RequestError(Problem("RUN", "a prefix of one run only", run, f"fits {listed}"))
-    named = [folder for folder in there if folder.parent.name == run]
-    if named:
-        return named
     choices = {folder.parent.name for folder in there} | {folder.name for folder in there}
     raise RequestError(Problem(f"RUN in {root}", _EXPECTED, run, nearest(run, choices)))
 
@@ -122,7 +129,7 @@ def find_finished(runs: Sequence[str], root: Path) -> list[Record]:
 
 
 def _is_name(run: str, folder: Path) -> bool:
-    return run == folder.parent.name and not (Path(os.path.expanduser(run)) / "run.json").is_file()
+    return run == folder.parent.name and not is_record(os.path.expanduser(run))
 
 
 def _entries(folder: Path | str) -> list[str]:

@@ -28,8 +28,8 @@ def must_be_removable(folders: Sequence[Path]) -> None:
     """
     problems = []
     for folder in folders:
-        if folder.is_symlink():
-            hint = f"a link to {folder.resolve()}; name that"
+        if folder.is_symlink() or folder.parent.is_symlink():
+            hint = f"a link leads to {folder.resolve()}; name that"
             problems.append(Problem(str(folder), "a record's own folder", hint=hint))
         elif not _is_record(folder):
             problems.append(Problem(str(folder), "a record", hint="its files are not Étude's"))

@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from etude.config.compose import addable, composed
+from etude.config.compose import addable, composed, tell_replaced
 from etude.errors import Problem, RequestError
 
 _BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -68,7 +68,7 @@ def expand(overrides: Sequence[str], hydra: Hydra) -> Sweep:
     jobs = None
     if sweeper == _BASIC:
         jobs = _split(both)
-        composed([item.lstrip("+") for item in jobs[0]])
+        tell_replaced(overrides, composed([item.lstrip("+") for item in jobs[0]]))
     return Sweep([o.input_line or "" for o in both], axes, list(fixed.values()), jobs, sweeper)
 
 
@@ -108,6 +108,9 @@ def _split(overrides: list[Override]) -> list[list[str]]:
         lines = [o.input_line or "" for o in overrides if o.is_sweep_override()]
         hint = str(error).splitlines()[0]
         raise RequestError(Problem(" ".join(lines), "values to try in turn", hint=hint)) from error
+    if not jobs:
+        lines = [o.input_line or "" for o in overrides if o.is_sweep_override()]
+        raise RequestError(Problem(" ".join(lines), "at least one value to try"))
     return jobs
 
 

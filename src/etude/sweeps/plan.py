@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from hydra._internal.hydra import Hydra
 from omegaconf import DictConfig
 
 from etude.config.checks import Checked, check
-from etude.config.compose import composed, searching
+from etude.config.compose import composed, searching, tell_replaced
 from etude.errors import EtudeError, Problem, RequestError
 from etude.records.record import label_of
 from etude.records.signature import DIGITS, group, sha256_of, signature
@@ -77,7 +77,7 @@ def plan(
     """
     planner = _Planner(measure)
     jobs: list[PlannedJob] = []
-    with _quiet(), searching(config_dir) as hydra:
+    with searching(config_dir) as hydra, _quiet() as loud:
         sweep = _expanded(overrides, hydra) if multirun else None
         wanted = [list(overrides)] if sweep is None else sweep.jobs or []
         for number, items in enumerate(wanted, start=1):
@@ -85,6 +85,9 @@ def plan(
                 config = composed([item.lstrip("+") for item in items] if sweep else items)
             except RequestError as error:
                 raise refused(sweep, error) if sweep else error from error
+            if number == 1:
+                with loud():
+                    tell_replaced(overrides, config)
             jobs.append(planner.job(config))
             if told is not None:
                 told(number, len(wanted))
@@ -104,13 +107,22 @@ def _expanded(overrides: Sequence[str], hydra: Hydra) -> Sweep:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """What preparing or building would say is no part of a plan."""
+def _quiet() -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """What preparing or building would say is no part of a plan; gives what lets a word through."""
     logger = logging.getLogger("etude")
     level = logger.level
+
+    @contextmanager
+    def loud() -> Iterator[None]:
+        logger.setLevel(level)
+        try:
+            yield
+        finally:
+            logger.setLevel(logging.ERROR)
+
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        yield loud
     finally:
         logger.setLevel(level)
 

@@ -93,8 +93,11 @@ class Task(pl.LightningModule):
                 seed_generators(seed_for(self.seed, step, index, self.global_rank), self.device)
                 with self._no_sync_before(index == len(batch) - 1):
                     loss = self.loss(micro) / micro["step_targets"]
-                    # data-parallel strategies average over ranks; the sum is what is wanted
-                    self.manual_backward(loss * self.trainer.world_size)
+                    # Lightning's autocast lasts for the whole step; the backward pass has its own
+                    # precisions, and would only pay for the look-ups.
+                    with torch.autocast(self.device.type, enabled=False):
+                        # data-parallel strategies average over ranks; the sum is what is wanted
+                        self.manual_backward(loss * self.trainer.world_size)
                 losses.append(loss.detach())
             return losses[-1]
 

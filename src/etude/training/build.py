@@ -146,4 +146,10 @@ def build_model(checked: Checked, vocabulary: int) -> Any:
             )
         )
     torch.manual_seed(seed_for(checked.seed, INITIALISATION))
-    return checked.nodes["model"].build(vocab_size=stated or vocabulary)
+    try:
+        return checked.nodes["model"].build(vocab_size=stated or vocabulary)
+    except RuntimeError as error:
+        if "overflow" not in str(error):
+            raise
+        expected = "sizes whose matrices can be addressed"
+        raise RequestError(Problem("model", expected, hint=str(error).splitlines()[0])) from error

@@ -57,6 +57,10 @@ class Devices:
         if isinstance(self.devices, list):
             expected = "a number: only GPUs are told apart"
             checks.that(self.accelerator != "cpu", "devices", self.devices, expected)
+        if self.stated is None or self.stated <= 1:
+            expected = "auto, or ddp for several devices"
+            known = self.strategy in (*_SHARED, "single_device")
+            checks.that(known, "strategy", self.strategy, expected)
         if self.stated is not None and self.stated > 1:
             checks.that(
                 self.strategy in _SHARED,

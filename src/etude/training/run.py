@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import shutil
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -194,6 +196,7 @@ def _train_claimed(
         seconds=round(loop.seconds, 2),
         final={key: value for row in rows[-1:] for key, value in row.items() if _is_result(key)},
         best=loop.best,
+        metrics_sha256=hashlib.sha256(record.metrics.path.read_bytes()).hexdigest(),
     )
     return Outcome("finished", record)
 
@@ -392,6 +395,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _failure(status: str, error: Exception, record: Record) -> str:
     hint = "; a smaller trainer.micro_batch needs less" if status == "oom" else ""
     told = str(error).splitlines()[0] if str(error) else ""
+    if "inline_container" in told:  # torch's archive writer: it counts bytes, and says no more
+        free = shutil.disk_usage(record.path).free
+        hint += f"; a file could not be written whole: the disk has {free / 2**20:.0f} MiB left"
     return (
         f"{status}: {type(error).__name__}: {told}{hint} (traceback in {record.path / 'log.txt'})"
     )

@@ -102,6 +102,8 @@ class Trainer:
             "val_check_interval": val_check_interval,
         }
         checks.positive(**{key: value for key, value in given.items() if value is not None})
+        if max_steps is not None:
+            checks.that(max_steps < 2**40, "max_steps", max_steps, "fewer than 2**40 steps")
         if isinstance(val_check_interval, float) and not val_check_interval.is_integer():
             checks.that(
                 val_check_interval < 1,
