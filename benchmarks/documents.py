@@ -3,8 +3,8 @@
     python benchmarks/documents.py [--quick]
 
 The lengths are real: those of State of the Union speeches, and of their paragraphs, which are
-short; in GPT-2's tokens, at 4.5 characters each. Plain causal attention over the same packed sequences
-stands beside it.
+short; in GPT-2's tokens, at 4.5 characters each. Plain causal attention over the same packed
+sequences stands beside it.
 """
 
 from __future__ import annotations
