@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -46,6 +47,8 @@ def plan(arguments: list[str]) -> int:
     if request.question in ("-h", "--help"):
         print(HELP, end="")
         return DONE
+    if "--json" in ours:  # nothing but that
+        logging.getLogger("etude").setLevel(logging.ERROR)
     if request.question:
         hint = "`etude train` answers it"
         raise RequestError(Problem("option", "one of `etude plan`", request.question, hint))
