@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,9 @@ from etude.tasks.causal_lm import next_token_loss
 T, B, STEPS = 64, 8, 200
 SLOTS = ("attention", "position", "norm", "feedforward", "mask", "block", "initialise")
 NOT_CAUSAL = {"bidirectional", "prefix"}
-RATES = {"post_norm": 5e-4}  # at 2e-3, from weights of 0.02, it does not learn at all
+STARVED = {"default", "gpt2", "normal"}
+"""N(0, 0.02), made for widths near 1000, is too small for a post-norm stack of width 96: at this rate
+of learning it stays at the letters' frequencies. A post-norm stack has the others here."""
 
 
 def design(rounds: int = 2) -> list[dict[str, str]]:
@@ -41,7 +44,12 @@ def design(rounds: int = 2) -> list[dict[str, str]]:
         while len(column) < runs:
             column += draw.sample(names, len(names))
         columns[slot] = column[:runs]
-    return [{slot: columns[slot][i] for slot in SLOTS} for i in range(runs)]
+    choices = [{slot: columns[slot][i] for slot in SLOTS} for i in range(runs)]
+    large = cycle(name for name in values["initialise"] if name not in STARVED)
+    any_, post = cycle(values["initialise"]), "post_norm"
+    for choice in choices:
+        choice["initialise"] = next(large if choice["block"] == post else any_)
+    return choices
 
 
 @cache
@@ -68,9 +76,11 @@ def batches(seed: int) -> Iterator[dict[str, torch.Tensor]]:
 def build(choice: dict[str, str]) -> nn.Module:
     """Two layers of width 96; as many heads as the key-value heads allow."""
     heads = {"_3": "heads=3", "_8": "heads=8"}.get(choice["attention"][-2:], "heads=4")
-    width = ["model.head_dim=16"] if heads == "heads=8" else []
+    more = ["model.head_dim=16"] if heads == "heads=8" else []
+    if choice["position"].startswith("sinusoidal"):  # of height 1, beside embeddings of 0.02
+        more.append("model.scale_embeddings=true")  # as in Vaswani et al. 2017, section 3.4
     files = [f"model/{slot}={name}" for slot, name in choice.items()]
-    sizes = ["model.layers=2", "model.dim=96", f"model.{heads}", "model.max_length=64", *width]
+    sizes = ["model.layers=2", "model.dim=96", f"model.{heads}", "model.max_length=64", *more]
     torch.manual_seed(0)
     return (
         check(compose(["experiment=debug", *files, *sizes]))
@@ -91,11 +101,10 @@ def test_the_design_has_each_value_twice() -> None:
 @pytest.mark.parametrize("choice", design(), ids=lambda choice: "-".join(choice.values()))
 def test_each_choice_learns_more_than_how_often_letters_occur(choice: dict[str, str]) -> None:
     model = build(choice).train()
-    rate = RATES.get(choice["block"], 2e-3)
-    optimizer = torch.optim.AdamW(model.parameters())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for step, batch in zip(range(STEPS), batches(seed=1), strict=False):
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1, (step + 1) / 20)
+            group["lr"] = 2e-3 * min(1, (step + 1) / 20)
         loss = next_token_loss(model, batch) / (B * T)
         optimizer.zero_grad()
         loss.backward()

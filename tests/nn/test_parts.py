@@ -85,6 +85,25 @@ def test_cross_attention_is_torchs() -> None:
     torch.testing.assert_close(torch.cat((first, rest), 1), expected, rtol=0, atol=1e-12)
 
 
+def test_cross_attention_normalises_queries_and_keys_too() -> None:
+    module, x, memory = attention(qk_norm=True), noise(2, 5, 16), noise(2, 7, 16, seed=2)
+    with torch.no_grad():
+        for norm in (module.q_norm, module.k_norm):
+            nn.init.normal_(norm.weight)
+    (q, _, _), (_, k, v) = (
+        module.qkv(y).view(2, -1, 3, 4, 4).permute(2, 0, 3, 1, 4) for y in (x, memory)
+    )
+
+    def normed(y: Tensor, norm: Any) -> Tensor:
+        return norm.weight * y / (y.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+
+    q, k = normed(q, module.q_norm), normed(k, module.k_norm)
+    weights = (q @ k.mT / 2).softmax(-1)
+    expected = module.out((weights @ v).transpose(1, 2).flatten(2))
+    found = module(x, position=NOWHERE, causal=False, memory=memory)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("changes", [{"qkv_bias": True, "out_bias": False}, {"qkv_bias": False}])
 def test_biases_of_their_own(changes: dict[str, bool]) -> None:
     module = attention(**changes)
@@ -289,6 +308,26 @@ def test_a_parallel_block_with_partial_rotary_is_neoxs() -> None:
     expected = expected[0] if isinstance(expected, tuple) else expected
     position = Rotary(dim=32, heads=4, max_length=32, fraction=0.25)
     torch.testing.assert_close(mine(x, position=position, causal=True), expected, atol=1e-5, rtol=0)
+
+
+def test_all_branches_of_a_parallel_block_read_the_same() -> None:
+    arguments: dict[str, Any] = {
+        "attention": partial(attention, dim=16),
+        "cross": partial(attention, dim=16),
+        "norm": partial(LayerNorm, dim=16, bias=True),
+        "feedforward": partial(GELU, dim=16, bias=True, dropout=0.0),
+    }
+    block = ParallelBlock(**arguments).double()
+    x, within = noise(2, 5, 16), {"position": NOWHERE, "causal": True}
+    across = {"position": NOWHERE, "causal": False, "memory": noise(2, 7, 16, seed=2)}
+    normed = F.layer_norm(x, (16,))
+    expected = (
+        x
+        + block.attention(normed, **within)
+        + block.cross(normed, **across)
+        + block.feedforward(normed)
+    )
+    torch.testing.assert_close(block(x, across=across, **within), expected)
 
 
 # Masks
