@@ -25,8 +25,8 @@ T, B, STEPS = 64, 8, 200
 SLOTS = ("attention", "position", "norm", "feedforward", "mask", "block", "initialise")
 NOT_CAUSAL = {"bidirectional", "prefix"}
 STARVED = {"default", "gpt2", "normal"}
-"""N(0, 0.02), made for widths near 1000, is too small for a post-norm stack of width 96: at this rate
-of learning it stays at the letters' frequencies. A post-norm stack has the others here."""
+"""N(0, 0.02), made for widths near 1000, is too small for a post-norm stack of width 96: at this
+rate of learning it stays at the letters' frequencies. A post-norm stack has the others here."""
 
 
 def design(rounds: int = 2) -> list[dict[str, str]]:
