@@ -165,16 +165,7 @@ class Body(nn.Module):
             context["positions"] = positions
         if within is not None:
             context["documents"] = within
-        across: dict[str, Any] = {}
-        if memory is not None or (cache is not None and cache.memory_keep is not None):
-            if cache is not None and memory_keep is None:
-                memory_keep = cache.memory_keep
-            elif cache is not None:
-                cache.memory_keep = memory_keep
-            seen = None if memory_keep is None else memory_keep[:, None, None, :]
-            across = {"position": self.position, "causal": False, "bias": seen, "memory": memory}
-        elif cache is not None and cache.across[0].memory is not None:
-            across = {"position": self.position, "causal": False}
+        across = self._across(memory, memory_keep, cache)
         for i, block in enumerate(self.blocks):
             if cache is not None:
                 context["cache"] = cache.layers[i]
@@ -186,6 +177,22 @@ class Body(nn.Module):
             else:
                 x = block(x, **each)
         return self.norm(x[:, -1:] if last_only else x)
+
+    def _across(
+        self, memory: Tensor | None, keep: Tensor | None, cache: KVCache | None
+    ) -> dict[str, Any]:
+        """What the cross-attention takes beside x; nothing where there is no memory to read. A
+        cache that has read one knows its padding too.
+        """
+        known = cache is not None and cache.across[0].memory is not None
+        if memory is None and not known:
+            return {}
+        if cache is not None and keep is None:
+            keep = cache.memory_keep
+        elif cache is not None:
+            cache.memory_keep = keep
+        seen = None if keep is None else keep[:, None, None, :]
+        return {"position": self.position, "causal": False, "bias": seen, "memory": memory}
 
     def _scores(
         self, T: int, S: int, x: Tensor, keep: Tensor | None, packed: Tensor | None

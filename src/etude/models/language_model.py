@@ -9,7 +9,8 @@ from torch import Tensor
 
 from etude.generation.words import Tokenizer
 from etude.models.decoder import Decoder
-from etude.models.text_generator import Begun, TextGenerator, left_padded, nothing_to_start_from
+from etude.models.padding import even, left_padded
+from etude.models.text_generator import Begun, TextGenerator, nothing_to_start_from
 
 __all__ = ["LanguageModel", "Tokenizer"]
 
@@ -61,4 +62,6 @@ class LanguageModel(TextGenerator):
             first = start if self.begin_token is not None or not ids else None
             rows.append(ids if first is None else [first, *ids])
         tokens, keep = left_padded(rows, self.device)
-        return Begun(self.module, tokens, keep, [len(ids) for ids in prompts])
+        return Begun(
+            self.module, tokens, None if even(rows) else keep, [len(ids) for ids in prompts]
+        )

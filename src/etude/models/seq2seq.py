@@ -10,6 +10,7 @@ from torch import Tensor
 from etude.generation.decoding import evaluating
 from etude.generation.words import Tokenizer
 from etude.models.encoder_decoder import EncoderDecoder
+from etude.models.padding import even, right_padded
 from etude.models.text_generator import Begun, TextGenerator, nothing_to_start_from
 
 
@@ -52,13 +53,8 @@ class Seq2Seq(TextGenerator):
         return ids
 
     def _begin(self, prompts: list[list[int]]) -> Begun:
-        M = max(len(ids) for ids in prompts)
-        source = torch.tensor([ids + [0] * (M - len(ids)) for ids in prompts], device=self.device)
-        keep = None
-        if any(len(ids) < M for ids in prompts):
-            lengths = torch.tensor([len(ids) for ids in prompts], device=self.device)
-            keep = torch.arange(M, device=self.device) < lengths[:, None]
+        source, keep = right_padded(prompts, self.device)
         with torch.inference_mode(), evaluating(self.module):
-            reading = self.module.reading(source, keep)
+            reading = self.module.reading(source, None if even(prompts) else keep)
         start = source.new_full((len(prompts), 1), self.module.start_token)
         return Begun(reading, start, None, [0] * len(prompts))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from etude.generation.decoding import evaluating
 from etude.models.encoder import Encoder
+from etude.models.padding import right_padded
 
 
 class FramingTokenizer(Protocol):
@@ -68,10 +69,7 @@ class TextEncoder:
             ids if len(ids) <= longest else [*ids[: longest - 1], ids[-1]]
             for ids in self.tokenizer.framed(asked)
         ]
-        T = max(map(len, rows), default=0)
-        tokens = torch.tensor([row + [0] * (T - len(row)) for row in rows], device=self.device)
-        lengths = torch.tensor([len(row) for row in rows], device=self.device)
-        keep = torch.arange(T, device=self.device) < lengths[:, None]
+        tokens, keep = right_padded(rows, self.device)
         with evaluating(self.module):
             return Read(self.module(tokens, keep=keep), keep)
 

@@ -256,16 +256,6 @@ class _Stream:
             self.shown = len(text)
 
 
-def left_padded(rows: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Rows of ids as (B, T), with padding before the shorter ones, and where it is not, (B, T)."""
-    T = max(len(row) for row in rows)
-    tokens = torch.tensor([[0] * (T - len(row)) + row for row in rows], device=device)
-    if all(len(row) == T for row in rows):
-        return tokens, None
-    lengths = torch.tensor([len(row) for row in rows], device=device)
-    return tokens, torch.arange(T, device=device) >= T - lengths[:, None]
-
-
 def nothing_to_start_from(text: str) -> InvalidArguments:
     """An empty prompt for a tokenizer that has no end of text."""
     expected = "some text: this tokenizer has no end-of-text token to start from"

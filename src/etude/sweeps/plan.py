@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +77,7 @@ def plan(
     """
     planner = _Planner(measure)
     jobs: list[PlannedJob] = []
-    with searching(config_dir) as hydra, _quiet() as loud:
+    with searching(config_dir) as hydra:
         sweep = _expanded(overrides, hydra) if multirun else None
         wanted = [list(overrides)] if sweep is None else sweep.jobs or []
         for number, items in enumerate(wanted, start=1):
@@ -85,10 +85,10 @@ def plan(
                 config = composed([item.lstrip("+") for item in items] if sweep else items)
             except RequestError as error:
                 raise refused(sweep, error) if sweep else error from error
-            if number == 1:
-                with loud():
-                    tell_replaced(overrides, config)
-            jobs.append(planner.job(config))
+            if sweep is None:  # of a sweep `expand` has told
+                tell_replaced(overrides, config)
+            with _quiet():
+                jobs.append(planner.job(config))
             if told is not None:
                 told(number, len(wanted))
     first: dict[str, int] = {}
@@ -107,22 +107,13 @@ def _expanded(overrides: Sequence[str], hydra: Hydra) -> Sweep:
 
 
 @contextmanager
-def _quiet() -> Iterator[Callable[[], AbstractContextManager[None]]]:
-    """What preparing or building would say is no part of a plan; gives what lets a word through."""
+def _quiet() -> Iterator[None]:
+    """What preparing or building would say is no part of a plan."""
     logger = logging.getLogger("etude")
     level = logger.level
-
-    @contextmanager
-    def loud() -> Iterator[None]:
-        logger.setLevel(level)
-        try:
-            yield
-        finally:
-            logger.setLevel(logging.ERROR)
-
     logger.setLevel(logging.ERROR)
     try:
-        yield loud
+        yield
     finally:
         logger.setLevel(level)
 
