@@ -19,7 +19,7 @@ import torch
 from machine import memory_bandwidth
 from rows import Row, at_least, in_turn, table
 from torch import Tensor
-from twins import llama_twins, t5_twins, twins
+from twins import SIZES, gpt2, ours
 
 from etude.generation.generate import generate
 from etude.models.encoder_decoder import EncoderDecoder
@@ -33,66 +33,34 @@ class Size:
 
     Args:
         what: in words.
-        twins: builds ours and theirs.
+        build: their model, by its shape.
         shape: its arguments.
         target: the speed relative to `transformers` that is aimed at.
-        tokens: new tokens a call, by batch.
+        new: tokens a call.
         repeats: calls of each side.
         beams: of a search that is measured too, for one prompt; 0 leaves it out.
     """
 
     what: str
-    twins: Callable[..., tuple[Any, Any]]
+    build: Callable[..., Any]
     shape: dict[str, int]
     target: float
-    tokens: dict[int, int]
+    new: int
     repeats: int
     beams: int = 0
 
 
 NANO = Size(
     "nano, 4 x 128",
-    twins,
+    gpt2,
     {"layers": 4, "heads": 4, "dim": 128, "vocab_size": 107, "max_length": 1024},
     2.0,
-    {1: 256, 8: 256},
+    256,
     15,
 )
-GPT2 = Size(
-    "GPT-2, 12 x 768",
-    twins,
-    {"layers": 12, "heads": 12, "dim": 768, "vocab_size": 50257, "max_length": 1024},
-    1.5,
-    {1: 128, 8: 128},
-    3,
-    beams=4,
-)
-SMOLLM2 = Size(
-    "SmolLM2-135M, 30 x 576",
-    llama_twins,
-    {
-        "layers": 30,
-        "heads": 9,
-        "kv_heads": 3,
-        "dim": 576,
-        "hidden": 1536,
-        "vocab_size": 49152,
-        "max_length": 2048,
-    },
-    1.5,
-    {1: 128, 8: 128},
-    3,
-    beams=4,
-)
-T5_SMALL = Size(
-    "T5-small, 6 + 6 x 512",
-    t5_twins,
-    {"layers": 6, "heads": 8, "dim": 512, "head_dim": 64, "hidden": 2048, "vocab_size": 32128},
-    1.5,
-    {1: 128, 8: 128},
-    3,
-    beams=4,
-)
+GPT2 = Size("GPT-2, 12 x 768", *SIZES["GPT-2"], 1.5, 128, 3, beams=4)
+SMOLLM2 = Size("SmolLM2-135M, 30 x 576", *SIZES["SmolLM2-135M"], 1.5, 128, 3, beams=4)
+T5_SMALL = Size("T5-small, 6 + 6 x 512", *SIZES["T5-small"], 1.5, 128, 3, beams=4)
 BEAM_TARGET = 1.3
 NOTES = """\
 At nano a step is mostly Python and calls of kernels that take microseconds. Ours has fewer of them:
@@ -121,8 +89,8 @@ def compare(
     Raises:
         RuntimeError: the texts of a greedy choice or a search differ.
     """
-    ours, theirs = models
-    new = size.tokens[batch] // (8 if quick else 1)
+    mine, peer = models
+    new = size.new // (8 if quick else 1)
     vocabulary = size.shape["vocab_size"]
     prompt = torch.randint(vocabulary, (batch, 16), generator=torch.Generator().manual_seed(1))
     if beams > 1:
@@ -134,16 +102,16 @@ def compare(
         how, settings = "temperature 0.8, top-k 50", dict(SAMPLING)
         also = {"do_sample": True, **SAMPLING}
 
-    def mine() -> Tensor:
-        if not isinstance(ours, EncoderDecoder):
-            return generate(ours, prompt, max_new_tokens=new, **settings)
+    def by_us() -> Tensor:
+        if not isinstance(mine, EncoderDecoder):
+            return generate(mine, prompt, max_new_tokens=new, **settings)
         with torch.inference_mode():
-            reading = ours.reading(prompt)
-        start = prompt.new_full((batch, 1), ours.start_token)
+            reading = mine.reading(prompt)
+        start = prompt.new_full((batch, 1), mine.start_token)
         return generate(reading, start, max_new_tokens=new, **settings)
 
-    def peers() -> Tensor:
-        return theirs.generate(
+    def by_them() -> Tensor:
+        return peer.generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
             max_new_tokens=new,
@@ -151,9 +119,11 @@ def compare(
             **also,
         )
 
-    if not torch.equal(mine(), peers()) and (greedy or beams > 1):
+    if not torch.equal(by_us(), by_them()) and (greedy or beams > 1):
         raise RuntimeError(f"{size.what}, {how}: the texts differ")
-    a, b, ratio = in_turn(lambda: timed(mine), lambda: timed(peers), 2 if quick else size.repeats)
+    a, b, ratio = in_turn(
+        lambda: timed(by_us), lambda: timed(by_them), 2 if quick else size.repeats
+    )
     what = f"{size.what}, batch {batch}, {how}"
     each = [f"{1e3 * seconds / new:.2f} ms a step" for seconds in (a, b)]
     target = size.target if beams == 1 else BEAM_TARGET
@@ -162,15 +132,15 @@ def compare(
 
 def many_samples(models: tuple[Any, Any], quick: bool) -> Row:
     """Eight continuations of one long prompt, which is read once."""
-    ours, theirs = models
+    mine, peer = models
     length, samples, new = 512, 8, 8 if quick else 32
     prompt = torch.randint(107, (1, length), generator=torch.Generator().manual_seed(1))
 
-    def mine() -> Tensor:
-        return generate(ours, prompt, samples=samples, max_new_tokens=new, **SAMPLING)
+    def by_us() -> Tensor:
+        return generate(mine, prompt, samples=samples, max_new_tokens=new, **SAMPLING)
 
-    def peers() -> Tensor:
-        return theirs.generate(
+    def by_them() -> Tensor:
+        return peer.generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
             num_return_sequences=samples,
@@ -180,7 +150,7 @@ def many_samples(models: tuple[Any, Any], quick: bool) -> Row:
             **SAMPLING,
         )
 
-    a, b, ratio = in_turn(lambda: timed(mine), lambda: timed(peers), 2 if quick else 9)
+    a, b, ratio = in_turn(lambda: timed(by_us), lambda: timed(by_them), 2 if quick else 9)
     what = f"nano, {samples} samples of one prompt of {length} tokens, {new} new tokens"
     return at_least(2.0, what, f"{1e3 * a:.0f} ms", f"transformers {1e3 * b:.0f} ms", ratio)
 
@@ -197,8 +167,8 @@ def share_of_bandwidth(model: Any, quick: bool) -> Row:
     there = memory_bandwidth()
     used = read / seconds
     what = "GPT-2, batch 1: share of the memory's bandwidth"
-    ours, peak = (f"{value / 1e9:.1f} GB/s" for value in (used, there))
-    return Row(what, ours, f"reading a large tensor {peak}", used / there, "", None)
+    rate, peak = (f"{value / 1e9:.1f} GB/s" for value in (used, there))
+    return Row(what, rate, f"reading a large tensor {peak}", used / there, "", None)
 
 
 def timed(call: Any) -> float:
@@ -212,8 +182,10 @@ def measure(quick: bool) -> list[Row]:
     """The rows of `docs/performance.md` about generation."""
     rows = []
     for size in (NANO, GPT2, SMOLLM2, T5_SMALL):
-        models = size.twins(**size.shape)
-        for batch in size.tokens:
+        torch.manual_seed(0)
+        peer = size.build(**size.shape)
+        models = ours(peer), peer
+        for batch in (1, 8):
             rows += [compare(size, models, batch, greedy, quick) for greedy in (True, False)]
         if size.beams:
             rows.append(compare(size, models, 1, False, quick, size.beams))

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from rows import Row, at_least, at_most, table
 from torch import Tensor, nn
-from twins import gpt2, weights_of
+from twins import as_gpt2
 
 import etude
 from etude.config.checks import check
@@ -158,18 +158,14 @@ def loops(
     data = build_parts(checked).data
     data.prepare(run_module.cache_folder(checked))
     data.attach(seed=0, micro_batch=None, total_steps=steps)
-    shape = {key: checked.config.model[key] for key in ("layers", "heads", "dim", "max_length")}
-    shape["vocab_size"] = data.tokenizer_.vocab_size
-    ours = build_model(checked, shape["vocab_size"])
-    theirs = gpt2(**shape)
-    theirs.transformer.load_state_dict(weights_of(ours, theirs))
+    ours = build_model(checked, data.tokenizer_.vocab_size)
+    theirs = as_gpt2(ours)
     found = {
         "plain": PlainLoop(ours, loss_of(ours), checked),
         "transformers": PlainLoop(theirs, loss_of(lambda ids: theirs(ids).logits), checked),
     }
     if as_it_comes:
-        default = gpt2(**shape, activation_function="gelu_new")
-        default.transformer.load_state_dict(weights_of(ours, default))
+        default = as_gpt2(ours, activation_function="gelu_new")
         found["transformers as it comes"] = PlainLoop(
             default, lambda micro: default(micro["tokens"], labels=micro["tokens"]).loss, checked
         )

@@ -24,36 +24,19 @@ _SPEC.loader.exec_module(twins)
 @cache
 def pair(family: str) -> tuple[Any, Any]:
     """(ours, theirs); large weights, so that what comes next depends on what was there."""
+    # A tied embedding makes a model repeat its input.
+    shape = {"layers": 2, "heads": 4, "dim": 32, "vocab_size": V, "tied": False}
     if family == "gpt2":
-        ours, theirs = twins.twins(layers=2, heads=4, dim=32, vocab_size=V, max_length=96)
+        theirs = twins.gpt2(**shape, max_length=96)
     elif family == "llama":
-        ours, theirs = twins.llama_twins(
-            layers=2, heads=4, kv_heads=2, dim=32, hidden=48, vocab_size=V, max_length=96
-        )
+        theirs = twins.llama(**shape, kv_heads=2, hidden=48, max_length=96)
     else:
-        ours, theirs = twins.t5_twins(
-            layers=2, heads=4, dim=32, head_dim=6, hidden=48, vocab_size=V
-        )
+        theirs = twins.t5(**shape, head_dim=6, hidden=48)
     torch.manual_seed(5)
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter.add_(0.4 * torch.randn_like(parameter))
-        # A tied embedding makes a model repeat its input; another direction for the output.
-        theirs.config.tie_word_embeddings = False
-    if family == "gpt2":
-        ours.load_state_dict(ours.state_dict() | _gpt2(ours, theirs))
-    elif family == "llama":
-        twins.copy_llama(ours, theirs)
-    else:
-        twins.copy_t5(ours, theirs)
-    return ours, theirs
-
-
-def _gpt2(ours: Any, theirs: Any) -> dict[str, Tensor]:
-    state = theirs.transformer.state_dict()
-    for name, value in twins.weights_of(ours, theirs).items():
-        value.copy_(state[name])  # a view of ours
-    return {}
+    return twins.ours(theirs), theirs
 
 
 def prompts(rows: int, length: int, padded: bool, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ billion parameters takes seconds.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -117,7 +117,7 @@ def _count(
         if parameter.requires_grad:  # as after the first micro-batch of a step
             parameter.grad = torch.zeros_like(parameter)
     gradients = [p.grad for p in parameters if p.grad is not None]
-    with _Counter([*parameters, *gradients, *model.buffers(), tokens]) as counter:
+    with Counter([*parameters, *gradients, *model.buffers(), tokens]) as counter:
         with casting:
             logits = model(tokens)
             loss = F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="sum")
@@ -165,18 +165,22 @@ def _bytes(tensors: Any) -> int:
     return sum(storages.values())
 
 
-class _Counter(TorchDispatchMode):
+class Counter(TorchDispatchMode):
     """Sees every operation below autograd: adds up matrix products, and keeps books of memory.
 
     Args:
         there: tensors that take memory anyway; only what comes beside them is counted.
+
+    Attributes:
+        flops: additions and multiplications in matrix products so far.
+        most: bytes that were taken at once.
     """
 
-    def __init__(self, there: list[torch.Tensor]) -> None:
+    def __init__(self, there: Sequence[torch.Tensor] = ()) -> None:
         super().__init__()
         self.flops = 0
         self._there = {tensor.untyped_storage()._cdata for tensor in there}
-        self.most = 0  # bytes
+        self.most = 0
         self._now = 0
         self._alive: dict[int, Any] = {}  # weak references, by storage
 

@@ -26,6 +26,7 @@ from etude.training.assemble import assemble
 from etude.training.build import build_model, build_parts
 from etude.training.ddp import find_store, join
 from etude.training.loop import Diverged, Paused
+from etude.training.memory import keeping_memory
 from etude.training.place import cache_folder
 from etude.training.run import is_out_of_memory
 from etude.training.signals import StopSignals
@@ -65,7 +66,8 @@ def main(told: Told) -> None:
     say, ending = _line_to_rank_0(told["parent"])
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     try:
-        _train(told, say)
+        with keeping_memory():
+            _train(told, say)
     except (Diverged, Paused):
         pass  # rank 0 has come to the same
     except BaseException as error:

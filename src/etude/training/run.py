@@ -33,6 +33,7 @@ from etude.training.build import (
     stated_vocabulary,
 )
 from etude.training.checkpoints import verify
+from etude.training.memory import keeping_memory
 from etude.training.place import cache_folder, claimed, current_folder, logging_to, preflight
 from etude.training.process import as_in_a_fresh_process, shared_threads
 from etude.training.throughput import (
@@ -78,7 +79,7 @@ def train(config: DictConfig, epilogue: Epilogue | None = None) -> Outcome:
         RunFailed: training failed or diverged; the record says how.
         Interrupted: a signal came; the state is saved.
     """
-    with as_in_a_fresh_process():
+    with as_in_a_fresh_process(), keeping_memory():
         return _train(check_all(config), epilogue)
 
 
