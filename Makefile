@@ -9,7 +9,7 @@ help:
 	@echo "make test      the quick tests"
 	@echo "make test-all  all tests"
 	@echo "make lint      ruff, mypy, and the rooms' import contract"
-	@echo "make bench     measures speed, about 20 minutes, and writes docs/performance.md"
+	@echo "make bench     measures speed, about 40 minutes, and writes docs/performance.md"
 	@echo "make lock      resolve all versions anew"
 
 setup: .venv/ready

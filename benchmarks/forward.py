@@ -110,27 +110,25 @@ def limit(what: str, seconds: float, operations: int, peak: float, step: Callabl
 def as_they_come(
     name: str, by_us: Callable[[], float], by_them: Callable[[], float], repeats: int
 ) -> Row:
-    """Ours as in a run of Étude, theirs as in a process of its own; each after a pass that is not
-    counted.
+    """Ours as in a run of Étude, theirs as in a process of its own: three passes of each, after two
+    that are not counted.
     """
+
+    def some(step: Callable[[], float]) -> float:
+        return statistics.median([step() for _ in range(5)][2:])
 
     def kept() -> float:
         with keeping_memory():
-            by_us()
-            return by_us()
+            return some(by_us)
 
-    def given_back() -> float:
-        by_them()
-        return by_them()
-
-    x, y, ratio = in_turn(kept, given_back, max(2, repeats // 2))
+    x, y, ratio = in_turn(kept, lambda: some(by_them), max(1, repeats // 3))
     what = f"{name}, forward and backward, memory as it comes"
     return at_least(1.0, what, f"{1e3 * x:.0f} ms", f"transformers {1e3 * y:.0f} ms", ratio)
 
 
 def measure(quick: bool) -> list[Row]:
     """The rows of `docs/performance.md` about passes."""
-    repeats = 2 if quick else 7
+    repeats = 2 if quick else 9
     rows = []
     for name, (build, shape) in SIZES.items():
         if quick:

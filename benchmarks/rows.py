@@ -45,12 +45,19 @@ def at_most(target: float, what: str, ours: str, theirs: str, figure: float, not
 def in_turn(
     ours: Callable[[], float], theirs: Callable[[], float], repeats: int
 ) -> tuple[float, float, float]:
-    """Calls both in turn, `repeats` times, so that a change of the machine's speed hits both.
+    """Calls both in turn, `repeats` times, so that a change of the machine's speed hits both; every
+    second time the other one is first.
 
     Each call returns its own measurement (seconds). Returns the medians of both and the median of
     the paired ratios theirs / ours: above 1 means that ours is faster.
     """
-    pairs = [(ours(), theirs()) for _ in range(repeats)]
+    pairs = []
+    for i in range(repeats):
+        if i % 2:
+            second = theirs()
+            pairs.append((ours(), second))
+        else:
+            pairs.append((ours(), theirs()))
     return (
         statistics.median(a for a, _ in pairs),
         statistics.median(b for _, b in pairs),

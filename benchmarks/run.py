@@ -1,6 +1,6 @@
 """All benchmarks, written to `docs/performance.md`.
 
-    make bench                      about 20 minutes; on a machine that does nothing else
+    make bench                      about 40 minutes; on a machine that does nothing else
     make bench ARGS=--quick         a look whether everything works; writes nothing
     python benchmarks/run.py training generation       some sections, printed
 

@@ -75,3 +75,12 @@ def test_links_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)\)", text):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_page_on_configuration_lists_every_file() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    listed = re.findall(r"\w+", page.split("```")[1])
+    files = [file.relative_to(ROOT / "conf") for file in (ROOT / "conf").rglob("*.yaml")]
+    groups = [file for file in files if len(file.parts) > 1 and file.parts[0] not in {"paper"}]
+    assert len(groups) > 50
+    assert [str(file) for file in groups if file.stem not in listed] == []

@@ -89,15 +89,18 @@ def test_medians_of_what_was_measured_in_turn() -> None:
 
     found = rows.in_turn(taken("a", [1.0, 2.0, 4.0]), taken("b", [2.0, 5.0, 2.0]), 3)
     assert found == (2.0, 2.0, 2.0)
-    assert order == ["a", "b"] * 3
+    assert order == ["a", "b", "b", "a", "a", "b"]
 
 
 def test_the_twins_are_one_model() -> None:
     """What is compared computes the same."""
-    twins = importlib.import_module("twins").twins
-    ours, theirs = twins(layers=2, heads=2, dim=16, vocab_size=11, max_length=12)
+    twins = importlib.import_module("twins")
+    theirs = twins.gpt2(layers=2, heads=2, dim=16, vocab_size=11, max_length=12)
+    ours = twins.ours(theirs)
+    again = twins.as_gpt2(ours)
     tokens = torch.randint(11, (2, 12))
     torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=1e-4, atol=1e-5)
+    assert torch.equal(again(tokens).logits, theirs(tokens).logits)
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
 
 

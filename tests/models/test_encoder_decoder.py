@@ -104,6 +104,15 @@ def test_with_a_cache_the_logits_are_the_same(position: Any, block: Any) -> None
     torch.testing.assert_close(after, expected[rows, 5:], rtol=0, atol=1e-11)
 
 
+def test_a_source_of_padding_alone_gives_numbers_and_leaves_the_others() -> None:
+    model, (source, target, keep) = make(), inputs()
+    expected = model(source, target, source_keep=keep)
+    keep[2] = False
+    found = model(source, target, source_keep=keep)
+    assert found.isfinite().all()
+    assert torch.equal(found[:2], expected[:2])
+
+
 def test_padding_changes_nothing() -> None:
     model = make()
     source, target, keep = inputs()

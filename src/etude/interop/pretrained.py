@@ -340,6 +340,7 @@ def _write(tensors: Iterator[tuple[str, Tensor]], folder: Path) -> None:
     def put() -> None:
         path = folder / f".shard-{len(shards)}"
         save_file({k: x.contiguous() for k, x in held.items()}, path, metadata={"format": "pt"})
+        path.chmod(folder.stat().st_mode & 0o666)  # safetensors lets nobody else read it
         shards.append(path)
         held.clear()
 

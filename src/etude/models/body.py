@@ -191,7 +191,10 @@ class Body(nn.Module):
             keep = cache.memory_keep
         elif cache is not None:
             cache.memory_keep = keep
-        seen = None if keep is None else keep[:, None, None, :]
+        seen = None
+        if keep is not None:
+            none = ~keep.any(dim=1, keepdim=True)  # a softmax needs something, be it padding
+            seen = (keep | none)[:, None, None, :]
         return {"position": self.position, "causal": False, "bias": seen, "memory": memory}
 
     def _scores(
