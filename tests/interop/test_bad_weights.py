@@ -240,3 +240,43 @@ def test_a_module_made_here_is_written(tmp_path):
     tokens = torch.randint(11, (2, 16))
     with torch.inference_mode():
         torch.testing.assert_close(module(tokens), theirs(tokens).logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "field", "value", "told"),
+    [
+        (llama, "num_hidden_layers", 10**18, "at most 21, the number of tensors"),
+        (llama, "hidden_size", 10**18, "sizes of a model"),
+        (llama, "hidden_act", [1], "an activation that Étude has"),
+        (llama, "rms_norm_eps", -1, "a number, 0 or more"),
+        (llama, "rope_parameters", {"rope_type": "linear", "factor": "x"}, "factor = 'x'"),
+        (llama, "rope_parameters", {"rope_type": ["linear"]}, "rope_type"),
+        (t5, "decoder_start_token_id", "a", "a token's id"),
+        (t5, "decoder_start_token_id", -1, "a token's id"),
+    ],
+)
+def test_a_field_that_makes_no_sense(tmp_path, make, field, value, told):
+    change(saved(tmp_path, make), **{field: value})
+    text = refused(tmp_path)
+    assert field in text or field == "hidden_size"
+    assert told in text
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_numbers_that_nothing_is_computed_with(tmp_path, dtype):
+    change_weights(
+        saved(tmp_path),
+        lambda weights: weights.update({k: v.to(dtype) for k, v in weights.items()}),
+    )
+    assert "expected numbers of float32" in refused(tmp_path)
+
+
+def test_a_config_that_is_nested_too_deeply(tmp_path):
+    (saved(tmp_path) / "config.json").write_text("[" * 5000 + "]" * 5000)
+    assert "expected JSON" in refused(tmp_path)
+
+
+def test_an_index_of_numbers(tmp_path):
+    (saved(tmp_path) / WEIGHTS).rename(tmp_path / "a.safetensors")
+    (tmp_path / f"{WEIGHTS}.index.json").write_text('{"weight_map": {"x": 3}}')
+    assert "no such file" in refused(tmp_path)

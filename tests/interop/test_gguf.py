@@ -241,3 +241,13 @@ def test_metadata_reads_as_a_released_config(tmp_path: Path) -> None:
     config = GGUF(write_gguf(tmp_path / "m.gguf", llama(rms_norm_eps=1e-5))).config()
     assert json.loads(json.dumps(config.values)) == config.values
     assert config.values["rms_norm_eps"] == 1e-5  # stored as 9.999999747e-06
+
+
+def test_no_heads(tmp_path: Path) -> None:
+    model = zoo.qwen3()
+    model.config.num_attention_heads = 0
+    file = write_gguf(tmp_path / "m.gguf", model, architecture="qwen3")
+    with pytest.raises(
+        RequestError, match=r"qwen3\.attention\.head_count = 0: expected a positive"
+    ):
+        GGUF(file).config()

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from etude.errors import InvalidArguments, RequestError, nearest
+from etude.errors import InvalidArguments, Problem, RequestError, nearest
 from etude.interop.hf_config import HFConfig
 from etude.interop.parts import differences, parts
 from etude.interop.rules import Piece, Rule
@@ -106,6 +106,9 @@ class Family:
                 return self.kind(**arguments, initialise=_nothing)
         except InvalidArguments as error:
             raise RequestError(problem.under(config.where) for problem in error.problems) from error
+        except (RuntimeError, OverflowError) as error:  # more bytes than can be counted
+            said = str(error).partition("\n")[0]
+            raise RequestError(Problem(config.where, f"sizes of a model ({said})")) from error
 
     def pieces(self, module: nn.Module, architecture: str) -> Iterator[tuple[str, list[Piece]]]:
         """Each parameter's name of ours, and the released tensors in it.

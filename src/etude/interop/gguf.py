@@ -21,7 +21,7 @@ from gguf.quants import dequantize
 from torch import Tensor
 
 from etude.errors import Problem, RequestError, nearest
-from etude.interop.hf_config import HFConfig
+from etude.interop.hf_config import HFConfig, is_number
 from etude.interop.rope import LLAMA3
 
 SUFFIX = ".gguf"
@@ -167,6 +167,8 @@ class GGUF:
             if isinstance(value, list):
                 expected = "one number: a model whose layers differ cannot be read"
                 problems.append(Problem(self._place(key), expected, value))
+            elif value is not None and (not is_number(value) or value <= 0):
+                problems.append(Problem(self._place(key), "a positive number", value))
             elif value is not None:
                 fields[name] = value
         if self._value("expert_count", 0):

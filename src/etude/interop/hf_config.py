@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -119,7 +120,7 @@ class HFConfig:
             raise RequestError(Problem(str(folder), expected, hint=hint))
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RequestError(Problem(str(file), f"JSON ({error})")) from error
         if not isinstance(values, dict):
             raise RequestError(Problem(str(file), "a JSON object", values))
@@ -143,12 +144,20 @@ class HFConfig:
         return value if whole else 1
 
     def number(self, field: str, default: float) -> float:
-        """A number."""
+        """A number of 0 or more."""
         value = self.get(field, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            self.refuse(field, "a number", value)
+        if not is_number(value) or value < 0:
+            self.refuse(field, "a number, 0 or more", value)
             return default
         return float(value)
+
+    def token(self, field: str, default: int) -> int:
+        """A token's id."""
+        value = self.get(field, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            self.refuse(field, "a token's id", value)
+            return default
+        return value
 
     def flag(self, field: str, default: bool) -> bool:
         """True or false."""
@@ -170,7 +179,7 @@ class HFConfig:
     ) -> Callable[..., nn.Module]:
         """A feed-forward part of that activation and width F."""
         name = self.get(field, default)
-        if name not in choices:
+        if not isinstance(name, str) or name not in choices:
             self.refuse(field, "an activation that Étude has", name, nearest(str(name), choices))
             name = default
         return partial(choices[name], hidden=hidden)
@@ -196,6 +205,11 @@ class HFConfig:
         unknown = sorted(key for key, value in self.values.items() if value and key not in known)
         if unknown:
             log.info("%s: not known here and left aside: %s", self.where, ", ".join(unknown))
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a finite number, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def activation_name(part: object, choices: dict[str, type[nn.Module]]) -> str:

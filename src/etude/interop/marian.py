@@ -96,7 +96,7 @@ class Marian(Family):
             "scale_embeddings": config.flag("scale_embedding", False),
             "tie_embeddings": config.flag("tie_word_embeddings", True),
             "logit_bias": True,
-            "start_token": config.get("decoder_start_token_id", 58100),
+            "start_token": config.token("decoder_start_token_id", 58100),
         }
 
     def config(self, module: Any) -> dict[str, Any]:

@@ -24,6 +24,18 @@ from etude.interop.tensors import INDEX, SAFETENSORS, Tensors, open_tensors
 
 SHARD = 5 * 10**9
 """Bytes of the largest file that is written, as `transformers` does."""
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+"""Formats of numbers that weights may have."""
+DEPTHS = (
+    "num_hidden_layers", "n_layer", "num_layers", "num_decoder_layers", "encoder_layers",
+    "decoder_layers",
+)  # fmt: skip
+"""Fields that count layers, in all families."""
 SHOWN = 5
 """Mismatches that a message lists."""
 
@@ -90,6 +102,7 @@ def load_tensors(
     """`load_weights` from tensors and a config that are read already."""
     family = family_of(config)
     kind = family.architecture(config, architecture)
+    _check_depth(config, tensors)
     found = _by_present_name(family, tensors)
     same = None
     if family.output in found and family.embedding in found:
@@ -104,6 +117,18 @@ def load_tensors(
     _fill(family, module, kind, tensors, found, dtype, torch.device(device))
     where = tensors.where if tensors.where.is_dir() else tensors.where.parent
     return Loaded(module.eval(), family, kind, config.values, where, kept)
+
+
+def _check_depth(config: HFConfig, tensors: Tensors) -> None:
+    """Refuses more layers than there are tensors, before they are built."""
+    most = len(tensors.names())
+    problems = [
+        Problem(f"{config.where}, {field}", f"at most {most}, the number of tensors", layers)
+        for field in DEPTHS
+        if isinstance(layers := config.values.get(field), int) and layers > most
+    ]
+    if problems:
+        raise RequestError(problems)
 
 
 def _by_present_name(family: Family, tensors: Tensors) -> dict[str, str]:
@@ -211,7 +236,7 @@ def _fill(
 ) -> None:
     """Puts a parameter with the file's numbers in place of each on the meta device."""
     if dtype is None:
-        dtype = tensors.read(found[family.embedding]).dtype
+        dtype = _read(tensors, found[family.embedding]).dtype
     for name, parameter in list(module.named_parameters()):
         path, _, key = name.rpartition(".")
         owner = module.get_submodule(path)
@@ -220,11 +245,21 @@ def _fill(
     with torch.no_grad():
         for _, pieces in family.pieces(module, architecture):
             for piece in pieces:
-                there = tensors.read(found[piece.name])
-                if not there.is_floating_point():
-                    where = f"{tensors.where}, {found[piece.name]}"
-                    raise RequestError(Problem(where, "floating-point numbers", there.dtype))
+                there = _read(tensors, found[piece.name])
                 piece.view.copy_(there.view(piece.view.shape))
+
+
+def _read(tensors: Tensors, name: str) -> Tensor:
+    """A tensor of numbers that a model can be computed with.
+
+    Raises:
+        RequestError: whole numbers; quantised ones, whose factors Étude would not know.
+    """
+    there = tensors.read(name)
+    if there.dtype not in DTYPES.values():
+        expected = f"numbers of {', '.join(DTYPES)}"
+        raise RequestError(Problem(f"{tensors.where}, {name}", expected, str(there.dtype)[6:]))
+    return there
 
 
 def family_for(module: nn.Module) -> Family:

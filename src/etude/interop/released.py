@@ -11,20 +11,13 @@ from etude.errors import Problem, RequestError, nearest
 from etude.interop import hub, tokenizers
 from etude.interop.gguf import GGUF, SUFFIX
 from etude.interop.hub import Place
-from etude.interop.pretrained import Loaded, load_tensors, load_weights
+from etude.interop.pretrained import DTYPES, Loaded, load_tensors, load_weights
 from etude.interop.tokenizers import Ends, ReleasedTokenizer
 from etude.models.decoder import Decoder
 from etude.models.encoder_decoder import EncoderDecoder
 from etude.models.language_model import LanguageModel
 from etude.models.seq2seq import Seq2Seq
 from etude.models.text_encoder import TextEncoder
-
-DTYPES = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
 
 
 @dataclass(frozen=True)
@@ -148,8 +141,12 @@ def with_text(released: Released) -> LanguageModel | Seq2Seq | TextEncoder:
 
 
 def _agreeing(released: Released) -> Released:
-    """The same, if its tokenizer's ids all have an embedding."""
+    """The same, if its tokenizer's ids all have an embedding; without ends that have none."""
     tokenizer, module = released.tokenizer, released.loaded.module
+    known, ends = range(module.embedding.num_embeddings), released.ends
+    begin = ends.begin if ends.begin in known else None
+    ends = Ends(begin, tuple(token for token in ends.stops if token in known))
+    released = replace(released, ends=ends)
     if tokenizer is None or tokenizer.vocab_size <= module.embedding.num_embeddings:
         return released
     expected = (

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from etude.interop.hf_config import HFConfig
+from etude.interop.hf_config import HFConfig, is_number
 from etude.nn.position import LinearRotary, Llama3Rotary, Position, Rotary
 
 TYPES = ("default", "linear", "llama3")
@@ -42,6 +42,12 @@ def rotary(
         config.refuse(where, "one object for all layers", said)
         said = {}
     kind = said.get("rope_type", said.get("type", "default"))
+    numbers = ("rope_theta", "partial_rotary_factor", *LLAMA3.values())
+    wrong = [name for name in numbers if said.get(name) is not None and not is_number(said[name])]
+    for name in wrong:
+        config.refuse(f"{where}.{name}", "a number", said[name])
+    if wrong:
+        return Rotary
     theta = said.get("rope_theta", theta)
     within = said.get("partial_rotary_factor", turned)
     if fraction is None and within != 1:
@@ -52,7 +58,7 @@ def rotary(
     }
     if kind == "default":
         return partial(Rotary, **common)
-    names = {"linear": {"factor": "factor"}, "llama3": LLAMA3}.get(kind)
+    names = {"linear": {"factor": "factor"}, "llama3": LLAMA3}.get(str(kind))
     if names is None:
         config.refuse(f"{where}.rope_type", f"one of {', '.join(TYPES)}", kind)
         return Rotary

@@ -125,7 +125,7 @@ class T5(Family):
             "bias": False,
             "tie_embeddings": tied,
             "logit_scale": dim**-0.5 if scaled else 1.0,
-            "start_token": config.get("decoder_start_token_id", padding),
+            "start_token": config.token("decoder_start_token_id", padding),
         }
 
     def config(self, module: Any) -> dict[str, Any]:

@@ -205,8 +205,8 @@ def _shards(index: Path) -> list[Path]:
     """The files that an index names."""
     try:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(places.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        names = sorted({str(name) for name in places.values()})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         expected = "a JSON object with the file of each tensor under weight_map"
         raise RequestError(Problem(str(index), expected)) from error
     strange = [name for name in names if Path(name).name != name]
