@@ -144,6 +144,7 @@ def test_a_moved_record_still_generates(etude, copy: Path, tmp_path: Path) -> No
         (["--prompt-file", "nowhere.txt"], "--prompt-file = 'nowhere.txt': expected a text file"),
         (["--prompt-file", "corpus.txt", "--prompt", "a"], "--prompt = 'a': expected nothing"),
         (["--pretrained", "gpt2"], "--pretrained = 'gpt2': expected nothing beside RUN"),
+        (["--prompt", "a", "--prompt", "b", "--stream"], "--prompt = '2 of them': expected one"),
     ],
 )
 def test_generate_refuses(etude, trained, words: list[str], said: str) -> None:
@@ -151,6 +152,14 @@ def test_generate_refuses(etude, trained, words: list[str], said: str) -> None:
     answer = etude("generate", record, *words)
     assert answer.code == 2
     assert said in answer.err
+
+
+def test_every_prompt_is_continued(etude, trained) -> None:
+    words = ["--prompt", "the ", "--prompt", "and ", "--max-new-tokens", "5", "--seed", "1"]
+    answer = etude("generate", trained[1], *words)
+    assert answer.code == 0, answer.err
+    texts = answer.out.split("\n" + "-" * 72 + "\n")
+    assert [text[:4] for text in texts] == ["the ", "and "]
 
 
 def test_generate_with_everything(etude, trained, tmp_path: Path) -> None:

@@ -50,7 +50,8 @@ def _parser() -> argparse.ArgumentParser:
         "--pretrained", metavar="SOURCE", help="a hub id, a folder or a file instead of a run"
     )
     with_root(parser)
-    parser.add_argument("--prompt", help="the text to continue; left out, a document begins")
+    help_ = "the text to continue, repeatable; left out, a document begins"
+    parser.add_argument("--prompt", action="append", help=help_)
     parser.add_argument("--prompt-file", metavar="FILE", help="prompts, one a line")
     parser.add_argument("--samples", type=int, default=1, help="texts for each prompt (1)")
     parser.add_argument("--max-new-tokens", type=int, default=200, help="their length (200)")
@@ -109,16 +110,19 @@ def _checked(asked: argparse.Namespace) -> list[str]:
     checks.that(sound, "--seed", seed, "a whole number from 0 to 2**63 - 1")
     checks.that(all(asked.stop), "--stop", "", "some text")
     checks.that(all(asked.forbid), "--forbid", "", "a word")
-    prompts = [asked.prompt or ""]
+    prompts: list[str] = asked.prompt or [""]
     if asked.prompt_file is not None:
         together = asked.prompt is None
-        checks.that(together, "--prompt", asked.prompt, "nothing beside --prompt-file")
+        checks.that(
+            together, "--prompt", *(asked.prompt or [""])[:1], "nothing beside --prompt-file"
+        )
         prompts = _lines(Path(asked.prompt_file), checks)
     if asked.stream:
         checks.that(asked.samples == 1, "--samples", asked.samples, "1 with --stream")
         checks.that(asked.beams == 1, "--beams", asked.beams, "1 with --stream")
-        one = len(prompts) == 1
-        checks.that(one, "--prompt-file", asked.prompt_file, "one prompt with --stream")
+        where = "--prompt" if asked.prompt_file is None else "--prompt-file"
+        found = asked.prompt_file or f"{len(prompts)} of them"
+        checks.that(len(prompts) == 1, where, found, "one prompt with --stream")
     if checks.problems:
         raise RequestError([_as_typed(problem) for problem in checks.problems])
     return prompts

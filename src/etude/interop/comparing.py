@@ -6,9 +6,10 @@ Both compute in float64: the rounding of float32 alone moves the logits of SmolL
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -159,7 +160,8 @@ def _quiet(transformers: Any) -> Iterator[None]:
     level = other.level
     other.setLevel(logging.CRITICAL)
     try:
-        yield
+        with redirect_stderr(io.StringIO()):  # of a GGUF its bar heeds no setting
+            yield
     finally:
         logger.set_verbosity(before)
         other.setLevel(level)
