@@ -112,10 +112,8 @@ def _checked(asked: argparse.Namespace) -> list[str]:
     checks.that(all(asked.forbid), "--forbid", "", "a word")
     prompts: list[str] = asked.prompt or [""]
     if asked.prompt_file is not None:
-        together = asked.prompt is None
-        checks.that(
-            together, "--prompt", *(asked.prompt or [""])[:1], "nothing beside --prompt-file"
-        )
+        first = asked.prompt[0] if asked.prompt else None
+        checks.that(first is None, "--prompt", first, "nothing beside --prompt-file")
         prompts = _lines(Path(asked.prompt_file), checks)
     if asked.stream:
         checks.that(asked.samples == 1, "--samples", asked.samples, "1 with --stream")
