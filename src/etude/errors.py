@@ -12,6 +12,7 @@ import difflib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from etude.secrets import without_passwords
 
@@ -68,7 +69,19 @@ class RequestError(_Problems):
 
 
 class RunFailed(EtudeError):
-    """A run began and failed; its record says so."""
+    """A run began and failed; its record says so.
+
+    Args:
+        status: `failed`, `oom` or `diverged`.
+        path: the record.
+    """
+
+    def __init__(self, message: str, status: str = "failed", path: Path | None = None) -> None:
+        super().__init__(message)
+        self.status, self.path = status, path
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, Path | None]]:
+        return type(self), (str(self), self.status, self.path)
 
 
 class RunHeld(EtudeError):

@@ -36,7 +36,7 @@ def started(root: Path, *overrides: str, config_dir: Path | None = None) -> list
         return Outcome("finished", Record(root / "somewhere"))
 
     folder = None if config_dir is None else str(config_dir)
-    multirun([*overrides, f"run.root={root}"], train, folder)
+    multirun(["hydra/launcher=basic", *overrides, f"run.root={root}"], train, folder)
     return configs
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from etude.training.run import Outcome
 
 
 def report(root: Path) -> dict[str, Any]:
+    """The sweep's record, with the jobs that were asked for last in their order."""
     (folder,) = (root / "_sweeps").iterdir()
-    return json.loads((folder / "jobs.json").read_text())
+    found = json.loads((folder / "sweep.json").read_text())
+    jobs = {job["key"]: job for job in found["jobs"]}
+    return found | {"jobs": [jobs[key] for key in found["asked"]]}
 
 
 @pytest.mark.slow
@@ -45,9 +49,9 @@ def test_a_sweep_goes_on_after_a_refused_job_and_again_repeats_nothing(
     assert report(root)["axes"] == {"model.dim": ["8", "12"], "model.heads": ["1", "3"]}
     assert [job["status"] for job in jobs][2] == "refused"  # and one more came after it
     assert "model.heads = 3" in jobs[2]["message"]
-    assert jobs[2]["path"] is None
+    assert "path" not in jobs[2]
     assert "4 jobs: 3 finished, 1 refused" in first.out
-    paths = [job["path"] for job in jobs if job["path"]]
+    paths = [job["path"] for job in jobs if "path" in job]
     assert len(set(paths)) == 3
     assert len(list((root / "tiny").iterdir())) == 3
     for path in paths:
@@ -56,14 +60,22 @@ def test_a_sweep_goes_on_after_a_refused_job_and_again_repeats_nothing(
     second = etude(*command, cwd=tmp_path)
     assert second.code == 1
     jobs = report(root)["jobs"]
-    assert [job["status"] for job in jobs] == ["reused", "reused", "refused", "reused"]
-    assert [job["path"] for job in jobs if job["path"]] == paths
+    assert [job["status"] for job in jobs] == ["finished", "finished", "refused", "finished"]
+    assert "3 reused, 1 refused" in second.out
+    assert [job["path"] for job in jobs if "path" in job] == paths
 
     longer = [*command[:-1], "model.heads=1,2"]  # an axis extended another day
     third = etude(*longer, cwd=tmp_path)
     assert third.code == 0
-    statuses = [job["status"] for job in report(root)["jobs"]]
-    assert statuses == ["reused", "reused", "finished", "finished"]
+    assert "2 reused, 2 finished" in third.out
+    assert report(root)["axes"]["model.heads"] == ["1", "3", "2"]
+    (table,) = (root / "_sweeps").glob("*/results.csv")
+    rows = list(csv.DictReader(table.open(encoding="utf-8")))
+    assert len(rows) == 5
+    for row in rows:
+        final = Record.read(tmp_path / row["path"]).info["final"]
+        assert float(row["val/loss"]) == final["val/loss"]
+        assert row["model.heads"] in ("1", "3", "2")
 
 
 def test_a_sweep_of_refused_jobs_alone_was_a_wrong_request(
@@ -75,7 +87,9 @@ def test_a_sweep_of_refused_jobs_alone_was_a_wrong_request(
 
 
 def sweep(root: Path, *overrides: str, train: Any) -> list[Any]:
-    return multirun(["experiment=debug", f"run.root={root}", *overrides], train)
+    """In this process, by Hydra's own launcher."""
+    words = ["experiment=debug", f"run.root={root}", "hydra/launcher=basic", *overrides]
+    return multirun(words, train).jobs
 
 
 def outcome(config: Any) -> Outcome:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from etude.cli.words import DONE, FAILED, WRONG
+from etude.cli.words import DONE, FAILED, HELD, WRONG
+from etude.errors import Problem, RequestError
 
 log = logging.getLogger("etude")
 
@@ -40,6 +42,9 @@ def train(arguments: list[str]) -> int:
     from etude.config.compose import compose
 
     config = compose(request.overrides, config_dir=request.config_dir)
+    preset = config.run.choices.get("sweep")
+    if preset not in (None, "none"):
+        raise RequestError(Problem("sweep", "-m beside it, as it stands for several runs", preset))
     outcome = train_record(config)
     _tell_outcome(outcome.record, reused=outcome.reused)
     return DONE
@@ -55,22 +60,24 @@ def _help(config_dir: str | None) -> str:
 
 
 def _train_sweep(overrides: list[str], config_dir: str | None) -> int:
+    from etude.analysis.studies import draw_curves
     from etude.api import train_record
+    from etude.sweeps.job import GOOD, exit_code_of
     from etude.sweeps.multirun import multirun
 
-    jobs = multirun(overrides, train_record, config_dir)
-    bad = [job for job in jobs if job.status in ("failed", "refused", "held")]
-    counts = {
-        status: sum(job.status == status for job in jobs)
-        for status in dict.fromkeys(job.status for job in jobs)
-    }
-    log.info("\n%d jobs: %s", len(jobs), ", ".join(f"{n} {status}" for status, n in counts.items()))
+    swept = multirun(overrides, train_record, config_dir)
+    jobs = swept.jobs
+    counts = Counter(job.status for job in jobs)
+    told = ", ".join(f"{count} {status}" for status, count in counts.items())
+    log.info("\n%d jobs: %s", len(jobs), told)
     _tell_results(jobs)
-    for job in bad:
-        log.info("  %s  %s: %s", job.status, job.label, job.message)
-    if bad and len(bad) == len(jobs) and all(job.status == "refused" for job in bad):
-        return WRONG
-    return FAILED if bad else DONE
+    if (figure := draw_curves(swept.folder, jobs)) is not None:
+        log.info("  curves  %s", figure)
+    if any(job.path for job in jobs):
+        log.info("  table   %s", swept.folder / "results.csv")
+    for job in (job for job in jobs if job.status not in GOOD):
+        log.info("  %s  %s: %s", job.status, job.label, job.message or "not begun")
+    return exit_code_of(jobs, done=DONE, failed=FAILED, wrong=WRONG, held=HELD)
 
 
 def _tell_results(jobs: Sequence[Any]) -> None:
@@ -86,9 +93,6 @@ def _tell_results(jobs: Sequence[Any]) -> None:
                 rows.append((*found, job))
     for metric, value, job in sorted(rows, key=lambda row: row[1]):
         log.info("  %s %.4f  %s  %s", metric, value, job.label, job.path)
-    if rows:
-        names = " ".join(sorted({Path(job.path).parent.name for _, _, job in rows}))
-        log.info("  curves  etude runs compare %s", names)
 
 
 def _tell_outcome(record: Any, *, reused: bool) -> None:

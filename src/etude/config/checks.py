@@ -18,7 +18,7 @@ from etude.config.environment import instead, resolved, shown
 from etude.config.hints import argument_of_a_node
 from etude.config.nodes import Node, check_node
 from etude.config.pins import pin
-from etude.config.schema import NODES, ON_EXISTING, OUT_OF_SIGNATURE, ROOT_KEYS, Run
+from etude.config.schema import NODES, ON_ERROR, ON_EXISTING, OUT_OF_SIGNATURE, ROOT_KEYS, Run
 from etude.config.targets import installed_extensions
 from etude.errors import Problem, RequestError, nearest
 from etude.secrets import Mask, without_passwords
@@ -181,11 +181,10 @@ def _check_root(plain: Mapping[str, Any]) -> Iterator[Problem]:
     if not 0 <= plain["seed"] < 2**63:
         yield Problem("seed", "a whole number from 0 to 2**63 - 1", plain["seed"])
     run = plain["run"]
-    if run["on_existing"] not in ON_EXISTING:
-        hint = nearest(str(run["on_existing"]), ON_EXISTING)
-        yield Problem(
-            "run.on_existing", "one of " + ", ".join(ON_EXISTING), run["on_existing"], hint
-        )
+    for key, choices in (("on_existing", ON_EXISTING), ("on_error", ON_ERROR)):
+        if run[key] not in choices:
+            hint = nearest(str(run[key]), choices)
+            yield Problem(f"run.{key}", "one of " + ", ".join(choices), run[key], hint)
     for key in ("stop_at_step", "save_every", "keep_every", "sample_tokens"):
         if run[key] is not None and run[key] < 1:
             yield Problem(f"run.{key}", "a positive number of steps or null", run[key])

@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import MISSING
 
 ON_EXISTING = ("continue", "again", "error")
+ON_ERROR = ("continue", "stop")
 
 
 @dataclass
@@ -24,6 +25,8 @@ class Run:
         on_existing: `continue` reuses a finished run and goes on with an interrupted one,
             `again` trains anew and keeps the old record, `error` refuses.
         wait: wait for another process that holds this run, instead of leaving with exit code 3.
+        force: take a run over from a process on another host that never let go of it.
+        on_error: of a sweep in which a job fails: `continue` with the others, or `stop`.
         stop_at_step: pause after this optimizer step; the same command without it goes on.
         save_every: optimizer steps between checkpoints; null saves at validations and at the end.
         keep_every: checkpoints at multiples of this step are never removed.
@@ -38,6 +41,8 @@ class Run:
     root: str = "experiments"
     on_existing: str = "continue"
     wait: bool = False
+    force: bool = False
+    on_error: str = "continue"
     stop_at_step: int | None = None
     save_every: int | None = None
     keep_every: int | None = None

@@ -1,4 +1,9 @@
-"""One process holds a run. The operating system frees the lock when that process dies."""
+"""One process holds a run. The operating system frees the lock when that process dies.
+
+The lock is `flock`'s; the file beside it says who has it, and says nothing once it was given back.
+Between hosts that share a disk but not its locks, that text is all there is: a run whose holder on
+another host never let go of it is taken over only by request.
+"""
 
 from __future__ import annotations
 
@@ -28,17 +33,31 @@ class RunLock:
         self.path = folder / LOCK_FILE
         self._file: IO[str] | None = None
 
-    def acquire(self, *, wait: bool = False) -> None:
+    def acquire(
+        self, *, wait: bool = False, force: bool = False, patience: float = _PATIENCE
+    ) -> None:
         """Takes the lock.
 
+        Args:
+            wait: for as long as it takes.
+            force: take it although a process on another host never gave it back.
+            patience: seconds to try without `wait`.
+
         Raises:
-            RunHeld: another live process has it and `wait` is false.
+            RunHeld: another live process has it and `wait` is false, or one on another host that
+                may live.
         """
-        patience = time.monotonic() + _PATIENCE
+        end = time.monotonic() + patience
         while (file := self._locked()) is None:
-            if time.monotonic() > patience and not wait:
+            if time.monotonic() > end and not wait:
                 raise RunHeld(f"{self.path.parent} is held by {_said(holder(self.path))}")
             time.sleep(0.2 if wait else 0.005)
+        if not force and _is_elsewhere(found := holder(self.path)):
+            file.close()
+            raise RunHeld(
+                f"{self.path.parent} is held by {_said(found)}, as far as can be seen from here",
+                "if that process is dead, run.force=true takes the run over",
+            )
         file.truncate(0)
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": now}))
@@ -64,16 +83,17 @@ class RunLock:
     def release(self) -> None:
         """Gives the lock back; the file stays: removing it would race with the next holder."""
         if self._file is not None:
+            self._file.truncate(0)
             self._file.close()
             self._file = None
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a live process holds the run in `folder`."""
+    """Whether a live process holds the run in `folder`; of another host's it is assumed."""
     try:
         with open(folder / LOCK_FILE, encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
+            return _is_elsewhere(holder(folder / LOCK_FILE))
     except FileNotFoundError:
         return False
     except BlockingIOError:
@@ -81,12 +101,17 @@ def is_held(folder: Path) -> bool:
 
 
 def holder(path: Path) -> dict[str, Any]:
-    """What the lock file says of its holder; empty while it is being written."""
+    """What the lock file says of its holder; empty for nobody, and while it is being written."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return found if isinstance(found, dict) else {}
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return {}
+
+
+def _is_elsewhere(found: dict[str, Any]) -> bool:
+    """Whether the holder is on another host, where nobody can look whether it lives."""
+    return bool(found) and found.get("host") != socket.gethostname()
 
 
 def _said(found: dict[str, Any]) -> str:

@@ -197,7 +197,7 @@ def label_of(overrides: Sequence[str]) -> str:
     for item in overrides:
         key, _, value = item.lstrip("+~").partition("=")
         top = re.split(r"[./]", key)[0]
-        if top in ("experiment", "run", "logger", "hydra", "name", "extensions"):
+        if top in ("experiment", "sweep", "run", "logger", "hydra", "name", "extensions"):
             continue
         plain = re.sub(r"\\(?=[^\w\s])", "", value)  # a sweep escapes what it need not
         told[key] = without_passwords(plain)

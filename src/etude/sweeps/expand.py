@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from etude.config.compose import addable, composed, tell_replaced
 from etude.errors import Problem, RequestError
 
-_BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
 @dataclass
@@ -66,7 +66,7 @@ def expand(overrides: Sequence[str], hydra: Hydra) -> Sweep:
         else:
             fixed[key] = (override.input_line or "").lstrip("+")
     jobs = None
-    if sweeper == _BASIC:
+    if sweeper == BASIC:
         jobs = _split(both)
         tell_replaced(overrides, composed([item.lstrip("+") for item in jobs[0]]))
     return Sweep([o.input_line or "" for o in both], axes, list(fixed.values()), jobs, sweeper)
@@ -120,6 +120,6 @@ def _of_the_files(overrides: list[str], hydra: Hydra) -> tuple[list[str], str]:
         config = hydra.compose_config("train", overrides, RunMode.MULTIRUN)
         sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
     except (HydraException, OmegaConfBaseException):  # the first job says what is wrong
-        return [], _BASIC
+        return [], BASIC
     params = sweeper.get("params") or {}
     return [addable(f"{key}={value}") for key, value in params.items()], str(sweeper["_target_"])

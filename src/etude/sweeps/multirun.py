@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import shutil
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,43 +17,79 @@ from omegaconf.errors import OmegaConfBaseException
 
 from etude.config.compose import chosen, composed, literal, searching
 from etude.config.environment import mask_of
-from etude.errors import EtudeError, Interrupted, RequestError, RunFailed, RunHeld
-from etude.records.files import write_json, write_text
+from etude.console import show_messages
+from etude.errors import Interrupted
+from etude.records.files import write_text
 from etude.records.record import label_of
-from etude.records.signature import DIGITS, sha256_of
-from etude.secrets import Mask, without_passwords
+from etude.secrets import Mask
 from etude.sweeps.expand import Sweep, expand, refused
+from etude.sweeps.job import GOOD, Job, carry_out
+from etude.sweeps.study import Study, sweep_folder
 
 log = logging.getLogger("etude")
 
 
-@dataclass
-class Job:
-    """How one job of a sweep ended.
-
-    Attributes:
-        label: its differences.
-        status: finished, reused, paused, failed, refused (a wrong config), or held.
-        path: its record, where there is one.
-        message: what went wrong.
-    """
-
-    label: str
-    status: str
-    path: str | None = None
-    message: str | None = None
-
-
 class _StopSweep(BaseException):
-    """Carries a signal through Hydra's launcher, which catches every Exception."""
+    """Carries a signal through a launcher that catches every Exception."""
 
     def __init__(self, cause: Interrupted) -> None:
         self.cause = cause
 
 
+@dataclass
+class SweptRun:
+    """The function that Hydra's launchers call with each job's config.
+
+    Attributes:
+        train: trains one config and returns its outcome.
+        folder: of the sweep's record.
+        total: jobs of the sweep; 0 where a sweeper decides as it goes.
+    """
+
+    train: Callable[[DictConfig], Any]
+    folder: Path
+    total: int
+
+    def __call__(self, config: DictConfig) -> Job:
+        """Wherever a launcher calls it, perhaps on another machine."""
+        show_messages()
+        number = int(HydraConfig.get().job.num) + 1
+        log.info("[%d%s] %s", number, f"/{self.total}" if self.total else "", label_of(_typed()))
+        try:
+            job = self.carry_out(config)
+        except Interrupted as error:
+            raise _StopSweep(error) from error
+        if job.status not in GOOD:
+            log.error("%s: %s", job.status, job.message)
+        Study(self.folder).note(job)
+        return job
+
+    def carry_out(self, config: DictConfig) -> Job:
+        """Trains one config, in the process of a job; whoever started that takes notes."""
+        _without_secrets(self.folder / "multirun.yaml", mask_of(config))
+        hydra: Any = HydraConfig.get()
+        typed = _typed()
+        config.run.overrides = [literal(item) for item in typed]
+        config.run.choices = chosen(hydra, typed)
+        return carry_out(config, typed, self.train)
+
+
+@dataclass
+class Swept:
+    """What became of a sweep.
+
+    Attributes:
+        jobs: in their order.
+        folder: the sweep's record.
+    """
+
+    jobs: list[Job]
+    folder: Path
+
+
 def multirun(
     overrides: Sequence[str], train: Callable[[DictConfig], Any], config_dir: str | None = None
-) -> list[Job]:
+) -> Swept:
     """Runs every combination of the swept values and reports each.
 
     Args:
@@ -69,17 +103,15 @@ def multirun(
     """
     with searching(config_dir) as hydra:
         sweep = expand(overrides, hydra)
-        root = Path(_first(sweep).run.root)
-        identity = {"fixed": without_passwords(sorted(sweep.fixed)), "axes": sorted(sweep.axes)}
-        folder = root / "_sweeps" / sha256_of(identity)[:DIGITS]
+        folder = sweep_folder(Path(_first(sweep).run.root), sweep)
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
         log.info("sweep%s: %s", f" of {len(sweep.jobs)}" if sweep.jobs else "", folder)
+        study = Study(folder)
+        study.begin(sweep)
         try:
             batches = hydra.multirun(
                 "train",
-                task_function=partial(
-                    _job, train=train, total=len(sweep.jobs or ()), folder=folder
-                ),
+                task_function=SweptRun(train, folder, len(sweep.jobs or ())),
                 overrides=[
                     *sweep.overrides,
                     *(["hydra.sweeper.params=null"] if sweep.jobs else []),  # they are in there
@@ -92,20 +124,21 @@ def multirun(
         except (HydraException, OmegaConfBaseException) as error:  # before the first job
             _remove(missing)
             raise refused(sweep, error) from error
-    jobs: list[Job] = [result.return_value for batch in batches for result in batch]
-    write_json(
-        folder / "jobs.json",
-        {
-            "axes": without_passwords(sweep.axes),
-            "fixed": without_passwords(sweep.fixed),
-            "jobs": list(map(asdict, jobs)),
-        },
-    )
-    return jobs
+        finally:
+            if folder.exists():
+                study.finish()
+    return Swept([result.return_value for batch in batches for result in batch], folder)
+
+
+def _typed() -> list[str]:
+    """The overrides of the job that Hydra has set up."""
+    node: Any = HydraConfig.get().overrides.task
+    written: list[str] = OmegaConf.to_container(node, resolve=False)  # type: ignore[assignment]
+    return [item.lstrip("+") for item in written]
 
 
 def _remove(made: list[Path]) -> None:
-    """Takes back the folders that Hydra made for a sweep without jobs, innermost first."""
+    """Takes back the folders of a sweep without jobs, innermost first."""
     for folder in made[:1]:
         shutil.rmtree(folder, ignore_errors=True)
     for folder in made[1:]:
@@ -125,43 +158,3 @@ def _without_secrets(path: Path, mask: Mask) -> None:
         text = path.read_text(encoding="utf-8")
         if mask.text(text) != text:
             write_text(path, mask.text(text))
-
-
-def _job(
-    config: DictConfig, *, train: Callable[[DictConfig], Any], total: int, folder: Path
-) -> Job:
-    mask = mask_of(config)
-    _without_secrets(folder / "multirun.yaml", mask)
-    job = _done(config, train, total)
-    path, message = (text and mask.text(text) for text in (job.path, job.message))
-    return Job(job.label, job.status, path, message)
-
-
-def _done(config: DictConfig, train: Callable[[DictConfig], Any], total: int) -> Job:
-    hydra: Any = HydraConfig.get()
-    written: list[str] = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # type: ignore[assignment]
-    typed = [item.lstrip("+") for item in written]
-    config.run.overrides = [literal(item) for item in typed]
-    config.run.choices = chosen(hydra, typed)
-    label = label_of(typed)
-    log.info("[%d%s] %s", hydra.job.num + 1, f"/{total}" if total else "", label)
-    try:
-        outcome = train(config)
-        status = "reused" if outcome.reused else outcome.status
-        return Job(label, status, str(outcome.record.path))
-    except Interrupted as error:
-        raise _StopSweep(error) from error
-    except RequestError as error:
-        return _failed(Job(label, "refused", message=str(error)))
-    except RunHeld as error:
-        return _failed(Job(label, "held", message=str(error)))
-    except (RunFailed, EtudeError) as error:
-        return _failed(Job(label, "failed", message=str(error)))
-    except Exception as error:
-        log.debug("%s", traceback.format_exc())
-        return _failed(Job(label, "failed", message=f"{type(error).__name__}: {error}"))
-
-
-def _failed(job: Job) -> Job:
-    log.error("%s: %s", job.status, job.message)
-    return job

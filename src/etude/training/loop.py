@@ -25,6 +25,7 @@ from etude.training.compilation import eager
 from etude.training.progress import Progress
 from etude.training.signals import StopSignals
 from etude.training.throughput import Throughput
+from etude.training.watch import watcher
 
 log = logging.getLogger("etude")
 
@@ -100,6 +101,7 @@ class RunLoop(pl.Callback):
         self._row: dict[str, Any] | None = None  # waits for the validation of its step
         self._validation_due = False
         self._stopped_early = False
+        self._given_up = False  # by whoever looks on
         self._saved_step = -1
         self.best: dict[str, Any] | None = None
 
@@ -240,6 +242,7 @@ class RunLoop(pl.Callback):
         row = self._row or {"step": step, "tokens": step * self.tokens_per_step}
         self._row = None
         self._append(row | metrics)
+        self._given_up = watcher().validated(step, metrics)
         monitor = getattr(trainer.lightning_module, "monitor", "val/loss")
         improved = self.best is None or metrics[monitor] < self.best["value"]
         if improved:
@@ -269,6 +272,10 @@ class RunLoop(pl.Callback):
             raise Interrupted(self.signals.requested)
         if step >= self.total_steps or trainer.should_stop:
             return
+        if self._given_up:
+            if self._saved_step != step:
+                self._save(trainer, step)
+            raise Paused(f"paused at step {step} of {self.total_steps}: others do better")
         if self.stop_at_step is not None and step >= self.stop_at_step:
             if self._saved_step != step:
                 self._save(trainer, step)

@@ -56,11 +56,11 @@ def cache_folder(checked: Checked) -> Path:
 
 
 @contextmanager
-def claimed(folder: Path, *, wait: bool) -> Iterator[Record]:
+def claimed(folder: Path, *, wait: bool, force: bool = False) -> Iterator[Record]:
     """Holds the run's folder; leaves no folder behind if nothing was recorded in it."""
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     lock = RunLock(folder)
-    lock.acquire(wait=wait)
+    lock.acquire(wait=wait, force=force)
     try:
         sweep_temporaries(folder)
         (folder / "checkpoints").mkdir(exist_ok=True)

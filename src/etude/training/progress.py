@@ -8,6 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from etude.training.watch import watcher
+
 log = logging.getLogger("etude.progress")
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -30,12 +32,14 @@ class Progress:
         self._told = self._began
         self._bar: Any = None
         self._task: Any = None
+        self._watcher = watcher()
         if sys.stdout.isatty():
             self._open_bar()
 
     def advance(self, step: int) -> None:
         """A step is done; cheap enough to be called for each."""
         self.step = step
+        self._watcher.progress(step, self.total, self._latest)
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
 

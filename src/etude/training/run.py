@@ -42,6 +42,7 @@ from etude.training.throughput import (
     flops_per_token,
     machine_peak,
 )
+from etude.training.watch import watcher
 
 if TYPE_CHECKING:
     from etude.training.assemble import Assembly
@@ -95,7 +96,7 @@ def _train(checked: Checked, epilogue: Epilogue | None) -> Outcome:
     preflight(folder)
     parts.data.prepare(cache_folder(checked))
     model = build_model(checked, parts.data.tokenizer_.vocab_size)
-    with claimed(folder, wait=checked.run.wait) as record:
+    with claimed(folder, wait=checked.run.wait, force=checked.run.force) as record:
         done = finished_before(folder, checked, parts)  # by whoever held it a moment ago
         if done is not None:
             return done
@@ -135,6 +136,7 @@ def _train_claimed(
     loop, trainer = assembly.loop, assembly.trainer
     machine = _measure(checked, parts, assembly)
     _begin(record, checked, data, model, whole, total, step, machine)
+    watcher().began(record.path)
     views.about(_viewed(record, checked))
     loop.views = views
     if step:
@@ -174,20 +176,21 @@ def _train_claimed(
     except Diverged as error:
         told = {"metric": error.metric, "step": error.step, "value": str(error.value)}
         record.update(status="diverged", diverged=told, finished=provenance.now())
-        raise RunFailed(f"diverged: {error} ({record.path})") from error
+        raise RunFailed(f"diverged: {error} ({record.path})", "diverged", record.path) from error
     except RequestError:
         record.update(status="failed")
         raise
     except Exception as error:
         status = "oom" if is_out_of_memory(error) else "failed"
-        log.debug("%s", traceback.format_exc())
+        trace = checked.mask.text(traceback.format_exc())
+        log.debug("%s", trace)
         message = _failure(status, error, record)
         try:
             said = checked.mask.text(f"{type(error).__name__}: {error}")
-            record.update(status=status, error=said)
+            record.update(status=status, error=said, traceback=trace)
         except OSError as reason:  # the folder is gone, or the disk is full
             message += f"; and the record could not be updated: {reason}"
-        raise RunFailed(message) from error
+        raise RunFailed(message, status, record.path) from error
     rows = record.rows()
     record.update(
         status="finished",
@@ -234,7 +237,9 @@ def finished_before(folder: Path, checked: Checked, parts: Parts) -> Outcome | N
     if record.status == "diverged":
         raise RunFailed(
             f"diverged before at step {record.info['diverged']['step']}, and would again: {folder}"
-            " (run.on_existing=again tries all the same)"
+            " (run.on_existing=again tries all the same)",
+            "diverged",
+            folder,
         )
     if record.status != "finished":
         return None
@@ -336,7 +341,8 @@ def _begin(
             start["processes"],
             before[-1].get("processes", 1),
         )
-    record.info.pop("error", None)
+    for key in ("error", "traceback"):
+        record.info.pop(key, None)
     record.update(
         format=FORMAT,
         name=checked.name,

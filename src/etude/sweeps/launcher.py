@@ -1,0 +1,158 @@
+"""Hydra's jobs in processes of their own: the launcher of every sweep unless another is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides, run_job, setup_globals
+from hydra.types import HydraContext
+from omegaconf import DictConfig, open_dict
+
+from etude.errors import InvalidArguments, RequestError
+from etude.records.record import label_of
+from etude.secrets import without_passwords
+from etude.sweeps.board import Board
+from etude.sweeps.job import Job
+from etude.sweeps.multirun import SweptRun
+from etude.sweeps.pool import Pool, Task
+from etude.sweeps.slots import slots, visible_gpus
+from etude.sweeps.study import Study
+
+Decide = Callable[[Sequence[str], int, Mapping[str, float]], bool]
+"""Overrides of a job, a step and its validation's metrics; true pauses the run."""
+
+
+@dataclass
+class Processes:
+    """Launches jobs, each in its own process.
+
+    Attributes:
+        swept: the task function that `multirun` gave to Hydra.
+        context: Hydra's, with the loader of configs.
+        config: of the sweep.
+        n_jobs: at once; `auto` is one, or as many as the GPUs have places for.
+        jobs_per_gpu: how many share a GPU.
+    """
+
+    swept: SweptRun
+    context: HydraContext
+    config: DictConfig
+    n_jobs: int | str = "auto"
+    jobs_per_gpu: int = 1
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
+        """Runs one batch of jobs.
+
+        Args:
+            job_overrides: a list for each job.
+            first: the number of the first of them, from 0.
+        """
+        returns = self.each(iter(job_overrides), first=first)
+        missing = list(job_overrides)[len(returns) :]  # none begun after one that failed
+        for overrides in missing:
+            job = self._waiting(overrides)
+            returns.append(_returned(job, overrides))
+        return returns
+
+    def each(
+        self,
+        job_overrides: Iterator[Sequence[str]],
+        *,
+        first: int = 0,
+        ended: Callable[[Job], None] | None = None,
+        decide: Decide | None = None,
+    ) -> list[JobReturn]:
+        """Runs jobs as they are made; the next is asked for when there is a place for it.
+
+        Args:
+            ended: hears of each end, before the next job is asked for.
+            decide: hears of each validation and may pause the run.
+
+        Raises:
+            RequestError: more jobs at once than this machine has places for.
+            Interrupted: a signal ended the sweep.
+        """
+        _import_once()
+        setup_globals()
+        study = Study(self.swept.folder)
+        places = self._slots()
+        board = Board(self.swept.total, len(places))
+        taken: list[Sequence[str]] = []
+
+        def note(job: Job) -> None:
+            study.note(job)
+            if ended is not None:
+                ended(job)
+
+        def tasks() -> Iterator[Task]:
+            for number, overrides in enumerate(job_overrides, start=first):
+                taken.append(overrides)
+                yield self._task(number, overrides, study, decide)
+
+        stop = str(self.config.run.on_error) == "stop"
+        try:
+            jobs = Pool(places, board, note, stop_at_error=stop).run(tasks())
+        finally:
+            board.close()
+        return [_returned(job, overrides) for job, overrides in zip(jobs, taken, strict=True)]
+
+    def _slots(self) -> list[Any]:
+        trainer = self.config.trainer
+        alone = trainer.get("accelerator") == "cpu" or trainer.get("devices", 1) != 1
+        gpus = [] if alone else visible_gpus()
+        try:
+            return slots(self.n_jobs, self.jobs_per_gpu, gpus=gpus)
+        except InvalidArguments as error:
+            problems = [problem.under("hydra.launcher") for problem in error.problems]
+            raise RequestError(problems) from error
+
+    def _waiting(self, overrides: Sequence[str]) -> Job:
+        typed = [item.lstrip("+") for item in filter_overrides(overrides)]
+        return Job(label_of(typed), "waiting", overrides=without_passwords(typed))
+
+    def _task(
+        self, number: int, overrides: Sequence[str], study: Study, decide: Decide | None
+    ) -> Task:
+        config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+        job = self._waiting(overrides)
+        state = Singleton.get_state()  # where a process does not inherit it
+        call = partial(_in_the_process, self.swept, self.context, config, state)
+        validated = None if decide is None else partial(decide, tuple(overrides))
+        return Task(number + 1, job, call, study.log_file(job), validated)
+
+
+def _in_the_process(swept: SweptRun, context: HydraContext, config: DictConfig, state: Any) -> Job:
+    Singleton.set_state(state)
+    setup_globals()
+    done = run_job(
+        hydra_context=context,
+        task_function=swept.carry_out,
+        config=config,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+        configure_logging=False,
+    )
+    if done.status is not JobStatus.COMPLETED:
+        raise done._return_value
+    job: Job = done.return_value
+    return job
+
+
+def _returned(job: Job, overrides: Sequence[str]) -> JobReturn:
+    done = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)
+    done.return_value = job
+    return done
+
+
+def _import_once() -> None:
+    """What every job needs; forked processes share it, and begin at once."""
+    import etude.analysis.epilogue
+    import etude.api
+    import etude.training.assemble
+    import etude.training.run  # noqa: F401

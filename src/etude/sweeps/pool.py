@@ -1,0 +1,274 @@
+"""Jobs in processes of their own, several at once: what kills one leaves the others alone."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from etude.errors import Interrupted, RunHeld
+from etude.records import provenance
+from etude.records.lock import RunLock
+from etude.records.record import Record
+from etude.sweeps.board import Board
+from etude.sweeps.child import Stopped, child
+from etude.sweeps.job import BAD, Job
+from etude.sweeps.slots import Slot
+
+log = logging.getLogger("etude")
+
+_TICK = 0.5  # seconds between two looks at the clock
+_EVENTS = Path("/sys/fs/cgroup/memory.events")
+
+
+@dataclass
+class Task:
+    """What a process is to do.
+
+    Attributes:
+        number: of the job, from 1.
+        job: as it is before it began: its label and overrides.
+        call: carries it out, in the process.
+        log_file: of the process.
+        validated: hears of each validation, here; true pauses the run.
+    """
+
+    number: int
+    job: Job
+    call: Callable[[], Job]
+    log_file: Path
+    validated: Callable[[int, Mapping[str, float]], bool] | None = None
+
+
+@dataclass
+class _Running:
+    task: Task
+    process: BaseProcess
+    connection: Connection
+    slot: Slot
+    began: float
+    open: bool = True
+    path: str | None = None
+    end: Job | None = None
+    stopped: int | None = None
+    kills: int = field(default_factory=lambda: _oom_kills())
+
+
+class Pool:
+    """Runs tasks on slots.
+
+    Args:
+        slots: a process each.
+        board: is told what happens.
+        ended: called with each job that ended, as soon as it did.
+        stop_at_error: begin nothing after a job failed; those that run may end.
+    """
+
+    def __init__(
+        self,
+        slots: Sequence[Slot],
+        board: Board,
+        ended: Callable[[Job], None],
+        *,
+        stop_at_error: bool = False,
+    ) -> None:
+        self._free = list(slots)
+        self._board = board
+        self._ended = ended
+        self._stop_at_error = stop_at_error
+        self._failed = False
+        self._running: list[_Running] = []
+        self._signum: int | None = None
+        self._process = os.getpid()
+        # A fork shares what was imported already, which takes seconds; macOS's libraries mind it.
+        self._context: Any = multiprocessing.get_context(
+            "fork" if sys.platform == "linux" else "spawn"
+        )
+
+    def run(self, tasks: Iterator[Task]) -> list[Job]:
+        """Carries out all tasks; the next is asked for when there is a place for it.
+
+        Returns:
+            The jobs in the order of their numbers.
+
+        Raises:
+            Interrupted: a signal came. It was passed on to the jobs, and they have ended.
+        """
+        done: dict[int, Job] = {}
+        before = self._install()
+        try:
+            exhausted = False
+            while True:
+                while self._free and not exhausted and not self._stopping:
+                    task = next(tasks, None)
+                    exhausted = task is None
+                    if task is not None:
+                        self._start(task)
+                if not self._running:
+                    break
+                self._listen()
+                for one in [each for each in self._running if not each.process.is_alive()]:
+                    job = self._bury(one)
+                    done[one.task.number] = job
+                    self._ended(job)
+                    self._board.ended(one.task.number, job)
+                self._board.tick()
+        except BaseException:
+            for one in self._running:
+                one.process.kill()
+            raise
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if self._signum is not None:
+            raise Interrupted(self._signum)
+        return [done[number] for number in sorted(done)]
+
+    @property
+    def _stopping(self) -> bool:
+        return self._signum is not None or (self._failed and self._stop_at_error)
+
+    # -- signals ----------------------------------------------------------------------------
+
+    def _install(self) -> dict[int, Any]:
+        if threading.current_thread() is not threading.main_thread():
+            return {}
+        return {
+            number: signal.signal(number, self._pass_on)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+
+    def _pass_on(self, signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a job that has not yet its own handlers
+            raise Stopped(signum)
+        if self._signum is None:
+            told = (
+                f"{signal.Signals(signum).name}: the jobs save and stop; the same command goes on\n"
+            )
+            os.write(2, told.encode())
+        self._signum = self._signum or signum
+        for one in self._running:
+            if one.process.is_alive() and one.process.pid is not None:
+                os.kill(one.process.pid, signum)
+
+    # -- processes --------------------------------------------------------------------------
+
+    def _start(self, task: Task) -> None:
+        here, there = self._context.Pipe()
+        slot = self._free.pop(0)
+        arguments = (there, os.getpid(), task.call, slot, task.log_file)
+        process = self._context.Process(target=child, args=arguments)
+        self._board.started(task.number, task.job.label)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        process.start()
+        there.close()  # so that its end is seen
+        self._running.append(_Running(task, process, here, slot, time.monotonic()))
+
+    def _listen(self) -> None:
+        """Waits until somebody has something to say, ends, or the clock should be looked at."""
+        sentinels = [one.process.sentinel for one in self._running]
+        ready = wait([*(one.connection for one in self._running if one.open), *sentinels], _TICK)
+        for one in self._running:
+            if one.connection in ready:
+                self._hear(one)
+
+    def _hear(self, one: _Running) -> None:
+        while one.open and one.connection.poll():
+            try:
+                kind, content = one.connection.recv()
+            except (EOFError, OSError):
+                one.open = False
+                return
+            number = one.task.number
+            if kind == "line":
+                self._board.line(number, *content)
+            elif kind == "progress":
+                self._board.progress(number, *content)
+            elif kind == "began":
+                one.path = content
+            elif kind == "validated":
+                decide = one.task.validated
+                one.connection.send(bool(decide and decide(*content)))
+            elif kind == "ended":
+                one.end = content
+            elif kind == "stopped":
+                one.stopped = content
+
+    def _bury(self, one: _Running) -> Job:
+        """The job of a process that has ended."""
+        self._hear(one)
+        one.process.join()
+        one.connection.close()
+        self._running.remove(one)
+        self._free.append(one.slot)
+        job = one.end or one.task.job
+        if one.end is None:
+            job.path = one.path
+            if one.stopped is not None or self._signum is not None:
+                job.status = "interrupted"
+            else:
+                self._say_how_it_died(job, one)
+        job.seconds = round(time.monotonic() - one.began, 2)
+        job.overrides = job.overrides or one.task.job.overrides
+        self._failed = self._failed or job.status in BAD
+        return job
+
+    def _say_how_it_died(self, job: Job, one: _Running) -> None:
+        code = one.process.exitcode or 0
+        job.status = "failed"
+        if code < 0:
+            try:
+                name = signal.Signals(-code).name
+            except ValueError:  # of real time
+                name = f"signal {-code}"
+            job.message = f"killed by {name}"
+            if -code == signal.SIGKILL and _oom_kills() > one.kills:
+                job.status = "oom"
+                job.message += ": the system was out of memory; a smaller trainer.micro_batch needs"
+                job.message += " less, and so do fewer jobs at once"
+            elif -code == signal.SIGKILL:
+                job.message += " (by somebody, or by the system for want of memory)"
+        else:
+            job.message = f"its process ended with exit code {code} and said nothing"
+        job.message += f" ({one.task.log_file})"
+        if job.path is not None:
+            _record_the_death(Path(job.path), job)
+
+
+def _record_the_death(folder: Path, job: Job) -> None:
+    """Writes into the run's record what its process could not."""
+    lock = RunLock(folder)
+    try:
+        lock.acquire(patience=5.0)  # its data workers see a moment later that it is gone
+    except RunHeld:
+        return
+    try:
+        record = Record.read(folder)
+        record.update(status=job.status, error=job.message)
+        with open(folder / "log.txt", "a", encoding="utf-8") as file:
+            file.write(f"{provenance.now()} ERROR {job.message}\n")
+    except Exception as error:
+        log.warning("%s could not be updated: %s", folder, error)
+    finally:
+        lock.release()
+
+
+def _oom_kills() -> int:
+    """How often the system has killed for want of memory around here (cgroup v2), if it tells."""
+    try:
+        lines = dict(line.split() for line in _EVENTS.read_text().splitlines())
+    except (OSError, ValueError):
+        return 0
+    return int(lines.get("oom_kill", 0))

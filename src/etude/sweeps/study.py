@@ -1,0 +1,143 @@
+"""The record of a sweep: `experiments/_sweeps/<id>/`, kept up to date while it runs.
+
+`sweep.json` says what varies and how every job ended, `results.csv` what the runs came to, and
+`logs/<job>.txt` holds all that a job's process has said. An extended sweep is the same sweep: its
+id comes from what is fixed and from the names of the axes.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from etude.errors import RequestError
+from etude.records import provenance
+from etude.records.facts import best, metric_facts
+from etude.records.files import read_json, write_json, write_text
+from etude.records.record import Record
+from etude.records.signature import DIGITS, sha256_of
+from etude.secrets import without_passwords
+from etude.sweeps.expand import BASIC, Sweep
+from etude.sweeps.job import CARRIED_OUT, Job, key_of
+
+FORMAT = 1
+
+
+def sweep_folder(root: Path, sweep: Sweep) -> Path:
+    """Where a sweep's record lies."""
+    fixed = [item for item in sweep.fixed if not item.startswith(CARRIED_OUT)]
+    identity: dict[str, Any] = {
+        "fixed": without_passwords(sorted(fixed)),
+        "axes": sorted(sweep.axes),
+    }
+    if sweep.sweeper != BASIC:  # a search over the same keys is another study
+        identity["sweeper"] = sweep.sweeper
+    return root / "_sweeps" / sha256_of(identity)[:DIGITS]
+
+
+class Study:
+    """A sweep's record.
+
+    Args:
+        folder: see `sweep_folder`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = folder / "sweep.json"
+
+    def begin(self, sweep: Sweep) -> None:
+        """Notes what is asked for now: new jobs wait, those of another day are kept."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        asked = [without_passwords([item.lstrip("+") for item in job]) for job in sweep.jobs or ()]
+        with self._changing() as info:
+            info |= {"format": FORMAT, "id": self.folder.name, "sweeper": sweep.sweeper}
+            info["fixed"] = without_passwords(sweep.fixed)
+            axes = info.setdefault("axes", {})
+            for key, values in without_passwords(sweep.axes).items():
+                known = axes.setdefault(key, [])
+                known += [value for value in values if value not in known]
+            info["starts"] = [*info.get("starts", []), provenance.now()]
+            info["asked"] = [key_of(job) for job in asked]
+            jobs = {job["key"]: job for job in info.get("jobs", [])}
+            for overrides in asked:
+                key = key_of(overrides)
+                told = {"key": key, "overrides": overrides, "status": "waiting"}
+                if key not in jobs or jobs[key]["status"] != "finished":
+                    jobs[key] = jobs.get(key, {}) | told
+            keep = info["asked"]
+            info["jobs"] = [job for job in jobs.values() if job["key"] in keep or job.get("path")]
+
+    def note(self, *ended: Job) -> None:
+        """Writes down how jobs ended."""
+        with self._changing() as info:
+            jobs = {job["key"]: job for job in info.get("jobs", [])}
+            for job in ended:
+                told = {key: value for key, value in asdict(job).items() if value is not None}
+                if job.status == "reused":  # it was trained another time, and took that time
+                    told |= {"status": "finished", "seconds": jobs.get(job.key, {}).get("seconds")}
+                order = {"key": job.key, "label": job.label, "status": job.status}
+                jobs[job.key] = order | told | {"ended": provenance.now()}
+            info["jobs"] = list(jobs.values())
+
+    def finish(self) -> None:
+        """Writes `results.csv`: a row for each job with a record."""
+        info = self.read()
+        axes = list(info.get("axes", {}))
+        rows = [_row(job, axes) for job in info.get("jobs", []) if job.get("path")]
+        if rows:
+            write_text(self.folder / "results.csv", _csv(rows))
+
+    def read(self) -> dict[str, Any]:
+        """The content of `sweep.json`; empty before the first job."""
+        if not self.file.exists():
+            return {}
+        info = read_json(self.file)
+        return info if isinstance(info, dict) else {}
+
+    def log_file(self, job: Job) -> Path:
+        """What the job's process says goes there."""
+        return self.folder / "logs" / f"{job.key}.txt"
+
+    @contextmanager
+    def _changing(self) -> Iterator[dict[str, Any]]:
+        """The record, to be changed while no other process does."""
+        with open(self.folder / ".lock", "a", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                info = self.read()
+            except RequestError:  # damaged: the runs' own records are the truth
+                os.replace(self.file, self.file.with_suffix(".damaged"))
+                info = {}
+            yield info
+            write_json(self.file, info)
+
+
+def _row(job: dict[str, Any], axes: Sequence[str]) -> dict[str, Any]:
+    values = dict(item.partition("=")[::2] for item in job["overrides"])
+    row: dict[str, Any] = {"job": job["key"], "status": job["status"], "path": job["path"]}
+    row |= {axis: values.get(axis, "") for axis in axes}
+    with suppress(RequestError):  # removed since
+        record = Record.read(Path(job["path"]))
+        row |= {"seed": record.info.get("seed"), "step": record.step}
+        row |= {"seconds": record.info.get("seconds")}
+        row |= {k: v for k, v in metric_facts(record).items() if not k.startswith("perf/")}
+        if found := best(record):
+            row |= {f"best/{found['metric']}": found["value"], "best/step": found["step"]}
+    return row
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    file = io.StringIO()
+    writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
