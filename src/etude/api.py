@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from etude.analysis.comparison import Comparison
+    from etude.analysis.groups import Groups
     from etude.models.language_model import LanguageModel
     from etude.models.seq2seq import Seq2Seq
     from etude.models.text_encoder import TextEncoder
@@ -241,6 +242,44 @@ class Run:
         if sequence_length is not None and sequence_length < 1:
             raise RequestError(Problem("sequence_length", "a positive number", sequence_length))
         from etude.tasks.causal_lm import score
+
+        data = self._data()
+        batches = data.evaluation_batches(split, sequence_length)
+        try:
+            return score(self.model(which).module, batches, data.bytes_predicted(split))
+        except InvalidArguments as error:
+            raise RequestError(error.problems) from error
+
+    def scores(self, split: str = "val", *, which: str = "best") -> list[float]:
+        """The loss of each window of a split, in nats a token, in the windows' order.
+
+        Computed once and kept in the record, as `predictions/<split>-step-<n>.json`.
+
+        Raises:
+            RequestError: as for `evaluate`.
+        """
+        if split not in ("val", "train"):
+            raise RequestError(Problem("split", "val or train", split))
+        from etude.records.files import read_json, write_json
+
+        checkpoint = self.record.checkpoint(which)
+        file = self.path / "predictions" / f"{split}-{checkpoint.name}.json"
+        if file.exists():
+            kept = read_json(file)
+            losses = kept.get("loss") if isinstance(kept, dict) else None
+            if not isinstance(losses, list):
+                raise RequestError(Problem(str(file), "a list of losses", losses, "remove it"))
+            return losses
+        from etude.tasks.causal_lm import example_losses
+
+        data = self._data()
+        found = example_losses(self.model(which).module, data.evaluation_batches(split))
+        file.parent.mkdir(exist_ok=True)
+        write_json(file, {"data": data.fingerprint(), "loss": found})
+        return found
+
+    def _data(self) -> Any:
+        """The run's own data, prepared; refused if it is not what the run was trained on."""
         from etude.training.place import cache_folder
 
         data = self.checked.nodes["data"].build()
@@ -249,11 +288,7 @@ class Run:
         if found != expected:
             raise RequestError(Problem("data", f"the content trained on ({expected})", found))
         data.prepare(cache_folder(self.checked))
-        batches = data.evaluation_batches(split, sequence_length)
-        try:
-            return score(self.model(which).module, batches, data.bytes_predicted(split))
-        except InvalidArguments as error:
-            raise RequestError(error.problems) from error
+        return data
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self.status}, {self.label!r})"
@@ -310,10 +345,79 @@ class Runs(Sequence[Run]):
 
         return Comparison([run.record for run in self._runs], metrics=metrics, x=x, log=log)
 
+    def group(self, metric: str | None = None, *, by: Sequence[str] = ()) -> Groups:
+        """The finished ones by their config, seeds aside: means, spread, curves with bands.
+
+        Args:
+            metric: None is the best of that by which the runs chose their best.
+            by: keys that make a group instead of the whole config.
+
+        Raises:
+            RequestError: no finished run, or none has the metric.
+        """
+        from etude.analysis.groups import Groups
+
+        finished = [run.record for run in self._runs if run.status == "finished"]
+        return Groups(finished, metric=metric, by=by)
+
+    def significance(self, split: str = "val") -> pd.DataFrame:
+        """Whether the others differ from the first, tested on the losses of the same windows.
+
+        Returns:
+            A row for each run but the first: `difference` (its mean loss minus the first's), its
+            95 % interval `low` and `high`, p-values `permutation` and `bootstrap`, and `holm`, the
+            former corrected for the number of runs.
+
+        Raises:
+            RequestError: fewer than two runs, runs on different data or windows, or as `scores`.
+        """
+        return significance(list(self._runs), split)
+
     def __repr__(self) -> str:
         return (
             f"Runs({len(self._runs)}: " + ", ".join(run.path.name for run in self._runs[:5]) + ")"
         )
+
+
+def significance(runs: Sequence[Run], split: str = "val") -> pd.DataFrame:
+    """`Runs.significance`."""
+    import pandas as pd
+
+    from etude.analysis.statistics import difference, holm
+
+    if len(runs) < 2:
+        raise RequestError(Problem("RUN", "two runs or more", len(runs)))
+    first, *others = runs
+    data = first.summary["data"]["fingerprint"]
+    reference = first.scores(split)
+    rows = []
+    for run in others:
+        found = run.summary["data"]["fingerprint"]
+        if found != data:
+            where = f"{run.path}: data"
+            raise RequestError(Problem(where, f"that of {first.path} ({data})", found))
+        losses = run.scores(split)
+        if len(losses) != len(reference):
+            expected = f"the {len(reference)} windows of {first.path}"
+            hint = "data.sequence_length differs, so they are not the same examples"
+            raise RequestError(Problem(f"{run.path}: scores", expected, len(losses), hint))
+        told = difference(reference, losses)
+        rows.append(
+            {
+                "run": run.label or run.path.name,
+                "path": str(run.path),
+                "examples": told.examples,
+                "loss": sum(losses) / len(losses),
+                "difference": told.mean,
+                "low": told.low,
+                "high": told.high,
+                "permutation": told.permutation,
+                "bootstrap": told.bootstrap,
+            }
+        )
+    for row, p in zip(rows, holm([float(row["permutation"]) for row in rows]), strict=True):  # type: ignore[arg-type]
+        row["holm"] = p
+    return pd.DataFrame(rows)
 
 
 def _row(record: Record) -> dict[str, Any]:

@@ -72,6 +72,8 @@ OUT = {
     "run.root": "elsewhere",
     "run.on_existing": "again",
     "run.wait": True,
+    "run.force": True,
+    "run.on_error": "stop",
     "run.stop_at_step": 7,
     "run.save_every": 5,
     "run.keep_every": 5,

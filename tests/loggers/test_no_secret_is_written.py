@@ -132,7 +132,7 @@ def test_a_sweep_and_its_refused_job(etude: Any, secret_words: list[str], tmp_pa
     assert answer.code == 2  # each job's path is refused
     root = tmp_path / ROOT_PART
     (folder,) = (root / "experiments" / "_sweeps").iterdir()
-    told = json.loads((folder / "jobs.json").read_text())
+    told = json.loads((folder / "sweep.json").read_text())
     assert [job["status"] for job in told["jobs"]] == ["refused"] * 4
     labels = [job["label"].split() for job in told["jobs"]]
     assert [label[-2:] for label in labels] == [

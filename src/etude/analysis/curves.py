@@ -41,11 +41,13 @@ class Curve:
         name: for the legend.
         x: steps, tokens, or seconds.
         y: the metric's values.
+        spread: how far a band reaches to both sides of them; None draws none.
     """
 
     name: str
     x: np.ndarray
     y: np.ndarray
+    spread: np.ndarray | None = None
 
     def thinned(self) -> Curve:
         """Means over equal numbers of rows where there are more than an eye can follow."""
@@ -55,7 +57,8 @@ class Curve:
         starts = np.arange(0, len(self.y), each)
         counts = np.diff(np.append(starts, len(self.y)))
         x, y = (np.add.reduceat(values, starts) / counts for values in (self.x, self.y))
-        return Curve(self.name, x, y)
+        spread = None if self.spread is None else np.add.reduceat(self.spread, starts) / counts
+        return Curve(self.name, x, y, spread)
 
 
 def draw(panels: dict[str, list[Curve]], *, x: str, log: str = "", title: str = "") -> Figure:
@@ -105,6 +108,10 @@ def _panel(
             markersize=3.5,
             **looks[curve.name],
         )
+        if shown.spread is not None:
+            ends = shown.y - shown.spread, shown.y + shown.spread
+            colour = looks[curve.name]["color"]
+            axes.fill_between(shown.x / scale, *ends, color=colour, alpha=0.18, linewidth=0)
     if "x" in log:
         _logarithmic(axes, "x")
     if "y" in log:

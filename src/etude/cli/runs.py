@@ -8,6 +8,7 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from pathlib import Path
 
+from etude.cli import studies
 from etude.cli.words import DONE, FAILED, parser_for, with_root
 from etude.errors import Problem, RequestError, nearest
 
@@ -249,6 +250,22 @@ ACTIONS: dict[str, _Action] = {
     "show": ("what one run is, how it went, where its files are", _show_arguments, _show),
     "diff": ("two runs: what differs in their configs, how they went", _diff_arguments, _diff),
     "compare": ("several runs, with their curves in one figure", _compare_arguments, _compare),
+    "group": (
+        "means over seeds, their spread and intervals",
+        studies.group_arguments,
+        studies.group,
+    ),
+    "significance": (
+        "whether runs differ, tested example by example",
+        studies.significance_arguments,
+        studies.significance,
+    ),
+    "plot": ("curves with bands over seeds, or a heat map", studies.plot_arguments, studies.plot),
+    "export": (
+        "the table of groups as CSV, LaTeX, Markdown",
+        studies.export_arguments,
+        studies.export,
+    ),
     "verify": ("whether records are as they were written", _verify_arguments, _verify),
     "rm": ("remove runs for good, after asking", _rm_arguments, _rm),
 }

@@ -60,6 +60,7 @@ def _help(config_dir: str | None) -> str:
 
 
 def _train_sweep(overrides: list[str], config_dir: str | None) -> int:
+    from etude.analysis.searches import draw_search
     from etude.analysis.studies import draw_curves
     from etude.api import train_record
     from etude.sweeps.job import GOOD, exit_code_of
@@ -73,6 +74,8 @@ def _train_sweep(overrides: list[str], config_dir: str | None) -> int:
     _tell_results(jobs)
     if (figure := draw_curves(swept.folder, jobs)) is not None:
         log.info("  curves  %s", figure)
+    for figure in draw_search(swept.folder):
+        log.info("  search  %s", figure)
     if any(job.path for job in jobs):
         log.info("  table   %s", swept.folder / "results.csv")
     for job in (job for job in jobs if job.status not in GOOD):

@@ -25,6 +25,6 @@ def groups(*folders: Path) -> dict[str, list[str]]:
     for folder in folders:
         for file in folder.rglob("*.yaml"):
             group = file.parent.relative_to(folder).as_posix()
-            if group not in (".", "paper"):  # a paper is no part of a run
+            if group.split("/")[0] not in (".", "paper", "hydra"):  # no part of a run
                 found.setdefault(group, set()).add(file.stem)
     return {group: sorted(found[group]) for group in sorted(found)}

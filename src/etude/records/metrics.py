@@ -108,7 +108,19 @@ def _arrow_table(content: bytes) -> Any:
     except pa.ArrowException:
         return None
     plain = all(pa.types.is_int64(kind) or pa.types.is_float64(kind) for kind in table.schema.types)
-    return table if plain and table.num_rows == content.count(b"\n") else None
+    if not plain or table.num_rows != content.count(b"\n"):
+        return None
+    # an integer beyond 64 bits would have become a float
+    floats = [column for column in table.columns if pa.types.is_float64(column.type)]
+    large = any(abs(value) >= 2.0**63 for column in floats for value in _ends(column))
+    return None if large else table
+
+
+def _ends(column: Any) -> list[float]:
+    from importlib import import_module
+
+    ends = import_module("pyarrow.compute").min_max(column).as_py()
+    return [value for value in ends.values() if value is not None]
 
 
 def _plain(value: Any) -> Any:

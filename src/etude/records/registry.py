@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from etude.errors import Problem, RequestError, nearest
+from etude.records.files import read_json
 from etude.records.record import Record
 
 _EXPECTED = "a path, a signature prefix or a name"
@@ -116,6 +117,9 @@ def find_finished(runs: Sequence[str], root: Path) -> list[Record]:
     """
     found: dict[Path, Record] = {}
     for run in runs:
+        if (swept := _of_a_sweep(Path(os.path.expanduser(run)))) is not None:
+            found |= {record.path.absolute(): record for record in swept}
+            continue
         fitting = find_folders(run, root)
         records = [find(run, root)]  # refuses a name without a finished run
         if len(fitting) > 1:
@@ -126,6 +130,25 @@ def find_finished(runs: Sequence[str], root: Path) -> list[Record]:
         for record in records:
             found.setdefault(record.path.absolute(), record)
     return list(found.values())
+
+
+def _of_a_sweep(folder: Path) -> list[Record] | None:
+    """The finished runs of a sweep's record; None if `folder` is none.
+
+    Raises:
+        RequestError: it has no finished run.
+    """
+    if not (folder / "sweep.json").is_file():
+        return None
+    jobs = read_json(folder / "sweep.json").get("jobs", [])
+    paths = [Path(job["path"]) for job in jobs if job.get("path")]
+    there = folder.resolve().parent.parent  # the sweep may have been moved with its runs
+    places = [there / path.parent.name / path.name for path in paths]
+    records = [Record.read(place) for place in dict.fromkeys(places) if is_record(place)]
+    finished = [record for record in records if record.status == "finished"]
+    if not finished:
+        raise RequestError(Problem("RUN", "a sweep with a finished run", str(folder)))
+    return finished
 
 
 def _is_name(run: str, folder: Path) -> bool:

@@ -43,10 +43,11 @@ class Board:
     Args:
         total: jobs of the sweep, 0 where nobody knows.
         at_once: how many run at once.
+        done: before this board was set up.
     """
 
-    def __init__(self, total: int, at_once: int) -> None:
-        self._total, self._at_once = total, at_once
+    def __init__(self, total: int, at_once: int, *, done: int = 0) -> None:
+        self._total, self._at_once, self._before = total, at_once, done
         self._running: dict[int, _Line] = {}
         self._ended: Counter[str] = Counter()
         self._trained: list[float] = []
@@ -110,12 +111,13 @@ class Board:
 
     def summary(self) -> str:
         """`2 of 6 done, 1 running, 1 failed, 2 waiting, 3:10 left`."""
-        done = sum(self._ended[status] for status in GOOD)
+        done = self._before + sum(self._ended[status] for status in GOOD)
         parts = [f"{done} of {self._total} done" if self._total else f"{done} done"]
         if self._running:
             parts.append(f"{len(self._running)} running")
         parts += [f"{n} {status}" for status, n in self._ended.items() if status not in GOOD]
-        waiting = self._total - sum(self._ended.values()) - len(self._running)
+        ended = self._before + sum(self._ended.values())
+        waiting = self._total - ended - len(self._running)
         if waiting > 0:
             parts.append(f"{waiting} waiting")
         left = self._left(max(0, waiting))

@@ -63,6 +63,9 @@ def expand(overrides: Sequence[str], hydra: Hydra) -> Sweep:
         fixed.pop(key, None)
         if override.is_discrete_sweep():
             axes[key] = [str(value) for value in override.sweep_string_iterator()]
+        elif override.is_sweep_override():  # an interval, which only a search can sweep
+            interval: Any = override.value()
+            axes[key] = [str(interval.start), str(interval.end)]
         else:
             fixed[key] = (override.input_line or "").lstrip("+")
     jobs = None

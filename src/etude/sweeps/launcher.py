@@ -60,13 +60,15 @@ class Processes:
 
     def each(
         self,
-        job_overrides: Iterator[Sequence[str]],
+        job_overrides: Iterator[Sequence[str] | None],
         *,
         first: int = 0,
         ended: Callable[[Job], None] | None = None,
         decide: Decide | None = None,
     ) -> list[JobReturn]:
         """Runs jobs as they are made; the next is asked for when there is a place for it.
+
+        None among them means: not before another has ended.
 
         Args:
             ended: hears of each end, before the next job is asked for.
@@ -80,7 +82,7 @@ class Processes:
         setup_globals()
         study = Study(self.swept.folder)
         places = self._slots()
-        board = Board(self.swept.total, len(places))
+        board = Board(self.swept.total, len(places), done=first)
         taken: list[Sequence[str]] = []
 
         def note(job: Job) -> None:
@@ -88,10 +90,13 @@ class Processes:
             if ended is not None:
                 ended(job)
 
-        def tasks() -> Iterator[Task]:
-            for number, overrides in enumerate(job_overrides, start=first):
+        def tasks() -> Iterator[Task | None]:
+            for overrides in job_overrides:
+                if overrides is None:
+                    yield None
+                    continue
                 taken.append(overrides)
-                yield self._task(number, overrides, study, decide)
+                yield self._task(first + len(taken) - 1, overrides, study, decide)
 
         stop = str(self.config.run.on_error) == "stop"
         try:
@@ -152,7 +157,5 @@ def _returned(job: Job, overrides: Sequence[str]) -> JobReturn:
 
 def _import_once() -> None:
     """What every job needs; forked processes share it, and begin at once."""
-    import etude.analysis.epilogue
-    import etude.api
     import etude.training.assemble
     import etude.training.run  # noqa: F401

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from etude.config.compose import chosen, composed, literal, searching
 from etude.config.environment import mask_of
 from etude.console import show_messages
-from etude.errors import Interrupted
+from etude.errors import Interrupted, RequestError, RunHeld
 from etude.records.files import write_text
 from etude.records.record import label_of
 from etude.secrets import Mask
@@ -124,6 +124,9 @@ def multirun(
         except (HydraException, OmegaConfBaseException) as error:  # before the first job
             _remove(missing)
             raise refused(sweep, error) from error
+        except (RequestError, RunHeld):
+            _remove(missing)
+            raise
         finally:
             if folder.exists():
                 study.finish()

@@ -96,8 +96,10 @@ class Pool:
             "fork" if sys.platform == "linux" else "spawn"
         )
 
-    def run(self, tasks: Iterator[Task]) -> list[Job]:
+    def run(self, tasks: Iterator[Task | None]) -> list[Job]:
         """Carries out all tasks; the next is asked for when there is a place for it.
+
+        None instead of a task means that there is none before another has ended.
 
         Returns:
             The jobs in the order of their numbers.
@@ -111,11 +113,15 @@ class Pool:
             exhausted = False
             while True:
                 while self._free and not exhausted and not self._stopping:
-                    task = next(tasks, None)
-                    exhausted = task is None
-                    if task is not None:
-                        self._start(task)
-                if not self._running:
+                    try:
+                        task = next(tasks)
+                    except StopIteration:
+                        exhausted = True
+                        break
+                    if task is None:
+                        break
+                    self._start(task)
+                if not self._running and (exhausted or self._stopping):
                     break
                 self._listen()
                 for one in [each for each in self._running if not each.process.is_alive()]:

@@ -61,7 +61,7 @@ class Study:
             info |= {"format": FORMAT, "id": self.folder.name, "sweeper": sweep.sweeper}
             info["fixed"] = without_passwords(sweep.fixed)
             axes = info.setdefault("axes", {})
-            for key, values in without_passwords(sweep.axes).items():
+            for key, values in without_passwords(sweep.axes).items():  # of an interval its ends
                 known = axes.setdefault(key, [])
                 known += [value for value in values if value not in known]
             info["starts"] = [*info.get("starts", []), provenance.now()]

@@ -96,6 +96,22 @@ class CausalLM(Task):
 
 
 @torch.inference_mode()
+def example_losses(model: nn.Module, batches: Iterable[MicroBatch]) -> list[float]:
+    """The mean negative log-likelihood of each window, in nats a token, in their order."""
+    was_training = model.training
+    model.eval()
+    losses: list[float] = []
+    for batch in batches:
+        packed = {"documents": batch["documents"]} if "documents" in batch else {}
+        logits = model(batch["tokens"], **packed)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).transpose(1, 2)
+        nats = F.cross_entropy(logits, batch["targets"], reduction="none")
+        losses += nats.double().mean(1).tolist()
+    model.train(was_training)
+    return losses
+
+
+@torch.inference_mode()
 def score(
     model: nn.Module, batches: Iterable[MicroBatch], text_bytes: int | None
 ) -> dict[str, float]:

@@ -1,0 +1,295 @@
+"""Runs that differ by their seed alone, as one: means, their spread, their figure, their table."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from etude.analysis.curves import Curve, draw
+from etude.analysis.heat import heat_map
+from etude.analysis.statistics import interval
+from etude.errors import Problem, RequestError, nearest
+from etude.records.comparing import config_differences
+from etude.records.facts import MISSING, best, fact, must_exist
+from etude.records.facts import keys as known_keys
+from etude.records.metrics import read_frame
+from etude.records.record import Record
+from etude.records.signature import DIGITS, sha256_of
+from etude.records.tables import cell
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+FORMATS = ("csv", "latex", "markdown")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs with one config and several seeds.
+
+    Attributes:
+        keys: what tells it from the other groups.
+        records: its runs.
+        values: their metric.
+    """
+
+    keys: dict[str, Any]
+    records: list[Record]
+    values: list[float]
+
+    @property
+    def name(self) -> str:
+        """`position=rotary lr=0.001`, or the runs' name where nothing differs."""
+        parts = [f"{_short(key)}={_said(key, value)}" for key, value in self.keys.items()]
+        return " ".join(parts) or str(self.records[0].info.get("name", ""))
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """The standard deviation, with n - 1; None of a single run."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Of the mean, at 95 %; see `statistics.interval`."""
+        return interval(self.values)
+
+
+class Groups:
+    """Runs by their config, seeds aside; in a notebook it shows its table.
+
+    Args:
+        records: finished runs.
+        metric: such as `val/loss` (the last) or `best/val/loss`; None is the best of that by
+            which the runs chose their best.
+        by: keys that make a group instead of the whole config.
+
+    Raises:
+        RequestError: no runs, none with the metric, or a key that no run has.
+
+    Attributes:
+        metric: that of the values.
+        groups: by their mean, the smallest first.
+        without: runs that never wrote the metric.
+    """
+
+    def __init__(
+        self, records: Sequence[Record], *, metric: str | None = None, by: Sequence[str] = ()
+    ) -> None:
+        if not records:
+            raise RequestError(Problem("RUN", "at least one finished run"))
+        must_exist([(key, "--by") for key in by], records)
+        self.metric = metric or _usual(records)
+        values = {record.path: _number(fact(record, self.metric)) for record in records}
+        self.without = [record for record in records if values[record.path] is None]
+        kept = [record for record in records if values[record.path] is not None]
+        if not kept:
+            choices = {key for record in records for key in known_keys(record) if "/" in key}
+            hint = nearest(self.metric, choices)
+            raise RequestError(Problem("--metric", "a metric of these runs", self.metric, hint))
+        parts: dict[str, list[Record]] = {}
+        for record in kept:
+            parts.setdefault(_key(record, by), []).append(record)
+        heads = [members[0] for members in parts.values()]
+        keys = _keys(heads, by)
+        found = [
+            Group(keys[index], members, [_float(values[r.path]) for r in members])
+            for index, members in enumerate(parts.values())
+        ]
+        self.groups = sorted(found, key=lambda group: group.mean)
+
+    def frame(self) -> pd.DataFrame:
+        """A row a group: its keys, n, mean, median, standard deviation, and the interval's ends."""
+        import pandas as pd
+
+        return pd.DataFrame([_row(group) for group in self.groups])
+
+    def plot(self, metric: str | None = None, *, x: str = "step", log: str = "") -> Figure:
+        """Mean curves; the bands are one standard deviation over the seeds to both sides.
+
+        Args:
+            metric: of the rows; None is that of the groups.
+            x: `step`, `tokens` or `time`.
+            log: axes with logarithmic scale: `x`, `y` or `xy`.
+
+        Raises:
+            RequestError: no run has written the metric.
+        """
+        key = metric or self.metric.removeprefix("best/")
+        curves = [curve for group in self.groups if (curve := _band(group, key, x))]
+        if not curves:
+            raise RequestError(Problem("--metric", "a metric that was logged", key))
+        most = max(len(group.records) for group in self.groups)
+        title = str(self.groups[0].records[0].info.get("name", ""))
+        if most > 1:
+            title += f": mean of {most} seeds, ± one standard deviation"
+        return draw({key: curves}, x=x, log=log, title=title)
+
+    def heat(self, x: str, y: str) -> Figure:
+        """The metric's mean over two keys.
+
+        Raises:
+            RequestError: a key that no run has, or runs that differ in more than these two.
+        """
+        records = [record for group in self.groups for record in group.records]
+        must_exist([(key, "--heat") for key in (x, y)], records)
+        cells = Groups(records, metric=self.metric, by=[x, y])
+        return heat_map(
+            {(_plain(g.keys[x]), _plain(g.keys[y])): g.mean for g in cells.groups},
+            x=x,
+            y=y,
+            metric=self.metric,
+        )
+
+    def export(self, form: str) -> str:
+        """The table as text.
+
+        Args:
+            form: `csv` with whole numbers; `latex` (for booktabs) or `markdown` with numbers for
+                readers, the best in bold.
+
+        Raises:
+            RequestError: another format.
+        """
+        if form == "csv":
+            return str(self.frame().to_csv(index=False, lineterminator="\n"))
+        if form not in FORMATS:
+            raise RequestError(
+                Problem("--format", "one of " + ", ".join(FORMATS), form, nearest(form, FORMATS))
+            )
+        from etude.analysis.exports import latex, markdown
+
+        head = [*self.groups[0].keys, "n", self.metric, "95 % interval"]
+        rows = [
+            [*(_said(k, v) for k, v in g.keys.items()), str(len(g.values)), *_told(g)]
+            for g in self.groups
+        ]
+        metric = len(head) - 2
+        return (latex if form == "latex" else markdown)(head, rows, bold=[(0, metric)])
+
+    def usual_file(self, root: Path, *what: object) -> Path:
+        """Where a figure of just these runs lies below a folder of runs."""
+        runs = sorted(str(fact(r, "run")) for group in self.groups for r in group.records)
+        told = {"groups": runs, "metric": self.metric, "what": [str(item) for item in what]}
+        return root / "_comparisons" / f"{sha256_of(told)[:DIGITS]}.png"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self.metric}</p>{self.frame().to_html(index=False)}"
+
+
+def _usual(records: Sequence[Record]) -> str:
+    found = next((best(record)["metric"] for record in records if best(record)), "val/loss")
+    return f"best/{found}"
+
+
+def _key(record: Record, by: Sequence[str]) -> str:
+    if by:
+        return sha256_of([str(fact(record, key)) for key in by])
+    return str(record.info.get("group") or record.path)
+
+
+def _keys(heads: Sequence[Record], by: Sequence[str]) -> list[dict[str, Any]]:
+    """What tells each group from the others."""
+    if by:
+        return [{key: fact(record, key) for key in by} for record in heads]
+    differing = config_differences(heads)
+    differing.pop("seed", None)
+    # a part that differs differs in all its arguments too: its name says it
+    parts = [key for key in differing if any(other.startswith(f"{key}.") for other in differing)]
+    told = [key for key in differing if not any(key.startswith(f"{part}.") for part in parts)]
+    return [{key: differing[key][index] for key in told} for index in range(len(heads))]
+
+
+def _row(group: Group) -> dict[str, Any]:
+    low, high = group.interval or (None, None)
+    return {
+        **{key: _plain(value) for key, value in group.keys.items()},
+        "n": len(group.values),
+        "mean": group.mean,
+        "median": group.median,
+        "std": group.deviation,
+        "low": low,
+        "high": high,
+    }
+
+
+def _told(group: Group) -> list[str]:
+    """The mean with its deviation, and the interval, to the digits that mean something."""
+    deviation = group.deviation
+    digits = _digits(deviation, group.mean)
+    mean = f"{group.mean:.{digits}f}"
+    if deviation is not None:
+        mean += f" ± {deviation:.{digits}f}"
+    if group.interval is None:
+        return [mean, "-"]
+    low, high = group.interval
+    return [mean, f"[{low:.{digits}f}, {high:.{digits}f}]"]
+
+
+def _digits(deviation: float | None, mean: float) -> int:
+    """Places after the point: two digits of the deviation."""
+    if not deviation:
+        return 4
+    return min(8, max(0, 1 - math.floor(math.log10(deviation))))
+
+
+def _band(group: Group, metric: str, x: str) -> Curve | None:
+    """The mean over the seeds at the points that all have, one deviation around it."""
+    columns = []
+    for record in group.records:
+        frame = read_frame(record.path / "metrics.jsonl")
+        if metric not in frame or x not in frame:
+            return None
+        rows = frame[["step", *([x] if x != "step" else []), metric]].dropna()
+        columns.append(rows.set_index("step"))
+    shared = columns[0].index
+    for column in columns[1:]:
+        shared = shared.intersection(column.index)
+    if not len(shared):
+        return None
+    values = np.stack([column.loc[shared, metric].to_numpy(np.float64) for column in columns])
+    places = (
+        shared.to_numpy(np.float64)
+        if x == "step"
+        else np.mean([column.loc[shared, x].to_numpy(np.float64) for column in columns], axis=0)
+    )
+    spread = values.std(axis=0, ddof=1) if len(columns) > 1 else None
+    return Curve(group.name, places, values.mean(axis=0), spread)
+
+
+def _number(value: Any) -> float | None:
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if usable else None
+
+
+def _float(value: float | None) -> float:
+    assert value is not None
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if value is MISSING:
+        return None
+    return str(value) if isinstance(value, list | dict | str) else value
+
+
+def _said(key: str, value: Any) -> str:
+    return "-" if value is MISSING else cell(key, value) or "null"
+
+
+def _short(key: str) -> str:
+    return key.rpartition(".")[2] or key

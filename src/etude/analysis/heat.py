@@ -1,0 +1,59 @@
+"""A metric over two axes of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def heat_map(values: Mapping[tuple[Any, Any], float], *, x: str, y: str, metric: str) -> Figure:
+    """A cell for each pair of values, with its number; cells without a run stay empty.
+
+    Args:
+        values: the metric of each (x value, y value).
+        x, y: the axes' names.
+        metric: what is shown.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns, rows = (_ordered({pair[axis] for pair in values}) for axis in (0, 1))
+    grid = np.full((len(rows), len(columns)), np.nan)
+    for (column, row), value in values.items():
+        grid[rows.index(row), columns.index(column)] = value
+    size = (2.6 + 0.95 * len(columns), 1.6 + 0.55 * len(rows))
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    image = axes.imshow(grid, cmap="viridis", aspect="auto")
+    axes.set_xticks(range(len(columns)), [_said(value) for value in columns])
+    axes.set_yticks(range(len(rows)), [_said(value) for value in rows])
+    for label in [*axes.get_xticklabels(), *axes.get_yticklabels()]:
+        label.set_parse_math(False)
+    axes.set_xlabel(x, parse_math=False)
+    axes.set_ylabel(y, parse_math=False)
+    span = np.nanmax(grid) - np.nanmin(grid) or 1.0
+    digits = max(0, min(6, 2 - int(np.floor(np.log10(span)))))
+    for row, column in np.argwhere(np.isfinite(grid)):
+        value = grid[row, column]
+        dark = (value - np.nanmin(grid)) / span < 0.6
+        colour = "white" if dark else "black"
+        axes.text(column, row, f"{value:.{digits}f}", ha="center", va="center", color=colour)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(image, ax=axes).set_label(metric, parse_math=False)
+    return figure
+
+
+def _ordered(values: set[Any]) -> list[Any]:
+    """Numbers by size, everything else by name behind them."""
+    plain = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    return [*sorted(plain), *sorted(values - set(plain), key=str)]
+
+
+def _said(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,111 @@
+"""What a search looks like: how its best came about, and which axes mattered."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from etude.analysis.curves import COLOURS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+log = logging.getLogger("etude")
+
+
+def draw_search(folder: Path) -> list[Path]:
+    """Draws `figures/history.png` and `figures/importance.png` into a sweep's record.
+
+    Returns:
+        The files; none for a sweep that is no search, or has not two finished trials.
+    """
+    from etude.sweeps.search import JOURNAL, load_study
+
+    if not (folder / JOURNAL).exists():
+        return []
+    study = load_study(folder)
+    from optuna.trial import TrialState
+
+    done = [trial for trial in study.trials if trial.state is TrialState.COMPLETE]
+    if len(done) < 2:
+        return []
+    drawn = {"history": history(study)}
+    if (shown := importance(study)) is not None:
+        drawn["importance"] = shown
+    files = []
+    for name, figure in drawn.items():
+        file = folder / "figures" / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(file, bbox_inches="tight")
+        files.append(file)
+    return files
+
+
+def history(study: Any) -> Figure:
+    """Each trial's value in the order in which they began, the best so far, and what was paused."""
+    from optuna.study import StudyDirection
+    from optuna.trial import TrialState
+
+    figure, axes = _figure(6.4, 4.0)
+    states = {state: [t for t in study.trials if t.state is state] for state in TrialState}
+    done = states[TrialState.COMPLETE]
+    numbers = [trial.number + 1 for trial in done]
+    values = np.array([trial.value for trial in done])
+    least = study.direction is StudyDirection.MINIMIZE
+    best = np.minimum.accumulate(values) if least else np.maximum.accumulate(values)
+    axes.plot(numbers, values, "o", color=COLOURS[0], markersize=5, label="finished")
+    paused = [t for t in states[TrialState.PRUNED] if t.intermediate_values]
+    if paused:
+        last = [t.intermediate_values[max(t.intermediate_values)] for t in paused]
+        at = [trial.number + 1 for trial in paused]
+        axes.plot(at, last, "x", color=COLOURS[5], markersize=6, label="paused, its last value")
+    axes.step(numbers, best, where="post", color=COLOURS[1], linewidth=1.7, label="best so far")
+    axes.set_xlabel("trial")
+    axes.set_ylabel("value of the trial")
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    axes.legend(frameon=False, fontsize=8.5)
+    return figure
+
+
+def importance(study: Any) -> Figure | None:
+    """How much of the good trials' place each axis explains, by PED-ANOVA (Watanabe et al. 2023).
+
+    Returns:
+        None where too few trials, or a single axis, say nothing.
+    """
+    import optuna
+
+    try:
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    except (ValueError, RuntimeError, ZeroDivisionError) as error:
+        log.debug("no importances: %s", error)
+        return None
+    shares = [share for share in found.values() if np.isfinite(share)]
+    if len(found) < 2 or len(shares) < len(found):
+        return None
+    names = [name.lstrip("+") for name in found]
+    figure, axes = _figure(6.4, 1.2 + 0.45 * len(names))
+    axes.barh(names[::-1], shares[::-1], color=COLOURS[0], height=0.6)
+    axes.set_xlabel("importance (PED-ANOVA)")
+    for label in axes.get_yticklabels():
+        label.set_parse_math(False)
+    return figure
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.grid(alpha=0.22, linewidth=0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes

@@ -1,0 +1,178 @@
+"""`etude runs group`, `significance`, `plot` and `export`: questions to many runs."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from etude.cli.words import DONE
+from etude.errors import Problem, RequestError
+
+_RUNS_HELP = "a path, a signature prefix, a name (all finished runs of it), or a sweep's folder"
+
+
+def split(words: str | None) -> list[str]:
+    return [word.strip() for word in (words or "").split(",") if word.strip()]
+
+
+def _grouped(parser: ArgumentParser) -> None:
+    parser.add_argument("runs", metavar="RUN", nargs="+", help=_RUNS_HELP)
+    help_ = "val/loss (the last), best/val/loss, ... (the best of what chose the best)"
+    parser.add_argument("--metric", metavar="KEY", help=help_)
+    help_ = "these keys make a group (all of the config but the seed)"
+    parser.add_argument("--by", metavar="KEY,...", help=help_)
+
+
+def _groups(asked: Namespace) -> Any:
+    from etude.analysis.groups import Groups
+    from etude.records.registry import find_finished
+
+    records = find_finished(asked.runs, Path(asked.root))
+    groups = Groups(records, metric=asked.metric, by=split(asked.by))
+    for record in groups.without:
+        print(f"no {groups.metric} in {record.path}")
+    return groups
+
+
+def group_arguments(parser: ArgumentParser) -> None:
+    _grouped(parser)
+    parser.add_argument("--json", action="store_true", help="complete values")
+
+
+def group(asked: Namespace) -> int:
+    from etude.records.tables import cell, print_columns
+
+    groups = _groups(asked)
+    frame = groups.frame()
+    if asked.json:
+        rows = json.loads(frame.to_json(orient="records"))
+        told = {"metric": groups.metric, "groups": rows}
+        print(json.dumps(told, indent=1, ensure_ascii=False))
+        return DONE
+    numbers = ("mean", "median", "std", "low", "high")
+    rows = []
+    for row in frame.itertuples(index=False):
+        pairs = zip(frame.columns, row, strict=True)
+        rows.append([_cell(cell, key, value, key in numbers) for key, value in pairs])
+    print(groups.metric)
+    print_columns(list(frame.columns), rows)
+    if any(len(one.values) < 3 for one in groups.groups):
+        print("\nno interval of fewer than three runs")
+    return DONE
+
+
+def _cell(cell: Any, key: str, value: Any, number: bool) -> str:
+    if value is None or value != value:  # pandas' NaN
+        return "-"
+    return str(cell("a/metric", float(value)) if number else cell(key, value))
+
+
+def significance_arguments(parser: ArgumentParser) -> None:
+    help_ = "a path, a signature prefix, a name, or a sweep's folder; the others are compared "
+    parser.add_argument("runs", metavar="RUN", nargs="+", help=help_ + "with the first")
+    parser.add_argument("--split", default="val", help="val or train (val)")
+    parser.add_argument("--json", action="store_true", help="complete values")
+
+
+def significance(asked: Namespace) -> int:
+    from etude.api import Run, Runs
+    from etude.records.registry import find, find_finished
+    from etude.records.tables import print_columns
+
+    root = Path(asked.root)
+    records = (
+        find_finished(asked.runs, root)
+        if len(asked.runs) == 1  # all of a name or a sweep
+        else [find(run, root) for run in asked.runs]
+    )
+    if len(records) < 2:
+        raise RequestError(Problem("RUN", "two runs or more", " ".join(asked.runs)))
+    runs = Runs([Run(record) for record in records])
+    frame = runs.significance(asked.split)
+    if asked.json:
+        rows = json.loads(frame.to_json(orient="records"))
+        told = {"first": str(records[0].path), "others": rows}
+        print(json.dumps(told, indent=1, ensure_ascii=False))
+        return DONE
+    first = runs[0]
+    mean = frame["loss"].iloc[0] - frame["difference"].iloc[0]
+    examples = frame["examples"].iloc[0]
+    print(f"{first.label or first.path}: loss {mean:.5f} on {examples} windows of {asked.split}\n")
+    rows = [
+        [
+            row["run"],
+            f"{row['loss']:.5f}",
+            f"{row['difference']:+.5f}",
+            f"[{row['low']:+.5f}, {row['high']:+.5f}]",
+            _p(row["permutation"]),
+            _p(row["bootstrap"]),
+            _p(row["holm"]),
+        ]
+        for row in frame.to_dict("records")
+    ]
+    head = ["run", "loss", "difference", "95 % interval", "p (permutation)", "p (bootstrap)"]
+    print_columns([*head, "p (Holm)"], rows)
+    print(
+        "\npaired by window; of these trained models, not of their seeds: `runs group` shows those"
+    )
+    return DONE
+
+
+def _p(value: float) -> str:
+    return f"{value:.4f}" if value >= 1e-4 else "<0.0001"
+
+
+def plot_arguments(parser: ArgumentParser) -> None:
+    _grouped(parser)
+    parser.add_argument("--x", default="step", help="step, tokens or time (step)")
+    parser.add_argument("--log", default="", metavar="AXES", help="logarithmic: x, y or xy")
+    parser.add_argument("--heat", metavar="X,Y", help="the mean over two keys instead of curves")
+    parser.add_argument("--output", help="where the figure goes, instead of ROOT/_comparisons/")
+
+
+def plot(asked: Namespace) -> int:
+    for key, value, choices in (
+        ("--x", asked.x, ("step", "tokens", "time")),
+        ("--log", asked.log, ("", "x", "y", "xy")),
+    ):
+        if value not in choices:
+            expected = "one of " + ", ".join(filter(None, choices))
+            raise RequestError(Problem(key, expected, value))
+    keys = split(asked.heat)
+    if asked.heat is not None and len(keys) != 2:
+        raise RequestError(Problem("--heat", "two keys with a comma between", asked.heat))
+    groups = _groups(asked)
+    figure = groups.heat(*keys) if keys else groups.plot(x=asked.x, log=asked.log)
+    usual = groups.usual_file(Path(asked.root), asked.x, asked.log, asked.heat, asked.by)
+    file = Path(asked.output) if asked.output else usual
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        figure.savefig(file, bbox_inches="tight")
+    except ValueError as error:  # an ending that matplotlib does not know
+        raise RequestError(
+            Problem("--output", "a file of figures", str(file), str(error))
+        ) from None
+    print(f"figure  {file}")
+    return DONE
+
+
+def export_arguments(parser: ArgumentParser) -> None:
+    _grouped(parser)
+    parser.add_argument("--format", default="csv", help="csv, latex or markdown (csv)")
+    parser.add_argument("--output", help="a file instead of the terminal")
+
+
+def export(asked: Namespace) -> int:
+    from etude.records.files import write_text
+
+    text = _groups(asked).export(asked.format)
+    if asked.output:
+        file = Path(asked.output)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, text)
+        print(f"written  {file}")
+    else:
+        print(text, end="")
+    return DONE

@@ -1,0 +1,86 @@
+"""What a search may choose from: Hydra's sweep grammar as Optuna's distributions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import (
+    IntervalSweep,
+    Override,
+    RangeSweep,
+)
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from etude.errors import Problem, RequestError
+
+
+@dataclass
+class Space:
+    """The axes of a search.
+
+    Attributes:
+        fixed: overrides that all trials share.
+        axes: for each swept key, as it is typed, what may be chosen.
+    """
+
+    fixed: list[str]
+    axes: dict[str, BaseDistribution]
+
+    def overrides(self, chosen: dict[str, Any]) -> list[str]:
+        """Those of a trial."""
+        return [*self.fixed, *(f"{key}={chosen[key]}" for key in self.axes)]
+
+
+def space_of(arguments: Sequence[str], parser: OverridesParser) -> Space:
+    """Splits overrides into what is fixed and what is searched.
+
+    `interval(a, b)` is a range of floats, of integers as `int(interval(a, b))`;
+    `tag(log, interval(a, b))` is searched by its logarithm; `range(a, b, step)` is a grid without
+    b; `choice(...)` and a list with commas are unordered.
+
+    Raises:
+        RequestError: nothing is searched, or an interval is empty.
+    """
+    space = Space([], {})
+    for override in parser.parse_overrides(list(arguments)):
+        text = override.input_line or ""
+        key = text.partition("=")[0]
+        if override.is_sweep_override():
+            space.axes[key] = _distribution(override, key.lstrip("+"))
+        else:
+            space.fixed.append(text)
+    if not space.axes:
+        hint = "such as 'optimizer.lr=tag(log,interval(1e-4,1e-1))' or model.layers=2,4"
+        raise RequestError(Problem("sweep=optuna", "a key to search over", hint=hint))
+    return space
+
+
+def _distribution(override: Override, key: str) -> BaseDistribution:
+    value: Any = override.value()
+    text = (override.input_line or "").partition("=")[2]
+    log = isinstance(value, IntervalSweep | RangeSweep) and "log" in value.tags
+    try:
+        if isinstance(value, IntervalSweep):
+            low, high = value.start, value.end
+            assert low is not None
+            assert high is not None
+            if isinstance(low, int) and isinstance(high, int):
+                return IntDistribution(low, high, log=log)
+            return FloatDistribution(float(low), float(high), log=log)
+        if isinstance(value, RangeSweep) and not value.shuffle:
+            low, stop, step = value.start or 0, value.stop, value.step
+            assert stop is not None
+            if all(isinstance(item, int) for item in (low, stop, step)):
+                last = int(low) + (int(stop) - 1 - int(low)) // int(step) * int(step)
+                return IntDistribution(int(low), last, step=int(step), log=log)
+    except ValueError as error:
+        raise RequestError(Problem(key, "a range that can be searched", text, str(error))) from None
+    return CategoricalDistribution(list(override.sweep_string_iterator()))

@@ -1,0 +1,178 @@
+"""Runs grouped over their seeds: the numbers, the figures, the tables."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_comparison import fabricate, losses
+
+from etude.analysis.groups import Groups
+from etude.analysis.heat import heat_map
+from etude.errors import RequestError
+from etude.records.record import Record
+
+VALUES = {"rotary": [2.0, 2.2, 2.7], "alibi": [3.0, 3.1, 3.3], "none_": [4.0]}
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> list[Record]:
+    """Two positions with three seeds, one with a single one."""
+    made = []
+    for position, values in VALUES.items():
+        for seed, value in enumerate(values):
+            rows = losses(value + 1, value + 0.5, value)
+            made.append(
+                fabricate(
+                    tmp_path / "experiments",
+                    f"{position[:2]}{seed}0000".encode().hex()[:12],
+                    rows,
+                    seed=seed,
+                    group=f"group-{position}",
+                    label=f"position={position} seed={seed}",
+                    config={"vars.position": position, "seed": seed, "model.dim": 8},
+                    best={"metric": "val/loss", "value": value, "step": 30},
+                    final={"val/loss": value, "step": 30},
+                )
+            )
+    return made
+
+
+def test_the_numbers(records: list[Record]) -> None:
+    groups = Groups(records)
+    assert groups.metric == "best/val/loss"
+    assert [group.name for group in groups.groups] == [f"position={name}" for name in VALUES]
+    frame = groups.frame()
+    assert list(frame["n"]) == [3, 3, 1]
+    for row, values in zip(frame.to_dict("records"), VALUES.values(), strict=True):
+        assert row["mean"] == pytest.approx(sum(values) / len(values))
+        assert row["median"] == pytest.approx(sorted(values)[len(values) // 2])
+        if len(values) > 1:
+            assert row["std"] == pytest.approx(statistics.stdev(values))
+            assert min(values) <= row["low"] <= row["mean"] <= row["high"] <= max(values)
+    assert frame["std"].isna().tolist() == [False, False, True]
+    assert frame["low"].isna().tolist() == [False, False, True]
+
+
+def test_other_groups_and_metrics(records: list[Record]) -> None:
+    (one,) = Groups(records, by=["model.dim"]).groups
+    assert one.keys == {"model.dim": 8}
+    assert len(one.values) == 7
+    seeds = Groups(records, by=["seed"], metric="val/loss")
+    assert sorted(len(group.values) for group in seeds.groups) == [2, 2, 3]
+    with pytest.raises(RequestError, match=r"--by = 'model.dmi'.*model.dim"):
+        Groups(records, by=["model.dmi"])
+    with pytest.raises(RequestError, match=r"--metric = 'val/los'.*val/loss"):
+        Groups(records, metric="val/los")
+    with pytest.raises(RequestError, match="at least one finished run"):
+        Groups([])
+
+
+def test_bands_are_one_deviation(records: list[Record]) -> None:
+    figure = Groups(records).plot()
+    (axes,) = figure.axes
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    assert set(lines) == {f"position={name}" for name in VALUES}
+    assert np.allclose(lines["position=rotary"].get_ydata(), [3.3, 2.8, 2.3])
+    bands = [c.get_paths()[0].get_extents() for c in axes.collections]
+    assert len(bands) == 2  # none of a single run
+    spread = statistics.stdev(VALUES["rotary"])
+    lowest = min(band.y0 for band in bands)
+    assert lowest == pytest.approx(2.3 - spread)
+    with pytest.raises(RequestError, match="a metric that was logged"):
+        Groups(records).plot("train/accuracy")
+
+
+def test_a_heat_map_shows_each_mean(records: list[Record]) -> None:
+    figure = Groups(records).heat("seed", "vars.position")
+    axes = figure.axes[0]
+    shown = np.asarray(axes.images[0].get_array())
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["alibi", "none_", "rotary"]
+    assert np.allclose(shown[2], VALUES["rotary"])
+    assert np.isnan(shown[1, 1:].astype(float)).all() or np.ma.is_masked(axes.images[0].get_array())
+    assert len(axes.texts) == 7
+    same = heat_map({(1, "a"): 2.0}, x="x_1", y="$y", metric="m")
+    assert same.axes[0].texts[0].get_text() == "2.00"
+
+
+def test_tables(records: list[Record]) -> None:
+    groups = Groups(records)
+    rows = list(csv.DictReader(io.StringIO(groups.export("csv"))))
+    assert [float(row["mean"]) for row in rows] == [g.mean for g in groups.groups]
+    assert rows[2]["low"] == ""
+    latex = groups.export("latex")
+    assert r"none\_ & 1 & 4.0000 & -" in latex
+    assert r"rotary & 3 & \textbf{2.30 $\pm$ 0.36} & [2.00, 2.70] \\" in latex
+    assert r"95 \% interval" in latex
+    markdown = groups.export("markdown")
+    assert "| rotary | 3 | **2.30 ± 0.36** | [2.00, 2.70] |" in markdown
+    with pytest.raises(RequestError, match="did you mean latex"):
+        groups.export("latx")
+
+
+def test_the_commands(records: list[Record], etude: Any, tmp_path: Path) -> None:
+    answer = etude("runs", "group", "nano", "--json", cwd=tmp_path)
+    told = json.loads(answer.out)
+    assert told["metric"] == "best/val/loss"
+    assert [group["n"] for group in told["groups"]] == [3, 3, 1]
+    answer = etude("runs", "group", "nano", "--metric", "val/loss", cwd=tmp_path)
+    assert answer.out.splitlines()[0] == "val/loss"
+    assert "no interval of fewer than three runs" in answer.out
+    answer = etude("runs", "plot", "nano", "--output", "a/b.png", cwd=tmp_path)
+    assert answer.code == 0
+    assert (tmp_path / "a" / "b.png").stat().st_size > 5000
+    answer = etude("runs", "plot", "nano", "--heat", "seed,vars.position", cwd=tmp_path)
+    assert answer.out.startswith("figure  experiments/_comparisons/")
+    answer = etude("runs", "export", "nano", "--format", "latex", "--output", "t.tex", cwd=tmp_path)
+    assert (tmp_path / "t.tex").read_text().startswith(r"\begin{tabular}{lrrr}")
+    for words, said in [
+        (["plot", "nano", "--heat", "seed"], "--heat = 'seed': expected two keys"),
+        (["plot", "nano", "--x", "epoch"], "--x = 'epoch': expected one of step, tokens, time"),
+        (["plot", "nano", "--output", "a.xyz"], "--output = 'a.xyz': expected a file of figures"),
+        (["group", "nano", "--by", "seeed"], "did you mean seed?"),
+        (["export", "nano", "--format", "pdf"], "--format = 'pdf'"),
+        (["group", "nobody"], "RUN in experiments = 'nobody'"),
+    ]:
+        answer = etude("runs", *words, cwd=tmp_path)
+        assert answer.code == 2, words
+        assert said in answer.err
+
+
+def test_a_sweeps_folder_names_its_runs(records: list[Record], etude: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "experiments" / "_sweeps" / "abc"
+    folder.mkdir(parents=True)
+    jobs = [{"path": f"elsewhere/nano/{r.path.name}"} for r in records[:3]] + [{"status": "failed"}]
+    (folder / "sweep.json").write_text(json.dumps({"jobs": jobs}))
+    answer = etude("runs", "group", folder, "--json", cwd=tmp_path)
+    assert [group["n"] for group in json.loads(answer.out)["groups"]] == [3]
+
+
+def test_significance_of_real_runs(etude, corpus: Path, tiny, tmp_path: Path) -> None:
+    import etude as package
+
+    words = tiny(corpus, tmp_path / "experiments", "run.samples=0")
+    assert etude("train", "-m", *words, "optimizer.lr=1e-3,1e-1", "seed=0,1").code == 0
+    runs = package.runs(tmp_path / "experiments")
+    scores = {run.path: run.scores() for run in runs}
+    for run in runs:  # windows of one length: their mean is the whole loss
+        assert np.mean(scores[run.path][:-1]) == pytest.approx(run.evaluate()["loss"], abs=0.05)
+        (file,) = (run.path / "predictions").iterdir()
+        kept = json.loads(file.read_text())
+        assert kept["loss"] == scores[run.path]
+    frame = runs.significance()
+    assert len(frame) == 3
+    assert (frame["holm"] >= frame["permutation"]).all()
+    (sweep,) = (tmp_path / "experiments" / "_sweeps").iterdir()
+    answer = etude("runs", "significance", sweep, "--json", cwd=tmp_path)
+    assert answer.code == 0, answer.err
+    assert len(json.loads(answer.out)["others"]) == 3
+    answer = etude("runs", "significance", *(run.path for run in runs[:2]), cwd=tmp_path)
+    assert "p (Holm)" in answer.out
+    one = runs[0].path
+    assert etude("runs", "significance", one, cwd=tmp_path).code == 2

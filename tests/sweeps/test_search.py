@@ -1,0 +1,257 @@
+"""`sweep=optuna`: n_trials is a total, bad runs are paused, and the optimum is found."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from optuna.distributions import (
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import TrialState
+from test_processes import PLANT, start, wait_for
+
+from etude.errors import RequestError
+from etude.records.record import FORMAT, Record
+from etude.sweeps.job import Job
+from etude.sweeps.multirun import multirun
+from etude.sweeps.search import load_study
+from etude.sweeps.space import space_of
+from etude.training.run import Outcome
+from etude.training.watch import watcher
+
+SEARCH = ["experiment=debug", "sweep=optuna", "hydra.launcher.n_jobs=2"]
+
+
+def trained(config: Any, value: float) -> Outcome:
+    """A record that a run with this best validation would leave."""
+    key = f"{config.seed}-{config.optimizer.lr:.9g}"
+    folder = Path(config.run.root) / "debug" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    best = {"metric": "val/loss", "value": value, "step": 3}
+    info = {"format": FORMAT, "name": "debug", "status": "finished", "best": best}
+    (folder / "run.json").write_text(json.dumps(info))
+    return Outcome("finished", Record.read(folder))
+
+
+def search(root: Path, train: Callable[[Any], Outcome], *more: str) -> tuple[list[Job], Any]:
+    swept = multirun([*SEARCH, f"run.root={root}", *more], train)
+    return swept.jobs, load_study(swept.folder)
+
+
+def states(study: Any) -> dict[str, int]:
+    names = [trial.state.name for trial in study.trials]
+    return {name: names.count(name) for name in sorted(set(names))}
+
+
+def surface(lr: float, seed: int) -> float:
+    """At its least, 2, where lr = 0.01 and seed = 3; log10 lr and the seed are its axes."""
+    from math import log10
+
+    return 2 + (log10(lr) + 2) ** 2 + 0.05 * (seed - 3) ** 2
+
+
+AXES = ["optimizer.lr=tag(log,interval(1e-4,1))", "seed=int(interval(0,8))"]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_the_best_is_near_the_optimum_of_a_known_surface(tmp_path: Path, sampler: str) -> None:
+    def train(config: Any) -> Outcome:
+        return trained(config, surface(config.optimizer.lr, config.seed))
+
+    count = 40
+    words = [*AXES, f"hydra.sweeper.n_trials={count}", f"hydra.sweeper.sampler={sampler}"]
+    jobs, study = search(tmp_path, train, *words)
+    assert len(jobs) == count
+    assert states(study) == {"COMPLETE": count}
+    assert study.best_value <= 2 * 1.05
+    for trial in study.trials:
+        assert trial.value == pytest.approx(
+            surface(trial.params["++optimizer.lr"], trial.params["seed"])
+        )
+
+
+def test_a_planted_bad_trial_is_paused_and_the_others_are_not(tmp_path: Path) -> None:
+    def train(config: Any) -> Outcome:
+        bad = config.seed == 7
+        for step in (10, 20, 30):
+            if watcher().validated(step, {"val/loss": 9.0 if bad else 3.0 - step / 100}):
+                return Outcome("paused", trained(config, 9.0).record)
+        return trained(config, 9.0 if bad else 2.7)
+
+    words = ["seed=0,1,2,3,4,5,6,7", "hydra.sweeper.pruner=median", "hydra.sweeper.sampler=random"]
+    words += ["hydra.sweeper.startup_trials=2", "hydra.sweeper.n_trials=24"]
+    words += ["hydra.sweeper.min_steps=20", "hydra.launcher.n_jobs=1"]
+    _, study = search(tmp_path, train, *words)
+    late = [trial for trial in study.trials[2:] if trial.params["seed"] == "7"]
+    assert late
+    assert all(trial.state is TrialState.PRUNED for trial in late)
+    assert all(max(trial.intermediate_values) == 20 for trial in late)  # not before min_steps
+    good = [trial for trial in study.trials if trial.params["seed"] != "7"]
+    assert all(trial.state is TrialState.COMPLETE for trial in good)
+
+
+def test_hyperband_pauses_what_does_badly(tmp_path: Path) -> None:
+    def train(config: Any) -> Outcome:
+        value = surface(config.optimizer.lr, 3)
+        for step in range(1, 28):
+            if watcher().validated(step, {"val/loss": value + 1 / step}):
+                return Outcome("paused", trained(config, value).record)
+        return trained(config, value)
+
+    words = [AXES[0], "hydra.sweeper.pruner=hyperband", "hydra.sweeper.n_trials=30"]
+    _, study = search(tmp_path, train, *words)
+    assert sum(states(study).values()) == 30
+    paused = [trial for trial in study.trials if trial.state is TrialState.PRUNED]
+    assert 5 <= len(paused) < 30
+    assert study.best_value < 2.5
+
+
+def test_what_failed_is_tried_again_and_counts_once(tmp_path: Path) -> None:
+    def fails(config: Any) -> Outcome:
+        raise ZeroDivisionError
+
+    words = ["seed=0,1,2", "hydra.sweeper.n_trials=4", "hydra.launcher.n_jobs=1"]
+    jobs, study = search(tmp_path, fails, *words)
+    assert [job.status for job in jobs] == ["failed"] * 4
+    assert states(study) == {"FAIL": 4}
+    before = {tuple(trial.params.items()) for trial in study.trials}
+    jobs, study = search(tmp_path, lambda config: trained(config, config.seed), *words)
+    assert states(study) == {"COMPLETE": 4, "FAIL": 4}
+    again = [tuple(t.params.items()) for t in study.trials if t.state is TrialState.COMPLETE]
+    assert before <= set(again)
+    jobs, study = search(tmp_path, lambda config: trained(config, config.seed), *words)
+    assert jobs == []
+    jobs, _ = search(tmp_path, lambda config: trained(config, config.seed), words[0])
+    assert len(jobs) == 16  # twenty by default
+
+
+def test_no_run_is_tried_twice_at_once(tmp_path: Path) -> None:
+    def train(config: Any) -> Outcome:
+        place = tmp_path / f"busy-{config.seed}"
+        place.touch(exist_ok=False)
+        time.sleep(0.05)
+        place.unlink()
+        return trained(config, config.seed)
+
+    jobs, study = search(tmp_path / "runs", train, "seed=0,1,2", "hydra.sweeper.n_trials=12")
+    assert [job.status for job in jobs] == ["finished"] * 12
+    assert states(study)["COMPLETE"] == 12
+
+
+def test_killed_at_five_of_twelve_ends_with_twelve(
+    etude, corpus: Path, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real runs; what was running goes on from its checkpoint."""
+    here = Path(__file__).parent
+    monkeypatch.syspath_prepend(str(here))
+    root, output = tmp_path / "runs", tmp_path / "output.txt"
+    more = [*PLANT, "run.samples=0", "run.save_every=2", "sweep=optuna"]
+    more += ["optimizer.lr=tag(log,interval(1e-4,1e-1))", "hydra.sweeper.n_trials=12"]
+    words = ["-m", *tiny(corpus, root, *more)]
+    process = start(words, 0.05, output)
+
+    def study() -> Any:
+        (folder,) = (root / "_sweeps").iterdir()
+        return load_study(folder)
+
+    def at_the_sixth() -> bool:
+        runs = [Record(p) for p in root.glob("tiny/*") if (p / "run.json").exists()]
+        rows = [path for path in root.glob("tiny/*/checkpoints/step-00000004")]
+        return len(runs) == 6 and bool(rows) and states(study()).get("COMPLETE", 0) == 5
+
+    wait_for(at_the_sixth, process, output)
+    process.kill()
+    process.wait()
+    assert states(study()) == {"COMPLETE": 5, "RUNNING": 1}
+    time.sleep(0.5)  # the job dies with its search
+    answer = etude("train", *words)
+    assert answer.code == 0, answer.out + answer.err
+    assert states(study()) == {"COMPLETE": 12}
+    paths = list((root / "tiny").iterdir())
+    assert len(paths) == 12
+    starts = sorted(len(Record.read(path).info["starts"]) for path in paths)
+    assert starts == [1] * 11 + [2]
+    assert "7 jobs: 7 finished" in answer.out
+    (folder,) = (root / "_sweeps").iterdir()
+    assert (folder / "figures" / "history.png").stat().st_size > 5000
+    assert "0 jobs" in etude("train", *words).out
+
+
+def test_one_process_a_search(
+    etude, corpus: Path, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    root, output = tmp_path / "runs", tmp_path / "output.txt"
+    more = [*PLANT, "sweep=optuna", "seed=0,1", "hydra.sweeper.n_trials=2"]
+    words = ["-m", *tiny(corpus, root, *more)]
+    process: subprocess.Popen[bytes] = start(words, 1.0, output)
+    wait_for(lambda: bool(list(root.glob("tiny/*/run.json"))), process, output)
+    answer = etude("train", *words)
+    assert answer.code == 3
+    assert f"process {process.pid} on {os.uname().nodename}" in answer.err
+    process.kill()
+    process.wait()
+
+
+def space(*words: str) -> Any:
+    return space_of(list(words), OverridesParser.create())
+
+
+def test_hydras_grammar_as_distributions() -> None:
+    found = space("name=x", "a=interval(1,2)", "++b=tag(log,interval(1e-4,1))", "c=range(2,9,3)")
+    assert found.fixed == ["name=x"]
+    assert found.axes == {
+        "a": FloatDistribution(1.0, 2.0),
+        "++b": FloatDistribution(1e-4, 1.0, log=True),
+        "c": IntDistribution(2, 8, step=3),
+    }
+    found = space("m=rotary,alibi", "n=choice(1,2)", "o=int(interval(1,8))", "p=range(0,3)")
+    assert found.axes == {
+        "m": CategoricalDistribution(("rotary", "alibi")),
+        "n": CategoricalDistribution(("1", "2")),
+        "o": IntDistribution(1, 8),
+        "p": IntDistribution(0, 2),
+    }
+    assert space("m=1,2", "name=x").overrides({"m": "2"}) == ["name=x", "m=2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["seed=1"], "sweep=optuna: expected a key to search over"),
+        (["seed=1,2", "hydra.sweeper.sampler=tpee"], "hydra.sweeper.sampler = 'tpee'"),
+        (["seed=1,2", "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials = 0"),
+        (["seed=1,2", "hydra.sweeper.pruner=median,none"], "hydra.sweeper"),
+        (["optimizer.lr=interval(2,1)"], "optimizer.lr = 'interval(2,1)': expected a range"),
+        (["optimizer.lr=tag(log,interval(0,1))"], "expected a range that can be searched"),
+    ],
+)
+def test_a_wrong_search_leaves_nothing(etude, tmp_path: Path, words: list[str], said: str) -> None:
+    answer = etude("train", "-m", "experiment=debug", "sweep=optuna", *words, cwd=tmp_path)
+    assert answer.code == 2, answer.out
+    assert said in answer.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interval_needs_a_search(etude, tmp_path: Path) -> None:
+    words = ["train", "-m", "experiment=debug", "optimizer.lr=interval(1e-4,1)"]
+    answer = etude(*words, cwd=tmp_path)
+    assert answer.code == 2
+    assert "interval" in answer.err
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RequestError, match="a key to search over"):
+        space("seed=1")
+
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
