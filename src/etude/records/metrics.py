@@ -30,8 +30,11 @@ class MetricsFile:
     def append(self, row: Mapping[str, Any]) -> None:
         """Adds one line."""
         clean = {key: _plain(value) for key, value in row.items()}
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(clean, allow_nan=False) + "\n")
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(clean, allow_nan=False) + "\n")
+        except OSError as error:  # of a write it does not say which file
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def cut_after(self, step: int) -> None:
         """Drops the rows past `step`, which a continued run writes again."""

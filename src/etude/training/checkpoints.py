@@ -7,6 +7,8 @@ name only when everything in it is on the disk.
 
 from __future__ import annotations
 
+import errno
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +40,26 @@ class FolderCheckpointIO(CheckpointIO):
             for name, tensor in checkpoint["state_dict"].items()
         }
         rest = {key: value for key, value in checkpoint.items() if key != "state_dict"}
-        with whole_folder(Path(path)) as folder:
-            save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-            torch.save(rest, folder / STATE)
-            hashes = {name: sha256_file(folder / name) for name in (WEIGHTS, STATE)}
-            write_json(
-                folder / MANIFEST,
-                {"format": 1, "step": checkpoint["global_step"], "sha256": hashes},
-            )
+        try:
+            with whole_folder(Path(path)) as folder:
+                save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+                torch.save(rest, folder / STATE)
+                hashes = {name: sha256_file(folder / name) for name in (WEIGHTS, STATE)}
+                write_json(
+                    folder / MANIFEST,
+                    {"format": 1, "step": checkpoint["global_step"], "sha256": hashes},
+                )
+        except Exception as error:
+            if not _is_full_disk(error):
+                raise
+            there = Path(path).parent
+            free = shutil.disk_usage(there).free
+            needed, left = (f"{size / 2**20:.1f} MiB" for size in (tensor_bytes(checkpoint), free))
+            raise OSError(
+                errno.ENOSPC,
+                f"No space left on device: the checkpoint of step {checkpoint['global_step']} needs"
+                f" {needed}, {there} has {left} left; the one before it stands",
+            ) from error
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
@@ -65,6 +79,23 @@ class FolderCheckpointIO(CheckpointIO):
     def remove_checkpoint(self, path: Any) -> None:
         """Removes the folder `path`."""
         remove_folder(Path(path))
+
+
+def tensor_bytes(value: Any) -> int:
+    """What the tensors in nested containers take."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, dict):
+        return sum(map(tensor_bytes, value.values()))
+    return sum(map(tensor_bytes, value)) if isinstance(value, list | tuple) else 0
+
+
+def _is_full_disk(error: Exception) -> bool:
+    """Whether a file could not be written for want of room; each library says it its own way."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return True
+    told = str(error)
+    return "No space left" in told or "inline_container" in told or "PytorchStreamWriter" in told
 
 
 def verify(folder: Path) -> None:

@@ -49,6 +49,27 @@ def preflight(folder: Path) -> None:
         )
 
 
+def room_for_checkpoints(folder: Path, weights: int) -> None:
+    """There is room for a checkpoint and the one that replaces it, before training begins.
+
+    Args:
+        folder: the run's; may not exist.
+        weights: bytes of the model's; an optimizer with two moments takes twice as much.
+
+    Raises:
+        RequestError: says how much is needed.
+    """
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    there = len(list((folder / "checkpoints").glob("step-*")))
+    needed = 3 * weights * (1 if there else 2)
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        expected = f"{-(-needed // 2**20)} MiB free for " + (
+            "a checkpoint" if there else "two checkpoints"
+        )
+        raise RequestError(Problem("run.root", expected, f"{existing}: {free / 2**20:.0f} MiB"))
+
+
 def cache_folder(checked: Checked) -> Path:
     """Where prepared data lies: `run.cache`, `$ETUDE_CACHE`, or `~/.cache/etude`."""
     stated = checked.run.cache or os.environ.get("ETUDE_CACHE")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -32,9 +31,16 @@ from etude.training.build import (
     check_all,
     stated_vocabulary,
 )
-from etude.training.checkpoints import verify
+from etude.training.checkpoints import tensor_bytes, verify
 from etude.training.memory import keeping_memory
-from etude.training.place import cache_folder, claimed, current_folder, logging_to, preflight
+from etude.training.place import (
+    cache_folder,
+    claimed,
+    current_folder,
+    logging_to,
+    preflight,
+    room_for_checkpoints,
+)
 from etude.training.process import as_in_a_fresh_process, shared_threads
 from etude.training.throughput import (
     compute_dtype,
@@ -96,6 +102,7 @@ def _train(checked: Checked, epilogue: Epilogue | None) -> Outcome:
     preflight(folder)
     parts.data.prepare(cache_folder(checked))
     model = build_model(checked, parts.data.tokenizer_.vocab_size)
+    room_for_checkpoints(folder, tensor_bytes(list(model.parameters())))
     with claimed(folder, wait=checked.run.wait, force=checked.run.force) as record:
         done = finished_before(folder, checked, parts)  # by whoever held it a moment ago
         if done is not None:
@@ -402,9 +409,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _failure(status: str, error: Exception, record: Record) -> str:
     hint = "; a smaller trainer.micro_batch needs less" if status == "oom" else ""
     told = str(error).splitlines()[0] if str(error) else ""
-    if "inline_container" in told:  # torch's archive writer: it counts bytes, and says no more
-        free = shutil.disk_usage(record.path).free
-        hint += f"; a file could not be written whole: the disk has {free / 2**20:.0f} MiB left"
     return (
         f"{status}: {type(error).__name__}: {told}{hint} (traceback in {record.path / 'log.txt'})"
     )
