@@ -88,3 +88,27 @@ def test_asking_creates_nothing(tmp_path: Path) -> None:
 def test_a_holder_that_has_said_nothing_yet(tmp_path: Path, content: str) -> None:
     (tmp_path / ".lock").write_text(content)
     assert holder(tmp_path / ".lock") == {}
+
+
+def test_a_holder_on_another_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks may not reach so far, and nobody here can see whether its process lives."""
+    import socket
+
+    lock = RunLock(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "gethostname", lambda: "elsewhere")
+        lock.acquire()
+        assert lock._file is not None
+        lock._file.close()  # it died there, or this disk does not share locks
+    assert is_held(tmp_path)
+    with pytest.raises(RunHeld, match="on elsewhere since") as held:
+        RunLock(tmp_path).acquire()
+    assert "run.force=true" in held.value.hint
+    mine = RunLock(tmp_path)
+    mine.acquire(force=True)
+    assert holder(tmp_path / ".lock")["host"] == socket.gethostname()
+    mine.release()
+    assert holder(tmp_path / ".lock") == {}
+    with monkeypatch.context() as patch:  # what was given back is free on every host
+        patch.setattr(socket, "gethostname", lambda: "elsewhere")
+        RunLock(tmp_path).acquire()

@@ -116,7 +116,7 @@ def _panel(
         _logarithmic(axes, "x")
     if "y" in log:
         _logarithmic(axes, "y")
-    else:
+    elif all(curve.spread is None for curve in curves):
         _cut_outliers(axes, curves)
     axes.set_xlabel(f"{_AXES[x]}{unit}")
     if x == "step" and axes.get_xscale() == "linear":
@@ -169,7 +169,7 @@ def _legend(figure: Figure, grid: Sequence[Axes], order: Sequence[Curve]) -> Non
         fontsize=8.5 if len(labels) <= FEW else 6.5,
         handlelength=2.6,
         labelspacing=0.5 if len(labels) <= FEW else 0.25,
-        title=f"{len(order)} runs, by last value",
+        title=f"{len(order)} {'runs' if order[0].spread is None else 'groups'}, by last value",
         title_fontsize=8.5,
         alignment="left",
     )
