@@ -99,6 +99,13 @@ class MaskingFormatter(logging.Formatter):
         return self._mask.text(super().format(record))
 
 
+def mask_messages(mask: Mask) -> None:
+    """From now on what this process logs goes through `mask`, wherever it goes."""
+    for handler in logging.getLogger("etude").handlers:
+        if isinstance(handler.formatter, MaskingFormatter):
+            handler.formatter._mask = mask
+
+
 def _worth_hiding(value: str) -> bool:
     short_number = len(value) < 8 and re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", value, re.IGNORECASE)
     return len(value) >= _SHORTEST and value.lower() not in _PLAIN_WORDS and not short_number

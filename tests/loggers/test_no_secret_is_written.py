@@ -144,6 +144,19 @@ def test_a_sweep_and_its_refused_job(etude: Any, secret_words: list[str], tmp_pa
     assert leaks(root) == []
 
 
+def test_a_finished_sweep(etude: Any, secret_words: list[str], tmp_path: Path) -> None:
+    """What the jobs' processes say is written down too."""
+    words = [word for word in secret_words if "logger" not in word and word != BOTH]
+    answer = etude("train", "-m", *words, "seed=0,1")
+    assert answer.code == 0, answer.out + answer.err
+    root = tmp_path / ROOT_PART
+    (folder,) = (root / "experiments" / "_sweeps").iterdir()
+    logs = [path.read_text() for path in (folder / "logs").iterdir()]
+    assert len(logs) == 2
+    assert all("sample:" in log for log in logs)
+    assert leaks(root) == []
+
+
 def test_two_passwords_one_signature() -> None:
     def names(password: str) -> tuple[str, str]:
         path = f"data.path=https://me:{password}@host/x"

@@ -38,6 +38,7 @@ usage: etude COMMAND ...
   etude runs list [NAME] [FILTER]  the runs under experiments/: "optimizer.lr>1e-3", seed=1
   etude runs show RUN              one of them
   etude runs diff A B              what differs between two; `compare`: between several, with curves
+  etude runs group RUN...          means over seeds; `significance`, `plot`, `export`: see --help
   etude runs verify [RUN...]       whether records are as they were written; `rm` removes some
   etude reproduce [PAPER...]       a paper's claim, measured here
 

@@ -60,6 +60,12 @@ def key_of(overrides: Iterable[str]) -> str:
     return sha256_of(sorted(item for item in told if not item.startswith(CARRIED_OUT)))[:DIGITS]
 
 
+def name_of(overrides: Sequence[str]) -> str:
+    """The job's label, or all that was typed where a label leaves out what varies (`name`)."""
+    plain = [item.lstrip("+") for item in overrides if not item.startswith(CARRIED_OUT)]
+    return label_of(overrides) or " ".join(without_passwords(plain))
+
+
 def exit_code_of(jobs: Sequence[Job], *, done: int, failed: int, wrong: int, held: int) -> int:
     """What a sweep's command ends with, of the codes given.
 
@@ -80,7 +86,7 @@ def carry_out(config: DictConfig, overrides: Sequence[str], train: Callable[...,
         Interrupted: a signal asked for a stop; whatever else happens is the job's status.
     """
     mask = mask_of(config)
-    job = Job(label_of(overrides), "failed", overrides=without_passwords(list(overrides)))
+    job = Job(name_of(overrides), "failed", overrides=without_passwords(list(overrides)))
     try:
         outcome = train(config)
         job.status = "reused" if outcome.reused else outcome.status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,15 +13,17 @@ from hydra.core.utils import JobReturn, JobStatus, filter_overrides, run_job, se
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
+from etude.config.environment import mask_of
 from etude.errors import InvalidArguments, RequestError
-from etude.records.record import label_of
-from etude.secrets import without_passwords
+from etude.secrets import mask_messages, without_passwords
 from etude.sweeps.board import Board
-from etude.sweeps.job import Job
+from etude.sweeps.job import Job, name_of
 from etude.sweeps.multirun import SweptRun
 from etude.sweeps.pool import Pool, Task
 from etude.sweeps.slots import slots, visible_gpus
 from etude.sweeps.study import Study
+
+log = logging.getLogger("etude")
 
 Decide = Callable[[Sequence[str], int, Mapping[str, float]], bool]
 """Overrides of a job, a step and its validation's metrics; true pauses the run."""
@@ -86,7 +89,10 @@ class Processes:
         taken: list[Sequence[str]] = []
 
         def note(job: Job) -> None:
-            study.note(job)
+            try:
+                study.note(job)
+            except OSError as error:  # the runs have records of their own
+                log.warning("%s could not be written: %s", study.file, error)
             if ended is not None:
                 ended(job)
 
@@ -117,7 +123,7 @@ class Processes:
 
     def _waiting(self, overrides: Sequence[str]) -> Job:
         typed = [item.lstrip("+") for item in filter_overrides(overrides)]
-        return Job(label_of(typed), "waiting", overrides=without_passwords(typed))
+        return Job(name_of(typed), "waiting", overrides=without_passwords(typed))
 
     def _task(
         self, number: int, overrides: Sequence[str], study: Study, decide: Decide | None
@@ -135,9 +141,14 @@ class Processes:
 def _in_the_process(swept: SweptRun, context: HydraContext, config: DictConfig, state: Any) -> Job:
     Singleton.set_state(state)
     setup_globals()
+
+    def carry_out(config: DictConfig) -> Job:
+        mask_messages(mask_of(config))  # a log of the sweep's is a file like any other
+        return swept.carry_out(config)
+
     done = run_job(
         hydra_context=context,
-        task_function=swept.carry_out,
+        task_function=carry_out,
         config=config,
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",

@@ -71,7 +71,8 @@ class Study:
                 key = key_of(overrides)
                 told = {"key": key, "overrides": overrides, "status": "waiting"}
                 if key not in jobs or jobs[key]["status"] != "finished":
-                    jobs[key] = jobs.get(key, {}) | told
+                    path = jobs.get(key, {}).get("path")
+                    jobs[key] = told | ({"path": path} if path else {})
             keep = info["asked"]
             info["jobs"] = [job for job in jobs.values() if job["key"] in keep or job.get("path")]
 
