@@ -427,7 +427,7 @@ def test_rm_locks_what_it_removes(root: Path, held: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("etude runs ", "compare diff list rm show verify"),
+        ("etude runs ", "compare diff export group list plot rm show significance verify"),
         ("etude runs c", "compare"),
         ("etude runs show ", "nano old"),
         ("etude runs show aaaa", "aaaa00000000 aaaa11111111"),

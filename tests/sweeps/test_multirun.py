@@ -55,7 +55,7 @@ def test_a_sweep_goes_on_after_a_refused_job_and_again_repeats_nothing(
     assert len(set(paths)) == 3
     assert len(list((root / "tiny").iterdir())) == 3
     for path in paths:
-        assert Record.read(tmp_path / path).status == "finished"
+        assert Record.read(root / path).status == "finished"
 
     second = etude(*command, cwd=tmp_path)
     assert second.code == 1
@@ -73,7 +73,7 @@ def test_a_sweep_goes_on_after_a_refused_job_and_again_repeats_nothing(
     rows = list(csv.DictReader(table.open(encoding="utf-8")))
     assert len(rows) == 5
     for row in rows:
-        final = Record.read(tmp_path / row["path"]).info["final"]
+        final = Record.read(root / row["path"]).info["final"]
         assert float(row["val/loss"]) == final["val/loss"]
         assert row["model.heads"] in ("1", "3", "2")
 

@@ -70,7 +70,7 @@ def test_one_job_ends_badly_and_the_others_are_done(
     if recorded is None:
         assert "path" not in second
         return
-    record = Record.read(Path(second["path"]))
+    record = Record.read(root / second["path"])
     assert record.status == recorded
     assert said.split(".")[-1] in record.info["error"] or recorded == "oom"
     assert ("Traceback" in record.info.get("traceback", "")) == trace
@@ -179,7 +179,7 @@ def test_a_killed_sweep_goes_on(
     wait_for(is_in_the_third, process, output)
     process.kill()
     process.wait()
-    done = [Path(job["path"]) for job in jobs() if job["status"] == "finished"]
+    done = [root / job["path"] for job in jobs() if job["status"] == "finished"]
     assert len(done) == 2
     begun = [path for path in (root / "tiny").iterdir() if path not in done]
     deadline = time.monotonic() + 10  # the jobs die with their sweep

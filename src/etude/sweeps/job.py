@@ -106,7 +106,7 @@ def carry_out(config: DictConfig, overrides: Sequence[str], train: Callable[...,
         job.message = f"{type(error).__name__}: {error}"
         job.traceback = traceback.format_exc()
         log.debug("%s", job.traceback)
-    for name in ("path", "message", "traceback"):
+    for name in ("message", "traceback"):
         if text := getattr(job, name):
             setattr(job, name, mask.text(text))
     return job

@@ -176,7 +176,7 @@ class Search:
             return  # it stays a running one, and goes on another time
         trial.set_user_attr(_STATUS, job.status)
         if job.path is not None:
-            trial.set_user_attr("path", job.path)
+            trial.set_user_attr("path", "/".join(Path(job.path).parts[-2:]))
         value = self._value(job) if job.status in ("finished", "reused") else None
         if value is not None:
             self.study.tell(trial.number, value)

@@ -36,7 +36,12 @@ class Space:
 
     def overrides(self, chosen: dict[str, Any]) -> list[str]:
         """Those of a trial."""
-        return [*self.fixed, *(f"{key}={chosen[key]}" for key in self.axes)]
+        return [*self.fixed, *(f"{key}={_said(chosen[key])}" for key in self.axes)]
+
+
+def _said(value: Any) -> str:
+    """Six digits of a float are as good as seventeen, and can be read and typed."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def space_of(arguments: Sequence[str], parser: OverridesParser) -> Space:

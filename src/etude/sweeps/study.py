@@ -82,6 +82,8 @@ class Study:
             jobs = {job["key"]: job for job in info.get("jobs", [])}
             for job in ended:
                 told = {key: value for key, value in asdict(job).items() if value is not None}
+                if job.path is not None:  # below the root, wherever that is
+                    told["path"] = "/".join(Path(job.path).parts[-2:])
                 if job.status == "reused":  # it was trained another time, and took that time
                     told |= {"status": "finished", "seconds": jobs.get(job.key, {}).get("seconds")}
                 order = {"key": job.key, "label": job.label, "status": job.status}
@@ -92,7 +94,8 @@ class Study:
         """Writes `results.csv`: a row for each job with a record."""
         info = self.read()
         axes = list(info.get("axes", {}))
-        rows = [_row(job, axes) for job in info.get("jobs", []) if job.get("path")]
+        root = self.folder.parent.parent
+        rows = [_row(job, axes, root) for job in info.get("jobs", []) if job.get("path")]
         if rows:
             write_text(self.folder / "results.csv", _csv(rows))
 
@@ -121,12 +124,12 @@ class Study:
             write_json(self.file, info)
 
 
-def _row(job: dict[str, Any], axes: Sequence[str]) -> dict[str, Any]:
+def _row(job: dict[str, Any], axes: Sequence[str], root: Path) -> dict[str, Any]:
     values = dict(item.partition("=")[::2] for item in job["overrides"])
     row: dict[str, Any] = {"job": job["key"], "status": job["status"], "path": job["path"]}
     row |= {axis: values.get(axis, "") for axis in axes}
     with suppress(RequestError):  # removed since
-        record = Record.read(Path(job["path"]))
+        record = Record.read(root / job["path"])
         row |= {"seed": record.info.get("seed"), "step": record.step}
         row |= {"seconds": record.info.get("seconds")}
         row |= {k: v for k, v in metric_facts(record).items() if not k.startswith("perf/")}
