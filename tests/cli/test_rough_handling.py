@@ -109,3 +109,15 @@ def test_changed_code_of_ones_own_is_told(
     assert "the same source" in etude("train", *words).out
     module.write_text("from etude.nn.norm import RMSNorm as Mine\n")
     assert "the source of my_parts_that_change differs now" in etude("train", *words).out
+
+
+def test_links_that_lead_back_come_to_an_end(etude: Etude, tmp_path: Path) -> None:
+    root = tmp_path / "experiments"
+    (root / "name").mkdir(parents=True)
+    (root / "name" / "up").symlink_to(root)
+    (root / "self").symlink_to(root)
+    (root / "_sweeps").symlink_to(root)
+    for words in (["list"], ["verify"], ["list", "name"]):
+        answer = etude("runs", *words, cwd=tmp_path)
+        assert answer.code in (0, 2)
+        assert "Traceback" not in answer.err

@@ -118,6 +118,37 @@ def test_hyperband_pauses_what_does_badly(tmp_path: Path) -> None:
     assert study.best_value < 2.5
 
 
+def test_a_paused_run_goes_on_if_it_is_promoted(tmp_path: Path) -> None:
+    """Each trial does worse than those before it: what was paused first turns out to be good."""
+    begun = tmp_path / "begun.txt"
+
+    def train(config: Any) -> Outcome:
+        with begun.open("a") as file:
+            file.write(f"{config.optimizer.lr:.9g}\n")
+        order = list(dict.fromkeys(begun.read_text().split()))
+        value = 2.0 + order.index(f"{config.optimizer.lr:.9g}")
+        for step in (1, 3, 9):
+            if watcher().validated(step, {"val/loss": value}):
+                return Outcome("paused", trained(config, value).record)
+        return trained(config, value)
+
+    words = [AXES[0], "hydra.sweeper.pruner=hyperband", "hydra.sweeper.n_trials=24"]
+    words += ["hydra.launcher.n_jobs=1"]
+    jobs, study = search(tmp_path / "runs", train, *words)
+    assert len(jobs) == len(study.trials) == 24
+    twice = [lr for lr in set(begun.read_text().split()) if begun.read_text().split().count(lr) > 1]
+    assert twice
+    promoted = [
+        t
+        for t in study.trials
+        if f"{t.params['++optimizer.lr']:.6g}" in {f"{float(lr):.6g}" for lr in twice}
+    ]
+    finished = [trial for trial in promoted if trial.state is TrialState.COMPLETE]
+    assert finished  # it went on to its end
+    assert all(max(trial.intermediate_values) == 9 for trial in finished)
+    assert set(states(study)) == {"COMPLETE", "PRUNED"}
+
+
 def test_what_failed_is_tried_again_and_counts_once(tmp_path: Path) -> None:
     def fails(config: Any) -> Outcome:
         raise ZeroDivisionError

@@ -49,7 +49,7 @@ class Board:
     def __init__(self, total: int, at_once: int, *, done: int = 0) -> None:
         self._total, self._at_once, self._before = total, at_once, done
         self._running: dict[int, _Line] = {}
-        self._ended: Counter[str] = Counter()
+        self._states: dict[int, str] = {}  # of the jobs that ended
         self._trained: list[float] = []
         self._failures: list[str] = []
         self._live: Any = None
@@ -62,6 +62,7 @@ class Board:
     def started(self, number: int, label: str) -> None:
         """A job begins."""
         self._running[number] = _Line(label, time.monotonic())
+        self._states.pop(number, None)  # it was paused, and goes on
         if self._live is None:
             log.info("%s %s", self._name(number), label)
         self.tick()
@@ -86,7 +87,7 @@ class Board:
     def ended(self, number: int, job: Job) -> None:
         """A job has ended."""
         self._running.pop(number, None)
-        self._ended[job.status] += 1
+        self._states[number] = job.status
         if job.status == "finished":
             self._trained.append(job.seconds)
         told = f"{self._name(number)} {job.status}  {job.label}  ({job.seconds:.0f} s)"
@@ -111,13 +112,13 @@ class Board:
 
     def summary(self) -> str:
         """`2 of 6 done, 1 running, 1 failed, 2 waiting, 3:10 left`."""
-        done = self._before + sum(self._ended[status] for status in GOOD)
+        ended = Counter(self._states.values())
+        done = self._before + sum(ended[status] for status in GOOD)
         parts = [f"{done} of {self._total} done" if self._total else f"{done} done"]
         if self._running:
             parts.append(f"{len(self._running)} running")
-        parts += [f"{n} {status}" for status, n in self._ended.items() if status not in GOOD]
-        ended = self._before + sum(self._ended.values())
-        waiting = self._total - ended - len(self._running)
+        parts += [f"{n} {status}" for status, n in ended.items() if status not in GOOD]
+        waiting = self._total - self._before - len(self._states) - len(self._running)
         if waiting > 0:
             parts.append(f"{waiting} waiting")
         left = self._left(max(0, waiting))

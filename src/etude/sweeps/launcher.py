@@ -17,7 +17,7 @@ from etude.config.environment import mask_of
 from etude.errors import InvalidArguments, RequestError
 from etude.secrets import mask_messages, without_passwords
 from etude.sweeps.board import Board
-from etude.sweeps.job import Job, name_of
+from etude.sweeps.job import Job, key_of, name_of
 from etude.sweeps.multirun import SweptRun
 from etude.sweeps.pool import Pool, Task
 from etude.sweeps.slots import slots, visible_gpus
@@ -86,9 +86,13 @@ class Processes:
         study = Study(self.swept.folder)
         places = self._slots()
         board = Board(self.swept.total, len(places), done=first)
-        taken: list[Sequence[str]] = []
+        taken: dict[int, Sequence[str]] = {}
+        numbers: dict[str, int] = {}
+        paused: dict[str, int] = {}  # jobs that may be asked for once more
 
         def note(job: Job) -> None:
+            if job.status == "paused":
+                paused[job.key] = numbers[job.key]
             try:
                 study.note(job)
             except OSError as error:  # the runs have records of their own
@@ -101,15 +105,18 @@ class Processes:
                 if overrides is None:
                     yield None
                     continue
-                taken.append(overrides)
-                yield self._task(first + len(taken) - 1, overrides, study, decide)
+                key = key_of(filter_overrides(overrides))
+                number = paused.pop(key, first + len(taken))
+                taken[number], numbers[key] = overrides, number
+                yield self._task(number, overrides, study, decide)
 
         stop = str(self.config.run.on_error) == "stop"
         try:
             jobs = Pool(places, board, note, stop_at_error=stop).run(tasks())
         finally:
             board.close()
-        return [_returned(job, overrides) for job, overrides in zip(jobs, taken, strict=True)]
+        asked = [taken[number] for number in sorted(taken)]
+        return [_returned(job, overrides) for job, overrides in zip(jobs, asked, strict=True)]
 
     def _slots(self) -> list[Any]:
         trainer = self.config.trainer

@@ -36,6 +36,7 @@ _FINAL = ("diverged", "refused")
 """Failures that would come again."""
 _TWIN = "twin"
 _TRIES = 20
+_REDUCTION = 3  # of `hyperband`: one in three goes on
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,8 @@ class Search:
     space: Space
     options: Options
     study: optuna.Study = field(init=False)
-    _trials: dict[str, Trial] = field(init=False, default_factory=dict)
+    _trials: dict[str, Trial] = field(init=False, default_factory=dict)  # that run now
+    _paused: list[Trial] = field(init=False, default_factory=list)
     _failed_now: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
@@ -159,15 +161,29 @@ class Search:
         None where all that is proposed runs already: ask again when something has ended.
         """
         trials = self.study.trials
-        for frozen in trials:
-            if frozen.state is TrialState.RUNNING and self._fits(frozen):
-                yield self._take(Trial(self.study, frozen._trial_id), frozen.params)
+        running = [t for t in trials if t.state is TrialState.RUNNING and self._fits(t)]
+        for frozen in running:
+            trial = Trial(self.study, frozen._trial_id)
+            if frozen.user_attrs.get(_STATUS) == "paused":
+                self._paused.append(trial)
+            else:
+                yield self._take(trial, frozen.params)
         for frozen in _to_repeat(trials):
             if self.left and self._fits(frozen):
                 self.study.enqueue_trial(frozen.params)
                 yield self._asked()
-        while self.left:
-            yield self._asked()
+        while True:
+            if (promoted := self._promoted()) is not None:
+                yield self._take(promoted, promoted.params)
+            elif self.left:
+                yield self._asked()
+            elif self._trials:
+                yield None  # what they come to may let a paused one go on
+            else:
+                break
+        for trial in self._paused:
+            self.study.tell(trial.number, state=TrialState.PRUNED)
+        self._paused.clear()
 
     def ended(self, job: Job) -> None:
         """Tells the study what a trial came to."""
@@ -181,7 +197,7 @@ class Search:
         if value is not None:
             self.study.tell(trial.number, value)
         elif job.status == "paused":
-            self.study.tell(trial.number, state=TrialState.PRUNED)
+            self._paused.append(trial)  # a running one to Optuna, until the search is over
         else:
             self.study.tell(trial.number, state=TrialState.FAIL)
             self._failed_now += job.status not in _FINAL
@@ -197,6 +213,27 @@ class Search:
             return False
         trial.report(value, step)
         return step >= self.options.min_steps and trial.should_prune()
+
+    def _promoted(self) -> Trial | None:
+        """A paused trial that, seeing what came after it, would now be let go on."""
+        for trial in self._paused:
+            if self._is_good_by_now(trial):
+                self._paused.remove(trial)
+                trial.set_user_attr(_STATUS, "promoted")
+                return trial
+        return None
+
+    def _is_good_by_now(self, trial: Trial) -> bool:
+        """Of `hyperband`: among the best third at its step (Li et al. 2020, algorithm 2)."""
+        if self.options.pruner != "hyperband":
+            return not trial.should_prune()
+        mine = self.study._storage.get_trial(trial._trial_id).intermediate_values
+        step = max(mine)
+        others = [t.intermediate_values for t in self.study.get_trials(deepcopy=False)]
+        values = [values[step] for values in others if step in values]
+        sign = 1 if self.options.direction == "minimize" else -1
+        better = sum(sign * value < sign * mine[step] for value in values)
+        return better < len(values) // _REDUCTION
 
     def _known(self, trial: Trial, step: int) -> bool:
         frozen = self.study._storage.get_trial(trial._trial_id)
@@ -258,7 +295,9 @@ def _pruner(options: Options) -> optuna.pruners.BasePruner:
             n_startup_trials=options.startup_trials, n_warmup_steps=options.min_steps - 1
         )
     if options.pruner == "hyperband":
-        return optuna.pruners.HyperbandPruner(min_resource=options.min_steps, max_resource="auto")
+        return optuna.pruners.HyperbandPruner(
+            min_resource=options.min_steps, max_resource="auto", reduction_factor=_REDUCTION
+        )
     return optuna.pruners.NopPruner()
 
 
