@@ -243,6 +243,21 @@ def test_what_another_process_holds_is_left_alone(
     process.wait()
 
 
+@pytest.mark.slow
+def test_in_processes_that_share_nothing(
+    etude, corpus: Path, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a process cannot be forked."""
+    monkeypatch.setattr("etude.sweeps.pool.START", "spawn")
+    root = tmp_path / "experiments"
+    words = tiny(corpus, root, "run.samples=0", "hydra.launcher.n_jobs=2")
+    answer = etude("train", "-m", *words, "model.heads=1,3,2")
+    assert answer.code == 1
+    assert "3 jobs: 2 finished, 1 refused" in answer.out
+    monkeypatch.setattr("etude.sweeps.pool.START", "fork")
+    assert "2 jobs: 2 reused" in etude("train", "-m", *words, "model.heads=1,2").out
+
+
 def test_gpus_are_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
     from etude.errors import InvalidArguments
     from etude.sweeps.slots import slots, visible_gpus

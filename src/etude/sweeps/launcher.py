@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
@@ -16,6 +15,7 @@ from omegaconf import DictConfig, open_dict
 from etude.config.environment import mask_of
 from etude.errors import InvalidArguments, RequestError
 from etude.secrets import mask_messages, without_passwords
+from etude.sweeps import pool
 from etude.sweeps.board import Board
 from etude.sweeps.job import Job, key_of, name_of
 from etude.sweeps.multirun import SweptRun
@@ -135,19 +135,21 @@ class Processes:
     def _task(
         self, number: int, overrides: Sequence[str], study: Study, decide: Decide | None
     ) -> Task:
-        config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
-        with open_dict(config):
-            config.hydra.job.id = config.hydra.job.num = number
         job = self._waiting(overrides)
-        state = Singleton.get_state()  # where a process does not inherit it
-        call = partial(_in_the_process, self.swept, self.context, config, state)
+        if pool.START == "fork":
+            config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+            with open_dict(config):
+                config.hydra.job.id = config.hydra.job.num = number
+            call = partial(_in_a_fork, self.swept, self.context, config)
+        else:
+            typed = [item.lstrip("+") for item in filter_overrides(overrides)]
+            call = partial(self.swept.composed_here, typed)
         validated = None if decide is None else partial(decide, tuple(overrides))
         return Task(number + 1, job, call, study.log_file(job), validated)
 
 
-def _in_the_process(swept: SweptRun, context: HydraContext, config: DictConfig, state: Any) -> Job:
-    Singleton.set_state(state)
-    setup_globals()
+def _in_a_fork(swept: SweptRun, context: HydraContext, config: DictConfig) -> Job:
+    """Hydra's own way of running a job, in a process that has inherited Hydra's state."""
 
     def carry_out(config: DictConfig) -> Job:
         mask_messages(mask_of(config))  # a log of the sweep's is a file like any other

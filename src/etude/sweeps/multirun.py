@@ -21,7 +21,7 @@ from etude.console import show_messages
 from etude.errors import Interrupted, RequestError, RunHeld
 from etude.records.files import write_text
 from etude.records.record import label_of
-from etude.secrets import Mask
+from etude.secrets import Mask, mask_messages
 from etude.sweeps.expand import Sweep, expand, refused
 from etude.sweeps.job import GOOD, Job, carry_out
 from etude.sweeps.study import Study, sweep_folder
@@ -44,11 +44,13 @@ class SweptRun:
         train: trains one config and returns its outcome.
         folder: of the sweep's record.
         total: jobs of the sweep; 0 where a sweeper decides as it goes.
+        config_dir: a folder of the user's own configs.
     """
 
     train: Callable[[DictConfig], Any]
     folder: Path
     total: int
+    config_dir: str | None = None
 
     def __call__(self, config: DictConfig) -> Job:
         """Wherever a launcher calls it, perhaps on another machine."""
@@ -63,6 +65,13 @@ class SweptRun:
             log.error("%s: %s", job.status, job.message)
         Study(self.folder).note(job)
         return job
+
+    def composed_here(self, typed: Sequence[str]) -> Job:
+        """`carry_out` in a process that shares nothing with the sweep's, and composes anew."""
+        with searching(self.config_dir):
+            config = composed(typed)
+        mask_messages(mask_of(config))
+        return carry_out(config, typed, self.train)
 
     def carry_out(self, config: DictConfig) -> Job:
         """Trains one config, in the process of a job; whoever started that takes notes."""
@@ -111,7 +120,7 @@ def multirun(
         try:
             batches = hydra.multirun(
                 "train",
-                task_function=SweptRun(train, folder, len(sweep.jobs or ())),
+                task_function=SweptRun(train, folder, len(sweep.jobs or ()), config_dir),
                 overrides=[
                     *sweep.overrides,
                     *(["hydra.sweeper.params=null"] if sweep.jobs else []),  # they are in there

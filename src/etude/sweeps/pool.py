@@ -28,6 +28,9 @@ from etude.sweeps.slots import Slot
 
 log = logging.getLogger("etude")
 
+START = "fork" if sys.platform == "linux" else "spawn"
+"""A fork shares what was imported already, which takes seconds; macOS's libraries mind it."""
+
 _TICK = 0.5  # seconds between two looks at the clock
 _EVENTS = Path("/sys/fs/cgroup/memory.events")
 
@@ -91,10 +94,7 @@ class Pool:
         self._running: list[_Running] = []
         self._signum: int | None = None
         self._process = os.getpid()
-        # A fork shares what was imported already, which takes seconds; macOS's libraries mind it.
-        self._context: Any = multiprocessing.get_context(
-            "fork" if sys.platform == "linux" else "spawn"
-        )
+        self._context: Any = multiprocessing.get_context(START)
 
     def run(self, tasks: Iterator[Task | None]) -> list[Job]:
         """Carries out all tasks; the next is asked for when there is a place for it.
