@@ -86,6 +86,39 @@ def test_a_sweep_of_refused_jobs_alone_was_a_wrong_request(
     assert not (tmp_path / "experiments" / "tiny").exists()
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", '{"jobs": 3}', '{"jobs": [3]}', '{"jobs": [{"key": 3}]}', '{"jobs": [{}]}'],
+)
+def test_a_damaged_record_of_a_sweep_is_put_aside(tmp_path: Path, content: str) -> None:
+    sweep(tmp_path, "seed=0,1", train=outcome)
+    (folder,) = (tmp_path / "_sweeps").iterdir()
+    (folder / "sweep.json").write_text(content)
+    jobs = sweep(tmp_path, "seed=0,1", train=outcome)
+    assert [job.status for job in jobs] == ["finished"] * 2
+    assert [job["status"] for job in report(tmp_path)["jobs"]] == ["finished"] * 2
+
+
+def test_a_damaged_record_of_a_sweep_is_told(etude, tmp_path: Path) -> None:
+    folder = tmp_path / "experiments" / "_sweeps" / "abc"
+    folder.mkdir(parents=True)
+    for content in ("{", "[]", '{"jobs": [{"path": 3}]}', '{"jobs": []}'):
+        (folder / "sweep.json").write_text(content)
+        answer = etude("runs", "group", folder, cwd=tmp_path)
+        assert answer.code == 2, content
+        assert "Traceback" not in answer.err
+        assert str(folder) in answer.err
+
+
+def test_a_setting_that_hydra_does_not_have(etude, tmp_path: Path) -> None:
+    words = ["train", "-m", "experiment=debug", "seed=0,1", "hydra.launcher.njobs=2"]
+    answer = etude(*words, cwd=tmp_path)
+    assert answer.code == 2
+    assert "hydra.launcher.njobs = '2': expected a setting that Hydra has" in answer.err
+    assert "data.launcher" not in answer.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def sweep(root: Path, *overrides: str, train: Any) -> list[Any]:
     """In this process, by Hydra's own launcher."""
     words = ["experiment=debug", f"run.root={root}", "hydra/launcher=basic", *overrides]

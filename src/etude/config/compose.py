@@ -219,6 +219,8 @@ def _explain(item: str, error: Exception) -> Problem:
         return _explain_choice(key, value, groups, error)
     if "/" in key:
         return Problem(key, "a config group", value, nearest(key, groups))
+    if top == "hydra":  # its own launchers and sweepers
+        return Problem(key, "a setting that Hydra has", value, _first_line(error))
     if top not in ROOT_KEYS:
         choices = {"".join([known, *rest]) for known in (*ROOT_KEYS, *groups) if "/" not in known}
         from etude.config.hints import argument_of_a_node  # heavy: it imports constructors

@@ -55,6 +55,24 @@ def read_json(path: Path | str) -> Any:
         raise RequestError(Problem(str(path), "valid JSON", hint=str(error))) from error
 
 
+def read_sweep(file: Path) -> dict[str, Any]:
+    """The content of a sweep's `sweep.json`.
+
+    Raises:
+        RequestError: it is missing or damaged.
+    """
+    info = read_json(file)
+    jobs = info.get("jobs", []) if isinstance(info, dict) else None
+    if not isinstance(jobs, list) or not all(isinstance(job, dict) for job in jobs):
+        raise RequestError(Problem(f"{file}: jobs", "a list of jobs", jobs, "damaged?"))
+    for job in jobs:
+        for key in ("key", "status", "path"):
+            if not isinstance(job.get(key, ""), str):
+                raise RequestError(Problem(f"{file}: {key}", "a text", job[key], "damaged?"))
+    found: dict[str, Any] = info
+    return found
+
+
 @contextmanager
 def whole_folder(destination: Path) -> Iterator[Path]:
     """A folder that appears under its name only when everything in it is on the disk.

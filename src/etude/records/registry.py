@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from etude.errors import Problem, RequestError, nearest
-from etude.records.files import read_json
+from etude.records.files import read_sweep
 from etude.records.record import Record
 
 _EXPECTED = "a path, a signature prefix or a name"
@@ -140,7 +140,7 @@ def _of_a_sweep(folder: Path) -> list[Record] | None:
     """
     if not (folder / "sweep.json").is_file():
         return None
-    jobs = read_json(folder / "sweep.json").get("jobs", [])
+    jobs = read_sweep(folder / "sweep.json").get("jobs", [])
     paths = [Path(job["path"]) for job in jobs if job.get("path")]
     there = folder.resolve().parent.parent  # the sweep may have been moved with its runs
     places = [there / path.parent.name / path.name for path in paths]

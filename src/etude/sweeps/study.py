@@ -20,7 +20,7 @@ from typing import Any
 from etude.errors import RequestError
 from etude.records import provenance
 from etude.records.facts import best, metric_facts
-from etude.records.files import read_json, write_json, write_text
+from etude.records.files import read_sweep, write_json, write_text
 from etude.records.record import Record
 from etude.records.signature import DIGITS, sha256_of
 from etude.secrets import without_passwords
@@ -66,7 +66,9 @@ class Study:
                 known += [value for value in values if value not in known]
             info["starts"] = [*info.get("starts", []), provenance.now()]
             info["asked"] = [key_of(job) for job in asked]
-            jobs = {job["key"]: job for job in info.get("jobs", [])}
+            jobs = {
+                job["key"]: job for job in info.get("jobs", []) if {"key", "status"} <= set(job)
+            }
             for overrides in asked:
                 key = key_of(overrides)
                 told = {"key": key, "overrides": overrides, "status": "waiting"}
@@ -79,7 +81,7 @@ class Study:
     def note(self, *ended: Job) -> None:
         """Writes down how jobs ended."""
         with self._changing() as info:
-            jobs = {job["key"]: job for job in info.get("jobs", [])}
+            jobs = {job["key"]: job for job in info.get("jobs", []) if "key" in job}
             for job in ended:
                 told = {key: value for key, value in asdict(job).items() if value is not None}
                 if job.path is not None:  # below the root, wherever that is
@@ -92,7 +94,10 @@ class Study:
 
     def finish(self) -> None:
         """Writes `results.csv`: a row for each job with a record."""
-        info = self.read()
+        try:
+            info = self.read()
+        except RequestError:  # somebody has written into it meanwhile
+            return
         axes = list(info.get("axes", {}))
         root = self.folder.parent.parent
         rows = [_row(job, axes, root) for job in info.get("jobs", []) if job.get("path")]
@@ -103,8 +108,7 @@ class Study:
         """The content of `sweep.json`; empty before the first job."""
         if not self.file.exists():
             return {}
-        info = read_json(self.file)
-        return info if isinstance(info, dict) else {}
+        return read_sweep(self.file)
 
     def log_file(self, job: Job) -> Path:
         """What the job's process says goes there."""
@@ -125,8 +129,8 @@ class Study:
 
 
 def _row(job: dict[str, Any], axes: Sequence[str], root: Path) -> dict[str, Any]:
-    values = dict(item.partition("=")[::2] for item in job["overrides"])
-    row: dict[str, Any] = {"job": job["key"], "status": job["status"], "path": job["path"]}
+    values = dict(item.partition("=")[::2] for item in job.get("overrides", []))
+    row: dict[str, Any] = {"job": job.get("key"), "status": job.get("status"), "path": job["path"]}
     row |= {axis: values.get(axis, "") for axis in axes}
     with suppress(RequestError):  # removed since
         record = Record.read(root / job["path"])
