@@ -89,10 +89,16 @@ class RunHeld(EtudeError):
 
     Args:
         hint: what can be done about it.
+        folder: the run's.
     """
 
-    def __init__(self, message: str, hint: str = "run.wait=true waits for it") -> None:
-        self.hint = hint
+    def __init__(
+        self,
+        message: str,
+        hint: str = "run.wait=true waits for it",
+        folder: Path | None = None,
+    ) -> None:
+        self.hint, self.folder = hint, folder
         super().__init__(message)
 
 

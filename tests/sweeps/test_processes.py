@@ -232,7 +232,7 @@ def test_what_another_process_holds_is_left_alone(
 ) -> None:
     root, output = tmp_path / "runs", tmp_path / "output.txt"
     words = tiny(corpus, root, *PLANT, "run.samples=0")
-    process = start([*words, "seed=1"], 0.5, output)
+    process = start([*words, "seed=1"], 20, output)  # a step takes longer than the rest
     wait_for(lambda: bool(list(root.glob("tiny/*/run.json"))), process, output)
     answer = etude("train", "-m", *words, "seed=0,1,2")
     assert process.poll() is None
@@ -256,6 +256,16 @@ def test_in_processes_that_share_nothing(
     assert "3 jobs: 2 finished, 1 refused" in answer.out
     monkeypatch.setattr("etude.sweeps.pool.START", "fork")
     assert "2 jobs: 2 reused" in etude("train", "-m", *words, "model.heads=1,2").out
+
+
+def test_two_jobs_that_are_one_run(etude, corpus: Path, tiny, tmp_path: Path) -> None:
+    """Micro-batches are no part of a run; the second job waits and finds it done."""
+    root = tmp_path / "experiments"
+    words = tiny(corpus, root, "run.samples=0", "hydra.launcher.n_jobs=2", "trainer.max_steps=60")
+    answer = etude("train", "-m", *words, "trainer.micro_batch=1,2", "seed=0,1")
+    assert answer.code == 0, answer.out
+    assert "4 jobs: 2 finished, 2 reused" in answer.out
+    assert len(list((root / "tiny").iterdir())) == 2
 
 
 def test_gpus_are_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -227,7 +227,7 @@ def test_one_process_a_search(
     root, output = tmp_path / "runs", tmp_path / "output.txt"
     more = [*PLANT, "sweep=optuna", "seed=0,1", "hydra.sweeper.n_trials=2"]
     words = ["-m", *tiny(corpus, root, *more)]
-    process: subprocess.Popen[bytes] = start(words, 1.0, output)
+    process: subprocess.Popen[bytes] = start(words, 20, output)
     wait_for(lambda: bool(list(root.glob("tiny/*/run.json"))), process, output)
     answer = etude("train", *words)
     assert answer.code == 3

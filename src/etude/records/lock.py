@@ -50,13 +50,15 @@ class RunLock:
         end = time.monotonic() + patience
         while (file := self._locked()) is None:
             if time.monotonic() > end and not wait:
-                raise RunHeld(f"{self.path.parent} is held by {_said(holder(self.path))}")
+                told = f"{self.path.parent} is held by {_said(holder(self.path))}"
+                raise RunHeld(told, folder=self.path.parent)
             time.sleep(0.2 if wait else 0.005)
         if not force and _is_elsewhere(found := holder(self.path)):
             file.close()
             raise RunHeld(
                 f"{self.path.parent} is held by {_said(found)}, as far as can be seen from here",
                 "if that process is dead, run.force=true takes the run over",
+                self.path.parent,
             )
         file.truncate(0)
         now = datetime.now().astimezone().isoformat(timespec="seconds")

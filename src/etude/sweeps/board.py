@@ -76,6 +76,11 @@ class Board:
         elif level >= logging.WARNING:
             self._print(f"{self._name(number)} {text}")
 
+    def waits(self, number: int) -> None:
+        """A job is the same run as another that is being trained: it waits for that."""
+        self._running.pop(number, None)
+        self.tick()
+
     def progress(self, number: int, step: int, total: int, metrics: Mapping[str, Any]) -> None:
         """A job's steps and metrics."""
         line = self._running[number]

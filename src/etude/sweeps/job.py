@@ -97,6 +97,7 @@ def carry_out(config: DictConfig, overrides: Sequence[str], train: Callable[...,
         job.status, job.message = "refused", str(error)
     except RunHeld as error:
         job.status, job.message = "held", str(error)
+        job.path = None if error.folder is None else str(error.folder)
     except RunFailed as error:
         job.status, job.message = error.status, str(error)
         job.path = None if error.path is None else str(error.path)

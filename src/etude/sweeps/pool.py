@@ -92,6 +92,7 @@ class Pool:
         self._stop_at_error = stop_at_error
         self._failed = False
         self._running: list[_Running] = []
+        self._again: list[tuple[Task, _Running]] = []  # the same run, and who trains it now
         self._signum: int | None = None
         self._process = os.getpid()
         self._context: Any = multiprocessing.get_context(START)
@@ -112,7 +113,12 @@ class Pool:
         try:
             exhausted = False
             while True:
-                while self._free and not exhausted and not self._stopping:
+                while self._free and not self._stopping:
+                    if (held := self._free_by_now()) is not None:
+                        self._start(held)
+                        continue
+                    if exhausted:
+                        break
                     try:
                         task = next(tasks)
                     except StopIteration:
@@ -121,11 +127,15 @@ class Pool:
                     if task is None:
                         break
                     self._start(task)
-                if not self._running and (exhausted or self._stopping):
+                if not self._running and (self._stopping or (exhausted and not self._again)):
                     break
                 self._listen()
                 for one in [each for each in self._running if not each.process.is_alive()]:
                     job = self._bury(one)
+                    if (sibling := self._trained_by(job)) is not None and not self._stopping:
+                        self._again.append((one.task, sibling))
+                        self._board.waits(one.task.number)
+                        continue
                     done[one.task.number] = job
                     self._ended(job)
                     self._board.ended(one.task.number, job)
@@ -144,6 +154,20 @@ class Pool:
     @property
     def _stopping(self) -> bool:
         return self._signum is not None or (self._failed and self._stop_at_error)
+
+    def _trained_by(self, job: Job) -> _Running | None:
+        """The other job of this sweep that is the very same run, and has it now."""
+        if job.status != "held":
+            return None
+        return next((one for one in self._running if one.path == job.path), None)
+
+    def _free_by_now(self) -> Task | None:
+        """A job whose twin has ended: it will find the run finished."""
+        for task, sibling in self._again:
+            if sibling not in self._running:
+                self._again.remove((task, sibling))
+                return task
+        return None
 
     # -- signals ----------------------------------------------------------------------------
 
