@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from begun import HERE, PLANT, start, sweep_of, wait_for
 
-from etude.records.lock import is_held
 from etude.records.record import Record
-
-HERE = Path(__file__).parent
-PLANT = ["extensions=[planted]", "+callbacks.planted._target_=planted.Planted"]
 
 
 @pytest.fixture(autouse=True)
 def _planted_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(HERE))
-
-
-def sweep_of(root: Path) -> dict[str, Any]:
-    (folder,) = (root / "_sweeps").iterdir()
-    found = json.loads((folder / "sweep.json").read_text())
-    jobs = {job["key"]: job for job in found["jobs"]}
-    return found | {"jobs": [jobs[key] for key in found["asked"]], "folder": folder}
 
 
 @pytest.mark.parametrize(
@@ -103,128 +85,6 @@ def test_a_failed_job_is_tried_again_and_the_others_are_not(
     for path in (root / "tiny").iterdir():
         assert "error" not in Record.read(path).info
     assert "2 reused" in etude(*words).out
-
-
-# -- killed in the middle ---------------------------------------------------------------------
-
-
-def start(words: list[str], seconds: float, output: Path) -> subprocess.Popen[bytes]:
-    """`etude train WORDS` in a process of its own, each step slowed down."""
-    environment = os.environ | {
-        "PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}",
-        "PLANTED_SECONDS": str(seconds),
-        "OMP_NUM_THREADS": "1",
-    }
-    with output.open("wb") as file:
-        command = [sys.executable, "-m", "etude", "train", *words]
-        return subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], out: Path) -> None:
-    end = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, out.read_text()
-        assert time.monotonic() < end, out.read_text()
-        time.sleep(0.02)
-
-
-def contents(folder: Path) -> dict[str, str]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
-
-
-def results(root: Path) -> dict[str, Any]:
-    """What the runs of a root came to, without the time it took."""
-    found = {}
-    for path in (root / "tiny").iterdir():
-        record = Record.read(path)
-        assert record.status == "finished"
-        rows = record.rows()
-        steps = [row["step"] for row in rows]
-        assert steps == sorted(set(steps))  # each step once
-        timeless = [
-            {k: v for k, v in row.items() if k != "time" and not k.startswith("perf/")}
-            for row in rows
-        ]
-        weights = (record.checkpoint("last") / "model.safetensors").read_bytes()
-        found[path.name] = (timeless, hashlib.sha256(weights).hexdigest())
-        assert not list(path.rglob("*.tmp-*"))
-    return found
-
-
-@pytest.mark.parametrize("at_once", [1, 2])
-def test_a_killed_sweep_goes_on(
-    etude, corpus: Path, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
-) -> None:
-    """Six jobs, killed in the third; then a seventh value."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    more = [*PLANT, "run.samples=0", "run.save_every=2", "model.dropout=0.1"]
-    more.append(f"hydra.launcher.n_jobs={at_once}")
-    whole, root = tmp_path / "whole", tmp_path / "killed"
-    assert etude("train", "-m", *tiny(corpus, whole, *more), "seed=0,1,2,3,4,5").code == 0
-
-    words = ["-m", *tiny(corpus, root, *more), "seed=0,1,2,3,4,5"]
-    output = tmp_path / "output.txt"
-    process = start(words, 0.1, output)
-
-    def jobs() -> list[dict[str, Any]]:
-        return sweep_of(root)["jobs"] if list(root.glob("_sweeps/*/sweep.json")) else []
-
-    def is_in_the_third() -> bool:
-        done = [job["path"] for job in jobs() if job["status"] == "finished"]
-        others = [p for p in root.glob("tiny/*") if not any(d.endswith(p.name) for d in done)]
-        steps = [path for path in others if list(path.glob("checkpoints/step-00000004"))]
-        return len(done) == 2 and bool(steps)
-
-    wait_for(is_in_the_third, process, output)
-    process.kill()
-    process.wait()
-    done = [root / job["path"] for job in jobs() if job["status"] == "finished"]
-    assert len(done) == 2
-    begun = [path for path in (root / "tiny").iterdir() if path not in done]
-    deadline = time.monotonic() + 10  # the jobs die with their sweep
-    while any(is_held(path) for path in begun):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    before = {path: contents(path) for path in done}
-
-    answer = etude("train", *words)
-    assert answer.code == 0, answer.out
-    assert f"6 jobs: {len(done)} reused, {6 - len(done)} finished" in answer.out
-    assert {path: contents(path) for path in done} == before
-    starts = {p.name: [s["step"] for s in Record.read(p).info["starts"]] for p in begun}
-    assert any(steps[0] == 0 and steps[-1] >= 4 for steps in starts.values())
-    assert results(root) == results(whole)
-
-    before = {path: contents(path) for path in (root / "tiny").iterdir()}
-    answer = etude("train", *words[:-1], "seed=0,1,2,3,4,5,6")
-    assert answer.code == 0
-    assert "7 jobs: 6 reused, 1 finished" in answer.out
-    assert len(list((root / "tiny").iterdir())) == 7
-    assert {path: contents(path) for path in before} == before
-    assert len(list((root / "_sweeps").iterdir())) == 1
-
-
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_all_jobs_and_keeps_what_they_did(
-    etude, corpus: Path, tiny, tmp_path: Path, signum: int, code: int
-) -> None:
-    root, output = tmp_path / "runs", tmp_path / "output.txt"
-    more = [*PLANT, "run.samples=0", "hydra.launcher.n_jobs=2"]
-    words = ["-m", *tiny(corpus, root, *more), "seed=0,1,2"]
-    process = start(words, 0.3, output)
-    wait_for(lambda: len(list(root.glob("tiny/*/run.json"))) == 2, process, output)
-    time.sleep(0.5)
-    process.send_signal(signum)
-    assert process.wait(60) == code, output.read_text()
-    assert "the same command goes on" in output.read_text()
-    paths = list((root / "tiny").iterdir())
-    assert [Record.read(path).status for path in paths] == ["interrupted"] * 2
-    assert all(Record.read(path).checkpoints() for path in paths)
-    assert [job["status"] for job in sweep_of(root)["jobs"]] == ["interrupted"] * 2 + ["waiting"]
-    answer = etude("train", *words)
-    assert answer.code == 0
-    assert "3 jobs: 3 finished" in answer.out
 
 
 def test_what_another_process_holds_is_left_alone(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 import optuna
 import pytest
+from begun import states
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import (
     CategoricalDistribution,
@@ -19,7 +18,6 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.trial import TrialState
-from test_processes import PLANT, start, wait_for
 
 from etude.errors import RequestError
 from etude.records.record import FORMAT, Record
@@ -47,11 +45,6 @@ def trained(config: Any, value: float) -> Outcome:
 def search(root: Path, train: Callable[[Any], Outcome], *more: str) -> tuple[list[Job], Any]:
     swept = multirun([*SEARCH, f"run.root={root}", *more], train)
     return swept.jobs, load_study(swept.folder)
-
-
-def states(study: Any) -> dict[str, int]:
-    names = [trial.state.name for trial in study.trials]
-    return {name: names.count(name) for name in sorted(set(names))}
 
 
 def surface(lr: float, seed: int) -> float:
@@ -179,61 +172,6 @@ def test_no_run_is_tried_twice_at_once(tmp_path: Path) -> None:
     jobs, study = search(tmp_path / "runs", train, "seed=0,1,2", "hydra.sweeper.n_trials=12")
     assert [job.status for job in jobs] == ["finished"] * 12
     assert states(study)["COMPLETE"] == 12
-
-
-def test_killed_at_five_of_twelve_ends_with_twelve(
-    etude, corpus: Path, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Real runs; what was running goes on from its checkpoint."""
-    here = Path(__file__).parent
-    monkeypatch.syspath_prepend(str(here))
-    root, output = tmp_path / "runs", tmp_path / "output.txt"
-    more = [*PLANT, "run.samples=0", "run.save_every=2", "sweep=optuna"]
-    more += ["optimizer.lr=tag(log,interval(1e-4,1e-1))", "hydra.sweeper.n_trials=12"]
-    words = ["-m", *tiny(corpus, root, *more)]
-    process = start(words, 0.05, output)
-
-    def study() -> Any:
-        (folder,) = (root / "_sweeps").iterdir()
-        return load_study(folder)
-
-    def at_the_sixth() -> bool:
-        runs = [Record(p) for p in root.glob("tiny/*") if (p / "run.json").exists()]
-        rows = [path for path in root.glob("tiny/*/checkpoints/step-00000004")]
-        return len(runs) == 6 and bool(rows) and states(study()).get("COMPLETE", 0) == 5
-
-    wait_for(at_the_sixth, process, output)
-    process.kill()
-    process.wait()
-    assert states(study()) == {"COMPLETE": 5, "RUNNING": 1}
-    time.sleep(0.5)  # the job dies with its search
-    answer = etude("train", *words)
-    assert answer.code == 0, answer.out + answer.err
-    assert states(study()) == {"COMPLETE": 12}
-    paths = list((root / "tiny").iterdir())
-    assert len(paths) == 12
-    starts = sorted(len(Record.read(path).info["starts"]) for path in paths)
-    assert starts == [1] * 11 + [2]
-    assert "7 jobs: 7 finished" in answer.out
-    (folder,) = (root / "_sweeps").iterdir()
-    assert (folder / "figures" / "history.png").stat().st_size > 5000
-    assert "0 jobs" in etude("train", *words).out
-
-
-def test_one_process_a_search(
-    etude, corpus: Path, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    root, output = tmp_path / "runs", tmp_path / "output.txt"
-    more = [*PLANT, "sweep=optuna", "seed=0,1", "hydra.sweeper.n_trials=2"]
-    words = ["-m", *tiny(corpus, root, *more)]
-    process: subprocess.Popen[bytes] = start(words, 20, output)
-    wait_for(lambda: bool(list(root.glob("tiny/*/run.json"))), process, output)
-    answer = etude("train", *words)
-    assert answer.code == 3
-    assert f"process {process.pid} on {os.uname().nodename}" in answer.err
-    process.kill()
-    process.wait()
 
 
 def space(*words: str) -> Any:
