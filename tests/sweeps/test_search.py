@@ -225,3 +225,15 @@ def test_an_interval_needs_a_search(etude, tmp_path: Path) -> None:
 
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def test_a_password_among_the_overrides_does_not_part_a_trial_from_its_job(tmp_path: Path) -> None:
+    """Jobs are written down without it, and are the same jobs all the same."""
+    secret = "run.notes=x", "vars.url='https://me:secret@host/x'"
+    words = [*secret, "seed=0,1", "hydra.sweeper.n_trials=3", "hydra.launcher.n_jobs=1"]
+    jobs, study = search(tmp_path, lambda config: trained(config, config.seed), *words)
+    assert [job.status for job in jobs] == ["finished"] * 3
+    assert states(study) == {"COMPLETE": 3}
+    paused = [*SEARCH[:1], f"run.root={tmp_path / 'other'}", *secret, "seed=0,1"]
+    swept = multirun(paused, lambda config: Outcome("paused", trained(config, 1.0).record))
+    assert [job.status for job in swept.jobs] == ["paused"] * 2

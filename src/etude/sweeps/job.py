@@ -55,8 +55,8 @@ class Job:
 
 
 def key_of(overrides: Iterable[str]) -> str:
-    """Names a job by what its overrides ask for, in whatever order."""
-    told = {item.lstrip("+") for item in overrides}
+    """Names a job by what its overrides ask for, in whatever order; passwords are no part of it."""
+    told = {str(without_passwords(item.lstrip("+"))) for item in overrides}
     return sha256_of(sorted(item for item in told if not item.startswith(CARRIED_OUT)))[:DIGITS]
 
 

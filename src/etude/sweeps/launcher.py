@@ -12,9 +12,8 @@ from hydra.core.utils import JobReturn, JobStatus, filter_overrides, run_job, se
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
-from etude.config.environment import mask_of
 from etude.errors import InvalidArguments, RequestError
-from etude.secrets import mask_messages, without_passwords
+from etude.secrets import without_passwords
 from etude.sweeps import pool
 from etude.sweeps.board import Board
 from etude.sweeps.job import Job, key_of, name_of
@@ -150,14 +149,9 @@ class Processes:
 
 def _in_a_fork(swept: SweptRun, context: HydraContext, config: DictConfig) -> Job:
     """Hydra's own way of running a job, in a process that has inherited Hydra's state."""
-
-    def carry_out(config: DictConfig) -> Job:
-        mask_messages(mask_of(config))  # a log of the sweep's is a file like any other
-        return swept.carry_out(config)
-
     done = run_job(
         hydra_context=context,
-        task_function=carry_out,
+        task_function=swept.carry_out,
         config=config,
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",

@@ -58,7 +58,7 @@ class SweptRun:
         number = int(HydraConfig.get().job.num) + 1
         log.info("[%d%s] %s", number, f"/{self.total}" if self.total else "", label_of(_typed()))
         try:
-            job = self.carry_out(config)
+            job = self._done(config, _told(config))
         except Interrupted as error:
             raise _StopSweep(error) from error
         if job.status not in GOOD:
@@ -70,16 +70,18 @@ class SweptRun:
         """`carry_out` in a process that shares nothing with the sweep's, and composes anew."""
         with searching(self.config_dir):
             config = composed(typed)
-        mask_messages(mask_of(config))
-        return carry_out(config, typed, self.train)
+        return self._done_alone(config, typed)
 
     def carry_out(self, config: DictConfig) -> Job:
-        """Trains one config, in the process of a job; whoever started that takes notes."""
+        """A job that Hydra has set up in a process of its own; whoever started that takes notes."""
+        return self._done_alone(config, _told(config))
+
+    def _done_alone(self, config: DictConfig, typed: Sequence[str]) -> Job:
+        mask_messages(mask_of(config))  # a log of the sweep's is a file like any other
+        return self._done(config, typed)
+
+    def _done(self, config: DictConfig, typed: Sequence[str]) -> Job:
         _without_secrets(self.folder / "multirun.yaml", mask_of(config))
-        hydra: Any = HydraConfig.get()
-        typed = _typed()
-        config.run.overrides = [literal(item) for item in typed]
-        config.run.choices = chosen(hydra, typed)
         return carry_out(config, typed, self.train)
 
 
@@ -140,6 +142,15 @@ def multirun(
             if folder.exists():
                 study.finish()
     return Swept([result.return_value for batch in batches for result in batch], folder)
+
+
+def _told(config: DictConfig) -> list[str]:
+    """The overrides of the job that Hydra has set up; its config is told of them."""
+    hydra: Any = HydraConfig.get()
+    typed = _typed()
+    config.run.overrides = [literal(item) for item in typed]
+    config.run.choices = chosen(hydra, typed)
+    return typed
 
 
 def _typed() -> list[str]:

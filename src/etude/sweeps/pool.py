@@ -251,7 +251,7 @@ class Pool:
             else:
                 self._say_how_it_died(job, one)
         job.seconds = round(time.monotonic() - one.began, 2)
-        job.overrides = job.overrides or one.task.job.overrides
+        job.overrides = one.task.job.overrides
         self._failed = self._failed or job.status in BAD
         return job
 
