@@ -371,53 +371,14 @@ class Runs(Sequence[Run]):
         Raises:
             RequestError: fewer than two runs, runs on different data or windows, or as `scores`.
         """
-        return significance(list(self._runs), split)
+        from etude.analysis.significance import compared
+
+        return compared(self._runs, split)
 
     def __repr__(self) -> str:
         return (
             f"Runs({len(self._runs)}: " + ", ".join(run.path.name for run in self._runs[:5]) + ")"
         )
-
-
-def significance(runs: Sequence[Run], split: str = "val") -> pd.DataFrame:
-    """`Runs.significance`."""
-    import pandas as pd
-
-    from etude.analysis.statistics import difference, holm
-
-    if len(runs) < 2:
-        raise RequestError(Problem("RUN", "two runs or more", len(runs)))
-    first, *others = runs
-    data = first.summary["data"]["fingerprint"]
-    reference = first.scores(split)
-    rows = []
-    for run in others:
-        found = run.summary["data"]["fingerprint"]
-        if found != data:
-            where = f"{run.path}: data"
-            raise RequestError(Problem(where, f"that of {first.path} ({data})", found))
-        losses = run.scores(split)
-        if len(losses) != len(reference):
-            expected = f"the {len(reference)} windows of {first.path}"
-            hint = "data.sequence_length differs, so they are not the same examples"
-            raise RequestError(Problem(f"{run.path}: scores", expected, len(losses), hint))
-        told = difference(reference, losses)
-        rows.append(
-            {
-                "run": run.label or run.path.name,
-                "path": str(run.path),
-                "examples": told.examples,
-                "loss": sum(losses) / len(losses),
-                "difference": told.mean,
-                "low": told.low,
-                "high": told.high,
-                "permutation": told.permutation,
-                "bootstrap": told.bootstrap,
-            }
-        )
-    for row, p in zip(rows, holm([float(row["permutation"]) for row in rows]), strict=True):  # type: ignore[arg-type]
-        row["holm"] = p
-    return pd.DataFrame(rows)
 
 
 def _row(record: Record) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from begun import HERE, PLANT, start, states, wait_for
+from begun import PLANT, start, states, wait_for
 
 from etude.records.record import Record
 from etude.sweeps.search import load_study
@@ -19,7 +19,6 @@ def test_killed_at_five_of_twelve_ends_with_twelve(
     etude, corpus: Path, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Real runs; what was running goes on from its checkpoint."""
-    monkeypatch.syspath_prepend(str(HERE))
     root, output = tmp_path / "runs", tmp_path / "output.txt"
     more = [*PLANT, "run.samples=0", "run.save_every=2", "sweep=optuna"]
     more += ["optimizer.lr=tag(log,interval(1e-4,1e-1))", "hydra.sweeper.n_trials=12"]
@@ -56,7 +55,6 @@ def test_killed_at_five_of_twelve_ends_with_twelve(
 def test_one_process_a_search(
     etude, corpus: Path, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(HERE))
     root, output = tmp_path / "runs", tmp_path / "output.txt"
     more = [*PLANT, "sweep=optuna", "seed=0,1", "hydra.sweeper.n_trials=2"]
     words = ["-m", *tiny(corpus, root, *more)]

@@ -8,15 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from begun import HERE, PLANT, contents, results, start, sweep_of, wait_for
+from begun import PLANT, contents, results, start, sweep_of, wait_for
 
 from etude.records.lock import is_held
 from etude.records.record import Record
-
-
-@pytest.fixture(autouse=True)
-def _planted_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(HERE))
 
 
 @pytest.mark.parametrize("at_once", [pytest.param(1, marks=pytest.mark.slow), 2])

@@ -6,14 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from begun import HERE, PLANT, start, sweep_of, wait_for
+from begun import PLANT, start, sweep_of, wait_for
 
 from etude.records.record import Record
-
-
-@pytest.fixture(autouse=True)
-def _planted_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(HERE))
 
 
 @pytest.mark.parametrize(

@@ -10,20 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from etude.analysis.curves import Curve, draw
+from etude.analysis.curves import Curve, check_axes, draw, save, usual_file
 from etude.errors import Problem, RequestError, nearest
 from etude.records.comparing import config_differences, names, results
 from etude.records.facts import MISSING, best, fact, metric_facts
 from etude.records.metrics import read_frame
 from etude.records.record import Record
-from etude.records.signature import DIGITS, sha256_of
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-
-X = ("step", "tokens", "time")
-LOG = ("", "x", "y", "xy")
 
 
 class Comparison:
@@ -52,10 +48,7 @@ class Comparison:
     ) -> None:
         if not records:
             raise RequestError(Problem("RUN", "at least one run"))
-        for key, value, choices in (("--x", x, X), ("--log", log, LOG)):
-            if value not in choices:
-                expected = "one of " + ", ".join(filter(None, choices))
-                raise RequestError(Problem(key, expected, value))
+        check_axes(x, log)
         self.records = list(records)
         self.names = names(self.records)
         self.x, self.log = x, log
@@ -80,16 +73,13 @@ class Comparison:
 
     def save(self, path: str | Path) -> Path:
         """Writes the figure as PNG (or what the path's ending says) and returns its path."""
-        file = Path(path)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self.figure().savefig(file, bbox_inches="tight")
-        return file
+        return save(self.figure(), Path(path))
 
     def usual_file(self, root: Path) -> Path:
         """Where the figure of just these runs, drawn like this, lies below a folder of runs."""
         runs = sorted(str(fact(record, "run")) for record in self.records)
         what = {"runs": runs, "metrics": self.metrics_shown, "x": self.x, "log": self.log}
-        return root / "_comparisons" / f"{sha256_of(what)[:DIGITS]}.png"
+        return usual_file(root, what)
 
     def _usual(self) -> str:
         written = {key for frame in self._frames for key in frame}

@@ -5,9 +5,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from etude.errors import Problem, RequestError
+from etude.records.signature import DIGITS, sha256_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +35,44 @@ FEW = 12
 _LISTED = 40
 _POINTS = 100
 _AXES = {"step": "step", "tokens": "tokens", "time": "training time"}
+
+
+X = ("step", "tokens", "time")
+LOG = ("", "x", "y", "xy")
+
+
+def check_axes(x: str, log: str) -> None:
+    """Refuses axes that cannot be drawn.
+
+    Raises:
+        RequestError: `x` is none of `X`, or `log` none of `LOG`.
+    """
+    for key, value, choices in (("--x", x, X), ("--log", log, LOG)):
+        if value not in choices:
+            expected = "one of " + ", ".join(filter(None, choices))
+            raise RequestError(Problem(key, expected, value))
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches that needs no screen."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, file: Path) -> Path:
+    """Writes a figure as PNG (or what the path's ending says), and returns its path."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, bbox_inches="tight")
+    return file
+
+
+def usual_file(root: Path, what: dict[str, Any]) -> Path:
+    """Where a figure that shows just this lies below a folder of runs."""
+    return root / "_comparisons" / f"{sha256_of(what)[:DIGITS]}.png"
 
 
 @dataclass
@@ -70,17 +112,13 @@ def draw(panels: dict[str, list[Curve]], *, x: str, log: str = "", title: str = 
         log: the axes with logarithmic scale: `x`, `y`, `xy` or none.
         title: above the panels.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     known: dict[str, Curve] = {}  # by their end in the first panel that has them
     for curves in panels.values():
         for curve in sorted(curves, key=lambda curve: -curve.y[-1]):
             known.setdefault(curve.name, curve)
     order = list(known.values())
     looks = _looks([curve.name for curve in order])
-    figure = Figure(figsize=(5.6 * len(panels) + 2.6, 4.4), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(5.6 * len(panels) + 2.6, 4.4)
     grid: Any = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (metric, curves) in zip(grid, panels.items(), strict=True):
         _panel(axes, metric, curves, looks, x=x, log=log)

@@ -6,12 +6,13 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from etude.analysis.curves import Curve, draw
+from etude.analysis.curves import Curve, check_axes, draw, usual_file
 from etude.analysis.heat import heat_map
 from etude.analysis.statistics import interval
 from etude.errors import Problem, RequestError, nearest
@@ -20,7 +21,7 @@ from etude.records.facts import MISSING, best, fact, must_exist
 from etude.records.facts import keys as known_keys
 from etude.records.metrics import read_frame
 from etude.records.record import Record
-from etude.records.signature import DIGITS, sha256_of
+from etude.records.signature import sha256_of
 from etude.records.tables import cell
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Group:
         """The standard deviation, with n - 1; None of a single run."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
-    @property
+    @cached_property
     def interval(self) -> tuple[float, float] | None:
         """Of the mean, at 95 %; see `statistics.interval`."""
         return interval(self.values)
@@ -94,21 +95,22 @@ class Groups:
             raise RequestError(Problem("RUN", "at least one finished run"))
         must_exist([(key, "--by") for key in by], records)
         self.metric = metric or _usual(records)
-        values = {record.path: _number(fact(record, self.metric)) for record in records}
-        self.without = [record for record in records if values[record.path] is None]
-        kept = [record for record in records if values[record.path] is not None]
-        if not kept:
+        parts: dict[str, list[tuple[Record, float]]] = {}
+        self.without: list[Record] = []
+        for record in records:
+            value = _number(fact(record, self.metric))
+            if value is None:
+                self.without.append(record)
+            else:
+                parts.setdefault(_key(record, by), []).append((record, value))
+        if not parts:
             choices = {key for record in records for key in known_keys(record) if "/" in key}
             hint = nearest(self.metric, choices)
             raise RequestError(Problem("--metric", "a metric of these runs", self.metric, hint))
-        parts: dict[str, list[Record]] = {}
-        for record in kept:
-            parts.setdefault(_key(record, by), []).append(record)
-        heads = [members[0] for members in parts.values()]
-        keys = _keys(heads, by)
+        keys = _keys([members[0][0] for members in parts.values()], by)
         found = [
-            Group(keys[index], members, [_float(values[r.path]) for r in members])
-            for index, members in enumerate(parts.values())
+            Group(told, [record for record, _ in members], [value for _, value in members])
+            for told, members in zip(keys, parts.values(), strict=True)
         ]
         self.groups = sorted(found, key=lambda group: group.mean)
 
@@ -127,8 +129,9 @@ class Groups:
             log: axes with logarithmic scale: `x`, `y` or `xy`.
 
         Raises:
-            RequestError: no run has written the metric.
+            RequestError: no run has written the metric, or axes that cannot be drawn.
         """
+        check_axes(x, log)
         key = metric or self.metric.removeprefix("best/")
         curves = [curve for group in self.groups if (curve := _band(group, key, x))]
         if not curves:
@@ -140,10 +143,10 @@ class Groups:
         return draw({key: curves}, x=x, log=log, title=title)
 
     def heat(self, x: str, y: str) -> Figure:
-        """The metric's mean over two keys.
+        """The metric's mean over two keys, whatever else the runs differ in.
 
         Raises:
-            RequestError: a key that no run has, or runs that differ in more than these two.
+            RequestError: a key that no run has.
         """
         records = [record for group in self.groups for record in group.records]
         must_exist([(key, "--heat") for key in (x, y)], records)
@@ -185,7 +188,7 @@ class Groups:
         """Where a figure of just these runs lies below a folder of runs."""
         runs = sorted(str(fact(r, "run")) for group in self.groups for r in group.records)
         told = {"groups": runs, "metric": self.metric, "what": [str(item) for item in what]}
-        return root / "_comparisons" / f"{sha256_of(told)[:DIGITS]}.png"
+        return usual_file(root, told)
 
     def _repr_html_(self) -> str:
         return f"<p>{self.metric}</p>{self.frame().to_html(index=False)}"
@@ -230,7 +233,7 @@ def _row(group: Group) -> dict[str, Any]:
 def _told(group: Group) -> list[str]:
     """The mean with its deviation, and the interval, to the digits that mean something."""
     deviation = group.deviation
-    digits = _digits(deviation, group.mean)
+    digits = _digits(deviation)
     mean = f"{group.mean:.{digits}f}"
     if deviation is not None:
         mean += f" ± {deviation:.{digits}f}"
@@ -240,7 +243,7 @@ def _told(group: Group) -> list[str]:
     return [mean, f"[{low:.{digits}f}, {high:.{digits}f}]"]
 
 
-def _digits(deviation: float | None, mean: float) -> int:
+def _digits(deviation: float | None) -> int:
     """Places after the point: two digits of the deviation."""
     if not deviation:
         return 4
@@ -274,11 +277,6 @@ def _band(group: Group, metric: str, x: str) -> Curve | None:
 def _number(value: Any) -> float | None:
     usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if usable else None
-
-
-def _float(value: float | None) -> float:
-    assert value is not None
-    return value
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from etude.analysis.curves import new_figure
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -19,16 +21,11 @@ def heat_map(values: Mapping[tuple[Any, Any], float], *, x: str, y: str, metric:
         x, y: the axes' names.
         metric: what is shown.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns, rows = (_ordered({pair[axis] for pair in values}) for axis in (0, 1))
     grid = np.full((len(rows), len(columns)), np.nan)
     for (column, row), value in values.items():
         grid[rows.index(row), columns.index(column)] = value
-    size = (2.6 + 0.95 * len(columns), 1.6 + 0.55 * len(rows))
-    figure = Figure(figsize=size, dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(2.6 + 0.95 * len(columns), 1.6 + 0.55 * len(rows))
     axes = figure.subplots()
     image = axes.imshow(grid, cmap="viridis", aspect="auto")
     axes.set_xticks(range(len(columns)), [_said(value) for value in columns])

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from etude.analysis.curves import new_figure
+
 TRAIN, VALIDATION = "#9aa5b1", "#c2410c"
 
 
@@ -18,11 +20,7 @@ def loss_curve(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "") -
         path: of the PNG.
         title: above the axes.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.2), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7, 4.2)
     axes = figure.add_subplot()
     train = _series(rows, "train/loss")
     validation = _series(rows, "val/loss")

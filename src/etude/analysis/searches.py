@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from etude.analysis.curves import COLOURS
+from etude.analysis.curves import COLOURS, new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,13 +36,7 @@ def draw_search(folder: Path) -> list[Path]:
     drawn = {"history": history(study)}
     if (shown := importance(study)) is not None:
         drawn["importance"] = shown
-    files = []
-    for name, figure in drawn.items():
-        file = folder / "figures" / f"{name}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(file, bbox_inches="tight")
-        files.append(file)
-    return files
+    return [save(figure, folder / "figures" / f"{name}.png") for name, figure in drawn.items()]
 
 
 def history(study: Any) -> Figure:
@@ -100,11 +94,7 @@ def importance(study: Any) -> Figure | None:
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, height)
     axes = figure.subplots()
     axes.grid(alpha=0.22, linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)

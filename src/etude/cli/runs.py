@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from etude.cli import studies
-from etude.cli.words import DONE, FAILED, parser_for, with_root
+from etude.cli.words import DONE, FAILED, parser_for, split, with_root
 from etude.errors import Problem, RequestError, nearest
 
 _RUN_HELP = "a path, a signature prefix, or a name"
@@ -80,7 +80,7 @@ def _list(asked: Namespace) -> int:
         raise RequestError(Problem("NAME", "one name", names[1], hint))
     if asked.limit is not None and asked.limit < 1:
         raise RequestError(Problem("--limit", "a positive number", asked.limit))
-    statuses = _split(asked.status)
+    statuses = split(asked.status)
     for status in statuses:
         must_be_status(status)
     sort: str | None = asked.sort
@@ -93,12 +93,8 @@ def _list(asked: Namespace) -> int:
         descending=asked.reverse is not bool(sort and sort.startswith("-")),
         limit=asked.limit,
     )
-    listing.print_list(query, _split(asked.columns) or listing.COLUMNS, as_json=asked.json)
+    listing.print_list(query, split(asked.columns) or listing.COLUMNS, as_json=asked.json)
     return DONE
-
-
-def _split(words: str | None) -> list[str]:
-    return [word.strip() for word in (words or "").split(",") if word.strip()]
 
 
 # -- show -------------------------------------------------------------------------------------
@@ -157,7 +153,7 @@ def _compare(asked: Namespace) -> int:
     records = find_finished(asked.runs, root)
     if len(records) < 2:
         raise RequestError(Problem("RUN", "two runs or more", " ".join(asked.runs)))
-    comparison = Comparison(records, metrics=_split(asked.metric), x=asked.x, log=asked.log)
+    comparison = Comparison(records, metrics=split(asked.metric), x=asked.x, log=asked.log)
     file = comparison.save(asked.output or comparison.usual_file(root))
     if asked.json:
         print(json.dumps(as_json(records) | {"figure": str(file)}, indent=1, ensure_ascii=False))

@@ -7,14 +7,10 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from etude.cli.words import DONE
+from etude.cli.words import DONE, split
 from etude.errors import Problem, RequestError
 
 _RUNS_HELP = "a path, a signature prefix, a name (all finished runs of it), or a sweep's folder"
-
-
-def split(words: str | None) -> list[str]:
-    return [word.strip() for word in (words or "").split(",") if word.strip()]
 
 
 def _grouped(parser: ArgumentParser) -> None:
@@ -42,6 +38,7 @@ def group_arguments(parser: ArgumentParser) -> None:
 
 
 def group(asked: Namespace) -> int:
+    from etude.analysis.statistics import FEWEST
     from etude.records.tables import cell, print_columns
 
     groups = _groups(asked)
@@ -58,7 +55,7 @@ def group(asked: Namespace) -> int:
         rows.append([_cell(cell, key, value, key in numbers) for key, value in pairs])
     print(groups.metric)
     print_columns(list(frame.columns), rows)
-    if any(len(one.values) < 3 for one in groups.groups):
+    if any(len(one.values) < FEWEST for one in groups.groups):
         print("\nno interval of fewer than three runs")
     return DONE
 
@@ -133,13 +130,9 @@ def plot_arguments(parser: ArgumentParser) -> None:
 
 
 def plot(asked: Namespace) -> int:
-    for key, value, choices in (
-        ("--x", asked.x, ("step", "tokens", "time")),
-        ("--log", asked.log, ("", "x", "y", "xy")),
-    ):
-        if value not in choices:
-            expected = "one of " + ", ".join(filter(None, choices))
-            raise RequestError(Problem(key, expected, value))
+    from etude.analysis.curves import check_axes, save
+
+    check_axes(asked.x, asked.log)
     keys = split(asked.heat)
     if asked.heat is not None and len(keys) != 2:
         raise RequestError(Problem("--heat", "two keys with a comma between", asked.heat))
@@ -147,9 +140,8 @@ def plot(asked: Namespace) -> int:
     figure = groups.heat(*keys) if keys else groups.plot(x=asked.x, log=asked.log)
     usual = groups.usual_file(Path(asked.root), asked.x, asked.log, asked.heat, asked.by)
     file = Path(asked.output) if asked.output else usual
-    file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        figure.savefig(file, bbox_inches="tight")
+        save(figure, file)
     except ValueError as error:  # an ending that matplotlib does not know
         raise RequestError(
             Problem("--output", "a file of figures", str(file), str(error))

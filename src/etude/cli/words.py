@@ -24,3 +24,8 @@ def parser_for(command: str, description: str) -> argparse.ArgumentParser:
 
 def with_root(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", default="experiments", help="the folder of runs (experiments)")
+
+
+def split(words: str | None) -> list[str]:
+    """What stands between commas."""
+    return [word.strip() for word in (words or "").split(",") if word.strip()]

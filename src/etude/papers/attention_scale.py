@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from etude.analysis.curves import new_figure
 from etude.errors import Checks
 from etude.nn.attention import reference_attention
 from etude.papers.claims import Reading
@@ -136,11 +137,8 @@ def plot(
     Logits N(0, 1) over S keys have an expected entropy of about ln S - 1/2: ln Z is about
     ln S + 1/2, of which the mean logit under the weights, 1, is subtracted.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 3.6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(10, 3.6)
     widths = sorted(scaled)
     panels = [
         ("variance", "variance of the logits", ""),

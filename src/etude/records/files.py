@@ -14,6 +14,15 @@ from typing import Any
 from etude.errors import Problem, RequestError
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the system within name `path`: of a write it does not say which file."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Replaces the file at once: a reader sees the old content or the new, also after a crash."""
     write_bytes(path, text.encode())
@@ -23,13 +32,12 @@ def write_bytes(path: Path, content: bytes) -> None:
     """`write_text` of bytes."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:  # of a write it does not say which file
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        with naming(path):
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     fsync_folder(path.parent)
@@ -53,24 +61,6 @@ def read_json(path: Path | str) -> Any:
         raise RequestError(Problem(str(path), "a JSON file", hint="it is not there")) from None
     except (OSError, ValueError, RecursionError) as error:
         raise RequestError(Problem(str(path), "valid JSON", hint=str(error))) from error
-
-
-def read_sweep(file: Path) -> dict[str, Any]:
-    """The content of a sweep's `sweep.json`.
-
-    Raises:
-        RequestError: it is missing or damaged.
-    """
-    info = read_json(file)
-    jobs = info.get("jobs", []) if isinstance(info, dict) else None
-    if not isinstance(jobs, list) or not all(isinstance(job, dict) for job in jobs):
-        raise RequestError(Problem(f"{file}: jobs", "a list of jobs", jobs, "damaged?"))
-    for job in jobs:
-        for key in ("key", "status", "path"):
-            if not isinstance(job.get(key, ""), str):
-                raise RequestError(Problem(f"{file}: {key}", "a text", job[key], "damaged?"))
-    found: dict[str, Any] = info
-    return found
 
 
 @contextmanager

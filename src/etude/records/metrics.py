@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etude.records.files import write_text
+from etude.records.files import naming, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,11 +30,8 @@ class MetricsFile:
     def append(self, row: Mapping[str, Any]) -> None:
         """Adds one line."""
         clean = {key: _plain(value) for key, value in row.items()}
-        try:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(clean, allow_nan=False) + "\n")
-        except OSError as error:  # of a write it does not say which file
-            raise OSError(error.errno, error.strerror, str(self.path)) from error
+        with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(clean, allow_nan=False) + "\n")
 
     def cut_after(self, step: int) -> None:
         """Drops the rows past `step`, which a continued run writes again."""

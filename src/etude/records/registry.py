@@ -6,9 +6,10 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from etude.errors import Problem, RequestError, nearest
-from etude.records.files import read_sweep
+from etude.records.files import read_json
 from etude.records.record import Record
 
 _EXPECTED = "a path, a signature prefix or a name"
@@ -149,6 +150,24 @@ def _of_a_sweep(folder: Path) -> list[Record] | None:
     if not finished:
         raise RequestError(Problem("RUN", "a sweep with a finished run", str(folder)))
     return finished
+
+
+def read_sweep(file: Path) -> dict[str, Any]:
+    """The content of a sweep's `sweep.json`.
+
+    Raises:
+        RequestError: it is missing or damaged.
+    """
+    info = read_json(file)
+    jobs = info.get("jobs", []) if isinstance(info, dict) else None
+    if not isinstance(jobs, list) or not all(isinstance(job, dict) for job in jobs):
+        raise RequestError(Problem(f"{file}: jobs", "a list of jobs", jobs, "damaged?"))
+    for job in jobs:
+        for key in ("key", "status", "path"):
+            if not isinstance(job.get(key, ""), str):
+                raise RequestError(Problem(f"{file}: {key}", "a text", job[key], "damaged?"))
+    found: dict[str, Any] = info
+    return found
 
 
 def _is_name(run: str, folder: Path) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from etude.sweeps.job import GOOD, Job
+from etude.training.progress import losses_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -132,16 +133,16 @@ class Board:
     def _left(self, waiting: int) -> float | None:
         """By the mean time of the jobs that were trained to their end, or by the steps so far."""
         now = time.monotonic()
-        running = [line.left(now) for line in self._running.values()]
-        known = [left for left in running if left is not None]
+        ages = [(line.left(now), now - line.began) for line in self._running.values()]
+        known = [(left, age) for left, age in ages if left is not None]
         if self._trained:
             whole = sum(self._trained) / len(self._trained)
         elif known:
-            ages = [now - line.began for line in self._running.values() if line.left(now)]
-            whole = max(left + age for left, age in zip(known, ages, strict=False))
+            whole = max(left + age for left, age in known)
         else:
             return None
-        return (sum(known) + whole * (waiting + len(running) - len(known))) / self._at_once
+        unknown = waiting + len(ages) - len(known)
+        return (sum(left for left, _ in known) + whole * unknown) / self._at_once
 
     def _name(self, number: int) -> str:
         return f"[{number}/{self._total}]" if self._total else f"[{number}]"
@@ -157,13 +158,12 @@ class Board:
         table = Table("job", "", "step", "", "left", box=None, pad_edge=False)
         now = time.monotonic()
         for number, line in sorted(self._running.items()):
-            shown = [key for key in line.metrics if key in ("train/loss", "val/loss")]
             left = line.left(now)
             table.add_row(
                 self._name(number),
                 Text(line.label, overflow="ellipsis", no_wrap=True),
                 f"{line.step}/{line.total}" if line.total else "",
-                "  ".join(f"{key} {line.metrics[key]:.4f}" for key in shown),
+                losses_of(line.metrics),
                 "" if left is None else _clock(left),
             )
         more = len(self._failures) - _LONG

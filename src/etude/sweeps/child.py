@@ -65,9 +65,7 @@ def child(
         with watching(teller):
             job = call()
         teller.send("ended", job)
-    except Interrupted as stop:
-        teller.send("stopped", stop.signum)
-    except Stopped as stop:
+    except (Interrupted, Stopped) as stop:
         teller.send("stopped", stop.signum)
     except KeyboardInterrupt:
         teller.send("stopped", int(signal.SIGINT))

@@ -6,6 +6,7 @@ import logging
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -52,6 +53,11 @@ class Job:
     def key(self) -> str:
         """The same for the same overrides, in whatever order: 12 digits."""
         return key_of(self.overrides)
+
+
+def place_of(path: str) -> str:
+    """A record's path below the root of runs, wherever that is: name and signature."""
+    return "/".join(Path(path).parts[-2:])
 
 
 def key_of(overrides: Iterable[str]) -> str:

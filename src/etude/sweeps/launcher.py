@@ -104,7 +104,7 @@ class Processes:
                 if overrides is None:
                     yield None
                     continue
-                key = key_of(filter_overrides(overrides))
+                key = key_of(_typed(overrides))
                 number = paused.pop(key, first + len(taken))
                 taken[number], numbers[key] = overrides, number
                 yield self._task(number, overrides, study, decide)
@@ -128,7 +128,7 @@ class Processes:
             raise RequestError(problems) from error
 
     def _waiting(self, overrides: Sequence[str]) -> Job:
-        typed = [item.lstrip("+") for item in filter_overrides(overrides)]
+        typed = _typed(overrides)
         return Job(name_of(typed), "waiting", overrides=without_passwords(typed))
 
     def _task(
@@ -141,10 +141,14 @@ class Processes:
                 config.hydra.job.id = config.hydra.job.num = number
             call = partial(_in_a_fork, self.swept, self.context, config)
         else:
-            typed = [item.lstrip("+") for item in filter_overrides(overrides)]
-            call = partial(self.swept.composed_here, typed)
+            call = partial(self.swept.composed_here, _typed(overrides))
         validated = None if decide is None else partial(decide, tuple(overrides))
         return Task(number + 1, job, call, study.log_file(job), validated)
+
+
+def _typed(overrides: Sequence[str]) -> list[str]:
+    """A job's overrides without those that are Hydra's own."""
+    return [item.lstrip("+") for item in filter_overrides(overrides)]
 
 
 def _in_a_fork(swept: SweptRun, context: HydraContext, config: DictConfig) -> Job:

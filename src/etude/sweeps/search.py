@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from etude.errors import Checks, InvalidArguments, RequestError, nearest
 from etude.records.lock import RunLock
 from etude.records.record import Record
-from etude.sweeps.job import Job, key_of
+from etude.sweeps.job import Job, key_of, place_of
 from etude.sweeps.space import Space
 
 log = logging.getLogger("etude")
@@ -116,7 +116,6 @@ class Search:
     _failed_now: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = RunLock(self.folder / NAME)
 
@@ -127,18 +126,15 @@ class Search:
             RunHeld: another process carries on this very search.
         """
         self._lock.acquire()
-        storage = JournalStorage(JournalFileBackend(str(self.folder / JOURNAL)))
-        # a sampler that starts anew with the same seed would propose the same again
-        known = NAME in [one.study_name for one in storage.get_all_studies()]
-        count = len(optuna.load_study(study_name=NAME, storage=storage).trials) if known else 0
         self.study = optuna.create_study(
             study_name=NAME,
-            storage=storage,
-            sampler=_sampler(self.options, count),
+            storage=_storage(self.folder),
             pruner=_pruner(self.options),
             direction=self.options.direction,  # type: ignore[arg-type]
             load_if_exists=True,
         )
+        # one that starts anew with the same seed would propose the same again
+        self.study.sampler = _sampler(self.options, len(self.study.trials))
 
     def close(self) -> None:
         """Lets another process take the study."""
@@ -192,7 +188,7 @@ class Search:
             return  # it stays a running one, and goes on another time
         trial.set_user_attr(_STATUS, job.status)
         if job.path is not None:
-            trial.set_user_attr("path", "/".join(Path(job.path).parts[-2:]))
+            trial.set_user_attr("path", place_of(job.path))
         value = self._value(job) if job.status in ("finished", "reused") else None
         if value is not None:
             self.study.tell(trial.number, value)
@@ -209,7 +205,7 @@ class Search:
         value = metrics.get(metric)
         if trial is None or value is None:
             return False
-        if self._known(trial, step):  # a run that went on has told this before
+        if step in self._told(trial):  # a run that went on has told this before
             return False
         trial.report(value, step)
         return step >= self.options.min_steps and trial.should_prune()
@@ -227,7 +223,7 @@ class Search:
         """Of `hyperband`: among the best third at its step (Li et al. 2020, algorithm 2)."""
         if self.options.pruner != "hyperband":
             return not trial.should_prune()
-        mine = self.study._storage.get_trial(trial._trial_id).intermediate_values
+        mine = self._told(trial)
         step = max(mine)
         others = [t.intermediate_values for t in self.study.get_trials(deepcopy=False)]
         values = [values[step] for values in others if step in values]
@@ -235,9 +231,9 @@ class Search:
         better = sum(sign * value < sign * mine[step] for value in values)
         return better < len(values) // _REDUCTION
 
-    def _known(self, trial: Trial, step: int) -> bool:
-        frozen = self.study._storage.get_trial(trial._trial_id)
-        return step in frozen.intermediate_values
+    def _told(self, trial: Trial) -> dict[int, float]:
+        """What its validations came to, by their steps."""
+        return self.study._storage.get_trial(trial._trial_id).intermediate_values
 
     def _asked(self) -> list[str] | None:
         """A new trial, and not the twin of one that runs just now: that is the very same run."""
@@ -272,9 +268,12 @@ class Search:
 
 def load_study(folder: Path) -> optuna.Study:
     """The study in a sweep's record, to be read."""
+    return optuna.load_study(study_name=NAME, storage=_storage(folder))
+
+
+def _storage(folder: Path) -> JournalStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
-    return optuna.load_study(study_name=NAME, storage=storage)
+    return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
 
 
 def _sampler(options: Options, count: int) -> optuna.samplers.BaseSampler:

@@ -20,12 +20,13 @@ from typing import Any
 from etude.errors import RequestError
 from etude.records import provenance
 from etude.records.facts import best, metric_facts
-from etude.records.files import read_sweep, write_json, write_text
+from etude.records.files import write_json, write_text
 from etude.records.record import Record
+from etude.records.registry import read_sweep
 from etude.records.signature import DIGITS, sha256_of
 from etude.secrets import without_passwords
 from etude.sweeps.expand import BASIC, Sweep
-from etude.sweeps.job import CARRIED_OUT, Job, key_of
+from etude.sweeps.job import CARRIED_OUT, Job, key_of, place_of
 
 FORMAT = 1
 
@@ -84,8 +85,8 @@ class Study:
             jobs = {job["key"]: job for job in info.get("jobs", []) if "key" in job}
             for job in ended:
                 told = {key: value for key, value in asdict(job).items() if value is not None}
-                if job.path is not None:  # below the root, wherever that is
-                    told["path"] = "/".join(Path(job.path).parts[-2:])
+                if job.path is not None:
+                    told["path"] = place_of(job.path)
                 if job.status == "reused":  # it was trained another time, and took that time
                     told |= {"status": "finished", "seconds": jobs.get(job.key, {}).get("seconds")}
                 order = {"key": job.key, "label": job.label, "status": job.status}

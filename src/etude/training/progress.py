@@ -15,6 +15,12 @@ log = logging.getLogger("etude.progress")
 _SECONDS_BETWEEN_LINES = 10.0
 
 
+def losses_of(metrics: Mapping[str, Any]) -> str:
+    """`train/loss 2.3100  val/loss 2.4000`, of those that are there."""
+    shown = [key for key in metrics if key in ("train/loss", "val/loss")]
+    return "  ".join(f"{key} {metrics[key]:.4f}" for key in shown)
+
+
 class Progress:
     """Tells a person how training goes.
 
@@ -77,8 +83,7 @@ class Progress:
             self._bar = None
 
     def _metrics(self) -> str:
-        shown = [key for key in self._latest if key in ("train/loss", "val/loss")]
-        return "  ".join(f"{key} {self._latest[key]:.4f}" for key in shown)
+        return losses_of(self._latest)
 
     def _speed(self) -> str:
         """Of the latest row, without validations."""

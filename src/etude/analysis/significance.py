@@ -1,0 +1,67 @@
+"""Whether runs differ, tested on their scores of the same examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from etude.analysis.statistics import difference, holm
+from etude.errors import Problem, RequestError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Scored(Protocol):
+    """A run that knows the loss of each window."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def summary(self) -> dict[str, Any]: ...
+
+    def scores(self, split: str) -> list[float]: ...
+
+
+def compared(runs: Sequence[Scored], split: str) -> pd.DataFrame:
+    """A row for each run but the first; see `etude.api.Runs.significance`."""
+    import pandas as pd
+
+    if len(runs) < 2:
+        raise RequestError(Problem("RUN", "two runs or more", len(runs)))
+    first, *others = runs
+    data = first.summary["data"]["fingerprint"]
+    reference = first.scores(split)
+    rows = []
+    for run in others:
+        found = run.summary["data"]["fingerprint"]
+        if found != data:
+            where = f"{run.path}: data"
+            raise RequestError(Problem(where, f"that of {first.path} ({data})", found))
+        losses = run.scores(split)
+        if len(losses) != len(reference):
+            expected = f"the {len(reference)} windows of {first.path}"
+            hint = "data.sequence_length differs, so they are not the same examples"
+            raise RequestError(Problem(f"{run.path}: scores", expected, len(losses), hint))
+        told = difference(reference, losses)
+        rows.append(
+            {
+                "run": run.label or run.path.name,
+                "path": str(run.path),
+                "examples": told.examples,
+                "loss": sum(losses) / len(losses),
+                "difference": told.mean,
+                "low": told.low,
+                "high": told.high,
+                "permutation": told.permutation,
+                "bootstrap": told.bootstrap,
+            }
+        )
+    for row, p in zip(rows, holm([float(row["permutation"]) for row in rows]), strict=True):  # type: ignore[arg-type]
+        row["holm"] = p
+    return pd.DataFrame(rows)
