@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import os
 import random
@@ -120,6 +121,80 @@ def tiny() -> Callable[..., list[str]]:
             f"run.root={root}",
             "run.samples=1",
             "run.sample_tokens=5",
+            *more,
+        ]
+
+    return overrides
+
+
+KINDS = ["masked_lm", "span_denoising", "translation", "instruction", "classification", "tagging"]
+"""The tasks beside the next token's."""
+
+
+@pytest.fixture(scope="session")
+def toy_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `text.txt`, `labelled.jsonl`, `pairs.jsonl` and `words.conllu` of common words,
+    of different lengths.
+
+    The label is whether there are cats; the second of a pair is the first backwards; a word's tag
+    is its first letter.
+    """
+    folder = tmp_path_factory.mktemp("toys")
+    draw = random.Random(7)
+    sentences = [draw.choices(WORDS, k=draw.randint(2, 12)) for _ in range(150)]
+    text = "".join(" ".join(words) + ".\n" for words in sentences)
+    (folder / "text.txt").write_text(text, encoding="utf-8")
+    labelled, pairs, tagged = [], [], []
+    for words in sentences:
+        plain = " ".join(words)
+        label = "cats" if "cats" in words else "none"
+        labelled.append(json.dumps({"text": plain, "label": label, "long": len(words) > 6}))
+        pairs.append(json.dumps({"source": plain, "target": " ".join(reversed(words))}))
+        cells = (f"{n}\t{w}\t{w}\t{w[0].upper()}" + "\t_" * 6 for n, w in enumerate(words, 1))
+        tagged.append("\n".join(cells) + "\n")
+    for name, lines in (("labelled.jsonl", labelled), ("pairs.jsonl", pairs)):
+        (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "words.conllu").write_text("\n".join(tagged) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy(toy_files: Path) -> Callable[..., list[str]]:
+    """`toy("tagging", root)`: overrides of a run of that task that takes a second."""
+    text = ["data=text_files", f"data.path={toy_files}/text.txt"]
+    pairs = ["data=pairs", f"data.path={toy_files}/pairs.jsonl"]
+    labelled = ["data=labelled_files", f"data.path={toy_files}/labelled.jsonl"]
+    tagged = ["data=tagged", f"data.path={toy_files}/words.conllu"]
+    encoder, seq2seq = "model=encoder_nano", "model=transformer_nano"
+    parts = {
+        "masked_lm": [encoder, "model/head=masked_lm", *text, "data/tokenizer=wordpiece"],
+        "span_denoising": [seq2seq, *text, "data/tokenizer=bpe"],
+        "translation": [seq2seq, *pairs],
+        "instruction": ["model=nano", *pairs],
+        "classification": [encoder, *labelled],
+        "tagging": [encoder, "model/head=tagging", *tagged],
+    }
+
+    def overrides(kind: str, root: Path, *more: str) -> list[str]:
+        encodes = kind in ("masked_lm", "classification", "tagging")
+        return [
+            "~experiment",
+            f"name={kind}",
+            f"task={kind}",
+            *parts[kind],
+            f"data.tokenizer.vocab_size={60 if encodes else 270}",
+            f"data.sequence_length={160 if kind == 'instruction' else 24}",
+            "data.batch.examples=8",
+            "model.layers=1",
+            "model.heads=2",
+            "model.dim=8",
+            "trainer.max_steps=12",
+            "trainer.val_check_interval=5",
+            "trainer.log_every_n_steps=4",
+            "trainer.accelerator=cpu",
+            "schedule.warmup_steps=2",
+            f"run.root={root}",
+            "run.samples=0",
             *more,
         ]
 

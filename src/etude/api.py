@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from etude.models.language_model import LanguageModel
     from etude.models.seq2seq import Seq2Seq
     from etude.models.text_encoder import TextEncoder
+    from etude.models.textual import Textual
     from etude.sweeps.plan import PlannedJob
 
 
@@ -200,7 +203,7 @@ class Run:
 
         return Tokenizer.load(self.path / "tokenizer.json")
 
-    def model(self, which: str = "best") -> LanguageModel:
+    def model(self, which: str = "best") -> Textual:
         """The trained model with its tokenizer, in evaluation mode.
 
         Args:
@@ -209,13 +212,14 @@ class Run:
         Raises:
             RequestError: no such checkpoint, or a damaged one.
         """
-        from etude.models.language_model import LanguageModel
+        from etude.models.textual import with_tokenizer
         from etude.training.build import build_model
         from etude.training.checkpoints import load_weights
 
         tokenizer = self.tokenizer()
         weights = load_weights(self.record.checkpoint(which))
-        module = build_model(self.checked, tokenizer.vocab_size)
+        labels = self.summary.get("data", {}).get("labels", [])
+        module = build_model(self.checked, tokenizer.vocab_size, len(labels))
         try:
             module.load_state_dict(weights)
         except RuntimeError as error:
@@ -223,16 +227,23 @@ class Run:
             raise RequestError(
                 Problem(str(self.path), "weights that fit the record's config", hint=reason)
             ) from error
-        return LanguageModel(module.eval(), tokenizer)
+        return with_tokenizer(module.eval(), tokenizer, labels)
 
     def evaluate(
-        self, split: str = "val", *, sequence_length: int | None = None, which: str = "best"
+        self,
+        split: Any = "val",
+        *,
+        sequence_length: int | None = None,
+        stride: int | None = None,
+        which: str = "best",
     ) -> dict[str, float]:
         """Scores a checkpoint on a whole split of the run's own data.
 
         Args:
-            split: `val` or `train`.
-            sequence_length: windows of this length instead of the training's.
+            split: `val` or `train`; `test` where the data has one.
+            sequence_length: of a language model, windows of this length instead of the training's.
+            stride: of a language model, the windows overlap, and of each but the first only the
+                last `stride` tokens count, so that these have seen many before them.
             which: the checkpoint, as for `model`.
 
         Raises:
@@ -241,9 +252,29 @@ class Run:
         """
         if sequence_length is not None and sequence_length < 1:
             raise RequestError(Problem("sequence_length", "a positive number", sequence_length))
-        from etude.tasks.causal_lm import score
+        from etude.data.text import TextData
+        from etude.tasks.causal_lm import CausalLM, score, sliding_score
 
-        data = self._data()
+        data = self.data()
+        if not isinstance(data, TextData):
+            from etude.analysis.scoring import scored
+
+            return dict(scored(self, split, which=which)["metrics"])
+        if split not in ("val", "train"):
+            raise RequestError(Problem("split", "val or train: running text has no other", split))
+        self.prepare(data)
+        kind: Any = self.checked.nodes["task"].constructor
+        if not issubclass(kind, CausalLM):
+            from etude.tasks.token_task import score_tokens
+
+            return score_tokens(kind, self.model(which).module, data.evaluation_batches(split))
+        if stride is not None:
+            length = sequence_length or data.sequence_length
+            if stride > length:
+                raise RequestError(Problem("stride", f"at most the window's {length}", stride))
+            module = self.model(which).module
+            found = sliding_score(module, data.prepared.split(split), length, stride)
+            return {**found, **data.bytes_metrics(split, found)}
         batches = data.evaluation_batches(split, sequence_length)
         try:
             return score(self.model(which).module, batches, data.bytes_predicted(split))
@@ -272,26 +303,52 @@ class Run:
             return losses
         from etude.tasks.causal_lm import example_losses
 
-        data = self._data()
+        data = self.data()
+        if not hasattr(data, "window"):
+            raise RequestError(Problem("split", "a run of a language model", str(self.path)))
+        self.prepare(data)
         found = example_losses(self.model(which).module, data.evaluation_batches(split))
         file.parent.mkdir(exist_ok=True)
         write_json(file, {"data": data.fingerprint(), "loss": found})
         return found
 
-    def _data(self) -> Any:
-        """The run's own data, prepared; refused if it is not what the run was trained on."""
+    def data(self) -> Any:
+        """The run's data module, not prepared: its files need not be there."""
+        data = self.checked.nodes["data"].build()
+        task: Any = self.checked.nodes["task"].build()
+        data.for_task(task.constructor.objective(**task.arguments))
+        return data
+
+    def prepare(self, data: Any) -> None:
+        """Prepares the run's own data.
+
+        Raises:
+            RequestError: it is gone, or is not what the run was trained on.
+        """
         from etude.training.place import cache_folder
 
-        data = self.checked.nodes["data"].build()
-        data.check()
+        with _quiet():
+            data.check()
         found, expected = data.fingerprint(), self.summary["data"]["fingerprint"]
         if found != expected:
             raise RequestError(Problem("data", f"the content trained on ({expected})", found))
-        data.prepare(cache_folder(self.checked))
-        return data
+        with _quiet():
+            data.prepare(cache_folder(self.checked))
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self.status}, {self.label!r})"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What preparing would say was said when the run was trained."""
+    logger = logging.getLogger("etude")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 class Runs(Sequence[Run]):

@@ -12,7 +12,7 @@ from etude.config.compose import compose
 from etude.config.paths import conf_dir
 from etude.errors import RequestError
 from etude.models.decoder import Decoder
-from etude.training.build import build_parts
+from etude.training.build import build_parts, model_of
 
 CONF = conf_dir()
 NOT_FOR_TRAINING = ("paper", "sweep")  # read by `reproduce`, and presets of overrides
@@ -28,6 +28,42 @@ FITS = {  # so many key-value heads
     "model/attention=qk_norm_8": "qwen3_0_6b",
 }
 PLAIN = ["~experiment", "name=plain", "trainer.max_steps=3"]
+LABELLED = ["data=labelled_files", "data.path=rows.jsonl"]
+PAIRED = ["data=pairs", "data.path=rows.jsonl"]
+TASKS = {  # what goes with each
+    "masked_lm": ["model=encoder_nano", "model/head=masked_lm"],
+    "span_denoising": ["model=transformer_nano"],
+    "translation": ["model=transformer_nano", *PAIRED],
+    "instruction": ["model=nano", *PAIRED],
+    "classification": ["model=encoder_nano", *LABELLED],
+    "tagging": ["model=encoder_nano", "model/head=tagging", "data=hkcancor"],
+}
+DATA = {
+    "labelled_files": ("classification", ["data.path=rows.jsonl"]),
+    "sotu_parties": ("classification", []),
+    "pairs": ("translation", ["data.path=rows.jsonl"]),
+    "catalogs": ("translation", ["data.packages=[numpy]"]),
+    "tagged": ("tagging", ["data.path=words.conllu"]),
+    "hkcancor": ("tagging", []),
+}
+HEADS = {"masked_lm": "masked_lm", "tagging": "tagging"}
+FILES = ("spam", "sentiment", "translate_en_zh")
+
+
+def whole(choice: str) -> list[str]:
+    """A choice of task or of labelled data with all that goes with it."""
+    group, _, name = choice.partition("=")
+    if group == "task" and name in TASKS:
+        return [*PLAIN, *TASKS[name], choice]
+    if group == "data" and name in DATA:
+        task, more = DATA[name]
+        parts = [word for word in TASKS[task] if not word.startswith("data")]
+        return [*PLAIN, *parts, f"task={task}", choice, *more]
+    if group == "model/head":
+        task = HEADS.get(name, "classification")
+        parts = [word for word in TASKS[task] if not word.startswith("model/head")]
+        return [*PLAIN, *parts, f"task={task}", choice]
+    return []
 
 
 def needed(choice: str, corpus: Path) -> list[str]:
@@ -38,6 +74,8 @@ def needed(choice: str, corpus: Path) -> list[str]:
         return ["experiment=debug"]
     if choice == "data=hub_text":  # with a commit nothing is asked of the hub
         return ["data.name=owner/name", f"data.revision={'0' * 40}"]
+    if choice.removeprefix("experiment=") in FILES:
+        return ["data.path=rows.jsonl"]
     reads_files = choice == TEXT or "shakespeare" in choice
     return [f"data.path={corpus}"] if reads_files else []
 
@@ -50,9 +88,12 @@ def test_the_groups_are_those_that_were_meant() -> None:
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_composes_checks_and_builds(choice: str, corpus: Path) -> None:
-    if choice in FITS:
+    needs = whole(choice)
+    if needs and choice != "model/head=none":
+        choice = needs.pop()
+    elif choice in FITS:
         needs = [f"model={FITS[choice]}", *PLAIN]
-    elif choice.startswith("model/head"):
+    elif choice == "model/head=none":
         needs = ["model=bert_tiny", *PLAIN]
     elif choice.startswith("model="):
         needs = PLAIN  # not in the parts of the experiment that is taken otherwise
@@ -60,8 +101,10 @@ def test_composes_checks_and_builds(choice: str, corpus: Path) -> None:
         needs = needed(choice, corpus)
     checked = check(compose([choice, *needs]))
     with torch.device("meta"):
-        model = checked.nodes["model"].build(vocab_size=300_000)
-    if not isinstance(model, Decoder) or not model.mask.causal:
+        model = model_of(checked, 300_000)
+    kinds = checked.nodes["task"].constructor.models
+    decodes = isinstance(model, Decoder) and model.mask.causal
+    if (kinds == (Decoder,) and not decodes) or not isinstance(model, kinds):
         with pytest.raises(RequestError, match="CausalLM"):
             build_parts(checked)
         return
@@ -92,7 +135,7 @@ def test_what_is_no_decoder_does_not_predict_the_next_token(model: str) -> None:
         build_parts(check(config))
     (problem,) = caught.value.problems
     assert problem.where == "model"
-    assert problem.expected == "a decoder: CausalLM predicts the next token of one text"
+    assert problem.expected == "a decoder for CausalLM"
     assert problem.value == ("EncoderDecoder" if "t5" in model else "Encoder")
 
 

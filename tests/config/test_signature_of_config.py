@@ -113,7 +113,9 @@ def scalars(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 IN = {
     key: value
     for key, value in scalars(OmegaConf.to_container(BASE, resolve=True)).items()  # type: ignore[arg-type]
-    if key not in OUT and not key.endswith(("_partial_", ".initialise"))
+    if key not in OUT
+    and not key.endswith(("_partial_", ".initialise"))
+    and not key.startswith("init_from.")  # says nothing without a source
 }
 
 

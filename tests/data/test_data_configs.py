@@ -18,7 +18,8 @@ from etude.data.unigram import Unigram
 from etude.data.wordpiece import WordPiece
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
-CORPORA = sorted(path.stem for path in CONF.glob("*.yaml"))
+LABELLED = {"labelled_files", "pairs", "catalogs", "tagged", "hkcancor", "sotu_parties"}
+CORPORA = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem not in LABELLED)
 TOKENIZERS = {
     "char": Char(),
     "byte": Byte(),

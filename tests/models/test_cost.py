@@ -236,6 +236,7 @@ def test_any_module_from_tokens_to_logits_can_be_counted() -> None:
         gradient_bytes=4 * (97 * 32 + 64 * 32 + 32),
         activation_bytes=found.activation_bytes,
         optimizer_bytes=0,
+        positions=14,
     )
 
 

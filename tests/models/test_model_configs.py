@@ -26,7 +26,8 @@ WITHOUT = {"head/none", "initialise/default"}  # null, and so not in a signature
 
 
 def compose(model: str, *overrides: str) -> Any:
-    sizes = {"nano": ["vocab_size=65", "+data.sequence_length=64"]}.get(model, [])
+    nano = model in ("nano", "encoder_nano", "transformer_nano")
+    sizes = ["vocab_size=65", "+data.sequence_length=64"] if nano else []
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose(model, [*sizes, *overrides])
     resolved = OmegaConf.to_container(config, resolve=True)
@@ -99,9 +100,14 @@ def test_every_part_fits_every_model(model, part):
         model = "bert_tiny"
     elif name.endswith(("_3", "_8")):  # so many key-value heads
         model = "smollm2_135m" if name.endswith("_3") else "llama_1b"
-    built = build(compose(model, f"{slot}={name}", "layers=1"))
+    labels = 2 if name == "tagging" else 3
+    known = {"labels": labels} if name in ("classification", "mean", "tagging") else {}
+    config = compose(model, f"{slot}={name}", "layers=1")
+    if known:  # a null that the data fills
+        config["head"] |= known
+    built = build(config)
     logits = built(torch.zeros(2, 5, dtype=torch.long, device="meta"))
-    heads = {"classification": (2, 2), "tagging": (2, 5, 2), "none": (2, 5, 128)}
+    heads = {"classification": (2, 3), "mean": (2, 3), "tagging": (2, 5, 2), "none": (2, 5, 128)}
     by_token = (2, 5, built.embedding.num_embeddings)
     assert logits.shape == (heads.get(name, by_token) if slot == "head" else by_token)
 

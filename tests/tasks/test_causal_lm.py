@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.optim.schedules import Constant
+from etude.tasks.base import Setup
 from etude.tasks.causal_lm import CausalLM, language_model_metrics, next_token_loss, score
 
 V, T = 7, 5
@@ -70,14 +71,14 @@ def train_step(
     monkeypatch: pytest.MonkeyPatch, sizes: list[int], world: int = 1
 ) -> tuple[float, list[Tensor]]:
     """One step over `batch(8)` in micro-batches of `sizes`: its loss and its gradients."""
-    task = CausalLM(
+    setup = Setup(
         model=Bigram(),
         optimizer=lambda module: torch.optim.SGD(module.parameters(), lr=1.0),
         schedule=Constant(),
         total_steps=10,
         seed=0,
-        gradient_clip_val=None,
     )
+    task = CausalLM(setup)
     trainer = SimpleNamespace(global_step=3, world_size=world)
     monkeypatch.setattr(CausalLM, "trainer", trainer)
     monkeypatch.setattr(CausalLM, "global_rank", 0)

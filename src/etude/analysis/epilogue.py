@@ -9,13 +9,14 @@ from omegaconf import DictConfig
 from etude.analysis.plots import loss_curve
 from etude.config.environment import mask_of
 from etude.models.language_model import LanguageModel
+from etude.models.textual import Textual
 from etude.records.files import write_text
 from etude.records.record import Record
 
 log = logging.getLogger("etude")
 
 
-def finish(record: Record, model: LanguageModel, options: DictConfig) -> None:
+def finish(record: Record, model: Textual, options: DictConfig) -> None:
     """Writes `samples/step-*.txt` and `figures/loss.png`, and shows the first sample.
 
     Args:
@@ -25,7 +26,7 @@ def finish(record: Record, model: LanguageModel, options: DictConfig) -> None:
     """
     title = " · ".join(part for part in (record.info["name"], record.label) if part)
     loss_curve(record.rows(), record.path / "figures" / "loss.png", title)
-    if options.samples:
+    if options.samples and isinstance(model, LanguageModel):
         texts = samples(model, options, seed=record.info["seed"])
         mask = mask_of(options)  # the prompt may come from the environment
         path = record.path / "samples" / f"step-{record.info['step']:08d}.txt"

@@ -34,6 +34,8 @@ usage: etude COMMAND ...
   etude train [OVERRIDES] [-m]     one run, or a sweep; the same command continues or reuses it
   etude plan [OVERRIDES] [-m]      what would run: which are done, parameters, FLOPs, memory, time
   etude generate RUN               text from a run
+  etude predict RUN                labels, tags or translations of texts, by a run
+  etude evaluate RUN...            what runs score on a split, or on other files; predictions kept
   etude convert SOURCE DEST        released weights or a run into a Hugging Face folder, measured
   etude runs list [NAME] [FILTER]  the runs under experiments/: "optimizer.lr>1e-3", seed=1
   etude runs show RUN              one of them
@@ -103,7 +105,7 @@ def run(arguments: list[str]) -> int:
         return FAILED
 
 
-_COMMANDS = ("train", "plan", "generate", "convert", "runs", "reproduce")
+_COMMANDS = ("train", "plan", "generate", "predict", "evaluate", "convert", "runs", "reproduce")
 """Each is the function of its name in the module of its name."""
 
 
@@ -136,7 +138,7 @@ def _complete(arguments: list[str]) -> int:
     if program and not after:
         print("\n".join(name for name in _COMMANDS if name.startswith(command)))
         return DONE
-    if program and command in ("runs", "generate", "convert"):
+    if program and command in ("runs", "generate", "predict", "evaluate", "convert"):
         from etude.cli.completion import completions
 
         for word in completions(command, words):

@@ -18,8 +18,16 @@ from etude.config.environment import instead, resolved, shown
 from etude.config.hints import argument_of_a_node
 from etude.config.nodes import Node, check_node
 from etude.config.pins import pin
-from etude.config.schema import NODES, ON_ERROR, ON_EXISTING, OUT_OF_SIGNATURE, ROOT_KEYS, Run
-from etude.config.targets import installed_extensions
+from etude.config.schema import (
+    HEADS,
+    NODES,
+    ON_ERROR,
+    ON_EXISTING,
+    OUT_OF_SIGNATURE,
+    ROOT_KEYS,
+    Run,
+)
+from etude.config.targets import installed_extensions, resolve
 from etude.errors import Problem, RequestError, nearest
 from etude.secrets import Mask, without_passwords
 
@@ -78,6 +86,9 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
     Raises:
         RequestError: with every problem found.
     """
+    if config.init_from.source is not None and not config.init_from.found:
+        starting: Any = resolve("etude.training.initial.Initial", "init_from")
+        config = starting.settled(config)
     environment = list(_environment_in_identity(config))
     problems = [*environment, *_unknown_keys(config)]
     try:
@@ -120,6 +131,9 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
         "callbacks": {name: node.canonical() for name, node in callbacks.items()},
         "extensions": sorted(plain["extensions"]),
     }
+    start = plain["init_from"]
+    if start["source"] is not None:
+        identity["init_from"] = {**start["found"], "head": start["head"]}
     for path in OUT_OF_SIGNATURE:
         _remove(identity, path.split("."))
     return Checked(
@@ -185,6 +199,8 @@ def _check_root(plain: Mapping[str, Any]) -> Iterator[Problem]:
         if run[key] not in choices:
             hint = nearest(str(run[key]), choices)
             yield Problem(f"run.{key}", "one of " + ", ".join(choices), run[key], hint)
+    if plain["init_from"]["head"] not in HEADS:
+        yield Problem("init_from.head", "keep or new", plain["init_from"]["head"])
     for key in ("stop_at_step", "save_every", "keep_every", "sample_tokens"):
         if run[key] is not None and run[key] < 1:
             yield Problem(f"run.{key}", "a positive number of steps or null", run[key])

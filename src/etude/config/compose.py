@@ -170,6 +170,8 @@ def addable(override: str) -> str:
     Hydra need not insist on a `+`. Everything else is returned as it is.
     """
     key = override.split("=", 1)[0]
+    if key == "init_from":
+        return override.replace("init_from", "init_from.source", 1)
     inside = key.split(".")[0] in (*NODES, "callbacks", "logger", "vars") and "." in key
     return f"++{override}" if inside and "=" in override and "/" not in key else override
 

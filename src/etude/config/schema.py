@@ -14,6 +14,7 @@ from omegaconf import MISSING
 
 ON_EXISTING = ("continue", "again", "error")
 ON_ERROR = ("continue", "stop")
+HEADS = ("keep", "new")
 
 
 @dataclass
@@ -57,6 +58,28 @@ class Run:
 
 
 @dataclass
+class InitFrom:
+    """Whose weights a run begins with; `init_from=SOURCE` is short for `init_from.source=SOURCE`.
+
+    Attributes:
+        source: a run (its path, name or signature), a folder or file of released weights, or a hub
+            id; null begins with random weights. Model and tokenizer are then the source's, but for
+            the head and for what `model.<key>=...` says.
+        revision: on the hub, a branch, tag or commit.
+        checkpoint: of a run: best, last, or a step.
+        head: `keep` the source's head where it is of the kind that the task needs, or begin with a
+            `new` one.
+        found: what the source is; filled in, and all that enters the signature.
+    """
+
+    source: str | None = None
+    revision: str | None = None
+    checkpoint: str = "best"
+    head: str = "keep"
+    found: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class Config:
     """The whole config of one run; `conf/train.yaml` says where each node comes from."""
 
@@ -68,6 +91,7 @@ class Config:
     optimizer: dict[str, Any] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
+    init_from: InitFrom = field(default_factory=InitFrom)
     callbacks: dict[str, Any] = field(default_factory=dict)
     logger: dict[str, Any] = field(default_factory=dict)
     extensions: list[str] = field(default_factory=list)

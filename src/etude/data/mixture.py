@@ -142,7 +142,7 @@ class Mixture(TextData):
         return MixtureOrder(
             self.meta.splits["train"].sections,
             self.weights,
-            length=self.sequence_length,
+            length=self.window,
             batch=self.examples_per_step,
             seed=seed,
             within=self.order,

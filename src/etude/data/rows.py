@@ -14,7 +14,7 @@ import logging
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -57,14 +57,27 @@ def values_of(file: Path, form: Format, column: str) -> Iterator[tuple[int, Any]
         RequestError: the file is damaged, or isn't what its name says; with the line where there
             is one.
     """
+    for number, row in records_of(file, form, [column]):
+        yield number, row[column]
+
+
+def records_of(
+    file: Path, form: Format, columns: Sequence[str]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """All rows in order: the number of each, as for `values_of`, and its values by column.
+
+    Raises:
+        RequestError: as `values_of`.
+    """
     with _explained(file, form):
-        if form.kind == "json" and not _is_list(file):
-            with _streamed("text", file, encoding="utf-8-sig") as rows:
-                for number, row in _json_lines(file, column_values(rows, "text")):
-                    yield number, row.get(column)
-        elif form.kind == "json":
-            for number, row in _json_list(file):
-                yield number, row.get(column)
+        if form.kind == "json":
+            if _is_list(file):
+                for number, row in _json_list(file):
+                    yield number, {name: row.get(name) for name in columns}
+                return
+            with _streamed("text", file, encoding="utf-8-sig") as lines:
+                for number, row in _json_lines(file, column_values(lines, "text")):
+                    yield number, {name: row.get(name) for name in columns}
         elif form.kind == "csv":
             import datasets  # type: ignore[import-untyped]
 
@@ -74,11 +87,18 @@ def values_of(file: Path, form: Format, column: str) -> Iterator[tuple[int, Any]
             )
             options = _csv_options(form) | {"features": text, "chunksize": GROUP}
             with _streamed("csv", file, **options) as rows:
-                yield from enumerate(column_values(rows, column), 1)
+                yield from enumerate(row_values(rows, columns), 1)
         else:
-            options = {"columns": [column], "batch_size": GROUP}
+            options = {"columns": list(columns), "batch_size": GROUP}
             with _streamed("parquet", file, **options) as rows:
-                yield from enumerate(column_values(rows, column), 1)
+                yield from enumerate(row_values(rows, columns), 1)
+
+
+def row_values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a data set of `datasets`, streamed or not, with these columns alone."""
+    for group in rows.select_columns(list(columns)).iter(batch_size=GROUP):
+        for values in zip(*(group[name] for name in columns), strict=True):
+            yield dict(zip(columns, values, strict=True))
 
 
 def column_values(rows: Any, column: str) -> Iterator[Any]:

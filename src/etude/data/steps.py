@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torch.utils.data import IterableDataset, get_worker_info
 
+from etude.data.objective import IGNORE, WindowObjective, generator
 from etude.data.order import Order
 from etude.data.prepare import TokenFile
 from etude.nn.documents import Documents
@@ -26,6 +27,7 @@ class Windows(TypedDict):
     targets: torch.Tensor
     section: NotRequired[int]
     documents: NotRequired[Documents]
+    labels: NotRequired[torch.Tensor]
 
 
 class MicroBatch(Windows):
@@ -51,6 +53,8 @@ class TrainingSteps(IterableDataset[list[MicroBatch]]):
         rank: this process, of `world`; it takes the rank-th contiguous share of each step.
         world: processes, a divisor of `batch`.
         separator: the token before each document, if documents are to be separate.
+        objective: what a task makes of the windows; None takes the next tokens for targets.
+        seed: the run's, for an objective.
     """
 
     def __init__(
@@ -66,8 +70,11 @@ class TrainingSteps(IterableDataset[list[MicroBatch]]):
         rank: int = 0,
         world: int = 1,
         separator: int | None = None,
+        objective: WindowObjective | None = None,
+        seed: int = 0,
     ) -> None:
         self.file = file
+        self.objective, self.seed = objective, seed
         self.order = order
         self.separator = separator
         self.length = length
@@ -85,6 +92,10 @@ class TrainingSteps(IterableDataset[list[MicroBatch]]):
     def __iter__(self) -> Iterator[list[MicroBatch]]:
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        if self.objective is not None:
+            for step in range(self.start_step + first, self.total_steps, stride):
+                yield self._made(step, self.objective)
+            return
         # A view with a row for each place, so that a step's rows are copied in one operation.
         windows = sliding_window_view(self.file.ids, self.length + 1)
         for step in range(self.start_step + first, self.total_steps, stride):
@@ -101,6 +112,26 @@ class TrainingSteps(IterableDataset[list[MicroBatch]]):
                 _separate(micro, self.separator)
             yield whole
 
+    def _made(self, step: int, objective: WindowObjective) -> list[Any]:
+        """A step as the objective makes it: as a whole, whatever the ranks and micro-batches."""
+        windows = sliding_window_view(self.file.ids, objective.raw(self.length))
+        rows = windows[self.order.starts(step)].astype(np.int64)
+        arrays = objective(rows, generator(self.seed, step))
+        told = {
+            "step_targets": objective.targets(arrays) or 1.0,
+            "step_tokens": self.step_targets,
+        }
+        tensors = {name: torch.from_numpy(rows[self.share]) for name, rows in arrays.items()}
+        parts = [{name: x.split(self.micro_batch)} for name, x in tensors.items()]
+        split = {name: pieces for part in parts for name, pieces in part.items()}
+        count = len(next(iter(split.values())))
+        whole: list[Any] = [
+            {**{name: pieces[i] for name, pieces in split.items()}, **told} for i in range(count)
+        ]
+        for micro in whole:
+            _separate(micro, self.separator)
+        return whole
+
 
 class EvaluationBatches(IterableDataset[Windows]):
     """A whole split: windows that don't overlap, every token but the first a target once.
@@ -114,6 +145,7 @@ class EvaluationBatches(IterableDataset[Windows]):
         examples: the most windows in a batch.
         places: the first token and the number of tokens of each text; None is one, the whole.
         separator: the token before each document, if documents are to be separate.
+        objective: as for `TrainingSteps`; its random numbers are those of the batch's number.
     """
 
     def __init__(
@@ -124,8 +156,10 @@ class EvaluationBatches(IterableDataset[Windows]):
         examples: int,
         places: Sequence[tuple[int, int]] | None = None,
         separator: int | None = None,
+        objective: WindowObjective | None = None,
     ) -> None:
         self.file = file
+        self.objective = objective
         self.length = length
         self.examples = examples
         self.separator = separator
@@ -135,6 +169,9 @@ class EvaluationBatches(IterableDataset[Windows]):
         return sum(1 for _, tokens in self.places for _ in self._shapes(tokens))
 
     def __iter__(self) -> Iterator[Windows]:
+        if self.objective is not None:
+            yield from self._made(self.objective)
+            return
         for section, (start, tokens) in enumerate(self.places):
             for first, count, length in self._shapes(tokens):
                 begin = start + first
@@ -148,13 +185,31 @@ class EvaluationBatches(IterableDataset[Windows]):
                 _separate(batch, self.separator)
                 yield batch
 
+    def _made(self, objective: WindowObjective) -> Iterator[Any]:
+        number = 0
+        for section, (start, tokens) in enumerate(self.places):
+            for first, count, length in self._shapes(tokens):
+                begin = start + first
+                ids = self.file.ids[begin : begin + count * length].astype(np.int64)
+                arrays = objective(ids.reshape(count, length), generator(0, number))
+                batch: Any = {name: torch.from_numpy(rows) for name, rows in arrays.items()}
+                batch["section"] = section
+                _separate(batch, self.separator)
+                number += 1
+                yield batch
+
     def _shapes(self, tokens: int) -> Iterator[tuple[int, int, int]]:
         """Of a text's batches, the place of the first input, the windows and their length."""
-        full, rest = divmod(max(tokens - 1, 0), self.length)
+        length, shortest = self.length, 1
+        if self.objective is None:
+            tokens -= 1  # the last is a target alone
+        else:
+            length, shortest = self.objective.raw(self.length), self.objective.shortest
+        full, rest = divmod(max(tokens, 0), length)
         for first in range(0, full, self.examples):
-            yield first * self.length, min(self.examples, full - first), self.length
-        if rest:
-            yield full * self.length, 1, rest
+            yield first * length, min(self.examples, full - first), length
+        if rest >= shortest:
+            yield full * length, 1, rest
 
 
 def _separate(batch: Windows, separator: int | None) -> None:
@@ -165,4 +220,7 @@ def _separate(batch: Windows, separator: int | None) -> None:
     the end, from the last word; and all of them count.
     """
     if separator is not None:
-        batch["documents"] = Documents.beginning_with(separator, batch["tokens"])
+        tokens, labels = batch["tokens"], batch.get("labels")
+        if labels is not None:  # a separator is never hidden
+            tokens = torch.where(labels == IGNORE, tokens, labels)
+        batch["documents"] = Documents.beginning_with(separator, tokens)

@@ -7,6 +7,7 @@ token ids, once (`prepare`), ids to batches (`attach`, `train_dataloader`, `val_
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,12 +18,13 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from etude.data.objective import WindowObjective
 from etude.data.order import ORDERS, Order
 from etude.data.passages import cut
 from etude.data.prepare import Meta, Prepared, prepare_text
 from etude.data.splits import Part, Passage, SectionMeta, Split, SplitMeta
 from etude.data.steps import EvaluationBatches, TrainingSteps
-from etude.data.tokenizer import Recipe, Tokenizer
+from etude.data.tokenizer import Recipe, Tokenizer, WithSpecial
 from etude.errors import Checks, Problem, RequestError
 
 EVALUATION_TOKENS = 8192  # targets in a batch of evaluation, about
@@ -95,8 +97,35 @@ class TextData(pl.LightningDataModule, ABC):
         self.order = order
         self.workers = workers
         self.separate_documents = separate_documents
+        self.objective: WindowObjective | None = None
         self._prepared: Prepared | None = None
         self._attached: TrainingSteps | None = None
+
+    def for_task(self, objective: Any) -> None:
+        """Says what the task makes of the windows; None takes them as they are.
+
+        Raises:
+            RequestError: the task reads examples with fields.
+        """
+        if objective is None:
+            return
+        if objective.reads != "windows":
+            fields = ", ".join(objective.fields)
+            expected = f"data of examples with {fields} for this task"
+            hint = "data=labelled_files, pairs or tagged"
+            raise RequestError(Problem("data", expected, type(self).__name__, hint))
+        if self.separate_documents and not objective.packs:
+            expected = "false: this task takes windows as running text"
+            raise RequestError(Problem("data.separate_documents", expected, True))
+        self.objective = objective
+        if objective.special_tokens({}):
+            self.recipe = WithSpecial(self.recipe, objective)
+
+    @property
+    def window(self) -> int:
+        """Tokens of text in a window."""
+        length = self.sequence_length
+        return length if self.objective is None else self.objective.raw(length)
 
     @abstractmethod
     def documents(self, split: Split) -> Iterator[str]:
@@ -163,7 +192,7 @@ class TextData(pl.LightningDataModule, ABC):
             hint = "data.tokenizer.end_of_text can name one, or data/tokenizer=bpe has one"
             problems.append(Problem("data.separate_documents", expected, name, hint))
         for name, section in _sections(prepared.meta.splits["train"]).items():
-            if section.tokens <= self.sequence_length:
+            if section.tokens <= self.window:
                 whose = f"{name}'s training split has" if name else "the training split's"
                 expected = f"less than {whose} {section.tokens:,} tokens"
                 problems.append(Problem("data.sequence_length", expected, self.sequence_length))
@@ -175,6 +204,8 @@ class TextData(pl.LightningDataModule, ABC):
         if problems:
             raise RequestError(problems)
         self._prepared = prepared
+        if self.objective is not None:
+            self.objective = self.objective.bound(prepared.tokenizer, prepared.meta)
         return prepared
 
     @property
@@ -211,8 +242,22 @@ class TextData(pl.LightningDataModule, ABC):
     def steps_per_epoch(self) -> float:
         """Optimizer steps in which as many windows are read as fit the split side by side."""
         sections = _sections(self._split("train")).values()
-        windows = sum((section.tokens - 1) // self.sequence_length for section in sections)
+        windows = sum((section.tokens - 1) // self.window for section in sections)
         return windows / self.examples_per_step
+
+    @property
+    def shares_exactly(self) -> bool:
+        """Whether a step must be a multiple of the ranks."""
+        return True
+
+    @property
+    def labels(self) -> list[str]:
+        """None: running text has no labels."""
+        return []
+
+    def evaluated_tokens(self, split: Split) -> int:
+        """Targets in a whole split."""
+        return max(0, self._split(split).tokens - 1)
 
     def bytes_predicted(self, split: Split) -> int | None:
         """UTF-8 bytes of the text that a split's targets stand for: all but the first token.
@@ -221,6 +266,11 @@ class TextData(pl.LightningDataModule, ABC):
         """
         meta = self._split(split)
         return meta.bytes - meta.first_token_bytes if meta.lossless else None
+
+    def bytes_metrics(self, split: Split, found: dict[str, float]) -> dict[str, float]:
+        """`bits_per_byte` of a split that was scored, if its tokens spell the text."""
+        size = self.bytes_predicted(split)
+        return {} if size is None else {"bits_per_byte": found["nats"] / math.log(2) / size}
 
     def attach(
         self,
@@ -265,12 +315,14 @@ class TextData(pl.LightningDataModule, ABC):
             rank=rank,
             world=world,
             separator=self._separator,
+            objective=self.objective,
+            seed=seed,
         )
 
     def order_of(self, seed: int) -> Order:
         """Which windows of the prepared text make up each step of the run with this seed."""
         kind = ORDERS[self.order]
-        return kind(self._split("train").tokens, self.sequence_length, self.examples_per_step, seed)
+        return kind(self._split("train").tokens, self.window, self.examples_per_step, seed)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The run's optimizer steps from `start_step` on; its length is that of the whole run."""
@@ -298,7 +350,12 @@ class TextData(pl.LightningDataModule, ABC):
         places = [(s.start, s.tokens) for s in _sections(self._split(split)).values()]
         file = self.prepared.split(split)
         batches = EvaluationBatches(
-            file, length=length, examples=examples, places=places, separator=self._separator
+            file,
+            length=length,
+            examples=examples,
+            places=places,
+            separator=self._separator,
+            objective=self.objective,
         )
         return _loader(batches, workers=0)
 

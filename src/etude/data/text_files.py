@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,17 +87,7 @@ class TextFiles(TextData):
         Raises:
             RequestError: with every path that can't be used.
         """
-        found: dict[Path, Path] = {}
-        problems: list[Problem] = []
-        for path in self.paths:
-            try:
-                for file in _resolve(path):
-                    found.setdefault(file.resolve(), file)
-            except RequestError as error:
-                problems += error.problems
-        if problems:
-            raise RequestError(problems)
-        return list(found.values())
+        return files_of(self.paths)
 
     def check(self) -> None:
         files = self.files()
@@ -233,22 +223,45 @@ def _format(file: Path) -> Format:
     return found
 
 
-def _resolve(typed: str) -> list[Path]:
+def files_of(paths: Sequence[str], where: str = "data.path") -> list[Path]:
+    """The files that are meant, in order, each once.
+
+    Args:
+        paths: files, folders, globs.
+        where: the key that states them.
+
+    Raises:
+        RequestError: with every path that can't be used.
+    """
+    found: dict[Path, Path] = {}
+    problems: list[Problem] = []
+    for path in paths:
+        try:
+            for file in _resolve(path, where):
+                found.setdefault(file.resolve(), file)
+        except RequestError as error:
+            problems += error.problems
+    if problems:
+        raise RequestError(problems)
+    return list(found.values())
+
+
+def _resolve(typed: str, where: str) -> list[Path]:
     path = Path(os.path.expanduser(typed))
     if path.is_file():
         if format_of(path, without_suffix=True) is None:
             expected = f"a file that can be read: {endings()}, or plain text without a suffix"
-            raise RequestError(Problem("data.path", expected, typed))
+            raise RequestError(Problem(where, expected, typed))
         if path.stat().st_size == 0:
-            raise RequestError(Problem("data.path", "a file with text in it; it is empty", typed))
+            raise RequestError(Problem(where, "a file with text in it; it is empty", typed))
         return [path]
     if path.is_dir():
         inside = [Path(root, name) for root, _, names in os.walk(path) for name in names]
         seen = [file for file in inside if not _hidden(file.relative_to(path))]
-        return _readable(seen, typed, "a folder with", without_suffix=False)
+        return _readable(seen, typed, where, "a folder with", without_suffix=False)
     if glob.has_magic(typed):
         matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
-        return _readable(matches, typed, "a glob that matches", without_suffix=True)
+        return _readable(matches, typed, where, "a glob that matches", without_suffix=True)
     parent = path.parent
     while not parent.is_dir():
         path, parent = parent, parent.parent
@@ -256,17 +269,19 @@ def _resolve(typed: str) -> list[Path]:
     hint = f"{parent} has no {path.name}"
     close = nearest(path.name, names)
     hint = f"{hint}; {close}" if close else hint
-    raise RequestError(Problem("data.path", "a file, a folder or a glob", typed, hint))
+    raise RequestError(Problem(where, "a file, a folder or a glob", typed, hint))
 
 
-def _readable(files: list[Path], typed: str, what: str, *, without_suffix: bool) -> list[Path]:
+def _readable(
+    files: list[Path], typed: str, where: str, what: str, *, without_suffix: bool
+) -> list[Path]:
     found = sorted(
         file
         for file in files
         if format_of(file, without_suffix=without_suffix) is not None and file.is_file()
     )
     if not found:
-        raise RequestError(Problem("data.path", f"{what} text files: {endings()}", typed))
+        raise RequestError(Problem(where, f"{what} text files: {endings()}", typed))
     return found
 
 

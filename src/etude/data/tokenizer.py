@@ -16,11 +16,11 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
@@ -34,6 +34,9 @@ UNKNOWN = "<unk>"
 # What other tokenizers call them, first come first taken.
 ENDS_OF_TEXT = (END_OF_TEXT, "</s>", "[SEP]", "<eos>", "<|end_of_text|>", "<|im_end|>")
 UNKNOWNS = (UNKNOWN, "[UNK]")
+MASKS = ("[MASK]", "<mask>")
+FRAMES = (("[CLS]", "[SEP]"), ("<s>", "</s>"), (END_OF_TEXT, END_OF_TEXT))
+"""What stands around a text that an encoder reads, first come first taken."""
 
 
 class Tokenizer:
@@ -46,6 +49,7 @@ class Tokenizer:
         end_of_text: the id that stands between documents: of the special token with which the
             file's own template closes a text, else of the first of `ENDS_OF_TEXT`; or None.
         unknown: the id that stands for what the vocabulary lacks, or None.
+        mask: the id that hides a token, or None.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
@@ -59,6 +63,7 @@ class Tokenizer:
         self.end_of_text: int | None = backend.token_to_id(ends[0]) if ends else None
         unknowns = [name for name in UNKNOWNS if name in special]
         self.unknown: int | None = special[unknowns[0]] if unknowns else None
+        self.mask: int | None = next((special[name] for name in MASKS if name in special), None)
 
     def special_tokens(self) -> dict[str, int]:
         """The ids of tokens that are no text, by name."""
@@ -110,6 +115,17 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The token ids of each text, on as many threads as the library uses."""
         encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def encode_special(self, text: str) -> list[int]:
+        """The ids of `text`, in which the names of special tokens are read as these."""
+        backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
+        backend.encode_special_tokens = False
+        return list(backend.encode(text, add_special_tokens=False).ids)
+
+    def framed(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text with the special tokens that the file's template puts around it."""
+        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=True)
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -172,6 +188,33 @@ class Tokenizer:
         )
         return Tokenizer(copy)
 
+    def with_frame(self) -> Tokenizer:
+        """The same with a template of special tokens around a text, if it has none.
+
+        A text becomes `[CLS] text [SEP]`, two become `[CLS] first [SEP] second [SEP]`, the second's
+        tokens being of type 1, with the first pair of `FRAMES` that there is.
+        """
+        special = self.special_tokens()
+        frames = [frame for frame in FRAMES if all(name in special for name in frame)]
+        if not frames or self.backend.num_special_tokens_to_add(False):
+            return self
+        first, last = frames[0]
+        copy = tokenizers.Tokenizer.from_str(self.backend.to_str())
+        copy.post_processor = processors.TemplateProcessing(
+            single=f"{first} $A {last}",
+            pair=f"{first} $A {last} $B:1 {last}:1",
+            special_tokens=[(name, special[name]) for name in dict.fromkeys(frames[0])],
+        )
+        return Tokenizer(copy)
+
+    def with_special(self, names: Sequence[str]) -> Tokenizer:
+        """The same with further special tokens, whose ids follow the others'."""
+        if not names:
+            return self
+        copy = tokenizers.Tokenizer.from_str(self.backend.to_str())
+        copy.add_special_tokens([special_token(name) for name in names])
+        return Tokenizer(copy)
+
     # The library's tokenizer forgets `encode_special_tokens` when it is pickled.
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return _from_string, (self.backend.to_str(),)
@@ -195,6 +238,35 @@ class Recipe(ABC):
             RequestError: the files that it comes from are missing or broken.
         """
         return None
+
+
+class NeedsSpecialTokens(Protocol):
+    """Who knows which special tokens a tokenizer must have."""
+
+    def special_tokens(self, known: Mapping[str, int]) -> list[str]:
+        """Those to add to the ones that are known."""
+
+
+class WithSpecial(Recipe):
+    """A recipe whose tokenizer gets the special tokens that a task needs and it lacks.
+
+    Args:
+        recipe: of the tokenizer.
+        task: says what it lacks.
+    """
+
+    def __init__(self, recipe: Recipe, task: NeedsSpecialTokens) -> None:
+        self.recipe, self.task = recipe, task
+
+    def train(self, texts: Iterable[str]) -> Tokenizer:
+        tokenizer = self.recipe.train(texts)
+        return tokenizer.with_special(self.task.special_tokens(tokenizer.special_tokens()))
+
+    def settings(self) -> dict[str, object]:
+        return {**self.recipe.settings(), "special_tokens": self.task.special_tokens({})}
+
+    def fingerprint(self) -> str | None:
+        return self.recipe.fingerprint()
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ class Loaded:
         architecture: the class of `transformers` that it was read as.
         config: of `config.json`.
         folder: where it was.
+        arguments: of the module's class, as its config describes it.
         rest: released tensors that our module has no use for, by name: BERT's pooler. Without
             them what `save_weights` writes is not all that was read.
     """
@@ -61,6 +62,7 @@ class Loaded:
     architecture: str
     config: dict[str, Any]
     folder: Path
+    arguments: dict[str, Any]
     rest: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -116,7 +118,8 @@ def load_tensors(
         log.info("not used by %s, kept aside: %s", type(module).__name__, _listed(rest))
     _fill(family, module, kind, tensors, found, dtype, torch.device(device))
     where = tensors.where if tensors.where.is_dir() else tensors.where.parent
-    return Loaded(module.eval(), family, kind, config.values, where, kept)
+    arguments = family.arguments(config, kind)
+    return Loaded(module.eval(), family, kind, config.values, where, arguments, kept)
 
 
 def _check_depth(config: HFConfig, tensors: Tensors) -> None:

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from etude.errors import EtudeError
+from etude.models.encoder_decoder import EncoderDecoder
 
 
 class Uncountable(EtudeError):
@@ -50,6 +51,7 @@ class Cost:
             there from the micro-batch before; a step of one micro-batch takes somewhat less, as
             its gradients come while activations go.
         optimizer_bytes: of the optimizer's state after a step; 0 if no optimizer was given.
+        positions: tokens of all sequences, an encoder-decoder's of both sides.
     """
 
     parameters: int
@@ -59,6 +61,7 @@ class Cost:
     gradient_bytes: int
     activation_bytes: int
     optimizer_bytes: int
+    positions: int
 
     @property
     def step_bytes(self) -> int:
@@ -77,10 +80,11 @@ def cost(
     autocast: torch.dtype | None = None,
     optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
 ) -> Cost:
-    """Counts a training step of the model, its loss being the cross-entropy of the next token.
+    """Counts a training step of the model, its loss being the cross-entropy of its logits.
 
     Args:
-        build: makes a module that maps tokens (B, T) to logits (B, T, V), on the CPU.
+        build: makes a module that maps tokens (B, T) to logits, on the CPU; an `EncoderDecoder`
+            takes as many for its target.
         length: T.
         batch: B, the sequences of a micro-batch.
         dtype: of the weights.
@@ -112,6 +116,7 @@ def _count(
     casting: AbstractContextManager[Any] = (
         nullcontext() if autocast is None else torch.autocast("cpu", dtype=autocast)
     )
+    sides = 2 if isinstance(model, EncoderDecoder) else 1
     parameters = list(model.parameters())
     for parameter in parameters:
         if parameter.requires_grad:  # as after the first micro-batch of a step
@@ -119,9 +124,10 @@ def _count(
     gradients = [p.grad for p in parameters if p.grad is not None]
     with Counter([*parameters, *gradients, *model.buffers(), tokens]) as counter:
         with casting:
-            logits = model(tokens)
-            loss = F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="sum")
-            del logits
+            logits = model(*[tokens] * sides)
+            targets = torch.zeros(logits.shape[:-1], dtype=torch.long, device="cpu")
+            loss = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="sum")
+            del logits, targets
         forward = counter.flops
         loss.backward()
     state = 0
@@ -137,6 +143,7 @@ def _count(
         gradient_bytes=_bytes(gradients),
         activation_bytes=counter.most,
         optimizer_bytes=state,
+        positions=batch * length * sides,
     )
 
 

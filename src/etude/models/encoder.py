@@ -82,4 +82,4 @@ class Encoder(Body):
         x = self.hidden(
             tokens, keep=keep, token_types=token_types, positions=positions, documents=documents
         )
-        return x if self.head is None else self.head(x)
+        return x if self.head is None else self.head(x, keep)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -33,6 +35,10 @@ def logits(
 class Head(nn.Module):
     """The base of an encoder's heads.
 
+    Attributes:
+        gives: what its logits are over: the `vocabulary` at each position, `tags` at each position,
+            or `classes` of the whole.
+
     Args:
         dim: D.
         embedding: of the tokens, whose weights a head may share.
@@ -40,11 +46,17 @@ class Head(nn.Module):
         dropout: probability.
     """
 
+    gives: ClassVar[Literal["vocabulary", "tags", "classes"]]
+
     def __init__(self, *, dim: int, embedding: nn.Embedding, norm: Part, dropout: float) -> None:
         super().__init__()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Vectors (B, T, D) to what the head says."""
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Vectors (B, T, D) to what the head says.
+
+        Args:
+            keep: (B, T), false where a token is padding.
+        """
         raise NotImplementedError
 
 
@@ -54,6 +66,8 @@ class MaskedLanguageHead(Head):
     Devlin et al. 2018 (arXiv:1810.04805), the authors' code.
     """
 
+    gives = "vocabulary"
+
     def __init__(self, *, dim: int, embedding: nn.Embedding, norm: Part, dropout: float) -> None:
         super().__init__(dim=dim, embedding=embedding, norm=norm, dropout=dropout)
         self.dense = nn.Linear(dim, dim)
@@ -61,7 +75,7 @@ class MaskedLanguageHead(Head):
         self.bias = nn.Parameter(embedding.weight.new_zeros(embedding.num_embeddings))
         self._shared = [embedding]  # not a child: its weights are the body's
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         return logits(self.norm(F.gelu(self.dense(x))), self._shared[0], bias=self.bias)
 
 
@@ -71,42 +85,96 @@ class ClassificationHead(Head):
     tanh(dense(x[0])), dropout, a linear layer (Devlin et al. 2018, section 4.1, and its code).
 
     Args:
-        labels: the number of classes.
+        labels: the number of classes; a config's null is filled with the data's.
     """
 
+    gives = "classes"
+
     def __init__(
-        self, *, dim: int, embedding: nn.Embedding, norm: Part, dropout: float, labels: int = 2
+        self,
+        *,
+        dim: int,
+        embedding: nn.Embedding,
+        norm: Part,
+        dropout: float,
+        labels: int | None = None,
     ) -> None:
         super().__init__(dim=dim, embedding=embedding, norm=norm, dropout=dropout)
-        check_labels(labels)
+        labels = check_labels(labels)
         self.dense = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(dim, labels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         return self.classifier(self.dropout(self.dense(x[:, 0]).tanh()))
+
+
+class MeanClassificationHead(Head):
+    """Logits over classes from the mean of all positions: (B, labels).
+
+    The mean as sentence encoders take it (Reimers & Gurevych 2019, arXiv:1908.10084, section 3),
+    dropout, a linear layer.
+
+    Args:
+        labels: as for `ClassificationHead`.
+    """
+
+    gives = "classes"
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        embedding: nn.Embedding,
+        norm: Part,
+        dropout: float,
+        labels: int | None = None,
+    ) -> None:
+        super().__init__(dim=dim, embedding=embedding, norm=norm, dropout=dropout)
+        labels = check_labels(labels)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(dim, labels)
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        if keep is None:
+            mean = x.mean(1)
+        else:
+            weights = keep[..., None].to(x.dtype)
+            mean = (x * weights).sum(1) / weights.sum(1)
+        return self.classifier(self.dropout(mean))
 
 
 class TaggingHead(Head):
     """Logits over tags at each position: (B, T, labels) (Devlin et al. 2018, section 5.3).
 
     Args:
-        labels: the number of tags.
+        labels: the number of tags; a config's null is filled with the data's.
     """
 
+    gives = "tags"
+
     def __init__(
-        self, *, dim: int, embedding: nn.Embedding, norm: Part, dropout: float, labels: int = 2
+        self,
+        *,
+        dim: int,
+        embedding: nn.Embedding,
+        norm: Part,
+        dropout: float,
+        labels: int | None = None,
     ) -> None:
         super().__init__(dim=dim, embedding=embedding, norm=norm, dropout=dropout)
-        check_labels(labels)
+        labels = check_labels(labels)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(dim, labels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         return self.classifier(self.dropout(x))
 
 
-def check_labels(labels: int) -> None:
+def check_labels(labels: int | None) -> int:
+    """The number of labels, which must be known by now."""
     checks = Checks()
-    checks.positive(labels=labels)
+    checks.that(labels is not None and labels > 0, "labels", labels, "a positive number")
     checks.done()
+    assert labels is not None
+    return labels

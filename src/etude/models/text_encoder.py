@@ -41,10 +41,13 @@ class TextEncoder:
     Args:
         module: the encoder.
         tokenizer: the one it was trained with.
+        labels: the names of what the module's head tells apart, by number.
     """
 
-    def __init__(self, module: Encoder, tokenizer: FramingTokenizer) -> None:
-        self.module, self.tokenizer = module, tokenizer
+    def __init__(
+        self, module: Encoder, tokenizer: FramingTokenizer, *, labels: Sequence[str] = ()
+    ) -> None:
+        self.module, self.tokenizer, self.labels = module, tokenizer, list(labels)
 
     @property
     def device(self) -> torch.device:

@@ -137,6 +137,8 @@ class MultiHeadAttention(nn.Module):
         qk_norm_eps: of these norms.
         scale: of the scores: `inverse_sqrt` is 1 / sqrt(K), `inverse` 1 / K, `one` 1.
         softcap: see `reference_attention`; it has no fused kernel.
+        attention_dropout: probability for the attention weights alone; None is `dropout`. On a CPU
+            there is no fused kernel with it, and 0 is several times faster.
 
     Raises:
         InvalidArguments: sizes that don't divide each other.
@@ -160,12 +162,15 @@ class MultiHeadAttention(nn.Module):
         qk_norm_eps: float = 1e-6,
         scale: Literal["inverse_sqrt", "inverse", "one"] = "inverse_sqrt",
         softcap: float | None = None,
+        attention_dropout: float | None = None,
     ) -> None:
         super().__init__()
         checks = Checks()
         checks.positive(dim=dim)
         checks.positive(qk_norm_eps=qk_norm_eps)
         checks.probability(dropout=dropout)
+        if attention_dropout is not None:
+            checks.probability(attention_dropout=attention_dropout)
         if head_dim is None:
             check_divides(checks, "heads", heads, "dim", dim)
         else:
@@ -177,7 +182,8 @@ class MultiHeadAttention(nn.Module):
         checks.that(scale in SCALES, "scale", scale, f"one of {', '.join(SCALES)}")
         checks.done()
         kv_heads = heads if kv_heads is None else kv_heads
-        self.heads, self.kv_heads, self.dropout = heads, kv_heads, dropout
+        self.heads, self.kv_heads = heads, kv_heads
+        self.dropout = dropout if attention_dropout is None else attention_dropout
         self.head_dim = dim // heads if head_dim is None else head_dim
         self.scale = SCALES[scale](self.head_dim)
         self.softcap = softcap

@@ -23,7 +23,7 @@ from etude.sweeps.speed import (
     try_out,
 )
 from etude.sweeps.state import State
-from etude.training.build import Parts, stated_vocabulary
+from etude.training.build import Parts, model_of, stated_vocabulary
 from etude.training.place import cache_folder
 from etude.training.throughput import compute_dtype
 
@@ -125,10 +125,10 @@ class Estimator:
         assert size.cost is not None
         if size.steps is None:
             return
-        per_window = size.micro_batch * parts.data.sequence_length
+        per_window = size.cost.positions  # of a micro-batch
         training = size.cost.training_flops / per_window
         interval = parts.trainer.validation_interval(size.steps)
-        validated = max(0, parts.data.meta.splits["val"].tokens - 1) if prepared else 0
+        validated = parts.data.evaluated_tokens("val") if prepared else 0
         once = validated * size.cost.forward_flops / per_window  # of one validation
         if not prepared:
             size.notes.append("validation is not counted: its tokens are known after preparation")
@@ -161,7 +161,7 @@ class Estimator:
             whole = precision.endswith("-true")
             try:
                 self._costs[key] = cost(
-                    lambda: model.build(vocab_size=vocabulary),
+                    lambda: model_of(checked, vocabulary),
                     length=length,
                     batch=micro_batch,
                     dtype=compute_dtype(precision) if whole else torch.float32,

@@ -20,7 +20,8 @@ from etude.config.flat import flat_config
 from etude.models.cost import Cost
 from etude.records.record import Record
 from etude.records.registry import scan
-from etude.training.build import Parts
+from etude.tasks.base import Setup
+from etude.training.build import LABELS, Parts, model_of
 from etude.training.process import as_in_a_fresh_process
 from etude.training.throughput import compute_dtype, device_name, matmul_peak
 
@@ -175,22 +176,23 @@ def try_out(
     """
     with as_in_a_fresh_process():
         torch.manual_seed(0)
-        model = checked.nodes["model"].build(vocab_size=vocabulary)
+        model = model_of(checked, vocabulary)
         precision = parts.trainer.lightning["precision"]
         dtype = compute_dtype(precision)
         model = model.to(device, dtype if precision.endswith("-true") else None)
         task: Any = parts.task(
-            model=model,
-            optimizer=parts.optimizer,
-            schedule=parts.schedule,
-            total_steps=1,
-            seed=checked.seed,
-            gradient_clip_val=parts.trainer.gradient_clip_val,
+            setup=Setup(
+                model=model,
+                optimizer=parts.optimizer,
+                schedule=parts.schedule,
+                total_steps=1,
+                seed=checked.seed,
+                gradient_clip_val=parts.trainer.gradient_clip_val,
+            )
         )
         optimizer = task.configure_optimizers()
-        size = (micro_batch, parts.data.sequence_length)
-        tokens, targets = (torch.randint(vocabulary, size, device=device) for _ in range(2))
-        micro = {"tokens": tokens, "targets": targets, "step_targets": targets.numel()}
+        micro = task.stand_in(micro_batch, parts.data.sequence_length, vocabulary, LABELS)
+        micro = {k: v.to(device) if hasattr(v, "to") else v for k, v in micro.items()}
 
         mixed = precision.endswith("-mixed")
 

@@ -10,35 +10,55 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from etude.data.objective import Objective
 from etude.optim.schedules import Schedule
 from etude.tasks.seeding import seed_for, seed_generators
 
 MicroBatch = dict[str, Any]
 
 
-class Task(pl.LightningModule):
-    """A model with its loss and its optimizer.
+@dataclass(frozen=True)
+class Setup:
+    """What a run gives its task; a config states what else the task takes.
 
-    Args:
+    Attributes:
         model: the module under training; checkpoints hold its weights.
         optimizer: a recipe, called once with the model.
         schedule: the learning-rate factor by step.
         total_steps: optimizer steps of the whole run.
         seed: the run's seed, from which every micro-batch's is derived.
         gradient_clip_val: the largest global gradient norm; None does not clip.
+    """
+
+    model: nn.Module
+    optimizer: Callable[[nn.Module], torch.optim.Optimizer]
+    schedule: Schedule
+    total_steps: int
+    seed: int
+    gradient_clip_val: float | None = None
+
+
+class Task(pl.LightningModule):
+    """A model with its loss and its optimizer.
+
+    Args:
+        setup: what the run gives.
 
     Attributes:
         monitor: the validation metric that decides which checkpoint is best; lower is better.
         metric_names: all that a validation measures; callbacks may watch these. A task that does
             not say has its callbacks' monitors checked by Lightning, after the first validation.
         needs_causal_model: the model must not see what follows a token, or it sees its target.
+        models: the kinds of models that fit; none says nothing of it.
+        head: what an encoder's head must give; see `etude.models.heads.Head`.
         validation_metrics: of the latest validation, in double precision, by full name; the same
             on every rank.
     """
@@ -46,27 +66,42 @@ class Task(pl.LightningModule):
     monitor = "val/loss"
     metric_names: tuple[str, ...] = ()
     needs_causal_model = False
+    models: ClassVar[tuple[type[nn.Module], ...]] = ()
+    head: ClassVar[str | None] = None
 
-    def __init__(
-        self,
-        *,
-        model: nn.Module,
-        optimizer: Callable[[nn.Module], torch.optim.Optimizer],
-        schedule: Schedule,
-        total_steps: int,
-        seed: int,
-        gradient_clip_val: float | None,
-    ) -> None:
+    def __init__(self, setup: Setup) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.model = model
-        self.schedule = schedule
-        self.total_steps = total_steps
-        self.seed = seed
-        self.clip = gradient_clip_val
-        self._optimizer_recipe = optimizer
+        self.model = setup.model
+        self.schedule = setup.schedule
+        self.total_steps = setup.total_steps
+        self.seed = setup.seed
+        self.clip = setup.gradient_clip_val
+        self._optimizer_recipe = setup.optimizer
         self._grad_norm: Tensor | None = None
         self.validation_metrics: dict[str, float] = {}
+
+    @classmethod
+    def objective(cls, **arguments: Any) -> Objective | None:
+        """What the task with these arguments makes of the data; None takes windows as they are.
+
+        Args:
+            arguments: those that the config states.
+
+        Raises:
+            InvalidArguments: they cannot work.
+        """
+        return None
+
+    @classmethod
+    def stand_in(cls, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
+        """A micro-batch without meaning, to try out how long one takes.
+
+        Args:
+            labels: how many there are, for a task that has some.
+        """
+        tokens, targets = (torch.randint(vocabulary, (batch, length)) for _ in range(2))
+        return {"tokens": tokens, "targets": targets, "step_targets": targets.numel()}
 
     def loss(self, micro: MicroBatch) -> Tensor:
         """The sum of the loss over the micro-batch's targets, a scalar."""

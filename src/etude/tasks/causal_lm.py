@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from etude.models.decoder import Decoder
 from etude.tasks.base import MicroBatch, Task
 
 
@@ -53,6 +54,7 @@ class CausalLM(Task):
 
     metric_names = ("val/loss", "val/perplexity", "val/bits_per_byte")
     needs_causal_model = True
+    models = (Decoder,)
     _nats: list[Tensor]
     _targets: int
     _of_sections: list[tuple[int, int]]  # for each of `_nats` its section and its targets
@@ -124,3 +126,40 @@ def score(
         targets += batch["targets"].numel()
     model.train(was_training)
     return language_model_metrics(nats, targets, text_bytes)
+
+
+@torch.inference_mode()
+def sliding_score(model: nn.Module, file: Any, length: int, stride: int) -> dict[str, float]:
+    """Loss and perplexity with windows that overlap: window w begins at token `w * stride`, and of
+    each but the first only the last `stride` targets count, which have seen at least
+    `length - stride` tokens.
+
+    Args:
+        file: the split's ids, an `etude.data.prepare.TokenFile`.
+        length: targets in a window.
+        stride: at most `length`.
+
+    Returns:
+        `loss` in nats a token, `perplexity`, and `nats`, the sum.
+    """
+    ids = torch.from_numpy(file.ids.astype("int64"))
+    total = len(ids) - 1
+    size = max(1, 8192 // length)
+    starts = [0, *range(stride, max(stride, total - length + stride), stride)]
+    nats, counted, done = 0.0, 0, 0
+    model.eval()
+    whole = [start for start in starts if start + length <= total]
+    groups = [whole[first : first + size] for first in range(0, len(whole), size)]
+    groups += [[start] for start in starts if start + length > total]
+    for group in groups:
+        rows = torch.stack([ids[start : start + length + 1] for start in group])
+        logits = model(rows[:, :-1])
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).transpose(1, 2)
+        losses = F.cross_entropy(logits, rows[:, 1:], reduction="none").double()
+        for start, row in zip(group, losses, strict=True):
+            new = row[max(0, done - start) :]
+            nats += float(new.sum())
+            counted += len(new)
+            done = max(done, start + len(row))
+    metrics = language_model_metrics(nats, counted, None)
+    return {**metrics, "nats": nats}

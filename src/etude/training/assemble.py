@@ -10,7 +10,7 @@ import torch
 
 from etude.config.checks import Checked
 from etude.records.record import Record
-from etude.tasks.base import Task
+from etude.tasks.base import Setup, Task
 from etude.training.build import Parts
 from etude.training.compilation import FirstBatch, compiled
 from etude.training.loop import RunLoop
@@ -90,11 +90,13 @@ def assemble(
     if settings.lightning["precision"] == "64-true":
         model = model.double()  # before its weights are restored, or they are rounded
     task = parts.task(
-        model=model,
-        optimizer=parts.optimizer,
-        schedule=parts.schedule,
-        total_steps=total,
-        seed=checked.seed,
-        gradient_clip_val=settings.gradient_clip_val,
+        setup=Setup(
+            model=model,
+            optimizer=parts.optimizer,
+            schedule=parts.schedule,
+            total_steps=total,
+            seed=checked.seed,
+            gradient_clip_val=settings.gradient_clip_val,
+        )
     )
     return Assembly(loop, trainer, task, settings.compile)

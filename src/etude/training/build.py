@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import inspect
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,14 +11,16 @@ from omegaconf import DictConfig
 
 from etude.config.checks import Checked, Unsound, check
 from etude.config.nodes import Factory, Node
-from etude.errors import Problem, RequestError, nearest
+from etude.errors import InvalidArguments, Problem, RequestError, nearest
 from etude.loggers.base import Logger
+from etude.models.decoder import Decoder
 from etude.models.encoder import Encoder
 from etude.models.encoder_decoder import EncoderDecoder
 from etude.tasks.seeding import INITIALISATION, seed_for
 from etude.training.trainer import Trainer
 
 _ANY_VOCABULARY = 300  # stands in for the tokenizer's until the data is prepared
+LABELS = 2  # likewise for the number of labels
 
 
 @dataclass
@@ -44,10 +47,12 @@ def check_all(config: DictConfig) -> Checked:
     except Unsound as error:
         problems = list(error.problems)
         for key, node in error.sound.items():
-            given = {"vocab_size": _ANY_VOCABULARY} if key == "model" else {}
             try:
                 with torch.device("meta"):
-                    node.build(**given)
+                    if key == "model":
+                        _with_labels(node, LABELS).build(vocab_size=_ANY_VOCABULARY)
+                    else:
+                        node.build()
             except RequestError as refused:
                 problems += refused.problems
         raise RequestError(problems) from error
@@ -81,7 +86,8 @@ def build_parts(checked: Checked) -> Parts:
                 Problem(f"logger.{name}._target_", "a subclass of etude.loggers.base.Logger", found)
             )
     with torch.device("meta"):
-        model = attempt(nodes["model"], vocab_size=stated_vocabulary(checked) or _ANY_VOCABULARY)
+        node = _with_labels(nodes["model"], LABELS)
+        model = attempt(node, vocab_size=stated_vocabulary(checked) or _ANY_VOCABULARY)
     if built["data"] is not None and model is not None:
         length, limit = built["data"].sequence_length, model.max_length
         if length > limit:
@@ -95,7 +101,7 @@ def build_parts(checked: Checked) -> Parts:
             )
     if built["data"] is not None and built["trainer"] is not None:
         examples, processes = built["data"].examples_per_step, built["trainer"].processes
-        if examples % processes:
+        if built["data"].shares_exactly and examples % processes:
             expected = f"a multiple of the {processes} processes, in examples"
             problems.append(Problem("data.batch", expected, examples))
     task: Any = nodes["task"].constructor
@@ -107,17 +113,47 @@ def build_parts(checked: Checked) -> Parts:
             expected = f"a metric of {task.__name__}"
             hint = nearest(monitor, names)
             problems.append(Problem(f"callbacks.{name}.monitor", expected, monitor, hint))
-    if isinstance(model, Encoder | EncoderDecoder) and task.needs_causal_model:
-        kind = type(model).__name__
-        expected = f"a decoder: {task.__name__} predicts the next token of one text"
-        problems.append(Problem("model", expected, kind, "model=nano, or another decoder"))
+    if isinstance(model, tuple(_KINDS)) and task.models and not isinstance(model, task.models):
+        problems.append(_another_kind(model, task))
+    elif isinstance(model, Encoder) and task.head not in (None, getattr(model.head, "gives", None)):
+        have = None if model.head is None else type(model.head).__name__
+        expected = f"a head that gives {task.head}, for {task.__name__}"
+        problems.append(Problem("model.head", expected, have, _HEADS[task.head]))
     elif model is not None and task.needs_causal_model and not model.mask.causal:
         name = nodes["model"].arguments["mask"].target.rpartition(".")[2]
         expected = f"a mask that hides what follows: {task.__name__}'s targets are the next tokens"
         problems.append(Problem("model.mask", expected, name, "model/mask=causal"))
+    try:
+        objective = task.objective(**built["task"].arguments) if built["task"] else None
+        if built["data"] is not None:
+            built["data"].for_task(objective)
+    except InvalidArguments as error:
+        problems += [problem.under("task") for problem in error.problems]
+    except RequestError as error:
+        problems += error.problems
     if problems:
         raise RequestError(problems)
     return Parts(**built, callbacks=callbacks, loggers=loggers)
+
+
+_HEADS = {
+    "classes": "model/head=classification",
+    "tags": "model/head=tagging",
+    "vocabulary": "model/head=masked_lm",
+}
+_KINDS = {
+    Decoder: ("a decoder", "model=nano"),
+    Encoder: ("an encoder", "model=encoder_nano"),
+    EncoderDecoder: ("an encoder-decoder", "model=transformer_nano"),
+}
+
+
+def _another_kind(model: Any, task: Any) -> Problem:
+    """The model is of a kind that the task has no use for."""
+    called = [_KINDS.get(kind, (kind.__name__, "")) for kind in task.models]
+    expected = f"{' or '.join(name for name, _ in called)} for {task.__name__}"
+    hint = " or ".join(choice for _, choice in called if choice)
+    return Problem("model", expected, type(model).__name__, f"{hint}, or another")
 
 
 def stated_vocabulary(checked: Checked) -> int | None:
@@ -126,14 +162,33 @@ def stated_vocabulary(checked: Checked) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def build_model(checked: Checked, vocabulary: int) -> Any:
+def model_of(checked: Checked, vocabulary: int, labels: int = LABELS) -> Any:
+    """The model that a config describes, with what it leaves open filled in."""
+    node = _with_labels(checked.nodes["model"], labels)
+    return node.build(vocab_size=stated_vocabulary(checked) or vocabulary)
+
+
+def _with_labels(model: Node, labels: int) -> Node:
+    """The same with the number of labels where its head leaves it to the data."""
+    head = model.arguments.get("head")
+    if not isinstance(head, Node) or "labels" in head.arguments:
+        return model
+    if "labels" not in inspect.signature(head.constructor).parameters:
+        return model
+    head = replace(head, arguments={**head.arguments, "labels": labels})
+    return replace(model, arguments={**model.arguments, "head": head})
+
+
+def build_model(checked: Checked, vocabulary: int, labels: int = 0) -> Any:
     """The model on the CPU, its weights drawn from the run's seed.
 
     Args:
         vocabulary: the tokenizer's size, used where the config says null.
+        labels: how many the data has, used likewise.
 
     Raises:
-        RequestError: the config states a vocabulary smaller than the tokenizer's.
+        RequestError: the config states a vocabulary smaller than the tokenizer's, or another number
+            of labels than the data's.
     """
     stated = stated_vocabulary(checked)
     if stated is not None and stated < vocabulary:
@@ -145,9 +200,14 @@ def build_model(checked: Checked, vocabulary: int) -> Any:
                 "null takes the tokenizer's",
             )
         )
+    head = checked.nodes["model"].arguments.get("head")
+    named = head.arguments.get("labels", labels) if isinstance(head, Node) else labels
+    if labels and named != labels:
+        expected = f"the data's {labels}"
+        raise RequestError(Problem("model.head.labels", expected, named, "null takes the data's"))
     torch.manual_seed(seed_for(checked.seed, INITIALISATION))
     try:
-        return checked.nodes["model"].build(vocab_size=stated or vocabulary)
+        return model_of(checked, vocabulary, labels or LABELS)
     except RuntimeError as error:
         if "overflow" not in str(error):
             raise

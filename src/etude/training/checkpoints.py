@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from etude.errors import Problem, RequestError
@@ -42,7 +43,8 @@ class FolderCheckpointIO(CheckpointIO):
         rest = {key: value for key, value in checkpoint.items() if key != "state_dict"}
         try:
             with whole_folder(Path(path)) as folder:
-                save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+                once, tied = _each_once(weights)
+                save_file(once, folder / WEIGHTS, metadata={"format": "pt", **tied})
                 torch.save(rest, folder / STATE)
                 hashes = {name: sha256_file(folder / name) for name in (WEIGHTS, STATE)}
                 write_json(
@@ -72,7 +74,7 @@ class FolderCheckpointIO(CheckpointIO):
         folder = Path(path)
         verify(folder)
         state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-        weights = load_file(folder / WEIGHTS)
+        weights = _read(folder / WEIGHTS)
         state["state_dict"] = {_PREFIX + name: tensor for name, tensor in weights.items()}
         return state
 
@@ -118,7 +120,37 @@ def verify(folder: Path) -> None:
 def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     """A checkpoint's weights by parameter name, verified."""
     verify(folder)
-    return load_file(folder / WEIGHTS)
+    return _read(folder / WEIGHTS)
+
+
+_TIED = "same as: "
+
+
+def _each_once(
+    weights: dict[str, torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The weights without second names of the same ones, and what these stand for."""
+    first: dict[tuple[int, int, tuple[int, ...]], str] = {}
+    once, tied = {}, {}
+    for name, tensor in weights.items():
+        key = (tensor.data_ptr(), tensor.nbytes, tuple(tensor.shape))
+        if tensor.numel() and key in first:
+            tied[_TIED + name] = first[key]
+        else:
+            first[key] = name
+            once[name] = tensor
+    return once, tied
+
+
+def _read(file: Path) -> dict[str, torch.Tensor]:
+    """All weights by name, shared ones under each of theirs."""
+    weights = load_file(file)
+    with safe_open(file, framework="pt") as opened:
+        told = opened.metadata() or {}
+    for key, name in told.items():
+        if key.startswith(_TIED):
+            weights[key.removeprefix(_TIED)] = weights[name]
+    return weights
 
 
 def retain(folder: Path, keep: set[int], keep_every: int | None) -> None:

@@ -62,7 +62,8 @@ class RunLoop(pl.Callback):
             saves at improved validations and at the end.
         keep_every: checkpoints at its multiples are kept.
         stop_at_step: pause there.
-        tokens_per_step: targets of one optimizer step.
+        tokens_per_step: targets of one optimizer step; where steps differ, each batch says its own
+            as `step_tokens`.
         watch_gradients: a gradient norm that is not finite means divergence; false where loss
             scaling makes it an everyday event.
     """
@@ -93,6 +94,8 @@ class RunLoop(pl.Callback):
         self.progress: Progress | None = None
         self.views = Views()
         self.throughput = Throughput(tokens_per_step)
+        self.tokens: int | None = None  # of all steps so far
+        self._tokens_since = 0  # the last row
         self._losses: list[Tensor | float] = []  # since the last row
         self._norms: list[Tensor | float] = []
         self._checked = 0  # how many of them are known to be finite
@@ -112,6 +115,8 @@ class RunLoop(pl.Callback):
         return {
             "losses": [float(value) for value in self._losses],
             "norms": [float(value) for value in self._norms],
+            "tokens": self.tokens,
+            "tokens_since": self._tokens_since,
             "seconds": self.seconds,
             "row": self._row,
             "validation_due": self._validation_due,
@@ -124,6 +129,8 @@ class RunLoop(pl.Callback):
         self._losses = list(state_dict["losses"])
         self._norms = list(state_dict["norms"])
         self._checked = len(self._losses)
+        self.tokens = state_dict.get("tokens")
+        self._tokens_since = state_dict.get("tokens_since", 0)
         self._seconds = state_dict["seconds"]
         self._row = state_dict["row"]
         self._validation_due = state_dict["validation_due"]
@@ -149,6 +156,8 @@ class RunLoop(pl.Callback):
         step = self._saved_step = trainer.global_step
         # A row of this very step is there if its validation was made up for before, then lost.
         self.record.metrics.cut_after(step - 1 if self._validation_due else step)
+        if self.tokens is None:  # it begins, or goes on from a record that didn't count
+            self.tokens = step * self.tokens_per_step
         self.views.start(self.record.rows)
         self.progress = Progress(self.total_steps, step)
         if self._validation_due:
@@ -159,9 +168,17 @@ class RunLoop(pl.Callback):
         self.throughput.start(step)
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        *_: Any,
     ) -> None:
         step = trainer.global_step
+        tokens = batch[0].get("step_tokens", self.tokens_per_step)
+        self.tokens = (self.tokens or 0) + tokens
+        self._tokens_since += tokens
         self._losses.append(outputs["loss"])
         if "grad_norm" in outputs:
             self._norms.append(outputs["grad_norm"])
@@ -193,15 +210,15 @@ class RunLoop(pl.Callback):
         losses = _numbers(self._losses)
         row: dict[str, Any] = {
             "step": step,
-            "tokens": step * self.tokens_per_step,
+            "tokens": self.tokens,
             "time": round(self.seconds, 3),
             "train/loss": math.fsum(losses) / len(losses),
         }
         if self._norms:
             row["train/grad_norm"] = float(self._norms[-1])
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
-        row |= self.throughput.since_last_row(step)
-        self._losses, self._norms, self._checked = [], [], 0
+        row |= self.throughput.since_last_row(step, self._tokens_since)
+        self._losses, self._norms, self._checked, self._tokens_since = [], [], 0, 0
         if step % self.val_interval == 0 or step >= self.total_steps:
             self._row = row
         else:
@@ -239,7 +256,7 @@ class RunLoop(pl.Callback):
             if not math.isfinite(value):
                 raise Diverged(name, step, value)
         self._validation_due = False
-        row = self._row or {"step": step, "tokens": step * self.tokens_per_step}
+        row = self._row or {"step": step, "tokens": self.tokens}
         self._row = None
         self._append(row | metrics)
         self._given_up = watcher().validated(step, metrics)

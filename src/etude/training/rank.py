@@ -25,6 +25,7 @@ from etude.records.record import Record
 from etude.training.assemble import assemble
 from etude.training.build import build_model, build_parts
 from etude.training.ddp import find_store, join
+from etude.training.initial import Initial
 from etude.training.loop import Diverged, Paused
 from etude.training.memory import keeping_memory
 from etude.training.place import cache_folder
@@ -92,7 +93,9 @@ def _train(told: Told, say: Callable[[dict[str, Any]], None]) -> None:
     found = parts.data.fingerprint()
     if found != told["content"]:
         raise RequestError(Problem("data", f"what rank 0 found ({told['content']})", found))
-    model = build_model(checked, parts.data.tokenizer_.vocab_size)
+    model = build_model(checked, parts.data.tokenizer_.vocab_size, len(parts.data.labels))
+    if checked.config.init_from.source is not None and told["checkpoint"] is None:
+        Initial.fill(model, checked.config.init_from, Path(checked.run.root))
     record = _ReadOnly.read(Path(told["record"]))
     assembly = assemble(checked, parts, model, record, step=told["step"], rank=rank)
     assembly.loop.signals = _NoSignals()

@@ -19,7 +19,7 @@ from etude.config.flat import flat_config
 from etude.errors import Interrupted, Problem, RequestError, RunFailed
 from etude.loggers.base import ViewedRun
 from etude.loggers.views import Views
-from etude.models.language_model import LanguageModel
+from etude.models.textual import Textual, with_tokenizer
 from etude.optim.schedules import Schedule
 from etude.records import provenance
 from etude.records.record import DONE, FORMAT, Record, label_of, run_folder
@@ -29,9 +29,11 @@ from etude.training.build import (
     build_model,
     build_parts,
     check_all,
+    model_of,
     stated_vocabulary,
 )
-from etude.training.checkpoints import tensor_bytes, verify
+from etude.training.checkpoints import MANIFEST, tensor_bytes, verify
+from etude.training.initial import Initial
 from etude.training.memory import keeping_memory
 from etude.training.place import (
     cache_folder,
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("etude")
 
-Epilogue = Callable[[Record, LanguageModel], None]
+Epilogue = Callable[[Record, Textual], None]
 
 
 @dataclass
@@ -101,7 +103,10 @@ def _train(checked: Checked, epilogue: Epilogue | None) -> Outcome:
     parts.trainer.check_machine()
     preflight(folder)
     parts.data.prepare(cache_folder(checked))
-    model = build_model(checked, parts.data.tokenizer_.vocab_size)
+    model = build_model(checked, parts.data.tokenizer_.vocab_size, len(parts.data.labels))
+    begun = any((folder / "checkpoints").glob(f"step-*/{MANIFEST}"))
+    if checked.config.init_from.source is not None and not begun:
+        Initial.fill(model, checked.config.init_from, Path(checked.run.root))
     room_for_checkpoints(folder, tensor_bytes(list(model.parameters())))
     with claimed(folder, wait=checked.run.wait, force=checked.run.force) as record:
         done = finished_before(folder, checked, parts)  # by whoever held it a moment ago
@@ -135,6 +140,8 @@ def _train_claimed(
     total = settings.total_steps(data.steps_per_epoch)
     checkpoint, step = _resume_point(record)
     stop_at = checked.run.stop_at_step
+    if checked.config.init_from.source is not None and step == 0 and record.checkpoints():
+        Initial.fill(model, checked.config.init_from, Path(checked.run.root))  # all are damaged
     if stop_at is not None and stop_at <= step < total:
         record.update(status="paused")
         log.info("paused before, at step %d of %d: %s", step, total, record.path)
@@ -167,7 +174,8 @@ def _train_claimed(
         finally:
             loop.close()
         if epilogue is not None:
-            _finish(epilogue, record, LanguageModel(model.cpu().eval(), data.tokenizer_))
+            text = with_tokenizer(model.cpu().eval(), data.tokenizer_, data.labels)
+            _finish(epilogue, record, text)
             views.results(record.path, trainer.global_step)
     except Paused as pause:
         record.update(status="paused")
@@ -203,7 +211,7 @@ def _train_claimed(
         status="finished",
         finished=provenance.now(),
         step=trainer.global_step,
-        tokens=trainer.global_step * data.tokens_per_step,
+        tokens=loop.tokens,
         seconds=round(loop.seconds, 2),
         final={key: value for row in rows[-1:] for key, value in row.items() if _is_result(key)},
         best=loop.best,
@@ -265,7 +273,7 @@ def finished_before(folder: Path, checked: Checked, parts: Parts) -> Outcome | N
     return Outcome("finished", record, reused=True)
 
 
-def _finish(epilogue: Epilogue, record: Record, model: LanguageModel) -> None:
+def _finish(epilogue: Epilogue, record: Record, model: Textual) -> None:
     """The weights are done: what cannot be drawn or sampled is told, and fails nothing."""
     try:
         epilogue(record, model)
@@ -301,7 +309,7 @@ def _measure(checked: Checked, parts: Parts, assembly: Assembly) -> dict[str, An
     model = checked.nodes["model"]
     throughput = assembly.loop.throughput
     throughput.flops_per_token = flops_per_token(
-        lambda: model.build(vocab_size=vocabulary),
+        lambda: model_of(checked, vocabulary),
         length=parts.data.sequence_length,
         identity=[model.canonical(), vocabulary],
     )
@@ -364,6 +372,7 @@ def _begin(
         data={
             "fingerprint": data.fingerprint(),
             **data.origin(),
+            **({"labels": data.labels} if data.labels else {}),
             "splits": {name: asdict(split) for name, split in data.meta.splits.items()},
         },
         tokenizer={"fingerprint": data.tokenizer_.fingerprint, "size": data.tokenizer_.vocab_size},

@@ -75,8 +75,11 @@ class Throughput:
         if self._running_since is None:
             self._running_since = time.perf_counter()
 
-    def since_last_row(self, step: int) -> dict[str, float]:
+    def since_last_row(self, step: int, tokens: int | None = None) -> dict[str, float]:
         """`perf/*` of the steps up to `step`, and begins anew.
+
+        Args:
+            tokens: in these steps; None takes `tokens_per_step` for each.
 
         To be called when the losses were read: only then is a GPU done with its steps.
         """
@@ -85,7 +88,8 @@ class Throughput:
         self.start(step)
         if seconds <= 0 or steps < 1:
             return {}
-        row = {"perf/tokens_per_second": steps * self.tokens_per_step / seconds}
+        count = steps * self.tokens_per_step if tokens is None else tokens
+        row = {"perf/tokens_per_second": count / seconds}
         if self.flops_per_token is not None:
             row["perf/flops_per_second"] = row["perf/tokens_per_second"] * self.flops_per_token
             if self.peak is not None:
@@ -110,7 +114,8 @@ def flops_per_token(build: Callable[[], nn.Module], *, length: int, identity: An
     key = sha256_of([identity, length])
     if key not in _counted:
         try:
-            _counted[key] = cost(build, length=length).training_flops / length
+            counted = cost(build, length=length)
+            _counted[key] = counted.training_flops / counted.positions
         except Uncountable as error:
             log.warning("no perf/flops_per_second and no perf/mfu: %s", error)
             _counted[key] = None

@@ -1,0 +1,121 @@
+"""What a run says of texts that nobody has labelled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from etude.analysis.evaluation import Beams, batches_of, translations
+from etude.data.examples.base import ExampleData, Row, encode
+from etude.data.examples.labelled import LabelledFiles
+from etude.data.formats import format_of
+from etude.data.rows import columns_of, records_of
+from etude.errors import Problem, RequestError
+from etude.tasks.classification import Classification
+from etude.tasks.predictions import class_probabilities, word_tags
+from etude.tasks.tagging import Tagging
+from etude.tasks.translation import Translation
+
+
+class Predictor:
+    """A run, ready to be asked.
+
+    Args:
+        run: an `etude.api.Run`.
+        which: its checkpoint.
+        beams, length_penalty: of a search for targets.
+
+    Raises:
+        RequestError: the run's task says nothing of a text alone.
+    """
+
+    def __init__(self, run: Any, which: str, beams: int, length_penalty: float) -> None:
+        self.run = run
+        self.task = run.checked.nodes["task"].constructor
+        known = (Classification, Tagging, Translation)
+        self.data = run.data()
+        if not issubclass(self.task, known) or not isinstance(self.data, ExampleData):
+            expected = "a run of classification, tagging or translation"
+            hint = f"etude generate {run.path} continues texts"
+            raise RequestError(Problem("RUN", expected, self.task.__name__, hint))
+        self.model = run.model(which)
+        self.labels = run.summary.get("data", {}).get("labels", [])
+        self.beams = Beams(beams, length_penalty)
+
+    def __call__(self, texts: Sequence[str], pair: str | None = None) -> Iterator[dict[str, Any]]:
+        """What it says of each text, in their order; of a text without any letters, an error."""
+        paired = isinstance(self.data, LabelledFiles) and self.data.pair is not None
+        if paired != (pair is not None):
+            expected = "the second text: the run was trained on pairs" if paired else "no --pair"
+            raise RequestError(Problem("--pair", expected, pair))
+        empty = [number for number, text in enumerate(texts, 1) if not text.strip()]
+        if empty or not texts:
+            where = f"text {empty[0]}" if empty else "--file"
+            raise RequestError(Problem(where, "some text; it is empty"))
+        if issubclass(self.task, Translation):
+            found = translations(self.model, texts, self.beams, self.data.sequence_length)
+            for text, target in zip(texts, found, strict=True):
+                yield {"source": text, "target": target}
+        elif issubclass(self.task, Tagging):
+            yield from self._tags(texts)
+        else:
+            yield from self._labels(texts, pair)
+
+    def read(self, file: Path) -> Iterator[str]:
+        """The texts of a file: its lines, or a column of its rows.
+
+        Raises:
+            RequestError: it can't be read, or has no such column.
+        """
+        form = format_of(file)
+        if not file.is_file():
+            raise RequestError(Problem("--file", "a file", str(file)))
+        if form is None or not form.rows:
+            try:
+                yield from file.read_text(encoding="utf-8").splitlines()
+            except UnicodeDecodeError as error:
+                raise RequestError(Problem(str(file), "UTF-8 text", hint=str(error))) from error
+            return
+        wanted = [getattr(self.data, key, None) for key in ("text", "source", "words")]
+        column = next((str(name) for name in wanted if name), "text")
+        found = columns_of(file, form)
+        if column not in found:
+            hint = f"{file} has {', '.join(found)}"
+            raise RequestError(Problem("--file", f"the column {column}", hint=hint))
+        for number, row in records_of(file, form, [column]):
+            if not isinstance(row[column], str):
+                raise RequestError(Problem(f"{file}, row {number}", "text", row[column]))
+            yield row[column]
+
+    def _labels(self, texts: Sequence[str], pair: str | None) -> Iterator[dict[str, Any]]:
+        data: Any = self.data
+        pairs: list[Any] = [text if pair is None else (text, pair) for text in texts]
+        found = encode(pairs, self.model.tokenizer, data.sequence_length)
+        rows, examples = [], []
+        for number, pieces in enumerate(found):
+            for piece in pieces if data.too_long == "chunk" else pieces[:1]:
+                rows.append(number)
+                examples.append({"tokens": piece.ids, "types": piece.type_ids, "label": [0]})
+        table = data.held(examples)
+        answers = class_probabilities(self.model.module, batches_of(table), rows)
+        for number, chances in answers.items():
+            best = int(chances.argmax())
+            yield {
+                "text": texts[number],
+                "label": self.labels[best],
+                "probability": float(chances[best]),
+                "probabilities": dict(zip(self.labels, map(float, chances), strict=True)),
+            }
+
+    def _tags(self, texts: Sequence[str]) -> Iterator[dict[str, Any]]:
+        data: Any = self.data
+        words = [text.split() for text in texts]
+        rows = [Row("", {"words": each, "tags": [self.labels[0]] * len(each)}) for each in words]
+        table, numbers = data.of_rows(rows, self.model.tokenizer, self.labels)
+        for number, tags in word_tags(self.model.module, batches_of(table), numbers).items():
+            yield {
+                "text": texts[number],
+                "words": words[number],
+                "tags": [self.labels[tag] for tag in tags],
+            }

@@ -1,0 +1,118 @@
+"""A run scored on its own data or on other files, and what of that the record keeps."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from etude.analysis.evaluation import Beams, Evaluation, draw, evaluate_rows, per_class
+from etude.data.examples.base import ExampleData, Row
+from etude.errors import Problem, RequestError
+from etude.records import provenance
+from etude.records.files import write_json, write_text
+
+LOG = "log.jsonl"
+
+
+def scored(
+    run: Any,
+    split: str,
+    *,
+    which: str = "best",
+    files: list[str] | None = None,
+    by: str | None = None,
+    beams: int = 4,
+    length_penalty: float = 1.0,
+    sequence_length: int | None = None,
+    stride: int | None = None,
+) -> dict[str, Any]:
+    """What `etude evaluate` shows of one run (an `etude.api.Run`).
+
+    The metrics are kept in `evaluations/`, with a line in `evaluations/log.jsonl` for each time
+    that somebody looked, and predictions in `predictions/`.
+
+    Raises:
+        RequestError: the data is gone, is not what the run was trained on, or lacks what is asked.
+    """
+    data = run.data()
+    checkpoint = run.record.checkpoint(which)
+    on = split if files is None else ",".join(Path(file).name for file in files)
+    name = f"{_plain(on)}-{checkpoint.name}"
+    told: dict[str, Any] = {"run": str(run.path), "on": on, "checkpoint": checkpoint.name}
+    made: list[Path] = []
+    if not isinstance(data, ExampleData):
+        _refuse_for_text(files, by)
+        metrics = run.evaluate(split, sequence_length=sequence_length, stride=stride, which=which)
+        told["metrics"] = metrics
+    else:
+        found = _on_rows(run, data, split, which, files, by, Beams(beams, length_penalty))
+        told |= {"metrics": found.metrics, "by": by, "slices": found.slices}
+        if found.counts is not None:
+            told["classes"] = per_class(found)
+            told["confusion"] = {"labels": found.labels, "counts": found.counts.tolist()}
+        predictions = run.path / "predictions" / f"{name}.jsonl"
+        predictions.parent.mkdir(exist_ok=True)
+        lines = (json.dumps(each, ensure_ascii=False) for each in found.predictions)
+        write_text(predictions, "".join(f"{line}\n" for line in lines))
+        made += [predictions, *draw(found, run.path / "figures", name)]
+    folder = run.path / "evaluations"
+    folder.mkdir(exist_ok=True)
+    file = folder / f"{name}.json"
+    write_json(file, told)
+    with (folder / LOG).open("a", encoding="utf-8") as log:
+        line = {"time": provenance.now(), "on": on, "checkpoint": checkpoint.name}
+        log.write(json.dumps({**line, "metrics": told["metrics"]}, ensure_ascii=False) + "\n")
+    return {**told, "files": [str(path) for path in (file, *made)]}
+
+
+def _on_rows(
+    run: Any,
+    data: ExampleData,
+    split: str,
+    which: str,
+    files: list[str] | None,
+    by: str | None,
+    beams: Beams,
+) -> Evaluation:
+    task = run.checked.nodes["task"]
+    if by is not None and hasattr(data, "also"):
+        data.also = [by]
+    rows = rows_of(run, data, split, files)
+    labels = run.summary.get("data", {}).get("labels", [])
+    return evaluate_rows(
+        task.constructor, task.arguments, data, rows, run.model(which), labels, beams=beams, by=by
+    )
+
+
+def rows_of(run: Any, data: ExampleData, split: str, files: list[str] | None) -> list[Row]:
+    """The rows of a split that the run's data keeps, or all of other files.
+
+    Raises:
+        RequestError: there are none, or the data is not what the run was trained on.
+    """
+    if files is not None:
+        if not hasattr(data, "from_files"):
+            expected = f"no files: {type(data).__name__} has none of its own"
+            raise RequestError(Problem("--data", expected, files))
+        return list(data.from_files(files))
+    run.prepare(data)
+    kept = set(data.rows_of(split).tolist())  # type: ignore[arg-type]
+    if not kept:
+        raise RequestError(Problem("--split", "a split that the run's data has", split))
+    return [row for number, row in enumerate(data.rows(split)) if number in kept]  # type: ignore[arg-type]
+
+
+def _refuse_for_text(files: list[str] | None, by: str | None) -> None:
+    problems = []
+    if files is not None:
+        problems.append(Problem("--data", "none: of a language model its own splits", files))
+    if by is not None:
+        problems.append(Problem("--by", "none: running text has no columns", by))
+    if problems:
+        raise RequestError(problems)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^\w.,-]+", "_", name)[:80]

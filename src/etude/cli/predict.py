@@ -1,0 +1,61 @@
+"""`etude predict`: labels, tags and translations of texts, by a run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from etude.cli.words import DONE, parser_for, with_root
+from etude.errors import Problem, RequestError
+
+
+def predict(arguments: list[str]) -> int:
+    parser = parser_for("predict", "What a trained run says of texts: labels, tags, translations.")
+    parser.add_argument("run", metavar="RUN")
+    with_root(parser)
+    parser.add_argument("--text", action="append", default=[], help="repeatable")
+    help_ = "texts a line, or rows (.jsonl, .csv, ...) with the run's columns; - is standard input"
+    parser.add_argument("--file", metavar="FILE", help=help_)
+    parser.add_argument("--pair", metavar="TEXT", help="of a run on pairs, the second text")
+    parser.add_argument("--checkpoint", default="best", help="best, last, or a step (best)")
+    parser.add_argument("--beams", type=int, default=4, help="of a search for targets (4)")
+    parser.add_argument("--length-penalty", type=float, default=1.0, help="of that search (1)")
+    parser.add_argument("--json", action="store_true", help="an object a line, complete")
+    parser.add_argument("--trust", nargs="*", default=[], help="modules a foreign record may name")
+    asked = parser.parse_args(arguments)
+    if bool(asked.text) == (asked.file is not None):
+        raise RequestError(Problem("--text", "--text or --file, one of them", asked.text or None))
+    if asked.beams < 1:
+        raise RequestError(Problem("--beams", "a positive number", asked.beams))
+    from etude.analysis.predicting import Predictor
+    from etude.api import load_run
+
+    run = load_run(asked.run, root=asked.root, trust=asked.trust)
+    predictor = Predictor(run, asked.checkpoint, asked.beams, asked.length_penalty)
+    texts = list(_texts(asked, predictor))
+    for found in predictor(texts, asked.pair):
+        print(json.dumps(found, ensure_ascii=False) if asked.json else _line(found), flush=True)
+    return DONE
+
+
+def _texts(asked: Any, predictor: Any) -> Iterator[Any]:
+    if asked.file is None:
+        yield from asked.text
+    elif asked.file == "-":
+        yield from (line.rstrip("\n") for line in sys.stdin)
+    else:
+        yield from predictor.read(Path(asked.file))
+
+
+def _line(found: dict[str, Any]) -> str:
+    if "tags" in found:
+        pairs = zip(found["words"], found["tags"], strict=False)
+        return " ".join(f"{word}/{tag}" for word, tag in pairs)
+    if "label" in found:
+        text = " ".join(found["text"].split())
+        shown = text if len(text) <= 60 else text[:57] + "..."
+        return f"{found['label']}\t{found['probability']:.3f}\t{shown}"
+    return str(found["target"])

@@ -1,0 +1,120 @@
+"""Which examples make up each optimizer step: a function of (seed, step) and of their lengths.
+
+An epoch takes each example once. Its examples are shuffled; within each stretch of some steps they
+are sorted by length and cut into steps, so that little of a batch is padding; then the steps are
+shuffled. With stretches of one step nothing is sorted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from etude.data.examples.ragged import Numbers
+from etude.data.order import permute, round_keys
+
+EXAMPLES_STREAM = 0x45584D50
+STEPS_STREAM = 0x53544550
+WINDOW = 4096  # examples in a stretch where a step is a number of tokens, at least
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The examples of an epoch's steps, one step after the other."""
+
+    examples: Numbers
+    ends: Numbers
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def step(self, index: int) -> Numbers:
+        """The examples of a step."""
+        return self.examples[self.ends[index - 1] if index else 0 : self.ends[index]]
+
+
+class ExampleBatches:
+    """The steps of a run.
+
+    Args:
+        lengths: positions that each example takes.
+        seed: the run's.
+        examples: in each step; an epoch's last may have fewer.
+        tokens: or the most positions in a step, padding included; an example with more is a step
+            of its own.
+        stretch: steps whose examples are sorted by length together.
+    """
+
+    def __init__(
+        self,
+        lengths: Numbers,
+        *,
+        seed: int,
+        examples: int | None,
+        tokens: int | None,
+        stretch: int,
+    ) -> None:
+        self.lengths, self.seed, self.stretch = np.asarray(lengths), seed, stretch
+        self.examples, self.tokens = examples, tokens
+        self._before: list[int] = [0]  # steps before each epoch
+        self._latest: tuple[int, Epoch] | None = None
+
+    def step(self, number: int) -> Numbers:
+        """The examples of optimizer step `number`, counted from 0 over all epochs."""
+        if self.examples is not None:
+            epoch, index = divmod(number, self.steps_in_an_epoch)
+            return self._epoch(epoch).step(index)
+        while self._before[-1] <= number:
+            self._before.append(self._before[-1] + len(self._epoch(len(self._before) - 1)))
+        epoch = int(np.searchsorted(self._before, number, side="right")) - 1
+        return self._epoch(epoch).step(number - self._before[epoch])
+
+    @cached_property
+    def steps_in_an_epoch(self) -> int:
+        """Of every epoch, if a step is a number of examples; else of the first, about."""
+        if self.examples is not None:
+            return -(-len(self.lengths) // self.examples)
+        return len(self._epoch(0))
+
+    def _epoch(self, number: int) -> Epoch:
+        if self._latest is None or self._latest[0] != number:
+            self._latest = number, self._planned(number)
+        return self._latest[1]
+
+    def _planned(self, epoch: int) -> Epoch:
+        total = len(self.lengths)
+        places = np.arange(total, dtype=np.uint64)
+        keys = round_keys(EXAMPLES_STREAM, self.seed, epoch)
+        shuffled = permute(places, total, keys).astype(np.int64)
+        if self.examples is not None:
+            window = self.examples * self.stretch
+        else:
+            assert self.tokens is not None
+            mean = max(1, int(self.lengths.mean()))
+            window = max(1, self.tokens // mean) * self.stretch
+            window = max(WINDOW, window) if self.stretch > 1 else total
+        if self.stretch > 1:
+            shuffled = shuffled[np.lexsort((self.lengths[shuffled], places // window))]
+        starts = self._cut(shuffled, window)
+        steps = [*np.split(shuffled, starts[1:])]
+        keys = round_keys(STEPS_STREAM, self.seed, epoch)
+        turn = permute(np.arange(len(steps), dtype=np.uint64), len(steps), keys).astype(np.int64)
+        steps = [steps[index] for index in turn]
+        return Epoch(np.concatenate(steps), np.cumsum([len(step) for step in steps]))
+
+    def _cut(self, order: Numbers, window: int) -> list[int]:
+        """Where each step begins."""
+        if self.examples is not None:
+            return list(range(0, len(order), self.examples))
+        assert self.tokens is not None
+        lengths, starts, first = self.lengths[order], [], 0
+        while first < len(order):
+            starts.append(first)
+            end = min(len(order), (first // window + 1) * window)
+            # the longest so far, times their number, grows: the first place where it is too much
+            longest = np.maximum.accumulate(lengths[first : min(end, first + self.tokens)])
+            positions = longest * np.arange(1, len(longest) + 1)
+            first += max(1, int(np.searchsorted(positions, self.tokens, side="right")))
+        return starts

@@ -1,0 +1,115 @@
+"""Texts, or pairs of texts, each with a label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from etude.data.examples.base import Encoded, Row, encode
+from etude.data.examples.tables import Part, TableData, text_in
+from etude.data.text import Batch
+from etude.data.tokenizer import Recipe, Tokenizer
+from etude.errors import Checks, Problem, RequestError
+
+
+class LabelledFiles(TableData):
+    """Rows with a text and a label.
+
+    Args:
+        path, validation, test: see `TableData`.
+        tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers:
+            see `ExampleData`.
+        text: the column of the text.
+        pair: that of a second text, which the model reads after the first; None is no such.
+        label: that of the label.
+        labels: the names of all labels in order; None takes those of the training split, numbers
+            by value and other names by their letters. With it a whole number that is no name
+            counts from 0.
+    """
+
+    fields: tuple[str, ...] = ("tokens", "label")
+
+    def __init__(
+        self,
+        *,
+        path: str | list[str],
+        tokenizer: Recipe,
+        sequence_length: int,
+        batch: Batch,
+        validation: Part = 0.1,
+        test: Part = None,
+        text: str = "text",
+        pair: str | None = None,
+        label: str = "label",
+        labels: list[str] | None = None,
+        too_long: Literal["truncate", "chunk", "refuse"] = "truncate",
+        duplicates: Literal["warn", "drop", "refuse"] = "warn",
+        fraction: float = 1.0,
+        bucket_steps: int = 50,
+        workers: int = 0,
+    ) -> None:
+        checks = Checks()
+        several = labels is None or len(set(labels)) == len(labels) > 1
+        checks.that(several, "labels", labels, "two names or more, all different")
+        super().__init__(
+            path=path,
+            validation=validation,
+            test=test,
+            tokenizer=tokenizer,
+            sequence_length=sequence_length,
+            batch=batch,
+            too_long=too_long,
+            duplicates=duplicates,
+            fraction=fraction,
+            bucket_steps=bucket_steps,
+            workers=workers,
+            checks=checks,
+        )
+        self.text, self.pair, self.label = text, pair, label
+        self.named = labels
+        if pair is not None:
+            self.fields = ("tokens", "types", "label")
+
+    def columns(self) -> dict[str, str | None]:
+        return {"text": self.text, "pair": self.pair, "label": self.label}
+
+    def settings(self) -> dict[str, Any]:
+        return super().settings() | {"labels": self.named}
+
+    @property
+    def stated_labels(self) -> list[str] | None:
+        return self.named
+
+    def texts(self, row: Row) -> list[str]:
+        found = [text_in(row, name) for name in (self.text, self.pair) if name is not None]
+        return found if found[0] else []
+
+    def labels_of(self, row: Row) -> list[str]:
+        value = row.values[self.label]
+        if value is None or value == "" or isinstance(value, list | dict):
+            raise RequestError(Problem(f"{row.where}, column {self.label}", "a label", value))
+        name = str(value)
+        if self.named is not None and name not in self.named and name.isdecimal():
+            if int(name) >= len(self.named):
+                expected = f"a label from 0 to {len(self.named) - 1}, or one of data.labels"
+                raise RequestError(Problem(f"{row.where}, column {self.label}", expected, value))
+            return [self.named[int(name)]]
+        return [name]
+
+    def encoded(
+        self, rows: Sequence[Row], tokenizer: Tokenizer, labels: Sequence[str]
+    ) -> list[Encoded]:
+        texts = [self.texts(row) for row in rows]
+        pairs: Any = [tuple(each) if self.pair else each[0] for each in texts]
+        numbers = {name: number for number, name in enumerate(labels)}
+        result = []
+        found = encode(pairs, tokenizer, self.sequence_length)
+        for row, pieces in zip(rows, found, strict=True):
+            label = [numbers[self.labels_of(row)[0]]]
+            taken = pieces if self.too_long == "chunk" else pieces[:1]
+            lost = sum(len(piece.ids) for piece in pieces[len(taken) :])
+            fields = [
+                {"tokens": piece.ids, "types": piece.type_ids, "label": label} for piece in taken
+            ]
+            result.append(Encoded(fields, lost))
+        return result

@@ -1,0 +1,218 @@
+"""Pairs of texts, the second to be made of the first: translations, answers, summaries."""
+
+from __future__ import annotations
+
+import gettext
+import hashlib
+import importlib.util
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from etude.data.examples.base import Encoded, ExampleData, Row, Split, encode
+from etude.data.examples.tables import Part, TableData, text_in
+from etude.data.text import Batch
+from etude.data.tokenizer import Recipe, Tokenizer
+from etude.errors import Checks, Problem, RequestError
+
+
+class PairData(ExampleData):
+    """The base of both sources: rows have `source` and `target`."""
+
+    fields: tuple[str, ...] = ("source", "target")
+    text_fields = ("source", "target")
+
+    def texts(self, row: Row) -> list[str]:
+        found = self.pair(row)
+        return list(found) if all(found) else []
+
+    def pair(self, row: Row) -> tuple[str, str]:
+        """Both texts; either may be empty."""
+        raise NotImplementedError
+
+    def encoded(
+        self, rows: Sequence[Row], tokenizer: Tokenizer, labels: Sequence[str]
+    ) -> list[Encoded]:
+        longest = self.sequence_length - 1  # and the end of text
+        pairs = [self.pair(row) for row in rows]
+        sides = [
+            encode([pair[side] for pair in pairs], tokenizer, longest, framed=False)
+            for side in (0, 1)
+        ]
+        result = []
+        for source, target in zip(*sides, strict=True):
+            lost = sum(len(piece.ids) for piece in [*source[1:], *target[1:]])
+            result.append(Encoded([{"source": source[0].ids, "target": target[0].ids}], lost))
+        return result
+
+
+class Pairs(PairData, TableData):
+    """Rows with two texts.
+
+    Args:
+        path, validation, test: see `TableData`.
+        tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers:
+            see `ExampleData`. Each text has at most `sequence_length` tokens, its end included.
+        source: the column of the first text.
+        target: that of the second.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str | list[str],
+        tokenizer: Recipe,
+        sequence_length: int,
+        batch: Batch,
+        validation: Part = 0.1,
+        test: Part = None,
+        source: str = "source",
+        target: str = "target",
+        too_long: Literal["truncate", "refuse"] = "truncate",
+        duplicates: Literal["warn", "drop", "refuse"] = "warn",
+        fraction: float = 1.0,
+        bucket_steps: int = 50,
+        workers: int = 0,
+    ) -> None:
+        super().__init__(
+            path=path,
+            validation=validation,
+            test=test,
+            tokenizer=tokenizer,
+            sequence_length=sequence_length,
+            batch=batch,
+            too_long=too_long,
+            duplicates=duplicates,
+            fraction=fraction,
+            bucket_steps=bucket_steps,
+            workers=workers,
+        )
+        self.source, self.target = source, target
+
+    def columns(self) -> dict[str, str | None]:
+        return {"source": self.source, "target": self.target}
+
+    def pair(self, row: Row) -> tuple[str, str]:
+        return text_in(row, self.source), text_in(row, self.target)
+
+
+class Catalogs(PairData):
+    """Translations of the messages of installed packages, from their gettext catalogs (`.mo`).
+
+    Message i, from 0, in the order of the texts, is for testing if floor((i + 1) t) > floor(i t);
+    of the others every so many are for validation, as in `TableData`.
+
+    Args:
+        packages: their names, as they are imported; nothing of them is executed.
+        locale: of the translations, such as `zh_CN` or `zh_Hans`; several are tried in turn.
+        validation, test: the parts of the messages that are held out.
+        tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers:
+            see `ExampleData`.
+    """
+
+    def __init__(
+        self,
+        *,
+        packages: list[str],
+        locale: str | list[str],
+        tokenizer: Recipe,
+        sequence_length: int,
+        batch: Batch,
+        validation: float = 0.05,
+        test: float = 0.05,
+        too_long: Literal["truncate", "refuse"] = "truncate",
+        duplicates: Literal["warn", "drop", "refuse"] = "drop",
+        fraction: float = 1.0,
+        bucket_steps: int = 50,
+        workers: int = 0,
+    ) -> None:
+        checks = Checks()
+        checks.that(bool(packages), "packages", packages, "a package or more")
+        self.locales = [locale] if isinstance(locale, str) else list(locale)
+        checks.that(bool(self.locales), "locale", locale, "a locale, such as zh_CN")
+        for key, part in (("validation", validation), ("test", test)):
+            checks.that(0 < part < 0.5, key, part, "a part between 0 and 0.5")
+        super().__init__(
+            tokenizer=tokenizer,
+            sequence_length=sequence_length,
+            batch=batch,
+            too_long=too_long,
+            duplicates=duplicates,
+            fraction=fraction,
+            bucket_steps=bucket_steps,
+            workers=workers,
+            checks=checks,
+        )
+        self.packages, self.validation, self.test = packages, validation, test
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """The catalogs, in order.
+
+        Raises:
+            RequestError: a package is not installed, or has none in the locale.
+        """
+        found: list[Path] = []
+        problems: list[Problem] = []
+        for name in self.packages:
+            spec = importlib.util.find_spec(name) if name.isidentifier() else None
+            folders = list(spec.submodule_search_locations or []) if spec else []
+            inside = [
+                file
+                for folder in folders
+                for locale in self.locales
+                for file in Path(folder).rglob(f"{locale}/LC_MESSAGES/*.mo")
+            ]
+            if not folders:
+                problems.append(Problem("data.packages", "an installed package", name))
+            elif not inside:
+                where = ", ".join(self.locales)
+                expected = "a package with .mo catalogs in data.locale"
+                problems.append(Problem("data.packages", expected, name, f"none in {where}"))
+            found += sorted(inside)
+        if problems:
+            raise RequestError(problems)
+        return found
+
+    @cached_property
+    def messages(self) -> list[tuple[str, str]]:
+        """Each message once, with its translation, in the order of the texts."""
+        found: dict[str, str] = {}
+        for file in self.files:
+            try:
+                with file.open("rb") as stream:
+                    catalog: dict[Any, str] = vars(gettext.GNUTranslations(stream))["_catalog"]
+            except (OSError, UnicodeDecodeError, KeyError) as error:
+                problem = Problem(str(file), "a gettext catalog", hint=str(error))
+                raise RequestError(problem) from error
+            for key, translation in catalog.items():
+                message = key[0] if isinstance(key, tuple) else key  # of a plural, its first form
+                message = message.rpartition("\x04")[2]  # after its context
+                if message.strip() and translation.strip() and message != translation:
+                    found.setdefault(message.strip(), translation.strip())
+        return sorted(found.items())
+
+    def rows(self, split: Split) -> Iterator[Row]:
+        w, rest = self.validation / (1 - self.test), 0
+        for count, (source, target) in enumerate(self.messages):
+            if int((count + 1) * self.test) > int(count * self.test):
+                belongs: Split = "test"
+            else:
+                belongs = "val" if int((rest + 1) * w) > int(rest * w) else "train"
+                rest += 1
+            if belongs == split:
+                yield Row(f"message {count}", {"source": source, "target": target})
+
+    def pair(self, row: Row) -> tuple[str, str]:
+        return row.values["source"], row.values["target"]
+
+    def check(self) -> None:
+        if not self.messages:
+            raise RequestError(Problem("data.packages", "translated messages", self.packages))
+
+    def content_fingerprint(self) -> str:
+        return hashlib.sha256(repr(self.messages).encode()).hexdigest()
+
+    def settings(self) -> dict[str, Any]:
+        return {"validation": self.validation, "test": self.test}

@@ -1,0 +1,142 @@
+"""Whose words: passages of the State of the Union, each with its speaker's party."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+from etude.data.examples.base import Encoded, ExampleData, Row, Split, encode
+from etude.data.sotu import Sotu, Speech
+from etude.data.text import Batch
+from etude.data.tokenizer import Recipe, Tokenizer
+from etude.errors import Checks, Problem, RequestError, nearest
+
+
+class SotuParties(ExampleData):
+    """Passages of some hundred words and the party of the president who spoke them.
+
+    A president's speeches are all in one split: of the presidents with a party in question, in the
+    order of their first speech, the third, eighth, ... of each party are for testing and the fifth,
+    tenth, ... for validation.
+
+    Args:
+        parties: the labels, as the package's metadata names them.
+        first_year: speeches before it are left out.
+        words: in a passage, about: a paragraph is never cut.
+        tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers:
+            see `ExampleData`.
+    """
+
+    fields: tuple[str, ...] = ("tokens", "label")
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Recipe,
+        sequence_length: int,
+        batch: Batch,
+        parties: list[str],
+        first_year: int = 1860,
+        words: int = 150,
+        too_long: Literal["truncate", "chunk", "refuse"] = "truncate",
+        duplicates: Literal["warn", "drop", "refuse"] = "drop",
+        fraction: float = 1.0,
+        bucket_steps: int = 50,
+        workers: int = 0,
+    ) -> None:
+        checks = Checks()
+        checks.that(len(set(parties)) > 1, "parties", parties, "two parties or more")
+        checks.positive(words=words)
+        super().__init__(
+            tokenizer=tokenizer,
+            sequence_length=sequence_length,
+            batch=batch,
+            too_long=too_long,
+            duplicates=duplicates,
+            fraction=fraction,
+            bucket_steps=bucket_steps,
+            workers=workers,
+            checks=checks,
+        )
+        self.parties, self.first_year, self.words = parties, first_year, words
+        self._corpus = Sotu(tokenizer=tokenizer, sequence_length=1, batch=Batch(examples=1))
+
+    @cached_property
+    def speeches(self) -> list[Speech]:
+        """Those in question, in order of date."""
+        return [
+            speech
+            for speech in self._corpus.speeches
+            if speech.party in self.parties and speech.year >= self.first_year
+        ]
+
+    @cached_property
+    def splits(self) -> dict[str, Split]:
+        """The split of each president."""
+        found: dict[str, Split] = {}
+        for party in self.parties:
+            names = dict.fromkeys(s.president for s in self.speeches if s.party == party)
+            for number, name in enumerate(names, 1):
+                found.setdefault(name, {3: "test", 0: "val"}.get(number % 5, "train"))  # type: ignore[arg-type]
+        return found
+
+    def rows(self, split: Split) -> Iterator[Row]:
+        for speech in self.speeches:
+            if self.splits[speech.president] != split:
+                continue
+            for number, passage in enumerate(self._passages(speech), 1):
+                where = f"{speech.name}, passage {number}"
+                values = {"text": passage, "party": speech.party, "president": speech.president}
+                yield Row(where, values)
+
+    def _passages(self, speech: Speech) -> Iterator[str]:
+        held: list[str] = []
+        for paragraph in speech.path.read_text(encoding="utf-8").split("\n"):
+            if paragraph.strip():
+                held.append(paragraph.strip())
+            if sum(len(each.split()) for each in held) >= self.words:
+                yield "\n".join(held)
+                held = []
+        if held:
+            yield "\n".join(held)
+
+    def texts(self, row: Row) -> list[str]:
+        return [row.values["text"]]
+
+    def labels_of(self, row: Row) -> list[str]:
+        return [row.values["party"]]
+
+    @property
+    def stated_labels(self) -> list[str] | None:
+        return self.parties
+
+    def encoded(
+        self, rows: Sequence[Row], tokenizer: Tokenizer, labels: Sequence[str]
+    ) -> list[Encoded]:
+        found = encode([row.values["text"] for row in rows], tokenizer, self.sequence_length)
+        result = []
+        for row, pieces in zip(rows, found, strict=True):
+            label = [labels.index(row.values["party"])]
+            taken = pieces if self.too_long == "chunk" else pieces[:1]
+            lost = sum(len(piece.ids) for piece in pieces[len(taken) :])
+            fields = [{"tokens": piece.ids, "label": label} for piece in taken]
+            result.append(Encoded(fields, lost))
+        return result
+
+    def check(self) -> None:
+        self._corpus.check()
+        known = {speech.party for speech in self._corpus.speeches}
+        problems = [
+            Problem("data.parties", "a party of the metadata", party, nearest(party, known))
+            for party in self.parties
+            if party not in known
+        ]
+        if problems:
+            raise RequestError(problems)
+
+    def content_fingerprint(self) -> str:
+        return self._corpus.content_fingerprint()
+
+    def settings(self) -> dict[str, Any]:
+        return {"parties": self.parties, "first_year": self.first_year, "words": self.words}

@@ -1,0 +1,92 @@
+"""Many lists of whole numbers, of different lengths, in two files: the numbers, and where each
+list ends. They are mapped into memory, so a table may be larger than it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Numbers = NDArray[np.int64]
+
+
+class Ragged:
+    """Lists that `RaggedWriter` wrote; it may be pickled, each process maps the files for itself.
+
+    Args:
+        path: without the suffixes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def ends(self) -> Numbers:
+        """Where each list ends, shape (lists,)."""
+        return _mapped(_beside(self.path, ".ends"), "<i8")
+
+    @cached_property
+    def values(self) -> NDArray[np.int32]:
+        """All numbers, one list after the other."""
+        return _mapped(_beside(self.path, ".values"), "<i4")
+
+    @cached_property
+    def lengths(self) -> Numbers:
+        """Of each list, shape (lists,)."""
+        return np.diff(self.ends, prepend=0)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> Numbers:
+        start = self.ends[index - 1] if index else 0
+        return self.values[start : self.ends[index]].astype(np.int64)
+
+    def __getstate__(self) -> dict[str, Path]:
+        return {"path": self.path}
+
+
+class RaggedWriter:
+    """Writes lists one after the other.
+
+    Args:
+        path: without the suffixes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._values = _beside(path, ".values").open("wb")
+        self._ends = _beside(path, ".ends").open("wb")
+        self._end = 0
+        self._digest = hashlib.sha256()
+
+    def append(self, numbers: Iterable[int]) -> None:
+        """Adds a list of 32-bit numbers."""
+        data = np.frombuffer(array("i", numbers), dtype=np.intc).astype("<i4").tobytes()
+        self._values.write(data)
+        self._end += len(data) // 4
+        end = self._end.to_bytes(8, "little")
+        self._ends.write(end)
+        self._digest.update(data + end)
+
+    def close(self) -> str:
+        """Ends writing; the sha256 (hex) of all that was written."""
+        self._values.close()
+        self._ends.close()
+        return self._digest.hexdigest()
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _mapped(file: Path, dtype: str) -> NDArray[np.signedinteger]:
+    count = file.stat().st_size // np.dtype(dtype).itemsize
+    if count == 0:  # an empty file can't be mapped
+        return np.empty(0, dtype=dtype)
+    return np.asarray(np.memmap(file, dtype=dtype, mode="r", shape=(count,)))

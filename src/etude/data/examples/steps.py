@@ -1,0 +1,134 @@
+"""Examples to batches: whole optimizer steps for training, a whole split for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from etude.data.examples.batches import ExampleBatches
+from etude.data.examples.ragged import Numbers, Ragged
+from etude.data.objective import Arrays, ExampleObjective
+
+MicroBatch = dict[str, Any]
+
+
+class Table:
+    """The examples of a split as an objective makes them of their fields.
+
+    Args:
+        fields: by name, all of as many lists; a field whose name is in `numbers` has one number
+            an example.
+        objective: the task's.
+    """
+
+    numbers = frozenset({"label"})
+
+    def __init__(self, fields: Mapping[str, Ragged], objective: ExampleObjective) -> None:
+        self.fields, self.objective = dict(fields), objective
+
+    def __len__(self) -> int:
+        return len(next(iter(self.fields.values())))
+
+    def __getitem__(self, index: int) -> Arrays:
+        return self.composed({name: field[index] for name, field in self.fields.items()})
+
+    def composed(self, fields: Mapping[str, Any]) -> Arrays:
+        """What the objective makes of an example's fields."""
+        found = {name: v[0] if name in self.numbers else v for name, v in fields.items()}
+        return self.objective.compose({k: np.asarray(v, np.int64) for k, v in found.items()})
+
+    def lengths(self) -> Numbers:
+        """The positions that each example takes."""
+        return self.objective.lengths({name: field.lengths for name, field in self.fields.items()})
+
+
+class ExampleSteps(IterableDataset[list[MicroBatch]]):
+    """The optimizer steps `start_step`, ..., `total_steps - 1`, each a list of micro-batches.
+
+    Each micro-batch has the arrays of its examples, and `step_targets`, what the whole step's loss
+    is divided by, and `step_tokens`, the positions in it that are no padding, over all ranks.
+
+    Args:
+        table: the training split.
+        batches: which examples make up a step.
+        micro_batch: the most examples in a micro-batch; None for no limit.
+        total_steps, start_step, rank, world: as for `etude.data.steps.TrainingSteps`.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        batches: ExampleBatches,
+        *,
+        micro_batch: int | None,
+        total_steps: int,
+        start_step: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.table, self.batches, self.micro_batch = table, batches, micro_batch
+        self.total_steps, self.start_step = total_steps, start_step
+        self.rank, self.world = rank, world
+
+    def __len__(self) -> int:
+        """The steps of the whole run: Lightning takes a shorter length for the epoch's end."""
+        return self.total_steps
+
+    def __iter__(self) -> Iterator[list[MicroBatch]]:
+        worker = get_worker_info()
+        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        for step in range(self.start_step + first, self.total_steps, stride):
+            yield self.step(step)
+
+    def step(self, number: int) -> list[MicroBatch]:
+        """This rank's share of a step."""
+        objective = self.table.objective
+        whole = [self.table[int(index)] for index in self.batches.step(number)]
+        told = {
+            "step_targets": sum(objective.targets(each) for each in whole) or 1.0,
+            "step_tokens": sum(objective.positions(each) for each in whole),
+        }
+        count = len(whole)
+        bounds = [count * rank // self.world for rank in (self.rank, self.rank + 1)]
+        mine = whole[slice(*bounds)]
+        if not mine:  # fewer examples than ranks: this one computes, and counts nothing
+            mine = [objective.without_targets(whole[0])]
+        size = self.micro_batch or len(mine)
+        micros = [mine[first : first + size] for first in range(0, len(mine), size)]
+        return [{**objective.collated(each), **told} for each in micros]
+
+
+class ExampleEvaluation(IterableDataset[MicroBatch]):
+    """A whole split, each example once, the longest first; `index` says which these are.
+
+    Args:
+        table: the split.
+        positions: the most in a batch, padding included.
+    """
+
+    def __init__(self, table: Table, positions: int) -> None:
+        self.table = table
+        lengths = table.lengths()
+        order = np.argsort(-lengths, kind="stable")
+        self.batches: list[Numbers] = []
+        first = 0
+        while first < len(order):
+            size = max(1, positions // max(1, int(lengths[order[first]])))
+            self.batches.append(order[first : first + size])
+            first += size
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        objective = self.table.objective
+        for indices in self.batches:
+            arrays = [self.table[int(index)] for index in indices]
+            batch: MicroBatch = dict(objective.collated(arrays))
+            batch["index"] = torch.from_numpy(indices)
+            batch["total"] = sum(objective.targets(each) for each in arrays)
+            yield batch

@@ -1,0 +1,196 @@
+"""Rows from the user's files, in splits: a file for each, or a part of one file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from etude.data.examples.base import ExampleData, Row, Split
+from etude.data.formats import Format, format_of
+from etude.data.plain import sha256
+from etude.data.rows import columns_of, records_of
+from etude.data.text_files import files_of
+from etude.errors import Checks, Problem, RequestError, nearest
+
+WHERE = {
+    "train": "data.path",
+    "val": "data.validation",
+    "test": "data.test",
+    "other": "--data",
+}
+"""The keys that state the files of each split, and of other rows."""
+
+Part = float | str | list[str] | None
+"""Where a split's rows are: a part of those in `path`, or files of its own."""
+
+
+class TableData(ExampleData):
+    """Examples from JSON, CSV, TSV or Parquet files, compressed or not, a row an example.
+
+    Args:
+        path: a file, a folder, a glob, or a list of these: the training rows.
+        validation: the part of these rows that is held out, or the files of those that are.
+        test: likewise; None is no test split.
+        checks: what the source has noted of its own arguments.
+        more: of `ExampleData`.
+
+    With parts v and t, row i, from 0, is for testing if floor((i + 1) t) > floor(i t); of the
+    others, counted by j, one is for validation if floor((j + 1) w) > floor(j w), w = v / (1 - t).
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str | list[str],
+        validation: Part = 0.1,
+        test: Part = None,
+        checks: Checks | None = None,
+        **more: Any,
+    ) -> None:
+        checks = checks or Checks()
+        self.paths = {"train": _listed(path), "val": _listed(validation), "test": _listed(test)}
+        checks.that(bool(self.paths["train"]), "path", path, "a file, a folder, a glob, or a list")
+        self.parts = {"val": _part(validation), "test": _part(test)}
+        for key, split in (("validation", "val"), ("test", "test")):
+            part = self.parts[split]
+            inside = part is None or 0 < part < 1
+            checks.that(inside, key, part, "a part between 0 and 1, or files")
+        both = sum(part or 0 for part in self.parts.values())
+        checks.that(both < 1, "test", self.parts["test"], "a part that leaves some for training")
+        none = validation is None
+        checks.that(not none, "validation", None, "a part between 0 and 1, or files")
+        super().__init__(checks=checks, **more)
+        self._known: dict[Any, Any] = {}
+
+    also: Sequence[str] = ()  # columns to read besides
+
+    def from_files(self, files: Sequence[str]) -> Iterator[Row]:
+        """The rows of other files with the same columns.
+
+        Raises:
+            RequestError: they can't be read, or lack a column.
+        """
+        self.paths["other"] = list(files)
+        problems = [each for file in self._files("other") for each in self._missing(file)]
+        if problems:
+            raise RequestError(problems)
+        yield from self._all("other")
+
+    def columns(self) -> dict[str, str | None]:
+        """The columns to read, by the key that states each."""
+        raise NotImplementedError
+
+    def rows(self, split: Split) -> Iterator[Row]:
+        if self.paths[split]:
+            found = self._all(split)
+            if split != "train":
+                yield from found
+                return
+        elif self.parts.get(split) is None:
+            return
+        else:
+            found = self._all("train")
+        v, t = (self.parts[name] or 0.0 for name in ("val", "test"))
+        w = v / (1 - t)
+        rest = 0
+        for count, row in enumerate(found):
+            if int((count + 1) * t) > int(count * t):
+                belongs: Split = "test"
+            else:
+                belongs = "val" if int((rest + 1) * w) > int(rest * w) else "train"
+                rest += 1
+            if belongs == split:
+                yield row
+
+    def content_fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for split, paths in self.paths.items():
+            digest.update(split.encode())
+            for file in self._files(split) if paths else ():
+                digest.update(bytes.fromhex(self._once(sha256, file)))
+        return digest.hexdigest()
+
+    def settings(self) -> dict[str, Any]:
+        return {"columns": self.columns(), "parts": self.parts}
+
+    def check(self) -> None:
+        problems: list[Problem] = []
+        for split, paths in self.paths.items():
+            if not paths:
+                continue
+            try:
+                for file in self._files(split):
+                    problems += self._missing(file)
+            except RequestError as error:
+                problems += error.problems
+        if problems:
+            raise RequestError(problems)
+
+    def _missing(self, file: Path) -> Iterator[Problem]:
+        found = self._once(columns_of, file, _format(file))
+        wanted = [*self.columns().items(), *(("--by", name) for name in self.also)]
+        for key, column in wanted:
+            if column is not None and column not in found:
+                have = f"{file} has the columns {', '.join(found)}" if found else f"{file} is empty"
+                close = nearest(column, found) or ""
+                hint = f"{have}; {close}" if close.startswith("did you mean") else have
+                where = key if key.startswith("--") else f"data.{key}"
+                yield Problem(where, "a column that is there", column, hint)
+
+    def _all(self, split: str) -> Iterator[Row]:
+        stated = [*self.columns().values(), *self.also]
+        columns = list(dict.fromkeys(name for name in stated if name))
+        for file in self._files(split):
+            form = _format(file)
+            unit = "line" if form.kind == "json" else "row"
+            for number, values in records_of(file, form, columns):
+                yield Row(f"{file}, {unit} {number}", values)
+
+    def _files(self, split: str) -> list[Path]:
+        where = WHERE[split]
+        files = files_of(self.paths[split], where)
+        plain = [file for file in files if not _format(file).rows]
+        if plain:
+            expected = "files of rows: .jsonl, .json, .csv, .tsv, .parquet"
+            raise RequestError(Problem(where, expected, str(plain[0])))
+        return files
+
+    def _once(self, read: Any, file: Path, *more: Any) -> Any:
+        """`read(file, *more)`, once as long as the file's size and time stay."""
+        state = file.stat()
+        key = (read, file, state.st_size, state.st_mtime_ns)
+        if key not in self._known:
+            self._known[key] = read(file, *more)
+        return self._known[key]
+
+
+def text_in(row: Row, column: str) -> str:
+    """The text in a column; empty for null.
+
+    Raises:
+        RequestError: something else stands there; says where.
+    """
+    value = row.values[column]
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise RequestError(Problem(f"{row.where}, column {column}", "text or null", value))
+    return value.strip()
+
+
+def _listed(path: Part) -> list[str]:
+    if isinstance(path, str):
+        return [path] if path.strip() else []
+    return [str(each) for each in path] if isinstance(path, Sequence) else []
+
+
+def _part(value: Part) -> float | None:
+    return float(value) if isinstance(value, float | int) else None
+
+
+def _format(file: Path) -> Format:
+    found = format_of(file, without_suffix=True)
+    assert found is not None  # no other file is taken
+    return found

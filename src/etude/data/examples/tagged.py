@@ -1,0 +1,305 @@
+"""Sentences of words, each with a tag."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from etude.data.examples.base import Encoded, ExampleData, Row, Split, encode
+from etude.data.examples.tables import WHERE, Part, TableData
+from etude.data.formats import KINDS, format_of, open_bytes
+from etude.data.objective import IGNORE
+from etude.data.plain import explained
+from etude.data.text import Batch
+from etude.data.text_files import files_of
+from etude.data.tokenizer import Recipe, Tokenizer
+from etude.errors import Problem, RequestError, nearest
+
+CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
+"""The columns of CoNLL-U, https://universaldependencies.org/format.html."""
+
+
+class TaggedData(ExampleData):
+    """The base: rows have `words` and `tags`, as many of the one as of the other."""
+
+    fields: tuple[str, ...] = ("tokens", "tags")
+
+    def texts(self, row: Row) -> list[str]:
+        words = row.values["words"]
+        return [" ".join(words)] if words else []
+
+    def labels_of(self, row: Row) -> list[str]:
+        return list(row.values["tags"])
+
+    def encoded(
+        self, rows: Sequence[Row], tokenizer: Tokenizer, labels: Sequence[str]
+    ) -> list[Encoded]:
+        numbers = {name: number for number, name in enumerate(labels)}
+        sentences = [spelt(row.values["words"], tokenizer) for row in rows]
+        found = encode(sentences, tokenizer, self.sequence_length, words=True)
+        result = []
+        for row, pieces in zip(rows, found, strict=True):
+            tags = [numbers[name] for name in row.values["tags"]]
+            taken = pieces if self.too_long == "chunk" else pieces[:1]
+            examples, done = [], -1
+            for piece in taken:
+                marks = []
+                for word in piece.word_ids:
+                    if word is None or word <= done:
+                        marks.append(IGNORE)
+                    else:
+                        marks.append(tags[word])
+                        done = word
+                examples.append({"tokens": piece.ids, "tags": marks})
+            lost = sum(len(piece.ids) for piece in pieces[len(taken) :])
+            result.append(Encoded(examples, lost))
+        return result
+
+
+def spelt(words: Sequence[str], tokenizer: Tokenizer) -> list[str]:
+    """The words as they stand in running text: after a space, where a tokenizer reads spaces."""
+    if tokenizer.rewrites:
+        return list(words)
+    return [word if place == 0 else f" {word}" for place, word in enumerate(words)]
+
+
+class Tagged(TaggedData, TableData):
+    """Sentences in files: CoNLL (a word a line, columns, an empty line after each sentence),
+    CoNLL-U, or rows with a list of words and one of tags (JSON, Parquet).
+
+    Args:
+        path, validation, test: see `TableData`; `.conllu` is CoNLL-U, any text CoNLL.
+        tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers:
+            see `ExampleData`.
+        words, tags: the columns: a name (of rows; of CoNLL-U `form`, `upos`, `xpos`, `deprel`, ...)
+            or a number, from 0, negative from the end (of CoNLL). None is `form` and `upos`, the
+            first and the last, or `words` and `tags`.
+        labels: the names of all tags in order; None takes those of the training split.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str | list[str],
+        tokenizer: Recipe,
+        sequence_length: int,
+        batch: Batch,
+        validation: Part = 0.1,
+        test: Part = None,
+        words: int | str | None = None,
+        tags: int | str | None = None,
+        labels: list[str] | None = None,
+        too_long: Literal["truncate", "chunk", "refuse"] = "chunk",
+        duplicates: Literal["warn", "drop", "refuse"] = "warn",
+        fraction: float = 1.0,
+        bucket_steps: int = 50,
+        workers: int = 0,
+    ) -> None:
+        super().__init__(
+            path=path,
+            validation=validation,
+            test=test,
+            tokenizer=tokenizer,
+            sequence_length=sequence_length,
+            batch=batch,
+            too_long=too_long,
+            duplicates=duplicates,
+            fraction=fraction,
+            bucket_steps=bucket_steps,
+            workers=workers,
+        )
+        self.words, self.tags, self.named = words, tags, labels
+
+    @property
+    def stated_labels(self) -> list[str] | None:
+        return self.named
+
+    def columns(self) -> dict[str, str | None]:
+        return {"words": str(self.words or "words"), "tags": str(self.tags or "tags")}
+
+    def settings(self) -> dict[str, Any]:
+        return super().settings() | {
+            "labels": self.named,
+            "columns": [self.words, self.tags],
+        }
+
+    def _files(self, split: str) -> list[Path]:
+        where = WHERE[split]
+        return conll_files(self.paths[split], where)
+
+    def _missing(self, file: Path) -> Iterator[Problem]:
+        if _is_rows(file):
+            yield from super()._missing(file)
+
+    def _all(self, split: str) -> Iterator[Row]:
+        for file in self._files(split):
+            if _is_rows(file):
+                yield from self._rows_of(file)
+            elif file.suffix == ".conllu":
+                yield from self._conll(file, _column(self.words, 1), _column(self.tags, 3), "\t")
+            else:
+                yield from self._conll(file, _number(self.words, 0), _number(self.tags, -1), None)
+
+    def _rows_of(self, file: Path) -> Iterator[Row]:
+        from etude.data.rows import records_of
+
+        names = self.columns()
+        form = format_of(file)
+        assert form is not None
+        for number, values in records_of(file, form, [str(names["words"]), str(names["tags"])]):
+            where = f"{file}, row {number}"
+            words, tags = (values[str(names[key])] for key in ("words", "tags"))
+            yield _sentence(where, words, tags)
+
+    def _conll(self, file: Path, words: int, tags: int, between: str | None) -> Iterator[Row]:
+        first, sentence = 0, []
+        with explained(file), io.TextIOWrapper(open_bytes(file), encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, 1):
+                cells = line.rstrip("\n\r").split(between) if line.strip() else []
+                comment = line.startswith("#") and (between is not None or len(cells) < 2)
+                if comment or line.startswith("-DOCSTART-"):
+                    continue
+                if cells:
+                    if between is not None and ("-" in cells[0] or "." in cells[0]):
+                        continue  # several words in one, or an empty one
+                    first = first or number
+                    try:
+                        sentence.append((cells[words], cells[tags]))
+                    except IndexError as error:
+                        expected = f"columns {words} and {tags}"
+                        where = f"{file}, line {number}"
+                        raise RequestError(Problem(where, expected, line.strip())) from error
+                elif sentence:
+                    yield _of_pairs(f"{file}, line {first}", sentence)
+                    first, sentence = 0, []
+        if sentence:
+            yield _of_pairs(f"{file}, line {first}", sentence)
+
+
+class HKCanCor(TaggedData):
+    """The Hong Kong Cantonese Corpus (Luke and Wong 2015), from the package `pycantonese`: 16,162
+    utterances of 58 conversations, tagged with parts of speech; CC BY 4.0.
+
+    Whole conversations are held out: of those in the order of their names the fifth, fifteenth, ...
+    for testing, and the tenth, twentieth, ... for validation.
+
+    Args:
+        tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers:
+            see `ExampleData`.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Recipe,
+        sequence_length: int,
+        batch: Batch,
+        too_long: Literal["truncate", "chunk", "refuse"] = "chunk",
+        duplicates: Literal["warn", "drop", "refuse"] = "warn",
+        fraction: float = 1.0,
+        bucket_steps: int = 50,
+        workers: int = 0,
+    ) -> None:
+        super().__init__(
+            tokenizer=tokenizer,
+            sequence_length=sequence_length,
+            batch=batch,
+            too_long=too_long,
+            duplicates=duplicates,
+            fraction=fraction,
+            bucket_steps=bucket_steps,
+            workers=workers,
+        )
+
+    @cached_property
+    def conversations(self) -> list[tuple[str, list[tuple[list[str], list[str]]]]]:
+        """Each file's name, and its utterances as words and tags."""
+        try:
+            import pycantonese
+        except ImportError as error:
+            hint = "pip install 'etude[corpora]'"
+            raise RequestError(Problem("data", "the package pycantonese", hint=hint)) from error
+        corpus: Any = pycantonese.hkcancor()
+        found = []
+        for path, utterances in zip(
+            corpus.file_paths, corpus.utterances(by_file=True), strict=True
+        ):
+            sentences = []
+            for utterance in utterances:
+                pairs = [(token.word, token.pos) for token in utterance.tokens if token.word]
+                words = [word for word, _ in pairs]
+                sentences.append((words, [tag or word for word, tag in pairs]))
+            found.append((Path(path).name, sentences))
+        found.sort()
+        return found
+
+    @property
+    def stated_labels(self) -> list[str] | None:
+        every = {tag for _, each in self.conversations for _, tags in each for tag in tags}
+        return sorted(every)
+
+    def rows(self, split: Split) -> Iterator[Row]:
+        for number, (name, sentences) in enumerate(self.conversations, 1):
+            belongs = {5: "test", 0: "val"}.get(number % 10, "train")
+            if belongs == split:
+                for place, (words, tags) in enumerate(sentences, 1):
+                    yield Row(f"{name}, utterance {place}", {"words": words, "tags": tags})
+
+    def check(self) -> None:
+        if not self.conversations:
+            raise RequestError(Problem("data", "the corpus of the package pycantonese"))
+
+    def content_fingerprint(self) -> str:
+        return hashlib.sha256(repr(self.conversations).encode()).hexdigest()
+
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+
+def conll_files(paths: Sequence[str], where: str) -> list[Path]:
+    """The files that are meant; beside those that are tables, any of text."""
+    found: list[Path] = []
+    for path in paths:
+        file = Path(path).expanduser()
+        found += [file] if file.is_file() else files_of([path], where)
+    return found
+
+
+def _is_rows(file: Path) -> bool:
+    form = format_of(file)
+    return form is not None and KINDS[form.suffix] in ("json", "parquet")
+
+
+def _sentence(where: str, words: Any, tags: Any) -> Row:
+    if not isinstance(words, list) or not isinstance(tags, list) or len(words) != len(tags):
+        expected = "a list of words and one of tags, equally long"
+        raise RequestError(Problem(where, expected, (words, tags)))
+    return _of_pairs(where, [(str(word), str(tag)) for word, tag in zip(words, tags, strict=True)])
+
+
+def _of_pairs(where: str, pairs: Sequence[tuple[str, str]]) -> Row:
+    return Row(where, {"words": [word for word, _ in pairs], "tags": [tag for _, tag in pairs]})
+
+
+def _column(stated: int | str | None, usual: int) -> int:
+    """A column of CoNLL-U by its name or number."""
+    if stated is None:
+        return usual
+    if isinstance(stated, int):
+        return stated
+    if stated not in CONLLU:
+        problem = Problem("data.tags", "a column of CoNLL-U", stated, nearest(stated, CONLLU))
+        raise RequestError(problem)
+    return CONLLU.index(stated)
+
+
+def _number(stated: int | str | None, usual: int) -> int:
+    if stated is None:
+        return usual
+    if not isinstance(stated, int):
+        raise RequestError(Problem("data.tags", "the number of a column, from 0", stated))
+    return stated

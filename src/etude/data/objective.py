@@ -1,0 +1,143 @@
+"""What a task makes of the data: inputs, and targets for its loss.
+
+A task's class says which objective its config describes. The data module applies it while it
+assembles a step, before the step is cut into micro-batches and shared among ranks; so masks and
+the number of targets depend on neither.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Numbers = NDArray[np.int64]
+Arrays = dict[str, Numbers]
+
+IGNORE = -100
+"""A target that does not enter the loss."""
+
+CORRUPTION_STREAM = 0x4D41534B
+"""Tells an objective's random numbers from others of the run's seed."""
+
+
+class Objective(ABC):
+    """The base of both kinds. It is handed to loader processes: no model, no tensors in it.
+
+    Attributes:
+        reads: `windows` of running text, or `examples` with fields.
+    """
+
+    reads: ClassVar[Literal["windows", "examples"]]
+
+    def special_tokens(self, known: Mapping[str, int]) -> list[str]:
+        """Those that the tokenizer must have and lacks; they are added at its end.
+
+        Args:
+            known: its special tokens, by name.
+        """
+        return []
+
+    def bound(self, tokenizer: Any, meta: Any) -> Self:
+        """The same, knowing what is known once the data is prepared.
+
+        Args:
+            tokenizer: an `etude.data.tokenizer.Tokenizer`.
+            meta: what the data says of its splits.
+
+        Raises:
+            RequestError: they don't fit the task.
+        """
+        return self
+
+
+class WindowObjective(Objective):
+    """Makes inputs and targets of windows of running text, perhaps at random.
+
+    Attributes:
+        packs: whether the documents in a window can be kept apart.
+        shortest: the fewest tokens that a window may have.
+    """
+
+    reads = "windows"
+    packs: ClassVar[bool] = True
+    shortest: ClassVar[int] = 1
+
+    def raw(self, length: int) -> int:
+        """The tokens of text in a window of `length` positions."""
+        return length
+
+    @abstractmethod
+    def __call__(self, windows: Numbers, random: np.random.Generator) -> Arrays:
+        """Windows (n, raw) to arrays with n rows; targets that don't count are `IGNORE`."""
+
+    def targets(self, arrays: Arrays) -> int:
+        """How many targets enter the loss."""
+        return int((arrays["labels"] != IGNORE).sum())
+
+
+class ExampleObjective(Objective):
+    """Makes inputs and targets of the fields of an example.
+
+    Attributes:
+        fields: those that the data must have.
+        padded: arrays whose padding the model must not see, and the name of the mask that says
+            where there is none.
+    """
+
+    reads = "examples"
+    fields: ClassVar[tuple[str, ...]]
+    padded: ClassVar[Mapping[str, str]] = {"tokens": "keep"}
+
+    @abstractmethod
+    def lengths(self, lengths: Mapping[str, Numbers]) -> Numbers:
+        """The positions that each example takes, of the lengths of its fields."""
+
+    def cut(self, lengths: Mapping[str, Numbers]) -> int:
+        """How many examples `compose` cuts, each of whose fields alone would have room."""
+        return 0
+
+    def compose(self, fields: Arrays) -> Arrays:
+        """An example's arrays of its fields; each of one dimension, or a number."""
+        return fields
+
+    def targets(self, arrays: Arrays) -> float:
+        """How much of the example enters the loss: the number of targets, or their weight."""
+        return float((arrays["labels"] != IGNORE).sum())
+
+    def without_targets(self, arrays: Arrays) -> Arrays:
+        """The example such that nothing of it enters the loss."""
+        return arrays | {"labels": np.full_like(arrays["labels"], IGNORE)}
+
+    def positions(self, arrays: Arrays) -> int:
+        """The positions that a model computes for it, padding aside."""
+        return sum(len(arrays[name]) for name in self.padded)
+
+    def collated(self, examples: Sequence[Arrays]) -> dict[str, torch.Tensor]:
+        """One batch of several, padded after their ends."""
+        batch: dict[str, torch.Tensor] = {}
+        for name, first in examples[0].items():
+            arrays = [example[name] for example in examples]
+            if first.ndim == 0:
+                batch[name] = torch.from_numpy(np.stack(arrays))
+                continue
+            lengths = np.array([len(array) for array in arrays])
+            fill = IGNORE if name == "labels" else 0
+            rows = np.full((len(arrays), lengths.max()), fill, dtype=np.int64)
+            for row, array in zip(rows, arrays, strict=True):
+                row[: len(array)] = array
+            batch[name] = torch.from_numpy(rows)
+            if name in self.padded and lengths.min() < lengths.max():
+                keep = np.arange(rows.shape[1]) < lengths[:, None]
+                batch[self.padded[name]] = torch.from_numpy(keep)
+        return batch
+
+
+def generator(seed: int, step: int) -> np.random.Generator:
+    """Random numbers of a step of a run."""
+    entropy = np.random.SeedSequence(seed, spawn_key=(CORRUPTION_STREAM, step))
+    return np.random.Generator(np.random.Philox(entropy))

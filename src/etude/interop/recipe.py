@@ -1,0 +1,53 @@
+"""The tokenizer of released weights as a recipe that a config can name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+from etude.data.tokenizer import Recipe, Tokenizer
+from etude.errors import Problem, RequestError
+from etude.interop import hub, tokenizers
+from etude.interop.gguf import GGUF, SUFFIX
+from etude.interop.hf_config import HFConfig
+
+
+class Released(Recipe):
+    """A released model's own tokenizer; special tokens in a text are letters here.
+
+    Args:
+        source, revision: see `etude.interop.hub.locate`.
+    """
+
+    def __init__(self, source: str, revision: str | None = None) -> None:
+        self.source, self.revision = source, revision
+
+    def train(self, texts: Iterable[str]) -> Tokenizer:
+        return _read(self.source, self.revision)
+
+    def settings(self) -> dict[str, object]:
+        return {"recipe": "pretrained", "fingerprint": self.fingerprint()}
+
+    def fingerprint(self) -> str:
+        return self.train(()).fingerprint
+
+
+@lru_cache(maxsize=2)
+def _read(source: str, revision: str | None) -> Tokenizer:
+    path = hub.locate(source, revision).path
+    if path.suffix == SUFFIX:
+        found, ends = tokenizers.of_gguf(GGUF(path))
+        end = ends.stops[0] if ends.stops else None
+    else:
+        folder = path if path.is_dir() else path.parent
+        found = tokenizers.of_folder(folder, HFConfig.of(folder).values)
+        end = found.end_of_text
+    tokenizer = Tokenizer(found.backend)
+    if end is None or tokenizer.end_of_text == end:
+        return tokenizer
+    name = tokenizer.backend.id_to_token(end)
+    if name is None:
+        expected = "a tokenizer whose end of text is one of its tokens"
+        raise RequestError(Problem(str(Path(path)), expected, end))
+    return tokenizer.closed_by(name)

@@ -1,0 +1,121 @@
+"""Answers to instructions: a decoder that is trained on the answers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from etude.data.objective import IGNORE, Arrays, ExampleObjective, Numbers
+from etude.errors import Checks, Problem, RequestError
+from etude.models.decoder import Decoder
+from etude.tasks.base import MicroBatch, Setup
+from etude.tasks.token_task import TokenTask
+
+PROMPT, ANSWER = "{source}", "{target}"
+
+
+@dataclass(frozen=True)
+class AnswerObjective(ExampleObjective):
+    """Prompt and answer one after the other; the answer's tokens and its end are the targets.
+
+    Args:
+        template: text with `{source}` and `{target}`; special tokens in it count as such.
+        before, between, after: its tokens, once the tokenizer is known, and
+        longest: the most tokens in an example; the rest of its answer is cut off.
+    """
+
+    template: str = "{source}\n{target}"
+    before: tuple[int, ...] = ()
+    between: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+    longest: int | None = None
+
+    fields: ClassVar[tuple[str, ...]] = ("source", "target")
+
+    def bound(self, tokenizer: Any, meta: Any) -> AnswerObjective:
+        head, rest = self.template.split(PROMPT)
+        middle, tail = rest.split(ANSWER)
+        before, between, after = (tokenizer.encode_special(part) for part in (head, middle, tail))
+        if not after:
+            if tokenizer.end_of_text is None:
+                expected = "a tokenizer with an end-of-text token, or a template that ends itself"
+                raise RequestError(Problem("data.tokenizer", expected))
+            after = [tokenizer.end_of_text]
+        return replace(
+            self,
+            before=tuple(before),
+            between=tuple(between),
+            after=tuple(after),
+            longest=meta.settings["sequence_length"],
+        )
+
+    def lengths(self, lengths: Mapping[str, Numbers]) -> Numbers:
+        whole = self._whole(lengths)
+        return whole if self.longest is None else np.minimum(whole, self.longest)
+
+    def cut(self, lengths: Mapping[str, Numbers]) -> int:
+        return 0 if self.longest is None else int((self._whole(lengths) > self.longest).sum())
+
+    def _whole(self, lengths: Mapping[str, Numbers]) -> Numbers:
+        around = len(self.before) + len(self.between) + len(self.after)
+        return lengths["source"] + lengths["target"] + around - 1
+
+    def compose(self, fields: Arrays) -> Arrays:
+        prompt = [*self.before, *fields["source"], *self.between]
+        answer = [*fields["target"], *self.after]
+        ids = np.array([*prompt, *answer], dtype=np.int64)
+        labels = ids[1:].copy()
+        labels[: max(0, len(prompt) - 1)] = IGNORE
+        return {"tokens": ids[:-1][: self.longest], "labels": labels[: self.longest]}
+
+
+class Instruction(TokenTask):
+    """Predicts the answer after a prompt; the loss is the mean cross-entropy of the answer's
+    tokens, its end included, and of nothing in the prompt (Ouyang et al. 2022, arXiv:2203.02155).
+
+    Padding after a text needs no mask: no target sees what follows it.
+
+    Args:
+        setup: what the run gives.
+        template: what stands around prompt and answer, with `{source}` and `{target}` for these;
+            names of special tokens in it become those. If nothing follows the answer, the
+            tokenizer's end of text does.
+        label_smoothing, z_loss: see `etude.tasks.losses.cross_entropy`.
+    """
+
+    needs_causal_model = True
+    models = (Decoder,)
+
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        template: str = "{source}\n{target}",
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+    ) -> None:
+        super().__init__(setup, label_smoothing=label_smoothing, z_loss=z_loss)
+        self.template = template
+
+    @classmethod
+    def objective(cls, **arguments: Any) -> AnswerObjective:
+        template = arguments.get("template", AnswerObjective.template)
+        checks = Checks()
+        once = template.count(PROMPT) == template.count(ANSWER) == 1
+        once = once and template.index(PROMPT) < template.index(ANSWER)
+        checks.that(once, "template", template, "{source} and then {target}, once each")
+        checks.done()
+        return AnswerObjective(template)
+
+    @classmethod
+    def stand_in(cls, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
+        tokens, targets = (torch.randint(vocabulary, (batch, length)) for _ in range(2))
+        return {"tokens": tokens, "labels": targets, "step_targets": targets.numel()}
+
+    def logits(self, micro: MicroBatch) -> Tensor:
+        return self.model(micro["tokens"])

@@ -1,0 +1,42 @@
+"""Losses over targets, some of which do not count."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from etude.data.objective import IGNORE
+
+
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """The summed cross-entropy, in nats; at least in single precision.
+
+    Args:
+        logits: (..., C).
+        labels: (...), below C; those that are `IGNORE` do not count.
+        label_smoothing: e, the target is 1 - e on the label and e / C on each class (Szegedy et al.
+            2015, arXiv:1512.00567, section 7).
+        z_loss: c, adds c log(Z)^2 for each target, Z being the softmax's denominator (Chowdhery et
+            al. 2022, arXiv:2204.02311, section 5).
+        weights: (...), of each target.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(0, -2)
+    labels = labels.flatten()
+    reduction = "sum" if weights is None else "none"
+    loss = F.cross_entropy(
+        logits, labels, reduction=reduction, ignore_index=IGNORE, label_smoothing=label_smoothing
+    )
+    if weights is not None:
+        loss = (loss * weights.flatten().to(loss.dtype)).sum()
+    if z_loss:
+        log_z = logits.logsumexp(-1)[labels != IGNORE]
+        loss = loss + z_loss * log_z.square().sum()
+    return loss

@@ -1,0 +1,251 @@
+"""`etude evaluate` and `etude predict` on toy runs of every task."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sacrebleu
+import torch
+from sklearn import metrics as sk
+
+import etude as package
+from etude.analysis.evaluation import translation_metrics
+from etude.config.compose import compose
+from etude.records.record import Record
+from etude.tasks.causal_lm import sliding_score
+from etude.training.run import train
+
+Toy = Callable[..., list[str]]
+Records = dict[str, Record]
+
+
+@pytest.fixture(scope="module")
+def records(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Records:
+    root = tmp_path_factory.mktemp("runs")
+    more = {
+        "classification": ["data.test=0.2", "task.positive=cats", "trainer.max_steps=40"],
+        "tagging": ["data.test=0.2"],
+        "translation": ["data.test=0.1"],
+        "masked_lm": [],
+        "span_denoising": [],
+        "instruction": [],
+    }
+    return {kind: train(compose(toy(kind, root, *words))).record for kind, words in more.items()}
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def evaluated(etude: Callable, record: Record, *words: str) -> dict[str, Any]:
+    answer = etude("evaluate", record.path, "--json", *words)
+    assert answer.code == 0, answer.err
+    (found,) = json.loads(answer.out)
+    return found
+
+
+class TestClassification:
+    def test_the_metrics_are_scikit_learns(self, records: Records, etude: Callable) -> None:
+        record = records["classification"]
+        found = evaluated(etude, record, "--split", "test")
+        (file,) = (record.path / "predictions").glob("test-*.jsonl")
+        kept = lines(file)
+        labels = [each["label"] for each in kept]
+        said = [each["prediction"] for each in kept]
+        ours = found["metrics"]
+        assert ours["accuracy"] == pytest.approx(sk.accuracy_score(labels, said))
+        assert ours["mcc"] == pytest.approx(sk.matthews_corrcoef(labels, said))
+        f1 = sk.f1_score(labels, said, pos_label="cats", zero_division=0)
+        assert ours["f1"] == pytest.approx(f1)
+        names = Record.read(record.path).info["data"]["labels"]
+        chance = [each["probabilities"] for each in kept]
+        assert ours["loss"] == pytest.approx(sk.log_loss(labels, chance, labels=names), rel=1e-4)
+        assert [each["right"] for each in kept] == [
+            a == b for a, b in zip(labels, said, strict=True)
+        ]
+        assert found["confusion"]["counts"] == sk.confusion_matrix(labels, said).tolist()
+
+    def test_validation_says_what_training_said(self, records: Records, etude: Callable) -> None:
+        record = records["classification"]
+        found = evaluated(etude, record)
+        step = int(found["checkpoint"].removeprefix("step-"))
+        (row,) = (row for row in record.rows() if row["step"] == step)
+        for name in ("loss", "accuracy", "f1", "f1_macro", "mcc"):
+            assert found["metrics"][name] == pytest.approx(row[f"val/{name}"], rel=1e-5), name
+
+    def test_slices(self, records: Records, etude: Callable) -> None:
+        record = records["classification"]
+        found = evaluated(etude, record, "--split", "test", "--by", "long")
+        assert set(found["slices"]) == {"True", "False"}
+        total = sum(each["examples"] for each in found["slices"].values())
+        right = sum(each["examples"] * each["accuracy"] for each in found["slices"].values())
+        assert right / total == pytest.approx(found["metrics"]["accuracy"])
+        answer = etude("evaluate", record.path, "--by", "lng")
+        assert answer.code == 2
+        assert "did you mean long?" in answer.err
+
+    def test_other_files(self, records: Records, etude: Callable, tmp_path: Path) -> None:
+        file = tmp_path / "more.jsonl"
+        rows = [{"text": "cats and dogs", "label": "cats"}, {"text": "the fox", "label": "none"}]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        record = records["classification"]
+        found = evaluated(etude, record, "--data", str(file))
+        assert found["on"] == "more.jsonl"
+        assert sum(map(sum, found["confusion"]["counts"])) == 2
+        file.write_text(json.dumps({"text": "cats", "label": "bird"}) + "\n")
+        assert etude("evaluate", record.path, "--data", str(file)).code == 2
+
+    def test_figures_and_a_log_of_who_looked(self, records: Records, etude: Callable) -> None:
+        record = records["classification"]
+        before = len(list((record.path / "evaluations").glob("log.jsonl")))
+        found = evaluated(etude, record, "--split", "test")
+        for file in found["files"]:
+            assert Path(file).is_file()
+            assert Path(file).stat().st_size > 0
+        assert any("calibration" in file for file in found["files"])
+        assert any("confusion" in file for file in found["files"])
+        log = lines(record.path / "evaluations" / "log.jsonl")
+        assert len(log) > before
+        assert log[-1]["on"] == "test"
+
+    def test_predictions(self, records: Records, etude: Callable, tmp_path: Path) -> None:
+        record = records["classification"]
+        texts = ["cats ran", "the quick fox"]
+        answer = etude("predict", record.path, *(w for t in texts for w in ("--text", t)))
+        assert answer.code == 0, answer.err
+        rows = [line.split("\t") for line in answer.out.splitlines()]
+        assert [row[2] for row in rows] == texts
+        assert all(row[0] in ("cats", "none") for row in rows)
+        model = package.load_run(record.path).model()
+        ids = torch.tensor(model.tokenizer.framed(texts[:1]))
+        expected = model.module(ids).double().softmax(-1)[0].max().item()
+        assert float(rows[0][1]) == pytest.approx(expected, abs=6e-4)
+        file = tmp_path / "rows.csv"
+        file.write_text("text,id\ncats ran,1\nthe quick fox,2\n")
+        again = etude("predict", record.path, "--file", file)
+        assert again.out == answer.out
+
+
+class TestTagging:
+    def test_words_of_validation(self, records: Records, etude: Callable) -> None:
+        record = records["tagging"]
+        found = evaluated(etude, record)
+        step = int(found["checkpoint"].removeprefix("step-"))
+        (row,) = (row for row in record.rows() if row["step"] == step)
+        assert found["metrics"]["accuracy"] == pytest.approx(row["val/accuracy"])
+        assert found["metrics"]["words_cut_off"] == 0
+
+    def test_predictions(self, records: Records, etude: Callable) -> None:
+        answer = etude("predict", records["tagging"].path, "--text", "the quick fox")
+        assert answer.code == 0, answer.err
+        words = [pair.split("/")[0] for pair in answer.out.split()]
+        assert words == ["the", "quick", "fox"]
+
+
+class TestTranslation:
+    def test_the_metrics_are_sacrebleus(self, records: Records, etude: Callable) -> None:
+        record = records["translation"]
+        found = evaluated(etude, record, "--split", "test", "--beams", "2")
+        (file,) = (record.path / "predictions").glob("test-*.jsonl")
+        kept = lines(file)
+        said, targets = ([each[key] for each in kept] for key in ("prediction", "label"))
+        assert found["metrics"]["bleu"] == sacrebleu.corpus_bleu(said, [targets]).score
+        assert found["metrics"]["chrf"] == sacrebleu.corpus_chrf(said, [targets]).score
+
+    def test_chinese_is_cut_by_characters(self) -> None:
+        said, targets = ["无法 读取文件"], ["无法读取该文件"]
+        ours = translation_metrics(said, targets)
+        assert ours["bleu"] == sacrebleu.corpus_bleu(said, [targets], tokenize="zh").score
+
+    def test_predictions_in_their_order(self, records: Records, etude: Callable) -> None:
+        record = records["translation"]
+        texts = ["the fox", "cats and dogs ran over the lazy fox", "dogs"]
+        words = [w for t in texts for w in ("--text", t)]
+        together = etude("predict", record.path, *words, "--json")
+        assert together.code == 0, together.err
+        found = [json.loads(line) for line in together.out.splitlines()]
+        assert [each["source"] for each in found] == texts
+        for each in found:
+            alone = etude("predict", record.path, "--text", each["source"], "--json")
+            assert json.loads(alone.out)["target"] == each["target"]
+
+
+@pytest.mark.parametrize("kind", ["masked_lm", "span_denoising"])
+def test_pretraining_is_scored_as_in_training(kind: str, records: Records, etude: Callable) -> None:
+    record = records[kind]
+    found = evaluated(etude, record)
+    step = int(found["checkpoint"].removeprefix("step-"))
+    (row,) = (row for row in record.rows() if row["step"] == step)
+    for name in ("loss", "accuracy"):
+        assert found["metrics"][name] == pytest.approx(row[f"val/{name}"], rel=1e-5)
+
+
+class TestSlidingWindow:
+    """Perplexity with overlapping windows, against the definition one token at a time."""
+
+    class Bigram(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.table = torch.nn.Embedding(7, 7, dtype=torch.double)
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            return self.table(tokens).cumsum(1)  # each position counts what it sees
+
+    @pytest.mark.parametrize(("length", "stride"), [(8, 8), (8, 3), (8, 1), (5, 2), (40, 4)])
+    @pytest.mark.parametrize("tokens", [9, 30, 31, 32])
+    def test_each_token_once(self, length: int, stride: int, tokens: int) -> None:
+        import numpy as np
+
+        class File:
+            ids = np.random.default_rng(0).integers(0, 7, tokens).astype("uint16")
+
+        model = self.Bigram()
+        found = sliding_score(model, File, length, stride)
+        ids = torch.from_numpy(File.ids.astype("int64"))
+        total = 0.0
+        for target in range(1, tokens):
+            # the first window whose targets, the new ones alone, hold it
+            window = 0 if target <= length else -(-(target - length) // stride)
+            start = window * stride
+            logits = model(ids[None, start:target])[0, -1]
+            total -= float(logits.detach().log_softmax(-1)[ids[target]])
+        assert found["nats"] == pytest.approx(total, rel=1e-9)
+        assert found["loss"] == pytest.approx(total / (tokens - 1), rel=1e-9)
+        assert found["perplexity"] == pytest.approx(math.exp(total / (tokens - 1)), rel=1e-9)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("words", "expected"),
+        [
+            (["--split", "tset"], "expected one of val, test, train"),
+            (["--beams", "0"], "--beams = 0: expected a positive number"),
+            (["--data", "nowhere.jsonl"], "--data"),
+        ],
+    )
+    def test_evaluate(
+        self, records: Records, etude: Callable, words: list[str], expected: str
+    ) -> None:
+        answer = etude("evaluate", records["classification"].path, *words)
+        assert answer.code == 2
+        assert expected in answer.err
+
+    def test_a_split_that_is_not_there(self, records: Records, etude: Callable) -> None:
+        answer = etude("evaluate", records["masked_lm"].path, "--split", "test")
+        assert answer.code == 2
+        assert "running text has no other" in answer.err
+
+    def test_predict(self, records: Records, etude: Callable) -> None:
+        path = records["classification"].path
+        assert "one of them" in etude("predict", path).err
+        assert "it is empty" in etude("predict", path, "--text", " ").err
+        assert "no --pair" in etude("predict", path, "--text", "a", "--pair", "b").err
+        told = etude("predict", records["masked_lm"].path, "--text", "a")
+        assert told.code == 2
+        assert "a run of classification, tagging or translation" in told.err

@@ -1,0 +1,79 @@
+"""Which examples make up a step."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etude.data.examples.batches import ExampleBatches
+
+LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=200)
+
+
+def batches(lengths: list[int], seed: int = 0, **more: int | None) -> ExampleBatches:
+    size: dict[str, int | None] = {"examples": None, "tokens": None, **more}
+    stretch = size.pop("stretch", 4) or 1
+    return ExampleBatches(np.array(lengths), seed=seed, stretch=stretch, **size)
+
+
+@given(LENGTHS, st.integers(1, 16), st.integers(1, 6), st.integers(0, 3))
+def test_an_epoch_takes_each_example_once(
+    lengths: list[int], examples: int, stretch: int, seed: int
+) -> None:
+    made = batches(lengths, seed, examples=examples, stretch=stretch)
+    count = made.steps_in_an_epoch
+    assert count == -(-len(lengths) // examples)
+    for epoch in range(3):
+        steps = [made.step(epoch * count + step) for step in range(count)]
+        assert sorted(np.concatenate(steps)) == list(range(len(lengths)))
+        assert sum(len(step) < examples for step in steps) <= 1
+
+
+@given(LENGTHS, st.integers(40, 200), st.integers(1, 6), st.integers(0, 3))
+def test_a_step_has_no_more_positions_than_it_may(
+    lengths: list[int], tokens: int, stretch: int, seed: int
+) -> None:
+    made = batches(lengths, seed, tokens=tokens, stretch=stretch)
+    sizes = np.array(lengths)
+    seen: list[int] = []
+    number = 0
+    while len(seen) < 2 * len(lengths):
+        step = made.step(number)
+        assert len(step) * sizes[step].max() <= tokens
+        seen += step.tolist()
+        number += 1
+    assert sorted(seen[: len(lengths)]) == sorted(seen[len(lengths) :]) == [*range(len(lengths))]
+
+
+@pytest.mark.parametrize("size", [{"examples": 4}, {"tokens": 90}])
+def test_a_step_is_a_function_of_seed_and_number(size: dict[str, int]) -> None:
+    lengths = np.random.default_rng(0).integers(1, 30, 300).tolist()
+    one, other = batches(lengths, 5, **size), batches(lengths, 5, **size)
+    far = other.step(200)  # without the ones before
+    assert [one.step(n).tolist() for n in range(201)][200] == far.tolist()
+    assert any(
+        batches(lengths, 6, **size).step(n).tolist() != one.step(n).tolist() for n in range(3)
+    )
+
+
+def test_examples_of_a_step_are_of_like_length() -> None:
+    """Sorted within stretches of 50 steps, little is padding; unsorted, much."""
+    lengths = np.random.default_rng(0).integers(1, 100, 4000)
+
+    def padding(stretch: int) -> float:
+        made = batches(lengths.tolist(), examples=16, stretch=stretch)
+        steps = [lengths[made.step(n)] for n in range(made.steps_in_an_epoch)]
+        return 1 - sum(s.sum() for s in steps) / sum(len(s) * s.max() for s in steps)
+
+    assert padding(50) < 0.05
+    assert padding(1) > 0.4
+
+
+def test_lengths_come_in_no_order() -> None:
+    """Steps are shuffled after sorting: short ones do not come first."""
+    lengths = np.random.default_rng(0).integers(1, 100, 4000)
+    made = batches(lengths.tolist(), examples=16, stretch=250)
+    means = [lengths[made.step(n)].mean() for n in range(250)]
+    assert abs(np.corrcoef(means, np.arange(250))[0, 1]) < 0.2

@@ -1,0 +1,261 @@
+"""A run that begins with the weights of another, or with released ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
+
+from etude.config.compose import compose
+from etude.errors import RequestError
+from etude.records.record import Record
+from etude.training.build import build_model, check_all
+from etude.training.initial import Initial
+from etude.training.run import train
+
+Toy = Callable[..., list[str]]
+
+
+def toys(words: list[str], *more: str) -> list[str]:
+    """A toy's words without what the source says instead."""
+    ours = ("model.", "data.tokenizer.", "model=")
+    return [word for word in words if not word.startswith(ours)] + list(more)
+
+
+def model_of(words: list[str]) -> Any:
+    """The module of a run before its first step."""
+    checked = check_all(compose(words))
+    labels = 2 if "task=classification" in words else 0
+    size = checked.nodes["model"].arguments["vocab_size"]
+    module = build_model(checked, size, labels)
+    Initial.fill(module, checked.config.init_from, Path(checked.run.root))
+    return module
+
+
+@pytest.fixture(scope="module")
+def pretrained(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """A masked language model's run."""
+    return train(compose(toy("masked_lm", tmp_path_factory.mktemp("pre")))).record
+
+
+def test_a_run_of_ones_own(pretrained: Record, toy: Toy, tmp_path: Path) -> None:
+    words = toys(toy("classification", tmp_path), f"init_from={pretrained.path}")
+    module = model_of(words)
+    weights = load_file(pretrained.checkpoint("best") / "model.safetensors")
+    mine = module.state_dict()
+    for name, tensor in weights.items():
+        if not name.startswith("head."):
+            assert torch.equal(mine[name], tensor), name
+    assert mine["head.classifier.weight"].shape == (2, 8)
+    record = train(compose(words)).record
+    assert record.status == "finished"
+    tokenizers = [Record.read(r.path).info["tokenizer"]["size"] for r in (pretrained, record)]
+    assert tokenizers[0] == tokenizers[1]
+    again = train(compose(words))
+    assert again.reused
+    info = pretrained.info
+    found = json.loads((pretrained.checkpoint("best") / "MANIFEST.json").read_text())
+    config = compose(words)
+    checked = check_all(config)
+    assert checked.identity["init_from"] == {
+        "run": info["signature"],
+        "step": found["step"],
+        "sha256": found["sha256"]["model.safetensors"],
+        "head": "keep",
+    }
+
+
+def test_the_record_needs_its_source_no_more(pretrained: Record, toy: Toy, tmp_path: Path) -> None:
+    import etude
+
+    source = tmp_path / "source"
+    shutil.copytree(pretrained.path, source)
+    words = toys(toy("classification", tmp_path), f"init_from={source}")
+    train(compose([*words, "run.stop_at_step=6"]))
+    record = train(compose(words)).record
+    shutil.rmtree(source)
+    run = etude.load_run(record.path)
+    assert run.model().module.head.classifier.weight.shape == (2, 8)
+
+
+def test_other_weights_make_another_run(pretrained: Record, toy: Toy, tmp_path: Path) -> None:
+    words = toys(toy("classification", tmp_path))
+    steps = [step for step, _ in pretrained.checkpoints()]
+    assert len(steps) > 1
+    names = [
+        check_all(
+            compose([*words, f"init_from={pretrained.path}", f"init_from.checkpoint={step}"])
+        ).identity["init_from"]["sha256"]
+        for step in steps
+    ]
+    assert len(set(names)) == len(steps)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small BERT with its vocabulary, as `transformers` saves it."""
+    folder = tmp_path_factory.mktemp("bert")
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz."]
+    pieces += [f"##{piece}" for piece in pieces[5:]]
+    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {
+        "vocab_size": len(pieces),
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 64,
+    }
+    BertForMaskedLM(BertConfig(**sizes)).save_pretrained(folder / "mlm")
+    model = BertForSequenceClassification(BertConfig(**sizes, num_labels=2))
+    model.save_pretrained(folder / "classifier")
+    model.bert.save_pretrained(folder / "body")
+    wide = BertForSequenceClassification(BertConfig(**sizes, num_labels=3))
+    wide.save_pretrained(folder / "three")
+    for name in ("mlm", "classifier", "body", "three"):
+        shutil.copy(folder / "vocab.txt", folder / name)
+    return folder
+
+
+def test_released_weights_with_their_head(bert: Path, toy: Toy, tmp_path: Path) -> None:
+    """What `transformers` says of the same ids."""
+    folder = bert / "classifier"
+    module = model_of(toys(toy("classification", tmp_path), f"init_from={folder}")).eval()
+    theirs = BertForSequenceClassification.from_pretrained(folder).eval()
+    ids = torch.randint(5, 50, (3, 12), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(module(ids), theirs(ids).logits, atol=1e-5)
+
+
+def test_a_body_keeps_its_pooler(bert: Path, toy: Toy, tmp_path: Path) -> None:
+    module = model_of(toys(toy("classification", tmp_path), f"init_from={bert / 'body'}"))
+    weights = load_file(bert / "body" / "model.safetensors")
+    assert torch.equal(module.head.dense.weight, weights["pooler.dense.weight"])
+
+
+def test_a_head_of_another_kind_is_new(bert: Path, toy: Toy, tmp_path: Path) -> None:
+    words = toys(toy("classification", tmp_path), f"init_from={bert / 'mlm'}")
+    module = model_of(words)
+    weights = load_file(bert / "mlm" / "model.safetensors")
+    dense = weights["cls.predictions.transform.dense.weight"]
+    assert not torch.equal(module.head.dense.weight, dense)
+    record = train(compose([*words, "trainer.max_steps=3"])).record
+    assert record.status == "finished"
+
+
+def test_a_head_of_the_wrong_size(bert: Path, toy: Toy, tmp_path: Path) -> None:
+    words = toys(toy("classification", tmp_path / "runs"), f"init_from={bert / 'three'}")
+    with pytest.raises(RequestError) as caught:
+        train(compose(words))
+    told = str(caught.value)
+    assert "init_from, head.classifier.weight = '3 x 16': expected the shape 2 x 16" in told
+    assert "init_from.head=new begins with a new one" in told
+    assert not (tmp_path / "runs").exists()
+    assert train(compose([*words, "init_from.head=new"])).status == "finished"
+
+
+def test_one_value_of_the_model_can_be_set(bert: Path, toy: Toy, tmp_path: Path) -> None:
+    folder = bert / "body"
+    more = [f"init_from={folder}", "model.dropout=0.3", "model.attention.attention_dropout=0"]
+    module = model_of(toys(toy("classification", tmp_path), *more))
+    assert module.dropout.p == 0.3
+    assert module.blocks[0].attention.dropout == 0.0
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from etude.data.tokenizer import BPE
+
+    folder = tmp_path_factory.mktemp("gpt2")
+    BPE(270).train(["the quick brown fox jumps over the lazy dogs"] * 9).save(
+        folder / "tokenizer.json"
+    )
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=270, n_embd=16, n_layer=2, n_head=2, n_positions=200)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_decoder_learns_to_answer(gpt2: Path, toy: Toy, tmp_path: Path) -> None:
+    words = toys(toy("instruction", tmp_path), f"init_from={gpt2}")
+    module = model_of(words).eval()
+    theirs = GPT2LMHeadModel.from_pretrained(gpt2).eval()
+    ids = torch.randint(0, 270, (2, 9))
+    with torch.no_grad():
+        assert torch.allclose(module(ids), theirs(ids).logits, atol=1e-5)
+    assert train(compose(words)).status == "finished"
+
+
+class TestRefusals:
+    def told(self, words: list[str]) -> str:
+        with pytest.raises(RequestError) as caught:
+            train(compose(words))
+        return str(caught.value)
+
+    def test_a_decoder_for_an_encoders_task(self, gpt2: Path, toy: Toy, tmp_path: Path) -> None:
+        words = toys(toy("classification", tmp_path / "runs"), f"init_from={gpt2}")
+        told = self.told(words)
+        assert "model = 'Decoder': expected an encoder for Classification" in told
+        assert not (tmp_path / "runs").exists()
+
+    def test_no_such_source(self, toy: Toy, tmp_path: Path, monkeypatch: Any) -> None:
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        words = toys(toy("classification", tmp_path), f"init_from={tmp_path}/nowhere")
+        assert "init_from" in self.told(words)
+
+    def test_a_model_beside_the_source(self, bert: Path, toy: Toy, tmp_path: Path) -> None:
+        words = toys(toy("classification", tmp_path), f"init_from={bert / 'body'}")
+        told = self.told([*words, "model=bert_tiny"])
+        assert "expected nothing beside init_from: the model is the source's" in told
+        told = self.told([*words, "data/tokenizer=bpe"])
+        assert "the tokenizer is the source's" in told
+
+    def test_another_shape(self, bert: Path, toy: Toy, tmp_path: Path) -> None:
+        words = toys(toy("classification", tmp_path / "runs"), f"init_from={bert / 'body'}")
+        told = self.told([*words, "model.layers=3"])
+        assert "blocks.2" in told
+        assert "more misfits" in told
+
+    def test_longer_than_the_source(self, bert: Path, toy: Toy, tmp_path: Path) -> None:
+        words = toys(toy("classification", tmp_path), f"init_from={bert / 'body'}")
+        told = self.told([*words, "data.sequence_length=100"])
+        assert "data.sequence_length = 100: expected at most the model's max_length, 64" in told
+
+    def test_a_vocabulary_larger_than_the_models(
+        self, bert: Path, toy: Toy, tmp_path: Path
+    ) -> None:
+        source = tmp_path / "source"
+        shutil.copytree(bert / "body", source)
+        with (source / "vocab.txt").open("a") as file:
+            file.write("further\npieces\n")
+        told = self.told(toys(toy("classification", tmp_path / "runs"), f"init_from={source}"))
+        assert "at most the 59 ids that the model has embeddings for" in told or (
+            "model.vocab_size = 59: expected at least the tokenizer's 61" in told
+        )
+
+    def test_it_changed_before_the_first_step(self, bert: Path, toy: Toy, tmp_path: Path) -> None:
+        """The config was composed with one source, and another lies there when it is read."""
+        source = tmp_path / "source"
+        shutil.copytree(bert / "body", source)
+        checked = check_all(compose(toys(toy("classification", tmp_path), f"init_from={source}")))
+        module = build_model(checked, 59, 2)
+        weights = load_file(source / "model.safetensors")
+        config = BertConfig.from_pretrained(source)
+        BertForSequenceClassification(config).bert.save_pretrained(source)
+        assert weights.keys() == load_file(source / "model.safetensors").keys()
+        with pytest.raises(RequestError, match="it has changed since"):
+            Initial.fill(module, checked.config.init_from, tmp_path)
