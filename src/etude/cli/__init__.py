@@ -33,6 +33,7 @@ usage: etude COMMAND ...
 
   etude train [OVERRIDES] [-m]     one run, or a sweep; the same command continues or reuses it
   etude plan [OVERRIDES] [-m]      what would run: which are done, parameters, FLOPs, memory, time
+  etude data show [OVERRIDES]      what it would read: splits, labels, lengths, examples, a batch
   etude generate RUN               text from a run
   etude predict RUN                labels, tags or translations of texts, by a run
   etude evaluate RUN...            what runs score on a split, or on other files; predictions kept
@@ -105,7 +106,9 @@ def run(arguments: list[str]) -> int:
         return FAILED
 
 
-_COMMANDS = ("train", "plan", "generate", "predict", "evaluate", "convert", "runs", "reproduce")
+_COMMANDS = (
+    "train", "plan", "data", "generate", "predict", "evaluate", "convert", "runs", "reproduce"
+)  # fmt: skip
 """Each is the function of its name in the module of its name."""
 
 
@@ -144,7 +147,7 @@ def _complete(arguments: list[str]) -> int:
         for word in completions(command, words):
             print(word)
         return DONE
-    if program and command not in ("train", "plan"):
+    if program and command not in ("train", "plan", "data"):
         return DONE
     os.environ["COMP_LINE"] = f"{program} {words}"
     return _command("train")(arguments)

@@ -125,3 +125,13 @@ def _ends(column: Any) -> list[float]:
 
 def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+RISING = ("accuracy", "f1", "precision", "recall", "mcc", "bleu", "chrf", "exact")
+"""Metrics of which more is better, by how their names begin; of all others less is."""
+
+
+def better(value: float, than: float, metric: str) -> bool:
+    """Whether one value of a metric such as `val/loss` or `val/f1_macro` is better."""
+    rises = metric.rpartition("/")[2].startswith(RISING)
+    return value > than if rises else value < than

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from etude.data.objective import Objective
+from etude.errors import Checks, nearest
 from etude.optim.schedules import Schedule
 from etude.tasks.seeding import seed_for, seed_generators
 
@@ -53,7 +54,8 @@ class Task(pl.LightningModule):
         setup: what the run gives.
 
     Attributes:
-        monitor: the validation metric that decides which checkpoint is best; lower is better.
+        monitor: the validation metric that decides which checkpoint is best; of some more is
+            better, see `etude.records.metrics.better`.
         metric_names: all that a validation measures; callbacks may watch these. A task that does
             not say has its callbacks' monitors checked by Lightning, after the first validation.
         needs_causal_model: the model must not see what follows a token, or it sees its target.
@@ -106,6 +108,18 @@ class Task(pl.LightningModule):
     def loss(self, micro: MicroBatch) -> Tensor:
         """The sum of the loss over the micro-batch's targets, a scalar."""
         raise NotImplementedError
+
+    def watch(self, monitor: str) -> None:
+        """Says which metric decides; for a constructor whose config may.
+
+        Raises:
+            InvalidArguments: the task has no such metric.
+        """
+        checks = Checks()
+        hint = nearest(monitor, self.metric_names)
+        checks.that(monitor in self.metric_names, "monitor", monitor, "a metric of the task", hint)
+        checks.done()
+        self.monitor = monitor
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Builds the optimizer, each group remembering its base rate."""

@@ -82,6 +82,7 @@ class Classification(Task):
         class_weights: `none` or `balanced`.
         label_smoothing: see `etude.tasks.losses.cross_entropy`.
         positive: the class that is looked for; its precision, recall and F1 are measured too.
+        monitor: the metric that decides which checkpoint is best.
         setup: what the run gives.
     """
 
@@ -99,11 +100,13 @@ class Classification(Task):
         class_weights: Literal["none", "balanced"] = "none",
         label_smoothing: float = 0.0,
         positive: str | None = None,
+        monitor: str = "val/loss",
     ) -> None:
         checks = Checks()
         checks.probability(label_smoothing=label_smoothing)
         checks.done()
         super().__init__(setup)
+        self.watch(monitor)
         self.label_smoothing = label_smoothing
         self.positive = positive
         self._nats: list[tuple[Tensor, float]] = []

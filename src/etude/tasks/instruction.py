@@ -98,8 +98,9 @@ class Instruction(TokenTask):
         template: str = "{source}\n{target}",
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
+        monitor: str = "val/loss",
     ) -> None:
-        super().__init__(setup, label_smoothing=label_smoothing, z_loss=z_loss)
+        super().__init__(setup, label_smoothing=label_smoothing, z_loss=z_loss, monitor=monitor)
         self.template = template
 
     @classmethod

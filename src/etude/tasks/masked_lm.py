@@ -132,8 +132,9 @@ class MaskedLM(TokenTask):
         whole_word: bool = False,
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
+        monitor: str = "val/loss",
     ) -> None:
-        super().__init__(setup, label_smoothing=label_smoothing, z_loss=z_loss)
+        super().__init__(setup, label_smoothing=label_smoothing, z_loss=z_loss, monitor=monitor)
 
     @classmethod
     def objective(cls, **arguments: Any) -> MaskObjective:

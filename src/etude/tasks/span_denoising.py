@@ -110,8 +110,9 @@ class SpanDenoising(Translation):
         mean_span: float = 3.0,
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
+        monitor: str = "val/loss",
     ) -> None:
-        super().__init__(setup, label_smoothing=label_smoothing, z_loss=z_loss)
+        super().__init__(setup, label_smoothing=label_smoothing, z_loss=z_loss, monitor=monitor)
 
     @classmethod
     def objective(cls, **arguments: Any) -> SpanObjective:

@@ -45,6 +45,7 @@ class Tagging(Task):
 
     Args:
         label_smoothing: see `etude.tasks.losses.cross_entropy`.
+        monitor: the metric that decides which checkpoint is best.
         setup: what the run gives.
     """
 
@@ -54,11 +55,14 @@ class Tagging(Task):
     models = (Encoder,)
     head = "tags"
 
-    def __init__(self, setup: Setup, *, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self, setup: Setup, *, label_smoothing: float = 0.0, monitor: str = "val/loss"
+    ) -> None:
         checks = Checks()
         checks.probability(label_smoothing=label_smoothing)
         checks.done()
         super().__init__(setup)
+        self.watch(monitor)
         self.label_smoothing = label_smoothing
         self._nats: list[tuple[Tensor, float]] = []
         self._counts: Any = None

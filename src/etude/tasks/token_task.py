@@ -23,16 +23,25 @@ class TokenTask(Task):
     Args:
         setup: what the run gives.
         label_smoothing, z_loss: see `etude.tasks.losses.cross_entropy`; validation is without.
+        monitor: the metric that decides which checkpoint is best.
     """
 
     metric_names = ("val/loss", "val/perplexity", "val/accuracy")
 
-    def __init__(self, setup: Setup, *, label_smoothing: float = 0.0, z_loss: float = 0.0) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        monitor: str = "val/loss",
+    ) -> None:
         checks = Checks()
         checks.probability(label_smoothing=label_smoothing)
         checks.that(0 <= z_loss < math.inf, "z_loss", z_loss, "a number from 0 on")
         checks.done()
         super().__init__(setup)
+        self.watch(monitor)
         self.label_smoothing, self.z_loss = label_smoothing, z_loss
         self._sums: list[tuple[Tensor, Tensor, float]] = []
 

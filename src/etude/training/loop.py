@@ -19,6 +19,7 @@ from torch import Tensor
 
 from etude.errors import EtudeError, Interrupted
 from etude.loggers.views import Views
+from etude.records.metrics import better
 from etude.records.record import Record
 from etude.training.checkpoints import checkpoint_path, retain
 from etude.training.compilation import eager
@@ -261,7 +262,7 @@ class RunLoop(pl.Callback):
         self._append(row | metrics)
         self._given_up = watcher().validated(step, metrics)
         monitor = getattr(trainer.lightning_module, "monitor", "val/loss")
-        improved = self.best is None or metrics[monitor] < self.best["value"]
+        improved = self.best is None or better(metrics[monitor], self.best["value"], monitor)
         if improved:
             self.best = {"metric": monitor, "value": metrics[monitor], "step": step}
         due = self.save_interval and step % self.save_interval == 0
