@@ -93,7 +93,13 @@ def test_equals_the_optimizer_of_torch_step_by_step() -> None:
 def test_defaults_are_those_of_adam_without_decay() -> None:
     """They never change: a key equal to its default is left out of a run's signature."""
     found = {name: p.default for name, p in inspect.signature(AdamW).parameters.items()}
-    assert found == {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
+    assert found == {
+        "lr": 1e-3,
+        "betas": (0.9, 0.999),
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "layer_decay": 1.0,
+    }
 
 
 def test_bad_arguments_are_named_together() -> None:

@@ -200,7 +200,36 @@ def test_a_decoder_learns_to_answer(gpt2: Path, toy: Toy, tmp_path: Path) -> Non
     assert train(compose(words)).status == "finished"
 
 
+def test_a_linear_probe_trains_the_head_alone(bert: Path, toy: Toy, tmp_path: Path) -> None:
+    folder = bert / "body"
+    more = [f"init_from={folder}", "init_from.freeze=body", "+model/head=mean"]
+    record = train(compose(toys(toy("classification", tmp_path), *more))).record
+    weights = load_file(record.checkpoint("last") / "model.safetensors")
+    before = model_of(toys(toy("classification", tmp_path), *more)).state_dict()
+    changed = {name for name, tensor in weights.items() if not torch.equal(tensor, before[name])}
+    assert changed == {"head.classifier.weight", "head.classifier.bias"}
+
+
+def test_frozen_layers(bert: Path, toy: Toy, tmp_path: Path) -> None:
+    frozen = "init_from.freeze=[embedding*,blocks.0.*]"
+    more = [f"init_from={bert / 'body'}", frozen]
+    record = train(compose(toys(toy("classification", tmp_path), *more))).record
+    weights = load_file(record.checkpoint("last") / "model.safetensors")
+    before = model_of(toys(toy("classification", tmp_path), *more)).state_dict()
+    kept = {name for name, tensor in weights.items() if torch.equal(tensor, before[name])}
+    assert kept == {n for n in before if n.startswith(("embedding", "blocks.0."))}
+    other = check_all(compose(toys(toy("classification", tmp_path), more[0]))).identity
+    assert check_all(compose(toys(toy("classification", tmp_path), *more))).identity != other
+
+
 class TestRefusals:
+    def test_nothing_left_to_train(self, bert: Path, toy: Toy, tmp_path: Path) -> None:
+        words = toys(toy("classification", tmp_path / "runs"), f"init_from={bert / 'body'}")
+        told = self.told([*words, "init_from.freeze=['*']"])
+        assert "leaves something to train" in told
+        assert "fits a parameter's name" in self.told([*words, "init_from.freeze=layers.0"])
+        assert not (tmp_path / "runs").exists()
+
     def told(self, words: list[str]) -> str:
         with pytest.raises(RequestError) as caught:
             train(compose(words))

@@ -172,6 +172,8 @@ def addable(override: str) -> str:
     key = override.split("=", 1)[0]
     if key == "init_from":
         return override.replace("init_from", "init_from.source", 1)
+    if key == "init_from.freeze" and "[" not in override:
+        return f"{key}=[{override.partition('=')[2]}]"
     inside = key.split(".")[0] in (*NODES, "callbacks", "logger", "vars") and "." in key
     return f"++{override}" if inside and "=" in override and "/" not in key else override
 
@@ -244,6 +246,9 @@ def _explain_choice(
     if isinstance(error, MissingConfigException):
         expected = "a file that names files which exist"
         return Problem(f"{group}={value}", expected, error.missing_cfg_file)
+    if "Could not override" in str(error):
+        hint = f"+{group}={value} adds it"
+        return Problem(group, "a slot that the chosen files have", value, hint)
     return Problem(f"{group}/{value}.yaml", "a valid config file", hint=_file_hint(error))
 
 

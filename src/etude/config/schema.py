@@ -67,6 +67,8 @@ class InitFrom:
             the head and for what `model.<key>=...` says.
         revision: on the hub, a branch, tag or commit.
         checkpoint: of a run: best, last, or a step.
+        freeze: which parameters stay as they are: patterns of names such as `embedding*` or
+            `blocks.0.*`; `body` is all but the head.
         head: `keep` the source's head where it is of the kind that the task needs, or begin with a
             `new` one.
         found: what the source is; filled in, and all that enters the signature.
@@ -75,6 +77,7 @@ class InitFrom:
     source: str | None = None
     revision: str | None = None
     checkpoint: str = "best"
+    freeze: list[str] = field(default_factory=list)
     head: str = "keep"
     found: dict[str, Any] = field(default_factory=dict)
 

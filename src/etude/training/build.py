@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -207,9 +209,40 @@ def build_model(checked: Checked, vocabulary: int, labels: int = 0) -> Any:
         raise RequestError(Problem("model.head.labels", expected, named, "null takes the data's"))
     torch.manual_seed(seed_for(checked.seed, INITIALISATION))
     try:
-        return model_of(checked, vocabulary, labels or LABELS)
+        model = model_of(checked, vocabulary, labels or LABELS)
     except RuntimeError as error:
         if "overflow" not in str(error):
             raise
         expected = "sizes whose matrices can be addressed"
         raise RequestError(Problem("model", expected, hint=str(error).splitlines()[0])) from error
+    freeze(model, list(checked.config.init_from.freeze))
+    return model
+
+
+def freeze(model: Any, patterns: Sequence[str]) -> None:
+    """Lets the parameters whose names fit a pattern stay as they are.
+
+    Raises:
+        RequestError: a pattern fits none, or nothing is left to train.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    frozen: set[str] = set()
+    problems: list[Problem] = []
+    for pattern in patterns:
+        if pattern == "body":
+            fitting = {name for name in names if not name.startswith("head.")}
+        else:
+            fitting = {name for name in names if fnmatchcase(name, pattern)}
+        if not fitting:
+            hint = f"such as {names[0]} or {names[-1]}"
+            expected = "a pattern that fits a parameter's name"
+            problems.append(Problem("init_from.freeze", expected, pattern, hint))
+        frozen |= fitting
+    if patterns and len(frozen) == len(names):
+        expected = "a pattern that leaves something to train"
+        problems.append(Problem("init_from.freeze", expected, list(patterns)))
+    if problems:
+        raise RequestError(problems)
+    for name, parameter in model.named_parameters():
+        if name in frozen:
+            parameter.requires_grad_(False)

@@ -217,7 +217,7 @@ class RunLoop(pl.Callback):
         }
         if self._norms:
             row["train/grad_norm"] = float(self._norms[-1])
-        row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        row["lr"] = max(group["lr"] for group in trainer.optimizers[0].param_groups)
         row |= self.throughput.since_last_row(step, self._tokens_since)
         self._losses, self._norms, self._checked, self._tokens_since = [], [], 0, 0
         if step % self.val_interval == 0 or step >= self.total_steps:

@@ -1,0 +1,47 @@
+"""Adafactor: second moments of a matrix from its rows and columns alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from etude.errors import Checks
+from etude.optim.recipe import OptimizerRecipe
+
+
+class Adafactor(OptimizerRecipe):
+    """A recipe for `torch.optim.Adafactor` (Shazeer & Stern 2018, arXiv:1804.04235).
+
+    Steps are relative to the size of what they change: `lr` is the largest relative step.
+
+    Args:
+        lr, weight_decay, layer_decay: see `OptimizerRecipe`.
+        beta2_decay: c of the second moment's rate 1 - t^c (section 7.2).
+        clip: d, the largest root mean square of an update (section 6).
+        eps: the smallest root mean square of a parameter that a step is relative to.
+    """
+
+    def __init__(
+        self,
+        lr: float = 1e-2,
+        beta2_decay: float = -0.8,
+        clip: float = 1.0,
+        eps: float = 1e-3,
+        weight_decay: float = 0.0,
+        layer_decay: float = 1.0,
+    ) -> None:
+        checks = Checks()
+        checks.positive(clip=clip, eps=eps)
+        checks.that(beta2_decay <= 0, "beta2_decay", beta2_decay, "a number up to 0")
+        super().__init__(lr, weight_decay, layer_decay, checks)
+        self.beta2_decay, self.clip, self.eps = beta2_decay, clip, eps
+
+    def __call__(self, module: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer over the module's trainable parameters."""
+        return torch.optim.Adafactor(
+            self.groups(module),
+            lr=self.lr,
+            beta2_decay=self.beta2_decay,
+            eps=(None, self.eps),
+            d=self.clip,
+        )

@@ -1,0 +1,90 @@
+"""Muon: momentum whose matrices are made orthogonal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from etude.errors import Checks
+from etude.optim.groups import parameter_groups
+from etude.optim.recipe import OptimizerRecipe, check_betas
+from etude.optim.several import Several
+
+
+class Muon(OptimizerRecipe):
+    """`torch.optim.Muon` on the matrices within blocks, AdamW on all else: embeddings, heads,
+    norms, biases (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
+
+    Queries, keys and values are one matrix here, and are made orthogonal as one.
+
+    Args:
+        lr, weight_decay: of the matrices.
+        momentum, nesterov: of their gradients.
+        steps: of the Newton-Schulz iteration.
+        scale: of an update of a matrix of a rows and b columns: `original` is
+            sqrt(max(1, a / b)), `match_rms_adamw` 0.2 sqrt(max(a, b)) (Liu et al. 2025,
+            arXiv:2502.16982, section 2.2).
+        adamw_lr, betas, eps, adamw_weight_decay: of AdamW.
+    """
+
+    def __init__(
+        self,
+        lr: float = 2e-2,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        steps: int = 5,
+        scale: Literal["original", "match_rms_adamw"] = "original",
+        weight_decay: float = 0.0,
+        adamw_lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        adamw_weight_decay: float = 0.0,
+    ) -> None:
+        checks = Checks()
+        checks.probability(momentum=momentum)
+        checks.positive(steps=steps, adamw_lr=adamw_lr, eps=eps)
+        check_betas(checks, betas=betas)
+        inside = 0 <= adamw_weight_decay < math.inf
+        expected = "a finite number from 0 on"
+        checks.that(inside, "adamw_weight_decay", adamw_weight_decay, expected)
+        super().__init__(lr, weight_decay, checks=checks)
+        self.momentum, self.nesterov, self.steps, self.scale = momentum, nesterov, steps, scale
+        self.adamw_lr, self.betas, self.eps = adamw_lr, betas, eps
+        self.adamw_weight_decay = adamw_weight_decay
+
+    def __call__(self, module: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer over the module's trainable parameters."""
+        inside = [
+            p
+            for name, p in module.named_parameters()
+            if p.requires_grad and p.dim() == 2 and "blocks." in name
+        ]
+        taken = {id(p) for p in inside}
+        rest = [
+            {**group, "params": [p for p in group["params"] if id(p) not in taken]}
+            for group in parameter_groups(module, self.adamw_weight_decay)
+        ]
+        rest = [group for group in rest if group["params"]]
+        adamw: Callable[..., Any] = torch.optim.AdamW
+        optimizers = []
+        if inside:
+            optimizers.append(
+                torch.optim.Muon(
+                    inside,
+                    lr=self.lr,
+                    weight_decay=self.weight_decay,
+                    momentum=self.momentum,
+                    nesterov=self.nesterov,
+                    ns_steps=self.steps,
+                    adjust_lr_fn=self.scale,
+                )
+            )
+        if rest:
+            optimizers.append(
+                adamw(rest, lr=self.adamw_lr, betas=self.betas, eps=self.eps, fused=True)
+            )
+        return optimizers[0] if len(optimizers) == 1 else Several(optimizers)

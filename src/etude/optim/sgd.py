@@ -1,0 +1,40 @@
+"""Stochastic gradient descent."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from etude.errors import Checks
+from etude.optim.recipe import OptimizerRecipe
+
+
+class SGD(OptimizerRecipe):
+    """A recipe for `torch.optim.SGD`.
+
+    Args:
+        lr, weight_decay, layer_decay: see `OptimizerRecipe`.
+        momentum: decay rate of the running sum of gradients.
+        nesterov: look ahead by the momentum (Sutskever et al. 2013).
+    """
+
+    def __init__(
+        self,
+        lr: float = 1e-2,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        layer_decay: float = 1.0,
+    ) -> None:
+        checks = Checks()
+        checks.probability(momentum=momentum)
+        possible = momentum > 0 or not nesterov
+        checks.that(possible, "nesterov", nesterov, "false without momentum")
+        super().__init__(lr, weight_decay, layer_decay, checks)
+        self.momentum, self.nesterov = momentum, nesterov
+
+    def __call__(self, module: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer over the module's trainable parameters."""
+        return torch.optim.SGD(
+            self.groups(module), lr=self.lr, momentum=self.momentum, nesterov=self.nesterov
+        )
