@@ -118,6 +118,7 @@ def load_pretrained(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device = "cpu",
     revision: str | None = None,
+    adapter: str | Path | None = None,
 ) -> LanguageModel | Seq2Seq | TextEncoder:
     """Released weights in our own modules, with their tokenizer.
 
@@ -130,13 +131,23 @@ def load_pretrained(
         dtype: of the weights, such as `"bfloat16"`; None is the files'.
         device: where they shall lie, such as `"cuda"`.
         revision: a branch, tag or commit on the hub.
+        adapter: a folder with low-rank changes for these weights, as `peft` writes it; they become
+            part of the matrices.
 
     Raises:
         RequestError: the source cannot be read; it names what was expected.
     """
     from etude.interop.released import read, with_text
 
-    return with_text(read(source, dtype=dtype, device=device, revision=revision))
+    released = read(source, dtype=dtype, device=device, revision=revision)
+    if adapter is not None:
+        from etude.interop.peft import load_adapter
+        from etude.nn.lora import merge
+
+        loaded = released.loaded
+        load_adapter(loaded.module, Path(adapter), loaded.family, loaded.architecture)
+        merge(loaded.module).eval()
+    return with_text(released)
 
 
 def runs(root: str | Path = "experiments") -> Runs:
@@ -203,11 +214,12 @@ class Run:
 
         return Tokenizer.load(self.path / "tokenizer.json")
 
-    def model(self, which: str = "best") -> Textual:
+    def model(self, which: str = "best", *, merged: bool = True) -> Textual:
         """The trained model with its tokenizer, in evaluation mode.
 
         Args:
             which: `best` (by validation), `last`, or a step that has a checkpoint.
+            merged: low-rank changes become part of the matrices that they change.
 
         Raises:
             RequestError: no such checkpoint, or a damaged one.
@@ -220,13 +232,22 @@ class Run:
         weights = load_weights(self.record.checkpoint(which))
         labels = self.summary.get("data", {}).get("labels", [])
         module = build_model(self.checked, tokenizer.vocab_size, len(labels))
+        changed = bool(self.checked.config.init_from.lora.rank)
+        if changed:  # the rest is the source's
+            from etude.nn.lora import merge
+            from etude.training.initial import Initial
+
+            with _quiet():
+                Initial.fill(module, self.checked.config.init_from, self.path.parent.parent)
         try:
-            module.load_state_dict(weights)
+            module.load_state_dict(weights, strict=not changed)
         except RuntimeError as error:
             reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
             raise RequestError(
                 Problem(str(self.path), "weights that fit the record's config", hint=reason)
             ) from error
+        if changed and merged:
+            merge(module)
         return with_tokenizer(module.eval(), tokenizer, labels)
 
     def evaluate(
@@ -282,13 +303,21 @@ class Run:
             raise RequestError(error.problems) from error
 
     def scores(self, split: str = "val", *, which: str = "best") -> list[float]:
-        """The loss of each window of a split, in nats a token, in the windows' order.
+        """Of each example of a split, in their order, how well it is done: of a language model the
+        loss of each window, in nats a token; else a score from 0 to 1 (whether a label is right,
+        the part of the tags that are, chrF of a target).
 
-        Computed once and kept in the record, as `predictions/<split>-step-<n>.json`.
+        Computed once and kept in the record, in `predictions/`.
 
         Raises:
             RequestError: as for `evaluate`.
         """
+        from etude.data.examples.base import ExampleData
+
+        if isinstance(self.data(), ExampleData):
+            from etude.analysis.scoring import example_scores
+
+            return example_scores(self, split, which)
         if split not in ("val", "train"):
             raise RequestError(Problem("split", "val or train", split))
         from etude.records.files import read_json, write_json
@@ -421,9 +450,10 @@ class Runs(Sequence[Run]):
         """Whether the others differ from the first, tested on the losses of the same windows.
 
         Returns:
-            A row for each run but the first: `difference` (its mean loss minus the first's), its
-            95 % interval `low` and `high`, p-values `permutation` and `bootstrap`, and `holm`, the
-            former corrected for the number of runs.
+            A row for each run but the first: `difference` (its mean loss, or score, minus the
+            first's), its 95 % interval `low` and `high`, p-values `permutation` and `bootstrap`,
+            `holm`, the former corrected for the number of runs, and where examples are right or
+            wrong `mcnemar`.
 
         Raises:
             RequestError: fewer than two runs, runs on different data or windows, or as `scores`.

@@ -131,6 +131,27 @@ class TestClassification:
         assert again.out == answer.out
 
 
+def test_two_classifiers_by_mcnemar(toy: Toy, etude: Callable, tmp_path: Path) -> None:
+    """The exact test on the rows that one of them alone gets right."""
+    from scipy.stats import binomtest
+
+    words = toy("classification", tmp_path, "data.validation=0.4", "trainer.max_steps=30")
+    for lr in ("1e-5", "3e-2"):
+        train(compose([*words, f"optimizer.lr={lr}"]))
+    runs = package.runs(tmp_path)
+    answer = etude("runs", "significance", *(run.path for run in runs), "--json")
+    assert answer.code == 0, answer.err
+    (found,) = json.loads(answer.out)["others"]
+    kept = [lines(next((run.path / "predictions").glob("val-*.jsonl"))) for run in runs]
+    pairs = [(a["right"], b["right"]) for a, b in zip(*kept, strict=True)]
+    won, lost = (sum(pair == which for pair in pairs) for which in ((False, True), (True, False)))
+    assert won + lost > 5
+    assert found["mcnemar"] == pytest.approx(binomtest(won, won + lost).pvalue)
+    assert found["difference"] == pytest.approx((won - lost) / len(pairs))
+    shown = etude("runs", "significance", *(run.path for run in runs))
+    assert "p (McNemar)" in shown.out
+
+
 class TestTagging:
     def test_words_of_validation(self, records: Records, etude: Callable) -> None:
         record = records["tagging"]

@@ -40,7 +40,8 @@ class Evaluation:
 
     Attributes:
         metrics: by name.
-        predictions: an object for each row, with `row`, its number from 0.
+        predictions: an object for each row, with `row`, its number from 0, and `score`, from 0 to
+            1: of a label whether it is right, of tags the part that is, of a target its chrF.
         counts: of a classifier or tagger, how often each label was predicted as each.
         labels: the names of these.
         calibration: of a classifier, of each bin mean confidence, accuracy and number.
@@ -145,6 +146,7 @@ def _classified(
                 "label": label,
                 "prediction": labels[best],
                 "right": label == labels[best],
+                "score": float(label == labels[best]),
                 "probabilities": [round(float(p), 6) for p in each],
             }
         )
@@ -185,7 +187,9 @@ def _tagged(
         words = data.labels_of(rows[row])
         guesses = [labels[tag] for tag in found]
         right = len(guesses) == len(words) and guesses == words
-        predictions.append({"row": row, "label": words, "prediction": guesses, "right": right})
+        hits = sum(a == b for a, b in zip(words, guesses, strict=False))
+        told = {"row": row, "label": words, "prediction": guesses, "right": right}
+        predictions.append({**told, "score": hits / len(words)})
     names = {name: number for number, name in enumerate(labels)}
 
     def counted(some: Sequence[Mapping[str, Any]]) -> Any:
@@ -227,7 +231,13 @@ def _translated(
     pairs = [data.pair(row) for row in rows]
     texts = translations(model, [source for source, _ in pairs], beams, data.sequence_length)
     predictions = [
-        {"row": number, "label": target, "prediction": text, "right": text == target}
+        {
+            "row": number,
+            "label": target,
+            "prediction": text,
+            "right": text == target,
+            "score": translation_score(text, target),
+        }
         for number, (_, target), text in zip(numbers, pairs, texts, strict=True)
     ]
 
@@ -277,6 +287,13 @@ def translation_metrics(found: Sequence[str], targets: Sequence[str]) -> dict[st
     chrf = sacrebleu.corpus_chrf(list(found), [list(targets)])
     exact = float(np.mean([a == b for a, b in zip(found, targets, strict=True)]))
     return {"bleu": bleu.score, "chrf": chrf.score, "exact": exact}
+
+
+def translation_score(found: str, target: str) -> float:
+    """chrF of one text, from 0 to 1."""
+    import sacrebleu
+
+    return float(sacrebleu.sentence_chrf(found, [target]).score / 100)
 
 
 def _is_chinese(texts: Sequence[str]) -> bool:

@@ -67,6 +67,22 @@ def scored(
     return {**told, "files": [str(path) for path in (file, *made)]}
 
 
+def example_scores(run: Any, split: str, which: str) -> list[float]:
+    """The score of each row of a split, in their order; kept in the record once computed."""
+    checkpoint = run.record.checkpoint(which)
+    file = run.path / "predictions" / f"{_plain(split)}-{checkpoint.name}.jsonl"
+    if not file.exists():
+        scored(run, split, which=which)
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+        found = [(each["row"], float(each["score"])) for each in map(json.loads, lines)]
+    except (ValueError, KeyError, TypeError) as error:
+        hint = f"remove it and it is made again; {error}"
+        problem = Problem(str(file), "a score for each row", hint=hint)
+        raise RequestError(problem) from error
+    return [score for _, score in sorted(found)]
+
+
 def _on_rows(
     run: Any,
     data: ExampleData,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Scored(Protocol):
-    """A run that knows the loss of each window."""
+    """A run that knows the loss, or score, of each example."""
 
     @property
     def path(self) -> Path: ...
@@ -45,8 +45,8 @@ def compared(runs: Sequence[Scored], split: str) -> pd.DataFrame:
             raise RequestError(Problem(where, f"that of {first.path} ({data})", found))
         losses = run.scores(split)
         if len(losses) != len(reference):
-            expected = f"the {len(reference)} windows of {first.path}"
-            hint = "data.sequence_length differs, so they are not the same examples"
+            expected = f"the {len(reference)} examples of {first.path}"
+            hint = "the data's settings differ, so they are not the same examples"
             raise RequestError(Problem(f"{run.path}: scores", expected, len(losses), hint))
         told = difference(reference, losses)
         rows.append(
@@ -54,12 +54,13 @@ def compared(runs: Sequence[Scored], split: str) -> pd.DataFrame:
                 "run": run.label or run.path.name,
                 "path": str(run.path),
                 "examples": told.examples,
-                "loss": sum(losses) / len(losses),
+                "mean": sum(losses) / len(losses),
                 "difference": told.mean,
                 "low": told.low,
                 "high": told.high,
                 "permutation": told.permutation,
                 "bootstrap": told.bootstrap,
+                **({} if told.mcnemar is None else {"mcnemar": told.mcnemar}),
             }
         )
     for row, p in zip(rows, holm([float(row["permutation"]) for row in rows]), strict=True):  # type: ignore[arg-type]

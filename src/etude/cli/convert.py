@@ -32,6 +32,8 @@ def convert(arguments: list[str]) -> int:
     parser.add_argument("--force", action="store_true", help="replace a model's folder at DEST")
     parser.add_argument("--revision", help="of a hub id: a branch, tag or commit")
     parser.add_argument("--checkpoint", default="best", help="of a RUN: best, last, or a step")
+    help_ = "of a RUN with low-rank changes: write these alone, as `peft` reads them"
+    parser.add_argument("--adapter", action="store_true", help=help_)
     parser.add_argument("--trust", nargs="*", default=[], help="modules a foreign record may name")
     asked = parser.parse_args(arguments)
     if not 0 < asked.tolerance < float("inf"):
@@ -43,6 +45,10 @@ def convert(arguments: list[str]) -> int:
     destination = Path(asked.dest).expanduser()
     converting.check_destination(destination, force=asked.force)
     print(f"reading {asked.source}", flush=True)
+    if asked.adapter:
+        _write_adapter(asked, destination)
+        print(f"written: {destination}")
+        return DONE
     converting.convert(
         _source(asked),
         destination,
@@ -53,6 +59,21 @@ def convert(arguments: list[str]) -> int:
     )
     print(f"written: {destination}")
     return DONE
+
+
+def _write_adapter(asked: Namespace, destination: Path) -> None:
+    from etude.api import load_run
+    from etude.interop.peft import save_adapter
+    from etude.training.build import lora_of
+
+    run = load_run(asked.source, root=asked.root, trust=asked.trust)
+    options = lora_of(run.checked)
+    if options is None:
+        expected = "a run with low-rank changes (init_from.lora.rank=...)"
+        raise RequestError(Problem("RUN", expected, asked.source))
+    module = run.model(asked.checkpoint, merged=False).module
+    base = str(run.config.init_from.source)
+    save_adapter(module, destination, options, base=base)
 
 
 def _source(asked: Namespace) -> Source:

@@ -69,7 +69,7 @@ def _cell(cell: Any, key: str, value: Any, number: bool) -> str:
 def significance_arguments(parser: ArgumentParser) -> None:
     help_ = "a path, a signature prefix, a name, or a sweep's folder; the others are compared "
     parser.add_argument("runs", metavar="RUN", nargs="+", help=help_ + "with the first")
-    parser.add_argument("--split", default="val", help="val or train (val)")
+    parser.add_argument("--split", default="val", help="val, test or train (val)")
     parser.add_argument("--json", action="store_true", help="complete values")
 
 
@@ -94,25 +94,30 @@ def significance(asked: Namespace) -> int:
         print(json.dumps(told, indent=1, ensure_ascii=False))
         return DONE
     first = runs[0]
-    mean = frame["loss"].iloc[0] - frame["difference"].iloc[0]
+    mean = frame["mean"].iloc[0] - frame["difference"].iloc[0]
     examples = frame["examples"].iloc[0]
-    print(f"{first.label or first.path}: loss {mean:.5f} on {examples} windows of {asked.split}\n")
+    scale = f"{mean:.5f} on {examples} examples of {asked.split}"
+    print(f"{first.label or first.path}: mean {scale}\n")
     rows = [
         [
             row["run"],
-            f"{row['loss']:.5f}",
+            f"{row['mean']:.5f}",
             f"{row['difference']:+.5f}",
             f"[{row['low']:+.5f}, {row['high']:+.5f}]",
             _p(row["permutation"]),
             _p(row["bootstrap"]),
             _p(row["holm"]),
+            *([_p(row["mcnemar"])] if "mcnemar" in row else []),
         ]
         for row in frame.to_dict("records")
     ]
-    head = ["run", "loss", "difference", "95 % interval", "p (permutation)", "p (bootstrap)"]
-    print_columns([*head, "p (Holm)"], rows)
+    head = ["run", "mean", "difference", "95 % interval", "p (permutation)", "p (bootstrap)"]
+    more = ["p (McNemar)"] if "mcnemar" in frame.columns else []
+    print_columns([*head, "p (Holm)", *more], rows)
+    kind = "losses of windows" if hasattr(first.data(), "window") else "scores, more is better"
     print(
-        "\npaired by window; of these trained models, not of their seeds: `runs group` shows those"
+        f"\n{kind}; paired by example; of these trained models, not of their seeds: `runs group` "
+        "shows those"
     )
     return DONE
 

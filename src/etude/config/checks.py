@@ -134,6 +134,8 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
     start = plain["init_from"]
     if start["source"] is not None:
         identity["init_from"] = {**start["found"], "head": start["head"]}
+    if start["lora"]["rank"]:
+        identity.setdefault("init_from", {})["lora"] = start["lora"]
     if start["freeze"]:
         identity.setdefault("init_from", {})["freeze"] = start["freeze"]
     for path in OUT_OF_SIGNATURE:

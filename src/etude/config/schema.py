@@ -58,6 +58,23 @@ class Run:
 
 
 @dataclass
+class LoRAOptions:
+    """Low-rank changes of the source's matrices, which stay; see `etude.nn.lora`.
+
+    Attributes:
+        rank: of each change; 0 is none.
+        alpha: a change counts alpha / rank.
+        dropout: probability, of what a change reads.
+        targets: some of q, k, v, qkv, out, gate, up, down.
+    """
+
+    rank: int = 0
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: list[str] = field(default_factory=lambda: ["q", "v"])
+
+
+@dataclass
 class InitFrom:
     """Whose weights a run begins with; `init_from=SOURCE` is short for `init_from.source=SOURCE`.
 
@@ -69,6 +86,7 @@ class InitFrom:
         checkpoint: of a run: best, last, or a step.
         freeze: which parameters stay as they are: patterns of names such as `embedding*` or
             `blocks.0.*`; `body` is all but the head.
+        lora: train low-rank changes alone, with an encoder's head.
         head: `keep` the source's head where it is of the kind that the task needs, or begin with a
             `new` one.
         found: what the source is; filled in, and all that enters the signature.
@@ -78,6 +96,7 @@ class InitFrom:
     revision: str | None = None
     checkpoint: str = "best"
     freeze: list[str] = field(default_factory=list)
+    lora: LoRAOptions = field(default_factory=LoRAOptions)
     head: str = "keep"
     found: dict[str, Any] = field(default_factory=dict)
 

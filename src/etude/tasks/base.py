@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from etude.data.objective import Objective
 from etude.errors import Checks, nearest
+from etude.nn.lora import adapted
 from etude.optim.schedules import Schedule
 from etude.tasks.seeding import seed_for, seed_generators
 
@@ -120,6 +121,22 @@ class Task(pl.LightningModule):
         checks.that(monitor in self.metric_names, "monitor", monitor, "a metric of the task", hint)
         checks.done()
         self.monitor = monitor
+
+    @property
+    def strict_loading(self) -> bool:
+        """Whether a checkpoint holds all weights: beside low-rank changes the source does."""
+        return not adapted(self.model)
+
+    @strict_loading.setter
+    def strict_loading(self, value: bool) -> None:
+        pass  # Lightning asks for what is known
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leaves out what low-rank changes leave as it is: the source has it."""
+        if not self.strict_loading:
+            kept = {f"model.{n}" for n, p in self.model.named_parameters() if p.requires_grad}
+            state = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {n: x for n, x in state.items() if n in kept}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Builds the optimizer, each group remembering its base rate."""

@@ -18,6 +18,7 @@ from etude.loggers.base import Logger
 from etude.models.decoder import Decoder
 from etude.models.encoder import Encoder
 from etude.models.encoder_decoder import EncoderDecoder
+from etude.nn.lora import LoRA, adapt
 from etude.tasks.seeding import INITIALISATION, seed_for
 from etude.training.trainer import Trainer
 
@@ -133,6 +134,10 @@ def build_parts(checked: Checked) -> Parts:
         problems += [problem.under("task") for problem in error.problems]
     except RequestError as error:
         problems += error.problems
+    try:
+        lora_of(checked)
+    except RequestError as error:
+        problems += error.problems
     if problems:
         raise RequestError(problems)
     return Parts(**built, callbacks=callbacks, loggers=loggers)
@@ -216,7 +221,38 @@ def build_model(checked: Checked, vocabulary: int, labels: int = 0) -> Any:
         expected = "sizes whose matrices can be addressed"
         raise RequestError(Problem("model", expected, hint=str(error).splitlines()[0])) from error
     freeze(model, list(checked.config.init_from.freeze))
+    options = lora_of(checked)
+    if options is not None:
+        try:
+            adapt(model, options)
+        except InvalidArguments as error:
+            raise RequestError(p.under("init_from.lora") for p in error.problems) from error
     return model
+
+
+def lora_of(checked: Checked) -> LoRA | None:
+    """The low-rank changes that a config asks for.
+
+    Raises:
+        RequestError: they cannot be; or nothing else says where the matrices are from.
+    """
+    start = checked.config.init_from
+    if not start.lora.rank:
+        return None
+    problems = []
+    if start.source is None:
+        expected = "a source: the matrices that are changed stay as they are there"
+        problems.append(Problem("init_from.source", expected, None))
+    if start.freeze:
+        hint = "low-rank changes freeze all else"
+        problems.append(Problem("init_from.freeze", "none beside lora", list(start.freeze), hint))
+    if problems:
+        raise RequestError(problems)
+    asked = start.lora
+    try:
+        return LoRA(asked.rank, asked.alpha, asked.dropout, tuple(asked.targets))
+    except InvalidArguments as error:
+        raise RequestError(p.under("init_from.lora") for p in error.problems) from error
 
 
 def freeze(model: Any, patterns: Sequence[str]) -> None:

@@ -243,6 +243,8 @@ def _put(module: nn.Module, weights: dict[str, Tensor], *, new_head: bool) -> No
     problems: list[Problem] = []
     taken: dict[str, Tensor] = {}
     for name, tensor in mine.items():
+        if ".lora." in name:
+            continue
         if name not in weights:
             if not of_the_head(name):
                 problems.append(Problem(f"init_from, {name}", "such a tensor in the source"))
@@ -266,6 +268,6 @@ def _put(module: nn.Module, weights: dict[str, Tensor], *, new_head: bool) -> No
             shown.append(Problem("init_from", "weights that fit the model", f"{more} more misfits"))
         raise RequestError(shown)
     module.load_state_dict(taken, strict=False)
-    new = [name for name in mine if name not in taken]
+    new = [name for name in mine if name not in taken and ".lora." not in name]
     told = f"; new: {', '.join(new)}" if new else ""
     log.info("begins with %d tensors of the source%s", len(taken), told)

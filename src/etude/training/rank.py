@@ -94,7 +94,8 @@ def _train(told: Told, say: Callable[[dict[str, Any]], None]) -> None:
     if found != told["content"]:
         raise RequestError(Problem("data", f"what rank 0 found ({told['content']})", found))
     model = build_model(checked, parts.data.tokenizer_.vocab_size, len(parts.data.labels))
-    if checked.config.init_from.source is not None and told["checkpoint"] is None:
+    start = checked.config.init_from
+    if start.source is not None and (told["checkpoint"] is None or start.lora.rank):
         Initial.fill(model, checked.config.init_from, Path(checked.run.root))
     record = _ReadOnly.read(Path(told["record"]))
     assembly = assemble(checked, parts, model, record, step=told["step"], rank=rank)

@@ -105,7 +105,8 @@ def _train(checked: Checked, epilogue: Epilogue | None) -> Outcome:
     parts.data.prepare(cache_folder(checked))
     model = build_model(checked, parts.data.tokenizer_.vocab_size, len(parts.data.labels))
     begun = any((folder / "checkpoints").glob(f"step-*/{MANIFEST}"))
-    if checked.config.init_from.source is not None and not begun:
+    start = checked.config.init_from
+    if start.source is not None and (not begun or start.lora.rank):
         Initial.fill(model, checked.config.init_from, Path(checked.run.root))
     room_for_checkpoints(folder, tensor_bytes(list(model.parameters())))
     with claimed(folder, wait=checked.run.wait, force=checked.run.force) as record:
