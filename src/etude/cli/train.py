@@ -98,6 +98,11 @@ def _tell_results(jobs: Sequence[Any]) -> None:
         log.info("  %s %.4f  %s  %s", metric, value, job.label, job.path)
 
 
+_WRITES = ("CausalLM", "Instruction", "SpanDenoising")
+_SAYS = ("Classification", "Tagging", "Translation")
+"""Tasks whose runs continue a text, and whose say something of one."""
+
+
 def _tell_outcome(record: Any, *, reused: bool) -> None:
     info = record.info
     if info.get("status") == "paused":
@@ -106,7 +111,12 @@ def _tell_outcome(record: Any, *, reused: bool) -> None:
     log.info("%s", "" if reused else "\n" + _summary_line(info))
     log.info("  record      %s", name)
     log.info("  loss curve  %s", name / "figures" / "loss.png")
-    log.info("  more text   etude generate %s --prompt 'To be'", name)
+    task = str(record.config.get("task._target_", "")).rpartition(".")[2]
+    if task in _SAYS:
+        log.info("  new texts   etude predict %s --text '...'", name)
+        log.info("  scores      etude evaluate %s", name)
+    elif task in _WRITES:
+        log.info("  more text   etude generate %s --prompt 'To be'", name)
     log.info("  all runs    etude runs list")
 
 
