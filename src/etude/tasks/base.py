@@ -22,6 +22,7 @@ from etude.data.objective import Objective
 from etude.errors import Checks, nearest
 from etude.nn.lora import adapted
 from etude.optim.schedules import Schedule
+from etude.tasks.averaging import Average
 from etude.tasks.seeding import seed_for, seed_generators
 
 MicroBatch = dict[str, Any]
@@ -38,6 +39,7 @@ class Setup:
         total_steps: optimizer steps of the whole run.
         seed: the run's seed, from which every micro-batch's is derived.
         gradient_clip_val: the largest global gradient norm; None does not clip.
+        ema_decay: of a running average of the weights; None is no average.
     """
 
     model: nn.Module
@@ -46,6 +48,7 @@ class Setup:
     total_steps: int
     seed: int
     gradient_clip_val: float | None = None
+    ema_decay: float | None = None
 
 
 class Task(pl.LightningModule):
@@ -81,6 +84,9 @@ class Task(pl.LightningModule):
         self.seed = setup.seed
         self.clip = setup.gradient_clip_val
         self._optimizer_recipe = setup.optimizer
+        self.average: Average | None = None  # begins when training does, after the weights
+        self._ema_decay = setup.ema_decay
+        self._averaged_before: dict[str, Tensor] | None = None
         self._grad_norm: Tensor | None = None
         self.validation_metrics: dict[str, float] = {}
 
@@ -122,6 +128,19 @@ class Task(pl.LightningModule):
         checks.done()
         self.monitor = monitor
 
+    def on_fit_start(self) -> None:
+        """The average begins at the first weights, or where a checkpoint left it."""
+        if self._ema_decay is None:
+            return
+        self.average = Average(self.model, self._ema_decay)
+        for name, tensor in (self._averaged_before or {}).items():
+            self.average.weights[name].copy_(tensor)
+        self._averaged_before = None
+
+    def for_use(self) -> AbstractContextManager[None]:
+        """Within, the model has the weights that it will be used with: averaged ones if any."""
+        return nullcontext() if self.average is None else self.average.in_place()
+
     @property
     def strict_loading(self) -> bool:
         """Whether a checkpoint holds all weights: beside low-rank changes the source does."""
@@ -132,11 +151,28 @@ class Task(pl.LightningModule):
         pass  # Lightning asks for what is known
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leaves out what low-rank changes leave as it is: the source has it."""
+        """Leaves out what low-rank changes leave as it is: the source has it. With an average the
+        weights are the averaged ones; those in training go into the rest of the state.
+        """
         if not self.strict_loading:
             kept = {f"model.{n}" for n, p in self.model.named_parameters() if p.requires_grad}
             state = checkpoint["state_dict"]
             checkpoint["state_dict"] = {n: x for n, x in state.items() if n in kept}
+        if self.average is not None:
+            in_training = {name: p.detach() for name, p in self.model.named_parameters()}
+            checkpoint["in_training"] = {name: in_training[name] for name in self.average.weights}
+            checkpoint["averaged"] = self.average.weights
+            state = dict(checkpoint["state_dict"])
+            for name, tensor in self.average.weights.items():
+                state[f"model.{name}"] = tensor.to(in_training[name].dtype)
+            checkpoint["state_dict"] = state
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the weights in training, and the average, from where they were put."""
+        if "in_training" in checkpoint:
+            for name, tensor in checkpoint["in_training"].items():
+                checkpoint["state_dict"][f"model.{name}"] = tensor
+            self._averaged_before = checkpoint["averaged"]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Builds the optimizer, each group remembering its base rate."""
@@ -168,6 +204,8 @@ class Task(pl.LightningModule):
             return losses[-1]
 
         optimizer.step(closure=forward_and_backward)
+        if self.average is not None:
+            self.average.update(step)
         loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
         outputs = {"loss": self.sum_over_ranks(loss)}
         if self._grad_norm is not None:

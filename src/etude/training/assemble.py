@@ -97,6 +97,7 @@ def assemble(
             total_steps=total,
             seed=checked.seed,
             gradient_clip_val=settings.gradient_clip_val,
+            ema_decay=settings.ema_decay,
         )
     )
     return Assembly(loop, trainer, task, settings.compile)

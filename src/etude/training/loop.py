@@ -324,7 +324,7 @@ def _validate(trainer: pl.Trainer) -> dict[str, float]:
     trainer.validating = True
     task: Any = trainer.lightning_module
     try:
-        with eager(task.model):
+        with eager(task.model), task.for_use():
             trainer.fit_loop.epoch_loop.val_loop.run()
     finally:
         trainer.training = True

@@ -174,6 +174,8 @@ def _train_claimed(
                 assembly.fit(data, checkpoint)
         finally:
             loop.close()
+        if assembly.task.average is not None:
+            assembly.task.average.put()
         if epilogue is not None:
             text = with_tokenizer(model.cpu().eval(), data.tokenizer_, data.labels)
             _finish(epilogue, record, text)

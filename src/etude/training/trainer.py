@@ -29,6 +29,8 @@ class Trainer:
         val_check_interval: optimizer steps between validations, or a fraction of the run;
             None validates at the end alone. The end is always validated.
         gradient_clip_val: the largest global gradient norm.
+        ema_decay: keep a running average of the weights (`etude.tasks.averaging`): it is what is
+            validated, and what a checkpoint's weights are; None does not.
         micro_batch: examples in one forward pass; None takes the whole batch of a step.
         log_every_n_steps: steps between two rows of training metrics.
         strategy, devices: with several devices each has a process of its own, which takes its
@@ -71,6 +73,7 @@ class Trainer:
         max_epochs: float | None = None,
         val_check_interval: int | float | None = None,
         gradient_clip_val: float | None = None,
+        ema_decay: float | None = None,
         micro_batch: int | None = None,
         log_every_n_steps: int = 10,
         accelerator: Accelerator = "auto",
@@ -111,6 +114,8 @@ class Trainer:
                 val_check_interval,
                 "a whole number of steps, or a fraction of the run below 1",
             )
+        if ema_decay is not None:
+            checks.probability(ema_decay=ema_decay)
         self.devices = Devices(accelerator, strategy, devices)
         self.devices.note(checks, num_nodes)
         checks.done()
@@ -118,6 +123,7 @@ class Trainer:
         self.max_epochs = max_epochs
         self.val_check_interval = val_check_interval
         self.gradient_clip_val = gradient_clip_val
+        self.ema_decay = ema_decay
         self.micro_batch = micro_batch
         self.log_every_n_steps = log_every_n_steps
         self.precision = precision

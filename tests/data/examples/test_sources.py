@@ -143,6 +143,7 @@ class TestPairs:
         example, end = data.table("train")[0], data.tokenizer_.end_of_text
         assert example["source"][-1] == example["labels"][-1] == end
         assert data.tokenizer_.decode(example["labels"][:-1].tolist()) == "一 0"
+        assert data.tokenizer_.backend.num_special_tokens_to_add(False) == 0  # a text is bare
 
     def test_an_empty_side_is_no_pair(self, tmp_path: Path) -> None:
         path = tmp_path / "rows.jsonl"

@@ -152,11 +152,13 @@ class ExampleData(pl.LightningDataModule, ABC):
     Attributes:
         fields: of an example.
         text_fields: those of them that hold tokens.
+        framed: whether special tokens stand around a text, as encoders read it.
         section_names: none; a mixture of texts has some.
     """
 
     fields: tuple[str, ...]
     text_fields: tuple[str, ...] = ("tokens",)
+    framed = True
     section_names: tuple[str, ...] = ()
 
     def __init__(
@@ -467,7 +469,9 @@ class ExampleData(pl.LightningDataModule, ABC):
     def _build(self, folder: Path, identity: dict[str, Any]) -> None:
         log.info("preparing data in %s", folder.with_suffix(""))
         labels = self._labels()
-        tokenizer = self.recipe.train(self._texts()).with_frame()
+        tokenizer = self.recipe.train(self._texts())
+        if self.framed:
+            tokenizer = tokenizer.with_frame()
         tokenizer.save(folder / "tokenizer.json")
         seen: dict[bytes, Split] = {}
         splits = {}

@@ -22,6 +22,7 @@ class PairData(ExampleData):
 
     fields: tuple[str, ...] = ("source", "target")
     text_fields = ("source", "target")
+    framed = False
 
     def texts(self, row: Row) -> list[str]:
         found = self.pair(row)
