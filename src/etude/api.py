@@ -302,6 +302,29 @@ class Run:
         except InvalidArguments as error:
             raise RequestError(error.problems) from error
 
+    def predict(
+        self,
+        texts: Sequence[str],
+        *,
+        pair: str | None = None,
+        which: str = "best",
+        beams: int = 4,
+        length_penalty: float = 1.0,
+    ) -> list[dict[str, Any]]:
+        """What the run says of texts: `label` and `probabilities`, `words` and `tags`, or `target`.
+
+        Args:
+            pair: of a run on pairs of texts, the second one.
+            which: the checkpoint, as for `model`.
+            beams, length_penalty: of a search for targets.
+
+        Raises:
+            RequestError: an empty text, or a run that says nothing of a text alone.
+        """
+        from etude.analysis.predicting import Predictor
+
+        return list(Predictor(self, which, beams, length_penalty)(texts, pair))
+
     def scores(self, split: str = "val", *, which: str = "best") -> list[float]:
         """Of each example of a split, in their order, how well it is done: of a language model the
         loss of each window, in nats a token; else a score from 0 to 1 (whether a label is right,

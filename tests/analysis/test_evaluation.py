@@ -125,6 +125,8 @@ class TestClassification:
         ids = torch.tensor(model.tokenizer.framed(texts[:1]))
         expected = model.module(ids).double().softmax(-1)[0].max().item()
         assert float(rows[0][1]) == pytest.approx(expected, abs=6e-4)
+        in_python = package.load_run(record.path).predict(texts)
+        assert [each["label"] for each in in_python] == [row[0] for row in rows]
         file = tmp_path / "rows.csv"
         file.write_text("text,id\ncats ran,1\nthe quick fox,2\n")
         again = etude("predict", record.path, "--file", file)

@@ -99,9 +99,19 @@ def test_goes_on_where_it_was_stopped(kind: str, toy: Toy, tmp_path: Path) -> No
     assert whole.info["best"]["metric"] == "val/loss"
 
 
-@pytest.mark.parametrize("kind", ["classification", "translation", "masked_lm"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "classification",
+        *(pytest.param(kind, marks=SLOW) for kind in KINDS if kind != "classification"),
+    ],
+)
 def test_killed_and_started_again(kind: str, toy: Toy, tmp_path: Path) -> None:
-    batch = [] if kind == "masked_lm" else ["data.batch.examples=null", "data.batch.tokens=100"]
+    windows = kind in ("masked_lm", "span_denoising")
+    batch = [] if windows else ["data.batch.examples=null", "data.batch.tokens=200"]
     more = ["model.dropout=0.2", "run.save_every=4", "trainer.max_steps=30", *batch]
     whole = train(compose(toy(kind, tmp_path / "whole", *more))).record
     root = tmp_path / "killed"
