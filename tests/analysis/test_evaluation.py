@@ -264,6 +264,12 @@ class TestRefusals:
         assert answer.code == 2
         assert "running text has no other" in answer.err
 
+    def test_an_encoder_writes_nothing(self, records: Records, etude: Callable) -> None:
+        answer = etude("generate", records["classification"].path, "--prompt", "a")
+        assert answer.code == 2
+        assert "expected a model that writes text" in answer.err
+        assert "etude predict" in answer.err
+
     def test_predict(self, records: Records, etude: Callable) -> None:
         path = records["classification"].path
         assert "one of them" in etude("predict", path).err

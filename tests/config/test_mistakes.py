@@ -344,3 +344,13 @@ def test_compose_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     checked()
     assert os.listdir(tmp_path) == []
+
+
+def test_a_slot_that_the_chosen_files_have_not() -> None:
+    with pytest.raises(RequestError) as caught:
+        compose(["model/head=mean"])
+    assert "+model/head=mean adds it" in str(caught.value)
+    with pytest.raises(RequestError) as caught:
+        compose(["experiment=sentiment", "model=nano", "data.path=rows.jsonl"])
+    told = str(caught.value)
+    assert "model = 'nano': expected a file that lists model/head, which another file sets" in told

@@ -146,17 +146,24 @@ def _as_typed(problem: Problem) -> Problem:
 
 
 def _model(asked: argparse.Namespace) -> Any:
+    from etude.models.text_generator import TextGenerator
+
+    model: Any
+    hint: str | None
     if asked.pretrained is None:
         from etude.api import load_run
 
-        return load_run(asked.run, root=asked.root, trust=asked.trust).model(asked.checkpoint)
-    import etude
-    from etude.models.text_generator import TextGenerator
+        run = load_run(asked.run, root=asked.root, trust=asked.trust)
+        where, named, hint = "RUN", asked.run, f"etude predict {asked.run} says something of a text"
+        model = run.model(asked.checkpoint)
+    else:
+        import etude
 
-    model = etude.load_pretrained(asked.pretrained)
+        where, named, hint = "--pretrained", asked.pretrained, None
+        model = etude.load_pretrained(asked.pretrained)
     if not isinstance(model, TextGenerator):
         expected = "a model that writes text, a decoder or an encoder-decoder"
-        raise RequestError(Problem("--pretrained", expected, asked.pretrained))
+        raise RequestError(Problem(where, expected, named, hint))
     return model
 
 

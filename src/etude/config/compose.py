@@ -246,9 +246,12 @@ def _explain_choice(
     if isinstance(error, MissingConfigException):
         expected = "a file that names files which exist"
         return Problem(f"{group}={value}", expected, error.missing_cfg_file)
-    if "Could not override" in str(error):
+    slot = re.search(r"Could not override '([^'@]+)", str(error))
+    if slot is not None and slot[1] == group:
         hint = f"+{group}={value} adds it"
         return Problem(group, "a slot that the chosen files have", value, hint)
+    if slot is not None:
+        return Problem(group, f"a file that lists {slot[1]}, which another file sets", value)
     return Problem(f"{group}/{value}.yaml", "a valid config file", hint=_file_hint(error))
 
 
