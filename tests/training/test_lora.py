@@ -207,6 +207,19 @@ class TestRefusals:
         with pytest.raises(InvalidArguments, match="gate"):
             adapt(load_weights(tmp_path).module, LoRA(targets=("q", "gate")))
 
+    @pytest.mark.parametrize("target", ["q", "qkv", "out"])
+    def test_what_a_family_keeps_otherwise(self, tmp_path: Path, target: str) -> None:
+        """GPT-2 keeps its matrices transposed, queries, keys and values in one."""
+        torch.manual_seed(0)
+        config = GPT2Config(vocab_size=V, n_embd=16, n_layer=1, n_head=2)
+        GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+        loaded = load_weights(tmp_path / "gpt2")
+        options = LoRA(targets=(target,))
+        adapt(loaded.module, options)
+        with pytest.raises(RequestError, match="expected parts that gpt2 keeps apart"):
+            save_adapter(loaded.module, tmp_path / "adapter", options, family=loaded.family)
+        assert not (tmp_path / "adapter").exists()
+
     def test_without_a_source(self, toy: Callable, tmp_path: Path) -> None:
         told = [*toy("instruction", tmp_path / "runs"), "init_from.lora.rank=2"]
         with pytest.raises(RequestError, match=r"init_from\.source = None: expected a source"):

@@ -154,7 +154,8 @@ def _places(module: Any, family: Family, kind: str) -> dict[tuple[Any, ...], str
             continue
         first = 0
         for piece in pieces:
-            if piece.view.ndim == 2 and piece.shape == tuple(piece.view.shape):
+            as_ours = piece.view.ndim == 2 and piece.view.stride(-1) == 1  # not transposed
+            if as_ours and piece.shape == tuple(piece.view.shape):
                 rows = piece.view.shape[0]
                 layer = name.removesuffix(".weight")
                 found[layer, first, first + rows] = piece.name.removesuffix(".weight")
