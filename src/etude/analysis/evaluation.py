@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader
 
 from etude.data.examples.base import EVALUATION_POSITIONS, ExampleData, Row
 from etude.data.examples.steps import ExampleEvaluation, Table
+from etude.data.loading import loader
 from etude.errors import Problem, RequestError, nearest
 from etude.tasks.classification import Classification
 from etude.tasks.counts import (
@@ -119,10 +119,7 @@ def evaluate_rows(
 
 def batches_of(table: Table) -> Iterator[Any]:
     """A table's examples in batches."""
-    loader: Any = DataLoader(
-        ExampleEvaluation(table, EVALUATION_POSITIONS), batch_size=None, collate_fn=lambda x: x
-    )
-    return iter(loader)
+    return iter(loader(ExampleEvaluation(table, EVALUATION_POSITIONS)))
 
 
 def _classified(

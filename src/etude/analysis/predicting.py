@@ -94,7 +94,7 @@ class Predictor:
         found = encode(pairs, self.model.tokenizer, data.sequence_length)
         rows, examples = [], []
         for number, pieces in enumerate(found):
-            for piece in pieces if data.too_long == "chunk" else pieces[:1]:
+            for piece in data.pieces_of(pieces)[0]:
                 rows.append(number)
                 examples.append({"tokens": piece.ids, "types": piece.type_ids, "label": [0]})
         table = data.held(examples)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
-import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
+from etude.data.loading import loader
 from etude.data.objective import WindowObjective
 from etude.data.order import ORDERS, Order
 from etude.data.passages import cut
@@ -328,7 +328,7 @@ class TextData(pl.LightningDataModule, ABC):
         """The run's optimizer steps from `start_step` on; its length is that of the whole run."""
         if self._attached is None:
             raise RuntimeError("attach(...) comes first")
-        return _loader(self._attached, self.workers)
+        return loader(self._attached, self.workers)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The whole validation split, on every rank."""
@@ -357,7 +357,7 @@ class TextData(pl.LightningDataModule, ABC):
             separator=self._separator,
             objective=self.objective,
         )
-        return _loader(batches, workers=0)
+        return loader(batches)
 
     @property
     def _separator(self) -> int | None:
@@ -394,19 +394,3 @@ def _check_batch(checks: Checks, batch: Batch, sequence_length: int) -> None:
             f"a positive multiple of sequence_length = {sequence_length}",
             f"the nearest is {multiple}",
         )
-
-
-def _loader(dataset: IterableDataset[Any], workers: int) -> DataLoader[Any]:
-    return DataLoader(
-        dataset,
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        pin_memory=torch.cuda.is_available(),
-        # With a generator of its own the loader leaves the run's random numbers alone.
-        generator=torch.Generator(),
-    )
-
-
-def _as_it_is(step: Any) -> Any:
-    return step

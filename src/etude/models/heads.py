@@ -109,7 +109,29 @@ class ClassificationHead(Head):
         return self.classifier(self.dropout(self.dense(x[:, 0]).tanh()))
 
 
-class MeanClassificationHead(Head):
+class LinearHead(Head):
+    """Dropout and a linear layer; the base of heads that add nothing else to learn.
+
+    Args:
+        labels: how many there are; a config's null is filled with the data's.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        embedding: nn.Embedding,
+        norm: Part,
+        dropout: float,
+        labels: int | None = None,
+    ) -> None:
+        super().__init__(dim=dim, embedding=embedding, norm=norm, dropout=dropout)
+        labels = check_labels(labels)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(dim, labels)
+
+
+class MeanClassificationHead(LinearHead):
     """Logits over classes from the mean of all positions: (B, labels).
 
     The mean as sentence encoders take it (Reimers & Gurevych 2019, arXiv:1908.10084, section 3),
@@ -121,20 +143,6 @@ class MeanClassificationHead(Head):
 
     gives = "classes"
 
-    def __init__(
-        self,
-        *,
-        dim: int,
-        embedding: nn.Embedding,
-        norm: Part,
-        dropout: float,
-        labels: int | None = None,
-    ) -> None:
-        super().__init__(dim=dim, embedding=embedding, norm=norm, dropout=dropout)
-        labels = check_labels(labels)
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(dim, labels)
-
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         if keep is None:
             mean = x.mean(1)
@@ -144,7 +152,7 @@ class MeanClassificationHead(Head):
         return self.classifier(self.dropout(mean))
 
 
-class TaggingHead(Head):
+class TaggingHead(LinearHead):
     """Logits over tags at each position: (B, T, labels) (Devlin et al. 2018, section 5.3).
 
     Args:
@@ -152,20 +160,6 @@ class TaggingHead(Head):
     """
 
     gives = "tags"
-
-    def __init__(
-        self,
-        *,
-        dim: int,
-        embedding: nn.Embedding,
-        norm: Part,
-        dropout: float,
-        labels: int | None = None,
-    ) -> None:
-        super().__init__(dim=dim, embedding=embedding, norm=norm, dropout=dropout)
-        labels = check_labels(labels)
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(dim, labels)
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         return self.classifier(self.dropout(x))

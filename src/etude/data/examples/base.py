@@ -13,22 +13,22 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pytorch_lightning as pl
 import tokenizers
-import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from etude.data.cache import built_once
 from etude.data.examples.batches import ExampleBatches
 from etude.data.examples.ragged import Ragged, RaggedWriter
 from etude.data.examples.steps import ExampleEvaluation, ExampleSteps, Table
+from etude.data.loading import loader
 from etude.data.objective import ExampleObjective
 from etude.data.order import permute, round_keys
 from etude.data.text import Batch
@@ -46,6 +46,9 @@ SHOWN = 3  # rows that a message names
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("test", "val", "train")
 """In the order in which they are read: a row that stands in two belongs to the first."""
+
+
+Item = TypeVar("Item")
 
 
 class Row(NamedTuple):
@@ -417,7 +420,7 @@ class ExampleData(pl.LightningDataModule, ABC):
         """The run's optimizer steps from `start_step` on; its length is that of the whole run."""
         if self._attached is None:
             raise RuntimeError("attach(...) comes first")
-        return _loader(self._attached, self.workers)
+        return loader(self._attached, self.workers)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The whole validation split, on every rank."""
@@ -432,7 +435,7 @@ class ExampleData(pl.LightningDataModule, ABC):
         if self.meta.splits[split].examples == 0:
             where = {"val": "data.validation", "test": "data.test"}.get(split, "data.path")
             raise RequestError(Problem(where, f"examples for {split}; there are none"))
-        return _loader(ExampleEvaluation(self.table(split), EVALUATION_POSITIONS), workers=0)
+        return loader(ExampleEvaluation(self.table(split), EVALUATION_POSITIONS))
 
     def of_rows(
         self, rows: Sequence[Row], tokenizer: Tokenizer, labels: Sequence[str]
@@ -457,6 +460,13 @@ class ExampleData(pl.LightningDataModule, ABC):
                 examples += each.fields
                 numbers += [number] * len(each.fields)
         return self.held(examples), numbers
+
+    def pieces_of(
+        self, encodings: Sequence[tokenizers.Encoding]
+    ) -> tuple[Sequence[tokenizers.Encoding], int]:
+        """Of a text's pieces those that become examples, and how many tokens the others have."""
+        taken = encodings if self.too_long == "chunk" else encodings[:1]
+        return taken, sum(len(piece.ids) for piece in encodings[len(taken) :])
 
     def held(self, examples: Sequence[Mapping[str, list[int]]]) -> Held:
         """Examples in memory, as the task's objective makes them."""
@@ -680,6 +690,23 @@ class Part(Table):
         return super().lengths()[self.indices]
 
 
+def in_parts(items: Iterable[Item], split: Split, v: float, t: float) -> Iterator[Item]:
+    """Those items of a list that belong to a split, with parts v for validation and t for testing.
+
+    Item i, from 0, is for testing if floor((i + 1) t) > floor(i t); of the others, counted by j,
+    one is for validation if floor((j + 1) w) > floor(j w), w = v / (1 - t).
+    """
+    w, rest = v / (1 - t), 0
+    for count, item in enumerate(items):
+        if int((count + 1) * t) > int(count * t):
+            belongs: Split = "test"
+        else:
+            belongs = "val" if int((rest + 1) * w) > int(rest * w) else "train"
+            rest += 1
+        if belongs == split:
+            yield item
+
+
 def encode(
     texts: Sequence[str] | Sequence[tuple[str, str]] | Sequence[Sequence[str]],
     tokenizer: Tokenizer,
@@ -752,19 +779,4 @@ def _tell(meta: Meta, duplicates: str, too_long: str) -> None:
             log.warning("%s: %s rows stand in %s too, %s", split, f"{found.leaked:,}", other, what)
 
 
-def _loader(dataset: IterableDataset[Any], workers: int) -> DataLoader[Any]:
-    return DataLoader(
-        dataset,
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # the loader leaves the run's random numbers alone
-    )
-
-
-def _as_it_is(step: Any) -> Any:
-    return step
-
-
-__all__ = ["Encoded", "ExampleData", "Meta", "Row", "SplitMeta", "encode"]
+__all__ = ["Encoded", "ExampleData", "Meta", "Row", "SplitMeta", "encode", "in_parts"]

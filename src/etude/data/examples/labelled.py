@@ -106,8 +106,7 @@ class LabelledFiles(TableData):
         found = encode(pairs, tokenizer, self.sequence_length)
         for row, pieces in zip(rows, found, strict=True):
             label = [numbers[self.labels_of(row)[0]]]
-            taken = pieces if self.too_long == "chunk" else pieces[:1]
-            lost = sum(len(piece.ids) for piece in pieces[len(taken) :])
+            taken, lost = self.pieces_of(pieces)
             fields = [
                 {"tokens": piece.ids, "types": piece.type_ids, "label": label} for piece in taken
             ]

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from etude.data.examples.base import Encoded, ExampleData, Row, Split, encode
+from etude.data.examples.base import Encoded, ExampleData, Row, Split, encode, in_parts
 from etude.data.examples.tables import Part, TableData, text_in
 from etude.data.text import Batch
 from etude.data.tokenizer import Recipe, Tokenizer
@@ -195,15 +195,9 @@ class Catalogs(PairData):
         return sorted(found.items())
 
     def rows(self, split: Split) -> Iterator[Row]:
-        w, rest = self.validation / (1 - self.test), 0
-        for count, (source, target) in enumerate(self.messages):
-            if int((count + 1) * self.test) > int(count * self.test):
-                belongs: Split = "test"
-            else:
-                belongs = "val" if int((rest + 1) * w) > int(rest * w) else "train"
-                rest += 1
-            if belongs == split:
-                yield Row(f"message {count}", {"source": source, "target": target})
+        numbered = enumerate(self.messages)
+        for count, pair in in_parts(numbered, split, self.validation, self.test):
+            yield Row(f"message {count}", dict(zip(self.fields, pair, strict=True)))
 
     def pair(self, row: Row) -> tuple[str, str]:
         return row.values["source"], row.values["target"]

@@ -118,8 +118,7 @@ class SotuParties(ExampleData):
         result = []
         for row, pieces in zip(rows, found, strict=True):
             label = [labels.index(row.values["party"])]
-            taken = pieces if self.too_long == "chunk" else pieces[:1]
-            lost = sum(len(piece.ids) for piece in pieces[len(taken) :])
+            taken, lost = self.pieces_of(pieces)
             fields = [{"tokens": piece.ids, "label": label} for piece in taken]
             result.append(Encoded(fields, lost))
         return result

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from etude.data.examples.base import ExampleData, Row, Split
+from etude.data.examples.base import ExampleData, Row, Split, in_parts
 from etude.data.formats import Format, format_of
 from etude.data.plain import sha256
 from etude.data.rows import columns_of, records_of
@@ -93,16 +93,7 @@ class TableData(ExampleData):
         else:
             found = self._all("train")
         v, t = (self.parts[name] or 0.0 for name in ("val", "test"))
-        w = v / (1 - t)
-        rest = 0
-        for count, row in enumerate(found):
-            if int((count + 1) * t) > int(count * t):
-                belongs: Split = "test"
-            else:
-                belongs = "val" if int((rest + 1) * w) > int(rest * w) else "train"
-                rest += 1
-            if belongs == split:
-                yield row
+        yield from in_parts(found, split, v, t)
 
     def content_fingerprint(self) -> str:
         digest = hashlib.sha256()

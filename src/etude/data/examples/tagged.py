@@ -44,7 +44,7 @@ class TaggedData(ExampleData):
         result = []
         for row, pieces in zip(rows, found, strict=True):
             tags = [numbers[name] for name in row.values["tags"]]
-            taken = pieces if self.too_long == "chunk" else pieces[:1]
+            taken, lost = self.pieces_of(pieces)
             examples, done = [], -1
             for piece in taken:
                 marks = []
@@ -55,7 +55,6 @@ class TaggedData(ExampleData):
                         marks.append(tags[word])
                         done = word
                 examples.append({"tokens": piece.ids, "tags": marks})
-            lost = sum(len(piece.ids) for piece in pieces[len(taken) :])
             result.append(Encoded(examples, lost))
         return result
 
