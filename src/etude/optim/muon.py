@@ -11,12 +11,13 @@ from torch import nn
 
 from etude.errors import Checks
 from etude.optim.groups import parameter_groups
+from etude.optim.orthogonal import Orthogonal
 from etude.optim.recipe import OptimizerRecipe, check_betas
 from etude.optim.several import Several
 
 
 class Muon(OptimizerRecipe):
-    """`torch.optim.Muon` on the matrices within blocks, AdamW on all else: embeddings, heads,
+    """`torch.optim.Muon` (see `Orthogonal`) on the matrices within blocks, AdamW on all else: embeddings, heads,
     norms, biases (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
 
     Queries, keys and values are one matrix here, and are made orthogonal as one.
@@ -73,7 +74,7 @@ class Muon(OptimizerRecipe):
         optimizers = []
         if inside:
             optimizers.append(
-                torch.optim.Muon(
+                Orthogonal(
                     inside,
                     lr=self.lr,
                     weight_decay=self.weight_decay,
