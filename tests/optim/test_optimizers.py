@@ -87,7 +87,7 @@ def test_muon_on_matrices_of_blocks_and_adamw_on_the_rest() -> None:
     ours, theirs = Net(), Net()
     optimizer = Muon(lr=0.02, adamw_lr=0.003, weight_decay=0.1)(ours)
     assert isinstance(optimizer, Several)
-    muon = torch.optim.Muon(
+    muon = Orthogonal(
         [block.weight for block in theirs.blocks], lr=0.02, weight_decay=0.1, momentum=0.95,
         adjust_lr_fn="original",
     )  # fmt: skip
@@ -105,7 +105,19 @@ def test_muon_on_matrices_of_blocks_and_adamw_on_the_rest() -> None:
 
     expected = steps(theirs, Both())  # type: ignore[arg-type]
     for a, b in zip(steps(ours, optimizer), expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=5e-3)  # torch's products are bfloat16
+        torch.testing.assert_close(a, b)
+
+
+def test_muon_is_torchs_but_for_the_precision_of_its_products() -> None:
+    torch.manual_seed(0)
+    start, gradient = torch.randn(2, 24, 16)
+    moved = []
+    for optimizer in (Orthogonal, torch.optim.Muon):
+        p = nn.Parameter(start.clone())
+        p.grad = gradient.clone()
+        optimizer([p], lr=1.0, weight_decay=0.1, adjust_lr_fn="original").step()
+        moved.append(p.detach() - start)
+    assert (moved[0] - moved[1]).norm() < 0.02 * moved[1].norm()
 
 
 @pytest.mark.parametrize("scale", ["original", "match_rms_adamw"])

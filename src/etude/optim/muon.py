@@ -17,8 +17,8 @@ from etude.optim.several import Several
 
 
 class Muon(OptimizerRecipe):
-    """`torch.optim.Muon` (see `Orthogonal`) on the matrices within blocks, AdamW on all else: embeddings, heads,
-    norms, biases (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
+    """`Orthogonal` on the matrices within blocks, AdamW on all else: embeddings, heads, norms,
+    biases (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
 
     Queries, keys and values are one matrix here, and are made orthogonal as one.
 
