@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: help setup train test test-all lint bench lock clean
+.PHONY: help setup train test test-all lint bench results lock clean
 
 help:
 	@echo "make train     train the first model (about 3 minutes on two CPU cores)"
@@ -10,6 +10,7 @@ help:
 	@echo "make test-all  all tests"
 	@echo "make lint      ruff, mypy, and the rooms' import contract"
 	@echo "make bench     measures speed, about 40 minutes, and writes docs/performance.md"
+	@echo "make results   the applications on real data, about two hours, and writes docs/results.md"
 	@echo "make lock      resolve all versions anew"
 
 setup: .venv/ready
@@ -40,6 +41,10 @@ lint: setup
 
 bench: setup
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+results: setup
+	$(BIN)/python benchmarks/applications.py --data "$(DATA)" \
+	  $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(ADAPTED),--adapted "$(ADAPTED)") $(ARGS)
 
 lock:
 	rm -rf .venv-lock

@@ -53,6 +53,29 @@ def test_later_speeches_are_held_out() -> None:
     assert train[0].startswith("Fellow-Citizens of the Senate")
 
 
+def test_presidents_are_left_out_by_name() -> None:
+    data = sotu(without=["Nixon", "Taft"])
+    left = [s for s in data.speeches if s.president not in ("Nixon", "Taft")]
+    assert 0 < len(left) < len(data.speeches)
+    texts = [*data.documents("train"), *data.documents("val")]
+    assert texts == [speech.path.read_text(encoding="utf-8") for speech in left]
+    with pytest.raises(RequestError, match="Nixon"):
+        sotu(without=["Nixn"]).check()
+
+
+def test_pretraining_for_parties_reads_no_president_of_its_validation_or_test() -> None:
+    from etude.config.compose import compose
+    from etude.data.examples.parties import SotuParties
+
+    config = compose(["experiment=party"])
+    parties = SotuParties(
+        tokenizer=Char(), sequence_length=64, batch=Batch(examples=1),
+        parties=list(config.data.parties), first_year=config.data.first_year,
+    )  # fmt: skip
+    held = {name for name, split in parties.splits.items() if split != "train"}
+    assert set(compose(["experiment=sotu_mlm"]).data.without) == held
+
+
 def test_speeches_after_the_last_year_are_left_out() -> None:
     data = sotu(first_year=1950, held_out_from=1970, last_year=1979)
     assert sum(1 for _ in data.documents("train")) == sum(

