@@ -283,7 +283,7 @@ def adapt(asked: Asked) -> dict[str, Any]:
         sys.exit("--adapted: a file or folder of SmolLM2-135M")
     typed = [
         "experiment=debug", "name=adapted", "init_from=SMOLLM2", "init_from.lora.rank=8",
-        "data=sotu_recent", "~data/tokenizer", "data.sequence_length=96",
+        "data.sequence_length=96",
         "data.batch.examples=8", "trainer.max_steps=50", "optimizer.lr=1e-3", "run.samples=0",
     ]  # fmt: skip
     stated = [text.replace("SMOLLM2", asked.adapted) for text in typed]

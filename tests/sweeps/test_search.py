@@ -94,6 +94,36 @@ def test_a_planted_bad_trial_is_paused_and_the_others_are_not(tmp_path: Path) ->
     assert all(trial.state is TrialState.COMPLETE for trial in good)
 
 
+@pytest.mark.parametrize(
+    ("words", "direction"),
+    [
+        (["experiment=spam", "data.path=a.csv", "task.monitor=val/f1_macro"], "MAXIMIZE"),
+        (["experiment=spam", "data.path=a.csv"], "MINIMIZE"),
+        (["hydra.sweeper.metric=val/accuracy"], "MAXIMIZE"),
+        (["hydra.sweeper.metric=val/accuracy", "hydra.sweeper.direction=minimize"], "MINIMIZE"),
+    ],
+)
+def test_what_makes_the_metric_better_is_searched(
+    tmp_path: Path, words: list[str], direction: str
+) -> None:
+    """The monitored metric also decides who is paused."""
+    paused = []
+
+    def train(config: Any) -> Outcome:
+        good = config.seed != 7
+        name = "val/f1_macro" if "experiment=spam" in words else "val/accuracy"
+        paused.append((config.seed, watcher().validated(9, {name: 0.9 if good else 0.1})))
+        return trained(config, 0.9)
+
+    words = [*words, "seed=0,7", "hydra.sweeper.n_trials=6", "hydra.sweeper.pruner=median"]
+    words += ["hydra.sweeper.startup_trials=1", "hydra.launcher.n_jobs=1"]
+    swept = multirun(["sweep=optuna", f"run.root={tmp_path}", *words], train)
+    study = load_study(swept.folder)
+    assert study.direction.name == direction
+    if direction == "MAXIMIZE":
+        assert not any(was for seed, was in paused if seed == 0)
+
+
 @pytest.mark.slow
 def test_hyperband_pauses_what_does_badly(tmp_path: Path) -> None:
     def train(config: Any) -> Outcome:

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from etude.errors import Checks, InvalidArguments, RequestError, nearest
 from etude.records.lock import RunLock
+from etude.records.metrics import better
 from etude.records.record import Record
 from etude.sweeps.job import Job, key_of, place_of
 from etude.sweeps.space import Space
@@ -50,7 +51,7 @@ class Options:
             same step; `hyperband` (Li et al. 2018) lets ever fewer reach ever more steps.
         metric: of the validation; its best value is what a trial is worth. None is that by which
             the runs choose their best.
-        direction: `minimize` or `maximize`.
+        direction: `minimize` or `maximize`; None is what makes the metric better.
         min_steps: no run is paused before this optimizer step.
         startup_trials: drawn at random before `tpe` and `median` have something to go by.
         seed: of the sampler.
@@ -60,7 +61,7 @@ class Options:
     sampler: str = "tpe"
     pruner: str = "none"
     metric: str | None = None
-    direction: str = "minimize"
+    direction: str | None = None
     min_steps: int = 1
     startup_trials: int = 5
     seed: int = 0
@@ -73,6 +74,8 @@ class Options:
             ("direction", DIRECTIONS),
         ):
             value = getattr(self, key)
+            if key == "direction" and value is None:
+                continue
             expected = "one of " + ", ".join(choices)
             checks.that(value in choices, key, value, expected, nearest(str(value), choices))
         for key in ("n_trials", "min_steps"):
@@ -105,11 +108,13 @@ class Search:
         folder: the sweep's record.
         space: what is searched.
         options: how.
+        monitor: the metric by which the runs choose their best.
     """
 
     folder: Path
     space: Space
     options: Options
+    monitor: str = "val/loss"
     study: optuna.Study = field(init=False)
     _trials: dict[str, Trial] = field(init=False, default_factory=dict)  # that run now
     _paused: list[Trial] = field(init=False, default_factory=list)
@@ -130,11 +135,17 @@ class Search:
             study_name=NAME,
             storage=_storage(self.folder),
             pruner=_pruner(self.options),
-            direction=self.options.direction,  # type: ignore[arg-type]
+            direction=self.direction,  # type: ignore[arg-type]
             load_if_exists=True,
         )
         # one that starts anew with the same seed would propose the same again
         self.study.sampler = _sampler(self.options, len(self.study.trials))
+
+    @property
+    def direction(self) -> str:
+        """`minimize` or `maximize`."""
+        rises = better(1.0, 0.0, self.options.metric or self.monitor)
+        return self.options.direction or ("maximize" if rises else "minimize")
 
     def close(self) -> None:
         """Lets another process take the study."""
@@ -201,8 +212,7 @@ class Search:
     def decide(self, overrides: Sequence[str], step: int, metrics: Mapping[str, float]) -> bool:
         """Whether the run with these overrides should be paused, after a validation."""
         trial = self._trials.get(key_of(overrides))
-        metric = self.options.metric or "val/loss"
-        value = metrics.get(metric)
+        value = metrics.get(self.options.metric or self.monitor)
         if trial is None or value is None:
             return False
         if step in self._told(trial):  # a run that went on has told this before
@@ -227,7 +237,7 @@ class Search:
         step = max(mine)
         others = [t.intermediate_values for t in self.study.get_trials(deepcopy=False)]
         values = [values[step] for values in others if step in values]
-        sign = 1 if self.options.direction == "minimize" else -1
+        sign = 1 if self.direction == "minimize" else -1
         better = sum(sign * value < sign * mine[step] for value in values)
         return better < len(values) // _REDUCTION
 

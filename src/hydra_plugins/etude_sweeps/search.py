@@ -45,7 +45,8 @@ class SearchSweeper(Sweeper):
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
-        search = Search(folder, space_of(arguments, parser), options)
+        monitor = self.config.task.get("monitor") or "val/loss"
+        search = Search(folder, space_of(arguments, parser), options, monitor)
         search.open()
         try:
             return [list(self._returns(search))]
