@@ -123,7 +123,7 @@ def test_a_schedule_free_run_is_validated_and_used_at_its_average(
 def test_what_does_not_go_with_schedule_free(
     toy: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    more = ["optimizer=schedule_free", "trainer.max_steps=3"]
+    more = ["optimizer=schedule_free", "trainer.max_steps=6"]
     with pytest.raises(RequestError, match=r"ema_decay = 0\.9: expected null: ScheduleFree aver"):
         train(compose(toy("classification", tmp_path, *more, "trainer.ema_decay=0.9")))
     train(compose(toy("classification", tmp_path, *more)))

@@ -88,7 +88,7 @@ def test_ends_past_twice_the_inverse_curvature(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Bowl, "floor", 1.0)
-    sweep = tried(tmp_path, 1.0, 100.0).sweep
+    sweep = tried(tmp_path, 1.9, 100.0).sweep
     assert "above 4 times its minimum" in (sweep.ended or "")
     assert 2.0 < sweep.rates[-1] < 20.0
     assert sweep.losses[-1] > 4 * min(sweep.losses)

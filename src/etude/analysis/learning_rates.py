@@ -57,7 +57,8 @@ def read_sweep(sweep: Sweep, steps: int) -> LearningRates:
         steps: how many there were to be.
     """
     losses = np.array(sweep.losses)
-    smoothed = smooth(losses, max(1.0, WIDTH * steps))
+    reach = max(1.0, WIDTH * steps)
+    smoothed = smooth(losses, reach)
     least = int(smoothed.argmin())
     slope = np.gradient(smoothed)
     steepest = int(slope[: least + 1].argmin())
@@ -72,7 +73,7 @@ def read_sweep(sweep: Sweep, steps: int) -> LearningRates:
         )
     elif least == len(losses) - 1:
         notes.append("the loss still falls at the last step: a higher --to may show more")
-    elif steepest <= 1:
+    elif steepest <= 2 * reach:
         notes.append("the loss falls most at the first steps: a lower --from may show more")
     return LearningRates(
         rates=sweep.rates,
@@ -131,7 +132,7 @@ def _figure(found: LearningRates) -> Any:
             told = f"{name}: {rate:.2g}"
             axes.axvline(rate, color=colour, linewidth=1.2, linestyle="--", label=told)
     low, first = min(found.smoothed), found.smoothed[0]
-    axes.set_ylim(low - 0.1 * abs(first - low) - 1e-12, first + 0.5 * abs(first - low) + 1e-12)
+    axes.set_ylim(low - 0.1 * abs(first - low) - 1e-12, first + 0.2 * abs(first - low) + 1e-12)
     axes.set_xscale("log")
     axes.set_xlabel("learning rate")
     axes.set_ylabel("training loss")
