@@ -30,6 +30,16 @@ def test_a_table_and_files(corpus: Path, tiny: Callable, etude: Callable, tmp_pa
         assert str(folder / name) in answer.out
 
 
+@pytest.mark.parametrize("kind", ["masked_lm", "translation", "classification", "tagging"])
+def test_every_kind_of_data(kind: str, toy: Callable, etude: Callable, tmp_path: Path) -> None:
+    """Also of a run in several processes, whose test is in one."""
+    words = [*toy(kind, tmp_path / "runs"), "trainer.devices=2", "trainer.strategy=ddp"]
+    answer = etude("find-lr", *words, "--steps", "12", cwd=tmp_path)
+    assert answer.code == 0, answer.err
+    (folder,) = (tmp_path / "runs" / "_lr").iterdir()
+    assert len(json.loads((folder / "lr.json").read_text())["losses"]) == 12
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [

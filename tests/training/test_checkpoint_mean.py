@@ -87,6 +87,23 @@ def test_fewer_than_asked_for(kept: Record, small: Small, tmp_path: Path) -> Non
         train(small(tmp_path, "run.keep_last=0"))
 
 
+def test_files_are_named_by_what_was_averaged(tmp_path: Path) -> None:
+    """Of many by a hash of their steps, as their ends say too little."""
+
+    def name(steps: list[int]) -> str:
+        run = tmp_path / "-".join(map(str, steps))
+        for step in steps:
+            folder = run / "checkpoints" / f"step-{step:08d}"
+            folder.mkdir(parents=True)
+            (folder / "MANIFEST.json").write_text("{}")
+        return Record(run).chosen("average").name
+
+    assert name([5, 10, 40]) == "average-5-10-40"
+    many = [name([1, *range(3, 13), 20]), name([1, *range(4, 14), 20])]
+    assert all(each.startswith("average-12-1-20-") and len(each) < 40 for each in many)
+    assert many[0] != many[1]
+
+
 def test_damage_is_named(kept: Record, tmp_path: Path) -> None:
     copy = Record.read(shutil.copytree(kept.path, tmp_path / "copy"))
     file = copy.checkpoints()[-2][1] / "model.safetensors"

@@ -9,10 +9,10 @@ from schedulefree import AdamWScheduleFree
 from torch import Tensor, nn
 
 from etude.errors import Checks
-from etude.optim.recipe import OptimizerRecipe, check_betas
+from etude.optim.adamw import AdamW
 
 
-class ScheduleFree(OptimizerRecipe):
+class ScheduleFree(AdamW):
     """A recipe for the authors' `schedulefree.AdamWScheduleFree` (Defazio et al. 2024,
     arXiv:2405.15682, algorithm 1).
 
@@ -24,27 +24,15 @@ class ScheduleFree(OptimizerRecipe):
     `bf16-true` the later, small moves of an average are lost.
 
     Args:
-        lr, weight_decay, layer_decay: see `OptimizerRecipe`; weights decay at y.
+        lr, weight_decay, layer_decay, eps: as of `AdamW`; weights decay at y.
         betas: of the way from z to x at which gradients are taken, and of the second moment.
-        eps: added to the root of the second moment.
     """
 
     averages = True
 
-    def __init__(
-        self,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        layer_decay: float = 1.0,
-    ) -> None:
-        checks = Checks()
-        checks.positive(eps=eps)
-        check_betas(checks, betas=betas)
+    def check_betas(self, checks: Checks, betas: tuple[float, float]) -> None:
+        super().check_betas(checks, betas)
         checks.that(betas[0] > 0, "betas", betas, "a first one above 0: at 0 nothing is averaged")
-        super().__init__(lr, weight_decay, layer_decay, checks)
-        self.betas, self.eps = betas, eps
 
     def __call__(self, module: nn.Module) -> torch.optim.Optimizer:
         """The optimizer over the module's trainable parameters."""
