@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import apart
 import pytest
 import torch
 from comparing import assert_equal, assert_same
@@ -70,6 +72,31 @@ def test_goes_on_to_the_bit(kind: str, more: list[str], toy: Callable, tmp_path:
     one, other = (state(each.checkpoints()[-1][1]) for each in (whole, again))
     for key in ("averaged", "in_training"):
         assert_equal(one[key], other[key])
+
+
+@pytest.mark.slow
+def test_killed_without_a_schedule_and_started_again(toy: Callable, tmp_path: Path) -> None:
+    more = [*FREE, "run.save_every=4", "run.keep_last=3", "trainer.max_steps=30"]
+    whole = train(compose(toy("classification", tmp_path / "whole", *more))).record
+    words = toy("classification", tmp_path / "killed", *more)
+    process = apart.start(words, tmp_path / "output.txt", "killed_after_a_save", 5)
+    assert apart.finish(process) == -signal.SIGKILL
+    record = train(compose(words)).record
+    first, second = record.info["starts"]
+    assert first["step"] == 0 < second["step"]
+    assert_same(record, whole)
+    assert [step for step, _ in record.checkpoints()] == [step for step, _ in whole.checkpoints()]
+
+
+@pytest.mark.slow
+def test_two_processes_average_as_one_does(toy: Callable, tmp_path: Path) -> None:
+    more = [*FREE, "model.dropout=0", "trainer.precision=64"]
+    both = ["trainer=ddp", "trainer.devices=2"]
+    one = train(compose(toy("classification", tmp_path / "one", *more))).record
+    two = train(compose(toy("classification", tmp_path / "two", *more, *both))).record
+    mine, theirs = (load_file(r.checkpoint("last") / "model.safetensors") for r in (one, two))
+    for name, tensor in mine.items():
+        assert torch.allclose(tensor, theirs[name], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("bad", ["1.0", "-0.1"])
