@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from etude.analysis.comparison import Comparison
     from etude.analysis.groups import Groups
+    from etude.analysis.learning_rates import LearningRates
     from etude.models.language_model import LanguageModel
     from etude.models.seq2seq import Seq2Seq
     from etude.models.text_encoder import TextEncoder
@@ -91,6 +92,37 @@ def plan(
 
     folder = None if config_dir is None else str(config_dir)
     return planned(_typed(overrides), multirun=multirun, config_dir=folder, measure=measure)
+
+
+def find_learning_rate(
+    config: DictConfig, *, lowest: float = 1e-6, highest: float = 1.0, steps: int = 100
+) -> LearningRates:
+    """Trains a model that is thrown away with a rising learning rate (Smith 2015), and says at
+    which the loss falls most: `.suggestion`, `.steepest`, `.tenth_of_minimum`, `.notes`.
+
+    A figure and the numbers lie in `.folder`, `<run.root>/_lr/<signature>`; there is no run.
+
+    Args:
+        config: of the run, as for `train`.
+        lowest, highest: the first step's `optimizer.lr` and the last's; other rates that the
+            optimizer has are in proportion.
+        steps: at most; it ends where the loss is 4 times its minimum, or no finite number.
+
+    Raises:
+        InvalidArguments: this is no range.
+        RequestError, Interrupted: as of `train`.
+        EtudeError: the loss is no finite number from the beginning.
+    """
+    from etude.analysis.learning_rates import read_sweep, write
+    from etude.training.build import check_all
+    from etude.training.range_test import range_test
+
+    show_messages()
+    checked = check_all(config)
+    sweep = range_test(checked, lowest=lowest, highest=highest, steps=steps)
+    found = read_sweep(sweep, steps)
+    write(found, {"name": checked.name, "overrides": checked.shown["run"]["overrides"]})
+    return found
 
 
 def load_run(
@@ -218,18 +250,19 @@ class Run:
         """The trained model with its tokenizer, in evaluation mode.
 
         Args:
-            which: `best` (by validation), `last`, or a step that has a checkpoint.
+            which: `best` (by validation), `last`, a step that has a checkpoint, `average` (the mean
+                of all that are kept) or `average:K` (of the last K).
             merged: low-rank changes become part of the matrices that they change.
 
         Raises:
-            RequestError: no such checkpoint, or a damaged one.
+            RequestError: no such checkpoint, fewer than K, or a damaged one.
         """
         from etude.models.textual import with_tokenizer
         from etude.training.build import build_model
-        from etude.training.checkpoints import load_weights
+        from etude.training.checkpoints import load_mean
 
         tokenizer = self.tokenizer()
-        weights = load_weights(self.record.checkpoint(which))
+        weights = load_mean(self.record.chosen(which).folders)
         labels = self.summary.get("data", {}).get("labels", [])
         module = build_model(self.checked, tokenizer.vocab_size, len(labels))
         changed = bool(self.checked.config.init_from.lora.rank)
@@ -345,7 +378,7 @@ class Run:
             raise RequestError(Problem("split", "val or train", split))
         from etude.records.files import read_json, write_json
 
-        checkpoint = self.record.checkpoint(which)
+        checkpoint = self.record.chosen(which)
         file = self.path / "predictions" / f"{split}-{checkpoint.name}.json"
         if file.exists():
             kept = read_json(file)

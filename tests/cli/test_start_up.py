@@ -70,7 +70,9 @@ def test_the_check_above_sees_what_is_imported(tmp_path: Path) -> None:
         ("etude train seed=1 optimizer.weight", {"optimizer.weight_decay="}),
         ("etude train experiment=de", {"experiment=debug"}),
         ("/usr/bin/etude train experiment=de", {"experiment=debug"}),
+        ("etude find-lr optimizer=sch", {"optimizer=schedule_free"}),
         ("etude tr", {"train"}),
+        ("etude fi", {"find-lr"}),
         ("etude ", {"train", "runs", "generate"}),
     ],
 )

@@ -77,6 +77,7 @@ OUT = {
     "run.stop_at_step": 7,
     "run.save_every": 5,
     "run.keep_every": 5,
+    "run.keep_last": 5,
     "run.cache": "cache/elsewhere",
     "run.samples": 9,
     "run.sample_prompt": "To be",

@@ -19,6 +19,7 @@ from etude.optim.groups import parameter_groups
 from etude.optim.lion import Lion
 from etude.optim.muon import Muon
 from etude.optim.orthogonal import Orthogonal
+from etude.optim.schedule_free import ScheduleFree, ScheduleFreeOptimizer
 from etude.optim.several import Several
 from etude.optim.sgd import SGD
 from etude.training.run import train
@@ -67,6 +68,40 @@ def test_lion_by_the_formula() -> None:
         optimizer.step()
         for name, p in net.named_parameters():
             torch.testing.assert_close(p.detach(), known[name][0], rtol=1e-12, atol=1e-14)
+
+
+def test_schedule_free_by_the_formula() -> None:
+    """x, y and z of algorithm 1 in double precision, with a warm-up and then a falling rate."""
+    lr, (b1, b2), eps, decay = 0.02, (0.8, 0.9), 1e-6, 0.3
+    net = Net().double()
+    optimizer = ScheduleFree(lr, (b1, b2), eps, decay)(net)
+    assert isinstance(optimizer, ScheduleFreeOptimizer)
+    assert optimizer.averaged() == {}
+    start = {name: p.detach().clone() for name, p in net.named_parameters()}
+    x, z, v = dict(start), dict(start), {name: torch.zeros_like(p) for name, p in start.items()}
+    largest = total = 0.0
+    for step, part in enumerate([0.25, 0.5, 1.0, 1.0, 0.5, 0.1], start=1):
+        rate = lr * part
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        net.zero_grad()
+        net(torch.arange(7)).square().sum().backward()
+        gradients = {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None}
+        optimizer.step()
+        largest = max(largest, rate)
+        total += largest**2
+        c = largest**2 / total
+        averaged = optimizer.averaged()
+        for name, p in net.named_parameters():
+            y = (1 - b1) * z[name] + b1 * x[name]
+            v[name] = b2 * v[name] + (1 - b2) * gradients[name] ** 2
+            direction = gradients[name] / ((v[name] / (1 - b2**step)).sqrt() + eps)
+            z[name] = z[name] - rate * direction - (rate * decay * y if y.dim() == 2 else 0)
+            x[name] = (1 - c) * x[name] + c * z[name]
+            expected = (1 - b1) * z[name] + b1 * x[name]
+            torch.testing.assert_close(p.detach(), expected, rtol=1e-11, atol=1e-13)
+            torch.testing.assert_close(averaged[p], x[name], rtol=1e-11, atol=1e-13)
+    assert (x["head.weight"] - z["head.weight"]).abs().max() > 1e-3
 
 
 def test_sgd_and_adafactor_are_torchs() -> None:
@@ -205,7 +240,7 @@ def test_layers_have_rates_of_their_own() -> None:
     assert sorted({group["lr"] for group in optimizer.param_groups}) == [0.5, 1.0, 2.0]
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "adafactor", "lion", "muon"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "adafactor", "lion", "muon", "schedule_free"])
 def test_learns_and_continues_to_the_bit(name: str, toy: Callable, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
@@ -234,6 +269,8 @@ def test_learns_and_continues_to_the_bit(name: str, toy: Callable, tmp_path: Pat
         (AdamW, {"layer_decay": 0.0}),
         (AdamW, {"layer_decay": 1.5}),
         (Lion, {"lr": 0.0}),
+        (ScheduleFree, {"betas": (0.0, 0.9)}),
+        (ScheduleFree, {"eps": 0.0}),
     ],
 )
 def test_what_cannot_be_is_refused(recipe: Any, bad: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etude.errors import InvalidArguments
-from etude.optim.schedules import WSD, Constant, Cosine, InverseSqrt, Linear, Schedule
+from etude.optim.schedules import WSD, Constant, Cosine, InverseSqrt, Linear, Schedule, falls
 
 SHAPES = [
     Constant(3),
@@ -230,3 +230,18 @@ def test_bad_arguments_of_wsd_are_named(arguments: dict[str, Any], keys: list[st
 def test_what_does_not_fit_is_told(schedule: Schedule, total: int, told: str | None) -> None:
     found = schedule.misfit(total)
     assert found is None if told is None else told in (found or "")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "found"),
+    [
+        (Constant(5), False),
+        (Constant(500), False),
+        (Cosine(5), True),
+        (Linear(5, 1.0), False),
+        (InverseSqrt(5), True),
+        (WSD(5, decay_steps=1), True),
+    ],
+)
+def test_whether_it_falls(schedule: Schedule, found: bool) -> None:
+    assert falls(schedule, 100) is found

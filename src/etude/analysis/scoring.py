@@ -37,7 +37,7 @@ def scored(
         RequestError: the data is gone, is not what the run was trained on, or lacks what is asked.
     """
     data = run.data()
-    checkpoint = run.record.checkpoint(which)
+    checkpoint = run.record.chosen(which)
     on = split if files is None else ",".join(Path(file).name for file in files)
     name = f"{_plain(on)}-{checkpoint.name}"
     told: dict[str, Any] = {"run": str(run.path), "on": on, "checkpoint": checkpoint.name}
@@ -69,7 +69,7 @@ def scored(
 
 def example_scores(run: Any, split: str, which: str) -> list[float]:
     """The score of each row of a split, in their order; kept in the record once computed."""
-    checkpoint = run.record.checkpoint(which)
+    checkpoint = run.record.chosen(which)
     file = run.path / "predictions" / f"{_plain(split)}-{checkpoint.name}.jsonl"
     if not file.exists():
         scored(run, split, which=which)

@@ -33,6 +33,7 @@ usage: etude COMMAND ...
 
   etude train [OVERRIDES] [-m]     one run, or a sweep; the same command continues or reuses it
   etude plan [OVERRIDES] [-m]      what would run: which are done, parameters, FLOPs, memory, time
+  etude find-lr [OVERRIDES]        at which learning rate the loss falls most; leaves no run
   etude data show [OVERRIDES]      what it would read: splits, labels, lengths, examples, a batch
   etude generate RUN               text from a run
   etude predict RUN                labels, tags or translations of texts, by a run
@@ -107,12 +108,14 @@ def run(arguments: list[str]) -> int:
 
 
 _COMMANDS = (
-    "train", "plan", "data", "generate", "predict", "evaluate", "convert", "runs", "reproduce"
+    "train", "plan", "find-lr", "data", "generate", "predict", "evaluate", "convert", "runs",
+    "reproduce",
 )  # fmt: skip
-"""Each is the function of its name in the module of its name."""
+"""Each is the function of its name in the module of its name, `-` written `_`."""
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
+    name = name.replace("-", "_")
     command: Callable[[list[str]], int] = getattr(import_module(f"etude.cli.{name}"), name)
     return command
 
@@ -147,7 +150,7 @@ def _complete(arguments: list[str]) -> int:
         for word in completions(command, words):
             print(word)
         return DONE
-    if program and command not in ("train", "plan", "data"):
+    if program and command not in ("train", "plan", "find-lr", "data"):
         return DONE
     os.environ["COMP_LINE"] = f"{program} {words}"
     return _command("train")(arguments)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etude.cli.words import DONE, parser_for, with_root
+from etude.cli.words import CHECKPOINTS, DONE, parser_for, with_root
 from etude.errors import Problem, RequestError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def convert(arguments: list[str]) -> int:
     )
     parser.add_argument("--force", action="store_true", help="replace a model's folder at DEST")
     parser.add_argument("--revision", help="of a hub id: a branch, tag or commit")
-    parser.add_argument("--checkpoint", default="best", help="of a RUN: best, last, or a step")
+    parser.add_argument("--checkpoint", default="best", help=f"of a RUN: {CHECKPOINTS}")
     help_ = "of a RUN with low-rank changes: write these alone, as `peft` reads them"
     parser.add_argument("--adapter", action="store_true", help=help_)
     parser.add_argument("--trust", nargs="*", default=[], help="modules a foreign record may name")

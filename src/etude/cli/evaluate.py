@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from etude.cli.words import DONE, parser_for, with_root
+from etude.cli.words import CHECKPOINTS, DONE, parser_for, with_root
 from etude.errors import Problem, RequestError
 
 SCORES = ("precision", "recall", "f1")
@@ -25,7 +25,7 @@ def evaluate(arguments: list[str]) -> int:
     help_ = "other files instead of the split: rows, with the columns that the run's data has"
     parser.add_argument("--data", metavar="FILE", nargs="+", help=help_)
     parser.add_argument("--by", metavar="COLUMN", help="score the rows with each value apart too")
-    parser.add_argument("--checkpoint", default="best", help="best, last, or a step (best)")
+    parser.add_argument("--checkpoint", default="best", help=CHECKPOINTS)
     parser.add_argument("--beams", type=int, default=4, help="of a search for targets (4)")
     parser.add_argument("--length-penalty", type=float, default=1.0, help="of that search (1)")
     help_ = "of a language model: windows of this many tokens (the training's)"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from etude.cli.words import DONE, parser_for, with_root
+from etude.cli.words import CHECKPOINTS, DONE, parser_for, with_root
 from etude.errors import Checks, InvalidArguments, Problem, RequestError
 
 _OPTIONS = (
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     kept_out.add_argument(
         "--forbid", metavar="WORD", action="append", default=[], help="in any case; repeatable"
     )
-    parser.add_argument("--checkpoint", default="best", help="best, last, or a step (best)")
+    parser.add_argument("--checkpoint", default="best", help=CHECKPOINTS)
     parser.add_argument("--stream", action="store_true", help="show text as it comes")
     parser.add_argument("--trust", nargs="*", default=[], help="modules a foreign record may name")
     return parser

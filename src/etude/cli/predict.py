@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from etude.cli.words import DONE, parser_for, with_root
+from etude.cli.words import CHECKPOINTS, DONE, parser_for, with_root
 from etude.errors import Problem, RequestError
 
 
@@ -20,7 +20,7 @@ def predict(arguments: list[str]) -> int:
     help_ = "texts a line, or rows (.jsonl, .csv, ...) with the run's columns; - is standard input"
     parser.add_argument("--file", metavar="FILE", help=help_)
     parser.add_argument("--pair", metavar="TEXT", help="of a run on pairs, the second text")
-    parser.add_argument("--checkpoint", default="best", help="best, last, or a step (best)")
+    parser.add_argument("--checkpoint", default="best", help=CHECKPOINTS)
     parser.add_argument("--beams", type=int, default=4, help="of a search for targets (4)")
     parser.add_argument("--length-penalty", type=float, default=1.0, help="of that search (1)")
     parser.add_argument("--json", action="store_true", help="an object a line, complete")

@@ -9,6 +9,8 @@ from etude.errors import Problem, RequestError
 
 DONE, FAILED, WRONG, HELD, SIGNALLED = 0, 1, 2, 3, 128
 
+CHECKPOINTS = "best, last, a step, average (of all kept) or average:K, of the last K (best)"
+
 
 class Parser(argparse.ArgumentParser):
     """Argparse whose mistakes are ours: a `RequestError`, with the nearest valid choice."""

@@ -208,6 +208,8 @@ def _check_root(plain: Mapping[str, Any]) -> Iterator[Problem]:
     for key in ("stop_at_step", "save_every", "keep_every", "sample_tokens"):
         if run[key] is not None and run[key] < 1:
             yield Problem(f"run.{key}", "a positive number of steps or null", run[key])
+    if run["keep_last"] is not None and run["keep_last"] < 1:
+        yield Problem("run.keep_last", "a positive number of checkpoints or null", run["keep_last"])
     if not str(run["root"]).strip():
         yield Problem("run.root", "a folder for the records", run["root"])
     if run["samples"] < 0:

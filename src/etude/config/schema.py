@@ -31,6 +31,8 @@ class Run:
         stop_at_step: pause after this optimizer step; the same command without it goes on.
         save_every: optimizer steps between checkpoints; null saves at validations and at the end.
         keep_every: checkpoints at multiples of this step are never removed.
+        keep_last: how many of the latest checkpoints stay, beside the best; those of a stop do not
+            count. Null keeps the last two.
         cache: where prepared data lies; null is `$ETUDE_CACHE` or `~/.cache/etude`.
         samples: how many sample texts to write at the end; 0 writes none.
         sample_prompt, sample_tokens: what they start from, and their length in tokens.
@@ -47,6 +49,7 @@ class Run:
     stop_at_step: int | None = None
     save_every: int | None = None
     keep_every: int | None = None
+    keep_last: int | None = None
     cache: str | None = None
     samples: int = 3
     sample_prompt: str = ""
@@ -83,7 +86,7 @@ class InitFrom:
             id; null begins with random weights. Model and tokenizer are then the source's, but for
             the head and for what `model.<key>=...` says.
         revision: on the hub, a branch, tag or commit.
-        checkpoint: of a run: best, last, or a step.
+        checkpoint: of a run: best, last, a step, average or average:K.
         freeze: which parameters stay as they are: patterns of names such as `embedding*` or
             `blocks.0.*`; `body` is all but the head.
         lora: train low-rank changes alone, with an encoder's head.

@@ -33,10 +33,14 @@ class AdamW(OptimizerRecipe):
     ) -> None:
         checks = Checks()
         checks.positive(eps=eps)
-        check_betas(checks, betas=betas)
+        self.check_betas(checks, betas)
         super().__init__(lr, weight_decay, layer_decay, checks)
         self.betas = betas
         self.eps = eps
+
+    def check_betas(self, checks: Checks, betas: tuple[float, float]) -> None:
+        """Notes betas that cannot be."""
+        check_betas(checks, betas=betas)
 
     def __call__(self, module: nn.Module) -> torch.optim.Optimizer:
         """The optimizer over the module's trainable parameters."""

@@ -21,7 +21,13 @@ class OptimizerRecipe:
             norm gains keep their size.
         layer_decay: see `etude.optim.groups.parameter_groups`.
         checks: what a subclass has noted of its own arguments.
+
+    Attributes:
+        averages: its optimizer keeps an average of the weights, which `averaged()` gives by
+            parameter; it is what the model is used with.
     """
+
+    averages = False
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ A schedule gives the factor that multiplies every parameter group's base rate at
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 from etude.errors import Checks
@@ -154,6 +155,12 @@ class WSD(Schedule):
             f"a warm-up of {self.warmup_steps} steps leaves {room} of a run's {total} for a decay"
             f" of {self.length(total)}"
         )
+
+
+def falls(schedule: Callable[[int, int], float], total: int) -> bool:
+    """Whether the rate ends below its largest in a run of `total` steps, seen at a hundred."""
+    steps = {round(part / 100 * (total - 1)) for part in range(101)}
+    return schedule(total - 1, total) < max(schedule(step, total) for step in steps)
 
 
 _FALLS = {

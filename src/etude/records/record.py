@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from etude.errors import Problem, RequestError
 from etude.records.files import read_json, write_json, write_text
 from etude.records.lock import is_held
 from etude.records.metrics import MetricsFile, latest, read_rows
-from etude.records.signature import DIGITS
+from etude.records.signature import DIGITS, sha256_of
 from etude.secrets import without_passwords
 
 FORMAT = 1
@@ -173,12 +174,57 @@ class Record:
             step = int(which)
         if step not in found:
             there = ", ".join(str(s) for s in found) or "none"
-            raise RequestError(
-                Problem(
-                    f"{self.path}: checkpoint", "best, last or a step", which, f"there: {there}"
-                )
-            )
+            expected = "best, last, a step, average or average:K"
+            raise RequestError(Problem(self._asked, expected, which, f"there: {there}"))
         return found[step]
+
+    def chosen(self, which: str = "best") -> Chosen:
+        """The checkpoints that `which` means: one, as `checkpoint` takes it; of `average` all that
+        are kept, of `average:K` the last K.
+
+        Raises:
+            RequestError: there is no such checkpoint, or fewer than K; names those that are there.
+        """
+        asked = re.fullmatch(r"average(?::(\d+))?", str(which))
+        count = None if asked is None or asked[1] is None else int(asked[1])
+        if asked is None or count == 0:
+            folder = self.checkpoint(which)
+            return Chosen(folder.name, [folder])
+        found = self.checkpoints()
+        if len(found) < (count or 1):
+            steps = ", ".join(str(step) for step, _ in found) or "none"
+            hint = f"there: {steps}; run.keep_last={count or 2} beside run.save_every keeps as many"
+            expected = f"at most the {len(found)} checkpoints that are kept"
+            raise RequestError(Problem(self._asked, expected, which, hint))
+        taken = found[-count:] if count else found
+        return Chosen(_name_of([step for step, _ in taken]), [folder for _, folder in taken])
+
+    @property
+    def _asked(self) -> str:
+        return f"{self.path}: checkpoint"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Checkpoints whose weights are taken, or their mean.
+
+    Attributes:
+        name: for files about just these weights.
+        folders: the earliest first.
+    """
+
+    name: str
+    folders: list[Path]
+
+
+_NAMED = 8
+"""Steps that a file's name lists; of more, the first, the last and a hash of all."""
+
+
+def _name_of(steps: Sequence[int]) -> str:
+    if len(steps) <= _NAMED:
+        return "average-" + "-".join(map(str, steps))
+    return f"average-{len(steps)}-{steps[0]}-{steps[-1]}-{sha256_of(list(steps))[:8]}"
 
 
 def run_folder(root: Path, name: str, whole_signature: str) -> Path:

@@ -22,7 +22,7 @@ from etude.data.objective import Objective
 from etude.errors import Checks, nearest
 from etude.nn.lora import adapted
 from etude.optim.schedules import Schedule
-from etude.tasks.averaging import Average
+from etude.tasks.averaging import Average, Averaged, OptimizersAverage
 from etude.tasks.seeding import seed_for, seed_generators
 
 MicroBatch = dict[str, Any]
@@ -84,7 +84,7 @@ class Task(pl.LightningModule):
         self.seed = setup.seed
         self.clip = setup.gradient_clip_val
         self._optimizer_recipe = setup.optimizer
-        self.average: Average | None = None  # begins when training does, after the weights
+        self.average: Averaged | None = None  # begins when training does, after the weights
         self._ema_decay = setup.ema_decay
         self._averaged_before: dict[str, Tensor] | None = None
         self._grad_norm: Tensor | None = None
@@ -130,11 +130,12 @@ class Task(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         """The average begins at the first weights, or where a checkpoint left it."""
-        if self._ema_decay is None:
-            return
-        self.average = Average(self.model, self._ema_decay)
-        for name, tensor in (self._averaged_before or {}).items():
-            self.average.weights[name].copy_(tensor)
+        if getattr(self._optimizer_recipe, "averages", False):
+            self.average = OptimizersAverage(self.model, self.trainer.optimizers[0])
+        elif self._ema_decay is not None:
+            self.average = Average(self.model, self._ema_decay)
+        if self.average is not None:
+            self.average.load_state_dict(self._averaged_before or {})
         self._averaged_before = None
 
     def for_use(self) -> AbstractContextManager[None]:
@@ -159,20 +160,25 @@ class Task(pl.LightningModule):
             state = checkpoint["state_dict"]
             checkpoint["state_dict"] = {n: x for n, x in state.items() if n in kept}
         if self.average is not None:
-            in_training = {name: p.detach() for name, p in self.model.named_parameters()}
-            checkpoint["in_training"] = {name: in_training[name] for name in self.average.weights}
-            checkpoint["averaged"] = self.average.weights
-            state = dict(checkpoint["state_dict"])
-            for name, tensor in self.average.weights.items():
-                state[f"model.{name}"] = tensor.to(in_training[name].dtype)
-            checkpoint["state_dict"] = state
+            mine = {name: p.detach() for name, p in self.model.named_parameters()}
+            averaged = {name: x.to(mine[name].dtype) for name, x in self.average.weights.items()}
+            checkpoint["in_training"] = {name: mine[name] for name in averaged}
+            checkpoint["averaged"] = self.average.state_dict()
+            named = self._under_each_name(averaged)
+            checkpoint["state_dict"] = {**checkpoint["state_dict"], **named}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes the weights in training, and the average, from where they were put."""
         if "in_training" in checkpoint:
-            for name, tensor in checkpoint["in_training"].items():
-                checkpoint["state_dict"][f"model.{name}"] = tensor
+            checkpoint["state_dict"] |= self._under_each_name(checkpoint["in_training"])
             self._averaged_before = checkpoint["averaged"]
+
+    def _under_each_name(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Parameters by the task's names; of a shared one all of them."""
+        first = {id(p): name for name, p in self.model.named_parameters()}
+        every = self.model.named_parameters(remove_duplicate=False)
+        names = [(name, first[id(p)]) for name, p in every]
+        return {f"model.{name}": weights[one] for name, one in names if one in weights}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Builds the optimizer, each group remembering its base rate."""

@@ -76,6 +76,7 @@ def assemble(
         log_interval=settings.log_every_n_steps,
         save_interval=checked.run.save_every,
         keep_every=checked.run.keep_every,
+        keep_last=checked.run.keep_last,
         stop_at_step=checked.run.stop_at_step,
         tokens_per_step=data.tokens_per_step,
         watch_gradients=settings.lightning["precision"] != "16-mixed",
@@ -87,17 +88,29 @@ def assemble(
         folder=record.path,
         rank=rank,
     )
+    task = task_of(checked, parts, model, total_steps=total, schedule=parts.schedule)
+    return Assembly(loop, trainer, task, settings.compile)
+
+
+def task_of(checked: Checked, parts: Parts, model: Any, *, total_steps: int, schedule: Any) -> Task:
+    """The task that a config describes, for so many steps.
+
+    Args:
+        model: its weights may become double.
+        schedule: of the learning rate.
+    """
+    settings = parts.trainer
     if settings.lightning["precision"] == "64-true":
         model = model.double()  # before its weights are restored, or they are rounded
-    task = parts.task(
+    task: Task = parts.task(
         setup=Setup(
             model=model,
             optimizer=parts.optimizer,
-            schedule=parts.schedule,
-            total_steps=total,
+            schedule=schedule,
+            total_steps=total_steps,
             seed=checked.seed,
             gradient_clip_val=settings.gradient_clip_val,
             ema_decay=settings.ema_decay,
         )
     )
-    return Assembly(loop, trainer, task, settings.compile)
+    return task

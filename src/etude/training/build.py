@@ -107,6 +107,10 @@ def build_parts(checked: Checked) -> Parts:
         if built["data"].shares_exactly and examples % processes:
             expected = f"a multiple of the {processes} processes, in examples"
             problems.append(Problem("data.batch", expected, examples))
+    decay = getattr(built["trainer"], "ema_decay", None)
+    if decay is not None and getattr(built["optimizer"], "averages", False):
+        expected = f"null: {nodes['optimizer'].target.rpartition('.')[2]} averages the weights"
+        problems.append(Problem("trainer.ema_decay", expected, decay))
     task: Any = nodes["task"].constructor
     for name, callback in zip(checked.callbacks, callbacks, strict=True):
         monitor = getattr(callback, "monitor", None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,29 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     """A checkpoint's weights by parameter name, verified."""
     verify(folder)
     return _read(folder / WEIGHTS)
+
+
+def load_mean(folders: Sequence[Path]) -> dict[str, torch.Tensor]:
+    """The mean of several checkpoints' weights by parameter name, each verified; of one, itself.
+
+    As Vaswani et al. 2017, section 6.1, take it of a run's last ones. Sums are in double precision
+    and the mean has the weights' type again; what is no floating number is the last one's. Of
+    low-rank changes each matrix is averaged.
+
+    Raises:
+        RequestError: a checkpoint is damaged.
+    """
+    *before, last = folders
+    found = load_weights(last)
+    if not before:
+        return found
+    sums = {name: x.double() for name, x in found.items() if x.is_floating_point()}
+    for folder in before:
+        for name, tensor in load_weights(folder).items():
+            if name in sums:
+                sums[name] += tensor
+    means = {name: (total / len(folders)).to(found[name].dtype) for name, total in sums.items()}
+    return found | means
 
 
 _TIED = "same as: "

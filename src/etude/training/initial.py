@@ -18,7 +18,7 @@ from etude.records.config_file import portable, read_config
 from etude.records.files import read_json, sha256_file
 from etude.records.record import Record
 from etude.records.registry import find, is_record
-from etude.training.checkpoints import MANIFEST, WEIGHTS, load_weights
+from etude.training.checkpoints import MANIFEST, WEIGHTS, load_mean
 
 log = logging.getLogger("etude")
 
@@ -31,12 +31,13 @@ class Source:
 
     Attributes:
         record: of a run, and
-        checkpoint: the folder with its weights; both None for released weights.
+        checkpoints: the folders with its weights, or those whose mean it is; None and none for
+            released weights.
         path: of these.
     """
 
     record: Record | None = None
-    checkpoint: Path | None = None
+    checkpoints: tuple[Path, ...] = ()
     path: Path | None = None
     repository: str | None = None
     commit: str | None = None
@@ -114,7 +115,7 @@ def _locate(asked: Any, root: Path) -> Source:
             hint = f"no run of that name below {root}; the hub: {'; '.join(hints)}"
             raise RequestError(Problem("init_from", expected, typed, hint)) from error
         return Source(path=place.path, repository=place.repository, commit=place.commit)
-    return Source(record=record, checkpoint=record.checkpoint(asked.checkpoint))
+    return Source(record=record, checkpoints=tuple(record.chosen(asked.checkpoint).folders))
 
 
 _HEADS = {
@@ -142,13 +143,13 @@ def _here(problem: Problem) -> Problem:
 def _what(source: Source) -> dict[str, Any]:
     """What a source is, whatever it is called: for the signature."""
     if source.record is not None:
-        assert source.checkpoint is not None
-        manifest = read_json(source.checkpoint / MANIFEST)
-        return {
-            "run": str(source.record.info.get("signature")),
-            "step": manifest["step"],
-            "sha256": manifest["sha256"][WEIGHTS],
-        }
+        manifests = [read_json(folder / MANIFEST) for folder in source.checkpoints]
+        steps = [manifest["step"] for manifest in manifests]
+        hashes = [manifest["sha256"][WEIGHTS] for manifest in manifests]
+        run = {"run": str(source.record.info.get("signature"))}
+        if len(manifests) == 1:
+            return {**run, "step": steps[0], "sha256": hashes[0]}
+        return {**run, "average": steps, "sha256": hashes}
     if source.commit is not None:
         return {"repository": source.repository, "commit": source.commit}
     assert source.path is not None
@@ -211,8 +212,7 @@ def _weights(source: Source, asked: Any, module: nn.Module) -> dict[str, Tensor]
     """The source's weights by the names of our modules, without a head of another kind."""
     head = type(getattr(module, "head", None)).__name__
     if source.record is not None:
-        assert source.checkpoint is not None
-        weights = load_weights(source.checkpoint)
+        weights = load_mean(source.checkpoints)
         config = read_config(source.record.path / "config.yaml")
         node = OmegaConf.select(config, "model.head")
         theirs = None if node is None else str(node.get("_target_")).rpartition(".")[2]

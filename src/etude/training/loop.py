@@ -62,6 +62,8 @@ class RunLoop(pl.Callback):
         val_interval, log_interval, save_interval: in optimizer steps; a save interval of None
             saves at improved validations and at the end.
         keep_every: checkpoints at its multiples are kept.
+        keep_last: how many of the latest are, of those that no stop asked for: which ones a run
+            ends with then depends on no stop. None keeps the last and the one before.
         stop_at_step: pause there.
         tokens_per_step: targets of one optimizer step; where steps differ, each batch says its own
             as `step_tokens`.
@@ -78,6 +80,7 @@ class RunLoop(pl.Callback):
         log_interval: int,
         save_interval: int | None,
         keep_every: int | None,
+        keep_last: int | None = None,
         stop_at_step: int | None,
         tokens_per_step: int,
         watch_gradients: bool,
@@ -88,6 +91,7 @@ class RunLoop(pl.Callback):
         self.log_interval = log_interval
         self.save_interval = save_interval
         self.keep_every = keep_every
+        self.keep_last = keep_last
         self.stop_at_step = stop_at_step
         self.tokens_per_step = tokens_per_step
         self.watch_gradients = watch_gradients
@@ -107,6 +111,7 @@ class RunLoop(pl.Callback):
         self._stopped_early = False
         self._given_up = False  # by whoever looks on
         self._saved_step = -1
+        self._saves: list[int] = []  # the steps of those that no stop asked for
         self.best: dict[str, Any] | None = None
 
     # -- what a checkpoint must hold beside Lightning's own state ---------------------------
@@ -123,6 +128,7 @@ class RunLoop(pl.Callback):
             "validation_due": self._validation_due,
             "stopped_early": self._stopped_early,
             "best": self.best,
+            "saves": self._saves,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -137,6 +143,7 @@ class RunLoop(pl.Callback):
         self._validation_due = state_dict["validation_due"]
         self._stopped_early = state_dict["stopped_early"]
         self.best = state_dict["best"]
+        self._saves = list(state_dict.get("saves", []))
 
     @property
     def seconds(self) -> float:
@@ -251,7 +258,8 @@ class RunLoop(pl.Callback):
         try:
             metrics = _validate(trainer)
         except _ValidationCut:
-            self._save(trainer, step)  # with `validation_due`: it is made up for on the way on
+            # with `validation_due`: it is made up for on the way on
+            self._save(trainer, step, asked=True)
             raise Interrupted(self.signals.requested or 0) from None
         for name, value in metrics.items():
             if not math.isfinite(value):
@@ -269,34 +277,42 @@ class RunLoop(pl.Callback):
         if improved or due or step >= self.total_steps:
             self._save(trainer, step)
 
-    def _save(self, trainer: pl.Trainer, step: int) -> None:
+    def _save(self, trainer: pl.Trainer, step: int, *, asked: bool = False) -> None:
+        """Saves the state.
+
+        Args:
+            asked: by a stop.
+        """
         self._check_finite(step)
         self.throughput.pause()
         _check_weights(trainer.lightning_module, step)
         self._stopped_early = trainer.should_stop
         before, self._saved_step = self._saved_step, step
+        if not asked:
+            self._saves = [*(s for s in self._saves if s < step), step]
         if not trainer.is_global_zero:
             return
         folder: Path = self.record.path / "checkpoints"
         trainer.save_checkpoint(checkpoint_path(folder, step))
         best = self.best["step"] if self.best else step
         self.record.update(step=step, best=self.best)
-        retain(folder, {step, before, best}, self.keep_every)
+        latest = [before] if self.keep_last is None else self._saves[-self.keep_last :]
+        retain(folder, {step, best, *latest}, self.keep_every)
 
     def _stop_if_asked(self, trainer: pl.Trainer, step: int) -> None:
         if self.signals.requested is not None:
             if self._saved_step != step:
-                self._save(trainer, step)
+                self._save(trainer, step, asked=True)
             raise Interrupted(self.signals.requested)
         if step >= self.total_steps or trainer.should_stop:
             return
         if self._given_up:
             if self._saved_step != step:
-                self._save(trainer, step)
+                self._save(trainer, step, asked=True)
             raise Paused(f"paused at step {step} of {self.total_steps}: others do better")
         if self.stop_at_step is not None and step >= self.stop_at_step:
             if self._saved_step != step:
-                self._save(trainer, step)
+                self._save(trainer, step, asked=True)
             raise Paused(f"paused at step {step} of {self.total_steps}, as run.stop_at_step asks")
 
 

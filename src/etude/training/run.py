@@ -20,7 +20,7 @@ from etude.errors import Interrupted, Problem, RequestError, RunFailed
 from etude.loggers.base import ViewedRun
 from etude.loggers.views import Views
 from etude.models.textual import Textual, with_tokenizer
-from etude.optim.schedules import Schedule
+from etude.optim.schedules import Schedule, falls
 from etude.records import provenance
 from etude.records.record import DONE, FORMAT, Record, label_of, run_folder
 from etude.records.signature import group, signature
@@ -167,6 +167,11 @@ def _train_claimed(
     misfit = parts.schedule.misfit(total) if isinstance(parts.schedule, Schedule) else None
     if misfit is not None:
         log.warning("schedule: %s", misfit)
+    if getattr(parts.optimizer, "averages", False) and falls(parts.schedule, total):
+        log.warning(
+            "schedule: the rate falls, and the optimizer averages the weights, which is to take "
+            "the place of that; schedule=constant warms up and stays"
+        )
     try:
         try:
             loop.signals.install()

@@ -16,11 +16,15 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class StopSignals:
     """Installed while training runs; does nothing outside the main thread.
 
+    Args:
+        told: what the first signal leads to, in words.
+
     Attributes:
         requested: the signal that asked for a stop, None so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, told: str = "saving after this step, then stopping") -> None:
+        self.told = told
         self.requested: int | None = None
         self._before: dict[int, Any] = {}
         self._process = os.getpid()
@@ -46,5 +50,5 @@ class StopSignals:
         self.requested = signum
         # Not by the log: its stream may be in the middle of a write, which cannot be re-entered.
         name = signal.Signals(signum).name
-        told = f"{name}: saving after this step, then stopping (once more stops at once)\n"
+        told = f"{name}: {self.told} (once more stops at once)\n"
         os.write(2, told.encode())

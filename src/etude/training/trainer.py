@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
+from copy import copy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -145,6 +146,16 @@ class Trainer:
     def processes(self) -> int:
         """Processes that share each optimizer step, one a device."""
         return self.devices.processes
+
+    def alone(self) -> Trainer:
+        """The same on the first of its devices, in this process alone, without a profiler."""
+        same = copy(self)
+        devices = self.lightning["devices"]
+        one = devices[:1] if isinstance(devices, list) else 1
+        same.devices = Devices(self.lightning["accelerator"], "auto", one)
+        same.lightning = {**self.lightning, "strategy": "auto", "devices": one, "num_nodes": 1}
+        same.profiler = None
+        return same
 
     def check_machine(self) -> None:
         """Looks whether this machine has what the config asks for.
