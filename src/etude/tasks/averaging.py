@@ -102,6 +102,8 @@ class Average(Averaged):
 class OptimizersAverage(Averaged):
     """The average that an optimizer keeps itself, in its own state.
 
+    It is computed from that and from the weights in training, so these must be in the model.
+
     Args:
         model: whose trainable parameters are averaged.
         optimizer: with `averaged()`, the average of each parameter that it has stepped.
