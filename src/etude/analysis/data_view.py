@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from etude.data.examples.base import SPLITS, ExampleData
+from etude.data.examples.base import ExampleData
+from etude.data.examples.source import SPLITS
 from etude.data.objective import IGNORE
 
 WIDTH = 40  # of the longest bar

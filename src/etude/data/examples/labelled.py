@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from etude.data.examples.base import Encoded, Row, encode
+from etude.data.examples.encoding import encode
+from etude.data.examples.source import Encoded, Row
 from etude.data.examples.tables import Part, TableData, text_in
 from etude.data.text import Batch
 from etude.data.tokenizer import Recipe, Tokenizer

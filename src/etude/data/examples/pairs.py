@@ -10,7 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from etude.data.examples.base import Encoded, ExampleData, Row, Split, encode, in_parts
+from etude.data.examples.base import ExampleData
+from etude.data.examples.encoding import encode
+from etude.data.examples.source import Encoded, Row, Split, in_parts
 from etude.data.examples.tables import Part, TableData, text_in
 from etude.data.text import Batch
 from etude.data.tokenizer import Recipe, Tokenizer

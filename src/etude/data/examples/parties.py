@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
-from etude.data.examples.base import Encoded, ExampleData, Row, Split, encode
+from etude.data.examples.base import ExampleData
+from etude.data.examples.encoding import encode
+from etude.data.examples.source import Encoded, Row, Split
 from etude.data.sotu import Sotu, Speech
 from etude.data.text import Batch
 from etude.data.tokenizer import Recipe, Tokenizer

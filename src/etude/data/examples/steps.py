@@ -46,6 +46,41 @@ class Table:
         return self.objective.lengths({name: field.lengths for name, field in self.fields.items()})
 
 
+class Held(Table):
+    """Examples in memory."""
+
+    def __init__(self, fields: Mapping[str, list[list[int]]], objective: ExampleObjective) -> None:
+        super().__init__({}, objective)
+        self.lists = fields
+
+    def __len__(self) -> int:
+        return len(next(iter(self.lists.values())))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.composed({name: each[index] for name, each in self.lists.items()})
+
+    def lengths(self) -> np.ndarray:
+        found = {name: np.array([*map(len, each)]) for name, each in self.lists.items()}
+        return self.objective.lengths(found)
+
+
+class Part(Table):
+    """Some of a table's examples."""
+
+    def __init__(self, whole: Table, indices: np.ndarray) -> None:
+        super().__init__(whole.fields, whole.objective)
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return super().__getitem__(int(self.indices[index]))
+
+    def lengths(self) -> np.ndarray:
+        return super().lengths()[self.indices]
+
+
 class ExampleSteps(IterableDataset[list[MicroBatch]]):
     """The optimizer steps `start_step`, ..., `total_steps - 1`, each a list of micro-batches.
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from etude.data.examples.base import ExampleData, Row, Split, in_parts
+from etude.data.examples.base import ExampleData
+from etude.data.examples.source import Row, Split, in_parts
 from etude.data.formats import Format, format_of
 from etude.data.plain import sha256
 from etude.data.rows import columns_of, records_of

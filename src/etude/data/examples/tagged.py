@@ -9,7 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from etude.data.examples.base import Encoded, ExampleData, Row, Split, encode
+from etude.data.examples.base import ExampleData
+from etude.data.examples.encoding import encode
+from etude.data.examples.source import Encoded, Row, Split
 from etude.data.examples.tables import WHERE, Part, TableData
 from etude.data.formats import KINDS, format_of, open_bytes
 from etude.data.objective import IGNORE
