@@ -59,6 +59,9 @@ class ExampleData(pl.LightningDataModule, Source):
             larger one.
         bucket_steps: steps whose examples are sorted by length together; 1 sorts nothing.
         workers: processes that assemble batches; the batches don't depend on it.
+        pack: several short training examples in one sequence of at most `sequence_length`
+            positions, none of which sees another, instead of padding. `batch.tokens` and the
+            micro-batch then count what the sequences hold, and sequences.
 
     Attributes:
         section_names: none; a mixture of texts has some.
@@ -77,6 +80,7 @@ class ExampleData(pl.LightningDataModule, Source):
         fraction: float = 1.0,
         bucket_steps: int = 50,
         workers: int = 0,
+        pack: bool = False,
         checks: Checks | None = None,
     ) -> None:
         super().__init__()
@@ -102,7 +106,7 @@ class ExampleData(pl.LightningDataModule, Source):
         self.recipe = tokenizer
         self.sequence_length, self.batch = sequence_length, batch
         self.too_long, self.duplicates, self.fraction = too_long, duplicates, fraction
-        self.bucket_steps, self.workers = bucket_steps, workers
+        self.bucket_steps, self.workers, self.pack = bucket_steps, workers, pack
         self.objective: ExampleObjective | None = None
         self._folder: Path | None = None
         self._meta: Meta | None = None
@@ -125,6 +129,9 @@ class ExampleData(pl.LightningDataModule, Source):
             hint = f"{type(self).__name__} gives {', '.join(self.fields)}"
             expected = f"examples with {', '.join(objective.fields)}"
             raise RequestError(Problem("data", expected, hint=hint))
+        if self.pack and not objective.packs:
+            expected = f"false: {type(objective).__name__} can't keep examples in a sequence apart"
+            raise RequestError(Problem("data.pack", expected, True))
         self.objective = objective
 
     def fingerprint(self) -> str:
@@ -262,6 +269,7 @@ class ExampleData(pl.LightningDataModule, Source):
             start_step=start_step,
             rank=rank,
             world=world,
+            room=self.sequence_length if self.pack else None,
         )
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -346,4 +354,5 @@ class ExampleData(pl.LightningDataModule, Source):
             examples=self.batch.examples,
             tokens=self.batch.tokens,
             stretch=self.bucket_steps,
+            packed=self.pack,
         )

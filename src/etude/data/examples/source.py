@@ -48,12 +48,14 @@ class Source(ABC):
         fields: of an example.
         text_fields: those of them that hold tokens.
         framed: whether special tokens stand around a text, as encoders read it.
+        chunks: whether a long row can become several examples.
         recipe, sequence_length, too_long, duplicates: see `ExampleData`.
     """
 
     fields: tuple[str, ...]
     text_fields: tuple[str, ...] = ("tokens",)
     framed = True
+    chunks = True
     recipe: Recipe
     sequence_length: int
     too_long: str

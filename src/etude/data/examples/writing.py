@@ -107,7 +107,9 @@ def write_examples(folder: Path, source: Source, identity: Mapping[str, Any]) ->
         if splits[split].examples == 0:
             where = "data.path" if split == "train" else "data.validation"
             found = splits[split]
-            hint = f"{found.rows} rows with text, {found.dropped} of them left out"
+            hint = f"{found.rows} rows with text, {found.empty} without"
+            if found.dropped:
+                hint += f"; {found.dropped} stand in another split too: data.duplicates=drop"
             expected = f"examples for {'training' if split == 'train' else 'validation'}"
             raise RequestError(Problem(where, expected, hint=hint))
     meta = Meta(
@@ -150,7 +152,9 @@ def tell(meta: Meta, duplicates: str, too_long: str) -> None:
         if found.truncated:
             parts.append(f"{found.truncated:,} cut to length")
         elif found.examples > found.rows - found.dropped and too_long == "chunk":
-            parts.append(f"of {found.rows - found.dropped:,} rows, the long ones in pieces")
+            rows = found.rows - found.dropped
+            more = found.examples - rows
+            parts.append(f"of {rows:,} rows, the long ones in {more:,} pieces more")
         log.info("%s: %s", split, ", ".join(parts))
         if found.empty:
             log.warning("%s: %s rows without text left out", split, f"{found.empty:,}")
@@ -277,7 +281,8 @@ class _Writer:
         cut = encoded.truncated > 0
         if (cut or len(encoded.fields) > 1) and self.source.too_long == "refuse":
             expected = f"at most data.sequence_length = {self.source.sequence_length} tokens"
-            hint = "data.too_long=truncate or chunk takes longer ones"
+            ways = "truncate or chunk takes" if self.source.chunks else "truncate takes"
+            hint = f"data.too_long={ways} longer ones"
             raise RequestError(Problem(row.where, expected, hint=hint))
         self.counts["truncated"] += cut
         self.counts["truncated_tokens"] += encoded.truncated
