@@ -122,6 +122,7 @@ def _batch(data: Any, count: int, seed: int) -> Iterator[str]:
             yield told
     documents = micro.get("documents", micro.get("target_documents"))
     if isinstance(data, ExampleData) and documents is not None:
+        assert data.objective is not None
         there = sum(micro[name].numel() for name in data.objective.padded)
         padding = 1 - micro["step_tokens"] / there
         yield f"  packed: several examples in a sequence, {padding:.1%} is padding"
