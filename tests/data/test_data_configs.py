@@ -19,6 +19,7 @@ from etude.data.wordpiece import WordPiece
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
 LABELLED = {"labelled_files", "pairs", "catalogs", "tagged", "hkcancor", "sotu_parties"}
+LABELLED |= {"labelled_hub", "pairs_hub", "tagged_hub"}
 CORPORA = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem not in LABELLED)
 TOKENIZERS = {
     "char": Char(),

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from fake_hub import Hub, commit_of
+from fake_hub import Hub, Remote, commit_of, record_of
 from omegaconf import DictConfig
 
 from etude.config.checks import check
@@ -28,20 +25,6 @@ from etude.records.signature import signature
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SPEECH = [f"document {i}: the quick brown fox ☕\r\njumps over {i * 7919}\n" for i in range(60)]
 
-# The libraries read the environment when they are imported, so the command runs in a process of
-# its own, which answers one request after the other.
-REMOTE = """
-import contextlib, io, json, sys
-from etude import cli
-from etude.data.hub_text import commit_of
-answers = sys.stdout
-for line in sys.stdin:
-    commit_of.cache_clear()
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli.run(json.loads(line))
-    print(json.dumps([code, out.getvalue(), err.getvalue()]), file=answers, flush=True)
-"""
 TINY = [
     "experiment=debug",
     "data=hub_text",
@@ -55,38 +38,6 @@ TINY = [
     "trainer.accelerator=cpu",
     "run.samples=0",
 ]
-
-Answer = tuple[int, str, str]
-
-
-class Remote:
-    """`remote(words)` is `etude train` with `words`, in a process that knows of `hub` alone."""
-
-    def __init__(self, folder: Path, **environment: str) -> None:
-        self.folder = folder
-        ours = {"HF_HOME": str(folder / "hf"), "ETUDE_CACHE": str(folder / "cache")}
-        others = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", REMOTE],
-            env=others | ours | environment,
-            cwd=folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def __call__(self, *words: str) -> Answer:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        request = ["train", *TINY, f"run.root={self.folder / 'runs'}", *words]
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        code, out, err = json.loads(self.process.stdout.readline())
-        return code, out, err
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait(timeout=60)
 
 
 def publish(folder: Path) -> None:
@@ -128,17 +79,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 
 @pytest.fixture(scope="module")
 def remote(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
-    remote = Remote(tmp_path_factory.mktemp("remote"), HF_ENDPOINT=hub.url)
+    remote = Remote(tmp_path_factory.mktemp("remote"), TINY, HF_ENDPOINT=hub.url)
     yield remote
     remote.close()
-
-
-def record_of(answer: Answer) -> dict[str, Any]:
-    """What `run.json` says of the run that a command ended with."""
-    assert answer[0] == 0, answer
-    folder = next(line.split()[-1] for line in answer[1].splitlines() if "record " in line)
-    info = json.loads(Path(folder, "run.json").read_text())
-    return {**info, "path": Path(folder)}
 
 
 def prepared(remote: Remote) -> Prepared:
@@ -268,7 +211,8 @@ class TestEndToEnd:
         finally:
             (remote.folder / "org/speech").rmdir()
         assert code == 2
-        assert "data=text_files data.path=org/speech reads it" in err
+        assert "data=text_files" in err
+        assert "with data.path=org/speech, reads it" in err
 
 
 class TestWithoutANetwork:
@@ -309,7 +253,7 @@ class TestWithoutANetwork:
 
     @pytest.mark.slow
     def test_offline_by_the_environment(self, tmp_path: Path) -> None:
-        remote = Remote(tmp_path, HF_HUB_OFFLINE="1")
+        remote = Remote(tmp_path, TINY, HF_HUB_OFFLINE="1")
         for words in (
             ["data.name=org/speech"],
             ["data.name=org/speech", f"data.revision={COMMIT}"],
@@ -317,7 +261,7 @@ class TestWithoutANetwork:
             code, _, err = remote(*words)
             assert code == 2
             assert "OfflineModeIsEnabled" in err
-            assert "state data.revision=<commit" in err
+            assert "state revision=<commit" in err
         assert not (tmp_path / "runs").exists()
         remote.close()
 
@@ -326,7 +270,7 @@ class TestWithoutANetwork:
         publish(tmp_path / "hub")
         with Hub(tmp_path / "hub") as hub:
             hub.silent.set()
-            remote = Remote(tmp_path, HF_ENDPOINT=hub.url)
+            remote = Remote(tmp_path, TINY, HF_ENDPOINT=hub.url)
             began = time.monotonic()
             code, _, err = remote("data.name=org/speech")
             assert code == 2
@@ -358,7 +302,7 @@ class TestPinned:
             asked.append((name, revision))
             return COMMIT
 
-        monkeypatch.setattr("etude.data.hub_text.commit_of", commit)
+        monkeypatch.setattr("etude.data.hub.commit_of", commit)
         return asked
 
     def test_in_a_mixture_too(self, asked: list[tuple[str, str]]) -> None:

@@ -125,7 +125,7 @@ def test_early_stopping_is_remembered(small: Small, tmp_path: Path) -> None:
     # A loss never falls by 9 nats: the second validation, at step 14, ends the training.
     stop += " monitor: val/loss, patience: 1, min_delta: 9.0}"
 
-    def break_(record: object, model: object) -> None:
+    def break_(*_: object) -> None:
         raise Interrupted(15)
 
     whole = train(small(tmp_path / "whole", stop)).record

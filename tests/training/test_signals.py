@@ -167,7 +167,7 @@ def test_before_training_nothing_is_left(
 
 
 def test_in_the_epilogue(small: Small, whole: Record, tmp_path: Path) -> None:
-    def interrupt(record: Record, model: Any) -> None:
+    def interrupt(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Interrupted):

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from etude.data.examples.base import SPLITS, ExampleData
+from etude.data.examples.base import ExampleData
+from etude.data.examples.source import SPLITS
 from etude.data.objective import IGNORE
 
 WIDTH = 40  # of the longest bar
@@ -119,13 +120,24 @@ def _batch(data: Any, count: int, seed: int) -> Iterator[str]:
             if value.ndim == 2 and name.endswith("keep"):
                 told += f", {1 - value.double().mean().item():.1%} is padding"
             yield told
+    documents = micro.get("documents", micro.get("target_documents"))
+    if isinstance(data, ExampleData) and documents is not None:
+        assert data.objective is not None
+        there = sum(micro[name].numel() for name in data.objective.padded)
+        padding = 1 - micro["step_tokens"] / there
+        yield f"  packed: several examples in a sequence, {padding:.1%} is padding"
     decode = data.tokenizer_.decode
     for row in range(min(count, len(next(iter(micro.values()))))):
         yield ""
         for name in ("source", "tokens"):
             if name in micro:
                 yield f"  {name}: {_cut(_pieces(micro[name][row].tolist(), decode))}"
-        labels = micro.get("labels", micro.get("targets"))[row]
+        labels = micro.get("labels", micro.get("targets"))
+        if labels.ndim == 1 and documents is not None:
+            first = sum(map(len, documents.lengths[:row]))
+            labels = labels[first : first + len(documents.lengths[row])]
+        else:
+            labels = labels[row]
         if labels.ndim == 0:
             yield f"  label: {data.labels[int(labels)]}"
         elif data.labels:

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from etude.data.examples.base import EVALUATION_POSITIONS, ExampleData, Row
+from etude.data.examples.base import EVALUATION_POSITIONS, ExampleData
+from etude.data.examples.source import Row
 from etude.data.examples.steps import ExampleEvaluation, Table
 from etude.data.loading import loader
 from etude.errors import Problem, RequestError, nearest

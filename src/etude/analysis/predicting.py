@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from etude.analysis.evaluation import Beams, batches_of, translations
-from etude.data.examples.base import ExampleData, Row, encode
+from etude.data.examples.base import ExampleData
+from etude.data.examples.encoding import encode
 from etude.data.examples.labelled import LabelledFiles
+from etude.data.examples.source import Row
 from etude.data.formats import format_of
 from etude.data.rows import columns_of, records_of
 from etude.errors import Problem, RequestError

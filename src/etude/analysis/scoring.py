@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from etude.analysis.evaluation import Beams, Evaluation, draw, evaluate_rows, per_class
-from etude.data.examples.base import ExampleData, Row
+from etude.data.examples.base import ExampleData
+from etude.data.examples.source import Row
 from etude.errors import Problem, RequestError
 from etude.records import provenance
 from etude.records.files import write_json, write_text

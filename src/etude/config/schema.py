@@ -135,6 +135,7 @@ OUT_OF_SIGNATURE = (
     "vars",
     "data.workers",
     "data.streaming",
+    "data.path.streaming",
     "trainer.accelerator",
     "trainer.devices",
     "trainer.num_nodes",

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from etude.nn.documents import Documents
+
 Numbers = NDArray[np.int64]
 Arrays = dict[str, Numbers]
 
@@ -87,11 +89,13 @@ class ExampleObjective(Objective):
         fields: those that the data must have.
         padded: arrays whose padding the model must not see, and the name of the mask that says
             where there is none.
+        packs: whether the task can keep several examples in one sequence apart.
     """
 
     reads = "examples"
     fields: ClassVar[tuple[str, ...]]
     padded: ClassVar[Mapping[str, str]] = {"tokens": "keep"}
+    packs: ClassVar[bool] = False
 
     @abstractmethod
     def lengths(self, lengths: Mapping[str, Numbers]) -> Numbers:
@@ -126,15 +130,51 @@ class ExampleObjective(Objective):
                 batch[name] = torch.from_numpy(np.stack(arrays))
                 continue
             lengths = np.array([len(array) for array in arrays])
-            fill = IGNORE if name == "labels" else 0
-            rows = np.full((len(arrays), lengths.max()), fill, dtype=np.int64)
-            for row, array in zip(rows, arrays, strict=True):
-                row[: len(array)] = array
-            batch[name] = torch.from_numpy(rows)
+            batch[name] = _rows(arrays, _fill(name))
             if name in self.padded and lengths.min() < lengths.max():
-                keep = np.arange(rows.shape[1]) < lengths[:, None]
+                keep = np.arange(lengths.max()) < lengths[:, None]
                 batch[self.padded[name]] = torch.from_numpy(keep)
         return batch
+
+    def packed(self, rows: Sequence[Sequence[Arrays]]) -> dict[str, Any]:
+        """One batch of several sequences, each of several examples one after the other.
+
+        For the mask that `padded` names it has `documents` in its place: where each example begins.
+        The padding after a sequence's last example is one more, which has no target. Of an array
+        with one number an example there is one for each of these, (N,).
+        """
+        documents = {}
+        for name, keep in self.padded.items():
+            lengths = [[len(example[name]) for example in row] for row in rows]
+            first = np.zeros((len(rows), max(map(sum, lengths))), dtype=bool)
+            for marks, counts in zip(first, lengths, strict=True):
+                starts = np.cumsum([0, *counts])
+                marks[starts[starts < len(marks)]] = True
+            documents[keep.replace("keep", "documents")] = Documents(torch.from_numpy(first))
+        batch: dict[str, Any] = {}
+        for name, array in rows[0][0].items():
+            if array.ndim:
+                joined = [np.concatenate([example[name] for example in row]) for row in rows]
+                batch[name] = _rows(joined, _fill(name))
+                continue
+            numbers: list[Any] = []
+            for row, found in zip(rows, documents["documents"].lengths, strict=True):
+                numbers += [example[name] for example in row]
+                numbers += [_fill(name)] * (len(found) - len(row))
+            batch[name] = torch.from_numpy(np.array(numbers))
+        return batch | documents
+
+
+def _fill(name: str) -> int:
+    return IGNORE if name == "labels" else 0
+
+
+def _rows(arrays: Sequence[Numbers], fill: int) -> torch.Tensor:
+    """(B, T), `fill` after the shorter ones."""
+    rows = np.full((len(arrays), max(map(len, arrays))), fill, dtype=np.int64)
+    for row, array in zip(rows, arrays, strict=True):
+        row[: len(array)] = array
+    return torch.from_numpy(rows)
 
 
 def generator(seed: int, step: int) -> np.random.Generator:

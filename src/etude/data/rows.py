@@ -132,13 +132,16 @@ def texts(values: Iterable[tuple[str, Any]], *, tell: bool) -> Iterator[str]:
         log.info("%s rows without text are left out", f"{left_out:,}")
 
 
-def choose_column(found: Mapping[str, bool], stated: str | None, where: str) -> str:
+def choose_column(
+    found: Mapping[str, bool], stated: str | None, where: str, key: str = "data.column"
+) -> str:
     """The column to read: the one stated, else `text`, else the only one that holds text.
 
     Args:
         found: the columns there are, and whether each holds text.
         stated: what the config says.
         where: what has these columns.
+        key: the config's, that says it.
 
     Raises:
         RequestError: there is no such column, or it isn't clear which is meant.
@@ -149,14 +152,14 @@ def choose_column(found: Mapping[str, bool], stated: str | None, where: str) -> 
         hint = f"{where} has {_listed(found)}"
         if close := nearest(stated, found):
             hint += f"; {close}" if close.startswith("did you mean") else ""
-        raise RequestError(Problem("data.column", "a column that is there", stated, hint))
+        raise RequestError(Problem(key, "a column that is there", stated, hint))
     text = [name for name, holds_text in found.items() if holds_text]
     if "text" in text:
         return "text"
     if len(text) == 1 and "text" not in found:  # one of that name without text is a doubt
         return text[0]
     expected = "the column that holds the text" if text else "a column that holds text"
-    raise RequestError(Problem("data.column", expected, None, f"{where} has {_listed(found)}"))
+    raise RequestError(Problem(key, expected, None, f"{where} has {_listed(found)}"))
 
 
 def text_columns(features: Mapping[str, Any]) -> dict[str, bool]:

@@ -112,6 +112,7 @@ class Body(nn.Module):
         token_types: Tensor | None = None,
         memory: Tensor | None = None,
         memory_keep: Tensor | None = None,
+        memory_documents: Documents | None = None,
         last_only: bool = False,
     ) -> Tensor:
         """Token ids (B, T) to vectors (B, T, D), or (B, 1, D) of the last position.
@@ -126,6 +127,7 @@ class Body(nn.Module):
             token_types: (B, T), of 0 ... ; None is all 0.
             memory: (B, M, D), what a cross-attention reads; see `KVCache` for later calls.
             memory_keep: (B, M), false where the memory is padding.
+            memory_documents: the memory is packed too; each document reads the one with its number.
             last_only: only the last position.
 
         Raises:
@@ -166,6 +168,10 @@ class Body(nn.Module):
         if within is not None:
             context["documents"] = within
         across = self._across(memory, memory_keep, cache)
+        if documents is not None and memory_documents is not None:
+            own = documents.mask(memory_documents)
+            # Padding may have nothing of its own to read, but must read something.
+            across["bias"] = own | ~own.any(dim=-1, keepdim=True)
         for i, block in enumerate(self.blocks):
             if cache is not None:
                 context["cache"] = cache.layers[i]

@@ -73,6 +73,8 @@ class Encoder(Body):
     ) -> Tensor:
         """Token ids (B, T) to what the head says of the vectors (B, T, D), or to these.
 
+        Of packed sequences a head of `classes` says what each of their documents is, (N, classes).
+
         Args:
             keep: (B, T), false where a token is padding.
             token_types: (B, T); None is all 0.
@@ -82,4 +84,6 @@ class Encoder(Body):
         x = self.hidden(
             tokens, keep=keep, token_types=token_types, positions=positions, documents=documents
         )
-        return x if self.head is None else self.head(x, keep)
+        if self.head is None:
+            return x
+        return self.head(x, keep) if documents is None else self.head.of_packed(x, documents)

@@ -11,6 +11,7 @@ from etude.errors import Checks
 from etude.models.body import Body, Part
 from etude.models.heads import logits
 from etude.nn.cache import KVCache
+from etude.nn.documents import Documents
 from etude.nn.init import Initialise, Xavier
 from etude.nn.mask import Bidirectional
 
@@ -106,13 +107,16 @@ class EncoderDecoder(nn.Module):
         """Of source and target."""
         return self.encoder.embedding
 
-    def encode(self, source: Tensor, keep: Tensor | None = None) -> Tensor:
+    def encode(
+        self, source: Tensor, keep: Tensor | None = None, documents: Documents | None = None
+    ) -> Tensor:
         """Token ids (B, M) to the vectors that the decoder reads (B, M, D).
 
         Args:
             keep: (B, M), false where a token is padding.
+            documents: the sources are packed of them.
         """
-        return self.encoder.hidden(source, keep=keep)
+        return self.encoder.hidden(source, keep=keep, documents=documents)
 
     def forward(
         self,
@@ -121,6 +125,8 @@ class EncoderDecoder(nn.Module):
         *,
         source_keep: Tensor | None = None,
         target_keep: Tensor | None = None,
+        source_documents: Documents | None = None,
+        target_documents: Documents | None = None,
     ) -> Tensor:
         """Source (B, M) and target (B, T), which begins with the start token, to logits (B, T, V)
         of the token that follows each of the target's.
@@ -128,11 +134,19 @@ class EncoderDecoder(nn.Module):
         Args:
             source_keep: (B, M), false where a token is padding.
             target_keep: (B, T), likewise.
+            source_documents, target_documents: sources and targets are packed of them; a target
+                reads the source with its number alone.
         """
-        memory = self.encode(source, source_keep)
-        return self._logits(
-            self.decoder.hidden(target, keep=target_keep, memory=memory, memory_keep=source_keep)
+        memory = self.encode(source, source_keep, source_documents)
+        x = self.decoder.hidden(
+            target,
+            keep=target_keep,
+            documents=target_documents,
+            memory=memory,
+            memory_keep=source_keep,
+            memory_documents=source_documents,
         )
+        return self._logits(x)
 
     def reading(self, source: Tensor, keep: Tensor | None = None) -> Reading:
         """What generates the target of a source (B, M).

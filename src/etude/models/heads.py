@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from etude.errors import Checks
 from etude.models.body import Part
+from etude.nn.documents import Documents
 from etude.nn.linear import linear
 
 
@@ -58,6 +59,16 @@ class Head(nn.Module):
             keep: (B, T), false where a token is padding.
         """
         raise NotImplementedError
+
+    def of_packed(self, x: Tensor, documents: Documents) -> Tensor:
+        """The same for packed sequences; what is said of a whole is said of each document (N, ...).
+
+        Args:
+            documents: which the sequences are packed of.
+        """
+        if self.gives == "classes":
+            return self(*documents.parted(x))
+        return self(x)
 
 
 class MaskedLanguageHead(Head):

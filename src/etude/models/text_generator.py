@@ -163,6 +163,25 @@ class TextGenerator(ABC):
                 ready(done)
         return texts[0] if single else texts
 
+    def answer(
+        self, prompt: Sequence[int], *, max_new_tokens: int = 100, stop_tokens: Sequence[int] = ()
+    ) -> str:
+        """The text that follows a prompt of ids, the likeliest token after the other, alone.
+
+        Args:
+            prompt: all that the module reads, special tokens included.
+            stop_tokens: further ones that end it.
+        """
+        stops = [*self.stop_tokens, *stop_tokens]
+        begun = self._begin([list(prompt)])
+        T = begun.tokens.shape[1]
+        row = generate(
+            begun.model, begun.tokens, max_new_tokens=max_new_tokens, greedy=True, stop_token=stops
+        )
+        new = row[0, T:].tolist()
+        end = next((place for place, token in enumerate(new) if token in stops), len(new))
+        return self.tokenizer.decode(new[:end])
+
     @cached_property
     def spelling(self) -> Spelling:
         """What the tokenizer's tokens spell."""

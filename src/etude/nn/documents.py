@@ -7,6 +7,7 @@ from itertools import groupby
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 SHORT = 16
 """Documents shorter than this on average are told apart by a mask: a call for each costs more."""
@@ -57,9 +58,24 @@ class Documents:
             return False
         return self.number.numel() >= SHORT * sum(map(len, self.lengths))
 
-    def mask(self) -> Tensor:
-        """(B, 1, T, T), true where a query and a key are of the same document."""
-        return self.number[:, None, :, None] == self.number[:, None, None, :]
+    def mask(self, of: Documents | None = None) -> Tensor:
+        """(B, 1, T, S), true where a query and a key are of the same document.
+
+        Args:
+            of: the documents of the keys (B, S), by number, if not these.
+        """
+        keys = self if of is None else of
+        return self.number[:, None, :, None] == keys.number[:, None, None, :]
+
+    def parted(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors (B, T, D) of the packed sequences as (N, L, D), a row for each document, and
+        (N, L), false in the padding after shorter ones.
+        """
+        lengths = [length for row in self.lengths for length in row]
+        pieces = x.flatten(0, 1).split(lengths)
+        keep = torch.arange(max(lengths), device=x.device)
+        kept = keep < torch.tensor(lengths, device=x.device)[:, None]
+        return pad_sequence(pieces, batch_first=True), kept
 
     def attend(
         self,

@@ -51,6 +51,11 @@ class Setup:
     ema_decay: float | None = None
 
 
+def packing(micro: MicroBatch) -> dict[str, Any]:
+    """What a model is told of a micro-batch whose sequences are packed of several texts."""
+    return {"documents": micro["documents"]} if "documents" in micro else {}
+
+
 class Task(pl.LightningModule):
     """A model with its loss and its optimizer.
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from etude.models.decoder import Decoder
-from etude.tasks.base import MicroBatch, Task
+from etude.tasks.base import MicroBatch, Task, packing
 
 
 def next_token_loss(model: nn.Module, micro: MicroBatch) -> Tensor:
@@ -24,8 +24,7 @@ def next_token_loss(model: nn.Module, micro: MicroBatch) -> Tensor:
         micro: `tokens` and `targets`, both (B, T); targets are the tokens one position on. Perhaps
             `documents`, which are not to see each other.
     """
-    packed = {"documents": micro["documents"]} if "documents" in micro else {}
-    logits = model(micro["tokens"], **packed).flatten(0, 1)
+    logits = model(micro["tokens"], **packing(micro)).flatten(0, 1)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.cross_entropy(logits, micro["targets"].flatten(), reduction="sum")
 
@@ -104,8 +103,7 @@ def example_losses(model: nn.Module, batches: Iterable[MicroBatch]) -> list[floa
     model.eval()
     losses: list[float] = []
     for batch in batches:
-        packed = {"documents": batch["documents"]} if "documents" in batch else {}
-        logits = model(batch["tokens"], **packed)
+        logits = model(batch["tokens"], **packing(batch))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).transpose(1, 2)
         nats = F.cross_entropy(logits, batch["targets"], reduction="none")
         losses += nats.double().mean(1).tolist()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from etude.data.objective import IGNORE, Arrays, ExampleObjective, Numbers
 from etude.errors import Checks, Problem, RequestError, nearest
 from etude.models.encoder import Encoder
-from etude.tasks.base import MicroBatch, Setup, Task
+from etude.tasks.base import MicroBatch, Setup, Task, packing
 from etude.tasks.counts import classification_metrics, confusion
 from etude.tasks.losses import cross_entropy
 
@@ -33,6 +33,7 @@ class LabelObjective(ExampleObjective):
     weights: tuple[float, ...] | None = None
 
     fields: ClassVar[tuple[str, ...]] = ("tokens", "label")
+    packs = True
 
     def bound(self, tokenizer: Any, meta: Any) -> LabelObjective:
         if len(meta.labels) < 2:
@@ -67,8 +68,11 @@ class LabelObjective(ExampleObjective):
 
 
 def class_logits(model: nn.Module, micro: MicroBatch) -> Tensor:
-    """Logits over classes, (B, classes), or over the tags of each position, (B, T, tags)."""
-    logits: Tensor = model(micro["tokens"], keep=micro.get("keep"), token_types=micro.get("types"))
+    """Logits over classes, (B, classes), or over the tags of each position, (B, T, tags); of packed
+    examples over the classes of each, (N, classes).
+    """
+    told = {"keep": micro.get("keep"), "token_types": micro.get("types"), **packing(micro)}
+    logits: Tensor = model(micro["tokens"], **told)
     return logits
 
 

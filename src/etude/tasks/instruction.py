@@ -13,7 +13,7 @@ from torch import Tensor
 from etude.data.objective import IGNORE, Arrays, ExampleObjective, Numbers
 from etude.errors import Checks, Problem, RequestError
 from etude.models.decoder import Decoder
-from etude.tasks.base import MicroBatch, Setup
+from etude.tasks.base import MicroBatch, Setup, packing
 from etude.tasks.token_task import TokenTask
 
 PROMPT, ANSWER = "{source}", "{target}"
@@ -36,6 +36,7 @@ class AnswerObjective(ExampleObjective):
     longest: int | None = None
 
     fields: ClassVar[tuple[str, ...]] = ("source", "target")
+    packs = True
 
     def bound(self, tokenizer: Any, meta: Any) -> AnswerObjective:
         head, rest = self.template.split(PROMPT)
@@ -119,4 +120,4 @@ class Instruction(TokenTask):
         return {"tokens": tokens, "labels": targets, "step_targets": targets.numel()}
 
     def logits(self, micro: MicroBatch) -> Tensor:
-        return self.model(micro["tokens"])
+        return self.model(micro["tokens"], **packing(micro))

@@ -15,7 +15,7 @@ from etude.data.objective import IGNORE, Arrays, Numbers, WindowObjective
 from etude.data.tokenizer import FRAMES, MASKS, Tokenizer
 from etude.errors import Checks
 from etude.models.encoder import Encoder
-from etude.tasks.base import MicroBatch, Setup
+from etude.tasks.base import MicroBatch, Setup, packing
 from etude.tasks.token_task import TokenTask
 
 
@@ -156,5 +156,4 @@ class MaskedLM(TokenTask):
         return {"tokens": tokens, "labels": targets, "step_targets": targets.numel()}
 
     def logits(self, micro: MicroBatch) -> Tensor:
-        packed = {"documents": micro["documents"]} if "documents" in micro else {}
-        return self.model(micro["tokens"], **packed)
+        return self.model(micro["tokens"], **packing(micro))

@@ -24,6 +24,7 @@ class TagObjective(ExampleObjective):
     """Tokens, and a tag at the first token of each word."""
 
     fields: ClassVar[tuple[str, ...]] = ("tokens", "tags")
+    packs = True
 
     def bound(self, tokenizer: Any, meta: Any) -> TagObjective:
         if len(meta.labels) < 2:

@@ -29,6 +29,7 @@ class PairObjective(ExampleObjective):
 
     fields: ClassVar[tuple[str, ...]] = ("source", "target")
     padded: ClassVar[Mapping[str, str]] = {"source": "source_keep", "labels": "target_keep"}
+    packs = True
 
     def bound(self, tokenizer: Any, meta: Any) -> PairObjective:
         if tokenizer.end_of_text is None:
@@ -53,7 +54,11 @@ def target_logits(model: nn.Module, micro: MicroBatch) -> Tensor:
     labels = micro["labels"]
     before = labels.new_full(labels.shape, model.start_token)
     before[:, 1:] = labels[:, :-1].clamp_min(0)
-    logits: Tensor = model(micro["source"], before, source_keep=micro.get("source_keep"))
+    names = ("source_keep", "source_documents", "target_documents")
+    told = {name: micro[name] for name in names if name in micro}
+    if "target_documents" in micro:
+        before[micro["target_documents"].positions == 0] = model.start_token
+    logits: Tensor = model(micro["source"], before, **told)
     return logits
 
 

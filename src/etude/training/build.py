@@ -130,6 +130,10 @@ def build_parts(checked: Checked) -> Parts:
         name = nodes["model"].arguments["mask"].target.rpartition(".")[2]
         expected = f"a mask that hides what follows: {task.__name__}'s targets are the next tokens"
         problems.append(Problem("model.mask", expected, name, "model/mask=causal"))
+    if getattr(built["data"], "pack", False) and model is not None and not model.mask.everywhere:
+        name = nodes["model"].arguments["mask"].target.rpartition(".")[2]
+        expected = "a mask that is the same wherever a text begins; data.pack puts it anywhere"
+        problems.append(Problem("model.mask", expected, name, "data.pack=false"))
     try:
         objective = task.objective(**built["task"].arguments) if built["task"] else None
         if built["data"] is not None:

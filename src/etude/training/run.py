@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("etude")
 
-Epilogue = Callable[[Record, Textual], None]
+Epilogue = Callable[[Record, Textual, Any], None]
 
 
 @dataclass
@@ -80,7 +80,8 @@ def train(config: DictConfig, epilogue: Epilogue | None = None) -> Outcome:
 
     Args:
         config: composed; see `etude.compose`.
-        epilogue: called with the finished run while it is still held: samples, figures.
+        epilogue: called with the finished run while it is still held, what was trained, and the
+            data: samples, figures.
 
     Raises:
         RequestError: the config, the data or a path is wrong; nothing is left behind.
@@ -183,7 +184,7 @@ def _train_claimed(
             assembly.task.average.put()
         if epilogue is not None:
             text = with_tokenizer(model.cpu().eval(), data.tokenizer_, data.labels)
-            _finish(epilogue, record, text)
+            _finish(epilogue, record, text, data)
             views.results(record.path, trainer.global_step)
     except Paused as pause:
         record.update(status="paused")
@@ -281,10 +282,10 @@ def finished_before(folder: Path, checked: Checked, parts: Parts) -> Outcome | N
     return Outcome("finished", record, reused=True)
 
 
-def _finish(epilogue: Epilogue, record: Record, model: Textual) -> None:
+def _finish(epilogue: Epilogue, record: Record, model: Textual, data: Any) -> None:
     """The weights are done: what cannot be drawn or sampled is told, and fails nothing."""
     try:
-        epilogue(record, model)
+        epilogue(record, model, data)
     except Interrupted:
         raise
     except Exception as error:

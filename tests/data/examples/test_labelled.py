@@ -202,6 +202,7 @@ class TestRefusals:
             ({"label": None}, "line 7, column label = None: expected a label"),
             ({"label": ""}, "column label = '': expected a label"),
             ({"label": ["a"]}, "expected a label"),
+            ({"label": 1.5}, "column label = 1.5: expected a label: a name or a whole number"),
             ({"text": 5}, "line 7, column text = 5: expected text or null"),
         ],
     )
@@ -252,6 +253,7 @@ class TestRefusals:
         train = write(tmp_path / "train.jsonl", simple(10))
         told = refused(train, tmp_path, validation=str(train), duplicates="drop")[0]
         assert "expected examples for training" in told
+        assert "10 rows with text, 0 without; 10 stand in another split too" in told
 
     @pytest.mark.parametrize(
         "bad",

@@ -79,8 +79,14 @@ class TestTagged:
             (["Baghdad", "."], ["B-LOC", "O"]),
         ]
         assert self.sentences(path, tags=1)[1][1] == ["NNP", "."]
-        with pytest.raises(RequestError, match=r"eng\.train, line 3.*columns 0 and 7"):
+        with pytest.raises(RequestError, match=r"eng\.train, line 3.*its tag in column 7"):
             self.sentences(path, tags=7)
+
+    def test_a_line_of_conll_with_a_word_alone(self, tmp_path: Path) -> None:
+        path = tmp_path / "words.txt"
+        path.write_text("cats N\nrun\n\n" * 20)
+        with pytest.raises(RequestError, match=r"line 2 = 'run': expected a word in column 0"):
+            self.sentences(path)
 
     def test_rows(self, tmp_path: Path) -> None:
         path = tmp_path / "a.jsonl"

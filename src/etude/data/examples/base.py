@@ -11,13 +11,9 @@ import hashlib
 import json
 import logging
 import math
-from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -26,8 +22,10 @@ from torch.utils.data import DataLoader
 
 from etude.data.cache import built_once
 from etude.data.examples.batches import ExampleBatches
-from etude.data.examples.ragged import Ragged, RaggedWriter
-from etude.data.examples.steps import ExampleEvaluation, ExampleSteps, Table
+from etude.data.examples.ragged import Ragged
+from etude.data.examples.source import Row, Source, Split
+from etude.data.examples.steps import ExampleEvaluation, ExampleSteps, Held, Part, Table
+from etude.data.examples.writing import FORMAT, GROUP, Meta, opened, tell, write_examples
 from etude.data.loading import loader
 from etude.data.objective import ExampleObjective
 from etude.data.order import permute, round_keys
@@ -37,101 +35,11 @@ from etude.errors import Checks, Problem, RequestError
 
 log = logging.getLogger("etude.data")
 
-FORMAT = 1  # of the folder
-GROUP = 1000  # rows encoded at a time
 EVALUATION_POSITIONS = 8192  # in a batch of evaluation, padding included
 FRACTION_STREAM = 0x46524143
-SHOWN = 3  # rows that a message names
-
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = ("test", "val", "train")
-"""In the order in which they are read: a row that stands in two belongs to the first."""
 
 
-Item = TypeVar("Item")
-
-
-class Row(NamedTuple):
-    """One row of the data.
-
-    Attributes:
-        where: for messages, such as `train.csv, line 7`.
-        values: by the source's own names.
-    """
-
-    where: str
-    values: dict[str, Any]
-
-
-@dataclass
-class Encoded:
-    """What becomes of a row.
-
-    Attributes:
-        fields: an example for each piece of it; usually one.
-        truncated: tokens that were cut off.
-    """
-
-    fields: list[dict[str, list[int]]]
-    truncated: int = 0
-
-
-@dataclass(frozen=True)
-class SplitMeta:
-    """What a split holds.
-
-    Attributes:
-        rows: rows with text, before any was left out.
-        examples: what the files hold.
-        tokens: in all fields of tokens.
-        longest: the most tokens in an example.
-        unknown: tokens that stand for what the tokenizer doesn't know.
-        empty: rows without text, left out.
-        truncated: examples of which something was cut off, and
-        truncated_tokens: how much.
-        repeated: rows that another row of the split says too.
-        leaked: rows that stand in a split before (test, val, train), and
-        dropped: how many of these were left out.
-        labels: how many examples have each label, in the order of `Meta.labels`.
-        sha256: of the numbers.
-    """
-
-    rows: int
-    examples: int
-    tokens: int
-    longest: int
-    unknown: int
-    empty: int
-    truncated: int
-    truncated_tokens: int
-    repeated: int
-    leaked: int
-    dropped: int
-    labels: list[int]
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Meta:
-    """What a prepared folder holds: `meta.json`.
-
-    Attributes:
-        labels: the names of the labels or tags, by number.
-        fields: of each example.
-    """
-
-    format: int
-    content: str
-    settings: dict[str, Any]
-    recipe: dict[str, Any]
-    tokenizer: str
-    vocab_size: int
-    labels: list[str]
-    fields: list[str]
-    splits: Mapping[str, SplitMeta] = field(default_factory=dict)
-
-
-class ExampleData(pl.LightningDataModule, ABC):
+class ExampleData(pl.LightningDataModule, Source):
     """Examples from rows, each of at most `sequence_length` tokens.
 
     A run calls, in this order: `for_task`, `check`, `prepare`, `attach`, and then the loaders as
@@ -151,17 +59,14 @@ class ExampleData(pl.LightningDataModule, ABC):
             larger one.
         bucket_steps: steps whose examples are sorted by length together; 1 sorts nothing.
         workers: processes that assemble batches; the batches don't depend on it.
+        pack: several short training examples in one sequence of at most `sequence_length`
+            positions, none of which sees another, instead of padding. `batch.tokens` and the
+            micro-batch then count what the sequences hold, and sequences.
 
     Attributes:
-        fields: of an example.
-        text_fields: those of them that hold tokens.
-        framed: whether special tokens stand around a text, as encoders read it.
         section_names: none; a mixture of texts has some.
     """
 
-    fields: tuple[str, ...]
-    text_fields: tuple[str, ...] = ("tokens",)
-    framed = True
     section_names: tuple[str, ...] = ()
 
     def __init__(
@@ -175,6 +80,7 @@ class ExampleData(pl.LightningDataModule, ABC):
         fraction: float = 1.0,
         bucket_steps: int = 50,
         workers: int = 0,
+        pack: bool = False,
         checks: Checks | None = None,
     ) -> None:
         super().__init__()
@@ -200,59 +106,12 @@ class ExampleData(pl.LightningDataModule, ABC):
         self.recipe = tokenizer
         self.sequence_length, self.batch = sequence_length, batch
         self.too_long, self.duplicates, self.fraction = too_long, duplicates, fraction
-        self.bucket_steps, self.workers = bucket_steps, workers
+        self.bucket_steps, self.workers, self.pack = bucket_steps, workers, pack
         self.objective: ExampleObjective | None = None
         self._folder: Path | None = None
         self._meta: Meta | None = None
         self._tokenizer: Tokenizer | None = None
         self._attached: ExampleSteps | None = None
-
-    # -- what a source says -------------------------------------------------------------------
-
-    @abstractmethod
-    def rows(self, split: Split) -> Iterator[Row]:
-        """The rows of a split, in order; none if there is no such split."""
-
-    @abstractmethod
-    def texts(self, row: Row) -> list[str]:
-        """What the tokenizer learns from, and by what a row is known again; empty if it has no
-        text.
-        """
-
-    @abstractmethod
-    def encoded(
-        self, rows: Sequence[Row], tokenizer: Tokenizer, labels: Sequence[str]
-    ) -> list[Encoded]:
-        """The fields of each row."""
-
-    def labels_of(self, row: Row) -> list[str]:
-        """The labels that a row states; a source without labels has none."""
-        return []
-
-    @property
-    def stated_labels(self) -> list[str] | None:
-        """All labels in order, if the config says them."""
-        return None
-
-    @abstractmethod
-    def content_fingerprint(self) -> str:
-        """sha256 (hex) of the raw content of all splits."""
-
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """What, besides the content, decides the examples, as plain JSON values."""
-
-    @abstractmethod
-    def check(self) -> None:
-        """Looks whether the data is there and readable; writes nothing.
-
-        Raises:
-            RequestError: it isn't.
-        """
-
-    def origin(self) -> dict[str, object]:
-        """Where the data comes from, for the record, if a path in the config doesn't say it."""
-        return {}
 
     # -- as every data module -----------------------------------------------------------------
 
@@ -270,6 +129,9 @@ class ExampleData(pl.LightningDataModule, ABC):
             hint = f"{type(self).__name__} gives {', '.join(self.fields)}"
             expected = f"examples with {', '.join(objective.fields)}"
             raise RequestError(Problem("data", expected, hint=hint))
+        if self.pack and not objective.packs:
+            expected = f"false: {type(objective).__name__} can't keep examples in a sequence apart"
+            raise RequestError(Problem("data.pack", expected, True))
         self.objective = objective
 
     def fingerprint(self) -> str:
@@ -303,17 +165,10 @@ class ExampleData(pl.LightningDataModule, ABC):
         }
         text = json.dumps(identity, sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()[:32]
-        folder = built_once(cache_dir, key, lambda folder: self._build(folder, identity))
-        try:
-            values = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-            splits = {name: SplitMeta(**each) for name, each in values.pop("splits").items()}
-            meta = Meta(**values, splits=splits)
-            self._tokenizer = Tokenizer.load(folder / "tokenizer.json")
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            hint = f"remove the folder {folder} and it will be made again; {error}"
-            raise RequestError(Problem(str(folder), "prepared data", hint=hint)) from error
+        folder = built_once(cache_dir, key, lambda folder: write_examples(folder, self, identity))
+        meta, self._tokenizer = opened(folder)
         self._folder, self._meta = folder, meta
-        _tell(meta, self.duplicates, self.too_long)
+        tell(meta, self.duplicates, self.too_long)
         assert self.objective is not None
         self.objective = self.objective.bound(self._tokenizer, meta)
         lengths = {name: each.lengths for name, each in self._fields("train").items()}
@@ -414,6 +269,7 @@ class ExampleData(pl.LightningDataModule, ABC):
             start_step=start_step,
             rank=rank,
             world=world,
+            room=self.sequence_length if self.pack else None,
         )
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -475,160 +331,6 @@ class ExampleData(pl.LightningDataModule, ABC):
         return Held(fields, self.objective)
 
     # -- preparing ----------------------------------------------------------------------------
-
-    def _build(self, folder: Path, identity: dict[str, Any]) -> None:
-        log.info("preparing data in %s", folder.with_suffix(""))
-        labels = self._labels()
-        tokenizer = self.recipe.train(self._texts())
-        if self.framed:
-            tokenizer = tokenizer.with_frame()
-        tokenizer.save(folder / "tokenizer.json")
-        seen: dict[bytes, Split] = {}
-        splits = {}
-        for split in SPLITS:
-            splits[split] = self._write(folder, split, tokenizer, labels, seen)
-        for split in ("train", "val"):
-            if splits[split].examples == 0:
-                where = "data.path" if split == "train" else "data.validation"
-                found = splits[split]
-                hint = f"{found.rows} rows with text, {found.dropped} of them left out"
-                expected = f"examples for {'training' if split == 'train' else 'validation'}"
-                raise RequestError(Problem(where, expected, hint=hint))
-        meta = Meta(
-            format=FORMAT,
-            content=identity["content"],
-            settings=identity["settings"],
-            recipe=identity["recipe"],
-            tokenizer=tokenizer.fingerprint,
-            vocab_size=tokenizer.vocab_size,
-            labels=labels,
-            fields=list(self.fields),
-            splits={str(name): found for name, found in splits.items()},
-        )
-        told = json.dumps(asdict(meta), indent=2, ensure_ascii=False)
-        (folder / "meta.json").write_text(told + "\n", encoding="utf-8")
-
-    def _texts(self) -> Iterator[str]:
-        for row in self.rows("train"):
-            yield from self.texts(row)
-
-    def _labels(self) -> list[str]:
-        """The labels in order: as stated, or those of the training split.
-
-        Raises:
-            RequestError: a label that is not stated, or that no training row has.
-        """
-        stated = self.stated_labels
-        counts: dict[Split, Counter[str]] = {}
-        first: dict[str, str] = {}
-        for split in SPLITS:
-            counts[split] = Counter()
-            for row in self.rows(split):
-                if not self.texts(row):
-                    continue
-                for label in self.labels_of(row):
-                    counts[split][label] += 1
-                    first.setdefault(label, row.where)
-        trained = counts["train"]
-        if stated is None:
-            if unseen := [name for name in first if name not in trained]:
-                expected = "a label that the training split has"
-                hint = "data.labels can state them all, also those that nobody has trained on"
-                raise RequestError([Problem(first[n], expected, n, hint) for n in unseen[:SHOWN]])
-            return sorted(trained, key=_natural)
-        if unknown := [name for name in first if name not in stated]:
-            expected = f"one of data.labels, {', '.join(stated[:12])}"
-            raise RequestError([Problem(first[name], expected, name) for name in unknown[:SHOWN]])
-        if untrained := [name for name in stated if not trained[name]]:
-            log.warning("no training example has the label %s", ", ".join(untrained))
-        return stated
-
-    def _write(
-        self,
-        folder: Path,
-        split: Split,
-        tokenizer: Tokenizer,
-        labels: Sequence[str],
-        seen: dict[bytes, Split],
-    ) -> SplitMeta:
-        names = [*self.fields, "row"]
-        writers = {name: RaggedWriter(folder / f"{split}.{name}") for name in names}
-        counts: Counter[str] = Counter()
-        balance = [0] * len(labels)
-        longest = 0
-        leaked_at: list[str] = []
-        unknown = tokenizer.unknown
-
-        def kept() -> Iterator[tuple[int, Row]]:
-            for number, row in enumerate(self.rows(split)):
-                texts = self.texts(row)
-                if not texts:
-                    counts["empty"] += 1
-                    continue
-                counts["rows"] += 1
-                key = _key(texts)
-                before = seen.setdefault(key, split)
-                if key in own:
-                    counts["repeated"] += 1
-                own.add(key)
-                if before != split:
-                    counts["leaked"] += 1
-                    if len(leaked_at) < SHOWN:
-                        leaked_at.append(f"{row.where} stands in {_called(before)} too")
-                    if self.duplicates == "drop":
-                        counts["dropped"] += 1
-                        continue
-                yield number, row
-
-        own: set[bytes] = set()
-        rows = kept()
-        while group := list(islice(rows, GROUP)):
-            found = self.encoded([row for _, row in group], tokenizer, labels)
-            for (number, row), each in zip(group, found, strict=True):
-                if (each.truncated or len(each.fields) > 1) and self.too_long == "refuse":
-                    expected = f"at most data.sequence_length = {self.sequence_length} tokens"
-                    hint = "data.too_long=truncate or chunk takes longer ones"
-                    raise RequestError(Problem(row.where, expected, hint=hint))
-                counts["truncated"] += each.truncated > 0
-                counts["truncated_tokens"] += each.truncated
-                for fields in each.fields:
-                    counts["examples"] += 1
-                    size = sum(len(fields[name]) for name in self.text_fields)
-                    counts["tokens"] += size
-                    longest = max(longest, size)
-                    if unknown is not None:
-                        known = (fields[name] for name in self.text_fields)
-                        counts["unknown"] += sum(ids.count(unknown) for ids in known)
-                    for label in fields.get("label", fields.get("tags", ())):
-                        if label >= 0:
-                            balance[label] += 1
-                    for name in self.fields:
-                        writers[name].append(fields[name])
-                    writers["row"].append([number])
-        digests = "".join(writer.close() for writer in writers.values())
-        if leaked_at and self.duplicates == "refuse":
-            hint = f"{counts['leaked']} in all; data.duplicates=drop leaves them out"
-            expected = "a row of one split alone"
-            problems = [Problem(where, expected, hint=hint) for where in leaked_at]
-            raise RequestError(problems)
-        for where in leaked_at:
-            log.debug("%s", where)
-        return SplitMeta(
-            rows=counts["rows"],
-            examples=counts["examples"],
-            tokens=counts["tokens"],
-            longest=longest,
-            unknown=counts["unknown"],
-            empty=counts["empty"],
-            truncated=counts["truncated"],
-            truncated_tokens=counts["truncated_tokens"],
-            repeated=counts["repeated"],
-            leaked=counts["leaked"],
-            dropped=counts["dropped"],
-            labels=balance,
-            sha256=hashlib.sha256(digests.encode()).hexdigest(),
-        )
-
     # -- reading ------------------------------------------------------------------------------
 
     def _fields(self, split: Split) -> dict[str, Ragged]:
@@ -652,131 +354,5 @@ class ExampleData(pl.LightningDataModule, ABC):
             examples=self.batch.examples,
             tokens=self.batch.tokens,
             stretch=self.bucket_steps,
+            packed=self.pack,
         )
-
-
-class Held(Table):
-    """Examples in memory."""
-
-    def __init__(self, fields: Mapping[str, list[list[int]]], objective: ExampleObjective) -> None:
-        super().__init__({}, objective)
-        self.lists = fields
-
-    def __len__(self) -> int:
-        return len(next(iter(self.lists.values())))
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.composed({name: each[index] for name, each in self.lists.items()})
-
-    def lengths(self) -> np.ndarray:
-        found = {name: np.array([*map(len, each)]) for name, each in self.lists.items()}
-        return self.objective.lengths(found)
-
-
-class Part(Table):
-    """Some of a table's examples."""
-
-    def __init__(self, whole: Table, indices: np.ndarray) -> None:
-        super().__init__(whole.fields, whole.objective)
-        self.indices = indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return super().__getitem__(int(self.indices[index]))
-
-    def lengths(self) -> np.ndarray:
-        return super().lengths()[self.indices]
-
-
-def in_parts(items: Iterable[Item], split: Split, v: float, t: float) -> Iterator[Item]:
-    """Those items of a list that belong to a split, with parts v for validation and t for testing.
-
-    Item i, from 0, is for testing if floor((i + 1) t) > floor(i t); of the others, counted by j,
-    one is for validation if floor((j + 1) w) > floor(j w), w = v / (1 - t).
-    """
-    w, rest = v / (1 - t), 0
-    for count, item in enumerate(items):
-        if int((count + 1) * t) > int(count * t):
-            belongs: Split = "test"
-        else:
-            belongs = "val" if int((rest + 1) * w) > int(rest * w) else "train"
-            rest += 1
-        if belongs == split:
-            yield item
-
-
-def encode(
-    texts: Sequence[str] | Sequence[tuple[str, str]] | Sequence[Sequence[str]],
-    tokenizer: Tokenizer,
-    longest: int,
-    *,
-    framed: bool = True,
-    words: bool = False,
-) -> list[list[tokenizers.Encoding]]:
-    """The encoding of each text and, where it is longer than `longest`, of its further pieces.
-
-    Of two texts the longer loses first. The special tokens around a text count, and stand around
-    each piece.
-
-    Args:
-        texts: a text, a pair of texts, or a list of words each.
-        framed: whether the special tokens stand around it.
-        words: whether each is a list of words.
-    """
-    backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
-    backend.encode_special_tokens = True
-    pair = bool(texts) and isinstance(texts[0], tuple) and not words
-    room = longest - (backend.num_special_tokens_to_add(pair) if framed else 0)
-    if room < 1:
-        expected = f"more than the {longest - room} special tokens around a text"
-        raise RequestError(Problem("data.sequence_length", expected, longest))
-    backend.enable_truncation(longest, strategy="longest_first")
-    found = backend.encode_batch(
-        [list(each) for each in texts] if words else list(texts),
-        is_pretokenized=words,
-        add_special_tokens=framed,
-    )
-    return [[encoding, *encoding.overflowing] for encoding in found]
-
-
-def _key(texts: Sequence[str]) -> bytes:
-    """By which a row is known again: its texts, in any case and however spaced."""
-    plain = "\0".join(" ".join(text.casefold().split()) for text in texts)
-    return hashlib.blake2b(plain.encode(errors="surrogatepass"), digest_size=16).digest()
-
-
-def _natural(label: str) -> tuple[int, float, str]:
-    """Numbers by their value, before all other names."""
-    try:
-        return 0, float(label), label
-    except ValueError:
-        return 1, 0.0, label
-
-
-def _called(split: Split) -> str:
-    return {"train": "the training split", "val": "validation", "test": "test"}[split]
-
-
-def _tell(meta: Meta, duplicates: str, too_long: str) -> None:
-    """What a user should know of the data, a line each."""
-    for split in reversed(SPLITS):
-        found = meta.splits[split]
-        if found.rows == 0 and split == "test":
-            continue
-        parts = [f"{found.examples:,} examples", f"{found.tokens:,} tokens"]
-        if found.truncated:
-            parts.append(f"{found.truncated:,} cut to length")
-        elif found.examples > found.rows - found.dropped and too_long == "chunk":
-            parts.append(f"of {found.rows - found.dropped:,} rows, the long ones in pieces")
-        log.info("%s: %s", split, ", ".join(parts))
-        if found.empty:
-            log.warning("%s: %s rows without text left out", split, f"{found.empty:,}")
-        if found.leaked:
-            what = "left out" if duplicates == "drop" else "kept: data.duplicates=drop leaves them"
-            other = "validation or test" if split == "train" else "test"
-            log.warning("%s: %s rows stand in %s too, %s", split, f"{found.leaked:,}", other, what)
-
-
-__all__ = ["Encoded", "ExampleData", "Meta", "Row", "SplitMeta", "encode", "in_parts"]

@@ -44,6 +44,7 @@ class ExampleBatches:
         examples: in each step; an epoch's last may have fewer.
         tokens: or the most positions in a step, padding included; an example with more is a step
             of its own.
+        packed: whether examples share sequences, so that there is no padding to count.
         stretch: steps whose examples are sorted by length together.
     """
 
@@ -55,9 +56,10 @@ class ExampleBatches:
         examples: int | None,
         tokens: int | None,
         stretch: int,
+        packed: bool = False,
     ) -> None:
         self.lengths, self.seed, self.stretch = np.asarray(lengths), seed, stretch
-        self.examples, self.tokens = examples, tokens
+        self.examples, self.tokens, self.packed = examples, tokens, packed
         self._before: list[int] = [0]  # steps before each epoch
         self._latest: tuple[int, Epoch] | None = None
 
@@ -114,7 +116,10 @@ class ExampleBatches:
             starts.append(first)
             end = min(len(order), (first // window + 1) * window)
             # the longest so far, times their number, grows: the first place where it is too much
-            longest = np.maximum.accumulate(lengths[first : min(end, first + self.tokens)])
+            found = lengths[first : min(end, first + self.tokens)]
+            longest = np.maximum.accumulate(found)
             positions = longest * np.arange(1, len(longest) + 1)
+            if self.packed:
+                positions = np.cumsum(found)
             first += max(1, int(np.searchsorted(positions, self.tokens, side="right")))
         return starts

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from etude.data.examples.base import Encoded, Row, encode
-from etude.data.examples.tables import Part, TableData, text_in
+from etude.data.examples.encoding import encode
+from etude.data.examples.source import Encoded, Row
+from etude.data.examples.tables import Part, TableData, TrainingRows, text_in
 from etude.data.text import Batch
 from etude.data.tokenizer import Recipe, Tokenizer
 from etude.errors import Checks, Problem, RequestError
@@ -17,14 +18,14 @@ class LabelledFiles(TableData):
 
     Args:
         path, validation, test: see `TableData`.
-        tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers:
-            see `ExampleData`.
+        tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers,
+            pack: see `ExampleData`.
         text: the column of the text.
         pair: that of a second text, which the model reads after the first; None is no such.
         label: that of the label.
-        labels: the names of all labels in order; None takes those of the training split, numbers
-            by value and other names by their letters. With it a whole number that is no name
-            counts from 0.
+        labels: the names of all labels in order; None takes those that a hub's data set states,
+            else those of the training split, numbers by value and other names by their letters.
+            With them stated a whole number that is no name counts from 0.
     """
 
     fields: tuple[str, ...] = ("tokens", "label")
@@ -32,7 +33,7 @@ class LabelledFiles(TableData):
     def __init__(
         self,
         *,
-        path: str | list[str],
+        path: TrainingRows,
         tokenizer: Recipe,
         sequence_length: int,
         batch: Batch,
@@ -47,6 +48,7 @@ class LabelledFiles(TableData):
         fraction: float = 1.0,
         bucket_steps: int = 50,
         workers: int = 0,
+        pack: bool = False,
     ) -> None:
         checks = Checks()
         several = labels is None or len(set(labels)) == len(labels) > 1
@@ -63,6 +65,7 @@ class LabelledFiles(TableData):
             fraction=fraction,
             bucket_steps=bucket_steps,
             workers=workers,
+            pack=pack,
             checks=checks,
         )
         self.text, self.pair, self.label = text, pair, label
@@ -78,7 +81,7 @@ class LabelledFiles(TableData):
 
     @property
     def stated_labels(self) -> list[str] | None:
-        return self.named
+        return self.named or (None if self.hub is None else self.hub.names(self.label))
 
     def texts(self, row: Row) -> list[str]:
         found = [text_in(row, name) for name in (self.text, self.pair) if name is not None]
@@ -86,8 +89,10 @@ class LabelledFiles(TableData):
 
     def labels_of(self, row: Row) -> list[str]:
         value = row.values[self.label]
-        if value is None or value == "" or isinstance(value, list | dict):
-            raise RequestError(Problem(f"{row.where}, column {self.label}", "a label", value))
+        part = isinstance(value, float) and not value.is_integer()
+        if value is None or value == "" or part or isinstance(value, list | dict):
+            expected = "a label: a name or a whole number"
+            raise RequestError(Problem(f"{row.where}, column {self.label}", expected, value))
         name = str(value)
         if self.named is not None and name not in self.named and name.isdecimal():
             if int(name) >= len(self.named):

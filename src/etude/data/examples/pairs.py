@@ -10,8 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from etude.data.examples.base import Encoded, ExampleData, Row, Split, encode, in_parts
-from etude.data.examples.tables import Part, TableData, text_in
+from etude.data.examples.base import ExampleData
+from etude.data.examples.encoding import encode
+from etude.data.examples.source import Encoded, Row, Split, in_parts
+from etude.data.examples.tables import Part, TableData, TrainingRows, text_in
 from etude.data.text import Batch
 from etude.data.tokenizer import Recipe, Tokenizer
 from etude.errors import Checks, Problem, RequestError
@@ -23,6 +25,7 @@ class PairData(ExampleData):
     fields: tuple[str, ...] = ("source", "target")
     text_fields = ("source", "target")
     framed = False
+    chunks = False
 
     def texts(self, row: Row) -> list[str]:
         found = self.pair(row)
@@ -53,8 +56,9 @@ class Pairs(PairData, TableData):
 
     Args:
         path, validation, test: see `TableData`.
-        tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers:
-            see `ExampleData`. Each text has at most `sequence_length` tokens, its end included.
+        tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers,
+            pack: see `ExampleData`. Each text has at most `sequence_length` tokens, its end
+            included.
         source: the column of the first text.
         target: that of the second.
     """
@@ -62,7 +66,7 @@ class Pairs(PairData, TableData):
     def __init__(
         self,
         *,
-        path: str | list[str],
+        path: TrainingRows,
         tokenizer: Recipe,
         sequence_length: int,
         batch: Batch,
@@ -75,6 +79,7 @@ class Pairs(PairData, TableData):
         fraction: float = 1.0,
         bucket_steps: int = 50,
         workers: int = 0,
+        pack: bool = False,
     ) -> None:
         super().__init__(
             path=path,
@@ -88,6 +93,7 @@ class Pairs(PairData, TableData):
             fraction=fraction,
             bucket_steps=bucket_steps,
             workers=workers,
+            pack=pack,
         )
         self.source, self.target = source, target
 
@@ -108,8 +114,8 @@ class Catalogs(PairData):
         packages: their names, as they are imported; nothing of them is executed.
         locale: of the translations, such as `zh_CN` or `zh_Hans`; several are tried in turn.
         validation, test: the parts of the messages that are held out.
-        tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers:
-            see `ExampleData`.
+        tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers,
+            pack: see `ExampleData`.
     """
 
     def __init__(
@@ -127,6 +133,7 @@ class Catalogs(PairData):
         fraction: float = 1.0,
         bucket_steps: int = 50,
         workers: int = 0,
+        pack: bool = False,
     ) -> None:
         checks = Checks()
         checks.that(bool(packages), "packages", packages, "a package or more")
@@ -143,6 +150,7 @@ class Catalogs(PairData):
             fraction=fraction,
             bucket_steps=bucket_steps,
             workers=workers,
+            pack=pack,
             checks=checks,
         )
         self.packages, self.validation, self.test = packages, validation, test

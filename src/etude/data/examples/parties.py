@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
-from etude.data.examples.base import Encoded, ExampleData, Row, Split, encode
+from etude.data.examples.base import ExampleData
+from etude.data.examples.encoding import encode
+from etude.data.examples.source import Encoded, Row, Split
 from etude.data.sotu import Sotu, Speech
 from etude.data.text import Batch
 from etude.data.tokenizer import Recipe, Tokenizer
@@ -24,8 +26,8 @@ class SotuParties(ExampleData):
         parties: the labels, as the package's metadata names them.
         first_year: speeches before it are left out.
         words: in a passage, about: a paragraph is never cut.
-        tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers:
-            see `ExampleData`.
+        tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers,
+            pack: see `ExampleData`.
     """
 
     fields: tuple[str, ...] = ("tokens", "label")
@@ -44,6 +46,7 @@ class SotuParties(ExampleData):
         fraction: float = 1.0,
         bucket_steps: int = 50,
         workers: int = 0,
+        pack: bool = False,
     ) -> None:
         checks = Checks()
         checks.that(len(set(parties)) > 1, "parties", parties, "two parties or more")
@@ -57,6 +60,7 @@ class SotuParties(ExampleData):
             fraction=fraction,
             bucket_steps=bucket_steps,
             workers=workers,
+            pack=pack,
             checks=checks,
         )
         self.parties, self.first_year, self.words = parties, first_year, words

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from etude.data.examples.batches import ExampleBatches
+from etude.data.examples.packing import packed
 from etude.data.examples.ragged import Numbers, Ragged
 from etude.data.objective import Arrays, ExampleObjective
 
 MicroBatch = dict[str, Any]
+Item = TypeVar("Item")
 
 
 class Table:
@@ -46,6 +48,41 @@ class Table:
         return self.objective.lengths({name: field.lengths for name, field in self.fields.items()})
 
 
+class Held(Table):
+    """Examples in memory."""
+
+    def __init__(self, fields: Mapping[str, list[list[int]]], objective: ExampleObjective) -> None:
+        super().__init__({}, objective)
+        self.lists = fields
+
+    def __len__(self) -> int:
+        return len(next(iter(self.lists.values())))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.composed({name: each[index] for name, each in self.lists.items()})
+
+    def lengths(self) -> np.ndarray:
+        found = {name: np.array([*map(len, each)]) for name, each in self.lists.items()}
+        return self.objective.lengths(found)
+
+
+class Part(Table):
+    """Some of a table's examples."""
+
+    def __init__(self, whole: Table, indices: np.ndarray) -> None:
+        super().__init__(whole.fields, whole.objective)
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return super().__getitem__(int(self.indices[index]))
+
+    def lengths(self) -> np.ndarray:
+        return super().lengths()[self.indices]
+
+
 class ExampleSteps(IterableDataset[list[MicroBatch]]):
     """The optimizer steps `start_step`, ..., `total_steps - 1`, each a list of micro-batches.
 
@@ -55,7 +92,8 @@ class ExampleSteps(IterableDataset[list[MicroBatch]]):
     Args:
         table: the training split.
         batches: which examples make up a step.
-        micro_batch: the most examples in a micro-batch; None for no limit.
+        micro_batch: the most examples in a micro-batch, or packed sequences; None for no limit.
+        room: positions in a sequence that short examples share; None gives each its own.
         total_steps, start_step, rank, world: as for `etude.data.steps.TrainingSteps`.
     """
 
@@ -69,8 +107,10 @@ class ExampleSteps(IterableDataset[list[MicroBatch]]):
         start_step: int = 0,
         rank: int = 0,
         world: int = 1,
+        room: int | None = None,
     ) -> None:
         self.table, self.batches, self.micro_batch = table, batches, micro_batch
+        self.room = room
         self.total_steps, self.start_step = total_steps, start_step
         self.rank, self.world = rank, world
 
@@ -97,9 +137,15 @@ class ExampleSteps(IterableDataset[list[MicroBatch]]):
         mine = whole[slice(*bounds)]
         if not mine:  # fewer examples than ranks: this one computes, and counts nothing
             mine = [objective.without_targets(whole[0])]
-        size = self.micro_batch or len(mine)
-        micros = [mine[first : first + size] for first in range(0, len(mine), size)]
-        return [{**objective.collated(each), **told} for each in micros]
+        if self.room is not None:
+            sizes = [[len(each[name]) for name in objective.padded] for each in mine]
+            rows = [[mine[index] for index in row] for row in packed(sizes, self.room)]
+            return [{**objective.packed(each), **told} for each in self._micros(rows)]
+        return [{**objective.collated(each), **told} for each in self._micros(mine)]
+
+    def _micros(self, items: list[Item]) -> list[list[Item]]:
+        size = self.micro_batch or len(items)
+        return [items[first : first + size] for first in range(0, len(items), size)]
 
 
 class ExampleEvaluation(IterableDataset[MicroBatch]):

@@ -1,13 +1,16 @@
-"""Rows from the user's files, in splits: a file for each, or a part of one file."""
+"""Rows from the user's files or a hub, in splits: a file for each, or a part of one file."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from etude.data.examples.base import ExampleData, Row, Split, in_parts
+from etude.data.examples.base import ExampleData
+from etude.data.examples.hub import HubRows
+from etude.data.examples.source import Row, Split, in_parts
 from etude.data.formats import Format, format_of
 from etude.data.plain import sha256
 from etude.data.rows import columns_of, records_of
@@ -22,16 +25,20 @@ WHERE = {
 }
 """The keys that state the files of each split, and of other rows."""
 
+TrainingRows = str | list[str] | HubRows
+"""Where the training rows are."""
+
 Part = float | str | list[str] | None
-"""Where a split's rows are: a part of those in `path`, or files of its own."""
+"""Where a split's rows are: a part of those in `path`, or files, or a hub's split, of its own."""
 
 
 class TableData(ExampleData):
     """Examples from JSON, CSV, TSV or Parquet files, compressed or not, a row an example.
 
     Args:
-        path: a file, a folder, a glob, or a list of these: the training rows.
-        validation: the part of these rows that is held out, or the files of those that are.
+        path: a file, a folder, a glob, or a list of these: the training rows. Or a hub's.
+        validation: the part of these rows that is held out, or the files of those that are; where
+            `path` is a hub's, the name of another split.
         test: likewise; None is no test split.
         checks: what the source has noted of its own arguments.
         more: of `ExampleData`.
@@ -43,13 +50,15 @@ class TableData(ExampleData):
     def __init__(
         self,
         *,
-        path: str | list[str],
+        path: TrainingRows,
         validation: Part = 0.1,
         test: Part = None,
         checks: Checks | None = None,
         **more: Any,
     ) -> None:
         checks = checks or Checks()
+        self.hub = path if isinstance(path, HubRows) else None
+        path = path.split if isinstance(path, HubRows) else path
         self.paths = {"train": _listed(path), "val": _listed(validation), "test": _listed(test)}
         checks.that(bool(self.paths["train"]), "path", path, "a file, a folder, a glob, or a list")
         self.parts = {"val": _part(validation), "test": _part(test)}
@@ -97,6 +106,9 @@ class TableData(ExampleData):
 
     def content_fingerprint(self) -> str:
         digest = hashlib.sha256()
+        if self.hub is not None:
+            digest.update(json.dumps([self.origin(), self.paths], sort_keys=True).encode())
+            return digest.hexdigest()
         for split, paths in self.paths.items():
             digest.update(split.encode())
             for file in self._files(split) if paths else ():
@@ -106,7 +118,12 @@ class TableData(ExampleData):
     def settings(self) -> dict[str, Any]:
         return {"columns": self.columns(), "parts": self.parts}
 
+    def origin(self) -> dict[str, object]:
+        return {} if self.hub is None else self.hub.origin()
+
     def check(self) -> None:
+        if self.hub is not None:
+            return  # it is looked at when it is prepared, which may be done
         problems: list[Problem] = []
         for split, paths in self.paths.items():
             if not paths:
@@ -131,6 +148,12 @@ class TableData(ExampleData):
                 yield Problem(where, "a column that is there", column, hint)
 
     def _all(self, split: str) -> Iterator[Row]:
+        if self.hub is not None and split != "other":
+            named = {key: column for key, column in self.columns().items() if column is not None}
+            where = "data.path.split" if split == "train" else WHERE[split]
+            for name in self.paths[split]:
+                yield from self.hub.rows(name, where, named)
+            return
         stated = [*self.columns().values(), *self.also]
         columns = list(dict.fromkeys(name for name in stated if name))
         for file in self._files(split):

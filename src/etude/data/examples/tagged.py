@@ -9,8 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from etude.data.examples.base import Encoded, ExampleData, Row, Split, encode
-from etude.data.examples.tables import WHERE, Part, TableData
+from etude.data.examples.base import ExampleData
+from etude.data.examples.encoding import encode
+from etude.data.examples.source import Encoded, Row, Split
+from etude.data.examples.tables import WHERE, Part, TableData, TrainingRows
 from etude.data.formats import KINDS, format_of, open_bytes
 from etude.data.objective import IGNORE
 from etude.data.plain import explained
@@ -72,8 +74,8 @@ class Tagged(TaggedData, TableData):
 
     Args:
         path, validation, test: see `TableData`; `.conllu` is CoNLL-U, any text CoNLL.
-        tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers:
-            see `ExampleData`.
+        tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers,
+            pack: see `ExampleData`.
         words, tags: the columns: a name (of rows; of CoNLL-U `form`, `upos`, `xpos`, `deprel`, ...)
             or a number, from 0, negative from the end (of CoNLL). None is `form` and `upos`, the
             first and the last, or `words` and `tags`.
@@ -83,7 +85,7 @@ class Tagged(TaggedData, TableData):
     def __init__(
         self,
         *,
-        path: str | list[str],
+        path: TrainingRows,
         tokenizer: Recipe,
         sequence_length: int,
         batch: Batch,
@@ -97,6 +99,7 @@ class Tagged(TaggedData, TableData):
         fraction: float = 1.0,
         bucket_steps: int = 50,
         workers: int = 0,
+        pack: bool = False,
     ) -> None:
         super().__init__(
             path=path,
@@ -110,12 +113,13 @@ class Tagged(TaggedData, TableData):
             fraction=fraction,
             bucket_steps=bucket_steps,
             workers=workers,
+            pack=pack,
         )
         self.words, self.tags, self.named = words, tags, labels
 
     @property
     def stated_labels(self) -> list[str] | None:
-        return self.named
+        return self.named or (None if self.hub is None else self.hub.names(str(self.tags)))
 
     def columns(self) -> dict[str, str | None]:
         return {"words": str(self.words or "words"), "tags": str(self.tags or "tags")}
@@ -135,6 +139,11 @@ class Tagged(TaggedData, TableData):
             yield from super()._missing(file)
 
     def _all(self, split: str) -> Iterator[Row]:
+        if self.hub is not None and split != "other":
+            names = self.columns()
+            for where, values in super()._all(split):
+                yield _sentence(where, *(values[str(names[key])] for key in ("words", "tags")))
+            return
         for file in self._files(split):
             if _is_rows(file):
                 yield from self._rows_of(file)
@@ -166,12 +175,13 @@ class Tagged(TaggedData, TableData):
                     if between is not None and ("-" in cells[0] or "." in cells[0]):
                         continue  # several words in one, or an empty one
                     first = first or number
-                    try:
-                        sentence.append((cells[words], cells[tags]))
-                    except IndexError as error:
-                        expected = f"columns {words} and {tags}"
-                        where = f"{file}, line {number}"
-                        raise RequestError(Problem(where, expected, line.strip())) from error
+                    size = len(cells)
+                    there = max(words, tags, -1 - words, -1 - tags) < size
+                    if not there or words % size == tags % size:
+                        expected = f"a word in column {words} and its tag in column {tags}"
+                        problem = Problem(f"{file}, line {number}", expected, line.strip())
+                        raise RequestError(problem)
+                    sentence.append((cells[words], cells[tags]))
                 elif sentence:
                     yield _of_pairs(f"{file}, line {first}", sentence)
                     first, sentence = 0, []
@@ -187,8 +197,8 @@ class HKCanCor(TaggedData):
     for testing, and the tenth, twentieth, ... for validation.
 
     Args:
-        tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers:
-            see `ExampleData`.
+        tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers,
+            pack: see `ExampleData`.
     """
 
     def __init__(
@@ -202,6 +212,7 @@ class HKCanCor(TaggedData):
         fraction: float = 1.0,
         bucket_steps: int = 50,
         workers: int = 0,
+        pack: bool = False,
     ) -> None:
         super().__init__(
             tokenizer=tokenizer,
@@ -212,6 +223,7 @@ class HKCanCor(TaggedData):
             fraction=fraction,
             bucket_steps=bucket_steps,
             workers=workers,
+            pack=pack,
         )
 
     @cached_property

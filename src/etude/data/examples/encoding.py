@@ -1,0 +1,44 @@
+"""Texts to tokens, in pieces where they are too long."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tokenizers
+
+from etude.data.tokenizer import Tokenizer
+from etude.errors import Problem, RequestError
+
+
+def encode(
+    texts: Sequence[str] | Sequence[tuple[str, str]] | Sequence[Sequence[str]],
+    tokenizer: Tokenizer,
+    longest: int,
+    *,
+    framed: bool = True,
+    words: bool = False,
+) -> list[list[tokenizers.Encoding]]:
+    """The encoding of each text and, where it is longer than `longest`, of its further pieces.
+
+    Of two texts the longer loses first. The special tokens around a text count, and stand around
+    each piece.
+
+    Args:
+        texts: a text, a pair of texts, or a list of words each.
+        framed: whether the special tokens stand around it.
+        words: whether each is a list of words.
+    """
+    backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
+    backend.encode_special_tokens = True
+    pair = bool(texts) and isinstance(texts[0], tuple) and not words
+    room = longest - (backend.num_special_tokens_to_add(pair) if framed else 0)
+    if room < 1:
+        expected = f"more than the {longest - room} special tokens around a text"
+        raise RequestError(Problem("data.sequence_length", expected, longest))
+    backend.enable_truncation(longest, strategy="longest_first")
+    found = backend.encode_batch(
+        [list(each) for each in texts] if words else list(texts),
+        is_pretokenized=words,
+        add_special_tokens=framed,
+    )
+    return [[encoding, *encoding.overflowing] for encoding in found]

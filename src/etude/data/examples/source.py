@@ -1,0 +1,124 @@
+"""What a source of examples says: its rows, and how a row becomes fields."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from etude.data.tokenizer import Recipe, Tokenizer
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("test", "val", "train")
+"""In the order in which they are read: a row that stands in two belongs to the first."""
+
+Item = TypeVar("Item")
+
+
+class Row(NamedTuple):
+    """One row of the data.
+
+    Attributes:
+        where: for messages, such as `train.csv, line 7`.
+        values: by the source's own names.
+    """
+
+    where: str
+    values: dict[str, Any]
+
+
+@dataclass
+class Encoded:
+    """What becomes of a row.
+
+    Attributes:
+        fields: an example for each piece of it; usually one.
+        truncated: tokens that were cut off.
+    """
+
+    fields: list[dict[str, list[int]]]
+    truncated: int = 0
+
+
+class Source(ABC):
+    """The base of all sources; what `ExampleData` is told by them, and files are written from.
+
+    Attributes:
+        fields: of an example.
+        text_fields: those of them that hold tokens.
+        framed: whether special tokens stand around a text, as encoders read it.
+        chunks: whether a long row can become several examples.
+        recipe, sequence_length, too_long, duplicates: see `ExampleData`.
+    """
+
+    fields: tuple[str, ...]
+    text_fields: tuple[str, ...] = ("tokens",)
+    framed = True
+    chunks = True
+    recipe: Recipe
+    sequence_length: int
+    too_long: str
+    duplicates: str
+
+    @abstractmethod
+    def rows(self, split: Split) -> Iterator[Row]:
+        """The rows of a split, in order; none if there is no such split."""
+
+    @abstractmethod
+    def texts(self, row: Row) -> list[str]:
+        """What the tokenizer learns from, and by what a row is known again; empty if it has no
+        text.
+        """
+
+    @abstractmethod
+    def encoded(
+        self, rows: Sequence[Row], tokenizer: Tokenizer, labels: Sequence[str]
+    ) -> list[Encoded]:
+        """The fields of each row."""
+
+    def labels_of(self, row: Row) -> list[str]:
+        """The labels that a row states; a source without labels has none."""
+        return []
+
+    @property
+    def stated_labels(self) -> list[str] | None:
+        """All labels in order, if the config says them."""
+        return None
+
+    @abstractmethod
+    def content_fingerprint(self) -> str:
+        """sha256 (hex) of the raw content of all splits."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What, besides the content, decides the examples, as plain JSON values."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Looks whether the data is there and readable; writes nothing.
+
+        Raises:
+            RequestError: it isn't.
+        """
+
+    def origin(self) -> dict[str, object]:
+        """Where the data comes from, for the record, if a path in the config doesn't say it."""
+        return {}
+
+
+def in_parts(items: Iterable[Item], split: Split, v: float, t: float) -> Iterator[Item]:
+    """Those items of a list that belong to a split, with parts v for validation and t for testing.
+
+    Item i, from 0, is for testing if floor((i + 1) t) > floor(i t); of the others, counted by j,
+    one is for validation if floor((j + 1) w) > floor(j w), w = v / (1 - t).
+    """
+    w, rest = v / (1 - t), 0
+    for count, item in enumerate(items):
+        if int((count + 1) * t) > int(count * t):
+            belongs: Split = "test"
+        else:
+            belongs = "val" if int((rest + 1) * w) > int(rest * w) else "train"
+            rest += 1
+        if belongs == split:
+            yield item

@@ -1,0 +1,322 @@
+"""A source's rows to files of numbers, a file for each field, with counts of both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from etude.data.examples.ragged import RaggedWriter
+from etude.data.examples.source import SPLITS, Encoded, Row, Source, Split
+from etude.data.tokenizer import Tokenizer
+from etude.errors import Problem, RequestError
+
+log = logging.getLogger("etude.data")
+
+FORMAT = 1  # of the folder
+GROUP = 1000  # rows encoded at a time
+SHOWN = 3  # rows that a message names
+COUNTED = (
+    "rows", "examples", "tokens", "unknown", "empty", "truncated", "truncated_tokens", "repeated",
+    "leaked", "dropped",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SplitMeta:
+    """What a split holds.
+
+    Attributes:
+        rows: rows with text, before any was left out.
+        examples: what the files hold.
+        tokens: in all fields of tokens.
+        longest: the most tokens in an example.
+        unknown: tokens that stand for what the tokenizer doesn't know.
+        empty: rows without text, left out.
+        truncated: examples of which something was cut off, and
+        truncated_tokens: how much.
+        repeated: rows that another row of the split says too.
+        leaked: rows that stand in a split before (test, val, train), and
+        dropped: how many of these were left out.
+        labels: how many examples have each label, in the order of `Meta.labels`.
+        sha256: of the numbers.
+    """
+
+    rows: int
+    examples: int
+    tokens: int
+    longest: int
+    unknown: int
+    empty: int
+    truncated: int
+    truncated_tokens: int
+    repeated: int
+    leaked: int
+    dropped: int
+    labels: list[int]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What a prepared folder holds: `meta.json`.
+
+    Attributes:
+        labels: the names of the labels or tags, by number.
+        fields: of each example.
+    """
+
+    format: int
+    content: str
+    settings: dict[str, Any]
+    recipe: dict[str, Any]
+    tokenizer: str
+    vocab_size: int
+    labels: list[str]
+    fields: list[str]
+    splits: Mapping[str, SplitMeta] = field(default_factory=dict)
+
+
+def write_examples(folder: Path, source: Source, identity: Mapping[str, Any]) -> None:
+    """Makes the tokenizer and writes all splits, and `meta.json`.
+
+    Args:
+        folder: empty.
+        identity: what decides what is written; `meta.json` says it.
+
+    Raises:
+        RequestError: the rows can't be used; says which, and why.
+    """
+    log.info("preparing data in %s", folder.with_suffix(""))
+    labels = _labels(source)
+    tokenizer = source.recipe.train(_texts(source))
+    if source.framed:
+        tokenizer = tokenizer.with_frame()
+    tokenizer.save(folder / "tokenizer.json")
+    seen: dict[bytes, Split] = {}
+    splits = {}
+    for split in SPLITS:
+        splits[split] = _Writer(folder, source, split, tokenizer, labels, seen).write()
+    for split in ("train", "val"):
+        if splits[split].examples == 0:
+            where = "data.path" if split == "train" else "data.validation"
+            found = splits[split]
+            hint = f"{found.rows} rows with text, {found.empty} without"
+            if found.dropped:
+                hint += f"; {found.dropped} stand in another split too: data.duplicates=drop"
+            expected = f"examples for {'training' if split == 'train' else 'validation'}"
+            raise RequestError(Problem(where, expected, hint=hint))
+    meta = Meta(
+        format=FORMAT,
+        content=identity["content"],
+        settings=identity["settings"],
+        recipe=identity["recipe"],
+        tokenizer=tokenizer.fingerprint,
+        vocab_size=tokenizer.vocab_size,
+        labels=labels,
+        fields=list(source.fields),
+        splits={str(name): found for name, found in splits.items()},
+    )
+    told = json.dumps(asdict(meta), indent=2, ensure_ascii=False)
+    (folder / "meta.json").write_text(told + "\n", encoding="utf-8")
+
+
+def opened(folder: Path) -> tuple[Meta, Tokenizer]:
+    """What `write_examples` has written.
+
+    Raises:
+        RequestError: it is broken.
+    """
+    try:
+        values = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        splits = {name: SplitMeta(**each) for name, each in values.pop("splits").items()}
+        return Meta(**values, splits=splits), Tokenizer.load(folder / "tokenizer.json")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        hint = f"remove the folder {folder} and it will be made again; {error}"
+        raise RequestError(Problem(str(folder), "prepared data", hint=hint)) from error
+
+
+def tell(meta: Meta, duplicates: str, too_long: str) -> None:
+    """What a user should know of the data, a line each."""
+    for split in reversed(SPLITS):
+        found = meta.splits[split]
+        if found.rows == 0 and split == "test":
+            continue
+        parts = [f"{found.examples:,} examples", f"{found.tokens:,} tokens"]
+        if found.truncated:
+            parts.append(f"{found.truncated:,} cut to length")
+        elif found.examples > found.rows - found.dropped and too_long == "chunk":
+            rows = found.rows - found.dropped
+            more = found.examples - rows
+            parts.append(f"of {rows:,} rows, the long ones in {more:,} pieces more")
+        log.info("%s: %s", split, ", ".join(parts))
+        if found.empty:
+            log.warning("%s: %s rows without text left out", split, f"{found.empty:,}")
+        if found.leaked:
+            what = "left out" if duplicates == "drop" else "kept: data.duplicates=drop leaves them"
+            other = "validation or test" if split == "train" else "test"
+            log.warning("%s: %s rows stand in %s too, %s", split, f"{found.leaked:,}", other, what)
+
+
+def _texts(source: Source) -> Iterator[str]:
+    """What the tokenizer learns from."""
+    for row in source.rows("train"):
+        yield from source.texts(row)
+
+
+def _labels(source: Source) -> list[str]:
+    """The labels in order: as stated, or those of the training split.
+
+    Raises:
+        RequestError: a label that is not stated, or that no training row has.
+    """
+    stated = source.stated_labels
+    trained: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    for split in SPLITS:
+        for row in source.rows(split):
+            if not source.texts(row):
+                continue
+            for label in source.labels_of(row):
+                trained[label] += split == "train"
+                first.setdefault(label, row.where)
+    if stated is None:
+        if unseen := [name for name in first if not trained[name]]:
+            expected = "a label that the training split has"
+            hint = "data.labels can state them all, also those that nobody has trained on"
+            raise RequestError([Problem(first[n], expected, n, hint) for n in unseen[:SHOWN]])
+        return sorted(trained, key=_natural)
+    if unknown := [name for name in first if name not in stated]:
+        expected = f"one of data.labels, {', '.join(stated[:12])}"
+        raise RequestError([Problem(first[name], expected, name) for name in unknown[:SHOWN]])
+    if untrained := [name for name in stated if not trained[name]]:
+        log.warning("no training example has the label %s", ", ".join(untrained))
+    return stated
+
+
+class _Writer:
+    """Rows of a split in, numbers out, and counts of both.
+
+    Args:
+        labels: the names, by number.
+        seen: the split of each row before, by its key; those of this one are added.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        source: Source,
+        split: Split,
+        tokenizer: Tokenizer,
+        labels: Sequence[str],
+        seen: dict[bytes, Split],
+    ) -> None:
+        self.source, self.split, self.tokenizer = source, split, tokenizer
+        self.labels, self.seen = labels, seen
+        names = [*source.fields, "row"]
+        self.files = {name: RaggedWriter(folder / f"{split}.{name}") for name in names}
+        self.counts: Counter[str] = Counter()
+        self.balance = [0] * len(labels)
+        self.longest = 0
+        self.leaked_at: list[str] = []
+
+    def write(self) -> SplitMeta:
+        """Writes all, and says what was written.
+
+        Raises:
+            RequestError: a row is too long, or stands in another split too, and that is refused.
+        """
+        rows = self._kept()
+        while group := list(islice(rows, GROUP)):
+            batch = [row for _, row in group]
+            encoded = self.source.encoded(batch, self.tokenizer, self.labels)
+            for (number, row), each in zip(group, encoded, strict=True):
+                self._check_length(row, each)
+                for fields in each.fields:
+                    self._append(number, fields)
+        digests = "".join(file.close() for file in self.files.values())
+        if self.leaked_at and self.source.duplicates == "refuse":
+            hint = f"{self.counts['leaked']} in all; data.duplicates=drop leaves them out"
+            expected = "a row of one split alone"
+            raise RequestError([Problem(where, expected, hint=hint) for where in self.leaked_at])
+        for where in self.leaked_at:
+            log.debug("%s", where)
+        return SplitMeta(
+            **{name: self.counts[name] for name in COUNTED},
+            longest=self.longest,
+            labels=self.balance,
+            sha256=hashlib.sha256(digests.encode()).hexdigest(),
+        )
+
+    def _kept(self) -> Iterator[tuple[int, Row]]:
+        """The rows with text that are not left out, with their numbers."""
+        own: set[bytes] = set()
+        for number, row in enumerate(self.source.rows(self.split)):
+            texts = self.source.texts(row)
+            if not texts:
+                self.counts["empty"] += 1
+                continue
+            self.counts["rows"] += 1
+            key = _key(texts)
+            before = self.seen.setdefault(key, self.split)
+            if key in own:
+                self.counts["repeated"] += 1
+            own.add(key)
+            if before != self.split:
+                self.counts["leaked"] += 1
+                if len(self.leaked_at) < SHOWN:
+                    self.leaked_at.append(f"{row.where} stands in {_called(before)} too")
+                if self.source.duplicates == "drop":
+                    self.counts["dropped"] += 1
+                    continue
+            yield number, row
+
+    def _check_length(self, row: Row, encoded: Encoded) -> None:
+        cut = encoded.truncated > 0
+        if (cut or len(encoded.fields) > 1) and self.source.too_long == "refuse":
+            expected = f"at most data.sequence_length = {self.source.sequence_length} tokens"
+            ways = "truncate or chunk takes" if self.source.chunks else "truncate takes"
+            hint = f"data.too_long={ways} longer ones"
+            raise RequestError(Problem(row.where, expected, hint=hint))
+        self.counts["truncated"] += cut
+        self.counts["truncated_tokens"] += encoded.truncated
+
+    def _append(self, number: int, fields: Mapping[str, list[int]]) -> None:
+        texts = [fields[name] for name in self.source.text_fields]
+        size = sum(map(len, texts))
+        self.counts["examples"] += 1
+        self.counts["tokens"] += size
+        self.longest = max(self.longest, size)
+        unknown = self.tokenizer.unknown
+        if unknown is not None:
+            self.counts["unknown"] += sum(ids.count(unknown) for ids in texts)
+        for label in fields.get("label", fields.get("tags", ())):
+            if label >= 0:
+                self.balance[label] += 1
+        for name in self.source.fields:
+            self.files[name].append(fields[name])
+        self.files["row"].append([number])
+
+
+def _key(texts: Sequence[str]) -> bytes:
+    """By which a row is known again: its texts, in any case and however spaced."""
+    plain = "\0".join(" ".join(text.casefold().split()) for text in texts)
+    return hashlib.blake2b(plain.encode(errors="surrogatepass"), digest_size=16).digest()
+
+
+def _natural(label: str) -> tuple[int, float, str]:
+    """Numbers by their value, before all other names."""
+    try:
+        return 0, float(label), label
+    except ValueError:
+        return 1, 0.0, label
+
+
+def _called(split: Split) -> str:
+    return {"train": "the training split", "val": "validation", "test": "test"}[split]
