@@ -227,7 +227,7 @@ def test_prompts_that_are_done_leave_the_batch(max_length, early):
         "early_stopping": early,
     }  # fmt: skip
     together = generate(model, tokens, **more)
-    steps, rows[:] = list(rows), []
+    steps = list(rows)
     for i, prompt in enumerate(tokens):
         alone = generate(model, prompt[None], **more)
         width = alone.shape[1]
@@ -239,7 +239,6 @@ def test_prompts_that_are_done_leave_the_batch(max_length, early):
         assert set(steps[1:]) == {18}
     else:
         assert len(set(steps[1:])) > 2
-        assert sum(steps[1:]) < sum(rows) - 6 + 18 * 2
 
 
 def test_any_of_several_stop_tokens_and_a_stop_of_ones_own():

@@ -77,17 +77,18 @@ def beam_search(
     scores = torch.full((B, beams), _NEVER, device=device)
     scores[:, 0] = 0.0  # of equal beams only one is continued
     improvable = torch.ones(B, 1, dtype=torch.bool, device=device)
-    going = torch.arange(B, device=device)  # the prompts that are not done
-    found, kept = _Hypotheses.none(text), _Hypotheses.none(text)  # of all prompts; of those
 
     logits = reader.read(tokens, T)
     reader.repeat(beams)
     logits = logits.repeat_interleave(beams, dim=0)
+    precision = torch.promote_types(logits.dtype, torch.float32)
+    going = torch.arange(B, device=device)  # the prompts that are not done
+    found, kept = (_Hypotheses.none(text, precision) for _ in range(2))  # of all; of those
     for length in range(T, end):
         B = len(going)
         if length > T:
             logits = reader.read(text.view(B * beams, end), length)
-        log_p = logits.log_softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        log_p = logits.log_softmax(dim=-1, dtype=precision)
         if processors:
             log_p = apply(processors, text.view(B * beams, end)[:, :length], log_p)
         V = log_p.shape[-1]
@@ -165,12 +166,12 @@ class _Hypotheses:
     lengths: Tensor
 
     @classmethod
-    def none(cls, text: Tensor) -> _Hypotheses:
-        """Nothing yet, for texts (B, beams, end)."""
+    def none(cls, text: Tensor, dtype: torch.dtype) -> _Hypotheses:
+        """Nothing yet, for texts (B, beams, end) and scores of this precision."""
         shape, device = text.shape[:2], text.device
         return cls(
             text.clone(),
-            torch.full(shape, _NEVER, device=device),
+            torch.full(shape, _NEVER, dtype=dtype, device=device),
             torch.zeros(shape, dtype=torch.bool, device=device),
             torch.zeros(shape, dtype=torch.long, device=device),
         )
@@ -197,7 +198,7 @@ class _Hypotheses:
 
     def put(self, prompts: Tensor, others: _Hypotheses) -> None:
         """Takes over the hypotheses of `prompts` (B',)."""
-        self.tokens[prompts], self.scores[prompts] = others.tokens, others.scores
+        self.tokens[prompts], self.scores[prompts] = others.tokens, others.scores.to(self.scores)
         self.complete[prompts], self.lengths[prompts] = others.complete, others.lengths
 
 
