@@ -25,6 +25,7 @@ from rows import Row, table
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 SECTIONS = {
     "training": "Training",
+    "finetuning": "Finetuning",
     "forward": "Forward and backward",
     "generation": "Generation",
     "documents": "Packed documents",

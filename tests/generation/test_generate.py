@@ -215,7 +215,7 @@ def test_beams_with_and_without_a_cache(position):
 
 
 @pytest.mark.parametrize("early", [False, True, "never"])
-@pytest.mark.parametrize("max_length", [40, 8])
+@pytest.mark.parametrize("max_length", [28, 8])
 def test_prompts_that_are_done_leave_the_batch(max_length, early):
     """And find what they find alone; past the window, where nothing is kept, all stay."""
     model = make(Rotary, max_length=max_length)

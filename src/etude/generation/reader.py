@@ -88,7 +88,7 @@ class Reader:
         """Whether `select` may leave prompts out: they must be in a cache, to the end. A model with
         a source before it tells by the number of rows which one each has, until that is cached.
         """
-        return self.cache is not None and self._end <= self.window
+        return self.cache is not None and self._end - 1 <= self.window  # the last isn't read
 
     def select(self, rows: Tensor, since: int = 0) -> None:
         """Goes on with the texts that `rows` (B',) names, in the place of as many others of the
