@@ -1,11 +1,12 @@
 """Finetuning an encoder in Étude and with `transformers.Trainer`.
 
-    python benchmarks/finetuning.py [--quick]
+    python benchmarks/finetuning.py [--quick] [--cpu-time]
 
 A BERT of MiniLM's size (6 layers, D = 384, 12 heads, 30,522 tokens) learns to classify passages of
 the State of the Union. Both sides begin with the same weights and read the same examples in the
 same steps, padded to the longest of each. Each trains in a process of its own, by its whole loop,
-and waits after some steps while the other one takes as many.
+and waits after some steps while the other one takes as many. `--cpu-time` counts the seconds that a
+side was given a processor: on a machine that others use too, by one thread, these say more.
 """
 
 from __future__ import annotations
@@ -78,23 +79,25 @@ class Turns:
     """Trains while it is this side's turn.
 
     Args:
-        pipe: to the parent, which sends a word when a turn begins and is sent its seconds.
+        pipe: to the parent, which sends a word when a turn begins and is sent its seconds, by the
+            clock and of the processors.
     """
 
     def __init__(self, pipe: Connection) -> None:
         self.pipe, self.steps = pipe, 0
-        self._began = 0.0
+        self._began = 0.0, 0.0
 
     def begin(self) -> None:
         """Waits for the first turn."""
         self.pipe.recv()
-        self._began = time.perf_counter()
+        self._began = time.perf_counter(), time.process_time()
 
     def step(self) -> None:
         """A step is done; perhaps the turn is too."""
         self.steps += 1
         if self.steps % STRETCH == 0:
-            self.pipe.send(time.perf_counter() - self._began)
+            wall, cpu = self._began
+            self.pipe.send((time.perf_counter() - wall, time.process_time() - cpu))
             self.begin()
 
 
@@ -224,15 +227,16 @@ def by_them(pipe: Connection, case: Case, steps: int, root: str) -> None:
 SIDES: dict[str, Callable[..., None]] = {"etude": by_us, "transformers": by_them}
 
 
-def seconds_of(case: Case, stretches: int) -> dict[str, list[float]]:
-    """Seconds of each stretch of each side, in turn, without the first, which warms up.
+def seconds_of(case: Case, stretches: int) -> dict[str, list[tuple[float, float]]]:
+    """Seconds of each stretch of each side, in turn, by the clock and of the processors; without
+    the first, which warms up.
 
     Raises:
         RuntimeError: a side ended before its time.
     """
     context = multiprocessing.get_context("spawn")
     steps = STRETCH * (stretches + 1)
-    found: dict[str, list[float]] = {name: [] for name in SIDES}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in SIDES}
     with tempfile.TemporaryDirectory() as root:
         pipes, processes = {}, []
         for name, side in SIDES.items():
@@ -255,11 +259,12 @@ def seconds_of(case: Case, stretches: int) -> dict[str, list[float]]:
     return {name: times[1:] for name, times in found.items()}
 
 
-def measure(quick: bool) -> list[Row]:
+def measure(quick: bool, cpu_time: bool = False) -> list[Row]:
     """The rows of `docs/performance.md` about finetuning."""
     rows = []
     for case in CASES:
-        times = seconds_of(case, case.stretches[quick])
+        both = seconds_of(case, case.stretches[quick])
+        times = {name: [each[cpu_time] for each in found] for name, found in both.items()}
         speeds = {name: 32 * STRETCH / statistics.median(each) for name, each in times.items()}
         ratio = statistics.median(
             b / a for a, b in zip(times["etude"], times["transformers"], strict=True)
@@ -274,7 +279,9 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
-    print(table(measure(parser.parse_args().quick)))
+    parser.add_argument("--cpu-time", action="store_true")
+    asked = parser.parse_args()
+    print(table(measure(asked.quick, asked.cpu_time)))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ SECTIONS = {
     "finetuning": "Finetuning",
     "forward": "Forward and backward",
     "generation": "Generation",
+    "products": "Products of few rows",
     "documents": "Packed documents",
     "loading": "Loading released weights",
     "data": "Data",
