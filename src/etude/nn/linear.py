@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import re
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -15,7 +18,7 @@ LARGE = 3 * 2**19
 """Weights from which on oneDNN's kernel is the faster one for several rows: 768 x 2304, but not
 576 x 1536 (measured for 4, 8 and 12 rows on two cores)."""
 TURNED = 5
-"""Rows up to which the product is faster the other way round, with AVX2."""
+"""Rows up to which the product is faster the other way round, on a CPU of AMD's."""
 
 Kernel = Literal["turned", "onednn", "torch"]
 
@@ -28,7 +31,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if weight.numel() < SMALL or not _generating(x, weight):
         return F.linear(x, weight, bias)
-    kernel = kernel_for(x.numel() // x.shape[-1], weight.numel(), capability())
+    kernel = kernel_for(x.numel() // x.shape[-1], weight.numel(), maker())
     if kernel == "turned":
         return turned(x, weight, bias)
     if kernel == "onednn":
@@ -44,20 +47,21 @@ def turned(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y.t().contiguous().view(*x.shape[:-1], -1)
 
 
-def kernel_for(rows: int, weights: int, capability: str) -> Kernel:
+def kernel_for(rows: int, weights: int, maker: str) -> Kernel:
     """The fastest way of a product, as measured.
 
     MKL, from which torch takes its float32 products, needs up to three times as long for a few rows
-    as for one. With AVX2, up to `TURNED` rows are faster the other way round, by a quarter to two
-    fifths (the shapes of GPT-2, SmolLM2-135M and T5-small; not measured with AVX-512). oneDNN,
-    which reads the weights once, is faster for large matrices.
+    as for one. It has other kernels for CPUs of AMD's: there up to `TURNED` rows are faster the
+    other way round, by a quarter to two fifths (a Zen 3, the shapes of GPT-2, SmolLM2-135M and
+    T5-small; on Intel's that was not measured). oneDNN, which reads the weights once, is faster
+    for large matrices on both.
 
     Args:
         rows: of x.
         weights: their number, `SMALL` or more.
-        capability: of the CPU, as torch names it.
+        maker: of the CPU; see `maker`.
     """
-    if capability == "AVX2" and 2 <= rows <= TURNED:
+    if maker == "AuthenticAMD" and 2 <= rows <= TURNED:
         return "turned"
     if weights >= LARGE and 3 <= rows < 16 and torch.backends.mkldnn.is_available():
         return "onednn"
@@ -65,9 +69,11 @@ def kernel_for(rows: int, weights: int, capability: str) -> Kernel:
 
 
 @cache
-def capability() -> str:
-    """The vector instructions that torch's kernels use here."""
-    return torch.backends.cpu.get_cpu_capability()
+def maker() -> str:
+    """Whose CPU this is, as it says itself; empty where the system does not tell."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^vendor_id\s*:\s*(\S+)", info.read_text() if info.exists() else "", re.M)
+    return found[1] if found else platform.processor().rpartition(" ")[2]
 
 
 def _generating(x: Tensor, weight: Tensor) -> bool:
