@@ -319,13 +319,27 @@ def test_training_goes_on_after_generating(position):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("greedy", [True, False])
-def test_weights_that_are_no_numbers_are_told(greedy):
+@pytest.mark.parametrize("way", [{"greedy": True}, {}, {"beams": 2}])
+def test_weights_that_are_no_numbers_are_told(way):
     model = make()
     with torch.no_grad():
         model.norm.weight.fill_(math.nan)
     with pytest.raises(InvalidArguments, match="numbers"):
-        generate(model, torch.zeros(1, 1, dtype=torch.long), max_new_tokens=2, greedy=greedy)
+        generate(model, torch.zeros(1, 1, dtype=torch.long), max_new_tokens=2, **way)
+
+
+def test_one_prompt_without_numbers_is_told_though_it_leaves_the_batch():
+    model = make(tie_embeddings=False, max_length=20)
+    with torch.no_grad():
+        model.embedding.weight[5].fill_(math.nan)
+
+    def never(_: Tensor, logits: Tensor) -> Tensor:
+        return logits.index_fill(-1, torch.tensor([5]), -torch.inf)
+
+    options: dict[str, Any] = {"max_new_tokens": 8, "beams": 2, "processors": [never]}
+    generate(model, torch.tensor([[3], [1], [2]]), **options)
+    with pytest.raises(InvalidArguments, match="numbers"):
+        generate(model, torch.tensor([[5], [1], [2]]), **options)
 
 
 def test_the_same_text_as_transformers():

@@ -25,7 +25,7 @@ class Found:
 
     Attributes:
         tokens: (B, beams, T + n), filled up with the fill token.
-        scores: (B, beams), log-probability / length^length_penalty.
+        scores: (B, beams), log-probability / length^length_penalty; NaN where the logits were.
     """
 
     tokens: Tensor
@@ -62,7 +62,7 @@ def beam_search(
             length, scores below the worst hypothesis; a heuristic where the penalty is not 0.
             `"never"`: when none can come to score above it. `True`: as soon as there are `beams`
             hypotheses.
-        processors: see `etude.generation.processors`.
+        processors: see `etude.generation.processors`; they are shown the prompts that go on.
         stop_tokens: ids that end a hypothesis, and belong to it.
         stop: says of the new tokens (R, n) which rows end, (R,).
         fill: what stands after the end of a hypothesis.
@@ -146,7 +146,10 @@ def beam_search(
         text[:, length] = token.view(-1)
         text = text.view(-1, beams, end)
     found.put(going, kept)
-    return Found(found.tokens[..., : int(found.lengths.max())], found.scores)
+    # Only of logits that are no numbers nothing comes.
+    nothing = ~found.complete.any(dim=1, keepdim=True)
+    values = found.scores.masked_fill(nothing, torch.nan)
+    return Found(found.tokens[..., : max(T, int(found.lengths.max()))], values)
 
 
 @dataclass(frozen=True)
