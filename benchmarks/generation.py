@@ -85,7 +85,9 @@ CPUs of AMD's they are taken the other way round (`etude.nn.linear.turned`), whi
 to two fifths less time at four rows. The choice among all continuations takes a millisecond. When
 beams change places, only the keys and values since their last common token are moved
 (`LayerCache.select`), and finished texts are gathered only in steps in which one ends. Prompts of a
-batch whose search is done leave it, as soon as they are a quarter of it.
+batch whose search is done leave it, as soon as they are a quarter of it: `etude evaluate`'s targets
+of 118 sources, by an encoder-decoder of 3.7 million parameters that had learnt to end them, took
+3,366 rows of steps instead of 7,534, and 1.3 s of one thread instead of 2.2.
 """
 
 
