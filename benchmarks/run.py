@@ -25,8 +25,10 @@ from rows import Row, table
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 SECTIONS = {
     "training": "Training",
+    "finetuning": "Finetuning",
     "forward": "Forward and backward",
     "generation": "Generation",
+    "products": "Products of few rows",
     "documents": "Packed documents",
     "loading": "Loading released weights",
     "data": "Data",

@@ -214,6 +214,33 @@ def test_beams_with_and_without_a_cache(position):
     assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize("early", [False, True, "never"])
+@pytest.mark.parametrize("max_length", [28, 8])
+def test_prompts_that_are_done_leave_the_batch(max_length, early):
+    """And find what they find alone; past the window, where nothing is kept, all stay."""
+    model = make(Rotary, max_length=max_length)
+    tokens = torch.randint(4, V, (6, 4), generator=torch.Generator().manual_seed(1))
+    rows: list[int] = []
+    model.blocks[0].register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
+    more: dict[str, Any] = {
+        "max_new_tokens": 25, "beams": 3, "samples": 3, "stop_token": [0, 1, 2],
+        "early_stopping": early,
+    }  # fmt: skip
+    together = generate(model, tokens, **more)
+    steps = list(rows)
+    for i, prompt in enumerate(tokens):
+        alone = generate(model, prompt[None], **more)
+        width = alone.shape[1]
+        assert torch.equal(together[3 * i : 3 * i + 3, :width], alone)
+        assert bool((together[3 * i : 3 * i + 3, width:] == 0).all())
+    assert steps[:2] == [6, 18]
+    assert steps == sorted(steps[:1]) + sorted(steps[1:], reverse=True)
+    if max_length == 8:
+        assert set(steps[1:]) == {18}
+    else:
+        assert len(set(steps[1:])) > 2
+
+
 def test_any_of_several_stop_tokens_and_a_stop_of_ones_own():
     out = generate(
         Counting(), torch.tensor([[1], [5]]), max_new_tokens=9, greedy=True, stop_token=[4, 7]
@@ -292,13 +319,27 @@ def test_training_goes_on_after_generating(position):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("greedy", [True, False])
-def test_weights_that_are_no_numbers_are_told(greedy):
+@pytest.mark.parametrize("way", [{"greedy": True}, {}, {"beams": 2}])
+def test_weights_that_are_no_numbers_are_told(way):
     model = make()
     with torch.no_grad():
         model.norm.weight.fill_(math.nan)
     with pytest.raises(InvalidArguments, match="numbers"):
-        generate(model, torch.zeros(1, 1, dtype=torch.long), max_new_tokens=2, greedy=greedy)
+        generate(model, torch.zeros(1, 1, dtype=torch.long), max_new_tokens=2, **way)
+
+
+def test_one_prompt_without_numbers_is_told_though_it_leaves_the_batch():
+    model = make(tie_embeddings=False, max_length=20)
+    with torch.no_grad():
+        model.embedding.weight[5].fill_(math.nan)
+
+    def never(_: Tensor, logits: Tensor) -> Tensor:
+        return logits.index_fill(-1, torch.tensor([5]), -torch.inf)
+
+    options: dict[str, Any] = {"max_new_tokens": 8, "beams": 2, "processors": [never]}
+    generate(model, torch.tensor([[3], [1], [2]]), **options)
+    with pytest.raises(InvalidArguments, match="numbers"):
+        generate(model, torch.tensor([[5], [1], [2]]), **options)
 
 
 def test_the_same_text_as_transformers():

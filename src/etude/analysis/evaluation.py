@@ -259,6 +259,7 @@ def translations(model: Any, sources: Sequence[str], beams: Beams, length: int) 
         texts = model.generate(
             [cut_to(model.tokenizer, sources[place], length - 1) for place in places],
             max_new_tokens=longest,
+            batch_size=size * beams.beams,
             beams=beams.beams,
             greedy=beams.beams == 1,
             length_penalty=beams.length_penalty,

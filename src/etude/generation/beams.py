@@ -14,6 +14,9 @@ from etude.generation.reader import Reader
 
 _NEVER = -1e9
 """The score of what must not be chosen; it can be added to, as minus infinity cannot."""
+DONE = 0.25
+"""The part of the prompts that must be done before they are left out of the batch: each time, what
+is kept of the others is copied."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Found:
 
     Attributes:
         tokens: (B, beams, T + n), filled up with the fill token.
-        scores: (B, beams), log-probability / length^length_penalty.
+        scores: (B, beams), log-probability / length^length_penalty; NaN where the logits were.
     """
 
     tokens: Tensor
@@ -48,7 +51,8 @@ def beam_search(
 
     Each step takes the best continuations of all beams of a prompt, twice as many as there are
     beams or more, so that enough are left that go on. Those which end are kept as hypotheses if
-    they are among the best `beams`.
+    they are among the best `beams`. Prompts that are done leave the batch when there are enough of
+    them.
 
     Args:
         reader: of `tokens`, not read from yet.
@@ -58,7 +62,7 @@ def beam_search(
             length, scores below the worst hypothesis; a heuristic where the penalty is not 0.
             `"never"`: when none can come to score above it. `True`: as soon as there are `beams`
             hypotheses.
-        processors: see `etude.generation.processors`.
+        processors: see `etude.generation.processors`; they are shown the prompts that go on.
         stop_tokens: ids that end a hypothesis, and belong to it.
         stop: says of the new tokens (R, n) which rows end, (R,).
         fill: what stands after the end of a hypothesis.
@@ -70,22 +74,21 @@ def beam_search(
     ending = torch.tensor(stop_tokens, dtype=torch.long, device=device)
     text = tokens.new_full((B, beams, end), fill)
     text[..., :T] = tokens[:, None]
-    first_row = beams * torch.arange(B, device=device)[:, None]
     scores = torch.full((B, beams), _NEVER, device=device)
     scores[:, 0] = 0.0  # of equal beams only one is continued
-    done = text.clone()
-    done_scores = torch.full((B, beams), _NEVER, device=device)
-    complete = torch.zeros(B, beams, dtype=torch.bool, device=device)
     improvable = torch.ones(B, 1, dtype=torch.bool, device=device)
-    lengths = torch.full((B, beams), T, device=device)
 
     logits = reader.read(tokens, T)
     reader.repeat(beams)
     logits = logits.repeat_interleave(beams, dim=0)
+    precision = torch.promote_types(logits.dtype, torch.float32)
+    going = torch.arange(B, device=device)  # the prompts that are not done
+    found, kept = (_Hypotheses.none(text, precision) for _ in range(2))  # of all; of those
     for length in range(T, end):
+        B = len(going)
         if length > T:
             logits = reader.read(text.view(B * beams, end), length)
-        log_p = logits.log_softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        log_p = logits.log_softmax(dim=-1, dtype=precision)
         if processors:
             log_p = apply(processors, text.view(B * beams, end)[:, :length], log_p)
         V = log_p.shape[-1]
@@ -105,35 +108,101 @@ def beam_search(
             ended = ends & (torch.arange(ends.shape[1], device=device) < beams)
             value = best / n**length_penalty + _NEVER * ~ended + _NEVER * ~improvable
             if early_stopping is True:
-                value = value + _NEVER * complete.all(dim=-1, keepdim=True)
+                value = value + _NEVER * kept.complete.all(dim=-1, keepdim=True)
             candidates = _rows(text, parent)
             candidates[..., length] = token
-            done_scores, order = torch.cat((done_scores, value), dim=1).topk(beams, dim=-1)
-            done = _rows(torch.cat((done, candidates), dim=1), order)
-            complete = torch.cat((complete, ended), dim=1).gather(1, order)
-            full = torch.full_like(index, length + 1)
-            lengths = torch.cat((lengths, full), dim=1).gather(1, order)
+            kept = kept.or_better(candidates, value, ended, length + 1)
 
         scores, going_on = (best + _NEVER * ends).topk(beams, dim=-1)
         if length + 1 == end or bool(ends.all()):
             break
         n = max_new_tokens if early_stopping == "never" and length_penalty > 0 else length + 1 - T
-        worst = torch.where(complete, done_scores.amin(dim=1, keepdim=True), _NEVER)
+        worst = torch.where(kept.complete, kept.scores.amin(dim=1, keepdim=True), _NEVER)
         within_reach = (scores[:, :1] / n**length_penalty > worst).any(dim=-1, keepdim=True)
         improvable = improvable & within_reach
-        if not bool(improvable.any()) or (early_stopping is True and bool(complete.all())):
+        done = ~improvable[:, 0]
+        if early_stopping is True:
+            done = done | kept.complete.all(dim=1)
+        count = int(done.sum())
+        if count == B:
             break
 
         parent, token = parent.gather(1, going_on), token.gather(1, going_on)
-        rows = (first_row + parent).view(-1)
+        rows = beams * torch.arange(B, device=device)[:, None] + parent
         text = text.view(B * beams, end)
-        if bool((rows != torch.arange(len(rows), device=device)).any()):
+        if count >= DONE * B and reader.can_drop:
+            found.put(going, kept)
+            stay = (~done).nonzero()[:, 0]
+            kept = kept.of(stay)
+            going, scores, improvable = going[stay], scores[stay], improvable[stay]
+            token, rows = token[stay], rows[stay].view(-1)
+            text = text.index_select(0, rows)
+            reader.select(rows)
+        elif bool((rows.view(-1) != torch.arange(B * beams, device=device)).any()):
+            rows = rows.view(-1)
             since = _shared(text.view(B, beams, end), T, length)
             text[:, since:length] = text[:, since:length].index_select(0, rows)
             reader.select(rows, since)
         text[:, length] = token.view(-1)
-        text = text.view(B, beams, end)
-    return Found(done[..., : int(lengths.max())], done_scores)
+        text = text.view(-1, beams, end)
+    found.put(going, kept)
+    # Only of logits that are no numbers nothing comes.
+    nothing = ~found.complete.any(dim=1, keepdim=True)
+    values = found.scores.masked_fill(nothing, torch.nan)
+    return Found(found.tokens[..., : max(T, int(found.lengths.max()))], values)
+
+
+@dataclass(frozen=True)
+class _Hypotheses:
+    """The best texts that have ended, of some prompts.
+
+    Attributes:
+        tokens: (B, beams, end).
+        scores: (B, beams), the best first.
+        complete: (B, beams), whether there is one.
+        lengths: (B, beams), in tokens.
+    """
+
+    tokens: Tensor
+    scores: Tensor
+    complete: Tensor
+    lengths: Tensor
+
+    @classmethod
+    def none(cls, text: Tensor, dtype: torch.dtype) -> _Hypotheses:
+        """Nothing yet, for texts (B, beams, end) and scores of this precision."""
+        shape, device = text.shape[:2], text.device
+        return cls(
+            text.clone(),
+            torch.full(shape, _NEVER, dtype=dtype, device=device),
+            torch.zeros(shape, dtype=torch.bool, device=device),
+            torch.zeros(shape, dtype=torch.long, device=device),
+        )
+
+    def or_better(
+        self, candidates: Tensor, value: Tensor, ended: Tensor, length: int
+    ) -> _Hypotheses:
+        """The best of these and of candidates (B, N, end) with scores (B, N) and `length` tokens,
+        of which those count that have `ended` (B, N).
+        """
+        scores, order = torch.cat((self.scores, value), dim=1).topk(self.scores.shape[1], dim=-1)
+        lengths = torch.full_like(ended, length, dtype=torch.long)
+        return _Hypotheses(
+            _rows(torch.cat((self.tokens, candidates), dim=1), order),
+            scores,
+            torch.cat((self.complete, ended), dim=1).gather(1, order),
+            torch.cat((self.lengths, lengths), dim=1).gather(1, order),
+        )
+
+    def of(self, prompts: Tensor) -> _Hypotheses:
+        """Those of some prompts (B',)."""
+        fields = (self.tokens, self.scores, self.complete, self.lengths)
+        return _Hypotheses(*(x[prompts] for x in fields))
+
+    def put(self, prompts: Tensor, others: _Hypotheses) -> None:
+        """Takes over the hypotheses of `prompts` (B',)."""
+        self.tokens[prompts], self.scores[prompts] = others.tokens, others.scores.to(self.scores)
+        self.complete[prompts], self.lengths[prompts] = others.complete, others.lengths
 
 
 def _rows(text: Tensor, index: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from etude.nn.linear import LARGE, linear
+from etude.nn.linear import SMALL, linear
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def decoding(model: object) -> Iterator[None]:
 
     - Parameters and children are plain attributes. `module.weight` else goes through
       `nn.Module.__getattr__`, which is Python and comes after the ordinary look-up has failed.
-    - `nn.Linear` and layer norms call their kernel directly, large products the one of
+    - `nn.Linear` and layer norms call their kernel directly, products that are not small the one of
       `etude.nn.linear`; dropout, which does nothing when evaluating, calls none.
     """
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
@@ -64,7 +64,7 @@ def _shortcuts(module: nn.Module) -> dict[str, Any]:
     elif "weight" not in found:  # else it may be computed anew at each call
         pass
     elif type(module) is nn.Linear:
-        product = linear if module.weight.numel() >= LARGE else F.linear
+        product = linear if module.weight.numel() >= SMALL else F.linear
         found["forward"] = partial(product, weight=module.weight, bias=module.bias)
     elif isinstance(module, nn.LayerNorm) and type(module).forward is nn.LayerNorm.forward:
         found["forward"] = partial(

@@ -44,7 +44,7 @@ class Reader:
         self, model: CausalModel, rows: int, end: int, padding: Tensor | None, use_cache: bool
     ) -> None:
         self.model, self.window = model, model.window
-        self.padding = padding
+        self.padding, self._end = padding, end
         self.cache = model.new_cache(rows, min(self.window, end)) if use_cache else None
         if padding is not None:
             self._columns = torch.arange(end, device=padding.device)
@@ -83,11 +83,21 @@ class Reader:
         if self.cache is not None:
             self.cache.repeat(times)
 
-    def select(self, rows: Tensor, since: int) -> None:
-        """Goes on with the texts that `rows` (B,) names; each among those of its own prompt.
+    @property
+    def can_drop(self) -> bool:
+        """Whether `select` may leave prompts out: they must be in a cache, to the end. A model with
+        a source before it tells by the number of rows which one each has, until that is cached.
+        """
+        return self.cache is not None and self._end - 1 <= self.window  # the last isn't read
+
+    def select(self, rows: Tensor, since: int = 0) -> None:
+        """Goes on with the texts that `rows` (B',) names, in the place of as many others of the
+        same prompts; or, where `can_drop` says so, of some prompts only.
 
         Args:
             since: before this column, a row and the one that takes its place are the same.
         """
+        if self.padding is not None:
+            self.padding = self.padding.index_select(0, rows)
         if self.cache is not None:
             self.cache.select(rows, since=since)
