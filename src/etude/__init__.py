@@ -16,7 +16,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from etude.api import Run, Runs, compose, load_pretrained, load_run, plan, runs, train
+    from etude.api import (
+        Run,
+        Runs,
+        compose,
+        coordinate_check,
+        load_pretrained,
+        load_run,
+        plan,
+        runs,
+        train,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -24,6 +34,7 @@ __all__ = [
     "Runs",
     "__version__",
     "compose",
+    "coordinate_check",
     "load_pretrained",
     "load_run",
     "plan",
