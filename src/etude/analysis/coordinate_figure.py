@@ -12,12 +12,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _KINDS = {"blocks": COLOURS[0], "attention scores": COLOURS[2], "logits": COLOURS[1]}
-_PANELS = {"value": "mean |x|", "change": "mean |x − x at step 0|"}
 
 
 def coordinate_figure(frame: pd.DataFrame, path: Path) -> Path:
-    """Sizes, and changes since step 0, over the width, after the last step: a row of two panels for
-    each parametrisation, a line for each quantity, the later layers the darker.
+    """Mean sizes over the width: a panel for each parametrisation, a line for each quantity after
+    the last step, the later layers the darker, and a dotted one before training.
 
     Args:
         frame: from `etude.coordinate_check`.
@@ -26,49 +25,43 @@ def coordinate_figure(frame: pd.DataFrame, path: Path) -> Path:
     last = int(frame["step"].max())
     table = slopes(frame)
     parametrisations = list(dict.fromkeys(frame["parametrisation"]))
-    figure = new_figure(9, 0.6 + 3.1 * len(parametrisations))
-    grid = figure.subplots(len(parametrisations), 2, squeeze=False, sharex=True, sharey="col")
-    for row, parametrisation in zip(grid, parametrisations, strict=True):
-        chosen = frame[(frame["parametrisation"] == parametrisation) & (frame["step"] == last)]
+    figure = new_figure(0.8 + 4.1 * len(parametrisations), 4.2)
+    panels = figure.subplots(1, len(parametrisations), squeeze=False, sharey=True)[0]
+    for axes, parametrisation in zip(panels, parametrisations, strict=True):
+        chosen = frame[frame["parametrisation"] == parametrisation]
         found = table[(table["parametrisation"] == parametrisation) & (table["step"] == last)]
-        for axes, column in zip(row, _PANELS, strict=True):
-            _lines(axes, chosen, column)
-            low, high = found[column].min(), found[column].max()
-            axes.set_title(f"{parametrisation}: slopes {low:+.2f} to {high:+.2f}", fontsize=10)
-            axes.set_ylabel(f"{_PANELS[column]}, step {last}")
-    for axes in grid[-1]:
+        _lines(axes, chosen[chosen["step"] == 0], linestyle=":", linewidth=1.2)
+        _lines(axes, chosen[chosen["step"] == last], marker="o", markersize=4, linewidth=1.6)
+        low, high = found["value"].min(), found["value"].max()
+        axes.set_title(f"{parametrisation}: slopes {low:+.2f} to {high:+.2f}", fontsize=10)
         axes.set_xlabel("width D")
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+        widths = sorted(set(chosen["width"]))
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks(widths, labels=[str(width) for width in widths])
+        axes.minorticks_off()
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("mean |x|")
+    style = {"marker": "o", "markersize": 4}
+    for kind, colour in _KINDS.items():
+        panels[0].plot([], [], color=colour, label=f"{kind}, step {last}", **style)
+    panels[0].plot([], [], color="#333333", linestyle=":", label="step 0")
+    handles, labels = panels[0].get_legend_handles_labels()
+    columns = 2 * len(parametrisations)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     return save(figure, path)
 
 
-def _lines(axes: Any, chosen: pd.DataFrame, column: str) -> None:
-    told: set[str] = set()
+def _lines(axes: Any, chosen: pd.DataFrame, **style: Any) -> None:
     of_kind: dict[str, list[str]] = {kind: [] for kind in _KINDS}
     for name in dict.fromkeys(chosen["quantity"]):
         of_kind[_kind(name)].append(name)
     for kind, names in of_kind.items():
         for number, name in enumerate(names, start=1):
-            means = chosen[chosen["quantity"] == name].groupby("width")[column].mean()
-            axes.plot(
-                means.index,
-                means,
-                marker="o",
-                markersize=4,
-                linewidth=1.6,
-                color=_KINDS[kind],
-                alpha=0.35 + 0.65 * number / len(names),
-                label=None if kind in told else kind,
-            )
-            told.add(kind)
-    widths = sorted(set(chosen["width"]))
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xticks(widths, labels=[str(width) for width in widths])
-    axes.minorticks_off()
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+            means = chosen[chosen["quantity"] == name].groupby("width")["value"].mean()
+            depth = 0.35 + 0.65 * number / len(names)
+            axes.plot(means.index, means, color=_KINDS[kind], alpha=depth, **style)
 
 
 def _kind(quantity: str) -> str:
