@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -20,9 +19,13 @@ from etude.tasks.base import Setup
 from etude.training.build import build_model, build_parts
 from etude.training.place import cache_folder
 
-TOLERANCE = 0.25
-"""Of a slope. With four widths from 64 to 512 and two seeds those of muP were within 0.16 of 0, and
-those of blocks and logits in the standard parametrisation above 0.6."""
+TOLERANCE = 0.15
+"""Of a slope. Measured: those of blocks and logits in muP within 0.09, in the standard
+parametrisation above 0.4, of the blocks above 2."""
+
+FALLING = 0.4
+"""Of a slope of attention scores below 0: before training they fall with the root of the width, and
+after six steps they have forgotten half of it (measured: -0.28)."""
 
 
 def config(corpus: Path, tmp_path: Path, *more: str) -> DictConfig:
@@ -106,7 +109,6 @@ KINDS = {
         "model.tie_embeddings=false", "model/position=rotary", "model/norm=rmsnorm",
         "model/feedforward=swiglu",
     ],
-    "muon": ["optimizer=muon", "~optimizer.betas", "optimizer.adamw_lr=1e-2"],
 }  # fmt: skip
 
 
@@ -115,15 +117,23 @@ KINDS = {
 def test_in_mup_nothing_grows_and_without_it_something_does(
     corpus: Path, tmp_path: Path, kind: str
 ) -> None:
-    asked = config(corpus, tmp_path, "model.mup_base_dim=64", "model.heads=4", *KINDS[kind])
+    own = ["model.mup_base_dim=64", "model.heads=4", "optimizer.lr=4e-3", *KINDS[kind]]
     frame = etude.coordinate_check(
-        asked, [64, 128, 256, 512], steps=4, seeds=(0, 1), beside_standard=True
+        config(corpus, tmp_path, *own),
+        [64, 128, 256, 512],
+        steps=6,
+        seeds=range(4),
+        beside_standard=True,
     )
     table = slopes(frame)
-    last = table[table["step"] == 4]
+    last = table[table["step"] == 6]
     mup, standard = (last[last["parametrisation"] == p] for p in ("muP", "standard"))
+    scores = mup["quantity"].str.endswith("scores")
     for column in ("value", "change"):
-        assert np.abs(mup[column]).max() < TOLERANCE, mup
-        grows = standard[~standard["quantity"].str.endswith("scores")]
-        assert (grows[column] > 2 * TOLERANCE).any(), standard
-        assert np.abs(standard[column]).max() > TOLERANCE
+        assert mup[column].max() < TOLERANCE, mup
+        assert mup[~scores][column].min() > -TOLERANCE, mup
+        assert mup[scores][column].min() > -FALLING, mup
+        assert standard[column].min() > 2 * TOLERANCE, standard
+    first = table[(table["step"] == 0) & (table["parametrisation"] == "muP")]
+    of_scores = first[first["quantity"].str.endswith("scores")]["value"]
+    assert of_scores.to_list() == pytest.approx([-0.5, -0.5], abs=0.1)

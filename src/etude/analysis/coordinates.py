@@ -140,10 +140,9 @@ def _train(checked: Checked, steps: int) -> Iterator[dict[str, Any]]:
         data.check()
         data.prepare(cache_folder(checked))
         data.attach(seed=checked.seed, micro_batch=parts.trainer.micro_batch, total_steps=steps)
-        labels = len(getattr(data, "labels", ()))
         task: Any = parts.task(
             setup=Setup(
-                model=build_model(checked, data.tokenizer_.vocab_size, labels),
+                model=build_model(checked, data.tokenizer_.vocab_size, len(data.labels)),
                 optimizer=parts.optimizer,
                 schedule=parts.schedule,
                 total_steps=steps,
