@@ -146,7 +146,7 @@ def _fold_scale(attention: MultiHeadAttention) -> None:
 
 def _fold_readout(module: Any) -> None:
     """Into the layers that give the logits, or the norm before them where that is the embedding."""
-    head = getattr(module, "head", None)
+    head: Any = getattr(module, "head", None)
     owner = head if hasattr(head, "logit_scale") else module
     if not hasattr(owner, "logit_scale"):
         return  # an encoder without a head
