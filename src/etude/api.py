@@ -125,6 +125,32 @@ def find_learning_rate(
     return found
 
 
+def coordinate_check(
+    config: DictConfig,
+    widths: Sequence[int],
+    *,
+    steps: int = 4,
+    seeds: Sequence[int] = (0,),
+    beside_standard: bool = False,
+    figure: str | Path | None = None,
+) -> pd.DataFrame:
+    """How the sizes of what a model computes change with its width, in a few steps of training that
+    leave no record: whether its muP is right.
+
+    Example:
+        cfg = etude.compose("experiment=nano", "model.mup_base_dim=64")
+        etude.coordinate_check(cfg, [64, 128, 256, 512], figure="check.png")
+
+    Args, returns and raises: see `etude.analysis.coordinates.coordinate_check`; its `slopes` of the
+    result are the powers of the width.
+    """
+    from etude.analysis import coordinates
+
+    return coordinates.coordinate_check(
+        config, widths, steps=steps, seeds=seeds, beside_standard=beside_standard, figure=figure
+    )
+
+
 def load_run(
     run: str | Path, *, root: str | Path = "experiments", trust: Sequence[str] = ()
 ) -> Run:

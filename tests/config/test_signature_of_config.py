@@ -61,6 +61,11 @@ def test_golden_signatures(overrides: str, expected: str) -> None:
     assert name(compose(overrides)) == expected
 
 
+def test_the_standard_parametrisation_is_no_part_of_it_and_mup_is() -> None:
+    assert typed("model.mup_base_dim=null") == PLAIN
+    assert len({PLAIN, typed("model.mup_base_dim=16"), typed("model.mup_base_dim=32")}) == 3
+
+
 OUT = {
     "data.workers": 3,
     "trainer.accelerator": "cpu",

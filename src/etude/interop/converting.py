@@ -23,6 +23,7 @@ from etude.interop.family import Family, Model
 from etude.interop.hf_config import NAME
 from etude.interop.pretrained import family_for, save_weights
 from etude.interop.released import Released
+from etude.models.mup import folded
 
 TOLERANCE = 1e-4
 
@@ -91,11 +92,12 @@ def of_released(named: str, released: Released) -> Source:
 
 
 def of_run(named: str, module: Any, tokenizer: Tokenizer) -> Source:
-    """A model that was trained here.
+    """A model that was trained here; what muP multiplies with goes into the weights.
 
     Raises:
         RequestError: no family has all its parts; they are named.
     """
+    module = folded(module)
     family = family_for(module)
     end = tokenizer.end_of_text
     return Source(

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from etude.errors import Checks, InvalidArguments, Problem
+from etude.models.mup import MuP, widths
 from etude.nn.attention import check_divides
 from etude.nn.cache import KVCache
 from etude.nn.documents import Documents
 from etude.nn.mask import causal_mask, own_key
+from etude.optim.widths import Widths
 
 Part = Callable[..., Any]
 
@@ -33,6 +35,11 @@ class Body(nn.Module):
             segments); 0 is none.
         recompute: keep no activations within a block for the backward pass, but compute them
             again (Chen et al. 2016, arXiv:1604.06174): less memory, a third more time.
+        mup_base_dim: the width at which muP (`etude.models.mup`) is the standard parametrisation,
+            which is what None says at any width.
+
+    Attributes:
+        mup: None in the standard parametrisation.
 
     Raises:
         InvalidArguments: sizes that don't fit together, and whatever a part finds wrong.
@@ -61,6 +68,7 @@ class Body(nn.Module):
         embedding_norm: bool = False,
         token_types: int = 0,
         recompute: bool = False,
+        mup_base_dim: int | None = None,
     ) -> None:
         super().__init__()
         checks = Checks()
@@ -74,21 +82,27 @@ class Body(nn.Module):
         checks.that(token_types >= 0, "token_types", token_types, "0 or more")
         checks.probability(dropout=dropout)
         checks.done()
+        self.mup = None if mup_base_dim is None else MuP(mup_base_dim, dim, heads, head_dim)
 
         self.max_length = max_length
         self.mask = mask()
         self.recompute = recompute
-        self.embedding_scale = math.sqrt(dim) if scale_embeddings else None
+        scaled_by = dim if self.mup is None else self.mup.base  # as muP has it: not by the width
+        self.embedding_scale = math.sqrt(scaled_by) if scale_embeddings else None
         self.embedding = nn.Embedding(vocabulary, dim) if embedding is None else embedding
         width = {} if head_dim is None else {"head_dim": head_dim}
         self.position = position(dim=dim, heads=heads, max_length=max_length, **width)
         self.position.causal = self.mask.causal
+        in_attention = dict(width)
+        if self.mup is not None and self.mup.ratio != 1:
+            self.position.at_base_width(self.mup.ratio)
+            in_attention["base_head_dim"] = self.mup.base_head_dim
         self.token_types = nn.Embedding(token_types, dim) if token_types else None
         new_norm = partial(norm, dim=dim, bias=bias)
         self.embedding_norm = new_norm() if embedding_norm else None
         self.dropout = nn.Dropout(dropout)
         new_attention = partial(
-            attention, dim=dim, heads=heads, bias=bias, dropout=dropout, **width
+            attention, dim=dim, heads=heads, bias=bias, dropout=dropout, **in_attention
         )
         branches = {
             "attention": new_attention,
@@ -245,6 +259,10 @@ class Body(nn.Module):
         if not self.mask.cacheable:
             raise InvalidArguments(Problem("mask", "a causal mask; a cache needs one"))
         return KVCache(len(self.blocks), batch, length)
+
+    def widths(self) -> Widths | None:
+        """What the optimizer is told of muP; None in the standard parametrisation."""
+        return widths(self)
 
     def num_parameters(self) -> int:
         """All of them, a tied embedding once."""

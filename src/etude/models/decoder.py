@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from etude.errors import Checks
 from etude.models.body import Body, Part
 from etude.models.heads import logits
+from etude.models.mup import check_initialise
 from etude.nn.cache import KVCache
 from etude.nn.documents import Documents
 from etude.nn.init import GPT2, Initialise
@@ -36,7 +37,7 @@ class Decoder(Body):
         bias: whether projections and norms have a bias.
         tie_embeddings: whether the output projection is the embedding's transpose (Press & Wolf
             2016, arXiv:1608.05859).
-        head_dim, scale_embeddings, embedding_norm, recompute: see `Body`.
+        head_dim, scale_embeddings, embedding_norm, recompute, mup_base_dim: see `Body`.
         logit_softcap: c, keeps the logits within (-c, c), by c tanh(logit / c) (Gemma Team 2024,
             arXiv:2408.00118, section 2).
         initialise: fills the weights, given the model and the number of layers
@@ -69,18 +70,22 @@ class Decoder(Body):
         recompute: bool = False,
         logit_softcap: float | None = None,
         initialise: Initialise | None = None,
+        mup_base_dim: int | None = None,
     ) -> None:
         super().__init__(
             vocab_size=vocab_size, layers=layers, heads=heads, dim=dim, max_length=max_length,
             attention=attention, position=position, norm=norm, feedforward=feedforward,
             mask=mask, block=block, dropout=dropout, bias=bias, head_dim=head_dim,
             scale_embeddings=scale_embeddings, embedding_norm=embedding_norm, recompute=recompute,
+            mup_base_dim=mup_base_dim,
         )  # fmt: skip
         if logit_softcap is not None:
             checks = Checks()
             checks.positive(logit_softcap=logit_softcap)
             checks.done()
+        check_initialise(self.mup, initialise)
         self.logit_softcap = logit_softcap
+        self.logit_scale = 1.0 if self.mup is None else 1 / self.mup.ratio
         vocabulary = self.embedding.num_embeddings
         self.head = None if tie_embeddings else nn.Linear(dim, vocabulary, bias=False)
         (initialise or GPT2())(self, layers)
@@ -110,4 +115,5 @@ class Decoder(Body):
         x = self.hidden(
             tokens, cache, keep=keep, positions=positions, documents=documents, last_only=last_only
         )
-        return logits(x, self.embedding if self.head is None else self.head, self.logit_softcap)
+        output = self.embedding if self.head is None else self.head
+        return logits(x, output, self.logit_softcap, scale=self.logit_scale)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from etude.models.body import Body, Part
+from etude.models.mup import check_initialise
 from etude.nn.documents import Documents
 from etude.nn.init import Initialise, Normal
 
@@ -20,7 +21,8 @@ class Encoder(Body):
             block, dropout, bias: see `Decoder`.
         head: called once with dim, embedding, norm, dropout (`etude.models.heads`); None leaves
             the vectors as they are.
-        token_types, head_dim, scale_embeddings, embedding_norm, recompute: see `Body`.
+        token_types, head_dim, scale_embeddings, embedding_norm, recompute, mup_base_dim: see
+            `Body`.
         initialise: as for `Decoder`; None is `Normal`.
 
     Raises:
@@ -50,16 +52,20 @@ class Encoder(Body):
         embedding_norm: bool = False,
         recompute: bool = False,
         initialise: Initialise | None = None,
+        mup_base_dim: int | None = None,
     ) -> None:
         super().__init__(
             vocab_size=vocab_size, layers=layers, heads=heads, dim=dim, max_length=max_length,
             attention=attention, position=position, norm=norm, feedforward=feedforward,
             mask=mask, block=block, dropout=dropout, bias=bias, head_dim=head_dim,
             scale_embeddings=scale_embeddings, embedding_norm=embedding_norm,
-            token_types=token_types, recompute=recompute,
+            token_types=token_types, recompute=recompute, mup_base_dim=mup_base_dim,
         )  # fmt: skip
+        check_initialise(self.mup, initialise)
         shared = {"dim": dim, "embedding": self.embedding, "norm": norm, "dropout": dropout}
         self.head = None if head is None else head(**shared)
+        if self.mup is not None and self.head is not None:
+            self.head.divide_logits(self.mup.ratio)
         (initialise or Normal())(self, layers)
 
     def forward(

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from etude.errors import Checks
 from etude.models.body import Body, Part
 from etude.models.heads import logits
+from etude.models.mup import check_initialise, widths
 from etude.nn.cache import KVCache
 from etude.nn.documents import Documents
 from etude.nn.init import Initialise, Xavier
 from etude.nn.mask import Bidirectional
+from etude.optim.widths import Widths
 
 
 class EncoderDecoder(nn.Module):
@@ -33,7 +35,8 @@ class EncoderDecoder(nn.Module):
         logit_scale: the decoder's output is multiplied by it (T5: D^-1/2 where tied).
         logit_bias: whether the logits have a bias (Marian).
         start_token: what a target begins with before its first token.
-        head_dim, scale_embeddings, embedding_norm, recompute: see `Body`.
+        head_dim, scale_embeddings, embedding_norm, recompute, mup_base_dim: see `Body`. In muP
+            the `logit_scale` that is stated is that of the base width.
         initialise: as for `Decoder`; None is `Xavier`.
 
     Raises:
@@ -66,6 +69,7 @@ class EncoderDecoder(nn.Module):
         logit_bias: bool = False,
         start_token: int = 0,
         initialise: Initialise | None = None,
+        mup_base_dim: int | None = None,
     ) -> None:
         super().__init__()
         checks = Checks()
@@ -79,7 +83,7 @@ class EncoderDecoder(nn.Module):
             "attention": attention, "position": position, "norm": norm, "feedforward": feedforward,
             "block": block, "dropout": dropout, "bias": bias, "head_dim": head_dim,
             "scale_embeddings": scale_embeddings, "embedding_norm": embedding_norm,
-            "recompute": recompute,
+            "recompute": recompute, "mup_base_dim": mup_base_dim,
         }  # fmt: skip
         self.encoder = Body(**shared, layers=layers, mask=Bidirectional)
         self.decoder = Body(
@@ -89,10 +93,12 @@ class EncoderDecoder(nn.Module):
             cross=True,
             embedding=self.encoder.embedding,
         )
+        self.mup = self.decoder.mup
+        check_initialise(self.mup, initialise)
         vocabulary = self.encoder.embedding.num_embeddings
         self.head = None if tie_embeddings else nn.Linear(dim, vocabulary, bias=False)
         self.logit_bias = nn.Parameter(torch.zeros(vocabulary)) if logit_bias else None
-        self.logit_scale = logit_scale
+        self.logit_scale = logit_scale if self.mup is None else logit_scale / self.mup.ratio
         self.start_token = start_token
         self.max_length = max_length
         (initialise or Xavier())(self, layers)
@@ -155,6 +161,10 @@ class EncoderDecoder(nn.Module):
             keep: (B, M), false where a token is padding.
         """
         return Reading(self, self.encode(source, keep), keep)
+
+    def widths(self) -> Widths | None:
+        """See `Body.widths`."""
+        return widths(self)
 
     def num_parameters(self) -> int:
         """All of them, shared ones once."""

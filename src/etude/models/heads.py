@@ -18,6 +18,7 @@ def logits(
     output: nn.Linear | nn.Embedding,
     softcap: float | None = None,
     bias: Tensor | None = None,
+    scale: float = 1.0,
 ) -> Tensor:
     """Vectors (..., D) to logits (..., V).
 
@@ -25,7 +26,9 @@ def logits(
         output: the projection; an embedding is used as its transpose.
         softcap: c, keeps them within (-c, c).
         bias: (V,), added.
+        scale: of the vectors.
     """
+    x = x if scale == 1 else x * scale
     if isinstance(output, nn.Embedding):
         y = linear(x, output.weight, bias)
     else:
@@ -39,6 +42,9 @@ class Head(nn.Module):
     Attributes:
         gives: what its logits are over: the `vocabulary` at each position, `tags` at each position,
             or `classes` of the whole.
+        readouts: the names of its layers that give logits, besides the embedding. None is a head
+            that does not say, and that no model in muP takes.
+        logit_scale: what the vectors that they read are multiplied with.
 
     Args:
         dim: D.
@@ -48,9 +54,27 @@ class Head(nn.Module):
     """
 
     gives: ClassVar[Literal["vocabulary", "tags", "classes"]]
+    readouts: ClassVar[tuple[str, ...] | None] = None
 
     def __init__(self, *, dim: int, embedding: nn.Embedding, norm: Part, dropout: float) -> None:
         super().__init__()
+        self.logit_scale = 1.0
+
+    def divide_logits(self, ratio: float) -> None:
+        """Makes the logits those of muP, by the width over the base width.
+
+        Raises:
+            InvalidArguments: the head does not say which of its layers give logits.
+        """
+        checks = Checks()
+        name, expected = type(self).__name__, "a head that says its `readouts`, for mup_base_dim"
+        checks.that(self.readouts is not None, "head", name, expected)
+        checks.done()
+        self.logit_scale = 1 / ratio
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Vectors (..., D) as a layer that gives logits reads them; same shape."""
+        return x if self.logit_scale == 1 else x * self.logit_scale
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """Vectors (B, T, D) to what the head says.
@@ -78,6 +102,7 @@ class MaskedLanguageHead(Head):
     """
 
     gives = "vocabulary"
+    readouts = ()
 
     def __init__(self, *, dim: int, embedding: nn.Embedding, norm: Part, dropout: float) -> None:
         super().__init__(dim=dim, embedding=embedding, norm=norm, dropout=dropout)
@@ -87,7 +112,8 @@ class MaskedLanguageHead(Head):
         self._shared = [embedding]  # not a child: its weights are the body's
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        return logits(self.norm(F.gelu(self.dense(x))), self._shared[0], bias=self.bias)
+        x = self.scaled(self.norm(F.gelu(self.dense(x))))
+        return logits(x, self._shared[0], bias=self.bias)
 
 
 class ClassificationHead(Head):
@@ -100,6 +126,7 @@ class ClassificationHead(Head):
     """
 
     gives = "classes"
+    readouts = ("classifier",)
 
     def __init__(
         self,
@@ -117,7 +144,7 @@ class ClassificationHead(Head):
         self.classifier = nn.Linear(dim, labels)
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.classifier(self.dropout(self.dense(x[:, 0]).tanh()))
+        return self.classifier(self.scaled(self.dropout(self.dense(x[:, 0]).tanh())))
 
 
 class LinearHead(Head):
@@ -126,6 +153,8 @@ class LinearHead(Head):
     Args:
         labels: how many there are; a config's null is filled with the data's.
     """
+
+    readouts = ("classifier",)
 
     def __init__(
         self,
@@ -160,7 +189,7 @@ class MeanClassificationHead(LinearHead):
         else:
             weights = keep[..., None].to(x.dtype)
             mean = (x * weights).sum(1) / weights.sum(1)
-        return self.classifier(self.dropout(mean))
+        return self.classifier(self.scaled(self.dropout(mean)))
 
 
 class TaggingHead(LinearHead):
@@ -173,7 +202,7 @@ class TaggingHead(LinearHead):
     gives = "tags"
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.classifier(self.dropout(x))
+        return self.classifier(self.scaled(self.dropout(x)))
 
 
 def check_labels(labels: int | None) -> int:

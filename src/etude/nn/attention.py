@@ -139,13 +139,22 @@ class MultiHeadAttention(nn.Module):
         softcap: see `reference_attention`; it has no fused kernel.
         attention_dropout: probability for the attention weights alone; None is `dropout`. On a CPU
             there is no fused kernel with it, and 0 is several times faster.
+        base_head_dim: K at muP's base width; None is K. The scale is that of the base width, times
+            base_head_dim / K: q . k, once both are learned, grows with K, and not with its root
+            (Yang et al. 2022, arXiv:2203.03466, definition 4.1).
+
+    Attributes:
+        standard_scale: what the scale is in the standard parametrisation.
+        base_share: base_head_dim / K.
 
     Raises:
         InvalidArguments: sizes that don't divide each other.
     """
 
     attend: Callable[..., Tensor] = staticmethod(fused_attention)
-    given = frozenset({"dim", "heads", "bias", "dropout", "head_dim"})  # by the model
+    given = frozenset(  # by the model
+        {"dim", "heads", "bias", "dropout", "head_dim", "base_head_dim"}
+    )
 
     def __init__(
         self,
@@ -163,6 +172,7 @@ class MultiHeadAttention(nn.Module):
         scale: Literal["inverse_sqrt", "inverse", "one"] = "inverse_sqrt",
         softcap: float | None = None,
         attention_dropout: float | None = None,
+        base_head_dim: int | None = None,
     ) -> None:
         super().__init__()
         checks = Checks()
@@ -180,12 +190,17 @@ class MultiHeadAttention(nn.Module):
         if softcap is not None:
             checks.positive(softcap=softcap)
         checks.that(scale in SCALES, "scale", scale, f"one of {', '.join(SCALES)}")
+        if base_head_dim is not None:
+            checks.positive(base_head_dim=base_head_dim)
         checks.done()
         kv_heads = heads if kv_heads is None else kv_heads
         self.heads, self.kv_heads = heads, kv_heads
         self.dropout = dropout if attention_dropout is None else attention_dropout
         self.head_dim = dim // heads if head_dim is None else head_dim
-        self.scale = SCALES[scale](self.head_dim)
+        self.standard_scale = SCALES[scale](self.head_dim)
+        base = self.head_dim if base_head_dim is None else base_head_dim
+        self.base_share = base / self.head_dim
+        self.scale = SCALES[scale](base) * self.base_share
         self.softcap = softcap
         if softcap is not None:
             self.attend = partial(reference_attention, softcap=softcap)

@@ -3,22 +3,59 @@
 All set biases to 0 and leave norms (weight 1, bias 0) and what position parts draw for themselves.
 The last part of a module's name tells what it is: `out` and `down` write into the residual stream,
 `qkv` makes queries, keys and values.
+
+Of a model in muP (`etude.optim.widths`) each weight begins with the standard deviation that it
+would have at the base width, a hidden matrix with that times (width / base width)^(-1/2), so that
+it falls with the root of the inputs (Yang et al. 2022, arXiv:2203.03466, table 8). At the base
+width both are the same.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from etude.errors import Checks
+from etude.optim.widths import widths_of
 
 Initialise = Callable[[nn.Module, int], None]
 
 
-class Normal:
+class WidthAware:
+    """The base of what knows muP: models in muP take no other initialisation."""
+
+    def __call__(self, module: nn.Module, layers: int) -> None:
+        """Fills the weights of a model of so many layers."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A weight to be filled, of a linear layer or an embedding.
+
+    Attributes:
+        name: of the layer.
+        embeds: whether it is an embedding.
+        inputs: columns; of an embedding, D. In muP as many as at the base width.
+        outputs: rows, likewise.
+        factor: in muP, what the standard deviation that these ask for is multiplied with; else 1.
+        head_dim: K, of the attention whose `qkv` this is, likewise; else None.
+    """
+
+    name: str
+    weight: Tensor
+    embeds: bool
+    inputs: float
+    outputs: float
+    factor: float
+    head_dim: float | None
+
+
+class Normal(WidthAware):
     """BERT's: N(0, std) for all weights (Devlin et al. 2018, arXiv:1810.04805, and the authors'
     code, `initializer_range`, which truncates at two standard deviations; this does not, as
     `transformers` doesn't).
@@ -31,8 +68,8 @@ class Normal:
         self.std = std
 
     def __call__(self, module: nn.Module, layers: int) -> None:
-        for _, part in _weighted(module):
-            nn.init.normal_(part.weight, std=self.std)
+        for matrix in _matrices(module):
+            nn.init.normal_(matrix.weight, std=self.std * matrix.factor)
 
 
 class GPT2(Normal):
@@ -42,58 +79,60 @@ class GPT2(Normal):
     """
 
     def __call__(self, module: nn.Module, layers: int) -> None:
-        for name, part in _weighted(module):
-            smaller = math.sqrt(2 * layers) if _writes(name) else 1
-            nn.init.normal_(part.weight, std=self.std / smaller)
+        for matrix in _matrices(module):
+            smaller = math.sqrt(2 * layers) if _writes(matrix.name) else 1
+            nn.init.normal_(matrix.weight, std=self.std / smaller * matrix.factor)
 
 
-class Xavier:
+class Xavier(WidthAware):
     """Glorot & Bengio 2010, equation 16: uniform with variance 2 / (fan_in + fan_out), for
     queries, keys and values each as a matrix of its own; embeddings N(0, 1 / sqrt(D)), as the
     original Transformer's code multiplies them by sqrt(D).
     """
 
     def __call__(self, module: nn.Module, layers: int) -> None:
-        for name, part in _weighted(module):
-            if isinstance(part, nn.Embedding):
-                nn.init.normal_(part.weight, std=part.weight.shape[1] ** -0.5)
-            else:
-                for matrix in _matrices(module, name, part.weight):
-                    nn.init.xavier_uniform_(matrix)
+        for matrix in _matrices(module):
+            if matrix.embeds:
+                nn.init.normal_(matrix.weight, std=matrix.inputs**-0.5)
+                continue
+            for piece in _pieces(module, matrix):
+                rows = matrix.outputs * piece.shape[0] / matrix.weight.shape[0]
+                wider = sum(piece.shape) / (matrix.inputs + rows)
+                nn.init.xavier_uniform_(piece, gain=math.sqrt(wider) * matrix.factor)
 
 
-class Small:
+class Small(WidthAware):
     """GPT-NeoX's (Black et al. 2022, arXiv:2204.06745, section 2.1): N(0, sqrt(2 / (5 D)))
     ("SmallInit", Nguyen & Salazar 2019, arXiv:1910.05895), and N(0, 2 / (layers sqrt(D))) for what
     writes into the residual stream (Wang & Komatsuzaki 2021, the code of GPT-J).
     """
 
     def __call__(self, module: nn.Module, layers: int) -> None:
-        for name, part in _weighted(module):
-            if _writes(name):
-                std = 2 / (layers * math.sqrt(part.weight.shape[0]))
+        for matrix in _matrices(module):
+            if _writes(matrix.name):
+                std = 2 / (layers * math.sqrt(matrix.outputs))
             else:
-                std = math.sqrt(2 / (5 * part.weight.shape[1]))
-            nn.init.normal_(part.weight, std=std)
+                std = math.sqrt(2 / (5 * matrix.inputs))
+            nn.init.normal_(matrix.weight, std=std * matrix.factor)
 
 
-class T5:
+class T5(WidthAware):
     """T5's (Raffel et al. 2019, arXiv:1910.10683, and the authors' code): embeddings N(0, 1);
     queries N(0, 1 / sqrt(D K)), which stands for the missing scale of the scores; each other
     weight N(0, 1 / sqrt(fan_in)).
     """
 
     def __call__(self, module: nn.Module, layers: int) -> None:
-        for name, part in _weighted(module):
-            if isinstance(part, nn.Embedding):
-                nn.init.normal_(part.weight, std=1.0)
+        for matrix in _matrices(module):
+            if matrix.embeds:
+                nn.init.normal_(matrix.weight, std=1.0)
                 continue
-            queries, *others = _matrices(module, name, part.weight)
-            std = part.weight.shape[1] ** -0.5
-            scaled = 1 if not others else _attention(module, name).head_dim ** -0.5
+            queries, *others = _pieces(module, matrix)
+            std = matrix.inputs**-0.5 * matrix.factor
+            scaled = 1 if matrix.head_dim is None else matrix.head_dim**-0.5
             nn.init.normal_(queries, std=std * scaled)
-            for matrix in others:
-                nn.init.normal_(matrix, std=std)
+            for other in others:
+                nn.init.normal_(other, std=std)
 
 
 def _writes(name: str) -> bool:
@@ -106,19 +145,36 @@ def _attention(module: nn.Module, name: str) -> Any:
     return module.get_submodule(name.rpartition(".")[0])
 
 
-def _matrices(module: nn.Module, name: str, weight: Tensor) -> tuple[Tensor, ...]:
+def _pieces(module: nn.Module, matrix: Matrix) -> tuple[Tensor, ...]:
     """The weight of a linear layer, or the three that lie side by side in `qkv`."""
-    if name.rpartition(".")[2] != "qkv":
-        return (weight,)
-    attention = _attention(module, name)
+    if matrix.head_dim is None:
+        return (matrix.weight,)
+    attention = _attention(module, matrix.name)
     H, G, K = attention.heads, attention.kv_heads, attention.head_dim
-    return weight.detach().split_with_sizes((H * K, G * K, G * K))
+    return matrix.weight.detach().split_with_sizes((H * K, G * K, G * K))
 
 
-def _weighted(module: nn.Module) -> Iterator[tuple[str, nn.Linear | nn.Embedding]]:
+def _matrices(module: nn.Module) -> Iterator[Matrix]:
     """The linear layers and embeddings, each once, by name; their biases are set to 0."""
+    widths = widths_of(module)
+    ratio = 1 if widths is None else widths.ratio
     for name, part in module.named_modules():
         if isinstance(part, nn.Linear) and part.bias is not None:
             nn.init.zeros_(part.bias)
-        if isinstance(part, nn.Linear | nn.Embedding):
-            yield name, part
+        if not isinstance(part, nn.Linear | nn.Embedding):
+            continue
+        hidden = widths is not None and widths.roles[f"{name}.weight"] == "hidden"
+        rows, columns = part.weight.shape
+        head_dim = None
+        if name.rpartition(".")[2] == "qkv":
+            attention = _attention(module, name)
+            head_dim = attention.head_dim * attention.base_share
+        yield Matrix(
+            name,
+            part.weight,
+            embeds=isinstance(part, nn.Embedding),
+            inputs=columns / ratio if widths is not None else columns,
+            outputs=rows / ratio if hidden else rows,
+            factor=ratio**-0.5 if hidden else 1.0,
+            head_dim=head_dim,
+        )

@@ -58,6 +58,13 @@ class Position(nn.Module):
     def reach(self, length: int) -> None:
         """Called before `embed` and `rotate` where these are told positions: all below `length`."""
 
+    def at_base_width(self, ratio: float) -> None:
+        """Makes what the part drew what it would have drawn at muP's base width.
+
+        Args:
+            ratio: the width over that.
+        """
+
     def bias(self, T: int, S: int, like: Tensor) -> Tensor | None:
         """(H, T, S), to be added to the scores of the last T of S positions, or None.
 
@@ -324,6 +331,10 @@ class RelativeBias(Position):
         self.buckets, self.max_distance = buckets, max_distance
         self.weight = nn.Parameter(torch.empty(buckets, heads))
         nn.init.normal_(self.weight, std=dim**-0.5)  # as the authors' code
+
+    @torch.no_grad()
+    def at_base_width(self, ratio: float) -> None:
+        self.weight.mul_(math.sqrt(ratio))
 
     def bias(self, T: int, S: int, like: Tensor) -> Tensor:
         at = torch.arange(S, device=like.device)

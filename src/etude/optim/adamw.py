@@ -8,6 +8,7 @@ from torch import nn
 from etude.errors import Checks
 from etude.optim.groups import parameter_groups
 from etude.optim.recipe import OptimizerRecipe, check_betas
+from etude.optim.widths import BY_ENTRY
 
 __all__ = ["AdamW", "parameter_groups"]
 
@@ -22,6 +23,8 @@ class AdamW(OptimizerRecipe):
         betas: decay rates of the first and second moment.
         eps: added to the root of the second moment.
     """
+
+    rule = BY_ENTRY
 
     def __init__(
         self,

@@ -7,24 +7,37 @@ from typing import Any
 
 from torch import nn
 
+from etude.optim.widths import Rule, rate_factors
+
 _BLOCK = re.compile(r"\bblocks\.(\d+)\.")
 
 
 def parameter_groups(
-    module: nn.Module, weight_decay: float, *, lr: float | None = None, layer_decay: float = 1.0
+    module: nn.Module,
+    weight_decay: float,
+    *,
+    lr: float | None = None,
+    layer_decay: float = 1.0,
+    rule: Rule | None = None,
 ) -> list[dict[str, Any]]:
     """Matrices with weight decay, vectors without; each shared parameter once.
 
     Args:
         module: its trainable parameters are taken.
         weight_decay: of matrices and embeddings.
-        lr: the rate of the last layers; needed with a layer decay.
+        lr: the rate of the last layers; needed with a layer decay, and by muP.
         layer_decay: the factor of the rate from a block to the one below it (Howard & Ruder 2018,
             arXiv:1801.06146, section 3.2, who take 1 / 2.6): of L blocks, block i has
             layer_decay^(L - 1 - i) of it, the embedding layer_decay^L, all else the whole.
+        rule: what muP makes of the rates in the optimizer's kind of steps. A weight decay changes
+            the other way: what a step takes of a weight, their product, is that of the base width.
+
+    Raises:
+        InvalidArguments: the module is in muP and there is no rule.
     """
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    if layer_decay == 1:
+    factors = rate_factors(module, rule)
+    if layer_decay == 1 and not factors:
         groups = [
             {"params": [p for _, p in named if p.dim() >= 2], "weight_decay": weight_decay},
             {"params": [p for _, p in named if p.dim() < 2], "weight_decay": 0.0},
@@ -33,17 +46,18 @@ def parameter_groups(
     assert lr is not None
     numbers = [int(found[1]) for name, _ in named if (found := _BLOCK.search(name))]
     layers = max(numbers, default=-1) + 1
-    by_depth: dict[tuple[int, bool], list[Any]] = {}
+    alike: dict[tuple[int, float, bool], list[Any]] = {}
     for name, parameter in named:
-        key = (_depth_from_top(name, layers), parameter.dim() >= 2)
-        by_depth.setdefault(key, []).append(parameter)
+        depth = _depth_from_top(name, layers) if layer_decay != 1 else 0
+        key = (depth, factors.get(name, 1.0), parameter.dim() >= 2)
+        alike.setdefault(key, []).append(parameter)
     return [
         {
             "params": found,
-            "weight_decay": weight_decay if decays else 0.0,
-            "lr": lr * layer_decay**depth,
+            "weight_decay": weight_decay / factor if decays else 0.0,
+            "lr": lr * layer_decay**depth * factor,
         }
-        for (depth, decays), found in sorted(by_depth.items(), key=lambda item: item[0])
+        for (depth, factor, decays), found in sorted(alike.items(), key=lambda item: item[0])
     ]
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from etude.errors import Checks
 from etude.optim.recipe import OptimizerRecipe, check_betas
+from etude.optim.widths import BY_ENTRY
 
 
 class Lion(OptimizerRecipe):
@@ -21,6 +22,8 @@ class Lion(OptimizerRecipe):
         lr, weight_decay, layer_decay: see `OptimizerRecipe`.
         betas: of the momentum that is stepped along, and of the one that is kept.
     """
+
+    rule = BY_ENTRY
 
     def __init__(
         self,

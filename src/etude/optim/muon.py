@@ -14,6 +14,7 @@ from etude.optim.groups import parameter_groups
 from etude.optim.orthogonal import Orthogonal
 from etude.optim.recipe import OptimizerRecipe, check_betas
 from etude.optim.several import Several
+from etude.optim.widths import BY_ENTRY, BY_RMS, BY_SPECTRUM, rate_factors
 
 
 class Muon(OptimizerRecipe):
@@ -31,6 +32,8 @@ class Muon(OptimizerRecipe):
             arXiv:2502.16982, section 2.2).
         adamw_lr, betas, eps, adamw_weight_decay: of AdamW.
     """
+
+    rule = BY_ENTRY  # of AdamW
 
     def __init__(
         self,
@@ -59,15 +62,18 @@ class Muon(OptimizerRecipe):
 
     def __call__(self, module: nn.Module) -> torch.optim.Optimizer:
         """The optimizer over the module's trainable parameters."""
-        inside = [
-            p
+        named = {
+            name: p
             for name, p in module.named_parameters()
             if p.requires_grad and p.dim() == 2 and "blocks." in name
-        ]
-        taken = {id(p) for p in inside}
+        }
+        inside = self._matrices(module, named)
+        taken = {id(p) for p in named.values()}
         rest = [
             {**group, "params": [p for p in group["params"] if id(p) not in taken]}
-            for group in parameter_groups(module, self.adamw_weight_decay)
+            for group in parameter_groups(
+                module, self.adamw_weight_decay, lr=self.adamw_lr, rule=self.rule
+            )
         ]
         rest = [group for group in rest if group["params"]]
         adamw: Callable[..., Any] = torch.optim.AdamW
@@ -89,3 +95,14 @@ class Muon(OptimizerRecipe):
                 adamw(rest, lr=self.adamw_lr, betas=self.betas, eps=self.eps, fused=True)
             )
         return optimizers[0] if len(optimizers) == 1 else Several(optimizers)
+
+    def _matrices(self, module: nn.Module, named: dict[str, Any]) -> list[dict[str, Any]]:
+        """The matrices by rate: one group in the standard parametrisation."""
+        factors = rate_factors(module, BY_SPECTRUM if self.scale == "original" else BY_RMS)
+        groups: dict[float, list[Any]] = {}
+        for name, parameter in named.items():
+            groups.setdefault(factors.get(name, 1.0), []).append(parameter)
+        return [
+            {"params": found, "lr": self.lr * factor, "weight_decay": self.weight_decay / factor}
+            for factor, found in groups.items()
+        ]

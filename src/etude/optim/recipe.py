@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from etude.errors import Checks
 from etude.optim.groups import parameter_groups
+from etude.optim.widths import Rule
 
 
 class OptimizerRecipe:
@@ -25,9 +26,11 @@ class OptimizerRecipe:
     Attributes:
         averages: its optimizer keeps an average of the weights, which `averaged()` gives by
             parameter; it is what the model is used with.
+        rule: what muP makes of the rates; None is of an optimizer that it says nothing of.
     """
 
     averages = False
+    rule: ClassVar[Rule | None] = None
 
     def __init__(
         self,
@@ -48,7 +51,13 @@ class OptimizerRecipe:
 
     def groups(self, module: nn.Module) -> list[dict[str, Any]]:
         """The module's parameters by rate and decay."""
-        return parameter_groups(module, self.weight_decay, lr=self.lr, layer_decay=self.layer_decay)
+        return parameter_groups(
+            module,
+            self.weight_decay,
+            lr=self.lr,
+            layer_decay=self.layer_decay,
+            rule=self.rule,
+        )
 
     def __call__(self, module: nn.Module) -> torch.optim.Optimizer:
         """The optimizer."""

@@ -7,6 +7,7 @@ from torch import nn
 
 from etude.errors import Checks
 from etude.optim.recipe import OptimizerRecipe
+from etude.optim.widths import BY_GRADIENT
 
 
 class SGD(OptimizerRecipe):
@@ -17,6 +18,8 @@ class SGD(OptimizerRecipe):
         momentum: decay rate of the running sum of gradients.
         nesterov: look ahead by the momentum (Sutskever et al. 2013).
     """
+
+    rule = BY_GRADIENT
 
     def __init__(
         self,

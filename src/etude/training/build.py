@@ -19,6 +19,7 @@ from etude.models.decoder import Decoder
 from etude.models.encoder import Encoder
 from etude.models.encoder_decoder import EncoderDecoder
 from etude.nn.lora import LoRA, adapt
+from etude.optim.widths import no_rule, widths_of
 from etude.tasks.seeding import INITIALISATION, seed_for
 from etude.training.trainer import Trainer
 
@@ -111,6 +112,10 @@ def build_parts(checked: Checked) -> Parts:
     if decay is not None and getattr(built["optimizer"], "averages", False):
         expected = f"null: {nodes['optimizer'].target.rpartition('.')[2]} averages the weights"
         problems.append(Problem("trainer.ema_decay", expected, decay))
+    optimizer = built["optimizer"]
+    in_mup = optimizer is not None and model is not None and widths_of(model) is not None
+    if in_mup and getattr(optimizer, "rule", None) is None:
+        problems.append(no_rule("optimizer", type(optimizer).__name__))
     task: Any = nodes["task"].constructor
     for name, callback in zip(checked.callbacks, callbacks, strict=True):
         monitor = getattr(callback, "monitor", None)

@@ -204,6 +204,9 @@ def _check_typed(config: DictConfig) -> None:
             hint = "model.<key>=... changes one of its values" if whole else None
             expected = f"nothing beside init_from: the {what} is the source's"
             problems.append(Problem(key, expected, value, hint))
+        if key == "model.mup_base_dim":  # the weights would fit, and mean something else
+            expected = "nothing beside init_from: what the weights mean is the source's"
+            problems.append(Problem(key, expected, value))
     if problems:
         raise RequestError(problems)
 

@@ -1,0 +1,228 @@
+"""The coordinate check: how the sizes of what a model computes change with its width.
+
+Yang et al. 2022 (arXiv:2203.03466), appendix D.1: models of several widths train for a few steps.
+In muP neither what a block gives nor the logits, and no change in them, grows or vanishes with the
+width; in the standard parametrisation some do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from etude.config.checks import Checked, check
+from etude.errors import Problem, RequestError
+from etude.generation.decoding import evaluating
+from etude.nn.attention import MultiHeadAttention
+from etude.tasks.base import Setup, Task
+from etude.tasks.seeding import seed_for, seed_generators
+from etude.training.build import build_model, build_parts
+from etude.training.place import cache_folder
+from etude.training.process import as_in_a_fresh_process
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MUP, STANDARD = "muP", "standard"
+LOGITS, SCORES = "logits", "scores"
+"""Names of quantities: the model's output; a layer's attention scores before the softmax have
+`scores` after the layer's name; the output of a block is called as the block."""
+
+
+def coordinate_check(
+    config: DictConfig,
+    widths: Sequence[int],
+    *,
+    steps: int = 4,
+    seeds: Sequence[int] = (0,),
+    beside_standard: bool = False,
+    figure: str | Path | None = None,
+) -> pd.DataFrame:
+    """Trains a few steps at each width, in memory and on the CPU, and measures on the first batch.
+
+    Every step has the optimizer's base rate, as after the warm-up.
+
+    Args:
+        config: from `etude.compose`; its `model.mup_base_dim` says the parametrisation.
+        widths: values of `model.dim`.
+        steps: optimizer steps.
+        seeds: the whole is done once for each.
+        beside_standard: the same in the standard parametrisation too.
+        figure: where to draw `coordinate_figure`.
+
+    Returns:
+        A row for each `parametrisation`, `width`, `seed`, `step` (0 is before training) and
+        `quantity`, with its mean absolute `value` and the mean absolute `change` since step 0.
+
+    Raises:
+        RequestError: fewer than two widths, no step, or a config that cannot run at a width.
+    """
+    import pandas as pd
+
+    problems = []
+    if len(set(widths)) < 2:
+        problems.append(Problem("widths", "two or more", list(widths)))
+    if steps < 1:
+        problems.append(Problem("steps", "a positive number", steps))
+    if not seeds:
+        problems.append(Problem("seeds", "at least one", list(seeds)))
+    base = OmegaConf.select(config, "model.mup_base_dim")
+    if beside_standard and base is None:
+        hint = "without it all is in the standard parametrisation"
+        problems.append(Problem("model.mup_base_dim", "a base width", None, hint))
+    if problems:
+        raise RequestError(problems)
+    rows: list[dict[str, Any]] = []
+    for stated in dict.fromkeys([base, None] if beside_standard else [base]):
+        for width in sorted(set(widths)):
+            for seed in seeds:
+                head = {
+                    "parametrisation": STANDARD if stated is None else MUP,
+                    "width": width,
+                    "seed": seed,
+                }
+                found = _train(_at(config, width, seed, stated), steps)
+                rows += [head | row for row in found]
+    frame = pd.DataFrame(rows)
+    if figure is not None:
+        from etude.analysis.coordinate_figure import coordinate_figure
+
+        coordinate_figure(frame, Path(figure))
+    return frame
+
+
+def slopes(frame: pd.DataFrame) -> pd.DataFrame:
+    """The powers of the width with which the quantities of a coordinate check grow.
+
+    Returns:
+        A row for each `parametrisation`, `quantity` and `step`: the slopes of the lines through the
+        logarithms of width and `value`, and of width and `change` (not a number at step 0), means
+        over the seeds.
+    """
+    import pandas as pd
+
+    rows = []
+    for key, group in frame.groupby(["parametrisation", "quantity", "step"], sort=False):
+        means = group.groupby("width")[["value", "change"]].mean()
+        rows.append(
+            dict(zip(("parametrisation", "quantity", "step"), key, strict=True))
+            | {column: _slope(means.index, means[column]) for column in means}
+        )
+    return pd.DataFrame(rows)
+
+
+def _slope(widths: Any, values: Any) -> float:
+    x, y = np.asarray(widths, dtype=float), np.asarray(values, dtype=float)
+    if not (y > 0).all():
+        return float("nan")
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+
+
+def _at(config: DictConfig, width: int, seed: int, base: int | None) -> Checked:
+    asked = config.copy()
+    for key, value in (("model.dim", width), ("seed", seed), ("model.mup_base_dim", base)):
+        OmegaConf.update(asked, key, value, force_add=True)
+    return check(asked)
+
+
+def _train(checked: Checked, steps: int) -> Iterator[dict[str, Any]]:
+    """Rows of one run, from before the first step to after the last."""
+    with as_in_a_fresh_process():
+        parts = build_parts(checked)
+        data = parts.data
+        data.check()
+        data.prepare(cache_folder(checked))
+        data.attach(seed=checked.seed, micro_batch=parts.trainer.micro_batch, total_steps=steps)
+        task: Any = parts.task(
+            setup=Setup(
+                model=build_model(checked, data.tokenizer_.vocab_size, len(data.labels)),
+                optimizer=parts.optimizer,
+                schedule=parts.schedule,
+                total_steps=steps,
+                seed=checked.seed,
+                gradient_clip_val=parts.trainer.gradient_clip_val,
+            )
+        )
+        optimizer = task.configure_optimizers()
+        first: dict[str, Tensor] = {}
+        watched: Any = None
+        for step, batch in enumerate(data.train_dataloader()):
+            if watched is None:
+                watched = batch[0]
+                first = measured(task, watched)
+                yield from _rows(0, first, first)
+            optimizer.zero_grad()
+            for index, micro in enumerate(batch):
+                seed_generators(seed_for(checked.seed, step, index), torch.device("cpu"))
+                (task.loss(micro) / micro["step_targets"]).backward()
+            task.on_before_optimizer_step(optimizer)
+            optimizer.step()
+            yield from _rows(step + 1, measured(task, watched), first)
+
+
+def _rows(
+    step: int, found: dict[str, Tensor], first: dict[str, Tensor]
+) -> Iterator[dict[str, Any]]:
+    for name, x in found.items():
+        yield {
+            "step": step,
+            "quantity": name,
+            "value": x.abs().mean().item(),
+            "change": (x - first[name]).abs().mean().item(),
+        }
+
+
+@torch.no_grad()
+def measured(task: Task, micro: Any) -> dict[str, Tensor]:
+    """What a task's model computes for a micro-batch, without dropout, by quantity."""
+    found: dict[str, Tensor] = {}
+    with evaluating(task.model), _watched(task.model, found):
+        task.loss(micro)
+    return found
+
+
+@contextmanager
+def _watched(model: nn.Module, found: dict[str, Tensor]) -> Iterator[None]:
+    """Within, what passes is put into `found`."""
+
+    def keeper(name: str) -> Any:
+        def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            found[name] = output.detach()
+
+        return keep
+
+    def scoring(name: str, attention: MultiHeadAttention) -> Any:
+        attend = attention.attend
+
+        def attend_and_keep(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+            keys = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+            found[name] = q @ keys.transpose(-2, -1) * attention.scale
+            return attend(q, k, v, **options)
+
+        return attend_and_keep
+
+    hooks = []
+    replaced: list[tuple[nn.Module, Any]] = []
+    try:
+        for name, part in model.named_modules():
+            if name.rpartition(".")[0].endswith("blocks"):
+                hooks.append(part.register_forward_hook(keeper(name)))
+            if isinstance(part, MultiHeadAttention):
+                replaced.append((part, vars(part).get("attend")))
+                part.attend = scoring(f"{name} {SCORES}", part)
+        hooks.append(model.register_forward_hook(keeper(LOGITS)))
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for part, own in replaced:
+            del part.attend
+            if own is not None:
+                part.attend = own
