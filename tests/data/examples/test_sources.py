@@ -139,6 +139,20 @@ def test_hkcancor(tmp_path: Path) -> None:
     }
 
 
+def test_hkcancor_in_universal_tags() -> None:
+    own, universal = (
+        HKCanCor(tokenizer=Char(), tagset=tagset, **SIZES) for tagset in ("own", "universal")
+    )
+    assert own.content_fingerprint() != universal.content_fingerprint()
+    (row, taken), *_ = zip(own.rows("train"), universal.rows("train"), strict=True)
+    assert "".join(row.values["words"]) == "".join(taken.values["words"]) == "喂遲啲去唔去旅行啊?"
+    assert row.values["tags"] == ["e", "a", "u", "v", "d", "v", "vn", "y", "?"]
+    assert taken.values["tags"] == [
+        "INTJ", "ADJ", "PART", "VERB", "ADV", "VERB", "NOUN", "PART", "PUNCT",
+    ]  # fmt: skip
+    assert (len(own.stated_labels or ()), len(universal.stated_labels or ())) == (102, 15)
+
+
 class TestPairs:
     def test_both_sides_end(self, tmp_path: Path) -> None:
         path = tmp_path / "rows.jsonl"

@@ -199,6 +199,8 @@ class HKCanCor(TaggedData):
     Args:
         tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers,
             pack: see `ExampleData`.
+        tagset: `own` are the corpus's 102 tags, `universal` the parts of speech of Universal
+            Dependencies 2 that `pycantonese` takes them for.
     """
 
     def __init__(
@@ -213,6 +215,7 @@ class HKCanCor(TaggedData):
         bucket_steps: int = 50,
         workers: int = 0,
         pack: bool = False,
+        tagset: Literal["own", "universal"] = "own",
     ) -> None:
         super().__init__(
             tokenizer=tokenizer,
@@ -225,6 +228,7 @@ class HKCanCor(TaggedData):
             workers=workers,
             pack=pack,
         )
+        self.tagset = tagset
 
     @cached_property
     def conversations(self) -> list[tuple[str, list[tuple[list[str], list[str]]]]]:
@@ -243,7 +247,10 @@ class HKCanCor(TaggedData):
             for utterance in utterances:
                 pairs = [(token.word, token.pos) for token in utterance.tokens if token.word]
                 words = [word for word, _ in pairs]
-                sentences.append((words, [tag or word for word, tag in pairs]))
+                tags = [tag or word for word, tag in pairs]
+                if self.tagset == "universal":
+                    tags = [pycantonese.pos_tagging.hkcancor_to_ud(tag) for tag in tags]
+                sentences.append((words, tags))
             found.append((Path(path).name, sentences))
         found.sort()
         return found
@@ -268,7 +275,7 @@ class HKCanCor(TaggedData):
         return hashlib.sha256(repr(self.conversations).encode()).hexdigest()
 
     def settings(self) -> dict[str, Any]:
-        return {}
+        return {"tagset": self.tagset}
 
 
 def conll_files(paths: Sequence[str], where: str) -> list[Path]:
