@@ -330,7 +330,6 @@ class ExampleData(pl.LightningDataModule, Source):
         fields = {name: [each[name] for each in examples] for name in self.fields}
         return Held(fields, self.objective)
 
-    # -- preparing ----------------------------------------------------------------------------
     # -- reading ------------------------------------------------------------------------------
 
     def _fields(self, split: Split) -> dict[str, Ragged]:
