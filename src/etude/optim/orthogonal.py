@@ -66,7 +66,7 @@ class Orthogonal(torch.optim.Muon):
         momenta = [self.state[p]["momentum_buffer"] for p in moved]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         if group["nesterov"]:
-            momenta = torch._foreach_lerp(gradients, momenta, group["momentum"])
+            momenta = list(torch._foreach_lerp(gradients, momenta, group["momentum"]))
         along = orthogonalized(torch.stack(momenta), group["ns_steps"])
         torch._foreach_mul_(moved, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(moved, list(along), alpha=-group["lr"] * scale)

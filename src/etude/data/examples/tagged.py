@@ -235,6 +235,7 @@ class HKCanCor(TaggedData):
         """Each file's name, and its utterances as words and tags."""
         try:
             import pycantonese
+            from pycantonese.pos_tagging import hkcancor_to_ud
         except ImportError as error:
             hint = "pip install 'etude[corpora]'"
             raise RequestError(Problem("data", "the package pycantonese", hint=hint)) from error
@@ -249,7 +250,7 @@ class HKCanCor(TaggedData):
                 words = [word for word, _ in pairs]
                 tags = [tag or word for word, tag in pairs]
                 if self.tagset == "universal":
-                    tags = [pycantonese.pos_tagging.hkcancor_to_ud(tag) for tag in tags]
+                    tags = [hkcancor_to_ud(tag) for tag in tags]
                 sentences.append((words, tags))
             found.append((Path(path).name, sentences))
         found.sort()
