@@ -231,6 +231,7 @@ def tagging(asked: Asked) -> dict[str, Any]:
     )
     usual = baselines.most_frequent_tag(train, test)
     linear = baselines.linear_tags(train, test)
+    known = {word for words, _ in train for word in words}
     return {
         **facts(runs, typed),
         "accuracy": [on_test(run)["metrics"]["accuracy"] for run in runs],
@@ -239,6 +240,7 @@ def tagging(asked: Asked) -> dict[str, Any]:
             "linear": baselines.accuracy_of_tags(test, linear),
         },
         "words": sum(len(words) for words, _ in test),
+        "unseen": sum(word not in known for words, _ in test for word in words),
     }
 
 

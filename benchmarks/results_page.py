@@ -168,8 +168,9 @@ def _translate(found: dict[str, Any]) -> str:
 def _tagging(found: dict[str, Any]) -> str:
     return (
         f"{how(found)}\nThe corpus's own tags; whole conversations are held out; "
-        f"{found['words']:,} words of test, punctuation included. A word that training has not "
-        "gets the most frequent tag of the words that training has once.\n"
+        f"{found['words']:,} words of test, punctuation included, {found['unseen']:,} of which are "
+        "not in training: such a word's most frequent tag is that of the words that training has "
+        "once.\n"
     )
 
 
