@@ -178,7 +178,7 @@ def sentiment(asked: Asked) -> dict[str, Any]:
     }
     if asked.weights is None:
         return found
-    finetuned = [*typed, "init_from=MINILM", "optimizer.lr=1e-4", "trainer.max_epochs=2"]
+    finetuned = [*typed, "init_from=MINILM", "optimizer.lr=1e-4", "trainer.max_epochs=1"]
     begun = [text.replace("MINILM", asked.weights) for text in finetuned]
     runs = trained(asked, *begun, *where)
     accuracy = [on_test(run)["metrics"]["accuracy"] for run in runs]
