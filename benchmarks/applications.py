@@ -99,7 +99,7 @@ def files(folder: Path) -> list[str]:
 def facts(runs: Sequence[etude.api.Run], typed: Sequence[str]) -> dict[str, Any]:
     """What identifies the runs, and what they took."""
     first = runs[0].summary
-    start = first["starts"][-1]
+    start, splits = first["starts"][-1], first["data"]["splits"]
     return {
         "command": " ".join(["etude train", *typed]),
         "runs": [run.summary["signature"][:12] for run in runs],
@@ -111,8 +111,10 @@ def facts(runs: Sequence[etude.api.Run], typed: Sequence[str]) -> dict[str, Any]
         "threads": start["threads"],
         "device": start["device"],
         "versions": start["versions"],
-        "dropped": {name: each["dropped"] for name, each in first["data"]["splits"].items()},
-        "examples": {name: each["examples"] for name, each in first["data"]["splits"].items()},
+        **{
+            key: {name: each[key] for name, each in splits.items() if key in each}
+            for key in ("dropped", "examples", "tokens")
+        },
     }
 
 
@@ -286,18 +288,24 @@ def adapt(asked: Asked) -> dict[str, Any]:
     typed = [
         "experiment=debug", "name=adapted", "init_from=SMOLLM2", "init_from.lora.rank=8",
         "data.sequence_length=96",
-        "data.batch.examples=8", "trainer.max_steps=50", "optimizer.lr=1e-3", "run.samples=0",
+        "data.batch.examples=8", "trainer.max_steps=50", "trainer.val_check_interval=50",
+        "optimizer.lr=1e-3", "run.samples=0",
     ]  # fmt: skip
     stated = [text.replace("SMOLLM2", asked.adapted) for text in typed]
     command = [sys.executable, "-m", "etude", "train", *stated, f"run.root={asked.root}"]
     subprocess.run(command, check=True)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     run = etude.train(etude.compose(*stated, f"run.root={asked.root}"))
+    measured = asked.root / "_adapted_memory.json"  # of the process that trained
+    peaks = json.loads(measured.read_text()) if measured.exists() else {}
+    signature = run.summary["signature"]
+    if signature not in peaks:
+        peaks[signature] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+        measured.write_text(json.dumps(peaks))
     losses = run.metrics["train/loss"].dropna()
     return {
         **facts([run], typed),
         "losses": [float(losses.iloc[0]), float(losses.iloc[-1])],
-        "gigabytes": peak,
+        "gigabytes": peaks[signature],
     }
 
 

@@ -119,16 +119,20 @@ def table(rows: Sequence[Line]) -> str:
 
 def how(found: dict[str, Any]) -> str:
     """The command and what identifies its runs."""
-    splits, dropped = found["examples"], found["dropped"]
-    lost = ", ".join(f"{dropped[name]} of {name}" for name in ("train", "val") if dropped[name])
+    unit = "examples" if found["examples"] else "tokens"
+    splits, dropped = found[unit], found["dropped"]
+    lost = ", ".join(f"{dropped[name]} of {name}" for name in ("train", "val") if dropped.get(name))
     lost = f", after {lost} were left out as duplicates" if lost else ""
-    sizes = " / ".join(f"{splits[name]:,}" for name in ("train", "val", "test") if name in splits)
+    names = [name for name in ("train", "val", "test") if name in splits]
+    sizes = " / ".join(f"{splits[name]:,}" for name in names)
+    called = {"train": "training", "val": "validation", "test": "test"}
+    of = ", ".join(called[name] for name in names)
     seeds = ", ".join(map(str, found["seeds"]))
     runs = ", ".join(f"`{name}`" for name in found["runs"])
     return (
         f"`{found['command']}`\n\n"
-        f"{found['parameters']:,} parameters, {found['steps']:,} steps; {sizes} examples for "
-        f"training, validation and test{lost}. Seeds {seeds}: runs {runs} at commit "
+        f"{found['parameters']:,} parameters, {found['steps']:,} steps; {sizes} {unit} for "
+        f"{of}{lost}. Seeds {seeds}: runs {runs} at commit "
         f"{found['commit']}; {found['seconds'] / 60:.1f} minutes each on {found['threads']} thread"
         f"{'s' if found['threads'] > 1 else ''} of {found['device']}.\n"
     )

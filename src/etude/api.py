@@ -353,7 +353,9 @@ class Run:
             if stride > length:
                 raise RequestError(Problem("stride", f"at most the window's {length}", stride))
             module = self.model(which).module
-            found = sliding_score(module, data.prepared.split(split), length, stride)
+            vocabulary = data.tokenizer_.vocab_size
+            file = data.prepared.split(split)
+            found = sliding_score(module, file, length, stride, vocabulary)
             return {**found, **data.bytes_metrics(split, found)}
         batches = data.evaluation_batches(split, sequence_length)
         try:

@@ -229,7 +229,7 @@ class TestSlidingWindow:
             ids = np.random.default_rng(0).integers(0, 7, tokens).astype("uint16")
 
         model = self.Bigram()
-        found = sliding_score(model, File, length, stride)
+        found = sliding_score(model, File, length, stride, 7)
         ids = torch.from_numpy(File.ids.astype("int64"))
         total = 0.0
         for target in range(1, tokens):

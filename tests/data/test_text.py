@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from etude.data.loading import evaluation_positions
 from etude.data.prepare import Split
 from etude.data.text import Batch, TextData
 from etude.data.tokenizer import BPE, Byte, Char, Recipe
@@ -232,3 +233,7 @@ class TestEvaluation:
 def test_a_corpus_must_say_what_it_is() -> None:
     with pytest.raises(TypeError, match="abstract"):
         TextData(tokenizer=Char(), sequence_length=1, batch=Batch(examples=1))  # type: ignore[abstract]
+
+
+def test_a_batch_of_evaluation_has_room_for_its_logits() -> None:
+    assert [evaluation_positions(v) for v in (65, 16384, 32768, 2**28)] == [8192, 8192, 4096, 1]

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from etude.data.examples.base import EVALUATION_POSITIONS, ExampleData
+from etude.data.examples.base import ExampleData
 from etude.data.examples.source import Row
 from etude.data.examples.steps import ExampleEvaluation, Table
-from etude.data.loading import loader
+from etude.data.loading import EVALUATION_POSITIONS, loader
 from etude.errors import Problem, RequestError, nearest
 from etude.tasks.classification import Classification
 from etude.tasks.counts import (

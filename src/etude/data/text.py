@@ -17,7 +17,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from etude.data.loading import loader
+from etude.data.loading import evaluation_positions, loader
 from etude.data.objective import WindowObjective
 from etude.data.order import ORDERS, Order
 from etude.data.passages import cut
@@ -26,8 +26,6 @@ from etude.data.splits import Part, Passage, SectionMeta, Split, SplitMeta
 from etude.data.steps import EvaluationBatches, TrainingSteps
 from etude.data.tokenizer import Recipe, Tokenizer, WithSpecial
 from etude.errors import Checks, Problem, RequestError
-
-EVALUATION_TOKENS = 8192  # targets in a batch of evaluation, about
 
 
 @dataclass(frozen=True)
@@ -346,7 +344,7 @@ class TextData(pl.LightningDataModule, ABC):
             sequence_length: targets in a window; the training's own if None.
         """
         length = self.sequence_length if sequence_length is None else sequence_length
-        examples = max(1, EVALUATION_TOKENS // length)
+        examples = max(1, evaluation_positions(self.tokenizer_.vocab_size) // length)
         places = [(s.start, s.tokens) for s in _sections(self._split(split)).values()]
         file = self.prepared.split(split)
         batches = EvaluationBatches(

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from etude.data.loading import evaluation_positions
 from etude.models.decoder import Decoder
 from etude.tasks.base import MicroBatch, Task, packing
 
@@ -127,7 +128,9 @@ def score(
 
 
 @torch.inference_mode()
-def sliding_score(model: nn.Module, file: Any, length: int, stride: int) -> dict[str, float]:
+def sliding_score(
+    model: nn.Module, file: Any, length: int, stride: int, vocabulary: int
+) -> dict[str, float]:
     """Loss and perplexity with windows that overlap: window w begins at token `w * stride`, and of
     each but the first only the last `stride` targets count, which have seen at least
     `length - stride` tokens.
@@ -136,13 +139,14 @@ def sliding_score(model: nn.Module, file: Any, length: int, stride: int) -> dict
         file: the split's ids, an `etude.data.prepare.TokenFile`.
         length: targets in a window.
         stride: at most `length`.
+        vocabulary: tokens that the model chooses among.
 
     Returns:
         `loss` in nats a token, `perplexity`, and `nats`, the sum.
     """
     ids = torch.from_numpy(file.ids.astype("int64"))
     total = len(ids) - 1
-    size = max(1, 8192 // length)
+    size = max(1, evaluation_positions(vocabulary) // length)
     starts = [0, *range(stride, max(stride, total - length + stride), stride)]
     nats, counted, done = 0.0, 0, 0
     model.eval()

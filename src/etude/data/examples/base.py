@@ -26,7 +26,7 @@ from etude.data.examples.ragged import Ragged
 from etude.data.examples.source import Row, Source, Split
 from etude.data.examples.steps import ExampleEvaluation, ExampleSteps, Held, Part, Table
 from etude.data.examples.writing import FORMAT, GROUP, Meta, opened, tell, write_examples
-from etude.data.loading import loader
+from etude.data.loading import evaluation_positions, loader
 from etude.data.objective import ExampleObjective
 from etude.data.order import permute, round_keys
 from etude.data.text import Batch
@@ -35,7 +35,6 @@ from etude.errors import Checks, Problem, RequestError
 
 log = logging.getLogger("etude.data")
 
-EVALUATION_POSITIONS = 8192  # in a batch of evaluation, padding included
 FRACTION_STREAM = 0x46524143
 
 
@@ -291,7 +290,8 @@ class ExampleData(pl.LightningDataModule, Source):
         if self.meta.splits[split].examples == 0:
             where = {"val": "data.validation", "test": "data.test"}.get(split, "data.path")
             raise RequestError(Problem(where, f"examples for {split}; there are none"))
-        return loader(ExampleEvaluation(self.table(split), EVALUATION_POSITIONS))
+        positions = evaluation_positions(self.tokenizer_.vocab_size)
+        return loader(ExampleEvaluation(self.table(split), positions))
 
     def of_rows(
         self, rows: Sequence[Row], tokenizer: Tokenizer, labels: Sequence[str]
