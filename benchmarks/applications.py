@@ -180,7 +180,13 @@ def sentiment(asked: Asked) -> dict[str, Any]:
     }
     if asked.weights is None:
         return found
-    finetuned = [*typed, "init_from=MINILM", "optimizer.lr=1e-4", "trainer.max_epochs=1"]
+    finetuned = [
+        *typed,
+        "init_from=MINILM",
+        "optimizer.lr=1e-4",
+        "trainer.max_epochs=1",
+        "data.fraction=0.5",
+    ]
     begun = [text.replace("MINILM", asked.weights) for text in finetuned]
     runs = trained(asked, *begun, *where)
     accuracy = [on_test(run)["metrics"]["accuracy"] for run in runs]
@@ -287,8 +293,8 @@ def adapt(asked: Asked) -> dict[str, Any]:
         sys.exit("--adapted: a file or folder of SmolLM2-135M")
     typed = [
         "experiment=debug", "name=adapted", "init_from=SMOLLM2", "init_from.lora.rank=8",
-        "data.sequence_length=96",
-        "data.batch.examples=8", "trainer.max_steps=50", "trainer.val_check_interval=50",
+        "data.sequence_length=64",
+        "data.batch.examples=4", "trainer.max_steps=50", "trainer.val_check_interval=50",
         "optimizer.lr=1e-3", "run.samples=0",
     ]  # fmt: skip
     stated = [text.replace("SMOLLM2", asked.adapted) for text in typed]

@@ -99,7 +99,8 @@ def evaluate_rows(
     """
     kept = [number for number, row in enumerate(rows) if data.texts(row)]
     if not kept:
-        raise RequestError(Problem("data", "rows with text", len(rows)))
+        hint = f"none of the {len(rows):,} has any"
+        raise RequestError(Problem("--data", "rows with text", hint=hint))
     groups = _groups(rows, kept, by)
     if issubclass(task, Classification):
         found = _classified(options, data, rows, model, labels)

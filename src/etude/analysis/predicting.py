@@ -11,10 +11,14 @@ from etude.data.examples.base import ExampleData
 from etude.data.examples.encoding import encode
 from etude.data.examples.labelled import LabelledFiles
 from etude.data.examples.source import Row
+from etude.data.examples.tables import TableData
+from etude.data.examples.tagged import Tagged, is_conllu
 from etude.data.formats import format_of
-from etude.data.rows import columns_of, records_of
+from etude.data.rows import check_surrogates, columns_of, records_of
 from etude.errors import Problem, RequestError
+from etude.tasks.causal_lm import CausalLM
 from etude.tasks.classification import Classification
+from etude.tasks.instruction import Instruction
 from etude.tasks.predictions import class_probabilities, word_tags
 from etude.tasks.tagging import Tagging
 from etude.tasks.translation import Translation
@@ -39,33 +43,43 @@ class Predictor:
         self.data = run.data()
         if not issubclass(self.task, known) or not isinstance(self.data, ExampleData):
             expected = "a run of classification, tagging or translation"
-            hint = f"etude generate {run.path} continues texts"
+            writes = issubclass(self.task, CausalLM | Instruction)
+            hint = f"etude generate {run.path} continues texts" if writes else None
             raise RequestError(Problem("RUN", expected, self.task.__name__, hint))
         self.model = run.model(which)
         self.labels = run.summary.get("data", {}).get("labels", [])
         self.beams = Beams(beams, length_penalty)
 
-    def __call__(self, texts: Sequence[str], pair: str | None = None) -> Iterator[dict[str, Any]]:
-        """What it says of each text, in their order; of a text without any letters, an error."""
+    def __call__(
+        self, texts: Sequence[str | list[str]], pair: str | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """What it says of each text, in their order; of a text without any letters, an error.
+
+        Args:
+            texts: of a tagging run also lists of words.
+        """
         paired = isinstance(self.data, LabelledFiles) and self.data.pair is not None
         if paired != (pair is not None):
             expected = "the second text: the run was trained on pairs" if paired else "no --pair"
             raise RequestError(Problem("--pair", expected, pair))
-        empty = [number for number, text in enumerate(texts, 1) if not text.strip()]
+        empty = [number for number, text in enumerate(texts, 1) if not "".join(text).strip()]
         if empty or not texts:
             where = f"text {empty[0]}" if empty else "--file"
             raise RequestError(Problem(where, "some text; it is empty"))
-        if issubclass(self.task, Translation):
-            found = translations(self.model, texts, self.beams, self.data.sequence_length)
-            for text, target in zip(texts, found, strict=True):
-                yield {"source": text, "target": target}
-        elif issubclass(self.task, Tagging):
+        if issubclass(self.task, Tagging):
             yield from self._tags(texts)
+            return
+        plain = [text if isinstance(text, str) else " ".join(text) for text in texts]
+        if issubclass(self.task, Translation):
+            found = translations(self.model, plain, self.beams, self.data.sequence_length)
+            for text, target in zip(plain, found, strict=True):
+                yield {"source": text, "target": target}
         else:
-            yield from self._labels(texts, pair)
+            yield from self._labels(plain, pair)
 
-    def read(self, file: Path) -> Iterator[str]:
-        """The texts of a file: its lines, or a column of its rows.
+    def read(self, file: Path) -> Iterator[str | list[str]]:
+        """The texts of a file: its lines, or a column of its rows. For tags also the sentences of
+        CoNLL-U, and lists of words.
 
         Raises:
             RequestError: it can't be read, or has no such column.
@@ -73,22 +87,37 @@ class Predictor:
         form = format_of(file)
         if not file.is_file():
             raise RequestError(Problem("--file", "a file", str(file)))
+        tags = issubclass(self.task, Tagging)
+        if tags and isinstance(self.data, Tagged) and is_conllu(file):
+            yield from (row.values["words"] for row in self.data.sentences_of(file))
+            return
         if form is None or not form.rows:
             try:
-                yield from file.read_text(encoding="utf-8").splitlines()
+                lines = file.read_text(encoding="utf-8").splitlines()
             except UnicodeDecodeError as error:
                 raise RequestError(Problem(str(file), "UTF-8 text", hint=str(error))) from error
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    raise RequestError(Problem(f"{file}, line {number}", "some text; it is empty"))
+                yield line
             return
-        wanted = [getattr(self.data, key, None) for key in ("text", "source", "words")]
-        column = next((str(name) for name in wanted if name), "text")
+        columns = self.data.columns() if isinstance(self.data, TableData) else {}
+        wanted = [columns.get(key) for key in ("text", "source", "words")]
+        column = next((name for name in wanted if name), "words" if tags else "text")
         found = columns_of(file, form)
         if column not in found:
             hint = f"{file} has {', '.join(found)}"
             raise RequestError(Problem("--file", f"the column {column}", hint=hint))
         for number, row in records_of(file, form, [column]):
-            if not isinstance(row[column], str):
-                raise RequestError(Problem(f"{file}, row {number}", "text", row[column]))
-            yield row[column]
+            where, value = f"{file}, row {number}", row[column]
+            listed = tags and isinstance(value, list) and all(isinstance(x, str) for x in value)
+            if not isinstance(value, str) and not listed:
+                expected = "text or a list of words" if tags else "text"
+                raise RequestError(Problem(where, expected, value))
+            if not "".join(value).strip():
+                raise RequestError(Problem(where, "some text; it is empty"))
+            check_surrogates(where, "".join(value))
+            yield value
 
     def _labels(self, texts: Sequence[str], pair: str | None) -> Iterator[dict[str, Any]]:
         data: Any = self.data
@@ -110,14 +139,14 @@ class Predictor:
                 "probabilities": dict(zip(self.labels, map(float, chances), strict=True)),
             }
 
-    def _tags(self, texts: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def _tags(self, texts: Sequence[str | list[str]]) -> Iterator[dict[str, Any]]:
         data: Any = self.data
-        words = [text.split() for text in texts]
+        words = [text.split() if isinstance(text, str) else text for text in texts]
         rows = [Row("", {"words": each, "tags": [self.labels[0]] * len(each)}) for each in words]
         table, numbers = data.of_rows(rows, self.model.tokenizer, self.labels)
         for number, tags in word_tags(self.model.module, batches_of(table), numbers).items():
             yield {
-                "text": texts[number],
+                "text": " ".join(words[number]),
                 "words": words[number],
                 "tags": [self.labels[tag] for tag in tags],
             }

@@ -48,6 +48,7 @@ def scored(
         metrics = run.evaluate(split, sequence_length=sequence_length, stride=stride, which=which)
         told["metrics"] = metrics
     else:
+        _refuse_for_examples(sequence_length, stride)
         found = _on_rows(run, data, split, which, files, by, Beams(beams, length_penalty))
         told |= {"metrics": found.metrics, "by": by, "slices": found.slices}
         if found.counts is not None:
@@ -94,17 +95,20 @@ def _on_rows(
     beams: Beams,
 ) -> Evaluation:
     task = run.checked.nodes["task"]
-    if by is not None and hasattr(data, "also"):
-        data.also = [by]
-    rows = rows_of(run, data, split, files)
+    rows = rows_of(run, data, split, files, by)
     labels = run.summary.get("data", {}).get("labels", [])
     return evaluate_rows(
         task.constructor, task.arguments, data, rows, run.model(which), labels, beams=beams, by=by
     )
 
 
-def rows_of(run: Any, data: ExampleData, split: str, files: list[str] | None) -> list[Row]:
+def rows_of(
+    run: Any, data: ExampleData, split: str, files: list[str] | None, by: str | None = None
+) -> list[Row]:
     """The rows of a split that the run's data keeps, or all of other files.
+
+    Args:
+        by: a column that they have besides those of the run.
 
     Raises:
         RequestError: there are none, or the data is not what the run was trained on.
@@ -113,11 +117,17 @@ def rows_of(run: Any, data: ExampleData, split: str, files: list[str] | None) ->
         if not hasattr(data, "from_files"):
             expected = f"no files: {type(data).__name__} has none of its own"
             raise RequestError(Problem("--data", expected, files))
+        if by is not None and hasattr(data, "also"):
+            data.also = [by]
         return list(data.from_files(files))
     run.prepare(data)
+    if by is not None and hasattr(data, "with_column"):
+        data.with_column(split, by)
     kept = set(data.rows_of(split).tolist())  # type: ignore[arg-type]
     if not kept:
-        raise RequestError(Problem("--split", "a split that the run's data has", split))
+        empty = data.meta.splits[split].empty if split in data.meta.splits else 0
+        hint = f"its {empty:,} rows have no text" if empty else None
+        raise RequestError(Problem("--split", "a split that the run's data has", split, hint))
     return [row for number, row in enumerate(data.rows(split)) if number in kept]  # type: ignore[arg-type]
 
 
@@ -129,6 +139,14 @@ def _refuse_for_text(files: list[str] | None, by: str | None) -> None:
         problems.append(Problem("--by", "none: running text has no columns", by))
     if problems:
         raise RequestError(problems)
+
+
+def _refuse_for_examples(sequence_length: int | None, stride: int | None) -> None:
+    asked = {"--sequence-length": sequence_length, "--stride": stride}
+    expected = "none: it is for running text, and the run's data are examples"
+    stated = {key: value for key, value in asked.items() if value is not None}
+    if stated:
+        raise RequestError([Problem(key, expected, value) for key, value in stated.items()])
 
 
 def _plain(name: str) -> str:

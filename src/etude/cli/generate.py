@@ -154,7 +154,9 @@ def _model(asked: argparse.Namespace) -> Any:
         from etude.api import load_run
 
         run = load_run(asked.run, root=asked.root, trust=asked.trust)
-        where, named, hint = "RUN", asked.run, f"etude predict {asked.run} says something of a text"
+        where, named = "RUN", asked.run
+        speaks = run.summary.get("data", {}).get("labels")
+        hint = f"etude predict {asked.run} says something of a text" if speaks else None
         model = run.model(asked.checkpoint)
     else:
         import etude

@@ -45,7 +45,12 @@ def _texts(asked: Any, predictor: Any) -> Iterator[Any]:
     if asked.file is None:
         yield from asked.text
     elif asked.file == "-":
-        yield from (line.rstrip("\n") for line in sys.stdin)
+        for number, line in enumerate(sys.stdin.buffer, 1):
+            try:
+                yield line.decode("utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                where = f"standard input, line {number}"
+                raise RequestError(Problem(where, "UTF-8 text", hint=str(error))) from error
     else:
         yield from predictor.read(Path(asked.file))
 

@@ -124,8 +124,7 @@ def texts(values: Iterable[tuple[str, Any]], *, tell: bool) -> Iterator[str]:
             continue
         if not isinstance(value, str):
             raise RequestError(Problem(where, "text or null", value))
-        if not value.isascii():
-            _check_surrogates(where, value)
+        check_surrogates(where, value)
         if value:
             yield value
     if left_out and tell:
@@ -334,7 +333,14 @@ def _explained(file: Path, form: Format) -> Iterator[None]:
         ) from error
 
 
-def _check_surrogates(where: str, text: str) -> None:
+def check_surrogates(where: str, text: str) -> None:
+    """Refuses what JSON can say and no text is.
+
+    Raises:
+        RequestError: says where.
+    """
+    if text.isascii():
+        return
     try:
         text.encode()
     except UnicodeEncodeError as error:

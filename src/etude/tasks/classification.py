@@ -76,6 +76,10 @@ def class_logits(model: nn.Module, micro: MicroBatch) -> Tensor:
     return logits
 
 
+OF_POSITIVE = ("val/precision", "val/recall", "val/f1")
+"""Metrics of the class that is looked for."""
+
+
 class Classification(Task):
     """A label for each text; the loss is the mean cross-entropy over the examples of a step.
 
@@ -92,7 +96,7 @@ class Classification(Task):
 
     metric_names = (
         "val/loss", "val/accuracy", "val/f1_macro", "val/precision_macro", "val/recall_macro",
-        "val/mcc", "val/precision", "val/recall", "val/f1",
+        "val/mcc", *OF_POSITIVE,
     )  # fmt: skip
     models = (Encoder,)
     head = "classes"
@@ -108,6 +112,9 @@ class Classification(Task):
     ) -> None:
         checks = Checks()
         checks.probability(label_smoothing=label_smoothing)
+        of_positive = positive is not None or monitor not in OF_POSITIVE
+        hint = f"task.positive says of which class; {monitor}_macro is the mean of all"
+        checks.that(of_positive, "monitor", monitor, "a metric of the task", hint)
         checks.done()
         super().__init__(setup)
         self.watch(monitor)

@@ -18,10 +18,19 @@ from etude.tasks.classification import class_logits
 from etude.tasks.counts import are_spans, classification_metrics, confusion, span_metrics, spans
 from etude.tasks.losses import cross_entropy
 
+OF_SPANS = ("val/precision", "val/recall", "val/f1")
+"""Metrics of whole spans."""
+
 
 @dataclass(frozen=True)
 class TagObjective(ExampleObjective):
-    """Tokens, and a tag at the first token of each word."""
+    """Tokens, and a tag at the first token of each word.
+
+    Args:
+        monitor: the metric that decides; of spans it needs tags that mark some.
+    """
+
+    monitor: str = "val/loss"
 
     fields: ClassVar[tuple[str, ...]] = ("tokens", "tags")
     packs = True
@@ -30,6 +39,10 @@ class TagObjective(ExampleObjective):
         if len(meta.labels) < 2:
             found = ", ".join(meta.labels)
             raise RequestError(Problem("data.tags", "two tags or more", found or "none"))
+        if self.monitor in OF_SPANS and not are_spans(meta.labels):
+            expected = "a metric of tags that mark no spans (B-..., I-..., O)"
+            hint = f"val/accuracy or val/f1_macro; the tags are {', '.join(meta.labels[:8])}"
+            raise RequestError(Problem("task.monitor", expected, self.monitor, hint))
         return self
 
     def lengths(self, lengths: Mapping[str, Numbers]) -> Numbers:
@@ -51,7 +64,7 @@ class Tagging(Task):
     """
 
     metric_names = (
-        "val/loss", "val/accuracy", "val/f1_macro", "val/precision", "val/recall", "val/f1",
+        "val/loss", "val/accuracy", "val/f1_macro", *OF_SPANS,
     )  # fmt: skip
     models = (Encoder,)
     head = "tags"
@@ -71,7 +84,7 @@ class Tagging(Task):
 
     @classmethod
     def objective(cls, **arguments: Any) -> TagObjective:
-        return TagObjective()
+        return TagObjective(str(arguments.get("monitor", "val/loss")))
 
     @classmethod
     def stand_in(cls, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:

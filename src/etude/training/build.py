@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from etude.config.checks import Checked, Unsound, check
 from etude.config.nodes import Factory, Node
+from etude.config.schema import LoRAOptions
 from etude.errors import InvalidArguments, Problem, RequestError, nearest
 from etude.loggers.base import Logger
 from etude.models.decoder import Decoder
@@ -251,6 +252,11 @@ def lora_of(checked: Checked) -> LoRA | None:
     """
     start = checked.config.init_from
     if not start.lora.rank:
+        usual = LoRAOptions()
+        for key in ("alpha", "dropout", "targets"):
+            if start.lora[key] != getattr(usual, key):
+                hint = f"init_from.lora.{key} is stated, and without a rank there is no lora"
+                raise RequestError(Problem("init_from.lora.rank", "a positive number", None, hint))
         return None
     problems = []
     if start.source is None:

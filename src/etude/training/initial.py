@@ -63,7 +63,16 @@ class Initial:
         if source.record is not None:
             node, tokenizer = _of_run(source)
         else:
-            node, tokenizer = _of_release(asked)
+            try:
+                node, tokenizer = _of_release(asked)
+            except RequestError as error:
+                nameless = (".", "SOURCE")  # what was typed says more
+                raise RequestError(
+                    Problem("init_from", p.expected, str(asked.source), p.hint)
+                    if p.where in nameless
+                    else p
+                    for p in error.problems
+                ) from error
         head = OmegaConf.select(config, "model.head")
         if "head" in node or "encoder.Encoder" in str(node.get("_target_")):
             node["head"] = _usual_head(config) if head is None else _plain(head)
@@ -94,6 +103,8 @@ class Initial:
 
 def _locate(asked: Any, root: Path) -> Source:
     typed = str(asked.source)
+    if not typed.strip():
+        raise RequestError(Problem("init_from", "a run, a folder of weights, or a hub id", typed))
     path = Path(typed).expanduser()
     if path.exists() and not is_record(path):
         if asked.revision is not None:

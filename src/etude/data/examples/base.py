@@ -84,7 +84,10 @@ class ExampleData(pl.LightningDataModule, Source):
     ) -> None:
         super().__init__()
         checks = checks or Checks()
-        checks.positive(sequence_length=sequence_length, bucket_steps=bucket_steps)
+        checks.positive(bucket_steps=bucket_steps)
+        least = self.shortest
+        expected = "a positive number" if least == 1 else f"{least} or more: a token and the end"
+        checks.that(sequence_length >= least, "sequence_length", sequence_length, expected)
         checks.that(0 < fraction <= 1, "fraction", fraction, "a part above 0, up to 1")
         checks.that(workers >= 0, "workers", workers, "a number from 0 on")
         sizes = [size for size in (batch.tokens, batch.examples) if size is not None]

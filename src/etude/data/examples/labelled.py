@@ -8,6 +8,7 @@ from typing import Any, Literal
 from etude.data.examples.encoding import encode
 from etude.data.examples.source import Encoded, Row
 from etude.data.examples.tables import Part, TableData, TrainingRows, text_in
+from etude.data.rows import check_surrogates
 from etude.data.text import Batch
 from etude.data.tokenizer import Recipe, Tokenizer
 from etude.errors import Checks, Problem, RequestError
@@ -90,10 +91,11 @@ class LabelledFiles(TableData):
     def labels_of(self, row: Row) -> list[str]:
         value = row.values[self.label]
         part = isinstance(value, float) and not value.is_integer()
-        if value is None or value == "" or part or isinstance(value, list | dict):
+        if value is None or str(value).strip() == "" or part or isinstance(value, list | dict):
             expected = "a label: a name or a whole number"
             raise RequestError(Problem(f"{row.where}, column {self.label}", expected, value))
-        name = str(value)
+        name = str(value).strip()
+        check_surrogates(f"{row.where}, column {self.label}", name)
         if self.named is not None and name not in self.named and name.isdecimal():
             if int(name) >= len(self.named):
                 expected = f"a label from 0 to {len(self.named) - 1}, or one of data.labels"

@@ -26,6 +26,7 @@ class PairData(ExampleData):
     text_fields = ("source", "target")
     framed = False
     chunks = False
+    shortest = 2
 
     def texts(self, row: Row) -> list[str]:
         found = self.pair(row)

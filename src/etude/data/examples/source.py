@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from etude.data.tokenizer import Recipe, Tokenizer
 
@@ -57,6 +57,7 @@ class Source(ABC):
     framed = True
     chunks = True
     recipe: Recipe
+    shortest: ClassVar[int] = 1  # sequence_length at least
     sequence_length: int
     too_long: str
     duplicates: str

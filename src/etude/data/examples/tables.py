@@ -13,7 +13,7 @@ from etude.data.examples.hub import HubRows
 from etude.data.examples.source import Row, Split, in_parts
 from etude.data.formats import Format, format_of
 from etude.data.plain import sha256
-from etude.data.rows import columns_of, records_of
+from etude.data.rows import check_surrogates, columns_of, records_of
 from etude.data.text_files import files_of
 from etude.errors import Checks, Problem, RequestError, nearest
 
@@ -66,14 +66,28 @@ class TableData(ExampleData):
             part = self.parts[split]
             inside = part is None or 0 < part < 1
             checks.that(inside, key, part, "a part between 0 and 1, or files")
-        both = sum(part or 0 for part in self.parts.values())
-        checks.that(both < 1, "test", self.parts["test"], "a part that leaves some for training")
+        parts = [part for part in self.parts.values() if part is not None]
+        alone = len(parts) < 2 or not all(0 < part < 1 for part in parts)  # told above
+        expected = "a part that leaves some for training"
+        checks.that(alone or sum(parts) < 1, "test", self.parts["test"], expected)
         none = validation is None
         checks.that(not none, "validation", None, "a part between 0 and 1, or files")
         super().__init__(checks=checks, **more)
         self._known: dict[Any, Any] = {}
 
     also: Sequence[str] = ()  # columns to read besides
+
+    def with_column(self, split: Split, name: str) -> None:
+        """Reads a column of a split's rows besides; it need not be in other files.
+
+        Raises:
+            RequestError: it is not there.
+        """
+        self.also = [name]
+        if self.hub is None:
+            files = self._files(split if self.paths[split] else "train")
+            if problems := [each for file in files for each in self._missing(file)]:
+                raise RequestError(problems)
 
     def from_files(self, files: Sequence[str]) -> Iterator[Row]:
         """The rows of other files with the same columns.
@@ -191,6 +205,7 @@ def text_in(row: Row, column: str) -> str:
         return ""
     if not isinstance(value, str):
         raise RequestError(Problem(f"{row.where}, column {column}", "text or null", value))
+    check_surrogates(f"{row.where}, column {column}", value)
     return value.strip()
 
 

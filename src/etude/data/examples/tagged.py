@@ -5,24 +5,31 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
+
+import tokenizers
 
 from etude.data.examples.base import ExampleData
 from etude.data.examples.encoding import encode
 from etude.data.examples.source import Encoded, Row, Split
 from etude.data.examples.tables import WHERE, Part, TableData, TrainingRows
-from etude.data.formats import KINDS, format_of, open_bytes
+from etude.data.formats import COMPRESSED, KINDS, format_of, open_bytes
 from etude.data.objective import IGNORE
-from etude.data.plain import explained
+from etude.data.plain import explained, scan
+from etude.data.rows import check_surrogates
 from etude.data.text import Batch
 from etude.data.text_files import files_of
 from etude.data.tokenizer import Recipe, Tokenizer
-from etude.errors import Problem, RequestError, nearest
+from etude.errors import Checks, Problem, RequestError, nearest
 
 CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 """The columns of CoNLL-U, https://universaldependencies.org/format.html."""
+
+UNSEEN = "\u25a1"
+"""Stands for a word of which a tokenizer reads nothing: a white square."""
 
 
 class TaggedData(ExampleData):
@@ -41,8 +48,7 @@ class TaggedData(ExampleData):
         self, rows: Sequence[Row], tokenizer: Tokenizer, labels: Sequence[str]
     ) -> list[Encoded]:
         numbers = {name: number for number, name in enumerate(labels)}
-        sentences = [spelt(row.values["words"], tokenizer) for row in rows]
-        found = encode(sentences, tokenizer, self.sequence_length, words=True)
+        found = self._encodings(rows, tokenizer)
         result = []
         for row, pieces in zip(rows, found, strict=True):
             tags = [numbers[name] for name in row.values["tags"]]
@@ -59,6 +65,32 @@ class TaggedData(ExampleData):
                 examples.append({"tokens": piece.ids, "tags": marks})
             result.append(Encoded(examples, lost))
         return result
+
+    def _encodings(
+        self, rows: Sequence[Row], tokenizer: Tokenizer
+    ) -> list[list[tokenizers.Encoding]]:
+        """The pieces of each row; a word of which the tokenizer reads nothing, as of a zero-width
+        space, is read as `UNSEEN`, so that each word has its tag.
+        """
+        sentences = [spelt(row.values["words"], tokenizer) for row in rows]
+        found = encode(sentences, tokenizer, self.sequence_length, words=True)
+        for place, (row, words) in enumerate(zip(rows, sentences, strict=True)):
+            if not (missing := _unread(words, found[place])):
+                continue
+            seen = spelt(
+                [UNSEEN if n in missing else word for n, word in enumerate(row.values["words"])],
+                tokenizer,
+            )
+            (found[place],) = encode([seen], tokenizer, self.sequence_length, words=True)
+            if missing := _unread(seen, found[place]):
+                word = row.values["words"][min(missing)]
+                raise RequestError(Problem(row.where, "words that the tokenizer reads", word))
+        return found
+
+
+def _unread(words: Sequence[str], pieces: Sequence[tokenizers.Encoding]) -> set[int]:
+    """The words that stand in none of the pieces."""
+    return set(range(len(words))) - {word for piece in pieces for word in piece.word_ids}
 
 
 def spelt(words: Sequence[str], tokenizer: Tokenizer) -> list[str]:
@@ -101,7 +133,11 @@ class Tagged(TaggedData, TableData):
         workers: int = 0,
         pack: bool = False,
     ) -> None:
+        checks = Checks()
+        several = labels is None or len(set(labels)) == len(labels) > 1
+        checks.that(several, "labels", labels, "two names or more, all different")
         super().__init__(
+            checks=checks,
             path=path,
             validation=validation,
             test=test,
@@ -122,7 +158,10 @@ class Tagged(TaggedData, TableData):
         return self.named or (None if self.hub is None else self.hub.names(str(self.tags)))
 
     def columns(self) -> dict[str, str | None]:
-        return {"words": str(self.words or "words"), "tags": str(self.tags or "tags")}
+        return {
+            "words": "words" if self.words is None else str(self.words),
+            "tags": "tags" if self.tags is None else str(self.tags),
+        }
 
     def settings(self) -> dict[str, Any]:
         return super().settings() | {
@@ -147,10 +186,17 @@ class Tagged(TaggedData, TableData):
         for file in self._files(split):
             if _is_rows(file):
                 yield from self._rows_of(file)
-            elif file.suffix == ".conllu":
-                yield from self._conll(file, _column(self.words, 1), _column(self.tags, 3), "\t")
             else:
-                yield from self._conll(file, _number(self.words, 0), _number(self.tags, -1), None)
+                yield from self.sentences_of(file)
+
+    def sentences_of(self, file: Path) -> Iterator[Row]:
+        """The sentences of a CoNLL or CoNLL-U file."""
+        if is_conllu(file):
+            words, tags = _column("data.words", self.words, 1), _column("data.tags", self.tags, 3)
+            yield from self._conll(file, words, tags, "\t")
+        else:
+            words, tags = _number("data.words", self.words, 0), _number("data.tags", self.tags, -1)
+            yield from self._conll(file, words, tags, None)
 
     def _rows_of(self, file: Path) -> Iterator[Row]:
         from etude.data.rows import records_of
@@ -165,7 +211,7 @@ class Tagged(TaggedData, TableData):
 
     def _conll(self, file: Path, words: int, tags: int, between: str | None) -> Iterator[Row]:
         first, sentence = 0, []
-        with explained(file), io.TextIOWrapper(open_bytes(file), encoding="utf-8-sig") as lines:
+        with _text(file) as lines:
             for number, line in enumerate(lines, 1):
                 cells = line.rstrip("\n\r").split(between) if line.strip() else []
                 comment = line.startswith("#") and (between is not None or len(cells) < 2)
@@ -288,6 +334,23 @@ def conll_files(paths: Sequence[str], where: str) -> list[Path]:
     return found
 
 
+@contextmanager
+def _text(file: Path) -> Iterator[TextIO]:
+    """The lines of a file, which says where it isn't UTF-8."""
+    with explained(file), io.TextIOWrapper(open_bytes(file), encoding="utf-8-sig") as lines:
+        try:
+            yield lines
+        except UnicodeDecodeError:
+            scan(file)
+            raise
+
+
+def is_conllu(file: Path) -> bool:
+    """Whether the name says so, compressed or not."""
+    suffixes = [each for each in map(str.lower, file.suffixes) if each not in COMPRESSED]
+    return suffixes[-1:] == [".conllu"]
+
+
 def _is_rows(file: Path) -> bool:
     form = format_of(file)
     return form is not None and KINDS[form.suffix] in ("json", "parquet")
@@ -297,28 +360,35 @@ def _sentence(where: str, words: Any, tags: Any) -> Row:
     if not isinstance(words, list) or not isinstance(tags, list) or len(words) != len(tags):
         expected = "a list of words and one of tags, equally long"
         raise RequestError(Problem(where, expected, (words, tags)))
-    return _of_pairs(where, [(str(word), str(tag)) for word, tag in zip(words, tags, strict=True)])
+    for word, tag in zip(words, tags, strict=True):
+        if not isinstance(word, str) or not word:
+            raise RequestError(Problem(where, "words that are texts, none of them empty", word))
+        if not isinstance(tag, str | int) or isinstance(tag, bool) or tag == "":
+            raise RequestError(Problem(where, "tags that are names or whole numbers", tag))
+        for text in (word, str(tag)):
+            check_surrogates(where, text)
+    return _of_pairs(where, [(word, str(tag)) for word, tag in zip(words, tags, strict=True)])
 
 
 def _of_pairs(where: str, pairs: Sequence[tuple[str, str]]) -> Row:
     return Row(where, {"words": [word for word, _ in pairs], "tags": [tag for _, tag in pairs]})
 
 
-def _column(stated: int | str | None, usual: int) -> int:
+def _column(key: str, stated: int | str | None, usual: int) -> int:
     """A column of CoNLL-U by its name or number."""
     if stated is None:
         return usual
     if isinstance(stated, int):
         return stated
     if stated not in CONLLU:
-        problem = Problem("data.tags", "a column of CoNLL-U", stated, nearest(stated, CONLLU))
+        problem = Problem(key, "a column of CoNLL-U", stated, nearest(stated, CONLLU))
         raise RequestError(problem)
     return CONLLU.index(stated)
 
 
-def _number(stated: int | str | None, usual: int) -> int:
+def _number(key: str, stated: int | str | None, usual: int) -> int:
     if stated is None:
         return usual
     if not isinstance(stated, int):
-        raise RequestError(Problem("data.tags", "the number of a column, from 0", stated))
+        raise RequestError(Problem(key, "the number of a column, from 0", stated))
     return stated

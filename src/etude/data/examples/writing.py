@@ -19,7 +19,7 @@ from etude.errors import Problem, RequestError
 
 log = logging.getLogger("etude.data")
 
-FORMAT = 1  # of the folder
+FORMAT = 2  # of the folder
 GROUP = 1000  # rows encoded at a time
 SHOWN = 3  # rows that a message names
 COUNTED = (
@@ -146,7 +146,7 @@ def tell(meta: Meta, duplicates: str, too_long: str) -> None:
     """What a user should know of the data, a line each."""
     for split in reversed(SPLITS):
         found = meta.splits[split]
-        if found.rows == 0 and split == "test":
+        if found.rows == found.empty == 0 and split == "test":
             continue
         parts = [f"{found.examples:,} examples", f"{found.tokens:,} tokens"]
         if found.truncated:
