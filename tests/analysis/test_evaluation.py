@@ -89,6 +89,24 @@ class TestClassification:
         assert answer.code == 2
         assert "did you mean long?" in answer.err
 
+    def test_a_column_of_the_split_alone(self, toy: Toy, etude: Callable, tmp_path: Path) -> None:
+        words = toy("classification", tmp_path)
+        path = Path(next(w for w in words if w.startswith("data.path=")).partition("=")[2])
+        rows = [{**row, "odd": n % 2} for n, row in enumerate(lines(path)[:20])]
+        test = tmp_path / "test.jsonl"
+        test.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        record = train(compose([*words, f"data.test={test}"])).record
+        found = evaluated(etude, record, "--split", "test", "--by", "odd")
+        assert {name: each["examples"] for name, each in found["slices"].items()} == {
+            "0": 10,
+            "1": 10,
+        }
+
+    def test_options_of_running_text_are_refused(self, records: Records, etude: Callable) -> None:
+        answer = etude("evaluate", records["classification"].path, "--stride", "4")
+        assert answer.code == 2
+        assert "--stride = 4: expected none" in answer.err
+
     def test_other_files(self, records: Records, etude: Callable, tmp_path: Path) -> None:
         file = tmp_path / "more.jsonl"
         rows = [{"text": "cats and dogs", "label": "cats"}, {"text": "the fox", "label": "none"}]
@@ -168,6 +186,38 @@ class TestTagging:
         assert answer.code == 0, answer.err
         words = [pair.split("/")[0] for pair in answer.out.split()]
         assert words == ["the", "quick", "fox"]
+
+    def test_files_of_its_own_kinds(
+        self, records: Records, etude: Callable, tmp_path: Path
+    ) -> None:
+        path = records["tagging"].path
+        answer = etude("predict", path, "--text", "the quick fox", "--text", "cats ran")
+        rows, conllu = tmp_path / "rows.jsonl", tmp_path / "some.conllu"
+        sentences = [["the", "quick", "fox"], ["cats", "ran"]]
+        rows.write_text("".join(json.dumps({"words": words}) + "\n" for words in sentences))
+        columns = "\t_" * 8
+        conllu.write_text(
+            "\n\n".join(
+                "\n".join(f"{n}\t{word}{columns}" for n, word in enumerate(words, 1))
+                for words in sentences
+            )
+            + "\n"
+        )
+        for file in (rows, conllu):
+            found = etude("predict", path, "--file", file)
+            assert found.code == 0, found.err
+            assert found.out == answer.out
+
+    def test_a_word_without_tokens_shifts_no_tag(
+        self, records: Records, etude: Callable, tmp_path: Path
+    ) -> None:
+        path = records["tagging"].path
+        texts = ["the quick fox", "\u200b the quick fox"]
+        plain, other = (
+            json.loads(etude("predict", path, "--text", text, "--json").out) for text in texts
+        )
+        assert other["words"] == ["\u200b", *plain["words"]]
+        assert len(other["tags"]) == 4
 
 
 class TestTranslation:

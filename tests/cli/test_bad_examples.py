@@ -12,6 +12,7 @@ import pytest
 Rows = list[dict[str, Any]]
 GOOD: Rows = [{"text": f"text number {n}", "label": "ab"[n % 2]} for n in range(40)]
 PAIRS: Rows = [{"source": f"one {n}", "target": f"two {n}"} for n in range(40)]
+TAGGED: Rows = [{"words": ["a", "b"], "tags": ["X", "Y"]}] * 20
 LONG = "many words here " * 30
 
 
@@ -151,6 +152,66 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         [{"words": ["a", "b"], "tags": ["X"]}] * 20,
         [],
         "row 1 = (['a', 'b'], ['X']): expected a list of words and one of tags, equally long",
+    ),
+    "a tag that is none": (
+        "tagging",
+        [*TAGGED, {"words": ["a", "b"], "tags": [None, "X"]}],
+        [],
+        "row 21 = None: expected tags that are names or whole numbers",
+    ),
+    "an empty word": (
+        "tagging",
+        [*TAGGED, {"words": ["", "b"], "tags": ["X", "Y"]}],
+        [],
+        "row 21 = '': expected words that are texts, none of them empty",
+    ),
+    "a tag twice": (
+        "tagging",
+        TAGGED,
+        ["data.labels=[X,Y,X]"],
+        "data.labels = ['X', 'Y', 'X']: expected two names or more, all different",
+    ),
+    "spans where there are none": (
+        "tagging",
+        TAGGED,
+        ["task.monitor=val/f1"],
+        "task.monitor = 'val/f1': expected a metric of tags that mark no spans",
+    ),
+    "a metric of no class": (
+        "classification",
+        GOOD,
+        ["task.monitor=val/f1"],
+        "task.monitor = 'val/f1': expected a metric of the task (task.positive says of which",
+    ),
+    "half a surrogate pair": (
+        "classification",
+        with_row(text="\ud800 abc"),
+        [],
+        "line 41, column text",
+    ),
+    "... in a label": (
+        "classification",
+        with_row(label="\ud800"),
+        [],
+        "line 41, column label",
+    ),
+    "... in a word": (
+        "tagging",
+        [*TAGGED, {"words": ["a\ud800", "b"], "tags": ["X", "Y"]}],
+        [],
+        "row 21",
+    ),
+    "room for the end alone": (
+        "translation",
+        PAIRS,
+        ["data.sequence_length=1"],
+        "data.sequence_length = 1: expected 2 or more: a token and the end",
+    ),
+    "low-rank changes of no rank": (
+        "classification",
+        GOOD,
+        ["init_from.lora.alpha=4"],
+        "init_from.lora.rank = None: expected a positive number (init_from.lora.alpha is stated",
     ),
 }
 PARTS = {

@@ -51,6 +51,18 @@ def pretrained(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Record:
     return train(compose(toy("masked_lm", tmp_path_factory.mktemp("pre")))).record
 
 
+@pytest.mark.parametrize("source", ["rows.jsonl", "''"])
+def test_what_is_no_source_is_told_as_typed(
+    toy: Toy, tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    with pytest.raises(RequestError) as refused:
+        train(compose(toys(toy("classification", tmp_path / "toy"), f"init_from={source}")))
+    (problem,) = refused.value.problems
+    assert (problem.where, problem.value) == ("init_from", source.strip("'"))
+
+
 def test_a_run_of_ones_own(pretrained: Record, toy: Toy, tmp_path: Path) -> None:
     words = toys(toy("classification", tmp_path), f"init_from={pretrained.path}")
     module = model_of(words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import struct
 from pathlib import Path
@@ -110,6 +111,31 @@ class TestTagged:
         words = [decode(example["tokens"][a:b].tolist()) for a, b in zip(places, ends, strict=True)]
         plain = [word.strip().replace(" ", "").lower() for word in words]
         assert plain == ["u.n.", "official", "ekeus"]
+
+    def test_a_word_without_tokens_has_its_tag(self, tmp_path: Path) -> None:
+        path = repeated("\u200b S\nsad A\n\u200b S\nugly B\n\n", tmp_path / "a.conll", 20)
+        made = Tagged(path=str(path), tokenizer=WordPiece(60), **SIZES)
+        data = prepared(made, TagObjective(), tmp_path)
+        example = data.table("train")[0]
+        tags = [data.labels[tag] for tag in example["labels"] if tag != IGNORE]
+        assert tags == ["S", "A", "S", "B"]
+
+    def test_compressed_conllu_is_conllu(self, tmp_path: Path) -> None:
+        path = repeated(CONLLU, tmp_path / "a.conllu", 1)
+        packed = tmp_path / "b.CONLLU.gz"
+        packed.write_bytes(gzip.compress(path.read_bytes()))
+        assert self.sentences(packed) == self.sentences(path)
+
+    def test_what_is_not_utf8_is_told_by_its_line(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.conll"
+        path.write_bytes(b"x B\n\ncaf\xe9 O\n\n")
+        with pytest.raises(RequestError, match=r"a\.conll, line 3, byte 8.*UTF-8"):
+            self.sentences(path)
+
+    def test_a_column_that_is_none_is_told_by_its_key(self, tmp_path: Path) -> None:
+        path = repeated(CONLLU, tmp_path / "a.conllu", 1)
+        with pytest.raises(RequestError, match=r"data\.words = 'frm'.*did you mean form"):
+            self.sentences(path, words="frm")
 
     def test_a_long_sentence_in_pieces(self, tmp_path: Path) -> None:
         words = [f"w{n}" for n in range(60)]
