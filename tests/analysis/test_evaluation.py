@@ -248,6 +248,37 @@ class TestTranslation:
             assert json.loads(alone.out)["target"] == each["target"]
 
 
+class TestInstruction:
+    def test_answers_are_scored(self, records: Records, etude: Callable) -> None:
+        record = records["instruction"]
+        found = evaluated(etude, record)
+        step = int(found["checkpoint"].removeprefix("step-"))
+        (row,) = (row for row in record.rows() if row["step"] == step)
+        assert found["metrics"]["loss"] == pytest.approx(row["val/loss"], rel=1e-5)
+        (file,) = (record.path / "predictions").glob("val-*.jsonl")
+        said, targets = ([each[key] for each in lines(file)] for key in ("prediction", "label"))
+        assert found["metrics"]["chrf"] == sacrebleu.corpus_chrf(said, [targets]).score
+        assert ", line " in lines(file)[0]["where"]
+
+    def test_the_template_is_put_around(self, records: Records, etude: Callable) -> None:
+        record = records["instruction"]
+        evaluated(etude, record)
+        (file,) = (record.path / "predictions").glob("val-*.jsonl")
+        run = package.load_run(record.path)
+        data = run.data()
+        run.prepare(data)
+        rows = {row.where: data.pair(row)[0] for row in data.rows("val")}
+        for each in lines(file)[:3]:
+            source = rows[each["where"]]
+            answer = etude("predict", record.path, "--text", source, "--json")
+            assert answer.code == 0, answer.err
+            assert json.loads(answer.out) == {"source": source, "target": each["prediction"]}
+        model = run.model()
+        ids = model.tokenizer.encode(f"{source}\n")
+        (text,) = [model.answer(ids, max_new_tokens=data.sequence_length)]
+        assert text.strip() == each["prediction"]
+
+
 @pytest.mark.parametrize("kind", ["masked_lm", "span_denoising"])
 def test_pretraining_is_scored_as_in_training(kind: str, records: Records, etude: Callable) -> None:
     record = records[kind]
@@ -327,4 +358,4 @@ class TestRefusals:
         assert "no --pair" in etude("predict", path, "--text", "a", "--pair", "b").err
         told = etude("predict", records["masked_lm"].path, "--text", "a")
         assert told.code == 2
-        assert "a run of classification, tagging or translation" in told.err
+        assert "a run of classification, tagging, translation or instruction" in told.err

@@ -131,7 +131,10 @@ def _batch(data: Any, count: int, seed: int) -> Iterator[str]:
         yield ""
         for name in ("source", "tokens"):
             if name in micro:
-                yield f"  {name}: {_cut(_pieces(micro[name][row].tolist(), decode))}"
+                keep = micro.get("source_keep" if name == "source" else "keep")
+                ids = micro[name][row]
+                ids = ids if keep is None else ids[keep[row]]  # without the padding
+                yield f"  {name}: {_cut(_pieces(ids.tolist(), decode))}"
         labels = micro.get("labels", micro.get("targets"))
         if labels.ndim == 1 and documents is not None:
             first = sum(map(len, documents.lengths[:row]))

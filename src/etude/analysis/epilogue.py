@@ -32,7 +32,9 @@ def finish(record: Record, model: Textual, data: Any, options: DictConfig) -> No
         options: the config's node `run`.
     """
     title = " · ".join(part for part in (record.info["name"], record.label) if part)
-    loss_curve(record.rows(), record.path / "figures" / "loss.png", title)
+    fields = data.fields if isinstance(data, ExampleData) else ()
+    unit = "text" if "label" in fields else "word" if "tags" in fields else "token"
+    loss_curve(record.rows(), record.path / "figures" / "loss.png", title, unit)
     if not options.samples or not isinstance(model, LanguageModel | Seq2Seq):
         return
     if isinstance(data, ExampleData) or isinstance(model, Seq2Seq):

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from etude.data.examples.base import ExampleData
+from etude.data.examples.encoding import encode
 from etude.data.examples.source import Row
 from etude.data.examples.steps import ExampleEvaluation, Table
-from etude.data.loading import EVALUATION_POSITIONS, loader
+from etude.data.loading import EVALUATION_POSITIONS, evaluation_positions, loader
 from etude.errors import Problem, RequestError, nearest
 from etude.tasks.classification import Classification
 from etude.tasks.counts import (
@@ -27,8 +29,10 @@ from etude.tasks.counts import (
     confusion,
     span_metrics,
 )
+from etude.tasks.instruction import AnswerObjective, Instruction
 from etude.tasks.predictions import class_probabilities, word_tags
 from etude.tasks.tagging import Tagging, span_counts
+from etude.tasks.token_task import score_tokens
 from etude.tasks.translation import Translation
 
 BINS = 10
@@ -108,11 +112,15 @@ def evaluate_rows(
         found = _tagged(data, rows, model, labels)
     elif issubclass(task, Translation):
         found = _translated(data, [rows[number] for number in kept], kept, model, beams or Beams())
+    elif issubclass(task, Instruction):
+        found = _answered(task, options, data, rows, kept, model)
     else:
-        expected = "a run of classification, tagging or translation"
+        expected = "a run of classification, tagging, translation, instruction or running text"
         raise RequestError(Problem("RUN", expected, task.__name__))
     score: Any = found.pop("score")
     result = Evaluation(**found)
+    for each in result.predictions:
+        each["where"] = rows[each["row"]].where
     for name, members in groups.items():
         inside = [each for each in result.predictions if each["row"] in members]
         result.slices[name] = {**score(inside), "examples": len(inside)}
@@ -247,6 +255,68 @@ def _translated(
         return translation_metrics(found, targets)
 
     return {"metrics": score(predictions), "predictions": predictions, "score": score}
+
+
+def _answered(
+    task: type[Instruction],
+    options: Mapping[str, Any],
+    data: Any,
+    rows: Sequence[Row],
+    numbers: Sequence[int],
+    model: Any,
+) -> dict[str, Any]:
+    bound = bound_to(task, options, data, model)
+    data.objective = bound
+    table, _ = data.of_rows(rows, model.tokenizer, [])
+    positions = evaluation_positions(model.tokenizer.vocab_size)
+    losses = score_tokens(task, model.module, loader(ExampleEvaluation(table, positions)))
+    pairs = [data.pair(rows[number]) for number in numbers]
+    texts = answers(model, bound, [source for source, _ in pairs], data.sequence_length)
+    predictions = [
+        {
+            "row": number,
+            "label": target,
+            "prediction": text,
+            "right": text == target,
+            "score": translation_score(text, target),
+        }
+        for number, (_, target), text in zip(numbers, pairs, texts, strict=True)
+    ]
+
+    def score(some: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        if not some:
+            return {}
+        found, targets = ([each[key] for each in some] for key in ("prediction", "label"))
+        return translation_metrics(found, targets)
+
+    losses["token_accuracy"] = losses.pop("accuracy")
+    return {"metrics": {**losses, **score(predictions)}, "predictions": predictions, "score": score}
+
+
+def bound_to(
+    task: type[Instruction], options: Mapping[str, Any], data: ExampleData, model: Any
+) -> AnswerObjective:
+    """The template in a model's tokens."""
+    known = SimpleNamespace(settings={"sequence_length": data.sequence_length})
+    return task.objective(**options).bound(model.tokenizer, known)
+
+
+def answers(
+    model: Any, template: AnswerObjective, sources: Sequence[str], length: int
+) -> list[str]:
+    """What a `LanguageModel` answers to each source, the likeliest token after the other: up to
+    what the template has after an answer, or `length` tokens.
+    """
+    tokenizer = model.tokenizer
+    first, *more = template.after
+    ends = [] if more or first not in tokenizer.special_tokens().values() else [first]
+    tail = tokenizer.decode(list(template.after)) if not ends else ""
+    found = []
+    for piece, *_ in encode(list(sources), tokenizer, length, framed=False):
+        read = [*template.before, *piece.ids, *template.between]
+        text = model.answer(read, max_new_tokens=length, stop_tokens=ends)
+        found.append((text.partition(tail)[0] if tail else text).strip())
+    return found
 
 
 def translations(model: Any, sources: Sequence[str], beams: Beams, length: int) -> list[str]:

@@ -12,13 +12,16 @@ from etude.analysis.curves import new_figure
 TRAIN, VALIDATION = "#9aa5b1", "#c2410c"
 
 
-def loss_curve(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> None:
+def loss_curve(
+    rows: Sequence[Mapping[str, Any]], path: Path, title: str = "", unit: str = "token"
+) -> None:
     """Training and validation loss over the steps.
 
     Args:
         rows: of `metrics.jsonl`.
         path: of the PNG.
         title: above the axes.
+        unit: what a loss is one of.
     """
     figure = new_figure(7, 4.2)
     axes = figure.add_subplot()
@@ -37,7 +40,7 @@ def loss_curve(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "") -
             color=VALIDATION,
         )
     axes.set_xlabel("step")
-    axes.set_ylabel("loss (nats per token)")
+    axes.set_ylabel(f"loss (nats per {unit})")
     axes.set_title(textwrap.fill(title, 76), fontsize=10, parse_math=False)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from etude.analysis.evaluation import Beams, batches_of, translations
+from etude.analysis.evaluation import Beams, answers, batches_of, bound_to, translations
 from etude.data.examples.base import ExampleData
 from etude.data.examples.encoding import encode
 from etude.data.examples.labelled import LabelledFiles
@@ -39,11 +39,11 @@ class Predictor:
     def __init__(self, run: Any, which: str, beams: int, length_penalty: float) -> None:
         self.run = run
         self.task = run.checked.nodes["task"].constructor
-        known = (Classification, Tagging, Translation)
+        known = (Classification, Tagging, Translation, Instruction)
         self.data = run.data()
         if not issubclass(self.task, known) or not isinstance(self.data, ExampleData):
-            expected = "a run of classification, tagging or translation"
-            writes = issubclass(self.task, CausalLM | Instruction)
+            expected = "a run of classification, tagging, translation or instruction"
+            writes = issubclass(self.task, CausalLM)
             hint = f"etude generate {run.path} continues texts" if writes else None
             raise RequestError(Problem("RUN", expected, self.task.__name__, hint))
         self.model = run.model(which)
@@ -73,6 +73,12 @@ class Predictor:
         if issubclass(self.task, Translation):
             found = translations(self.model, plain, self.beams, self.data.sequence_length)
             for text, target in zip(plain, found, strict=True):
+                yield {"source": text, "target": target}
+        elif issubclass(self.task, Instruction):
+            options = self.run.checked.nodes["task"].arguments
+            template = bound_to(self.task, options, self.data, self.model)
+            for text in plain:
+                (target,) = answers(self.model, template, [text], self.data.sequence_length)
                 yield {"source": text, "target": target}
         else:
             yield from self._labels(plain, pair)

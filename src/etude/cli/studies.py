@@ -97,7 +97,7 @@ def significance(asked: Namespace) -> int:
     mean = frame["mean"].iloc[0] - frame["difference"].iloc[0]
     examples = frame["examples"].iloc[0]
     scale = f"{mean:.5f} on {examples} examples of {asked.split}"
-    print(f"{first.label or first.path}: mean {scale}\n")
+    print(f"against the first, {first.label or first.path}: mean {scale}\n")
     rows = [
         [
             row["run"],

@@ -52,6 +52,7 @@ def save_adapter(
             modules.add(there.rpartition(".")[2])
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / WEIGHTS).chmod(folder.stat().st_mode & 0o666)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM" if kind.endswith("CausalLM") else None,

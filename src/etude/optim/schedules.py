@@ -45,7 +45,8 @@ class Schedule:
         """What does not fit into a run of `total` steps, in words; None if all does."""
         if self.warmup_steps < total:
             return None
-        return f"a warm-up of {self.warmup_steps} steps does not end within a run of {total}"
+        told = f"a warm-up of {self.warmup_steps} steps does not end within a run of {total}"
+        return f"{told}; schedule.warmup_steps={total // 10} would"
 
 
 class Constant(Schedule):

@@ -45,8 +45,15 @@ def results(records: Sequence[Record]) -> dict[str, list[Any]]:
 
 
 def names(records: Sequence[Record]) -> list[str]:
-    """A short name for each run that none of the others has: its label, if that is enough."""
+    """A short name for each run that none of the others has: that part of its label which is not
+    in all labels, if that is enough.
+    """
     labels = [record.label or str(record.info.get("name", "")) for record in records]
+    words = [label.split() for label in labels]
+    common = set.intersection(*map(set, words)) if words else set()
+    short = [" ".join(word for word in each if word not in common) for each in words]
+    if len(set(short)) == len(short) > 1 and all(short):
+        return short
     if len(set(labels)) < len(labels):
         titles = [(str(record.info.get("name", "")), record.label) for record in records]
         labels = [" ".join(part for part in title if part) for title in titles]

@@ -76,6 +76,8 @@ def whole_folder(destination: Path) -> Iterator[Path]:
     try:
         yield temporary
         for file in temporary.iterdir():
+            if file.is_file():  # safetensors' are for their owner alone
+                file.chmod(temporary.stat().st_mode & 0o666)
             fsync_file(file)
         fsync_folder(temporary)
         if destination.exists():

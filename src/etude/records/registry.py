@@ -111,7 +111,8 @@ def find_folders(run: str, root: Path) -> list[Path]:
 
 
 def find_finished(runs: Sequence[str], root: Path) -> list[Record]:
-    """The records that each RUN names, once each; a name means all its finished runs.
+    """The records that each RUN names, once each; a name means all its finished runs, in the order
+    in which they began.
 
     Raises:
         RequestError: as `find` does.
@@ -126,11 +127,16 @@ def find_finished(runs: Sequence[str], root: Path) -> list[Record]:
         if len(fitting) > 1:
             records = [record for folder in fitting for record in scan(folder)]
             records = [record for record in records if record.status == "finished"]
+            records.sort(key=_began)
         elif not _is_name(run, fitting[0]):
             records = [Record.read(fitting[0])]
         for record in records:
             found.setdefault(record.path.absolute(), record)
     return list(found.values())
+
+
+def _began(record: Record) -> str:
+    return str((record.info.get("starts") or [{}])[0].get("time", ""))
 
 
 def _of_a_sweep(folder: Path) -> list[Record] | None:

@@ -159,9 +159,9 @@ def _train_claimed(
         log.info("continues from step %d of %d: %s", step, total, record.path)
     else:
         log.info(
-            "%s, %s parameters, %d steps: %s",
+            "%s, %s, %d steps: %s",
             checked.name,
-            f"{model.num_parameters():,}",
+            _counted(model),
             total,
             record.path,
         )
@@ -413,6 +413,14 @@ def _viewed(record: Record, checked: Checked) -> ViewedRun:
 
 def _extension_hashes(checked: Checked) -> dict[str, str | None]:
     return {name: provenance.module_hash(name) for name in checked.config.extensions}
+
+
+def _counted(model: Any) -> str:
+    """How many parameters a model has, and how many of them learn if not all do."""
+    every = model.num_parameters()
+    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    told = f"{every:,} parameters"
+    return told if learning == every else f"{told}, {learning:,} of which learn"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
