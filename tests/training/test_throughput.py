@@ -229,7 +229,18 @@ def test_a_continued_run_counts_its_own_steps(small: Small, tmp_path: Path) -> N
 def test_the_line_tells_the_speed() -> None:
     progress = Progress(10, 0)
     progress.advance(5)
-    progress._latest = {"train/loss": 2.5, "perf/tokens_per_second": 13_940.0, "perf/mfu": 0.314}
+    progress.row({"train/loss": 2.5, "perf/tokens_per_second": 13_940.0, "perf/mfu": 0.314})
     line = progress.line()
     assert line.startswith("step 5/10  train/loss 2.5000  13.9 k tokens/s  mfu 31%  ")
     assert line.endswith(" left")
+
+
+def test_a_line_tells_what_is_new(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    progress = Progress(10, 0)
+    progress.advance(5)
+    progress.row({"train/loss": 2.5, "val/loss": 2.4})
+    progress.row({"train/loss": 2.3})
+    assert "val/loss 2.4000" in caplog.messages[-1]
+    assert "train/loss 2.3000" in progress.line()
+    assert "val/loss" not in progress.line()

@@ -33,6 +33,7 @@ class Progress:
         self.total = total
         self.step = step
         self._latest: dict[str, float] = {}
+        self._untold: dict[str, float] = {}  # of these, what no line has said
         self._began = time.monotonic()
         self._first = step
         self._told = self._began
@@ -51,25 +52,28 @@ class Progress:
 
     def row(self, row: Mapping[str, Any]) -> None:
         """New metrics; a line where there is no bar, every ten seconds and after validations."""
-        self._latest.update(
-            {key: value for key, value in row.items() if isinstance(value, int | float)}
-        )
+        found = {key: value for key, value in row.items() if isinstance(value, int | float)}
+        self._latest.update(found)
+        self._untold.update(found)
         if self._bar is not None:
-            told = "  ".join(part for part in (self._metrics(), self._speed()) if part)
+            told = "  ".join(part for part in (losses_of(self._latest), self._speed()) if part)
             self._bar.update(self._task, metrics=told)
             return
         now = time.monotonic()
         if "val/loss" in row or now - self._told >= _SECONDS_BETWEEN_LINES:
             self._told = now
             log.info("%s", self.line())
+            self._untold.clear()
 
     def line(self) -> str:
-        """`step 250/2000  train/loss 2.31  val/loss 2.40  13.9 k tokens/s  mfu 31%  1:52 left`."""
+        """`step 250/2000  train/loss 2.31  val/loss 2.40  13.9 k tokens/s  mfu 31%  1:52 left`; of
+        the losses those that were measured since the line before.
+        """
         return "  ".join(
             part
             for part in (
                 f"step {self.step}/{self.total}",
-                self._metrics(),
+                losses_of(self._untold),
                 self._speed(),
                 self._left(),
             )
@@ -81,9 +85,6 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-
-    def _metrics(self) -> str:
-        return losses_of(self._latest)
 
     def _speed(self) -> str:
         """Of the latest row, without validations."""

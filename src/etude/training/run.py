@@ -165,6 +165,13 @@ def _train_claimed(
             total,
             record.path,
         )
+    stated, known = stated_vocabulary(checked), data.tokenizer_.vocab_size
+    if stated is not None and stated >= 2 * known:
+        log.warning(
+            "model.vocab_size = %s: the tokenizer has %s tokens; null takes as many",
+            f"{stated:,}",
+            f"{known:,}",
+        )
     misfit = parts.schedule.misfit(total) if isinstance(parts.schedule, Schedule) else None
     if misfit is not None:
         log.warning("schedule: %s", misfit)
