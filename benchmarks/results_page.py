@@ -17,9 +17,10 @@ INTRODUCTION = """\
 The applications on real data, each beside a plain method on the same rows. Written by
 `make results` from the files in `docs/results/`. Rows whose text stands in two splits, in any case
 and however spaced, were left out of the earlier one first; the checkpoint was chosen on validation;
-test was looked at once a run, but where it is said. Means are over the seeds; brackets hold a bootstrap interval of the
-mean at 95 %, which of three values covers it three times in four ([sweeps.md](sweeps.md)). Times
-are those of a run as it went, on the threads that are stated.
+test was looked at once a run, but where it is said. Means are over the seeds; brackets hold a
+bootstrap interval of the mean at 95 %, which of three values covers it three times in four
+([sweeps.md](sweeps.md)). Times are those of a run as it went, on the threads that are stated, with
+others beside it.
 """
 
 
@@ -160,7 +161,8 @@ def _translate(found: dict[str, Any]) -> str:
     exact = [each["all"]["exact"] for each in found["scores"]]
     return (
         f"{how(found)}\nFour beams and a length penalty of {found['length_penalty']:g}, chosen on "
-        "validation after a first look at test with 1. Met to the letter: {mean(exact)}; by the memory "
+        f"validation after a first look at test with 1. Met to the letter: {mean(exact)}; by the "
+        "memory "
         f"{found['baseline']['all']['exact']:.3f}. The memory answers with the target of the "
         "training source that is most like the text (TF-IDF over letters). "
         f"{found['far']} of the {found['test']} test strings are far: no training source has a "
