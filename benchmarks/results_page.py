@@ -143,8 +143,8 @@ def _spam(found: dict[str, Any]) -> str:
     return (
         f"{how(found)}\nAccuracy {mean(found['accuracy'])}, expected calibration error "
         f"{mean(found['calibration_error'])}. The regression's C = {found['baseline']['C']:g} "
-        "was chosen on validation. An earlier setting, of 384 tokens a text and the checkpoint with "
-        "the best loss, had reached 0.968 on test.\n"
+        "was chosen on validation. An earlier setting, of 384 tokens a text and the checkpoint of "
+        "the least loss, had reached 0.968 on test.\n"
     )
 
 
