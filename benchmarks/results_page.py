@@ -184,6 +184,9 @@ def _tagging(found: dict[str, Any]) -> str:
 
 def _party(found: dict[str, Any]) -> str:
     before, accuracy = found["pretraining"], found["accuracy"]
+    means = [statistics.fmean(each) for arm in accuracy.values() for each in arm.values()]
+    above = max(*means, found["baseline"]["accuracy"]) > found["most_frequent"]
+    verdict = "" if above else " No mean here is above that: nothing was learnt that carries over."
     rows = [
         f"| {float(part):.0%} | {mean(values)} | {mean(accuracy['pretrained'][part])} |"
         for part, values in accuracy["scratch"].items()
@@ -193,7 +196,7 @@ def _party(found: dict[str, Any]) -> str:
         f"{before['seconds'] / 60:.1f} minutes, validation loss {before['loss']:.3f}) on speeches "
         "of other presidents than those of validation and test. A president's speeches are all in "
         "one split, so the test asks for what the parties' words share over presidents and "
-        f"decades. The larger party has {found['most_frequent']:.3f} of test.\n\n"
+        f"decades. The larger party has {found['most_frequent']:.3f} of test.{verdict}\n\n"
         "| labels | from scratch | pretrained |\n| --- | --- | --- |\n"
         + "\n".join(rows)
         + "\n\n![Accuracy by the part of the labels](images/party.png)\n"
