@@ -237,6 +237,13 @@ def _translated(
 ) -> dict[str, Any]:
     pairs = [data.pair(row) for row in rows]
     texts = translations(model, [source for source, _ in pairs], beams, data.sequence_length)
+    return _compared(numbers, [target for _, target in pairs], texts)
+
+
+def _compared(
+    numbers: Sequence[int], targets: Sequence[str], texts: Sequence[str]
+) -> dict[str, Any]:
+    """What was written beside the targets of the rows with these numbers."""
     predictions = [
         {
             "row": number,
@@ -245,14 +252,14 @@ def _translated(
             "right": text == target,
             "score": translation_score(text, target),
         }
-        for number, (_, target), text in zip(numbers, pairs, texts, strict=True)
+        for number, target, text in zip(numbers, targets, texts, strict=True)
     ]
 
     def score(some: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         if not some:
             return {}
-        found, targets = ([each[key] for each in some] for key in ("prediction", "label"))
-        return translation_metrics(found, targets)
+        found, wanted = ([each[key] for each in some] for key in ("prediction", "label"))
+        return translation_metrics(found, wanted)
 
     return {"metrics": score(predictions), "predictions": predictions, "score": score}
 
@@ -272,25 +279,9 @@ def _answered(
     losses = score_tokens(task, model.module, loader(ExampleEvaluation(table, positions)))
     pairs = [data.pair(rows[number]) for number in numbers]
     texts = answers(model, bound, [source for source, _ in pairs], data.sequence_length)
-    predictions = [
-        {
-            "row": number,
-            "label": target,
-            "prediction": text,
-            "right": text == target,
-            "score": translation_score(text, target),
-        }
-        for number, (_, target), text in zip(numbers, pairs, texts, strict=True)
-    ]
-
-    def score(some: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        if not some:
-            return {}
-        found, targets = ([each[key] for each in some] for key in ("prediction", "label"))
-        return translation_metrics(found, targets)
-
     losses["token_accuracy"] = losses.pop("accuracy")
-    return {"metrics": {**losses, **score(predictions)}, "predictions": predictions, "score": score}
+    found = _compared(numbers, [target for _, target in pairs], texts)
+    return {**found, "metrics": {**losses, **found["metrics"]}}
 
 
 def bound_to(
