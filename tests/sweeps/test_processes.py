@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,26 @@ def test_what_another_process_holds_is_left_alone(
     assert f"process {process.pid} on {os.uname().nodename}" in answer.out
     process.kill()
     process.wait()
+
+
+def test_from_a_process_that_has_computed_on_several_threads(
+    corpus: Path, tiny, tmp_path: Path
+) -> None:
+    """As in a notebook: OpenMP's workers are not copied, and waited for."""
+    words = tiny(corpus, tmp_path / "runs", "run.samples=0")
+    words += ["model.dim=64", "trainer.max_steps=3"]
+    script = f"""
+import torch
+torch.set_num_threads(2)
+ones = torch.ones(600, 600)
+assert (ones.exp() @ ones).sum() > 0
+from etude.cli import main
+main(["train", "-m", *{words!r}, "seed=0,1", "hydra.launcher.n_jobs=1"])
+"""
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90)
+    assert "2 jobs: 2 finished" in done.stdout + done.stderr
 
 
 @pytest.mark.slow

@@ -98,7 +98,7 @@ def test_a_planted_bad_trial_is_paused_and_the_others_are_not(tmp_path: Path) ->
     ("words", "direction"),
     [
         (["experiment=spam", "data.path=a.csv", "task.monitor=val/f1_macro"], "MAXIMIZE"),
-        (["experiment=spam", "data.path=a.csv"], "MINIMIZE"),
+        (["experiment=spam", "data.path=a.csv", "task.monitor=val/loss"], "MINIMIZE"),
         (["hydra.sweeper.metric=val/accuracy"], "MAXIMIZE"),
         (["hydra.sweeper.metric=val/accuracy", "hydra.sweeper.direction=minimize"], "MINIMIZE"),
     ],

@@ -32,13 +32,15 @@ LEARNS = ["optimizer.lr=0.02", "trainer.log_every_n_steps=1", "model.dropout=0"]
     ],
 )
 def test_it_trains(small: Small, tmp_path: Path, precision: str, dtype: torch.dtype) -> None:
-    texts = []
+    texts, sampled = [], []
 
-    def sample(record: Record, model: LanguageModel) -> None:
-        assert {p.dtype for p in model.module.parameters()} == {dtype}
+    def sample(record: Record, model: LanguageModel, data: object) -> None:
         texts.append(model.generate("the", max_new_tokens=12, seed=3))
+        assert {p.dtype for p in model.module.parameters()} == {dtype}
+        sampled.append(True)
 
     record = train(small(tmp_path, f"trainer.precision={precision}", *LEARNS), sample).record
+    assert sampled  # an epilogue that fails is told, and fails nothing
     losses = [row["train/loss"] for row in record.rows() if "train/loss" in row]
     assert sum(losses[-5:]) < sum(losses[:5]) - 1.5
     assert len(set(losses)) > 35  # a sum kept in bfloat16 has a few values only

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -29,7 +30,8 @@ from etude.sweeps.slots import Slot
 log = logging.getLogger("etude")
 
 START = "fork" if sys.platform == "linux" else "spawn"
-"""A fork shares what was imported already, which takes seconds; macOS's libraries mind it."""
+"""A fork shares what was imported already, which takes seconds; macOS's libraries mind it, and so
+does a GPU that is in use."""
 
 _TICK = 0.5  # seconds between two looks at the clock
 _EVENTS = Path("/sys/fs/cgroup/memory.events")
@@ -95,7 +97,8 @@ class Pool:
         self._again: list[tuple[Task, _Running]] = []  # the same run, and who trains it now
         self._signum: int | None = None
         self._process = os.getpid()
-        self._context: Any = multiprocessing.get_context(START)
+        self._context: Any = multiprocessing.get_context("spawn" if _gpu_in_use() else START)
+        self._starter = ThreadPoolExecutor(1, "starts-jobs")
 
     def run(self, tasks: Iterator[Task | None]) -> list[Job]:
         """Carries out all tasks; the next is asked for when there is a place for it.
@@ -147,6 +150,7 @@ class Pool:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+            self._starter.shutdown()
         if self._signum is not None:
             raise Interrupted(self._signum)
         return [done[number] for number in sorted(done)]
@@ -195,6 +199,11 @@ class Pool:
     # -- processes --------------------------------------------------------------------------
 
     def _start(self, task: Task) -> None:
+        """Starts a job from a thread that has computed nothing, and that lasts.
+
+        OpenMP keeps its workers a thread: a copy of a thread that had some would wait for them
+        for ever, since a fork copies none. And a job dies with the thread that started it.
+        """
         here, there = self._context.Pipe()
         slot = self._free.pop(0)
         arguments = (there, os.getpid(), task.call, slot, task.log_file)
@@ -202,7 +211,7 @@ class Pool:
         self._board.started(task.number, task.job.label)
         sys.stdout.flush()
         sys.stderr.flush()
-        process.start()
+        self._starter.submit(process.start).result()
         there.close()  # so that its end is seen
         self._running.append(_Running(task, process, here, slot, time.monotonic()))
 
@@ -293,6 +302,12 @@ def _record_the_death(folder: Path, job: Job) -> None:
         log.warning("%s could not be updated: %s", folder, error)
     finally:
         lock.release()
+
+
+def _gpu_in_use() -> bool:
+    """Whether this process has used a GPU, which a copy of it could not."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.cuda.is_initialized()
 
 
 def _oom_kills() -> int:
