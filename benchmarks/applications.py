@@ -202,7 +202,7 @@ def translate(asked: Asked) -> dict[str, Any]:
     test = [data.pair(row) for row in kept_rows(runs[0], "test")]
     memory = baselines.translation_memory(*zip(*train, strict=True), [en for en, _ in test])
     far = [place for place, cosine in enumerate(memory.cosines) if cosine < NEAR]
-    from etude.analysis.evaluation import translation_metrics
+    from etude.analysis.written import translation_metrics
 
     def both(texts: Sequence[str]) -> dict[str, dict[str, float]]:
         answers = [zh for _, zh in test]

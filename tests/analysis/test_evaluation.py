@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 import pytest
 import sacrebleu
 import torch
+from seqeval.metrics import classification_report
 from sklearn import metrics as sk
 
 import etude as package
-from etude.analysis.evaluation import translation_metrics
+from etude.analysis.written import translation_metrics
 from etude.config.compose import compose
 from etude.records.record import Record
 from etude.tasks.causal_lm import sliding_score
@@ -113,7 +115,11 @@ class TestClassification:
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         record = records["classification"]
         found = evaluated(etude, record, "--data", str(file))
-        assert found["on"] == "more.jsonl"
+        assert found["on"] == str(file)
+        twin = tmp_path / "other" / "more.jsonl"
+        twin.parent.mkdir()
+        twin.write_text(file.read_text())
+        assert evaluated(etude, record, "--data", str(twin))["files"][0] != found["files"][0]
         assert sum(map(sum, found["confusion"]["counts"])) == 2
         file.write_text(json.dumps({"text": "cats", "label": "bird"}) + "\n")
         assert etude("evaluate", record.path, "--data", str(file)).code == 2
@@ -207,6 +213,33 @@ class TestTagging:
             found = etude("predict", path, "--file", file)
             assert found.code == 0, found.err
             assert found.out == answer.out
+
+    def test_kinds_of_spans_are_seqevals(self, toy: Toy, etude: Callable, tmp_path: Path) -> None:
+        draw, file = random.Random(3), tmp_path / "spans.conll"
+        tags = {"cats": ["B-PET"], "ran": ["I-PET", "O"], "fox": ["B-WILD", "B-PET"]}
+        tags |= {"the": ["B-WORD"]}
+        sentences = [draw.choices([*tags, "quick", "dogs"], k=6) for _ in range(120)]
+        written = (
+            "".join(f"{word} {draw.choice(tags.get(word, ['O']))}\n" for word in words)
+            for words in sentences
+        )
+        file.write_text("\n".join(written))
+        words = toy("tagging", tmp_path, "optimizer.lr=0.03", "trainer.max_steps=30")
+        record = train(compose([*words, f"data.path={file}"])).record
+        found = evaluated(etude, record)
+        kept = lines(next((record.path / "predictions").glob("val-*.jsonl")))
+        labels, said = ([each[key] for each in kept] for key in ("label", "prediction"))
+        assert labels != said
+        report = classification_report(labels, said, output_dict=True, zero_division=0)
+        assert [each["label"] for each in found["spans"]] == ["PET", "WILD", "WORD"]
+        for each in found["spans"]:
+            theirs = report[each["label"]]
+            assert each["f1"] == pytest.approx(theirs["f1-score"])
+            assert each["recall"] == pytest.approx(theirs["recall"])
+            assert each["precision"] == pytest.approx(theirs["precision"])
+            assert each["support"] == theirs["support"]
+        assert any(0 < each["f1"] < 1 for each in found["spans"])
+        assert "WILD " in etude("evaluate", record.path).out
 
     def test_a_word_without_tokens_shifts_no_tag(
         self, records: Records, etude: Callable, tmp_path: Path

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from etude.analysis.written import Beams, answers, bound_to, compared, translations
 from etude.data.examples.base import ExampleData
-from etude.data.examples.encoding import encode
 from etude.data.examples.source import Row
 from etude.data.examples.steps import ExampleEvaluation, Table
 from etude.data.loading import EVALUATION_POSITIONS, evaluation_positions, loader
@@ -28,8 +27,9 @@ from etude.tasks.counts import (
     classification_metrics,
     confusion,
     span_metrics,
+    span_scores,
 )
-from etude.tasks.instruction import AnswerObjective, Instruction
+from etude.tasks.instruction import Instruction
 from etude.tasks.predictions import class_probabilities, word_tags
 from etude.tasks.tagging import Tagging, span_counts
 from etude.tasks.token_task import score_tokens
@@ -50,6 +50,7 @@ class Evaluation:
         counts: of a classifier or tagger, how often each label was predicted as each.
         labels: the names of these.
         calibration: of a classifier, of each bin mean confidence, accuracy and number.
+        spans: of a tagger of spans, the scores of each kind.
         slices: the metrics of the rows that have each value of a column.
     """
 
@@ -58,22 +59,8 @@ class Evaluation:
     counts: Any = None
     labels: list[str] = field(default_factory=list)
     calibration: list[tuple[float, float, int]] = field(default_factory=list)
+    spans: list[dict[str, Any]] = field(default_factory=list)
     slices: dict[str, dict[str, float]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Beams:
-    """How targets are searched for.
-
-    Attributes:
-        beams: continuations kept; 1 takes the likeliest token each time.
-        length_penalty: above 0 favours long targets.
-        max_new_tokens: their length at most.
-    """
-
-    beams: int = 4
-    length_penalty: float = 1.0
-    max_new_tokens: int | None = None
 
 
 def evaluate_rows(
@@ -222,12 +209,14 @@ def _tagged(
             metrics |= span_metrics(*sums.tolist())
         return metrics
 
+    cut_to_said = ((e["label"][: len(e["prediction"])], e["prediction"]) for e in predictions)
     cut = sum(len(each["label"]) - len(each["prediction"]) for each in predictions)
     return {
         "metrics": {**score(predictions), "words_cut_off": float(cut)},
         "predictions": predictions,
         "counts": counted(predictions),
         "labels": list(labels),
+        "spans": span_scores(cut_to_said) if are_spans(labels) else [],
         "score": score,
     }
 
@@ -237,31 +226,7 @@ def _translated(
 ) -> dict[str, Any]:
     pairs = [data.pair(row) for row in rows]
     texts = translations(model, [source for source, _ in pairs], beams, data.sequence_length)
-    return _compared(numbers, [target for _, target in pairs], texts)
-
-
-def _compared(
-    numbers: Sequence[int], targets: Sequence[str], texts: Sequence[str]
-) -> dict[str, Any]:
-    """What was written beside the targets of the rows with these numbers."""
-    predictions = [
-        {
-            "row": number,
-            "label": target,
-            "prediction": text,
-            "right": text == target,
-            "score": translation_score(text, target),
-        }
-        for number, target, text in zip(numbers, targets, texts, strict=True)
-    ]
-
-    def score(some: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        if not some:
-            return {}
-        found, wanted = ([each[key] for each in some] for key in ("prediction", "label"))
-        return translation_metrics(found, wanted)
-
-    return {"metrics": score(predictions), "predictions": predictions, "score": score}
+    return compared(numbers, [target for _, target in pairs], texts)
 
 
 def _answered(
@@ -280,86 +245,8 @@ def _answered(
     pairs = [data.pair(rows[number]) for number in numbers]
     texts = answers(model, bound, [source for source, _ in pairs], data.sequence_length)
     losses["token_accuracy"] = losses.pop("accuracy")
-    found = _compared(numbers, [target for _, target in pairs], texts)
+    found = compared(numbers, [target for _, target in pairs], texts)
     return {**found, "metrics": {**losses, **found["metrics"]}}
-
-
-def bound_to(
-    task: type[Instruction], options: Mapping[str, Any], data: ExampleData, model: Any
-) -> AnswerObjective:
-    """The template in a model's tokens."""
-    known = SimpleNamespace(settings={"sequence_length": data.sequence_length})
-    return task.objective(**options).bound(model.tokenizer, known)
-
-
-def answers(
-    model: Any, template: AnswerObjective, sources: Sequence[str], length: int
-) -> list[str]:
-    """What a `LanguageModel` answers to each source, the likeliest token after the other: up to
-    what the template has after an answer, or `length` tokens.
-    """
-    tokenizer = model.tokenizer
-    first, *more = template.after
-    ends = [] if more or first not in tokenizer.special_tokens().values() else [first]
-    tail = tokenizer.decode(list(template.after)) if not ends else ""
-    found = []
-    for piece, *_ in encode(list(sources), tokenizer, length, framed=False):
-        read = [*template.before, *piece.ids, *template.between]
-        text = model.answer(read, max_new_tokens=length, stop_tokens=ends)
-        found.append((text.partition(tail)[0] if tail else text).strip())
-    return found
-
-
-def translations(model: Any, sources: Sequence[str], beams: Beams, length: int) -> list[str]:
-    """The targets that a `Seq2Seq` finds, in the order of the sources."""
-    longest = beams.max_new_tokens or length
-    order = sorted(range(len(sources)), key=lambda place: -len(sources[place]))
-    found: dict[int, str] = {}
-    size = max(1, EVALUATION_POSITIONS // (longest * beams.beams))
-    for first in range(0, len(order), size):
-        places = order[first : first + size]
-        texts = model.generate(
-            [cut_to(model.tokenizer, sources[place], length - 1) for place in places],
-            max_new_tokens=longest,
-            batch_size=size * beams.beams,
-            beams=beams.beams,
-            greedy=beams.beams == 1,
-            length_penalty=beams.length_penalty,
-        )
-        found |= dict(zip(places, [text.strip() for text in texts], strict=True))
-    return [found[place] for place in range(len(sources))]
-
-
-def cut_to(tokenizer: Any, text: str, longest: int) -> str:
-    """The text, or as much of it as `longest` tokens spell."""
-    ids = tokenizer.encode(text)
-    return text if len(ids) <= longest else tokenizer.decode(ids[:longest])
-
-
-def translation_metrics(found: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
-    """`bleu` (Papineni et al. 2002) and `chrf` (Popovic 2015) of a corpus, from 0 to 100, by
-    sacrebleu; Chinese and Japanese targets are cut as it does for these (`zh`, by characters for
-    Japanese), and `exact`, the part of the targets met to the letter.
-    """
-    import sacrebleu
-
-    cut = "zh" if _is_chinese(targets) else "13a"
-    bleu = sacrebleu.corpus_bleu(list(found), [list(targets)], tokenize=cut)
-    chrf = sacrebleu.corpus_chrf(list(found), [list(targets)])
-    exact = float(np.mean([a == b for a, b in zip(found, targets, strict=True)]))
-    return {"bleu": bleu.score, "chrf": chrf.score, "exact": exact}
-
-
-def translation_score(found: str, target: str) -> float:
-    """chrF of one text, from 0 to 1."""
-    import sacrebleu
-
-    return float(sacrebleu.sentence_chrf(found, [target]).score / 100)
-
-
-def _is_chinese(texts: Sequence[str]) -> bool:
-    some = "".join(texts[:1000])
-    return sum("\u4e00" <= letter <= "\u9fff" for letter in some) > len(some) / 10
 
 
 def _groups(rows: Sequence[Row], kept: Sequence[int], by: str | None) -> dict[str, set[int]]:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from etude.analysis.evaluation import Beams, answers, batches_of, bound_to, translations
+from etude.analysis.evaluation import batches_of
+from etude.analysis.written import Beams, answers, bound_to, translations
 from etude.data.examples.base import ExampleData
 from etude.data.examples.encoding import encode
 from etude.data.examples.labelled import LabelledFiles

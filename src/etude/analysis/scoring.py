@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from etude.analysis.evaluation import Beams, Evaluation, draw, evaluate_rows, per_class
+from etude.analysis.evaluation import Evaluation, draw, evaluate_rows, per_class
+from etude.analysis.written import Beams
 from etude.data.examples.base import ExampleData
 from etude.data.examples.source import Row
 from etude.errors import Problem, RequestError
@@ -39,7 +40,7 @@ def scored(
     """
     data = run.data()
     checkpoint = run.record.chosen(which)
-    on = split if files is None else ",".join(Path(file).name for file in files)
+    on = split if files is None else ",".join(files)
     name = f"{_plain(on)}-{checkpoint.name}"
     told: dict[str, Any] = {"run": str(run.path), "on": on, "checkpoint": checkpoint.name}
     made: list[Path] = []
@@ -53,6 +54,8 @@ def scored(
         told |= {"metrics": found.metrics, "by": by, "slices": found.slices}
         if found.counts is not None:
             told["classes"] = per_class(found)
+            if found.spans:
+                told["spans"] = found.spans
             told["confusion"] = {"labels": found.labels, "counts": found.counts.tolist()}
         predictions = run.path / "predictions" / f"{name}.jsonl"
         predictions.parent.mkdir(exist_ok=True)
@@ -150,4 +153,4 @@ def _refuse_for_examples(sequence_length: int | None, stride: int | None) -> Non
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[^\w.,-]+", "_", name)[:80]
+    return re.sub(r"[^\w.,-]+", "_", name).lstrip("_.")[-80:]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from etude.cli.words import CHECKPOINTS, DONE, parser_for, with_root
@@ -82,11 +81,14 @@ def _show(found: dict[str, Any]) -> None:
             for name, each in found["slices"].items()
         ]
         print_columns([found["by"], *names], rows)
-    if len(found.get("classes", [])) > 2:
-        rows = [
-            [str(row["label"]), *(f"{row[key]:.4f}" for key in SCORES), f"{row['support']:.0f}"]
-            for row in found["classes"]
-        ]
-        print_columns(["label", "precision", "recall", "f1", "examples"], rows)
-    for path in found["files"]:
-        print(f"  {Path(path)}")
+    for key, wanted in (("classes", "examples"), ("spans", "spans")):
+        if len(found.get(key, [])) > (key == "classes") * 2:
+            rows = [
+                [
+                    str(row["label"]),
+                    *(f"{row[name]:.4f}" for name in SCORES),
+                    f"{row['support']:.0f}",
+                ]
+                for row in found[key]
+            ]
+            print_columns(["label", *SCORES, wanted], rows)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,6 +110,25 @@ def span_metrics(right: int, predicted: int, actual: int) -> dict[str, float]:
         "recall": right / actual if actual else 0.0,
         "f1": 2 * right / (predicted + actual) if predicted + actual else 0.0,
     }
+
+
+def span_scores(pairs: Iterable[tuple[Sequence[str], Sequence[str]]]) -> list[dict[str, Any]]:
+    """Of sentences' actual and predicted tags, for each kind of span: `precision`, `recall`, `f1`
+    and `support`, the spans that there are.
+    """
+    right, predicted, actual = Counter[str](), Counter[str](), Counter[str]()
+    for tags, guesses in pairs:
+        there, found = spans(tags), spans(guesses)
+        for counter, some in ((right, there & found), (predicted, found), (actual, there)):
+            counter.update(kind for kind, _, _ in some)
+    return [
+        {
+            "label": kind,
+            **span_metrics(right[kind], predicted[kind], actual[kind]),
+            "support": actual[kind],
+        }
+        for kind in sorted(predicted.keys() | actual.keys())
+    ]
 
 
 def _over(above: NDArray[np.float64], below: Counts) -> NDArray[np.float64]:
