@@ -45,6 +45,8 @@ def problems(*overrides: str, config_dir: Path | None = None) -> list[Problem]:
         ("trainer.logger=true", "trainer.logger", "records are written by Étude"),
         ("run.wiat=true", "run.wiat", "did you mean wait?"),
         ("+run.wiat=true", "run.wiat", "did you mean wait?"),
+        ("init_from.freze=body", "init_from.freze", "did you mean freeze?"),
+        ("init_from.lora.rnk=2", "init_from.lora.rnk", "did you mean rank?"),
         ("run.on_existing=agian", "run.on_existing", "did you mean again?"),
         ("optimizer._target_=etude.optim.adamw.AdmW", "optimizer._target_", "did you mean AdamW?"),
         ("compile=true", "compile", "did you mean trainer.compile?"),
@@ -78,6 +80,7 @@ def test_a_misspelt_word(typed: str, where: str, hint: str | None) -> None:
         ("run.root=''", "run.root", "a folder for the records"),
         ("name=a/b", "name", "one folder name, without separators"),
         ("run.stop_at_step=0", "run.stop_at_step", "a positive number of steps or null"),
+        ("init_from.lora.rank=2.5", "init_from.lora.rank", "a whole number"),
         ("run.save_every=often", "run.save_every", "a whole number or null"),
         ("model.attention.heads=2", "model.attention.heads", "nothing here: the model gives it"),
         ("model.dim=1,2", "model.dim=1,2", "one value"),
@@ -354,3 +357,4 @@ def test_a_slot_that_the_chosen_files_have_not() -> None:
         compose(["experiment=sentiment", "model=nano", "data.path=rows.jsonl"])
     told = str(caught.value)
     assert "model = 'nano': expected a file that lists model/head, which another file sets" in told
+    assert "(such as bert_base, encoder_nano)" in told

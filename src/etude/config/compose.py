@@ -6,8 +6,9 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 import hydra
 import yaml
@@ -26,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from etude.config.describe import describe
 from etude.config.loader import RememberingLoader
 from etude.config.paths import conf_dir
-from etude.config.schema import NODES, ROOT_KEYS, Config, Run
+from etude.config.schema import NODES, ROOT_KEYS, Config
 from etude.errors import Problem, RequestError, nearest
 from etude.secrets import without_passwords
 
@@ -231,11 +232,15 @@ def _explain(item: str, error: Exception) -> Problem:
 
         hint = None if rest else argument_of_a_node(key, _compose([]))
         return Problem(key, "a key of the config", value, hint or nearest(key, choices))
-    if top == "run" and rest:
-        return _explain_field(key, rest[-1], value, Run)
-    if not rest:
-        return _explain_field(key, top, value, Config)
-    return Problem(key, "an override that fits the config", value, _first_line(error))
+    record: type = Config
+    *path, name = key.split(".")
+    for field in path:
+        below = get_type_hints(record).get(field)
+        if not is_dataclass(below):  # no more is fixed about its keys
+            expected = "an override that fits the config"
+            return Problem(key, expected, value, _first_line(error))
+        record = cast(type, below)
+    return _explain_field(key, name, value, record)
 
 
 def _explain_choice(
@@ -251,14 +256,29 @@ def _explain_choice(
         hint = f"+{group}={value} adds it"
         return Problem(group, "a slot that the chosen files have", value, hint)
     if slot is not None:
-        return Problem(group, f"a file that lists {slot[1]}, which another file sets", value)
+        hint = f"such as {', '.join(_files_with(group, slot[1]))}"
+        return Problem(group, f"a file that lists {slot[1]}, which another file sets", value, hint)
     return Problem(f"{group}/{value}.yaml", "a valid config file", hint=_file_hint(error))
+
+
+def _files_with(group: str, slot: str) -> list[str]:
+    """The files of a group whose defaults list has a slot."""
+    repository = GlobalHydra.instance().config_loader().repository  # type: ignore[attr-defined]
+    found = []
+    for name in _groups()[group]:
+        read = repository.load_config(f"{group}/{name}")
+        listed = read.defaults_list if read is not None else None
+        groups = (getattr(default, "group", None) for default in listed or [])
+        if slot.removeprefix(f"{group}/") in groups:
+            found.append(name)
+    return found
 
 
 def _explain_field(path: str, name: str, value: str, record: type) -> Problem:
     hints = get_type_hints(record)
     if name not in hints:
-        return Problem(path, f"a key of {record.__name__.lower()}", value, nearest(name, hints))
+        above = path.rpartition(".")[0] or "the config"
+        return Problem(path, f"a key of {above}", value, nearest(name, hints))
     return Problem(path, describe(hints[name]), value)
 
 
