@@ -89,6 +89,23 @@ def test_bands_are_one_deviation(records: list[Record]) -> None:
         Groups(records).plot("train/accuracy")
 
 
+def test_a_metric_over_a_key(records: list[Record]) -> None:
+    figure = Groups(records).plot(x="seed")
+    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    assert set(lines) == {f"position={name}" for name in VALUES}
+    for name, values in VALUES.items():
+        assert np.allclose(lines[f"position={name}"].get_xdata(), range(len(values)))
+        assert np.allclose(lines[f"position={name}"].get_ydata(), values)
+    assert figure.axes[0].get_xlabel() == "seed"
+    (one,) = Groups(records, by=["model.dim"]).plot(x="seed", log="y").axes[0].get_lines()
+    mean_of_second = statistics.fmean(v[1] for v in VALUES.values() if len(v) > 1)
+    assert one.get_ydata()[1] == pytest.approx(mean_of_second)
+    with pytest.raises(RequestError, match=r"--x = 'sed'.*did you mean seed"):
+        Groups(records).plot(x="sed")
+    with pytest.raises(RequestError, match=r"--x = 'vars.position=.*a key with numbers"):
+        Groups(records).plot(x="vars.position")
+
+
 def test_a_heat_map_shows_each_mean(records: list[Record]) -> None:
     figure = Groups(records).heat("seed", "vars.position")
     axes = figure.axes[0]
@@ -133,7 +150,7 @@ def test_the_commands(records: list[Record], etude: Any, tmp_path: Path) -> None
     assert (tmp_path / "t.tex").read_text().startswith(r"\begin{tabular}{lrrr}")
     for words, said in [
         (["plot", "nano", "--heat", "seed"], "--heat = 'seed': expected two keys"),
-        (["plot", "nano", "--x", "epoch"], "--x = 'epoch': expected one of step, tokens, time"),
+        (["plot", "nano", "--x", "epoch"], "--x = 'epoch': expected one of step, tokens, time, or"),
         (["plot", "nano", "--output", "a.xyz"], "--output = 'a.xyz': expected a file of figures"),
         (["group", "nano", "--by", "seeed"], "did you mean seed?"),
         (["export", "nano", "--format", "pdf"], "--format = 'pdf'"),

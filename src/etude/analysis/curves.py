@@ -81,7 +81,7 @@ class Curve:
 
     Attributes:
         name: for the legend.
-        x: steps, tokens, or seconds.
+        x: steps, tokens, seconds, or values of a key.
         y: the metric's values.
         spread: how far a band reaches to both sides of them; None draws none.
     """
@@ -108,7 +108,7 @@ def draw(panels: dict[str, list[Curve]], *, x: str, log: str = "", title: str = 
 
     Args:
         panels: the curves of each metric.
-        x: `step`, `tokens` or `time`.
+        x: `step`, `tokens`, `time` or the key that the curves run over.
         log: the axes with logarithmic scale: `x`, `y`, `xy` or none.
         title: above the panels.
     """
@@ -122,7 +122,7 @@ def draw(panels: dict[str, list[Curve]], *, x: str, log: str = "", title: str = 
     grid: Any = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (metric, curves) in zip(grid, panels.items(), strict=True):
         _panel(axes, metric, curves, looks, x=x, log=log)
-    _legend(figure, grid, order)
+    _legend(figure, grid, order, "by last value" if x in X else "by the last")
     if title:
         title = textwrap.fill(title, 66 * len(panels))  # the legend stands to the right of it
         figure.suptitle(title, fontsize=10.5, x=0.01, ha="left", parse_math=False)
@@ -156,7 +156,7 @@ def _panel(
         _logarithmic(axes, "y")
     elif all(curve.spread is None for curve in curves):
         _cut_outliers(axes, curves)
-    axes.set_xlabel(f"{_AXES[x]}{unit}")
+    axes.set_xlabel(f"{_AXES.get(x, x)}{unit}", parse_math=False)
     if x == "step" and axes.get_xscale() == "linear":
         from matplotlib.ticker import MaxNLocator
 
@@ -185,7 +185,7 @@ def _looks(names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _legend(figure: Figure, grid: Sequence[Axes], order: Sequence[Curve]) -> None:
+def _legend(figure: Figure, grid: Sequence[Axes], order: Sequence[Curve], how: str) -> None:
     """Names with their last values, as the curves end from top to bottom."""
     drawn: dict[Any, Any] = {line.get_label(): line for axes in grid for line in axes.get_lines()}
     listed = list(order)
@@ -207,7 +207,7 @@ def _legend(figure: Figure, grid: Sequence[Axes], order: Sequence[Curve]) -> Non
         fontsize=8.5 if len(labels) <= FEW else 6.5,
         handlelength=2.6,
         labelspacing=0.5 if len(labels) <= FEW else 0.25,
-        title=f"{len(order)} {'runs' if order[0].spread is None else 'groups'}, by last value",
+        title=f"{len(order)} {'runs' if order[0].spread is None else 'groups'}, {how}",
         title_fontsize=8.5,
         alignment="left",
     )

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from etude.analysis.curves import Curve, check_axes, draw, usual_file
+from etude.analysis.curves import Curve, X, check_axes, draw, usual_file
 from etude.analysis.heat import heat_map
 from etude.analysis.statistics import interval
 from etude.errors import Problem, RequestError, nearest
@@ -125,15 +126,20 @@ class Groups:
 
         Args:
             metric: of the rows; None is that of the groups.
-            x: `step`, `tokens` or `time`.
+            x: `step`, `tokens` or `time`; or a key such as `optimizer.lr`: then a curve has a
+                point for each of its values, and there is one for all else that differs.
             log: axes with logarithmic scale: `x`, `y` or `xy`.
 
         Raises:
             RequestError: no run has written the metric, or axes that cannot be drawn.
         """
-        check_axes(x, log)
-        key = metric or self.metric.removeprefix("best/")
-        curves = [curve for group in self.groups if (curve := _band(group, key, x))]
+        check_axes(x if x in X else X[0], log)
+        if x in X:
+            key = metric or self.metric.removeprefix("best/")
+            curves = [curve for group in self.groups if (curve := _band(group, key, x))]
+        else:
+            key = metric or self.metric
+            curves = self._over(x, key)
         if not curves:
             raise RequestError(Problem("--metric", "a metric that was logged", key))
         most = max(len(group.records) for group in self.groups)
@@ -141,6 +147,25 @@ class Groups:
         if most > 1:
             title += f": mean of {most} seeds, ± one standard deviation"
         return draw({key: curves}, x=x, log=log, title=title)
+
+    def _over(self, x: str, metric: str) -> list[Curve]:
+        """A metric over the values of a key, a curve for all else that tells groups apart."""
+        records = [record for group in self.groups for record in group.records]
+        expected = f"one of {', '.join(X)}, or a key with numbers"
+        if all(fact(record, x) is MISSING for record in records):
+            choices = {*X, *(key for record in records for key in known_keys(record))}
+            raise RequestError(Problem("--x", expected, x, nearest(x, choices)))
+        others = sorted({key for group in self.groups for key in group.keys} - {x})
+        cells = Groups(records, metric=metric, by=[*others, x])
+        lines: dict[str, list[tuple[float, Group]]] = {}
+        for each in cells.groups:
+            place = _number(each.keys[x])
+            if place is None:
+                raise RequestError(Problem("--x", expected, f"{x}={_said(x, each.keys[x])}"))
+            told = {key: value for key, value in each.keys.items() if key != x}
+            name = replace(each, keys=told).name
+            lines.setdefault(name, []).append((place, each))
+        return [_line(name, sorted(points, key=itemgetter(0))) for name, points in lines.items()]
 
     def heat(self, x: str, y: str) -> Figure:
         """The metric's mean over two keys, whatever else the runs differ in.
@@ -272,6 +297,17 @@ def _band(group: Group, metric: str, x: str) -> Curve | None:
     )
     spread = values.std(axis=0, ddof=1) if len(columns) > 1 else None
     return Curve(group.name, places, values.mean(axis=0), spread)
+
+
+def _line(name: str, points: Sequence[tuple[float, Group]]) -> Curve:
+    """Means at the places, one deviation around them where all have one."""
+    spread = [group.deviation for _, group in points]
+    return Curve(
+        name,
+        np.array([place for place, _ in points]),
+        np.array([group.mean for _, group in points]),
+        None if None in spread else np.array(spread, dtype=np.float64),
+    )
 
 
 def _number(value: Any) -> float | None:

@@ -128,16 +128,17 @@ def _p(value: float) -> str:
 
 def plot_arguments(parser: ArgumentParser) -> None:
     _grouped(parser)
-    parser.add_argument("--x", default="step", help="step, tokens or time (step)")
+    help_ = "step, tokens, time, or a key with numbers such as optimizer.lr (step)"
+    parser.add_argument("--x", default="step", metavar="X", help=help_)
     parser.add_argument("--log", default="", metavar="AXES", help="logarithmic: x, y or xy")
     parser.add_argument("--heat", metavar="X,Y", help="the mean over two keys instead of curves")
     parser.add_argument("--output", help="where the figure goes, instead of ROOT/_comparisons/")
 
 
 def plot(asked: Namespace) -> int:
-    from etude.analysis.curves import check_axes, save
+    from etude.analysis.curves import X, check_axes, save
 
-    check_axes(asked.x, asked.log)
+    check_axes(asked.x if asked.x in X else X[0], asked.log)
     keys = split(asked.heat)
     if asked.heat is not None and len(keys) != 2:
         raise RequestError(Problem("--heat", "two keys with a comma between", asked.heat))
