@@ -11,7 +11,7 @@ import pytest
 
 from etude.data.examples.labelled import LabelledFiles
 from etude.data.text import Batch
-from etude.data.tokenizer import BPE
+from etude.data.tokenizer import BPE, Char
 from etude.data.wordpiece import WordPiece
 from etude.errors import InvalidArguments, RequestError
 from etude.tasks.classification import LabelObjective
@@ -183,6 +183,18 @@ class TestDuplicates:
         assert (found["train"].leaked, found["train"].dropped) == (1, 1)
         assert (found["train"].examples, found["val"].examples) == (20, 2)
         assert 20 not in data.rows_of("train")
+
+    def test_what_is_left_out_teaches_no_tokenizer_and_no_label(self, tmp_path: Path) -> None:
+        train = write(tmp_path / "train.jsonl", [*simple(20), {"text": "Ünique", "label": "c"}])
+        val = write(tmp_path / "val.jsonl", [{"text": "ünique", "label": "c"}])
+        common = {"validation": str(val), "tokenizer": Char()}
+        (told,) = refused(train, tmp_path, duplicates="drop", **common)
+        assert "val.jsonl, line 1 = 'c': expected a label that the training split has" in told
+        data = prepared(train, tmp_path, duplicates="drop", labels=["a", "b", "c"], **common)
+        assert data.tokenizer_.unknown_pieces("Ü")
+        assert data.meta.splits["val"].unknown == 3  # ü, i, q
+        data = prepared(train, tmp_path, labels=["a", "b", "c"], **common)
+        assert not data.tokenizer_.unknown_pieces("Ü")
 
     def test_refused(self, tmp_path: Path) -> None:
         train, val = self.files(tmp_path)

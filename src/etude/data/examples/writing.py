@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ from etude.errors import Problem, RequestError
 
 log = logging.getLogger("etude.data")
 
-FORMAT = 2  # of the folder
+FORMAT = 3  # of the folder
 GROUP = 1000  # rows encoded at a time
 SHOWN = 3  # rows that a message names
 COUNTED = (
@@ -94,8 +94,9 @@ def write_examples(folder: Path, source: Source, identity: Mapping[str, Any]) ->
         RequestError: the rows can't be used; says which, and why.
     """
     log.info("preparing data in %s", folder.with_suffix(""))
-    labels = _labels(source)
-    tokenizer = source.recipe.train(_texts(source))
+    held = _held_out(source)
+    labels = _labels(source, held)
+    tokenizer = source.recipe.train(_texts(source, held))
     if source.framed:
         tokenizer = tokenizer.with_frame()
     tokenizer.save(folder / "tokenizer.json")
@@ -164,13 +165,25 @@ def tell(meta: Meta, duplicates: str, too_long: str) -> None:
             log.warning("%s: %s rows stand in %s too, %s", split, f"{found.leaked:,}", other, what)
 
 
-def _texts(source: Source) -> Iterator[str]:
-    """What the tokenizer learns from."""
+def _held_out(source: Source) -> set[bytes]:
+    """The keys of the rows that are not trained on, if some are left out for that."""
+    if source.duplicates != "drop":
+        return set()
+    splits: tuple[Split, ...] = ("test", "val")
+    held = {_key(source.texts(row)) for split in splits for row in source.rows(split)}
+    some_left = any(_key(source.texts(row)) not in held for row in source.rows("train"))
+    return held if some_left else set()  # else it is refused when the splits are written
+
+
+def _texts(source: Source, held: Container[bytes]) -> Iterator[str]:
+    """What the tokenizer learns from: what is trained on."""
     for row in source.rows("train"):
-        yield from source.texts(row)
+        texts = source.texts(row)
+        if _key(texts) not in held:
+            yield from texts
 
 
-def _labels(source: Source) -> list[str]:
+def _labels(source: Source, held: Container[bytes]) -> list[str]:
     """The labels in order: as stated, or those of the training split.
 
     Raises:
@@ -181,10 +194,12 @@ def _labels(source: Source) -> list[str]:
     first: dict[str, str] = {}
     for split in SPLITS:
         for row in source.rows(split):
-            if not source.texts(row):
+            texts = source.texts(row)
+            if not texts:
                 continue
+            trains = split == "train" and _key(texts) not in held
             for label in source.labels_of(row):
-                trained[label] += split == "train"
+                trained[label] += trains
                 first.setdefault(label, row.where)
     if stated is None:
         if unseen := [name for name in first if not trained[name]]:
