@@ -11,6 +11,7 @@ import pytest
 from begun import PLANT, start, sweep_of, wait_for
 
 from etude.records.record import Record
+from etude.sweeps.pool import start_method
 
 
 @pytest.mark.parametrize(
@@ -121,17 +122,28 @@ main(["train", "-m", *{words!r}, "seed=0,1", "hydra.launcher.n_jobs=1"])
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("etude.sweeps.pool.START", "spawn"), ("torch.cuda.is_initialized", lambda: True)],
+)
 def test_in_processes_that_share_nothing(
-    etude, corpus: Path, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    etude,
+    corpus: Path,
+    tiny,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: object,
 ) -> None:
-    """As where a process cannot be forked."""
-    monkeypatch.setattr("etude.sweeps.pool.START", "spawn")
+    """As where a process cannot be forked, or one that uses a GPU."""
+    monkeypatch.setattr(name, value)
+    assert start_method() == "spawn"
     root = tmp_path / "experiments"
     words = tiny(corpus, root, "run.samples=0", "hydra.launcher.n_jobs=2")
     answer = etude("train", "-m", *words, "model.heads=1,3,2")
     assert answer.code == 1
     assert "3 jobs: 2 finished, 1 refused" in answer.out
-    monkeypatch.setattr("etude.sweeps.pool.START", "fork")
+    monkeypatch.undo()
     assert "2 jobs: 2 reused" in etude("train", "-m", *words, "model.heads=1,2").out
 
 

@@ -14,11 +14,10 @@ from omegaconf import DictConfig, open_dict
 
 from etude.errors import InvalidArguments, RequestError
 from etude.secrets import without_passwords
-from etude.sweeps import pool
 from etude.sweeps.board import Board
 from etude.sweeps.job import Job, key_of, name_of
 from etude.sweeps.multirun import SweptRun
-from etude.sweeps.pool import Pool, Task
+from etude.sweeps.pool import Pool, Task, start_method
 from etude.sweeps.slots import slots, visible_gpus
 from etude.sweeps.study import Study
 
@@ -135,7 +134,7 @@ class Processes:
         self, number: int, overrides: Sequence[str], study: Study, decide: Decide | None
     ) -> Task:
         job = self._waiting(overrides)
-        if pool.START == "fork":
+        if start_method() == "fork":
             config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
             with open_dict(config):
                 config.hydra.job.id = config.hydra.job.num = number

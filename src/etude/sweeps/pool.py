@@ -30,11 +30,18 @@ from etude.sweeps.slots import Slot
 log = logging.getLogger("etude")
 
 START = "fork" if sys.platform == "linux" else "spawn"
-"""A fork shares what was imported already, which takes seconds; macOS's libraries mind it, and so
-does a GPU that is in use."""
+"""A fork shares what was imported already, which takes seconds; macOS's libraries mind it."""
 
 _TICK = 0.5  # seconds between two looks at the clock
 _EVENTS = Path("/sys/fs/cgroup/memory.events")
+
+
+def start_method() -> str:
+    """How a job's process begins: `START`, but for a process that uses a GPU, which a copy of it
+    could not.
+    """
+    torch = sys.modules.get("torch")
+    return "spawn" if torch is not None and torch.cuda.is_initialized() else START
 
 
 @dataclass
@@ -97,7 +104,7 @@ class Pool:
         self._again: list[tuple[Task, _Running]] = []  # the same run, and who trains it now
         self._signum: int | None = None
         self._process = os.getpid()
-        self._context: Any = multiprocessing.get_context("spawn" if _gpu_in_use() else START)
+        self._context: Any = multiprocessing.get_context(start_method())
         self._starter = ThreadPoolExecutor(1, "starts-jobs")
 
     def run(self, tasks: Iterator[Task | None]) -> list[Job]:
@@ -302,12 +309,6 @@ def _record_the_death(folder: Path, job: Job) -> None:
         log.warning("%s could not be updated: %s", folder, error)
     finally:
         lock.release()
-
-
-def _gpu_in_use() -> bool:
-    """Whether this process has used a GPU, which a copy of it could not."""
-    torch = sys.modules.get("torch")
-    return torch is not None and torch.cuda.is_initialized()
 
 
 def _oom_kills() -> int:
