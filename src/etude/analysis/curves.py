@@ -122,7 +122,10 @@ def draw(panels: dict[str, list[Curve]], *, x: str, log: str = "", title: str = 
     grid: Any = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (metric, curves) in zip(grid, panels.items(), strict=True):
         _panel(axes, metric, curves, looks, x=x, log=log)
-    _legend(figure, grid, order, "by last value" if x in X else "by the last")
+    heading = f"{len(order)} {'runs' if order[0].spread is None else 'groups'}, by last value"
+    if x not in X:
+        heading = f"by value at the largest {x}"
+    _legend(figure, grid, order, heading)
     if title:
         title = textwrap.fill(title, 66 * len(panels))  # the legend stands to the right of it
         figure.suptitle(title, fontsize=10.5, x=0.01, ha="left", parse_math=False)
@@ -185,7 +188,7 @@ def _looks(names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _legend(figure: Figure, grid: Sequence[Axes], order: Sequence[Curve], how: str) -> None:
+def _legend(figure: Figure, grid: Sequence[Axes], order: Sequence[Curve], heading: str) -> None:
     """Names with their last values, as the curves end from top to bottom."""
     drawn: dict[Any, Any] = {line.get_label(): line for axes in grid for line in axes.get_lines()}
     listed = list(order)
@@ -207,7 +210,7 @@ def _legend(figure: Figure, grid: Sequence[Axes], order: Sequence[Curve], how: s
         fontsize=8.5 if len(labels) <= FEW else 6.5,
         handlelength=2.6,
         labelspacing=0.5 if len(labels) <= FEW else 0.25,
-        title=f"{len(order)} {'runs' if order[0].spread is None else 'groups'}, {how}",
+        title=heading,
         title_fontsize=8.5,
         alignment="left",
     )
