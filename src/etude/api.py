@@ -332,10 +332,18 @@ class Run:
         """
         if sequence_length is not None and sequence_length < 1:
             raise RequestError(Problem("sequence_length", "a positive number", sequence_length))
+        from etude.data.synthetic.base import SyntheticData
         from etude.data.text import TextData
         from etude.tasks.causal_lm import CausalLM, score, sliding_score
 
         data = self.data()
+        if isinstance(data, SyntheticData):
+            from etude.tasks.algorithmic import score_made
+
+            if split not in ("val", "train"):
+                expected = "val or train: a rule's examples have no other"
+                raise RequestError(Problem("split", expected, split))
+            return score_made(self.model(which).module, data.evaluation_batches(split))
         if not isinstance(data, TextData):
             from etude.analysis.scoring import scored
 

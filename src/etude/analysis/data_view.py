@@ -10,6 +10,7 @@ import numpy as np
 from etude.data.examples.base import ExampleData
 from etude.data.examples.source import SPLITS
 from etude.data.objective import IGNORE
+from etude.data.synthetic.base import SyntheticData
 
 WIDTH = 40  # of the longest bar
 BARS = 12
@@ -29,6 +30,8 @@ def shown(data: Any, *, examples: int, seed: int) -> Iterator[str]:
         yield from _labels(data)
         yield from _lengths(data)
         yield from _examples(data, examples)
+    elif isinstance(data, SyntheticData):
+        yield from _made(data)
     else:
         yield from _text(data)
     yield from _batch(data, examples, seed)
@@ -107,6 +110,14 @@ def _text(data: Any) -> Iterator[str]:
     yield from _table(columns, rows)
     yield ""
     yield f"vocabulary: {data.tokenizer_.vocab_size:,}; windows of {data.sequence_length} tokens"
+
+
+def _made(data: SyntheticData) -> Iterator[str]:
+    for split, found in data.meta.splits.items():
+        count = "new ones at every step" if found.examples is None else f"{found.examples:,}"
+        yield f"{split}: {count} examples of {data.sequence_length} tokens"
+    total = f", of {data.size:,} in all" if data.size is not None else ""
+    yield f"vocabulary: {len(data.symbols):,}{total}"
 
 
 def _batch(data: Any, count: int, seed: int) -> Iterator[str]:

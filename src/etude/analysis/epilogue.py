@@ -13,6 +13,7 @@ from etude.analysis.plots import loss_curve
 from etude.config.environment import mask_of
 from etude.data.examples.base import ExampleData
 from etude.data.objective import IGNORE
+from etude.data.synthetic.base import SyntheticData
 from etude.models.language_model import LanguageModel
 from etude.models.seq2seq import Seq2Seq
 from etude.models.textual import Textual
@@ -37,7 +38,9 @@ def finish(record: Record, model: Textual, data: Any, options: DictConfig) -> No
     loss_curve(record.rows(), record.path / "figures" / "loss.png", title, unit)
     if not options.samples or not isinstance(model, LanguageModel | Seq2Seq):
         return
-    if isinstance(data, ExampleData) or isinstance(model, Seq2Seq):
+    if isinstance(data, SyntheticData) and not data.answers_last:
+        return
+    if isinstance(data, ExampleData | SyntheticData) or isinstance(model, Seq2Seq):
         texts = answers(model, data, options)
     else:
         texts = samples(model, options, seed=record.info["seed"])
@@ -70,7 +73,8 @@ def answers(model: LanguageModel | Seq2Seq, data: Any, options: DictConfig) -> l
     for read, target in islice(_asked(data), options.samples):
         end = target[-1]
         ends = [end] if end in special else []
-        written = model.answer(read, max_new_tokens=longest, stop_tokens=ends)
+        enough = min(longest, len(target)) if isinstance(data, SyntheticData) else longest
+        written = model.answer(read, max_new_tokens=enough, stop_tokens=ends)
         kept = [ids[:-1] if ids[-1:] == [end] and ends else ids for ids in (read, target)]
         texts = [*(model.tokenizer.decode(ids) for ids in kept), written]
         names = ("source", "target", "model")
@@ -98,5 +102,6 @@ def _examples(data: Any) -> Iterator[dict[str, Any]]:
         yield from (table[index] for index in range(len(table)))
         return
     for batch in data.val_dataloader():
-        pairs = zip(batch["source"], batch["labels"], strict=True)
-        yield from ({"source": source, "labels": labels} for source, labels in pairs)
+        first = "source" if "source" in batch else "tokens"
+        pairs = zip(batch[first], batch["labels"], strict=True)
+        yield from ({first: source, "labels": labels} for source, labels in pairs)

@@ -31,10 +31,10 @@ class Objective(ABC):
     """The base of both kinds. It is handed to loader processes: no model, no tensors in it.
 
     Attributes:
-        reads: `windows` of running text, or `examples` with fields.
+        reads: `windows` of running text, `examples` with fields, or what a rule has `made`.
     """
 
-    reads: ClassVar[Literal["windows", "examples"]]
+    reads: ClassVar[Literal["windows", "examples", "made"]]
 
     def special_tokens(self, known: Mapping[str, int]) -> list[str]:
         """Those that the tokenizer must have and lacks; they are added at its end.

@@ -110,7 +110,8 @@ class TextData(pl.LightningDataModule, ABC):
         if objective.reads != "windows":
             fields = ", ".join(objective.fields)
             expected = f"data of examples with {fields} for this task"
-            hint = "data=labelled_files, pairs or tagged"
+            made = objective.reads == "made"
+            hint = "data=induction, sort, ..." if made else "data=labelled_files, pairs or tagged"
             raise RequestError(Problem("data", expected, type(self).__name__, hint))
         if self.separate_documents and not objective.packs:
             expected = "false: this task takes windows as running text"

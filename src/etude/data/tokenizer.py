@@ -26,7 +26,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
 
 from etude.data.learning import check_vocabulary, learn, told_if_smaller
-from etude.errors import Problem, RequestError
+from etude.errors import Problem, RequestError, nearest
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<unk>"
@@ -109,13 +109,26 @@ class Tokenizer:
         return hashlib.sha256(_canonical(self.backend.to_str()).encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """The token ids of `text`; no special token is added or recognised."""
+        """The token ids of `text`; no special token is added or recognised.
+
+        Raises:
+            RequestError: a word is none of a vocabulary that has no token for others.
+        """
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The token ids of each text, on as many threads as the library uses."""
-        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        try:
+            encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        except Exception as error:
+            raise RequestError(self._unknown_word(texts)) from error
         return [encoding.ids for encoding in encodings]
+
+    def _unknown_word(self, texts: Sequence[str]) -> Problem:
+        known = self.backend.get_vocab()
+        unknown = [word for text in texts for word in text.split() if word not in known]
+        hint = nearest(unknown[0], known) if unknown else None
+        return Problem("text", "words of the vocabulary", unknown[0] if unknown else None, hint)
 
     def encode_special(self, text: str) -> list[int]:
         """The ids of `text`, in which the names of special tokens are read as these."""

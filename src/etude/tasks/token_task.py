@@ -26,7 +26,7 @@ class TokenTask(Task):
         monitor: the metric that decides which checkpoint is best.
     """
 
-    metric_names = ("val/loss", "val/perplexity", "val/accuracy")
+    metric_names: tuple[str, ...] = ("val/loss", "val/perplexity", "val/accuracy")
 
     def __init__(
         self,

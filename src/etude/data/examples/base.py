@@ -125,6 +125,8 @@ class ExampleData(pl.LightningDataModule, Source):
         """
         if objective is None or objective.reads != "examples":
             expected = "data of running text for this task, such as data=text_files"
+            if objective is not None and objective.reads == "made":
+                expected = "data that a rule makes for this task, such as data=induction"
             raise RequestError(Problem("data", expected, type(self).__name__))
         missing = [name for name in objective.fields if name not in self.fields]
         if missing:

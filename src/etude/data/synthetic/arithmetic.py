@@ -1,0 +1,172 @@
+"""Arithmetic: modulo a prime, and sums of decimal numbers digit by digit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from etude.data.objective import IGNORE
+from etude.data.synthetic.base import Arrays, SyntheticData
+from etude.data.synthetic.draws import Numbers
+from etude.data.text import Batch
+from etude.errors import Checks, nearest
+
+
+def _quotient(a: Numbers, b: Numbers, p: int) -> Numbers:
+    """a / b modulo a prime: b**(p - 2) is b's inverse (Fermat). b is 1 to p - 1."""
+    inverses = np.array([pow(number, p - 2, p) for number in range(p)], dtype=np.int64)
+    return a * inverses[b] % p
+
+
+OPERATIONS: dict[str, Callable[[Numbers, Numbers, int], Numbers]] = {
+    "add": lambda a, b, p: (a + b) % p,
+    "subtract": lambda a, b, p: (a - b) % p,
+    "multiply": lambda a, b, p: a * b % p,
+    "divide": _quotient,
+    "squares": lambda a, b, p: (a * a + b * b) % p,
+    "squares_product": lambda a, b, p: (a * a + a * b + b * b) % p,
+    "cubes": lambda a, b, p: (a**3 + a * b) % p,
+}
+"""Power et al. 2022, arXiv:2201.02177, appendix A.1.1."""
+
+
+class ModularArithmetic(SyntheticData):
+    """`a b =`, of which the last is to be followed by a ∘ b modulo p; all p² pairs.
+
+    Ids: the numbers 0 to p - 1, then `=`. T = 3. As in Nanda et al. 2023, arXiv:2301.05217,
+    section 3; Power et al. 2022 write the operation too, which is the same in every example.
+
+    Args:
+        p: a prime.
+        operation: `add`, `subtract`, `multiply`, `divide` (b from 1), or in the paper's words
+            `squares` (a² + b²), `squares_product` (a² + ab + b²), `cubes` (a³ + ab).
+        sequence_length: 3.
+        batch, training, validation, validate_training, data_seed, workers: see `SyntheticData`.
+    """
+
+    answers_last = True
+
+    def __init__(
+        self,
+        *,
+        sequence_length: int = 3,
+        batch: Batch,
+        p: int = 113,
+        operation: str = "add",
+        training: int | float | None = None,
+        validation: int | float = 0.7,
+        validate_training: bool = True,
+        data_seed: int = 0,
+        workers: int = 0,
+    ) -> None:
+        checks = Checks()
+        checks.that(_is_prime(p) and p < 2**16, "p", p, "a prime below 65,536")
+        hint = nearest(operation, OPERATIONS)
+        expected = f"one of {', '.join(OPERATIONS)}"
+        checks.that(operation in OPERATIONS, "operation", operation, expected, hint)
+        checks.that(sequence_length == 3, "sequence_length", sequence_length, "3: `a b =`")
+        self.p, self.operation = p, operation
+        self.size = p * (p - 1 if operation == "divide" else p)
+        super().__init__(
+            sequence_length=sequence_length,
+            batch=batch,
+            training=training,
+            validation=validation,
+            validate_training=validate_training,
+            data_seed=data_seed,
+            workers=workers,
+            checks=checks,
+        )
+
+    @property
+    def symbols(self) -> list[str]:
+        return [*map(str, range(self.p)), "="]
+
+    def settings(self) -> dict[str, object]:
+        return {"p": self.p, "operation": self.operation}
+
+    def numbered(self, numbers: Numbers) -> Arrays:
+        a, b = numbers % self.p, numbers // self.p
+        if self.operation == "divide":
+            b = b + 1
+        equals = np.full_like(a, self.p)
+        labels = np.full((len(numbers), 3), IGNORE, dtype=np.int64)
+        labels[:, 2] = OPERATIONS[self.operation](a, b, self.p)
+        return {"tokens": np.stack([a, b, equals], axis=1), "labels": labels}
+
+
+class Adder(SyntheticData):
+    """The digits of two numbers and of their sum, the sum's last digit first, as in minGPT's
+    example (Karpathy 2020): 85 + 50 = 135 is `8 5 5 0 5 3 1`. The labels are the sum's digits.
+
+    Ids: the digits. With n digits T = 3n: the last digit is a label alone.
+
+    Args:
+        digits: of each number, with leading zeros.
+        sequence_length: 3 `digits`.
+        batch, training, validation, validate_training, data_seed, workers: see `SyntheticData`.
+    """
+
+    answers_last = True
+
+    def __init__(
+        self,
+        *,
+        sequence_length: int = 6,
+        batch: Batch,
+        digits: int = 2,
+        training: int | float | None = None,
+        validation: int | float = 500,
+        validate_training: bool = False,
+        data_seed: int = 0,
+        workers: int = 0,
+    ) -> None:
+        checks = Checks()
+        checks.that(0 < digits <= 9, "digits", digits, "a number from 1 to 9")
+        expected = f"3 digits = {3 * digits}"
+        checks.that(sequence_length == 3 * digits, "sequence_length", sequence_length, expected)
+        self.digits = digits
+        self.size = 100 ** min(max(1, digits), 9)
+        super().__init__(
+            sequence_length=sequence_length,
+            batch=batch,
+            training=training,
+            validation=validation,
+            validate_training=validate_training,
+            data_seed=data_seed,
+            workers=workers,
+            checks=checks,
+        )
+
+    @property
+    def symbols(self) -> list[str]:
+        return list("0123456789")
+
+    def settings(self) -> dict[str, object]:
+        return {"digits": self.digits}
+
+    def numbered(self, numbers: Numbers) -> Arrays:
+        limit = 10**self.digits
+        a, b = numbers % limit, numbers // limit
+        last_first = _digits(a + b, self.digits + 1)
+        parts = [_digits(a, self.digits)[:, ::-1], _digits(b, self.digits)[:, ::-1], last_first]
+        whole = np.concatenate(parts, axis=1)
+        return sequence(whole, answers=self.digits + 1)
+
+
+def sequence(whole: Numbers, answers: int) -> Arrays:
+    """(n, T + 1) ids as inputs and next tokens, of which the last `answers` are labels."""
+    tokens, labels = whole[:, :-1].copy(), whole[:, 1:].copy()
+    labels[:, : labels.shape[1] - answers] = IGNORE
+    return {"tokens": tokens, "labels": labels}
+
+
+def _digits(numbers: Numbers, count: int) -> Numbers:
+    """The last digit first, (n, count)."""
+    return numbers[:, None] // 10 ** np.arange(count, dtype=np.int64) % 10
+
+
+def _is_prime(number: Any) -> bool:
+    return number > 1 and all(number % other for other in range(2, int(number**0.5) + 1))

@@ -1,0 +1,385 @@
+"""Examples that a rule makes, as a Lightning data module: nothing is read, written or kept.
+
+A rule says what example number i is (`ModularArithmetic`, `Induction`, ...); all the rest is here:
+which numbers make up a step, which are for validation, and batches of them. Each example is a
+function of (seed, number).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import tokenizers
+import torch
+from tokenizers import models, pre_tokenizers
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from etude.data.loading import evaluation_positions, loader
+from etude.data.objective import IGNORE
+from etude.data.order import EveryExampleOnce, permute, round_keys
+from etude.data.synthetic.draws import Draws, Numbers, key_of
+from etude.data.text import Batch
+from etude.data.tokenizer import Tokenizer
+from etude.errors import Checks, Problem, RequestError
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+Split = Literal["train", "val"]
+
+FORMAT = 1
+"""Of what the rules make: a rule that makes something else has another fingerprint."""
+SPLIT_STREAM = 0x53504C54
+STREAMS: dict[Split, int] = {"train": 0x4D41444C, "val": 0x4D414456}
+LARGEST = 2**62
+
+
+@dataclass(frozen=True)
+class SplitMeta:
+    """How much there is; None where new examples are made for ever."""
+
+    examples: int | None
+    tokens: int | None
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What a run writes down of its data."""
+
+    splits: Mapping[str, SplitMeta]
+
+
+class SyntheticData(pl.LightningDataModule, ABC):
+    """The base: `tokens` (n, T), and `labels` (n, T), what is to be said at each place or `IGNORE`.
+
+    Of a rule with finitely many examples (`size`) the training split is a part, and validation the
+    rest: `data_seed` decides, not the run's seed. Other rules draw: `training=null` makes new
+    examples at every step, from the run's seed; a number makes so many, from `data_seed`.
+
+    Args:
+        sequence_length: T, as the rule has it.
+        batch: examples of a step; null takes the whole training split.
+        training: examples to train on, a number or a part of `size`; null is all that are left, or
+            new ones for ever.
+        validation: examples that are held out, a number or a part of `size`.
+        validate_training: measure the training split too, as `seen/loss`, ...; at most as many
+            examples of it as are held out.
+        data_seed: of what is held out, and of examples that are drawn once.
+        workers: processes that make batches; 0 is the training process itself.
+        checks: what a subclass has noted of its own arguments.
+
+    Raises:
+        InvalidArguments: with every mistake in the arguments.
+
+    Attributes:
+        size: how many different examples there are; None for rules that draw.
+        answers_last: the labels are the last tokens of the sequence, as a model would write them.
+    """
+
+    size: int | None = None
+    answers_last: ClassVar[bool] = False
+    fields: tuple[str, ...] = ("tokens", "labels")
+    labels: ClassVar[list[str]] = []
+    shares_exactly = True
+
+    def __init__(
+        self,
+        *,
+        sequence_length: int,
+        batch: Batch,
+        training: int | float | None = None,
+        validation: int | float = 1000,
+        validate_training: bool = False,
+        data_seed: int = 0,
+        workers: int = 0,
+        checks: Checks | None = None,
+    ) -> None:
+        super().__init__()
+        checks = checks or Checks()
+        checks.positive(sequence_length=sequence_length)
+        checks.that(workers >= 0, "workers", workers, "a number from 0 on")
+        checks.that(data_seed >= 0, "data_seed", data_seed, "a number from 0 on")
+        expected = "null: examples are counted in data.batch.examples"
+        checks.that(batch.tokens is None, "batch.tokens", batch.tokens, expected)
+        held = self._count(checks, "validation", validation)
+        left = None if self.size is None else self.size - held
+        taught = left if training is None else self._count(checks, "training", training)
+        if left is not None and taught is not None:
+            expected = f"at most the {left:,} of {self.size:,} that validation leaves"
+            checks.that(0 < taught <= left, "training", taught, expected)
+        endless = taught is None or taught > LARGEST
+        if batch.examples is None:
+            checks.that(not endless, "batch.examples", None, "a number: there is no whole")
+        else:
+            checks.that(batch.examples > 0, "batch.examples", batch.examples, "a positive number")
+        checks.done()
+        self.sequence_length, self.batch, self.workers = sequence_length, batch, workers
+        self.held, self.taught = held, taught
+        self.data_seed, self.validate_training = data_seed, validate_training
+        self._attached: _Steps | None = None
+
+    def _count(self, checks: Checks, key: str, stated: int | float) -> int:
+        expected = "a number of examples"
+        whole = isinstance(stated, int) or (float(stated).is_integer() and stated >= 1)
+        if self.size is not None:
+            expected += f" below {self.size:,}, or a part between 0 and 1"
+            fits = 0 < stated < (self.size if whole else 1)
+        else:
+            fits = whole and stated > 0
+        checks.that(fits, key, stated, expected)
+        if whole or not fits:
+            return max(1, int(stated))
+        return max(1, round(stated * (self.size or 1)))
+
+    # -- what a rule says ---------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def symbols(self) -> list[str]:
+        """The vocabulary: a name for each token, in the order of their ids."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, object]:
+        """What decides the examples, besides the seeds and T, as plain JSON values."""
+
+    def numbered(self, numbers: Numbers) -> Arrays:
+        """The examples with these numbers, 0 to `size` - 1, of a rule that has finitely many."""
+        raise NotImplementedError
+
+    def drawn(self, draws: Draws, count: int) -> Arrays:
+        """Examples of random numbers, of a rule that draws."""
+        raise NotImplementedError
+
+    # -- as every data module -----------------------------------------------------------------
+
+    def for_task(self, objective: Any) -> None:
+        """Says what the task makes of the examples.
+
+        Raises:
+            RequestError: it reads running text, or fields that these have not.
+        """
+        if objective is None or objective.reads != "made":
+            expected = "another: it makes its own targets, for task=algorithmic"
+            raise RequestError(Problem("data", expected, type(self).__name__))
+        missing = [name for name in objective.fields if name not in self.fields]
+        if missing:
+            expected = f"examples with {', '.join(objective.fields)}"
+            hint = f"{type(self).__name__} gives {', '.join(self.fields)}"
+            raise RequestError(Problem("data", expected, hint=hint))
+
+    def check(self) -> None:
+        """Nothing can be missing."""
+
+    def prepare(self, cache_dir: Path) -> None:
+        """Nothing is to be prepared."""
+
+    def fingerprint(self) -> str:
+        """sha256 (hex) of the rule."""
+        told = {
+            "format": FORMAT,
+            "kind": type(self).__name__,
+            "length": self.sequence_length,
+            "settings": self.settings(),
+            "splits": [self.taught, self.held, self.data_seed],
+        }
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+    def origin(self) -> dict[str, object]:
+        return {}
+
+    @property
+    def meta(self) -> Meta:
+        """How much there is of each split."""
+        length = self.sequence_length
+        sizes = {"train": self.taught, "val": self.held}
+        splits = {
+            name: SplitMeta(size, None if size is None else size * length)
+            for name, size in sizes.items()
+        }
+        return Meta(splits)
+
+    @cached_property
+    def tokenizer_(self) -> Tokenizer:
+        """Words for symbols, with spaces between."""
+        return tokenizer_of(self.symbols)
+
+    @property
+    def section_names(self) -> tuple[str, ...]:
+        """None: the parts of a validation have names of their own."""
+        return ()
+
+    @property
+    def examples_per_step(self) -> int:
+        """Examples in an optimizer step over all ranks."""
+        if self.batch.examples is not None:
+            return self.batch.examples
+        assert self.taught is not None
+        return self.taught
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Positions in an optimizer step over all ranks."""
+        return self.examples_per_step * self.sequence_length
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Optimizer steps in which as many examples are read as there are; of new ones for ever,
+        as many as are held out.
+        """
+        return (self.taught or self.held) / self.examples_per_step
+
+    def evaluated_tokens(self, split: str) -> int:
+        """Positions of a split that are evaluated."""
+        return self._evaluated("val" if split == "val" else "train") * self.sequence_length
+
+    def bytes_predicted(self, split: str) -> int | None:
+        """None: symbols are no text."""
+        return None
+
+    def attach(
+        self,
+        *,
+        seed: int,
+        micro_batch: int | None,
+        total_steps: int,
+        start_step: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        """Says which part of which run the training loader gives; see `TextData.attach`."""
+        problems = []
+        if self.examples_per_step % world:
+            expected = f"a multiple of the {world} processes, in examples"
+            problems.append(Problem("data.batch", expected, self.examples_per_step))
+        if micro_batch is not None and micro_batch < 1:
+            problems.append(Problem("trainer.micro_batch", "a positive number", micro_batch))
+        if problems:
+            raise RequestError(problems)
+        share = self.examples_per_step // world
+        self._attached = _Steps(
+            self,
+            seed=seed,
+            micro_batch=share if micro_batch is None else micro_batch,
+            steps=(start_step, total_steps),
+            share=slice(rank * share, (rank + 1) * share),
+        )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """The run's optimizer steps from `start_step` on; its length is that of the whole run."""
+        if self._attached is None:
+            raise RuntimeError("attach(...) comes first")
+        return loader(self._attached, self.workers)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """All that is held out, on every rank, and perhaps what is trained on."""
+        splits: tuple[Split, ...] = ("val", "train") if self.validate_training else ("val",)
+        return loader(_Evaluation(self, splits))
+
+    def evaluation_batches(self, split: Split) -> DataLoader[Any]:
+        """A whole split; of examples that are new for ever, as many as are held out."""
+        return loader(_Evaluation(self, (split,)))
+
+    # -- examples -----------------------------------------------------------------------------
+
+    def step(self, number: int, seed: int) -> Arrays:
+        """All examples of an optimizer step of the run with this seed."""
+        batch = self.examples_per_step
+        if self.taught is None:
+            first = number * batch
+            return self.examples("train", np.arange(first, first + batch), seed)
+        if self.batch.examples is None:
+            return self.examples("train", np.arange(batch), seed)
+        order = EveryExampleOnce(self.taught + 1, 1, batch, seed)
+        return self.examples("train", order.starts(number), seed)
+
+    def examples(self, split: Split, indices: Numbers, seed: int = 0) -> Arrays:
+        """Some examples of a split.
+
+        Args:
+            indices: from 0, (n,).
+            seed: the run's, which matters only where new examples are made for ever.
+        """
+        if self.size is not None:
+            places = indices + (self.held if split == "train" else 0)
+            keys = round_keys(SPLIT_STREAM, self.data_seed, 0)
+            numbers = permute(places.astype(np.uint64), self.size, keys)
+            return self.numbered(numbers.astype(np.int64))
+        endless = split == "train" and self.taught is None
+        key = key_of(STREAMS[split], seed if endless else self.data_seed)
+        return self.drawn(Draws(key, indices), len(indices))
+
+    def _evaluated(self, split: Split) -> int:
+        return self.held if split == "val" else min(self.taught or self.held, self.held)
+
+
+class _Steps(IterableDataset[list[dict[str, Any]]]):
+    """The optimizer steps of a run, each a list of micro-batches; see `TrainingSteps`."""
+
+    def __init__(
+        self,
+        data: SyntheticData,
+        *,
+        seed: int,
+        micro_batch: int,
+        steps: tuple[int, int],
+        share: slice,
+    ) -> None:
+        self.data, self.seed, self.micro_batch = data, seed, micro_batch
+        self.steps, self.share = steps, share
+
+    def __len__(self) -> int:
+        return self.steps[1]
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        worker = get_worker_info()
+        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        for step in range(self.steps[0] + first, self.steps[1], stride):
+            arrays = self.data.step(step, self.seed)
+            told = {"step_targets": targets_in(arrays), "step_tokens": self.data.tokens_per_step}
+            pieces = {
+                name: torch.from_numpy(rows[self.share]).split(self.micro_batch)
+                for name, rows in arrays.items()
+            }
+            count = len(next(iter(pieces.values())))
+            yield [{**{name: x[i] for name, x in pieces.items()}, **told} for i in range(count)]
+
+
+class _Evaluation(IterableDataset[dict[str, Any]]):
+    """Splits in batches; `section` is 0 for what is held out, 1 for what is trained on."""
+
+    def __init__(self, data: SyntheticData, splits: tuple[Split, ...]) -> None:
+        self.data, self.splits = data, splits
+        positions = evaluation_positions(max(1, len(data.symbols)))
+        self.most = max(1, positions // data.sequence_length)
+
+    def __len__(self) -> int:
+        return sum(-(-self.data._evaluated(split) // self.most) for split in self.splits)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for split in self.splits:
+            total = self.data._evaluated(split)
+            for first in range(0, total, self.most):
+                indices = np.arange(first, min(first + self.most, total))
+                arrays = self.data.examples(split, indices)
+                batch: dict[str, Any] = {k: torch.from_numpy(x) for k, x in arrays.items()}
+                yield {**batch, "section": int(split == "train")}
+
+
+def targets_in(arrays: Arrays) -> int:
+    """How many targets examples have."""
+    return int((arrays["labels"] != IGNORE).sum())
+
+
+def tokenizer_of(symbols: list[str]) -> Tokenizer:
+    """Symbols without spaces in them as a tokenizer of words."""
+    vocabulary = {symbol: number for number, symbol in enumerate(symbols)}
+    backend = tokenizers.Tokenizer(models.WordLevel(vocabulary))  # all else is refused
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return Tokenizer(backend)

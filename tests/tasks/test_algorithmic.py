@@ -1,0 +1,35 @@
+"""The loss and the metrics of `task=algorithmic`, by torch's own and by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from etude.tasks.algorithmic import metrics_of, score_made, sums_of
+
+LABELS = torch.tensor([[-100, 1, 2], [-100, -100, 0], [3, -100, -100]])
+
+
+def test_metrics_by_hand() -> None:
+    logits = torch.zeros(3, 3, 4)
+    for row, place, said in [(0, 1, 1), (0, 2, 3), (1, 2, 0), (2, 0, 3)]:
+        logits[row, place, said] = 5.0
+    found = metrics_of(sums_of(logits, LABELS).tolist())
+    assert found["accuracy"] == 3 / 4
+    assert found["exact"] == 2 / 3
+    right = torch.log(torch.tensor(5.0).exp() + 3) - 5
+    wrong = torch.log(torch.tensor(5.0).exp() + 3)
+    assert found["loss"] == pytest.approx(float(3 * right + wrong) / 4)
+
+
+def test_the_loss_is_torchs_over_the_labels_alone() -> None:
+    torch.manual_seed(0)
+    table = torch.nn.Embedding(5, 4).double()
+    tokens = torch.randint(5, (3, 3))
+    batches = [
+        {"tokens": tokens[:1], "labels": LABELS[:1]},
+        {"tokens": tokens[1:], "labels": LABELS[1:]},
+    ]
+    expected = F.cross_entropy(table(tokens).flatten(0, 1), LABELS.flatten(), ignore_index=-100)
+    assert score_made(table, batches)["loss"] == pytest.approx(expected.item(), rel=1e-12)
