@@ -185,7 +185,8 @@ def sentiment(asked: Asked) -> dict[str, Any]:
         *typed,
         "init_from=MINILM",
         "optimizer.lr=1e-4",
-        "trainer.max_epochs=2",
+        "trainer.max_epochs=1",
+        "data.fraction=0.5",
     ]
     begun = [text.replace("MINILM", asked.weights) for text in finetuned]
     runs = trained(asked, *begun, *where)

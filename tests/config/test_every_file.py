@@ -37,6 +37,7 @@ TASKS = {  # what goes with each
     "instruction": ["model=nano", *PAIRED],
     "classification": ["model=encoder_nano", *LABELLED],
     "tagging": ["model=encoder_nano", "model/head=tagging", "data=hkcancor"],
+    "algorithmic": ["model=nano", "data=sort"],
 }
 COMMIT = f"data.path.revision={'0' * 40}"  # with it nothing is asked of the hub
 DATA = {
@@ -49,6 +50,11 @@ DATA = {
     "labelled_hub": ("classification", ["data.path.name=owner/name", COMMIT]),
     "pairs_hub": ("translation", ["data.path.name=owner/name", COMMIT]),
     "tagged_hub": ("tagging", ["data.path.name=owner/name", COMMIT]),
+    **{
+        path.stem: ("algorithmic", [])
+        for path in (CONF / "data").glob("*.yaml")
+        if "data.synthetic." in path.read_text()
+    },
 }
 HEADS = {"masked_lm": "masked_lm", "tagging": "tagging"}
 FILES = ("spam", "sentiment", "translate_en_zh")

@@ -357,4 +357,4 @@ def test_a_slot_that_the_chosen_files_have_not() -> None:
         compose(["experiment=sentiment", "model=nano", "data.path=rows.jsonl"])
     told = str(caught.value)
     assert "model = 'nano': expected a file that lists model/head, which another file sets" in told
-    assert "(such as bert_base, encoder_nano)" in told
+    assert "(such as bert_base, encoder_nano; '~experiment' leaves out what" in told

@@ -257,6 +257,8 @@ def _explain_choice(
         return Problem(group, "a slot that the chosen files have", value, hint)
     if slot is not None:
         hint = f"such as {', '.join(_files_with(group, slot[1]))}"
+        if "In 'experiment/" in str(error):
+            hint += "; '~experiment' leaves out what the experiment chooses"
         return Problem(group, f"a file that lists {slot[1]}, which another file sets", value, hint)
     return Problem(f"{group}/{value}.yaml", "a valid config file", hint=_file_hint(error))
 
