@@ -45,15 +45,21 @@ def altered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def state(root: Path, capsys: pytest.CaptureFixture[str]) -> str:
     capsys.readouterr()
     reproduce.print_papers(root)
-    columns, row = capsys.readouterr().out.splitlines()
+    columns, *rows = capsys.readouterr().out.splitlines()
     assert columns.split() == ["paper", "claim", "cost", "state"]
-    assert row.startswith(NAME)
+    assert [row.split()[0] for row in rows] == claims.names()
+    (row,) = (row for row in rows if row.startswith(NAME))
     return row.split("(cpu)")[1].strip()
 
 
 def test_the_shipped_cells_match_and_all_is_recorded(root: Path) -> None:
     folder = root / "_papers" / NAME
-    assert {path.name for path in folder.iterdir()} == {"figures", "report.md", "result.json"}
+    assert {path.name for path in folder.iterdir()} == {
+        "figures",
+        "report.html",
+        "report.md",
+        "result.json",
+    }
     assert [path.name for path in (folder / "figures").iterdir()] == ["softmax.png"]
 
     result = json.loads((folder / "result.json").read_text())

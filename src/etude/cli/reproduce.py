@@ -5,22 +5,43 @@ from __future__ import annotations
 from pathlib import Path
 
 from etude.cli.words import DONE, FAILED, parser_for, with_root
+from etude.errors import Problem, RequestError
 
 
 def reproduce(arguments: list[str]) -> int:
     parser = parser_for(
-        "reproduce", "Measures a paper's claim here; without PAPER, lists what is ready."
+        "reproduce",
+        "Measures a paper's claim here; without PAPER, lists what is ready. Runs that are finished "
+        "are not trained again: the same command goes on where it was stopped.",
     )
     parser.add_argument("paper", metavar="PAPER", nargs="*")
     with_root(parser)
+    parser.add_argument("--jobs", default="auto", metavar="N", help="runs at once (auto: one)")
+    parser.add_argument("--check", action="store_true", help="judge the runs that are there")
+    help_ = "runs as short as can be, to see that all fits together; claims nothing"
+    parser.add_argument("--smoke", action="store_true", help=help_)
     asked = parser.parse_args(arguments)
+    problems = []
+    if asked.jobs != "auto" and not (asked.jobs.isdigit() and int(asked.jobs) > 0):
+        problems.append(Problem("--jobs", "a positive whole number, or auto", asked.jobs))
+    if asked.check and asked.smoke:
+        problems.append(Problem("--check", "not beside --smoke, which claims nothing"))
+    if problems:
+        raise RequestError(problems)
     from etude.papers import claims
     from etude.papers import reproduce as papers
 
+    root = Path(asked.root)
     if not asked.paper:
-        papers.print_papers(Path(asked.root))
+        papers.print_papers(root)
         return DONE
     for paper in asked.paper:
         claims.load(paper)  # a wrong name is refused before anything is measured
-    matched = [papers.reproduce(paper, Path(asked.root)) for paper in asked.paper]
+    jobs = asked.jobs if asked.jobs == "auto" else int(asked.jobs)
+    if asked.smoke:
+        matched = [papers.smoke(paper, root, jobs=jobs) for paper in asked.paper]
+    else:
+        matched = [
+            papers.reproduce(paper, root, jobs=jobs, check=asked.check) for paper in asked.paper
+        ]
     return DONE if all(matched) else FAILED

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -118,19 +119,23 @@ class Paper:
         tier: the machine that the measurement needs.
         cost: the time it takes there.
         seeds: one measurement each.
-        measure: a config node that builds a `Measurement`.
+        measure: a config node that builds a `Measurement`, or with `runs` a `Readings`.
         cells: the table.
+        runs: the overrides of each run that the cells are read from, but for the seed.
+        smoke: overrides that make every run as short as it can be, to see that all parts fit.
     """
 
     title: str
     claim: str
     citation: str
     link: str
-    tier: Literal["cpu", "gpu"]
+    tier: Literal["cpu", "gpu", "weights"]
     cost: str
     seeds: list[int]
     measure: dict[str, Any]
     cells: list[Cell]
+    runs: dict[str, list[str]] = field(default_factory=dict)
+    smoke: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         checks = Checks()
@@ -159,6 +164,16 @@ class Measurement(Protocol):
 
     def measure(self, seeds: list[int], figures: Path) -> dict[str, Reading]:
         """The readings by cell key; PNG files go to the folder `figures`, which exists."""
+
+
+class Readings(Protocol):
+    """What the `measure` of a paper with runs builds."""
+
+    def read(self, runs: Mapping[str, Sequence[Any]], figures: Path) -> dict[str, Reading]:
+        """The readings by cell key, of the runs that there are, arm by arm (`etude.api.Run`).
+
+        Cells of which nothing can be said yet are left out. PNG files go to the folder `figures`.
+        """
 
 
 def names() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from etude.papers.claims import Cell, Paper, Reading
 from etude.papers.verdict import Verdict, judge, overall
 from etude.records import provenance
 from etude.records.files import read_json
+from etude.sweeps.job import place_of
 
 FORMAT = 1
 COLUMNS = ("cell", "published", "ours", "tolerance", "control", "verdict")
@@ -43,9 +45,17 @@ def verdict_of(paper: Paper, readings: Mapping[str, Reading]) -> Verdict:
 
 
 def result(
-    name: str, paper: Paper, settings: Mapping[str, Any], readings: Mapping[str, Reading]
+    name: str,
+    paper: Paper,
+    settings: Mapping[str, Any],
+    readings: Mapping[str, Reading],
+    runs: Mapping[str, Sequence[Any]],
 ) -> dict[str, Any]:
-    """The content of `result.json`: what was measured, with what, and how it was judged."""
+    """The content of `result.json`: what was measured, with what, and how it was judged.
+
+    Args:
+        runs: those that were read, arm by arm.
+    """
     where = {key: value for key, value in provenance.start(0).items() if key != "step"}
     return {
         "format": FORMAT,
@@ -62,6 +72,11 @@ def result(
         "seeds": list(paper.seeds),
         "measure": dict(settings),
         "readings": {key: asdict(reading) for key, reading in readings.items()},
+        "overrides": dict(paper.runs),
+        "runs": {
+            arm: [{"place": place_of(str(run.path)), **_of(run)} for run in several]
+            for arm, several in runs.items()
+        },
         "measured": where,
     }
 
@@ -79,14 +94,38 @@ def read_verdict(path: Path, paper: Paper, settings: Mapping[str, Any]) -> Verdi
     found = read_json(path)
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise RequestError(Problem(str(path), f"a result of format {FORMAT}"))
-    if found.get("measure") != dict(settings) or found.get("seeds") != list(paper.seeds):
+    now = (dict(settings), list(paper.seeds), dict(paper.runs))
+    if (found.get("measure"), found.get("seeds"), found.get("overrides", {})) != now:
         return Verdict("not run", why="settings changed")
+    root = path.parents[2]
+    for several in found.get("runs", {}).values():
+        for run in several:
+            if not _is_there(root / str(run.get("place")), run):
+                return Verdict("not run", why=f"{run.get('place')} is gone or has changed")
     try:
         readings = TypeAdapter(dict[str, Reading]).validate_python(found.get("readings"))
     except ValidationError as error:
         reason = str(error.errors()[0]["msg"])
         raise RequestError(Problem(f"{path}: readings", "numbers a cell", hint=reason)) from error
     return verdict_of(paper, readings)
+
+
+def _of(run: Any) -> dict[str, Any]:
+    info = run.summary
+    return {"seed": info["seed"], "seconds": info["seconds"], "parameters": info["parameters"]} | {
+        "metrics": _digest(run.path)
+    }
+
+
+def _digest(folder: Path) -> str:
+    return hashlib.sha256((folder / "metrics.jsonl").read_bytes()).hexdigest()
+
+
+def _is_there(folder: Path, told: Mapping[str, Any]) -> bool:
+    try:
+        return _digest(folder) == told.get("metrics")
+    except OSError:
+        return False
 
 
 def markdown(name: str, paper: Paper, found: Mapping[str, Any], figures: Sequence[str]) -> str:
@@ -115,12 +154,33 @@ def markdown(name: str, paper: Paper, found: Mapping[str, Any], figures: Sequenc
         "## Cells",
         *(_cell(cell) for cell in paper.cells),
         "## Measured",
+        *_runs(found),
         f"Seeds {', '.join(map(str, found['seeds']))}; {told}. "
         f"Commit {where['commit'] or 'unknown'}, source {where['source']}, "
         f"torch {where['versions']['torch']}, {where['time']}.",
         f"```\netude reproduce {name}\n```",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _runs(found: Mapping[str, Any]) -> list[str]:
+    """The commands, and what each run took."""
+    if not found["overrides"]:
+        return []
+    lines = []
+    for arm, overrides in found["overrides"].items():
+        several = found["runs"].get(arm, [])
+        lines.append(
+            [
+                arm,
+                f"`etude train {' '.join(overrides)}`",
+                f"{several[0]['parameters']:,}" if several else "",
+                f"{fmean(run['seconds'] for run in several):.0f} s" if several else "not run",
+                " ".join(f"`{run['place'].rpartition('/')[2]}`" for run in several),
+            ]
+        )
+    head = ("run", "command, beside the seed", "parameters", "each took", "records")
+    return [_table(head, lines)]
 
 
 def _cell(cell: Cell) -> str:

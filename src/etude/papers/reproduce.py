@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from etude.errors import Problem, RequestError
-from etude.papers import claims, report
+from etude.papers import claims, page, report, runs
 from etude.records.files import whole_folder, write_json, write_text
 from etude.records.tables import print_table
 
@@ -28,39 +30,81 @@ def print_papers(root: Path) -> None:
     print_table(("paper", "claim", "cost", "state"), lines)
 
 
-def reproduce(name: str, root: Path) -> bool:
+def reproduce(name: str, root: Path, *, jobs: int | str = "auto", check: bool = False) -> bool:
     """Measures a paper's cells, prints its table and writes `<root>/_papers/<paper>/`.
 
-    The folder holds `report.md`, `result.json` and `figures/`; an earlier one is replaced when
-    the new one is whole.
+    Runs that are finished are read, the others are trained first, each in a process of its own. The
+    folder holds `report.md`, `report.html`, `result.json` and `figures/`; an earlier one is
+    replaced when the new one is whole.
+
+    Args:
+        jobs: runs to train at once, or `auto`.
+        check: train nothing; cells whose runs are missing are not run.
 
     Returns:
         Whether every cell matches.
 
     Raises:
         RequestError: no such paper, a mistake in its file, or a root that cannot be written.
+        Interrupted: a signal came; the same command goes on.
     """
     paper = claims.load(name)
     node = claims.measurement(name, paper)
-    measurement: claims.Measurement = node.build()
+    measurement: Any = node.build()
     folder = folder_of(name, root)
+    arms = runs.arms_of(name, paper, root)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        if not check:
+            runs.train_missing(arms, root / "_papers" / "_logs" / name, jobs)
+        found = runs.runs_of(arms)
         with whole_folder(folder) as new:
             figures = new / "figures"
             figures.mkdir()
-            readings = measurement.measure(paper.seeds, figures)
-            found = report.result(name, paper, node.canonical(), readings)
+            if paper.runs:
+                readings = measurement.read(found, figures)
+            else:
+                readings = measurement.measure(paper.seeds, figures)
+            told = report.result(name, paper, node.canonical(), readings, found)
             drawn = sorted(path.name for path in figures.iterdir())
-            write_text(new / "report.md", report.markdown(name, paper, found, drawn))
-            write_json(new / "result.json", found)
+            text = report.markdown(name, paper, told, drawn)
+            write_text(new / "report.md", text)
+            write_text(new / "report.html", page.html(paper.title, text, new))
+            write_json(new / "result.json", told)
     except OSError as error:
         expected = "a folder that can be written"
         raise RequestError(Problem("--root", expected, str(root), str(error))) from error
     log.info("%s\n%s\n", paper.title, paper.claim)
     print_table(report.COLUMNS, report.rows(paper, readings))
-    log.info("\n%s: %s", found["verdict"], folder / "report.md")
+    log.info("\n%s: %s", told["verdict"], folder / "report.md")
     return report.verdict_of(paper, readings).matches
+
+
+def smoke(name: str, root: Path, *, jobs: int | str = "auto") -> bool:
+    """Whether all parts of a paper fit together: its runs, as short as can be, and their readings.
+
+    Nothing is said of the claim, and nothing of this enters the report.
+
+    Returns:
+        Whether each run ended well and each cell could be read.
+    """
+    paper = claims.load(name)
+    measurement: Any = claims.measurement(name, paper).build()
+    base = root / "_papers" / "_smoke"
+    arms = runs.arms_of(name, paper, base, smoke=True)
+    base.mkdir(parents=True, exist_ok=True)
+    runs.train_missing(arms, base / "_logs" / name, jobs)
+    found = runs.runs_of(arms)
+    with TemporaryDirectory() as figures:
+        if paper.runs:
+            readings = measurement.read(found, Path(figures))
+        else:
+            readings = measurement.measure(paper.seeds[:1], Path(figures))
+    ended = sum(map(len, found.values()))
+    missing = [cell.key for cell in paper.cells if cell.key not in readings]
+    told = f"; nothing was read for {', '.join(missing)}" if missing else ""
+    log.info("%s: %d of %d short runs ended%s; nothing is claimed", name, ended, len(arms), told)
+    return ended == len(arms) and not missing
 
 
 def folder_of(name: str, root: Path) -> Path:

@@ -1,0 +1,182 @@
+"""Papers whose cells are read from runs: trained once, found again, missed when they are gone."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from etude.errors import InvalidArguments
+from etude.papers import claims, reproduce
+from etude.papers.readings import Metrics, Value, value_of
+
+TOY = """
+title: Toys
+claim: More steps sort better
+citation: Nobody (2000).
+link: https://example.org
+tier: cpu
+cost: seconds
+seeds: [0, 1]
+runs:
+  long: [experiment=sort, model.dim=12, trainer.max_steps=40, trainer.val_check_interval=10, optimizer.lr=1e-2]
+  short: [experiment=sort, model.dim=12, trainer.max_steps=4, trainer.val_check_interval=2]
+smoke: [trainer.max_steps=2, trainer.val_check_interval=1]
+measure:
+  _target_: etude.papers.readings.Metrics
+  values:
+    loss: {run: long, metric: val/loss}
+    ratio: {run: long, metric: val/loss, of: min, over: {run: short, metric: val/loss}}
+  controls:
+    loss: {run: short, metric: val/loss}
+    ratio: {run: short, metric: val/loss, of: max, over: {run: short, metric: val/loss}}
+  curves: [val/loss]
+cells:
+  - {key: loss, says: loss, published: null, read: nowhere, tolerance: {below: 1.0}, because: chance is 1.1, control: few steps}
+  - {key: ratio, says: ratio, published: null, read: nowhere, tolerance: {below: 0.95}, because: it learns, control: itself}
+"""  # noqa: E501
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    file = tmp_path / "toy.yaml"
+    file.write_text(TOY)
+    monkeypatch.setattr(claims, "names", lambda: ["toy"])
+    monkeypatch.setattr(claims, "load", lambda name: claims.read(file))
+    return "toy"
+
+
+def rows(root: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    reproduce.print_papers(root)
+    return capsys.readouterr().out.splitlines()[-1].split("(cpu)")[1].strip()
+
+
+def result(root: Path) -> Any:
+    return json.loads((root / "_papers" / "toy" / "result.json").read_text())
+
+
+def test_from_nothing_to_a_verdict_and_back(
+    toy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "runs"
+    assert rows(root, capsys) == "not run"
+    assert not reproduce.reproduce(toy, root, check=True)
+    assert not (root / "toy").exists()  # nothing was trained
+    assert reproduce.reproduce(toy, root, jobs=2)
+    assert rows(root, capsys) == "match (2 seeds)"
+    trained = sorted((root / "toy").iterdir())
+    assert len(trained) == 4
+    times = [path.stat().st_mtime_ns for path in sorted(root.glob("toy/*/run.json"))]
+    folder = root / "_papers" / "toy"
+    names = {"report.md", "report.html", "result.json", "figures"}
+    assert {path.name for path in folder.iterdir()} == names
+    text = (folder / "report.md").read_text()
+    assert "`etude train experiment=sort model.dim=12 trainer.max_steps=4" in text
+    assert all(f"`{path.name}`" in text for path in trained)
+    page = (folder / "report.html").read_text()
+    assert 'src="data:image/png;base64,' in page
+    assert "<table>" in page
+    found = result(root)
+    kept = {
+        arm: [
+            json.loads((root / run["place"] / "metrics.jsonl").read_text().splitlines()[-1])
+            for run in several
+        ]
+        for arm, several in found["runs"].items()
+    }
+    expected = [row["val/loss"] for row in kept["long"]]
+    assert found["readings"]["loss"]["values"] == expected
+
+    assert reproduce.reproduce(toy, root)  # nothing is done twice
+    assert [p.stat().st_mtime_ns for p in sorted(root.glob("toy/*/run.json"))] == times
+    assert sorted((root / "toy").iterdir()) == trained
+
+    (gone,) = (run for run in found["runs"]["short"] if run["seed"] == 1)
+    shutil.rmtree(root / gone["place"])
+    assert rows(root, capsys) == f"not run ({gone['place']} is gone or has changed)"
+    assert reproduce.reproduce(toy, root, check=True)  # what is left: one seed's
+    assert len(result(root)["readings"]["ratio"]["values"]) == 1
+    assert reproduce.reproduce(toy, root)  # and that one alone is trained again
+    again = [p.stat().st_mtime_ns for p in sorted(root.glob("toy/*/run.json"))]
+    assert len(set(again) & set(times)) == 3
+
+
+def test_a_changed_metric_changes_the_verdict(
+    toy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "runs"
+    assert reproduce.reproduce(toy, root)
+    place = result(root)["runs"]["long"][0]["place"]
+    file = root / place / "metrics.jsonl"
+    file.write_text(file.read_text().replace("val/loss", "val/less", 1))
+    assert "is gone or has changed" in rows(root, capsys)
+
+
+def test_the_short_form_claims_nothing(
+    toy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "runs"
+    assert reproduce.smoke(toy, root)
+    assert rows(root, capsys) == "not run"
+    assert not (root / "_papers" / "toy").exists()
+
+
+def test_a_run_that_fails_is_told_and_its_cells_are_not_run(
+    toy: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "toy.yaml"
+    long = "trainer.max_steps=40"
+    file.write_text(TOY.replace(long, f"{long}, model.heads=5"))  # 12 is no multiple of 5
+    root = tmp_path / "runs"
+    assert not reproduce.reproduce(toy, root)
+    assert re.search(r"refused  long seed=0 .*: model.heads = 5: expected a divisor", caplog.text)
+    verdicts = {key: cell["verdict"] for key, cell in result(root)["cells"].items()}
+    assert verdicts == {"loss": "not run", "ratio": "not run"}
+
+
+class TestValues:
+    def runs(self) -> dict[str, list[Any]]:
+        frame = {"step": [1, 2, 3, 4], "x": [0.1, 0.9, math.nan, 0.5], "y": [0.0, 0.2, 1.0, 1.0]}
+        return {"arm": [SimpleNamespace(metrics=pd.DataFrame(frame))]}
+
+    @pytest.mark.parametrize(
+        ("stated", "expected"),
+        [
+            ({"metric": "x"}, 0.5),
+            ({"metric": "x", "of": "max"}, 0.9),
+            ({"metric": "x", "of": "min"}, 0.1),
+            ({"metric": "x", "of": "step", "reaches": 0.4}, 2),
+            ({"metric": "x", "of": "step", "reaches": 0.95}, math.inf),
+            (
+                {
+                    "metric": "y",
+                    "of": "step",
+                    "reaches": 0.9,
+                    "over": {"run": "arm", "metric": "x", "of": "step", "reaches": 0.1},
+                },
+                3,
+            ),
+        ],
+    )
+    def test_by_hand(self, stated: dict[str, Any], expected: float) -> None:
+        assert value_of({"run": "arm", **stated}).read(self.runs()) == [expected]
+
+    def test_what_is_not_there(self) -> None:
+        assert Value("other", "x").read(self.runs()) == []
+        assert math.isnan(Value("arm", "z").read(self.runs())[0])
+
+    def test_what_cannot_be(self) -> None:
+        with pytest.raises(InvalidArguments, match="reaches"):
+            Value("arm", "x", "step")
+        with pytest.raises(InvalidArguments, match="reaches"):
+            Value("arm", "x", "last", 0.5)
+        with pytest.raises(InvalidArguments, match="controls"):
+            Metrics(values={"a": {"run": "arm", "metric": "x"}}, controls={}, curves=[])
