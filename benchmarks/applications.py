@@ -26,11 +26,13 @@ import baselines
 from results_page import write_page
 
 import etude
-from etude.analysis.scoring import rows_of, scored
+from etude.analysis.scoring import name_of, rows_of, scored
+from etude.analysis.written import Beams
 
 FOUND = Path(__file__).resolve().parents[1] / "docs" / "results"
 SEEDS = (0, 1, 2)
-LENGTH_PENALTY = 1.3  # of translations, chosen on validation: with 1 they are a quarter too short
+USUAL = Beams()
+SEARCH = Beams(length_penalty=1.3)  # chosen on validation: with 1 translations are too short
 NEAR = 0.6  # cosine from which a test string counts as having a near-duplicate in training
 FRACTIONS = (0.01, 0.1, 1.0)
 
@@ -119,19 +121,19 @@ def facts(runs: Sequence[etude.api.Run], typed: Sequence[str]) -> dict[str, Any]
     }
 
 
-def on_test(run: etude.api.Run, **options: Any) -> dict[str, Any]:
+def on_test(run: etude.api.Run, beams: Beams = USUAL) -> dict[str, Any]:
     """The run's scores on test: of the evaluation in its record if there is one."""
-    checkpoint = run.record.checkpoint("best").name
-    kept = run.path / "evaluations" / f"test-{checkpoint}.json"
+    name = name_of("test", run.record.checkpoint("best").name, beams)
+    kept = run.path / "evaluations" / f"{name}.json"
     if kept.exists():
         return json.loads(kept.read_text(encoding="utf-8"))
-    return scored(run, "test", **options)
+    return scored(run, "test", beams=beams.beams, length_penalty=beams.length_penalty)
 
 
-def predictions(run: etude.api.Run) -> list[dict[str, Any]]:
+def predictions(run: etude.api.Run, beams: Beams = USUAL) -> list[dict[str, Any]]:
     """What the run said of each row of test, in their order."""
-    checkpoint = run.record.checkpoint("best").name
-    file = run.path / "predictions" / f"test-{checkpoint}.jsonl"
+    name = name_of("test", run.record.checkpoint("best").name, beams)
+    file = run.path / "predictions" / f"{name}.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines()
     return sorted(map(json.loads, lines), key=lambda each: each["row"])
 
@@ -213,9 +215,9 @@ def translate(asked: Asked) -> dict[str, Any]:
 
     scores = []
     for run in runs:
-        on_test(run, length_penalty=LENGTH_PENALTY)
-        scores.append(both([each["prediction"] for each in predictions(run)]))
-    said = [each["prediction"] for each in predictions(runs[0])]
+        on_test(run, SEARCH)
+        scores.append(both([each["prediction"] for each in predictions(run, SEARCH)]))
+    said = [each["prediction"] for each in predictions(runs[0], SEARCH)]
     samples = [
         {"en": test[i][0], "zh": test[i][1], "ours": said[i], "memory": memory.targets[i]}
         for i in [*far[:: max(1, len(far) // 6)][:6], *range(0, len(test), len(test) // 6)][:12]
@@ -224,7 +226,7 @@ def translate(asked: Asked) -> dict[str, Any]:
         **facts(runs, typed),
         "scores": scores,
         "baseline": both(memory.targets),
-        "length_penalty": LENGTH_PENALTY,
+        "length_penalty": SEARCH.length_penalty,
         "far": len(far),
         "test": len(test),
         "samples": samples,

@@ -120,6 +120,15 @@ class TestClassification:
         twin.parent.mkdir()
         twin.write_text(file.read_text())
         assert evaluated(etude, record, "--data", str(twin))["files"][0] != found["files"][0]
+        test = tmp_path / "test"  # a file, not the split
+        test.mkdir()
+        (test / "rows.jsonl").write_text(file.read_text())
+        before = evaluated(etude, record, "--split", "test")
+        told = evaluated(etude, record, "--data", str(test))
+        assert not set(told["files"]) & set(before["files"])
+        odd = tmp_path / f"{'語' * 80}.jsonl"
+        odd.write_text(file.read_text())
+        assert evaluated(etude, record, "--data", str(odd))["metrics"] == found["metrics"]
         assert sum(map(sum, found["confusion"]["counts"])) == 2
         file.write_text(json.dumps({"text": "cats", "label": "bird"}) + "\n")
         assert etude("evaluate", record.path, "--data", str(file)).code == 2
@@ -225,8 +234,13 @@ class TestTagging:
         )
         file.write_text("\n".join(written))
         words = toy("tagging", tmp_path, "optimizer.lr=0.03", "trainer.max_steps=30")
+        words.append("data.sequence_length=5")  # sentences are cut, and spans with them
         record = train(compose([*words, f"data.path={file}"])).record
         found = evaluated(etude, record)
+        step = int(found["checkpoint"].removeprefix("step-"))
+        (row,) = (row for row in record.rows() if row["step"] == step)
+        for name in ("precision", "recall", "f1"):
+            assert found["metrics"][name] == pytest.approx(row[f"val/{name}"])
         kept = lines(next((record.path / "predictions").glob("val-*.jsonl")))
         labels, said = ([each[key] for each in kept] for key in ("label", "prediction"))
         assert labels != said

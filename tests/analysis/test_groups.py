@@ -106,6 +106,45 @@ def test_a_metric_over_a_key(records: list[Record]) -> None:
         Groups(records).plot(x="vars.position")
 
 
+def test_a_part_and_its_argument_that_differ(tmp_path: Path) -> None:
+    """Rates beside two optimizers: four groups, and no two of them with one name."""
+    values = {("AdamW", 0.1): 1.0, ("AdamW", 0.2): 2.0, ("SGD", 0.1): 3.0, ("SGD", 0.3): 5.0}
+    made = []
+    for number, ((kind, rate), value) in enumerate(values.items()):
+        for seed in (0, 1):
+            config = {
+                "optimizer._target_": f"etude.optim.{kind}",
+                "optimizer.lr": rate,
+                "seed": seed,
+            } | ({"optimizer.momentum": 0.9} if kind == "SGD" else {})
+            made.append(
+                fabricate(
+                    tmp_path / "experiments",
+                    f"{number}{seed}0000000000",
+                    losses(4, 3, value + seed),
+                    seed=seed,
+                    group=f"group-{number}",
+                    config=config,
+                    best={"metric": "val/loss", "value": value + seed, "step": 30},
+                    final={"val/loss": value + seed, "step": 30},
+                )
+            )
+    groups = Groups(made)
+    names = [group.name for group in groups.groups]
+    assert names == [f"optimizer={kind} lr={rate}" for kind, rate in values]  # momentum goes along
+    lines = {line.get_label(): line for line in groups.plot().axes[0].get_lines()}
+    assert set(lines) == set(names)
+    figure = groups.plot(x="optimizer.lr")
+    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    assert set(lines) == {"optimizer=AdamW", "optimizer=SGD"}
+    assert lines["optimizer=SGD"].get_ydata().tolist() == [3.5, 5.5]
+    assert "mean of 2 seeds" in figure.get_suptitle()
+    pooled = Groups(made, by=["optimizer"]).plot(x="seed")
+    assert "mean of 2 runs" in pooled.get_suptitle()
+    with pytest.raises(RequestError, match="4 of 8 have none"):
+        groups.plot(x="optimizer.momentum")
+
+
 def test_a_heat_map_shows_each_mean(records: list[Record]) -> None:
     figure = Groups(records).heat("seed", "vars.position")
     axes = figure.axes[0]
@@ -151,6 +190,8 @@ def test_the_commands(records: list[Record], etude: Any, tmp_path: Path) -> None
     for words, said in [
         (["plot", "nano", "--heat", "seed"], "--heat = 'seed': expected two keys"),
         (["plot", "nano", "--x", "epoch"], "--x = 'epoch': expected one of step, tokens, time, or"),
+        (["plot", "nano", "--x", "seed", "--log", "x"], "--log = 'x': expected a linear axis"),
+        (["plot", "nano", "--x", "seed", "--heat", "seed,vars.position"], "none beside --heat"),
         (["plot", "nano", "--output", "a.xyz"], "--output = 'a.xyz': expected a file of figures"),
         (["group", "nano", "--by", "seeed"], "did you mean seed?"),
         (["export", "nano", "--format", "pdf"], "--format = 'pdf'"),

@@ -103,7 +103,9 @@ class Curve:
         return Curve(self.name, x, y, spread)
 
 
-def draw(panels: dict[str, list[Curve]], *, x: str, log: str = "", title: str = "") -> Figure:
+def draw(
+    panels: dict[str, list[Curve]], *, x: str, log: str = "", title: str = "", noun: str = "run"
+) -> Figure:
     """A figure with a panel a metric; one legend beside them, in the order of the curves' ends.
 
     Args:
@@ -111,6 +113,7 @@ def draw(panels: dict[str, list[Curve]], *, x: str, log: str = "", title: str = 
         x: `step`, `tokens`, `time` or the key that the curves run over.
         log: the axes with logarithmic scale: `x`, `y`, `xy` or none.
         title: above the panels.
+        noun: what a curve is of.
     """
     known: dict[str, Curve] = {}  # by their end in the first panel that has them
     for curves in panels.values():
@@ -122,7 +125,7 @@ def draw(panels: dict[str, list[Curve]], *, x: str, log: str = "", title: str = 
     grid: Any = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (metric, curves) in zip(grid, panels.items(), strict=True):
         _panel(axes, metric, curves, looks, x=x, log=log)
-    heading = f"{len(order)} {'runs' if order[0].spread is None else 'groups'}, by last value"
+    heading = f"{len(order)} {noun}{'s' if len(order) > 1 else ''}, by last value"
     if x not in X:
         heading = f"by value at the largest {x}"
     _legend(figure, grid, order, heading)

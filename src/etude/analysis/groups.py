@@ -137,24 +137,31 @@ class Groups:
         if x in X:
             key = metric or self.metric.removeprefix("best/")
             curves = [curve for group in self.groups if (curve := _band(group, key, x))]
+            drawn = self.groups
         else:
             key = metric or self.metric
-            curves = self._over(x, key)
+            curves, drawn = self._over(x, key)
         if not curves:
             raise RequestError(Problem("--metric", "a metric that was logged", key))
-        most = max(len(group.records) for group in self.groups)
-        title = str(self.groups[0].records[0].info.get("name", ""))
-        if most > 1:
-            title += f": mean of {most} seeds, ± one standard deviation"
-        return draw({key: curves}, x=x, log=log, title=title)
+        if "x" in log and x not in X and min(curve.x.min() for curve in curves) <= 0:
+            expected = f"a linear axis for x: values of {x} are not above 0"
+            raise RequestError(Problem("--log", expected, log))
+        title = str(self.groups[0].records[0].info.get("name", "")) + _means(drawn)
+        return draw({key: curves}, x=x, log=log, title=title, noun="group")
 
-    def _over(self, x: str, metric: str) -> list[Curve]:
-        """A metric over the values of a key, a curve for all else that tells groups apart."""
+    def _over(self, x: str, metric: str) -> tuple[list[Curve], list[Group]]:
+        """A metric over the values of a key, a curve for all else that tells groups apart; and the
+        groups whose means the points are.
+        """
         records = [record for group in self.groups for record in group.records]
         expected = f"one of {', '.join(X)}, or a key with numbers"
         if all(fact(record, x) is MISSING for record in records):
             choices = {*X, *(key for record in records for key in known_keys(record))}
             raise RequestError(Problem("--x", expected, x, nearest(x, choices)))
+        lacking = [record for record in records if fact(record, x) is MISSING]
+        if lacking:
+            hint = f"{len(lacking)} of {len(records)} have none, such as {lacking[0].path}"
+            raise RequestError(Problem("--x", "a key that all of these runs have", x, hint))
         others = sorted({key for group in self.groups for key in group.keys} - {x})
         cells = Groups(records, metric=metric, by=[*others, x])
         lines: dict[str, list[tuple[float, Group]]] = {}
@@ -165,7 +172,8 @@ class Groups:
             told = {key: value for key, value in each.keys.items() if key != x}
             name = replace(each, keys=told).name
             lines.setdefault(name, []).append((place, each))
-        return [_line(name, sorted(points, key=itemgetter(0))) for name, points in lines.items()]
+        curves = [_line(name, sorted(points, key=itemgetter(0))) for name, points in lines.items()]
+        return curves, cells.groups
 
     def heat(self, x: str, y: str) -> Figure:
         """The metric's mean over two keys, whatever else the runs differ in.
@@ -236,10 +244,27 @@ def _keys(heads: Sequence[Record], by: Sequence[str]) -> list[dict[str, Any]]:
         return [{key: fact(record, key) for key in by} for record in heads]
     differing = config_differences(heads)
     differing.pop("seed", None)
-    # a part that differs differs in all its arguments too: its name says it
+    # A part that differs differs in all its arguments too: its name says it, but for arguments that
+    # differ also between two groups that share the part.
     parts = [key for key in differing if any(other.startswith(f"{key}.") for other in differing)]
-    told = [key for key in differing if not any(key.startswith(f"{part}.") for part in parts)]
+    told = [
+        key
+        for key in differing
+        if all(
+            _tells_apart(differing[key], differing[part])
+            for part in parts
+            if key.startswith(f"{part}.")
+        )
+    ]
     return [{key: differing[key][index] for key in told} for index in range(len(heads))]
+
+
+def _tells_apart(values: Sequence[Any], parts: Sequence[Any]) -> bool:
+    """Whether two groups with the same part have different values."""
+    seen: dict[str, set[str]] = {}
+    for value, part in zip(values, parts, strict=True):
+        seen.setdefault(str(part), set()).add(str(value))
+    return any(len(several) > 1 for several in seen.values())
 
 
 def _row(group: Group) -> dict[str, Any]:
@@ -301,13 +326,23 @@ def _band(group: Group, metric: str, x: str) -> Curve | None:
 
 def _line(name: str, points: Sequence[tuple[float, Group]]) -> Curve:
     """Means at the places, one deviation around them where all have one."""
-    spread = [group.deviation for _, group in points]
+    spread = np.array([group.deviation for _, group in points], dtype=np.float64)  # None is NaN
     return Curve(
         name,
         np.array([place for place, _ in points]),
         np.array([group.mean for _, group in points]),
-        None if None in spread else np.array(spread, dtype=np.float64),
+        None if np.isnan(spread).all() else spread,
     )
+
+
+def _means(groups: Sequence[Group]) -> str:
+    """What the points of a figure are means of, as the end of its title."""
+    sizes = sorted({len(group.records) for group in groups})
+    if sizes[-1] == 1:
+        return ""
+    alike = all(len({r.info.get("group") for r in group.records}) == 1 for group in groups)
+    count = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    return f": mean of {count} {'seeds' if alike else 'runs'}, ± one standard deviation"
 
 
 def _number(value: Any) -> float | None:

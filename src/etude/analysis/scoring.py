@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from etude.data.examples.source import Row
 from etude.errors import Problem, RequestError
 from etude.records import provenance
 from etude.records.files import write_json, write_text
+from etude.records.signature import sha256_of
 
 LOG = "log.jsonl"
 
@@ -40,8 +42,9 @@ def scored(
     """
     data = run.data()
     checkpoint = run.record.chosen(which)
+    searched = Beams(beams, length_penalty)
     on = split if files is None else ",".join(files)
-    name = f"{_plain(on)}-{checkpoint.name}"
+    name = name_of(split if files is None else files, checkpoint.name, searched)
     told: dict[str, Any] = {"run": str(run.path), "on": on, "checkpoint": checkpoint.name}
     made: list[Path] = []
     if not isinstance(data, ExampleData):
@@ -50,7 +53,7 @@ def scored(
         told["metrics"] = metrics
     else:
         _refuse_for_examples(sequence_length, stride)
-        found = _on_rows(run, data, split, which, files, by, Beams(beams, length_penalty))
+        found = _on_rows(run, data, split, which, files, by, searched)
         told |= {"metrics": found.metrics, "by": by, "slices": found.slices}
         if found.counts is not None:
             told["classes"] = per_class(found)
@@ -75,7 +78,7 @@ def scored(
 def example_scores(run: Any, split: str, which: str) -> list[float]:
     """The score of each row of a split, in their order; kept in the record once computed."""
     checkpoint = run.record.chosen(which)
-    file = run.path / "predictions" / f"{_plain(split)}-{checkpoint.name}.jsonl"
+    file = run.path / "predictions" / f"{name_of(split, checkpoint.name, Beams())}.jsonl"
     if not file.exists():
         scored(run, split, which=which)
     try:
@@ -152,5 +155,16 @@ def _refuse_for_examples(sequence_length: int | None, stride: int | None) -> Non
         raise RequestError([Problem(key, expected, value) for key, value in stated.items()])
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[^\w.,-]+", "_", name).lstrip("_.")[-80:]
+def name_of(on: str | Sequence[str], checkpoint: str, beams: Beams) -> str:
+    """What the files of an evaluation are called: by the split, or the files' name and where they
+    lie; by the checkpoint; and by how targets were searched for, if not as usual.
+    """
+    if isinstance(on, str):
+        first = on
+    else:
+        whole = sha256_of([str(Path(file).resolve()) for file in on])
+        plain = re.sub(r"[^\w.-]+", "_", Path(on[0]).name)
+        first = f"{plain.encode()[:60].decode(errors='ignore')}-{whole[:8]}"
+    usual = Beams()
+    search = "" if beams == usual else f"-beams{beams.beams}-penalty{beams.length_penalty:g}"
+    return f"{first}-{checkpoint}{search}"

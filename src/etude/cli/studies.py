@@ -142,10 +142,13 @@ def plot(asked: Namespace) -> int:
     keys = split(asked.heat)
     if asked.heat is not None and len(keys) != 2:
         raise RequestError(Problem("--heat", "two keys with a comma between", asked.heat))
+    if keys and asked.x != "step":
+        raise RequestError(Problem("--x", "none beside --heat, which names both axes", asked.x))
     groups = _groups(asked)
     figure = groups.heat(*keys) if keys else groups.plot(x=asked.x, log=asked.log)
     usual = groups.usual_file(Path(asked.root), asked.x, asked.log, asked.heat, asked.by)
     file = Path(asked.output) if asked.output else usual
+    file = file if file.suffix else file.with_name(f"{file.name}.png")
     try:
         save(figure, file)
     except ValueError as error:  # an ending that matplotlib does not know

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from etude.data.objective import IGNORE, Arrays, ExampleObjective, Numbers
@@ -80,7 +81,7 @@ class Tagging(Task):
         self.label_smoothing = label_smoothing
         self._nats: list[tuple[Tensor, float]] = []
         self._counts: Any = None
-        self._spans = np.zeros(3)
+        self._pieces: list[tuple[int, list[str], list[str]]] = []  # of long rows there are several
 
     @classmethod
     def objective(cls, **arguments: Any) -> TagObjective:
@@ -100,7 +101,7 @@ class Tagging(Task):
         )
 
     def on_validation_epoch_start(self) -> None:
-        self._nats, self._counts, self._spans = [], None, np.zeros(3)
+        self._nats, self._counts, self._pieces = [], None, []
 
     def validation_step(self, batch: MicroBatch, batch_idx: int) -> None:
         if not self.is_mine(batch_idx):
@@ -113,10 +114,10 @@ class Tagging(Task):
         self._counts = counts if self._counts is None else self._counts + counts
         names = self.trainer.datamodule.labels  # type: ignore[attr-defined]
         if are_spans(names):
-            for row, guess, inside in zip(labels, found, there, strict=True):
-                self._spans += span_counts(
-                    [names[tag] for tag in row[inside]], [names[tag] for tag in guess[inside]]
-                )
+            examples = batch["index"].tolist()
+            for example, row, guess, inside in zip(examples, labels, found, there, strict=True):
+                tags = ([names[tag] for tag in side[inside]] for side in (row, guess))
+                self._pieces.append((example, *tags))
 
     def on_validation_epoch_end(self) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -125,17 +126,34 @@ class Tagging(Task):
         sums = self.totals(
             sum(float(loss) for loss, _ in self._nats),
             sum(targets for _, targets in self._nats),
-            *self._spans,
             *mine.flatten().astype(float),
         )
-        counts = np.array(sums[5:]).reshape(classes, classes).astype(np.int64)
+        counts = np.array(sums[2:]).reshape(classes, classes).astype(np.int64)
         found = classification_metrics(counts)
         metrics = {"loss": sums[0] / sums[1]}
         metrics |= {name: found[name] for name in ("accuracy", "f1_macro")}
         if are_spans(data.labels):
-            metrics |= span_metrics(*(int(count) for count in sums[2:5]))
+            metrics |= span_metrics(*self._span_counts(data.rows_of("val")))
         self.validation_metrics = {f"val/{name}": value for name, value in metrics.items()}
         self.log_dict(self.validation_metrics)
+
+    def _span_counts(self, rows: Any) -> list[int]:
+        """Spans of whole rows, whatever pieces they were cut into and wherever these were tagged.
+
+        Args:
+            rows: the row that each example is from.
+        """
+        every = [self._pieces]
+        if self.trainer.world_size > 1:
+            every = [[] for _ in range(self.trainer.world_size)]
+            dist.all_gather_object(every, self._pieces)
+        whole: dict[int, tuple[list[str], list[str]]] = {}
+        for example, tags, guesses in sorted(piece for some in every for piece in some):
+            there, found = whole.setdefault(int(rows[example]), ([], []))
+            there += tags
+            found += guesses
+        counts = [span_counts(*both) for both in whole.values()]
+        return [sum(count[place] for count in counts) for place in range(3)]
 
 
 def span_counts(actual: list[str], predicted: list[str]) -> tuple[int, int, int]:

@@ -190,11 +190,22 @@ class TestDuplicates:
         common = {"validation": str(val), "tokenizer": Char()}
         (told,) = refused(train, tmp_path, duplicates="drop", **common)
         assert "val.jsonl, line 1 = 'c': expected a label that the training split has" in told
+        assert "data.duplicates=drop leaves out the 1 of training" in told
         data = prepared(train, tmp_path, duplicates="drop", labels=["a", "b", "c"], **common)
         assert data.tokenizer_.unknown_pieces("Ü")
         assert data.meta.splits["val"].unknown == 3  # ü, i, q
         data = prepared(train, tmp_path, labels=["a", "b", "c"], **common)
         assert not data.tokenizer_.unknown_pieces("Ü")
+
+    def test_a_label_of_rows_left_out_alone_refuses_nothing(self, tmp_path: Path) -> None:
+        train = write(tmp_path / "train.jsonl", [*simple(20), {"text": "twice", "label": "c"}])
+        rows = [{"text": "twice", "label": "a"}, {"text": "thrice", "label": "d"}]
+        val = write(tmp_path / "val.jsonl", rows)
+        test = write(tmp_path / "test.jsonl", [{"text": "THRICE", "label": "b"}])
+        data = prepared(train, tmp_path, validation=str(val), test=str(test), duplicates="drop")
+        assert data.labels == ["a", "b"]
+        counts = {name: found.examples for name, found in data.meta.splits.items()}
+        assert counts == {"test": 1, "val": 1, "train": 20}
 
     def test_refused(self, tmp_path: Path) -> None:
         train, val = self.files(tmp_path)

@@ -184,28 +184,46 @@ def _texts(source: Source, held: Container[bytes]) -> Iterator[str]:
 
 
 def _labels(source: Source, held: Container[bytes]) -> list[str]:
-    """The labels in order: as stated, or those of the training split.
+    """The labels in order: as stated, or those of the training split, of rows that are kept.
+
+    Args:
+        held: the keys of the rows that are not trained on.
 
     Raises:
         RequestError: a label that is not stated, or that no training row has.
     """
     stated = source.stated_labels
     trained: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()  # of training
     first: dict[str, str] = {}
+    earlier: set[bytes] = set()  # of splits before this one
     for split in SPLITS:
+        own: set[bytes] = set()
         for row in source.rows(split):
             texts = source.texts(row)
             if not texts:
                 continue
-            trains = split == "train" and _key(texts) not in held
-            for label in source.labels_of(row):
-                trained[label] += trains
+            key = _key(texts)
+            own.add(key)
+            labels = source.labels_of(row)
+            if key in held if split == "train" else source.duplicates == "drop" and key in earlier:
+                left_out.update(labels if split == "train" else ())
+                continue
+            for label in labels:
+                trained[label] += split == "train"
                 first.setdefault(label, row.where)
+        earlier |= own
     if stated is None:
         if unseen := [name for name in first if not trained[name]]:
             expected = "a label that the training split has"
-            hint = "data.labels can state them all, also those that nobody has trained on"
-            raise RequestError([Problem(first[n], expected, n, hint) for n in unseen[:SHOWN]])
+            usual = "data.labels can state them all, also those that nobody has trained on"
+            hints = {
+                name: f"{usual}; data.duplicates=drop leaves out the {left_out[name]} of training"
+                if left_out[name]
+                else usual
+                for name in unseen[:SHOWN]
+            }
+            raise RequestError([Problem(first[n], expected, n, hint) for n, hint in hints.items()])
         return sorted(trained, key=_natural)
     if unknown := [name for name in first if name not in stated]:
         expected = f"one of data.labels, {', '.join(stated[:12])}"
