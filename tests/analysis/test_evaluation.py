@@ -218,10 +218,24 @@ class TestTagging:
             )
             + "\n"
         )
-        for file in (rows, conllu):
+        conll = tmp_path / "some.conll"
+        conll.write_text("\n\n".join("\n".join(f"{w} X" for w in words) for words in sentences))
+        for file in (rows, conllu, conll):
             found = etude("predict", path, "--file", file)
             assert found.code == 0, found.err
             assert found.out == answer.out
+
+    def test_slices_by_a_column_of_rows(
+        self, records: Records, etude: Callable, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "rows.jsonl"
+        rows = [{"words": ["cats", "ran"], "tags": ["C", "R"], "kind": n % 2} for n in range(6)]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found = evaluated(etude, records["tagging"], "--data", str(file), "--by", "kind")
+        assert {name: each["examples"] for name, each in found["slices"].items()} == {
+            "0": 3,
+            "1": 3,
+        }
 
     def test_kinds_of_spans_are_seqevals(self, toy: Toy, etude: Callable, tmp_path: Path) -> None:
         draw, file = random.Random(3), tmp_path / "spans.conll"

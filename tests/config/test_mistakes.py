@@ -80,6 +80,8 @@ def test_a_misspelt_word(typed: str, where: str, hint: str | None) -> None:
         ("run.root=''", "run.root", "a folder for the records"),
         ("name=a/b", "name", "one folder name, without separators"),
         ("run.stop_at_step=0", "run.stop_at_step", "a positive number of steps or null"),
+        ("init_from.checkpoint=9", "init_from.checkpoint", "nothing: init_from=SOURCE names none"),
+        ("init_from.head=new", "init_from.head", "nothing: init_from=SOURCE names none"),
         ("init_from.lora.rank=2.5", "init_from.lora.rank", "a whole number"),
         ("run.save_every=often", "run.save_every", "a whole number or null"),
         ("model.attention.heads=2", "model.attention.heads", "nothing here: the model gives it"),

@@ -13,7 +13,7 @@ from etude.data.examples.encoding import encode
 from etude.data.examples.labelled import LabelledFiles
 from etude.data.examples.source import Row
 from etude.data.examples.tables import TableData
-from etude.data.examples.tagged import Tagged, is_conllu
+from etude.data.examples.tagged import Tagged, is_conll
 from etude.data.formats import format_of
 from etude.data.rows import check_surrogates, columns_of, records_of
 from etude.errors import Problem, RequestError
@@ -86,7 +86,7 @@ class Predictor:
 
     def read(self, file: Path) -> Iterator[str | list[str]]:
         """The texts of a file: its lines, or a column of its rows. For tags also the sentences of
-        CoNLL-U, and lists of words.
+        CoNLL and CoNLL-U, and lists of words.
 
         Raises:
             RequestError: it can't be read, or has no such column.
@@ -95,8 +95,8 @@ class Predictor:
         if not file.is_file():
             raise RequestError(Problem("--file", "a file", str(file)))
         tags = issubclass(self.task, Tagging)
-        if tags and isinstance(self.data, Tagged) and is_conllu(file):
-            yield from (row.values["words"] for row in self.data.sentences_of(file))
+        if tags and isinstance(self.data, Tagged) and is_conll(file):
+            yield from self.data.words_of(file)
             return
         if form is None or not form.rows:
             try:

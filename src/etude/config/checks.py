@@ -25,6 +25,7 @@ from etude.config.schema import (
     ON_EXISTING,
     OUT_OF_SIGNATURE,
     ROOT_KEYS,
+    InitFrom,
     Run,
 )
 from etude.config.targets import installed_extensions, resolve
@@ -205,6 +206,11 @@ def _check_root(plain: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem(f"run.{key}", "one of " + ", ".join(choices), run[key], hint)
     if plain["init_from"]["head"] not in HEADS:
         yield Problem("init_from.head", "keep or new", plain["init_from"]["head"])
+    start, usual = plain["init_from"], InitFrom()
+    for key in ("checkpoint", "head", "revision"):
+        if start["source"] is None and start[key] != getattr(usual, key):
+            expected = "nothing: init_from=SOURCE names none"
+            yield Problem(f"init_from.{key}", expected, start[key])
     for key in ("stop_at_step", "save_every", "keep_every", "sample_tokens"):
         if run[key] is not None and run[key] < 1:
             yield Problem(f"run.{key}", "a positive number of steps or null", run[key])

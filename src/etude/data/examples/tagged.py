@@ -198,18 +198,31 @@ class Tagged(TaggedData, TableData):
             words, tags = _number("data.words", self.words, 0), _number("data.tags", self.tags, -1)
             yield from self._conll(file, words, tags, None)
 
+    def words_of(self, file: Path) -> Iterator[list[str]]:
+        """The words of a CoNLL or CoNLL-U file, whether it has tags or not."""
+        if is_conllu(file):
+            rows = self._conll(file, _column("data.words", self.words, 1), None, "\t")
+        else:
+            rows = self._conll(file, _number("data.words", self.words, 0), None, None)
+        yield from (row.values["words"] for row in rows)
+
     def _rows_of(self, file: Path) -> Iterator[Row]:
         from etude.data.rows import records_of
 
         names = self.columns()
         form = format_of(file)
         assert form is not None
-        for number, values in records_of(file, form, [str(names["words"]), str(names["tags"])]):
+        wanted = dict.fromkeys([str(names["words"]), str(names["tags"]), *self.also])
+        for number, values in records_of(file, form, list(wanted)):
             where = f"{file}, row {number}"
             words, tags = (values[str(names[key])] for key in ("words", "tags"))
-            yield _sentence(where, words, tags)
+            row = _sentence(where, words, tags)
+            yield Row(where, {**{name: values[name] for name in self.also}, **row.values})
 
-    def _conll(self, file: Path, words: int, tags: int, between: str | None) -> Iterator[Row]:
+    def _conll(
+        self, file: Path, words: int, tags: int | None, between: str | None
+    ) -> Iterator[Row]:
+        """Without a column of tags the words stand for these."""
         first, sentence = 0, []
         with _text(file) as lines:
             for number, line in enumerate(lines, 1):
@@ -222,12 +235,15 @@ class Tagged(TaggedData, TableData):
                         continue  # several words in one, or an empty one
                     first = first or number
                     size = len(cells)
-                    there = max(words, tags, -1 - words, -1 - tags) < size
-                    if not there or words % size == tags % size:
-                        expected = f"a word in column {words} and its tag in column {tags}"
+                    there = -size <= words < size
+                    expected = f"a word in column {words}"
+                    if tags is not None:
+                        there = there and -size <= tags < size and words % size != tags % size
+                        expected += f" and its tag in column {tags}"
+                    if not there:
                         problem = Problem(f"{file}, line {number}", expected, line.strip())
                         raise RequestError(problem)
-                    sentence.append((cells[words], cells[tags]))
+                    sentence.append((cells[words], cells[words if tags is None else tags]))
                 elif sentence:
                     yield _of_pairs(f"{file}, line {first}", sentence)
                     first, sentence = 0, []
@@ -349,6 +365,12 @@ def is_conllu(file: Path) -> bool:
     """Whether the name says so, compressed or not."""
     suffixes = [each for each in map(str.lower, file.suffixes) if each not in COMPRESSED]
     return suffixes[-1:] == [".conllu"]
+
+
+def is_conll(file: Path) -> bool:
+    """Whether the name says that words stand in lines, CoNLL-U or not, compressed or not."""
+    suffixes = [each for each in map(str.lower, file.suffixes) if each not in COMPRESSED]
+    return suffixes[-1:] in ([".conllu"], [".conll"], [".conll2003"], [".iob"], [".iob2"], [".bio"])
 
 
 def _is_rows(file: Path) -> bool:
