@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 import typing
 from typing import Any
@@ -30,7 +31,14 @@ def describe(hint: Any) -> str:
         return f"a list of {len(typing.get_args(hint))}: {inner}"
     if typing.get_origin(hint) is list:
         return f"a list, each {describe(typing.get_args(hint)[0])}"
+    origin = typing.get_origin(hint) or hint
+    if dataclasses.is_dataclass(origin) or (isinstance(origin, type) and not _is_plain(origin)):
+        return "a part with settings of its own"
     return getattr(hint, "__name__", str(hint))
+
+
+def _is_plain(kind: type) -> bool:
+    return kind.__module__ == "builtins"
 
 
 def is_union(hint: Any) -> bool:

@@ -20,6 +20,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from etude.config.describe import describe, is_union, takes_bool
+from etude.config.paths import conf_dir
 from etude.config.targets import resolve
 from etude.errors import InvalidArguments, Problem, RequestError, nearest
 
@@ -183,7 +184,8 @@ def _check_value(
     try:
         return _adapter(hint).validate_python(value), []
     except ValidationError:
-        return None, [Problem(path, describe(hint), value, _choice_hint(hint, value))]
+        hint_ = _choice_hint(hint, value) or _file_hint(path, value)
+        return None, [Problem(path, describe(hint), value, hint_)]
     except TypeError:  # an annotation that pydantic cannot use: the constructor checks it
         return value, []
 
@@ -232,6 +234,13 @@ def _dataclass_in(hint: Any) -> type | None:
 def _choice_hint(hint: Any, value: Any) -> str | None:
     options = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
     return nearest(str(value), map(str, options)) if options else None
+
+
+def _file_hint(path: str, value: Any) -> str | None:
+    """What chooses a file of this name, if there is one."""
+    group = path.replace(".", "/")
+    there = isinstance(value, str) and (conf_dir() / group / f"{value}.yaml").is_file()
+    return f"{group}={value} chooses that file" if there else None
 
 
 def _built(value: Any) -> Any:
