@@ -117,6 +117,11 @@ def build_parts(checked: Checked) -> Parts:
     in_mup = optimizer is not None and model is not None and widths_of(model) is not None
     if in_mup and getattr(optimizer, "rule", None) is None:
         problems.append(no_rule("optimizer", type(optimizer).__name__))
+    if model is not None:
+        try:
+            freeze(model, list(checked.config.init_from.freeze))
+        except RequestError as refused:
+            problems += refused.problems
     task: Any = nodes["task"].constructor
     for name, callback in zip(checked.callbacks, callbacks, strict=True):
         monitor = getattr(callback, "monitor", None)
