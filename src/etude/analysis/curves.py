@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -243,7 +244,10 @@ def _logarithmic(axes: Axes, which: str) -> None:
 
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.axes.set(**{f"{which}scale": "log"})
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0), numticks=12))
+    low, high = axis.get_data_interval()
+    decades = math.log10(high / low) if 0 < low < high else 1.0
+    subs = (1.0, 2.0, 3.0, 5.0) if decades < 1.3 else (1.0, 3.0) if decades < 3 else (1.0,)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=12))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
 
@@ -257,4 +261,5 @@ def _unit(x: str, largest: float) -> tuple[float, str]:
 
 
 def _short(name: str, limit: int = 44) -> str:
-    return name if len(name) <= limit else name[: limit - 1] + "…"
+    """The name on up to three lines: what tells one from another often stands at its end."""
+    return textwrap.fill(name, limit, max_lines=3, placeholder=" …", break_on_hyphens=False)
