@@ -142,6 +142,11 @@ def test_a_run_that_fails_is_told_and_its_cells_are_not_run(
     assert verdicts == {"loss": "not run", "ratio": "not run"}
 
 
+@pytest.mark.parametrize("name", claims.names())
+def test_every_paper_in_its_short_form(name: str, tmp_path: Path) -> None:
+    assert reproduce.smoke(name, tmp_path)
+
+
 class TestValues:
     def runs(self) -> dict[str, list[Any]]:
         frame = {"step": [1, 2, 3, 4], "x": [0.1, 0.9, math.nan, 0.5], "y": [0.0, 0.2, 1.0, 1.0]}
