@@ -140,7 +140,7 @@ def markdown(name: str, paper: Paper, found: Mapping[str, Any], figures: Sequenc
     readings = TypeAdapter(dict[str, Reading]).validate_python(found["readings"])
     where = found["measured"]
     settings = {key: value for key, value in found["measure"].items() if key != "_target_"}
-    told = ", ".join(f"{key} {value}" for key, value in settings.items())
+    told = "".join(f"{key} {value}, " for key, value in settings.items() if not paper.runs)
     parts = [
         f"# {paper.title}",
         f"{paper.claim}.",
@@ -155,8 +155,8 @@ def markdown(name: str, paper: Paper, found: Mapping[str, Any], figures: Sequenc
         *(_cell(cell) for cell in paper.cells),
         "## Measured",
         *_runs(found),
-        f"Seeds {', '.join(map(str, found['seeds']))}; {told}. "
-        f"Commit {where['commit'] or 'unknown'}, source {where['source']}, "
+        f"Seeds {', '.join(map(str, found['seeds']))}; {told}"
+        f"commit {where['commit'] or 'unknown'}, source {where['source']}, "
         f"torch {where['versions']['torch']}, {where['time']}.",
         f"```\netude reproduce {name}\n```",
     ]
