@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from etude.data.objective import IGNORE, Objective
 from etude.generation.decoding import evaluating
 from etude.models.decoder import Decoder
-from etude.tasks.base import MicroBatch, Setup
+from etude.tasks.base import MicroBatch
 from etude.tasks.losses import cross_entropy
 from etude.tasks.token_task import TokenTask
 
@@ -43,17 +43,7 @@ class Algorithmic(TokenTask):
     )  # fmt: skip
     needs_causal_model = True
     models = (Decoder,)
-
-    def __init__(
-        self,
-        setup: Setup,
-        *,
-        label_smoothing: float = 0.0,
-        z_loss: float = 0.0,
-        monitor: str = "val/loss",
-    ) -> None:
-        super().__init__(setup, label_smoothing=label_smoothing, z_loss=z_loss, monitor=monitor)
-        self._parts = [torch.zeros(5, dtype=torch.float64) for _ in PARTS]
+    _parts: list[Tensor]
 
     @classmethod
     def objective(cls, **arguments: Any) -> Objective:

@@ -363,14 +363,18 @@ def _text(file: Path) -> Iterator[TextIO]:
 
 def is_conllu(file: Path) -> bool:
     """Whether the name says so, compressed or not."""
-    suffixes = [each for each in map(str.lower, file.suffixes) if each not in COMPRESSED]
-    return suffixes[-1:] == [".conllu"]
+    return _suffix(file) == ".conllu"
 
 
 def is_conll(file: Path) -> bool:
     """Whether the name says that words stand in lines, CoNLL-U or not, compressed or not."""
+    return _suffix(file) in (".conllu", ".conll", ".conll2003", ".iob", ".iob2", ".bio")
+
+
+def _suffix(file: Path) -> str:
+    """The last one that says no compression; empty without any."""
     suffixes = [each for each in map(str.lower, file.suffixes) if each not in COMPRESSED]
-    return suffixes[-1:] in ([".conllu"], [".conll"], [".conll2003"], [".iob"], [".iob2"], [".bio"])
+    return suffixes[-1] if suffixes else ""
 
 
 def _is_rows(file: Path) -> bool:
