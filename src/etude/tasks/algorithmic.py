@@ -49,15 +49,6 @@ class Algorithmic(TokenTask):
     def objective(cls, **arguments: Any) -> Objective:
         return MadeObjective()
 
-    @classmethod
-    def stand_in(cls, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
-        tokens, targets = (torch.randint(vocabulary, (batch, length)) for _ in range(2))
-        return {"tokens": tokens, "labels": targets, "step_targets": targets.numel()}
-
-    def logits(self, micro: MicroBatch) -> Tensor:
-        logits: Tensor = self.model(micro["tokens"])
-        return logits
-
     def on_validation_epoch_start(self) -> None:
         self._parts = [torch.zeros(5, dtype=torch.float64) for _ in PARTS]
 

@@ -7,13 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from etude.data.objective import IGNORE, Arrays, ExampleObjective, Numbers
 from etude.errors import Checks, Problem, RequestError
 from etude.models.decoder import Decoder
-from etude.tasks.base import MicroBatch, Setup, packing
+from etude.tasks.base import Setup
 from etude.tasks.token_task import TokenTask
 
 PROMPT, ANSWER = "{source}", "{target}"
@@ -113,11 +111,3 @@ class Instruction(TokenTask):
         checks.that(once, "template", template, "{source} and then {target}, once each")
         checks.done()
         return AnswerObjective(template)
-
-    @classmethod
-    def stand_in(cls, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
-        tokens, targets = (torch.randint(vocabulary, (batch, length)) for _ in range(2))
-        return {"tokens": tokens, "labels": targets, "step_targets": targets.numel()}
-
-    def logits(self, micro: MicroBatch) -> Tensor:
-        return self.model(micro["tokens"], **packing(micro))

@@ -7,15 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from etude.data.objective import IGNORE, Arrays, Numbers, WindowObjective
 from etude.data.tokenizer import FRAMES, MASKS, Tokenizer
 from etude.errors import Checks
 from etude.models.encoder import Encoder
-from etude.tasks.base import MicroBatch, Setup, packing
+from etude.tasks.base import Setup
 from etude.tasks.token_task import TokenTask
 
 
@@ -149,11 +147,3 @@ class MaskedLM(TokenTask):
         checks.that(both <= 1, "random", made.random, f"at most 1 - mask = {1 - made.mask:g}")
         checks.done()
         return made
-
-    @classmethod
-    def stand_in(cls, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
-        tokens, targets = (torch.randint(vocabulary, (batch, length)) for _ in range(2))
-        return {"tokens": tokens, "labels": targets, "step_targets": targets.numel()}
-
-    def logits(self, micro: MicroBatch) -> Tensor:
-        return self.model(micro["tokens"], **packing(micro))

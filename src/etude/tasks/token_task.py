@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from etude.data.objective import IGNORE
 from etude.errors import Checks
 from etude.generation.decoding import evaluating
-from etude.tasks.base import MicroBatch, Setup, Task
+from etude.tasks.base import MicroBatch, Setup, Task, packing
 from etude.tasks.losses import cross_entropy
 
 
@@ -45,9 +45,15 @@ class TokenTask(Task):
         self.label_smoothing, self.z_loss = label_smoothing, z_loss
         self._sums: list[tuple[Tensor, Tensor, float]] = []
 
+    @classmethod
+    def stand_in(cls, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
+        tokens, targets = (torch.randint(vocabulary, (batch, length)) for _ in range(2))
+        return {"tokens": tokens, "labels": targets, "step_targets": targets.numel()}
+
     def logits(self, micro: MicroBatch) -> Tensor:
-        """Logits (B, T, V) of the micro-batch's `labels`."""
-        raise NotImplementedError
+        """Logits (B, T, V) of the micro-batch's `labels`; of a model that reads `tokens` alone."""
+        logits: Tensor = self.model(micro["tokens"], **packing(micro))
+        return logits
 
     def loss(self, micro: MicroBatch) -> Tensor:
         return cross_entropy(
