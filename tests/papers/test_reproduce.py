@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +47,16 @@ def state(root: Path, capsys: pytest.CaptureFixture[str]) -> str:
     capsys.readouterr()
     reproduce.print_papers(root)
     columns, *rows = capsys.readouterr().out.splitlines()
-    assert columns.split() == ["paper", "claim", "cost", "state"]
+    assert columns.split() == [
+        "paper",
+        "claim",
+        "cost",
+        "matches",
+        "the",
+        "paper",
+        "the",
+        "protocol",
+    ]
     assert [row.split()[0] for row in rows] == claims.names()
     (row,) = (row for row in rows if row.startswith(NAME))
     return row.split("(cpu)")[1].strip()

@@ -20,6 +20,8 @@ def reproduce(arguments: list[str]) -> int:
     parser.add_argument("--check", action="store_true", help="judge the runs that are there")
     help_ = "runs as short as can be, to see that all fits together; claims nothing"
     parser.add_argument("--smoke", action="store_true", help=help_)
+    help_ = "where the files lie that some papers need, such as tinyshakespeare.txt (here)"
+    parser.add_argument("--files", default=".", metavar="DIR", help=help_)
     asked = parser.parse_args(arguments)
     problems = []
     if asked.jobs != "auto" and not (asked.jobs.isdigit() and int(asked.jobs) > 0):
@@ -38,10 +40,12 @@ def reproduce(arguments: list[str]) -> int:
     for paper in asked.paper:
         claims.load(paper)  # a wrong name is refused before anything is measured
     jobs = asked.jobs if asked.jobs == "auto" else int(asked.jobs)
+    files = Path(asked.files)
     if asked.smoke:
-        matched = [papers.smoke(paper, root, jobs=jobs) for paper in asked.paper]
+        matched = [papers.smoke(paper, root, jobs=jobs, files=files) for paper in asked.paper]
     else:
         matched = [
-            papers.reproduce(paper, root, jobs=jobs, check=asked.check) for paper in asked.paper
+            papers.reproduce(paper, root, jobs=jobs, check=asked.check, files=files)
+            for paper in asked.paper
         ]
     return DONE if all(matched) else FAILED

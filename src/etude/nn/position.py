@@ -81,11 +81,13 @@ class NoPosition(Position):
 class Learned(Position):
     """A learned vector for each position, added to the embedding (Radford et al. 2019).
 
-    Drawn from N(0, 0.02), as GPT-2's.
+    Drawn from N(0, std).
 
     Args:
         offset: the row of the first position; those before it are not used. 2 in RoBERTa, whose
             positions begin after that of its padding.
+        std: of the first values; 0.02 as GPT-2's. Beside embeddings that are much larger they are
+            hardly seen at first.
 
     Raises:
         InvalidArguments: in `embed`, for a sequence that goes past `max_length`.
@@ -99,15 +101,17 @@ class Learned(Position):
         max_length: int,
         head_dim: int | None = None,
         offset: int = 0,
+        std: float = 0.02,
     ) -> None:
         super().__init__(dim=dim, heads=heads, max_length=max_length)
         checks = Checks()
         checks.that(offset >= 0, "offset", offset, "0 or more")
+        checks.positive(std=std)
         checks.done()
         self.limit: int = max_length
         self.offset = offset
         self.weight = nn.Parameter(torch.empty(offset + max_length, dim))
-        nn.init.normal_(self.weight, std=0.02)
+        nn.init.normal_(self.weight, std=std)
 
     def embed(self, x: Tensor, start: int | Tensor = 0) -> Tensor:
         if isinstance(start, Tensor):

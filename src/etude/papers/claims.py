@@ -76,6 +76,27 @@ class Tolerance:
 
 
 @dataclass(frozen=True, config=CLOSED)
+class ProtocolFigure:
+    """What the settings of our runs have given elsewhere, where these are not the paper's own or
+    the paper prints no number.
+
+    Attributes:
+        expected: the number; None where an inequality is all that is known.
+        read: who measured it, and how.
+        tolerance: when a measured value agrees.
+        because: why the tolerance is what it is.
+    """
+
+    expected: float | None
+    read: str
+    tolerance: Tolerance
+    because: str
+
+    def __post_init__(self) -> None:
+        _check_band(self.tolerance, "expected", self.expected)
+
+
+@dataclass(frozen=True, config=CLOSED)
 class Cell:
     """One value of a paper's table, and what would count as finding it again.
 
@@ -88,6 +109,8 @@ class Cell:
         because: why the tolerance is what it is.
         control: the negative control, a case in which the claim must not be found.
         unit: of the value; empty for a pure number.
+        protocol: what these very settings should give; None where nobody else has measured that,
+            or where they are the paper's.
     """
 
     key: str
@@ -98,16 +121,35 @@ class Cell:
     because: str
     control: str
     unit: str = ""
+    protocol: ProtocolFigure | None = None
 
     def __post_init__(self) -> None:
-        checks = Checks()
-        if self.tolerance.needs_published:
-            expected = "a number, which the tolerance is a band around"
-            checks.that(self.published is not None, "published", self.published, expected)
-        else:
-            expected = "null: the tolerance is an inequality and would ignore it"
-            checks.that(self.published is None, "published", self.published, expected)
-        checks.done()
+        _check_band(self.tolerance, "published", self.published)
+
+
+def _check_band(tolerance: Tolerance, key: str, number: float | None) -> None:
+    """A band has a number that it is around, an inequality has none."""
+    checks = Checks()
+    if tolerance.needs_published:
+        expected = "a number, which the tolerance is a band around"
+        checks.that(number is not None, key, number, expected)
+    else:
+        expected = "null: the tolerance is an inequality and would ignore it"
+        checks.that(number is None, key, number, expected)
+    checks.done()
+
+
+@dataclass(frozen=True, config=CLOSED)
+class NeededFile:
+    """A file that the user has to have.
+
+    Attributes:
+        says: what it is and where it comes from.
+        sha256: of its content.
+    """
+
+    says: str
+    sha256: str
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -121,8 +163,14 @@ class Paper:
         seeds: one measurement each.
         measure: a config node that builds a `Measurement`, or with `runs` a `Readings`.
         cells: the table.
-        runs: the overrides of each run that the cells are read from, but for the seed.
-        smoke: overrides that make every run as short as it can be, to see that all parts fit.
+        runs: the overrides of each run that the cells are read from, but for the seed. In them the
+            name of a file of `files` in braces stands for its path, and `{run}`, the name of one of
+            these runs, for its record with the same seed: such a run begins when that has ended.
+            Values with commas between are swept, as by `etude train -m`.
+        files: what the user has to have, by name.
+        smoke: overrides that make every run as short as it can be, to see that all parts fit. What
+            names a file of `files` is left out there, so they state other data.
+        smoke_runs: more of them for single runs.
     """
 
     title: str
@@ -136,6 +184,8 @@ class Paper:
     cells: list[Cell]
     runs: dict[str, list[str]] = field(default_factory=dict)
     smoke: list[str] = field(default_factory=list)
+    smoke_runs: dict[str, list[str]] = field(default_factory=dict)
+    files: dict[str, NeededFile] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         checks = Checks()
@@ -143,6 +193,15 @@ class Paper:
         checks.that(len(keys) == len(set(keys)) > 0, "cells", keys, "cells with different keys")
         distinct = len(self.seeds) == len(set(self.seeds)) > 0
         checks.that(distinct, "seeds", self.seeds, "different seeds, at least one")
+        strays = [arm for arm in self.smoke_runs if arm not in self.runs]
+        expected = f"runs of this paper: {', '.join(self.runs)}"
+        checks.that(not strays, "smoke_runs", ", ".join(strays), expected)
+        earlier: list[str] = []
+        for arm, overrides in self.runs.items():
+            early = [o for o in self.runs if any(f"{{{o}}}" in x for x in overrides)]
+            begun = all(o in earlier for o in early)
+            checks.that(begun, f"runs.{arm}", ", ".join(early), "runs that stand before it")
+            earlier.append(arm)
         checks.done()
 
 
@@ -224,7 +283,11 @@ def _problems(details: ErrorDetails) -> list[Problem]:
     if isinstance(refused, InvalidArguments):
         return [problem.under(where) for problem in refused.problems]
     if details["type"] == "unexpected_keyword_argument":
-        known = [f.name for kind in (Paper, Cell, Tolerance) for f in fields(kind)]
+        known = [
+            f.name
+            for kind in (Paper, Cell, ProtocolFigure, Tolerance, NeededFile)
+            for f in fields(kind)
+        ]
         hint = nearest(str(details["loc"][-1]), known)
         return [Problem(where, "a key that papers have", details["input"], hint)]
     if details["type"] == "missing":

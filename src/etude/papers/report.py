@@ -12,36 +12,57 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from etude.errors import Problem, RequestError
-from etude.papers.claims import Cell, Paper, Reading
-from etude.papers.verdict import Verdict, judge, overall
+from etude.papers.claims import Cell, Paper, ProtocolFigure, Reading, Tolerance
+from etude.papers.verdict import Verdict, judge, judge_protocol, overall
 from etude.records import provenance
 from etude.records.files import read_json
 from etude.sweeps.job import place_of
 
 FORMAT = 1
-COLUMNS = ("cell", "published", "ours", "tolerance", "control", "verdict")
+COLUMNS = (
+    "cell", "published", "ours", "tolerance", "control", "matches the paper",
+    "by this protocol", "matches the protocol",
+)  # fmt: skip
 
 
 def rows(paper: Paper, readings: Mapping[str, Reading]) -> list[list[str]]:
     """The paper's table, one row a cell in the order of `COLUMNS`."""
+    return [_row(cell, readings.get(cell.key)) for cell in paper.cells]
+
+
+def _row(cell: Cell, reading: Reading | None) -> list[str]:
+    known = cell.protocol
     return [
-        [
-            cell.key,
-            "in words" if cell.published is None else _with_unit(f"{cell.published:.4g}", cell),
-            _with_unit(_mean(reading.values), cell) if reading else "",
-            _with_unit(str(cell.tolerance), cell)
-            if cell.tolerance.has_unit
-            else str(cell.tolerance),
-            _with_unit(_mean(reading.controls), cell) if reading else "",
-            str(judge(cell, reading)),
-        ]
-        for cell, reading in ((cell, readings.get(cell.key)) for cell in paper.cells)
+        cell.key,
+        "in words" if cell.published is None else _with_unit(f"{cell.published:.4g}", cell),
+        _with_unit(_mean(reading.values), cell) if reading else "",
+        _told(cell.tolerance, cell),
+        _with_unit(_mean(reading.controls), cell) if reading else "",
+        str(judge(cell, reading)),
+        "" if known is None else _expected(known, cell),
+        str(judge_protocol(cell, reading) or ""),
     ]
+
+
+def _told(tolerance: Tolerance, cell: Cell) -> str:
+    return _with_unit(str(tolerance), cell) if tolerance.has_unit else str(tolerance)
+
+
+def _expected(known: ProtocolFigure, cell: Cell) -> str:
+    number = "" if known.expected is None else f"{known.expected:.4g} "
+    return number + _told(known.tolerance, cell)
 
 
 def verdict_of(paper: Paper, readings: Mapping[str, Reading]) -> Verdict:
     """The whole paper's verdict."""
     return overall([judge(cell, readings.get(cell.key)) for cell in paper.cells])
+
+
+def protocol_verdict_of(paper: Paper, readings: Mapping[str, Reading]) -> Verdict | None:
+    """The same against what these settings have given elsewhere; None where no cell says that."""
+    found = [judge_protocol(cell, readings.get(cell.key)) for cell in paper.cells]
+    known = [verdict for verdict in found if verdict is not None]
+    return overall(known) if known else None
 
 
 def result(
@@ -61,11 +82,13 @@ def result(
         "format": FORMAT,
         "paper": name,
         "verdict": str(verdict_of(paper, readings)),
+        "protocol": str(protocol_verdict_of(paper, readings) or ""),
         "cells": {
             cell.key: {
                 "published": cell.published,
                 "tolerance": str(cell.tolerance),
                 "verdict": str(judge(cell, readings.get(cell.key))),
+                "protocol": str(judge_protocol(cell, readings.get(cell.key)) or ""),
             }
             for cell in paper.cells
         },
@@ -81,8 +104,11 @@ def result(
     }
 
 
-def read_verdict(path: Path, paper: Paper, settings: Mapping[str, Any]) -> Verdict:
-    """What the readings in a `result.json` say to the paper's cells as they are today.
+def read_verdicts(
+    path: Path, paper: Paper, settings: Mapping[str, Any]
+) -> tuple[Verdict, Verdict | None]:
+    """What the readings in a `result.json` say to the paper's cells as they are today: whether they
+    match the paper, and whether the protocol.
 
     Readings of other settings or seeds are none of this measurement: not run.
 
@@ -90,24 +116,25 @@ def read_verdict(path: Path, paper: Paper, settings: Mapping[str, Any]) -> Verdi
         RequestError: the file is damaged, or a newer Étude wrote it.
     """
     if not path.is_file():
-        return Verdict("not run")
+        return Verdict("not run"), None
     found = read_json(path)
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise RequestError(Problem(str(path), f"a result of format {FORMAT}"))
     now = (dict(settings), list(paper.seeds), dict(paper.runs))
     if (found.get("measure"), found.get("seeds"), found.get("overrides", {})) != now:
-        return Verdict("not run", why="settings changed")
+        return Verdict("not run", why="settings changed"), None
     root = path.parents[2]
     for several in found.get("runs", {}).values():
         for run in several:
             if not _is_there(root / str(run.get("place")), run):
-                return Verdict("not run", why=f"{run.get('place')} is gone or has changed")
+                why = f"{run.get('place')} is gone or has changed"
+                return Verdict("not run", why=why), None
     try:
         readings = TypeAdapter(dict[str, Reading]).validate_python(found.get("readings"))
     except ValidationError as error:
         reason = str(error.errors()[0]["msg"])
         raise RequestError(Problem(f"{path}: readings", "numbers a cell", hint=reason)) from error
-    return verdict_of(paper, readings)
+    return verdict_of(paper, readings), protocol_verdict_of(paper, readings)
 
 
 def _of(run: Any) -> dict[str, Any]:
@@ -145,11 +172,13 @@ def markdown(name: str, paper: Paper, found: Mapping[str, Any], figures: Sequenc
         f"# {paper.title}",
         f"{paper.claim}.",
         f"{paper.citation} <{paper.link}>",
-        f"**Verdict: {found['verdict']}.**",
+        f"**Matches the paper: {found['verdict']}.**"
+        + (f" **Matches the protocol: {found['protocol']}.**" if found["protocol"] else ""),
         _table(COLUMNS, rows(paper, readings)),
         "`ours` and `control` are means over the seeds, with the standard deviation between them. "
         "The control is a case in which the claim must not be found. Where the paper has only "
-        "words, the threshold is ours: such a match supports the words, no printed number.",
+        "words, the threshold is ours: such a match supports the words, no printed number. "
+        "`by this protocol` is what these very settings have given elsewhere, where that is known.",
         *(f"![{Path(figure).stem}](figures/{figure})" for figure in figures),
         "## Cells",
         *(_cell(cell) for cell in paper.cells),
@@ -184,14 +213,16 @@ def _runs(found: Mapping[str, Any]) -> list[str]:
 
 
 def _cell(cell: Cell) -> str:
-    return "\n".join(
-        (
-            f"**`{cell.key}`**: {cell.says}.",
-            f"- read: {cell.read}",
-            f"- tolerance {cell.tolerance}: {cell.because}",
-            f"- control: {cell.control}",
-        )
-    )
+    lines = [
+        f"**`{cell.key}`**: {cell.says}.",
+        f"- read: {cell.read}",
+        f"- tolerance {cell.tolerance}: {cell.because}",
+        f"- control: {cell.control}",
+    ]
+    if cell.protocol is not None:
+        told = _expected(cell.protocol, cell)
+        lines.append(f"- by this protocol {told}: {cell.protocol.read}; {cell.protocol.because}")
+    return "\n".join(lines)
 
 
 def _table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

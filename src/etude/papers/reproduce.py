@@ -25,12 +25,21 @@ def print_papers(root: Path) -> None:
     for name in claims.names():
         paper = claims.load(name)
         settings = claims.measurement(name, paper).canonical()
-        state = report.read_verdict(folder_of(name, root) / "result.json", paper, settings)
-        lines.append([name, paper.claim, f"{paper.cost} ({paper.tier})", str(state)])
-    print_table(("paper", "claim", "cost", "state"), lines)
+        path = folder_of(name, root) / "result.json"
+        ours, protocol = report.read_verdicts(path, paper, settings)
+        cost = f"{paper.cost} ({paper.tier})"
+        lines.append([name, paper.claim, cost, str(ours), str(protocol or "")])
+    print_table(("paper", "claim", "cost", "matches the paper", "the protocol"), lines)
 
 
-def reproduce(name: str, root: Path, *, jobs: int | str = "auto", check: bool = False) -> bool:
+def reproduce(
+    name: str,
+    root: Path,
+    *,
+    jobs: int | str = "auto",
+    check: bool = False,
+    files: Path = Path(),
+) -> bool:
     """Measures a paper's cells, prints its table and writes `<root>/_papers/<paper>/`.
 
     Runs that are finished are read, the others are trained first, each in a process of its own. The
@@ -40,19 +49,21 @@ def reproduce(name: str, root: Path, *, jobs: int | str = "auto", check: bool = 
     Args:
         jobs: runs to train at once, or `auto`.
         check: train nothing; cells whose runs are missing are not run.
+        files: the folder of what the paper's runs need of the user's.
 
     Returns:
         Whether every cell matches.
 
     Raises:
-        RequestError: no such paper, a mistake in its file, or a root that cannot be written.
+        RequestError: no such paper, a mistake in its file, a root that cannot be written, or files
+            that are missing or are others.
         Interrupted: a signal came; the same command goes on.
     """
     paper = claims.load(name)
     node = claims.measurement(name, paper)
     measurement: Any = node.build()
     folder = folder_of(name, root)
-    arms = runs.arms_of(name, paper, root)
+    arms = runs.arms_of(name, paper, root, files=files)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         if not check:
@@ -76,11 +87,12 @@ def reproduce(name: str, root: Path, *, jobs: int | str = "auto", check: bool = 
         raise RequestError(Problem("--root", expected, str(root), str(error))) from error
     log.info("%s\n%s\n", paper.title, paper.claim)
     print_table(report.COLUMNS, report.rows(paper, readings))
-    log.info("\n%s: %s", told["verdict"], folder / "report.md")
+    protocol = f"; the protocol: {told['protocol']}" if told["protocol"] else ""
+    log.info("\nthe paper: %s%s\n%s", told["verdict"], protocol, folder / "report.md")
     return report.verdict_of(paper, readings).matches
 
 
-def smoke(name: str, root: Path, *, jobs: int | str = "auto") -> bool:
+def smoke(name: str, root: Path, *, jobs: int | str = "auto", files: Path = Path()) -> bool:
     """Whether all parts of a paper fit together: its runs, as short as can be, and their readings.
 
     Nothing is said of the claim, and nothing of this enters the report.
@@ -91,7 +103,7 @@ def smoke(name: str, root: Path, *, jobs: int | str = "auto") -> bool:
     paper = claims.load(name)
     measurement: Any = claims.measurement(name, paper).build()
     base = root / "_papers" / "_smoke"
-    arms = runs.arms_of(name, paper, base, smoke=True)
+    arms = runs.arms_of(name, paper, base, smoke=True, files=files)
     base.mkdir(parents=True, exist_ok=True)
     runs.train_missing(arms, base / "_logs" / name, jobs)
     found = runs.runs_of(arms)

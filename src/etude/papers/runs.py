@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,15 +12,16 @@ from pathlib import Path
 from etude.api import Run, train_record
 from etude.config.compose import compose
 from etude.config.environment import mask_of
-from etude.errors import InvalidArguments, RequestError
+from etude.errors import InvalidArguments, Problem, RequestError
 from etude.papers.claims import Paper
 from etude.records.record import Record, run_folder
 from etude.records.signature import signature
 from etude.secrets import mask_messages
 from etude.sweeps.board import Board
+from etude.sweeps.expand import combinations
 from etude.sweeps.job import Job, carry_out
 from etude.sweeps.pool import Pool, Task
-from etude.sweeps.slots import slots, visible_gpus
+from etude.sweeps.slots import Slot, slots, visible_gpus
 from etude.training.build import check_all
 from etude.training.place import current_folder
 
@@ -33,16 +35,25 @@ class Arm:
     Attributes:
         name: of the arm that it belongs to.
         seed: of the run.
-        overrides: what `etude train` would be given.
+        number: of the run in the paper.
+        label: the arm, what of it is swept, and the seed.
+        stated: what `etude train` would be given, with the names of other runs in braces.
+        begins: the runs that it begins from, by these names.
     """
 
     name: str
     seed: int
-    overrides: list[str]
+    number: int
+    label: str
+    stated: list[str]
+    begins: Mapping[str, Arm]
 
-    @property
-    def label(self) -> str:
-        return f"{self.name} seed={self.seed}"
+    def overrides(self) -> list[str] | None:
+        """With the records of the runs that it begins from; None while these are not there."""
+        given = {name: arm.finished() for name, arm in self.begins.items()}
+        if None in given.values():
+            return None
+        return [_filled(one, given) for one in self.stated]
 
     def finished(self) -> Path | None:
         """The record of this run, if it is finished.
@@ -50,7 +61,10 @@ class Arm:
         Raises:
             RequestError: the overrides do not fit.
         """
-        checked = check_all(compose(self.overrides))
+        overrides = self.overrides()
+        if overrides is None:
+            return None
+        checked = check_all(compose(overrides))
         base = run_folder(Path(checked.run.root), checked.name, signature(checked.identity))
         folder = current_folder(base, checked)
         try:
@@ -60,19 +74,73 @@ class Arm:
         return folder if done else None
 
 
-def arms_of(name: str, paper: Paper, root: Path, *, smoke: bool = False) -> list[Arm]:
+def arms_of(
+    name: str, paper: Paper, root: Path, *, smoke: bool = False, files: Path = Path()
+) -> list[Arm]:
     """All runs of a paper, arm by arm, a seed each.
 
     Args:
         smoke: in the form that only shows that all parts fit together.
+        files: the folder of what they need of the user's.
+
+    Raises:
+        RequestError: such a file is missing, or is another.
     """
-    more = [*paper.smoke, "run.samples=0"] if smoke else ["run.samples=0"]
-    place = [f"name={name}", f"run.root={root}"]
-    return [
-        Arm(arm, seed, [*overrides, *more, f"seed={seed}", *place])
-        for arm, overrides in paper.runs.items()
-        for seed in (paper.seeds[:1] if smoke else paper.seeds)
-    ]
+    paths = {} if smoke else _paths(name, paper, files)
+    place = [f"name={name}", f"run.root={_quoted(root)}"]
+    arms: dict[tuple[str, int], Arm] = {}
+    found: list[Arm] = []
+    for arm, overrides in paper.runs.items():
+        if smoke:  # which makes do with data that is there
+            own = [one for one in overrides if not any(f"{{{f}}}" in one for f in paper.files)]
+            own += [*paper.smoke, *paper.smoke_runs.get(arm, ())]
+        else:
+            own = [_filled(one, paths) for one in overrides]
+        others = {other for other in paper.runs if any(f"{{{other}}}" in one for one in own)}
+        after = [one for one in own if any(f"{{{other}}}" in one for other in others)]
+        swept = combinations([one for one in own if one not in after])
+        shared = set.intersection(*map(set, swept))
+        for seed in paper.seeds[:1] if smoke else paper.seeds:
+            begins = {other: arms[other, seed] for other in others}
+            for values in swept:
+                stated = [*values, *after, "run.samples=0", f"seed={seed}", *place]
+                label = " ".join([arm, *(v for v in values if v not in shared), f"seed={seed}"])
+                found.append(Arm(arm, seed, len(found), label, stated, begins))
+            arms[arm, seed] = found[-1]
+    return found
+
+
+def _paths(name: str, paper: Paper, folder: Path) -> dict[str, Path | None]:
+    """The files that a paper needs, found and looked at."""
+    problems = []
+    for file, needed in paper.files.items():
+        path = folder / file
+        try:
+            found = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError:
+            hint = f"{needed.says}; --files DIR says where it lies"
+            problems.append(Problem(f"{name}: {file}", "a file", str(path), hint))
+            continue
+        if found != needed.sha256:
+            expected = f"{needed.says}, sha256 {needed.sha256}"
+            problems.append(Problem(str(path), expected, found))
+    if problems:
+        raise RequestError(problems)
+    return {file: folder / file for file in paper.files}
+
+
+def _filled(override: str, given: Mapping[str, Path | None]) -> str:
+    """An override with paths for the names in braces."""
+    for name, path in given.items():
+        if path is not None:
+            override = override.replace(f"{{{name}}}", _quoted(path))
+    return override
+
+
+def _quoted(path: Path) -> str:
+    """As Hydra's grammar takes any text."""
+    text = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
 
 
 def train_missing(arms: Sequence[Arm], logs: Path, jobs: int | str) -> None:
@@ -86,23 +154,33 @@ def train_missing(arms: Sequence[Arm], logs: Path, jobs: int | str) -> None:
         RequestError: the overrides of a run do not fit, or `jobs` is no number.
         Interrupted: a signal came; the runs have saved, and the same command goes on.
     """
-    missing = [arm for arm in arms if arm.finished() is None]
-    if not missing:
-        return
     try:
         places = slots(jobs, 1, gpus=visible_gpus())
     except InvalidArguments as error:
         problems = [replace(problem, where="--jobs") for problem in error.problems]
         raise RequestError(problems) from error
-    there = len(arms) - len(missing)
-    log.info("%d runs%s", len(missing), f", {there} more are there" if there else "")
+    waiting = list(arms)
+    while waiting:
+        ready = [arm for arm in waiting if arm.overrides() is not None]
+        missing = [arm for arm in ready if arm.finished() is None]
+        there = len(ready) - len(missing)
+        if missing:
+            log.info("%d runs%s", len(missing), f", {there} more are there" if there else "")
+            _train(missing, logs, places)
+        waiting = [arm for arm in waiting if arm not in ready]
+        if not ready:
+            return  # what they begin from has failed
+
+
+def _train(missing: Sequence[Arm], logs: Path, places: Sequence[Slot]) -> None:
     board = Board(len(missing), len(places))
 
     def tasks() -> Iterator[Task | None]:
         for number, arm in enumerate(missing, 1):
-            job = Job(arm.label, "waiting", overrides=list(arm.overrides))
-            call = partial(_trained, arm)
-            yield Task(number, job, call, logs / f"{arm.name}-{arm.seed}.txt")
+            overrides = arm.overrides() or []
+            job = Job(arm.label, "waiting", overrides=overrides)
+            call = partial(_trained, arm.label, overrides)
+            yield Task(number, job, call, logs / f"{arm.number}-{arm.name}.txt")
 
     try:
         Pool(places, board, lambda job: None).run(tasks())  # the board tells how each ended
@@ -119,8 +197,8 @@ def runs_of(arms: Sequence[Arm]) -> dict[str, list[Run]]:
     return found
 
 
-def _trained(arm: Arm) -> Job:
+def _trained(label: str, overrides: list[str]) -> Job:
     """In a process of its own."""
-    config = compose(arm.overrides)
+    config = compose(overrides)
     mask_messages(mask_of(config))
-    return replace(carry_out(config, arm.overrides, train_record), label=arm.label)
+    return replace(carry_out(config, overrides, train_record), label=label)

@@ -1,10 +1,14 @@
-"""From what a paper claims and what was measured to match, miss or not run: pure functions."""
+"""From what a paper claims and what was measured to match, miss or not run: pure functions.
+
+"Matches the paper" is about the published number. "Matches the protocol" is about what the settings
+of our runs have given elsewhere, which are seldom those of the paper to the last.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
 
@@ -56,6 +60,14 @@ def judge(cell: Cell, reading: Reading | None) -> Verdict:
     if cell.tolerance.admits(fmean(reading.controls), cell.published):
         return Verdict("miss", seeds, "the control passes too")
     return Verdict("match", seeds)
+
+
+def judge_protocol(cell: Cell, reading: Reading | None) -> Verdict | None:
+    """The same against what these settings should give; None where nothing is known of that."""
+    if cell.protocol is None:
+        return None
+    known = replace(cell, published=cell.protocol.expected, tolerance=cell.protocol.tolerance)
+    return judge(known, reading)
 
 
 def overall(verdicts: Sequence[Verdict]) -> Verdict:

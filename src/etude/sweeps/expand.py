@@ -75,6 +75,21 @@ def expand(overrides: Sequence[str], hydra: Hydra) -> Sweep:
     return Sweep([o.input_line or "" for o in both], axes, list(fixed.values()), jobs, sweeper)
 
 
+def combinations(overrides: Sequence[str]) -> list[list[str]]:
+    """Every combination of the values that overrides in Hydra's grammar sweep (`key=a,b`, `range`,
+    `choice`), the last one fastest.
+
+    Raises:
+        RequestError: one is not in that grammar, or sweeps over nothing.
+    """
+    parser = OverridesParser.create()
+    try:
+        return _split([parser.parse_override(item) for item in overrides])
+    except HydraException as error:
+        hint = str(error).splitlines()[0]
+        raise RequestError(Problem(" ".join(overrides), "overrides", hint=hint)) from error
+
+
 def wrong_values(sweep: Sweep) -> list[Problem]:
     """What is wrong with swept values, each tried beside the first values of the other axes."""
     problems: list[Problem] = []

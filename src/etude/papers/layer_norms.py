@@ -1,0 +1,118 @@
+"""Gradients of Pre-LN and Post-LN Transformers before any training (Xiong et al. 2020, theorem 1).
+
+The last layer's gradient at initialisation is what decides whether the first steps need a warm-up:
+of order d sqrt(ln d) for Post-LN whatever the depth L, of order d sqrt(ln d / L) for Pre-LN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from etude.analysis.curves import COLOURS, new_figure
+from etude.errors import Checks
+from etude.models.decoder import Decoder
+from etude.nn.attention import MultiHeadAttention
+from etude.nn.block import PostNormBlock, PreNormBlock
+from etude.nn.feedforward import ReLU
+from etude.nn.init import Xavier
+from etude.nn.mask import Bidirectional
+from etude.nn.norm import LayerNorm
+from etude.nn.position import Learned
+from etude.papers.claims import Reading
+from etude.tasks.losses import cross_entropy
+
+BLOCKS = {"pre": PreNormBlock, "post": PostNormBlock}
+
+
+class LayerNorms:
+    """The gradient of the last feed-forward's second matrix, over the depth, on random tokens.
+
+    Readings: `slope/pre` and `slope/post`, d log(norm) / d log(L) by least squares; each is the
+    other's control.
+
+    Args:
+        depths: the values of L, two or more.
+        dim, heads: D and H.
+        vocabulary, length, batch: V, T and B of the random tokens and targets.
+
+    Raises:
+        InvalidArguments: fewer than two depths, or sizes that are not positive or do not fit.
+    """
+
+    def __init__(
+        self, *, depths: list[int], dim: int, heads: int, vocabulary: int, length: int, batch: int
+    ) -> None:
+        checks = Checks()
+        several = len(set(depths)) > 1 and min(depths) > 0
+        checks.that(several, "depths", depths, "two or more different depths")
+        checks.positive(dim=dim, heads=heads, vocabulary=vocabulary, length=length, batch=batch)
+        checks.done()
+        self.depths = sorted(set(depths))
+        self.dim, self.heads = dim, heads
+        self.vocabulary, self.length, self.batch = vocabulary, length, batch
+
+    def measure(self, seeds: Sequence[int], figures: Path) -> dict[str, Reading]:
+        """The readings, and the figure `gradients.png`."""
+        norms = {
+            name: np.array(
+                [[self.norm(name, depth, seed) for depth in self.depths] for seed in seeds]
+            )
+            for name in BLOCKS
+        }
+        slopes = {name: [slope(self.depths, row) for row in rows] for name, rows in norms.items()}
+        plot(self.depths, norms, figures / "gradients.png")
+        return {
+            "slope/pre": Reading(slopes["pre"], slopes["post"]),
+            "slope/post": Reading(slopes["post"], slopes["pre"]),
+        }
+
+    def norm(self, name: str, depth: int, seed: int) -> float:
+        """The gradient's Frobenius norm, of the mean loss over all positions."""
+        torch.manual_seed(seed)
+        model = Decoder(
+            vocab_size=self.vocabulary, layers=depth, heads=self.heads, dim=self.dim,
+            max_length=self.length, attention=MultiHeadAttention, position=Learned, norm=LayerNorm,
+            feedforward=ReLU, mask=Bidirectional, block=partial(BLOCKS[name]),
+            tie_embeddings=False, initialise=Xavier(),
+        )  # fmt: skip
+        tokens, targets = torch.randint(self.vocabulary, (2, self.batch, self.length))
+        (cross_entropy(model(tokens), targets) / targets.numel()).backward()
+        last = model.blocks[-1].get_submodule("feedforward.down")
+        assert isinstance(last, nn.Linear)
+        assert last.weight.grad is not None
+        return last.weight.grad.norm().item()
+
+
+def slope(depths: Sequence[int], norms: Sequence[float] | np.ndarray) -> float:
+    """Of the straight line through the logarithms, by least squares."""
+    return float(np.polyfit(np.log(depths), np.log(norms), 1)[0])
+
+
+def plot(depths: Sequence[int], norms: dict[str, np.ndarray], path: Path) -> None:
+    """Each seed thin, the geometric mean thick, and the line of the theorem through its start."""
+    figure = new_figure(5.4, 3.8)
+    axes = figure.subplots()
+    titles = {"pre": "Pre-LN", "post": "Post-LN"}
+    for (name, rows), colour in zip(norms.items(), COLOURS, strict=False):
+        for row in rows:
+            axes.plot(depths, row, color=colour, linewidth=0.7, alpha=0.45)
+        mean = np.exp(np.log(rows).mean(axis=0))
+        axes.plot(depths, mean, "o-", color=colour, markersize=4, linewidth=1.8, label=titles[name])
+        if name == "pre":
+            expected = mean[0] * (np.array(depths) / depths[0]) ** -0.5
+            axes.plot(depths, expected, ":", color="black", label=r"$\propto L^{-1/2}$, theorem 1")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(depths, labels=[str(depth) for depth in depths])
+    axes.set_xlabel("layers L")
+    axes.set_ylabel("norm of the last gradient")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, metadata={"Software": None})
