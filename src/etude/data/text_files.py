@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +44,8 @@ class TextFiles(TextData):
             glob (`**` included), or a list of these. Plain text and rows can't be mixed.
         validation: the part of the characters or rows that is held out, between 0 and 1.
         column: for rows, the column of the text; None takes `text`, else the only one of text.
+        lines: each line of plain text is a document, and is held out as a row would be; those that
+            are blank are none.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class TextFiles(TextData):
         workers: int = 0,
         column: str | None = None,
         separate_documents: bool = False,
+        lines: bool = False,
     ) -> None:
         self.paths = [path] if isinstance(path, str) else list(path)
         checks = Checks()
@@ -79,6 +83,7 @@ class TextFiles(TextData):
         )
         self.validation = validation
         self.column = column
+        self.lines = lines
         self._known: dict[tuple[Any, ...], Any] = {}
 
     def files(self) -> list[Path]:
@@ -100,6 +105,9 @@ class TextFiles(TextData):
             hint = f"{first[False]} and {first[True]} are there; a glob like data/*.jsonl takes one"
             raise RequestError(Problem("data.path", expected, self.paths, hint))
         if self._rows():
+            if self.lines:
+                expected = "false: each row is a document already"
+                raise RequestError(Problem("data.lines", expected, True))
             self._check_rows()
             return
         if self.column is not None:
@@ -127,7 +135,8 @@ class TextFiles(TextData):
         return digest.hexdigest()
 
     def split_settings(self) -> dict[str, object]:
-        return {"corpus": "text_files", "validation": self.validation}
+        lines = {"lines": True} if self.lines else {}
+        return {"corpus": "text_files", "validation": self.validation, **lines}
 
     def documents(self, split: Split) -> Iterator[str]:
         if self._rows():
@@ -135,11 +144,15 @@ class TextFiles(TextData):
             documents = (_newlines(text) for text in found)
             yield from split_rows(documents, held_out=split == "val", validation=self.validation)
             return
+        if self.lines:
+            lines = (line for file in self.files() for line in _lines(file))
+            yield from split_rows(lines, held_out=split == "val", validation=self.validation)
+            return
         for file, first, last in self._spans(split):
             yield "".join(characters_of(file, first, last))
 
     def passages(self, split: Split) -> Iterator[Passage]:
-        if self._rows():
+        if self._rows() or self.lines:
             yield from super().passages(split)
             return
         for number, (file, first, last) in enumerate(self._spans(split)):
@@ -211,6 +224,16 @@ class TextFiles(TextData):
         if key not in self._known:
             self._known[key] = read(file, *more)
         return self._known[key]
+
+
+def _lines(file: Path) -> Iterator[str]:
+    """The lines of a text that have something in them, without their ends."""
+    rest = ""
+    for chunk in characters_of(file, 0, sys.maxsize):
+        *whole, rest = (rest + chunk).split("\n")
+        yield from (line for line in whole if line.strip())
+    if rest.strip():
+        yield rest
 
 
 def _newlines(text: str) -> str:
