@@ -150,7 +150,8 @@ def test_every_paper_in_its_short_form(name: str, tmp_path: Path) -> None:
 class TestValues:
     def runs(self) -> dict[str, list[Any]]:
         frame = {"step": [1, 2, 3, 4], "x": [0.1, 0.9, math.nan, 0.5], "y": [0.0, 0.2, 1.0, 1.0]}
-        return {"arm": [SimpleNamespace(metrics=pd.DataFrame(frame))]}
+        run = SimpleNamespace(metrics=pd.DataFrame(frame), status="finished")
+        return {"arm": [run]}
 
     @pytest.mark.parametrize(
         ("stated", "expected"),
@@ -173,6 +174,12 @@ class TestValues:
     )
     def test_by_hand(self, stated: dict[str, Any], expected: float) -> None:
         assert value_of({"run": "arm", **stated}).read(self.runs()) == [expected]
+
+    def test_what_diverged_has_no_last_value(self) -> None:
+        runs = self.runs()
+        runs["arm"][0].status = "diverged"
+        assert math.isnan(Value("arm", "x").read(runs)[0])
+        assert Value("arm", "x", "step", 0.4).read(runs) == [2]
 
     def test_what_is_not_there(self) -> None:
         assert Value("other", "x").read(self.runs()) == []

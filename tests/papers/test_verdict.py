@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from etude.papers.claims import Cell, Reading, Tolerance
-from etude.papers.verdict import Verdict, judge, overall
+from etude.papers.claims import Cell, ProtocolFigure, Reading, Tolerance
+from etude.papers.verdict import Verdict, judge, judge_protocol, overall
 
 
 def cell(published: float | None, **tolerance: float) -> Cell:
@@ -102,3 +103,33 @@ def test_a_paper_is_as_good_as_its_worst_cell() -> None:
     assert str(overall([match, absent, miss])) == "miss (1 of 3 cells)"
     assert str(overall([match, absent])) == "not run"
     assert str(overall([])) == "not run"
+
+
+class TestProtocol:
+    """Beside the paper's number stands what the settings of our runs have given elsewhere."""
+
+    def known(self, expected: float | None, **tolerance: float) -> Cell:
+        protocol = ProtocolFigure(expected, "x", Tolerance(**tolerance), "x")
+        return replace(cell(1.92, absolute=0.03), protocol=protocol)
+
+    def test_a_paper_can_be_missed_and_its_protocol_matched(self) -> None:
+        reading = Reading([1.96, 1.97, 1.95], [2.5, 2.5, 2.5])
+        found = self.known(1.947, absolute=0.03)
+        assert judge(found, reading).outcome == "miss"
+        assert str(judge_protocol(found, reading)) == "match"
+        assert str(judge_protocol(self.known(None, below=1.9), reading)) == "miss"
+
+    def test_its_control_counts_too(self) -> None:
+        reading = Reading([1.96], [1.97])
+        verdict = judge_protocol(self.known(1.947, absolute=0.03), reading)
+        assert str(verdict) == "miss (the control passes too)"
+
+    def test_nothing_known_and_nothing_run(self) -> None:
+        assert judge_protocol(cell(1.92, absolute=0.03), Reading([1.9], [3.0])) is None
+        assert str(judge_protocol(self.known(1.9, relative=0.1), None)) == "not run"
+
+    def test_a_band_needs_its_number(self) -> None:
+        with pytest.raises(ValidationError, match="expected ="):
+            self.known(None, absolute=0.03)
+        with pytest.raises(ValidationError, match="expected ="):
+            self.known(1.9, below=2.0)

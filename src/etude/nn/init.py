@@ -135,6 +135,27 @@ class T5(WidthAware):
                 nn.init.normal_(other, std=std)
 
 
+class ZeroOutput(WidthAware):
+    """Each block begins as the identity: what writes into the residual stream is 0 (Zhang et al.
+    2019, arXiv:1901.09321; Jordan et al. 2024, modded-nanogpt); embeddings N(0, embedding_std), all
+    other matrices N(0, 1 / sqrt(fan_in)).
+    """
+
+    def __init__(self, *, embedding_std: float = 1.0) -> None:
+        checks = Checks()
+        checks.positive(embedding_std=embedding_std)
+        checks.done()
+        self.embedding_std = embedding_std
+
+    def __call__(self, module: nn.Module, layers: int) -> None:
+        for matrix in _matrices(module):
+            if _writes(matrix.name):
+                nn.init.zeros_(matrix.weight)
+                continue
+            std = self.embedding_std if matrix.embeds else matrix.inputs**-0.5
+            nn.init.normal_(matrix.weight, std=std * matrix.factor)
+
+
 def _writes(name: str) -> bool:
     """Whether a part of this name writes into the residual stream."""
     return name.rpartition(".")[2] in ("out", "down")

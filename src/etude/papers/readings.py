@@ -23,7 +23,8 @@ class Value:
         run: the arm.
         metric: as in `metrics.jsonl`, such as `val/accuracy`.
         of: the `last` row that has it, its `max` or `min`; `step`, the first step at which it is at
-            least `reaches` (infinite if it never is).
+            least `reaches` (infinite if it never is). Of a run that diverged all but that are no
+            number.
         reaches: see `of`.
         over: another such value that it is divided by, of the same seed.
     """
@@ -56,6 +57,8 @@ class Value:
             there = rows[rows[self.metric] >= self.reaches]
             return float(there["step"].iloc[0]) if len(there) else math.inf
         values = rows[self.metric]
+        if not len(values) or run.status == "diverged":
+            return math.nan
         ends = {"last": values.iloc[-1], "max": values.max(), "min": values.min()}
         return float(ends[self.of])
 

@@ -27,6 +27,9 @@ from etude.training.place import current_folder
 
 log = logging.getLogger("etude")
 
+ENDED = ("finished", "diverged")
+"""That a run diverges is a result too: it would do so again."""
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -56,7 +59,7 @@ class Arm:
         return [_filled(one, given) for one in self.stated]
 
     def finished(self) -> Path | None:
-        """The record of this run, if it is finished.
+        """The record of this run, if it has ended.
 
         Raises:
             RequestError: the overrides do not fit.
@@ -68,10 +71,10 @@ class Arm:
         base = run_folder(Path(checked.run.root), checked.name, signature(checked.identity))
         folder = current_folder(base, checked)
         try:
-            done = Record.read(folder).status == "finished"
+            ended = Record.read(folder).status in ENDED
         except RequestError:
             return None
-        return folder if done else None
+        return folder if ended else None
 
 
 def arms_of(
@@ -189,7 +192,7 @@ def _train(missing: Sequence[Arm], logs: Path, places: Sequence[Slot]) -> None:
 
 
 def runs_of(arms: Sequence[Arm]) -> dict[str, list[Run]]:
-    """The finished runs of each arm, in the order of their seeds; arms without any are left out."""
+    """The runs of each arm that have ended, by their seeds; arms without any are left out."""
     found: dict[str, list[Run]] = {}
     for arm in arms:
         if (folder := arm.finished()) is not None:
