@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: help setup train test test-all lint bench results lock clean
+.PHONY: help setup train test test-all lint bench results papers lock clean
 
 help:
 	@echo "make train     train the first model (about 3 minutes on two CPU cores)"
@@ -11,6 +11,7 @@ help:
 	@echo "make lint      ruff, mypy, and the rooms' import contract"
 	@echo "make bench     measures speed, about 40 minutes, and writes docs/performance.md"
 	@echo "make results   the applications on real data, about two hours, and writes docs/results.md"
+	@echo "make papers    what papers claim, about two hours, and writes docs/papers.md"
 	@echo "make lock      resolve all versions anew"
 
 setup: .venv/ready
@@ -45,6 +46,9 @@ bench: setup
 results: setup
 	$(BIN)/python benchmarks/applications.py --data "$(DATA)" \
 	  $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(ADAPTED),--adapted "$(ADAPTED)") $(ARGS)
+
+papers: setup
+	$(BIN)/python benchmarks/papers_page.py $(if $(DATA),--files "$(DATA)") $(ARGS)
 
 lock:
 	rm -rf .venv-lock

@@ -250,3 +250,48 @@ def test_all_mistakes_in_the_arguments_come_at_once() -> None:
         data([], validation=1.0, sequence_length=0)
     where = [problem.where for problem in caught.value.problems]
     assert where == ["path", "validation", "sequence_length"]
+
+
+class TestLines:
+    NAMES = tuple(f"n{i * i}" for i in range(25))
+
+    def test_a_line_is_a_document_and_every_fifth_is_held_out(self, tmp_path: Path) -> None:
+        path = tmp_path / "names.txt"
+        path.write_text("\n".join(self.NAMES[:10]) + "\n\n  \n" + "\r\n".join(self.NAMES[10:]))
+        train, val = texts(data(path, lines=True, validation=0.2))
+        assert val == list(self.NAMES[4::5])
+        assert train == [name for name in self.NAMES if name not in val]
+
+    def test_reading_in_pieces_gives_the_same(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "names.txt"
+        path.write_text("\n".join(self.NAMES))
+        whole = texts(data(path, lines=True))
+        monkeypatch.setattr(plain, "CHUNK", 3)
+        assert texts(data(path, lines=True)) == whole
+
+    def test_windows_hold_whole_lines_between_ends(self, tmp_path: Path) -> None:
+        path = tmp_path / "names.txt"
+        path.write_text("\n".join(self.NAMES))
+        source = data(path, lines=True, tokenizer=Char(), validation=0.2, separate_documents=True)
+        source.prepare(tmp_path / "cache")
+        batches = source.evaluation_batches("val")
+        end, decode = source.tokenizer_.end_of_text, source.tokenizer_.decode
+        tokens = [int(token) for batch in batches for token in batch["targets"].flatten()]
+        text = "".join("|" if token == end else decode([token]) for token in tokens)
+        assert "n" + text.strip("|") == "|".join(self.NAMES[4::5])  # the first token is no target
+
+    def test_it_is_prepared_apart_from_the_whole(self, tmp_path: Path) -> None:
+        path = tmp_path / "names.txt"
+        path.write_text("\n".join(self.NAMES))
+        for lines in (False, True, False):
+            source = data(path, lines=lines, validation=0.2)
+            source.prepare(tmp_path / "cache")
+            assert source.meta.splits["val"].documents == (5 if lines else 1)
+
+    def test_rows_are_documents_already(self, tmp_path: Path) -> None:
+        path = tmp_path / "names.jsonl"
+        path.write_text('{"text": "a"}\n')
+        with pytest.raises(RequestError, match="lines"):
+            data(path, lines=True).check()

@@ -168,6 +168,7 @@ class Paper:
             these runs, for its record with the same seed: such a run begins when that has ended.
             Values with commas between are swept, as by `etude train -m`.
         files: what the user has to have, by name.
+        notes: what was found out on the way, such as why a cell is missed.
         smoke: overrides that make every run as short as it can be, to see that all parts fit. What
             names a file of `files` is left out there, so they state other data.
         smoke_runs: more of them for single runs.
@@ -186,6 +187,7 @@ class Paper:
     smoke: list[str] = field(default_factory=list)
     smoke_runs: dict[str, list[str]] = field(default_factory=dict)
     files: dict[str, NeededFile] = field(default_factory=dict)
+    notes: str = ""
 
     def __post_init__(self) -> None:
         checks = Checks()

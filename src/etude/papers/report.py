@@ -77,7 +77,8 @@ def result(
     Args:
         runs: those that were read, arm by arm.
     """
-    where = {key: value for key, value in provenance.start(0).items() if key != "step"}
+    where = {k: v for k, v in provenance.start(0).items() if k not in ("step", "host")}
+    where["devices"] = sorted({_device(run) for several in runs.values() for run in several})
     return {
         "format": FORMAT,
         "paper": name,
@@ -107,10 +108,8 @@ def result(
 def read_verdicts(
     path: Path, paper: Paper, settings: Mapping[str, Any]
 ) -> tuple[Verdict, Verdict | None]:
-    """What the readings in a `result.json` say to the paper's cells as they are today: whether they
-    match the paper, and whether the protocol.
-
-    Readings of other settings or seeds are none of this measurement: not run.
+    """What a `result.json` whose runs are there says to the paper's cells as they are today; see
+    `verdicts_in`.
 
     Raises:
         RequestError: the file is damaged, or a newer Étude wrote it.
@@ -118,22 +117,39 @@ def read_verdicts(
     if not path.is_file():
         return Verdict("not run"), None
     found = read_json(path)
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise RequestError(Problem(str(path), f"a result of format {FORMAT}"))
-    now = (dict(settings), list(paper.seeds), dict(paper.runs))
-    if (found.get("measure"), found.get("seeds"), found.get("overrides", {})) != now:
-        return Verdict("not run", why="settings changed"), None
     root = path.parents[2]
-    for several in found.get("runs", {}).values():
+    for several in found.get("runs", {}).values() if isinstance(found, dict) else ():
         for run in several:
             if not _is_there(root / str(run.get("place")), run):
                 why = f"{run.get('place')} is gone or has changed"
                 return Verdict("not run", why=why), None
+    return verdicts_in(found, str(path), paper, settings)
+
+
+def verdicts_in(
+    found: Any, name: str, paper: Paper, settings: Mapping[str, Any]
+) -> tuple[Verdict, Verdict | None]:
+    """What the readings in the content of a `result.json` say to the paper's cells as they are
+    today: whether they match the paper, and whether the protocol.
+
+    Readings of other settings or seeds are none of this measurement: not run.
+
+    Args:
+        name: of the file.
+
+    Raises:
+        RequestError: it is damaged, or a newer Étude wrote it.
+    """
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise RequestError(Problem(name, f"a result of format {FORMAT}"))
+    now = (dict(settings), list(paper.seeds), dict(paper.runs))
+    if (found.get("measure"), found.get("seeds"), found.get("overrides", {})) != now:
+        return Verdict("not run", why="settings changed"), None
     try:
         readings = TypeAdapter(dict[str, Reading]).validate_python(found.get("readings"))
     except ValidationError as error:
         reason = str(error.errors()[0]["msg"])
-        raise RequestError(Problem(f"{path}: readings", "numbers a cell", hint=reason)) from error
+        raise RequestError(Problem(f"{name}: readings", "numbers a cell", hint=reason)) from error
     return verdict_of(paper, readings), protocol_verdict_of(paper, readings)
 
 
@@ -142,6 +158,12 @@ def _of(run: Any) -> dict[str, Any]:
     return {"seed": info["seed"], "seconds": info["seconds"], "parameters": info["parameters"]} | {
         "metrics": _digest(run.path)
     }
+
+
+def _device(run: Any) -> str:
+    """What the run's latest start was on."""
+    starts = run.summary.get("starts") or [{}]
+    return starts[-1].get("device") or "an unknown device"
 
 
 def _digest(folder: Path) -> str:
@@ -182,11 +204,13 @@ def markdown(name: str, paper: Paper, found: Mapping[str, Any], figures: Sequenc
         *(f"![{Path(figure).stem}](figures/{figure})" for figure in figures),
         "## Cells",
         *(_cell(cell) for cell in paper.cells),
+        *(["## What was found out", paper.notes] if paper.notes else []),
         "## Measured",
         *_runs(found),
         f"Seeds {', '.join(map(str, found['seeds']))}; {told}"
         f"commit {where['commit'] or 'unknown'}, source {where['source']}, "
-        f"torch {where['versions']['torch']}, {where['time']}.",
+        + "".join(f"{device}, " for device in where["devices"])
+        + f"torch {where['versions']['torch']}, {where['time']}.",
         f"```\netude reproduce {name}\n```",
     ]
     return "\n\n".join(parts) + "\n"

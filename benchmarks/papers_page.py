@@ -1,0 +1,100 @@
+"""Papers measured here: runs what is asked for, keeps the evidence, and writes `docs/papers.md`.
+
+python benchmarks/papers_page.py --files DIR             # every paper of the cpu tier, or
+python benchmarks/papers_page.py --files DIR sort mup    # some of them
+python benchmarks/papers_page.py --page                  # the page alone
+
+What is kept, in `docs/papers/<paper>/`, is the report, its figures and `result.json`; the runs with
+their checkpoints stay where they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from etude.papers import claims, report
+from etude.papers.reproduce import folder_of, reproduce
+from etude.records.files import read_json
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+INTRODUCTION = """\
+# Papers
+
+What papers claim, measured here. Written by `make papers` from the evidence in `docs/papers/`: a
+report with every value, its tolerance and the reason for it, the figures, and the numbers in
+`result.json`.
+
+*Matches the paper* compares with the published number; where the paper has only words, the
+threshold is ours, and a match supports the words. *Matches the protocol* compares with what these
+very settings have given elsewhere, which are seldom the paper's to the last: smaller models, fewer
+steps, other text. Each cell has a negative control, a case in which the claim must not be found.
+Tolerances stand in `conf/paper/` and were committed before the runs. With fewer than three seeds a
+match says so; *not run* is what nobody has run yet.
+
+`etude reproduce` lists what stands on your own machine, `etude reproduce PAPER` runs or reuses what
+a paper needs. The tiers: `cpu` takes minutes on two cores, `gpu` hours on a GPU of a data centre,
+`weights` needs released weights from a hub.
+"""
+COLUMNS = ("paper", "claim", "needs", "matches the paper", "the protocol", "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("only", nargs="*", metavar="PAPER", help="all of the cpu tier without it")
+    parser.add_argument("--root", type=Path, default=Path("experiments"), help="of the runs")
+    parser.add_argument("--files", type=Path, default=Path(), help="see etude reproduce --help")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once (1)")
+    parser.add_argument("--page", action="store_true", help="the page alone")
+    given = parser.parse_args()
+    names = given.only or [name for name in claims.names() if claims.load(name).tier == "cpu"]
+    for name in () if given.page else names:
+        reproduce(name, given.root, jobs=given.jobs, files=given.files)
+        keep(folder_of(name, given.root), DOCS / "papers" / name)
+    write_page(DOCS)
+
+
+def keep(found: Path, kept: Path) -> None:
+    """Copies a paper's evidence; the page of HTML has the same figures in it once more."""
+    shutil.rmtree(kept, ignore_errors=True)
+    shutil.copytree(found, kept, ignore=shutil.ignore_patterns("report.html"))
+
+
+def write_page(docs: Path) -> None:
+    """Writes `papers.md` from the papers' files and the evidence beside it."""
+    lines = [line_of(name, docs / "papers" / name) for name in claims.names()]
+    head = [COLUMNS, ["---"] * len(COLUMNS)]
+    table = "\n".join(_row(line) for line in [*head, *lines])
+    (docs / "papers.md").write_text(f"{INTRODUCTION}\n{table}\n")
+
+
+def line_of(name: str, folder: Path) -> list[str]:
+    """A paper's line of the table; verdicts are those of today's tolerances."""
+    paper = claims.load(name)
+    ours, protocol, thumbnail, title = "not run", "", "", paper.title
+    path = folder / "result.json"
+    if path.is_file():
+        found: Any = read_json(path)
+        settings = claims.measurement(name, paper).canonical()
+        verdict, known = report.verdicts_in(found, str(path), paper, settings)
+        ours, protocol = str(verdict), str(known or "")
+        title = f"[{paper.title}](papers/{name}/report.md)"
+        if figures := sorted((folder / "figures").glob("*.png")):
+            source = f"papers/{name}/figures/{figures[0].name}"
+            thumbnail = f'<img src="{source}" width="220" alt="{paper.title}">'
+    title += f"<br>`{name}`"
+    return [title, paper.claim, f"{paper.cost} ({paper.tier})", ours, protocol, thumbnail]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    main()
