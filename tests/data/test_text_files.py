@@ -253,7 +253,7 @@ def test_all_mistakes_in_the_arguments_come_at_once() -> None:
 
 
 class TestLines:
-    NAMES = tuple(f"n{i * i}" for i in range(25))
+    NAMES = tuple(f"n{i * i}" for i in range(29))
 
     def test_a_line_is_a_document_and_every_fifth_is_held_out(self, tmp_path: Path) -> None:
         path = tmp_path / "names.txt"
