@@ -29,6 +29,8 @@ class Encoder(Body):
         InvalidArguments: sizes that don't fit together, and whatever a part finds wrong.
     """
 
+    embedding: nn.Embedding
+
     def __init__(
         self,
         *,
