@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from etude.models.body import Body, Part
 from etude.models.mup import check_initialise

@@ -71,9 +71,7 @@ def least_squares(examples: NDArray[np.int64], dimensions: int) -> NDArray[np.fl
     return np.maximum(0.0, 1 - examples / dimensions)
 
 
-def plot(
-    errors: Mapping[str, Sequence[Mapping[int, float]]], dimensions: int, path: Path
-) -> None:
+def plot(errors: Mapping[str, Sequence[Mapping[int, float]]], dimensions: int, path: Path) -> None:
     """Each seed thin, the mean thick, and least squares dotted."""
     figure = new_figure(5.4, 3.8)
     axes = figure.subplots()

@@ -19,6 +19,7 @@ class NumbersObjective(Objective):
     """Takes the examples as the rule makes them."""
 
     reads = "made"
+    such_as = "data=icl_regression"
     fields = ("numbers", "values")
 
 
