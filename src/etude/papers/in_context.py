@@ -57,8 +57,9 @@ class InContext(Metrics):
 
 def errors_of(run: Run, name: str) -> dict[int, float]:
     """The last error of a run by the number of examples."""
-    numbered = ((re.fullmatch(rf"{name}/(\d+)", column), column) for column in run.metrics)
-    found = {int(match[1]): run.metrics[column].dropna() for match, column in numbered if match}
+    frame = run.metrics
+    numbered = ((re.fullmatch(rf"{name}/(\d+)", column), column) for column in map(str, frame))
+    found = {int(match[1]): frame[column].dropna() for match, column in numbered if match}
     return {number: float(found[number].iloc[-1]) for number in sorted(found) if len(found[number])}
 
 
