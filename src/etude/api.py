@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from etude.models.language_model import LanguageModel
     from etude.models.seq2seq import Seq2Seq
     from etude.models.text_encoder import TextEncoder
-    from etude.models.textual import Textual
+    from etude.models.textual import Trained
     from etude.sweeps.plan import PlannedJob
 
 
@@ -272,8 +272,8 @@ class Run:
 
         return Tokenizer.load(self.path / "tokenizer.json")
 
-    def model(self, which: str = "best", *, merged: bool = True) -> Textual:
-        """The trained model with its tokenizer, in evaluation mode.
+    def model(self, which: str = "best", *, merged: bool = True) -> Trained:
+        """The trained model, with its tokenizer if it reads text, in evaluation mode.
 
         Args:
             which: `best` (by validation), `last`, a step that has a checkpoint, `average` (the mean
@@ -283,7 +283,7 @@ class Run:
         Raises:
             RequestError: no such checkpoint, fewer than K, or a damaged one.
         """
-        from etude.models.textual import with_tokenizer
+        from etude.models.textual import for_use
         from etude.training.build import build_model
         from etude.training.checkpoints import load_mean
 
@@ -307,7 +307,7 @@ class Run:
             ) from error
         if changed and merged:
             merge(module)
-        return with_tokenizer(module.eval(), tokenizer, labels)
+        return for_use(module.eval(), tokenizer, labels)
 
     def evaluate(
         self,
@@ -339,11 +339,13 @@ class Run:
         data = self.data()
         if isinstance(data, SyntheticData):
             from etude.tasks.algorithmic import score_made
+            from etude.tasks.regression import score_numbers
 
             if split not in ("val", "train"):
                 expected = "val or train: a rule's examples have no other"
                 raise RequestError(Problem("split", expected, split))
-            return score_made(self.model(which).module, data.evaluation_batches(split))
+            of_rule = score_made if data.dimensions is None else score_numbers
+            return of_rule(self.model(which).module, data.evaluation_batches(split))
         if not isinstance(data, TextData):
             from etude.analysis.scoring import scored
 

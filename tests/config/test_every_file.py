@@ -38,6 +38,7 @@ TASKS = {  # what goes with each
     "classification": ["model=encoder_nano", *LABELLED],
     "tagging": ["model=encoder_nano", "model/head=tagging", "data=hkcancor"],
     "algorithmic": ["model=nano", "data=sort"],
+    "regression": ["model=regressor_nano", "data=icl_regression"],
 }
 COMMIT = f"data.path.revision={'0' * 40}"  # with it nothing is asked of the hub
 DATA = {
@@ -55,6 +56,7 @@ DATA = {
         for path in (CONF / "data").glob("*.yaml")
         if "data.synthetic." in path.read_text()
     },
+    "icl_regression": ("regression", []),
 }
 HEADS = {"masked_lm": "masked_lm", "tagging": "tagging"}
 FILES = ("spam", "sentiment", "translate_en_zh")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -115,7 +116,11 @@ def _text(data: Any) -> Iterator[str]:
 def _made(data: SyntheticData) -> Iterator[str]:
     for split, found in data.meta.splits.items():
         count = "new ones at every step" if found.examples is None else f"{found.examples:,}"
-        yield f"{split}: {count} examples of {data.sequence_length} tokens"
+        places = "tokens" if data.dimensions is None else "places"
+        yield f"{split}: {count} examples of {data.sequence_length} {places}"
+    if data.dimensions is not None:
+        yield f"numbers at a place: {data.dimensions}"
+        return
     total = f", of {data.size:,} in all" if data.size is not None else ""
     yield f"vocabulary: {len(data.symbols):,}{total}"
 
@@ -137,6 +142,25 @@ def _batch(data: Any, count: int, seed: int) -> Iterator[str]:
         there = sum(micro[name].numel() for name in data.objective.padded)
         padding = 1 - micro["step_tokens"] / there
         yield f"  packed: several examples in a sequence, {padding:.1%} is padding"
+    if "numbers" in micro:
+        yield from _numbers(micro, count)
+    else:
+        yield from _targets(data, micro, count)
+    yield ""
+    yield "  ·  does not enter the loss"
+
+
+def _numbers(micro: Any, count: int) -> Iterator[str]:
+    for numbers, values in zip(micro["numbers"][:count], micro["values"][:count], strict=True):
+        places = ("(" + " ".join(f"{x:.2f}" for x in place) + ")" for place in numbers.tolist())
+        targets = ("·" if math.isnan(value) else f"{value:.2f}" for value in values.tolist())
+        yield ""
+        yield f"  numbers: {_cut(' '.join(places))}"
+        yield f"  targets: {_cut(' '.join(targets))}"
+
+
+def _targets(data: Any, micro: Any, count: int) -> Iterator[str]:
+    documents = micro.get("documents", micro.get("target_documents"))
     decode = data.tokenizer_.decode
     for row in range(min(count, len(next(iter(micro.values()))))):
         yield ""
@@ -159,8 +183,6 @@ def _batch(data: Any, count: int, seed: int) -> Iterator[str]:
             yield f"  labels: {_cut(' '.join(names))}"
         else:
             yield f"  targets: {_cut(_pieces(labels.tolist(), decode))}"
-    yield ""
-    yield "  ·  does not enter the loss"
 
 
 def _pieces(ids: Sequence[int], decode: Any) -> str:

@@ -15,15 +15,16 @@ from etude.data.examples.base import ExampleData
 from etude.data.objective import IGNORE
 from etude.data.synthetic.base import SyntheticData
 from etude.models.language_model import LanguageModel
+from etude.models.regressor import NumberModel
 from etude.models.seq2seq import Seq2Seq
-from etude.models.textual import Textual
+from etude.models.textual import Trained
 from etude.records.files import write_text
 from etude.records.record import Record
 
 log = logging.getLogger("etude")
 
 
-def finish(record: Record, model: Textual, data: Any, options: DictConfig) -> None:
+def finish(record: Record, model: Trained, data: Any, options: DictConfig) -> None:
     """Writes `samples/step-*.txt` and `figures/loss.png`, and shows the first sample.
 
     Args:
@@ -34,7 +35,9 @@ def finish(record: Record, model: Textual, data: Any, options: DictConfig) -> No
     """
     title = " · ".join(part for part in (record.info["name"], record.label) if part)
     fields = data.fields if isinstance(data, ExampleData) else ()
-    unit = "text" if "label" in fields else "word" if "tags" in fields else "token"
+    per = "text" if "label" in fields else "word" if "tags" in fields else "token"
+    numbers = isinstance(model, NumberModel)
+    unit = "squared error per number" if numbers else f"nats per {per}"
     loss_curve(record.rows(), record.path / "figures" / "loss.png", title, unit)
     if not options.samples or not isinstance(model, LanguageModel | Seq2Seq):
         return

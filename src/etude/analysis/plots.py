@@ -13,7 +13,7 @@ TRAIN, VALIDATION = "#9aa5b1", "#c2410c"
 
 
 def loss_curve(
-    rows: Sequence[Mapping[str, Any]], path: Path, title: str = "", unit: str = "token"
+    rows: Sequence[Mapping[str, Any]], path: Path, title: str = "", unit: str = "nats per token"
 ) -> None:
     """Training and validation loss over the steps.
 
@@ -21,7 +21,7 @@ def loss_curve(
         rows: of `metrics.jsonl`.
         path: of the PNG.
         title: above the axes.
-        unit: what a loss is one of.
+        unit: of the loss.
     """
     figure = new_figure(7, 4.2)
     axes = figure.add_subplot()
@@ -40,7 +40,7 @@ def loss_curve(
             color=VALIDATION,
         )
     axes.set_xlabel("step")
-    axes.set_ylabel(f"loss (nats per {unit})")
+    axes.set_ylabel(f"loss ({unit})")
     axes.set_title(textwrap.fill(title, 76), fontsize=10, parse_math=False)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -178,7 +178,8 @@ def _facts(job: PlannedJob) -> Iterator[tuple[str, str]]:
         return
     if size.parameters is not None:
         about = "about " if size.about else ""
-        yield "parameters", f"{about}{size.parameters:,} with a vocabulary of {size.vocabulary:,}"
+        words = f" with a vocabulary of {size.vocabulary:,}" if size.vocabulary else ""
+        yield "parameters", f"{about}{size.parameters:,}{words}"
     if size.steps is not None:
         step = f"{size.steps:,} steps of {size.tokens_per_step:,}"
         yield "tokens", f"{_count(size.tokens)}, {step}"

@@ -32,9 +32,11 @@ class Objective(ABC):
 
     Attributes:
         reads: `windows` of running text, `examples` with fields, or what a rule has `made`.
+        such_as: which data that is, for messages.
     """
 
     reads: ClassVar[Literal["windows", "examples", "made"]]
+    such_as: ClassVar[str]
 
     def special_tokens(self, known: Mapping[str, int]) -> list[str]:
         """Those that the tokenizer must have and lacks; they are added at its end.
@@ -66,6 +68,7 @@ class WindowObjective(Objective):
     """
 
     reads = "windows"
+    such_as = "data=text_files"
     packs: ClassVar[bool] = True
     shortest: ClassVar[int] = 1
 
@@ -93,6 +96,7 @@ class ExampleObjective(Objective):
     """
 
     reads = "examples"
+    such_as = "data=labelled_files, pairs or tagged"
     fields: ClassVar[tuple[str, ...]]
     padded: ClassVar[Mapping[str, str]] = {"tokens": "keep"}
     packs: ClassVar[bool] = False

@@ -110,9 +110,7 @@ class TextData(pl.LightningDataModule, ABC):
         if objective.reads != "windows":
             fields = ", ".join(objective.fields)
             expected = f"data of examples with {fields} for this task"
-            made = objective.reads == "made"
-            hint = "data=induction, sort, ..." if made else "data=labelled_files, pairs or tagged"
-            raise RequestError(Problem("data", expected, type(self).__name__, hint))
+            raise RequestError(Problem("data", expected, type(self).__name__, objective.such_as))
         if self.separate_documents and not objective.packs:
             expected = "false: this task takes windows as running text"
             raise RequestError(Problem("data.separate_documents", expected, True))

@@ -26,7 +26,8 @@ class Body(nn.Module):
     """Token ids to vectors, by a stack of blocks; the parts are those of `Decoder`.
 
     Args:
-        embedding: shared with another body; None makes one.
+        embedding: makes vectors (B, T, D) of what is read: one shared with another body, or a layer
+            that reads something else than tokens. None makes one of `vocab_size` tokens.
         cross: whether each block has a branch that reads a memory.
         head_dim: K, told to the attention and the position part; None is D / H, and not told.
         scale_embeddings: multiply them by sqrt(D) (Vaswani et al. 2017, section 3.4).
@@ -61,7 +62,7 @@ class Body(nn.Module):
         block: Part,
         dropout: float,
         bias: bool,
-        embedding: nn.Embedding | None = None,
+        embedding: nn.Embedding | nn.Linear | None = None,
         cross: bool = False,
         head_dim: int | None = None,
         scale_embeddings: bool = False,
@@ -73,7 +74,8 @@ class Body(nn.Module):
         super().__init__()
         checks = Checks()
         vocabulary = vocab_size or 0
-        checks.that(vocabulary > 0, "vocab_size", vocab_size, "a positive number")
+        known = embedding is not None or vocabulary > 0
+        checks.that(known, "vocab_size", vocab_size, "a positive number")
         checks.positive(layers=layers, dim=dim, max_length=max_length)
         if head_dim is None:
             check_divides(checks, "heads", heads, "dim", dim)
@@ -89,7 +91,8 @@ class Body(nn.Module):
         self.recompute = recompute
         scaled_by = dim if self.mup is None else self.mup.base  # as muP has it: not by the width
         self.embedding_scale = math.sqrt(scaled_by) if scale_embeddings else None
-        self.embedding = nn.Embedding(vocabulary, dim) if embedding is None else embedding
+        made = nn.Embedding(vocabulary, dim) if embedding is None else embedding
+        self.embedding: nn.Embedding | nn.Linear = made
         width = {} if head_dim is None else {"head_dim": head_dim}
         self.position = position(dim=dim, heads=heads, max_length=max_length, **width)
         self.position.causal = self.mask.causal
@@ -129,7 +132,8 @@ class Body(nn.Module):
         memory_documents: Documents | None = None,
         last_only: bool = False,
     ) -> Tensor:
-        """Token ids (B, T) to vectors (B, T, D), or (B, 1, D) of the last position.
+        """Token ids (B, T), or what else the embedding reads, to vectors (B, T, D), or (B, 1, D) of
+        the last position.
 
         Args:
             cache: what came before `tokens`; they are appended to it.

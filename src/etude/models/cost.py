@@ -23,6 +23,7 @@ from torch.utils.flop_counter import flop_registry
 
 from etude.errors import EtudeError
 from etude.models.encoder_decoder import EncoderDecoder
+from etude.models.regressor import Regressor
 
 
 class Uncountable(EtudeError):
@@ -80,11 +81,12 @@ def cost(
     autocast: torch.dtype | None = None,
     optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
 ) -> Cost:
-    """Counts a training step of the model, its loss being the cross-entropy of its logits.
+    """Counts a training step of the model, its loss being the cross-entropy of its logits, or the
+    squares of the numbers that it says.
 
     Args:
         build: makes a module that maps tokens (B, T) to logits, on the CPU; an `EncoderDecoder`
-            takes as many for its target.
+            takes as many for its target, and a `Regressor` reads numbers and says some.
         length: T.
         batch: B, the sequences of a micro-batch.
         dtype: of the weights.
@@ -112,7 +114,9 @@ def _count(
     autocast: torch.dtype | None,
     optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None,
 ) -> Cost:
-    tokens = torch.zeros(batch, length, dtype=torch.long, device="cpu")
+    read = torch.zeros(batch, length, dtype=torch.long, device="cpu")
+    if isinstance(model, Regressor):
+        read = torch.zeros(batch, length, model.inputs, device="cpu")
     casting: AbstractContextManager[Any] = (
         nullcontext() if autocast is None else torch.autocast("cpu", dtype=autocast)
     )
@@ -122,12 +126,9 @@ def _count(
         if parameter.requires_grad:  # as after the first micro-batch of a step
             parameter.grad = torch.zeros_like(parameter)
     gradients = [p.grad for p in parameters if p.grad is not None]
-    with Counter([*parameters, *gradients, *model.buffers(), tokens]) as counter:
+    with Counter([*parameters, *gradients, *model.buffers(), read]) as counter:
         with casting:
-            logits = model(*[tokens] * sides)
-            targets = torch.zeros(logits.shape[:-1], dtype=torch.long, device="cpu")
-            loss = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="sum")
-            del logits, targets
+            loss = _loss(model, model(*[read] * sides))
         forward = counter.flops
         loss.backward()
     state = 0
@@ -145,6 +146,13 @@ def _count(
         optimizer_bytes=state,
         positions=batch * length * sides,
     )
+
+
+def _loss(model: nn.Module, output: torch.Tensor) -> torch.Tensor:
+    if isinstance(model, Regressor):
+        return output.square().sum()
+    targets = torch.zeros(output.shape[:-1], dtype=torch.long, device="cpu")
+    return F.cross_entropy(output.flatten(0, -2), targets.flatten(), reduction="sum")
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:

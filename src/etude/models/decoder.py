@@ -47,6 +47,8 @@ class Decoder(Body):
         InvalidArguments: sizes that don't fit together, and whatever a part finds wrong.
     """
 
+    embedding: nn.Embedding
+
     def __init__(
         self,
         *,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from etude.models.body import Body, Part
 from etude.models.mup import check_initialise
@@ -28,6 +28,8 @@ class Encoder(Body):
     Raises:
         InvalidArguments: sizes that don't fit together, and whatever a part finds wrong.
     """
+
+    embedding: nn.Embedding
 
     def __init__(
         self,

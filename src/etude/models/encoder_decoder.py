@@ -95,7 +95,7 @@ class EncoderDecoder(nn.Module):
         )
         self.mup = self.decoder.mup
         check_initialise(self.mup, initialise)
-        vocabulary = self.encoder.embedding.num_embeddings
+        vocabulary = self.embedding.num_embeddings
         self.head = None if tie_embeddings else nn.Linear(dim, vocabulary, bias=False)
         self.logit_bias = nn.Parameter(torch.zeros(vocabulary)) if logit_bias else None
         self.logit_scale = logit_scale if self.mup is None else logit_scale / self.mup.ratio
@@ -111,7 +111,9 @@ class EncoderDecoder(nn.Module):
     @property
     def embedding(self) -> nn.Embedding:
         """Of source and target."""
-        return self.encoder.embedding
+        shared = self.encoder.embedding
+        assert isinstance(shared, nn.Embedding)
+        return shared
 
     def encode(
         self, source: Tensor, keep: Tensor | None = None, documents: Documents | None = None

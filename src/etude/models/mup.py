@@ -99,8 +99,8 @@ def _role(module: Any, name: str, parameter: Tensor) -> Role:
     of_a_head = path.endswith(("q_norm", "k_norm")) and module.mup.head_dim is not None
     if isinstance(owner, RelativeBias) or name in ("logit_bias", "head.bias") or of_a_head:
         return "fixed"
-    if parameter.dim() < 2 or isinstance(owner, nn.Embedding):
-        return "vector"
+    if parameter.dim() < 2 or isinstance(owner, nn.Embedding) or path == "embedding":
+        return "vector"  # the last is a layer in an embedding's place: its inputs are no width
     return "hidden" if isinstance(owner, nn.Linear) or "blocks." in name else "vector"
 
 

@@ -184,7 +184,9 @@ def _matrices(module: nn.Module) -> Iterator[Matrix]:
             nn.init.zeros_(part.bias)
         if not isinstance(part, nn.Linear | nn.Embedding):
             continue
-        hidden = widths is not None and widths.roles[f"{name}.weight"] == "hidden"
+        role = None if widths is None else widths.roles[f"{name}.weight"]
+        hidden = role == "hidden"
+        reads = isinstance(part, nn.Linear) and role == "vector"  # from inputs that are no width
         rows, columns = part.weight.shape
         head_dim = None
         if name.rpartition(".")[2] == "qkv":
@@ -194,8 +196,8 @@ def _matrices(module: nn.Module) -> Iterator[Matrix]:
             name,
             part.weight,
             embeds=isinstance(part, nn.Embedding),
-            inputs=columns / ratio if widths is not None else columns,
-            outputs=rows / ratio if hidden else rows,
+            inputs=columns if reads else columns / ratio,
+            outputs=rows / ratio if hidden or reads else rows,
             factor=ratio**-0.5 if hidden else 1.0,
             head_dim=head_dim,
         )

@@ -228,7 +228,12 @@ def _told(record: Record) -> list[tuple[str, Any]]:
         ("trained on", f"{start['host']}, torch {start['versions']['torch']}"),
         ("source", f"{start['source']}, commit {start['commit'] or 'unknown'}"),
         ("data", info["data"]["fingerprint"]),
-        ("tokenizer", f"{vocabulary['size']} tokens, {vocabulary['fingerprint'][:12]}"),
+        (
+            "tokenizer",
+            f"{vocabulary['size']} tokens, {vocabulary['fingerprint'][:12]}"
+            if vocabulary["size"]
+            else "none, it reads numbers",
+        ),
         *info.get("final", {}).items(),
         (
             "best",

@@ -23,6 +23,7 @@ class MadeObjective(Objective):
     """Takes the examples as the rule makes them."""
 
     reads = "made"
+    such_as = "data=induction, sort, ..."
     fields = ("tokens", "labels")
 
 

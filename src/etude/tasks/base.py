@@ -107,8 +107,7 @@ class Task(pl.LightningModule):
         """
         return None
 
-    @classmethod
-    def stand_in(cls, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
+    def stand_in(self, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
         """A micro-batch without meaning, to try out how long one takes.
 
         Args:

@@ -128,8 +128,7 @@ class Classification(Task):
         balanced = arguments.get("class_weights") == "balanced"
         return LabelObjective(balanced=balanced, positive=arguments.get("positive"))
 
-    @classmethod
-    def stand_in(cls, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
+    def stand_in(self, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
         return {
             "tokens": torch.randint(vocabulary, (batch, length)),
             "labels": torch.randint(labels, (batch,)),

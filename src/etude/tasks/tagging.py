@@ -87,8 +87,7 @@ class Tagging(Task):
     def objective(cls, **arguments: Any) -> TagObjective:
         return TagObjective(str(arguments.get("monitor", "val/loss")))
 
-    @classmethod
-    def stand_in(cls, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
+    def stand_in(self, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
         return {
             "tokens": torch.randint(vocabulary, (batch, length)),
             "labels": torch.randint(labels, (batch, length)),

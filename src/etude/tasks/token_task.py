@@ -45,8 +45,7 @@ class TokenTask(Task):
         self.label_smoothing, self.z_loss = label_smoothing, z_loss
         self._sums: list[tuple[Tensor, Tensor, float]] = []
 
-    @classmethod
-    def stand_in(cls, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
+    def stand_in(self, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
         tokens, targets = (torch.randint(vocabulary, (batch, length)) for _ in range(2))
         return {"tokens": tokens, "labels": targets, "step_targets": targets.numel()}
 

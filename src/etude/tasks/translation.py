@@ -80,8 +80,7 @@ class Translation(TokenTask):
     def objective(cls, **arguments: Any) -> Any:
         return PairObjective()
 
-    @classmethod
-    def stand_in(cls, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
+    def stand_in(self, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
         source, target = (torch.randint(vocabulary, (batch, length)) for _ in range(2))
         return {"source": source, "labels": target, "step_targets": target.numel()}
 

@@ -19,6 +19,7 @@ from etude.loggers.base import Logger
 from etude.models.decoder import Decoder
 from etude.models.encoder import Encoder
 from etude.models.encoder_decoder import EncoderDecoder
+from etude.models.regressor import Regressor
 from etude.nn.lora import LoRA, adapt
 from etude.optim.widths import no_rule, widths_of
 from etude.tasks.seeding import INITIALISATION, seed_for
@@ -55,7 +56,7 @@ def check_all(config: DictConfig) -> Checked:
             try:
                 with torch.device("meta"):
                     if key == "model":
-                        _with_labels(node, LABELS).build(vocab_size=_ANY_VOCABULARY)
+                        _sized(node, _ANY_VOCABULARY)
                     else:
                         node.build()
             except RequestError as refused:
@@ -91,8 +92,11 @@ def build_parts(checked: Checked) -> Parts:
                 Problem(f"logger.{name}._target_", "a subclass of etude.loggers.base.Logger", found)
             )
     with torch.device("meta"):
-        node = _with_labels(nodes["model"], LABELS)
-        model = attempt(node, vocab_size=stated_vocabulary(checked) or _ANY_VOCABULARY)
+        try:
+            model = model_of(checked, _ANY_VOCABULARY)
+        except RequestError as error:
+            problems.extend(error.problems)
+            model = None
     if built["data"] is not None and model is not None:
         length, limit = built["data"].sequence_length, model.max_length
         if length > limit:
@@ -104,6 +108,11 @@ def build_parts(checked: Checked) -> Parts:
                     f"model.max_length={length} makes room",
                 )
             )
+    if isinstance(model, Regressor):
+        given = getattr(built["data"], "dimensions", None)
+        if given is not None and given != model.inputs:
+            expected = f"the {given} numbers at each place of the data"
+            problems.append(Problem("model.inputs", expected, model.inputs))
     if built["data"] is not None and built["trainer"] is not None:
         examples, processes = built["data"].examples_per_step, built["trainer"].processes
         if built["data"].shares_exactly and examples % processes:
@@ -171,6 +180,7 @@ _KINDS = {
     Decoder: ("a decoder", "model=nano"),
     Encoder: ("an encoder", "model=encoder_nano"),
     EncoderDecoder: ("an encoder-decoder", "model=transformer_nano"),
+    Regressor: ("a regressor", "model=regressor_nano"),
 }
 
 
@@ -190,8 +200,15 @@ def stated_vocabulary(checked: Checked) -> int | None:
 
 def model_of(checked: Checked, vocabulary: int, labels: int = LABELS) -> Any:
     """The model that a config describes, with what it leaves open filled in."""
-    node = _with_labels(checked.nodes["model"], labels)
-    return node.build(vocab_size=stated_vocabulary(checked) or vocabulary)
+    return _sized(checked.nodes["model"], stated_vocabulary(checked) or vocabulary, labels)
+
+
+def _sized(model: Node, vocabulary: int, labels: int = LABELS) -> Any:
+    """Built with the sizes that come from the data; what reads no tokens has no vocabulary."""
+    node = _with_labels(model, labels)
+    if "vocab_size" not in inspect.signature(node.constructor).parameters:
+        return node.build()
+    return node.build(vocab_size=vocabulary)
 
 
 def _with_labels(model: Node, labels: int) -> Node:
@@ -209,7 +226,8 @@ def build_model(checked: Checked, vocabulary: int, labels: int = 0) -> Any:
     """The model on the CPU, its weights drawn from the run's seed.
 
     Args:
-        vocabulary: the tokenizer's size, used where the config says null.
+        vocabulary: the tokenizer's size, used where the config says null; 0 where the data are
+            numbers.
         labels: how many the data has, used likewise.
 
     Raises:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,10 +181,16 @@ def _of_run(source: Source) -> tuple[dict[str, Any], dict[str, Any]]:
     config = portable(read_config(source.record.path / "config.yaml"))
     plain: Any = OmegaConf.to_container(config, resolve=True)
     node = dict(plain["model"])
-    if node.get("vocab_size") is None:
+    reads_tokens = "vocab_size" in _parameters(node, config)
+    if reads_tokens and node.get("vocab_size") is None:
         node["vocab_size"] = source.record.info["tokenizer"]["size"]
     path = str(source.record.path / "tokenizer.json")
     return node, {"_target_": "etude.data.pretrained.Pretrained", "path": path}
+
+
+def _parameters(node: Mapping[str, Any], config: DictConfig) -> Mapping[str, Any]:
+    """Those of the model's constructor."""
+    return inspect.signature(resolve(node["_target_"], "model", config.extensions)).parameters
 
 
 def _of_release(asked: Any) -> tuple[dict[str, Any], dict[str, Any]]:

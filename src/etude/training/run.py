@@ -19,7 +19,7 @@ from etude.config.flat import flat_config
 from etude.errors import Interrupted, Problem, RequestError, RunFailed
 from etude.loggers.base import ViewedRun
 from etude.loggers.views import Views
-from etude.models.textual import Textual, with_tokenizer
+from etude.models.textual import Trained, for_use
 from etude.optim.schedules import Schedule, falls
 from etude.records import provenance
 from etude.records.record import DONE, FORMAT, Record, label_of, run_folder
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("etude")
 
-Epilogue = Callable[[Record, Textual, Any], None]
+Epilogue = Callable[[Record, Trained, Any], None]
 
 
 @dataclass
@@ -190,8 +190,8 @@ def _train_claimed(
         if assembly.task.average is not None:
             assembly.task.average.put()
         if epilogue is not None:
-            text = with_tokenizer(model.cpu().eval(), data.tokenizer_, data.labels)
-            _finish(epilogue, record, text, data)
+            trained = for_use(model.cpu().eval(), data.tokenizer_, data.labels)
+            _finish(epilogue, record, trained, data)
             views.results(record.path, trainer.global_step)
     except Paused as pause:
         record.update(status="paused")
@@ -289,7 +289,7 @@ def finished_before(folder: Path, checked: Checked, parts: Parts) -> Outcome | N
     return Outcome("finished", record, reused=True)
 
 
-def _finish(epilogue: Epilogue, record: Record, model: Textual, data: Any) -> None:
+def _finish(epilogue: Epilogue, record: Record, model: Trained, data: Any) -> None:
     """The weights are done: what cannot be drawn or sampled is told, and fails nothing."""
     try:
         epilogue(record, model, data)

@@ -126,7 +126,7 @@ class ExampleData(pl.LightningDataModule, Source):
         if objective is None or objective.reads != "examples":
             expected = "data of running text for this task, such as data=text_files"
             if objective is not None and objective.reads == "made":
-                expected = "data that a rule makes for this task, such as data=induction"
+                expected = f"data that a rule makes for this task, such as {objective.such_as}"
             raise RequestError(Problem("data", expected, type(self).__name__))
         missing = [name for name in objective.fields if name not in self.fields]
         if missing:

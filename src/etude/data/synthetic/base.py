@@ -20,6 +20,7 @@ import numpy as np
 import pytorch_lightning as pl
 import tokenizers
 import torch
+from numpy.typing import NDArray
 from tokenizers import models, pre_tokenizers
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -32,6 +33,7 @@ from etude.data.tokenizer import Tokenizer
 from etude.errors import Checks, Problem, RequestError
 
 Arrays = dict[str, np.ndarray[Any, Any]]
+Asked = NDArray[np.bool_]
 Split = Literal["train", "val"]
 
 FORMAT = 1
@@ -58,6 +60,7 @@ class Meta:
 
 class SyntheticData(pl.LightningDataModule, ABC):
     """The base: `tokens` (n, T), and `labels` (n, T), what is to be said at each place or `IGNORE`.
+    A rule may make other `fields`, and then says where something is `asked`.
 
     Of a rule with finitely many examples (`size`) the training split is a part, and validation the
     rest: `data_seed` decides, not the run's seed. Other rules draw: `training=null` makes new
@@ -81,10 +84,14 @@ class SyntheticData(pl.LightningDataModule, ABC):
     Attributes:
         size: how many different examples there are; None for rules that draw.
         answers_last: the labels are the last tokens of the sequence, as a model would write them.
+        dimensions: how many numbers stand at a place; None where a token does.
+        task: the config of the task that is meant.
     """
 
     size: int | None = None
     answers_last: ClassVar[bool] = False
+    dimensions: int | None = None
+    task: ClassVar[str] = "algorithmic"
     fields: tuple[str, ...] = ("tokens", "labels")
     labels: ClassVar[list[str]] = []
     shares_exactly = True
@@ -143,7 +150,7 @@ class SyntheticData(pl.LightningDataModule, ABC):
     @property
     @abstractmethod
     def symbols(self) -> list[str]:
-        """The vocabulary: a name for each token, in the order of their ids."""
+        """The vocabulary: a name for each token, in the order of their ids; none of numbers."""
 
     @abstractmethod
     def settings(self) -> dict[str, object]:
@@ -157,6 +164,10 @@ class SyntheticData(pl.LightningDataModule, ABC):
         """Examples of random numbers, of a rule that draws."""
         raise NotImplementedError
 
+    def asked(self, arrays: Arrays) -> Asked:
+        """Where examples have a target, (n, T)."""
+        return arrays["labels"] != IGNORE
+
     # -- as every data module -----------------------------------------------------------------
 
     def for_task(self, objective: Any) -> None:
@@ -166,12 +177,13 @@ class SyntheticData(pl.LightningDataModule, ABC):
             RequestError: it reads running text, or fields that these have not.
         """
         if objective is None or objective.reads != "made":
-            expected = "another: it makes its own targets, for task=algorithmic"
+            expected = f"another: it makes its own targets, for task={self.task}"
             raise RequestError(Problem("data", expected, type(self).__name__))
         missing = [name for name in objective.fields if name not in self.fields]
         if missing:
             expected = f"examples with {', '.join(objective.fields)}"
-            hint = f"{type(self).__name__} gives {', '.join(self.fields)}"
+            given = ", ".join(self.fields)
+            hint = f"{type(self).__name__} gives {given}, for task={self.task}"
             raise RequestError(Problem("data", expected, hint=hint))
 
     def check(self) -> None:
@@ -207,7 +219,7 @@ class SyntheticData(pl.LightningDataModule, ABC):
 
     @cached_property
     def tokenizer_(self) -> Tokenizer:
-        """Words for symbols, with spaces between."""
+        """Words for symbols, with spaces between; of numbers one without any words."""
         return tokenizer_of(self.symbols)
 
     @property
@@ -342,7 +354,8 @@ class _Steps(IterableDataset[list[dict[str, Any]]]):
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         for step in range(self.steps[0] + first, self.steps[1], stride):
             arrays = self.data.step(step, self.seed)
-            told = {"step_targets": targets_in(arrays), "step_tokens": self.data.tokens_per_step}
+            targets = int(self.data.asked(arrays).sum())
+            told = {"step_targets": targets, "step_tokens": self.data.tokens_per_step}
             pieces = {
                 name: torch.from_numpy(rows[self.share]).split(self.micro_batch)
                 for name, rows in arrays.items()
@@ -370,11 +383,6 @@ class _Evaluation(IterableDataset[dict[str, Any]]):
                 arrays = self.data.examples(split, indices)
                 batch: dict[str, Any] = {k: torch.from_numpy(x) for k, x in arrays.items()}
                 yield {**batch, "section": int(split == "train")}
-
-
-def targets_in(arrays: Arrays) -> int:
-    """How many targets examples have."""
-    return int((arrays["labels"] != IGNORE).sum())
 
 
 def tokenizer_of(symbols: list[str]) -> Tokenizer:

@@ -1,0 +1,98 @@
+"""Functions to be learnt from the examples of them that stand before, within one sequence."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import numpy as np
+
+from etude.data.synthetic.base import Arrays, Asked, SyntheticData
+from etude.data.synthetic.draws import Draws
+from etude.data.text import Batch
+from etude.errors import Checks
+
+
+class LinearRegression(SyntheticData):
+    """In-context linear regression: x_1, y_1, x_2, y_2, ..., whose y_i = w . x_i are to be said
+    (Garg et al. 2022, arXiv:2208.01066, section 3).
+
+    Of each sequence w and all x_i are N(0, I_d). A place holds d numbers, those of y being
+    (y, 0, ..., 0). What is asked at x_i is y_i, of which i - 1 examples are known. With isotropic
+    inputs the least squares of minimum norm has the expected error (d - k) / d of k < d examples,
+    in units of E[y²] = d, and none from k = d on.
+
+    `numbers` is (n, T, d) and `values` (n, T), not a number where nothing is asked, both float32.
+
+    Args:
+        dimensions: d.
+        noise: standard deviation of what is added to each y, normal too (the paper's section 4.2).
+        fresh_weights: a w of its own for each pair, so that the examples tell nothing of the next
+            one and the best that can be said is 0: the negative control.
+        sequence_length: T, odd: the last place is an x.
+        batch, training, validation, validate_training, data_seed, workers: see `SyntheticData`.
+    """
+
+    dimensions: int
+    fields = ("numbers", "values")
+    task: ClassVar[str] = "regression"
+
+    def __init__(
+        self,
+        *,
+        sequence_length: int = 13,
+        batch: Batch,
+        dimensions: int = 3,
+        noise: float = 0.0,
+        fresh_weights: bool = False,
+        training: int | None = None,
+        validation: int = 1000,
+        validate_training: bool = False,
+        data_seed: int = 0,
+        workers: int = 0,
+    ) -> None:
+        checks = Checks()
+        checks.positive(dimensions=dimensions)
+        checks.that(0 <= noise < math.inf, "noise", noise, "a number from 0 on")
+        odd = sequence_length % 2 == 1
+        expected = "an odd number: the last y would be read by nobody"
+        checks.that(odd, "sequence_length", sequence_length, expected)
+        self.dimensions, self.noise, self.fresh_weights = dimensions, noise, fresh_weights
+        super().__init__(
+            sequence_length=sequence_length,
+            batch=batch,
+            training=training,
+            validation=validation,
+            validate_training=validate_training,
+            data_seed=data_seed,
+            workers=workers,
+            checks=checks,
+        )
+
+    @property
+    def symbols(self) -> list[str]:
+        return []
+
+    def settings(self) -> dict[str, object]:
+        return {
+            "dimensions": self.dimensions,
+            "noise": self.noise,
+            "fresh_weights": self.fresh_weights,
+        }
+
+    def drawn(self, draws: Draws, count: int) -> Arrays:
+        d, pairs = self.dimensions, (self.sequence_length + 1) // 2
+        functions = pairs if self.fresh_weights else 1
+        x = draws.normal(pairs * d).reshape(count, pairs, d)
+        w = draws.normal(functions * d).reshape(count, functions, d)
+        y = (x * w).sum(-1)
+        if self.noise:
+            y = y + self.noise * draws.normal(pairs)
+        numbers = np.zeros((count, self.sequence_length, d), dtype=np.float32)
+        numbers[:, 0::2], numbers[:, 1::2, 0] = x, y[:, :-1]
+        values = np.full((count, self.sequence_length), np.nan, dtype=np.float32)
+        values[:, 0::2] = y
+        return {"numbers": numbers, "values": values}
+
+    def asked(self, arrays: Arrays) -> Asked:
+        return ~np.isnan(arrays["values"])

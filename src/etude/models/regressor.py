@@ -1,0 +1,107 @@
+"""A Transformer that reads numbers and says numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from etude.errors import Checks
+from etude.models.body import Body, Part
+from etude.models.heads import logits
+from etude.models.mup import check_initialise
+from etude.nn.init import GPT2, Initialise
+
+
+class Regressor(Body):
+    """A linear layer that reads vectors of numbers, a decoder's position and blocks, and a linear
+    layer that says one number at each place.
+
+    With GPT-2's parts this is the model of Garg et al. 2022 (arXiv:2208.01066, section 2 and
+    appendix A.1).
+
+    Args:
+        inputs: I, numbers at each place.
+        layers, heads, dim, max_length, attention, position, norm, feedforward, mask, block,
+            dropout, initialise: see `Decoder`.
+        bias: whether projections and norms, and the layers that read and say, have a bias.
+        head_dim, recompute, mup_base_dim: see `Body`. In muP the layer that reads is what an
+            embedding is, and the one that says what the logits are.
+
+    Raises:
+        InvalidArguments: sizes that don't fit together, and whatever a part finds wrong.
+    """
+
+    def __init__(
+        self,
+        *,
+        inputs: int,
+        layers: int,
+        heads: int,
+        dim: int,
+        max_length: int,
+        attention: Part,
+        position: Part,
+        norm: Part,
+        feedforward: Part,
+        mask: Part,
+        block: Part,
+        dropout: float = 0.0,
+        bias: bool = True,
+        head_dim: int | None = None,
+        recompute: bool = False,
+        initialise: Initialise | None = None,
+        mup_base_dim: int | None = None,
+    ) -> None:
+        checks = Checks()
+        checks.positive(inputs=inputs, dim=dim)
+        checks.done()
+        super().__init__(
+            vocab_size=None, embedding=nn.Linear(inputs, dim, bias=bias),
+            layers=layers, heads=heads, dim=dim, max_length=max_length,
+            attention=attention, position=position, norm=norm, feedforward=feedforward,
+            mask=mask, block=block, dropout=dropout, bias=bias, head_dim=head_dim,
+            recompute=recompute, mup_base_dim=mup_base_dim,
+        )  # fmt: skip
+        check_initialise(self.mup, initialise)
+        self.inputs = inputs
+        self.logit_scale = 1.0 if self.mup is None else 1 / self.mup.ratio
+        self.head = nn.Linear(dim, 1, bias=bias)
+        (initialise or GPT2())(self, layers)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """Numbers (B, T, I) to what is said at each place, (B, T).
+
+        Raises:
+            InvalidArguments: for a sequence longer than the position part can represent.
+        """
+        x = self.hidden(numbers.to(self.embedding.weight.dtype))
+        return logits(x, self.head, scale=self.logit_scale).squeeze(-1)
+
+
+class NumberModel:
+    """A trained model of numbers: numbers in, numbers out.
+
+    Example:
+        model([[0.3, -1.2, 0.5], [0.9, 0, 0], [1.1, 0.2, -0.4]])[-1]
+
+    Args:
+        module: the model.
+    """
+
+    def __init__(self, module: Regressor) -> None:
+        self.module = module
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.module.parameters()).device
+
+    def __call__(
+        self, numbers: Tensor | Sequence[Sequence[float]] | Sequence[Sequence[Sequence[float]]]
+    ) -> Tensor:
+        """Numbers (B, T, I) to what is said at each place, (B, T); (T, I) to (T,)."""
+        read = torch.as_tensor(numbers, dtype=torch.float32, device=self.device)
+        said: Tensor = self.module(read[None] if read.ndim == 2 else read)
+        return said[0] if read.ndim == 2 else said
