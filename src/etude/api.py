@@ -344,6 +344,7 @@ class Run:
             if split not in ("val", "train"):
                 expected = "val or train: a rule's examples have no other"
                 raise RequestError(Problem("split", expected, split))
+            self.prepare(data)
             of_rule = score_made if data.dimensions is None else score_numbers
             return of_rule(self.model(which).module, data.evaluation_batches(split))
         if not isinstance(data, TextData):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+import etude
+from etude.errors import RequestError
 from etude.tasks.algorithmic import metrics_of, score_made, sums_of
 
 LABELS = torch.tensor([[-100, 1, 2], [-100, -100, 0], [3, -100, -100]])
@@ -33,3 +38,18 @@ def test_the_loss_is_torchs_over_the_labels_alone() -> None:
     ]
     expected = F.cross_entropy(table(tokens).flatten(0, 1), LABELS.flatten(), ignore_index=-100)
     assert score_made(table, batches)["loss"] == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_a_run_of_another_rule_is_not_evaluated(tmp_path: Path) -> None:
+    config = etude.compose(
+        "experiment=sort", "model.dim=12", "trainer.max_steps=1", "trainer.val_check_interval=1",
+        f"run.root='{tmp_path}'", "run.samples=0",
+    )  # fmt: skip
+    run = etude.train(config)
+    assert run.evaluate("val")["loss"] == pytest.approx(run.metrics["val/loss"].iloc[-1])
+    file = run.path / "run.json"
+    info = json.loads(file.read_text())
+    info["data"]["fingerprint"] = "0" * 64
+    file.write_text(json.dumps(info))
+    with pytest.raises(RequestError, match="the content trained on"):
+        etude.load_run(run.path).evaluate("val")
