@@ -147,6 +147,21 @@ def test_every_paper_in_its_short_form(name: str, tmp_path: Path) -> None:
     assert reproduce.smoke(name, tmp_path)
 
 
+def test_another_experiment_file_changes_the_verdict(
+    toy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "runs"
+    assert reproduce.reproduce(toy, root)
+    conf = tmp_path / "conf"
+    (conf / "experiment").mkdir(parents=True)
+    text = (claims.conf_dir() / "experiment" / "sort.yaml").read_text()
+    monkeypatch.setattr(claims, "conf_dir", lambda: conf)
+    (conf / "experiment" / "sort.yaml").write_text(f"# a remark\n{text}")
+    assert rows(root, capsys) == "match (2 seeds)"
+    (conf / "experiment" / "sort.yaml").write_text(text.replace("lr: 5e-4", "lr: 6e-4"))
+    assert rows(root, capsys) == "not run (settings changed)"
+
+
 class TestValues:
     def runs(self) -> dict[str, list[Any]]:
         frame = {"step": [1, 2, 3, 4], "x": [0.1, 0.9, math.nan, 0.5], "y": [0.0, 0.2, 1.0, 1.0]}

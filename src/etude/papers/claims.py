@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import field, fields, replace
 from pathlib import Path
@@ -277,6 +279,19 @@ def measurement(name: str, paper: Paper) -> Node:
     if problems:
         raise RequestError(_in_file(name, problem) for problem in problems)
     return node
+
+
+def experiments(paper: Paper) -> dict[str, str]:
+    """sha256 (hex) of what the experiment files say that the paper's runs name, comments aside."""
+    found = {}
+    for overrides in paper.runs.values():
+        for override in overrides:
+            key, _, name = override.partition("=")
+            path = conf_dir() / "experiment" / f"{name}.yaml"
+            if key == "experiment" and path.is_file():
+                said = json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), sort_keys=True)
+                found[name] = hashlib.sha256(said.encode()).hexdigest()
+    return found
 
 
 def _problems(details: ErrorDetails) -> list[Problem]:

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from etude.errors import Problem, RequestError
+from etude.papers import claims
 from etude.papers.claims import Cell, Paper, ProtocolFigure, Reading, Tolerance
 from etude.papers.verdict import Verdict, judge, judge_protocol, overall
 from etude.records import provenance
@@ -97,6 +98,7 @@ def result(
         "measure": dict(settings),
         "readings": {key: asdict(reading) for key, reading in readings.items()},
         "overrides": dict(paper.runs),
+        "experiments": claims.experiments(paper),
         "runs": {
             arm: [{"place": place_of(str(run.path)), **_of(run)} for run in several]
             for arm, several in runs.items()
@@ -142,8 +144,9 @@ def verdicts_in(
     """
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise RequestError(Problem(name, f"a result of format {FORMAT}"))
-    now = (dict(settings), list(paper.seeds), dict(paper.runs))
-    if (found.get("measure"), found.get("seeds"), found.get("overrides", {})) != now:
+    now = (dict(settings), list(paper.seeds), dict(paper.runs), claims.experiments(paper))
+    then = tuple(found.get(key) for key in ("measure", "seeds", "overrides", "experiments"))
+    if then != now:
         return Verdict("not run", why="settings changed"), None
     try:
         readings = TypeAdapter(dict[str, Reading]).validate_python(found.get("readings"))
