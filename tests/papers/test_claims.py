@@ -140,7 +140,7 @@ def test_every_shipped_paper_is_whole() -> None:
     for name in claims.names():
         paper = claims.load(name)
         assert claims.measurement(name, paper).build()
-        assert len(paper.seeds) >= 3
+        assert len(paper.seeds) >= 3 or paper.tier != "cpu"
 
 
 @pytest.mark.parametrize("name", ["atention_scale", "../train", ""])

@@ -169,7 +169,9 @@ class Paper:
             Values with commas between are swept, as by `etude train -m`.
         files: what the user has to have, by name.
         smoke: overrides that make every run as short as it can be, to see that all parts fit. What
-            names a file of `files` is left out there, so they state other data.
+            names a file of `files` is left out there, so they state other data: `{toy-text.txt}`
+            and the like are files that are made then (`etude.papers.toys`). They replace what a
+            run says of the same keys.
         smoke_runs: more of them for single runs.
     """
 
