@@ -377,23 +377,27 @@ def plot(readings: dict[str, Reading], models: Sequence[str], path: Path) -> Non
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     many[0].legend(frameon=False, fontsize=8)
-    figure.tight_layout()
     figure.savefig(path, metadata={"Software": None})
 
 
 def without_wikitext_spaces(text: str) -> str:
-    """The text as it stood before WikiText's tokenizer: no spaces before punctuation, within
-    brackets and quotes, around `@-@`, `@,@` and `@.@`, and around the signs of headings.
+    """The text about as it stood before WikiText was cut into words: without spaces before
+    punctuation, inside brackets and quotes, and around `@-@`, `@,@` and `@.@`.
+
+    After the detokenizer that Megatron-LM and the LM Evaluation Harness use; theirs also makes a
+    1 of each lone N.
     """
+    text = text.replace("s '", "s'")
     for mark in "-,.":
         text = text.replace(f" @{mark}@ ", mark)
     text = re.sub(r" ([:;.!?,])(?= )", r"\1", text)
-    text = re.sub(r"([(\[{]) (.*?) ([)\]}])", r"\1\2\3", text)
-    text = re.sub(r"(['\"]) (.*?) \1", r"\1\2\1", text)
-    text = re.sub(r" = = = = (.*?) = = = = ", r" ==== \1 ==== ", text)
-    text = text.replace("= = = =", "====").replace("= = =", "===").replace("= =", "==")
-    text = text.replace(" ° ", "°").replace(" N ", " N ").replace(" 's", "'s").replace("s '", "s'")
-    return re.sub(r" ?\n ?", "\n", text)
+    for first, last in ("()", "[]", "{}", '""', "''"):
+        inside = rf"{re.escape(first)}\s*([^{re.escape(last)}]*?)\s*{re.escape(last)}"
+        text = re.sub(inside, lambda found, pair=(first, last): found[1].join(pair), text)
+    for signs in (4, 3, 2):  # of headings
+        text = text.replace(" ".join("=" * signs), "=" * signs)
+    text = text.replace(" ° ", "°").replace(" 's", "'s")
+    return text.replace(" \n", "\n").replace("\n ", "\n")
 
 
 CLEAN: dict[str, Callable[[str], str]] = {
