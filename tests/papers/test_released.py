@@ -165,9 +165,7 @@ def last_words(model: Any, tokenizer: Any, longest: int) -> tuple[float, float]:
 
 
 class TestLastWords:
-    def test_as_a_plain_loop_says(
-        self, ours: LanguageModel, theirs: Any, file: FileTexts
-    ) -> None:
+    def test_as_a_plain_loop_says(self, ours: LanguageModel, theirs: Any, file: FileTexts) -> None:
         text = LastWords(source=file)
         accuracy, perplexity = last_words(theirs, ours.tokenizer, ours.module.max_length)
         found = text.score(ours, nothing)
@@ -205,7 +203,9 @@ class TestLastWords:
 
 
 def test_wikitext_without_its_spaces() -> None:
-    text = ' \n = Robert = \n \n He said : " a well @-@ known 1 @,@ 000 ( or so ) men \'s , " ok . \n'
+    text = (
+        ' \n = Robert = \n \n He said : " a well @-@ known 1 @,@ 000 ( or so ) men \'s , " ok . \n'
+    )
     expected = '\n= Robert =\n\nHe said: "a well-known 1,000 (or so) men\'s," ok.\n'
     assert released.without_wikitext_spaces(text) == expected
     assert released.without_wikitext_spaces(" = = Life = = \n") == " == Life ==\n"

@@ -1,5 +1,6 @@
-"""Cells that are metrics of runs, at the end, at their best, or when they first reach a value; and
-what a run's best checkpoint scores on a split."""
+"""Cells that are metrics of runs, at the end, at their best, or when they first reach a value; or
+what a checkpoint of theirs scores on a split.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +33,9 @@ class Value:
         over: another such value that it is divided by, of the same seed.
         swept: of an arm that sweeps, how the values of its runs become one a seed: for each swept
             key `max` or `min`, the innermost first.
-        split: the split that the best checkpoint is scored on, instead of what training measured.
-        how: with `split`, how: `beams` and `length_penalty`, or `sequence_length` and `stride`.
+        split: the split that a checkpoint is scored on, instead of what training measured.
+        how: with `split`, how: `which` checkpoint (the best), `beams` and `length_penalty`, or
+            `sequence_length` and `stride`.
     """
 
     run: str
@@ -130,7 +132,8 @@ def _scores(run: Run, split: str, how: Mapping[str, Any]) -> Mapping[str, float]
 
     if not {"sequence_length", "stride"} & set(how):
         search = {key: how[key] for key in ("beams", "length_penalty") if key in how}
-        name = name_of(split, run.record.chosen("best").name, Beams(**search))
+        checkpoint = run.record.chosen(how.get("which", "best"))
+        name = name_of(split, checkpoint.name, Beams(**search))
         file = run.path / "evaluations" / f"{name}.json"
         if file.is_file():
             kept: Mapping[str, float] = read_json(file)["metrics"]

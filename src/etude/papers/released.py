@@ -78,7 +78,9 @@ class Windows:
         found = list(self.source.read())
         return found if self.join is None else [self.join.join(found)]
 
-    def score(self, model: LanguageModel, told: Told, shuffled: int | None = None) -> dict[str, float]:
+    def score(
+        self, model: LanguageModel, told: Told, shuffled: int | None = None
+    ) -> dict[str, float]:
         """The readings.
 
         Args:
@@ -162,7 +164,9 @@ class LastWords:
         """What is scored, read once for all models."""
         return [text for text in self.source.read() if " " in text.strip()]
 
-    def score(self, model: LanguageModel, told: Told, shuffled: int | None = None) -> dict[str, float]:
+    def score(
+        self, model: LanguageModel, told: Told, shuffled: int | None = None
+    ) -> dict[str, float]:
         """The readings; see `Windows.score`.
 
         Raises:
@@ -214,7 +218,9 @@ class LastWords:
         return LastWords(source=source)
 
 
-def _of_last_words(model: LanguageModel, rows: list[tuple[list[int], list[int]]]) -> tuple[float, int]:
+def _of_last_words(
+    model: LanguageModel, rows: list[tuple[list[int], list[int]]]
+) -> tuple[float, int]:
     """The summed log-likelihood of the rows' words, and how many are the likeliest throughout.
 
     Rows are filled up behind, where nothing sees it.

@@ -122,9 +122,10 @@ def arms_of(
 def _short(paper: Paper, arm: str) -> list[str]:
     """The overrides of a run in its short form, in which what that states itself is not swept."""
     short = [*paper.smoke, *paper.smoke_runs.get(arm, ())]
-    stated = {_key(one) for one in short}
+    stated = [_key(one) for one in short]
     given = [one for one in paper.runs[arm] if not any(f"{{{f}}}" in one for f in paper.files)]
-    return [*(one for one in given if _key(one) not in stated), *short]
+    kept = [one for one in given if not any(f"{_key(one)}.".startswith(f"{k}.") for k in stated)]
+    return [*kept, *short]
 
 
 def _key(override: str) -> str:
@@ -185,13 +186,21 @@ def train_missing(arms: Sequence[Arm], logs: Path, jobs: int | str) -> None:
         ready = [arm for arm in waiting if arm.overrides() is not None]
         undone = [arm for arm in ready if arm.finished() is None]
         there = len(ready) - len(undone)
-        missing = [*{arm.folder(): arm for arm in undone}.values()]  # two may be the same run
+        missing = _different(undone)
         if missing:
             log.info("%d runs%s", len(missing), f", {there} more are there" if there else "")
             _train(missing, logs, places)
         waiting = [arm for arm in waiting if arm not in ready]
         if not ready:
             return  # what they begin from has failed
+
+
+def _different(arms: Sequence[Arm]) -> list[Arm]:
+    """Without those that are the same run as an earlier one, as in short forms."""
+    found: dict[Path | None, Arm] = {}
+    for arm in arms:
+        found.setdefault(arm.folder(), arm)
+    return [*found.values()]
 
 
 def _train(missing: Sequence[Arm], logs: Path, places: Sequence[Slot]) -> None:
