@@ -176,7 +176,7 @@ class TestLastWords:
         assert other == text.score(ours, nothing, 1)
 
     def test_a_model_that_knows_the_word(self, ours: LanguageModel, tmp_path: Path) -> None:
-        """Whatever it says after a text is made the text's last word, as long as it is one token."""
+        """What it says after a text is made the text's last word, if it is one token."""
         path = tmp_path / "known.jsonl"
         known, unknown = [], []
         for before in SENTENCES:

@@ -6,10 +6,11 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from etude.api import Run, train_record
+from etude.config.checks import Checked
 from etude.config.compose import compose
 from etude.config.environment import mask_of
 from etude.errors import InvalidArguments, Problem, RequestError
@@ -65,7 +66,9 @@ class Arm:
         overrides = self.overrides()
         if overrides is None:
             return None
-        checked = check_all(compose(overrides))
+        begun = [arm.folder() for arm in self.begins.values()]
+        times = [(path / "run.json").stat().st_mtime_ns for path in begun if path is not None]
+        checked = _checked(tuple(overrides), tuple(times))
         base = run_folder(Path(checked.run.root), checked.name, signature(checked.identity))
         return current_folder(base, checked)
 
@@ -83,6 +86,16 @@ class Arm:
         except RequestError:
             return None
         return folder if done else None
+
+
+@lru_cache(maxsize=512)
+def _checked(overrides: tuple[str, ...], times: tuple[int, ...]) -> Checked:
+    """The config of a run, which is asked for again and again.
+
+    Args:
+        times: when the records that it begins from were last written.
+    """
+    return check_all(compose(overrides))
 
 
 def arms_of(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from etude.records.files import write_text
 
-WORDS = "the quick brown fox jumps over a lazy dog and cats ran home".split()
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs", "and", "cats", "ran"]
 TEXT, PAIRS, LABELLED = "toy-text.txt", "toy-pairs.jsonl", "toy-labelled.jsonl"
 NAMES = (TEXT, PAIRS, LABELLED)
 """By which overrides name them, in braces."""
