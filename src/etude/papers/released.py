@@ -145,12 +145,12 @@ class Windows:
 
 
 class LastWords:
-    """Each text's last word, foretold from all that stands before it (LAMBADA, Paperno et al. 2016).
+    """Each text's last word, foretold from what stands before it (LAMBADA, Paperno et al. 2016).
 
     Readings: `accuracy`, the part of the texts of which every token of the last word, with the
     space before it, is the likeliest one; `perplexity`, the exponential of the mean negative
-    log-likelihood of the whole word. Nothing is known of stop words: a frequent word that could go on counts as
-    wrong. The control has the tokens before the word in a random order.
+    log-likelihood of the whole word. Nothing is known of stop words: a frequent word that could go
+    on counts as wrong. The control has the tokens before the word in a random order.
 
     Args:
         source: of the texts.
