@@ -76,7 +76,7 @@ class Value:
         for run in runs:
             place = tuple(OmegaConf.select(run.config, key) for key in self.swept)
             seeds.setdefault(run.summary["seed"], {})[place] = self._of(run)
-        values = []
+        values: list[float] = []
         for table in seeds.values():
             for reduced in self.swept.values():
                 groups: dict[tuple[Any, ...], list[float]] = {}

@@ -399,7 +399,7 @@ def without_wikitext_spaces(text: str) -> str:
     text = re.sub(r" ([:;.!?,])(?= )", r"\1", text)
     for first, last in ("()", "[]", "{}", '""', "''"):
         inside = rf"{re.escape(first)}\s*([^{re.escape(last)}]*?)\s*{re.escape(last)}"
-        text = re.sub(inside, lambda found, pair=(first, last): found[1].join(pair), text)
+        text = re.sub(inside, rf"{first}\1{last}", text)
     for signs in (4, 3, 2):  # of headings
         text = text.replace(" ".join("=" * signs), "=" * signs)
     text = text.replace(" ° ", "°").replace(" 's", "'s")
