@@ -231,10 +231,10 @@ def _of_last_words(
     tokens = torch.zeros(len(rows), longest, dtype=torch.long)
     for row, (context, word) in zip(tokens, rows, strict=True):
         row[: len(context) + len(word)] = torch.tensor([*context, *word])
-    logits = model(tokens[:, :-1]).cpu()
+    logits = model(tokens[:, :-1])
     nats, right = 0.0, 0
     for said, (context, word) in zip(logits, rows, strict=True):
-        mine = said[len(context) - 1 : len(context) - 1 + len(word)]
+        mine = said[len(context) - 1 : len(context) - 1 + len(word)].cpu()
         mine = mine.to(torch.promote_types(mine.dtype, torch.float32)).log_softmax(-1)
         target = torch.tensor(word)
         nats += float(mine.gather(1, target[:, None]).double().sum())
