@@ -140,10 +140,15 @@ def test_every_shipped_paper_is_whole() -> None:
     for name in claims.names():
         paper = claims.load(name)
         assert claims.measurement(name, paper).build()
-        assert len(paper.seeds) >= 3
+        assert len(paper.seeds) >= 3 or paper.tier != "cpu"
 
 
-@pytest.mark.parametrize("name", ["atention_scale", "../train", ""])
-def test_an_unknown_paper_is_refused_with_the_ready_ones(name: str) -> None:
-    with pytest.raises(RequestError, match="attention_scale"):
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("atention_scale", "attention_scale"), ("../train", "lists them"), ("", "lists them")],
+)
+def test_an_unknown_paper_is_refused_and_told_where_the_ready_ones_are(
+    name: str, told: str
+) -> None:
+    with pytest.raises(RequestError, match=told):
         claims.load(name)

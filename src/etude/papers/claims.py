@@ -172,7 +172,9 @@ class Paper:
         files: what the user has to have, by name.
         notes: what was found out on the way, such as why a cell is missed.
         smoke: overrides that make every run as short as it can be, to see that all parts fit. What
-            names a file of `files` is left out there, so they state other data.
+            names a file of `files` is left out there, so they state other data: `{toy-text.txt}`
+            and the like are files that are made then (`etude.papers.toys`). They replace what a
+            run says of the same keys, and of those below them.
         smoke_runs: more of them for single runs.
     """
 
@@ -251,7 +253,8 @@ def load(name: str) -> Paper:
         RequestError: there is no such paper, or its file has mistakes; names their key paths.
     """
     if name not in names():
-        raise RequestError(Problem("PAPER", "a paper that is ready", name, nearest(name, names())))
+        hint = nearest(name, names()) or "etude reproduce, with nothing more, lists them"
+        raise RequestError(Problem("PAPER", "a paper that is ready", name, hint))
     return read(conf_dir() / "paper" / f"{name}.yaml")
 
 

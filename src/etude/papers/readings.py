@@ -1,13 +1,17 @@
-"""Cells that are metrics of runs, at the end, at their best, or when they first reach a value."""
+"""Cells that are metrics of runs, at the end, at their best, or when they first reach a value; or
+what a checkpoint of theirs scores on a split.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
+
+from omegaconf import OmegaConf
 
 from etude.analysis.curves import COLOURS, new_figure
 from etude.api import Run
@@ -17,16 +21,22 @@ from etude.papers.claims import Reading
 
 @dataclass(frozen=True)
 class Value:
-    """A number of each run of an arm.
+    """A number of each run of an arm, or of each seed.
 
     Args:
         run: the arm.
-        metric: as in `metrics.jsonl`, such as `val/accuracy`.
+        metric: as in `metrics.jsonl`, such as `val/accuracy`; with `split` as an evaluation names
+            it, such as `bleu`.
         of: the `last` row that has it, its `max` or `min`; `step`, the first step at which it is at
             least `reaches` (infinite if it never is). Of a run that diverged all but that are no
             number.
         reaches: see `of`.
         over: another such value that it is divided by, of the same seed.
+        swept: of an arm that sweeps, how the values of its runs become one a seed: for each swept
+            key `max` or `min`, the innermost first.
+        split: the split that a checkpoint is scored on, instead of what training measured.
+        how: with `split`, how: `which` checkpoint (the best), `beams` and `length_penalty`, or
+            `sequence_length` and `stride`.
     """
 
     run: str
@@ -34,21 +44,52 @@ class Value:
     of: Literal["last", "max", "min", "step"] = "last"
     reaches: float | None = None
     over: Value | None = None
+    swept: Mapping[str, str] = field(default_factory=dict)
+    split: str | None = None
+    how: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         checks = Checks()
         stated = (self.of == "step") == (self.reaches is not None)
         checks.that(stated, "reaches", self.reaches, "a value for `of: step`, and for no other")
+        for key, reduced in self.swept.items():
+            checks.that(reduced in ENDS, f"swept.{key}", reduced, "max or min")
+        scored = self.split is not None
+        checks.that(not scored or self.of == "last", "of", self.of, "nothing beside a split")
+        checks.that(scored or not self.how, "how", dict(self.how), "nothing without a split")
         checks.done()
 
+    @property
+    def arms(self) -> set[str]:
+        """The runs that it reads."""
+        return {self.run} | (set() if self.over is None else self.over.arms)
+
     def read(self, runs: Mapping[str, Sequence[Run]]) -> list[float]:
-        """A number a run; none where there is no run."""
-        own = [self._of(run) for run in runs.get(self.run, ())]
+        """A number a run, or with `swept` a seed; none where there is no run."""
+        found = runs.get(self.run, ())
+        own = self._reduced(found) if self.swept else [self._of(run) for run in found]
         if self.over is None:
             return own
         return [a / b for a, b in zip(own, self.over.read(runs), strict=False)]
 
+    def _reduced(self, runs: Sequence[Run]) -> list[float]:
+        seeds: dict[int, dict[tuple[Any, ...], float]] = {}
+        for run in runs:
+            place = tuple(OmegaConf.select(run.config, key) for key in self.swept)
+            seeds.setdefault(run.summary["seed"], {})[place] = self._of(run)
+        values: list[float] = []
+        for table in seeds.values():
+            for reduced in self.swept.values():
+                groups: dict[tuple[Any, ...], list[float]] = {}
+                for place, value in table.items():
+                    groups.setdefault(place[1:], []).append(value)
+                table = {place: _end(reduced, group) for place, group in groups.items()}
+            values += table.values()
+        return values
+
     def _of(self, run: Run) -> float:
+        if self.split is not None:
+            return float(_scores(run, self.split, self.how).get(self.metric, math.nan))
         frame = run.metrics
         if self.metric not in frame:
             return math.nan
@@ -63,12 +104,59 @@ class Value:
         return float(ends[self.of])
 
 
+@dataclass(frozen=True)
+class Mean:
+    """The mean of several such values, of the same seed.
+
+    Args:
+        mean: the values.
+    """
+
+    mean: Sequence[Value | Mean]
+
+    @property
+    def arms(self) -> set[str]:
+        """The runs that it reads."""
+        return {arm for each in self.mean for arm in each.arms}
+
+    def read(self, runs: Mapping[str, Sequence[Run]]) -> list[float]:
+        """A number a seed; none unless there are all of them."""
+        return [fmean(row) for row in zip(*(each.read(runs) for each in self.mean), strict=False)]
+
+
+ENDS = {"max": max, "min": min}
+
+
+def _end(name: str, values: Sequence[float]) -> float:
+    """Of those that are numbers: what diverged is not the best."""
+    numbers = [value for value in values if not math.isnan(value)]
+    return ENDS[name](numbers) if numbers else math.nan
+
+
+def _scores(run: Run, split: str, how: Mapping[str, Any]) -> Mapping[str, float]:
+    """What an evaluation says; that of examples is kept in the record and not made again."""
+    from etude.analysis.scoring import name_of, scored
+    from etude.analysis.written import Beams
+    from etude.records.files import read_json
+
+    if not {"sequence_length", "stride"} & set(how):
+        search = {key: how[key] for key in ("beams", "length_penalty") if key in how}
+        checkpoint = run.record.chosen(how.get("which", "best"))
+        name = name_of(split, checkpoint.name, Beams(**search))
+        file = run.path / "evaluations" / f"{name}.json"
+        if file.is_file():
+            kept: Mapping[str, float] = read_json(file)["metrics"]
+            return kept
+    found: Mapping[str, float] = scored(run, split, **how)["metrics"]
+    return found
+
+
 class Metrics:
     """Reads cells from runs, and draws a metric's curves, arm by arm.
 
     Args:
         values: what each cell is.
-        controls: its negative control; both as `Value`'s arguments.
+        controls: its negative control; both as `Value`'s arguments, or `Mean`'s.
         curves: the metrics to draw, a panel each.
         log: the axes with logarithmic scale: `x`, `y`, `xy` or none.
     """
@@ -93,7 +181,7 @@ class Metrics:
     def arms(self) -> set[str]:
         """The runs that it reads."""
         found = [*self.values.values(), *self.controls.values()]
-        return {v.run for v in found} | {v.over.run for v in found if v.over is not None}
+        return {arm for value in found for arm in value.arms}
 
     def read(self, runs: Mapping[str, Sequence[Run]], figures: Path) -> dict[str, Reading]:
         """The readings by cell key; PNG files go to the folder `figures`, which exists."""
@@ -106,8 +194,10 @@ class Metrics:
         return {key: reading for key, reading in found.items() if reading.values}
 
 
-def value_of(stated: Mapping[str, Any]) -> Value:
-    """A `Value` from plain data."""
+def value_of(stated: Mapping[str, Any]) -> Value | Mean:
+    """A value, or a mean of some, from plain data."""
+    if "mean" in stated:
+        return Mean([value_of(each) for each in stated["mean"]])
     over = stated.get("over")
     return Value(**{**stated, "over": None if over is None else value_of(over)})
 

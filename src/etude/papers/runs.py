@@ -6,13 +6,15 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from etude.api import Run, train_record
+from etude.config.checks import Checked
 from etude.config.compose import compose
 from etude.config.environment import mask_of
 from etude.errors import InvalidArguments, Problem, RequestError
+from etude.papers import toys
 from etude.papers.claims import Paper
 from etude.records.record import Record, run_folder
 from etude.records.signature import signature
@@ -58,8 +60,8 @@ class Arm:
             return None
         return [_filled(one, given) for one in self.stated]
 
-    def finished(self) -> Path | None:
-        """The record of this run, if it has ended.
+    def folder(self) -> Path | None:
+        """Where its record lies or will lie; None while what it begins from is not there.
 
         Raises:
             RequestError: the overrides do not fit.
@@ -67,14 +69,36 @@ class Arm:
         overrides = self.overrides()
         if overrides is None:
             return None
-        checked = check_all(compose(overrides))
+        begun = [arm.folder() for arm in self.begins.values()]
+        times = [(path / "run.json").stat().st_mtime_ns for path in begun if path is not None]
+        checked = _checked(tuple(overrides), tuple(times))
         base = run_folder(Path(checked.run.root), checked.name, signature(checked.identity))
-        folder = current_folder(base, checked)
+        return current_folder(base, checked)
+
+    def finished(self) -> Path | None:
+        """The record of this run, if it has ended.
+
+        Raises:
+            RequestError: the overrides do not fit.
+        """
+        folder = self.folder()
+        if folder is None:
+            return None
         try:
             ended = Record.read(folder).status in ENDED
         except RequestError:
             return None
         return folder if ended else None
+
+
+@lru_cache(maxsize=512)
+def _checked(overrides: tuple[str, ...], times: tuple[int, ...]) -> Checked:
+    """The config of a run, which is asked for again and again.
+
+    Args:
+        times: when the records that it begins from were last written.
+    """
+    return check_all(compose(overrides))
 
 
 def arms_of(
@@ -89,16 +113,14 @@ def arms_of(
     Raises:
         RequestError: such a file is missing, or is another.
     """
-    paths = {} if smoke else _paths(name, paper, files)
+    paths: Mapping[str, Path | None]
+    paths = toys.write(root / "_toys") if smoke else _paths(name, paper, files)
     place = [f"name={name}", f"run.root={_quoted(root)}"]
     arms: dict[tuple[str, int], Arm] = {}
     found: list[Arm] = []
     for arm, overrides in paper.runs.items():
-        if smoke:  # which makes do with data that is there
-            own = [one for one in overrides if not any(f"{{{f}}}" in one for f in paper.files)]
-            own += [*paper.smoke, *paper.smoke_runs.get(arm, ())]
-        else:
-            own = [_filled(one, paths) for one in overrides]
+        own = _short(paper, arm) if smoke else overrides
+        own = [_filled(one, paths) for one in own]
         others = {other for other in paper.runs if any(f"{{{other}}}" in one for one in own)}
         after = [one for one in own if any(f"{{{other}}}" in one for other in others)]
         swept = combinations([one for one in own if one not in after])
@@ -111,6 +133,19 @@ def arms_of(
                 found.append(Arm(arm, seed, len(found), label, stated, begins))
             arms[arm, seed] = found[-1]
     return found
+
+
+def _short(paper: Paper, arm: str) -> list[str]:
+    """The overrides of a run in its short form, in which what that states itself is not swept."""
+    short = [*paper.smoke, *paper.smoke_runs.get(arm, ())]
+    stated = [_key(one) for one in short]
+    given = [one for one in paper.runs[arm] if not any(f"{{{f}}}" in one for f in paper.files)]
+    kept = [one for one in given if not any(f"{_key(one)}.".startswith(f"{k}.") for k in stated)]
+    return [*kept, *short]
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
 
 
 def _paths(name: str, paper: Paper, folder: Path) -> dict[str, Path | None]:
@@ -165,14 +200,23 @@ def train_missing(arms: Sequence[Arm], logs: Path, jobs: int | str) -> None:
     waiting = list(arms)
     while waiting:
         ready = [arm for arm in waiting if arm.overrides() is not None]
-        missing = [arm for arm in ready if arm.finished() is None]
-        there = len(ready) - len(missing)
+        undone = [arm for arm in ready if arm.finished() is None]
+        there = len(ready) - len(undone)
+        missing = _different(undone)
         if missing:
             log.info("%d runs%s", len(missing), f", {there} more are there" if there else "")
             _train(missing, logs, places)
         waiting = [arm for arm in waiting if arm not in ready]
         if not ready:
             return  # what they begin from has failed
+
+
+def _different(arms: Sequence[Arm]) -> list[Arm]:
+    """Without those that are the same run as an earlier one, as in short forms."""
+    found: dict[Path | None, Arm] = {}
+    for arm in arms:
+        found.setdefault(arm.folder(), arm)
+    return [*found.values()]
 
 
 def _train(missing: Sequence[Arm], logs: Path, places: Sequence[Slot]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -129,7 +129,12 @@ def score(
 
 @torch.inference_mode()
 def sliding_score(
-    model: nn.Module, file: Any, length: int, stride: int, vocabulary: int
+    model: nn.Module,
+    file: Any,
+    length: int,
+    stride: int,
+    vocabulary: int,
+    told: Callable[[int], None] = lambda done: None,
 ) -> dict[str, float]:
     """Loss and perplexity with windows that overlap: window w begins at token `w * stride`, and of
     each but the first only the last `stride` targets count, which have seen at least
@@ -138,8 +143,9 @@ def sliding_score(
     Args:
         file: the split's ids, an `etude.data.prepare.TokenFile`.
         length: targets in a window.
-        stride: at most `length`.
+        stride: at most `length`; with `length` + 1 the first token of each window is no target.
         vocabulary: tokens that the model chooses among.
+        told: is called with how many of the ids are done.
 
     Returns:
         `loss` in nats a token, `perplexity`, and `nats`, the sum.
@@ -147,21 +153,24 @@ def sliding_score(
     ids = torch.from_numpy(file.ids.astype("int64"))
     total = len(ids) - 1
     size = max(1, evaluation_positions(vocabulary) // length)
-    starts = [0, *range(stride, max(stride, total - length + stride), stride)]
+    starts = [0, *range(stride, min(total, max(stride, total - length + stride)), stride)]
     nats, counted, done = 0.0, 0, 0
     model.eval()
+    device = next(model.parameters()).device
     whole = [start for start in starts if start + length <= total]
     groups = [whole[first : first + size] for first in range(0, len(whole), size)]
     groups += [[start] for start in starts if start + length > total]
     for group in groups:
         rows = torch.stack([ids[start : start + length + 1] for start in group])
+        rows = rows.to(device)
         logits = model(rows[:, :-1])
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).transpose(1, 2)
-        losses = F.cross_entropy(logits, rows[:, 1:], reduction="none").double()
+        losses = F.cross_entropy(logits, rows[:, 1:], reduction="none").cpu().double()
         for start, row in zip(group, losses, strict=True):
             new = row[max(0, done - start) :]
             nats += float(new.sum())
             counted += len(new)
             done = max(done, start + len(row))
+        told(done)
     metrics = language_model_metrics(nats, counted, None)
     return {**metrics, "nats": nats}

@@ -1,0 +1,99 @@
+"""Where texts to be scored come from: a data set on a hub, or a file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from etude.errors import Checks, Problem, RequestError
+
+log = logging.getLogger("etude")
+
+
+class HubTexts:
+    """A column of a data set on the Hugging Face hub, streamed.
+
+    Args:
+        name, config, revision: see `etude.data.hub.Repository`.
+        split: of the data set.
+        column: of the text.
+        rows: take only so many of the first; None takes all.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        config: str | None = None,
+        revision: str | None = None,
+        split: str = "test",
+        column: str = "text",
+        rows: int | None = None,
+    ) -> None:
+        from etude.data.hub import Repository
+
+        checks = Checks()
+        self.repository = Repository(name, config, revision, key="measure")
+        self.repository.noted(checks)
+        if rows is not None:
+            checks.positive(rows=rows)
+        checks.done()
+        self.split, self.column, self.limit = split, column, rows
+
+    def read(self) -> Iterator[str]:
+        """The texts, a row each; empty ones too.
+
+        Raises:
+            RequestError: the hub cannot be reached, or has no such column.
+        """
+        from etude.data.rows import column_values
+
+        where = f"{self.repository.name}, split {self.split}"
+        with self.repository.explained():
+            log.info("reading %s, commit %s", where, self.repository.commit)
+            values = column_values(self.repository.rows(self.split, "measure"), self.column)
+            for number, value in enumerate(islice(values, self.limit), 1):
+                if not isinstance(value, str):
+                    place = f"{where}, row {number}, column {self.column}"
+                    raise RequestError(Problem(place, "text", value))
+                yield value
+
+
+class FileTexts:
+    """A file on this machine: the rows of JSON lines, CSV or Parquet, else one text.
+
+    Args:
+        path: of the file.
+        column: of rows.
+        rows: take only so many of the first; None takes all.
+    """
+
+    def __init__(self, *, path: str, column: str = "text", rows: int | None = None) -> None:
+        if rows is not None:
+            checks = Checks()
+            checks.positive(rows=rows)
+            checks.done()
+        self.path, self.column, self.limit = Path(path), column, rows
+
+    def read(self) -> Iterator[str]:
+        """The texts.
+
+        Raises:
+            RequestError: there is no such file, or it cannot be read.
+        """
+        from etude.data.formats import format_of
+        from etude.data.plain import characters_of, explained, scan
+        from etude.data.rows import texts, values_of
+
+        if not self.path.is_file():
+            raise RequestError(Problem("measure", "a file of texts", str(self.path)))
+        form = format_of(self.path, without_suffix=True)
+        if form is None or not form.rows:
+            with explained(self.path):
+                yield "".join(characters_of(self.path, 0, scan(self.path).characters))
+            return
+        values = values_of(self.path, form, self.column)
+        named = ((f"{self.path}, row {number}", value) for number, value in values)
+        yield from islice(texts(named, tell=True), self.limit)
