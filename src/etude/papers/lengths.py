@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from etude.api import Run
 from etude.errors import Checks
 from etude.generation.decoding import evaluating
 from etude.papers.claims import Reading
+
+log = logging.getLogger("etude")
 
 Floats = NDArray[np.float64]
 
@@ -46,10 +49,12 @@ class Lengths:
 
     def read(self, runs: Mapping[str, Sequence[Run]], figures: Path) -> dict[str, Reading]:
         """The readings, and the figure `lengths.png`."""
-        found = {
-            arm: [[by_position(run, times) for times in self.times] for run in several]
-            for arm, several in runs.items()
-        }
+        found: dict[str, list[list[Floats]]] = {}
+        for arm, several in runs.items():
+            for number, run in enumerate(several, 1):
+                log.info("%s, run %d of %d: windows of each length", arm, number, len(several))
+                losses = [by_position(run, times) for times in self.times]
+                found.setdefault(arm, []).append(losses)
         gaps = {
             arm: [float(losses[-1].mean() - losses[self.times.index(1)].mean()) for losses in each]
             for arm, each in found.items()
