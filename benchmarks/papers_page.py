@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs at once (1)")
     parser.add_argument("--page", action="store_true", help="the page alone")
     given = parser.parse_args()
-    names = given.only or [name for name in claims.names() if claims.load(name).tier == "cpu"]
+    names = given.only or [n for n, paper in claims.all_papers().items() if paper.tier == "cpu"]
     for name in () if given.page else names:
         reproduce(name, given.root, jobs=given.jobs, files=given.files)
         keep(folder_of(name, given.root), DOCS / "papers" / name)
@@ -68,7 +68,7 @@ def keep(found: Path, kept: Path) -> None:
 
 def write_page(docs: Path) -> None:
     """Writes `papers.md` from the papers' files and the evidence beside it."""
-    lines = [line_of(name, docs / "papers" / name) for name in claims.names()]
+    lines = [line_of(name, docs / "papers" / name) for name in claims.all_papers()]
     head = [COLUMNS, ["---"] * len(COLUMNS)]
     table = "\n".join(_row(line) for line in [*head, *lines])
     (docs / "papers.md").write_text(f"{INTRODUCTION}\n{table}\n")

@@ -56,7 +56,10 @@ def state(root: Path, capsys: pytest.CaptureFixture[str]) -> str:
         "the",
         "protocol",
     ]
-    assert [row.split()[0] for row in rows] == claims.names()
+    shown = [row.split()[0] for row in rows]
+    assert sorted(shown) == claims.names()
+    tiers = [claims.load(name).tier for name in shown]
+    assert tiers == sorted(tiers, key=["cpu", "gpu", "weights"].index)
     (row,) = (row for row in rows if row.startswith(NAME))
     return row.split("(cpu)")[1].strip()
 

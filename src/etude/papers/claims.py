@@ -246,6 +246,19 @@ def names() -> list[str]:
     return sorted(path.stem for path in (conf_dir() / "paper").glob("*.yaml"))
 
 
+TIERS = ("cpu", "gpu", "weights")
+
+
+def all_papers() -> dict[str, Paper]:
+    """Those that are ready, by name; what a small machine can do comes first.
+
+    Raises:
+        RequestError: a file has mistakes.
+    """
+    found = {name: load(name) for name in names()}
+    return dict(sorted(found.items(), key=lambda item: (TIERS.index(item[1].tier), item[0])))
+
+
 def load(name: str) -> Paper:
     """The paper in `conf/paper/<name>.yaml`.
 

@@ -22,8 +22,7 @@ def print_papers(root: Path) -> None:
         RequestError: a paper's file or an earlier result is damaged.
     """
     lines = []
-    for name in claims.names():
-        paper = claims.load(name)
+    for name, paper in claims.all_papers().items():
         settings = claims.measurement(name, paper).canonical()
         path = folder_of(name, root) / "result.json"
         ours, protocol = report.read_verdicts(path, paper, settings)
