@@ -7,12 +7,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
@@ -21,6 +21,9 @@ from etude.config.paths import conf_dir
 from etude.errors import Checks, InvalidArguments, Problem, RequestError, nearest
 
 CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
+Said = Annotated[str, StringConstraints(min_length=1)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+Number = Annotated[float, Field(strict=True)]
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -33,10 +36,10 @@ class Tolerance:
         above, below: a strict inequality, where the paper states no number.
     """
 
-    relative: float | None = None
-    absolute: float | None = None
-    above: float | None = None
-    below: float | None = None
+    relative: Number | None = None
+    absolute: Number | None = None
+    above: Number | None = None
+    below: Number | None = None
 
     def __post_init__(self) -> None:
         checks = Checks()
@@ -89,10 +92,10 @@ class ProtocolFigure:
         because: why the tolerance is what it is.
     """
 
-    expected: float | None
-    read: str
+    expected: Number | None
+    read: Said
     tolerance: Tolerance
-    because: str
+    because: Said
 
     def __post_init__(self) -> None:
         _check_band(self.tolerance, "expected", self.expected)
@@ -116,12 +119,12 @@ class Cell:
     """
 
     key: str
-    says: str
-    published: float | None
-    read: str
+    says: Said
+    published: Number | None
+    read: Said
     tolerance: Tolerance
-    because: str
-    control: str
+    because: Said
+    control: Said
     unit: str = ""
     protocol: ProtocolFigure | None = None
 
@@ -135,6 +138,8 @@ def _check_band(tolerance: Tolerance, key: str, number: float | None) -> None:
     if tolerance.needs_published:
         expected = "a number, which the tolerance is a band around"
         checks.that(number is not None, key, number, expected)
+        expected = "a number other than 0, of which a share can be had"
+        checks.that(tolerance.relative is None or number != 0, key, number, expected)
     else:
         expected = "null: the tolerance is an inequality and would ignore it"
         checks.that(number is None, key, number, expected)
@@ -150,8 +155,8 @@ class NeededFile:
         sha256: of its content.
     """
 
-    says: str
-    sha256: str
+    says: Said
+    sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -184,7 +189,7 @@ class Paper:
     link: str
     tier: Literal["cpu", "gpu", "weights"]
     cost: str
-    seeds: list[int]
+    seeds: list[Seed]
     measure: dict[str, Any]
     cells: list[Cell]
     runs: dict[str, list[str]] = field(default_factory=dict)
@@ -275,9 +280,11 @@ def read(path: Path) -> Paper:
     """The paper in a file; see `load`."""
     try:
         plain = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise RequestError(Problem(f"conf/paper/{path.name}", "valid YAML", hint=reason)) from error
+    if not isinstance(plain, dict) or not plain:
+        raise RequestError(Problem(f"conf/paper/{path.name}", "the keys of a paper with values"))
     try:
         return TypeAdapter(Paper).validate_python(plain)
     except ValidationError as error:
@@ -295,6 +302,18 @@ def measurement(name: str, paper: Paper) -> Node:
     if problems:
         raise RequestError(_in_file(name, problem) for problem in problems)
     return node
+
+
+def built(name: str, node: Node) -> Any:
+    """What the paper's `measure` describes.
+
+    Raises:
+        RequestError: its constructor refuses; names the file.
+    """
+    try:
+        return node.build()
+    except RequestError as error:
+        raise RequestError(_in_file(name, problem) for problem in error.problems) from error
 
 
 def experiments(paper: Paper) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -80,6 +81,7 @@ def result(
     """
     where = {k: v for k, v in provenance.start(0).items() if k not in ("step", "host")}
     where["devices"] = sorted({_device(run) for several in runs.values() for run in several})
+    told = {key: asdict(reading) for key, reading in readings.items()}
     return {
         "format": FORMAT,
         "paper": name,
@@ -96,7 +98,8 @@ def result(
         },
         "seeds": list(paper.seeds),
         "measure": dict(settings),
-        "readings": {key: asdict(reading) for key, reading in readings.items()},
+        "readings": told,
+        "sha256": _sha256(told),
         "overrides": dict(paper.runs),
         "experiments": claims.experiments(paper),
         "runs": {
@@ -120,12 +123,22 @@ def read_verdicts(
         return Verdict("not run"), None
     found = read_json(path)
     root = path.parents[2]
-    for several in found.get("runs", {}).values() if isinstance(found, dict) else ():
-        for run in several:
-            if not _is_there(root / str(run.get("place")), run):
-                why = f"{run.get('place')} is gone or has changed"
-                return Verdict("not run", why=why), None
+    for run in _listed(found, str(path)):
+        if not _is_there(root / run["place"], run):
+            return Verdict("not run", why=f"{run['place']} is gone or has changed"), None
     return verdicts_in(found, str(path), paper, settings)
+
+
+def _listed(found: Any, name: str) -> list[dict[str, str]]:
+    """The runs that a result says it was read from."""
+    runs = found.get("runs") if isinstance(found, dict) else None
+    kind = dict[str, list[dict[str, Any]]]
+    try:
+        listed = [run for each in TypeAdapter(kind).validate_python(runs).values() for run in each]
+        return [{"place": str(run["place"]), "metrics": str(run["metrics"])} for run in listed]
+    except (ValidationError, KeyError) as error:
+        expected = "the place and the digest of each run"
+        raise RequestError(Problem(f"{name}: runs", expected)) from error
 
 
 def verdicts_in(
@@ -148,6 +161,10 @@ def verdicts_in(
     then = tuple(found.get(key) for key in ("measure", "seeds", "overrides", "experiments"))
     if then != now:
         return Verdict("not run", why="settings changed"), None
+    if paper.runs and not _listed(found, name):
+        return Verdict("not run"), None
+    if found.get("sha256") != _sha256(found.get("readings")):
+        return Verdict("not run", why="the readings have been changed"), None
     try:
         readings = TypeAdapter(dict[str, Reading]).validate_python(found.get("readings"))
     except ValidationError as error:
@@ -161,6 +178,11 @@ def _of(run: Any) -> dict[str, Any]:
     return {"seed": info["seed"], "seconds": info["seconds"], "parameters": info["parameters"]} | {
         "metrics": _digest(run.path)
     }
+
+
+def _sha256(readings: Any) -> str:
+    """Of the numbers: what was read by nobody is told from what was."""
+    return hashlib.sha256(json.dumps(readings, sort_keys=True).encode()).hexdigest()
 
 
 def _device(run: Any) -> str:

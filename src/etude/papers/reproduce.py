@@ -60,7 +60,7 @@ def reproduce(
     """
     paper = claims.load(name)
     node = claims.measurement(name, paper)
-    measurement: Any = node.build()
+    measurement: Any = claims.built(name, node)
     folder = folder_of(name, root)
     arms = runs.arms_of(name, paper, root, files=files)
     try:
@@ -100,7 +100,7 @@ def smoke(name: str, root: Path, *, jobs: int | str = "auto", files: Path = Path
         Whether each run ended well and each cell could be read.
     """
     paper = claims.load(name)
-    measurement: Any = claims.measurement(name, paper).build()
+    measurement: Any = claims.built(name, claims.measurement(name, paper))
     base = root / "_papers" / "_smoke"
     arms = runs.arms_of(name, paper, base, smoke=True, files=files)
     base.mkdir(parents=True, exist_ok=True)

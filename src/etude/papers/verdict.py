@@ -53,6 +53,8 @@ def judge(cell: Cell, reading: Reading | None) -> Verdict:
     if reading is None or not reading.values:
         return Verdict("not run")
     seeds = len(reading.values)
+    if not math.isfinite(fmean(reading.values)):
+        return Verdict("miss", seeds, "no number")
     if not cell.tolerance.admits(fmean(reading.values), cell.published):
         return Verdict("miss", seeds)
     if not reading.controls or not math.isfinite(fmean(reading.controls)):
