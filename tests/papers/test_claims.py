@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from etude.config.paths import conf_dir
 from etude.errors import RequestError
 from etude.papers import claims
 
@@ -152,3 +154,41 @@ def test_an_unknown_paper_is_refused_and_told_where_the_ready_ones_are(
 ) -> None:
     with pytest.raises(RequestError, match=told):
         claims.load(name)
+
+
+@pytest.mark.parametrize("content", [b"title: \xe9\n", b"", b"hello", b"[1, 2]"])
+def test_what_is_no_paper_at_all(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(content)
+    with pytest.raises(RequestError) as told:
+        claims.read(file)
+    assert "conf/paper/mine.yaml" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where"),
+    [
+        ("seeds: [0, 1, 2]", "seeds: [true, false]", "seeds[0]"),
+        ("seeds: [0, 1, 2]", "seeds: ['0', '1']", "seeds[0]"),
+        ("seeds: [0, 1, 2]", "seeds: [-1]", "seeds[0]"),
+        ("published: 16\n", "published: true\n", "cells[0].published"),
+        ("published: 16\n", "published: 0\n", "cells[0]"),
+        ("control: the same with the scale, whose variance is 1\n", "control: ''\n", "control"),
+    ],
+)
+def test_values_that_only_look_right(tmp_path: Path, old: str, new: str, where: str) -> None:
+    text = (conf_dir() / "paper" / "attention_scale.yaml").read_text()
+    assert old in text
+    file = tmp_path / "mine.yaml"
+    file.write_text(text.replace(old, new, 1))
+    with pytest.raises(RequestError) as told:
+        claims.read(file)
+    assert where in str(told.value)
+
+
+def test_what_the_measurement_refuses_is_told_by_its_file() -> None:
+    paper = claims.load("attention_scale")
+    bad = replace(paper, measure={**paper.measure, "heads": 0})
+    node = claims.measurement("attention_scale", bad)
+    with pytest.raises(RequestError, match=r"conf/paper/attention_scale.yaml: measure.heads"):
+        claims.built("attention_scale", node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 
 from etude.errors import RequestError
-from etude.papers import claims, reproduce
+from etude.papers import claims, report, reproduce
+from etude.papers.claims import Reading
 
 NAME = "attention_scale"
 
@@ -152,3 +154,46 @@ def test_a_damaged_result_is_named(tmp_path: Path, content: str, told: str) -> N
     (folder / "result.json").write_text(content)
     with pytest.raises(RequestError, match=told):
         reproduce.print_papers(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "state_"),
+    [
+        (lambda found: found["readings"]["variance/64"].update(values=[64.0] * 3), "readings have"),
+        (lambda found: found["readings"]["variance/64"].update(values=["64"] * 3), "readings have"),
+        (lambda found: found.update(seeds=[0, 1]), "settings changed"),
+        (lambda found: found.update(experiments={"sort": "0"}), "settings changed"),
+    ],
+)
+def test_a_changed_result_is_no_match(
+    root: Path, tmp_path: Path, capsys: Any, change: Any, state_: str
+) -> None:
+    shutil.copytree(root / "_papers" / NAME, tmp_path / "_papers" / NAME)
+    file = tmp_path / "_papers" / NAME / "result.json"
+    found = json.loads(file.read_text())
+    change(found)
+    file.write_text(json.dumps(found))
+    assert state(tmp_path, capsys).startswith("not run")
+    assert state_ in state(tmp_path, capsys)
+
+
+@pytest.mark.parametrize("runs", [[], None, {"a": ["x"]}, {"a": None}, {"a": [{"place": "x"}]}])
+def test_damaged_runs_are_told_by_their_file(
+    root: Path, tmp_path: Path, etude: Any, runs: Any
+) -> None:
+    shutil.copytree(root / "_papers" / NAME, tmp_path / "_papers" / NAME)
+    file = tmp_path / "_papers" / NAME / "result.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"runs": runs}))
+    answer = etude("reproduce", "--root", tmp_path)
+    assert answer.code == 2
+    assert f"{file}: runs" in answer.err
+
+
+def test_a_paper_of_runs_needs_runs(tmp_path: Path, capsys: Any) -> None:
+    paper = claims.load("sort")
+    settings = claims.measurement("sort", paper).canonical()
+    told = {"exact": {"values": [1.0] * 3, "controls": [0.0] * 3}}
+    readings = {key: Reading(**each) for key, each in told.items()}
+    found = report.result("sort", paper, settings, readings, {})
+    assert str(report.verdicts_in(found, "x", paper, settings)[0]) == "not run"
+    assert str(report.verdict_of(paper, readings)) == "match"  # so it is for want of runs

@@ -133,3 +133,10 @@ class TestProtocol:
             self.known(None, absolute=0.03)
         with pytest.raises(ValidationError, match="expected ="):
             self.known(1.9, below=2.0)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_what_is_no_finite_number_is_a_miss(value: float) -> None:
+    for tolerance in ({"above": 3.0}, {"below": 3.0}):
+        reading = Reading([value, 1.0, 2.0], [3.0, 3.0, 3.0])
+        assert str(judge(cell(None, **tolerance), reading)) == "miss (no number)"

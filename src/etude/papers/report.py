@@ -122,6 +122,7 @@ def read_verdicts(
     if not path.is_file():
         return Verdict("not run"), None
     found = read_json(path)
+    _check_format(found, str(path))
     root = path.parents[2]
     for run in _listed(found, str(path)):
         if not _is_there(root / run["place"], run):
@@ -129,12 +130,20 @@ def read_verdicts(
     return verdicts_in(found, str(path), paper, settings)
 
 
+def _check_format(found: Any, name: str) -> None:
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise RequestError(Problem(name, f"a result of format {FORMAT}"))
+
+
 def _listed(found: Any, name: str) -> list[dict[str, str]]:
     """The runs that a result says it was read from."""
-    runs = found.get("runs") if isinstance(found, dict) else None
     kind = dict[str, list[dict[str, Any]]]
     try:
-        listed = [run for each in TypeAdapter(kind).validate_python(runs).values() for run in each]
+        listed = [
+            run
+            for each in TypeAdapter(kind).validate_python(found.get("runs")).values()
+            for run in each
+        ]
         return [{"place": str(run["place"]), "metrics": str(run["metrics"])} for run in listed]
     except (ValidationError, KeyError) as error:
         expected = "the place and the digest of each run"
@@ -155,8 +164,7 @@ def verdicts_in(
     Raises:
         RequestError: it is damaged, or a newer Étude wrote it.
     """
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise RequestError(Problem(name, f"a result of format {FORMAT}"))
+    _check_format(found, name)
     now = (dict(settings), list(paper.seeds), dict(paper.runs), claims.experiments(paper))
     then = tuple(found.get(key) for key in ("measure", "seeds", "overrides", "experiments"))
     if then != now:
