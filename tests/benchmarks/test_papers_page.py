@@ -57,11 +57,9 @@ def test_a_changed_value_changes_the_page(page: Any, tmp_path: Path) -> None:
     page.keep(ROOT / "docs" / "papers" / name, folder)
     before = page.line_of(name, folder)
     found = json.loads((folder / "result.json").read_text())
-    for reading in found["readings"].values():
-        reading["values"] = [float("1e9")] * len(reading["values"])
-        reading["controls"] = [float("1e9")] * len(reading["controls"])
+    next(iter(found["readings"].values()))["values"][0] += 1.0
     (folder / "result.json").write_text(json.dumps(found))
-    assert page.line_of(name, folder)[3].startswith("miss")
-    assert before[3] != page.line_of(name, folder)[3]
+    assert before[3].startswith(("match", "miss"))
+    assert page.line_of(name, folder)[3] == "not run (the readings have been changed)"
     (folder / "result.json").unlink()
     assert page.line_of(name, folder)[3] == "not run"
