@@ -91,7 +91,8 @@ def needed(choice: str, corpus: Path) -> list[str]:
         return ["data.path=rows.jsonl"]
     if choice.removeprefix("experiment=") in MOVING:
         return [COMMIT]
-    reads_files = choice in (TEXT, "experiment=enwik8") or "shakespeare" in choice
+    of_text = (TEXT, "experiment=enwik8", "experiment=names")
+    reads_files = choice in of_text or "shakespeare" in choice
     return [f"data.path={corpus}"] if reads_files else []
 
 

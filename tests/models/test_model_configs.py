@@ -28,6 +28,8 @@ WITHOUT = {"head/none", "initialise/default"}  # null, and so not in a signature
 def compose(model: str, *overrides: str) -> Any:
     nano = model in ("nano", "encoder_nano", "transformer_nano")
     sizes = ["vocab_size=65", "+data.sequence_length=64"] if nano else []
+    if model == "regressor_nano":  # reads no tokens
+        sizes = ["+data.sequence_length=64"]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose(model, [*sizes, *overrides])
     resolved = OmegaConf.to_container(config, resolve=True)

@@ -169,7 +169,7 @@ class TestShortForms:
 def run(seed: int, lr: float, dim: int, value: float) -> Any:
     config = OmegaConf.create({"optimizer": {"lr": lr}, "model": {"dim": dim}})
     frame = pd.DataFrame({"step": [1, 2], "x": [value - 1, value]})
-    return SimpleNamespace(config=config, metrics=frame, summary={"seed": seed})
+    return SimpleNamespace(config=config, metrics=frame, summary={"seed": seed}, status="finished")
 
 
 class TestValues:
