@@ -202,10 +202,13 @@ def plot(curves: Curves, fits: Sequence[Fit], path: Path) -> None:
             colour = (0.11, 0.31, 0.85, shade)
             at_equal.plot(sizes, losses, "o-", color=colour, markersize=3, label=f"{flops:.1e}")
             lowest = int(np.argmin(losses))
-            at_equal.plot(sizes[lowest], losses[lowest], "*", color=ORANGE, markersize=9)
+            if 0 < lowest < len(sizes) - 1:  # at an end it may lie outside of what was trained
+                at_equal.plot(sizes[lowest], losses[lowest], "*", color=ORANGE, markersize=9)
     at_equal.set_title("equal compute 6 N D, FLOPs", fontsize=10)
     for axes in (over_size, at_equal):
         axes.set_xscale("log")
+        axes.set_xticks(curves.sizes, labels=[f"{size / 1000:.0f} k" for size in curves.sizes])
+        axes.minorticks_off()
         axes.set_xlabel("parameters N")
         axes.set_ylabel("validation loss (nats)")
         axes.grid(alpha=0.25)
