@@ -42,7 +42,7 @@ def reproduce(arguments: list[str]) -> int:
     jobs = asked.jobs if asked.jobs == "auto" else int(asked.jobs)
     files = Path(asked.files)
     if asked.smoke:
-        matched = [papers.smoke(paper, root, jobs=jobs, files=files) for paper in asked.paper]
+        matched = [papers.smoke(paper, root, jobs=jobs) for paper in asked.paper]
     else:
         matched = [
             papers.reproduce(paper, root, jobs=jobs, check=asked.check, files=files)

@@ -91,7 +91,7 @@ def reproduce(
     return report.verdict_of(paper, readings).matches
 
 
-def smoke(name: str, root: Path, *, jobs: int | str = "auto", files: Path = Path()) -> bool:
+def smoke(name: str, root: Path, *, jobs: int | str = "auto") -> bool:
     """Whether all parts of a paper fit together: its runs, as short as can be, and their readings.
 
     Nothing is said of the claim, and nothing of this enters the report.
@@ -102,7 +102,7 @@ def smoke(name: str, root: Path, *, jobs: int | str = "auto", files: Path = Path
     paper = claims.load(name)
     measurement: Any = claims.built(name, claims.measurement(name, paper))
     base = root / "_papers" / "_smoke"
-    arms = runs.arms_of(name, paper, base, smoke=True, files=files)
+    arms = runs.arms_of(name, paper, base, smoke=True)
     base.mkdir(parents=True, exist_ok=True)
     runs.train_missing(arms, base / "_logs" / name, jobs)
     found = runs.runs_of(arms)
