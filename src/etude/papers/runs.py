@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from etude.api import Run, train_record
 from etude.config.checks import Checked
 from etude.config.compose import compose
 from etude.config.environment import mask_of
+from etude.data.plain import sha256
 from etude.errors import InvalidArguments, Problem, RequestError
 from etude.papers import toys
 from etude.papers.claims import Paper
@@ -153,13 +153,10 @@ def _paths(name: str, paper: Paper, folder: Path) -> dict[str, Path | None]:
     problems = []
     for file, needed in paper.files.items():
         path = folder / file
-        try:
-            found = hashlib.sha256(path.read_bytes()).hexdigest()
-        except OSError:
+        if not path.is_file():
             hint = f"{needed.says}; --files DIR says where it lies"
             problems.append(Problem(f"{name}: {file}", "a file", str(path), hint))
-            continue
-        if found != needed.sha256:
+        elif (found := sha256(path)) != needed.sha256:
             expected = f"{needed.says}, sha256 {needed.sha256}"
             problems.append(Problem(str(path), expected, found))
     if problems:
