@@ -10,7 +10,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from etude.errors import RequestError
-from etude.papers import claims, reproduce
+from etude.papers import claims, reproduce, runs
 from etude.papers.claims import Paper
 from etude.papers.runs import arms_of, runs_of, train_missing
 
@@ -51,6 +51,20 @@ def test_swept_runs_are_read_as_one_arm(tmp_path: Path) -> None:
     found = runs_of(arms)
     assert [run.config.optimizer.lr for run in found["a"]] == [0.001, 0.002]
     assert {run.summary["seed"] for run in found["a"]} == {3}
+
+
+def test_more_jobs_than_gpus_share_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "visible_gpus", lambda: ["4", "6"])
+    given: list[list[str]] = []
+
+    def seen(missing: Any, logs: Any, places: Any) -> None:
+        given.append([place.environment["CUDA_VISIBLE_DEVICES"] for place in places])
+
+    monkeypatch.setattr(runs, "_train", seen)
+    arms = arms_of("toy", paper(runs={"a": SHORT}), tmp_path)
+    for jobs in ("auto", 1, 3):
+        train_missing(arms, tmp_path / "logs", jobs)
+    assert given == [["4", "6"], ["4"], ["4", "6", "4"]]
 
 
 def test_a_run_begins_from_another_of_its_seed(tmp_path: Path) -> None:

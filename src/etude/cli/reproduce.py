@@ -16,7 +16,9 @@ def reproduce(arguments: list[str]) -> int:
     )
     parser.add_argument("paper", metavar="PAPER", nargs="*")
     with_root(parser)
-    parser.add_argument("--jobs", default="auto", metavar="N", help="runs at once (auto: one)")
+    parser.add_argument(
+        "--jobs", default="auto", metavar="N", help="at once (auto: one, or one a GPU)"
+    )
     parser.add_argument("--check", action="store_true", help="judge the runs that are there")
     help_ = "runs as short as can be, to see that all fits together; claims nothing"
     parser.add_argument("--smoke", action="store_true", help=help_)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from math import ceil
 from pathlib import Path
 
 from etude.api import Run, train_record
@@ -183,14 +184,16 @@ def train_missing(arms: Sequence[Arm], logs: Path, jobs: int | str) -> None:
 
     Args:
         logs: a folder for what the processes print.
-        jobs: at once, or `auto`.
+        jobs: at once, or `auto`; more than there are GPUs share them.
 
     Raises:
         RequestError: the overrides of a run do not fit, or `jobs` is no number.
         Interrupted: a signal came; the runs have saved, and the same command goes on.
     """
+    gpus = visible_gpus()
+    shared = max(1, ceil(jobs / len(gpus))) if gpus and isinstance(jobs, int) else 1
     try:
-        places = slots(jobs, 1, gpus=visible_gpus())
+        places = slots(jobs, shared, gpus=gpus)
     except InvalidArguments as error:
         problems = [replace(problem, where="--jobs") for problem in error.problems]
         raise RequestError(problems) from error
