@@ -101,6 +101,21 @@ def test_the_peak_is_what_a_product_takes(dtype: torch.dtype) -> None:
     assert 1 / 20 < peak / (2 * 512**3 / min(seconds)) < 20
 
 
+def test_the_first_product_may_take_as_long_as_it_likes(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def seconds(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> float:
+        if not sizes:
+            time.sleep(0.5)  # a GPU's library is loaded
+        sizes.append(a.shape[0])
+        return 1e-5
+
+    monkeypatch.setattr(throughput, "_seconds", seconds)
+    found = matmul_peak.__wrapped__("cpu", torch.float32, 1)
+    assert max(sizes) >= 1024
+    assert found == 2 * max(sizes) ** 3 / 1e-5
+
+
 def test_measuring_draws_none_of_the_runs_random_numbers() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
