@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from comparing import assert_same, rows
 from omegaconf import DictConfig
 
 from etude.errors import Interrupted, RequestError
 from etude.records.record import Record
+from etude.training import run
 from etude.training.run import train
 
 Small = Callable[..., DictConfig]
@@ -41,6 +43,25 @@ def test_paused_several_times(small: Small, whole: Record, tmp_path: Path, cuts:
     record = in_pieces(small, tmp_path, cuts)
     assert_same(record, whole)
     assert [start["step"] for start in record.info["starts"]] == [0, *cuts]
+
+
+def test_what_differs_from_where_it_began_is_told(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def log_after(cut: int) -> str:
+        return (
+            train(small(tmp_path, f"run.stop_at_step={cut}")).record.path / "log.txt"
+        ).read_text()
+
+    log_after(2)
+    assert " before: " not in log_after(4)
+    torch.set_num_threads(2)
+    assert "2 threads now, 1 before: " in log_after(6)
+    monkeypatch.setattr(run, "device_name", lambda device: "Card of a GPU")
+    torch.set_num_threads(1)  # the device says more
+    told = log_after(8)
+    assert "Card of a GPU now, " in told
+    assert told.count(" before: ") == 2
 
 
 def test_two_workers(small: Small, whole: Record, tmp_path: Path) -> None:

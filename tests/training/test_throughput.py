@@ -116,6 +116,27 @@ def test_the_first_product_may_take_as_long_as_it_likes(monkeypatch: pytest.Monk
     assert found == 2 * max(sizes) ** 3 / 1e-5
 
 
+@pytest.mark.parametrize(
+    ("wait", "rate", "largest"),
+    [
+        (0.01, 1e14, 2048),  # a GPU that others use: the wait tells nothing of its rate
+        (0.0, 1e9, 512),  # a slow CPU: 1024 would take two seconds
+        (0.0, 1e14, 2048),
+    ],
+)
+def test_sizes_are_doubled_while_the_time_lasts(
+    monkeypatch: pytest.MonkeyPatch, wait: float, rate: float, largest: int
+) -> None:
+    def seconds(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> float:
+        return wait + 2 * a.shape[0] ** 3 / rate
+
+    monkeypatch.setattr(throughput, "_seconds", seconds)
+    monkeypatch.setattr(throughput, "_LARGEST", 2048)
+    found = matmul_peak.__wrapped__("cpu", torch.float32, 1)
+    work = 2 * largest**3
+    assert found == pytest.approx(work / (wait + work / rate))
+
+
 def test_measuring_draws_none_of_the_runs_random_numbers() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)

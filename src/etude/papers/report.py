@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -21,6 +22,8 @@ from etude.records.files import read_json
 from etude.sweeps.job import place_of
 
 FORMAT = 1
+_NAMED = 6
+"""Records of an arm that the report names; `result.json` has all."""
 COLUMNS = (
     "cell", "published", "ours", "tolerance", "control", "matches the paper",
     "by this protocol", "matches the protocol",
@@ -36,7 +39,7 @@ def _row(cell: Cell, reading: Reading | None) -> list[str]:
     known = cell.protocol
     return [
         cell.key,
-        "in words" if cell.published is None else _with_unit(f"{cell.published:.4g}", cell),
+        "in words" if cell.published is None else _with_unit(f"{cell.published:g}", cell),
         _with_unit(_mean(reading.values), cell) if reading else "",
         _told(cell.tolerance, cell),
         _with_unit(_mean(reading.controls), cell) if reading else "",
@@ -51,7 +54,7 @@ def _told(tolerance: Tolerance, cell: Cell) -> str:
 
 
 def _expected(known: ProtocolFigure, cell: Cell) -> str:
-    number = "" if known.expected is None else f"{known.expected:.4g} "
+    number = "" if known.expected is None else f"{known.expected:g} "
     return number + _told(known.tolerance, cell)
 
 
@@ -256,17 +259,27 @@ def _runs(found: Mapping[str, Any]) -> list[str]:
     lines = []
     for arm, overrides in found["overrides"].items():
         several = found["runs"].get(arm, [])
+        names = [f"`{run['place'].rpartition('/')[2]}`" for run in several]
+        left = [f"and {len(names) - _NAMED} more"] if len(names) > _NAMED else []
         lines.append(
             [
                 arm,
                 f"`etude train {' '.join(overrides)}`",
-                f"{several[0]['parameters']:,}" if several else "",
-                f"{fmean(run['seconds'] for run in several):.0f} s" if several else "not run",
-                " ".join(f"`{run['place'].rpartition('/')[2]}`" for run in several),
+                _span([run["parameters"] for run in several], "{:,}"),
+                _span([run["seconds"] for run in several], "{:.0f}") + " s"
+                if several
+                else "not run",
+                " ".join([*names[:_NAMED], *left]),
             ]
         )
     head = ("run", "command, beside the seed", "parameters", "each took", "records")
     return [_table(head, lines)]
+
+
+def _span(values: Sequence[float], form: str) -> str:
+    """The least and the largest of what the runs of an arm tell."""
+    ends = [form.format(end) for end in (min(values), max(values))] if values else []
+    return " to ".join(dict.fromkeys(ends))
 
 
 def _cell(cell: Cell) -> str:
@@ -290,8 +303,14 @@ def _table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 def _mean(values: Sequence[float]) -> str:
     if not values:
         return ""
-    spread = f" ± {stdev(values):.1g}" if len(values) > 1 else ""
-    return f"{fmean(values):.4g}{spread}"
+    mean = fmean(values)
+    if len(values) == 1 or not isfinite(mean):
+        return f"{mean:.4g}"
+    spread = float(f"{stdev(values):.1g}")
+    places = max(0, -int(f"{spread:e}".partition("e")[2]))  # as many as the spread's first digit
+    if not spread or places > 5:
+        return f"{mean:.{2 if spread else 4}g} ± {spread:g}"
+    return f"{mean:.{places}f} ± {spread:g}"
 
 
 def _with_unit(text: str, cell: Cell) -> str:

@@ -360,18 +360,8 @@ def _begin(
     if patches := provenance.patches(record.path, list(checked.config.extensions), checked.mask):
         start["patches"] = patches
     before = record.info.get("starts", [])
-    if step and before and before[-1].get("threads") != start["threads"]:
-        log.warning(
-            "%s threads now, %s before: sums are rounded differently from here on",
-            start["threads"],
-            before[-1].get("threads"),
-        )
-    if step and before and before[-1].get("processes", 1) != start["processes"]:
-        log.warning(
-            "%s processes now, %s before: dropout differs from here on, and how sums are rounded",
-            start["processes"],
-            before[-1].get("processes", 1),
-        )
+    if step and before:
+        _tell_differences(before[-1], start)
     for key in ("error", "traceback"):
         record.info.pop(key, None)
     record.update(
@@ -416,6 +406,25 @@ def _viewed(record: Record, checked: Checked) -> ViewedRun:
         config={key: value for key, value in checked.shown.items() if key not in ours},
         mask=checked.mask,
     )
+
+
+def _tell_differences(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Warns of what makes the rest of a run another than it would have been where it began.
+
+    Args:
+        before, now: starts of the run.
+    """
+    device, processes = before.get("device", now["device"]), before.get("processes", 1)
+    on_cpu = all(each.startswith("cpu") for each in now["devices"])
+    if now["device"] != device:
+        told = "%s now, %s before: dropout may differ from here on, and how sums are rounded"
+        log.warning(told, now["device"], device)
+    elif on_cpu and now["threads"] != before.get("threads"):
+        told = "%s threads now, %s before: sums are rounded differently from here on"
+        log.warning(told, now["threads"], before.get("threads"))
+    if now["processes"] != processes:
+        told = "%s processes now, %s before: dropout differs from here on, and how sums are rounded"
+        log.warning(told, now["processes"], processes)
 
 
 def _extension_hashes(checked: Checked) -> dict[str, str | None]:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,7 @@ def matmul_peak(device: str, dtype: torch.dtype, threads: int) -> float:
     """
     place = torch.device(device)
     generator = torch.Generator(place).manual_seed(0)  # not the run's random numbers
-    size, most, end = 256, 0.0, 0.0
+    size, most, before, end = 256, 0.0, inf, 0.0
     while True:
         a = torch.rand(size, size, generator=generator, device=place).to(dtype)
         b, out = a.T.contiguous(), torch.empty_like(a)
@@ -180,8 +181,10 @@ def matmul_peak(device: str, dtype: torch.dtype, threads: int) -> float:
         end = end or time.perf_counter() + _SECONDS
         seconds = min(_seconds(a, b, out) for _ in range(3))
         most = max(most, 2 * size**3 / seconds)
-        size *= 2
-        if size > _LARGEST or time.perf_counter() + 4 * 8 * seconds > end:
+        # Eight times the arithmetic, and as long a wait: a GPU that others use is long in answering.
+        next_takes = seconds + 8 * max(0.0, seconds - before)
+        size, before = 2 * size, seconds
+        if size > _LARGEST or time.perf_counter() + 4 * next_takes > end:
             return most
 
 
