@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from etude.papers import claims, report
 from etude.papers.reproduce import folder_of, reproduce
 from etude.records.files import read_json
+from etude.records.tables import markdown_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -69,9 +69,7 @@ def keep(found: Path, kept: Path) -> None:
 def write_page(docs: Path) -> None:
     """Writes `papers.md` from the papers' files and the evidence beside it."""
     lines = [line_of(name, docs / "papers" / name) for name in claims.all_papers()]
-    head = [COLUMNS, ["---"] * len(COLUMNS)]
-    table = "\n".join(_row(line) for line in [*head, *lines])
-    (docs / "papers.md").write_text(f"{INTRODUCTION}\n{table}\n")
+    (docs / "papers.md").write_text(f"{INTRODUCTION}\n{markdown_table(COLUMNS, lines)}\n")
 
 
 def line_of(name: str, folder: Path) -> list[str]:
@@ -90,10 +88,6 @@ def line_of(name: str, folder: Path) -> list[str]:
             thumbnail = f'<img src="{source}" width="220" alt="{paper.title}">'
     title += f"<br>`{name}`"
     return [title, paper.claim, f"{paper.cost} ({paper.tier})", ours, protocol, thumbnail]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

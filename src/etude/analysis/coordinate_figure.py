@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etude.analysis.coordinates import LOGITS, SCORES, slopes
-from etude.analysis.curves import COLOURS, new_figure, save
+from etude.analysis.curves import COLOURS, dress, new_figure, save
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,8 +40,7 @@ def coordinate_figure(frame: pd.DataFrame, path: Path) -> Path:
         axes.set_yscale("log")
         axes.set_xticks(widths, labels=[str(width) for width in widths])
         axes.minorticks_off()
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        dress(axes)
     panels[0].set_ylabel("mean |x|")
     style = {"marker": "o", "markersize": 4}
     for kind, colour in _KINDS.items():

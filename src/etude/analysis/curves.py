@@ -64,6 +64,12 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def dress(axes: Axes) -> None:
+    """A light grid, and no frame but the axes."""
+    axes.grid(alpha=0.22, linewidth=0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def save(figure: Figure, file: Path) -> Path:
     """Writes a figure as PNG (or what the path's ending says), and returns its path."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -173,8 +179,7 @@ def _panel(
         from matplotlib.ticker import EngFormatter
 
         axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
-    axes.grid(alpha=0.22, linewidth=0.7)
-    axes.spines[["top", "right"]].set_visible(False)
+    dress(axes)
     axes.margins(x=0.02)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from etude.analysis.curves import COLOURS, new_figure, save
+from etude.analysis.curves import COLOURS, dress, new_figure, save
 from etude.records.files import write_json
 
 if TYPE_CHECKING:
@@ -136,7 +136,6 @@ def _figure(found: LearningRates) -> Any:
     axes.set_xscale("log")
     axes.set_xlabel("learning rate")
     axes.set_ylabel("training loss")
-    axes.grid(alpha=0.22, linewidth=0.7)
-    axes.spines[["top", "right"]].set_visible(False)
+    dress(axes)
     axes.legend(frameon=False, fontsize=8.5)
     return figure

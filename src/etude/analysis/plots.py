@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from etude.analysis.curves import new_figure
+from etude.analysis.curves import dress, new_figure
 
 TRAIN, VALIDATION = "#9aa5b1", "#c2410c"
 
@@ -42,8 +42,7 @@ def loss_curve(
     axes.set_xlabel("step")
     axes.set_ylabel(f"loss ({unit})")
     axes.set_title(textwrap.fill(title, 76), fontsize=10, parse_math=False)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    dress(axes)
     axes.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})

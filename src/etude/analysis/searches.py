@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from etude.analysis.curves import COLOURS, new_figure, save
+from etude.analysis.curves import COLOURS, dress, new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,6 +96,5 @@ def importance(study: Any) -> Figure | None:
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = new_figure(width, height)
     axes = figure.subplots()
-    axes.grid(alpha=0.22, linewidth=0.7)
-    axes.spines[["top", "right"]].set_visible(False)
+    dress(axes)
     return figure, axes

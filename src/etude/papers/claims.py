@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -209,11 +209,16 @@ class Paper:
         checks.that(not strays, "smoke_runs", ", ".join(strays), expected)
         earlier: list[str] = []
         for arm, overrides in self.runs.items():
-            early = [o for o in self.runs if any(f"{{{o}}}" in x for x in overrides)]
-            begun = all(o in earlier for o in early)
-            checks.that(begun, f"runs.{arm}", ", ".join(early), "runs that stand before it")
+            begins = set().union(*(named(override, self.runs) for override in overrides))
+            early = ", ".join(sorted(begins))
+            checks.that(begins <= {*earlier}, f"runs.{arm}", early, "runs that stand before it")
             earlier.append(arm)
         checks.done()
+
+
+def named(override: str, names: Iterable[str]) -> set[str]:
+    """Which of the names an override has in braces, in place of a path."""
+    return {name for name in names if f"{{{name}}}" in override}
 
 
 @dataclass(frozen=True)
@@ -319,11 +324,11 @@ def built(name: str, node: Node) -> Any:
 def experiments(paper: Paper) -> dict[str, str]:
     """sha256 (hex) of what the experiment files say that the paper's runs name, comments aside."""
     found = {}
-    for overrides in paper.runs.values():
-        for override in overrides:
-            key, _, name = override.partition("=")
+    for override in sorted(set().union(*paper.runs.values())):
+        key, _, chosen = override.partition("=")
+        for name in chosen.split(",") if key == "experiment" else ():
             path = conf_dir() / "experiment" / f"{name}.yaml"
-            if key == "experiment" and path.is_file():
+            if path.is_file():
                 said = json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), sort_keys=True)
                 found[name] = hashlib.sha256(said.encode()).hexdigest()
     return found

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from etude.analysis.curves import COLOURS, new_figure
+from etude.analysis.curves import COLOURS, dress, new_figure
 from etude.errors import Checks
 from etude.models.decoder import Decoder
 from etude.nn.attention import MultiHeadAttention
@@ -112,7 +112,6 @@ def plot(depths: Sequence[int], norms: dict[str, np.ndarray], path: Path) -> Non
     axes.set_xticks(depths, labels=[str(depth) for depth in depths])
     axes.set_xlabel("layers L")
     axes.set_ylabel("norm of the last gradient")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    dress(axes)
     axes.legend(frameon=False, fontsize=8)
     figure.savefig(path, metadata={"Software": None})

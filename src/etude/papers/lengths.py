@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from etude.analysis.curves import COLOURS, new_figure
+from etude.analysis.curves import COLOURS, dress, new_figure
 from etude.api import Run
 from etude.errors import Checks
 from etude.generation.decoding import evaluating
@@ -109,8 +109,7 @@ def plot(found: Mapping[str, list[list[Floats]]], times: Sequence[int], path: Pa
     over_position.set_xlabel(f"position, in windows of {lengths[-1]}")
     for axes in (over_length, over_position):
         axes.set_ylabel("loss (nats a token)")
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        dress(axes)
     over_length.legend(frameon=False, fontsize=8)
     figure.savefig(path, metadata={"Software": None})
 

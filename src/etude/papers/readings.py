@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from omegaconf import OmegaConf
 
-from etude.analysis.curves import COLOURS, new_figure
+from etude.analysis.curves import COLOURS, dress, new_figure
 from etude.api import Run
 from etude.errors import Checks
 from etude.papers.claims import Reading
@@ -224,7 +224,6 @@ def draw(runs: Mapping[str, Sequence[Run]], metrics: Sequence[str], log: str, pa
             axes.set_xscale("log")
         if "y" in log:
             axes.set_yscale("log")
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        dress(axes)
     panels[0].legend(frameon=False, fontsize=8)
     figure.savefig(path, metadata={"Software": None})

@@ -365,7 +365,7 @@ def plot(readings: dict[str, Reading], models: Sequence[str], path: Path) -> Non
     """A panel for each text and metric: the models in their order, and each one's control."""
     from statistics import fmean
 
-    from etude.analysis.curves import COLOURS, new_figure
+    from etude.analysis.curves import COLOURS, dress, new_figure
 
     panels = list(dict.fromkeys(key.partition("/")[2] for key in readings))
     figure = new_figure(3.2 * len(panels), 3.2)
@@ -380,8 +380,7 @@ def plot(readings: dict[str, Reading], models: Sequence[str], path: Path) -> Non
         axes.set_xticks(places, labels=models, rotation=30, fontsize=8)
         if not panel.endswith("accuracy"):
             axes.set_yscale("log")
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        dress(axes)
     many[0].legend(frameon=False, fontsize=8)
     figure.savefig(path, metadata={"Software": None})
 

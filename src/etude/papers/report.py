@@ -19,6 +19,7 @@ from etude.papers.claims import Cell, Paper, ProtocolFigure, Reading, Tolerance
 from etude.papers.verdict import Verdict, judge, judge_protocol, overall
 from etude.records import provenance
 from etude.records.files import read_json
+from etude.records.tables import markdown_table
 from etude.sweeps.job import place_of
 
 FORMAT = 1
@@ -232,7 +233,7 @@ def markdown(name: str, paper: Paper, found: Mapping[str, Any], figures: Sequenc
         f"{paper.citation} <{paper.link}>",
         f"**Matches the paper: {found['verdict']}.**"
         + (f" **Matches the protocol: {found['protocol']}.**" if found["protocol"] else ""),
-        _table(COLUMNS, rows(paper, readings)),
+        markdown_table(COLUMNS, rows(paper, readings)),
         "`ours` and `control` are means over the seeds, with the standard deviation between them. "
         "The control is a case in which the claim must not be found. Where the paper has only "
         "words, the threshold is ours: such a match supports the words, no printed number. "
@@ -273,7 +274,7 @@ def _runs(found: Mapping[str, Any]) -> list[str]:
             ]
         )
     head = ("run", "command, beside the seed", "parameters", "each took", "records")
-    return [_table(head, lines)]
+    return [markdown_table(head, lines)]
 
 
 def _span(values: Sequence[float], form: str) -> str:
@@ -293,11 +294,6 @@ def _cell(cell: Cell) -> str:
         told = _expected(cell.protocol, cell)
         lines.append(f"- by this protocol {told}: {cell.protocol.read}; {cell.protocol.because}")
     return "\n".join(lines)
-
-
-def _table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    cells = [columns, ["---"] * len(columns), *lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
 
 
 def _mean(values: Sequence[float]) -> str:

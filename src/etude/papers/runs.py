@@ -16,7 +16,7 @@ from etude.config.environment import mask_of
 from etude.data.plain import sha256
 from etude.errors import InvalidArguments, Problem, RequestError
 from etude.papers import toys
-from etude.papers.claims import Paper
+from etude.papers.claims import Paper, named
 from etude.records.record import Record, run_folder
 from etude.records.signature import signature
 from etude.secrets import mask_messages
@@ -122,8 +122,8 @@ def arms_of(
     for arm, overrides in paper.runs.items():
         own = _short(paper, arm) if smoke else overrides
         own = [_filled(one, paths) for one in own]
-        others = {other for other in paper.runs if any(f"{{{other}}}" in one for one in own)}
-        after = [one for one in own if any(f"{{{other}}}" in one for other in others)]
+        after = [one for one in own if named(one, paper.runs)]
+        others = set().union(*(named(one, paper.runs) for one in after))
         swept = combinations([one for one in own if one not in after])
         shared = set.intersection(*map(set, swept))
         for seed in paper.seeds[:1] if smoke else paper.seeds:
@@ -140,7 +140,7 @@ def _short(paper: Paper, arm: str) -> list[str]:
     """The overrides of a run in its short form, in which what that states itself is not swept."""
     short = [*paper.smoke, *paper.smoke_runs.get(arm, ())]
     stated = [_key(one) for one in short]
-    given = [one for one in paper.runs[arm] if not any(f"{{{f}}}" in one for f in paper.files)]
+    given = [one for one in paper.runs[arm] if not named(one, paper.files)]
     kept = [one for one in given if not any(f"{_key(one)}.".startswith(f"{k}.") for k in stated)]
     return [*kept, *short]
 

@@ -56,6 +56,14 @@ def print_columns(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None
     print("\n".join(lines))
 
 
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same in Markdown."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines
+    )
+
+
 def cell(key: str, value: Any) -> str:
     """A value as it stands in a table: metrics to five places, seconds whole, lists as JSON."""
     if value is None:

@@ -181,7 +181,7 @@ def matmul_peak(device: str, dtype: torch.dtype, threads: int) -> float:
         end = end or time.perf_counter() + _SECONDS
         seconds = min(_seconds(a, b, out) for _ in range(3))
         most = max(most, 2 * size**3 / seconds)
-        # Eight times the arithmetic, and as long a wait: a GPU that others use is long in answering.
+        # Eight times the arithmetic, as long a wait: a GPU that others use is long in answering.
         next_takes = seconds + 8 * max(0.0, seconds - before)
         size, before = 2 * size, seconds
         if size > _LARGEST or time.perf_counter() + 4 * next_takes > end:
