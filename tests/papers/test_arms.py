@@ -53,6 +53,32 @@ def test_swept_runs_are_read_as_one_arm(tmp_path: Path) -> None:
     assert {run.summary["seed"] for run in found["a"]} == {3}
 
 
+def test_a_seed_that_lacks_a_run_of_a_sweep_is_left_out(tmp_path: Path) -> None:
+    toy = paper(seeds=[3, 4], runs={"a": [*SHORT, "optimizer.lr=1e-3,2e-3"]})
+    arms = arms_of("toy", toy, tmp_path)
+    train_missing(arms[:3], tmp_path / "logs", 1)
+    assert [run.summary["seed"] for run in runs_of(arms)["a"]] == [3, 3]
+
+
+@pytest.mark.parametrize("name", ["a b", "it's", "${oc.env:HOME}", "${x", "a\\b", "a,b=c{d}"])
+def test_a_root_is_taken_to_the_letter(tmp_path: Path, name: str) -> None:
+    (arm,) = arms_of("toy", paper(seeds=[0], runs={"a": SHORT}), tmp_path / name)
+    folder = arm.folder()
+    assert folder is not None
+    assert folder.parent == tmp_path / name / "toy"
+
+
+def test_what_does_not_fit_is_told_by_its_run(tmp_path: Path) -> None:
+    (arm,) = arms_of("toy", paper(seeds=[0], runs={"a": [*SHORT, "model.dimm=3"]}), tmp_path)
+    with pytest.raises(RequestError, match=r"run a seed=0: model.dimm"):
+        arm.folder()
+
+
+def test_a_run_states_no_seed() -> None:
+    with pytest.raises(ValidationError, match="no seed: those of the paper are set"):
+        paper(runs={"a": [*SHORT, "seed=5"]})
+
+
 def test_more_jobs_than_gpus_share_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "visible_gpus", lambda: ["4", "6"])
     given: list[list[str]] = []

@@ -74,7 +74,7 @@ def test_a_paper_is_read_with_the_values_of_its_file(tmp_path: Path) -> None:
     ("path", "value", "told"),
     [
         ("clain", "x", "conf/paper/fixture.yaml: clain"),
-        ("cells.0.publishd", 16, "cells[0].publishd = 16: expected a key that papers have"),
+        ("cells.0.publishd", 16, "cells[0].publishd = 16: expected a key that is known here"),
         ("cells.0.tolerance.relativ", 0.1, "did you mean relative?"),
         ("cells.0.read", None, "cells[0].read: expected a value"),
         ("cells.0.published", "about 16", "cells[0].published = 'about 16'"),
@@ -189,6 +189,22 @@ def test_values_that_only_look_right(tmp_path: Path, old: str, new: str, where: 
 def test_what_the_measurement_refuses_is_told_by_its_file() -> None:
     paper = claims.load("attention_scale")
     bad = replace(paper, measure={**paper.measure, "heads": 0})
-    node = claims.measurement("attention_scale", bad)
     with pytest.raises(RequestError, match=r"conf/paper/attention_scale.yaml: measure.heads"):
-        claims.built("attention_scale", node)
+        claims.built("attention_scale", bad)
+
+
+def test_what_is_compared_and_read_must_be_there() -> None:
+    paper = claims.load("sort")
+    cells = [replace(paper.cells[0], key="exakt")]
+    with pytest.raises(RequestError, match=r"sort.yaml: cells\[0\].key = 'exakt'.*mean exact"):
+        claims.built("sort", replace(paper, cells=cells))
+    runs = {"sortd": paper.runs["sorted"], "untrained": paper.runs["untrained"]}
+    with pytest.raises(RequestError, match=r"sort.yaml: measure = 'sorted'.*mean sortd"):
+        claims.built("sort", replace(paper, runs=runs))
+
+
+@pytest.mark.parametrize("name", claims.names())
+def test_every_paper_fits_what_measures_it(name: str) -> None:
+    paper = claims.load(name)
+    built = claims.built(name, paper)
+    assert getattr(built, "arms", set()) <= set(paper.runs)

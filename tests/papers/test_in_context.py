@@ -20,7 +20,7 @@ def run(*errors: float) -> Any:
     """Two validations, of which the last counts."""
     columns = {f"val/error/{number}": [9.0, math.nan, e] for number, e in enumerate(errors)}
     frame = pd.DataFrame({"step": [1, 2, 3], "val/loss": [9.0, 8.0, 7.0], **columns})
-    return SimpleNamespace(metrics=frame, status="finished")
+    return SimpleNamespace(metrics=frame, status="finished", summary={"seed": 0})
 
 
 def measurement(**changes: Any) -> InContext:

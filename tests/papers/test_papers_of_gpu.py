@@ -6,7 +6,6 @@ Their short forms run with those of the others, in `test_papers_of_runs.py`.
 from __future__ import annotations
 
 import json
-import math
 import socket
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +20,7 @@ from etude.config.checks import check
 from etude.config.compose import compose
 from etude.errors import InvalidArguments, RequestError
 from etude.papers import claims, reproduce, runs, toys
-from etude.papers.readings import Mean, Metrics, Value, value_of
+from etude.papers.readings import Mean, Metrics, value_of
 from etude.papers.released import Released
 from etude.training.build import build_parts, model_of
 
@@ -63,7 +62,7 @@ def test_each_run_in_its_whole_form_is_a_config_that_builds(
     monkeypatch.setattr("etude.data.hub.commit_of", lambda name, revision: "0" * 40)
     (tmp_path / "text").write_text("the quick brown fox jumps over the lazy dog\n" * 50)
     text = {file: tmp_path / "text" for file in PAPERS[name].files}
-    monkeypatch.setattr(runs, "_paths", lambda *arguments: text)
+    monkeypatch.setattr(runs, "paths_of", lambda *arguments: text)
     firsts = {arm.name: arm for arm in reversed(runs.arms_of(name, PAPERS[name], tmp_path))}
     for arm in firsts.values():  # of a sweep one value
         own = [one for one in arm.stated if not one.startswith(("init_from", "model.dropout"))]
@@ -203,10 +202,12 @@ class TestValues:
         monkeypatch.setattr("etude.analysis.scoring.scored", scored)
         chosen = SimpleNamespace(name="best")
         record = SimpleNamespace(chosen=lambda which: SimpleNamespace(name=f"step-{which}"))
-        runs = {"a": [SimpleNamespace(path=tmp_path, record=record, checkpoint=chosen)]}
+        one = SimpleNamespace(path=tmp_path, record=record, checkpoint=chosen, summary={"seed": 0})
+        runs = {"a": [one]}
         value = value_of({"run": "a", "metric": "bleu", "split": "test", "how": {"beams": 5}})
         assert value.read(runs) == [12.5]
-        assert math.isnan(value_of({"run": "a", "metric": "chrf", "split": "test"}).read(runs)[0])
+        with pytest.raises(RequestError, match=r"metric of a = 'chrf'.*choose from: bleu"):
+            value_of({"run": "a", "metric": "chrf", "split": "test"}).read(runs)
         (tmp_path / "evaluations").mkdir()
         kept = tmp_path / "evaluations" / "test-step-last-beams5-penalty1.json"
         kept.write_text('{"metrics": {"bleu": 31.0}}')
@@ -218,9 +219,14 @@ class TestValues:
     def test_what_cannot_be(self) -> None:
         for more in ({"swept": {"seed": "mean"}}, {"how": {"beams": 2}}):
             with pytest.raises(InvalidArguments):
-                Value("arm", "x", **more)
+                value_of({"run": "arm", "metric": "x", **more})
         with pytest.raises(InvalidArguments, match="of"):
-            Value("arm", "x", "max", split="test")
+            value_of({"run": "arm", "metric": "x", "of": "max", "split": "test"})
+
+    def test_a_swept_key_is_one_of_the_config(self) -> None:
+        stated = {"run": "a", "metric": "x", "swept": {"optimizer.lrr": "min"}}
+        with pytest.raises(RequestError, match=r"swept of a = 'optimizer\.lrr'"):
+            value_of(stated).read({"a": [run(0, 1.0, 8, 0.3)]})
 
 
 def test_a_paper_names_no_file_of_a_hub_as_its_own(tmp_path: Path) -> None:

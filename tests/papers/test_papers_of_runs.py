@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from etude.errors import InvalidArguments
+from etude.errors import InvalidArguments, RequestError
 from etude.papers import claims, reproduce
 from etude.papers.readings import Metrics, Value, value_of
 
@@ -64,8 +64,12 @@ def result(root: Path) -> Any:
 
 
 def test_from_nothing_to_a_verdict_and_back(
-    toy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    toy: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO", "etude")
     root = tmp_path / "runs"
     assert rows(root, capsys) == "not run"
     assert not reproduce.reproduce(toy, root, check=True)
@@ -98,11 +102,13 @@ def test_from_nothing_to_a_verdict_and_back(
     assert reproduce.reproduce(toy, root)  # nothing is done twice
     assert [p.stat().st_mtime_ns for p in sorted(root.glob("toy/*/run.json"))] == times
     assert sorted((root / "toy").iterdir()) == trained
+    assert "4 runs, all of them there" in caplog.messages
 
     (gone,) = (run for run in found["runs"]["short"] if run["seed"] == 1)
     shutil.rmtree(root / gone["place"])
     assert rows(root, capsys) == f"not run ({gone['place']} is gone or has changed)"
     assert reproduce.reproduce(toy, root, check=True)  # what is left: one seed's
+    assert "3 of 4 runs are there: etude reproduce toy trains the others" in caplog.messages
     assert len(result(root)["readings"]["ratio"]["values"]) == 1
     assert reproduce.reproduce(toy, root)  # and that one alone is trained again
     again = [p.stat().st_mtime_ns for p in sorted(root.glob("toy/*/run.json"))]
@@ -118,6 +124,39 @@ def test_a_changed_metric_changes_the_verdict(
     file = root / place / "metrics.jsonl"
     file.write_text(file.read_text().replace("val/loss", "val/less", 1))
     assert "is gone or has changed" in rows(root, capsys)
+
+
+def test_a_changed_metric_is_no_evidence(toy: str, tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    assert reproduce.reproduce(toy, root)
+    place = result(root)["runs"]["long"][0]["place"]
+    file = root / place / "metrics.jsonl"
+    row = json.loads(file.read_text().splitlines()[-1])
+    file.write_text(file.read_text().replace(str(row["val/loss"]), "0.0"))
+    before = (root / "_papers" / "toy" / "result.json").read_bytes()
+    for check in (True, False):
+        with pytest.raises(RequestError, match=r"as training wrote it, of long seed=0.*runs rm"):
+            reproduce.reproduce(toy, root, check=check)
+    assert (root / "_papers" / "toy" / "result.json").read_bytes() == before
+
+
+def test_a_run_in_the_place_of_another_is_no_evidence(toy: str, tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    assert reproduce.reproduce(toy, root)
+    first, second = (root / run["place"] for run in result(root)["runs"]["long"])
+    shutil.rmtree(second)
+    shutil.copytree(first, second)
+    with pytest.raises(RequestError, match=r"expected the record of long seed=1, signature"):
+        reproduce.reproduce(toy, root, check=True)
+
+
+def test_check_leaves_no_trace_where_nothing_is(
+    toy: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "etude")
+    assert not reproduce.reproduce(toy, tmp_path / "typo" / "deep", check=True)
+    assert not (tmp_path / "typo").exists()
+    assert "toy: none of its runs is there; etude reproduce toy trains them" in caplog.messages
 
 
 def test_the_short_form_claims_nothing(
@@ -165,7 +204,8 @@ def test_another_experiment_file_changes_the_verdict(
 class TestValues:
     def runs(self) -> dict[str, list[Any]]:
         frame = {"step": [1, 2, 3, 4], "x": [0.1, 0.9, math.nan, 0.5], "y": [0.0, 0.2, 1.0, 1.0]}
-        run = SimpleNamespace(metrics=pd.DataFrame(frame), status="finished")
+        metrics = pd.DataFrame(frame)
+        run = SimpleNamespace(metrics=metrics, status="finished", summary={"seed": 0})
         return {"arm": [run]}
 
     @pytest.mark.parametrize(
@@ -193,17 +233,37 @@ class TestValues:
     def test_what_diverged_has_no_last_value(self) -> None:
         runs = self.runs()
         runs["arm"][0].status = "diverged"
-        assert math.isnan(Value("arm", "x").read(runs)[0])
-        assert Value("arm", "x", "step", 0.4).read(runs) == [2]
+        assert math.isnan(Value(run="arm", metric="x").read(runs)[0])
+        assert Value(run="arm", metric="x", of="step", reaches=0.4).read(runs) == [2]
+        assert math.isnan(Value(run="arm", metric="z").read(runs)[0])
 
     def test_what_is_not_there(self) -> None:
-        assert Value("other", "x").read(self.runs()) == []
-        assert math.isnan(Value("arm", "z").read(self.runs())[0])
+        assert Value(run="other", metric="x").read(self.runs()) == []
+        with pytest.raises(RequestError, match="metric of arm = 'z': expected one that its runs"):
+            Value(run="arm", metric="z").read(self.runs())
 
-    def test_what_cannot_be(self) -> None:
-        with pytest.raises(InvalidArguments, match="reaches"):
-            Value("arm", "x", "step")
-        with pytest.raises(InvalidArguments, match="reaches"):
-            Value("arm", "x", "last", 0.5)
+    @pytest.mark.parametrize(
+        ("stated", "told"),
+        [
+            ({"of": "step"}, "reaches"),
+            ({"reaches": 0.5}, "reaches"),
+            ({"reaches": "high", "of": "step"}, "reaches = 'high': expected a value that fits"),
+            ({"of": "lst"}, "of = 'lst': expected a value that fits .*'last', 'max'"),
+            ({"runn": "b"}, "runn = 'b': expected a key that is known here .did you mean run"),
+            ({"swept": ["optimizer.lr"]}, "swept"),
+            ({"how": {"beamz": 3}, "split": "val"}, "how = 'beamz': .*did you mean beams"),
+            ({"over": {"run": "b"}}, "over.metric: expected a value"),
+        ],
+    )
+    def test_what_cannot_be_is_told_by_its_key(self, stated: dict[str, Any], told: str) -> None:
+        with pytest.raises(InvalidArguments, match=told):
+            value_of({"run": "arm", "metric": "x", **stated})
+
+    def test_a_mean_is_of_something(self) -> None:
+        for wrong in (3, []):
+            with pytest.raises(InvalidArguments, match="mean"):
+                value_of({"mean": wrong})
+
+    def test_a_control_for_each(self) -> None:
         with pytest.raises(InvalidArguments, match="controls"):
             Metrics(values={"a": {"run": "arm", "metric": "x"}}, controls={}, curves=[])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -15,11 +15,45 @@ from hypothesis import strategies as st
 from scipy.optimize import curve_fit
 
 import etude
-from etude.errors import InvalidArguments
+from etude.errors import InvalidArguments, RequestError
 from etude.papers import layer_norms, lengths, scaling
 from etude.papers.lengths import Lengths
+from etude.papers.readings import value_of
 from etude.papers.scaling import Curves, Scaling
 from etude.papers.transfer import Transfer
+
+
+def finished(seed: int, status: str = "finished", **last: float) -> Any:
+    metrics = {"step": [1]} | {key.replace("_", "/"): [value] for key, value in last.items()}
+    return SimpleNamespace(summary={"seed": seed}, status=status, metrics=pd.DataFrame(metrics))
+
+
+class TestOfOneSeed:
+    LOSS: ClassVar[dict[str, str]] = {"run": "a", "metric": "val/loss"}
+    OTHER: ClassVar[dict[str, str]] = {"run": "b", "metric": "val/loss"}
+
+    def runs(self) -> dict[str, list[Any]]:
+        """Of the second arm the first seed is missing, and one has nothing to divide by."""
+        return {
+            "a": [finished(seed, val_loss=12.0 + seed) for seed in (0, 1, 2)],
+            "b": [finished(1, val_loss=2.0), finished(2, val_loss=0.0)],
+        }
+
+    def test_a_quotient_is_of_one_seed(self) -> None:
+        found = value_of({**self.LOSS, "over": self.OTHER}).read(self.runs())
+        assert found[0] == 13.0 / 2.0
+        assert len(found) == 2
+        assert math.isnan(found[1])
+
+    def test_a_mean_is_of_one_seed(self) -> None:
+        assert value_of({"mean": [self.LOSS, self.OTHER]}).read(self.runs()) == [7.5, 7.0]
+
+    def test_a_metric_that_no_run_has_is_told_with_the_nearest(self) -> None:
+        wrong = value_of({"run": "a", "metric": "val/los"})
+        with pytest.raises(RequestError, match=r"metric of a = 'val/los'.*did you mean val/loss"):
+            wrong.read(self.runs())
+        diverged = {"a": [finished(0, "diverged", train_loss=9.0)]}
+        assert math.isnan(value_of(self.LOSS).read(diverged)[0])
 
 
 class TestTransfer:
@@ -77,6 +111,15 @@ class TestTransfer:
                 run.status = "diverged"  # with a small loss before that
         values = self.reading().read(runs, tmp_path)["shift/mup"].values
         assert values == pytest.approx([1.0, 1.0])  # of equally good neighbours the lower rate
+
+    def test_a_width_that_diverged_at_every_rate_has_no_best(self, tmp_path: Path) -> None:
+        runs = self.runs()
+        for one in runs["sp"]:
+            if one.config.model.dim == 256:
+                one.metrics["val/loss"] = math.nan
+        found = self.reading().read(runs, tmp_path)
+        assert all(map(math.isnan, found["shift/standard"].values))
+        assert found["shift/mup"].values == [0.0, 0.0]
 
     def test_nothing_is_said_of_nothing(self, tmp_path: Path) -> None:
         assert self.reading().read({}, tmp_path) == {}

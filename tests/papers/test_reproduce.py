@@ -13,6 +13,7 @@ import pytest
 
 from etude.errors import RequestError
 from etude.papers import claims, report, reproduce
+from etude.papers.attention_scale import AttentionScale
 from etude.papers.claims import Reading
 
 NAME = "attention_scale"
@@ -120,11 +121,25 @@ def test_a_miss_is_reported_with_exit_code_1(tmp_path: Path, etude: Any, altered
     assert "miss (1 of 6 cells)" in (tmp_path / "_papers" / NAME / "report.md").read_text()
 
 
-def test_a_cell_that_nothing_measures_is_not_run(tmp_path: Path, altered: Any) -> None:
+def test_a_cell_that_nothing_measures_is_refused(tmp_path: Path, altered: Any) -> None:
     altered("variance/64", key="variance/65")
-    assert not reproduce.reproduce(NAME, tmp_path)
-    result = json.loads((tmp_path / "_papers" / NAME / "result.json").read_text())
-    assert result["cells"]["variance/65"]["verdict"] == "not run"
+    with pytest.raises(RequestError, match=r"cells\[1\].key = 'variance/65'.*mean variance/64"):
+        reproduce.reproduce(NAME, tmp_path)
+    assert not (tmp_path / "_papers").exists()
+
+
+def test_check_measures_nothing(root: Path, tmp_path: Path, altered: Any, caplog: Any) -> None:
+    caplog.set_level("INFO", "etude")
+    empty = tmp_path / "empty"
+    assert not reproduce.reproduce(NAME, empty, check=True)
+    assert f"{NAME}: not run; etude reproduce {NAME} measures it" in caplog.messages
+    assert not empty.exists()
+    shutil.copytree(root, tmp_path / "copy")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AttentionScale, "measure", lambda *_: pytest.fail("measured"))
+        assert reproduce.reproduce(NAME, tmp_path / "copy", check=True)
+        altered("variance/64", published=80)
+        assert not reproduce.reproduce(NAME, tmp_path / "copy", check=True)
 
 
 def test_a_wrong_name_is_refused_before_anything_is_measured(tmp_path: Path, etude: Any) -> None:
@@ -148,12 +163,17 @@ def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
         ('{"format": 2}', "a result of format 1"),
     ],
 )
-def test_a_damaged_result_is_named(tmp_path: Path, content: str, told: str) -> None:
+def test_a_damaged_result_is_named(
+    tmp_path: Path, content: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = reproduce.folder_of(NAME, tmp_path)
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(content)
     with pytest.raises(RequestError, match=told):
         reproduce.print_papers(tmp_path)
+    shown = capsys.readouterr().out.splitlines()[1:]  # the others are listed all the same
+    assert [line.split()[0] for line in shown if line.rstrip().endswith("damaged")] == [NAME]
+    assert len(shown) == len(claims.names())
 
 
 @pytest.mark.parametrize(
@@ -197,3 +217,21 @@ def test_a_paper_of_runs_needs_runs(tmp_path: Path, capsys: Any) -> None:
     found = report.result("sort", paper, settings, readings, {})
     assert str(report.verdicts_in(found, "x", paper, settings)[0]) == "not run"
     assert str(report.verdict_of(paper, readings)) == "match"  # so it is for want of runs
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["sort", "--jobs", "²"], "--jobs = '²': expected a positive whole number, or auto"),
+        (["--check"], "PAPER: expected a paper or more beside --check or --smoke"),
+        (["names", "sort", "--files", "nowhere"], "names: names.txt = "),
+        (["sort", "names", "--files", "nowhere"], "names: names.txt = "),
+    ],
+)
+def test_what_is_wrong_is_refused_before_anything_begins(
+    tmp_path: Path, etude: Any, words: list[str], told: str
+) -> None:
+    answer = etude("reproduce", *words, "--root", tmp_path)
+    assert answer.code == 2
+    assert told in answer.err
+    assert not list(tmp_path.iterdir())

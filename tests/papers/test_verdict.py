@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -69,7 +70,18 @@ def test_a_match_on_few_seeds_says_so(seeds: int, told: str) -> None:
 
 def test_a_control_that_passes_makes_a_miss() -> None:
     assert str(judge(CELL, Reading([64.0] * 3, [63.0] * 3))) == "miss (the control passes too)"
-    assert str(judge(CELL, Reading([64.0] * 3, []))) == "miss (no control)"
+    assert judge(CELL, Reading([70.0] * 3, [])).outcome == "miss"
+    assert str(judge(CELL, Reading([64.0] * 3, []))) == "not run (its control was not run)"
+
+
+def test_a_match_rests_on_the_seeds_of_its_control_too() -> None:
+    assert str(judge(CELL, Reading([64.0] * 3, [1.0]))) == "match (1 seed)"
+
+
+@pytest.mark.parametrize("values", [[math.inf, -math.inf], [1e308] * 3, [math.nan, 64.0]])
+def test_what_has_no_mean_is_a_miss(values: list[float]) -> None:
+    assert str(judge(CELL, Reading(values, CONTROLS))) == "miss (no number)"
+    assert str(judge(CELL, Reading([64.0] * 3, values))) == "miss (no control)"
 
 
 def test_a_control_that_is_no_number_makes_a_miss() -> None:
@@ -101,7 +113,11 @@ def test_a_paper_is_as_good_as_its_worst_cell() -> None:
     assert overall([match, match]).matches
     assert str(overall([match, Verdict("match", 1)])) == "match (1 seed)"
     assert str(overall([match, absent, miss])) == "miss (1 of 3 cells)"
-    assert str(overall([match, absent])) == "not run"
+    assert str(overall([match, absent])) == "not run (1 of 2 cells)"
+    assert str(overall([absent, absent])) == "not run"
+    assert str(overall([Verdict("not run", 1, "why"), Verdict("not run", 1, "why")])) == (
+        "not run (why)"
+    )
     assert str(overall([])) == "not run"
 
 

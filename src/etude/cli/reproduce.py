@@ -26,10 +26,13 @@ def reproduce(arguments: list[str]) -> int:
     parser.add_argument("--files", default=".", metavar="DIR", help=help_)
     asked = parser.parse_args(arguments)
     problems = []
-    if asked.jobs != "auto" and not (asked.jobs.isdigit() and int(asked.jobs) > 0):
+    number = asked.jobs.isascii() and asked.jobs.isdecimal()
+    if asked.jobs != "auto" and not (number and int(asked.jobs) > 0):
         problems.append(Problem("--jobs", "a positive whole number, or auto", asked.jobs))
     if asked.check and asked.smoke:
         problems.append(Problem("--check", "not beside --smoke, which claims nothing"))
+    if not asked.paper and (asked.check or asked.smoke):
+        problems.append(Problem("PAPER", "a paper or more beside --check or --smoke"))
     if problems:
         raise RequestError(problems)
     from etude.papers import claims
@@ -39,10 +42,12 @@ def reproduce(arguments: list[str]) -> int:
     if not asked.paper:
         papers.print_papers(root)
         return DONE
-    for paper in asked.paper:
-        claims.load(paper)  # a wrong name is refused before anything is measured
     jobs = asked.jobs if asked.jobs == "auto" else int(asked.jobs)
     files = Path(asked.files)
+    for paper in asked.paper:  # what is wrong is refused before anything is measured
+        claims.built(paper, claims.load(paper))
+        if not asked.smoke:
+            papers.check_files(paper, files)
     if asked.smoke:
         matched = [papers.smoke(paper, root, jobs=jobs) for paper in asked.paper]
     else:

@@ -83,6 +83,12 @@ class AttentionScale:
         self.widths = sorted(set(widths))
         self.heads, self.queries, self.keys = heads, queries, keys
 
+    @property
+    def cells(self) -> set[str]:
+        """The keys of its readings."""
+        kinds = ("variance", "scaled_variance", "entropy_gap", "gradient_ratio")
+        return {f"{kind}/{width}" for kind in kinds for width in self.widths if width > 1}
+
     def measure(self, seeds: Sequence[int], figures: Path) -> dict[str, Reading]:
         """The readings, and the figure `softmax.png`."""
         scaled: dict[int, list[Softmax]] = {width: [] for width in self.widths}

@@ -209,6 +209,10 @@ class Paper:
         checks.that(not strays, "smoke_runs", ", ".join(strays), expected)
         earlier: list[str] = []
         for arm, overrides in self.runs.items():
+            seeded = next((o for o in overrides if o.partition("=")[0] == "seed"), None)
+            checks.that(
+                seeded is None, f"runs.{arm}", seeded, "no seed: those of the paper are set"
+            )
             begins = set().union(*(named(override, self.runs) for override in overrides))
             early = ", ".join(sorted(begins))
             checks.that(begins <= {*earlier}, f"runs.{arm}", early, "runs that stand before it")
@@ -235,14 +239,21 @@ class Reading:
 
 
 class Measurement(Protocol):
-    """What a paper's `measure` builds."""
+    """What a paper's `measure` builds.
+
+    With an attribute `cells`, the keys of its readings, those of the paper are looked up there.
+    """
 
     def measure(self, seeds: list[int], figures: Path) -> dict[str, Reading]:
         """The readings by cell key; PNG files go to the folder `figures`, which exists."""
 
 
 class Readings(Protocol):
-    """What the `measure` of a paper with runs builds."""
+    """What the `measure` of a paper with runs builds.
+
+    With the attributes `arms`, the names of the runs that it reads, and `cells`, the keys of its
+    readings, those of the paper are looked up there.
+    """
 
     def read(self, runs: Mapping[str, Sequence[Any]], figures: Path) -> dict[str, Reading]:
         """The readings by cell key, of the runs that there are, arm by arm (`etude.api.Run`).
@@ -293,7 +304,8 @@ def read(path: Path) -> Paper:
     try:
         return TypeAdapter(Paper).validate_python(plain)
     except ValidationError as error:
-        found = [problem for details in error.errors() for problem in _problems(details)]
+        kinds = (Paper, Cell, ProtocolFigure, Tolerance, NeededFile)
+        found = problems_of(error, kinds)
         raise RequestError(_in_file(path.stem, problem) for problem in found) from error
 
 
@@ -309,16 +321,30 @@ def measurement(name: str, paper: Paper) -> Node:
     return node
 
 
-def built(name: str, node: Node) -> Any:
+def built(name: str, paper: Paper) -> Any:
     """What the paper's `measure` describes.
 
     Raises:
-        RequestError: its constructor refuses; names the file.
+        RequestError: its constructor refuses, it reads runs that the paper has not, or a cell is
+            compared with what it does not give; names the file.
     """
     try:
-        return node.build()
+        found: Any = measurement(name, paper).build()
     except RequestError as error:
         raise RequestError(_in_file(name, problem) for problem in error.problems) from error
+    problems = []
+    for arm in sorted(getattr(found, "arms", set()) - set(paper.runs)):
+        expected = f"the runs of this paper: {', '.join(paper.runs)}"
+        problems.append(Problem("measure", expected, arm, nearest(arm, paper.runs)))
+    given = getattr(found, "cells", None)
+    for number, cell in enumerate(paper.cells):
+        if given is not None and cell.key not in given:
+            expected = f"what measure gives: {', '.join(sorted(given))}"
+            where = f"cells[{number}].key"
+            problems.append(Problem(where, expected, cell.key, nearest(cell.key, given)))
+    if problems:
+        raise RequestError(_in_file(name, problem) for problem in problems)
+    return found
 
 
 def experiments(paper: Paper) -> dict[str, str]:
@@ -329,24 +355,35 @@ def experiments(paper: Paper) -> dict[str, str]:
         for name in chosen.split(",") if key == "experiment" else ():
             path = conf_dir() / "experiment" / f"{name}.yaml"
             if path.is_file():
-                said = json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), sort_keys=True)
+                try:
+                    plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+                except (yaml.YAMLError, UnicodeDecodeError) as error:
+                    where, reason = f"conf/experiment/{path.name}", " ".join(str(error).split())
+                    raise RequestError(Problem(where, "valid YAML", hint=reason)) from error
+                said = json.dumps(plain, sort_keys=True)
                 found[name] = hashlib.sha256(said.encode()).hexdigest()
     return found
 
 
-def _problems(details: ErrorDetails) -> list[Problem]:
-    where = _key_path(details["loc"])
+def problems_of(error: ValidationError, kinds: Sequence[Any]) -> list[Problem]:
+    """What pydantic says of plain data, for people.
+
+    Args:
+        kinds: the dataclasses that it may describe, for the nearest key.
+    """
+    return [problem for details in error.errors() for problem in _problems(details, kinds)]
+
+
+def _problems(details: ErrorDetails, kinds: Sequence[Any]) -> list[Problem]:
+    names = {kind.__name__ for kind in kinds}
+    where = _key_path(tuple(part for part in details["loc"] if part not in names))
     refused = details.get("ctx", {}).get("error")
     if isinstance(refused, InvalidArguments):
         return [problem.under(where) for problem in refused.problems]
     if details["type"] == "unexpected_keyword_argument":
-        known = [
-            f.name
-            for kind in (Paper, Cell, ProtocolFigure, Tolerance, NeededFile)
-            for f in fields(kind)
-        ]
+        known = [f.name for kind in kinds for f in fields(kind)]
         hint = nearest(str(details["loc"][-1]), known)
-        return [Problem(where, "a key that papers have", details["input"], hint)]
+        return [Problem(where, "a key that is known here", details["input"], hint)]
     if details["type"] == "missing":
         return [Problem(where, "a value: it has no default")]
     return [Problem(where, "a value that fits", details["input"], details["msg"])]

@@ -57,6 +57,11 @@ class LayerNorms:
         self.dim, self.heads = dim, heads
         self.vocabulary, self.length, self.batch = vocabulary, length, batch
 
+    @property
+    def cells(self) -> set[str]:
+        """The keys of its readings."""
+        return {"slope/pre", "slope/post"}
+
     def measure(self, seeds: Sequence[int], figures: Path) -> dict[str, Reading]:
         """The readings, and the figure `gradients.png`."""
         norms = {

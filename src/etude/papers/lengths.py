@@ -47,6 +47,11 @@ class Lengths:
         """The runs that it reads."""
         return {*self.controls, *self.controls.values()}
 
+    @property
+    def cells(self) -> set[str]:
+        """The keys of its readings."""
+        return {f"gap/{arm}" for arm in self.controls}
+
     def read(self, runs: Mapping[str, Sequence[Run]], figures: Path) -> dict[str, Reading]:
         """The readings, and the figure `lengths.png`."""
         found: dict[str, list[list[Floats]]] = {}

@@ -5,21 +5,26 @@ what a checkpoint of theirs scores on a split.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import field
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from omegaconf import OmegaConf
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
-from etude.analysis.curves import COLOURS, dress, new_figure
+from etude.analysis.curves import COLOURS, LOG, dress, new_figure
 from etude.api import Run
-from etude.errors import Checks
-from etude.papers.claims import Reading
+from etude.errors import Checks, InvalidArguments, Problem, RequestError, nearest
+from etude.papers.claims import CLOSED, Number, Reading, problems_of
+
+Numbered = dict[tuple[int, int], float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CLOSED)
 class Value:
     """A number of each run of an arm, or of each seed.
 
@@ -42,11 +47,11 @@ class Value:
     run: str
     metric: str
     of: Literal["last", "max", "min", "step"] = "last"
-    reaches: float | None = None
-    over: Value | None = None
-    swept: Mapping[str, str] = field(default_factory=dict)
+    reaches: Number | None = None
+    over: Value | Mean | None = None
+    swept: dict[str, str] = field(default_factory=dict)
     split: str | None = None
-    how: Mapping[str, Any] = field(default_factory=dict)
+    how: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         checks = Checks()
@@ -56,7 +61,12 @@ class Value:
             checks.that(reduced in ENDS, f"swept.{key}", reduced, "max or min")
         scored = self.split is not None
         checks.that(not scored or self.of == "last", "of", self.of, "nothing beside a split")
-        checks.that(scored or not self.how, "how", dict(self.how), "nothing without a split")
+        checks.that(scored or not self.how, "how", self.how, "nothing without a split")
+        known = ("which", "beams", "length_penalty", "sequence_length", "stride")
+        for key in self.how:
+            checks.that(
+                key in known, "how", key, f"some of {', '.join(known)}", nearest(key, known)
+            )
         checks.done()
 
     @property
@@ -65,33 +75,50 @@ class Value:
         return {self.run} | (set() if self.over is None else self.over.arms)
 
     def read(self, runs: Mapping[str, Sequence[Run]]) -> list[float]:
-        """A number a run, or with `swept` a seed; none where there is no run."""
+        """A number a run, or with `swept` a seed; none where there is no run.
+
+        Raises:
+            RequestError: a run that has finished has no such metric.
+        """
+        return [*self.numbered(runs).values()]
+
+    def numbered(self, runs: Mapping[str, Sequence[Run]]) -> Numbered:
+        """The same by seed, and by the place of the run among those of its seed."""
         found = runs.get(self.run, ())
-        own = self._reduced(found) if self.swept else [self._of(run) for run in found]
+        own = self._reduced(found) if self.swept else _placed(found, map(self._of, found))
         if self.over is None:
             return own
-        return [a / b for a, b in zip(own, self.over.read(runs), strict=False)]
+        over = self.over.numbered(runs)
+        return {key: own[key] / over[key] if over[key] else math.nan for key in own if key in over}
 
-    def _reduced(self, runs: Sequence[Run]) -> list[float]:
+    def _reduced(self, runs: Sequence[Run]) -> Numbered:
         seeds: dict[int, dict[tuple[Any, ...], float]] = {}
         for run in runs:
-            place = tuple(OmegaConf.select(run.config, key) for key in self.swept)
+            place = tuple(OmegaConf.select(run.config, key, default=self) for key in self.swept)
+            for key, value in zip(self.swept, place, strict=True):
+                if value is self:
+                    where, expected = f"measure: swept of {self.run}", "a key of its config"
+                    raise RequestError(Problem(where, expected, key))
             seeds.setdefault(run.summary["seed"], {})[place] = self._of(run)
-        values: list[float] = []
-        for table in seeds.values():
+        values: Numbered = {}
+        for seed, table in seeds.items():
             for reduced in self.swept.values():
                 groups: dict[tuple[Any, ...], list[float]] = {}
                 for place, value in table.items():
                     groups.setdefault(place[1:], []).append(value)
                 table = {place: _end(reduced, group) for place, group in groups.items()}
-            values += table.values()
+            values |= {(seed, place): value for place, value in enumerate(table.values())}
         return values
 
     def _of(self, run: Run) -> float:
         if self.split is not None:
-            return float(_scores(run, self.split, self.how).get(self.metric, math.nan))
+            scores = _scores(run, self.split, self.how)
+            self._look_up(scores)
+            return float(scores[self.metric])
         frame = run.metrics
-        if self.metric not in frame:
+        if run.status == "finished":
+            self._look_up([*map(str, frame)])
+        elif self.metric not in frame:
             return math.nan
         rows = frame[["step", self.metric]].dropna()
         if self.of == "step":
@@ -103,8 +130,14 @@ class Value:
         ends = {"last": values.iloc[-1], "max": values.max(), "min": values.min()}
         return float(ends[self.of])
 
+    def _look_up(self, known: Collection[str]) -> None:
+        if self.metric not in known:
+            hint = nearest(self.metric, known)
+            where, expected = f"measure: metric of {self.run}", "one that its runs have"
+            raise RequestError(Problem(where, expected, self.metric, hint))
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, config=CLOSED)
 class Mean:
     """The mean of several such values, of the same seed.
 
@@ -112,7 +145,7 @@ class Mean:
         mean: the values.
     """
 
-    mean: Sequence[Value | Mean]
+    mean: Annotated[list[Value | Mean], Field(min_length=1)]
 
     @property
     def arms(self) -> set[str]:
@@ -121,7 +154,23 @@ class Mean:
 
     def read(self, runs: Mapping[str, Sequence[Run]]) -> list[float]:
         """A number a seed; none unless there are all of them."""
-        return [fmean(row) for row in zip(*(each.read(runs) for each in self.mean), strict=False)]
+        return [*self.numbered(runs).values()]
+
+    def numbered(self, runs: Mapping[str, Sequence[Run]]) -> Numbered:
+        """The same by seed; see `Value.numbered`."""
+        first, *others = (each.numbered(runs) for each in self.mean)
+        shared = [key for key in first if all(key in other for other in others)]
+        return {key: fmean(each[key] for each in (first, *others)) for key in shared}
+
+
+def _placed(runs: Sequence[Run], values: Iterable[float]) -> Numbered:
+    counts: Counter[int] = Counter()
+    found: Numbered = {}
+    for run, value in zip(runs, values, strict=True):
+        seed = run.summary["seed"]
+        found[seed, counts[seed]] = value
+        counts[seed] += 1
+    return found
 
 
 ENDS = {"max": max, "min": min}
@@ -172,9 +221,10 @@ class Metrics:
         checks = Checks()
         expected = f"a control for each of {', '.join(values)}"
         checks.that(set(values) == set(controls), "controls", ", ".join(controls), expected)
+        checks.that(log in LOG, "log", log, f"one of {', '.join(filter(None, LOG))}, or nothing")
+        self.values = _values(checks, "values", values)
+        self.controls = _values(checks, "controls", controls)
         checks.done()
-        self.values = {key: value_of(stated) for key, stated in values.items()}
-        self.controls = {key: value_of(stated) for key, stated in controls.items()}
         self.curves, self.log = curves, log
 
     @property
@@ -182,6 +232,11 @@ class Metrics:
         """The runs that it reads."""
         found = [*self.values.values(), *self.controls.values()]
         return {arm for value in found for arm in value.arms}
+
+    @property
+    def cells(self) -> set[str]:
+        """The keys of its readings."""
+        return set(self.values)
 
     def read(self, runs: Mapping[str, Sequence[Run]], figures: Path) -> dict[str, Reading]:
         """The readings by cell key; PNG files go to the folder `figures`, which exists."""
@@ -195,11 +250,28 @@ class Metrics:
 
 
 def value_of(stated: Mapping[str, Any]) -> Value | Mean:
-    """A value, or a mean of some, from plain data."""
-    if "mean" in stated:
-        return Mean([value_of(each) for each in stated["mean"]])
-    over = stated.get("over")
-    return Value(**{**stated, "over": None if over is None else value_of(over)})
+    """A value, or a mean of some, from plain data.
+
+    Raises:
+        InvalidArguments: keys that neither has, or values that do not fit.
+    """
+    kind = Mean if "mean" in stated else Value
+    try:
+        return TypeAdapter[Value | Mean](kind).validate_python(stated)
+    except ValidationError as error:
+        raise InvalidArguments(problems_of(error, (Value, Mean))) from error
+
+
+def _values(
+    checks: Checks, name: str, stated: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Value | Mean]:
+    found = {}
+    for key, one in stated.items():
+        try:
+            found[key] = value_of(one)
+        except InvalidArguments as error:
+            checks.problems += [problem.under(f"{name}.{key}") for problem in error.problems]
+    return found
 
 
 def draw(runs: Mapping[str, Sequence[Run]], metrics: Sequence[str], log: str, path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import stdev
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from etude.errors import Problem, RequestError
 from etude.papers import claims
 from etude.papers.claims import Cell, Paper, ProtocolFigure, Reading, Tolerance
-from etude.papers.verdict import Verdict, judge, judge_protocol, overall
+from etude.papers.verdict import Verdict, judge, judge_protocol, mean, overall
 from etude.records import provenance
 from etude.records.files import read_json
 from etude.records.tables import markdown_table
@@ -168,21 +168,40 @@ def verdicts_in(
     Raises:
         RequestError: it is damaged, or a newer Étude wrote it.
     """
+    readings = _readings(found, name, paper, settings)
+    if isinstance(readings, Verdict):
+        return readings, None
+    return verdict_of(paper, readings), protocol_verdict_of(paper, readings)
+
+
+def kept(path: Path, paper: Paper, settings: Mapping[str, Any]) -> dict[str, Reading]:
+    """The readings in a `result.json`; none of other settings, or that have been changed.
+
+    Raises:
+        RequestError: it is damaged, or a newer Étude wrote it.
+    """
+    readings = _readings(read_json(path), str(path), paper, settings)
+    return {} if isinstance(readings, Verdict) else readings
+
+
+def _readings(
+    found: Any, name: str, paper: Paper, settings: Mapping[str, Any]
+) -> dict[str, Reading] | Verdict:
+    """The readings, or why they are none of this measurement."""
     _check_format(found, name)
     now = (dict(settings), list(paper.seeds), dict(paper.runs), claims.experiments(paper))
     then = tuple(found.get(key) for key in ("measure", "seeds", "overrides", "experiments"))
     if then != now:
-        return Verdict("not run", why="settings changed"), None
+        return Verdict("not run", why="settings changed")
     if paper.runs and not _listed(found, name):
-        return Verdict("not run"), None
+        return Verdict("not run")
     if found.get("sha256") != _sha256(found.get("readings")):
-        return Verdict("not run", why="the readings have been changed"), None
+        return Verdict("not run", why="the readings have been changed")
     try:
-        readings = TypeAdapter(dict[str, Reading]).validate_python(found.get("readings"))
+        return TypeAdapter(dict[str, Reading]).validate_python(found.get("readings"))
     except ValidationError as error:
         reason = str(error.errors()[0]["msg"])
         raise RequestError(Problem(f"{name}: readings", "numbers a cell", hint=reason)) from error
-    return verdict_of(paper, readings), protocol_verdict_of(paper, readings)
 
 
 def _of(run: Any) -> dict[str, Any]:
@@ -200,7 +219,7 @@ def _sha256(readings: Any) -> str:
 def _device(run: Any) -> str:
     """What the run's latest start was on."""
     starts = run.summary.get("starts") or [{}]
-    return starts[-1].get("device") or "an unknown device"
+    return str(starts[-1].get("device") or "an unknown device")
 
 
 def _digest(folder: Path) -> str:
@@ -299,14 +318,14 @@ def _cell(cell: Cell) -> str:
 def _mean(values: Sequence[float]) -> str:
     if not values:
         return ""
-    mean = fmean(values)
-    if len(values) == 1 or not isfinite(mean):
-        return f"{mean:.4g}"
+    middle = mean(values)
+    if len(values) == 1 or not isfinite(middle):
+        return f"{middle:.4g}"
     spread = float(f"{stdev(values):.1g}")
     places = max(0, -int(f"{spread:e}".partition("e")[2]))  # as many as the spread's first digit
     if not spread or places > 5:
-        return f"{mean:.{2 if spread else 4}g} ± {spread:g}"
-    return f"{mean:.{places}f} ± {spread:g}"
+        return f"{middle:.{2 if spread else 4}g} ± {spread:g}"
+    return f"{middle:.{places}f} ± {spread:g}"
 
 
 def _with_unit(text: str, cell: Cell) -> str:

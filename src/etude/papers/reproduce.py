@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from etude.errors import Problem, RequestError
 from etude.papers import claims, page, report, runs
+from etude.papers.claims import Paper, Reading
 from etude.records.files import whole_folder, write_json, write_text
 from etude.records.tables import print_table
 
@@ -19,16 +21,21 @@ def print_papers(root: Path) -> None:
     """A table of the papers that are ready: what is claimed, what it costs, how it stands here.
 
     Raises:
-        RequestError: a paper's file or an earlier result is damaged.
+        RequestError: a paper's file is damaged; or after the table, an earlier result is.
     """
-    lines = []
+    lines, problems = [], []
     for name, paper in claims.all_papers().items():
         settings = claims.measurement(name, paper).canonical()
         path = folder_of(name, root) / "result.json"
-        ours, protocol = report.read_verdicts(path, paper, settings)
-        cost = f"{paper.cost} ({paper.tier})"
-        lines.append([name, paper.claim, cost, str(ours), str(protocol or "")])
+        try:
+            told = [str(verdict or "") for verdict in report.read_verdicts(path, paper, settings)]
+        except RequestError as error:
+            told = ["damaged", ""]
+            problems += error.problems
+        lines.append([name, paper.claim, f"{paper.cost} ({paper.tier})", *told])
     print_table(("paper", "claim", "cost", "matches the paper", "the protocol"), lines)
+    if problems:
+        raise RequestError(problems)
 
 
 def reproduce(
@@ -47,7 +54,8 @@ def reproduce(
 
     Args:
         jobs: runs to train at once, or `auto`.
-        check: train nothing; cells whose runs are missing are not run.
+        check: train and measure nothing: judge the runs that are there, or what was measured
+            before. Where there is nothing, nothing is written.
         files: the folder of what the paper's runs need of the user's.
 
     Returns:
@@ -59,10 +67,15 @@ def reproduce(
         Interrupted: a signal came; the same command goes on.
     """
     paper = claims.load(name)
-    node = claims.measurement(name, paper)
-    measurement: Any = claims.built(name, node)
+    settings = claims.measurement(name, paper).canonical()
+    measurement = claims.built(name, paper)
     folder = folder_of(name, root)
     arms = runs.arms_of(name, paper, root, files=files)
+    if check and not paper.runs:
+        return _judge_kept(name, paper, settings, folder / "result.json")
+    if check and all(arm.finished() is None for arm in arms):
+        log.info("%s: none of its runs is there; etude reproduce %s trains them", name, name)
+        return False
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         if not check:
@@ -75,7 +88,7 @@ def reproduce(
                 readings = measurement.read(found, figures)
             else:
                 readings = measurement.measure(paper.seeds, figures)
-            told = report.result(name, paper, node.canonical(), readings, found)
+            told = report.result(name, paper, settings, readings, found)
             drawn = sorted(path.name for path in figures.iterdir())
             text = report.markdown(name, paper, told, drawn)
             write_text(new / "report.md", text)
@@ -84,11 +97,41 @@ def reproduce(
     except OSError as error:
         expected = "a folder that can be written"
         raise RequestError(Problem("--root", expected, str(root), str(error))) from error
+    _tell(paper, readings)
+    log.info("%s", folder / "report.md")
+    ended = sum(map(len, found.values()))
+    if ended < len(arms):
+        log.info(
+            "%d of %d runs are there: etude reproduce %s trains the others", ended, len(arms), name
+        )
+    return report.verdict_of(paper, readings).matches
+
+
+def check_files(name: str, files: Path) -> None:
+    """Looks whether what a paper needs of the user's is there.
+
+    Raises:
+        RequestError: a file is missing, or is another.
+    """
+    runs.paths_of(name, claims.load(name), files)
+
+
+def _judge_kept(name: str, paper: Paper, settings: Mapping[str, Any], path: Path) -> bool:
+    """Of a paper that trains nothing: what was measured before, by the cells as they are today."""
+    verdict, _ = report.read_verdicts(path, paper, settings)
+    if verdict.outcome == "not run":
+        log.info("%s: %s; etude reproduce %s measures it", name, verdict, name)
+        return False
+    _tell(paper, report.kept(path, paper, settings))
+    return verdict.matches
+
+
+def _tell(paper: Paper, readings: Mapping[str, Reading]) -> None:
     log.info("%s\n%s\n", paper.title, paper.claim)
     print_table(report.COLUMNS, report.rows(paper, readings))
-    protocol = f"; the protocol: {told['protocol']}" if told["protocol"] else ""
-    log.info("\nthe paper: %s%s\n%s", told["verdict"], protocol, folder / "report.md")
-    return report.verdict_of(paper, readings).matches
+    verdict = report.verdict_of(paper, readings)
+    protocol = report.protocol_verdict_of(paper, readings)
+    log.info("\nthe paper: %s%s", verdict, f"; the protocol: {protocol}" if protocol else "")
 
 
 def smoke(name: str, root: Path, *, jobs: int | str = "auto") -> bool:
@@ -100,7 +143,7 @@ def smoke(name: str, root: Path, *, jobs: int | str = "auto") -> bool:
         Whether each run ended well and each cell could be read.
     """
     paper = claims.load(name)
-    measurement: Any = claims.built(name, claims.measurement(name, paper))
+    measurement = claims.built(name, paper)
     base = root / "_papers" / "_smoke"
     arms = runs.arms_of(name, paper, base, smoke=True)
     base.mkdir(parents=True, exist_ok=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from math import ceil
 from pathlib import Path
 
+from etude.analysis.verify import metrics_faults, result_faults
 from etude.api import Run, train_record
 from etude.config.checks import Checked
 from etude.config.compose import compose
@@ -67,29 +69,57 @@ class Arm:
         Raises:
             RequestError: the overrides do not fit.
         """
+        return None if (found := self._place()) is None else found[0]
+
+    def _place(self) -> tuple[Path, str] | None:
+        """The folder, and the signature that a record of this run has."""
         overrides = self.overrides()
         if overrides is None:
             return None
         begun = [arm.folder() for arm in self.begins.values()]
         times = [(path / "run.json").stat().st_mtime_ns for path in begun if path is not None]
-        checked = _checked(tuple(overrides), tuple(times))
-        base = run_folder(Path(checked.run.root), checked.name, signature(checked.identity))
-        return current_folder(base, checked)
+        try:
+            checked = _checked(tuple(overrides), tuple(times))
+        except RequestError as error:
+            found = [replace(p, where=f"run {self.label}: {p.where}") for p in error.problems]
+            raise RequestError(found) from error
+        signed = signature(checked.identity)
+        base = run_folder(Path(checked.run.root), checked.name, signed)
+        return current_folder(base, checked), signed
 
     def finished(self) -> Path | None:
         """The record of this run, if it has ended.
 
         Raises:
-            RequestError: the overrides do not fit.
+            RequestError: the overrides do not fit, or the record is another run's or has been
+                changed since.
         """
-        folder = self.folder()
-        if folder is None:
+        place = self._place()
+        if place is None:
             return None
+        folder, signed = place
         try:
-            ended = Record.read(folder).status in ENDED
+            record = Record.read(folder)
         except RequestError:
             return None
-        return folder if ended else None
+        if record.status not in ENDED:
+            return None
+        _check_record(record, signed, self)
+        return folder
+
+
+def _check_record(record: Record, signed: str, arm: Arm) -> None:
+    hint = "etude runs rm removes it, and then it is trained again"
+    stated = (str(record.info.get("signature"))[:12], record.info.get("seed"))
+    if stated != (signed[:12], arm.seed):
+        expected = f"the record of {arm.label}, signature {signed[:12]}"
+        told = f"signature {stated[0]}, seed {stated[1]}"
+        raise RequestError(Problem(str(record.path / "run.json"), expected, told, hint))
+    faults = list(metrics_faults(record.path / "metrics.jsonl", must_be_whole=True))
+    faults = faults or list(result_faults(record))
+    if faults:
+        expected = f"a record as training wrote it, of {arm.label}"
+        raise RequestError(Problem(str(record.path), expected, hint=f"{faults[0]}; {hint}"))
 
 
 @lru_cache(maxsize=512)
@@ -115,7 +145,7 @@ def arms_of(
         RequestError: such a file is missing, or is another.
     """
     paths: Mapping[str, Path | None]
-    paths = toys.write(root / "_toys") if smoke else _paths(name, paper, files)
+    paths = toys.write(root / "_toys") if smoke else paths_of(name, paper, files)
     place = [f"name={name}", f"run.root={_quoted(root)}"]
     arms: dict[tuple[str, int], Arm] = {}
     found: list[Arm] = []
@@ -149,8 +179,12 @@ def _key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
-def _paths(name: str, paper: Paper, folder: Path) -> dict[str, Path | None]:
-    """The files that a paper needs, found and looked at."""
+def paths_of(name: str, paper: Paper, folder: Path) -> dict[str, Path | None]:
+    """The files that a paper needs, found and looked at.
+
+    Raises:
+        RequestError: one is missing, or is another.
+    """
     problems = []
     for file, needed in paper.files.items():
         path = folder / file
@@ -174,8 +208,9 @@ def _filled(override: str, given: Mapping[str, Path | None]) -> str:
 
 
 def _quoted(path: Path) -> str:
-    """As Hydra's grammar takes any text."""
-    text = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    """As Hydra's grammar takes any text, with nothing in it to be interpolated."""
+    text = re.sub(r"\\+(?='|$)", lambda found: 2 * found[0], str(path))
+    text = text.replace("'", "\\'").replace("${", "\\${")
     return f"'{text}'"
 
 
@@ -204,11 +239,18 @@ def train_missing(arms: Sequence[Arm], logs: Path, jobs: int | str) -> None:
         there = len(ready) - len(undone)
         missing = _different(undone)
         if missing:
-            log.info("%d runs%s", len(missing), f", {there} more are there" if there else "")
+            log.info("%s%s", counted(len(missing)), f", {there} more are there" if there else "")
             _train(missing, logs, places)
+        elif len(ready) == len(arms):
+            log.info("%s, all of them there", counted(there))
         waiting = [arm for arm in waiting if arm not in ready]
         if not ready:
             return  # what they begin from has failed
+
+
+def counted(runs: int) -> str:
+    """So many runs, in words."""
+    return f"{runs} run{'' if runs == 1 else 's'}"
 
 
 def _different(arms: Sequence[Arm]) -> list[Arm]:
@@ -236,10 +278,16 @@ def _train(missing: Sequence[Arm], logs: Path, places: Sequence[Slot]) -> None:
 
 
 def runs_of(arms: Sequence[Arm]) -> dict[str, list[Run]]:
-    """The runs of each arm that have ended, by their seeds; arms without any are left out."""
+    """The runs of each arm that have ended, by their seeds; arms without any are left out.
+
+    Where an arm sweeps, a seed that lacks one of its runs is left out: the best of some is not the
+    best of all.
+    """
+    ended = [(arm, arm.finished()) for arm in arms]
+    lacking = {(arm.name, arm.seed) for arm, folder in ended if folder is None}
     found: dict[str, list[Run]] = {}
-    for arm in arms:
-        if (folder := arm.finished()) is not None:
+    for arm, folder in ended:
+        if folder is not None and (arm.name, arm.seed) not in lacking:
             found.setdefault(arm.name, []).append(Run(Record.read(folder)))
     return found
 

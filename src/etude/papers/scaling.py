@@ -85,6 +85,11 @@ class Scaling:
         """The runs that it reads."""
         return {self.sizes}
 
+    @property
+    def cells(self) -> set[str]:
+        """The keys of its readings."""
+        return {"rise", "r2", "pure_r2"}
+
     def read(self, runs: Mapping[str, Sequence[Run]], figures: Path) -> dict[str, Reading]:
         """The readings, and the figure `scaling.png`; none of fewer than four sizes."""
         curves = curves_of(runs.get(self.sizes, ()), self.metric)

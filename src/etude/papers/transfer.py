@@ -44,6 +44,11 @@ class Transfer:
         """The runs that it reads."""
         return {self.base, *self.wider.values()}
 
+    @property
+    def cells(self) -> set[str]:
+        """The keys of its readings."""
+        return {f"shift/{name}" for name in self.wider}
+
     def read(self, runs: Mapping[str, Sequence[Run]], figures: Path) -> dict[str, Reading]:
         """The readings, and the figure `transfer.png`."""
         losses = {name: self.losses(runs, arm) for name, arm in self.wider.items()}
@@ -70,7 +75,7 @@ class Transfer:
 
 def shifts_of(losses: Losses) -> list[float]:
     """log2 of the narrowest width's best rate over that of the widest, by seed; only seeds that
-    have a loss at each width and rate.
+    have a loss at each width and rate. Not a number where a width diverged at every rate.
     """
     if len(losses) < 2:
         return []
@@ -81,7 +86,9 @@ def shifts_of(losses: Losses) -> list[float]:
 
 
 def best_rate(rates: Mapping[float, Mapping[int, float]], seed: int) -> float:
-    """The rate with the least loss of a seed."""
+    """The rate with the least loss of a seed; not a number where none is finite."""
+    if not any(math.isfinite(seeds[seed]) for seeds in rates.values()):
+        return math.nan
     return min(rates, key=lambda rate: rates[rate][seed])
 
 

@@ -48,20 +48,32 @@ class Verdict:
 def judge(cell: Cell, reading: Reading | None) -> Verdict:
     """Compares the mean over seeds with the cell's tolerance.
 
-    A measurement whose negative control passes too, or is missing, has shown nothing: a miss.
+    A measurement whose negative control passes too, or is no number, has shown nothing: a miss.
+    One whose control has not been run has not been run.
     """
     if reading is None or not reading.values:
         return Verdict("not run")
+    value, control = mean(reading.values), mean(reading.controls)
     seeds = len(reading.values)
-    if not math.isfinite(fmean(reading.values)):
+    if not math.isfinite(value):
         return Verdict("miss", seeds, "no number")
-    if not cell.tolerance.admits(fmean(reading.values), cell.published):
+    if not cell.tolerance.admits(value, cell.published):
         return Verdict("miss", seeds)
-    if not reading.controls or not math.isfinite(fmean(reading.controls)):
+    if not reading.controls:
+        return Verdict("not run", seeds, "its control was not run")
+    if not math.isfinite(control):
         return Verdict("miss", seeds, "no control")
-    if cell.tolerance.admits(fmean(reading.controls), cell.published):
+    if cell.tolerance.admits(control, cell.published):
         return Verdict("miss", seeds, "the control passes too")
-    return Verdict("match", seeds)
+    return Verdict("match", min(seeds, len(reading.controls)))
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean; NaN of nothing, and of what has none: infinities of both signs, sums too large."""
+    try:
+        return fmean(values) if values else math.nan
+    except (OverflowError, ValueError):
+        return math.nan
 
 
 def judge_protocol(cell: Cell, reading: Reading | None) -> Verdict | None:
@@ -78,6 +90,11 @@ def overall(verdicts: Sequence[Verdict]) -> Verdict:
     outcomes = [verdict.outcome for verdict in verdicts]
     if "miss" in outcomes:
         return Verdict("miss", seeds, f"{outcomes.count('miss')} of {len(outcomes)} cells")
-    if "not run" in outcomes or not outcomes:
-        return Verdict("not run")
+    absent = [verdict for verdict in verdicts if verdict.outcome == "not run"]
+    if absent or not outcomes:
+        told = {verdict.why for verdict in absent} or {""}
+        why = told.pop() if len(told) == 1 else ""
+        if len(absent) < len(outcomes):
+            why = f"{len(absent)} of {len(outcomes)} cells"
+        return Verdict("not run", why=why)
     return Verdict("match", seeds)
