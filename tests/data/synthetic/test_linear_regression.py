@@ -125,7 +125,7 @@ def test_fingerprints_differ_where_examples_do() -> None:
     [
         ({"sequence_length": 12}, "an odd number"),
         ({"dimensions": 0}, "a positive number"),
-        ({"noise": -0.1}, "a number from 0 on"),
+        ({"noise": -0.1}, "a number from 0 to 1,000,000"),
     ],
 )
 def test_what_cannot_be_is_told(arguments: dict[str, Any], expected: str) -> None:

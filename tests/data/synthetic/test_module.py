@@ -98,6 +98,14 @@ def test_validation_is_the_same_for_every_run_and_of_the_size_that_is_asked() ->
     assert [len(batch["tokens"]) for batch in both] == [25, 24]
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_is_seen_of_new_examples_is_what_the_run_begins_with(seed: int) -> None:
+    data = Induction(batch=Batch(examples=24), validation=48, validate_training=True)
+    trained = [micro["tokens"] for (micro,) in steps(data, 2, seed=seed)]
+    batches = [batch for batch in data.val_dataloader() if batch["section"]]
+    assert torch.equal(torch.cat([batch["tokens"] for batch in batches]), torch.cat(trained))
+
+
 def test_a_billion_examples_take_no_memory() -> None:
     data = Copy(batch=Batch(examples=8), training=10**9)
     assert data.step(10**7, seed=0)["tokens"].shape == (8, 32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -188,6 +189,19 @@ def test_every_example_of_a_finite_rule_is_in_one_split(
         (Recall, {"vocabulary": 9}, "vocabulary", "an even number"),
         (Recall, {"pairs": 20}, "sequence_length", "at least 4 pairs = 80"),
         (Dyck, {"sequence_length": 8}, "sequence_length", "an odd number"),
+        # too large: told at once, before anything of that size is made
+        (ModularArithmetic, {"p": 2**61 - 1}, "p", "a prime below 65,536"),
+        (ModularArithmetic, {"p": 10**400}, "p", "a prime below 65,536"),
+        (Sort, {"length": 1000, "sequence_length": 1999}, "length", "below 2**62"),
+        (Sort, {"numbers": 10**400}, "numbers", "2 to 1,048,576"),
+        (Sort, {"validation": math.nan}, "validation", "a number of examples below 729"),
+        (Adder, {"digits": 9, "sequence_length": 27, "validation": 0.5}, "validation", "at most"),
+        (Copy, {"validation": 2**63}, "validation", "at most 2,147,483,648 examples"),
+        (Copy, {"batch": Batch(examples=10**12)}, "batch.examples", "at most 2,147,483,648"),
+        (Copy, {"vocabulary": 10**12}, "vocabulary", "2 to 1,048,576 symbols"),
+        (Induction, {"vocabulary": 10**12}, "vocabulary", "2 to 1,048,576 tokens"),
+        (Recall, {"vocabulary": 10**9}, "vocabulary", "at most 1,048,576"),
+        (Dyck, {"kinds": 10**9}, "kinds", "at most 524,288"),
     ],
 )
 def test_what_cannot_be_is_told(
@@ -197,3 +211,10 @@ def test_what_cannot_be_is_told(
         kind(**{"batch": STEP, **arguments})
     (problem,) = [each for each in refused.value.problems if each.where == where]
     assert expected in problem.expected
+
+
+def test_brackets_deeper_than_the_word_is_long() -> None:
+    deep, deeper = (Dyck(batch=STEP, sequence_length=9, depth=depth) for depth in (10, 10**9))
+    indices = np.arange(50)
+    for name, rows in deep.examples("train", indices).items():
+        assert np.array_equal(rows, deeper.examples("train", indices)[name])

@@ -62,7 +62,8 @@ class ModularArithmetic(SyntheticData):
         workers: int = 0,
     ) -> None:
         checks = Checks()
-        checks.that(_is_prime(p) and p < 2**16, "p", p, "a prime below 65,536")
+        if not checks.that(p < 2**16 and _is_prime(p), "p", p, "a prime below 65,536"):
+            p = 113  # what depends on it is none of the user's mistakes
         hint = nearest(operation, OPERATIONS)
         expected = f"one of {', '.join(OPERATIONS)}"
         checks.that(operation in OPERATIONS, "operation", operation, expected, hint)

@@ -41,6 +41,10 @@ FORMAT = 1
 SPLIT_STREAM = 0x53504C54
 STREAMS: dict[Split, int] = {"train": 0x4D41444C, "val": 0x4D414456}
 LARGEST = 2**62
+SYMBOLS = 2**20
+"""The most symbols of a vocabulary, each of which has a name."""
+MOST = 2**31
+"""Positions of a step, and examples that are held out: more are a mistake."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ class SyntheticData(pl.LightningDataModule, ABC):
 
     Of a rule with finitely many examples (`size`) the training split is a part, and validation the
     rest: `data_seed` decides, not the run's seed. Other rules draw: `training=null` makes new
-    examples at every step, from the run's seed; a number makes so many, from `data_seed`.
+    examples at every step, from the run's seed; a number makes so many, from `data_seed`. Where
+    there are few different ones, what is drawn for training is also drawn for validation.
 
     Args:
         sequence_length: T, as the rule has it.
@@ -73,7 +78,7 @@ class SyntheticData(pl.LightningDataModule, ABC):
             new ones for ever.
         validation: examples that are held out, a number or a part of `size`.
         validate_training: measure the training split too, as `seen/loss`, ...; at most as many
-            examples of it as are held out.
+            examples of it as are held out, of new ones for ever those that the run begins with.
         data_seed: of what is held out, and of examples that are drawn once.
         workers: processes that make batches; 0 is the training process itself.
         checks: what a subclass has noted of its own arguments.
@@ -125,7 +130,11 @@ class SyntheticData(pl.LightningDataModule, ABC):
         if batch.examples is None:
             checks.that(not endless, "batch.examples", None, "a number: there is no whole")
         else:
-            checks.that(batch.examples > 0, "batch.examples", batch.examples, "a positive number")
+            fits = 0 < batch.examples * max(1, sequence_length) <= MOST
+            expected = f"a positive number, at most {MOST:,} positions a step"
+            checks.that(fits, "batch.examples", batch.examples, expected)
+        expected = f"at most {MOST:,} examples"
+        checks.that(held <= MOST, "validation", validation, expected, f"it takes {held:,}")
         checks.done()
         self.sequence_length, self.batch, self.workers = sequence_length, batch, workers
         self.held, self.taught = held, taught
@@ -134,15 +143,17 @@ class SyntheticData(pl.LightningDataModule, ABC):
 
     def _count(self, checks: Checks, key: str, stated: int | float) -> int:
         expected = "a number of examples"
-        whole = isinstance(stated, int) or (float(stated).is_integer() and stated >= 1)
+        whole = isinstance(stated, int) or (stated.is_integer() and stated >= 1)
         if self.size is not None:
             expected += f" below {self.size:,}, or a part between 0 and 1"
             fits = 0 < stated < (self.size if whole else 1)
         else:
             fits = whole and stated > 0
         checks.that(fits, key, stated, expected)
-        if whole or not fits:
-            return max(1, int(stated))
+        if not fits:
+            return 1
+        if whole:
+            return int(stated)
         return max(1, round(stated * (self.size or 1)))
 
     # -- what a rule says ---------------------------------------------------------------------
@@ -376,11 +387,13 @@ class _Evaluation(IterableDataset[dict[str, Any]]):
         return sum(-(-self.data._evaluated(split) // self.most) for split in self.splits)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        attached = self.data._attached
+        seed = 0 if attached is None else attached.seed
         for split in self.splits:
             total = self.data._evaluated(split)
             for first in range(0, total, self.most):
                 indices = np.arange(first, min(first + self.most, total))
-                arrays = self.data.examples(split, indices)
+                arrays = self.data.examples(split, indices, seed)
                 batch: dict[str, Any] = {k: torch.from_numpy(x) for k, x in arrays.items()}
                 yield {**batch, "section": int(split == "train")}
 

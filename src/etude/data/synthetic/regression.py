@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 import numpy as np
@@ -53,7 +52,9 @@ class LinearRegression(SyntheticData):
     ) -> None:
         checks = Checks()
         checks.positive(dimensions=dimensions)
-        checks.that(0 <= noise < math.inf, "noise", noise, "a number from 0 on")
+        expected = "at most 65,536"
+        checks.that(dimensions <= 2**16, "dimensions", dimensions, expected)
+        checks.that(0 <= noise <= 1e6, "noise", noise, "a number from 0 to 1,000,000")
         odd = sequence_length % 2 == 1
         expected = "an odd number: the last y would be read by nobody"
         checks.that(odd, "sequence_length", sequence_length, expected)

@@ -8,7 +8,7 @@ import numpy as np
 
 from etude.data.objective import IGNORE
 from etude.data.synthetic.arithmetic import sequence
-from etude.data.synthetic.base import Arrays, SyntheticData
+from etude.data.synthetic.base import LARGEST, SYMBOLS, Arrays, SyntheticData
 from etude.data.synthetic.draws import Draws, Numbers
 from etude.data.text import Batch
 from etude.errors import Checks
@@ -44,7 +44,8 @@ class Induction(SyntheticData):
         workers: int = 0,
     ) -> None:
         checks = Checks()
-        checks.that(vocabulary > 1, "vocabulary", vocabulary, "2 tokens or more")
+        fits = 1 < vocabulary <= SYMBOLS
+        checks.that(fits, "vocabulary", vocabulary, f"2 to {SYMBOLS:,} tokens")
         low, high = periods
         checks.that(0 < low <= high, "periods", list(periods), "the least and the largest period")
         checks.that(
@@ -119,8 +120,9 @@ class Recall(SyntheticData):
     ) -> None:
         checks = Checks()
         checks.positive(pairs=pairs, power=power)
-        enough = vocabulary % 2 == 0 and vocabulary // 2 > max(pairs, 1)
-        checks.that(enough, "vocabulary", vocabulary, f"an even number above {2 * pairs}")
+        enough = vocabulary % 2 == 0 and max(pairs, 1) < vocabulary // 2 <= SYMBOLS // 2
+        expected = f"an even number above {2 * pairs}, at most {SYMBOLS:,}"
+        checks.that(enough, "vocabulary", vocabulary, expected)
         room = sequence_length >= 4 * pairs
         expected = f"at least 4 pairs = {4 * pairs}: each key stands there twice, and its value"
         checks.that(room, "sequence_length", sequence_length, expected)
@@ -203,8 +205,8 @@ class Sort(SyntheticData):
     ) -> None:
         checks = Checks()
         checks.positive(length=length)
-        checks.that(numbers > 1, "numbers", numbers, "2 or more")
-        fits = length > 0 and numbers > 1 and float(numbers) ** length < 2**62
+        some = checks.that(1 < numbers <= SYMBOLS, "numbers", numbers, f"2 to {SYMBOLS:,}")
+        fits = some and 0 < length < 62 and numbers**length < LARGEST
         checks.that(fits, "length", length, "numbers ** length below 2**62")
         expected = f"2 length - 1 = {2 * length - 1}"
         right = sequence_length == 2 * length - 1
@@ -267,7 +269,8 @@ class Copy(SyntheticData):
     ) -> None:
         checks = Checks()
         checks.positive(length=length)
-        checks.that(vocabulary > 1, "vocabulary", vocabulary, "2 symbols or more")
+        fits = 1 < vocabulary <= SYMBOLS
+        checks.that(fits, "vocabulary", vocabulary, f"2 to {SYMBOLS:,} symbols")
         expected = f"2 length = {2 * length}"
         checks.that(sequence_length == 2 * length, "sequence_length", sequence_length, expected)
         self.length, self.vocabulary, self.backwards = length, vocabulary, backwards
@@ -330,6 +333,7 @@ class Dyck(SyntheticData):
     ) -> None:
         checks = Checks()
         checks.positive(kinds=kinds, depth=depth)
+        checks.that(kinds <= SYMBOLS // 2, "kinds", kinds, f"at most {SYMBOLS // 2:,}")
         odd = sequence_length % 2 == 1
         expected = "an odd number: a word has as many closing brackets as opening ones"
         checks.that(odd, "sequence_length", sequence_length, expected)
@@ -356,7 +360,7 @@ class Dyck(SyntheticData):
         length = self.sequence_length + 1
         coins, kinds = draws.uniform(length) < 0.5, draws.below(self.kinds, length)
         whole = np.empty((count, length), dtype=np.int64)
-        opened = np.zeros((count, self.depth), dtype=np.int64)  # the kinds that are open
+        opened = np.zeros((count, min(self.depth, length)), dtype=np.int64)  # the open kinds
         depth, rows = np.zeros(count, dtype=np.int64), np.arange(count)
         for place in range(length):
             left = length - place
