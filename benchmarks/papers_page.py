@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,17 @@ report with every value, its tolerance and the reason for it, the figures, and t
 
 *Matches the paper* compares with the published number; where the paper has only words, the
 threshold is ours, and a match supports the words. *Matches the protocol* compares with what these
-very settings have given elsewhere, which are seldom the paper's to the last: smaller models, fewer
-steps, other text. Each cell has a negative control, a case in which the claim must not be found.
-Tolerances stand in `conf/paper/` and were committed before the runs. With fewer than three seeds a
-match says so; *not run* is what nobody has run yet.
+settings, or the nearest to them, have given elsewhere; they are seldom the paper's to the last:
+smaller models, fewer steps, other text. Each cell has a negative control, a case in which the claim
+must not be found. Tolerances stand in `conf/paper/` and were committed before the runs. With fewer
+than three seeds a match says so; *not run* is what nobody has run yet.
 
 `etude reproduce` lists what stands on your own machine, `etude reproduce PAPER` runs or reuses what
 a paper needs. The tiers: `cpu` takes minutes on two cores, `gpu` hours on a GPU of a data centre,
-`weights` needs released weights from a hub.
+`weights` needs released weights from a hub. A cost is that of all runs of a paper with nothing else
+on the machine; most of the evidence was made on a busy one, where runs took several times as long.
 """
-COLUMNS = ("paper", "claim", "needs", "matches the paper", "the protocol", "")
+COLUMNS = ("paper", "claim", "cost", "matches the paper", "the protocol", "")
 
 
 def main() -> None:
@@ -68,8 +70,17 @@ def keep(found: Path, kept: Path) -> None:
 
 def write_page(docs: Path) -> None:
     """Writes `papers.md` from the papers' files and the evidence beside it."""
-    lines = [line_of(name, docs / "papers" / name) for name in claims.all_papers()]
-    (docs / "papers.md").write_text(f"{INTRODUCTION}\n{markdown_table(COLUMNS, lines)}\n")
+    papers = claims.all_papers()
+    lines = [line_of(name, docs / "papers" / name) for name in papers]
+    parts = [INTRODUCTION, markdown_table(COLUMNS, lines), *begun(docs, papers)]
+    (docs / "papers.md").write_text("\n".join(parts) + "\n")
+
+
+def begun(docs: Path, papers: Mapping[str, claims.Paper]) -> Iterator[str]:
+    """What was found out of papers that have not been run whole."""
+    for name, paper in papers.items():
+        if paper.notes and not (docs / "papers" / name / "result.json").is_file():
+            yield f"\n`{name}`, not run whole: {paper.notes}"
 
 
 def line_of(name: str, folder: Path) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import yaml
 from etude.config.paths import conf_dir
 from etude.errors import RequestError
 from etude.papers import claims
+from etude.papers.runs import arms_of
 
 PAPER: dict[str, Any] = {
     "title": "A title",
@@ -201,6 +204,17 @@ def test_what_is_compared_and_read_must_be_there() -> None:
     runs = {"sortd": paper.runs["sorted"], "untrained": paper.runs["untrained"]}
     with pytest.raises(RequestError, match=r"sort.yaml: measure = 'sorted'.*mean sortd"):
         claims.built("sort", replace(paper, runs=runs))
+
+
+def test_the_paper_of_the_guide_is_one(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+    (found,) = re.findall(r"```yaml\n(   title: Copying\n.*?)```", guide, re.DOTALL)
+    file = tmp_path / "copying.yaml"
+    file.write_text(textwrap.dedent(found))
+    paper = claims.read(file)
+    assert claims.built("copying", paper).cells == {"exact"}
+    for arm in arms_of("copying", paper, tmp_path):
+        assert arm.folder() is not None
 
 
 @pytest.mark.parametrize("name", claims.names())

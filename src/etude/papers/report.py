@@ -254,9 +254,10 @@ def markdown(name: str, paper: Paper, found: Mapping[str, Any], figures: Sequenc
         + (f" **Matches the protocol: {found['protocol']}.**" if found["protocol"] else ""),
         markdown_table(COLUMNS, rows(paper, readings)),
         "`ours` and `control` are means over the seeds, with the standard deviation between them. "
-        "The control is a case in which the claim must not be found. Where the paper has only "
-        "words, the threshold is ours: such a match supports the words, no printed number. "
-        "`by this protocol` is what these very settings have given elsewhere, where that is known.",
+        "The control is a case in which the claim must not be found. `published` is what the paper "
+        "prints, or what follows from its words (see `read`). Where it has only words, the "
+        "threshold is ours: such a match supports the words, no printed number. `by this protocol` "
+        "is what these settings, or the nearest to them, have given elsewhere, where it is known.",
         *(f"![{Path(figure).stem}](figures/{figure})" for figure in figures),
         "## Cells",
         *(_cell(cell) for cell in paper.cells),
