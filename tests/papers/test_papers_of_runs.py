@@ -6,6 +6,8 @@ import json
 import math
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -124,6 +126,41 @@ def test_a_changed_metric_changes_the_verdict(
     file = root / place / "metrics.jsonl"
     file.write_text(file.read_text().replace("val/loss", "val/less", 1))
     assert "is gone or has changed" in rows(root, capsys)
+
+
+@pytest.mark.parametrize("status", ["failed", "diverging", None])
+def test_a_run_that_has_not_ended_changes_the_verdict(
+    toy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], status: str | None
+) -> None:
+    root = tmp_path / "runs"
+    assert reproduce.reproduce(toy, root)
+    file = root / result(root)["runs"]["long"][0]["place"] / "run.json"
+    told = json.loads(file.read_text())
+    file.write_text("{" if status is None else json.dumps({**told, "status": status}))
+    assert "is gone or has changed" in rows(root, capsys)
+
+
+APART = """
+import sys
+from pathlib import Path
+from etude.papers import claims, reproduce
+claims.names = lambda: ["toy"]
+load, file = claims.read, Path(sys.argv[1])
+claims.load = lambda name: load(file)
+sys.exit(not reproduce.reproduce("toy", Path(sys.argv[2])))
+"""
+
+
+@pytest.mark.slow
+def test_two_at_a_time_read_the_same_runs(tmp_path: Path) -> None:
+    file, root = tmp_path / "toy.yaml", tmp_path / "runs"
+    file.write_text(TOY)
+    call = [sys.executable, "-c", APART, str(file), str(root)]
+    both = [subprocess.Popen(call, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [process.communicate(timeout=300)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert len(list((root / "toy").iterdir())) == 4
+    assert result(root)["verdict"] == "match (2 seeds)"
 
 
 def test_a_changed_metric_is_no_evidence(toy: str, tmp_path: Path) -> None:

@@ -153,6 +153,8 @@ def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RequestError, match="--root"):
         reproduce.reproduce(NAME, tmp_path / "file")
+    with pytest.raises(RequestError, match="--root"):
+        reproduce.print_papers(tmp_path / "file")
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,11 @@ from pydantic import TypeAdapter, ValidationError
 from etude.errors import Problem, RequestError
 from etude.papers import claims
 from etude.papers.claims import Cell, Paper, ProtocolFigure, Reading, Tolerance
+from etude.papers.runs import ENDED
 from etude.papers.verdict import Verdict, judge, judge_protocol, mean, overall
 from etude.records import provenance
 from etude.records.files import read_json
+from etude.records.record import Record
 from etude.records.tables import markdown_table
 from etude.sweeps.job import place_of
 
@@ -228,8 +230,8 @@ def _digest(folder: Path) -> str:
 
 def _is_there(folder: Path, told: Mapping[str, Any]) -> bool:
     try:
-        return _digest(folder) == told.get("metrics")
-    except OSError:
+        return _digest(folder) == told.get("metrics") and Record.read(folder).status in ENDED
+    except (OSError, RequestError):
         return False
 
 

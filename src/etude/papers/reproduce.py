@@ -21,8 +21,11 @@ def print_papers(root: Path) -> None:
     """A table of the papers that are ready: what is claimed, what it costs, how it stands here.
 
     Raises:
-        RequestError: a paper's file is damaged; or after the table, an earlier result is.
+        RequestError: a paper's file is damaged, or the root is no folder; after the table, an
+            earlier result is damaged.
     """
+    if root.exists() and not root.is_dir():
+        raise RequestError(Problem("--root", "a folder", str(root)))
     lines, problems = [], []
     for name, paper in claims.all_papers().items():
         settings = claims.measurement(name, paper).canonical()

@@ -146,7 +146,8 @@ def arms_of(
     """
     paths: Mapping[str, Path | None]
     paths = toys.write(root / "_toys") if smoke else paths_of(name, paper, files)
-    place = [f"name={name}", f"run.root={_quoted(root)}"]
+    # Another process that trains one of them is waited for: its run is this paper's too.
+    place = [f"name={name}", f"run.root={_quoted(root)}", "run.wait=true"]
     arms: dict[tuple[str, int], Arm] = {}
     found: list[Arm] = []
     for arm, overrides in paper.runs.items():
