@@ -115,10 +115,11 @@ def _text(data: Any) -> Iterator[str]:
 
 def _made(data: SyntheticData) -> Iterator[str]:
     for split, found in data.meta.splits.items():
-        count = "new" if found.examples is None else f"{found.examples:,}"
+        count, when = ("new", " at every step")
+        if found.examples is not None:
+            count, when = f"{found.examples:,}", ""
         places = "tokens" if data.dimensions is None else "places"
-        told = " at every step" if found.examples is None else ""
-        yield f"{split}: {count} examples of {data.sequence_length} {places}{told}"
+        yield f"{split}: {count} examples of {data.sequence_length} {places}{when}"
     if data.dimensions is not None:
         yield f"numbers at a place: {data.dimensions}"
         return

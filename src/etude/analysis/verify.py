@@ -66,10 +66,7 @@ def verify(folder: Path, trust: Sequence[str] = ()) -> Verdict:
     done = record.status == "finished"
     _check_signature(record, verdict, trust)
     _check_tokenizer(record, verdict)
-    told = list(metrics_faults(folder / "metrics.jsonl", must_be_whole=done))
-    verdict.faults += told
-    if done and not told:
-        verdict.faults += result_faults(record)
+    verdict.faults += metrics_faults(record, ended=done)
     _check_checkpoints(record, verdict, done)
     return verdict
 
@@ -105,7 +102,17 @@ def _check_tokenizer(record: Record, verdict: Verdict) -> None:
         verdict.faults.append(f"tokenizer.json is {found[:12]}, run.json says {str(stated)[:12]}")
 
 
-def metrics_faults(path: Path, *, must_be_whole: bool) -> Iterator[str]:
+def metrics_faults(record: Record, *, ended: bool) -> list[str]:
+    """What of `metrics.jsonl` is not as training wrote it.
+
+    Args:
+        ended: nothing will be added, so it is whole and `run.json` knows of its results.
+    """
+    told = list(_row_faults(record.path / "metrics.jsonl", must_be_whole=ended))
+    return told or (list(_result_faults(record)) if ended else [])
+
+
+def _row_faults(path: Path, *, must_be_whole: bool) -> Iterator[str]:
     """Lines that are no rows, and steps that do not increase; the first of each."""
     try:
         content = path.read_bytes()
@@ -128,7 +135,7 @@ def metrics_faults(path: Path, *, must_be_whole: bool) -> Iterator[str]:
         before = step
 
 
-def result_faults(record: Record) -> Iterator[str]:
+def _result_faults(record: Record) -> Iterator[str]:
     """Where the results of a finished run are not those of its metrics."""
     expected = record.info.get("metrics_sha256")
     if expected is not None:  # records of older versions have none

@@ -35,7 +35,7 @@ def reproduce(arguments: list[str]) -> int:
         problems.append(Problem("PAPER", "a paper or more beside --check or --smoke"))
     if problems:
         raise RequestError(problems)
-    from etude.papers import claims
+    from etude.papers import claims, runs
     from etude.papers import reproduce as papers
 
     root = Path(asked.root)
@@ -45,9 +45,10 @@ def reproduce(arguments: list[str]) -> int:
     jobs = asked.jobs if asked.jobs == "auto" else int(asked.jobs)
     files = Path(asked.files)
     for paper in asked.paper:  # what is wrong is refused before anything is measured
-        claims.built(paper, claims.load(paper))
+        loaded = claims.load(paper)
+        claims.built(paper, loaded)
         if not asked.smoke:
-            papers.check_files(paper, files)
+            runs.paths_of(paper, loaded, files)
     if asked.smoke:
         matched = [papers.smoke(paper, root, jobs=jobs) for paper in asked.paper]
     else:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from etude.data.formats import BROKEN, CHUNK, COMPRESSED, open_bytes
 from etude.errors import Problem, RequestError
@@ -53,6 +54,20 @@ def scan(file: Path) -> Scan:
                 lines += chunk.count(b"\n")
                 if not chunk:
                     return Scan(digest.hexdigest() if digest else sha256(file), characters)
+
+
+class ReadOnce:
+    """`read(file, *more)`, once as long as the file's size and time stay."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], Any] = {}
+
+    def __call__(self, read: Any, file: Path, *more: Any) -> Any:
+        state = file.stat()
+        key = (read, file, state.st_size, state.st_mtime_ns)
+        if key not in self._known:
+            self._known[key] = read(file, *more)
+        return self._known[key]
 
 
 def sha256(file: Path) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from etude.data.formats import Format, endings, format_of
 from etude.data.passages import cut
-from etude.data.plain import Scan, characters_of, scan, sha256
+from etude.data.plain import ReadOnce, Scan, characters_of, scan, sha256
 from etude.data.prepare import Passage, Split
 from etude.data.rows import choose_column, columns_of, split_rows, texts, values_of
 from etude.data.text import Batch, TextData
@@ -84,7 +84,7 @@ class TextFiles(TextData):
         self.validation = validation
         self.column = column
         self.lines = lines
-        self._known: dict[tuple[Any, ...], Any] = {}
+        self._once = ReadOnce()
 
     def files(self) -> list[Path]:
         """The files in order.
@@ -216,14 +216,6 @@ class TextFiles(TextData):
         """One reading serves the checks, the fingerprint and the border of the splits."""
         found: Scan = self._once(scan, file)
         return found
-
-    def _once(self, read: Any, file: Path, *more: Any) -> Any:
-        """`read(file, *more)`, once as long as the file's size and time stay."""
-        state = file.stat()
-        key = (read, file, state.st_size, state.st_mtime_ns)
-        if key not in self._known:
-            self._known[key] = read(file, *more)
-        return self._known[key]
 
 
 def _lines(file: Path) -> Iterator[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -209,10 +210,9 @@ class Paper:
         checks.that(not strays, "smoke_runs", ", ".join(strays), expected)
         earlier: list[str] = []
         for arm, overrides in self.runs.items():
-            seeded = next((o for o in overrides if o.partition("=")[0] == "seed"), None)
-            checks.that(
-                seeded is None, f"runs.{arm}", seeded, "no seed: those of the paper are set"
-            )
+            seeded = [o for o in overrides if o.startswith("seed=")]
+            expected = "no seed: those of the paper are set"
+            checks.that(not seeded, f"runs.{arm}", ", ".join(seeded), expected)
             begins = set().union(*(named(override, self.runs) for override in overrides))
             early = ", ".join(sorted(begins))
             checks.that(begins <= {*earlier}, f"runs.{arm}", early, "runs that stand before it")
@@ -294,19 +294,25 @@ def load(name: str) -> Paper:
 
 def read(path: Path) -> Paper:
     """The paper in a file; see `load`."""
-    try:
+    with _read_as_yaml(f"conf/paper/{path.name}"):
         plain = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise RequestError(Problem(f"conf/paper/{path.name}", "valid YAML", hint=reason)) from error
     if not isinstance(plain, dict) or not plain:
         raise RequestError(Problem(f"conf/paper/{path.name}", "the keys of a paper with values"))
     try:
         return TypeAdapter(Paper).validate_python(plain)
     except ValidationError as error:
-        kinds = (Paper, Cell, ProtocolFigure, Tolerance, NeededFile)
-        found = problems_of(error, kinds)
+        found = problems_of(error, (Paper, Cell, ProtocolFigure, Tolerance, NeededFile))
         raise RequestError(_in_file(path.stem, problem) for problem in found) from error
+
+
+@contextmanager
+def _read_as_yaml(where: str) -> Iterator[None]:
+    """Within, a file that is no YAML is told by its name."""
+    try:
+        yield
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise RequestError(Problem(where, "valid YAML", hint=reason)) from error
 
 
 def measurement(name: str, paper: Paper) -> Node:
@@ -355,11 +361,8 @@ def experiments(paper: Paper) -> dict[str, str]:
         for name in chosen.split(",") if key == "experiment" else ():
             path = conf_dir() / "experiment" / f"{name}.yaml"
             if path.is_file():
-                try:
+                with _read_as_yaml(f"conf/experiment/{path.name}"):
                     plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-                except (yaml.YAMLError, UnicodeDecodeError) as error:
-                    where, reason = f"conf/experiment/{path.name}", " ".join(str(error).split())
-                    raise RequestError(Problem(where, "valid YAML", hint=reason)) from error
                 said = json.dumps(plain, sort_keys=True)
                 found[name] = hashlib.sha256(said.encode()).hexdigest()
     return found

@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from etude.analysis.curves import COLOURS, LOG, dress, new_figure
 from etude.api import Run
-from etude.errors import Checks, InvalidArguments, Problem, RequestError, nearest
+from etude.errors import MISSING_VALUE, Checks, InvalidArguments, Problem, RequestError, nearest
 from etude.papers.claims import CLOSED, Number, Reading, problems_of
 
 Numbered = dict[tuple[int, int], float]
@@ -94,9 +94,11 @@ class Value:
     def _reduced(self, runs: Sequence[Run]) -> Numbered:
         seeds: dict[int, dict[tuple[Any, ...], float]] = {}
         for run in runs:
-            place = tuple(OmegaConf.select(run.config, key, default=self) for key in self.swept)
+            place = tuple(
+                OmegaConf.select(run.config, key, default=MISSING_VALUE) for key in self.swept
+            )
             for key, value in zip(self.swept, place, strict=True):
-                if value is self:
+                if value is MISSING_VALUE:
                     where, expected = f"measure: swept of {self.run}", "a key of its config"
                     raise RequestError(Problem(where, expected, key))
             seeds.setdefault(run.summary["seed"], {})[place] = self._of(run)

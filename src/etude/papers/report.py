@@ -170,26 +170,18 @@ def verdicts_in(
     Raises:
         RequestError: it is damaged, or a newer Étude wrote it.
     """
-    readings = _readings(found, name, paper, settings)
+    readings = readings_in(found, name, paper, settings)
     if isinstance(readings, Verdict):
         return readings, None
     return verdict_of(paper, readings), protocol_verdict_of(paper, readings)
 
 
-def kept(path: Path, paper: Paper, settings: Mapping[str, Any]) -> dict[str, Reading]:
-    """The readings in a `result.json`; none of other settings, or that have been changed.
-
-    Raises:
-        RequestError: it is damaged, or a newer Étude wrote it.
-    """
-    readings = _readings(read_json(path), str(path), paper, settings)
-    return {} if isinstance(readings, Verdict) else readings
-
-
-def _readings(
+def readings_in(
     found: Any, name: str, paper: Paper, settings: Mapping[str, Any]
 ) -> dict[str, Reading] | Verdict:
-    """The readings, or why they are none of this measurement."""
+    """The readings in the content of a `result.json`, or why they are none of this measurement; see
+    `verdicts_in`.
+    """
     _check_format(found, name)
     now = (dict(settings), list(paper.seeds), dict(paper.runs), claims.experiments(paper))
     then = tuple(found.get(key) for key in ("measure", "seeds", "overrides", "experiments"))

@@ -11,7 +11,8 @@ from typing import Any
 from etude.errors import Problem, RequestError
 from etude.papers import claims, page, report, runs
 from etude.papers.claims import Paper, Reading
-from etude.records.files import whole_folder, write_json, write_text
+from etude.papers.verdict import Verdict
+from etude.records.files import read_json, whole_folder, write_json, write_text
 from etude.records.tables import print_table
 
 log = logging.getLogger("etude")
@@ -102,31 +103,23 @@ def reproduce(
         raise RequestError(Problem("--root", expected, str(root), str(error))) from error
     _tell(paper, readings)
     log.info("%s", folder / "report.md")
-    ended = sum(map(len, found.values()))
-    if ended < len(arms):
-        log.info(
-            "%d of %d runs are there: etude reproduce %s trains the others", ended, len(arms), name
-        )
+    if sum(map(len, found.values())) < len(arms):
+        there = sum(arm.finished() is not None for arm in arms)  # also those of seeds left out
+        message = "%d of %d runs are there: etude reproduce %s trains the others"
+        log.info(message, there, len(arms), name)
     return report.verdict_of(paper, readings).matches
-
-
-def check_files(name: str, files: Path) -> None:
-    """Looks whether what a paper needs of the user's is there.
-
-    Raises:
-        RequestError: a file is missing, or is another.
-    """
-    runs.paths_of(name, claims.load(name), files)
 
 
 def _judge_kept(name: str, paper: Paper, settings: Mapping[str, Any], path: Path) -> bool:
     """Of a paper that trains nothing: what was measured before, by the cells as they are today."""
-    verdict, _ = report.read_verdicts(path, paper, settings)
-    if verdict.outcome == "not run":
-        log.info("%s: %s; etude reproduce %s measures it", name, verdict, name)
+    readings: Mapping[str, Reading] | Verdict = Verdict("not run")
+    if path.is_file():
+        readings = report.readings_in(read_json(path), str(path), paper, settings)
+    if isinstance(readings, Verdict):
+        log.info("%s: %s; etude reproduce %s measures it", name, readings, name)
         return False
-    _tell(paper, report.kept(path, paper, settings))
-    return verdict.matches
+    _tell(paper, readings)
+    return report.verdict_of(paper, readings).matches
 
 
 def _tell(paper: Paper, readings: Mapping[str, Reading]) -> None:

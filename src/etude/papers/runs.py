@@ -10,12 +10,12 @@ from functools import lru_cache, partial
 from math import ceil
 from pathlib import Path
 
-from etude.analysis.verify import metrics_faults, result_faults
+from etude.analysis.verify import metrics_faults
 from etude.api import Run, train_record
 from etude.config.checks import Checked
 from etude.config.compose import compose
 from etude.config.environment import mask_of
-from etude.data.plain import sha256
+from etude.data.plain import ReadOnce, sha256
 from etude.errors import InvalidArguments, Problem, RequestError
 from etude.papers import toys
 from etude.papers.claims import Paper, named
@@ -32,6 +32,8 @@ from etude.training.place import current_folder
 
 log = logging.getLogger("etude")
 
+_ONCE = ReadOnce()
+"""Files may be large, and are asked for when papers are named and when each is run."""
 ENDED = ("finished", "diverged")
 """That a run diverges is a result too: it would do so again."""
 
@@ -115,9 +117,7 @@ def _check_record(record: Record, signed: str, arm: Arm) -> None:
         expected = f"the record of {arm.label}, signature {signed[:12]}"
         told = f"signature {stated[0]}, seed {stated[1]}"
         raise RequestError(Problem(str(record.path / "run.json"), expected, told, hint))
-    faults = list(metrics_faults(record.path / "metrics.jsonl", must_be_whole=True))
-    faults = faults or list(result_faults(record))
-    if faults:
+    if faults := metrics_faults(record, ended=True):
         expected = f"a record as training wrote it, of {arm.label}"
         raise RequestError(Problem(str(record.path), expected, hint=f"{faults[0]}; {hint}"))
 
@@ -192,7 +192,7 @@ def paths_of(name: str, paper: Paper, folder: Path) -> dict[str, Path | None]:
         if not path.is_file():
             hint = f"{needed.says}; --files DIR says where it lies"
             problems.append(Problem(f"{name}: {file}", "a file", str(path), hint))
-        elif (found := sha256(path)) != needed.sha256:
+        elif (found := _ONCE(sha256, path)) != needed.sha256:
             expected = f"{needed.says}, sha256 {needed.sha256}"
             problems.append(Problem(str(path), expected, found))
     if problems:
@@ -240,16 +240,16 @@ def train_missing(arms: Sequence[Arm], logs: Path, jobs: int | str) -> None:
         there = len(ready) - len(undone)
         missing = _different(undone)
         if missing:
-            log.info("%s%s", counted(len(missing)), f", {there} more are there" if there else "")
+            log.info("%s%s", _counted(len(missing)), f", {there} more are there" if there else "")
             _train(missing, logs, places)
         elif len(ready) == len(arms):
-            log.info("%s, all of them there", counted(there))
+            log.info("%s, all of them there", _counted(there))
         waiting = [arm for arm in waiting if arm not in ready]
         if not ready:
             return  # what they begin from has failed
 
 
-def counted(runs: int) -> str:
+def _counted(runs: int) -> str:
     """So many runs, in words."""
     return f"{runs} run{'' if runs == 1 else 's'}"
 

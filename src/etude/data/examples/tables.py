@@ -12,7 +12,7 @@ from etude.data.examples.base import ExampleData
 from etude.data.examples.hub import HubRows
 from etude.data.examples.source import Row, Split, in_parts
 from etude.data.formats import Format, format_of
-from etude.data.plain import sha256
+from etude.data.plain import ReadOnce, sha256
 from etude.data.rows import check_surrogates, columns_of, records_of
 from etude.data.text_files import files_of
 from etude.errors import Checks, Problem, RequestError, nearest
@@ -73,7 +73,7 @@ class TableData(ExampleData):
         none = validation is None
         checks.that(not none, "validation", None, "a part between 0 and 1, or files")
         super().__init__(checks=checks, **more)
-        self._known: dict[Any, Any] = {}
+        self._once = ReadOnce()
 
     also: Sequence[str] = ()  # columns to read besides
 
@@ -184,14 +184,6 @@ class TableData(ExampleData):
             expected = "files of rows: .jsonl, .json, .csv, .tsv, .parquet"
             raise RequestError(Problem(where, expected, str(plain[0])))
         return files
-
-    def _once(self, read: Any, file: Path, *more: Any) -> Any:
-        """`read(file, *more)`, once as long as the file's size and time stay."""
-        state = file.stat()
-        key = (read, file, state.st_size, state.st_mtime_ns)
-        if key not in self._known:
-            self._known[key] = read(file, *more)
-        return self._known[key]
 
 
 def text_in(row: Row, column: str) -> str:
