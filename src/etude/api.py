@@ -199,12 +199,9 @@ def load_pretrained(
 
     released = read(source, dtype=dtype, device=device, revision=revision)
     if adapter is not None:
-        from etude.interop.peft import load_adapter
-        from etude.nn.lora import merge
+        from etude.interop.adapter import merge_adapter
 
-        loaded = released.loaded
-        load_adapter(loaded.module, Path(adapter), loaded.family, loaded.architecture)
-        merge(loaded.module).eval()
+        merge_adapter(released.loaded, Path(adapter))
     return with_text(released)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from etude.errors import InvalidArguments, Problem, RequestError, nearest
@@ -110,8 +110,16 @@ class Family:
             said = str(error).partition("\n")[0]
             raise RequestError(Problem(config.where, f"sizes of a model ({said})")) from error
 
-    def pieces(self, module: nn.Module, architecture: str) -> Iterator[tuple[str, list[Piece]]]:
+    def pieces(
+        self,
+        module: nn.Module,
+        architecture: str,
+        of: Callable[[Tensor], Tensor] = lambda parameter: parameter,
+    ) -> Iterator[tuple[str, list[Piece]]]:
         """Each parameter's name of ours, and the released tensors in it.
+
+        Args:
+            of: gives a tensor with as many rows as a parameter; the pieces are views of it.
 
         Raises:
             KeyError: a parameter that the family has no name for.
@@ -124,7 +132,7 @@ class Family:
             suffix = f".{kind}" if path in rules else ""
             rule = rules[path] if suffix else rules[pattern]
             owner = module.get_submodule(name.rpartition(".")[0].rpartition(".")[0])
-            pieces = rule.pieces(parameter, suffix, owner)
+            pieces = rule.pieces(of(parameter), suffix, owner)
             if block is not None:
                 pieces = [
                     Piece(piece.name.replace("{i}", block[1]), piece.shape, piece.view)
