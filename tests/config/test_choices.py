@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from etude.config.checks import check
 from etude.config.compose import compose
@@ -63,16 +60,3 @@ def test_every_job_of_a_sweep_records_its_own(
         assert {"none": "NoPosition", "alibi": "ALiBi"}[info["choices"]["model/position"]] == target
     found = etude("runs", "list", "--root", tmp_path / "runs", "model/position=alibi")
     assert len(found.out.splitlines()) == 2
-
-
-def test_parts_that_an_experiment_replaces_are_told(caplog: pytest.LogCaptureFixture) -> None:
-    logging.getLogger("etude").propagate = True
-    compose(["model=gpt2"])
-    (message,) = caplog.messages
-    assert message.startswith("experiment=nano replaces parts of model=gpt2: ")
-    assert "model/norm=rmsnorm for layernorm" in message
-    assert "model/position=rotary for learned" in message
-    caplog.clear()
-    compose(["model=gpt2", "model/norm=rmsnorm", "~experiment", "name=x"])
-    compose(["experiment=nano"])
-    assert not caplog.messages

@@ -17,6 +17,8 @@ from transformers import (
     BertForSequenceClassification,
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
 )
 
 from etude.config.compose import compose
@@ -180,6 +182,32 @@ def test_a_head_of_the_wrong_size(bert: Path, toy: Toy, tmp_path: Path) -> None:
     assert train(compose([*words, "init_from.head=new"])).status == "finished"
 
 
+@pytest.mark.parametrize("more", [[], ["model.max_length=90"]])
+def test_grown_positions_are_the_sources_then_new_ones(
+    bert: Path, toy: Toy, tmp_path: Path, more: list[str]
+) -> None:
+    words = toys(toy("classification", tmp_path), f"init_from={bert / 'body'}")
+    grow = ["init_from.grow_positions=true", "data.sequence_length=80", *more]
+    weights = load_file(bert / "body" / "model.safetensors")
+    theirs = weights["embeddings.position_embeddings.weight"]
+    rows = model_of([*words, *grow]).position.weight
+    assert rows.shape == (90 if more else 80, 16)
+    assert torch.equal(rows[:64], theirs)
+    assert 0.01 < rows[64:].std() < 0.04  # BERT's first values
+    before, after = (check_all(compose([*words, *w])).identity for w in ([], grow))
+    assert "grow_positions" not in before["init_from"]
+    assert after["init_from"]["grow_positions"] is True
+
+
+def test_a_run_with_grown_positions_loads(bert: Path, toy: Toy, tmp_path: Path) -> None:
+    import etude
+
+    words = toys(toy("classification", tmp_path), f"init_from={bert / 'body'}")
+    grow = ["init_from.grow_positions=true", "data.sequence_length=80", "trainer.max_steps=2"]
+    record = train(compose([*words, *grow])).record
+    assert etude.load_run(record.path).model().module.max_length == 80
+
+
 def test_one_value_of_the_model_can_be_set(bert: Path, toy: Toy, tmp_path: Path) -> None:
     folder = bert / "body"
     more = [f"init_from={folder}", "model.dropout=0.3", "model.attention.attention_dropout=0"]
@@ -199,6 +227,19 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=270, n_embd=16, n_layer=2, n_head=2, n_positions=200)
     GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llama(gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decoder with rotary positions."""
+    folder = tmp_path_factory.mktemp("llama")
+    shutil.copy(gpt2 / "tokenizer.json", folder)
+    config = LlamaConfig(
+        vocab_size=270, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=24, max_position_embeddings=200,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
 
@@ -274,7 +315,45 @@ class TestRefusals:
     def test_longer_than_the_source(self, bert: Path, toy: Toy, tmp_path: Path) -> None:
         words = toys(toy("classification", tmp_path), f"init_from={bert / 'body'}")
         told = self.told([*words, "data.sequence_length=100"])
-        assert "data.sequence_length = 100: expected at most the model's max_length, 64" in told
+        assert "data.sequence_length = 100: expected at most the 64 positions" in told
+        assert "model.max_length" not in told
+        assert "init_from.grow_positions=true adds rows, which begin untrained" in told
+        told = self.told([*words, "data.sequence_length=100", "model.max_length=100"])
+        assert "model.max_length = 100: expected at most the source's 64 learned positions" in told
+        assert "model.max_length = 32: expected the source's 64" in self.told(
+            [*words, "model.max_length=32"]
+        )
+
+    def test_positions_without_rows_have_no_limit(
+        self, llama: Path, toy: Toy, tmp_path: Path
+    ) -> None:
+        words = toys(toy("instruction", tmp_path), f"init_from={llama}", "data.sequence_length=300")
+        assert "model.max_length=300 makes room; the source was meant for 200" in self.told(words)
+        assert model_of([*words, "model.max_length=300"]).max_length == 300
+        told = self.told([*words, "init_from.grow_positions=true"])
+        assert "init_from.grow_positions = True: expected false for this source" in told
+
+    @pytest.mark.parametrize(
+        ("more", "expected"),
+        [
+            (["data.sequence_length=64"], "false: the source's 64 positions suffice"),
+            (["init_from.lora.rank=2"], "false beside init_from.lora"),
+            (["init_from.freeze=body"], "false beside what freezes the positions"),
+            (["init_from.freeze=[pos*]"], "false beside what freezes the positions"),
+        ],
+    )
+    def test_rows_that_would_never_be_trained(
+        self, bert: Path, toy: Toy, tmp_path: Path, more: list[str], expected: str
+    ) -> None:
+        words = toys(toy("classification", tmp_path), f"init_from={bert / 'body'}")
+        told = self.told(
+            [*words, "data.sequence_length=100", "init_from.grow_positions=true", *more]
+        )
+        assert f"init_from.grow_positions = True: expected {expected}" in told
+
+    def test_nothing_to_grow_from(self, toy: Toy, tmp_path: Path) -> None:
+        told = self.told([*toy("classification", tmp_path), "init_from.grow_positions=true"])
+        assert "init_from.grow_positions = True: expected nothing: init_from=SOURCE" in told
 
     def test_a_vocabulary_larger_than_the_models(
         self, bert: Path, toy: Toy, tmp_path: Path

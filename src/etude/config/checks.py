@@ -135,6 +135,8 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
     start = plain["init_from"]
     if start["source"] is not None:
         identity["init_from"] = {**start["found"], "head": start["head"]}
+    if start["grow_positions"]:
+        identity["init_from"]["grow_positions"] = True
     if start["lora"]["rank"]:
         identity.setdefault("init_from", {})["lora"] = start["lora"]
     if start["freeze"]:
@@ -207,7 +209,7 @@ def _check_root(plain: Mapping[str, Any]) -> Iterator[Problem]:
     if plain["init_from"]["head"] not in HEADS:
         yield Problem("init_from.head", "keep or new", plain["init_from"]["head"])
     start, usual = plain["init_from"], InitFrom()
-    for key in ("checkpoint", "head", "revision"):
+    for key in ("checkpoint", "head", "revision", "grow_positions"):
         if start["source"] is None and start[key] != getattr(usual, key):
             expected = "nothing: init_from=SOURCE names none"
             yield Problem(f"init_from.{key}", expected, start[key])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import cast, get_type_hints
 
 import hydra
 import yaml
@@ -16,7 +15,6 @@ from hydra import version
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
-from hydra.core.default_element import GroupDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -27,11 +25,10 @@ from omegaconf.errors import OmegaConfBaseException
 from etude.config.describe import describe
 from etude.config.loader import RememberingLoader
 from etude.config.paths import conf_dir
+from etude.config.replaced import report_replaced
 from etude.config.schema import NODES, ROOT_KEYS, Config
 from etude.errors import Problem, RequestError, nearest
 from etude.secrets import without_passwords
-
-log = logging.getLogger("etude")
 
 HYDRA_VERSION_BASE = "1.3"
 _QUOTE = "quote a text with commas or spaces: 'key=\"one, two\"'"
@@ -62,35 +59,8 @@ def compose(
     typed = overrides.split() if isinstance(overrides, str) else list(overrides)
     with searching(config_dir):
         config = composed(typed)
-        tell_replaced(typed, config)
+        report_replaced(typed)
     return config
-
-
-def tell_replaced(typed: Sequence[str], config: DictConfig) -> None:
-    """Says where an experiment's parts stand in the place of those of a model that was asked for.
-
-    `model=gpt2` is not GPT-2 if the experiment file names other parts.
-    """
-    keys = {item.partition("=")[0] for item in typed}
-    if "model" not in keys:
-        return
-    model = config.run.choices["model"]
-    loader: Any = GlobalHydra.instance().config_loader()
-    own = loader.repository.load_config(f"model/{model}").defaults_list
-    parts = {f"model/{part.group}": part.value for part in own if isinstance(part, GroupDefault)}
-    replaced = [
-        f"{slot}={config.run.choices[slot]} for {choice}"
-        for slot, choice in parts.items()
-        if slot not in keys and config.run.choices.get(slot) not in (None, choice)
-    ]
-    if replaced:
-        experiment = config.run.choices.get("experiment")
-        log.warning(
-            "experiment=%s replaces parts of model=%s: %s; '~experiment' and a name leave it out",
-            experiment,
-            model,
-            ", ".join(replaced),
-        )
 
 
 def composed(typed: Sequence[str]) -> DictConfig:

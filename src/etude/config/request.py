@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 
-from etude.config.compose import HYDRA_VERSION_BASE, addable, compose
+from etude.config.compose import HYDRA_VERSION_BASE, addable, compose, searching
 from etude.config.paths import conf_dir
+from etude.config.replaced import report_replaced
 from etude.errors import Problem, RequestError, nearest
 
 _FLAGS = ("-m", "--multirun", "--resolve")
@@ -110,4 +111,7 @@ def answer(request: Request) -> int:
         compose(request.overrides, config_dir=request.config_dir)  # says what is wrong, our way
     print(shown.getvalue(), end="")
     print(said.getvalue(), end="", file=sys.stderr)
+    if not code and request.question in ("--cfg", "-c", "--info", "-i"):
+        with searching(request.config_dir):
+            report_replaced(request.overrides)
     return code

@@ -92,6 +92,8 @@ class InitFrom:
         lora: train low-rank changes alone, with an encoder's head.
         head: `keep` the source's head where it is of the kind that the task needs, or begin with a
             `new` one.
+        grow_positions: the model reads longer sequences than its source, by rows of learned
+            positions that begin untrained; the others are the source's.
         found: what the source is; filled in, and all that enters the signature.
     """
 
@@ -101,6 +103,7 @@ class InitFrom:
     freeze: list[str] = field(default_factory=list)
     lora: LoRAOptions = field(default_factory=LoRAOptions)
     head: str = "keep"
+    grow_positions: bool = False
     found: dict[str, Any] = field(default_factory=dict)
 
 

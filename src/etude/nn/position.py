@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,11 +30,13 @@ class Position(nn.Module):
     Attributes:
         given: what the model gives; see `etude.config.nodes.settable`.
         limit: the longest sequence that can be represented; None for any length.
+        bounded: whether each position has a row of its own, which limits the length.
         causal: whether queries don't see later keys; set by the model.
     """
 
     given = frozenset({"dim", "heads", "max_length", "head_dim"})
     limit: int | None = None
+    bounded: ClassVar[bool] = False
     causal: bool = True
 
     def __init__(
@@ -92,6 +95,8 @@ class Learned(Position):
     Raises:
         InvalidArguments: in `embed`, for a sequence that goes past `max_length`.
     """
+
+    bounded = True
 
     def __init__(
         self,

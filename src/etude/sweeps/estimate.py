@@ -23,7 +23,7 @@ from etude.sweeps.speed import (
     try_out,
 )
 from etude.sweeps.state import State
-from etude.training.build import Parts, model_of, stated_vocabulary
+from etude.training.build import Parts, model_of, stated_vocabulary, unused_rows
 from etude.training.place import cache_folder
 from etude.training.throughput import compute_dtype
 
@@ -100,6 +100,8 @@ class Estimator:
         prepared = self._prepared[place]
         size = Size(tokens_per_step=parts.data.tokens_per_step)
         size.vocabulary, size.about = _vocabulary(checked, parts.data, prepared)
+        if prepared and (unused := unused_rows(checked, parts.data.tokenizer_.vocab_size)):
+            size.notes.append(unused)
         size.steps = _steps(parts, prepared)
         if size.steps is None:
             size.notes.append("the number of steps is known after preparation: trainer.max_epochs")

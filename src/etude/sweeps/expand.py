@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from etude.config.compose import addable, composed, tell_replaced
+from etude.config.compose import addable, composed
+from etude.config.replaced import is_choice, report_replaced
 from etude.errors import Problem, RequestError
 
 BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -71,8 +73,18 @@ def expand(overrides: Sequence[str], hydra: Hydra) -> Sweep:
     jobs = None
     if sweeper == BASIC:
         jobs = _split(both)
-        tell_replaced(overrides, composed([item.lstrip("+") for item in jobs[0]]))
+        composed([item.lstrip("+") for item in jobs[0]])
+    report_replaced(*_choices(fixed, axes))
     return Sweep([o.input_line or "" for o in both], axes, list(fixed.values()), jobs, sweeper)
+
+
+def _choices(fixed: Mapping[str, str], axes: Mapping[str, Sequence[str]]) -> Iterator[list[str]]:
+    """Every combination of files that jobs choose, without the values that they set."""
+    chosen = {key: values for key, values in axes.items() if is_choice(key)}
+    others = [f"{key}={values[0]}" for key, values in axes.items() if key not in chosen]
+    for combination in itertools.product(*chosen.values()):
+        pairs = zip(chosen, combination, strict=True)
+        yield [*fixed.values(), *(f"{key}={value}" for key, value in pairs), *others]
 
 
 def combinations(overrides: Sequence[str]) -> list[list[str]]:

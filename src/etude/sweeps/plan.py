@@ -12,7 +12,8 @@ from hydra._internal.hydra import Hydra
 from omegaconf import DictConfig
 
 from etude.config.checks import Checked, check
-from etude.config.compose import composed, searching, tell_replaced
+from etude.config.compose import composed, searching
+from etude.config.replaced import report_replaced
 from etude.errors import EtudeError, Problem, RequestError
 from etude.records.record import label_of
 from etude.records.signature import DIGITS, group, sha256_of, signature
@@ -85,8 +86,8 @@ def plan(
                 config = composed([item.lstrip("+") for item in items] if sweep else items)
             except RequestError as error:
                 raise refused(sweep, error) if sweep else error from error
-            if sweep is None:  # of a sweep `expand` has told
-                tell_replaced(overrides, config)
+            if sweep is None:  # of a sweep `expand` has reported it
+                report_replaced(overrides)
             with _quiet():
                 jobs.append(planner.job(config))
             if told is not None:

@@ -23,6 +23,7 @@ from etude.models.regressor import Regressor
 from etude.nn.lora import LoRA, adapt
 from etude.optim.widths import no_rule, widths_of
 from etude.tasks.seeding import INITIALISATION, seed_for
+from etude.training.growing import too_long
 from etude.training.trainer import Trainer
 
 _ANY_VOCABULARY = 300  # stands in for the tokenizer's until the data is prepared
@@ -100,14 +101,8 @@ def build_parts(checked: Checked) -> Parts:
     if built["data"] is not None and model is not None:
         length, limit = built["data"].sequence_length, model.max_length
         if length > limit:
-            problems.append(
-                Problem(
-                    "data.sequence_length",
-                    f"at most the model's max_length, {limit}",
-                    length,
-                    f"model.max_length={length} makes room",
-                )
-            )
+            begun = checked.config.init_from.source is not None
+            problems.append(too_long(model, length, from_source=begun))
     if isinstance(model, Regressor):
         given = getattr(built["data"], "dimensions", None)
         if given is not None and given != model.inputs:
@@ -196,6 +191,21 @@ def stated_vocabulary(checked: Checked) -> int | None:
     """`model.vocab_size` as the config states it; None is the tokenizer's."""
     found = checked.nodes["model"].arguments.get("vocab_size")
     return found if isinstance(found, int) else None
+
+
+def unused_rows(checked: Checked, tokens: int) -> str | None:
+    """What a vocabulary of at least twice the tokenizer's means; None for a smaller one.
+
+    Args:
+        tokens: how many the tokenizer has; 0 where the data are numbers.
+    """
+    stated = stated_vocabulary(checked)
+    if stated is None or not 0 < 2 * tokens <= stated:
+        return None
+    return (
+        f"model.vocab_size={stated}: the tokenizer has {tokens:,} tokens, so {stated - tokens:,} "
+        "rows of the embedding stand for none and are never trained (null takes the tokenizer's)"
+    )
 
 
 def model_of(checked: Checked, vocabulary: int, labels: int = LABELS) -> Any:

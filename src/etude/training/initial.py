@@ -21,6 +21,7 @@ from etude.records.files import read_json, sha256_file
 from etude.records.record import Record
 from etude.records.registry import find, is_record
 from etude.training.checkpoints import MANIFEST, WEIGHTS, load_mean
+from etude.training.growing import grown, grown_length
 
 log = logging.getLogger("etude")
 
@@ -82,6 +83,10 @@ class Initial:
             result.model = node
             for key in _typed_keys(config):
                 OmegaConf.update(result, key, OmegaConf.select(config, key), force_add=True)
+            if "max_length" in node:
+                stated = OmegaConf.select(config, "model.max_length")
+                typed = "model.max_length" in _typed_keys(config)
+                result.model.max_length = grown_length(node, config, stated if typed else None)
             if "tokenizer" in result.data:
                 result.data.tokenizer = tokenizer
             result.init_from.found = _what(source)
@@ -100,7 +105,7 @@ class Initial:
             hint = "it has changed since; run.on_existing=again begins anew from what it is now"
             raise RequestError(Problem("init_from", f"{dict(asked.found)}", found, hint))
         weights = _weights(source, asked, module)
-        _put(module, weights, new_head=asked.head == "new")
+        _put(module, weights, new_head=asked.head == "new", grow=bool(asked.grow_positions))
 
 
 def _locate(asked: Any, root: Path) -> Source:
@@ -255,7 +260,7 @@ def _weights(source: Source, asked: Any, module: nn.Module) -> dict[str, Tensor]
     return weights
 
 
-def _put(module: nn.Module, weights: dict[str, Tensor], *, new_head: bool) -> None:
+def _put(module: nn.Module, weights: dict[str, Tensor], *, new_head: bool, grow: bool) -> None:
     mine = dict(module.state_dict())
     is_encoder = hasattr(getattr(module, "head", None), "gives")
 
@@ -272,6 +277,10 @@ def _put(module: nn.Module, weights: dict[str, Tensor], *, new_head: bool) -> No
                 problems.append(Problem(f"init_from, {name}", "such a tensor in the source"))
         elif of_the_head(name) and new_head:
             continue
+        elif grow and (rows := grown(module, name, weights[name])) is not None:
+            taken[name] = rows
+            added = len(rows) - len(weights[name])
+            log.warning("%s: %d rows beyond the source's begin untrained", name, added)
         elif weights[name].shape != tensor.shape:
             have, want = (" x ".join(map(str, x.shape)) for x in (weights[name], tensor))
             hint = "init_from.head=new begins with a new one" if of_the_head(name) else None

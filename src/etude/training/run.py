@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from etude.config.checks import Checked
 from etude.config.compose import plain_yaml
 from etude.config.flat import flat_config
+from etude.console import NOTICES
 from etude.errors import Interrupted, Problem, RequestError, RunFailed
 from etude.loggers.base import ViewedRun
 from etude.loggers.views import Views
@@ -31,6 +32,7 @@ from etude.training.build import (
     check_all,
     model_of,
     stated_vocabulary,
+    unused_rows,
 )
 from etude.training.checkpoints import MANIFEST, tensor_bytes, verify
 from etude.training.initial import Initial
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from etude.training.assemble import Assembly
 
 log = logging.getLogger("etude")
+notices = logging.getLogger(NOTICES)
 
 Epilogue = Callable[[Record, Trained, Any], None]
 
@@ -105,6 +108,8 @@ def _train(checked: Checked, epilogue: Epilogue | None) -> Outcome:
     preflight(folder)
     parts.data.prepare(cache_folder(checked))
     model = build_model(checked, parts.data.tokenizer_.vocab_size, len(parts.data.labels))
+    if (unused := unused_rows(checked, parts.data.tokenizer_.vocab_size)) is not None:
+        notices.warning("%s", unused)
     begun = any((folder / "checkpoints").glob(f"step-*/{MANIFEST}"))
     start = checked.config.init_from
     if start.source is not None and (not begun or start.lora.rank):
@@ -164,13 +169,6 @@ def _train_claimed(
             _counted(model),
             total,
             record.path,
-        )
-    stated, known = stated_vocabulary(checked), data.tokenizer_.vocab_size
-    if stated is not None and stated >= 2 * known:
-        log.warning(
-            "model.vocab_size = %s: the tokenizer has %s tokens; null takes as many",
-            f"{stated:,}",
-            f"{known:,}",
         )
     misfit = parts.schedule.misfit(total) if isinstance(parts.schedule, Schedule) else None
     if misfit is not None:
