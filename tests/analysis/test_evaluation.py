@@ -16,8 +16,9 @@ from seqeval.metrics import classification_report
 from sklearn import metrics as sk
 
 import etude as package
-from etude.analysis.written import translation_metrics
+from etude.analysis.written import cut_to, translation_metrics
 from etude.config.compose import compose
+from etude.data.tokenizer import Byte
 from etude.records.record import Record
 from etude.tasks.causal_lm import sliding_score
 from etude.training.run import train
@@ -420,3 +421,14 @@ class TestRefusals:
         told = etude("predict", records["masked_lm"].path, "--text", "a")
         assert told.code == 2
         assert "a run of classification, tagging, translation or instruction" in told.err
+
+
+def test_a_source_is_cut_between_characters() -> None:
+    tokenizer = Byte().train([])
+    assert [cut_to(tokenizer, "aé🙂", n) for n in (8, 7, 6, 3, 2)] == [
+        "aé🙂",
+        "aé🙂",
+        "aé",
+        "aé",
+        "a",
+    ]

@@ -6,12 +6,14 @@ import pickle
 import subprocess
 import sys
 from collections import Counter
+from itertools import groupby
 from pathlib import Path
 
 import pytest
+import tokenizers
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tokenizers import pre_tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from etude.data.tokenizer import BPE, Byte, Char, Recipe, Tokenizer
 from etude.errors import InvalidArguments, RequestError
@@ -222,3 +224,44 @@ def _char() -> Tokenizer:
 
 def _byte() -> Tokenizer:
     return _CACHE.setdefault("byte", Byte().train([]))
+
+
+class TestLostByTheLibrary:
+    """What `tokenizers` decodes to U+FFFD although it was whole, decoded byte by byte in Python."""
+
+    @staticmethod
+    def falling_back() -> Tokenizer:
+        numbers = {piece: number for number, piece in enumerate(["<unk>", "▁", "a", "▁a"])}
+        numbers |= {f"<0x{byte:02X}>": 4 + byte for byte in range(256)}
+        model = models.BPE(numbers, [("▁", "a")], unk_token="<unk>", byte_fallback=True)
+        backend = tokenizers.Tokenizer(model)
+        steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+        backend.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)])
+        return Tokenizer(backend)
+
+    @given(
+        st.lists(st.one_of(st.integers(1, 259), st.sampled_from([*"é🙂▁茶".encode()])), max_size=9)
+    )
+    def test_single_bytes(self, ids: list[int]) -> None:
+        spelt = {1: b" ", 2: b"a", 3: b" a"}
+        text = ""
+        for is_byte, run in groupby(ids, lambda number: number >= 4):
+            pieces = [bytes([n - 4]) if is_byte else spelt[n] for n in run]
+            text += b"".join(pieces).decode(errors="replace")
+        assert self.falling_back().decode(ids) == text.removeprefix(" ")
+
+    def test_a_whole_letter_before_half_of_one(self) -> None:
+        tokenizer = self.falling_back()
+        ids = [4 + byte for byte in "🙂".encode()]
+        assert tokenizer.decode([3, *ids, 4 + 0xF0]) == "a🙂\ufffd"
+        assert tokenizer.backend.decode([3, *ids, 4 + 0xF0]) == "a" + 5 * "\ufffd"
+
+    def test_added_tokens_of_letters_that_stand_for_bytes(self) -> None:
+        tokenizer = BPE(vocab_size=300).train(["the café " * 50])
+        tokenizer.backend.add_tokens([AddedToken(name, normalized=False) for name in ("fée", "Ġ")])
+        tokenizer = Tokenizer(tokenizer.backend)
+        text = "the fée's café "
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+        assert tokenizer.decode([*tokenizer.encode("fée"), tokenizer.encode("ß")[0]]) == "fée\ufffd"
+        space = tokenizer.encode(" ")
+        assert tokenizer.decode(space) == " "  # the model's own token for a space has that name

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, trainers
 
-from etude.data.tokenizer import byte_letters
+from etude.data.decoding import byte_letters
 from etude.data.unigram import Unigram, _Lattices, count_words, learn_pieces
 from etude.errors import InvalidArguments
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kinds import TOKENIZERS as KINDS
 
 from etude.data.tokenizer import BPE, Byte, Char, Tokenizer
 from etude.data.wordpiece import WordPiece
@@ -24,6 +25,8 @@ TOKENIZERS = {
     "characters": Char().train([TEXT, TEXT.upper()]),
     "bpe": BPE(vocab_size=400).train([TEXT * 20]),
     "wordpiece": WordPiece(vocab_size=200).train([TEXT * 20]),
+    "llama": KINDS["llama"],
+    "gemma": KINDS["gemma"],
 }
 
 
@@ -107,6 +110,23 @@ def test_scripts_without_spaces_and_split_characters() -> None:
     assert banned == {"un CAFÉ"} | {"un CAFé"} & banned
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma"])
+def test_words_and_stops_of_single_bytes(name: str) -> None:
+    """What is looked at begins and ends in the middle of characters."""
+    tokenizer = TOKENIZERS[name]
+    ids = tokenizer.encode("爱" * 9 + "茶京")[1:-1]
+    forbid = ForbiddenWords(Spelling(tokenizer), ["茶京"])
+    logits = forbid(torch.tensor([ids]), torch.zeros(1, tokenizer.vocab_size))
+    last = tokenizer.encode("京")[-1]
+    assert (logits[0] == -torch.inf).nonzero().flatten().tolist() == [last]
+    stop = StopText(Spelling(tokenizer), ["茶京"])
+    assert stop(torch.tensor([[*ids, last]])).item()
+    assert stop(torch.tensor([[*ids, last, tokenizer.encode("爱")[-3]]])).item()
+    assert not stop(torch.tensor([ids])).item()
+    broken = StopText(Spelling(tokenizer), ["\ufffd"])
+    assert not broken(torch.tensor([ids])).item()  # a character may yet come of it
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     words=st.lists(
@@ -114,7 +134,7 @@ def test_scripts_without_spaces_and_split_characters() -> None:
         min_size=1,
         max_size=4,
     ),
-    name=st.sampled_from(["bytes", "characters", "bpe"]),
+    name=st.sampled_from(["bytes", "characters", "bpe", "llama", "gemma"]),
     seed=st.integers(0, 1000),
 )
 def test_random_texts_never_hold_them(words: list[str], name: str, seed: int) -> None:
@@ -149,7 +169,7 @@ def test_wordpiece_words() -> None:
     assert logits[0, tokenizer.encode("the")[-1]] == 0
 
 
-@pytest.mark.parametrize("name", ["bytes", "characters", "bpe"])
+@pytest.mark.parametrize("name", ["bytes", "characters", "bpe", "llama", "gemma"])
 def test_stops_as_soon_as_the_text_is_there(name: str) -> None:
     tokenizer = TOKENIZERS[name]
     stop = StopText(Spelling(tokenizer), ["mat;", "é"])

@@ -12,6 +12,7 @@ import numpy as np
 from etude.data.examples.base import ExampleData
 from etude.data.examples.encoding import encode
 from etude.data.loading import EVALUATION_POSITIONS
+from etude.generation.words import whole
 from etude.tasks.instruction import AnswerObjective, Instruction
 
 
@@ -103,9 +104,9 @@ def translations(model: Any, sources: Sequence[str], beams: Beams, length: int) 
 
 
 def cut_to(tokenizer: Any, text: str, longest: int) -> str:
-    """The text, or as much of it as `longest` tokens spell."""
+    """The text, or as many whole characters of it as `longest` tokens spell."""
     ids = tokenizer.encode(text)
-    return text if len(ids) <= longest else tokenizer.decode(ids[:longest])
+    return text if len(ids) <= longest else whole(tokenizer.decode(ids[:longest]))
 
 
 def translation_metrics(found: Sequence[str], targets: Sequence[str]) -> dict[str, float]:

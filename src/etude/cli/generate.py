@@ -128,11 +128,14 @@ def _checked(asked: argparse.Namespace) -> list[str]:
 
 def _lines(path: Path, checks: Checks) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         checks.that(False, "--prompt-file", str(path), "a text file in UTF-8", reason)
         return [""]
+    # Other ends of a line (U+2028, form feed) belong to the prompt.
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    lines = lines if lines[-1] else lines[:-1]
     checks.that(bool(lines), "--prompt-file", str(path), "a prompt a line; it is empty")
     return lines
 
@@ -142,7 +145,8 @@ def _as_typed(problem: Problem) -> Problem:
     if not problem.where.isidentifier() or problem.where == "RUN":
         return problem
     hint = "--beams 4 searches" if problem.hint == "beams=4 searches" else problem.hint
-    return replace(problem, where="--" + problem.where.replace("_", "-"), hint=hint)
+    name = "forbid" if problem.where == "forbidden" else problem.where.replace("_", "-")
+    return replace(problem, where="--" + name, hint=hint)
 
 
 def _model(asked: argparse.Namespace) -> Any:

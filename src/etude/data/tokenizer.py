@@ -25,6 +25,7 @@ from typing import Any, Literal, Protocol
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
 
+from etude.data.decoding import Decoding, byte_letters
 from etude.data.learning import check_vocabulary, learn, told_if_smaller
 from etude.errors import Problem, RequestError, nearest
 
@@ -142,8 +143,14 @@ class Tokenizer:
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`; special tokens are shown by name, broken UTF-8 as U+FFFD."""
-        return str(self.backend.decode(list(ids), skip_special_tokens=False))
+        """The text of `ids`, special tokens by name; bytes that are part of no character become
+        U+FFFD, and change nothing else (see `etude.data.decoding`).
+        """
+        return self._decoding(list(ids))
+
+    @cached_property
+    def _decoding(self) -> Decoding:
+        return Decoding(self.backend)
 
     def first_token_bytes(self, text: str) -> int:
         """How many UTF-8 bytes of `text` its first token stands for (0 for empty text)."""
@@ -354,15 +361,6 @@ class BPE(Recipe):
 def special_token(content: str) -> AddedToken:
     """One that is found in no text."""
     return AddedToken(content, special=True, normalized=False)
-
-
-def byte_letters() -> list[str]:
-    """The printable letter that byte-level tokenizers write for each byte (GPT-2's table)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    letters = {byte: chr(byte) for byte in printable}
-    letters |= {byte: chr(256 + index) for index, byte in enumerate(others)}
-    return [letters[byte] for byte in range(256)]
 
 
 def _closing_token(backend: tokenizers.Tokenizer) -> str | None:

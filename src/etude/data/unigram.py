@@ -25,8 +25,9 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers
 
+from etude.data.decoding import byte_letters
 from etude.data.learning import NEWS_EVERY, check_vocabulary, learnable, told_if_smaller
-from etude.data.tokenizer import END_OF_TEXT, Recipe, Tokenizer, byte_letters, special_token
+from etude.data.tokenizer import END_OF_TEXT, Recipe, Tokenizer, special_token
 
 WORDS = 1 << 17  # the most frequent ones, which are learnt from
 LONGEST_WORD = 48  # bytes; a longer one is learnt from in parts

@@ -20,6 +20,10 @@ from etude.errors import Checks
 BROKEN = "\ufffd"
 """What a tokenizer shows for bytes that are no character, or not all of one."""
 
+UNFINISHED = 3
+"""The most U+FFFD at the end of a text that further bytes can turn into a character: of a character
+of four bytes three may be there, and some tokenizers give one for each."""
+
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 
 
@@ -50,7 +54,7 @@ class Spelling:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self._before = tokenizer.encode("a")[-1:]
+        self._before = _plain_token(tokenizer)
         self._skip = len(tokenizer.decode(self._before))
 
     def __call__(self, ids: Sequence[int]) -> str:
@@ -167,44 +171,59 @@ class ForbiddenWords:
 class StopText:
     """Says which rows end, because what they wrote last completes one of some texts.
 
+    Where the text is cut is decided by `etude.generation.streaming.UpTo`; here a row only ends
+    early.
+
     Args:
         spelling: of the tokenizer.
         texts: that end a row.
+        begins: whether some rows begin a text, with a first token that may be spelt differently.
 
     Raises:
         InvalidArguments: an empty text.
     """
 
-    def __init__(self, spelling: Spelling, texts: Sequence[str]) -> None:
+    def __init__(self, spelling: Spelling, texts: Sequence[str], *, begins: bool = False) -> None:
         checks = Checks()
         for i, text in enumerate(texts):
             checks.that(bool(text), f"stop[{i}]", text, "some text")
         checks.done()
-        self.spelling, self.texts = spelling, list(texts)
-        self.reach = 1 + max((len(text.encode()) for text in texts), default=0)
+        self.spelling, self.texts, self.begins = spelling, list(texts), begins
+        # Each token spells a byte or more; the first ones may be part of a character before.
+        self.reach = 4 + max((len(text.encode()) for text in texts), default=0)
 
     def __call__(self, new: Tensor) -> Tensor:
         """New tokens (R, n) to booleans (R,)."""
-        rows = new[:, -self.reach :].tolist()
+        rows = new[:, -self.reach - 1 :].tolist()
         return torch.tensor([self.ends(ids) for ids in rows], device=new.device)
 
     def ends(self, ids: Sequence[int]) -> bool:
         """Whether the last of the tokens complete one of the texts."""
-        text = self.spelling(ids[-self.reach :])
-        return any(stop in text for stop in self.texts)
+        last = ids[-self.reach :]
+        spelt = whole(self.spelling(last))
+        whole_text = len(ids) <= self.reach
+        if not whole_text:
+            spelt = spelt.lstrip(BROKEN)
+        found = [text for text in self.texts if text in spelt]
+        if found and self.begins and whole_text:
+            begun = whole(self.spelling.tokenizer.decode(list(ids)))
+            found = [text for text in found if text in begun]
+        return bool(found)
 
-    def cut(self, text: str, start: int) -> str:
-        """`text` up to the first of the texts that begins at `start` or later."""
-        places = [place for stop in self.texts if (place := text.find(stop, start)) >= 0]
-        return text[: min(places)] if places else text
 
-    def unsure(self, text: str) -> int:
-        """How many characters at the end of `text` may be the beginning of one of the texts."""
-        longest = max((len(stop) for stop in self.texts), default=1) - 1
-        for count in range(min(longest, len(text)), 0, -1):
-            if any(stop.startswith(text[-count:]) for stop in self.texts):
-                return count
-        return 0
+def whole(text: str) -> str:
+    """`text` without the U+FFFD at its end that may yet become a character."""
+    known = len(text.rstrip(BROKEN))
+    return text[: max(known, len(text) - UNFINISHED)]
+
+
+def _plain_token(tokenizer: Tokenizer) -> list[int]:
+    """A token that spells whole characters: after it, others are spelt as within a text."""
+    for number in range(tokenizer.vocab_size):
+        text = tokenizer.decode([number])
+        if number != tokenizer.end_of_text and text and not text.isspace() and BROKEN not in text:
+            return [number]
+    return []
 
 
 def _places(text: str, word: str) -> Iterator[int]:

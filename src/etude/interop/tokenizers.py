@@ -20,8 +20,9 @@ from tokenizers import (
     processors,
 )
 
+from etude.data.decoding import byte_letters
 from etude.data.pretrained import FILES, Pretrained
-from etude.data.tokenizer import Tokenizer, byte_letters, special_token
+from etude.data.tokenizer import Tokenizer, special_token
 from etude.errors import Problem, RequestError
 from etude.interop.gguf import GGUF
 from etude.interop.hub import SENTENCEPIECE, TEXT

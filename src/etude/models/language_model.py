@@ -18,8 +18,8 @@ __all__ = ["LanguageModel", "Tokenizer"]
 class LanguageModel(TextGenerator):
     """A decoder and its tokenizer.
 
-    What it generates begins with the prompt, as the tokenizer reads it. An empty prompt starts a
-    new document.
+    What it generates begins with the prompt, exactly as it was typed. An empty prompt starts a new
+    document.
 
     Example:
         model.generate("To be, or", samples=5, max_new_tokens=50, top_p=0.9, seed=0)

@@ -29,6 +29,8 @@ class Seq2Seq(TextGenerator):
         stop_tokens: ids that end a text, besides the tokenizer's end of text.
     """
 
+    continues = False
+
     def __init__(
         self, module: EncoderDecoder, tokenizer: Tokenizer, *, stop_tokens: Sequence[int] = ()
     ) -> None:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from etude.generation.generate import generate
 from etude.generation.options import EarlyStopping, check_options
 from etude.generation.processors import Processor
 from etude.generation.reader import CausalModel
+from etude.generation.streaming import Continuation
 from etude.generation.words import ForbiddenWords, Spelling, StopText, Tokenizer
 
 
@@ -45,7 +46,12 @@ class TextGenerator(ABC):
         module: gives the logits.
         tokenizer: the one it was trained with.
         stop_tokens: ids that end a text, besides the tokenizer's end of text.
+
+    Attributes:
+        continues: whether a text begins with its prompt.
     """
+
+    continues: ClassVar[bool] = True
 
     def __init__(
         self, module: nn.Module, tokenizer: Tokenizer, *, stop_tokens: Sequence[int] = ()
@@ -87,9 +93,11 @@ class TextGenerator(ABC):
     ) -> str | list[str]:
         """Continues a prompt, or writes the target of a source.
 
-        A text ends at a stop token, which is not shown, at a text of `stop`, or after
-        `max_new_tokens`. It does not depend on the other prompts of its batch, but for the
-        rounding of sums: the same greedy text, and with a seed the same draws, as alone.
+        A text that continues a prompt begins with the prompt exactly as it was typed, also where
+        the tokenizer reads something else (lower case, unknown characters); then comes what the new
+        tokens add to the prompt's. It ends at a stop token, which is not shown, at a text of
+        `stop`, or after `max_new_tokens`. It does not depend on the other prompts of its batch, but
+        for the rounding of sums: the same greedy text, and with a seed the same draws, as alone.
 
         Args:
             prompt: one, or several, which are continued together.
@@ -104,8 +112,9 @@ class TextGenerator(ABC):
             processors: what else is to be done to the logits; see `etude.generation.processors`.
             seed: makes the draws of a text a function of it, of the prompt, and of which of the
                 prompt's samples it is; torch's own generator if None.
-            stream: called with pieces of text as they come, the prompt first; only whole
-                characters. For one prompt and one sample, and not with beams.
+            stream: called with pieces of text as they come, the prompt first; joined they are the
+                text, and each ends with a whole character. For one prompt and one sample, and not
+                with beams.
             batch_size: the most texts, or beams, that are worked on at a time.
             ready: called with the texts of each batch when they are done, in order.
 
@@ -132,6 +141,9 @@ class TextGenerator(ABC):
             stream is None or beams == 1, "stream", stream, "no beam search, which looks back"
         )
         checks.positive(batch_size=batch_size)
+        for where, texts in (("prompt", prompts), ("stop", stops), ("forbidden", words)):
+            for text in texts:
+                checks.that(_is_unicode(text), where, text, "text that UTF-8 can hold")
         checks.that(all(stops), "stop", stops, "texts that are not empty")
         checks.that(all(words), "forbidden", words, "words that are not empty")
         checks.done()
@@ -144,12 +156,10 @@ class TextGenerator(ABC):
         }  # fmt: skip
         forbid = [ForbiddenWords(self.spelling, words)] if words else []
         options["processors"] = [*forbid, *processors]
-        ending = StopText(self.spelling, stops) if stops else None
-
         encoded = [self._encode(text) for text in prompts]
         seeds = None if seed is None else _seeds(seed, encoded, samples)
         at_once = max(1, batch_size // max(samples, beams))
-        texts: list[str] = []
+        done: list[str] = []
         for first in range(0, len(encoded), at_once):
             rows = slice(first * samples, (first + at_once) * samples)
             batch = self._begin(encoded[first : first + at_once])
@@ -157,11 +167,12 @@ class TextGenerator(ABC):
                 options["generator"] = [
                     torch.Generator(self.device).manual_seed(each) for each in seeds[rows]
                 ]
-            done = self._write(batch, ending, stream, options)
-            texts += done
+            typed = prompts[first : first + at_once] if self.continues else [""] * len(batch.shown)
+            written = self._write(batch, typed, stops, stream, options)
+            done += written
             if ready is not None:
-                ready(done)
-        return texts[0] if single else texts
+                ready(written)
+        return done[0] if single else done
 
     def answer(
         self, prompt: Sequence[int], *, max_new_tokens: int = 100, stop_tokens: Sequence[int] = ()
@@ -198,15 +209,19 @@ class TextGenerator(ABC):
     def _write(
         self,
         batch: Begun,
-        ending: StopText | None,
+        typed: list[str],
+        stops: list[str],
         stream: Callable[[str], None] | None,
         options: dict[str, Any],
     ) -> list[str]:
         T, tokens = batch.tokens.shape[1], batch.tokens
         prompts = [row[T - n :] for row, n in zip(tokens.tolist(), batch.shown, strict=True)]
+        begins = any(not self.tokenizer.decode(ids) for ids in prompts)
+        ending = StopText(self.spelling, stops, begins=begins) if stops else None
         streaming = None
         if stream is not None:
-            streaming = _Stream(self.tokenizer, self.stop_tokens, prompts[0], ending, stream)
+            streaming = _Stream(self._continuation(prompts[0], ending), stream)
+            streaming.show(typed[0])
         rows = generate(
             batch.model,
             tokens,
@@ -215,75 +230,58 @@ class TextGenerator(ABC):
             on_token=None if streaming is None else streaming.read,
             **options,
         ).tolist()
-        samples = len(rows) // len(prompts)
-        texts = [self._text(prompts[i // samples], row[T:], ending) for i, row in enumerate(rows)]
         if streaming is not None:
-            streaming.finish(texts[0])
-        return texts
+            streaming.show(streaming.text.finish())
+        samples = len(rows) // len(prompts)
+        return [
+            typed[i // samples] + self._text(prompts[i // samples], row[T:], ending)
+            for i, row in enumerate(rows)
+        ]
 
     def _text(self, prompt: list[int], new: list[int], ending: StopText | None) -> str:
-        """The text of a prompt's tokens and of the new ones up to their end."""
-        written: list[int] = []
-        for token in new:
-            if token in self.stop_tokens:
+        """The text of the new tokens up to their end; the same as the pieces of a stream."""
+        text, pieces = self._continuation(prompt, ending), []
+        for end, token in enumerate(new, 1):
+            pieces.append(text.push(token))
+            if text.ended or (
+                ending is not None and ending.ends(new[max(0, end - ending.reach - 1) : end])
+            ):
                 break
-            written.append(token)
-            if ending is not None and ending.ends(written):
-                break
-        text = self.tokenizer.decode([*prompt, *written])
-        return text if ending is None else ending.cut(text, _written_at(self.tokenizer, prompt))
+        return "".join([*pieces, text.finish()])
+
+    def _continuation(self, prompt: list[int], ending: StopText | None) -> Continuation:
+        stops = () if ending is None else ending.texts
+        return Continuation(self.tokenizer, prompt, self.stop_tokens, stops)
 
 
 class _Stream:
-    """Passes text on as its tokens come, keeping back what may still change: a character whose
-    bytes are not all there, the beginning of what ends the text.
-    """
+    """Passes a text on as its tokens come; no empty pieces."""
 
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        stop_tokens: Sequence[int],
-        prompt: list[int],
-        ending: StopText | None,
-        stream: Callable[[str], None],
-    ) -> None:
-        self.tokenizer, self.stop_tokens, self.ending = tokenizer, stop_tokens, ending
-        self.ids, self.stream = list(prompt), stream
-        self.start = _written_at(tokenizer, prompt)
-        self.shown = 0
-        self._show(tokenizer.decode(self.ids))
+    def __init__(self, text: Continuation, stream: Callable[[str], None]) -> None:
+        self.text, self.stream = text, stream
 
     def read(self, column: Tensor) -> None:
         """Takes the next id, (1,)."""
-        token = int(column)
-        if token in self.stop_tokens:
-            return
-        self.ids.append(token)
-        text = self.tokenizer.decode(self.ids).rstrip("\ufffd")
-        if self.ending is not None:
-            text = self.ending.cut(text, self.start)
-            text = text[: len(text) - self.ending.unsure(text[self.start :])]
-        self._show(text)
+        self.show(self.text.push(int(column)))
 
-    def finish(self, text: str) -> None:
-        """Shows what is left of the whole text, an unfinished character as U+FFFD."""
-        self._show(text)
+    def show(self, piece: str) -> None:
+        if piece:
+            self.stream(piece)
 
-    def _show(self, text: str) -> None:
-        if len(text) > self.shown:
-            self.stream(text[self.shown :])
-            self.shown = len(text)
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8; bytes of a command line may come as half pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def nothing_to_start_from(text: str) -> InvalidArguments:
     """An empty prompt for a tokenizer that has no end of text."""
     expected = "some text: this tokenizer has no end-of-text token to start from"
     return InvalidArguments(Problem("prompt", expected, text))
-
-
-def _written_at(tokenizer: Tokenizer, prompt: list[int]) -> int:
-    """Where in the text of prompt and continuation the continuation begins."""
-    return len(tokenizer.decode(prompt)) if prompt else 0
 
 
 def _seeds(seed: int, prompts: list[list[int]], samples: int) -> list[int]:
