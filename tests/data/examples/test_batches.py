@@ -7,15 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.data.examples.batches import ExampleBatches
+from etude.data.examples.batches import WINDOW, ExampleBatches
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=200)
 
 
-def batches(lengths: list[int], seed: int = 0, **more: int | None) -> ExampleBatches:
+def batches(
+    lengths: list[int], seed: int = 0, packed: bool = False, **more: int | None
+) -> ExampleBatches:
     size: dict[str, int | None] = {"examples": None, "tokens": None, **more}
     stretch = size.pop("stretch", 4) or 1
-    return ExampleBatches(np.array(lengths), seed=seed, stretch=stretch, **size)
+    return ExampleBatches(np.array(lengths), seed=seed, stretch=stretch, packed=packed, **size)
 
 
 @given(LENGTHS, st.integers(1, 16), st.integers(1, 6), st.integers(0, 3))
@@ -77,3 +79,13 @@ def test_lengths_come_in_no_order() -> None:
     made = batches(lengths.tolist(), examples=16, stretch=250)
     means = [lengths[made.step(n)].mean() for n in range(250)]
     assert abs(np.corrcoef(means, np.arange(250))[0, 1]) < 0.2
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_no_step_takes_examples_of_two_stretches(packed: bool) -> None:
+    """Each stretch is sorted anew: across its end, the longest would stand beside the shortest."""
+    lengths = np.random.default_rng(0).integers(1, 101, 3 * WINDOW)
+    made = batches(lengths.tolist(), tokens=1500, packed=packed)
+    steps = [lengths[made.step(number)] for number in range(made.steps_in_an_epoch)]
+    assert sum(len(step) for step in steps) == len(lengths)
+    assert max(step.max() - step.min() for step in steps) < 20
