@@ -20,7 +20,7 @@ from etude.records.facts import best, config_facts, fact, metric_facts, must_exi
 from etude.records.filters import parse
 from etude.records.metrics import read_frame
 from etude.records.record import Record
-from etude.records.registry import find, scan
+from etude.records.registry import find, scan, tell_damaged
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -208,13 +208,18 @@ def load_pretrained(
 def runs(root: str | Path = "experiments") -> Runs:
     """All runs below a folder.
 
+    Records that cannot be read are left out and named in one line on standard error.
+
     Raises:
         RequestError: there is no such folder.
     """
     folder = Path(root)
     if not folder.is_dir():
         raise RequestError(Problem("root", "a folder of runs", str(root)))
-    return Runs([Run(record) for record in scan(folder)])
+    damaged: list[RequestError] = []
+    found = Runs([Run(record) for record in scan(folder, damaged)])
+    tell_damaged(damaged)
+    return found
 
 
 class Run:
@@ -267,7 +272,7 @@ class Run:
         """The tokenizer that the run was trained with."""
         from etude.data.tokenizer import Tokenizer
 
-        return Tokenizer.load(self.path / "tokenizer.json")
+        return Tokenizer.load(self.path / "tokenizer.json", links=False)
 
     def model(self, which: str = "best", *, merged: bool = True) -> Trained:
         """The trained model, with its tokenizer if it reads text, in evaluation mode.
@@ -413,11 +418,12 @@ class Run:
         if split not in ("val", "train"):
             raise RequestError(Problem("split", "val or train", split))
         from etude.records.files import read_json, write_json
+        from etude.records.opening import PREDICTIONS, folder_in, is_there
 
         checkpoint = self.record.chosen(which)
         file = self.path / "predictions" / f"{split}-{checkpoint.name}.json"
-        if file.exists():
-            kept = read_json(file)
+        if is_there(file):
+            kept = read_json(file, PREDICTIONS)
             losses = kept.get("loss") if isinstance(kept, dict) else None
             if not isinstance(losses, list):
                 raise RequestError(Problem(str(file), "a list of losses", losses, "remove it"))
@@ -429,8 +435,8 @@ class Run:
             raise RequestError(Problem("split", "a run of a language model", str(self.path)))
         self.prepare(data)
         found = example_losses(self.model(which).module, data.evaluation_batches(split))
-        file.parent.mkdir(exist_ok=True)
-        write_json(file, {"data": data.fingerprint(), "loss": found})
+        folder_in(self.path, "predictions")
+        write_json(file, {"data": data.fingerprint(), "loss": found}, PREDICTIONS)
         return found
 
     def data(self) -> Any:

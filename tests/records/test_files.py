@@ -36,7 +36,9 @@ def test_the_new_content_is_on_the_disk_before_it_has_the_name(
     events: list[str] = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda fd: (events.append("fsync"), fsync(fd))[1])
-    monkeypatch.setattr(os, "replace", lambda a, b: (events.append("rename"), replace(a, b))[1])
+    monkeypatch.setattr(
+        os, "replace", lambda *a, **k: (events.append("rename"), replace(*a, **k))[1]
+    )
     files.write_text(tmp_path / "a", "text")
     assert events == ["fsync", "rename", "fsync"]
 

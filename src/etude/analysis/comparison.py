@@ -15,6 +15,7 @@ from etude.errors import Problem, RequestError, nearest
 from etude.records.comparing import config_differences, names, results
 from etude.records.facts import MISSING, best, fact, metric_facts
 from etude.records.metrics import read_frame
+from etude.records.opening import Kind
 from etude.records.record import Record
 
 if TYPE_CHECKING:
@@ -71,9 +72,13 @@ class Comparison:
         """The curves, as a matplotlib figure."""
         return draw(self._panels, x=self.x, log=self.log, title=self._title())
 
-    def save(self, path: str | Path) -> Path:
-        """Writes the figure as PNG (or what the path's ending says) and returns its path."""
-        return save(self.figure(), Path(path))
+    def save(self, path: str | Path, kind: Kind | None = None) -> Path:
+        """Writes the figure as PNG (or what the path's ending says) and returns its path.
+
+        Args:
+            kind: of a record's figure, in which no link is followed.
+        """
+        return save(self.figure(), Path(path), kind)
 
     def usual_file(self, root: Path) -> Path:
         """Where the figure of just these runs, drawn like this, lies below a folder of runs."""

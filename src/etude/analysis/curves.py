@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import textwrap
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from etude.errors import Problem, RequestError
+from etude.records.files import write_bytes
+from etude.records.opening import Kind, folder_in
 from etude.records.signature import DIGITS, sha256_of
 
 if TYPE_CHECKING:
@@ -70,10 +73,23 @@ def dress(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def save(figure: Figure, file: Path) -> Path:
-    """Writes a figure as PNG (or what the path's ending says), and returns its path."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, bbox_inches="tight")
+def save(figure: Figure, file: Path, kind: Kind | None = None, **options: Any) -> Path:
+    """Writes a figure as PNG (or what the path's ending says), and returns its path.
+
+    Args:
+        kind: of a record's figure: no link inside the record is followed; None for a path that the
+            user named.
+        options: of matplotlib's `savefig` instead of `bbox_inches="tight"`.
+    """
+    options = options or {"bbox_inches": "tight"}
+    if kind is None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(file, **options)
+    else:
+        folder_in(file.parents[kind.depth], *file.parts[-1 - kind.depth : -1])
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=file.suffix.removeprefix("."), **options)
+        write_bytes(file, drawn.getvalue(), kind)
     return file
 
 

@@ -19,6 +19,8 @@ from etude.models.regressor import NumberModel
 from etude.models.seq2seq import Seq2Seq
 from etude.models.textual import Trained
 from etude.records.files import write_text
+from etude.records.metrics import rows
+from etude.records.opening import SAMPLE, folder_in
 from etude.records.record import Record
 
 log = logging.getLogger("etude")
@@ -38,7 +40,7 @@ def finish(record: Record, model: Trained, data: Any, options: DictConfig) -> No
     per = "text" if "label" in fields else "word" if "tags" in fields else "token"
     numbers = isinstance(model, NumberModel)
     unit = "squared error per number" if numbers else f"nats per {per}"
-    loss_curve(record.rows(), record.path / "figures" / "loss.png", title, unit)
+    loss_curve(rows(record.metrics.path), record.path / "figures" / "loss.png", title, unit)
     if not options.samples or not isinstance(model, LanguageModel | Seq2Seq):
         return
     if isinstance(data, SyntheticData) and not data.answers_last:
@@ -48,9 +50,8 @@ def finish(record: Record, model: Trained, data: Any, options: DictConfig) -> No
     else:
         texts = samples(model, options, seed=record.info["seed"])
     mask = mask_of(options)  # the prompt may come from the environment
-    path = record.path / "samples" / f"step-{record.info['step']:08d}.txt"
-    path.parent.mkdir(exist_ok=True)
-    write_text(path, mask.text(("\n" + "-" * 72 + "\n").join(texts) + "\n"))
+    path = folder_in(record.path, "samples") / f"step-{record.info['step']:08d}.txt"
+    write_text(path, mask.text(("\n" + "-" * 72 + "\n").join(texts) + "\n"), SAMPLE)
     log.info("sample:\n%s\n", texts[0].strip())
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from etude.analysis.curves import COLOURS, new_figure, save
+from etude.records.opening import FIGURE
 
 NUMBERED = 12
 """Labels up to which each cell shows its number."""
@@ -42,7 +43,7 @@ def confusion_figure(counts: Any, labels: Sequence[str], path: Path) -> Path:
                     color="white" if dark else "#333333",
                 )
     figure.colorbar(image, label="part of the label", shrink=0.85)
-    return save(figure, path)
+    return save(figure, path, FIGURE)
 
 
 def calibration_figure(bins: Sequence[tuple[float, float, int]], error: float, path: Path) -> Path:
@@ -64,4 +65,4 @@ def calibration_figure(bins: Sequence[tuple[float, float, int]], error: float, p
     below.set_xlabel("confidence")
     below.set_ylabel("examples")
     below.set_xlim(0, 1)
-    return save(figure, path)
+    return save(figure, path, FIGURE)

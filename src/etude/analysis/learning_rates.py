@@ -10,6 +10,7 @@ import numpy as np
 
 from etude.analysis.curves import COLOURS, dress, new_figure, save
 from etude.records.files import write_json
+from etude.records.opening import RANGE_TEST, folder_in
 
 if TYPE_CHECKING:
     from etude.training.range_test import Sweep
@@ -102,7 +103,7 @@ def write(found: LearningRates, about: dict[str, Any]) -> list[Path]:
     Args:
         about: what else the file shall say.
     """
-    found.folder.mkdir(parents=True, exist_ok=True)
+    folder_in(found.folder.parents[1], *found.folder.parts[-2:])
     file = found.folder / "lr.json"
     write_json(
         file,
@@ -117,8 +118,9 @@ def write(found: LearningRates, about: dict[str, Any]) -> list[Path]:
             "losses": found.losses,
             "smoothed": found.smoothed,
         },
+        RANGE_TEST,
     )
-    return [file, save(_figure(found), found.folder / "lr.png")]
+    return [file, save(_figure(found), found.folder / "lr.png", RANGE_TEST)]
 
 
 def _figure(found: LearningRates) -> Any:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from etude.analysis.curves import dress, new_figure
+from etude.analysis.curves import dress, new_figure, save
+from etude.records.opening import FIGURE
 
 TRAIN, VALIDATION = "#9aa5b1", "#c2410c"
 
 
 def loss_curve(
-    rows: Sequence[Mapping[str, Any]], path: Path, title: str = "", unit: str = "nats per token"
+    rows: Iterable[Mapping[str, Any]], path: Path, title: str = "", unit: str = "nats per token"
 ) -> None:
     """Training and validation loss over the steps.
 
@@ -25,8 +26,13 @@ def loss_curve(
     """
     figure = new_figure(7, 4.2)
     axes = figure.add_subplot()
-    train = _series(rows, "train/loss")
-    validation = _series(rows, "val/loss")
+    train: tuple[list[int], list[float]] = ([], [])
+    validation: tuple[list[int], list[float]] = ([], [])
+    for row in rows:
+        for (steps, values), key in ((train, "train/loss"), (validation, "val/loss")):
+            if row.get(key) is not None:
+                steps.append(row["step"])
+                values.append(row[key])
     axes.plot(*train, color=TRAIN, linewidth=1.2, label="train")
     axes.plot(*validation, color=VALIDATION, linewidth=1.8, marker="o", markersize=4, label="val")
     if validation[1]:
@@ -44,10 +50,4 @@ def loss_curve(
     axes.set_title(textwrap.fill(title, 76), fontsize=10, parse_math=False)
     dress(axes)
     axes.legend(frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None})
-
-
-def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
-    found = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
-    return [step for step, _ in found], [value for _, value in found]
+    save(figure, path, FIGURE, metadata={"Software": None})

@@ -15,7 +15,17 @@ from etude.data.examples.source import Row
 from etude.errors import Problem, RequestError
 from etude.records import provenance
 from etude.records.files import write_json, write_text
+from etude.records.opening import (
+    EVALUATION,
+    EVALUATIONS_LOG,
+    PREDICTIONS,
+    appended,
+    folder_in,
+    is_there,
+    read_bytes,
+)
 from etude.records.signature import sha256_of
+from etude.training.place import must_be_ours
 
 LOG = "log.jsonl"
 
@@ -40,6 +50,7 @@ def scored(
     Raises:
         RequestError: the data is gone, is not what the run was trained on, or lacks what is asked.
     """
+    must_be_ours(run.path)
     data = run.data()
     checkpoint = run.record.chosen(which)
     searched = Beams(beams, length_penalty)
@@ -60,18 +71,17 @@ def scored(
             if found.spans:
                 told["spans"] = found.spans
             told["confusion"] = {"labels": found.labels, "counts": found.counts.tolist()}
-        predictions = run.path / "predictions" / f"{name}.jsonl"
-        predictions.parent.mkdir(exist_ok=True)
+        predictions = folder_in(run.path, "predictions") / f"{name}.jsonl"
         lines = (json.dumps(each, ensure_ascii=False) for each in found.predictions)
-        write_text(predictions, "".join(f"{line}\n" for line in lines))
-        made += [predictions, *draw(found, run.path / "figures", name)]
-    folder = run.path / "evaluations"
-    folder.mkdir(exist_ok=True)
+        write_text(predictions, "".join(f"{line}\n" for line in lines), PREDICTIONS)
+        made += [predictions, *draw(found, folder_in(run.path, "figures"), name)]
+    folder = folder_in(run.path, "evaluations")
     file = folder / f"{name}.json"
-    write_json(file, told)
-    with (folder / LOG).open("a", encoding="utf-8") as log:
-        line = {"time": provenance.now(), "on": on, "checkpoint": checkpoint.name}
-        log.write(json.dumps({**line, "metrics": told["metrics"]}, ensure_ascii=False) + "\n")
+    write_json(file, told, EVALUATION)
+    line = {"time": provenance.now(), "on": on, "checkpoint": checkpoint.name}
+    said = json.dumps({**line, "metrics": told["metrics"]}, ensure_ascii=False)
+    with appended(folder / LOG, EVALUATIONS_LOG) as log:
+        log.write(f"{said}\n".encode())
     return {**told, "files": [str(path) for path in (file, *made)]}
 
 
@@ -79,10 +89,10 @@ def example_scores(run: Any, split: str, which: str) -> list[float]:
     """The score of each row of a split, in their order; kept in the record once computed."""
     checkpoint = run.record.chosen(which)
     file = run.path / "predictions" / f"{name_of(split, checkpoint.name, Beams())}.jsonl"
-    if not file.exists():
+    if not is_there(file):
         scored(run, split, which=which)
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = read_bytes(file, PREDICTIONS).decode().splitlines()
         found = [(each["row"], float(each["score"])) for each in map(json.loads, lines)]
     except (ValueError, KeyError, TypeError) as error:
         hint = f"remove it and it is made again; {error}"

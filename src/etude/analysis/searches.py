@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from etude.analysis.curves import COLOURS, dress, new_figure, save
+from etude.records.opening import FIGURE, is_there
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +26,7 @@ def draw_search(folder: Path) -> list[Path]:
     """
     from etude.sweeps.search import JOURNAL, load_study
 
-    if not (folder / JOURNAL).exists():
+    if not is_there(folder / JOURNAL):
         return []
     study = load_study(folder)
     from optuna.trial import TrialState
@@ -36,7 +37,8 @@ def draw_search(folder: Path) -> list[Path]:
     drawn = {"history": history(study)}
     if (shown := importance(study)) is not None:
         drawn["importance"] = shown
-    return [save(figure, folder / "figures" / f"{name}.png") for name, figure in drawn.items()]
+    places = {name: folder / "figures" / f"{name}.png" for name in drawn}
+    return [save(figure, places[name], FIGURE) for name, figure in drawn.items()]
 
 
 def history(study: Any) -> Figure:

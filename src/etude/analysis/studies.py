@@ -8,6 +8,7 @@ from pathlib import Path
 
 from etude.analysis.comparison import Comparison
 from etude.errors import EtudeError
+from etude.records.opening import FIGURE
 from etude.records.record import Record
 from etude.sweeps.job import Job
 
@@ -29,7 +30,7 @@ def draw_curves(folder: Path, jobs: Sequence[Job]) -> Path | None:
         return None
     try:
         file = folder / "figures" / "curves.png"
-        return Comparison([Record.read(path) for path in paths]).save(file)
+        return Comparison([Record.read(path) for path in paths]).save(file, FIGURE)
     except (EtudeError, OSError) as error:  # the runs are done; what cannot be drawn fails nothing
         log.warning("no curves of the sweep: %s", error)
         return None

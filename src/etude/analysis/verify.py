@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from etude.config.checks import check
 from etude.data.tokenizer import Tokenizer
-from etude.errors import RequestError
+from etude.errors import Problem, RequestError
 from etude.records.config_file import portable, read_config
+from etude.records.files import sha256_file
 from etude.records.lock import is_held
+from etude.records.metrics import lines, rows
+from etude.records.opening import METRICS, OF_OTHERS, names_in, odd_entries, opened
 from etude.records.record import Record
 from etude.records.signature import group, signature
 from etude.training.checkpoints import verify as verify_checkpoint
@@ -45,10 +48,11 @@ class Verdict:
 def verify(folder: Path, trust: Sequence[str] = ()) -> Verdict:
     """Reads every file of a record that training relies on.
 
-    Checked are `run.json`, the signature as recomputed from `config.yaml`, the tokenizer's
-    fingerprint, each checkpoint's hashes, that the steps of `metrics.jsonl` increase, and, once a
-    run is finished, the hash of that file and that the results of `run.json` stand in it. Samples,
-    figures and the log are for reading, and nothing is known of them.
+    Checked are that there are no links or special files, `run.json`, the signature as recomputed
+    from `config.yaml`, the tokenizer's fingerprint, each checkpoint's hashes, that the steps of
+    `metrics.jsonl` increase, and, once a run is finished, the hash of that file and that the
+    results of `run.json` stand in it. Samples, figures and the log are for reading, and nothing is
+    known of them.
 
     Args:
         folder: the record's, wherever it was moved.
@@ -58,6 +62,7 @@ def verify(folder: Path, trust: Sequence[str] = ()) -> Verdict:
     if is_held(folder):
         verdict.held = True
         return verdict
+    verdict.faults += [_within(problem, folder) for problem in _odd(folder)]
     try:
         record = Record.read(folder)
     except RequestError as error:
@@ -94,7 +99,7 @@ def _check_signature(record: Record, verdict: Verdict, trust: Sequence[str]) -> 
 def _check_tokenizer(record: Record, verdict: Verdict) -> None:
     stated = record.info.get("tokenizer", {}).get("fingerprint")
     try:
-        found = Tokenizer.load(record.path / "tokenizer.json").fingerprint
+        found = Tokenizer.load(record.path / "tokenizer.json", links=False).fingerprint
     except RequestError as error:
         verdict.faults += _said(error, record.path)
         return
@@ -115,16 +120,22 @@ def metrics_faults(record: Record, *, ended: bool) -> list[str]:
 def _row_faults(path: Path, *, must_be_whole: bool) -> Iterator[str]:
     """Lines that are no rows, and steps that do not increase; the first of each."""
     try:
-        content = path.read_bytes()
-    except OSError as error:
+        with opened(path, METRICS) as file:
+            yield from _line_faults(lines(file), must_be_whole=must_be_whole)
+    except FileNotFoundError as error:
         if must_be_whole:
             yield f"metrics.jsonl: {error.strerror}"
-        return
-    *lines, rest = content.split(b"\n")
-    if rest and must_be_whole:
-        yield f"metrics.jsonl, line {len(lines) + 1}: cut short"
+    except RequestError as error:
+        yield from _said(error, path.parent)
+
+
+def _line_faults(read: Iterable[bytes], *, must_be_whole: bool) -> Iterator[str]:
     before: float | None = None
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read, start=1):
+        if not line.endswith(b"\n"):
+            if must_be_whole:
+                yield f"metrics.jsonl, line {number}: cut short"
+            return
         step = _step_of(line)
         if step is None:
             yield f"metrics.jsonl, line {number}: no row with a step"
@@ -139,14 +150,16 @@ def _result_faults(record: Record) -> Iterator[str]:
     """Where the results of a finished run are not those of its metrics."""
     expected = record.info.get("metrics_sha256")
     if expected is not None:  # records of older versions have none
-        found = hashlib.sha256((record.path / "metrics.jsonl").read_bytes()).hexdigest()
+        found = sha256_file(record.path / "metrics.jsonl", METRICS)
         if found != expected:
             yield f"metrics.jsonl is {found[:12]}, run.json says {str(expected)[:12]}"
-    rows = record.rows()
-    at_step = {row["step"]: row for row in rows}
     best = dict(record.info.get("best") or {})
-    results = [("final", record.info.get("final") or {}, rows[-1] if rows else {})]
-    results.append(("best", best, at_step.get(best.get("step"), {})))
+    last: dict[str, Any] = {}
+    of_best: dict[str, Any] = {}
+    for last in rows(record.path / "metrics.jsonl"):
+        if last["step"] == best.get("step"):
+            of_best = last
+    results = [("final", record.info.get("final") or {}, last), ("best", best, of_best)]
     for name, stated, row in results:
         for key, value in stated.items():
             if key in row and row[key] != value:
@@ -164,16 +177,20 @@ def _step_of(line: bytes) -> int | None:
 
 
 def _check_checkpoints(record: Record, verdict: Verdict, done: bool) -> None:
-    there = record.checkpoints()
+    try:
+        there = record.checkpoints()
+    except RequestError as error:
+        verdict.faults += _said(error, record.path)
+        return
     for _, folder in there:
         try:
             verify_checkpoint(folder)
         except RequestError as error:
             verdict.faults += _said(error, record.path)
     whole = {folder.name for _, folder in there}
-    for folder in sorted((record.path / "checkpoints").glob("step-*")):
-        if folder.name not in whole:
-            verdict.faults.append(f"checkpoints/{folder.name}: no MANIFEST.json")
+    for name in names_in(record.path / "checkpoints"):
+        if name.startswith("step-") and name not in whole:
+            verdict.faults.append(f"checkpoints/{name}: no MANIFEST.json")
     if done:
         try:
             record.checkpoint("best")
@@ -183,4 +200,17 @@ def _check_checkpoints(record: Record, verdict: Verdict, done: bool) -> None:
 
 def _said(error: RequestError, folder: Path) -> list[str]:
     """The problems with paths from the record's folder on."""
-    return [str(problem).replace(f"{folder}/", "") for problem in error.problems]
+    return [_within(problem, folder) for problem in error.problems]
+
+
+def _within(problem: Problem, folder: Path) -> str:
+    return str(problem).replace(f"{folder}/", "")
+
+
+def _odd(folder: Path) -> list[Problem]:
+    """Links and special files in the record, the first few of them, and what cannot be read."""
+    try:
+        return list(islice(odd_entries(folder, apart=OF_OTHERS), 8))
+    except OSError as error:
+        expected = "a folder that can be read"
+        return [Problem(str(error.filename), expected, hint=error.strerror)]

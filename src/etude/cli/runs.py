@@ -147,6 +147,7 @@ def _compare_arguments(parser: ArgumentParser) -> None:
 def _compare(asked: Namespace) -> int:
     from etude.analysis.comparison import Comparison
     from etude.records.comparing import as_json, print_comparison
+    from etude.records.opening import COMPARISON
     from etude.records.registry import find_finished
 
     root = Path(asked.root)
@@ -154,7 +155,10 @@ def _compare(asked: Namespace) -> int:
     if len(records) < 2:
         raise RequestError(Problem("RUN", "two runs or more", " ".join(asked.runs)))
     comparison = Comparison(records, metrics=split(asked.metric), x=asked.x, log=asked.log)
-    file = comparison.save(asked.output or comparison.usual_file(root))
+    if asked.output:
+        file = comparison.save(asked.output)
+    else:
+        file = comparison.save(comparison.usual_file(root), COMPARISON)
     if asked.json:
         print(json.dumps(as_json(records) | {"figure": str(file)}, indent=1, ensure_ascii=False))
         return DONE
@@ -176,13 +180,15 @@ def _verify_arguments(parser: ArgumentParser) -> None:
 
 
 def _verify(asked: Namespace) -> int:
-    from etude.records.registry import find_folders, folders
+    from etude.records.registry import find_folders, folders, tell_damaged
 
     root = Path(asked.root)
     if not asked.runs and not root.is_dir():
         raise RequestError(Problem("--root", "a folder of runs", str(root)))
     named = [folder for run in asked.runs for folder in find_folders(run, root)]
-    chosen = list(dict.fromkeys(named)) if asked.runs else list(folders(root))
+    skipped: list[RequestError] = []
+    chosen = list(dict.fromkeys(named)) if asked.runs else list(folders(root, skipped))
+    tell_damaged(skipped)
     if not chosen:
         print(f"no runs under {root}")
         return DONE

@@ -137,6 +137,7 @@ def plot_arguments(parser: ArgumentParser) -> None:
 
 def plot(asked: Namespace) -> int:
     from etude.analysis.curves import X, check_axes, save
+    from etude.records.opening import COMPARISON
 
     check_axes(asked.x if asked.x in X else X[0], asked.log)
     keys = split(asked.heat)
@@ -150,7 +151,7 @@ def plot(asked: Namespace) -> int:
     file = Path(asked.output) if asked.output else usual
     file = file if file.suffix else file.with_name(f"{file.name}.png")
     try:
-        save(figure, file)
+        save(figure, file, None if asked.output else COMPARISON)
     except ValueError as error:  # an ending that matplotlib does not know
         raise RequestError(
             Problem("--output", "a file of figures", str(file), str(error))

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +27,8 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors,
 from etude.data.decoding import Decoding, byte_letters
 from etude.data.learning import check_vocabulary, learn, told_if_smaller
 from etude.errors import Problem, RequestError, nearest
+from etude.records.files import write_text
+from etude.records.opening import TOKENIZER, read_bytes
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<unk>"
@@ -171,27 +172,21 @@ class Tokenizer:
 
     def save(self, path: Path | str) -> None:
         """Writes `tokenizer.json`; a reader sees the old file or the new one, never a part."""
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            with partial.open("w", encoding="utf-8") as file:
-                file.write(self.backend.to_str(pretty=True))
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_text(Path(path), self.backend.to_str(pretty=True), TOKENIZER)
 
     @classmethod
-    def load(cls, path: Path | str) -> Tokenizer:
+    def load(cls, path: Path | str, *, links: bool = True) -> Tokenizer:
         """Reads a `tokenizer.json`.
+
+        Args:
+            links: the file may be a link, as in a folder that the user named; not in a record.
 
         Raises:
             RequestError: the file is missing, unreadable or not a tokenizer.
         """
         expected = "a tokenizer.json of the tokenizers library"
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = read_bytes(path, TOKENIZER, links=links).decode()
         except (OSError, UnicodeDecodeError) as error:
             raise RequestError(Problem(str(path), expected, hint=str(error))) from error
         try:

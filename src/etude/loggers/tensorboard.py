@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from etude.loggers.base import Logger, Row, ViewedRun
+from etude.records.opening import FIGURE, folder_in, read_bytes
 
 FOLDER = "tensorboard"
 _COLOURS = 4  # an RGBA image, which is what the figures are
@@ -36,12 +37,11 @@ class TensorBoard(Logger):
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        folder = run.path / FOLDER
-        folder.mkdir(exist_ok=True)
+        folder = folder_in(run.path, FOLDER)
         self._earlier = sorted(folder.glob("events.out.tfevents.*"))
         # TensorBoard follows a folder's files in the order of their names.
         path = folder / f"events.out.tfevents.{time.time_ns()}"
-        self._file = open(path, "wb")  # noqa: SIM115 (closed at the end)
+        self._file = open(path, "xb")  # noqa: SIM115 (closed at the end)
         self._writer = RecordWriter(self._file)
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
         restart = SessionLog(status=SessionLog.START)
@@ -66,7 +66,7 @@ class TensorBoard(Logger):
         """Adds a PNG."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        png = path.read_bytes()
+        png = read_bytes(path, FIGURE)
         width, height = struct.unpack(">II", png[16:24])  # the header's
         image = Summary.Image(
             height=height, width=width, colorspace=_COLOURS, encoded_image_string=png

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from etude.loggers.base import Logger, Row, ViewedRun
+from etude.records.opening import SAMPLE, names_in, read_bytes
 
 log = logging.getLogger("etude")
 
@@ -63,11 +64,12 @@ class Views:
         """The record's samples and figures are written."""
         if not self._started:
             return
-        for path in sorted((record / "samples").glob("*.txt")):
-            text = path.read_text(encoding="utf-8")
+        samples, figures = record / "samples", record / "figures"
+        for path in (samples / name for name in names_in(samples) if name.endswith(".txt")):
+            text = read_bytes(path, SAMPLE).decode()
             for guarded in self._guarded:
                 guarded.call("text", "samples", text, step)
-        for path in sorted((record / "figures").glob("*.png")):
+        for path in (figures / name for name in names_in(figures) if name.endswith(".png")):
             for guarded in self._guarded:
                 guarded.call("figure", f"figures/{path.stem}", path, step)
 

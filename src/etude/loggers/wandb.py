@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from etude.errors import Checks
 from etude.loggers.base import Logger, Row, ViewedRun
+from etude.records.opening import folder_in
 
 log = logging.getLogger("etude")
 
@@ -74,8 +75,7 @@ class WandB(Logger):
         """Starts the process and repeats the rows so far."""
         if self.mode == "disabled":
             return
-        folder = run.path / FOLDER
-        folder.mkdir(exist_ok=True)
+        folder = folder_in(run.path, FOLDER)
         earlier = sorted(folder.glob("offline-run-*"))
         self._scratch = tempfile.mkdtemp(prefix="etude-wandb-")
         self._process = subprocess.Popen(

@@ -189,14 +189,15 @@ def _scores(run: Run, split: str, how: Mapping[str, Any]) -> Mapping[str, float]
     from etude.analysis.scoring import name_of, scored
     from etude.analysis.written import Beams
     from etude.records.files import read_json
+    from etude.records.opening import EVALUATION, is_there
 
     if not {"sequence_length", "stride"} & set(how):
         search = {key: how[key] for key in ("beams", "length_penalty") if key in how}
         checkpoint = run.record.chosen(how.get("which", "best"))
         name = name_of(split, checkpoint.name, Beams(**search))
         file = run.path / "evaluations" / f"{name}.json"
-        if file.is_file():
-            kept: Mapping[str, float] = read_json(file)["metrics"]
+        if is_there(file):
+            kept: Mapping[str, float] = read_json(file, EVALUATION)["metrics"]
             return kept
     found: Mapping[str, float] = scored(run, split, **how)["metrics"]
     return found

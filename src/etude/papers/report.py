@@ -19,7 +19,8 @@ from etude.papers.claims import Cell, Paper, ProtocolFigure, Reading, Tolerance
 from etude.papers.runs import ENDED
 from etude.papers.verdict import Verdict, judge, judge_protocol, mean, overall
 from etude.records import provenance
-from etude.records.files import read_json
+from etude.records.files import read_json, sha256_file
+from etude.records.opening import METRICS, RESULT, is_there
 from etude.records.record import Record
 from etude.records.tables import markdown_table
 from etude.sweeps.job import place_of
@@ -125,9 +126,9 @@ def read_verdicts(
     Raises:
         RequestError: the file is damaged, or a newer Étude wrote it.
     """
-    if not path.is_file():
+    if not is_there(path):
         return Verdict("not run"), None
-    found = read_json(path)
+    found = read_json(path, RESULT)
     _check_format(found, str(path))
     root = path.parents[2]
     for run in _listed(found, str(path)):
@@ -217,7 +218,7 @@ def _device(run: Any) -> str:
 
 
 def _digest(folder: Path) -> str:
-    return hashlib.sha256((folder / "metrics.jsonl").read_bytes()).hexdigest()
+    return sha256_file(folder / "metrics.jsonl", METRICS)
 
 
 def _is_there(folder: Path, told: Mapping[str, Any]) -> bool:

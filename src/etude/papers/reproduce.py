@@ -13,6 +13,7 @@ from etude.papers import claims, page, report, runs
 from etude.papers.claims import Paper, Reading
 from etude.papers.verdict import Verdict
 from etude.records.files import read_json, whole_folder, write_json, write_text
+from etude.records.opening import REPORT, RESULT, folder_in, is_there
 from etude.records.tables import print_table
 
 log = logging.getLogger("etude")
@@ -81,9 +82,9 @@ def reproduce(
         log.info("%s: none of its runs is there; etude reproduce %s trains them", name, name)
         return False
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder_in(root, "_papers")
         if not check:
-            runs.train_missing(arms, root / "_papers" / "_logs" / name, jobs)
+            runs.train_missing(arms, folder_in(root, "_papers", "_logs") / name, jobs)
         found = runs.runs_of(arms)
         with whole_folder(folder) as new:
             figures = new / "figures"
@@ -95,9 +96,9 @@ def reproduce(
             told = report.result(name, paper, settings, readings, found)
             drawn = sorted(path.name for path in figures.iterdir())
             text = report.markdown(name, paper, told, drawn)
-            write_text(new / "report.md", text)
-            write_text(new / "report.html", page.html(paper.title, text, new))
-            write_json(new / "result.json", told)
+            write_text(new / "report.md", text, REPORT)
+            write_text(new / "report.html", page.html(paper.title, text, new), REPORT)
+            write_json(new / "result.json", told, RESULT)
     except OSError as error:
         expected = "a folder that can be written"
         raise RequestError(Problem("--root", expected, str(root), str(error))) from error
@@ -113,8 +114,8 @@ def reproduce(
 def _judge_kept(name: str, paper: Paper, settings: Mapping[str, Any], path: Path) -> bool:
     """Of a paper that trains nothing: what was measured before, by the cells as they are today."""
     readings: Mapping[str, Reading] | Verdict = Verdict("not run")
-    if path.is_file():
-        readings = report.readings_in(read_json(path), str(path), paper, settings)
+    if is_there(path):
+        readings = report.readings_in(read_json(path, RESULT), str(path), paper, settings)
     if isinstance(readings, Verdict):
         log.info("%s: %s; etude reproduce %s measures it", name, readings, name)
         return False
@@ -140,10 +141,9 @@ def smoke(name: str, root: Path, *, jobs: int | str = "auto") -> bool:
     """
     paper = claims.load(name)
     measurement = claims.built(name, paper)
-    base = root / "_papers" / "_smoke"
+    base = folder_in(root, "_papers", "_smoke")
     arms = runs.arms_of(name, paper, base, smoke=True)
-    base.mkdir(parents=True, exist_ok=True)
-    runs.train_missing(arms, base / "_logs" / name, jobs)
+    runs.train_missing(arms, folder_in(base, "_logs") / name, jobs)
     found = runs.runs_of(arms)
     with TemporaryDirectory() as figures:
         if paper.runs:

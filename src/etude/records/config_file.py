@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etude.errors import Problem, RequestError
+from etude.records.opening import CONFIG, read_bytes
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+_EVENTS, _DEPTH = 20_000, 64
+"""What a record's config holds at most, so that reading it takes seconds: keys, values, beginnings
+and ends of lists; and lists and mappings within each other. Usual are 500 and 5."""
 
 
 def read_config(path: Path) -> DictConfig:
@@ -96,25 +100,45 @@ def _resolves(config: DictConfig, path: str) -> bool:
 
 
 def _plain_text(path: Path) -> str:
-    """The file's text, once it is known to be YAML without aliases, which could grow without end.
+    """The file's text, once it is known to be YAML that can be read; see `must_be_plain`.
 
     Raises:
         RequestError: it is missing, or is not.
     """
-    import yaml
-
     try:
-        text = path.read_text(encoding="utf-8")
-        aliases = any(
-            isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_loader())
-        )
+        text = read_bytes(path, CONFIG).decode()
     except FileNotFoundError:
         raise RequestError(Problem(str(path), "a record's config")) from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
+    except UnicodeDecodeError as error:
         raise RequestError(Problem(str(path), "valid YAML", hint=str(error))) from error
-    if aliases:
-        raise RequestError(Problem(str(path), "YAML without aliases"))
+    must_be_plain(text, path)
     return text
+
+
+def must_be_plain(text: str, path: Path) -> None:
+    """Refuses YAML with aliases, which could grow without end, and what is too large or too deep.
+
+    Raises:
+        RequestError: names the file.
+    """
+    import yaml
+
+    if len(text.encode()) > CONFIG.largest:
+        raise RequestError(Problem(str(path), f"at most {CONFIG.largest:,} bytes"))
+    depth = 0
+    try:
+        for number, event in enumerate(yaml.parse(text, Loader=_loader())):
+            if isinstance(event, yaml.AliasEvent):
+                raise RequestError(Problem(str(path), "YAML without aliases"))
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEPTH:
+                expected = f"at most {_DEPTH} lists and mappings within each other"
+                raise RequestError(Problem(str(path), expected))
+            if number > _EVENTS:
+                raise RequestError(Problem(str(path), f"at most {_EVENTS:,} keys and values"))
+    except yaml.YAMLError as error:
+        raise RequestError(Problem(str(path), "valid YAML", hint=str(error))) from error
 
 
 def _loader() -> Any:

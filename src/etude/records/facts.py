@@ -124,12 +124,15 @@ def must_exist(asked: Iterable[tuple[str, str]], records: Iterable[Record]) -> N
         return
     choices: set[str] = set()
     for record in records:
-        found = [key for key in left if fact(record, key) is not MISSING]
-        for key in found:
-            del left[key]
-        if not left:
-            return
-        choices.update(keys(record))
+        try:
+            found = [key for key in left if fact(record, key) is not MISSING]
+            for key in found:
+                del left[key]
+            if not left:
+                return
+            choices.update(keys(record))
+        except RequestError:  # one of its files is damaged, which was reported
+            continue
     if choices:  # else there is no run to have a key
         raise RequestError(
             Problem(where, "a key that some run has", key, nearest(key, choices))

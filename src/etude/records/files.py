@@ -6,12 +6,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from etude.errors import Problem, RequestError
+from etude.records.opening import Kind, opened, parent, read_bytes
 
 
 @contextmanager
@@ -23,43 +24,65 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replaces the file at once: a reader sees the old content or the new, also after a crash."""
-    write_bytes(path, text.encode())
+def write_text(path: Path, text: str, kind: Kind | None = None) -> None:
+    """Replaces the file at once: a reader sees the old content or the new, also after a crash.
+
+    Args:
+        kind: of the record's file that it is: no link inside the record is followed. None for a
+            file that is of no record.
+    """
+    write_bytes(path, text.encode(), kind)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, kind: Kind | None = None) -> None:
     """`write_text` of bytes."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        with naming(path):
-            with open(temporary, "wb") as file:
-                file.write(content)
+    write_parts(path, [content], kind)
+
+
+def write_parts(path: Path, parts: Iterable[bytes], kind: Kind | None = None) -> None:
+    """`write_bytes` of what need not fit into memory at once."""
+    temporary = f".{path.name}.tmp-{os.getpid()}"
+    with naming(path), parent(path, 0 if kind is None else kind.depth) as folder:
+        try:
+            with suppress(FileNotFoundError):  # of an earlier process with this number
+                os.unlink(temporary, dir_fd=folder)
+            with open(_new_file(temporary, folder), "wb") as file:
+                file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_folder(path.parent)
+            os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=folder)
+        os.fsync(folder)
 
 
-def write_json(path: Path, value: Any) -> None:
+def _new_file(name: str, folder: int) -> int:
+    """A file that nobody else has made, so that no link of this name is followed."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    return os.open(name, flags, 0o666, dir_fd=folder)
+
+
+def write_json(path: Path, value: Any, kind: Kind | None = None) -> None:
     """`write_text` of indented JSON."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", kind)
 
 
-def read_json(path: Path | str) -> Any:
+def read_json(path: Path | str, kind: Kind | None = None) -> Any:
     """The value in a JSON file.
 
+    Args:
+        kind: of the record's file that it is; None for a file that is of no record.
+
     Raises:
-        RequestError: the file is missing or is no JSON; names the file and the line.
+        RequestError: the file is missing, is no JSON, or is none that `opened` opens; names the
+            file and the line.
     """
     try:
-        with open(path, "rb") as file:
-            return json.loads(file.read().decode())
+        return json.loads(read_bytes(path, kind).decode())
     except FileNotFoundError:
         raise RequestError(Problem(str(path), "a JSON file", hint="it is not there")) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise RequestError(Problem(str(path), "valid JSON", hint=str(error))) from error
 
 
@@ -98,7 +121,7 @@ def remove_folder(folder: Path) -> None:
 def sweep_temporaries(folder: Path) -> None:
     """Removes what a killed writer left in `folder`; only the folder's holder may call it."""
     for path in folder.glob(".*.tmp-*"):
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
@@ -118,7 +141,7 @@ def fsync_folder(path: Path) -> None:
     fsync_file(path)
 
 
-def sha256_file(path: Path) -> str:
-    """The file's sha256, 64 hex digits."""
-    with open(path, "rb") as file:
+def sha256_file(path: Path, kind: Kind | None = None) -> str:
+    """The file's sha256, 64 hex digits. Arguments and errors as of `opened`."""
+    with opened(path, kind) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

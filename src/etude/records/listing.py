@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +13,7 @@ from etude.errors import Problem, RequestError, nearest
 from etude.records.facts import MISSING, best, fact, must_exist
 from etude.records.filters import Filter
 from etude.records.record import Record
-from etude.records.registry import folders, scan
+from etude.records.registry import folders, scan, tell_damaged
 from etude.records.tables import cell, print_columns
 
 COLUMNS = ("run", "status", "label", "step", "val/loss", "best", "seconds")
@@ -71,11 +70,14 @@ def pick(query: Query, take: Callable[[Record], Any], keys: Sequence[str] = ()) 
     found = Found()
     chosen: list[tuple[Any, Any]] = []
     for record in _records(query, found.damaged):
-        if query.statuses and record.status not in query.statuses:
-            continue
-        if all(condition.matches(record) for condition in query.filters):
-            order = fact(record, query.sort) if query.sort is not None else None
-            chosen.append((order, take(record)))
+        try:
+            if query.statuses and record.status not in query.statuses:
+                continue
+            if all(condition.matches(record) for condition in query.filters):
+                order = fact(record, query.sort) if query.sort is not None else None
+                chosen.append((order, take(record)))
+        except RequestError as error:  # of one of its files
+            found.damaged.append(error)
     asked = [(condition.key, "FILTER") for condition in query.filters]
     asked += [(key, "--columns") for key in keys]
     if query.sort is not None:
@@ -111,15 +113,6 @@ def print_list(query: Query, columns: Sequence[str] = COLUMNS, *, as_json: bool 
         else:
             print(f"no runs under {query.root}; `etude train experiment=debug` makes one")
     tell_damaged(found.damaged)
-
-
-def tell_damaged(damaged: Sequence[RequestError]) -> None:
-    """One line on standard error about records that could not be read."""
-    if damaged:
-        places = [_record_of(error.problems[0].where) for error in damaged]
-        listed = ", ".join(places[:3]) + (", ..." if len(places) > 3 else "")
-        count = "1 damaged record" if len(places) == 1 else f"{len(places)} damaged records"
-        print(f"{count}: {listed} (etude runs verify)", file=sys.stderr)
 
 
 def everything(record: Record) -> dict[str, Any]:
@@ -162,7 +155,7 @@ def _records(query: Query, damaged: list[RequestError]) -> Iterator[Record]:
     if query.name is None:
         yield from scan(query.root, damaged)
         return
-    there = list(folders(query.root))
+    there = list(folders(query.root, damaged))
     named = [folder for folder in there if folder.parent.name == query.name]
     if not named:
         hint = nearest(query.name, {folder.parent.name for folder in there})
@@ -201,12 +194,6 @@ def _as_json(record: Record, columns: Sequence[str]) -> dict[str, Any]:
         return everything(record)
     values = ((column, fact(record, column)) for column in columns)
     return {column: None if value is MISSING else value for column, value in values}
-
-
-def _record_of(where: str) -> str:
-    """`.../nano/aaaa/run.json: format` as `nano/aaaa`."""
-    folder = Path(where.partition("/run.json")[0])
-    return f"{folder.parent.name}/{folder.name}"
 
 
 def _told(record: Record) -> list[tuple[str, Any]]:

@@ -16,7 +16,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-from etude.errors import RunHeld
+from etude.errors import RequestError, RunHeld
+from etude.records.opening import LOCK, appended, opened, read_bytes
 
 LOCK_FILE = ".lock"
 _PATIENCE = 0.5  # seconds; `is_held` takes a shared lock for an instant, which is no holder
@@ -31,7 +32,7 @@ class RunLock:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / LOCK_FILE
-        self._file: IO[str] | None = None
+        self._file: IO[bytes] | None = None
 
     def acquire(
         self, *, wait: bool = False, force: bool = False, patience: float = _PATIENCE
@@ -46,12 +47,13 @@ class RunLock:
         Raises:
             RunHeld: another live process has it and `wait` is false, or one on another host that
                 may live.
+            RequestError: what lies in the lock file's place is no regular file.
         """
         end = time.monotonic() + patience
         while (file := self._locked()) is None:
             if time.monotonic() > end and not wait:
-                told = f"{self.path.parent} is held by {_said(holder(self.path))}"
-                raise RunHeld(told, folder=self.path.parent)
+                message = f"{self.path.parent} is held by {_said(holder(self.path))}"
+                raise RunHeld(message, folder=self.path.parent)
             time.sleep(0.2 if wait else 0.005)
         if not force and _is_elsewhere(found := holder(self.path)):
             file.close()
@@ -62,20 +64,21 @@ class RunLock:
             )
         file.truncate(0)
         now = datetime.now().astimezone().isoformat(timespec="seconds")
-        file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": now}))
+        told = {"host": socket.gethostname(), "pid": os.getpid(), "since": now}
+        file.write(json.dumps(told).encode())
         file.flush()
         self._file = file
 
-    def _locked(self) -> IO[str] | None:
+    def _locked(self) -> IO[bytes] | None:
         """The lock file, locked; None if another process has it, or removed it meanwhile."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 (held until `release`)
+            file = appended(self.path, LOCK, readable=True)  # held until `release`
         except FileNotFoundError:  # the holder has just left without a record, folder and all
             return None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(self.path)):
+            if os.path.samestat(os.fstat(file.fileno()), os.lstat(self.path)):
                 return file
         except (BlockingIOError, FileNotFoundError):
             pass
@@ -91,12 +94,15 @@ class RunLock:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a live process holds the run in `folder`; of another host's it is assumed."""
+    """Whether a live process holds the run in `folder`; of another host's it is assumed.
+
+    Nobody can hold one whose lock file is a link or no regular file.
+    """
     try:
-        with open(folder / LOCK_FILE, encoding="utf-8") as file:
+        with opened(folder / LOCK_FILE, LOCK) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return _is_elsewhere(holder(folder / LOCK_FILE))
-    except FileNotFoundError:
+    except (FileNotFoundError, RequestError):
         return False
     except BlockingIOError:
         return True
@@ -105,9 +111,9 @@ def is_held(folder: Path) -> bool:
 def holder(path: Path) -> dict[str, Any]:
     """What the lock file says of its holder; empty for nobody, and while it is being written."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_bytes(path, LOCK).decode())
         return found if isinstance(found, dict) else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError, RequestError):
         return {}
 
 

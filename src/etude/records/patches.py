@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from etude.records.files import write_bytes
+from etude.records.opening import PATCH, is_there, read_bytes
 from etude.secrets import Mask
 
 LARGEST = 5 * 2**20  # bytes of a patch that goes into a record
@@ -176,9 +177,9 @@ def _place(record: Path, stem: str, patch: bytes) -> str:
     number = 1
     while True:
         path = record / (f"{stem}.patch" if number == 1 else f"{stem}-{number}.patch")
-        if not path.exists():
-            write_bytes(path, patch)
+        if not is_there(path):
+            write_bytes(path, patch, PATCH)
             return path.name
-        if path.read_bytes() == patch:
+        if read_bytes(path, PATCH) == patch:
             return path.name
         number += 1

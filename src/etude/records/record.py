@@ -14,6 +14,7 @@ from etude.errors import Problem, RequestError
 from etude.records.files import read_json, write_json, write_text
 from etude.records.lock import is_held
 from etude.records.metrics import MetricsFile, latest, read_rows
+from etude.records.opening import CONFIG, OVERRIDES, RUN, is_there, names_in
 from etude.records.signature import DIGITS, sha256_of
 from etude.secrets import without_passwords
 
@@ -66,7 +67,7 @@ class Record:
         """
         record = cls(path)
         file = os.path.join(path, "run.json")
-        record.info = read_json(file)
+        record.info = read_json(file, RUN)
         if not isinstance(record.info, dict) or record.info.get("format") != FORMAT:
             found = record.info.get("format") if isinstance(record.info, dict) else record.info
             raise RequestError(
@@ -82,16 +83,24 @@ class Record:
     def update(self, **changes: Any) -> None:
         """Changes fields of `run.json`, all or none; passwords in URLs stay out."""
         self.info.update(without_passwords(changes))
-        write_json(self.path / "run.json", self.info)
+        write_json(self.path / "run.json", self.info, RUN)
 
     def write_config(self, config_yaml: str, overrides: Sequence[str]) -> None:
-        """Writes `config.yaml` and `overrides.yaml`."""
-        write_text(self.path / "config.yaml", config_yaml)
+        """Writes `config.yaml` and `overrides.yaml`.
+
+        Raises:
+            RequestError: it could not be read again, being too large; nothing is written.
+        """
+        from etude.records.config_file import must_be_plain
+
+        must_be_plain(config_yaml, self.path / "config.yaml")
+        write_text(self.path / "config.yaml", config_yaml, CONFIG)
         import yaml
 
         write_text(
             self.path / "overrides.yaml",
             yaml.safe_dump(without_passwords(list(overrides)), allow_unicode=True, width=1000),
+            OVERRIDES,
         )
 
     @property
@@ -149,12 +158,17 @@ class Record:
         return str(self.info.get("label", ""))
 
     def checkpoints(self) -> list[tuple[int, Path]]:
-        """Whole checkpoints, earliest first."""
+        """Whole checkpoints, earliest first.
+
+        Raises:
+            RequestError: their folder is a link or cannot be read.
+        """
+        folder = self.path / "checkpoints"
         found = []
-        for path in (self.path / "checkpoints").glob("step-*"):
-            match = re.fullmatch(r"step-(\d+)", path.name)
-            if match and (path / "MANIFEST.json").is_file():
-                found.append((int(match[1]), path))
+        for name in names_in(folder):
+            match = re.fullmatch(r"step-(\d+)", name)
+            if match and is_there(folder / name / "MANIFEST.json"):
+                found.append((int(match[1]), folder / name))
         return sorted(found)
 
     def checkpoint(self, which: str = "best") -> Path:

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from etude.errors import Interrupted
+from etude.records.opening import JOB_LOG, appended, folder_in
 from etude.secrets import MaskingFormatter
 from etude.sweeps.job import Job
 from etude.sweeps.slots import Slot
@@ -96,11 +97,10 @@ def _watch(parent: int) -> None:
 
 def _speak_into(file: Path) -> None:
     """Both outputs, also of what is no Python."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
+    folder_in(file.parents[1], file.parent.name)
+    with appended(file, JOB_LOG) as opened:
+        os.dup2(opened.fileno(), 1)
+        os.dup2(opened.fileno(), 2)
     sys.stdout = open(1, "w", encoding="utf-8", errors="replace", buffering=1, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", errors="replace", buffering=1, closefd=False)  # noqa: SIM115
 

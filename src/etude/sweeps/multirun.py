@@ -20,6 +20,7 @@ from etude.config.environment import mask_of
 from etude.console import show_messages
 from etude.errors import Interrupted, RequestError, RunHeld
 from etude.records.files import write_text
+from etude.records.opening import MULTIRUN, is_there, opened, read_bytes
 from etude.records.record import label_of
 from etude.secrets import Mask, mask_messages
 from etude.sweeps.expand import Sweep, expand, refused
@@ -119,6 +120,8 @@ def multirun(
         log.info("sweep%s: %s", f" of {len(sweep.jobs)}" if sweep.jobs else "", folder)
         study = Study(folder)
         study.begin(sweep)
+        if is_there(folder / "multirun.yaml"):  # Hydra writes it, and follows links
+            opened(folder / "multirun.yaml", MULTIRUN).close()
         try:
             batches = hydra.multirun(
                 "train",
@@ -177,7 +180,7 @@ def _first(sweep: Sweep) -> DictConfig:
 
 def _without_secrets(path: Path, mask: Mask) -> None:
     """Hydra has written the sweep's config, passwords in URLs and the folder's path included."""
-    if path.exists():
-        text = path.read_text(encoding="utf-8")
+    if is_there(path):
+        text = read_bytes(path, MULTIRUN).decode()
         if mask.text(text) != text:
-            write_text(path, mask.text(text))
+            write_text(path, mask.text(text), MULTIRUN)

@@ -21,6 +21,7 @@ from typing import Any
 from etude.errors import Interrupted, RunHeld
 from etude.records import provenance
 from etude.records.lock import RunLock
+from etude.records.opening import LOG, appended
 from etude.records.record import Record
 from etude.sweeps.board import Board
 from etude.sweeps.child import Stopped, child
@@ -303,8 +304,8 @@ def _record_the_death(folder: Path, job: Job) -> None:
     try:
         record = Record.read(folder)
         record.update(status=job.status, error=job.message)
-        with open(folder / "log.txt", "a", encoding="utf-8") as file:
-            file.write(f"{provenance.now()} ERROR {job.message}\n")
+        with appended(folder / "log.txt", LOG) as file:
+            file.write(f"{provenance.now()} ERROR {job.message}\n".encode())
     except Exception as error:
         log.warning("%s could not be updated: %s", folder, error)
     finally:

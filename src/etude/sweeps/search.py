@@ -21,6 +21,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from etude.errors import Checks, InvalidArguments, RequestError, nearest
 from etude.records.lock import RunLock
 from etude.records.metrics import better
+from etude.records.opening import JOURNAL as JOURNAL_KIND
+from etude.records.opening import folder_in, is_there, opened
 from etude.records.record import Record
 from etude.sweeps.job import Job, key_of, place_of
 from etude.sweeps.space import Space
@@ -121,8 +123,7 @@ class Search:
     _failed_now: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = RunLock(self.folder / NAME)
+        self._lock = RunLock(folder_in(self.folder, NAME))
 
     def open(self) -> None:
         """Takes the study up; what was running when its process ended is noted to go on.
@@ -283,6 +284,8 @@ def load_study(folder: Path) -> optuna.Study:
 
 def _storage(folder: Path) -> JournalStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if is_there(folder / JOURNAL):  # Optuna follows links
+        opened(folder / JOURNAL, JOURNAL_KIND).close()
     return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
 
 

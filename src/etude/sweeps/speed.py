@@ -17,7 +17,9 @@ import torch
 
 from etude.config.checks import Checked
 from etude.config.flat import flat_config
+from etude.errors import RequestError
 from etude.models.cost import Cost
+from etude.records.metrics import rows
 from etude.records.record import Record
 from etude.records.registry import scan
 from etude.tasks.base import Setup
@@ -83,7 +85,11 @@ class EarlierRuns:
         found = self._by_shape.get(shape + machine, [])
         found.sort(key=lambda r: (r.info.get("group") == group, str(r.last_start.get("time"))))
         for record in reversed(found):
-            rates = [row.get("perf/tokens_per_second") for row in record.rows()]
+            read = rows(record.metrics.path)
+            try:
+                rates = [row.get("perf/tokens_per_second") for row in read]
+            except RequestError:  # its metrics cannot be read: verify says why
+                continue
             numbers = [rate for rate in rates if isinstance(rate, int | float) and rate > 0]
             if numbers:  # the first steps of a process are slower
                 rate = statistics.median(numbers[1:] or numbers)

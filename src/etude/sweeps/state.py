@@ -10,6 +10,7 @@ from typing import Literal
 from etude.config.checks import Checked
 from etude.errors import Problem, RequestError
 from etude.records.lock import LOCK_FILE, holder, is_held
+from etude.records.opening import is_there
 from etude.records.record import DONE, Record, run_folder
 from etude.training.build import Parts
 from etude.training.checkpoints import verify
@@ -63,7 +64,7 @@ def state_of(
     base = run_folder(Path(checked.run.root), checked.name, signature)
     try:
         folder = current_folder(base, checked)
-        record = Record.read(folder) if (folder / "run.json").exists() else None
+        record = Record.read(folder) if is_there(folder / "run.json") else None
     except RequestError as error:
         return refusal(error.problems, base)
     if record is None:

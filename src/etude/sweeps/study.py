@@ -21,8 +21,9 @@ from etude.errors import RequestError
 from etude.records import provenance
 from etude.records.facts import best, metric_facts
 from etude.records.files import write_json, write_text
+from etude.records.opening import LOCK, RESULTS, SWEEP, appended, folder_in, is_there
 from etude.records.record import Record
-from etude.records.registry import read_sweep
+from etude.records.registry import place_in, read_sweep
 from etude.records.signature import DIGITS, sha256_of
 from etude.secrets import without_passwords
 from etude.sweeps.expand import BASIC, Sweep
@@ -56,7 +57,7 @@ class Study:
 
     def begin(self, sweep: Sweep) -> None:
         """Notes what is asked for now: new jobs wait, those of another day are kept."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        folder_in(self.folder.parent.parent, *self.folder.parts[-2:])
         asked = [without_passwords([item.lstrip("+") for item in job]) for job in sweep.jobs or ()]
         with self._changing() as info:
             info |= {"format": FORMAT, "id": self.folder.name, "sweeper": sweep.sweeper}
@@ -103,11 +104,11 @@ class Study:
         root = self.folder.parent.parent
         rows = [_row(job, axes, root) for job in info.get("jobs", []) if job.get("path")]
         if rows:
-            write_text(self.folder / "results.csv", _csv(rows))
+            write_text(self.folder / "results.csv", _csv(rows), RESULTS)
 
     def read(self) -> dict[str, Any]:
         """The content of `sweep.json`; empty before the first job."""
-        if not self.file.exists():
+        if not is_there(self.file):
             return {}
         return read_sweep(self.file)
 
@@ -118,7 +119,7 @@ class Study:
     @contextmanager
     def _changing(self) -> Iterator[dict[str, Any]]:
         """The record, to be changed while no other process does."""
-        with open(self.folder / ".lock", "a", encoding="utf-8") as lock:
+        with appended(self.folder / ".lock", LOCK) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             try:
                 info = self.read()
@@ -126,7 +127,7 @@ class Study:
                 os.replace(self.file, self.file.with_suffix(".damaged"))
                 info = {}
             yield info
-            write_json(self.file, info)
+            write_json(self.file, info, SWEEP)
 
 
 def _row(job: dict[str, Any], axes: Sequence[str], root: Path) -> dict[str, Any]:
@@ -134,7 +135,7 @@ def _row(job: dict[str, Any], axes: Sequence[str], root: Path) -> dict[str, Any]
     row: dict[str, Any] = {"job": job.get("key"), "status": job.get("status"), "path": job["path"]}
     row |= {axis: values.get(axis, "") for axis in axes}
     with suppress(RequestError):  # removed since
-        record = Record.read(root / job["path"])
+        record = Record.read(place_in(root, job["path"]))
         row |= {"seed": record.info.get("seed"), "step": record.step}
         row |= {"seconds": record.info.get("seconds")}
         row |= {k: v for k, v in metric_facts(record).items() if not k.startswith("perf/")}

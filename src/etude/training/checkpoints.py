@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import errno
 import shutil
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
@@ -19,9 +20,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from etude.errors import Problem, RequestError
+from etude.records import opening
 from etude.records.files import read_json, remove_folder, sha256_file, whole_folder, write_json
 
 WEIGHTS, STATE, MANIFEST = "model.safetensors", "state.pt", "MANIFEST.json"
+_KINDS = {WEIGHTS: opening.WEIGHTS, STATE: opening.STATE}
 _PREFIX = "model."
 
 
@@ -74,7 +77,9 @@ class FolderCheckpointIO(CheckpointIO):
         """
         folder = Path(path)
         verify(folder)
-        state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+        with opening.opened(folder / STATE, opening.STATE) as file:
+            must_be_stored(file, folder / STATE)
+            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         weights = _read(folder / WEIGHTS)
         state["state_dict"] = {_PREFIX + name: tensor for name, tensor in weights.items()}
         return state
@@ -107,15 +112,36 @@ def verify(folder: Path) -> None:
     Raises:
         RequestError: names the first file that is missing or differs.
     """
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_json(folder / MANIFEST, opening.MANIFEST)
     hashes = manifest.get("sha256") if isinstance(manifest, dict) else None
     if not isinstance(hashes, dict):
         raise RequestError(Problem(str(folder / MANIFEST), "a sha256 for each file", manifest))
     for name in (WEIGHTS, STATE):
         file, expected = folder / name, str(hashes.get(name))
-        found = sha256_file(file) if file.is_file() else "no such file"
+        try:
+            found = sha256_file(file, _KINDS[name])
+        except FileNotFoundError:
+            found = "no such file"
         if found != expected:
             raise RequestError(Problem(str(file), f"sha256 {expected[:12]}...", found[:12]))
+
+
+def must_be_stored(file: IO[bytes], path: Path) -> None:
+    """Refuses a `state.pt` with compressed parts, which could be far larger than the file.
+
+    Raises:
+        RequestError: it has some, or is not the archive that `torch.save` writes.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            packed = [one for one in archive.infolist() if one.file_size != one.compress_size]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        expected = "an archive that torch.save has written"
+        raise RequestError(Problem(str(path), expected, hint=str(error))) from error
+    if packed:
+        hint = f"{packed[0].filename} is compressed"
+        raise RequestError(Problem(str(path), "an archive without compression", hint=hint))
+    file.seek(0)
 
 
 def load_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -168,9 +194,11 @@ def _each_once(
 
 def _read(file: Path) -> dict[str, torch.Tensor]:
     """All weights by name, shared ones under each of theirs."""
-    weights = load_file(file)
-    with safe_open(file, framework="pt") as opened:
-        told = opened.metadata() or {}
+    with opening.opened(file, opening.WEIGHTS) as held:
+        same = f"/dev/fd/{held.fileno()}"  # the library opens paths alone
+        weights = load_file(same)
+        with safe_open(same, framework="pt") as opened:
+            told = opened.metadata() or {}
     for key, name in told.items():
         if key.startswith(_TIED):
             weights[key.removeprefix(_TIED)] = weights[name]
@@ -179,10 +207,10 @@ def _read(file: Path) -> dict[str, torch.Tensor]:
 
 def retain(folder: Path, keep: set[int], keep_every: int | None) -> None:
     """Removes checkpoints but those at the steps `keep` and at multiples of `keep_every`."""
-    for path in folder.glob("step-*"):
-        digits = path.name.removeprefix("step-")
-        if not digits.isdecimal():  # somebody's copy
+    for name in opening.names_in(folder):
+        digits = name.removeprefix("step-")
+        if not name.startswith("step-") or not digits.isdecimal():  # somebody's copy
             continue
         step = int(digits)
         if step not in keep and not (keep_every and step % keep_every == 0):
-            remove_folder(path)
+            remove_folder(folder / name)

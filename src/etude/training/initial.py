@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from etude.config.schema import InitFrom
 from etude.config.targets import resolve
 from etude.errors import Problem, RequestError
+from etude.records import opening
 from etude.records.config_file import portable, read_config
 from etude.records.files import read_json, sha256_file
 from etude.records.record import Record
@@ -161,7 +162,9 @@ def _here(problem: Problem) -> Problem:
 def _what(source: Source) -> dict[str, Any]:
     """What a source is, whatever it is called: for the signature."""
     if source.record is not None:
-        manifests = [read_json(folder / MANIFEST) for folder in source.checkpoints]
+        manifests = [
+            read_json(folder / MANIFEST, opening.MANIFEST) for folder in source.checkpoints
+        ]
         steps = [manifest["step"] for manifest in manifests]
         hashes = [manifest["sha256"][WEIGHTS] for manifest in manifests]
         run = {"run": str(source.record.info.get("signature"))}
@@ -190,6 +193,8 @@ def _of_run(source: Source) -> tuple[dict[str, Any], dict[str, Any]]:
     if reads_tokens and node.get("vocab_size") is None:
         node["vocab_size"] = source.record.info["tokenizer"]["size"]
     path = str(source.record.path / "tokenizer.json")
+    with opening.opened(path, opening.TOKENIZER):  # whoever reads it by its path follows links
+        pass
     return node, {"_target_": "etude.data.pretrained.Pretrained", "path": path}
 
 

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 
 from etude.config.checks import Checked
 from etude.errors import Problem, RequestError
 from etude.records.files import sweep_temporaries
 from etude.records.lock import RunLock
+from etude.records.opening import (
+    LOG,
+    OF_OTHERS,
+    appended,
+    folder_in,
+    is_there,
+    names_in,
+    odd_entries,
+)
 from etude.records.record import DONE, Record
 from etude.secrets import Mask, MaskingFormatter
 
@@ -20,10 +31,10 @@ from etude.secrets import Mask, MaskingFormatter
 def current_folder(base: Path, checked: Checked) -> Path:
     """The folder of this run: `base`, or its latest `~n`; a new one for `run.on_existing=again`."""
     count = 1
-    while (_numbered(base, count + 1) / "run.json").exists():
+    while is_there(_numbered(base, count + 1) / "run.json"):
         count += 1
     latest = _numbered(base, count)
-    again = checked.run.on_existing == "again" and (latest / "run.json").exists()
+    again = checked.run.on_existing == "again" and is_there(latest / "run.json")
     return _numbered(base, count + 1) if again and Record.read(latest).status in DONE else latest
 
 
@@ -60,7 +71,7 @@ def room_for_checkpoints(folder: Path, weights: int) -> None:
         RequestError: says how much is needed.
     """
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    there = len(list((folder / "checkpoints").glob("step-*")))
+    there = any(name.startswith("step-") for name in names_in(folder / "checkpoints"))
     needed = 3 * weights * (1 if there else 2)
     free = shutil.disk_usage(existing).free
     if free < needed:
@@ -78,23 +89,41 @@ def cache_folder(checked: Checked) -> Path:
 
 @contextmanager
 def claimed(folder: Path, *, wait: bool, force: bool = False) -> Iterator[Record]:
-    """Holds the run's folder; leaves no folder behind if nothing was recorded in it."""
+    """Holds the run's folder; leaves no folder behind if nothing was recorded in it.
+
+    Raises:
+        RequestError: the folder is there already, and has links or special files in it.
+    """
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     lock = RunLock(folder)
     lock.acquire(wait=wait, force=force)
     try:
         sweep_temporaries(folder)
-        (folder / "checkpoints").mkdir(exist_ok=True)
-        sweep_temporaries(folder / "checkpoints")
-        record = Record.read(folder) if (folder / "run.json").exists() else Record(folder)
+        must_be_ours(folder)
+        sweep_temporaries(folder_in(folder, "checkpoints"))
+        record = Record.read(folder) if is_there(folder / "run.json") else Record(folder)
         yield record
     finally:
-        if not (folder / "run.json").exists():
+        if not is_there(folder / "run.json"):
             shutil.rmtree(folder, ignore_errors=True)
             with suppress(OSError):  # another run lies there by now
                 for path in new[1:]:
                     path.rmdir()
         lock.release()
+
+
+def must_be_ours(folder: Path) -> None:
+    """Refuses to write into a record with links or special files, which could lead elsewhere.
+
+    Programs that write into it with their own functions (Lightning's profiler, matplotlib, loggers)
+    follow links.
+
+    Raises:
+        RequestError: names them.
+    """
+    found = list(islice(odd_entries(folder, apart=OF_OTHERS), 8))
+    if found:
+        raise RequestError(found)
 
 
 @contextmanager
@@ -104,7 +133,8 @@ def logging_to(path: Path, mask: Mask | None = None) -> Iterator[None]:
     Args:
         mask: hides what the config took from the environment.
     """
-    handler = logging.FileHandler(path, encoding="utf-8")
+    stream = io.TextIOWrapper(appended(path, LOG), encoding="utf-8", errors="backslashreplace")
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(MaskingFormatter("%(asctime)s %(levelname)s %(message)s", mask))
     logger = logging.getLogger("etude")
     level = logger.level
@@ -116,3 +146,4 @@ def logging_to(path: Path, mask: Mask | None = None) -> Iterator[None]:
         logger.removeHandler(handler)
         logger.setLevel(level)
         handler.close()
+        stream.close()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import traceback
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +23,9 @@ from etude.loggers.views import Views
 from etude.models.textual import Trained, for_use
 from etude.optim.schedules import Schedule, falls
 from etude.records import provenance
+from etude.records.files import sha256_file
+from etude.records.metrics import rows
+from etude.records.opening import METRICS, is_there
 from etude.records.record import DONE, FORMAT, Record, label_of, run_folder
 from etude.records.signature import group, signature
 from etude.training.build import (
@@ -34,7 +37,7 @@ from etude.training.build import (
     stated_vocabulary,
     unused_rows,
 )
-from etude.training.checkpoints import MANIFEST, tensor_bytes, verify
+from etude.training.checkpoints import tensor_bytes, verify
 from etude.training.initial import Initial
 from etude.training.memory import keeping_memory
 from etude.training.place import (
@@ -110,7 +113,7 @@ def _train(checked: Checked, epilogue: Epilogue | None) -> Outcome:
     model = build_model(checked, parts.data.tokenizer_.vocab_size, len(parts.data.labels))
     if (unused := unused_rows(checked, parts.data.tokenizer_.vocab_size)) is not None:
         notices.warning("%s", unused)
-    begun = any((folder / "checkpoints").glob(f"step-*/{MANIFEST}"))
+    begun = bool(Record(folder).checkpoints())
     start = checked.config.init_from
     if start.source is not None and (not begun or start.lora.rank):
         Initial.fill(model, checked.config.init_from, Path(checked.run.root))
@@ -220,16 +223,16 @@ def _train_claimed(
         except OSError as reason:  # the folder is gone, or the disk is full
             message += f"; and the record could not be updated: {reason}"
         raise RunFailed(message, status, record.path) from error
-    rows = record.rows()
+    last = deque(rows(record.metrics.path), maxlen=1)
     record.update(
         status="finished",
         finished=provenance.now(),
         step=trainer.global_step,
         tokens=loop.tokens,
         seconds=round(loop.seconds, 2),
-        final={key: value for row in rows[-1:] for key, value in row.items() if _is_result(key)},
+        final={key: value for row in last for key, value in row.items() if _is_result(key)},
         best=loop.best,
-        metrics_sha256=hashlib.sha256(record.metrics.path.read_bytes()).hexdigest(),
+        metrics_sha256=sha256_file(record.metrics.path, METRICS),
     )
     return Outcome("finished", record)
 
@@ -241,7 +244,7 @@ def finished_before(folder: Path, checked: Checked, parts: Parts) -> Outcome | N
         RequestError: `run.on_existing=error`, or the data is not what it was.
         RunFailed: the run had diverged, which it would do again.
     """
-    if not (folder / "run.json").exists():
+    if not is_there(folder / "run.json"):
         return None
     record = Record.read(folder)
     if checked.run.on_existing == "error":
@@ -348,9 +351,9 @@ def _begin(
     step: int,
     machine: dict[str, Any],
 ) -> None:
-    if not (record.path / "tokenizer.json").exists():
+    if not is_there(record.path / "tokenizer.json"):
         data.tokenizer_.save(record.path / "tokenizer.json")
-    if not (record.path / "config.yaml").exists():
+    if not is_there(record.path / "config.yaml"):
         record.write_config(plain_yaml(checked.config), checked.run.overrides)
     start = {**provenance.start(step), "threads": torch.get_num_threads(), **machine}
     if hashes := _extension_hashes(checked):
