@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: help setup train test test-all lint bench results papers lock clean
+.PHONY: help setup train test test-all lint bench results papers targets lock clean
 
 help:
 	@echo "make train     train the first model (about 3 minutes on two CPU cores)"
@@ -12,6 +12,7 @@ help:
 	@echo "make bench     measures speed, about 40 minutes, and writes docs/performance.md"
 	@echo "make results   the applications on real data, about two hours, and writes docs/results.md"
 	@echo "make papers    what papers claim, about two hours, and writes docs/papers.md"
+	@echo "make targets   write anew which classes a config may name (after a new file in conf/)"
 	@echo "make lock      resolve all versions anew"
 
 setup: .venv/ready
@@ -49,6 +50,9 @@ results: setup
 
 papers: setup
 	$(BIN)/python benchmarks/papers_page.py $(if $(DATA),--files "$(DATA)") $(ARGS)
+
+targets: setup
+	$(BIN)/python -m etude.config.table
 
 lock:
 	rm -rf .venv-lock

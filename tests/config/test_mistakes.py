@@ -49,7 +49,7 @@ def problems(*overrides: str, config_dir: Path | None = None) -> list[Problem]:
         ("init_from.lora.rnk=2", "init_from.lora.rnk", "did you mean rank?"),
         ("model.position=rotary", "model.position", "model/position=rotary chooses that file"),
         ("run.on_existing=agian", "run.on_existing", "did you mean again?"),
-        ("optimizer._target_=etude.optim.adamw.AdmW", "optimizer._target_", "did you mean AdamW?"),
+        ("optimizer._target_=SGD", "optimizer._target_", "did you mean etude.optim.sgd.SGD?"),
         ("compile=true", "compile", "did you mean trainer.compile?"),
         ("+compile=true", "compile", "did you mean trainer.compile?"),
         ("lr=1e-3", "lr", "did you mean optimizer.lr?"),
@@ -173,9 +173,17 @@ def test_what_constructors_refuse_is_told_beside_wrong_types() -> None:
     assert sorted(found) == ["model.layers", "optimizer.lr", "schedule.final_scale"]
 
 
+def test_a_class_that_does_not_exist() -> None:
+    (problem,) = problems("optimizer._target_=etude.optim.adamw.AdmW")
+    assert problem.hint == "did you mean etude.optim.adamw.AdamW?"
+
+
 def test_a_part_of_another_kind_is_refused_by_its_key() -> None:
-    with pytest.raises(RequestError, match=r"model\.attention\._target_ = 'LayerNorm'"):
-        build_parts(checked("model.attention._target_=etude.nn.norm.LayerNorm"))
+    (problem,) = problems("model.attention._target_=etude.nn.norm.LayerNorm")
+    assert (problem.where, problem.expected) == (
+        "model.attention._target_",
+        "a class that belongs in model.attention",
+    )
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,10 @@ def test_every_other_scalar_makes_another_run(data: st.DataObject) -> None:
         ("optimizer.betas", [0.9, 0.94]),
         ("optimizer._target_", "etude.optim.adamw.AdamW"),  # the same: nothing changes
         ("model.position._target_", "etude.nn.position.ALiBi"),
-        ("callbacks.stop", {"_target_": "etude.optim.schedules.Constant"}),
+        (
+            "callbacks.stop",
+            {"_target_": "pytorch_lightning.callbacks.EarlyStopping", "monitor": "val/loss"},
+        ),
         ("trainer.precision", "bf16-mixed"),
         ("trainer.detect_anomaly", True),
     ],

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from etude.api import load_run, runs, train
-from etude.config import targets
 from etude.errors import RequestError
 
 MINE = '''
@@ -54,7 +53,6 @@ def test_an_attention_of_ones_own(
 
     (package / "imported").unlink()
     monkeypatch.delitem(sys.modules, "my_pkg")
-    targets._imported.cache_clear()
     with pytest.raises(RequestError, match=r"model\.attention\._target_ = 'my_pkg\.Halved'"):
         load_run(path)
     assert "my_pkg" not in sys.modules
@@ -63,7 +61,6 @@ def test_an_attention_of_ones_own(
     model = load_run(path, trust=["my_pkg"]).model()
     assert type(model.module.blocks[0].attention).__module__ == "my_pkg"
     monkeypatch.delitem(sys.modules, "my_pkg", raising=False)
-    targets._imported.cache_clear()
 
 
 def test_a_moved_record(small: Callable, tmp_path: Path) -> None:

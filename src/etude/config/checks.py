@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 import re
 import sys
@@ -28,7 +30,7 @@ from etude.config.schema import (
     InitFrom,
     Run,
 )
-from etude.config.targets import installed_extensions, resolve
+from etude.config.targets import PACKAGE, installed_extensions
 from etude.errors import Problem, RequestError, nearest
 from etude.secrets import Mask, without_passwords
 
@@ -88,8 +90,11 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
         RequestError: with every problem found.
     """
     if config.init_from.source is not None and not config.init_from.found:
-        starting: Any = resolve("etude.training.initial.Initial", "init_from")
-        config = starting.settled(config)
+        if trust is not None:
+            expected = "what the source was: a run's record states it"
+            raise RequestError(Problem("init_from.found", expected, {}))
+        training = importlib.import_module("etude.training.initial")  # a layer above this one
+        config = training.Initial.settled(config)
     environment = list(_environment_in_identity(config))
     problems = [*environment, *_unknown_keys(config)]
     try:
@@ -103,6 +108,7 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
     named = plain["extensions"] if trust is None else list(trust)
     if named:
         _look_here_too()
+    problems += _own_package(named, "extensions" if trust is None else "trust")
     extensions = _extensions(named, problems) if trust is None else named
     problems += _check_root(plain)
     nodes: dict[str, Node] = {}
@@ -182,9 +188,14 @@ def _look_here_too() -> None:
         sys.path.append(os.getcwd())
 
 
-def _extensions(named: Sequence[str], problems: list[Problem]) -> list[str]:
-    import importlib.util
+def _own_package(named: Sequence[str], where: str) -> Iterator[Problem]:
+    for module in named:
+        if module.split(".")[0] == PACKAGE:
+            expected = "modules of your own: Étude's classes may stand in their slots anyway"
+            yield Problem(where, expected, module)
 
+
+def _extensions(named: Sequence[str], problems: list[Problem]) -> list[str]:
     for module in named:
         try:
             found = importlib.util.find_spec(module) is not None

@@ -21,7 +21,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from etude.config.describe import describe, is_union, takes_bool
 from etude.config.paths import conf_dir
-from etude.config.targets import resolve
+from etude.config.targets import is_extension, is_factory, resolve
 from etude.errors import InvalidArguments, Problem, RequestError, nearest
 
 _META_KEYS = ("_target_", "_partial_")
@@ -98,20 +98,38 @@ class Factory:
             raise RequestError(Problem(self.where, expected, hint=str(error))) from error
 
 
-def check_node(where: str, value: Any, extensions: Iterable[str]) -> tuple[Any, list[Problem]]:
-    """The `Node` that the mapping `value` describes, and everything wrong with it."""
+def check_node(
+    where: str, value: Any, extensions: Iterable[str], *, within_extension: bool = False
+) -> tuple[Any, list[Problem]]:
+    """The `Node` that the mapping `value` describes, and everything wrong with it.
+
+    Args:
+        where: the key path, which decides which classes may stand there.
+        value: plain data.
+        extensions: modules of the user's whose classes may stand anywhere.
+        within_extension: the node is an argument of a class from an extension.
+    """
     if not isinstance(value, Mapping) or "_target_" not in value:
         named = where.split(".") if where.startswith(("callbacks.", "logger.")) else []
         group = "=".join(named) or f"{where.replace('.', '/')}=..."
         hint = f"choose a file: {group}"
         return None, [Problem(where, "a node with _target_", value, hint)]
     try:
-        constructor = resolve(value["_target_"], where, extensions)
+        constructor = resolve(
+            value["_target_"], where, extensions, within_extension=within_extension
+        )
     except RequestError as error:
         return None, error.problems
     partial = bool(value.get("_partial_", False))
+    expected = is_factory(where)
+    if expected is not None and partial is not expected:
+        told = "true: the rest of its arguments is given later" if expected else "false"
+        return None, [Problem(f"{where}._partial_", told, value.get("_partial_", False))]
     stated = {key: v for key, v in value.items() if key not in _META_KEYS}
-    return _check_arguments(where, value["_target_"], constructor, partial, stated, extensions)
+    within = within_extension or is_extension(value["_target_"], extensions)
+    return _check_arguments(
+        where, value["_target_"], constructor, partial, stated, extensions, within
+    )
 
 
 def _check_arguments(
@@ -121,6 +139,7 @@ def _check_arguments(
     partial: bool,
     stated: Mapping[str, Any],
     extensions: Iterable[str],
+    within: bool,
 ) -> tuple[Node, list[Problem]]:
     problems: list[Problem] = []
     node = Node(where, target, constructor, partial)
@@ -148,7 +167,7 @@ def _check_arguments(
             problems.append(Problem(path, expected, value, nearest(key, allowed)))
         else:
             value = aliases.get(key, {}).get(str(value), value)  # one value, one signature
-            checked, found = _check_value(path, value, hints.get(key, Any), extensions)
+            checked, found = _check_value(path, value, hints.get(key, Any), extensions, within)
             problems += found
             default = parameters[key].default if key in parameters else inspect.Parameter.empty
             if not found and not _same(checked, default):
@@ -160,15 +179,15 @@ def _check_arguments(
 
 
 def _check_value(
-    path: str, value: Any, hint: Any, extensions: Iterable[str]
+    path: str, value: Any, hint: Any, extensions: Iterable[str], within: bool
 ) -> tuple[Any, list[Problem]]:
     if value == "???":
         return None, [Problem(path, "a value: it must be given", hint=f"type {path}=...")]
     if isinstance(value, Mapping) and "_target_" in value:
-        return check_node(path, value, extensions)
+        return check_node(path, value, extensions, within_extension=within)
     record = _dataclass_in(hint)
     if record is not None and isinstance(value, Mapping):
-        return _check_arguments(path, "", record, False, value, extensions)
+        return _check_arguments(path, "", record, False, value, extensions, within)
     if record is not None and not (value is None and is_union(hint)):
         keys = ", ".join(f.name for f in dataclasses.fields(record))
         return None, [Problem(path, f"a mapping with the keys {keys}", value)]
@@ -176,7 +195,7 @@ def _check_value(
         checked: dict[str, Any] = {}
         problems: list[Problem] = []
         for key, inner in value.items():
-            checked[key], found = _check_value(f"{path}.{key}", inner, Any, extensions)
+            checked[key], found = _check_value(f"{path}.{key}", inner, Any, extensions, within)
             problems += found
         return checked, problems
     if isinstance(value, bool) and not takes_bool(hint):  # else true would count as 1

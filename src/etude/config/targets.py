@@ -1,22 +1,24 @@
-"""What a config may build: the list of allowed `_target_`s, and the one place that imports them.
+"""What a config may build: the one place that decides about a `_target_` and imports it.
 
-A config is data, and data never names code: `_target_` reaches `etude.*`, a few classes of torch
-and Lightning, and the modules a user lists under `extensions` (or an entry point of the group
-`etude.extensions`). Loading a record trusts `etude.*` and the classes below alone, unless told
-`trust=[...]`.
+A config is data, and data never names code. In each slot (`model.attention`, `optimizer`, ...) only
+the shipped classes that belong there may stand (`etude.config.table`), and classes of the modules
+that the user lists under `extensions` (or that an installed package offers under the entry point
+`etude.extensions`). A record's own list of extensions does not count: whoever loads a record names
+the modules that may be imported (`trust=[...]`, `--trust`). Everything else is refused before
+anything is imported.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable
-from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
+from etude.config.table import table
 from etude.errors import Problem, RequestError, nearest
 
-FOREIGN_TARGETS = frozenset({"pytorch_lightning.callbacks.EarlyStopping"})
+PACKAGE = "etude"
 
 
 def installed_extensions() -> list[str]:
@@ -24,67 +26,89 @@ def installed_extensions() -> list[str]:
     return sorted({point.value.split(":")[0] for point in entry_points(group="etude.extensions")})
 
 
-def allowed(target: str, extensions: Iterable[str]) -> bool:
-    """Whether `target` lies in Étude, in the list above, or below one of `extensions`."""
-    if target in FOREIGN_TARGETS:
-        return True
-    return any(target.startswith(f"{module}.") for module in ("etude", *extensions))
+def is_extension(target: str, extensions: Iterable[str]) -> bool:
+    """Whether `target` lies below one of the modules in `extensions`, and is not Étude's own."""
+    return not _is_shipped(target) and any(target.startswith(f"{name}.") for name in extensions)
 
 
-def resolve(target: str, where: str, extensions: Iterable[str] = ()) -> Callable[..., Any]:
-    """The class or function that a `_target_` names.
+def resolve(
+    target: str, where: str, extensions: Iterable[str] = (), *, within_extension: bool = False
+) -> Callable[..., Any]:
+    """The class that a `_target_` names.
 
     Args:
-        target: a dotted path such as `etude.nn.attention.MultiHeadAttention`.
-        where: the key path of the node, for the message.
+        target: the identifier of a shipped class, such as `etude.nn.attention.MultiHeadAttention`,
+            or a dotted path into an extension.
+        where: the key path of the node; it decides which shipped classes may stand there.
         extensions: modules of the user's that may be named too.
+        within_extension: the node is an argument of a class from an extension, whose slots are not
+            known: any class of the table may stand there.
 
     Raises:
-        RequestError: the target is not allowed or does not exist; nothing foreign was imported.
+        RequestError: the target may not stand there, or does not exist. Only a module that may be
+            named was imported.
     """
-    extensions = list(extensions)
-    if not isinstance(target, str) or "." not in target:
+    if not isinstance(target, str):
         raise RequestError(Problem(f"{where}._target_", "a dotted path to a class", target))
-    if not allowed(target, extensions):
-        module = target.split(".")[0]
-        raise RequestError(
-            Problem(
-                f"{where}._target_",
-                "a class of etude or of a module in `extensions`",
-                target,
-                f"extensions=[{module}] allows it in a config of your own, "
-                f"trust=[{module!r}] or --trust {module} in a record",
-            )
+    if is_extension(target, extensions):
+        return _imported(target, target, where)
+    slot = table().slot(where)
+    if slot is not None:
+        choices = table().slots[slot]
+    else:
+        choices = table().everything() if within_extension else frozenset()
+    if "." not in target:
+        hint = _of_that_name(target, choices)
+        raise RequestError(Problem(f"{where}._target_", "a dotted path to a class", target, hint))
+    if target in choices:
+        return _imported(table().location(target), target, where)
+    raise RequestError(_refused(target, where, choices))
+
+
+def is_factory(where: str) -> bool | None:
+    """Whether the node at a key path is a factory (`_partial_: true`); None if no slot is there."""
+    slot = table().slot(where)
+    return None if slot is None else slot in table().factories
+
+
+def _is_shipped(target: str) -> bool:
+    return target.startswith(f"{PACKAGE}.")
+
+
+def _refused(target: str, where: str, choices: Iterable[str]) -> Problem:
+    key = f"{where}._target_"
+    module = target.split(".")[0]
+    if not _is_shipped(target) and target not in table().everything():
+        hint = (
+            f"extensions=[{module}] allows it in a config of your own, "
+            f"trust=[{module!r}] or --trust {module} in a record"
         )
-    module_name, _, name = target.rpartition(".")
-    found = _import(module_name, where, target)
-    value: Any = getattr(found, name, None)
-    if not _buildable(value, target):
-        names = [n for n, v in vars(found).items() if isinstance(v, type) and not n.startswith("_")]
-        raise RequestError(
-            Problem(f"{where}._target_", f"a class in {module_name}", target, nearest(name, names))
-        )
-    return value
+        return Problem(key, "a class of etude or of a module in `extensions`", target, hint)
+    if not choices:
+        return Problem(key, "a plain value: no class belongs here", target)
+    hint = _of_that_name(target, choices) or nearest(target, choices)
+    return Problem(key, f"a class that belongs in {where}", target, hint)
 
 
-def _buildable(value: Any, target: str) -> bool:
-    """Of Étude only its own classes: a function, or what a module imported, could do anything."""
-    if target in FOREIGN_TARGETS or not target.startswith("etude."):
-        return callable(value)
-    return isinstance(value, type) and value.__module__.startswith("etude.")
+def _of_that_name(target: str, choices: Iterable[str]) -> str | None:
+    name = target.rpartition(".")[2]
+    return next((f"did you mean {one}?" for one in choices if one.endswith(f".{name}")), None)
 
 
-def _import(module_name: str, where: str, target: str) -> Any:
+def _imported(location: str, target: str, where: str) -> Callable[..., Any]:
+    module_name, _, name = location.rpartition(".")
     try:
-        return _imported(module_name)
+        module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name and not module_name.startswith(error.name):
+        if error.name and not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module exists, but something that it needs does not
         raise RequestError(
             Problem(f"{where}._target_", "a module that can be imported", target)
         ) from error
-
-
-@cache
-def _imported(module_name: str) -> Any:
-    return importlib.import_module(module_name)
+    value: Any = getattr(module, name, None)
+    if not callable(value):
+        names = [n for n, v in vars(module).items() if isinstance(v, type) and n[0] != "_"]
+        raise RequestError(
+            Problem(f"{where}._target_", f"a class in {module_name}", target, nearest(name, names))
+        )
+    return value

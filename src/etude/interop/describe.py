@@ -5,27 +5,24 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from etude.config.table import table
 from etude.interop.pretrained import Loaded
 
 
 def node_of(loaded: Loaded) -> dict[str, Any]:
     """The config node that builds the same module, without the weights."""
-    kind = type(loaded.module)
-    return {"_target_": _name(kind), **{k: _plain(v) for k, v in loaded.arguments.items()}}
+    arguments = {key: _plain(value) for key, value in loaded.arguments.items()}
+    return {"_target_": table().identifier(type(loaded.module)), **arguments}
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, partial):
         stated = {key: _plain(inner) for key, inner in value.keywords.items()}
-        return {"_target_": _name(value.func), "_partial_": True, **stated}
+        return {"_target_": table().identifier(value.func), "_partial_": True, **stated}
     if isinstance(value, type):
-        return {"_target_": _name(value), "_partial_": True}
+        return {"_target_": table().identifier(value), "_partial_": True}
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
     return value
-
-
-def _name(kind: Any) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"

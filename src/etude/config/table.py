@@ -1,0 +1,131 @@
+"""The table of shipped classes that a config may name: which of them belong in which slot.
+
+A slot is a key path of the config, such as `model.attention`, with `*` for a name that the user
+chooses (`callbacks.*`). The table is `targets.json` beside this file. It is generated from the
+configs in `conf/`, which show every class in its slot (`make targets`), and read without importing
+any of the classes.
+
+A class's first `_target_` is its identifier and never changes: signatures and records hold it. If
+the class moves, `moved` maps the identifier to its new place; identifiers are never removed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from etude.config.paths import conf_dir
+
+FILE = Path(__file__).with_name("targets.json")
+
+CHOSEN_NAMES = ("callbacks", "logger", "data.sources", "measure.texts")
+"""Key paths below which the user chooses the names."""
+
+NOT_IN_CONF = {
+    "data.tokenizer": ["etude.interop.recipe.Released"],  # written by `init_from`
+    "data.sources.*": ["etude.data.hub_text.HubText", "etude.data.text_files.TextFiles"],
+    "measure.texts.*.source": ["etude.papers.texts.FileTexts"],
+}
+"""Classes that belong in a slot and stand there in no shipped config."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The shipped classes by slot.
+
+    Attributes:
+        slots: the identifiers of the classes that belong in each slot.
+        factories: the slots whose user completes the arguments (`_partial_: true`).
+        moved: where a class is now, by identifier, if it has moved.
+    """
+
+    slots: Mapping[str, frozenset[str]]
+    factories: frozenset[str]
+    moved: Mapping[str, str]
+
+    def slot(self, path: str) -> str | None:
+        """The slot at a key path; None if no class belongs there.
+
+        Example:
+            >>> table().slot("callbacks.stop")
+            'callbacks.*'
+        """
+        slot = _slot(path)
+        return slot if slot in self.slots else None
+
+    def location(self, identifier: str) -> str:
+        """The dotted path at which the class is imported."""
+        return self.moved.get(identifier, identifier)
+
+    def identifier(self, kind: type) -> str:
+        """The `_target_` under which a class is known, wherever it is now."""
+        here = f"{kind.__module__}.{kind.__qualname__}"
+        return next((name for name, place in self.moved.items() if place == here), here)
+
+    def everything(self) -> frozenset[str]:
+        """All identifiers."""
+        return frozenset().union(*self.slots.values())
+
+
+@cache
+def table() -> Table:
+    """The table as generated."""
+    plain = json.loads(FILE.read_text(encoding="utf-8"))
+    slots = {slot: frozenset(names) for slot, names in plain["slots"].items()}
+    return Table(slots, frozenset(plain["factories"]), plain["moved"])
+
+
+def generated(before: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of `targets.json` for the configs as they are now.
+
+    Args:
+        before: the present content; its identifiers stay.
+    """
+    import yaml
+
+    slots = {slot: set(names) for slot, names in before["slots"].items()}
+    for slot, names in NOT_IN_CONF.items():
+        slots.setdefault(slot, set()).update(names)
+    factories: set[str] = set()
+    for file in sorted(conf_dir().rglob("*.yaml")):
+        group = ".".join(file.relative_to(conf_dir()).parent.parts)
+        if group.split(".")[0] in ("", "hydra", "experiment", "sweep"):
+            continue
+        root = "" if group == "paper" else group
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for path, node in _nodes(content, root):
+            slot = _slot(path)
+            slots.setdefault(slot, set()).add(node["_target_"])
+            if node.get("_partial_"):
+                factories.add(slot)
+    return {
+        "slots": {slot: sorted(names) for slot, names in sorted(slots.items())},
+        "factories": sorted(factories),
+        "moved": dict(before["moved"]),
+    }
+
+
+def _nodes(value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if not isinstance(value, Mapping):
+        return
+    if "_target_" in value:
+        yield path, value
+    for key, inner in value.items():
+        yield from _nodes(inner, f"{path}.{key}" if path else str(key))
+
+
+def _slot(path: str) -> str:
+    for names in CHOSEN_NAMES:
+        if path.startswith(f"{names}."):
+            _, *rest = path.removeprefix(f"{names}.").split(".")
+            return ".".join([names, "*", *rest])
+    return path
+
+
+if __name__ == "__main__":
+    _present = json.loads(FILE.read_text(encoding="utf-8"))
+    FILE.write_text(json.dumps(generated(_present), indent=2) + "\n", encoding="utf-8")
