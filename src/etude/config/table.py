@@ -61,7 +61,7 @@ class Table:
         """The dotted path at which the class is imported."""
         return self.moved.get(identifier, identifier)
 
-    def identifier(self, kind: type) -> str:
+    def identifier(self, kind: Any) -> str:
         """The `_target_` under which a class is known, wherever it is now."""
         here = f"{kind.__module__}.{kind.__qualname__}"
         return next((name for name, place in self.moved.items() if place == here), here)

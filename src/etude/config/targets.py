@@ -86,8 +86,8 @@ def _refused(target: str, where: str, choices: Iterable[str]) -> Problem:
         return Problem(key, "a class of etude or of a module in `extensions`", target, hint)
     if not choices:
         return Problem(key, "a plain value: no class belongs here", target)
-    hint = _of_that_name(target, choices) or nearest(target, choices)
-    return Problem(key, f"a class that belongs in {where}", target, hint)
+    choice = _of_that_name(target, choices) or nearest(target, choices)
+    return Problem(key, f"a class that belongs in {where}", target, choice)
 
 
 def _of_that_name(target: str, choices: Iterable[str]) -> str | None:
