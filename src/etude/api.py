@@ -15,6 +15,7 @@ from etude.config.checks import Checked, check
 from etude.config.compose import compose as compose_config
 from etude.console import show_messages
 from etude.errors import InvalidArguments, Problem, RequestError
+from etude.exclusive import used_elsewhere
 from etude.records.config_file import portable, read_config
 from etude.records.facts import best, config_facts, fact, metric_facts, must_exist
 from etude.records.filters import parse
@@ -199,9 +200,13 @@ def load_pretrained(
 
     released = read(source, dtype=dtype, device=device, revision=revision)
     if adapter is not None:
-        from etude.interop.adapter import merge_adapter
+        import torch
 
-        merge_adapter(released.loaded, Path(adapter))
+        from etude.interop.adapter import merge_adapter
+        from etude.nn.drawing import DrawingFrom
+
+        with DrawingFrom(torch.Generator()):  # low-rank changes draw weights, which are replaced
+            merge_adapter(released.loaded, Path(adapter))
     return with_text(released)
 
 
@@ -285,6 +290,8 @@ class Run:
         Raises:
             RequestError: no such checkpoint, fewer than K, or a damaged one.
         """
+        import torch
+
         from etude.models.textual import for_use
         from etude.training.build import build_model
         from etude.training.checkpoints import load_mean
@@ -292,7 +299,9 @@ class Run:
         tokenizer = self.tokenizer()
         weights = load_mean(self.record.chosen(which).folders)
         labels = self.summary.get("data", {}).get("labels", [])
-        module = build_model(self.checked, tokenizer.vocab_size, len(labels))
+        vocabulary = tokenizer.vocab_size
+        # another thread may be training, with torch's own generator
+        module = build_model(self.checked, vocabulary, len(labels), generator=torch.Generator())
         changed = bool(self.checked.config.init_from.lora.rank)
         if changed:  # the rest is the source's
             from etude.nn.lora import merge
@@ -468,7 +477,13 @@ class Run:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What preparing would say was said when the run was trained."""
+    """What preparing would say was said when the run was trained.
+
+    The level belongs to the whole process, so while another thread trains it stays as it is.
+    """
+    if used_elsewhere():
+        yield
+        return
     logger = logging.getLogger("etude")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -134,7 +134,7 @@ def _at(config: DictConfig, width: int, seed: int, base: int | None) -> Checked:
 
 def _train(checked: Checked, steps: int) -> Iterator[dict[str, Any]]:
     """Rows of one run, from before the first step to after the last."""
-    with as_in_a_fresh_process():
+    with as_in_a_fresh_process("etude.coordinate_check"):
         parts = build_parts(checked)
         data = parts.data
         data.check()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
@@ -42,6 +44,17 @@ _HYDRA_ERRORS = (
 )
 
 ConfigStore.instance().store(name="schema", node=Config)
+
+_hydra_in_use = threading.RLock()
+
+
+def _after_fork() -> None:
+    """A forked job has Hydra's state for itself; the thread that held the lock is not there."""
+    global _hydra_in_use
+    _hydra_in_use = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def compose(
@@ -90,7 +103,8 @@ def literal(text: str) -> str:
 def searching(config_dir: str | Path | None) -> Iterator[Hydra]:
     """A Hydra that finds the shipped configs and those in `config_dir`.
 
-    Whatever Hydra a program had set up before is back afterwards.
+    Whatever Hydra a program had set up before is back afterwards. Hydra's state belongs to the
+    whole process: another thread that wants it meanwhile waits.
     """
     folder = Path(config_dir).resolve() if config_dir else None
     if folder is not None and not folder.is_dir():
@@ -98,15 +112,16 @@ def searching(config_dir: str | Path | None) -> Iterator[Hydra]:
     path = create_config_search_path(str(conf_dir()))
     if folder is not None:
         path.prepend("command-line", f"file://{folder}", anchor="schema")
-    instance = GlobalHydra.instance()
-    before, instance.hydra = instance.hydra, None
-    version.setbase(HYDRA_VERSION_BASE)
-    try:
-        hydra_ = Hydra(task_name="etude", config_loader=RememberingLoader(path))
-        instance.initialize(hydra_)
-        yield hydra_
-    finally:
-        instance.hydra = before
+    with _hydra_in_use:
+        instance = GlobalHydra.instance()
+        before, instance.hydra = instance.hydra, None
+        version.setbase(HYDRA_VERSION_BASE)
+        try:
+            hydra_ = Hydra(task_name="etude", config_loader=RememberingLoader(path))
+            instance.initialize(hydra_)
+            yield hydra_
+        finally:
+            instance.hydra = before
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:

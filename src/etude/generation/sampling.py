@@ -8,10 +8,15 @@ import torch
 from torch import Tensor
 
 from etude.errors import Checks
+from etude.exclusive import used_elsewhere
 from etude.generation.options import check_sampling
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
-"""The source of randomness: one for all rows, or one for each; None is torch's own."""
+"""The source of randomness: one for all rows, or one for each.
+
+None is torch's own; while another thread trains it is a new one, as a draw from torch's own would
+change that training.
+"""
 
 
 def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
@@ -124,9 +129,18 @@ def draw(probabilities: Tensor, generator: Generators = None) -> Tensor:
     draw.
     """
     times = torch.empty_like(probabilities)
+    if generator is None and used_elsewhere():
+        generator = _apart(probabilities.device)
     if generator is None or isinstance(generator, torch.Generator):
         times.exponential_(generator=generator)
     else:
         for row, source in zip(times, generator, strict=True):
             row.exponential_(generator=source)
     return (probabilities / times).argmax(dim=-1)
+
+
+def _apart(device: torch.device) -> torch.Generator:
+    """A generator with an unpredictable state, on `device`."""
+    generator = torch.Generator(device)
+    generator.seed()
+    return generator

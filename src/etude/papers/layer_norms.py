@@ -26,6 +26,7 @@ from etude.nn.norm import LayerNorm
 from etude.nn.position import Learned
 from etude.papers.claims import Reading
 from etude.tasks.losses import cross_entropy
+from etude.training.process import as_in_a_fresh_process
 
 BLOCKS = {"pre": PreNormBlock, "post": PostNormBlock}
 
@@ -79,6 +80,10 @@ class LayerNorms:
 
     def norm(self, name: str, depth: int, seed: int) -> float:
         """The gradient's Frobenius norm, of the mean loss over all positions."""
+        with as_in_a_fresh_process("a measurement of a paper"):
+            return self._norm(name, depth, seed)
+
+    def _norm(self, name: str, depth: int, seed: int) -> float:
         torch.manual_seed(seed)
         model = Decoder(
             vocab_size=self.vocabulary, layers=depth, heads=self.heads, dim=self.dim,

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,7 +42,7 @@ def write_bytes(path: Path, content: bytes, kind: Kind | None = None) -> None:
 
 def write_parts(path: Path, parts: Iterable[bytes], kind: Kind | None = None) -> None:
     """`write_bytes` of what need not fit into memory at once."""
-    temporary = f".{path.name}.tmp-{os.getpid()}"
+    temporary = _beside(path.name)
     with naming(path), parent(path, 0 if kind is None else kind.depth) as folder:
         try:
             with suppress(FileNotFoundError):  # of an earlier process with this number
@@ -55,6 +56,11 @@ def write_parts(path: Path, parts: Iterable[bytes], kind: Kind | None = None) ->
             with suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=folder)
         os.fsync(folder)
+
+
+def _beside(name: str, more: str = "") -> str:
+    """A temporary name that no other process and no other thread uses."""
+    return f".{name}.tmp-{os.getpid()}-{threading.get_ident()}{more}"
 
 
 def _new_file(name: str, folder: int) -> int:
@@ -93,7 +99,7 @@ def whole_folder(destination: Path) -> Iterator[Path]:
     Yields a temporary folder beside `destination`; on a clean exit its files are flushed and it is
     renamed (replacing nothing: an existing destination is moved away first and removed).
     """
-    temporary = destination.with_name(f".{destination.name}.tmp-{os.getpid()}")
+    temporary = destination.with_name(_beside(destination.name))
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
@@ -113,7 +119,7 @@ def whole_folder(destination: Path) -> Iterator[Path]:
 
 def remove_folder(folder: Path) -> None:
     """Takes the name away first, so that a half-removed folder is never taken for a whole one."""
-    doomed = folder.with_name(f".{folder.name}.tmp-{os.getpid()}-old")
+    doomed = folder.with_name(_beside(folder.name, "-old"))
     os.rename(folder, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
 

@@ -15,6 +15,7 @@ from etude.config.checks import Checked, check
 from etude.config.compose import composed, searching
 from etude.config.replaced import report_replaced
 from etude.errors import EtudeError, Problem, RequestError
+from etude.exclusive import exclusively
 from etude.records.record import label_of
 from etude.records.signature import DIGITS, group, sha256_of, signature
 from etude.secrets import without_passwords
@@ -22,7 +23,7 @@ from etude.sweeps.estimate import Estimator, Size
 from etude.sweeps.expand import Sweep, expand, refused
 from etude.sweeps.state import State, refusal, state_of
 from etude.training.build import Parts, build_parts
-from etude.training.process import as_in_a_fresh_process
+from etude.training.process import fresh_settings
 
 Told = Callable[[int, int], None]
 """Called with the number of jobs that are planned, and of all."""
@@ -73,12 +74,12 @@ def plan(
         told: hears of the progress.
 
     Raises:
-        RequestError: the overrides of a job do not compose, so none would run. What is wrong with
-            a config beyond that is the state of its job.
+        RequestError: the overrides of a job do not compose, so none would run, or this process
+            trains. What is wrong with a config beyond that is the state of its job.
     """
     planner = _Planner(measure)
     jobs: list[PlannedJob] = []
-    with searching(config_dir) as hydra:
+    with exclusively("etude.plan"), searching(config_dir) as hydra:
         sweep = _expanded(overrides, hydra) if multirun else None
         wanted = [list(overrides)] if sweep is None else sweep.jobs or []
         for number, items in enumerate(wanted, start=1):
@@ -131,7 +132,7 @@ class _Planner:
         typed = without_passwords(list(config.run.overrides))
         job = PlannedJob(label_of(typed), typed, "", "", "", {}, State("new", "new"))
         try:
-            with as_in_a_fresh_process():
+            with fresh_settings():
                 self._look(job, check(config))
         except RequestError as error:
             job.state = refusal(error.problems, job.state.path)

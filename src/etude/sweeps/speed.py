@@ -24,7 +24,7 @@ from etude.records.record import Record
 from etude.records.registry import scan
 from etude.tasks.base import Setup
 from etude.training.build import LABELS, Parts, model_of
-from etude.training.process import as_in_a_fresh_process
+from etude.training.process import fresh_settings
 from etude.training.throughput import compute_dtype, device_name, matmul_peak
 
 ASSUMED_SHARE = 0.4
@@ -180,7 +180,7 @@ def try_out(
         micro_batch: windows in one.
         device: where.
     """
-    with as_in_a_fresh_process():
+    with fresh_settings():
         torch.manual_seed(0)
         model = model_of(checked, vocabulary)
         precision = parts.trainer.lightning["precision"]

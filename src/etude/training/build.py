@@ -20,6 +20,7 @@ from etude.models.decoder import Decoder
 from etude.models.encoder import Encoder
 from etude.models.encoder_decoder import EncoderDecoder
 from etude.models.regressor import Regressor
+from etude.nn.drawing import DrawingFrom
 from etude.nn.lora import LoRA, adapt
 from etude.optim.widths import no_rule, widths_of
 from etude.tasks.seeding import INITIALISATION, seed_for
@@ -232,13 +233,17 @@ def _with_labels(model: Node, labels: int) -> Node:
     return replace(model, arguments={**model.arguments, "head": head})
 
 
-def build_model(checked: Checked, vocabulary: int, labels: int = 0) -> Any:
+def build_model(
+    checked: Checked, vocabulary: int, labels: int = 0, *, generator: torch.Generator | None = None
+) -> Any:
     """The model on the CPU, its weights drawn from the run's seed.
 
     Args:
         vocabulary: the tokenizer's size, used where the config says null; 0 where the data are
             numbers.
         labels: how many the data has, used likewise.
+        generator: what the weights are drawn from; None is torch's own, which only the thread that
+            trains may use. Both give the same weights.
 
     Raises:
         RequestError: the config states a vocabulary smaller than the tokenizer's, or another number
@@ -259,7 +264,16 @@ def build_model(checked: Checked, vocabulary: int, labels: int = 0) -> Any:
     if labels and named != labels:
         expected = f"the data's {labels}"
         raise RequestError(Problem("model.head.labels", expected, named, "null takes the data's"))
-    torch.manual_seed(seed_for(checked.seed, INITIALISATION))
+    seed = seed_for(checked.seed, INITIALISATION)
+    if generator is not None:
+        with DrawingFrom(generator.manual_seed(seed)):
+            return _drawn(checked, vocabulary, labels)
+    torch.manual_seed(seed)
+    return _drawn(checked, vocabulary, labels)
+
+
+def _drawn(checked: Checked, vocabulary: int, labels: int) -> Any:
+    """The model with new weights, its frozen parameters and low-rank changes."""
     try:
         model = model_of(checked, vocabulary, labels or LABELS)
     except RuntimeError as error:

@@ -8,11 +8,26 @@ from contextlib import contextmanager
 
 import torch
 
+from etude.exclusive import exclusively
 from etude.training.devices import cores
 
 
 @contextmanager
-def as_in_a_fresh_process() -> Iterator[None]:
+def as_in_a_fresh_process(what: str) -> Iterator[None]:
+    """`fresh_settings`, for one thread at a time: they belong to the whole process.
+
+    Args:
+        what: what is done within, for the message to whoever comes second.
+
+    Raises:
+        RequestError: another call is in progress, in whatever thread.
+    """
+    with exclusively(what), fresh_settings():
+        yield
+
+
+@contextmanager
+def fresh_settings() -> Iterator[None]:
     """Within, torch's global settings are those of a new process; afterwards they are as before.
 
     A job of a sweep and the same run alone then end with the same bits, and so does a run in a

@@ -96,7 +96,7 @@ def range_test(checked: Checked, *, lowest: float, highest: float, steps: int) -
         EtudeError: no step could be made.
     """
     check_range(lowest, highest, steps)
-    with as_in_a_fresh_process(), keeping_memory():
+    with as_in_a_fresh_process("etude.find_learning_rate"), keeping_memory():
         try:
             return _tested(checked, lowest, highest, steps)
         except Exception as error:

@@ -90,12 +90,13 @@ def train(config: DictConfig, epilogue: Epilogue | None = None) -> Outcome:
             data: samples, figures.
 
     Raises:
-        RequestError: the config, the data or a path is wrong; nothing is left behind.
+        RequestError: the config, the data or a path is wrong, or this process trains already;
+            nothing is left behind.
         RunHeld: another process trains this very run.
         RunFailed: training failed or diverged; the record says how.
         Interrupted: a signal came; the state is saved.
     """
-    with as_in_a_fresh_process(), keeping_memory():
+    with as_in_a_fresh_process("etude.train"), keeping_memory():
         return _train(check_all(config), epilogue)
 
 
