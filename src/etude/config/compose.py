@@ -29,6 +29,7 @@ from etude.config.loader import RememberingLoader
 from etude.config.paths import conf_dir
 from etude.config.replaced import report_replaced
 from etude.config.schema import NODES, ROOT_KEYS, Config
+from etude.config.yaml_file import strict_files
 from etude.errors import Problem, RequestError, nearest
 from etude.secrets import without_passwords
 
@@ -112,7 +113,7 @@ def searching(config_dir: str | Path | None) -> Iterator[Hydra]:
     path = create_config_search_path(str(conf_dir()))
     if folder is not None:
         path.prepend("command-line", f"file://{folder}", anchor="schema")
-    with _hydra_in_use:
+    with _hydra_in_use, strict_files():
         instance = GlobalHydra.instance()
         before, instance.hydra = instance.hydra, None
         version.setbase(HYDRA_VERSION_BASE)
@@ -271,6 +272,9 @@ def _explain_field(path: str, name: str, value: str, record: type) -> Problem:
 
 def _file_hint(error: Exception) -> str:
     match = re.search(r"Key '([^']+)' not in '(\w+)'", str(error))
+    cause = error.__cause__ or error.__context__
+    if match is None and isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        return f"{cause.full_key}: {_first_line(cause)}"
     if match is None:
         return _first_line(error)
     key, where = match.groups()

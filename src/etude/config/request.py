@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from etude.config.compose import HYDRA_VERSION_BASE, addable, compose, searching
 from etude.config.paths import conf_dir
 from etude.config.replaced import report_replaced
+from etude.config.yaml_file import strict_files
 from etude.errors import Problem, RequestError, nearest
 
 _FLAGS = ("-m", "--multirun", "--resolve")
@@ -99,7 +100,7 @@ def answer(request: Request) -> int:
     said, shown = io.StringIO(), io.StringIO()
     code = 0
     try:
-        with redirect_stderr(said), redirect_stdout(shown):
+        with redirect_stderr(said), redirect_stdout(shown), strict_files():
             hydra.main(
                 version_base=HYDRA_VERSION_BASE, config_path=str(conf_dir()), config_name="train"
             )(lambda config: None)()

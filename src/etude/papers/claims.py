@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 import yaml
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -19,6 +18,7 @@ from pydantic_core import ErrorDetails
 
 from etude.config.nodes import Node, check_node
 from etude.config.paths import conf_dir
+from etude.config.yaml_file import parse_yaml
 from etude.errors import Checks, InvalidArguments, Problem, RequestError, nearest
 
 CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -295,7 +295,7 @@ def load(name: str) -> Paper:
 def read(path: Path) -> Paper:
     """The paper in a file; see `load`."""
     with _read_as_yaml(f"conf/paper/{path.name}"):
-        plain = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        plain = parse_yaml(path.read_text(encoding="utf-8"), f"conf/paper/{path.name}")
     if not isinstance(plain, dict) or not plain:
         raise RequestError(Problem(f"conf/paper/{path.name}", "the keys of a paper with values"))
     try:

@@ -1,0 +1,173 @@
+"""The YAML of config files: a value is what a reader sees, or it is refused.
+
+YAML 1.1, which PyYAML reads, has spellings that few people know: `12:30` is 750, `010` is 8, `no`
+is false. Here a text such as `12:30` stays a text, and what could be read in two ways is refused
+by its key path.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra._internal.core_plugins import file_config_source, importlib_resources_config_source
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
+from omegaconf import OmegaConf
+from omegaconf._utils import get_yaml_loader
+
+from etude.errors import Problem, RequestError
+
+_TAG = "tag:yaml.org,2002:"
+_TEXT = f"{_TAG}str"
+_KNOWN = frozenset(
+    f"{_TAG}{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq")
+)
+
+_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*|0x[0-9a-fA-F]+|0b[01]+)")
+_FLOAT = re.compile(
+    r"[-+]?([0-9]+(_[0-9]+)*)?(\.([0-9]+(_[0-9]+)*)?)?([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)"
+    r"|\.(nan|NaN|NAN)"
+)
+_BOOLEAN = re.compile("true|True|TRUE|false|False|FALSE")
+_PARTS_OF_60 = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
+_OCTAL = re.compile(r"[-+]?0o[0-7_]+")
+
+
+def read_yaml(path: Path) -> Any:
+    """The value in a config file.
+
+    Raises:
+        RequestError: it is no YAML, or has values that can be read in two ways, or tags; names the
+            line, and the key path of each.
+        OSError, UnicodeDecodeError: the file cannot be read.
+    """
+    return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """`read_yaml` of a text that was read from `where`."""
+    loader = get_yaml_loader()(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        problems = list(_problems(node, where, "", set()))
+        if problems:
+            raise RequestError(problems)
+        return loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        raise RequestError(Problem(where + line, "valid YAML", hint=error.problem)) from error
+    except (yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise RequestError(Problem(where, "valid YAML", hint=reason)) from error
+    finally:
+        loader.dispose()
+
+
+def _problems(node: yaml.Node, where: str, key: str, seen: set[int]) -> Iterator[Problem]:
+    """What is wrong below a node; a text that YAML 1.1 takes for a number is made a text again."""
+    if id(node) in seen:  # an alias
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.ScalarNode):
+        yield from _problems_of_scalar(node, where, key)
+        return
+    place = f"{where}, line {node.start_mark.line + 1}"
+    if node.tag not in _KNOWN:
+        yield Problem(f"{place}: {key or 'the file'}", "a value without a tag", node.tag)
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from _problems(item, where, f"{key}[{index}]", seen)
+    elif isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            below = f"{key}.{name.value}" if key else str(name.value)
+            if not isinstance(name, yaml.ScalarNode):
+                yield Problem(place, "a key that is a text", hint="it is a list or a mapping")
+                continue
+            if name.tag != f"{_TAG}merge":
+                at = f"{where}, line {name.start_mark.line + 1}: {below}"
+                if name.tag in (f"{_TAG}bool", f"{_TAG}null"):
+                    yield Problem(at, "a key that is a text", hint=f"quote it: '{name.value}'")
+                else:
+                    yield from _problems(name, where, below, seen)
+            yield from _problems(value, where, below, seen)
+
+
+def _problems_of_scalar(node: yaml.ScalarNode, where: str, key: str) -> Iterator[Problem]:
+    place = f"{where}, line {node.start_mark.line + 1}: {key or 'the file'}"
+    value = node.value
+    if node.tag not in _KNOWN and node.tag not in (f"{_TAG}value", f"{_TAG}merge"):
+        yield Problem(place, "a value without a tag", node.tag)
+    if node.style is not None:  # quoted, or a block: a text
+        return
+    number = node.tag in (f"{_TAG}int", f"{_TAG}float")
+    unusual = node.tag in (f"{_TAG}value", f"{_TAG}merge")  # `=`, and `<<` where no key stands
+    if unusual or (number and _PARTS_OF_60.fullmatch(value)):
+        node.tag = _TEXT
+    elif node.tag == f"{_TAG}int" and not _INTEGER.fullmatch(value):
+        yield _ambiguous(place, "a number without leading zeros and stray underscores", value)
+    elif node.tag == f"{_TAG}float" and not _FLOAT.fullmatch(value):
+        yield _ambiguous(place, "a number without stray underscores", value)
+    elif node.tag == f"{_TAG}bool" and not _BOOLEAN.fullmatch(value):
+        yield _ambiguous(place, "true or false", value)
+    elif node.tag == _TEXT and _OCTAL.fullmatch(value):
+        yield _ambiguous(place, "a decimal number", value)
+
+
+def _ambiguous(place: str, expected: str, value: str) -> Problem:
+    return Problem(place, expected, value, f"a text is quoted: '{value}'")
+
+
+class _File(file_config_source.FileConfigSource):
+    """Config files in a folder."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        path = Path(self.path, self._normalize_file_name(config_path)).resolve()
+        if not path.exists():
+            raise ConfigLoadError(f"Config not found : {path}")
+        text = path.read_text(encoding="utf-8")
+        return _result(text, str(path), f"{self.scheme()}://{self.path}", self.provider)
+
+
+class _Package(importlib_resources_config_source.ImportlibResourcesConfigSource):
+    """Config files in an importable package."""
+
+    def _read_config(self, res: Any) -> ConfigResult:
+        text = res.read_text(encoding="utf-8")
+        return _result(text, str(res), f"{self.scheme()}://{self.path}", self.provider)
+
+
+_File.__name__ = file_config_source.FileConfigSource.__name__
+_Package.__name__ = importlib_resources_config_source.ImportlibResourcesConfigSource.__name__
+# Hydra registers its plugins again now and then, and keeps a class of the same name
+
+
+def _result(text: str, where: str, path: str, provider: str) -> ConfigResult:
+    value = parse_yaml(text, where)
+    if value is not None and not isinstance(value, dict | list):
+        raise RequestError(Problem(where, "keys with values", value))
+    config: Any = OmegaConf.create({} if value is None else value)
+    header = ConfigSource._get_header_dict(text[:512])
+    return ConfigResult(provider=provider, path=path, config=config, header=header)
+
+
+@contextmanager
+def strict_files() -> Iterator[None]:
+    """Within, Hydra reads the files of a search path with `parse_yaml`."""
+    Plugins.instance()
+    types = SourcesRegistry.instance().types
+    before = dict(types)
+    types.update(file=_File, pkg=_Package)
+    try:
+        yield
+    finally:
+        types.clear()
+        types.update(before)
