@@ -7,6 +7,8 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,13 +62,88 @@ def test_commands_and_python_run(
     assert names == {"debug", "mine", "_sweeps", "_papers", "_comparisons"}
 
 
-def test_the_table_names_tests_that_exist() -> None:
-    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", README)
-    assert len(named) > 20
-    for file, name in named:
-        tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-        functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-        assert name in functions, f"{file} has no {name}"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def named_tests(text: str) -> list[str]:
+    """The ids in a text, `::name` completed by the file of the id before it.
+
+    Everything in backquotes that looks like an id counts, also one that cannot be right.
+    """
+    found: list[str] = []
+    for quoted in re.findall(r"`([^`\n]*)`", text):
+        if re.match(r"tests/[^ ]*::", quoted):
+            found.append(quoted)
+        elif quoted.startswith("::"):
+            file = found[-1].partition("::")[0] if found else ""
+            found.append(file + quoted)
+    return found
+
+
+def tests_in(file: Path) -> set[str]:
+    """What pytest collects in a file, `name` or `Class::name`, without parameters."""
+
+    def walk(body: list[ast.stmt], outer: str) -> Iterator[str]:
+        for node in body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test"):
+                yield outer + node.name
+            elif isinstance(node, ast.ClassDef) and node.name.startswith("Test"):
+                yield from walk(node.body, f"{outer}{node.name}::")
+
+    return set(walk(ast.parse(file.read_text(encoding="utf-8")).body, ""))
+
+
+def unknown_tests(ids: list[str]) -> list[str]:
+    """Those of the ids that pytest would not find."""
+    files = {ROOT / each.partition("::")[0] for each in ids}
+    known = {file: tests_in(file) if file.is_file() else set() for file in files}
+    parts = [each.partition("::") for each in ids]
+    return [a + b + c for a, b, c in parts if c not in known[ROOT / a]]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_names_tests_that_exist(page: Path) -> None:
+    assert unknown_tests(named_tests(page.read_text(encoding="utf-8"))) == []
+
+
+def test_the_check_above_finds_what_is_not_there() -> None:
+    """A name without its class, another class, another file, a parameter, a name cut short."""
+    here, steps = "tests/test_readme.py::", "tests/data/test_steps.py::"
+    right = [
+        f"{here}test_links_lead_somewhere",
+        f"{steps}TestTrainingSteps::test_workers_change_nothing",
+    ]
+    wrong = [
+        f"{steps}test_workers_change_nothing",
+        f"{steps}TestEvaluationBatches::test_workers_change_nothing",
+        f"{steps}TestTrainingSteps",
+        "tests/data/test_step.py::test_workers_change_nothing",
+        f"{here}test_a_page_names_tests_that_exist[README.md]",
+        f"{here}test_links_lead",
+        f"{here}",
+    ]
+    text = " ".join(f"`{each}`," for each in [*wrong, *right]) + " `::nothing`"
+    assert unknown_tests(named_tests(text)) == [*wrong, f"{steps}nothing"]
+
+
+def test_every_feature_names_a_test() -> None:
+    """A row of a table with a column for tests."""
+    tables = re.findall(r"^\| what \| where \| test \|\n.*\n((?:\|.*\n)+)", README, re.MULTILINE)
+    rows = [row for table in tables for row in table.splitlines()]
+    assert len(rows) > 160
+    for row in rows:
+        cells = row.strip("|").rsplit(" | ", 1)
+        assert named_tests(cells[-1]), row
+        assert cells[-1].strip().startswith("`tests/"), row
+
+
+@pytest.mark.slow
+def test_pytest_finds_them_too() -> None:
+    """What the syntax tree says above, said by pytest."""
+    ids = {each for page in PAGES for each in named_tests(page.read_text(encoding="utf-8"))}
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *sorted(ids)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
 
 
 def test_links_lead_somewhere() -> None:

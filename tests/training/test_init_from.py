@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from transformers import (
     BertConfig,
@@ -251,6 +255,56 @@ def test_a_decoder_learns_to_answer(gpt2: Path, toy: Toy, tmp_path: Path) -> Non
     with torch.no_grad():
         assert torch.allclose(module(ids), theirs(ids).logits, atol=1e-5)
     assert train(compose(words)).status == "finished"
+
+
+HUB = """
+import json, sys
+from etude.config.compose import compose
+from etude.training.run import train
+record = train(compose(sys.argv[1:])).record
+print(json.dumps([str(record.path), record.info["status"]]))
+"""
+
+
+@pytest.mark.slow
+def test_a_hub_id_begins_at_its_commit(
+    gpt2: Path, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the branch has moved on, the commit begins the same run, and the branch another."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "data")
+    from fake_hub import Models, commit_of
+
+    repository = tmp_path / "hub" / "owner" / "name"
+    shutil.copytree(gpt2, repository)
+    first = commit_of(repository)
+    more = ["trainer.max_steps=2", "optimizer.lr=1e-12", "run.samples=0"]
+    words = toys(toy("instruction", tmp_path / "runs", *more), "init_from=owner/name")
+
+    def trained(hub: Models, *more: str) -> Path:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+        environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+        done = subprocess.run(
+            [sys.executable, "-c", HUB, *words, *more],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        path, status = json.loads(done.stdout.splitlines()[-1])
+        assert status == "finished"
+        return Path(path)
+
+    with Models(tmp_path / "hub") as hub:
+        record = trained(hub)
+        config = OmegaConf.load(record / "config.yaml")
+        assert config.init_from.found == {"repository": "owner/name", "commit": first}
+        (checkpoint,) = record.glob("checkpoints/step-00000002")
+        ours = load_file(checkpoint / "model.safetensors")["embedding.weight"]
+        theirs = load_file(repository / "model.safetensors")["transformer.wte.weight"]
+        assert torch.allclose(ours, theirs, atol=1e-6)
+        (repository / "README.md").write_text("The branch moves on.")
+        assert trained(hub, f"init_from.revision={first}") == record
+        assert trained(hub) != record
 
 
 def test_a_linear_probe_trains_the_head_alone(bert: Path, toy: Toy, tmp_path: Path) -> None:
