@@ -111,7 +111,9 @@ def test_a_band_needs_a_published_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["title: [", "title: a\ntitle: b", "title: &a [*a"])
 def test_what_is_no_yaml_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "fixture.yaml").write_text(text)
-    with pytest.raises(RequestError, match=r"conf/paper/fixture.yaml, line \d: expected valid YAML"):
+    with pytest.raises(
+        RequestError, match=r"conf/paper/fixture.yaml, line \d: expected valid YAML"
+    ):
         claims.read(tmp_path / "fixture.yaml")
 
 

@@ -55,8 +55,9 @@ def test_a_checkpoint_that_does_not_fit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A real disk runs full: what was good stays, and the rest is trained when there is room."""
-    for name in ("preflight", "room_for_checkpoints"):  # they would have said so before
-        monkeypatch.setattr(f"etude.training.run.{name}", lambda *_: None)
+    # both would have said so before
+    monkeypatch.setattr("etude.records.storage.LEAST_FREE", 0)
+    monkeypatch.setattr("etude.training.run.room_for_checkpoints", lambda *_: None)
     command = ["train", *words(small_disk / "runs")]
     assert etude(*command, "run.stop_at_step=5").code == 0
     record = Record.read(small_disk / "runs" / "tiny" / whole.path.name)
@@ -109,7 +110,7 @@ def test_two_checkpoints_must_fit_before_training(
     words: Words, etude: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr("etude.training.run.preflight", lambda folder: None)
+    monkeypatch.setattr("etude.records.storage.LEAST_FREE", 0)
     monkeypatch.setattr(place.shutil, "disk_usage", lambda path: usage._replace(free=5000))
     answer = etude("train", *words(tmp_path / "runs"))
     assert answer.code == 2

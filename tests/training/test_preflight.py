@@ -14,8 +14,8 @@ import torch
 from omegaconf import DictConfig
 
 from etude.errors import RequestError
+from etude.records import storage
 from etude.tasks.causal_lm import CausalLM
-from etude.training import place
 from etude.training.run import train
 
 Words = Callable[..., list[str]]
@@ -44,7 +44,7 @@ def test_the_root_cannot_be_written(
     words: Words, etude: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     # Permission bits do not stop a superuser, who runs many a test.
-    monkeypatch.setattr(place.os, "access", lambda path, mode: not mode & os.W_OK)
+    monkeypatch.setattr(storage.os, "access", lambda path, mode: not mode & os.W_OK)
     answer = etude("train", *words(tmp_path / "runs"))
     assert answer.code == 2
     assert f"run.root = '{tmp_path}': expected a folder that can be written" in answer.err
@@ -65,7 +65,7 @@ def test_there_is_no_room(
     words: Words, etude: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=3 * 2**20)
-    monkeypatch.setattr(place.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda path: usage)
     answer = etude("train", *words(tmp_path / "runs"))
     assert answer.code == 2
     assert "expected at least 64 MiB free" in answer.err

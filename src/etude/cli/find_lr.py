@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etude.cli.words import DONE, SIGNALLED, parser_for
@@ -31,7 +32,12 @@ def find_lr(arguments: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=100, metavar="N", help="at most (100)")
     parser.add_argument("--config-dir", metavar="DIR", help="a folder of your own configs")
     asked = parser.parse_intermixed_args(arguments)
-    from etude.training.range_test import check_range
+    from etude.config.compose import compose
+    from etude.records.storage import check_root
+
+    config = compose(asked.overrides, config_dir=asked.config_dir)
+    check_root(Path(config.run.root) / "_lr", unsafe=config.run.unsafe_storage)
+    from etude.training.range_test import check_range  # imports torch
 
     try:
         check_range(asked.lowest, asked.highest, asked.steps)
@@ -39,11 +45,10 @@ def find_lr(arguments: list[str]) -> int:
         named = [replace(p, where=_OPTIONS.get(p.where, p.where)) for p in error.problems]
         raise RequestError(named) from error
     from etude.api import find_learning_rate
-    from etude.config.compose import compose
 
     try:
         found = find_learning_rate(
-            compose(asked.overrides, config_dir=asked.config_dir),
+            config,
             lowest=asked.lowest,
             highest=asked.highest,
             steps=asked.steps,

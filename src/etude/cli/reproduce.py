@@ -35,10 +35,14 @@ def reproduce(arguments: list[str]) -> int:
         problems.append(Problem("PAPER", "a paper or more beside --check or --smoke"))
     if problems:
         raise RequestError(problems)
+    root = Path(asked.root)
+    if asked.paper and not asked.check:
+        from etude.records.storage import check_root
+
+        check_root(root / "_papers")
     from etude.papers import claims, runs
     from etude.papers import reproduce as papers
 
-    root = Path(asked.root)
     if not asked.paper:
         papers.print_papers(root)
         return DONE

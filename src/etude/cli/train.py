@@ -40,11 +40,13 @@ def train(arguments: list[str]) -> int:
         return _train_sweep(request.overrides, request.config_dir)
     from etude.api import train_record
     from etude.config.compose import compose
+    from etude.records.storage import check_new
 
     config = compose(request.overrides, config_dir=request.config_dir)
     preset = config.run.choices.get("sweep")
     if preset not in (None, "none"):
         raise RequestError(Problem("sweep", "-m beside it, as it stands for several runs", preset))
+    check_new(Path(config.run.root), config.name, unsafe=config.run.unsafe_storage)
     outcome = train_record(config)
     _tell_outcome(outcome.record, reused=outcome.reused)
     return DONE

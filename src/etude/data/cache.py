@@ -18,6 +18,7 @@ from pathlib import Path
 
 from etude.errors import Problem, RequestError
 from etude.records.files import fsync_file
+from etude.records.storage import lock
 
 log = logging.getLogger("etude.data")
 
@@ -83,7 +84,8 @@ def _sweep(cache_dir: Path) -> None:
     for partial in cache_dir.glob("*.partial"):
         try:
             with partial.with_suffix(".lock").open("a") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not lock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    continue
                 shutil.rmtree(partial, ignore_errors=True)
         except OSError:  # it is being built, or is somebody else's
             continue
@@ -95,7 +97,12 @@ def _locked(path: Path) -> Iterator[None]:
     # processes could hold locks on two files of the same name.
     with path.open("a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not lock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB):
+                log.warning(
+                    "%s: the file system has no locks (flock); do not prepare the same data "
+                    "with two processes at once",
+                    path.parent,
+                )
         except BlockingIOError:
             log.info("another process is preparing this data; waiting for %s", path)
             fcntl.flock(file, fcntl.LOCK_EX)

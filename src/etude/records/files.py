@@ -14,6 +14,7 @@ from typing import Any
 
 from etude.errors import Problem, RequestError
 from etude.records.opening import Kind, opened, parent, read_bytes
+from etude.records.storage import sync
 
 
 @contextmanager
@@ -50,12 +51,12 @@ def write_parts(path: Path, parts: Iterable[bytes], kind: Kind | None = None) ->
             with open(_new_file(temporary, folder), "wb") as file:
                 file.writelines(parts)
                 file.flush()
-                os.fsync(file.fileno())
+                sync(file.fileno())
             os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=folder)
-        os.fsync(folder)
+        sync(folder)
 
 
 def _beside(name: str, more: str = "") -> str:
@@ -137,7 +138,7 @@ def fsync_file(path: Path) -> None:
     """Flushes a file's content to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -2,7 +2,8 @@
 
 The lock is `flock`'s; the file beside it says who has it, and says nothing once it was given back.
 Between hosts that share a disk but not its locks, that text is all there is: a run whose holder on
-another host never let go of it is taken over only by request.
+another host never let go of it is taken over only by request. Where a file system has no locks
+(`run.unsafe_storage`), that text and the process number in it are all there is on this host, too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import IO, Any
 
 from etude.errors import RequestError, RunHeld
 from etude.records.opening import LOCK, appended, opened, read_bytes
+from etude.records.storage import lock
 
 LOCK_FILE = ".lock"
 _PATIENCE = 0.5  # seconds; `is_held` takes a shared lock for an instant, which is no holder
@@ -41,7 +43,8 @@ class RunLock:
 
         Args:
             wait: for as long as it takes.
-            force: take it although a process on another host never gave it back.
+            force: take it although a process on another host never gave it back, or where the
+                file system has no locks a process of the same number lives here.
             patience: seconds to try without `wait`.
 
         Raises:
@@ -50,7 +53,7 @@ class RunLock:
             RequestError: what lies in the lock file's place is no regular file.
         """
         end = time.monotonic() + patience
-        while (file := self._locked()) is None:
+        while (file := self._locked(force)) is None:
             if time.monotonic() > end and not wait:
                 message = f"{self.path.parent} is held by {_said(holder(self.path))}"
                 raise RunHeld(message, folder=self.path.parent)
@@ -69,7 +72,7 @@ class RunLock:
         file.flush()
         self._file = file
 
-    def _locked(self) -> IO[bytes] | None:
+    def _locked(self, force: bool) -> IO[bytes] | None:
         """The lock file, locked; None if another process has it, or removed it meanwhile."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -77,7 +80,9 @@ class RunLock:
         except FileNotFoundError:  # the holder has just left without a record, folder and all
             return None
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks = lock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not locks and not force and _lives_here(holder(self.path)):
+                raise BlockingIOError
             if os.path.samestat(os.fstat(file.fileno()), os.lstat(self.path)):
                 return file
         except (BlockingIOError, FileNotFoundError):
@@ -100,8 +105,9 @@ def is_held(folder: Path) -> bool:
     """
     try:
         with opened(folder / LOCK_FILE, LOCK) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return _is_elsewhere(holder(folder / LOCK_FILE))
+            locks = lock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+            found = holder(folder / LOCK_FILE)
+            return _is_elsewhere(found) or (not locks and _lives_here(found))
     except (FileNotFoundError, RequestError):
         return False
     except BlockingIOError:
@@ -120,6 +126,20 @@ def holder(path: Path) -> dict[str, Any]:
 def _is_elsewhere(found: dict[str, Any]) -> bool:
     """Whether the holder is on another host, where nobody can look whether it lives."""
     return bool(found) and found.get("host") != socket.gethostname()
+
+
+def _lives_here(found: dict[str, Any]) -> bool:
+    """Whether the holder is a living process of this host: all there is without locks."""
+    pid = found.get("pid")
+    if not isinstance(pid, int) or pid <= 0 or _is_elsewhere(found):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        pass
+    return True
 
 
 def _said(found: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from etude.errors import Interrupted, RequestError, RunHeld
 from etude.records.files import write_text
 from etude.records.opening import MULTIRUN, is_there, opened, read_bytes
 from etude.records.record import label_of
+from etude.records.storage import check_root
 from etude.secrets import Mask, mask_messages
 from etude.sweeps.expand import Sweep, expand, refused
 from etude.sweeps.job import GOOD, Job, carry_out
@@ -115,7 +116,9 @@ def multirun(
     """
     with searching(config_dir) as hydra:
         sweep = expand(overrides, hydra)
-        folder = sweep_folder(Path(_first(sweep).run.root), sweep)
+        options = _first(sweep).run
+        check_root(Path(options.root) / "_sweeps", unsafe=options.unsafe_storage)
+        folder = sweep_folder(Path(options.root), sweep)
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
         log.info("sweep%s: %s", f" of {len(sweep.jobs)}" if sweep.jobs else "", folder)
         study = Study(folder)

@@ -12,9 +12,10 @@ from etude.errors import Problem, RequestError
 from etude.records.lock import LOCK_FILE, holder, is_held
 from etude.records.opening import is_there
 from etude.records.record import DONE, Record, run_folder
+from etude.records.storage import check_root
 from etude.training.build import Parts
 from etude.training.checkpoints import verify
-from etude.training.place import current_folder, preflight
+from etude.training.place import current_folder
 
 Kind = Literal["new", "done", "diverged", "paused", "continues", "held", "refused"]
 
@@ -72,7 +73,7 @@ def state_of(
             return _held(folder)
         try:
             parts.trainer.check_machine()
-            preflight(folder)
+            check_root(folder, unsafe=checked.run.unsafe_storage)
         except RequestError as error:
             return refusal(error.problems, folder)
         return State("new", "new", path=folder)

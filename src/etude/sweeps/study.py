@@ -25,6 +25,7 @@ from etude.records.opening import LOCK, RESULTS, SWEEP, appended, folder_in, is_
 from etude.records.record import Record
 from etude.records.registry import place_in, read_sweep
 from etude.records.signature import DIGITS, sha256_of
+from etude.records.storage import lock
 from etude.secrets import without_passwords
 from etude.sweeps.expand import BASIC, Sweep
 from etude.sweeps.job import CARRIED_OUT, Job, key_of, place_of
@@ -119,8 +120,8 @@ class Study:
     @contextmanager
     def _changing(self) -> Iterator[dict[str, Any]]:
         """The record, to be changed while no other process does."""
-        with appended(self.folder / ".lock", LOCK) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with appended(self.folder / ".lock", LOCK) as file:
+            lock(file.fileno(), fcntl.LOCK_EX)
             try:
                 info = self.read()
             except RequestError:  # damaged: the runs' own records are the truth

@@ -42,24 +42,6 @@ def _numbered(base: Path, count: int) -> Path:
     return base if count == 1 else base.with_name(f"{base.name}~{count}")
 
 
-def preflight(folder: Path) -> None:
-    """The root can be written and has room, before any data is read.
-
-    Raises:
-        RequestError: names the path.
-    """
-    existing = next(path for path in (folder, *folder.parents, Path(".")) if path.exists())
-    if not existing.is_dir():
-        raise RequestError(Problem("run.root", "a folder", str(existing)))
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise RequestError(Problem("run.root", "a folder that can be written", str(existing)))
-    free = shutil.disk_usage(existing).free
-    if free < 64 * 2**20:
-        raise RequestError(
-            Problem("run.root", "at least 64 MiB free", f"{existing}: {free / 2**20:.0f} MiB")
-        )
-
-
 def room_for_checkpoints(folder: Path, weights: int) -> None:
     """There is room for a checkpoint and the one that replaces it, before training begins.
 

@@ -19,11 +19,12 @@ from etude.config.checks import Checked
 from etude.errors import Checks, EtudeError, Interrupted
 from etude.optim.schedules import Schedule
 from etude.records.signature import DIGITS, signature
+from etude.records.storage import check_root
 from etude.training.assemble import task_of
 from etude.training.build import build_model, build_parts
 from etude.training.initial import Initial
 from etude.training.memory import keeping_memory
-from etude.training.place import cache_folder, preflight
+from etude.training.place import cache_folder
 from etude.training.process import as_in_a_fresh_process
 from etude.training.progress import Progress
 from etude.training.run import is_out_of_memory
@@ -125,7 +126,7 @@ def _tested(checked: Checked, lowest: float, highest: float, steps: int) -> Swee
     folder = Path(checked.run.root) / "_lr" / signature(checked.identity)[:DIGITS]
     parts.data.check()
     parts.trainer.check_machine()
-    preflight(folder)
+    check_root(folder, unsafe=checked.run.unsafe_storage)
     parts.data.prepare(cache_folder(checked))
     model = build_model(checked, parts.data.tokenizer_.vocab_size, len(parts.data.labels))
     if checked.config.init_from.source is not None:

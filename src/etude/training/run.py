@@ -28,6 +28,7 @@ from etude.records.metrics import rows
 from etude.records.opening import METRICS, is_there
 from etude.records.record import DONE, FORMAT, Record, label_of, run_folder
 from etude.records.signature import group, signature
+from etude.records.storage import check_root
 from etude.training.build import (
     Parts,
     build_model,
@@ -45,7 +46,6 @@ from etude.training.place import (
     claimed,
     current_folder,
     logging_to,
-    preflight,
     room_for_checkpoints,
 )
 from etude.training.process import as_in_a_fresh_process, shared_threads
@@ -109,7 +109,7 @@ def _train(checked: Checked, epilogue: Epilogue | None) -> Outcome:
     if done is not None:
         return done
     parts.trainer.check_machine()
-    preflight(folder)
+    check_root(folder, unsafe=checked.run.unsafe_storage)
     parts.data.prepare(cache_folder(checked))
     model = build_model(checked, parts.data.tokenizer_.vocab_size, len(parts.data.labels))
     if (unused := unused_rows(checked, parts.data.tokenizer_.vocab_size)) is not None:
