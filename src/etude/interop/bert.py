@@ -79,7 +79,7 @@ class Bert(Family):
     fields: ClassVar[tuple[str, ...]] = (
         "attention_probs_dropout_prob", "hidden_dropout_prob", "directionality",
         "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers",
-        "pooler_size_per_head", "pooler_type",
+        "pooler_size_per_head", "pooler_type", "tie_word_embeddings",
     )  # fmt: skip
     sizes = (30522, 512, 1e-12)
 

@@ -37,6 +37,7 @@ class Family:
         unused: patterns of released tensors that hold nothing learned, or a second copy.
         kept: patterns of released tensors that our module has no use for.
         fields: those of `config.json` that matter in training, or for heads that are not read.
+        synonyms: other names of fields in `transformers`, and the field that is read.
         embedding: the released tensor of the token embedding.
         output: the released tensor of the logits' projection, which may be a second copy of it.
     """
@@ -51,6 +52,7 @@ class Family:
     unused: ClassVar[tuple[str, ...]] = ()
     kept: ClassVar[tuple[str, ...]] = ()
     fields: ClassVar[tuple[str, ...]] = ()
+    synonyms: ClassVar[Mapping[str, str]] = {}
     embedding: ClassVar[str]
     output: ClassVar[str]
 
@@ -100,6 +102,7 @@ class Family:
         arguments = self.arguments(config, architecture)
         for field in self.fields:
             config.get(field)
+        config.synonyms(self.synonyms)
         config.done()
         try:
             with torch.device("meta"), _Unfilled():

@@ -21,6 +21,7 @@ from gguf.quants import dequantize
 from torch import Tensor
 
 from etude.errors import Problem, RequestError, nearest
+from etude.interop.gguf_keys import FIELDS, REQUIRED, unknown_keys
 from etude.interop.hf_config import HFConfig, is_number
 from etude.interop.rope import LLAMA3
 
@@ -45,21 +46,6 @@ NAMES: dict[str, str] = {
     "blk.{i}.ffn_down": "model.layers.{i}.mlp.down_proj",
 }
 """The released module of each of llama.cpp's."""
-
-FIELDS: dict[str, str] = {
-    "block_count": "num_hidden_layers",
-    "context_length": "max_position_embeddings",
-    "embedding_length": "hidden_size",
-    "feed_forward_length": "intermediate_size",
-    "attention.head_count": "num_attention_heads",
-    "attention.head_count_kv": "num_key_value_heads",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-    "attention.key_length": "head_dim",
-    "rope.freq_base": "rope_theta",
-}
-"""The released field of each key below the architecture's name."""
-
-REQUIRED = tuple(FIELDS)[:7]
 
 ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "llama": ("attn_q", "attn_k"),
@@ -112,6 +98,8 @@ class GGUF:
             close = nearest(self.architecture, ARCHITECTURES)
             raise RequestError(Problem(where, expected, self.architecture, close))
         self._tensors = {_released(tensor.name): tensor for tensor in self._reader.tensors}
+        if len(self._tensors) < len(self._reader.tensors):
+            raise RequestError(Problem(str(file), "each tensor once"))
         self._factors = self._tensors.pop(_released(ROPE_FACTORS), None)
         self._check_quantisations()
 
@@ -119,6 +107,10 @@ class GGUF:
         """A value of the metadata."""
         field = self._reader.get_field(key)
         return default if field is None else field.contents()
+
+    def keys(self) -> list[str]:
+        """Of the metadata."""
+        return list(self._reader.fields)
 
     def names(self) -> list[str]:
         """Of all tensors, as in a released folder."""
@@ -158,7 +150,7 @@ class GGUF:
         Raises:
             RequestError: the metadata lacks a size, or says what no released config can.
         """
-        problems = []
+        problems = unknown_keys(self.keys(), self.get, self.architecture, str(self.where))
         fields: dict[str, Any] = {"model_type": self.architecture, "hidden_act": "silu"}
         for key, name in FIELDS.items():
             value = self._value(key)
@@ -171,46 +163,70 @@ class GGUF:
                 problems.append(Problem(self._place(key), "a positive number", value))
             elif value is not None:
                 fields[name] = value
-        if self._value("expert_count", 0):
-            expected = "no experts: Étude has no mixture of them"
-            problems.append(
-                Problem(self._place("expert_count"), expected, self._value("expert_count"))
-            )
         if problems:
             raise RequestError(problems)
-        fields["vocab_size"] = (
-            self.shape("model.embed_tokens.weight")[0]
-            if ("model.embed_tokens.weight" in self._tensors)
-            else self._value("vocab_size")
-        )
+        embedding = "model.embed_tokens.weight"
+        rows = self.shape(embedding)[0] if embedding in self._tensors else None
+        fields["vocab_size"] = rows or self._value("vocab_size")
         width = fields.setdefault(
             "head_dim", fields["hidden_size"] // fields["num_attention_heads"]
         )
-        turned = self._value("rope.dimension_count", width)
-        if turned != width:
-            expected = f"{width}, the width of a head: all of it is turned"
-            raise RequestError(Problem(self._place("rope.dimension_count"), expected, turned))
+        expected_of = {
+            "vocab_size": (fields["vocab_size"], "the rows of the token embedding"),
+            "rope.dimension_count": (width, "the width of a head: all of it is turned"),
+            "attention.value_length": (width, "the width of a head, of keys too"),
+            "attention.scale": (_shortest(width**-0.5), "1 over the root of a head's width"),
+        }
+        for key, (expected, means) in expected_of.items():
+            value = self._value(key)
+            unset = key == "attention.scale" and value == 0
+            same = is_number(value) and math.isclose(value, expected, rel_tol=TOLERANCE)
+            if value is not None and not same and not unset:
+                problems.append(Problem(self._place(key), f"{expected}, {means}", value))
+        if problems:
+            raise RequestError(problems)
         fields["rms_norm_eps"] = _shortest(fields["rms_norm_eps"])
         fields["rope_theta"] = _shortest(fields.get("rope_theta", 10000.0))
         fields["rope_scaling"] = self._scaling(fields)
         fields["tie_word_embeddings"] = "lm_head.weight" not in self._tensors
-        biased = "model.layers.0.self_attn.q_proj.bias" in self._tensors
-        fields["attention_bias"] = biased
+        fields["attention_bias"] = "model.layers.0.self_attn.q_proj.bias" in self._tensors
+        if "model.layers.0.mlp.up_proj.bias" in self._tensors:
+            fields["mlp_bias"] = True
         for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
             fields[f"{name}_token_id"] = self.get(f"tokenizer.ggml.{key}_token_id")
         return HFConfig({k: v for k, v in fields.items() if v is not None}, str(self.where))
 
     def _scaling(self, fields: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What the released config says under `rope_scaling`."""
+        """What the released config says under `rope_scaling`.
+
+        As llama.cpp reads it: without a type a factor is linear, 0 is no factor, and
+        `rope.scale_linear` is its older name.
+
+        Raises:
+            RequestError: another scaling, or two that contradict each other.
+        """
+        said = {key: self._value(key) for key in ("rope.scaling.factor", "rope.scale_linear")}
+        for key, value in said.items():
+            if value is not None and (not is_number(value) or value < 0):
+                raise RequestError(Problem(self._place(key), "a number, 0 or more", value))
+        factors = {value for value in said.values() if value not in (None, 0)}
+        factor = _shortest(next(iter(factors), 1.0))
+        kind = self._value("rope.scaling.type", "linear" if factors else "none")
+        place = self._place("rope.scaling.type")
+        if kind not in ("none", "linear"):
+            expected = "none or linear: no other scaling of rotary positions is read from GGUF"
+            raise RequestError(Problem(place, expected, kind))
+        if len(factors) > 1:
+            expected = f"what rope.scaling.factor says, {said['rope.scaling.factor']}"
+            where = self._place("rope.scale_linear")
+            raise RequestError(Problem(where, expected, said["rope.scale_linear"]))
+        if factor != 1 and (kind == "none" or self._factors is not None):
+            key = next(key for key, value in said.items() if value)
+            what = "rope.scaling.type is none" if kind == "none" else f"there is {ROPE_FACTORS}"
+            raise RequestError(Problem(self._place(key), f"1: {what}", factor))
         if self._factors is not None:
             return self._llama3(fields)
-        kind = self._value("rope.scaling.type", "none")
-        if kind == "none":
-            return None
-        if kind == "linear":
-            return {"rope_type": "linear", "factor": self._value("rope.scaling.factor", 1.0)}
-        expected = "none or linear: no other scaling of rotary positions is read from GGUF"
-        raise RequestError(Problem(self._place("rope.scaling.type"), expected, kind))
+        return {"rope_type": "linear", "factor": factor} if factor != 1 else None
 
     def _llama3(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Llama 3's scaling, of which the file has only what each frequency is divided by."""

@@ -40,10 +40,15 @@ class GPT2(Family):
     }
     unused: ClassVar[tuple[str, ...]] = (r"transformer\.h\.\d+\.attn\.(masked_)?bias",)
     fields: ClassVar[tuple[str, ...]] = (
-        "attn_pdrop", "embd_pdrop", "resid_pdrop", "n_ctx", "reorder_and_upcast_attn",
-        "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type",
-        "summary_use_proj",
+        "attn_pdrop", "embd_pdrop", "resid_pdrop", "n_ctx", "n_special", "predict_special_tokens",
+        "reorder_and_upcast_attn",
     )  # fmt: skip
+    synonyms: ClassVar = {
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+    }
 
     def arguments(self, config: HFConfig, architecture: str) -> dict[str, Any]:
         config.only("scale_attn_by_inverse_layer_idx", False)

@@ -47,6 +47,7 @@ class GPTNeoX(Family):
         r"gpt_neox\.layers\.\d+\.attention\.rotary_emb\.inv_freq",
     )
     fields: ClassVar[tuple[str, ...]] = ("attention_dropout", "hidden_dropout")
+    synonyms: ClassVar = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}
 
     def arguments(self, config: HFConfig, architecture: str) -> dict[str, Any]:
         biased = config.flag("attention_bias", True)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,6 @@ from etude.nn.feedforward import (
 NAME = "config.json"
 REQUIRED = object()
 
-log = logging.getLogger("etude.interop")
-
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "gelu_new": GELUTanh,
     "gelu_pytorch_tanh": GELUTanh,
@@ -48,48 +45,69 @@ GATED: dict[str, type[nn.Module]] = {
     "gelu_pytorch_tanh": GEGLUTanh,
 }
 
-NEUTRAL = frozenset(
+ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+INERT = frozenset(
     (
-        "_attn_implementation", "_name_or_path", "architectures", "attn_implementation",
-        "auto_map", "bad_words_ids", "begin_suppress_tokens", "bos_token_id",
-        "chunk_size_feed_forward", "classifier_dropout", "decoder_start_token_id", "dtype",
-        "early_stopping", "eos_token_id", "finetuning_task", "forced_bos_token_id",
-        "forced_eos_token_id", "gradient_checkpointing", "id2label", "initializer_factor",
-        "initializer_range", "init_std", "is_encoder_decoder", "keys_to_ignore_at_inference",
-        "label2id",
-        "length_penalty", "max_length", "max_new_tokens", "min_length", "model_type",
-        "no_repeat_ngram_size", "num_beams", "num_labels", "output_attentions",
-        "output_hidden_states", "output_past", "pad_token_id", "prefix", "pretraining_tp",
-        "problem_type", "return_dict", "return_dict_in_generate", "sep_token_id",
-        "suppress_tokens", "task_specific_params", "tokenizer_class", "torch_dtype",
-        "torchscript", "transformers_version", "use_bfloat16", "use_cache",
+        # who wrote it, and where it belongs
+        "_commit_hash", "_name_or_path", "architectures", "auto_map", "finetuning_task",
+        "is_llama_config", "language", "model_type", "name_or_path", "tokenizer_class",
+        "transformers.js_config", "transformers_version", "unsloth_fixed", "unsloth_version",
+        # how it is computed, to rounding
+        "_attn_implementation_autoset", "_flash_attn_2_enabled", "chunk_size_feed_forward", "dtype",
+        "gradient_checkpointing", "keys_to_ignore_at_inference", "output_attentions",
+        "output_hidden_states", "output_past", "pretraining_tp", "return_dict", "torch_dtype",
+        "torchscript", "use_bfloat16", "use_cache", "use_return_dict", "xla_device",
+        # training, and heads' labels
+        "_num_labels", "classifier_dropout", "id2label", "initializer_factor", "initializer_range",
+        "init_std", "label2id", "num_labels", "problem_type", "summary_activation",
+        "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
+        "task_specific_params", "tf_legacy_loss", "tie_last_hidden_states",
+        # defaults of generation, which a request states here; the ends of a text are read
+        "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "decoder_start_token_id",
+        "diversity_penalty", "do_sample", "early_stopping", "encoder_no_repeat_ngram_size",
+        "eos_token_id", "exponential_decay_length_penalty", "forced_bos_token_id",
+        "forced_eos_token_id", "is_encoder_decoder", "length_penalty", "max_length",
+        "max_new_tokens", "max_sequence_length", "min_length", "no_repeat_ngram_size",
+        "num_beam_groups", "num_beams", "num_return_sequences", "output_scores", "pad_token_id",
+        "prefix", "remove_invalid_values", "repetition_penalty", "return_dict_in_generate",
+        "sep_token_id", "suppress_tokens", "temperature", "top_k", "top_p", "typical_p",
     )
 )  # fmt: skip
-"""Fields of all families that change nothing in what a model computes from tokens."""
+"""Fields of all families that change nothing in what a model computes from tokens, whatever they
+say: of `transformers`' PretrainedConfig, old and new, and of released models.
+"""
 
-REFUSED: dict[str, tuple[object, ...]] = {
+ALLOWED: dict[str, tuple[object, ...]] = {
+    "_attn_implementation": ATTENTION,
+    "_attn_implementation_internal": ATTENTION,
+    "add_cross_attention": (False,),
     "alibi": (False,),
     "attention_multiplier": (),
+    "attn_implementation": ATTENTION,
     "attn_logit_softcapping": (),
     "embedding_multiplier": (),
     "final_logit_softcapping": (),
     "is_decoder": (False,),
-    "add_cross_attention": (False,),
     "logits_scaling": (),
     "moe_intermediate_size": (),
     "n_routed_experts": (),
     "num_experts": (),
     "num_local_experts": (),
+    "partial_rotary_factor": (1, 1.0),
+    "per_layer_config": ({},),
     "position_embedding_type": ("absolute",),
     "pruned_heads": ({},),
     "quantization_config": (),
     "residual_multiplier": (),
     "rope_interleaved": (False,),
     "sliding_window": (),
+    "tie_encoder_decoder": (False,),
     "use_sliding_window": (False,),
 }
 """Fields of other families, or of variants, that do change it, and what they may say beside null.
-A family that reads one decides itself."""
+A family that reads one decides itself. A field that is nowhere may only be off: null, false or
+empty.
+"""
 
 
 class HFConfig:
@@ -167,6 +185,18 @@ class HFConfig:
             return default
         return value
 
+    def synonyms(self, fields: Mapping[str, str]) -> None:
+        """Notes a problem with a field that says otherwise than the one of the same meaning.
+
+        Args:
+            fields: the field that is read, by the other name.
+        """
+        for other, field in fields.items():
+            value = self.get(other)
+            if value is not None and value != self.values.get(field):
+                expected = f"what {field} says, {json.dumps(self.values.get(field))}"
+                self.refuse(other, expected, value)
+
     def only(self, field: str, *values: object) -> None:
         """Notes a problem if the field is there and is none of `values`, nor null."""
         value = self.get(field)
@@ -196,15 +226,21 @@ class HFConfig:
         Raises:
             RequestError: all problems of this config.
         """
-        for field, allowed in REFUSED.items():
-            if field in self.values and field not in self.seen:
+        for field in self.values.keys() - self.seen - INERT:
+            allowed = ALLOWED.get(field)
+            if allowed is not None:
                 self.only(field, *allowed)
+            elif not is_off(self.values[field]):
+                expected = "a field that Étude knows: this one could change what is computed"
+                hint = nearest(field, self.seen | INERT | ALLOWED.keys())
+                self.refuse(field, expected, self.values[field], hint)
         if self.problems:
-            raise RequestError(self.problems)
-        known = self.seen | NEUTRAL | REFUSED.keys()
-        unknown = sorted(key for key, value in self.values.items() if value and key not in known)
-        if unknown:
-            log.info("%s: not known here and left aside: %s", self.where, ", ".join(unknown))
+            raise RequestError(sorted(self.problems, key=lambda problem: problem.where))
+
+
+def is_off(value: object) -> bool:
+    """Whether a field that is not known says that what it is about is not there."""
+    return value is None or value is False or value in ({}, [], "")
 
 
 def is_number(value: object) -> bool:

@@ -60,6 +60,12 @@ class Marian(Family):
         "decoder_layerdrop", "dropout", "encoder_layerdrop",
     )  # fmt: skip
 
+    synonyms: ClassVar = {
+        "hidden_size": "d_model",
+        "num_attention_heads": "encoder_attention_heads",
+        "num_hidden_layers": "encoder_layers",
+    }
+
     def arguments(self, config: HFConfig, architecture: str) -> dict[str, Any]:
         layers = config.size("encoder_layers", 12)
         vocabulary = config.size("vocab_size", 58101)
@@ -76,6 +82,7 @@ class Marian(Family):
                 config.refuse(field, f"the encoder's, {value}", config.get(field, default))
         config.only("share_encoder_decoder_embeddings", True)
         config.only("static_position_embeddings", True)
+        config.only("is_encoder_decoder", True)
         for field in ("normalize_before", "normalize_embedding", "add_final_layer_norm"):
             config.only(field, False)
         config.only("extra_pos_embeddings", 0, config.get("pad_token_id", 58100) + 1)

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from etude.interop.hf_config import HFConfig, is_number
+from etude.interop.hf_config import HFConfig, is_number, is_off
 from etude.nn.position import LinearRotary, Llama3Rotary, Position, Rotary
 
-TYPES = ("default", "linear", "llama3")
 LLAMA3 = {
     "factor": "factor",
     "low": "low_freq_factor",
@@ -19,6 +18,12 @@ LLAMA3 = {
     "original_length": "original_max_position_embeddings",
 }
 """Our arguments and the released names."""
+NUMBERS: dict[str, dict[str, str]] = {
+    "default": {},
+    "linear": {"factor": "factor"},
+    "llama3": LLAMA3,
+}
+"""The kinds of scaling, and the numbers that each has, likewise."""
 
 
 def rotary(
@@ -56,12 +61,19 @@ def rotary(
         "base": float(theta),
         "fraction": turned if fraction is None else float(within),
     }
+    names = NUMBERS.get(str(kind))
+    if names is None:
+        config.refuse(f"{where}.rope_type", f"one of {', '.join(NUMBERS)}", kind)
+        return Rotary
+    older = said.get("type", kind)
+    if older != kind:
+        config.refuse(f"{where}.type", f"what rope_type says, {kind}", older)
+    known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *names.values()}
+    for name in said.keys() - known:
+        if not is_off(said[name]):
+            config.refuse(f"{where}.{name}", f"no such number in the scaling {kind}", said[name])
     if kind == "default":
         return partial(Rotary, **common)
-    names = {"linear": {"factor": "factor"}, "llama3": LLAMA3}.get(str(kind))
-    if names is None:
-        config.refuse(f"{where}.rope_type", f"one of {', '.join(TYPES)}", kind)
-        return Rotary
     if kind == "llama3":
         said = {LLAMA3["original_length"]: config.get("max_position_embeddings"), **said}
     missing = [name for name in names.values() if said.get(name) is None]

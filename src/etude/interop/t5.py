@@ -81,11 +81,13 @@ class T5(Family):
         r"(en|de)coder\.embed_tokens\.weight",
         r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
     )
-    fields: ClassVar[tuple[str, ...]] = (
-        "dropout_rate",
-        "dense_act_fn",
-        "is_gated_act",
-    )
+    fields: ClassVar[tuple[str, ...]] = ("dropout_rate",)
+    synonyms: ClassVar = {
+        "hidden_size": "d_model",
+        "num_attention_heads": "num_heads",
+        "num_hidden_layers": "num_layers",
+        "head_dim": "d_kv",
+    }
 
     def rules(self, module: Any, architecture: str) -> Mapping[str, Rule]:
         return {**self.names, **_middle(hasattr(module.encoder.blocks[0].feedforward, "gate"))}
@@ -101,6 +103,15 @@ class T5(Family):
         tied = config.flag("tie_word_embeddings", True)
         scaled = config.flag("scale_decoder_outputs", tied)
         padding = config.get("pad_token_id", 0)
+        feedforward = config.activation(
+            "feed_forward_proj", "relu", FEEDFORWARDS, config.size("d_ff", 2048)
+        )
+        # What `transformers` derives of feed_forward_proj, and lets a config say otherwise.
+        stated = str(config.get("feed_forward_proj", "relu"))
+        middle = {"gated-gelu": "gelu_new"}.get(stated, stated.removeprefix("gated-"))
+        config.only("dense_act_fn", middle)
+        config.only("is_gated_act", stated.startswith("gated-"))
+        config.only("is_encoder_decoder", True)
         return {
             "vocab_size": config.size("vocab_size", 32128),
             "layers": layers,
@@ -116,9 +127,7 @@ class T5(Family):
                 max_distance=config.size("relative_attention_max_distance", 128),
             ),
             "norm": partial(RMSNorm, eps=config.number("layer_norm_epsilon", 1e-6)),
-            "feedforward": config.activation(
-                "feed_forward_proj", "relu", FEEDFORWARDS, config.size("d_ff", 2048)
-            ),
+            "feedforward": feedforward,
             "mask": Causal,
             "block": PreNormBlock,
             "dropout": config.number("dropout_rate", 0.1),

@@ -25,6 +25,7 @@ from etude.data.pretrained import FILES, Pretrained
 from etude.data.tokenizer import Tokenizer, special_token
 from etude.errors import Problem, RequestError
 from etude.interop.gguf import GGUF
+from etude.interop.gguf_keys import unknown_tokenizer_keys
 from etude.interop.hub import SENTENCEPIECE, TEXT
 
 CONFIG = "tokenizer_config.json"
@@ -32,7 +33,7 @@ GENERATION = "generation_config.json"
 FRAMES = {"bert": ("[CLS]", "[SEP]"), "roberta": ("<s>", "</s>")}
 """What stands around a text, by family, where the vocabulary's files don't say it."""
 
-CONTROL, USER_DEFINED = 3, 4  # kinds of tokens in a GGUF file
+CONTROL, USER_DEFINED, BYTE = 3, 4, 6  # kinds of tokens in a GGUF file
 
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -130,11 +131,11 @@ def of_gguf(file: GGUF) -> tuple[ReleasedTokenizer, Ends]:
         RequestError: the file has none, or one of another kind.
     """
     begin = file.get("tokenizer.ggml.bos_token_id")
-    if not file.get("tokenizer.ggml.add_bos_token", False):
+    splitting = str(file.get("tokenizer.ggml.pre", "gpt-2"))
+    if not file.get("tokenizer.ggml.add_bos_token", splitting in _BEGUN):
         begin = None
-    eos = file.get("tokenizer.ggml.eos_token_id")
-    turn = file.get("tokenizer.ggml.eot_token_id")
-    ends = Ends(begin, tuple(token for token in (eos, turn) if token is not None))
+    stops = (file.get(f"tokenizer.ggml.{each}_token_id") for each in ("eos", "eot", "eom"))
+    ends = Ends(begin, tuple(dict.fromkeys(token for token in stops if token is not None)))
     if (file.where.parent / "tokenizer.json").is_file():
         return of_folder(file.where.parent, {}), ends
     kind = file.get("tokenizer.ggml.model")
@@ -142,8 +143,9 @@ def of_gguf(file: GGUF) -> tuple[ReleasedTokenizer, Ends]:
         expected = "gpt2, a byte-level tokenizer: no other is made of a GGUF file's metadata"
         hint = "with the model's tokenizer.json beside the file, that is taken"
         raise RequestError(Problem(f"{file.where}, tokenizer.ggml.model", expected, kind, hint))
+    if problems := unknown_tokenizer_keys(file.keys(), file.get, str(file.where)):
+        raise RequestError(problems)
     backend = tokenizers.Tokenizer(_byte_level(file))
-    splitting = str(file.get("tokenizer.ggml.pre", "gpt-2"))
     if splitting not in _SPLITTINGS:
         expected = f"a splitting of text that Étude knows: {', '.join(_SPLITTINGS)}"
         hint = "with the model's tokenizer.json beside the file, that is taken"
@@ -168,6 +170,8 @@ def _split(pattern: str) -> Any:
     return pre_tokenizers.Split(Regex(pattern), behavior="isolated")
 
 
+_BEGUN = ("llama-bpe",)
+"""Splittings with which llama.cpp puts the first token before a text where the file is silent."""
 _AS_GPT2 = ("gpt-2", "smollm")
 _SPLITTINGS: dict[str, list[Any]] = {
     "gpt-2": [],
@@ -192,6 +196,11 @@ def _byte_level(file: GGUF) -> models.BPE:
         return name if set(name) <= alphabet else "".join(letters[b] for b in name.encode())
 
     kinds = file.get("tokenizer.ggml.token_type", [1] * len(names))
+    if not isinstance(kinds, list) or len(kinds) != len(names) or BYTE in kinds:
+        expected = f"{len(names)} kinds of tokens, none of them a byte ({BYTE})"
+        raise RequestError(Problem(f"{where}.token_type", expected))
+    if len(set(names)) != len(names):
+        raise RequestError(Problem(f"{where}.tokens", "each token once"))
     vocabulary = {
         name if kind in (CONTROL, USER_DEFINED) else spelt(name): number
         for number, (name, kind) in enumerate(zip(names, kinds, strict=True))

@@ -1,0 +1,140 @@
+"""The metadata of a GGUF file: each key is read, has no effect on the logits, or may have only the
+value that leaves the plain architecture. All others are refused by name.
+
+The keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and `gguf.constants.Keys`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from etude.errors import Problem
+
+FIELDS: dict[str, str] = {
+    "block_count": "num_hidden_layers",
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "attention.key_length": "head_dim",
+    "rope.freq_base": "rope_theta",
+}
+"""The released field of each key below the architecture's name."""
+REQUIRED = tuple(FIELDS)[:7]
+
+READ = frozenset(
+    (
+        *FIELDS, "attention.scale", "attention.value_length", "rope.dimension_count",
+        "rope.scale_linear", "rope.scaling.factor", "rope.scaling.type", "vocab_size",
+    )
+)  # fmt: skip
+"""Other keys below the architecture's name that `etude.interop.gguf` looks at."""
+
+INERT = (
+    r"GGUF\..*",  # the header's numbers, as the package gives them
+    r"general\.(?!type$).*",  # names, licences, sampling; the architecture, which is checked
+    r"mradermacher\..*",
+    r"quantize\.imatrix\..*",
+    r"split\.(no|tensors\.count)",
+    r"tokenizer\..*",  # of text: see `TOKENIZER`
+    r"{arch}\.pooling_type",
+    r"{arch}\.rope\.scaling\.(finetuned|original_context_length)",
+)
+"""Patterns of keys that change no logits."""
+
+ONLY: dict[str, tuple[object, ...]] = {
+    "general.type": ("model",),
+    "split.count": (0, 1),
+    "{arch}.attention.causal": (True,),
+    "{arch}.attention.clamp_kqv": (0,),
+    "{arch}.attention.max_alibi_bias": (0,),
+    "{arch}.attention.output_scale": (0, 1),
+    "{arch}.attention.sliding_window": (0,),
+    "{arch}.attn_logit_softcapping": (0,),
+    "{arch}.embedding_scale": (0, 1),
+    "{arch}.expert_count": (0,),
+    "{arch}.expert_used_count": (0,),
+    "{arch}.final_logit_softcapping": (0,),
+    "{arch}.leading_dense_block_count": (0,),
+    "{arch}.logit_scale": (0, 1),
+    "{arch}.nextn_predict_layers": (0,),
+    "{arch}.residual_scale": (0, 1),
+    "{arch}.rope.scaling.attn_factor": (1,),
+    "{arch}.rope.scaling.yarn_log_multiplier": (0,),
+    # The order of rows of queries and keys; both names mean the one that llama.cpp writes.
+    "{arch}.tensor_data_layout": ("reference", "Meta AI original pth"),
+    "{arch}.use_parallel_residual": (False,),
+}
+"""Keys with an effect, and the values that have none. A key that is nowhere may only be off: false
+or empty.
+"""
+
+TOKENIZER_READ = (
+    "tokenizer.chat_template",
+    *(f"tokenizer.ggml.{each}" for each in (
+        "add_bos_token", "bos_token_id", "eom_token_id", "eos_token_id", "eot_token_id", "merges",
+        "model", "padding_token_id", "pre", "token_type", "tokens",
+    )),
+)  # fmt: skip
+TOKENIZER_INERT = (
+    r"tokenizer\.chat_templates?(\..*)?",
+    r"tokenizer\.ggml\.(fim_\w+|prefix|suffix|middle)_token_id",
+    r"tokenizer\.ggml\.(unknown|seperator|separator|mask|cls)_token_id",
+    r"tokenizer\.ggml\.scores",  # of SentencePiece; in a byte-level one the merges decide
+)
+TOKENIZER_ONLY: dict[str, tuple[object, ...]] = {
+    "tokenizer.ggml.add_eos_token": (False,),
+    "tokenizer.ggml.add_sep_token": (False,),
+    "tokenizer.ggml.add_space_prefix": (False,),
+    "tokenizer.ggml.remove_extra_whitespaces": (False,),
+}
+"""The same for what makes tokens of text."""
+
+
+def unknown_keys(
+    keys: Iterable[str], value: Callable[[str], Any], architecture: str, where: str
+) -> list[Problem]:
+    """What of a file's metadata changes logits in a way that Étude has not.
+
+    Args:
+        value: of a key.
+        where: the file.
+    """
+    read = {f"{architecture}.{key}" for key in READ}
+    inert = tuple(each.replace("{arch}", architecture) for each in INERT)
+    only = {key.replace("{arch}", architecture): allowed for key, allowed in ONLY.items()}
+    return _wrong((key for key in keys if key not in read), value, inert, only, where)
+
+
+def unknown_tokenizer_keys(
+    keys: Iterable[str], value: Callable[[str], Any], where: str
+) -> list[Problem]:
+    """What of a file's metadata makes other tokens than Étude's byte-level tokenizer."""
+    kept = (key for key in keys if key.startswith("tokenizer.") and key not in TOKENIZER_READ)
+    return _wrong(kept, value, TOKENIZER_INERT, TOKENIZER_ONLY, where)
+
+
+def _wrong(
+    keys: Iterable[str],
+    value: Callable[[str], Any],
+    inert: tuple[str, ...],
+    only: dict[str, tuple[object, ...]],
+    where: str,
+) -> list[Problem]:
+    problems = []
+    for key in keys:
+        if any(re.fullmatch(pattern, key) for pattern in inert):
+            continue
+        found, allowed = value(key), only.get(key)
+        if allowed is None:
+            if found is not False and found not in ([], ""):
+                expected = "a key that Étude knows: this one could change what is computed"
+                problems.append(Problem(f"{where}, {key}", expected, found))
+        elif not any(found == each for each in allowed):
+            said = " or ".join(str(each) for each in allowed)
+            problems.append(Problem(f"{where}, {key}", f"{said}: Étude has nothing else", found))
+    return problems
