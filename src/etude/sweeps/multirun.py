@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from etude.secrets import Mask, mask_messages
 from etude.sweeps.expand import Sweep, expand, refused
 from etude.sweeps.job import GOOD, Job, carry_out
 from etude.sweeps.study import Study, sweep_folder
+from etude.training.starts import without_other_runs
 
 log = logging.getLogger("etude")
 
@@ -60,7 +61,7 @@ class SweptRun:
         number = int(HydraConfig.get().job.num) + 1
         log.info("[%d%s] %s", number, f"/{self.total}" if self.total else "", label_of(_typed()))
         try:
-            job = self._done(config, _told(config))
+            job = self._done(config, _told(config), first=number == 1)
         except Interrupted as error:
             raise _StopSweep(error) from error
         if job.status not in GOOD:
@@ -72,19 +73,21 @@ class SweptRun:
         """`carry_out` in a process that shares nothing with the sweep's, and composes anew."""
         with searching(self.config_dir):
             config = composed(typed)
-        return self._done_alone(config, typed)
+        return self._done_alone(config, typed, first=False)
 
     def carry_out(self, config: DictConfig) -> Job:
         """A job that Hydra has set up in a process of its own; whoever started that takes notes."""
-        return self._done_alone(config, _told(config))
+        first = int(HydraConfig.get().job.num) == 0
+        return self._done_alone(config, _told(config), first=first)
 
-    def _done_alone(self, config: DictConfig, typed: Sequence[str]) -> Job:
+    def _done_alone(self, config: DictConfig, typed: Sequence[str], *, first: bool) -> Job:
         mask_messages(mask_of(config))  # a log of the sweep's is a file like any other
-        return self._done(config, typed)
+        return self._done(config, typed, first=first)
 
-    def _done(self, config: DictConfig, typed: Sequence[str]) -> Job:
+    def _done(self, config: DictConfig, typed: Sequence[str], *, first: bool) -> Job:
         _without_secrets(self.folder / "multirun.yaml", mask_of(config))
-        return carry_out(config, typed, self.train)
+        with nullcontext() if first else without_other_runs():
+            return carry_out(config, typed, self.train)
 
 
 @dataclass

@@ -49,6 +49,13 @@ from etude.training.place import (
     room_for_checkpoints,
 )
 from etude.training.process import as_in_a_fresh_process, shared_threads
+from etude.training.starts import (
+    extension_hashes,
+    report_machine,
+    report_other_runs,
+    report_source,
+    source_changes,
+)
 from etude.training.throughput import (
     compute_dtype,
     device_name,
@@ -277,9 +284,7 @@ def finished_before(folder: Path, checked: Checked, parts: Parts) -> Outcome | N
     if record.status != "finished":
         return None
     start = record.info["starts"][-1]
-    now = {"étude": provenance.source_hash(), **_extension_hashes(checked)}
-    then = {"étude": start["source"], **start.get("extensions", {})}
-    changed = [name for name in now if now[name] != then.get(name)]
+    changed = source_changes(checked, record.info["starts"])
     differs = f"the source of {', '.join(changed)} differs now" if changed else "the same source"
     log.info(
         "finished before: %s (trained by commit %s, source %s; %s)",
@@ -357,13 +362,16 @@ def _begin(
     if not is_there(record.path / "config.yaml"):
         record.write_config(plain_yaml(checked.config), checked.run.overrides)
     start = {**provenance.start(step), "threads": torch.get_num_threads(), **machine}
-    if hashes := _extension_hashes(checked):
+    if hashes := extension_hashes(checked):
         start["extensions"] = hashes
     if patches := provenance.patches(record.path, list(checked.config.extensions), checked.mask):
         start["patches"] = patches
     before = record.info.get("starts", [])
     if step and before:
-        _tell_differences(before[-1], start)
+        report_machine(before[-1], start)
+        report_source(checked, before)
+    elif not before:
+        report_other_runs(record.path, checked)
     for key in ("error", "traceback"):
         record.info.pop(key, None)
     record.update(
@@ -408,29 +416,6 @@ def _viewed(record: Record, checked: Checked) -> ViewedRun:
         config={key: value for key, value in checked.shown.items() if key not in ours},
         mask=checked.mask,
     )
-
-
-def _tell_differences(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Warns of what makes the rest of a run another than it would have been where it began.
-
-    Args:
-        before, now: starts of the run.
-    """
-    device, processes = before.get("device", now["device"]), before.get("processes", 1)
-    on_cpu = all(each.startswith("cpu") for each in now["devices"])
-    if now["device"] != device:
-        told = "%s now, %s before: dropout may differ from here on, and how sums are rounded"
-        log.warning(told, now["device"], device)
-    elif on_cpu and now["threads"] != before.get("threads"):
-        told = "%s threads now, %s before: sums are rounded differently from here on"
-        log.warning(told, now["threads"], before.get("threads"))
-    if now["processes"] != processes:
-        told = "%s processes now, %s before: dropout differs from here on, and how sums are rounded"
-        log.warning(told, now["processes"], processes)
-
-
-def _extension_hashes(checked: Checked) -> dict[str, str | None]:
-    return {name: provenance.module_hash(name) for name in checked.config.extensions}
 
 
 def _counted(model: Any) -> str:
