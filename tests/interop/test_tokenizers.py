@@ -10,8 +10,14 @@ import pytest
 from folders import TEXT, bpe, closed, framed, wordpiece
 from transformers import BertTokenizerFast, GPT2Tokenizer, RobertaTokenizer
 
+from etude.data.tokenizer import Tokenizer
 from etude.errors import RequestError
-from etude.interop.tokenizers import ends_of_folder, of_folder, write
+from etude.interop.tokenizers import ReleasedTokenizer, ends_of_folder, of_folder, write
+
+
+def framed_words() -> Tokenizer:
+    return framed(wordpiece())
+
 
 HARD = [*TEXT, " two  spaces\n", "Ünïcode, 中文 and 1862!", ""]
 
@@ -155,3 +161,29 @@ def test_what_is_written_is_read_by_transformers_alike(tmp_path: Path) -> None:
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     assert [theirs(text)["input_ids"] for text in HARD] == tokenizer.encode_batch(HARD)
     assert (theirs.eos_token_id, theirs.model_max_length) == (end, 64)
+
+
+@pytest.mark.parametrize(
+    ("make", "config", "field"),
+    [
+        (bpe, {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": True}, "add_prefix_space"),
+        (framed_words, {"tokenizer_class": "BertTokenizer", "do_lower_case": False},
+         "do_lower_case"),
+        (bpe, {"tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": True}, None),
+        (bpe, {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False}, None),
+        (framed_words, {"tokenizer_class": "BertTokenizer", "do_lower_case": True}, None),
+    ],
+)  # fmt: skip
+def test_two_files_that_contradict_each_other(make, config, field, tmp_path: Path) -> None:
+    """`transformers` gives other ids there; where the two agree, or it ignores one, the same."""
+    from transformers import AutoTokenizer
+
+    make().save(tmp_path / "tokenizer.json")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    theirs = AutoTokenizer.from_pretrained(tmp_path)("War of peace")["input_ids"]
+    if field is None:
+        assert of_folder(tmp_path, {}).framed(["War of peace"]) == [theirs]
+        return
+    assert ReleasedTokenizer(make().backend).framed(["War of peace"]) != [theirs]
+    with pytest.raises(RequestError, match=f"tokenizer_config.json, {field} = .*: expected what"):
+        of_folder(tmp_path, {})

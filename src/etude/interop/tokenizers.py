@@ -27,6 +27,7 @@ from etude.errors import Problem, RequestError
 from etude.interop.gguf import GGUF
 from etude.interop.gguf_keys import unknown_tokenizer_keys
 from etude.interop.hub import SENTENCEPIECE, TEXT
+from etude.interop.tokenizer_config import contradictions
 
 CONFIG = "tokenizer_config.json"
 GENERATION = "generation_config.json"
@@ -98,7 +99,10 @@ def of_folder(folder: Path, config: Mapping[str, Any]) -> ReleasedTokenizer:
         problems = [Problem(str(folder), p.expected, hint=p.hint) for p in error.problems]
         raise RequestError(problems) from error
     tokenizer = ReleasedTokenizer(backend)
-    if not (folder / "tokenizer.json").is_file():
+    if (folder / "tokenizer.json").is_file():
+        if problems := contradictions(folder, _json(folder / CONFIG), backend):
+            raise RequestError(problems)
+    else:
         frame = FRAMES.get(str(config.get("model_type")))
         if frame is not None:
             tokenizer = _framed(tokenizer, *frame)
