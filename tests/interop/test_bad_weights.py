@@ -179,6 +179,10 @@ def test_a_pickle_that_would_run_code(tmp_path):
         (zoo.marian, {"decoder_ffn_dim": 48}),
         (zoo.marian, {"share_encoder_decoder_embeddings": False}),
         (zoo.marian, {"normalize_before": True}),
+        (zoo.marian, {"is_encoder_decoder": False}),
+        (bert, {"add_cross_attention": True}),
+        (t5, {"dense_act_fn": "silu"}),
+        (t5, {"is_gated_act": True}),
         (zoo.roberta, {"pad_token_id": -1}),
     ],
 )

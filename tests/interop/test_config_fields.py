@@ -148,10 +148,10 @@ def outcome(family: str, field: str, value: Any, folder: Path) -> str:
 
 QUICK = ("rope_parameters", "layer_types", "num_key_value_heads",
          "per_layer_config", "scale_attn_by_inverse_layer_idx", "use_cache")  # fmt: skip
-UNABLE = {"layer_types", "model_type", "output_attentions", "per_layer_config", "return_dict",
-          "use_return_dict"}  # fmt: skip
+UNABLE = {"add_cross_attention", "is_encoder_decoder", "layer_types", "model_type",
+          "output_attentions", "per_layer_config", "return_dict", "use_return_dict"}  # fmt: skip
 """Fields of which a family of `transformers` makes no model, or none that gives logits by name,
-with any value that is tried. Those of them with an effect are refused: see `test_bad_weights.py`.
+with any value that is tried. Those of them with an effect are refused: see `ALLOWED`.
 """
 
 
