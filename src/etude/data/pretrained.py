@@ -16,8 +16,10 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from etude.data.tokenizer import END_OF_TEXT, Recipe, Tokenizer, special_token
+from etude.data.tokenizer_parts import must_be_known
 from etude.data.wordpiece import bert_tokenizer
 from etude.errors import Checks, InvalidArguments, Problem, RequestError, nearest
+from etude.records.opening import TOKENIZER, read_bytes
 
 # What a folder may hold, in the order in which it is looked for.
 GPT2_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
@@ -160,6 +162,10 @@ def _load(stamps: tuple[tuple[Path, int, int], ...], end_of_text: str | None) ->
             tokenizer = _whole(files[0])
     except InvalidArguments:
         raise
+    except RequestError as error:
+        expected = f"{files[0].name} as the library writes it, of known parts"
+        hint = "; ".join(map(str, error.problems))
+        raise InvalidArguments(Problem("path", expected, str(files[0]), hint)) from error
     except Exception as error:  # the library raises a bare Exception
         expected = f"{' and '.join(file.name for file in files)} as the library writes it"
         hint = f"{type(error).__name__}: {error}"
@@ -198,7 +204,9 @@ def _check_ids(tokenizer: Tokenizer, file: Path) -> None:
 
 
 def _whole(file: Path) -> Tokenizer:
-    spec: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    text = read_bytes(file, TOKENIZER, links=True).decode()
+    must_be_known(text, file.name)
+    spec: dict[str, Any] = json.loads(text)
     model = spec["model"]
     if "dropout" in model:
         model["dropout"] = None  # else a text is encoded anew each time

@@ -26,6 +26,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors,
 
 from etude.data.decoding import Decoding, byte_letters
 from etude.data.learning import check_vocabulary, learn, told_if_smaller
+from etude.data.tokenizer_parts import must_be_known
 from etude.errors import Problem, RequestError, nearest
 from etude.records.files import write_text
 from etude.records.opening import TOKENIZER, read_bytes
@@ -189,9 +190,12 @@ class Tokenizer:
             text = read_bytes(path, TOKENIZER, links=links).decode()
         except (OSError, UnicodeDecodeError) as error:
             raise RequestError(Problem(str(path), expected, hint=str(error))) from error
+        must_be_known(text, str(path))
         try:
             return cls(tokenizers.Tokenizer.from_str(text))
-        except Exception as error:  # the library raises a bare Exception
+        except BaseException as error:  # the library raises a bare Exception, or panics
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise RequestError(Problem(str(path), expected, hint=str(error))) from error
 
     def closed_by(self, name: str) -> Tokenizer:

@@ -29,10 +29,13 @@ def read_config(path: Path) -> DictConfig:
     from omegaconf.errors import OmegaConfBaseException
 
     from etude.config.schema import Config
+    from etude.records.references import must_stay_small
 
     text = _plain_text(path)
     try:
-        config = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text))
+        written = OmegaConf.create(text)
+        must_stay_small(OmegaConf.to_container(written, resolve=False), str(path))
+        config = OmegaConf.merge(OmegaConf.structured(Config), written)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         hint = str(error).splitlines()[0]
         raise RequestError(
@@ -43,7 +46,8 @@ def read_config(path: Path) -> DictConfig:
 
 
 def portable(config: DictConfig) -> DictConfig:
-    """The config without what only the machine that wrote it has: loggers, its environment.
+    """The config without what only the machine that wrote it has: loggers, its environment, where
+    its runs and its prepared data lie. These are the reader's own.
 
     Only keys out of the signature can refer to the environment. Where a variable is not set here,
     they take their defaults.
@@ -56,6 +60,8 @@ def portable(config: DictConfig) -> DictConfig:
     found = config.copy()
     found.logger = {}
     defaults = OmegaConf.structured(Config)
+    for key in ("run.root", "run.cache"):
+        OmegaConf.update(found, key, OmegaConf.select(defaults, key))
     written: Any = OmegaConf.to_container(found, resolve=False)
     for path, value in flat(written):
         if "oc.env:" in str(value) and not _resolves(found, path):

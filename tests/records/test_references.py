@@ -1,0 +1,95 @@
+"""References in a record's config may not make it grow without end."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from etude.config.compose import compose, plain_yaml
+from etude.errors import RequestError
+from etude.records.config_file import portable, read_config
+from etude.records.references import must_stay_small
+
+TEXTS = {f"a{i}": f"${{a{i + 1}}}${{a{i + 1}}}" for i in range(40)} | {"a40": "x"}
+NODES: dict[str, Any] = {
+    f"a{i}": {"x": f"${{a{i + 1}}}", "y": f"${{a{i + 1}}}"} for i in range(40)
+} | {"a40": "x"}
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        (TEXTS, "references that come to at most"),
+        (NODES, "references that come to at most"),
+        ({"a": ["${b}"] * 2000, "b": 1}, "references that come to at most"),
+        ({"a": "${b}", "b": "${a}"}, "does not lead back"),
+        ({"a": {"b": "${a}"}}, "does not lead back"),
+        ({"a": {"b": "${..a}"}}, "does not lead back"),
+        ({"a": "${oc.create:'{b: 1}'}"}, "a resolver that records may use"),
+        ({"a": "${oc.decode:'${b}'}", "b": 1}, "a resolver that records may use"),
+        ({"a": "${" * 4000}, "characters with a reference"),
+        ({f"a{i}": f"${{a{i + 1}}}" for i in range(3000)}, "references that come to"),
+    ],
+)
+def test_what_grows_or_turns_in_circles_is_refused_at_once(tree: Any, said: str) -> None:
+    began = time.process_time()
+    with pytest.raises(RequestError, match=said):
+        must_stay_small(tree, "config.yaml")
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"a": "${b.c}", "b": {"c": 3}},
+        {"a": {"x": "${.y}", "y": "${..b}"}, "b": "text"},
+        {"which": "one", "one": 1, "a": "${${which}}"},
+        {"a": "${l[1]}", "l": [1, 2]},
+        {"a": "${oc.env:HOME}/${oc.env:USER,nobody}", "b": "${oc.decode:${oc.env:N,3}}"},
+        {"a": "${oc.select:b.c,4}", "b": "${oc.dict.keys:d}", "d": {"e": 1}},
+        {"a": "${missing}", "b": "$ {no}", "c": "\\${no}"},
+    ],
+)
+def test_what_omegaconf_follows_is_accepted(tree: Any) -> None:
+    must_stay_small(tree, "config.yaml")
+
+
+def test_a_config_that_grows_is_not_followed(tmp_path: Path) -> None:
+    config = OmegaConf.create(plain_yaml(compose(["experiment=debug"])))
+    config.vars = TEXTS
+    config.run.notes = "${vars.a0}"
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    with pytest.raises(RequestError, match=str(tmp_path / "config.yaml")):
+        read_config(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("vars:\n  a: " + "[" * 100 + "]" * 100, "within each other"),
+        ("vars: " + "[" * 100_000, "within each other"),
+        ("vars: [" + "1," * 30_000 + "]", "keys and values"),
+        ("vars: " + "x" * 300_000, "at most 262,144 bytes"),
+    ],
+)
+def test_yaml_that_takes_long_is_refused_at_once(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    began = time.process_time()
+    with pytest.raises(RequestError, match=said):
+        read_config(tmp_path / "config.yaml")
+    assert time.process_time() - began < 2
+
+
+def test_where_runs_and_prepared_data_lie_is_the_readers_own(tmp_path: Path) -> None:
+    overrides = [
+        "experiment=debug",
+        "run.cache=/nonexistent/theirs",
+        "run.root=/nonexistent/theirs",
+    ]
+    (tmp_path / "config.yaml").write_text(plain_yaml(compose(overrides)))
+    found = portable(read_config(tmp_path / "config.yaml"))
+    assert (found.run.cache, found.run.root) == (None, "experiments")
