@@ -29,7 +29,9 @@ NODES: dict[str, Any] = {
         ({"a": "${b}", "b": "${a}"}, "does not lead back"),
         ({"a": {"b": "${a}"}}, "does not lead back"),
         ({"a": {"b": "${..a}"}}, "does not lead back"),
-        ({"a": "${oc.create:'{b: 1}'}"}, "a resolver that records may use"),
+        ({"a": "${oc.create:'b'}"}, "a resolver that records may use"),
+        ({"a": "${oc.create:'{b: 1}'}"}, "without braces in them"),
+        ({"a": "${b"}, "references that end"),
         ({"a": "${oc.decode:'${b}'}", "b": 1}, "a resolver that records may use"),
         ({"a": "${" * 4000}, "characters with a reference"),
         ({f"a{i}": f"${{a{i + 1}}}" for i in range(3000)}, "references that come to"),
@@ -60,7 +62,7 @@ def test_what_omegaconf_follows_is_accepted(tree: Any) -> None:
 
 def test_a_config_that_grows_is_not_followed(tmp_path: Path) -> None:
     config = OmegaConf.create(plain_yaml(compose(["experiment=debug"])))
-    config.vars = TEXTS
+    config.vars = {key: value.replace("${", "${vars.") for key, value in TEXTS.items()}
     config.run.notes = "${vars.a0}"
     OmegaConf.save(config, tmp_path / "config.yaml")
     with pytest.raises(RequestError, match=str(tmp_path / "config.yaml")):
@@ -85,11 +87,7 @@ def test_yaml_that_takes_long_is_refused_at_once(tmp_path: Path, text: str, said
 
 
 def test_where_runs_and_prepared_data_lie_is_the_readers_own(tmp_path: Path) -> None:
-    overrides = [
-        "experiment=debug",
-        "run.cache=/nonexistent/theirs",
-        "run.root=/nonexistent/theirs",
-    ]
+    overrides = ["experiment=debug", "run.cache=/theirs/cache", "run.root=/theirs"]
     (tmp_path / "config.yaml").write_text(plain_yaml(compose(overrides)))
     found = portable(read_config(tmp_path / "config.yaml"))
     assert (found.run.cache, found.run.root) == (None, "experiments")
