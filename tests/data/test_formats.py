@@ -415,9 +415,9 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("content", "where", "hint"),
         [
-            (b"id,text\n1,a\n2,b,c\n", ", line 3", "Expected 2 fields in line 3, saw 3"),
+            (b"id,text\n1,a\n2,b,c\n", ", line 3", "as many cells as the header names, 2"),
             (b"text\na, b\nc\n", ", line 2", "in quotes"),
-            (b'id,text\n1,"open\n2,b\n', "", "EOF inside string"),
+            (b'id,text\n1,"open\n2,b\n', ", line 2", "a quotation mark that ends the cell"),
             (b"id,text\n1,caf\xe9\n", ", line 2, byte 13", "iconv"),
         ],
     )
@@ -484,7 +484,7 @@ def test_line_ends_and_places_hold_across_groups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rows, "GROUP", 3)
-    monkeypatch.setattr(formats, "ZSTD_STEP", 5)
+    monkeypatch.setattr(formats, "STEP", 5)
     documents = [f"{i}: {text}" for i, text in enumerate(DOCUMENTS * 4)]
     (tmp_path / "a.jsonl.zst").write_bytes(COMPRESS[".zst"](as_jsonl(documents)))
     (tmp_path / "b.csv").write_bytes(as_csv(documents))

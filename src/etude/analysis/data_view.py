@@ -28,6 +28,7 @@ def shown(data: Any, *, examples: int, seed: int) -> Iterator[str]:
     """
     if isinstance(data, ExampleData):
         yield from _splits(data)
+        yield from data.meta.notes
         yield from _labels(data)
         yield from _lengths(data)
         yield from _examples(data, examples)

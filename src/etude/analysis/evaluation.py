@@ -15,6 +15,7 @@ import numpy as np
 
 from etude.analysis.written import Beams, answers, bound_to, compared, translations
 from etude.data.examples.base import ExampleData
+from etude.data.examples.classes import key_of, numbered
 from etude.data.examples.source import Row
 from etude.data.examples.steps import ExampleEvaluation, Table
 from etude.data.loading import EVALUATION_POSITIONS, evaluation_positions, loader
@@ -130,9 +131,10 @@ def _classified(
     positive = list(labels).index(str(named)) if named in labels else None
     table, numbers = data.of_rows(rows, model.tokenizer, labels)
     probabilities = class_probabilities(model.module, batches_of(table), numbers)
+    known = numbered(labels)
     predictions: list[dict[str, Any]] = []
     for row, each in probabilities.items():
-        (label,) = data.labels_of(rows[row])
+        label = labels[known[key_of(data.labels_of(rows[row])[0])]]
         best = int(each.argmax())
         predictions.append(
             {
@@ -176,9 +178,10 @@ def _tagged(
 ) -> dict[str, Any]:
     table, numbers = data.of_rows(rows, model.tokenizer, labels)
     tags = word_tags(model.module, batches_of(table), numbers)
+    known = numbered(labels)
     predictions: list[dict[str, Any]] = []
     for row, found in tags.items():
-        words = data.labels_of(rows[row])
+        words = [labels[known[key_of(tag)]] for tag in data.labels_of(rows[row])]
         guesses = [labels[tag] for tag in found]
         right = len(guesses) == len(words) and guesses == words
         hits = sum(a == b for a, b in zip(words, guesses, strict=False))

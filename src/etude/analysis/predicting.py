@@ -9,13 +9,15 @@ from typing import Any
 from etude.analysis.evaluation import batches_of
 from etude.analysis.written import Beams, answers, bound_to, translations
 from etude.data.examples.base import ExampleData
+from etude.data.examples.conll import is_conll
 from etude.data.examples.encoding import encode
 from etude.data.examples.labelled import LabelledFiles
 from etude.data.examples.source import Row
 from etude.data.examples.tables import TableData
-from etude.data.examples.tagged import Tagged, is_conll
+from etude.data.examples.tagged import Tagged
 from etude.data.formats import format_of
-from etude.data.rows import check_surrogates, columns_of, records_of
+from etude.data.plain import lines_of
+from etude.data.rows import check_surrogates, columns_of, newlines, records_of
 from etude.errors import Problem, RequestError
 from etude.tasks.causal_lm import CausalLM
 from etude.tasks.classification import Classification
@@ -91,7 +93,7 @@ class Predictor:
         Raises:
             RequestError: it can't be read, or has no such column.
         """
-        form = format_of(file)
+        form = format_of(file, without_suffix=True)
         if not file.is_file():
             raise RequestError(Problem("--file", "a file", str(file)))
         tags = issubclass(self.task, Tagging)
@@ -99,24 +101,21 @@ class Predictor:
             yield from self.data.words_of(file)
             return
         if form is None or not form.rows:
-            try:
-                lines = file.read_text(encoding="utf-8").splitlines()
-            except UnicodeDecodeError as error:
-                raise RequestError(Problem(str(file), "UTF-8 text", hint=str(error))) from error
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(lines_of(file), 1):
                 if not line.strip():
                     raise RequestError(Problem(f"{file}, line {number}", "some text; it is empty"))
-                yield line
+                yield line.removesuffix("\n")
             return
         columns = self.data.columns() if isinstance(self.data, TableData) else {}
         wanted = [columns.get(key) for key in ("text", "source", "words")]
         column = next((name for name in wanted if name), "words" if tags else "text")
-        found = columns_of(file, form)
+        quoting = getattr(self.data, "quoting", None)
+        found = columns_of(file, form, quoting)
         if column not in found:
             hint = f"{file} has {', '.join(found)}"
             raise RequestError(Problem("--file", f"the column {column}", hint=hint))
-        for number, row in records_of(file, form, [column]):
-            where, value = f"{file}, row {number}", row[column]
+        for where, row in records_of(file, form, [column], quoting):
+            value = row[column]
             listed = tags and isinstance(value, list) and all(isinstance(x, str) for x in value)
             if not isinstance(value, str) and not listed:
                 expected = "text or a list of words" if tags else "text"
@@ -124,7 +123,7 @@ class Predictor:
             if not "".join(value).strip():
                 raise RequestError(Problem(where, "some text; it is empty"))
             check_surrogates(where, "".join(value))
-            yield value
+            yield value if listed else newlines(value)
 
     def _labels(self, texts: Sequence[str], pair: str | None) -> Iterator[dict[str, Any]]:
         data: Any = self.data

@@ -28,7 +28,7 @@ KINDS: dict[str, Kind] = {
 }
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 CHUNK = 1 << 20
-ZSTD_STEP = 1 << 10  # compressed bytes at a time: 4 of them can stand for 128 kB
+STEP = 1 << 10  # compressed bytes at a time: 4 of them can stand for 128 kB
 
 BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 """What the readers below raise for a file that is cut short, damaged or can't be read."""
@@ -85,8 +85,8 @@ def open_bytes(path: Path) -> IO[bytes]:
     """
     openers: dict[str, Callable[[Path], Any]] = {
         ".gz": gzip.open,
-        ".bz2": bz2.open,
-        ".xz": lzma.open,
+        ".bz2": lambda path: _buffered(path.open("rb"), bz2.BZ2Decompressor),
+        ".xz": lambda path: _buffered(path.open("rb"), lzma.LZMADecompressor, padding=b"\0"),
         ".zst": lambda path: open_zstd(path.open("rb")),
     }
     file: IO[bytes] = openers.get(path.suffix.lower(), lambda path: path.open("rb"))(path)
@@ -101,16 +101,29 @@ def open_zstd(file: IO[bytes], mode: str = "rb") -> IO[bytes]:
     """
     if "r" not in mode:
         raise ValueError("only for reading")
-    return io.BufferedReader(_Zstd(file), CHUNK)
+    return _buffered(file, lambda: zstandard.ZstdDecompressor().decompressobj())
 
 
-class _Zstd(io.RawIOBase):
-    """Zstd's own reader takes the end of a truncated file for the end of the text."""
+def _buffered(file: IO[bytes], new: Callable[[], Any], padding: bytes = b"") -> IO[bytes]:
+    return io.BufferedReader(_Streams(file, new, padding), CHUNK)
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
-        self._begun = False  # whether the frame has any bytes yet
+
+class _Streams(io.RawIOBase):
+    """Decompresses all streams of a file, one after the other.
+
+    The libraries' own readers stop in silence where something else follows a stream (bz2, xz), or
+    where the file ends within one (zstd).
+
+    Args:
+        file: the compressed bytes.
+        new: makes the decompressor of one stream.
+        padding: the byte that may stand between streams; empty allows none.
+    """
+
+    def __init__(self, file: IO[bytes], new: Callable[[], Any], padding: bytes) -> None:
+        self._file, self._new, self._padding = file, new, padding
+        self._stream = new()
+        self._begun = False  # whether the stream has any bytes yet
         self._ready = memoryview(b"")
 
     def readable(self) -> bool:
@@ -118,16 +131,20 @@ class _Zstd(io.RawIOBase):
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         while not self._ready:
-            rest = self._frame.unused_data if self._frame.eof else b""
-            data = rest or self._file.read(ZSTD_STEP)
-            if self._frame.eof:
-                self._frame, self._begun = zstandard.ZstdDecompressor().decompressobj(), False
+            rest = self._stream.unused_data if self._stream.eof else b""
+            data = rest or self._file.read(STEP)
+            if self._stream.eof:
+                self._stream, self._begun = self._new(), False
             if not data:
                 if self._begun:
-                    raise EOFError("Compressed file ended before the end of a frame")
+                    raise EOFError("Compressed file ended before the end of a stream")
                 return 0
+            if not self._begun and self._padding:
+                data = data.lstrip(self._padding)
+                if not data:
+                    continue
             self._begun = True
-            self._ready = memoryview(self._frame.decompress(data))
+            self._ready = memoryview(self._stream.decompress(data))
         count = min(len(buffer), len(self._ready))
         buffer[:count] = self._ready[:count]
         self._ready = self._ready[count:]

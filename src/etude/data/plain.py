@@ -14,6 +14,11 @@ from typing import Any
 from etude.data.formats import BROKEN, CHUNK, COMPRESSED, open_bytes
 from etude.errors import Problem, RequestError
 
+LONGEST = 1 << 25
+"""The most characters in a line or a row that is read as a whole: 33,554,432."""
+
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
 
 @dataclass(frozen=True)
 class Scan:
@@ -48,7 +53,9 @@ def scan(file: Path) -> Scan:
                     line = lines + chunk[: max(bad - offset, 0)].count(b"\n") + 1
                     where = f"{file}, line {line}, byte {bad}"
                     value = f"0x{error.object[error.start]:02x}"
-                    hint = "convert the file, for example with iconv -f latin1 -t utf-8"
+                    wide = bad == 0 and chunk.startswith(UTF16)
+                    encoding = "utf-16" if wide else "latin1"
+                    hint = f"convert the file, for example with iconv -f {encoding} -t utf-8"
                     raise RequestError(Problem(where, "UTF-8 text", value, hint)) from error
                 offset += len(chunk)
                 lines += chunk.count(b"\n")
@@ -104,3 +111,29 @@ def characters_of(file: Path, first: int, last: int) -> Iterator[str]:
         while last > 0 and (text := stream.read(min(last, CHUNK))):
             last -= len(text)
             yield text
+
+
+def lines_of(file: Path) -> Iterator[str]:
+    """The lines of a text, each with its newline; every kind of line end is read as one.
+
+    Raises:
+        RequestError: the file is damaged, is not UTF-8, or has a line of more than `LONGEST`
+            characters; says which line.
+    """
+    with explained(file), io.TextIOWrapper(open_bytes(file), encoding="utf-8-sig") as stream:
+        number = 0
+        try:
+            while line := stream.readline(LONGEST + 1):
+                number += 1
+                if len(line) > LONGEST:
+                    raise RequestError(too_long(f"{file}, line {number}"))
+                yield line
+        except UnicodeDecodeError:
+            scan(file)  # reports the line and the byte
+            raise
+
+
+def too_long(where: str) -> Problem:
+    """A line or a row that is not read, since it would have to be held in memory as a whole."""
+    hint = "plain text of any length is read where data.lines is false"
+    return Problem(where, f"at most {LONGEST:,} characters in a line or a row", hint=hint)

@@ -1,97 +1,81 @@
-"""Files of rows: which columns they have, and one column's values, a row a document.
+"""Files of rows: which columns they have, and the values of some, streamed.
 
-The rows come from the builders that the library `datasets` packages, streamed, so that memory
-doesn't grow with the file. Of JSON they give the lines, which are taken apart here: the library's
-own JSON builder guesses a type for each column from the first rows, so that dates become something
-else than text, a number among texts becomes text, and a key that only later rows have is an error.
+What stands in the file is what is read: cells of CSV and TSV are text, and no type is guessed. (The
+builders of the library `datasets` guess one for each column of JSON from the first rows.)
 """
 
 from __future__ import annotations
 
-import io
-import json
 import logging
-import re
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from etude.data.formats import Format, open_bytes, open_zstd
+from etude.data import delimited, json_rows, parquet_rows
+from etude.data.delimited import Quoting
+from etude.data.formats import Format, open_zstd
 from etude.data.plain import explained, scan
 from etude.errors import EtudeError, Problem, RequestError, nearest
+
+READING = 2
+"""The version of how rows are read; what an earlier one has prepared is prepared anew."""
 
 HEAD = 100  # rows that say which columns there are, where the format itself doesn't
 GROUP = 256  # rows read at a time
 
-_JSON = "JSON: an object a line, or one list of objects"
-
 log = logging.getLogger("etude.data")
 
 
-def columns_of(file: Path, form: Format) -> dict[str, bool]:
+def columns_of(file: Path, form: Format, quoting: Quoting | None = None) -> dict[str, bool]:
     """The names of the file's columns, and whether each holds text; empty if it has no rows.
+
+    Args:
+        quoting: see `etude.data.delimited.quoted`.
 
     Raises:
         RequestError: it can't be read as what its name says.
     """
     with _explained(file, form):
         if form.kind == "csv":
-            return dict.fromkeys(_header(file, form), True)
+            return dict.fromkeys(filter(None, delimited.header(file, form, quoting)), True)
         if form.kind == "parquet":
-            with _streamed("parquet", file) as table:
-                return text_columns(table.features)
-        rows = _json_list(file) if _is_list(file) else _json_lines(file, _lines(file))
-        return seen_columns(row for _, row in islice(rows, HEAD))
+            return parquet_rows.columns(file)
+        return seen_columns(row for _, row in islice(json_rows.rows(file), HEAD))
 
 
-def values_of(file: Path, form: Format, column: str) -> Iterator[tuple[int, Any]]:
-    """All that stands in a column, in order: the number of the row, from 1, and its value.
-
-    In a file of JSON lines the number is that of the line.
+def values_of(
+    file: Path, form: Format, column: str, quoting: Quoting | None = None
+) -> Iterator[tuple[str, Any]]:
+    """All that stands in a column, in order: where each value is, and the value.
 
     Raises:
-        RequestError: the file is damaged, or isn't what its name says; with the line where there
-            is one.
+        RequestError: the file is damaged, or isn't what its name says; says where.
     """
-    for number, row in records_of(file, form, [column]):
-        yield number, row[column]
+    for where, row in records_of(file, form, [column], quoting):
+        yield where, row[column]
 
 
 def records_of(
-    file: Path, form: Format, columns: Sequence[str]
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """All rows in order: the number of each, as for `values_of`, and its values by column.
+    file: Path, form: Format, columns: Sequence[str], quoting: Quoting | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All rows in order: where each is, such as `a.csv, line 3`, and its values by column.
 
     Raises:
         RequestError: as `values_of`.
     """
     with _explained(file, form):
         if form.kind == "json":
-            if _is_list(file):
-                for number, row in _json_list(file):
-                    yield number, {name: row.get(name) for name in columns}
-                return
-            with _streamed("text", file, encoding="utf-8-sig") as lines:
-                for number, row in _json_lines(file, column_values(lines, "text")):
-                    yield number, {name: row.get(name) for name in columns}
+            for where, row in json_rows.rows(file):
+                yield f"{file}, {where}", {name: row.get(name) for name in columns}
         elif form.kind == "csv":
-            import datasets  # type: ignore[import-untyped]
-
-            # Stated for every column, or pandas guesses types: 007 would be the number 7.
-            text = datasets.Features(
-                {name: datasets.Value("string") for name in _header(file, form)}
-            )
-            options = _csv_options(form) | {"features": text, "chunksize": GROUP}
-            with _streamed("csv", file, **options) as rows:
-                yield from enumerate(row_values(rows, columns), 1)
+            for line, cells in delimited.rows(file, form, quoting):
+                yield f"{file}, line {line}", {name: cells[name] for name in columns}
         else:
-            options = {"columns": list(columns), "batch_size": GROUP}
-            with _streamed("parquet", file, **options) as rows:
-                yield from enumerate(row_values(rows, columns), 1)
+            for number, row in parquet_rows.rows(file, columns):
+                yield f"{file}, row {number}", row
 
 
 def row_values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -207,7 +191,7 @@ def split_rows(documents: Iterable[str], *, held_out: bool, validation: float) -
 
 def quiet_datasets() -> Any:
     """The library `datasets`, told not to print, and with a zstd reader that notices a cut file."""
-    import datasets
+    import datasets  # type: ignore[import-untyped]
     import huggingface_hub
     from fsspec.compression import register_compression  # type: ignore[import-untyped]
 
@@ -222,98 +206,6 @@ def quiet_datasets() -> Any:
 
 
 @contextmanager
-def _streamed(kind: str, file: Path, **options: Any) -> Iterator[Any]:
-    """A packaged builder's rows of one file: an `IterableDataset`."""
-    quiet_datasets()
-    from datasets.packaged_modules.csv.csv import Csv  # type: ignore[import-untyped]
-    from datasets.packaged_modules.parquet.parquet import Parquet  # type: ignore[import-untyped]
-    from datasets.packaged_modules.text.text import Text  # type: ignore[import-untyped]
-
-    builders: dict[str, Any] = {"text": Text, "csv": Csv, "parquet": Parquet}
-    # The builder makes itself a folder, and takes a path for a pattern or, compressed, for a URL.
-    with tempfile.TemporaryDirectory(prefix="etude-rows-") as folder:
-        link = Path(folder, "rows" + "".join(file.suffixes[-2:]).lower())
-        link.symlink_to(file.absolute())
-        builder = builders[kind](cache_dir=folder, data_files=[str(link)], **options)
-        yield builder.as_streaming_dataset(split="train")
-
-
-def _lines(file: Path) -> Iterator[str]:
-    with io.TextIOWrapper(open_bytes(file), encoding="utf-8-sig") as stream:
-        yield from stream
-
-
-def _is_list(file: Path) -> bool:
-    """Whether the JSON file is one list, rather than an object a line."""
-    with io.TextIOWrapper(open_bytes(file), encoding="utf-8-sig") as stream:
-        while character := stream.read(1):
-            if not character.isspace():
-                return character == "["
-    return False
-
-
-def _json_list(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of one list, which can't be read in pieces."""
-    try:
-        found = json.loads("".join(_lines(file)))
-    except (ValueError, RecursionError) as error:
-        raise RequestError(_broken_json(file, error)) from error
-    for number, row in enumerate(found, 1):
-        if not isinstance(row, dict):
-            raise RequestError(Problem(f"{file}, row {number}", "an object", row))
-        yield number, row
-
-
-def _json_lines(file: Path, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """An object a line, with the number of the line; empty lines are none."""
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.rstrip())
-        except (ValueError, RecursionError) as error:
-            raise RequestError(_broken_json(file, error, number)) from error
-        if not isinstance(row, dict):
-            raise RequestError(Problem(f"{file}, line {number}", _JSON, row))
-        yield number, row
-
-
-def _broken_json(file: Path, error: Exception, line: int | None = None) -> Problem:
-    where, hint = str(file), str(error)
-    if isinstance(error, json.JSONDecodeError):
-        where += f", line {line or error.lineno}, column {error.colno}"
-        hint = error.msg
-    elif line is not None:
-        where += f", line {line}"
-    return Problem(where, _JSON, hint=hint)
-
-
-def _csv_options(form: Format) -> dict[str, Any]:
-    # NA and an empty cell are texts as they stand.
-    return {
-        "sep": "\t" if form.suffix == ".tsv" else ",",
-        "encoding": "utf-8-sig",
-        "keep_default_na": False,
-    }
-
-
-def _header(file: Path, form: Format) -> list[str]:
-    import pandas as pd
-
-    with open_bytes(file) as stream:
-        try:
-            head = pd.read_csv(stream, nrows=1, dtype=str, **_csv_options(form))
-        except pd.errors.EmptyDataError:
-            return []
-    if not isinstance(head.index, pd.RangeIndex):  # pandas takes the first for names of the rows
-        count = head.index.nlevels + len(head.columns)
-        expected = f"as many cells as the header names, {len(head.columns)}"
-        hint = "a cell with the separator in it stands in quotes"
-        raise RequestError(Problem(f"{file}, line 2", expected, count, hint))
-    return [str(name) for name in head.columns]
-
-
-@contextmanager
 def _explained(file: Path, form: Format) -> Iterator[None]:
     """Says what is wrong with `file`, and where, for what the libraries raise."""
     try:
@@ -321,15 +213,14 @@ def _explained(file: Path, form: Format) -> Iterator[None]:
             yield
     except (EtudeError, MemoryError):
         raise
+    except UnicodeDecodeError:
+        scan(file)  # reports the line and the byte
+        raise
     except Exception as error:
-        if form.kind != "parquet":
-            scan(file)  # says where it isn't UTF-8
         reason = str(error).strip().splitlines()
-        line = re.search(r"\bin line (\d+)", str(error))
-        where = f"{file}, line {line[1]}" if line else str(file)
         expected = f"a {form.suffix} file that can be read"
         raise RequestError(
-            Problem(where, expected, hint=reason[0] if reason else type(error).__name__)
+            Problem(str(file), expected, hint=reason[0] if reason else type(error).__name__)
         ) from error
 
 
@@ -346,6 +237,11 @@ def check_surrogates(where: str, text: str) -> None:
     except UnicodeEncodeError as error:
         expected = "text: half of a surrogate pair stands for no character"
         raise RequestError(Problem(where, expected, text[error.start])) from error
+
+
+def newlines(text: str) -> str:
+    """The text with each kind of line end as a newline."""
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def _listed(columns: Mapping[str, bool]) -> str:

@@ -5,16 +5,23 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from etude.data.formats import Format, endings, format_of
 from etude.data.passages import cut
-from etude.data.plain import ReadOnce, Scan, characters_of, scan, sha256
+from etude.data.plain import ReadOnce, Scan, characters_of, lines_of, scan, sha256
 from etude.data.prepare import Passage, Split
-from etude.data.rows import choose_column, columns_of, split_rows, texts, values_of
+from etude.data.rows import (
+    READING,
+    choose_column,
+    columns_of,
+    newlines,
+    split_rows,
+    texts,
+    values_of,
+)
 from etude.data.text import Batch, TextData
 from etude.data.tokenizer import Recipe
 from etude.errors import Checks, Problem, RequestError, nearest
@@ -46,6 +53,7 @@ class TextFiles(TextData):
         column: for rows, the column of the text; None takes `text`, else the only one of text.
         lines: each line of plain text is a document, and is held out as a row would be; those that
             are blank are none.
+        quoting: of TSV and CSV, see `etude.data.delimited.quoted`.
     """
 
     def __init__(
@@ -61,6 +69,7 @@ class TextFiles(TextData):
         column: str | None = None,
         separate_documents: bool = False,
         lines: bool = False,
+        quoting: Literal["csv", "none"] | None = None,
     ) -> None:
         self.paths = [path] if isinstance(path, str) else list(path)
         checks = Checks()
@@ -84,6 +93,7 @@ class TextFiles(TextData):
         self.validation = validation
         self.column = column
         self.lines = lines
+        self.quoting = quoting
         self._once = ReadOnce()
 
     def files(self) -> list[Path]:
@@ -136,12 +146,20 @@ class TextFiles(TextData):
 
     def split_settings(self) -> dict[str, object]:
         lines = {"lines": True} if self.lines else {}
-        return {"corpus": "text_files", "validation": self.validation, **lines}
+        quoting = {"quoting": self.quoting} if self.quoting else {}
+        reading = {"reading": READING} if self._rows() else {}
+        return {
+            "corpus": "text_files",
+            "validation": self.validation,
+            **lines,
+            **quoting,
+            **reading,
+        }
 
     def documents(self, split: Split) -> Iterator[str]:
         if self._rows():
             found = texts(self._values(), tell=split == "val")
-            documents = (_newlines(text) for text in found)
+            documents = (newlines(text) for text in found)
             yield from split_rows(documents, held_out=split == "val", validation=self.validation)
             return
         if self.lines:
@@ -186,7 +204,7 @@ class TextFiles(TextData):
     def _columns(self, file: Path) -> dict[str, bool]:
         if file.stat().st_size == 0:
             return {}
-        found: dict[str, bool] = self._once(columns_of, file, _format(file))
+        found: dict[str, bool] = self._once(columns_of, file, _format(file), self.quoting)
         return found
 
     def _values(self) -> Iterator[tuple[str, Any]]:
@@ -194,10 +212,8 @@ class TextFiles(TextData):
         for file in self.files():
             if not self._columns(file):
                 continue
-            form = _format(file)
-            unit = "line" if form.kind == "json" else "row"
-            for number, value in values_of(file, form, column):
-                yield f"{file}, {unit} {number}, column {column}", value
+            for where, value in values_of(file, _format(file), column, self.quoting):
+                yield f"{where}, column {column}", value
 
     def _spans(self, split: Split) -> Iterator[tuple[Path, int, int]]:
         """Each file's characters [first, last) that belong to the split, unless there are none."""
@@ -220,16 +236,9 @@ class TextFiles(TextData):
 
 def _lines(file: Path) -> Iterator[str]:
     """The lines of a text that have something in them, without their ends."""
-    rest = ""
-    for chunk in characters_of(file, 0, sys.maxsize):
-        *whole, rest = (rest + chunk).split("\n")
-        yield from (line for line in whole if line.strip())
-    if rest.strip():
-        yield rest
-
-
-def _newlines(text: str) -> str:
-    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+    for line in lines_of(file):
+        if line.strip():
+            yield line.removesuffix("\n")
 
 
 def _format(file: Path) -> Format:

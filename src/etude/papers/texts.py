@@ -95,5 +95,4 @@ class FileTexts:
                 yield "".join(characters_of(self.path, 0, scan(self.path).characters))
             return
         values = values_of(self.path, form, self.column)
-        named = ((f"{self.path}, row {number}", value) for number, value in values)
-        yield from islice(texts(named, tell=True), self.limit)
+        yield from islice(texts(values, tell=True), self.limit)

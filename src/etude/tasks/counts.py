@@ -80,9 +80,11 @@ Span = tuple[str, int, int]
 
 
 def are_spans(names: Sequence[str]) -> bool:
-    """Whether tags say where spans of words begin and go on: `B-LOC`, `I-LOC`, `O`."""
+    """Whether tags mark spans of words: `B-LOC`, `I-LOC`, `O`, and `E-`, `S-` (IOBES) or `L-`, `U-`
+    (BILOU).
+    """
     marks = {name[:2] for name in names}
-    return marks <= {"B-", "I-", "E-", "S-", "O"} and any("-" in name for name in names)
+    return marks <= {"B-", "I-", "E-", "S-", "L-", "U-", "O"} and any("-" in name for name in names)
 
 
 def spans(tags: Sequence[str]) -> set[Span]:
@@ -93,7 +95,7 @@ def spans(tags: Sequence[str]) -> set[Span]:
     kind, start, before = "", 0, "O"
     for place, tag in enumerate([*tags, "O"]):
         mark, _, name = tag.partition("-")
-        goes_on = mark in ("I", "E") and name == kind and before in ("B", "I")
+        goes_on = mark in ("I", "E", "L") and name == kind and before in ("B", "I")
         if kind and not goes_on:
             found.add((kind, start, place - 1))
             kind = ""

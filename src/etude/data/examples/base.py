@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from etude.data.cache import built_once
 from etude.data.examples.batches import ExampleBatches
+from etude.data.examples.classes import key_of, numbered
 from etude.data.examples.ragged import Ragged
 from etude.data.examples.source import Row, Source, Split
 from etude.data.examples.steps import ExampleEvaluation, ExampleSteps, Held, Part, Table
@@ -306,9 +307,10 @@ class ExampleData(pl.LightningDataModule, Source):
         Rows without text have none. The data need not be prepared.
         """
         assert self.objective is not None
+        known = numbered(labels)
         for row in rows:
             for label in self.labels_of(row):
-                if label not in labels:
+                if key_of(label) not in known:
                     expected = f"one of the run's labels, {', '.join(labels[:12])}"
                     raise RequestError(Problem(row.where, expected, label))
         kept = [number for number, row in enumerate(rows) if self.texts(row)]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from etude.data.examples.classes import LabelInspection, key_of, label_of, numbered
 from etude.data.examples.encoding import encode
-from etude.data.examples.source import Encoded, Row
+from etude.data.examples.source import Encoded, Inspection, Row
 from etude.data.examples.tables import Part, TableData, TrainingRows, text_in
-from etude.data.rows import check_surrogates
 from etude.data.text import Batch
 from etude.data.tokenizer import Recipe, Tokenizer
 from etude.errors import Checks, Problem, RequestError
@@ -26,7 +26,9 @@ class LabelledFiles(TableData):
         label: that of the label.
         labels: the names of all labels in order; None takes those that a hub's data set states,
             else those of the training split, numbers by value and other names by their letters.
-            With them stated a whole number that is no name counts from 0.
+            With them stated a whole number that is no name counts from 0. Which spellings of a
+            label are one class: see `etude.data.examples.classes`.
+        quoting: of TSV and CSV, see `etude.data.delimited.quoted`.
     """
 
     fields: tuple[str, ...] = ("tokens", "label")
@@ -50,6 +52,7 @@ class LabelledFiles(TableData):
         bucket_steps: int = 50,
         workers: int = 0,
         pack: bool = False,
+        quoting: Literal["csv", "none"] | None = None,
     ) -> None:
         checks = Checks()
         several = labels is None or len(set(labels)) == len(labels) > 1
@@ -67,6 +70,7 @@ class LabelledFiles(TableData):
             bucket_steps=bucket_steps,
             workers=workers,
             pack=pack,
+            quoting=quoting,
             checks=checks,
         )
         self.text, self.pair, self.label = text, pair, label
@@ -90,29 +94,30 @@ class LabelledFiles(TableData):
 
     def labels_of(self, row: Row) -> list[str]:
         value = row.values[self.label]
-        part = isinstance(value, float) and not value.is_integer()
-        if value is None or str(value).strip() == "" or part or isinstance(value, list | dict):
-            expected = "a label: a name or a whole number"
-            raise RequestError(Problem(f"{row.where}, column {self.label}", expected, value))
-        name = str(value).strip()
-        check_surrogates(f"{row.where}, column {self.label}", name)
-        if self.named is not None and name not in self.named and name.isdecimal():
-            if int(name) >= len(self.named):
-                expected = f"a label from 0 to {len(self.named) - 1}, or one of data.labels"
-                raise RequestError(Problem(f"{row.where}, column {self.label}", expected, value))
-            return [self.named[int(name)]]
+        where = f"{row.where}, column {self.label}"
+        name = label_of(value, where)
+        if self.named is not None and key_of(name) not in numbered(self.named):
+            number = key_of(name)
+            if number.isdecimal():
+                if int(number) >= len(self.named):
+                    expected = f"a label from 0 to {len(self.named) - 1}, or one of data.labels"
+                    raise RequestError(Problem(where, expected, value))
+                return [self.named[int(number)]]
         return [name]
+
+    def inspection(self) -> Inspection:
+        return LabelInspection(self.label)
 
     def encoded(
         self, rows: Sequence[Row], tokenizer: Tokenizer, labels: Sequence[str]
     ) -> list[Encoded]:
         texts = [self.texts(row) for row in rows]
         pairs: Any = [tuple(each) if self.pair else each[0] for each in texts]
-        numbers = {name: number for number, name in enumerate(labels)}
+        numbers = numbered(labels)
         result = []
         found = encode(pairs, tokenizer, self.sequence_length)
         for row, pieces in zip(rows, found, strict=True):
-            label = [numbers[self.labels_of(row)[0]]]
+            label = [numbers[key_of(self.labels_of(row)[0])]]
             taken, lost = self.pieces_of(pieces)
             fields = [
                 {"tokens": piece.ids, "types": piece.type_ids, "label": label} for piece in taken

@@ -62,6 +62,7 @@ class Pairs(PairData, TableData):
             included.
         source: the column of the first text.
         target: that of the second.
+        quoting: of TSV and CSV, see `etude.data.delimited.quoted`.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Pairs(PairData, TableData):
         bucket_steps: int = 50,
         workers: int = 0,
         pack: bool = False,
+        quoting: Literal["csv", "none"] | None = None,
     ) -> None:
         super().__init__(
             path=path,
@@ -95,6 +97,7 @@ class Pairs(PairData, TableData):
             bucket_steps=bucket_steps,
             workers=workers,
             pack=pack,
+            quoting=quoting,
         )
         self.source, self.target = source, target
 

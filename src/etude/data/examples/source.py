@@ -22,10 +22,34 @@ class Row(NamedTuple):
     Attributes:
         where: for messages, such as `train.csv, line 7`.
         values: by the source's own names.
+        typed: whether the file tells numbers from text; CSV and TSV do not.
     """
 
     where: str
     values: dict[str, Any]
+    typed: bool = True
+
+
+class Inspection:
+    """Looks at all rows of all splits before they are encoded; this one sees nothing in them."""
+
+    def row(self, row: Row) -> None:
+        """Looks at one row.
+
+        Raises:
+            RequestError: it contradicts an earlier one; says where both are.
+        """
+
+    def notes(self, labels: Sequence[str]) -> list[str]:
+        """What a user should know of how the rows are read, a line each.
+
+        Args:
+            labels: the names of all labels.
+
+        Raises:
+            RequestError: something about them cannot be decided; says what to state.
+        """
+        return []
 
 
 @dataclass
@@ -81,6 +105,10 @@ class Source(ABC):
     def labels_of(self, row: Row) -> list[str]:
         """The labels that a row states; a source without labels has none."""
         return []
+
+    def inspection(self) -> Inspection:
+        """What looks at the rows before they are encoded."""
+        return Inspection()
 
     @property
     def stated_labels(self) -> list[str] | None:

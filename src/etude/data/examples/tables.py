@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from etude.data.delimited import Quoting
 from etude.data.examples.base import ExampleData
 from etude.data.examples.hub import HubRows
 from etude.data.examples.source import Row, Split, in_parts
 from etude.data.formats import Format, format_of
 from etude.data.plain import ReadOnce, sha256
-from etude.data.rows import check_surrogates, columns_of, records_of
+from etude.data.rows import check_surrogates, columns_of, newlines, records_of
 from etude.data.text_files import files_of
 from etude.errors import Checks, Problem, RequestError, nearest
 
@@ -40,6 +41,7 @@ class TableData(ExampleData):
         validation: the part of these rows that is held out, or the files of those that are; where
             `path` is a hub's, the name of another split.
         test: likewise; None is no test split.
+        quoting: of TSV and CSV, see `etude.data.delimited.quoted`.
         checks: what the source has noted of its own arguments.
         more: of `ExampleData`.
 
@@ -53,6 +55,7 @@ class TableData(ExampleData):
         path: TrainingRows,
         validation: Part = 0.1,
         test: Part = None,
+        quoting: Quoting | None = None,
         checks: Checks | None = None,
         **more: Any,
     ) -> None:
@@ -73,6 +76,7 @@ class TableData(ExampleData):
         none = validation is None
         checks.that(not none, "validation", None, "a part between 0 and 1, or files")
         super().__init__(checks=checks, **more)
+        self.quoting = quoting
         self._once = ReadOnce()
 
     also: Sequence[str] = ()  # columns to read besides
@@ -130,7 +134,8 @@ class TableData(ExampleData):
         return digest.hexdigest()
 
     def settings(self) -> dict[str, Any]:
-        return {"columns": self.columns(), "parts": self.parts}
+        quoting = {"quoting": self.quoting} if self.quoting else {}
+        return {"columns": self.columns(), "parts": self.parts, **quoting}
 
     def origin(self) -> dict[str, object]:
         return {} if self.hub is None else self.hub.origin()
@@ -151,7 +156,7 @@ class TableData(ExampleData):
             raise RequestError(problems)
 
     def _missing(self, file: Path) -> Iterator[Problem]:
-        found = self._once(columns_of, file, _format(file))
+        found = self._once(columns_of, file, _format(file), self.quoting)
         wanted = [*self.columns().items(), *(("--by", name) for name in self.also)]
         for key, column in wanted:
             if column is not None and column not in found:
@@ -172,9 +177,8 @@ class TableData(ExampleData):
         columns = list(dict.fromkeys(name for name in stated if name))
         for file in self._files(split):
             form = _format(file)
-            unit = "line" if form.kind == "json" else "row"
-            for number, values in records_of(file, form, columns):
-                yield Row(f"{file}, {unit} {number}", values)
+            for where, values in records_of(file, form, columns, self.quoting):
+                yield Row(where, values, typed=form.kind != "csv")
 
     def _files(self, split: str) -> list[Path]:
         where = WHERE[split]
@@ -198,7 +202,7 @@ def text_in(row: Row, column: str) -> str:
     if not isinstance(value, str):
         raise RequestError(Problem(f"{row.where}, column {column}", "text or null", value))
     check_surrogates(f"{row.where}, column {column}", value)
-    return value.strip()
+    return newlines(value).strip()
 
 
 def _listed(path: Part) -> list[str]:

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 import tokenizers
 
 from etude.data.examples.base import ExampleData
+from etude.data.examples.classes import key_of, numbered
+from etude.data.examples.conll import (
+    Layout,
+    Separator,
+    Stated,
+    agreed,
+    layout_of,
+    sentences,
+)
 from etude.data.examples.encoding import encode
-from etude.data.examples.source import Encoded, Row, Split
+from etude.data.examples.schemes import Scheme, TagInspection
+from etude.data.examples.source import Encoded, Inspection, Row, Split
 from etude.data.examples.tables import WHERE, Part, TableData, TrainingRows
-from etude.data.formats import COMPRESSED, KINDS, format_of, open_bytes
+from etude.data.formats import KINDS, format_of
 from etude.data.objective import IGNORE
-from etude.data.plain import explained, scan
 from etude.data.rows import check_surrogates
 from etude.data.text import Batch
 from etude.data.text_files import files_of
 from etude.data.tokenizer import Recipe, Tokenizer
-from etude.errors import Checks, Problem, RequestError, nearest
-
-CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
-"""The columns of CoNLL-U, https://universaldependencies.org/format.html."""
+from etude.errors import Checks, Problem, RequestError
 
 UNSEEN = "\u25a1"
 """Stands for a word of which a tokenizer reads nothing: a white square."""
@@ -44,14 +48,17 @@ class TaggedData(ExampleData):
     def labels_of(self, row: Row) -> list[str]:
         return list(row.values["tags"])
 
+    def inspection(self) -> Inspection:
+        return TagInspection()
+
     def encoded(
         self, rows: Sequence[Row], tokenizer: Tokenizer, labels: Sequence[str]
     ) -> list[Encoded]:
-        numbers = {name: number for number, name in enumerate(labels)}
+        numbers = numbered(labels)
         found = self._encodings(rows, tokenizer)
         result = []
         for row, pieces in zip(rows, found, strict=True):
-            tags = [numbers[name] for name in row.values["tags"]]
+            tags = [numbers[key_of(name)] for name in row.values["tags"]]
             taken, lost = self.pieces_of(pieces)
             examples, done = [], -1
             for piece in taken:
@@ -104,6 +111,10 @@ class Tagged(TaggedData, TableData):
     """Sentences in files: CoNLL (a word a line, columns, an empty line after each sentence),
     CoNLL-U, or rows with a list of words and one of tags (JSON, Parquet).
 
+    What the columns of a file are, and what the tags mean, is decided from the whole file, must be
+    the same in all files, and is reported; see `etude.data.examples.conll` and
+    `etude.data.examples.schemes`. What cannot be decided is to be stated.
+
     Args:
         path, validation, test: see `TableData`; `.conllu` is CoNLL-U, any text CoNLL.
         tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers,
@@ -112,6 +123,11 @@ class Tagged(TaggedData, TableData):
             or a number, from 0, negative from the end (of CoNLL). None is `form` and `upos`, the
             first and the last, or `words` and `tags`.
         labels: the names of all tags in order; None takes those of the training split.
+        separator: what stands between columns of CoNLL: a `tab`, or `space`, any number of spaces
+            and tabs. None decides.
+        comments: whether a line of CoNLL that begins with `#` before the first word of a sentence
+            is a comment. None decides.
+        scheme: what the tags mean. None decides.
     """
 
     def __init__(
@@ -132,6 +148,9 @@ class Tagged(TaggedData, TableData):
         bucket_steps: int = 50,
         workers: int = 0,
         pack: bool = False,
+        separator: Separator | None = None,
+        comments: bool | None = None,
+        scheme: Scheme | None = None,
     ) -> None:
         checks = Checks()
         several = labels is None or len(set(labels)) == len(labels) > 1
@@ -152,6 +171,8 @@ class Tagged(TaggedData, TableData):
             pack=pack,
         )
         self.words, self.tags, self.named = words, tags, labels
+        self.scheme = scheme
+        self.stated = Stated(words, tags, separator, comments, tuple(labels or ()))
 
     @property
     def stated_labels(self) -> list[str] | None:
@@ -164,10 +185,55 @@ class Tagged(TaggedData, TableData):
         }
 
     def settings(self) -> dict[str, Any]:
+        stated = {
+            "separator": self.stated.separator,
+            "comments": self.stated.comments,
+            "scheme": self.scheme,
+        }
         return super().settings() | {
             "labels": self.named,
             "columns": [self.words, self.tags],
+            **{name: value for name, value in stated.items() if value is not None},
         }
+
+    def check(self) -> None:
+        super().check()
+        self._layouts()
+
+    def inspection(self) -> Inspection:
+        return TagInspection(self.scheme, self._layouts())
+
+    def _layouts(self) -> list[str]:
+        """A line on what the columns are in all files; none where there are only rows.
+
+        Raises:
+            RequestError: they differ, or something is stated that no file has.
+        """
+        if self.hub is not None:
+            return []
+        files = [
+            file for split, paths in self.paths.items() if paths for file in self._files(split)
+        ]
+        found = [(file, self._layout(file)) for file in files if not _is_rows(file)]
+        layouts = [(file, layout) for file, layout in found if layout is not None]
+        agreed(layouts, self.stated)
+        if not found:
+            stated = {"separator": self.stated.separator, "comments": self.stated.comments}
+            problems = [
+                Problem(f"data.{name}", "null: rows have no lines of words", value)
+                for name, value in stated.items()
+                if value is not None
+            ]
+            if problems:
+                raise RequestError(problems)
+        if not layouts:
+            return []
+        more = f" and {len(layouts) - 1} more" if len(layouts) > 1 else ""
+        return [f"{layouts[0][0].name}{more}: {layouts[0][1]}"]
+
+    def _layout(self, file: Path, tagged: bool = True) -> Layout | None:
+        found: Layout | None = self._once(layout_of, file, self.stated, tagged)
+        return found
 
     def _files(self, split: str) -> list[Path]:
         where = WHERE[split]
@@ -176,12 +242,15 @@ class Tagged(TaggedData, TableData):
     def _missing(self, file: Path) -> Iterator[Problem]:
         if _is_rows(file):
             yield from super()._missing(file)
+        else:
+            self._layout(file)
 
     def _all(self, split: str) -> Iterator[Row]:
         if self.hub is not None and split != "other":
             names = self.columns()
-            for where, values in super()._all(split):
-                yield _sentence(where, *(values[str(names[key])] for key in ("words", "tags")))
+            for row in super()._all(split):
+                pair = (row.values[str(names[key])] for key in ("words", "tags"))
+                yield _sentence(row.where, *pair)
             return
         for file in self._files(split):
             if _is_rows(file):
@@ -191,20 +260,16 @@ class Tagged(TaggedData, TableData):
 
     def sentences_of(self, file: Path) -> Iterator[Row]:
         """The sentences of a CoNLL or CoNLL-U file."""
-        if is_conllu(file):
-            words, tags = _column("data.words", self.words, 1), _column("data.tags", self.tags, 3)
-            yield from self._conll(file, words, tags, "\t")
-        else:
-            words, tags = _number("data.words", self.words, 0), _number("data.tags", self.tags, -1)
-            yield from self._conll(file, words, tags, None)
+        if (layout := self._layout(file)) is None:
+            return
+        for found in sentences(file, layout):
+            yield Row(f"{file}, line {found.line}", {"words": found.words, "tags": found.tags})
 
     def words_of(self, file: Path) -> Iterator[list[str]]:
         """The words of a CoNLL or CoNLL-U file, whether it has tags or not."""
-        if is_conllu(file):
-            rows = self._conll(file, _column("data.words", self.words, 1), None, "\t")
-        else:
-            rows = self._conll(file, _number("data.words", self.words, 0), None, None)
-        yield from (row.values["words"] for row in rows)
+        layout = self._layout(file, False)
+        if layout is not None:
+            yield from (found.words for found in sentences(file, layout))
 
     def _rows_of(self, file: Path) -> Iterator[Row]:
         from etude.data.rows import records_of
@@ -213,42 +278,10 @@ class Tagged(TaggedData, TableData):
         form = format_of(file)
         assert form is not None
         wanted = dict.fromkeys([str(names["words"]), str(names["tags"]), *self.also])
-        for number, values in records_of(file, form, list(wanted)):
-            where = f"{file}, row {number}"
+        for where, values in records_of(file, form, list(wanted)):
             words, tags = (values[str(names[key])] for key in ("words", "tags"))
             row = _sentence(where, words, tags)
             yield Row(where, {**{name: values[name] for name in self.also}, **row.values})
-
-    def _conll(
-        self, file: Path, words: int, tags: int | None, between: str | None
-    ) -> Iterator[Row]:
-        """Without a column of tags the words stand for these."""
-        first, sentence = 0, []
-        with _text(file) as lines:
-            for number, line in enumerate(lines, 1):
-                cells = line.rstrip("\n\r").split(between) if line.strip() else []
-                comment = line.startswith("#") and (between is not None or len(cells) < 2)
-                if comment or line.startswith("-DOCSTART-"):
-                    continue
-                if cells:
-                    if between is not None and ("-" in cells[0] or "." in cells[0]):
-                        continue  # several words in one, or an empty one
-                    first = first or number
-                    size = len(cells)
-                    there = -size <= words < size
-                    expected = f"a word in column {words}"
-                    if tags is not None:
-                        there = there and -size <= tags < size and words % size != tags % size
-                        expected += f" and its tag in column {tags}"
-                    if not there:
-                        problem = Problem(f"{file}, line {number}", expected, line.strip())
-                        raise RequestError(problem)
-                    sentence.append((cells[words], cells[words if tags is None else tags]))
-                elif sentence:
-                    yield _of_pairs(f"{file}, line {first}", sentence)
-                    first, sentence = 0, []
-        if sentence:
-            yield _of_pairs(f"{file}, line {first}", sentence)
 
 
 class HKCanCor(TaggedData):
@@ -324,10 +357,10 @@ class HKCanCor(TaggedData):
         return sorted(every)
 
     def rows(self, split: Split) -> Iterator[Row]:
-        for number, (name, sentences) in enumerate(self.conversations, 1):
+        for number, (name, utterances) in enumerate(self.conversations, 1):
             belongs = {5: "test", 0: "val"}.get(number % 10, "train")
             if belongs == split:
-                for place, (words, tags) in enumerate(sentences, 1):
+                for place, (words, tags) in enumerate(utterances, 1):
                     yield Row(f"{name}, utterance {place}", {"words": words, "tags": tags})
 
     def check(self) -> None:
@@ -348,33 +381,6 @@ def conll_files(paths: Sequence[str], where: str) -> list[Path]:
         file = Path(path).expanduser()
         found += [file] if file.is_file() else files_of([path], where)
     return found
-
-
-@contextmanager
-def _text(file: Path) -> Iterator[TextIO]:
-    """The lines of a file, which says where it isn't UTF-8."""
-    with explained(file), io.TextIOWrapper(open_bytes(file), encoding="utf-8-sig") as lines:
-        try:
-            yield lines
-        except UnicodeDecodeError:
-            scan(file)
-            raise
-
-
-def is_conllu(file: Path) -> bool:
-    """Whether the name says so, compressed or not."""
-    return _suffix(file) == ".conllu"
-
-
-def is_conll(file: Path) -> bool:
-    """Whether the name says that words stand in lines, CoNLL-U or not, compressed or not."""
-    return _suffix(file) in (".conllu", ".conll", ".conll2003", ".iob", ".iob2", ".bio")
-
-
-def _suffix(file: Path) -> str:
-    """The last one that says no compression; empty without any."""
-    suffixes = [each for each in map(str.lower, file.suffixes) if each not in COMPRESSED]
-    return suffixes[-1] if suffixes else ""
 
 
 def _is_rows(file: Path) -> bool:
@@ -398,23 +404,3 @@ def _sentence(where: str, words: Any, tags: Any) -> Row:
 
 def _of_pairs(where: str, pairs: Sequence[tuple[str, str]]) -> Row:
     return Row(where, {"words": [word for word, _ in pairs], "tags": [tag for _, tag in pairs]})
-
-
-def _column(key: str, stated: int | str | None, usual: int) -> int:
-    """A column of CoNLL-U by its name or number."""
-    if stated is None:
-        return usual
-    if isinstance(stated, int):
-        return stated
-    if stated not in CONLLU:
-        problem = Problem(key, "a column of CoNLL-U", stated, nearest(stated, CONLLU))
-        raise RequestError(problem)
-    return CONLLU.index(stated)
-
-
-def _number(key: str, stated: int | str | None, usual: int) -> int:
-    if stated is None:
-        return usual
-    if not isinstance(stated, int):
-        raise RequestError(Problem(key, "the number of a column, from 0", stated))
-    return stated

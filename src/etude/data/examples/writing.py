@@ -12,14 +12,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from etude.data.examples.classes import key_of, numbered, one_name
 from etude.data.examples.ragged import RaggedWriter
-from etude.data.examples.source import SPLITS, Encoded, Row, Source, Split
+from etude.data.examples.source import SPLITS, Encoded, Inspection, Row, Source, Split
 from etude.data.tokenizer import Tokenizer
 from etude.errors import Problem, RequestError
 
 log = logging.getLogger("etude.data")
 
-FORMAT = 3  # of the folder
+FORMAT = 4  # of the folder, and of how rows are read
 GROUP = 1000  # rows encoded at a time
 SHOWN = 3  # rows that a message names
 COUNTED = (
@@ -70,6 +71,7 @@ class Meta:
     Attributes:
         labels: the names of the labels or tags, by number.
         fields: of each example.
+        notes: what a user should know of how the rows were read, a line each.
     """
 
     format: int
@@ -80,6 +82,7 @@ class Meta:
     vocab_size: int
     labels: list[str]
     fields: list[str]
+    notes: list[str] = field(default_factory=list)
     splits: Mapping[str, SplitMeta] = field(default_factory=dict)
 
 
@@ -95,7 +98,9 @@ def write_examples(folder: Path, source: Source, identity: Mapping[str, Any]) ->
     """
     log.info("preparing data in %s", folder.with_suffix(""))
     held = _held_out(source)
-    labels = _labels(source, held)
+    inspection = source.inspection()
+    labels = _labels(source, held, inspection)
+    notes = inspection.notes(labels)
     tokenizer = source.recipe.train(_texts(source, held))
     if source.framed:
         tokenizer = tokenizer.with_frame()
@@ -122,6 +127,7 @@ def write_examples(folder: Path, source: Source, identity: Mapping[str, Any]) ->
         vocab_size=tokenizer.vocab_size,
         labels=labels,
         fields=list(source.fields),
+        notes=notes,
         splits={str(name): found for name, found in splits.items()},
     )
     told = json.dumps(asdict(meta), indent=2, ensure_ascii=False)
@@ -145,6 +151,8 @@ def opened(folder: Path) -> tuple[Meta, Tokenizer]:
 
 def tell(meta: Meta, duplicates: str, too_long: str) -> None:
     """What a user should know of the data, a line each."""
+    for note in meta.notes:
+        log.info("%s", note)
     for split in reversed(SPLITS):
         found = meta.splits[split]
         if found.rows == found.empty == 0 and split == "test":
@@ -183,11 +191,12 @@ def _texts(source: Source, held: Container[bytes]) -> Iterator[str]:
             yield from texts
 
 
-def _labels(source: Source, held: Container[bytes]) -> list[str]:
+def _labels(source: Source, held: Container[bytes], inspection: Inspection) -> list[str]:
     """The labels in order: as stated, or those of the training split, of rows that are kept.
 
     Args:
         held: the keys of the rows that are not trained on.
+        inspection: sees every row that has text.
 
     Raises:
         RequestError: a label that is not stated, or that no training row has.
@@ -195,7 +204,8 @@ def _labels(source: Source, held: Container[bytes]) -> list[str]:
     stated = source.stated_labels
     trained: Counter[str] = Counter()
     left_out: Counter[str] = Counter()  # of training
-    first: dict[str, str] = {}
+    first: dict[str, tuple[str, str]] = {}  # where each class is met, and how it is spelt there
+    spellings: dict[str, set[str]] = {}  # of each class, in rows that are kept
     earlier: set[bytes] = set()  # of splits before this one
     for split in SPLITS:
         own: set[bytes] = set()
@@ -206,12 +216,15 @@ def _labels(source: Source, held: Container[bytes]) -> list[str]:
             key = _key(texts)
             own.add(key)
             labels = source.labels_of(row)
+            inspection.row(row)
             if key in held if split == "train" else source.duplicates == "drop" and key in earlier:
-                left_out.update(labels if split == "train" else ())
+                left_out.update(map(key_of, labels if split == "train" else ()))
                 continue
             for label in labels:
-                trained[label] += split == "train"
-                first.setdefault(label, row.where)
+                name = key_of(label)
+                trained[name] += split == "train"
+                first.setdefault(name, (row.where, label))
+                spellings.setdefault(name, set()).add(label)
         earlier |= own
     if stated is None:
         if unseen := [name for name in first if not trained[name]]:
@@ -223,12 +236,16 @@ def _labels(source: Source, held: Container[bytes]) -> list[str]:
                 else usual
                 for name in unseen[:SHOWN]
             }
-            raise RequestError([Problem(first[n], expected, n, hint) for n, hint in hints.items()])
-        return sorted(trained, key=_natural)
-    if unknown := [name for name in first if name not in stated]:
+            raise RequestError(
+                [Problem(first[n][0], expected, first[n][1], hint) for n, hint in hints.items()]
+            )
+        names = [one_name(name, spellings[name]) for name in trained]
+        return sorted(names, key=_natural)
+    numbers = numbered(stated)
+    if unknown := [found for name, found in first.items() if name not in numbers]:
         expected = f"one of data.labels, {', '.join(stated[:12])}"
-        raise RequestError([Problem(first[name], expected, name) for name in unknown[:SHOWN]])
-    if untrained := [name for name in stated if not trained[name]]:
+        raise RequestError([Problem(where, expected, name) for where, name in unknown[:SHOWN]])
+    if untrained := [name for name in stated if not trained[key_of(name)]]:
         log.warning("no training example has the label %s", ", ".join(untrained))
     return stated
 

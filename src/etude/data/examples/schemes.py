@@ -1,0 +1,113 @@
+"""What tags mean: spans in one of four schemes, or plain labels.
+
+| scheme | a span of kind X | tags |
+| --- | --- | --- |
+| `iob1` | `I-X I-X`; `B-X I-X` only right after another span of that kind | `B`, `I`, `O` |
+| `iob2` | `B-X I-X` | `B`, `I`, `O` |
+| `iobes` | `B-X I-X E-X`, or `S-X` alone | `B`, `I`, `E`, `S`, `O` |
+| `bilou` | `B-X I-X L-X`, or `U-X` alone | `B`, `I`, `L`, `U`, `O` |
+| `plain` | none: each tag is a label of its word | any |
+
+Tjong Kim Sang and Veenstra 1999 (cs.CL/9907006) for the first two, Ratinov and Roth 2009 for the
+last two. As soon as there is one span, its tags are right in one scheme alone, or in none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+from etude.data.examples.source import Inspection, Row
+from etude.errors import Problem, RequestError
+
+Scheme = Literal["iob1", "iob2", "iobes", "bilou", "plain"]
+
+MARKS = {"iob1": "BI", "iob2": "BI", "iobes": "BIES", "bilou": "BILU"}
+MARKED = re.compile(r"([BIESLU])-(.+)", re.DOTALL)
+OUTSIDE = ("O", "")
+
+Mark = tuple[str, str]  # of a tag: its mark and the kind of span
+
+
+def mark_of(tag: str) -> Mark | None:
+    """The mark and the kind of a tag that belongs to a span, `OUTSIDE` for `O`, else None."""
+    if tag == "O":
+        return OUTSIDE
+    found = MARKED.fullmatch(tag)
+    return None if found is None else (found[1], found[2])
+
+
+def allowed(scheme: str, before: Mark, after: Mark) -> bool:
+    """Whether one tag may follow another; a sentence begins and ends outside of all spans."""
+    if after[0] not in MARKS[scheme] + "O":
+        return False
+    same = before[1] == after[1]
+    if scheme == "iob1":
+        return after[0] != "B" or (before[0] in "BI" and same)
+    going_on = before[0] in "BI" and same
+    if scheme == "iob2":
+        return after[0] != "I" or going_on
+    further = "IE" if scheme == "iobes" else "IL"
+    if after[0] in further:
+        return going_on
+    return before[0] not in "BI"
+
+
+class TagInspection(Inspection):
+    """Decides the scheme of the tags from all sentences.
+
+    Args:
+        stated: what the config says; None decides.
+        layout: a line on where the tags stand in the files, or none.
+    """
+
+    def __init__(self, stated: Scheme | None = None, layout: Sequence[str] = ()) -> None:
+        self.stated, self.layout = stated, layout
+        self.against: dict[str, str] = {}  # of each scheme the first place that contradicts it
+        self.sentences = 0  # that contradict what is stated
+
+    def row(self, row: Row) -> None:
+        marks: list[Mark | None] = [OUTSIDE, *(mark_of(tag) for tag in row.values["tags"]), OUTSIDE]
+        tags = ["the start", *row.values["tags"], "the end"]
+        for scheme in MARKS:
+            if scheme in self.against and scheme != self.stated:
+                continue
+            for place, (before, after) in enumerate(pairwise(marks)):
+                if before is None or after is None or not allowed(scheme, before, after):
+                    told = f"{tags[place + 1]} after {tags[place]} in {row.where}"
+                    self.against.setdefault(scheme, told)
+                    self.sentences += scheme == self.stated
+                    break
+
+    def notes(self, labels: Sequence[str]) -> list[str]:
+        marked = [name for name in labels if mark_of(name) not in (None, OUTSIDE)]
+        other = [name for name in labels if mark_of(name) is None]
+        return [*self.layout, self._decided(labels, marked, other)]
+
+    def _decided(self, labels: Sequence[str], marked: list[str], other: list[str]) -> str:
+        shown = ", ".join(labels[:8])
+        if self.stated == "plain" or (self.stated is None and not marked):
+            if marked and not other:
+                hint = f"the tags are {shown}; null decides"
+                raise RequestError(Problem("data.scheme", "a scheme of spans", "plain", hint))
+            return f"tags are plain labels: {shown}"
+        if other:
+            expected = "data.scheme to be stated: some tags mark spans and others do not"
+            hint = f"{marked[0] if marked else 'none'} does, {other[0]} does not; "
+            hint += "data.scheme=plain takes all as plain labels"
+            raise RequestError(Problem("data.tags", expected, hint=hint))
+        if self.stated is not None:
+            told = f"tags mark spans ({self.stated}, as stated): {shown}"
+            if self.sentences:
+                first = self.against[self.stated]
+                told += f"; {self.sentences:,} sentences contradict it, first {first}"
+            return told
+        left = [scheme for scheme in MARKS if scheme not in self.against]
+        if not left:
+            expected = f"tags of one scheme: {', '.join(MARKS)}"
+            why = "; ".join(f"not {scheme}: {place}" for scheme, place in self.against.items())
+            hint = f"{why}; data.scheme states one all the same"
+            raise RequestError(Problem("data.tags", expected, hint=hint))
+        return f"tags mark spans ({' or '.join(left)}): {shown}"
