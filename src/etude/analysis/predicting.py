@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from etude.tasks.instruction import Instruction
 from etude.tasks.predictions import class_probabilities, word_tags
 from etude.tasks.tagging import Tagging
 from etude.tasks.translation import Translation
+
+WORD = re.compile(r"[^ \t\n\r]+")  # a no-break space belongs to its word
 
 
 class Predictor:
@@ -147,7 +150,7 @@ class Predictor:
 
     def _tags(self, texts: Sequence[str | list[str]]) -> Iterator[dict[str, Any]]:
         data: Any = self.data
-        words = [text.split() if isinstance(text, str) else text for text in texts]
+        words = [WORD.findall(text) if isinstance(text, str) else text for text in texts]
         rows = [Row("", {"words": each, "tags": [self.labels[0]] * len(each)}) for each in words]
         table, numbers = data.of_rows(rows, self.model.tokenizer, self.labels)
         for number, tags in word_tags(self.model.module, batches_of(table), numbers).items():

@@ -16,7 +16,7 @@ from typing import Any
 
 from etude.data import delimited, json_rows, parquet_rows
 from etude.data.delimited import Quoting
-from etude.data.formats import Format, open_zstd
+from etude.data.formats import Format, format_of, open_zstd
 from etude.data.plain import explained, scan
 from etude.errors import EtudeError, Problem, RequestError, nearest
 
@@ -237,6 +237,14 @@ def check_surrogates(where: str, text: str) -> None:
     except UnicodeEncodeError as error:
         expected = "text: half of a surrogate pair stands for no character"
         raise RequestError(Problem(where, expected, text[error.start])) from error
+
+
+def needless_quoting(quoting: Quoting | None, files: Sequence[Path]) -> list[Problem]:
+    """A problem if `data.quoting` is stated and none of the files has cells in quotation marks."""
+    forms = [format_of(file) for file in files]
+    if quoting is None or any(form is not None and form.kind == "csv" for form in forms):
+        return []
+    return [Problem("data.quoting", "null: no file is CSV or TSV", quoting)]
 
 
 def newlines(text: str) -> str:

@@ -17,6 +17,7 @@ from etude.data.rows import (
     READING,
     choose_column,
     columns_of,
+    needless_quoting,
     newlines,
     split_rows,
     texts,
@@ -114,6 +115,8 @@ class TextFiles(TextData):
             expected = "plain text or rows, not both"
             hint = f"{first[False]} and {first[True]} are there; a glob like data/*.jsonl takes one"
             raise RequestError(Problem("data.path", expected, self.paths, hint))
+        if needless := needless_quoting(self.quoting, files):
+            raise RequestError(needless)
         if self._rows():
             if self.lines:
                 expected = "false: each row is a document already"

@@ -14,7 +14,7 @@ from etude.data.examples.hub import HubRows
 from etude.data.examples.source import Row, Split, in_parts
 from etude.data.formats import Format, format_of
 from etude.data.plain import ReadOnce, sha256
-from etude.data.rows import check_surrogates, columns_of, newlines, records_of
+from etude.data.rows import check_surrogates, columns_of, needless_quoting, newlines, records_of
 from etude.data.text_files import files_of
 from etude.errors import Checks, Problem, RequestError, nearest
 
@@ -144,14 +144,17 @@ class TableData(ExampleData):
         if self.hub is not None:
             return  # it is looked at when it is prepared, which may be done
         problems: list[Problem] = []
+        files: list[Path] = []
         for split, paths in self.paths.items():
             if not paths:
                 continue
             try:
                 for file in self._files(split):
+                    files.append(file)
                     problems += self._missing(file)
             except RequestError as error:
                 problems += error.problems
+        problems += needless_quoting(self.quoting, files)
         if problems:
             raise RequestError(problems)
 
