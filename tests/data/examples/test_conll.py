@@ -244,10 +244,10 @@ class TestSchemes:
                 for mark in draw.choices(marks, k=draw.randint(1, 5))
             ]
             inspection = TagInspection()
-            inspection.row(Row("x", {"tags": tags}))
+            inspection.row(Row("line 1", {"tags": tags}))
             theirs = Entities([tags], THEIRS[scheme]).entities[0]
             told = {(each.tag, each.start, each.end - 1) for each in theirs}
-            if scheme not in inspection.against:
+            if scheme not in inspection.against[""]:
                 right += 1
                 assert told == spans(tags), tags
             else:
@@ -259,17 +259,22 @@ class TestSchemes:
     def test_plain_labels(self) -> None:
         assert decided("DET NOUN", "X VERB").startswith("tags are plain labels: DET, NOUN")
 
-    def test_what_contradicts_every_scheme_is_refused_with_the_places(self) -> None:
-        with pytest.raises(RequestError) as caught:
-            decided("B-A I-A O", "O I-A", "B-A B-B")
-        told = str(caught.value)
-        assert "not iob2: I-A after O in a.conll, line 2" in told
-        assert "not iob1: B-A after the start in a.conll, line 1" in told
-        assert "data.scheme states one all the same" in told
+    def test_tags_that_break_every_scheme_are_reported(self) -> None:
+        """Their spans are those that seqeval counts by default, as the script of CoNLL does."""
+        told = decided("B-A I-A O", "O I-A", "B-A B-B")
+        assert told.startswith("tags mark spans (read as the script of CoNLL-2000 does")
+        assert "not iob1: B-A after the start, a.conll, line 1" in told
+        assert "not iob2: I-A after O, a.conll, line 2" in told
+        assert spans(["O", "I-A", "B-A"]) == {("A", 1, 1), ("A", 2, 2)}
         assert decided("B-A I-A O", "O I-A", stated="iob2") == (
-            "tags mark spans (iob2, as stated): B-A, I-A, O; "
-            "1 sentences contradict it, first I-A after O in a.conll, line 2"
+            "tags mark spans (iob2, as stated; 1 sentences contradict it: "
+            "I-A after O, a.conll, line 2): B-A, I-A, O"
         )
+
+    def test_marks_that_no_scheme_has_together_have_to_be_stated(self) -> None:
+        with pytest.raises(RequestError, match="no scheme has the marks B, E, U"):
+            decided("B-A E-A U-A")
+        assert "1 sentences contradict it" in decided("B-A E-A U-A", stated="iobes")
 
     def test_tags_of_both_kinds_have_to_be_stated(self) -> None:
         with pytest.raises(RequestError, match=r"B-A does, X does not; data\.scheme=plain"):
@@ -284,7 +289,7 @@ class TestSchemes:
         val.write_text("in O\nRome I-LOC\n")
         data = tagged(train, validation=str(val), labels=["B-LOC", "I-LOC", "O"])
         data.check()
-        with pytest.raises(RequestError, match=rf"not iob2: I-LOC after O in {val}, line 1"):
+        with pytest.raises(RequestError, match=rf"iob2 in {train} and iob1 in {val}"):
             data.prepare(tmp_path / "cache")
 
 

@@ -56,7 +56,7 @@ def allowed(scheme: str, before: Mark, after: Mark) -> bool:
 
 
 class TagInspection(Inspection):
-    """Decides the scheme of the tags from all sentences.
+    """Decides the scheme of the tags from all sentences; all files have the same.
 
     Args:
         stated: what the config says; None decides.
@@ -65,49 +65,68 @@ class TagInspection(Inspection):
 
     def __init__(self, stated: Scheme | None = None, layout: Sequence[str] = ()) -> None:
         self.stated, self.layout = stated, layout
-        self.against: dict[str, str] = {}  # of each scheme the first place that contradicts it
+        self.against: dict[str, dict[str, str]] = {}
+        """Of each file, of each scheme, the first place that contradicts it."""
         self.sentences = 0  # that contradict what is stated
 
     def row(self, row: Row) -> None:
-        marks: list[Mark | None] = [OUTSIDE, *(mark_of(tag) for tag in row.values["tags"]), OUTSIDE]
+        against = self.against.setdefault(row.where.rpartition(",")[0], {})
+        marks: list[Mark | None] = [OUTSIDE, *map(mark_of, row.values["tags"]), OUTSIDE]
         tags = ["the start", *row.values["tags"], "the end"]
         for scheme in MARKS:
-            if scheme in self.against and scheme != self.stated:
+            if scheme in against and scheme != self.stated:
                 continue
             for place, (before, after) in enumerate(pairwise(marks)):
                 if before is None or after is None or not allowed(scheme, before, after):
-                    told = f"{tags[place + 1]} after {tags[place]} in {row.where}"
-                    self.against.setdefault(scheme, told)
+                    against.setdefault(
+                        scheme, f"{tags[place + 1]} after {tags[place]}, {row.where}"
+                    )
                     self.sentences += scheme == self.stated
                     break
 
     def notes(self, labels: Sequence[str]) -> list[str]:
         marked = [name for name in labels if mark_of(name) not in (None, OUTSIDE)]
         other = [name for name in labels if mark_of(name) is None]
-        return [*self.layout, self._decided(labels, marked, other)]
-
-    def _decided(self, labels: Sequence[str], marked: list[str], other: list[str]) -> str:
         shown = ", ".join(labels[:8])
         if self.stated == "plain" or (self.stated is None and not marked):
             if marked and not other:
                 hint = f"the tags are {shown}; null decides"
                 raise RequestError(Problem("data.scheme", "a scheme of spans", "plain", hint))
-            return f"tags are plain labels: {shown}"
+            return [*self.layout, f"tags are plain labels: {shown}"]
         if other:
             expected = "data.scheme to be stated: some tags mark spans and others do not"
             hint = f"{marked[0] if marked else 'none'} does, {other[0]} does not; "
             hint += "data.scheme=plain takes all as plain labels"
             raise RequestError(Problem("data.tags", expected, hint=hint))
+        return [*self.layout, f"tags mark spans ({self._scheme(marked)}): {shown}"]
+
+    def _scheme(self, marked: Sequence[str]) -> str:
         if self.stated is not None:
-            told = f"tags mark spans ({self.stated}, as stated): {shown}"
-            if self.sentences:
-                first = self.against[self.stated]
-                told += f"; {self.sentences:,} sentences contradict it, first {first}"
-            return told
-        left = [scheme for scheme in MARKS if scheme not in self.against]
-        if not left:
-            expected = f"tags of one scheme: {', '.join(MARKS)}"
-            why = "; ".join(f"not {scheme}: {place}" for scheme, place in self.against.items())
-            hint = f"{why}; data.scheme states one all the same"
+            if not self.sentences:
+                return f"{self.stated}, as stated"
+            places = (found.get(self.stated) for found in self.against.values())
+            first = next(filter(None, places))
+            return f"{self.stated}, as stated; {self.sentences:,} sentences contradict it: {first}"
+        marks = {name[0] for name in marked}
+        usual = [scheme for scheme, known in MARKS.items() if marks <= set(known)]
+        if not usual:
+            expected = (
+                f"data.scheme to be stated: no scheme has the marks {', '.join(sorted(marks))}"
+            )
+            hint = f"choose from: {', '.join(MARKS)}"
             raise RequestError(Problem("data.tags", expected, hint=hint))
-        return f"tags mark spans ({' or '.join(left)}): {shown}"
+        fits = {
+            file: [scheme for scheme in MARKS if scheme not in found]
+            for file, found in self.against.items()
+        }
+        left = [scheme for scheme in MARKS if all(scheme in each for each in fits.values() if each)]
+        if not left:
+            kinds = {each[0]: file for file, each in reversed(fits.items()) if len(each) == 1}
+            told = " and ".join(f"{scheme} in {file}" for scheme, file in kinds.items())
+            expected = f"tags of one scheme in all files; they are {told}"
+            hint = "data.scheme states one for all, if that is meant"
+            raise RequestError(Problem("data.tags", expected, hint=hint))
+        if wrong := [found for found in self.against.values() if len(found) == len(MARKS)]:
+            why = ", ".join(f"not {scheme}: {wrong[0][scheme]}" for scheme in usual)
+            return f"read as the script of CoNLL-2000 does, for they break every scheme: {why}"
+        return " or ".join(left)
