@@ -278,7 +278,8 @@ class Tagged(TaggedData, TableData):
         form = format_of(file)
         assert form is not None
         wanted = dict.fromkeys([str(names["words"]), str(names["tags"]), *self.also])
-        for where, values in records_of(file, form, list(wanted)):
+        for number, (_, values) in enumerate(records_of(file, form, list(wanted)), 1):
+            where = f"{file}, row {number}"
             words, tags = (values[str(names[key])] for key in ("words", "tags"))
             row = _sentence(where, words, tags)
             yield Row(where, {**{name: values[name] for name in self.also}, **row.values})
