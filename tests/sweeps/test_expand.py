@@ -11,7 +11,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from etude.config.compose import searching
+from etude.config.compose import composed, searching, unmarked
 from etude.config.loader import RememberingLoader
 from etude.config.paths import conf_dir
 from etude.errors import RequestError
@@ -179,3 +179,14 @@ def test_the_loader_that_remembers_gives_what_hydra_gives(overrides: list[str]) 
 def test_a_sweep_over_nothing_is_refused() -> None:
     with searching(None) as hydra, pytest.raises(RequestError, match="at least one value to try"):
         expand(["experiment=debug", "seed=range(0)"], hydra)
+
+
+def test_a_key_that_is_added_below_hydra_as_in_single_runs() -> None:
+    with searching(None) as hydra:
+        found = expand(["experiment=debug", "+hydra.added=1", "seed=0,1"], hydra)
+        configs = [composed([unmarked(item) for item in job]) for job in found.jobs or []]
+    assert [config.seed for config in configs] == [0, 1]
+    assert [config.run.overrides for config in configs] == [
+        ["experiment=debug", "seed=0"],
+        ["experiment=debug", "seed=1"],
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -86,7 +86,7 @@ def composed(typed: Sequence[str]) -> DictConfig:
         if all("." in problem.where for problem in problems):  # the files are those meant
             problems += _further(good)
         raise RequestError(problems) from error
-    config.run.overrides = [literal(item) for item in typed if not item.startswith("hydra.")]
+    config.run.overrides = [literal(item) for item in typed if not of_hydra(item)]
     return config
 
 
@@ -163,6 +163,21 @@ def addable(override: str) -> str:
         return f"{key}=[{override.partition('=')[2]}]"
     inside = key.split(".")[0] in (*NODES, "callbacks", "logger", "vars") and "." in key
     return f"++{override}" if inside and "=" in override and "/" not in key else override
+
+
+def of_hydra(override: str) -> bool:
+    """Whether an override sets one of Hydra's own keys, also one that is added (`+hydra.x=1`)."""
+    return override.lstrip("+~").startswith("hydra.")
+
+
+def unmarked(override: str) -> str:
+    """The override without the `+` that `addable` puts back; those of Hydra's keys keep theirs."""
+    return override if of_hydra(override) else override.lstrip("+")
+
+
+def of_the_job(overrides: Iterable[str]) -> list[str]:
+    """A job's overrides without Hydra's own."""
+    return [unmarked(item) for item in overrides if not of_hydra(item)]
 
 
 def blame(overrides: Sequence[str], error: Exception) -> tuple[list[Problem], list[str]]:

@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from etude.config.compose import addable, composed
+from etude.config.compose import addable, composed, unmarked
 from etude.config.replaced import is_choice, report_replaced
 from etude.errors import Problem, RequestError
 
@@ -69,11 +69,11 @@ def expand(overrides: Sequence[str], hydra: Hydra) -> Sweep:
             interval: Any = override.value()
             axes[key] = [str(interval.start), str(interval.end)]
         else:
-            fixed[key] = (override.input_line or "").lstrip("+")
+            fixed[key] = unmarked(override.input_line or "")
     jobs = None
     if sweeper == BASIC:
         jobs = _split(both)
-        composed([item.lstrip("+") for item in jobs[0]])
+        composed([unmarked(item) for item in jobs[0]])
     report_replaced(*_choices(fixed, axes))
     return Sweep([o.input_line or "" for o in both], axes, list(fixed.values()), jobs, sweeper)
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus, filter_overrides, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
+from etude.config.compose import of_the_job
 from etude.errors import InvalidArguments, RequestError
 from etude.secrets import without_passwords
 from etude.sweeps.board import Board
@@ -103,7 +104,7 @@ class Processes:
                 if overrides is None:
                     yield None
                     continue
-                key = key_of(_typed(overrides))
+                key = key_of(of_the_job(overrides))
                 number = paused.pop(key, first + len(taken))
                 taken[number], numbers[key] = overrides, number
                 yield self._task(number, overrides, study, decide)
@@ -127,7 +128,7 @@ class Processes:
             raise RequestError(problems) from error
 
     def _waiting(self, overrides: Sequence[str]) -> Job:
-        typed = _typed(overrides)
+        typed = of_the_job(overrides)
         return Job(name_of(typed), "waiting", overrides=without_passwords(typed))
 
     def _task(
@@ -140,14 +141,9 @@ class Processes:
                 config.hydra.job.id = config.hydra.job.num = number
             call = partial(_in_a_fork, self.swept, self.context, config)
         else:
-            call = partial(self.swept.composed_here, _typed(overrides))
+            call = partial(self.swept.composed_here, of_the_job(overrides))
         validated = None if decide is None else partial(decide, tuple(overrides))
         return Task(number + 1, job, call, study.log_file(job), validated)
-
-
-def _typed(overrides: Sequence[str]) -> list[str]:
-    """A job's overrides without those that are Hydra's own."""
-    return [item.lstrip("+") for item in filter_overrides(overrides)]
 
 
 def _in_a_fork(swept: SweptRun, context: HydraContext, config: DictConfig) -> Job:

@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from etude.config.compose import chosen, composed, literal, searching
+from etude.config.compose import chosen, composed, literal, of_the_job, searching
 from etude.config.environment import mask_of
 from etude.console import show_messages
 from etude.errors import Interrupted, RequestError, RunHeld
@@ -166,7 +166,7 @@ def _typed() -> list[str]:
     """The overrides of the job that Hydra has set up."""
     node: Any = HydraConfig.get().overrides.task
     written: list[str] = OmegaConf.to_container(node, resolve=False)  # type: ignore[assignment]
-    return [item.lstrip("+") for item in written]
+    return of_the_job(written)
 
 
 def _remove(made: list[Path]) -> None:

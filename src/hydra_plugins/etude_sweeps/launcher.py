@@ -1,14 +1,24 @@
-"""Jobs in processes of their own; `etude.sweeps.launcher` is imported when one starts."""
+"""Jobs in processes of their own; `etude.sweeps.launcher` is imported when one starts.
+
+Jobs of another application than `etude` are run by Hydra's basic launcher, one after the other in
+this process.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+
+def is_etudes(task_function: TaskFunction) -> bool:
+    """Whether the jobs are Étude's: another application's function returns what it likes."""
+    return type(task_function).__module__.startswith("etude.")
 
 
 class ProcessLauncher(Launcher):
@@ -22,10 +32,17 @@ class ProcessLauncher(Launcher):
     def __init__(self, n_jobs: int | str = "auto", jobs_per_gpu: int = 1) -> None:
         self.options: dict[str, Any] = {"n_jobs": n_jobs, "jobs_per_gpu": jobs_per_gpu}
         self.processes: Any = None
+        self.plain: BasicLauncher | None = None
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
+        if not is_etudes(task_function):
+            self.plain = BasicLauncher()
+            self.plain.setup(
+                hydra_context=hydra_context, task_function=task_function, config=config
+            )
+            return
         from etude.sweeps.launcher import Processes
 
         swept: Any = task_function
@@ -34,5 +51,7 @@ class ProcessLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
+        if self.plain is not None:
+            return self.plain.launch(job_overrides, initial_job_idx)
         returns: list[JobReturn] = self.processes.launch(job_overrides, initial_job_idx)
         return returns
