@@ -80,7 +80,7 @@ def named_tests(text: str) -> list[str]:
     return found
 
 
-def tests_in(file: Path) -> set[str]:
+def _tests_in(file: Path) -> set[str]:
     """What pytest collects in a file, `name` or `Class::name`, without parameters."""
 
     def walk(body: list[ast.stmt], outer: str) -> Iterator[str]:
@@ -96,7 +96,7 @@ def tests_in(file: Path) -> set[str]:
 def unknown_tests(ids: list[str]) -> list[str]:
     """Those of the ids that pytest would not find."""
     files = {ROOT / each.partition("::")[0] for each in ids}
-    known = {file: tests_in(file) if file.is_file() else set() for file in files}
+    known = {file: _tests_in(file) if file.is_file() else set() for file in files}
     parts = [each.partition("::") for each in ids]
     return [a + b + c for a, b, c in parts if c not in known[ROOT / a]]
 

@@ -16,11 +16,6 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 
-def is_etudes(task_function: TaskFunction) -> bool:
-    """Whether the jobs are Étude's: another application's function returns what it likes."""
-    return type(task_function).__module__.startswith("etude.")
-
-
 class ProcessLauncher(Launcher):
     """Each job in its own process, several at once.
 
@@ -37,6 +32,8 @@ class ProcessLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
+        from etude.sweeps.application import is_etudes
+
         if not is_etudes(task_function):
             self.plain = BasicLauncher()
             self.plain.setup(

@@ -14,8 +14,6 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.etude_sweeps.launcher import is_etudes
-
 
 class SearchSweeper(Sweeper):
     """Chooses the jobs of a sweep by what earlier ones came to.
@@ -34,6 +32,8 @@ class SearchSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
+        from etude.sweeps.application import is_etudes
+
         if not is_etudes(task_function):
             raise HydraException("hydra/sweeper=search searches over runs of etude only")
         self.config, self.hydra_context = config, hydra_context
