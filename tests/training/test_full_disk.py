@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from comparing import assert_same
@@ -83,23 +84,24 @@ def test_rows_that_do_not_fit(
     words: Words, etude: Callable, whole: Record, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Linux' own full device stands in for the metrics file."""
-    from etude.records.metrics import MetricsFile
+    from etude.records import metrics
 
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full")
-    append, calls = MetricsFile.append, 0
+    appended, calls = metrics.appended, 0
 
-    def on_a_full_device(self: MetricsFile, row: dict) -> None:
+    def on_a_full_device(path: Path, kind: Any) -> Any:
         nonlocal calls
         calls += 1
-        append(MetricsFile(Path("/dev/full")) if calls == 4 else self, row)
+        return open("/dev/full", "ab") if calls == 4 else appended(path, kind)
 
     command = ["train", *words(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr(MetricsFile, "append", on_a_full_device)
+        patch.setattr(metrics, "appended", on_a_full_device)
         answer = etude(*command)
     assert answer.code == 1
-    assert "No space left on device: '/dev/full'" in answer.err
+    assert "No space left on device" in answer.err
+    assert "metrics.jsonl" in answer.err
     record = Record.read(tmp_path / "tiny" / whole.path.name)
     assert record.status == "failed"
     assert etude(*command).code == 0

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.default_element import GroupDefault, ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
@@ -50,10 +52,13 @@ def report_replaced(*requests: Sequence[str]) -> None:
     """One line on standard error for each choice of files whose values do not all stand.
 
     Args:
-        requests: overrides that compose, within `etude.config.compose.searching`; what several
-            requests have in common is reported once.
+        requests: overrides, within `etude.config.compose.searching`; what several requests have
+            in common is reported once.
     """
-    found = {str(each): None for typed in requests for each in replaced(typed)}
+    found: dict[str, None] = {}
+    for typed in requests:
+        with suppress(HydraException):  # a job that does not compose is reported as such
+            found |= {str(each): None for each in replaced(typed)}
     for line in found:
         log.warning("%s", line)
 
