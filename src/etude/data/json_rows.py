@@ -110,6 +110,12 @@ class _List:
         self.text, self.place = self.text[self.place :] + more, 0
         return bool(more)
 
+    def _step(self, held: int) -> int:
+        """How much to read on, where so many characters of a row are held: as much again, but no
+        more than shows that the row is too long.
+        """
+        return min(max(CHUNK, held), LONGEST + CHUNK - held)
+
     def _next(self) -> str:
         """The next character that is no white space; empty at the end."""
         while True:
@@ -140,7 +146,7 @@ class _List:
                 cut = error.msg.startswith("Unterminated string") or at > len(self.text) - NEAR
                 if cut and len(self.text) - begun > LONGEST:
                     raise RequestError(too_long(where)) from error
-                if cut and self._more(max(CHUNK, len(self.text) - begun)):
+                if cut and self._more(self._step(len(self.text) - begun)):
                     continue
                 self.place = at - begun if cut else at
                 raise self._error(EXPECTED, error.msg) from error
