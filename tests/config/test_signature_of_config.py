@@ -78,6 +78,7 @@ OUT = {
     "run.on_existing": "again",
     "run.wait": True,
     "run.force": True,
+    "run.unsafe_storage": True,
     "run.on_error": "stop",
     "run.stop_at_step": 7,
     "run.save_every": 5,
