@@ -11,6 +11,7 @@ their checkpoints stay where they are.
 from __future__ import annotations
 
 import argparse
+import html
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -96,7 +97,7 @@ def line_of(name: str, folder: Path) -> list[str]:
         title = f"[{paper.title}](papers/{name}/report.md)"
         if figures := sorted((folder / "figures").glob("*.png")):
             source = f"papers/{name}/figures/{figures[0].name}"
-            thumbnail = f'<img src="{source}" width="220" alt="{paper.title}">'
+            thumbnail = f'<img src="{source}" width="220" alt="{html.escape(paper.title)}">'
     title += f"<br>`{name}`"
     return [title, paper.claim, f"{paper.cost} ({paper.tier})", ours, protocol, thumbnail]
 

@@ -10,8 +10,16 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from etude.errors import Problem
-from etude.secrets import Mask, MaskingFormatter, without_passwords
+from etude.errors import Problem, RequestError
+from etude.secrets import (
+    Mask,
+    MaskingFormatter,
+    hidden,
+    in_errors,
+    secret_variables,
+    without_passwords,
+    without_secrets,
+)
 
 WORD = st.text("abcXYZ019._~-+&=,;!$()'*[]|^", min_size=1, max_size=12)
 
@@ -109,3 +117,87 @@ def test_a_log_line_and_its_traceback() -> None:
 def test_a_message_about_a_wrong_value() -> None:
     said = str(Problem("data.path", "a file", "https://me:hunter2@host/x"))
     assert said == "data.path = 'https://me:***@host/x': expected a file"
+
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "WANDB_API_KEY",
+        "HF_TOKEN",
+        "MY_SECRET",
+        "db_password",
+        "AWS_SECRET_ACCESS_KEY",
+        "MONKEYS",
+    ],
+)
+def test_a_variable_whose_name_says_so(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, KEY)
+    expected = name != "MONKEYS"
+    assert (name in secret_variables()) is expected
+    assert (KEY not in hidden(f"a {KEY} b")) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("POSTGRES_PASSWORD", "postgres"),  # short, and in many texts
+        ("OLDPWD", "/somewhere/else/altogether"),
+        ("TOKENIZERS_PARALLELISM", "true-and-more-of-it"),
+        ("SSH_KEY", "/etc/hostname"),  # names a file
+    ],
+)
+def test_what_no_text_is_searched_for(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert hidden(f"at {value}!") == f"at {value}!"
+
+
+def test_a_variable_that_is_set_later_or_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in (KEY, KEY[::-1]):
+        monkeypatch.setenv("LATE_API_KEY", value)
+        assert hidden(f"{value}/x") == "${oc.env:LATE_API_KEY}/x"
+    monkeypatch.delenv("LATE_API_KEY")
+    assert hidden(KEY) == KEY
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (f"wandb_key = '{KEY}': expected a key", "wandb_key = '***': expected a key"),
+        (f"+vars.api_key={KEY}, more", "+vars.api_key=***, more"),
+        (f'"password": "{KEY}"', '"password": "***"'),
+        ("no token hf_" + 34 * "x" + " here", "no token *** here"),
+        ("api_key=${oc.env:KEY}", "api_key=${oc.env:KEY}"),
+        ("data.secret: expected a key of data", "data.secret: expected a key of data"),
+        (
+            "its key = value heads; risk-averse",
+            "its key = value heads; risk-averse",
+        ),
+        ("data.tokenizer.pad_token='[PAD]'", "data.tokenizer.pad_token='[PAD]'"),
+    ],
+)
+def test_keys_and_tokens_in_messages(text: str, told: str) -> None:
+    assert in_errors(text) == told
+    assert str(RequestError(Problem("where", text))) == f"where: expected {told}"
+
+
+def test_half_a_secret_is_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long value is cut in messages; the mask has to come before."""
+    monkeypatch.setenv("LONG_API_KEY", KEY)
+    said = str(Problem("data.path", "a file", "/x" * 25 + KEY))
+    assert KEY[:8] not in said
+
+
+def test_a_tree_by_its_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_API_KEY", KEY)
+    tree = {"vars": {"api_key": "typed-by-hand", "b": KEY, KEY: 1}, "c": ["vars.password=typed"]}
+    assert without_secrets(tree) == {
+        "vars": {"api_key": "***", "b": "${oc.env:MY_API_KEY}", "${oc.env:MY_API_KEY}": 1},
+        "c": ["vars.password=***"],
+    }
+    kept = {"pad_token": "[PAD]", "key": "x", "tokens": 1, "api_key": "${oc.env:MY_API_KEY}"}
+    assert without_secrets(kept) == kept

@@ -1,15 +1,132 @@
-"""Where Étude's messages go unless a program says otherwise: plain lines on standard output.
+"""The one way to the terminal: what is shown there holds no secret and nothing that it would obey.
 
-Notices about the request go to standard error, as standard output may be YAML or JSON.
+The command puts an `Outlet` in the place of both outputs (`guard`), so that no `print`, warning,
+traceback or library goes around it. Standard error is escaped wherever it goes; standard output
+is where it is a terminal, and in a pipe or file stays as it is, as `ls` and `git` do it. Colours
+and bars are drawn by `rich_console`, which writes them itself and escapes the texts between.
+
+In a notebook or a program of the user's, messages go to standard output, as plain lines. Notices
+about the request go to standard error, as standard output may be YAML or JSON.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from etude.secrets import MaskingFormatter
+from etude.escaping import printable
+from etude.secrets import MaskingFormatter, hidden, in_errors
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_MOVES = re.compile(r"\n*(?:\x1b\[A)+|\r")
+"""What tqdm, the bars of other libraries, writes to a terminal beside text: up some lines, or back
+to the beginning of its own."""
+
+
+class Outlet:
+    """A text stream that writes to another what may be shown there.
+
+    Args:
+        stream: where it goes.
+        errors: it is standard error: all is escaped and masked as error messages are.
+    """
+
+    def __init__(self, stream: Any, *, errors: bool) -> None:
+        self._stream, self._errors = stream, errors
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @property
+    def terminal(self) -> bool:
+        """Whether somebody looks at it."""
+        return bool(self._stream.isatty())
+
+    @property
+    def beneath(self) -> Any:
+        """The stream itself, for what is escaped already."""
+        return self._stream
+
+    def write(self, text: str) -> int:
+        """Writes what may be shown of the text."""
+        if not self._errors:
+            shown = hidden(text)
+            self._stream.write(printable(shown) if self.terminal else shown)
+            return len(text)
+        moves = _MOVES.match(text) if self.terminal else None
+        before = moves[0] if moves is not None and moves[0] in ("\r", text) else ""
+        self._stream.write(before + printable(in_errors(text[len(before) :])))
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        """`write` of each."""
+        for line in lines:
+            self.write(line)
+
+
+def guard() -> None:
+    """From now on both outputs are outlets."""
+    if not isinstance(sys.stdout, Outlet):
+        sys.stdout = cast("TextIO", Outlet(sys.stdout, errors=False))
+    if not isinstance(sys.stderr, Outlet):
+        sys.stderr = cast("TextIO", Outlet(sys.stderr, errors=True))
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Both outputs are outlets for as long as this lasts."""
+    before = sys.stdout, sys.stderr
+    guard()
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def exact() -> TextIO:
+    """Standard output for a model's own text: escaped on a terminal, else to the last character."""
+    out: Any = sys.stdout
+    exactly = isinstance(out, Outlet) and not out.terminal
+    return cast("TextIO", out.beneath if exactly else out)
+
+
+def print_bold(line: str) -> None:
+    """Prints one line in bold on a terminal."""
+    out: Any = sys.stdout
+    stream = out.beneath if isinstance(out, Outlet) else out
+    stream.write(f"\x1b[1m{printable(hidden(line))}\x1b[0m\n")
+
+
+def rich_console(*, stderr: bool = False) -> Console:
+    """Rich's console with its colours, bars and tables, in which every text is escaped."""
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class Escaping(Console):
+        def render(self, *arguments: Any, **options: Any) -> Any:
+            for segment in super().render(*arguments, **options):
+                text, style, control = segment
+                yield segment if control else Segment(printable(text), style)
+
+    stream: Any = sys.stderr if stderr else sys.stdout
+    return Escaping(file=stream.beneath if isinstance(stream, Outlet) else stream)
+
+
+def start_live(live: Any) -> None:
+    """Starts a display of Rich's, above which what is printed meanwhile appears, escaped first:
+    Rich takes colours and links from such texts."""
+    guarded_before = isinstance(sys.stdout, Outlet)
+    live.start()
+    if guarded_before:
+        guard()
+
 
 NOTICES = "etude.notices"
 """The logger of notices about the request."""

@@ -14,7 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from etude.secrets import without_passwords
+from etude.escaping import printable
+from etude.secrets import in_errors
 
 MISSING_VALUE = object()
 
@@ -44,11 +45,17 @@ class Problem:
     def __str__(self) -> str:
         value = "" if self.value is MISSING_VALUE else f" = {_short(self.value)}"
         hint = f" ({self.hint})" if self.hint else ""
-        return f"{self.where}{value}: expected {self.expected}{hint}"
+        return _shown(f"{self.where}{value}: expected {self.expected}{hint}")
 
 
 class EtudeError(Exception):
-    """The root of every error that is meant for a person."""
+    """The root of every error that is meant for a person.
+
+    Its message may quote any input. So it shows no secret, and nothing that a terminal obeys.
+    """
+
+    def __str__(self) -> str:
+        return _shown(super().__str__())
 
 
 class _Problems(EtudeError):
@@ -164,6 +171,10 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
     return None
 
 
+def _shown(text: str) -> str:
+    return printable(in_errors(text))
+
+
 def _short(value: object, limit: int = 80) -> str:
-    text = str(without_passwords(repr(value)))
+    text = in_errors(repr(value))  # before it is cut: half a secret is not recognised
     return text if len(text) <= limit else text[: limit - 3] + "..."

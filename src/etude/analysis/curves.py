@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from etude.errors import Problem, RequestError
+from etude.escaping import figure_label
 from etude.records.files import write_bytes
 from etude.records.opening import Kind, folder_in
 from etude.records.signature import DIGITS, sha256_of
@@ -153,8 +154,8 @@ def draw(
         heading = f"by value at the largest {x}"
     _legend(figure, grid, order, heading)
     if title:
-        title = textwrap.fill(title, 66 * len(panels))  # the legend stands to the right of it
-        figure.suptitle(title, fontsize=10.5, x=0.01, ha="left", parse_math=False)
+        title = textwrap.fill(figure_label(title), 66 * len(panels))  # beside it is the legend
+        figure.suptitle(title, fontsize=10.5, x=0.01, ha="left")
     return figure
 
 
@@ -185,12 +186,12 @@ def _panel(
         _logarithmic(axes, "y")
     elif all(curve.spread is None for curve in curves):
         _cut_outliers(axes, curves)
-    axes.set_xlabel(f"{_AXES.get(x, x)}{unit}", parse_math=False)
+    axes.set_xlabel(figure_label(f"{_AXES.get(x, x)}{unit}"))
     if x == "step" and axes.get_xscale() == "linear":
         from matplotlib.ticker import MaxNLocator
 
         axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
-    axes.set_ylabel(metric, parse_math=False)
+    axes.set_ylabel(figure_label(metric))
     if x == "tokens":
         from matplotlib.ticker import EngFormatter
 
@@ -221,13 +222,13 @@ def _legend(figure: Figure, grid: Sequence[Axes], order: Sequence[Curve], headin
     if cut > 0:
         listed = [*listed[: _LISTED // 2], *listed[-_LISTED // 2 :]]
     handles = [drawn[curve.name] for curve in listed]
-    labels = [f"{_short(curve.name)}   {curve.y[-1]:.4g}" for curve in listed]
+    labels = [figure_label(f"{_short(curve.name)}   {curve.y[-1]:.4g}") for curve in listed]
     if cut > 0:
         from matplotlib.lines import Line2D
 
         handles.insert(_LISTED // 2, Line2D([], [], linestyle="none"))
         labels.insert(_LISTED // 2, f"... {cut} more ...")
-    legend = figure.legend(
+    figure.legend(
         handles,
         labels,
         loc="outside right upper",
@@ -235,12 +236,10 @@ def _legend(figure: Figure, grid: Sequence[Axes], order: Sequence[Curve], headin
         fontsize=8.5 if len(labels) <= FEW else 6.5,
         handlelength=2.6,
         labelspacing=0.5 if len(labels) <= FEW else 0.25,
-        title=heading,
+        title=figure_label(heading),
         title_fontsize=8.5,
         alignment="left",
     )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
 
 
 def _cut_outliers(axes: Axes, curves: Sequence[Curve]) -> None:

@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-}
+from etude import escaping
+from etude.records.tables import markdown_table
 
 
 def latex(
@@ -30,23 +17,23 @@ def latex(
         bold: cells, by row and column, in bold.
     """
     columns = "l" * max(0, len(head) - 3) + "r" * min(3, len(head))
-    lines = [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", _line(map(_escaped, head))]
+    lines = [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", _line(map(escaping.latex, head))]
     lines.append("\\midrule")
     for number, row in enumerate(rows):
         cells = [
-            f"\\textbf{{{_escaped(cell)}}}" if (number, index) in bold else _escaped(cell)
+            f"\\textbf{{{escaping.latex(cell)}}}"
+            if (number, index) in bold
+            else escaping.latex(cell)
             for index, cell in enumerate(row)
         ]
         lines.append(_line(cells))
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
 
 
-def _line(cells: object) -> str:
-    return " & ".join(cells) + r" \\"  # type: ignore[arg-type]
-
-
-def _escaped(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+def _line(cells: Iterable[str]) -> str:
+    line = " & ".join(cells) + r" \\"
+    # what ends the row before takes `[...]` or `*` after it as its own
+    return f"{{}}{line}" if line.startswith(("[", "*")) else line
 
 
 def markdown(
@@ -57,8 +44,7 @@ def markdown(
     Args:
         bold: cells, by row and column, in bold.
     """
-    lines = [[cell.replace("|", r"\|").replace("\n", " ") for cell in row] for row in (head, *rows)]
+    cells = [[escaping.markdown(cell) for cell in row] for row in rows]
     for number, index in bold:
-        lines[number + 1][index] = f"**{lines[number + 1][index]}**"
-    rules = ["---"] * len(head)
-    return "".join(f"| {' | '.join(row)} |\n" for row in (lines[0], rules, *lines[1:]))
+        cells[number][index] = f"**{cells[number][index]}**"
+    return markdown_table([escaping.markdown(cell) for cell in head], cells) + "\n"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from etude.analysis.curves import COLOURS, new_figure, save
+from etude.escaping import figure_label
 from etude.records.opening import FIGURE
 
 NUMBERED = 12
@@ -20,6 +21,7 @@ def confusion_figure(counts: Any, labels: Sequence[str], path: Path) -> Path:
     counts = np.asarray(counts)
     totals = np.maximum(counts.sum(1, keepdims=True), 1)
     size = len(labels)
+    labels = [figure_label(label) for label in labels]
     side = min(12.0, 2.6 + 0.42 * size)
     figure = new_figure(side + 0.8, side)
     axes = figure.add_subplot()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import statistics
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from etude.analysis.curves import Curve, X, check_axes, draw, usual_file
 from etude.analysis.heat import heat_map
 from etude.analysis.statistics import interval
 from etude.errors import Problem, RequestError, nearest
+from etude.escaping import csv_cell
 from etude.records.comparing import config_differences
 from etude.records.facts import MISSING, best, fact, must_exist
 from etude.records.facts import keys as known_keys
@@ -202,7 +204,9 @@ class Groups:
             RequestError: another format.
         """
         if form == "csv":
-            return str(self.frame().to_csv(index=False, lineterminator="\n"))
+            frame = self.frame()
+            whole = frame.rename(columns=csv_cell).map(csv_cell)
+            return str(whole.to_csv(index=False, lineterminator="\n"))
         if form not in FORMATS:
             raise RequestError(
                 Problem("--format", "one of " + ", ".join(FORMATS), form, nearest(form, FORMATS))
@@ -224,7 +228,7 @@ class Groups:
         return usual_file(root, told)
 
     def _repr_html_(self) -> str:
-        return f"<p>{self.metric}</p>{self.frame().to_html(index=False)}"
+        return f"<p>{html.escape(self.metric)}</p>{self.frame().to_html(index=False)}"
 
 
 def _usual(records: Sequence[Record]) -> str:

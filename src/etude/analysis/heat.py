@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from etude.analysis.curves import new_figure
+from etude.escaping import figure_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,10 +31,8 @@ def heat_map(values: Mapping[tuple[Any, Any], float], *, x: str, y: str, metric:
     image = axes.imshow(grid, cmap="viridis", aspect="auto")
     axes.set_xticks(range(len(columns)), [_said(value) for value in columns])
     axes.set_yticks(range(len(rows)), [_said(value) for value in rows])
-    for label in [*axes.get_xticklabels(), *axes.get_yticklabels()]:
-        label.set_parse_math(False)
-    axes.set_xlabel(x, parse_math=False)
-    axes.set_ylabel(y, parse_math=False)
+    axes.set_xlabel(figure_label(x))
+    axes.set_ylabel(figure_label(y))
     span = np.nanmax(grid) - np.nanmin(grid) or 1.0
     digits = max(0, min(6, 2 - int(np.floor(np.log10(span)))))
     for row, column in np.argwhere(np.isfinite(grid)):
@@ -42,7 +41,7 @@ def heat_map(values: Mapping[tuple[Any, Any], float], *, x: str, y: str, metric:
         colour = "white" if dark else "black"
         axes.text(column, row, f"{value:.{digits}f}", ha="center", va="center", color=colour)
     axes.spines[:].set_visible(False)
-    figure.colorbar(image, ax=axes).set_label(metric, parse_math=False)
+    figure.colorbar(image, ax=axes).set_label(figure_label(metric))
     return figure
 
 
@@ -53,4 +52,4 @@ def _ordered(values: set[Any]) -> list[Any]:
 
 
 def _said(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else figure_label(str(value))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from etude.analysis.curves import dress, new_figure, save
+from etude.escaping import figure_label
 from etude.records.opening import FIGURE
 
 TRAIN, VALIDATION = "#9aa5b1", "#c2410c"
@@ -46,8 +47,8 @@ def loss_curve(
             color=VALIDATION,
         )
     axes.set_xlabel("step")
-    axes.set_ylabel(f"loss ({unit})")
-    axes.set_title(textwrap.fill(title, 76), fontsize=10, parse_math=False)
+    axes.set_ylabel(figure_label(f"loss ({unit})"))
+    axes.set_title(textwrap.fill(figure_label(title), 76), fontsize=10)
     dress(axes)
     axes.legend(frameon=False)
     save(figure, path, FIGURE, metadata={"Software": None})

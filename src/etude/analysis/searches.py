@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from etude.analysis.curves import COLOURS, dress, new_figure, save
+from etude.escaping import figure_label
 from etude.records.opening import FIGURE, is_there
 
 if TYPE_CHECKING:
@@ -86,12 +87,10 @@ def importance(study: Any) -> Figure | None:
     shares = [share for share in found.values() if np.isfinite(share)]
     if len(found) < 2 or len(shares) < len(found):
         return None
-    names = [name.lstrip("+") for name in found]
+    names = [figure_label(name.lstrip("+")) for name in found]
     figure, axes = _figure(6.4, 1.2 + 0.45 * len(names))
     axes.barh(names[::-1], shares[::-1], color=COLOURS[0], height=0.6)
     axes.set_xlabel("importance (PED-ANOVA)")
-    for label in axes.get_yticklabels():
-        label.set_parse_math(False)
     return figure
 
 

@@ -6,7 +6,6 @@ holds the run; 130 Ctrl-C; 143 SIGTERM.
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import sys
@@ -16,7 +15,7 @@ from types import FrameType
 from typing import NoReturn
 
 from etude.cli.words import DONE, FAILED, HELD, SIGNALLED, WRONG
-from etude.console import show_messages
+from etude.console import guard, guarded, show_messages
 from etude.errors import (
     EtudeError,
     Interrupted,
@@ -27,6 +26,7 @@ from etude.errors import (
     RunHeld,
     nearest,
 )
+from etude.escaping import printable
 
 USAGE = """\
 usage: etude COMMAND ...
@@ -53,16 +53,22 @@ finished run). Overrides are Hydra's: `etude train experiment=debug model/positi
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console script."""
+    guard()  # to the end, as what a bug leaves is printed last
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
 def run(arguments: list[str]) -> int:
     """Carries out one command and returns its exit code; nothing below this calls `sys.exit`."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal may lack a character of a sample
+            stream.reconfigure(errors="replace")
+    with guarded():
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     arguments = [item for item in arguments if item != "--debug"]
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal may lack a character of a sample
-            stream.reconfigure(errors="replace")
     show_messages()
     signal.signal(signal.SIGTERM, _on_sigterm)
     try:
@@ -148,7 +154,8 @@ def _complete(arguments: list[str]) -> int:
         from etude.cli.completion import completions
 
         for word in completions(command, words):
-            print(word)
+            if word == printable(word, line=True):  # the shell prints it as it is
+                print(word)
         return DONE
     if program and command not in ("train", "plan", "find-lr", "data"):
         return DONE
@@ -158,7 +165,8 @@ def _complete(arguments: list[str]) -> int:
 
 def _refuse(problems: Sequence[Problem], debug: bool) -> int:
     count = "a mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
-    _say(f"{count} in the request:\n" + "\n".join(f"  {problem}" for problem in problems))
+    told = [str(problem).replace("\n", "\n    ") for problem in problems]  # no line of its own
+    _say(f"{count} in the request:\n" + "\n".join(f"  {problem}" for problem in told))
     if debug:
         raise RequestError(problems)
     return WRONG

@@ -7,6 +7,7 @@ from typing import Any
 
 from etude.cli.words import CHECKPOINTS, DONE, parser_for, with_root
 from etude.errors import Problem, RequestError
+from etude.escaping import printable
 
 SCORES = ("precision", "recall", "f1")
 SPLITS = ("val", "test", "train")
@@ -71,9 +72,9 @@ def evaluate(arguments: list[str]) -> int:
 def _show(found: dict[str, Any]) -> None:
     from etude.records.tables import print_columns
 
-    print(f"{found['run']}, {found['on']}, {found['checkpoint']}")
+    print(printable(f"{found['run']}, {found['on']}, {found['checkpoint']}", line=True))
     for name, value in found["metrics"].items():
-        print(f"  {name:20} {value:.4f}")
+        print(f"  {printable(name, line=True):20} {value:.4f}")
     if found.get("slices"):
         names = list(next(iter(found["slices"].values())))
         rows = [

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from etude.cli.words import CHECKPOINTS, DONE, parser_for, with_root
+from etude.console import exact
 from etude.errors import Checks, InvalidArguments, Problem, RequestError
 
 _OPTIONS = (
@@ -33,7 +34,7 @@ def generate(arguments: list[str]) -> int:
     try:
         if asked.stream:
             model.generate(prompts[0], stream=_show, **options)
-            print()
+            print(file=exact())
         else:
             model.generate(prompts, ready=_Printer(), **options)
     except InvalidArguments as error:
@@ -174,7 +175,7 @@ def _model(asked: argparse.Namespace) -> Any:
 
 
 def _show(piece: str) -> None:
-    print(piece, end="", flush=True)
+    print(piece, end="", flush=True, file=exact())
 
 
 class _Printer:
@@ -185,5 +186,5 @@ class _Printer:
 
     def __call__(self, texts: list[str]) -> None:
         for text in texts:
-            print(text if self.first else f"{_RULE}\n{text}", flush=True)
+            print(text if self.first else f"{_RULE}\n{text}", flush=True, file=exact())
             self.first = False

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from etude.cli.words import DONE, WRONG
 from etude.config.request import parse
+from etude.console import rich_console, start_live
 from etude.errors import Problem, RequestError
 from etude.records.tables import print_columns, size_of
 
@@ -81,12 +82,15 @@ def _progress(multirun: bool) -> Iterator[Told | None]:
     if not (multirun and sys.stderr.isatty()):
         yield None
         return
-    from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    bar = Progress(console=rich_console(stderr=True), transient=True)
+    start_live(bar)
+    try:
         task = bar.add_task("planning", total=None)
         yield lambda number, total: bar.update(task, completed=number, total=total)
+    finally:
+        bar.stop()
 
 
 def _print_jobs(jobs: Sequence[PlannedJob]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from etude.cli.words import CHECKPOINTS, DONE, parser_for, with_root
+from etude.console import exact
 from etude.errors import Problem, RequestError
 
 
@@ -37,7 +38,8 @@ def predict(arguments: list[str]) -> int:
     predictor = Predictor(run, asked.checkpoint, asked.beams, asked.length_penalty)
     texts = list(_texts(asked, predictor))
     for found in predictor(texts, asked.pair):
-        print(json.dumps(found, ensure_ascii=False) if asked.json else _line(found), flush=True)
+        told = json.dumps(found, ensure_ascii=False) if asked.json else _line(found)
+        print(told, flush=True, file=exact())
     return DONE
 
 

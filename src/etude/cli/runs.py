@@ -11,6 +11,7 @@ from pathlib import Path
 from etude.cli import studies
 from etude.cli.words import DONE, FAILED, parser_for, split, with_root
 from etude.errors import Problem, RequestError, nearest
+from etude.escaping import printable
 
 _RUN_HELP = "a path, a signature prefix, or a name"
 
@@ -165,7 +166,7 @@ def _compare(asked: Namespace) -> int:
     print_comparison(records)
     for metric, missing in comparison.without.items():
         if missing:
-            print(f"\nno {metric} in: {', '.join(missing)}")
+            print("\n" + printable(f"no {metric} in: {', '.join(missing)}", line=True))
     print(f"\nfigure  {file}")
     return DONE
 
@@ -199,7 +200,8 @@ def _verify(asked: Namespace) -> int:
         verdict = verify(folder, asked.trust)
         damaged += bool(verdict.faults)
         place = f"{folder.resolve().parent.name}/{folder.name}"
-        print(f"[{number}/{len(chosen)}] {place}  {verdict}", flush=True)
+        told = printable(f"{place}  {verdict}", line=True)
+        print(f"[{number}/{len(chosen)}] {told}", flush=True)
     if damaged:
         print(f"{damaged} of {len(chosen)} damaged")
     return FAILED if damaged else DONE

@@ -9,6 +9,7 @@ from typing import Any
 
 from etude.cli.words import DONE, split
 from etude.errors import Problem, RequestError
+from etude.escaping import printable
 
 _RUNS_HELP = "a path, a signature prefix, a name (all finished runs of it), or a sweep's folder"
 
@@ -28,7 +29,7 @@ def _groups(asked: Namespace) -> Any:
     records = find_finished(asked.runs, Path(asked.root))
     groups = Groups(records, metric=asked.metric, by=split(asked.by))
     for record in groups.without:
-        print(f"no {groups.metric} in {record.path}")
+        print(printable(f"no {groups.metric} in {record.path}", line=True))
     return groups
 
 
@@ -53,7 +54,7 @@ def group(asked: Namespace) -> int:
     for row in frame.itertuples(index=False):
         pairs = zip(frame.columns, row, strict=True)
         rows.append([_cell(cell, key, value, key in numbers) for key, value in pairs])
-    print(groups.metric)
+    print(printable(groups.metric, line=True))
     print_columns(list(frame.columns), rows)
     if any(len(one.values) < FEWEST for one in groups.groups):
         print("\nno interval of fewer than three runs")
@@ -97,7 +98,8 @@ def significance(asked: Namespace) -> int:
     mean = frame["mean"].iloc[0] - frame["difference"].iloc[0]
     examples = frame["examples"].iloc[0]
     scale = f"{mean:.5f} on {examples} examples of {asked.split}"
-    print(f"against the first, {first.label or first.path}: mean {scale}\n")
+    named = printable(str(first.label or first.path), line=True)
+    print(f"against the first, {named}: mean {scale}\n")
     rows = [
         [
             row["run"],

@@ -32,7 +32,7 @@ from etude.config.schema import (
 )
 from etude.config.targets import PACKAGE, installed_extensions
 from etude.errors import Problem, RequestError, nearest
-from etude.secrets import Mask, without_passwords
+from etude.secrets import Mask, variable_in, without_passwords
 
 _MARK = "VALUE_FROM_THE_ENVIRONMENT"
 
@@ -95,7 +95,7 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
             raise RequestError(Problem("init_from.found", expected, {}))
         training = importlib.import_module("etude.training.initial")  # a layer above this one
         config = training.Initial.settled(config)
-    environment = list(_environment_in_identity(config))
+    environment = [*_environment_in_identity(config), *_secrets_in_identity(config)]
     problems = [*environment, *_unknown_keys(config)]
     try:
         plain, mask = resolved(config)
@@ -268,10 +268,26 @@ def _environment_in_identity(config: DictConfig) -> Iterator[Problem]:
     """
     raw = dict(_leaves(OmegaConf.to_container(config, resolve=False)))
     for path, value in _leaves(instead(config, _MARK)):
-        out = any(path == key or path.startswith(f"{key}.") for key in OUT_OF_SIGNATURE)
-        if isinstance(value, str) and (_MARK in value or "oc.env:" in value) and not out:
+        if isinstance(value, str) and (_MARK in value or "oc.env:" in value) and not _is_out(path):
             expected = "a value that does not come from the environment"
             yield Problem(path, expected, raw.get(path, value))
+
+
+def _secrets_in_identity(config: DictConfig) -> Iterator[Problem]:
+    """The value of a secret variable, typed where it would enter the signature or is a key: such a
+    place is written down, and the run's name would depend on it.
+    """
+    for path, value in _leaves(OmegaConf.to_container(config, resolve=False)):
+        if (name := variable_in(path)) is not None:
+            where, _, _ = path.partition(os.environ[name])
+            yield Problem(where.rstrip("."), f"a key that is not the value of ${name}")
+        elif not _is_out(path) and (name := variable_in(str(value))) is not None:
+            yield Problem(path, f"something else than the value of ${name}", value)
+
+
+def _is_out(path: str) -> bool:
+    """Whether a key is no part of the signature."""
+    return any(path == key or path.startswith(f"{key}.") for key in OUT_OF_SIGNATURE)
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -24,6 +24,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from etude.config import environment  # noqa: F401 (whose `oc.env` notes what it gives)
 from etude.config.describe import describe
 from etude.config.loader import RememberingLoader
 from etude.config.paths import conf_dir
@@ -31,7 +32,7 @@ from etude.config.replaced import report_replaced
 from etude.config.schema import NODES, ROOT_KEYS, Config
 from etude.config.yaml_file import strict_files
 from etude.errors import Problem, RequestError, nearest
-from etude.secrets import without_passwords
+from etude.secrets import without_secrets
 
 HYDRA_VERSION_BASE = "1.3"
 _QUOTE = "quote a text with commas or spaces: 'key=\"one, two\"'"
@@ -324,4 +325,4 @@ def plain_yaml(config: DictConfig) -> str:
     URLs are without their passwords.
     """
     written = OmegaConf.to_container(config, resolve=False)
-    return OmegaConf.to_yaml(OmegaConf.create(without_passwords(written)))
+    return OmegaConf.to_yaml(OmegaConf.create(without_secrets(written)))

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from etude.secrets import Mask, without_passwords
+from etude.secrets import Mask, taken_from_environment, without_secrets
 
 _one_at_a_time = threading.RLock()  # resolvers are OmegaConf's, for the whole process
 
@@ -26,7 +26,7 @@ def resolved(config: DictConfig) -> tuple[dict[str, Any], Mask]:
     taken: dict[str, str] = {}
 
     def taking(key: str, *default: Any) -> Any:
-        value = oc.env(key, *default)
+        value = _noted(key, *default)
         if key in os.environ:
             taken[key] = os.environ[key]
         return value
@@ -47,7 +47,7 @@ def mask_of(config: DictConfig) -> Mask:
 def shown(config: DictConfig) -> dict[str, Any]:
     """The config as it may be shown: resolved, but with references in place of what the
     environment says, and without passwords."""
-    plain: dict[str, Any] = without_passwords(instead(config, "${{oc.env:{name}}}"))
+    plain: dict[str, Any] = without_secrets(instead(config, "${{oc.env:{name}}}"))
     return plain
 
 
@@ -68,6 +68,17 @@ def instead(config: DictConfig, form: str) -> dict[str, Any]:
             return written
 
 
+def _noted(key: str, *default: Any) -> Any:
+    """`oc.env`, of which error messages know what it gave."""
+    value = oc.env(key, *default)
+    if key in os.environ:
+        taken_from_environment(key, os.environ[key])
+    return value
+
+
+OmegaConf.register_new_resolver("oc.env", _noted, replace=True)
+
+
 @contextmanager
 def _environment(resolver: Callable[..., Any]) -> Iterator[None]:
     """Within, `oc.env` is `resolver`."""
@@ -76,4 +87,4 @@ def _environment(resolver: Callable[..., Any]) -> Iterator[None]:
         try:
             yield
         finally:
-            OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+            OmegaConf.register_new_resolver("oc.env", _noted, replace=True)

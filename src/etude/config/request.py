@@ -13,6 +13,7 @@ from etude.config.paths import conf_dir
 from etude.config.replaced import report_replaced
 from etude.config.yaml_file import strict_files
 from etude.errors import Problem, RequestError, nearest
+from etude.secrets import without_keys
 
 _FLAGS = ("-m", "--multirun", "--resolve")
 _WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p")
@@ -110,7 +111,7 @@ def answer(request: Request) -> int:
         sys.argv = before
     if code and request.question in ("--cfg", "-c", "--info", "-i"):
         compose(request.overrides, config_dir=request.config_dir)  # says what is wrong, our way
-    print(shown.getvalue(), end="")
+    print(without_keys(shown.getvalue()), end="")
     print(said.getvalue(), end="", file=sys.stderr)
     if not code and request.question in ("--cfg", "-c", "--info", "-i"):
         with searching(request.config_dir):

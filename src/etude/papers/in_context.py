@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from etude.analysis.curves import COLOURS, dress, new_figure
 from etude.api import Run
 from etude.errors import Checks
+from etude.escaping import figure_label
 from etude.papers.claims import Reading
 from etude.papers.readings import Metrics
 
@@ -82,7 +83,9 @@ def plot(errors: Mapping[str, Sequence[Mapping[int, float]]], dimensions: int, p
             axes.plot([*each], [*each.values()], color=colour, linewidth=0.7, alpha=0.45)
         shared = sorted(set.intersection(*(set(each) for each in several)))
         means = [np.mean([each[number] for each in several]) for number in shared]
-        axes.plot(shared, means, "o-", color=colour, markersize=4, linewidth=1.8, label=arm)
+        axes.plot(
+            shared, means, "o-", color=colour, markersize=4, linewidth=1.8, label=figure_label(arm)
+        )
         most = max(most, *shared)
     numbers = np.arange(most + 1)
     expected = least_squares(numbers, dimensions)

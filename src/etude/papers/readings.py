@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass
 from etude.analysis.curves import COLOURS, LOG, dress, new_figure
 from etude.api import Run
 from etude.errors import MISSING_VALUE, Checks, InvalidArguments, Problem, RequestError, nearest
+from etude.escaping import figure_label
 from etude.papers.claims import CLOSED, Number, Reading, problems_of
 
 Numbered = dict[tuple[int, int], float]
@@ -292,8 +293,8 @@ def draw(runs: Mapping[str, Sequence[Run]], metrics: Sequence[str], log: str, pa
             if series:
                 steps = sorted(set.intersection(*(set(each.index) for each in series)))
                 means = [fmean(float(each.loc[step]) for each in series) for step in steps]
-                axes.plot(steps, means, color=colour, linewidth=1.8, label=name)
-        axes.set_title(metric, fontsize=10, parse_math=False)
+                axes.plot(steps, means, color=colour, linewidth=1.8, label=figure_label(name))
+        axes.set_title(figure_label(metric), fontsize=10)
         axes.set_xlabel("step")
         if "x" in log:
             axes.set_xscale("log")

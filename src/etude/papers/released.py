@@ -16,7 +16,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
+from etude.console import rich_console, start_live
 from etude.errors import Checks, Problem, RequestError
+from etude.escaping import figure_label
 from etude.papers.claims import Reading
 from etude.papers.texts import FileTexts, HubTexts
 
@@ -344,11 +346,16 @@ def counted(label: str) -> Iterator[Told]:
     Gives what is called with the thousandths that are done.
     """
     if sys.stdout.isatty():
+        from rich.markup import escape
         from rich.progress import Progress
 
-        with Progress(transient=True) as bar:
-            task = bar.add_task(label, total=1000)
+        bar = Progress(transient=True, console=rich_console())
+        start_live(bar)
+        try:
+            task = bar.add_task(escape(label), total=1000)
             yield lambda done: bar.update(task, completed=done)
+        finally:
+            bar.stop()
         return
     latest = time.monotonic()
 
@@ -376,8 +383,10 @@ def plot(readings: dict[str, Reading], models: Sequence[str], path: Path) -> Non
         axes.plot(places, [fmean(each.values) for each in found], "o-", color=COLOURS[0])
         controls = [fmean(each.controls) for each in found]
         axes.plot(places, controls, "x:", color=COLOURS[1], label="shuffled")
-        axes.set_title(panel, fontsize=9, parse_math=False)
-        axes.set_xticks(places, labels=models, rotation=30, fontsize=8)
+        axes.set_title(figure_label(panel), fontsize=9)
+        axes.set_xticks(
+            places, labels=[figure_label(model) for model in models], rotation=30, fontsize=8
+        )
         if not panel.endswith("accuracy"):
             axes.set_yscale("log")
         dress(axes)

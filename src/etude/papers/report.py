@@ -14,6 +14,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from etude.errors import Problem, RequestError
+from etude.escaping import markdown as escaped
+from etude.escaping import markdown_code
 from etude.papers import claims
 from etude.papers.claims import Cell, Paper, ProtocolFigure, Reading, Tolerance
 from etude.papers.runs import ENDED
@@ -231,6 +233,8 @@ def _is_there(folder: Path, told: Mapping[str, Any]) -> bool:
 def markdown(name: str, paper: Paper, found: Mapping[str, Any], figures: Sequence[str]) -> str:
     """The text of `report.md`.
 
+    The paper's own words are Markdown; what comes from records is shown as it is.
+
     Args:
         name: the paper's.
         paper: what was claimed.
@@ -241,13 +245,16 @@ def markdown(name: str, paper: Paper, found: Mapping[str, Any], figures: Sequenc
     where = found["measured"]
     settings = {key: value for key, value in found["measure"].items() if key != "_target_"}
     told = "".join(f"{key} {value}, " for key, value in settings.items() if not paper.runs)
+    told += f"commit {where['commit'] or 'unknown'}, source {where['source']}, "
+    told += "".join(f"{device}, " for device in where["devices"])
+    told += f"torch {where['versions']['torch']}, {where['time']}."
     parts = [
         f"# {paper.title}",
         f"{paper.claim}.",
         f"{paper.citation} <{paper.link}>",
         f"**Matches the paper: {found['verdict']}.**"
         + (f" **Matches the protocol: {found['protocol']}.**" if found["protocol"] else ""),
-        markdown_table(COLUMNS, rows(paper, readings)),
+        markdown_table(COLUMNS, [[*map(escaped, row)] for row in rows(paper, readings)]),
         "`ours` and `control` are means over the seeds, with the standard deviation between them. "
         "The control is a case in which the claim must not be found. `published` is what the paper "
         "prints, or what follows from its words (see `read`). Where it has only words, the "
@@ -259,10 +266,7 @@ def markdown(name: str, paper: Paper, found: Mapping[str, Any], figures: Sequenc
         *(["## What was found out", paper.notes] if paper.notes else []),
         "## Measured",
         *_runs(found),
-        f"Seeds {', '.join(map(str, found['seeds']))}; {told}"
-        f"commit {where['commit'] or 'unknown'}, source {where['source']}, "
-        + "".join(f"{device}, " for device in where["devices"])
-        + f"torch {where['versions']['torch']}, {where['time']}.",
+        escaped(f"Seeds {', '.join(map(str, found['seeds']))}; {told}"),
         f"```\netude reproduce {name}\n```",
     ]
     return "\n\n".join(parts) + "\n"
@@ -275,12 +279,12 @@ def _runs(found: Mapping[str, Any]) -> list[str]:
     lines = []
     for arm, overrides in found["overrides"].items():
         several = found["runs"].get(arm, [])
-        names = [f"`{run['place'].rpartition('/')[2]}`" for run in several]
+        names = [markdown_code(run["place"].rpartition("/")[2]) for run in several]
         left = [f"and {len(names) - _NAMED} more"] if len(names) > _NAMED else []
         lines.append(
             [
-                arm,
-                f"`etude train {' '.join(overrides)}`",
+                escaped(arm),
+                markdown_code(f"etude train {' '.join(overrides)}"),
                 _span([run["parameters"] for run in several], "{:,}"),
                 _span([run["seconds"] for run in several], "{:.0f}") + " s"
                 if several

@@ -15,6 +15,7 @@ from typing import Any
 from etude.errors import Problem, RequestError
 from etude.records.opening import Kind, opened, parent, read_bytes
 from etude.records.storage import sync
+from etude.secrets import without_variables
 
 
 @contextmanager
@@ -29,11 +30,13 @@ def naming(path: Path) -> Iterator[None]:
 def write_text(path: Path, text: str, kind: Kind | None = None) -> None:
     """Replaces the file at once: a reader sees the old content or the new, also after a crash.
 
+    No value of a secret variable gets into it (`etude.secrets.without_variables`).
+
     Args:
         kind: of the record's file that it is: no link inside the record is followed. None for a
             file that is of no record.
     """
-    write_bytes(path, text.encode(), kind)
+    write_bytes(path, without_variables(text).encode(), kind)
 
 
 def write_bytes(path: Path, content: bytes, kind: Kind | None = None) -> None:

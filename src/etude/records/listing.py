@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from etude.errors import Problem, RequestError, nearest
+from etude.escaping import printable
 from etude.records.facts import MISSING, best, fact, must_exist
 from etude.records.filters import Filter
 from etude.records.record import Record
@@ -145,8 +146,9 @@ def print_run(record: Record, *, as_json: bool = False) -> None:
     shown = [(key, value) for key, value in facts if value not in (None, "")]
     width = max(len(key) for key, _ in shown)
     for key, value in shown:
-        said = f"{value:.5f}" if isinstance(value, float) else value
-        print(f"{key:<{width}}  {said}")
+        said = f"{value:.5f}" if isinstance(value, float) else str(value)
+        further = "\n" + " " * (width + 2)  # a text of several lines begins none as a field does
+        print(f"{printable(key, line=True):<{width}}  {further.join(said.splitlines())}")
 
 
 def _records(query: Query, damaged: list[RequestError]) -> Iterator[Record]:

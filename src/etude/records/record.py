@@ -16,7 +16,7 @@ from etude.records.lock import is_held
 from etude.records.metrics import MetricsFile, latest, read_rows
 from etude.records.opening import CONFIG, OVERRIDES, RUN, is_there, names_in
 from etude.records.signature import DIGITS, sha256_of
-from etude.secrets import without_passwords
+from etude.secrets import without_secrets
 
 FORMAT = 1
 STATUSES = ("running", "finished", "failed", "interrupted", "paused", "diverged", "oom")
@@ -82,7 +82,7 @@ class Record:
 
     def update(self, **changes: Any) -> None:
         """Changes fields of `run.json`, all or none; passwords in URLs stay out."""
-        self.info.update(without_passwords(changes))
+        self.info.update(without_secrets(changes))
         write_json(self.path / "run.json", self.info, RUN)
 
     def write_config(self, config_yaml: str, overrides: Sequence[str]) -> None:
@@ -99,7 +99,7 @@ class Record:
 
         write_text(
             self.path / "overrides.yaml",
-            yaml.safe_dump(without_passwords(list(overrides)), allow_unicode=True, width=1000),
+            yaml.safe_dump(without_secrets(list(overrides)), allow_unicode=True, width=1000),
             OVERRIDES,
         )
 
@@ -260,7 +260,7 @@ def label_of(overrides: Sequence[str]) -> str:
         if top in ("experiment", "sweep", "run", "logger", "hydra", "name", "extensions"):
             continue
         plain = re.sub(r"\\(?=[^\w\s])", "", value)  # a sweep escapes what it need not
-        told[key] = without_passwords(plain)
+        told[key] = without_secrets(f"{key}={plain}").removeprefix(f"{key}=")
     short = [re.split(r"[./]", key)[-1] for key in told]
     parts = [
         f"{brief if short.count(brief) == 1 else key}={value}"

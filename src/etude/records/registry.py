@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from etude.errors import Problem, RequestError, nearest
+from etude.escaping import printable
 from etude.records.files import read_json
 from etude.records.opening import SWEEP, is_there, kind_of
 from etude.records.record import Record
@@ -219,10 +220,11 @@ def tell_damaged(damaged: Sequence[RequestError]) -> None:
     if records:
         listed = _listed([_record_of(error.problems[0].where) for error in records])
         count = "1 damaged record" if len(records) == 1 else f"{len(records)} damaged records"
-        print(f"{count}: {listed} (etude runs verify)", file=sys.stderr)
+        told = f"{count}: {listed} (etude runs verify)"
+        print(printable(told, line=True), file=sys.stderr)
     if others:
         listed = _listed([f"{problem.where} ({problem.hint})" for problem in others])
-        print(f"skipped: {listed}", file=sys.stderr)
+        print(printable(f"skipped: {listed}", line=True), file=sys.stderr)
 
 
 class Unreadable(RequestError):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-_BOLD, _USUAL = "\x1b[1m", "\x1b[0m"
+from etude.console import print_bold, rich_console
+from etude.escaping import csv_cell, printable
+
 _NARROWEST = 6
 """Characters that a cut column keeps: enough to be told from its neighbours."""
 
@@ -19,16 +23,15 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if not sys.stdout.isatty():
         print_columns(columns, rows)
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(Text(printable(column, line=True)), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+        table.add_row(*(Text(printable(cell, line=True)) for cell in row))
+    rich_console().print(table)
 
 
 def print_columns(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -36,7 +39,7 @@ def print_columns(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None
 
     On a terminal they are cut to its width, labels first; in a pipe nothing is.
     """
-    cells = [[_printable(cell) for cell in row] for row in (columns, *rows)]
+    cells = [[printable(cell, line=True) for cell in row] for row in (columns, *rows)]
     widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
     terminal = sys.stdout.isatty()
     if terminal:
@@ -52,16 +55,32 @@ def print_columns(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None
         for row in cells
     ]
     if terminal and "NO_COLOR" not in os.environ:
-        lines[0] = f"{_BOLD}{lines[0]}{_USUAL}"
-    print("\n".join(lines))
+        print_bold(lines.pop(0))
+    if lines:
+        print("\n".join(lines))
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The same in Markdown."""
+    """The same in Markdown.
+
+    Args:
+        columns, rows: Markdown; `etude.escaping.markdown` makes it of other texts.
+    """
     lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines
-    )
+    return "\n".join("| " + " | ".join(map(_in_markdown, line)) + " |" for line in lines)
+
+
+def _in_markdown(cell: str) -> str:
+    return cell.replace("|", r"\|").replace("\n", " ")
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """The same as CSV, in which no text is a formula; None is empty."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(map(csv_cell, columns))
+    writer.writerows(map(csv_cell, row) for row in rows)
+    return file.getvalue()
 
 
 def cell(key: str, value: Any) -> str:
@@ -89,13 +108,6 @@ def size_of(count: int) -> str:
             return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
         amount /= 1000
     return f"{amount:.1f} TB"
-
-
-def _printable(text: str) -> str:
-    """Without what would break the line or speak to the terminal: a record may be anybody's."""
-    if text.isprintable():
-        return text
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 
 def _width(text: str) -> int:

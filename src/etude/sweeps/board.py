@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from etude.console import rich_console, start_live
 from etude.sweeps.job import GOOD, Job
 from etude.training.progress import losses_of
 
@@ -57,8 +58,8 @@ class Board:
         if sys.stdout.isatty():
             from rich.live import Live
 
-            self._live = Live(auto_refresh=False, transient=True)
-            self._live.start()
+            self._live = Live(auto_refresh=False, transient=True, console=rich_console())
+            start_live(self._live)
 
     def started(self, number: int, label: str) -> None:
         """A job begins."""

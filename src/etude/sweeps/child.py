@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from etude.console import guard
 from etude.errors import Interrupted
 from etude.records.opening import JOB_LOG, appended, folder_in
 from etude.secrets import MaskingFormatter
@@ -103,6 +104,7 @@ def _speak_into(file: Path) -> None:
         os.dup2(opened.fileno(), 2)
     sys.stdout = open(1, "w", encoding="utf-8", errors="replace", buffering=1, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", errors="replace", buffering=1, closefd=False)  # noqa: SIM115
+    guard()
 
 
 def _log_to(teller: _Teller) -> None:

@@ -15,7 +15,7 @@ from etude.config.environment import mask_of
 from etude.errors import EtudeError, Interrupted, RequestError, RunFailed, RunHeld
 from etude.records.record import label_of
 from etude.records.signature import DIGITS, sha256_of
-from etude.secrets import without_passwords
+from etude.secrets import without_secrets
 
 log = logging.getLogger("etude")
 
@@ -62,14 +62,14 @@ def place_of(path: str) -> str:
 
 def key_of(overrides: Iterable[str]) -> str:
     """Names a job by what its overrides ask for, in whatever order; passwords are no part of it."""
-    told = {str(without_passwords(item.lstrip("+"))) for item in overrides}
+    told = {str(without_secrets(item.lstrip("+"))) for item in overrides}
     return sha256_of(sorted(item for item in told if not item.startswith(CARRIED_OUT)))[:DIGITS]
 
 
 def name_of(overrides: Sequence[str]) -> str:
     """The job's label, or all that was typed where a label leaves out what varies (`name`)."""
     plain = [item.lstrip("+") for item in overrides if not item.startswith(CARRIED_OUT)]
-    return label_of(overrides) or " ".join(without_passwords(plain))
+    return label_of(overrides) or " ".join(without_secrets(plain))
 
 
 def exit_code_of(jobs: Sequence[Job], *, done: int, failed: int, wrong: int, held: int) -> int:
@@ -92,7 +92,7 @@ def carry_out(config: DictConfig, overrides: Sequence[str], train: Callable[...,
         Interrupted: a signal asked for a stop; whatever else happens is the job's status.
     """
     mask = mask_of(config)
-    job = Job(name_of(overrides), "failed", overrides=without_passwords(list(overrides)))
+    job = Job(name_of(overrides), "failed", overrides=without_secrets(list(overrides)))
     try:
         outcome = train(config)
         job.status = "reused" if outcome.reused else outcome.status

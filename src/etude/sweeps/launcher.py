@@ -14,7 +14,7 @@ from omegaconf import DictConfig, open_dict
 
 from etude.config.compose import of_the_job
 from etude.errors import InvalidArguments, RequestError
-from etude.secrets import without_passwords
+from etude.secrets import without_secrets
 from etude.sweeps.board import Board
 from etude.sweeps.job import Job, key_of, name_of
 from etude.sweeps.multirun import SweptRun
@@ -129,7 +129,7 @@ class Processes:
 
     def _waiting(self, overrides: Sequence[str]) -> Job:
         typed = of_the_job(overrides)
-        return Job(name_of(typed), "waiting", overrides=without_passwords(typed))
+        return Job(name_of(typed), "waiting", overrides=without_secrets(typed))
 
     def _task(
         self, number: int, overrides: Sequence[str], study: Study, decide: Decide | None

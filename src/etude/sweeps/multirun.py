@@ -23,7 +23,7 @@ from etude.records.files import write_text
 from etude.records.opening import MULTIRUN, is_there, opened, read_bytes
 from etude.records.record import label_of
 from etude.records.storage import check_root
-from etude.secrets import Mask, mask_messages
+from etude.secrets import Mask, mask_messages, without_keys
 from etude.sweeps.expand import Sweep, expand, refused
 from etude.sweeps.job import GOOD, Job, carry_out
 from etude.sweeps.study import Study, sweep_folder
@@ -188,5 +188,6 @@ def _without_secrets(path: Path, mask: Mask) -> None:
     """Hydra has written the sweep's config, passwords in URLs and the folder's path included."""
     if is_there(path):
         text = read_bytes(path, MULTIRUN).decode()
-        if mask.text(text) != text:
-            write_text(path, mask.text(text), MULTIRUN)
+        without = without_keys(mask.text(text))
+        if without != text:
+            write_text(path, without, MULTIRUN)

@@ -18,7 +18,7 @@ from etude.errors import EtudeError, Problem, RequestError
 from etude.exclusive import exclusively
 from etude.records.record import label_of
 from etude.records.signature import DIGITS, group, sha256_of, signature
-from etude.secrets import without_passwords
+from etude.secrets import without_secrets
 from etude.sweeps.estimate import Estimator, Size
 from etude.sweeps.expand import Sweep, expand, refused
 from etude.sweeps.state import State, refusal, state_of
@@ -129,7 +129,7 @@ class _Planner:
         self._fingerprints: dict[str, str] = {}
 
     def job(self, config: DictConfig) -> PlannedJob:
-        typed = without_passwords(list(config.run.overrides))
+        typed = without_secrets(list(config.run.overrides))
         job = PlannedJob(label_of(typed), typed, "", "", "", {}, State("new", "new"))
         try:
             with fresh_settings():

@@ -7,9 +7,7 @@ id comes from what is fixed and from the names of the axes.
 
 from __future__ import annotations
 
-import csv
 import fcntl
-import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,7 +24,8 @@ from etude.records.record import Record
 from etude.records.registry import place_in, read_sweep
 from etude.records.signature import DIGITS, sha256_of
 from etude.records.storage import lock
-from etude.secrets import without_passwords
+from etude.records.tables import csv_text
+from etude.secrets import without_secrets
 from etude.sweeps.expand import BASIC, Sweep
 from etude.sweeps.job import CARRIED_OUT, Job, key_of, place_of
 
@@ -37,7 +36,7 @@ def sweep_folder(root: Path, sweep: Sweep) -> Path:
     """Where a sweep's record lies."""
     fixed = [item for item in sweep.fixed if not item.startswith(CARRIED_OUT)]
     identity: dict[str, Any] = {
-        "fixed": without_passwords(sorted(fixed)),
+        "fixed": without_secrets(sorted(fixed)),
         "axes": sorted(sweep.axes),
     }
     if sweep.sweeper != BASIC:  # a search over the same keys is another study
@@ -59,12 +58,12 @@ class Study:
     def begin(self, sweep: Sweep) -> None:
         """Notes what is asked for now: new jobs wait, those of another day are kept."""
         folder_in(self.folder.parent.parent, *self.folder.parts[-2:])
-        asked = [without_passwords([item.lstrip("+") for item in job]) for job in sweep.jobs or ()]
+        asked = [without_secrets([item.lstrip("+") for item in job]) for job in sweep.jobs or ()]
         with self._changing() as info:
             info |= {"format": FORMAT, "id": self.folder.name, "sweeper": sweep.sweeper}
-            info["fixed"] = without_passwords(sweep.fixed)
+            info["fixed"] = without_secrets(sweep.fixed)
             axes = info.setdefault("axes", {})
-            for key, values in without_passwords(sweep.axes).items():  # of an interval its ends
+            for key, values in without_secrets(sweep.axes).items():  # of an interval its ends
                 known = axes.setdefault(key, [])
                 known += [value for value in values if value not in known]
             info["starts"] = [*info.get("starts", []), provenance.now()]
@@ -147,8 +146,4 @@ def _row(job: dict[str, Any], axes: Sequence[str], root: Path) -> dict[str, Any]
 
 def _csv(rows: Sequence[dict[str, Any]]) -> str:
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    file = io.StringIO()
-    writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
+    return csv_text(columns, ([row.get(column, "") for column in columns] for row in rows))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from etude.console import rich_console, start_live
 from etude.training.watch import watcher
 
 log = logging.getLogger("etude.progress")
@@ -112,6 +113,7 @@ class Progress:
             TimeRemainingColumn(),
             TextColumn("{task.fields[metrics]}"),
             transient=True,
+            console=rich_console(),
         )
         self._task = self._bar.add_task("", total=self.total, completed=self.step, metrics="")
-        self._bar.start()
+        start_live(self._bar)
