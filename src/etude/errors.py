@@ -124,6 +124,15 @@ class Interrupted(EtudeError):
         return type(self), (self.signum, str(self))
 
 
+def described(error: BaseException) -> str:
+    """The exception's type and the first line of its message, whatever its `__str__` does."""
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception as reason:  # of a class from anywhere
+        lines = [f"(its message raises {type(reason).__name__})"]
+    return ": ".join([type(error).__name__, *lines[:1]])
+
+
 class Checks:
     """Collects the mistakes in a constructor's arguments, so that all are reported at once.
 

@@ -24,6 +24,7 @@ from etude.errors import (
     RequestError,
     RunFailed,
     RunHeld,
+    described,
     nearest,
 )
 from etude.escaping import printable
@@ -109,7 +110,11 @@ def _run(arguments: list[str]) -> int:
         # A panic of a library in Rust (tokenizers, safetensors) is no Exception.
         if debug or (not isinstance(error, Exception) and type(error).__name__ != "PanicException"):
             raise
-        _say(f"unexpected {type(error).__name__}: {error}\n  --debug shows where; please report it")
+        from etude.cli.unexpected import fault_of_users_class
+
+        if (problem := fault_of_users_class(error, arguments)) is not None:
+            return _refuse([problem], debug)
+        _say(f"unexpected {described(error)}\n  --debug shows where; please report it")
         return FAILED
 
 

@@ -22,7 +22,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from etude.config.describe import describe, is_union, takes_bool
 from etude.config.paths import conf_dir
 from etude.config.targets import is_extension, is_factory, resolve
-from etude.errors import InvalidArguments, Problem, RequestError, nearest
+from etude.errors import InvalidArguments, Problem, RequestError, described, nearest
 
 _META_KEYS = ("_target_", "_partial_")
 
@@ -85,17 +85,23 @@ class Factory:
         except TypeError as error:  # one that takes **anything handed it on
             match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
             if match is None or match[1] not in self.arguments:
-                raise
+                raise self._refused(error) from error
             name, value = match[1], self.arguments[match[1]]
             expected = f"an argument of {getattr(self.constructor, '__name__', 'it')}"
             raise RequestError(Problem(f"{self.where}.{name}", expected, value)) from error
         except (RequestError, MemoryError):
             raise
-        except Exception as error:
-            if self.constructor.__module__.startswith("etude."):
-                raise  # ours check their arguments: anything else is a mistake of ours
-            expected = f"arguments that {getattr(self.constructor, '__name__', 'it')} takes"
-            raise RequestError(Problem(self.where, expected, hint=str(error))) from error
+        except (Exception, SystemExit) as error:
+            raise self._refused(error) from error
+
+    def _refused(self, error: BaseException) -> BaseException:
+        """What to raise where the constructor raised `error`."""
+        if str(self.constructor.__module__).startswith("etude."):
+            return error  # ours check their arguments: anything else is a mistake of ours
+        name = getattr(self.constructor, "__name__", "it")
+        return RequestError(
+            Problem(self.where, f"arguments that {name} takes", hint=described(error))
+        )
 
 
 def check_node(

@@ -16,7 +16,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from etude.config.table import table
-from etude.errors import Problem, RequestError, nearest
+from etude.errors import Problem, RequestError, described, nearest
 
 PACKAGE = "etude"
 
@@ -99,13 +99,20 @@ def _imported(location: str, target: str, where: str) -> Callable[..., Any]:
     module_name, _, name = location.rpartition(".")
     try:
         module = importlib.import_module(module_name)
+        value: Any = getattr(module, name, None)
     except ModuleNotFoundError as error:
         if error.name and not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module exists, but something that it needs does not
         raise RequestError(
             Problem(f"{where}._target_", "a module that can be imported", target)
         ) from error
-    value: Any = getattr(module, name, None)
+    except (Exception, SystemExit) as error:
+        if _is_shipped(target):
+            raise
+        expected = f"{module_name} to import without an error"
+        raise RequestError(
+            Problem(f"{where}._target_", expected, target, described(error))
+        ) from error
     if not callable(value):
         names = [n for n, v in vars(module).items() if isinstance(v, type) and n[0] != "_"]
         raise RequestError(

@@ -17,7 +17,7 @@ from etude.config.checks import Checked
 from etude.config.compose import plain_yaml
 from etude.config.flat import flat_config
 from etude.console import NOTICES
-from etude.errors import Interrupted, Problem, RequestError, RunFailed
+from etude.errors import Interrupted, Problem, RequestError, RunFailed, described
 from etude.loggers.base import ViewedRun
 from etude.loggers.views import Views
 from etude.models.textual import Trained, for_use
@@ -437,7 +437,4 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _failure(status: str, error: Exception, record: Record) -> str:
     hint = "; a smaller trainer.micro_batch needs less" if status == "oom" else ""
-    told = str(error).splitlines()[0] if str(error) else ""
-    return (
-        f"{status}: {type(error).__name__}: {told}{hint} (traceback in {record.path / 'log.txt'})"
-    )
+    return f"{status}: {described(error)}{hint} (traceback in {record.path / 'log.txt'})"

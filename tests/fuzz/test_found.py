@@ -1,0 +1,58 @@
+"""Small inputs that once ended as "unexpected ... please report it"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BASE = {
+    "model.norm": "from etude.nn.norm import LayerNorm as Base\n",
+    "data.tokenizer": "from etude.data.tokenizer import Char as Base\n",
+}
+MODULES = {
+    "import raises": ("model.norm", "raise BufferError('full')\n", "BufferError: full"),
+    "import exits": ("model.norm", "raise SystemExit(0)\n", "SystemExit: 0"),
+    "syntax": ("model.norm", "class Mine(Base\n", "SyntaxError: "),
+    "lookup raises": ("model.norm", "def __getattr__(name):\n    1 / 0\n", "ZeroDivisionError: "),
+    "constructor raises": (
+        "model.norm",
+        "class Mine(Base):\n    def __init__(self, *a, **k):\n        raise KeyError('k')\n",
+        "KeyError: 'k'",
+    ),
+    "constructor raises TypeError": (
+        "model.norm",
+        "class Mine(Base):\n    def __init__(self, *a, **k):\n        raise TypeError('t')\n",
+        "TypeError: t",
+    ),
+    "message raises": (
+        "model.norm",
+        "class Odd(Exception):\n    def __str__(self):\n        return 1 // 0\n"
+        "class Mine(Base):\n    def __init__(self, *a, **k):\n        raise Odd\n",
+        "its message raises ZeroDivisionError",
+    ),
+    "attributes missing": ("data.tokenizer", "class Mine:\n    pass\n", "AttributeError: "),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_fault_in_a_users_class_is_reported_as_that_of_the_class(
+    name: str,
+    corpus: Path,
+    tmp_path: Path,
+    tiny: Callable[..., list[str]],
+    etude: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slot, source, said = MODULES[name]
+    module = "users_" + name.replace(" ", "_")
+    (tmp_path / f"{module}.py").write_text(BASE[slot] + source, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    words = [f"extensions=[{module}]", f"{slot}._target_={module}.Mine"]
+    answer = etude("plan", *tiny(corpus, tmp_path / "root"), *words, cwd=tmp_path)
+    assert answer.code == 2, answer.err
+    assert said in answer.out + answer.err
+    assert "please report" not in answer.out + answer.err
+    assert not (tmp_path / "root").exists()

@@ -1,0 +1,267 @@
+"""Bad input of every kind ends as documented: an exit code, a few lines, records as they were.
+
+`ETUDE_FUZZ_SECONDS` (600) is how long the slow test draws cases, `ETUDE_FUZZ_SEED` which;
+`ETUDE_FUZZ_CASE` runs that case of the seed alone.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from generators import override, users_module
+from judging import Failure, Failures, judged
+from mutations import mutate
+
+SECONDS = float(os.environ.get("ETUDE_FUZZ_SECONDS", "600"))
+ROOT = "experiments"
+KEPT_OUT = (
+    "run.root",
+    "run.cache",
+    "data.workers",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "run.wait",
+)
+"""Keys whose values write elsewhere, start processes or wait."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What the cases begin from.
+
+    Attributes:
+        folder: with `experiments/` (finished runs, a paused one, a sweep) and released folders.
+        base: overrides of the finished run.
+        keys: of the composed configs.
+        groups: and their files.
+    """
+
+    folder: Path
+    base: list[str]
+    keys: list[str]
+    groups: dict[str, list[str]]
+    records: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def offline() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "WANDB_DISABLED"):
+            patch.setenv(name, "1")
+        patch.setenv("WANDB_MODE", "disabled")
+        yield
+
+
+@pytest.fixture(scope="module")
+def ground(
+    offline: None,
+    tmp_path_factory: pytest.TempPathFactory,
+    write_corpus: Callable[..., Path],
+    etude: Callable[..., Any],
+    tiny: Callable[..., list[str]],
+    toy: Callable[..., list[str]],
+) -> Ground:
+    folder = tmp_path_factory.mktemp("ground")
+    corpus = write_corpus(tmp_path_factory.mktemp("corpus") / "corpus.txt")
+    short = ["model.bias=true", "trainer.max_steps=2", "run.samples=0", "schedule.warmup_steps=1"]
+    base = tiny(corpus, Path(ROOT), *short, "trainer.val_check_interval=1")
+    labelled = toy("classification", Path(ROOT), "trainer.max_steps=2", "schedule.warmup_steps=1")
+    for words in (
+        ["train", *base],
+        ["train", *base, "seed=2"],
+        ["train", *base, "seed=3", "run.stop_at_step=1"],
+        ["train", *labelled],
+        ["train", "-m", *base, "name=swept", "seed=4,5"],
+    ):
+        answer = etude(*words, cwd=folder)
+        assert answer.code == 0, answer.err
+    runs = sorted((folder / ROOT / "tiny").iterdir())
+    seeds = {f"seed {_seed(run)}": f"{ROOT}/tiny/{run.name}" for run in runs}
+    (labels,) = (folder / ROOT / "classification").iterdir()
+    records = seeds | {"labels": f"{ROOT}/classification/{labels.name}"}
+    first = records[f"seed {min(_seed(run) for run in runs if _seed(run) > 3)}"]
+    records["first"] = first
+    for words in (
+        ["evaluate", records["labels"]],
+        ["convert", first, "released"],
+    ):
+        answer = etude(*words, cwd=folder)
+        assert answer.code == 0, answer.err
+    _write_gguf(folder / "llama.gguf")
+    return Ground(folder, base, _keys(base), _groups(), records)
+
+
+def _seed(run: Path) -> int:
+    import json
+
+    return int(json.loads((run / "run.json").read_text())["seed"])
+
+
+def _write_gguf(file: Path) -> None:
+    sys.path.insert(0, str(Path(__file__).parent.parent / "interop"))
+    try:
+        import folders
+        import ggufs
+        import zoo
+    finally:
+        sys.path.pop(0)
+    tokenizer = folders.bpe()
+    model = zoo.randomised(zoo.llama(vocab_size=tokenizer.vocab_size))
+    ggufs.write_gguf(file, model, tokenizer=tokenizer)
+
+
+def _keys(base: Sequence[str]) -> list[str]:
+    from omegaconf import OmegaConf
+
+    from etude.config.compose import compose
+
+    def walk(value: Any, path: str) -> Iterator[str]:
+        if path:
+            yield path
+        if isinstance(value, dict):
+            for key, below in value.items():
+                yield from walk(below, f"{path}.{key}" if path else str(key))
+
+    found: set[str] = set()
+    for words in (base, ["experiment=tagging"], ["experiment=translate_en_zh"], ["model=llama_1b"]):
+        found |= set(walk(OmegaConf.to_container(compose(words)), ""))
+    return sorted(key for key in found if key not in KEPT_OUT)
+
+
+def _groups() -> dict[str, list[str]]:
+    from etude.config.paths import conf_dir, groups
+
+    return groups(conf_dir())
+
+
+# -- the kinds of cases -------------------------------------------------------------------------
+
+
+def _of_overrides(draw: random.Random, ground: Ground, folder: Path, etude: Any) -> Failure | None:
+    words = [override(draw, ground.keys, ground.groups) for _ in range(draw.choice([1, 1, 2, 3]))]
+    command = draw.choices(
+        [["plan"], ["train", "--cfg", "job"], ["plan", "-m"], ["data", "show"], ["train"]],
+        [9, 3, 4, 2, 3],
+    )[0]
+    base = ground.base if draw.random() < 0.85 else []
+    if command == ["train"]:
+        base = ground.base
+        words += ["trainer.max_steps=1", "schedule.warmup_steps=0", "trainer.accelerator=cpu"]
+    return judged(etude, [*command, *base, *words], folder, keeps=folder / ROOT)
+
+
+def _commands(draw: random.Random, ground: Ground, run: str) -> tuple[list[str], bool]:
+    """A command that reads the run, and whether it must leave all records as they are."""
+    other = draw.choice(sorted(ground.records.values()))
+    reading = [
+        ["runs", "list"], ["runs", "list", "seed>0", "--json"], ["runs", "show", run],
+        ["runs", "list", "--sort", "val/loss", "--columns", "best,seconds,tag,optimizer.lr"],
+        ["runs", "show", run, "--json"], ["runs", "diff", run, other],
+        ["runs", "diff", other, run, "--json"], ["runs", "verify"], ["runs", "verify", run],
+        ["runs", "group", run, other], ["runs", "export", run, other],
+        ["generate", run, "--max-new-tokens", "3", "--prompt", "the"],
+        ["predict", run, "--text", "the cats ran"], ["plan", *ground.base],
+        ["plan", "-m", *ground.base, "seed=1,2"], ["convert", run, "dest"],
+    ]  # fmt: skip
+    writing = [
+        ["runs", "compare", run, other], ["runs", "plot", run, other], ["evaluate", run],
+        ["runs", "significance", run, other], ["train", *ground.base, "name=swept", "seed=4"],
+        ["train", *ground.base, "seed=3"], ["train", *ground.base, "seed=3", "run.on_error=stop"],
+        ["train", *ground.base, "seed=9", f"init_from={run}"],
+        ["train", *ground.base, "seed=3", "run.on_existing=again"],
+    ]  # fmt: skip
+    if draw.random() < 0.7:
+        return draw.choice(reading), True
+    return draw.choice(writing), False
+
+
+def _of_records(draw: random.Random, ground: Ground, folder: Path, etude: Any) -> Failure | None:
+    files = [file for file in sorted((folder / ROOT).rglob("*")) if file.is_file()]
+    chosen = [file for file in files if file.name not in (".lock", "log.txt")]
+    chosen = [file for file in chosen if file.suffix != ".png"]
+    names = sorted({file.name for file in chosen})
+    name = draw.choice(names)  # each kind of file as often
+    file = draw.choice([file for file in chosen if file.name == name])
+    note = mutate(draw, file)
+    within = next((r for r in ground.records.values() if (folder / r) in file.parents), None)
+    run = within or draw.choice(sorted(ground.records.values()))
+    words, reads = _commands(draw, ground, run)
+    return judged(etude, words, folder, f"{file.relative_to(folder)}: {note}", folder / ROOT, reads)
+
+
+def _of_released(draw: random.Random, ground: Ground, folder: Path, etude: Any) -> Failure | None:
+    source = draw.choice(["released", "llama.gguf"])
+    files = sorted((folder / source).iterdir()) if source == "released" else [folder / source]
+    note = mutate(draw, draw.choice([file for file in files if file.is_file()]))
+    words = draw.choice(
+        [
+            ["generate", "--pretrained", source, "--max-new-tokens", "3", "--prompt", "a"],
+            ["convert", source, "dest"],
+            ["train", *ground.base, "trainer.max_steps=1", f"init_from={source}"],
+            ["plan", *ground.base, f"init_from={source}"],
+        ]
+    )
+    return judged(etude, words, folder, f"{source}: {note}", folder / ROOT)
+
+
+def _of_users(draw: random.Random, ground: Ground, folder: Path, etude: Any) -> Failure | None:
+    source, slot, name = users_module(draw)
+    module = f"mine_{draw.randrange(10**9)}"
+    (folder / f"{module}.py").write_text(source, encoding="utf-8")
+    words = [f"extensions=[{module}]", f"++{slot}._target_={module}.{name}"]
+    command = draw.choice([["plan"], ["train"], ["train"], ["train", "--cfg", "job"]])
+    sys.path.insert(0, str(folder))
+    try:
+        return judged(etude, [*command, *ground.base, *words], folder, source, folder / ROOT)
+    finally:
+        sys.path.remove(str(folder))
+        sys.modules.pop(module, None)
+
+
+KINDS = {_of_overrides: 45, _of_records: 35, _of_released: 10, _of_users: 10}
+
+
+def _one(seed: str, number: int, ground: Ground, scratch: Path, etude: Any) -> Failure | None:
+    draw = random.Random(f"{seed}/{number}")
+    folder = scratch / "case"
+    shutil.copytree(ground.folder, folder, symlinks=True)
+    try:
+        (kind,) = draw.choices(list(KINDS), list(KINDS.values()))
+        return kind(draw, ground, folder, etude)
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS + 600)
+def test_no_drawn_input_ends_in_another_way_than_documented(
+    ground: Ground, tmp_path: Path, etude: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    seed = os.environ.get("ETUDE_FUZZ_SEED") or str(random.randrange(10**9))
+    only = os.environ.get("ETUDE_FUZZ_CASE")
+    failures, number, began = Failures(), 0, time.monotonic()
+    while time.monotonic() - began < SECONDS:
+        case = int(only or number)
+        failure = _one(seed, case, ground, tmp_path, etude)
+        number += 1
+        if failure:
+            again = f"ETUDE_FUZZ_SEED={seed} ETUDE_FUZZ_CASE={case}"
+            failures.add(Failure(failure.cause, failure.words, f"{failure.detail}\n  {again}"))
+            told = (
+                f"{failure.cause}\n  etude {' '.join(failure.words)}\n  {failure.detail}\n  {again}"
+            )
+            print(f"[{number}] {told}", file=sys.__stderr__, flush=True)
+        if only:
+            break
+    print(f"seed {seed}: {number} cases in {time.monotonic() - began:.0f} s\n{failures}")
+    assert not failures.smallest, f"seed {seed}, {number} cases\n\n{failures}"
