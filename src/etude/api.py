@@ -19,6 +19,7 @@ from etude.exclusive import used_elsewhere
 from etude.records.config_file import portable, read_config
 from etude.records.facts import best, config_facts, fact, metric_facts, must_exist
 from etude.records.filters import parse
+from etude.records.integrity import CONFIG, METRICS, TOKENIZER, is_hashed
 from etude.records.metrics import read_frame
 from etude.records.record import Record
 from etude.records.registry import find, scan, tell_damaged
@@ -260,12 +261,23 @@ class Run:
 
     @cached_property
     def config(self) -> DictConfig:
-        """The composed config, as the record holds it."""
+        """The composed config, as the record holds it.
+
+        Raises:
+            RequestError: it, or `run.json`, was changed since it was written.
+        """
+        self.record.check(CONFIG)
         return read_config(self.path / "config.yaml")
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """One row a logged step: `step`, `tokens`, `time`, `train/loss`, `val/loss`, ..."""
+        """One row a logged step: `step`, `tokens`, `time`, `train/loss`, `val/loss`, ...
+
+        Raises:
+            RequestError: those of a finished run were changed since they were written.
+        """
+        if self.record.info.get("status") == "finished":
+            self.record.check(METRICS)
         return read_frame(self.path / "metrics.jsonl")
 
     @cached_property
@@ -274,10 +286,20 @@ class Run:
         return check(portable(self.config), trust=self._trust)
 
     def tokenizer(self) -> Any:
-        """The tokenizer that the run was trained with."""
+        """The tokenizer that the run was trained with.
+
+        Raises:
+            RequestError: the file is missing, or was changed since it was written.
+        """
         from etude.data.tokenizer import Tokenizer
 
-        return Tokenizer.load(self.path / "tokenizer.json", links=False)
+        self.record.check(TOKENIZER)
+        found = Tokenizer.load(self.path / TOKENIZER, links=False)
+        stated = self.summary.get("tokenizer", {}).get("fingerprint")
+        if not is_hashed(self.summary) and found.fingerprint != stated:
+            told = "%s does not have the fingerprint that run.json states: it may have been changed"
+            logging.getLogger("etude").warning(told, self.path / TOKENIZER)
+        return found
 
     def model(self, which: str = "best", *, merged: bool = True) -> Trained:
         """The trained model, with its tokenizer if it reads text, in evaluation mode.
@@ -288,7 +310,8 @@ class Run:
             merged: low-rank changes become part of the matrices that they change.
 
         Raises:
-            RequestError: no such checkpoint, fewer than K, or a damaged one.
+            RequestError: no such checkpoint, fewer than K, a damaged one, or another than was
+                saved.
         """
         import torch
 
@@ -297,7 +320,9 @@ class Run:
         from etude.training.checkpoints import load_mean
 
         tokenizer = self.tokenizer()
-        weights = load_mean(self.record.chosen(which).folders)
+        folders = self.record.chosen(which).folders
+        self.record.check_weights(folders)
+        weights = load_mean(folders)
         labels = self.summary.get("data", {}).get("labels", [])
         vocabulary = tokenizer.vocab_size
         # another thread may be training, with torch's own generator
@@ -426,14 +451,13 @@ class Run:
             return example_scores(self, split, which)
         if split not in ("val", "train"):
             raise RequestError(Problem("split", "val or train", split))
-        from etude.records.files import read_json, write_json
-        from etude.records.opening import PREDICTIONS, folder_in, is_there
+        from etude.analysis import stored
+        from etude.records.opening import folder_in
 
         checkpoint = self.record.chosen(which)
-        file = self.path / "predictions" / f"{split}-{checkpoint.name}.json"
-        if is_there(file):
-            kept = read_json(file, PREDICTIONS)
-            losses = kept.get("loss") if isinstance(kept, dict) else None
+        file = self.path / stored.PREDICTIONS / f"{split}-{checkpoint.name}.json"
+        if (kept := stored.read(file, checkpoint.folders)) is not None:
+            losses = kept.get("loss")
             if not isinstance(losses, list):
                 raise RequestError(Problem(str(file), "a list of losses", losses, "remove it"))
             return losses
@@ -444,8 +468,9 @@ class Run:
             raise RequestError(Problem("split", "a run of a language model", str(self.path)))
         self.prepare(data)
         found = example_losses(self.model(which).module, data.evaluation_batches(split))
-        folder_in(self.path, "predictions")
-        write_json(file, {"data": data.fingerprint(), "loss": found}, PREDICTIONS)
+        folder_in(self.path, stored.PREDICTIONS)
+        content = {"data": data.fingerprint(), "loss": found}
+        stored.write(file, content, checkpoint.folders)
         return found
 
     def data(self) -> Any:

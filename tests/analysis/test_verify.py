@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 
 from etude.records.lock import RunLock
+from etude.records.opening import MANIFEST
+from etude.records.record import Record
+from etude.records.sealed import write_sealed
 
 Etude = Callable[..., Any]
 
@@ -63,6 +66,38 @@ def last(record: Path) -> Path:
     return sorted((record / "checkpoints").iterdir())[-1]
 
 
+def another_checkpoint(record: Path) -> None:
+    """The last checkpoint is replaced by the one before: sound in itself, under a false name."""
+    before, after = sorted((record / "checkpoints").iterdir())[-2:]
+    shutil.rmtree(after)
+    shutil.copytree(before, after)
+    content = json.loads((after / "MANIFEST.json").read_text())
+    del content["seal"]
+    write_sealed(after / "MANIFEST.json", {**content, "step": 10}, MANIFEST)
+
+
+def drop_row(record: Path, step: int) -> None:
+    """A run's metrics without a row, and without their hash, as older versions wrote them."""
+    rows = (record / "metrics.jsonl").read_text().splitlines(keepends=True)
+    kept = [row for row in rows if json.loads(row)["step"] != step]
+    (record / "metrics.jsonl").write_text("".join(kept))
+    as_older(record)
+
+
+def as_older(record: Path) -> None:
+    """Takes away what older versions did not write."""
+    info = json.loads((record / "run.json").read_text())
+    for key in ("sha256", "metrics_sha256"):
+        del info[key]
+    for start in info["starts"]:
+        del start["rows"]
+    (record / "run.json").write_text(json.dumps(info))
+    for file in record.glob("checkpoints/*/MANIFEST.json"):
+        content = json.loads(file.read_text())
+        del content["seal"], content["metrics"]
+        file.write_text(json.dumps(content))
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "weights": (lambda r: flip(last(r) / "model.safetensors"), "model.safetensors"),
     "state": (lambda r: flip(last(r) / "state.pt"), "state.pt"),
@@ -79,6 +114,30 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "no yaml": (lambda r: edit(r / "config.yaml", "model:", "model: ["), "config.yaml"),
     "run.json": (lambda r: edit(r / "run.json", '"signature": "', '"signature": "0'), "signature"),
     "cut run.json": (lambda r: os.truncate(r / "run.json", 40), "run.json"),
+    "format of a manifest": (
+        lambda r: edit(last(r) / "MANIFEST.json", '"format": 1', '"format": 2'),
+        "MANIFEST.json",
+    ),
+    "step of a manifest": (
+        lambda r: edit(last(r) / "MANIFEST.json", '"step": 10', '"step": 9'),
+        "MANIFEST.json",
+    ),
+    "another checkpoint": (another_checkpoint, "step-00000010/MANIFEST.json was changed"),
+    "a missing row": (lambda r: drop_row(r, 5), "the row of step 5 is missing"),
+    "no last row": (lambda r: drop_row(r, 10), "the row of step 10 is missing"),
+    "overrides": (
+        lambda r: edit(r / "overrides.yaml", "layers=1", "layers=2"),
+        "overrides.yaml was changed",
+    ),
+    "no overrides": (lambda r: os.remove(r / "overrides.yaml"), "overrides.yaml: No such file"),
+    "a key that no check reads": (
+        lambda r: edit(r / "config.yaml", "notes: ''", "notes: mine"),
+        "config.yaml was changed",
+    ),
+    "a file's hash": (
+        lambda r: edit(r / "run.json", '"config.yaml": "', '"config.yaml": "0'),
+        "field sha256",
+    ),
     "steps": (
         lambda r: edit(r / "metrics.jsonl", '"step": 10', '"step": 5'),
         "metrics.jsonl, line 2: step 5 after step 5",
@@ -90,7 +149,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "forged metrics": (
         lambda r: edit(r / "metrics.jsonl", '"tokens": ', '"tokens": 1'),
-        "metrics.jsonl is",
+        "metrics.jsonl was changed",
     ),
     "forged result": (
         lambda r: edit(r / "run.json", '"val/loss": ', '"val/loss": 1'),
@@ -110,6 +169,77 @@ def test_damage_is_told_by_its_file(etude: Etude, record: Path, kind: str) -> No
     assert said in answer.out.splitlines()[0]
     assert answer.out.splitlines()[-1] == "1 of 1 damaged"
     assert str(record) not in answer.out  # one readable line, from the record's folder on
+
+
+FIELDS = ["name", "label", "status", "seed", "parameters", "total_steps", "step", "tokens", "data"]
+FIELDS += ["tokenizer", "starts", "final", "best", "seconds", "choices", "config", "tags", "notes"]
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_changed_field_of_run_json_is_named(etude: Etude, record: Path, field: str) -> None:
+    info = json.loads((record / "run.json").read_text())
+    changes: dict[type, Any] = {str: "finished by hand", int: 7, float: 7.5, list: [{}]}
+    value = info[field]
+    info[field] = {**value, "x": 1} if isinstance(value, dict) else changes[type(value)]
+    (record / "run.json").write_text(json.dumps(info))
+    answer = etude("runs", "verify", record)
+    assert answer.code == 1
+    assert f"run.json was changed by hand: field {field} (" in answer.out
+
+
+@pytest.mark.parametrize("change", [{"mine": 1}, {"finished": None}])
+def test_a_field_that_came_or_went_is_named(etude: Etude, record: Path, change: dict) -> None:
+    info = json.loads((record / "run.json").read_text()) | change
+    info = {key: value for key, value in info.items() if value is not None or key == "best"}
+    (record / "run.json").write_text(json.dumps(info))
+    answer = etude("runs", "verify", record)
+    assert (answer.code, f"field {next(iter(change))} (" in answer.out) == (1, True)
+
+
+def test_other_spacing_and_order_of_run_json_is_no_change(etude: Etude, record: Path) -> None:
+    info = json.loads((record / "run.json").read_text())
+    (record / "run.json").write_text(json.dumps(info, sort_keys=True))
+    assert etude("runs", "verify", record).code == 0
+
+
+def test_a_record_of_an_older_version_is_not_hashed(etude: Etude, record: Path) -> None:
+    for patch in record.glob("source*.patch"):
+        patch.unlink()
+    info = json.loads((record / "run.json").read_text())
+    for start in info["starts"]:
+        start.pop("patches", None)
+    (record / "run.json").write_text(json.dumps(info))
+    as_older(record)
+    answer = etude("runs", "verify", record)
+    note = "(written by an older version: run.json and config.yaml not hashed)"
+    assert (answer.code, answer.out) == (0, f"[1/1] elsewhere/my best run  ok {note}\n")
+    assert etude("generate", record, "--max-new-tokens", "3").code == 0
+
+
+def test_what_was_changed_by_hand_is_accepted_on_request(etude: Etude, record: Path) -> None:
+    edit(record / "run.json", '"notes": ""', '"notes": "the good one"')
+    edit(record / "config.yaml", "notes: ''", "notes: the good one")
+    assert etude("runs", "verify", record).code == 1
+    assert etude("runs", "verify", "--accept", "--root", record.parent).code == 2
+    answer = etude("runs", "verify", record, "--accept")
+    assert answer.code == 0, answer.out
+    assert "accepted run.json: notes, config.yaml\n" in answer.out
+    assert "  ok (accepted on 20" in answer.out
+    assert etude("generate", record, "--max-new-tokens", "3").code == 0
+    assert "nothing to accept" in etude("runs", "verify", record, "--accept").out
+    edit(record / "config.yaml", "notes: the good one", "notes: the best one")
+    assert etude("runs", "verify", record).code == 1  # a later change is one again
+
+
+def test_metrics_and_weights_are_not_accepted(etude: Etude, record: Path) -> None:
+    flip(last(record) / "model.safetensors")
+    edit(record / "metrics.jsonl", '"tokens": ', '"tokens": 1')
+    edit(record / "tokenizer.json", '"t"', '"T"')
+    answer = etude("runs", "verify", record, "--accept")
+    assert answer.code == 1
+    assert "accepted tokenizer.json\n" in answer.out
+    for fault in ("model.safetensors", "metrics.jsonl was changed", "tokenizer.json is"):
+        assert fault in answer.out
 
 
 def test_one_damaged_record_hides_no_other(etude: Etude, finished: Path, record: Path) -> None:
@@ -134,6 +264,7 @@ def test_a_run_in_progress_is_left_alone(etude: Etude, record: Path) -> None:
 
 def test_foreign_code_is_not_imported_to_verify(etude: Etude, record: Path) -> None:
     edit(record / "config.yaml", "extensions: []", "extensions: [their_parts]")
+    Record.read(record).accept()
     answer = etude("runs", "verify", record)
     assert (answer.code, "--trust their_parts" in answer.out) == (0, True)
 
@@ -164,8 +295,9 @@ def test_what_only_its_first_machine_had_is_not_needed(
     edit(record / "config.yaml", "vars: {}", f"vars:\n  x: {reference}")
     edit(record / "config.yaml", "accelerator: cpu", f"accelerator: {reference}")
     edit(record / "config.yaml", "stop_at_step: null", f"stop_at_step: {reference}")
+    Record.read(record).accept()
     assert etude("generate", record, "--max-new-tokens", "3").code == 0
-    assert etude("runs", "verify", record).out.endswith("  ok\n")
+    assert "  ok (accepted on " in etude("runs", "verify", record).out
 
 
 def test_a_moved_root_goes_on_with_its_runs(

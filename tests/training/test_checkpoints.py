@@ -17,9 +17,12 @@ from safetensors.torch import load_file
 
 from etude.api import Run
 from etude.errors import RequestError
+from etude.records.manifest import verify
+from etude.records.opening import MANIFEST
 from etude.records.record import Record
+from etude.records.sealed import write_sealed
 from etude.tasks.causal_lm import CausalLM
-from etude.training.checkpoints import checkpoint_path, retain
+from etude.training.checkpoints import checkpoint_path, load_weights, retain
 from etude.training.run import train
 
 Small = Callable[..., DictConfig]
@@ -89,6 +92,13 @@ def rewrite(change: Callable[[Any], Any]) -> Callable[[Path], None]:
     return lambda path: path.write_text(json.dumps(change(json.loads(path.read_text()))))
 
 
+def manifest(folder: Path) -> dict[str, Any]:
+    """Without its seal, as older versions wrote it."""
+    content = json.loads((folder / "MANIFEST.json").read_text())
+    del content["seal"]
+    return content
+
+
 DAMAGES = [
     ("model.safetensors", flip),
     ("model.safetensors", cut),
@@ -99,6 +109,9 @@ DAMAGES = [
     ("MANIFEST.json", cut),
     ("MANIFEST.json", rewrite(lambda manifest: [])),
     ("MANIFEST.json", rewrite(lambda manifest: {**manifest, "sha256": 1})),
+    ("MANIFEST.json", rewrite(lambda manifest: {**manifest, "format": 2})),
+    ("MANIFEST.json", rewrite(lambda manifest: {**manifest, "step": 39})),
+    ("MANIFEST.json", rewrite(lambda manifest: {**manifest, "metrics": {}})),
 ]
 
 
@@ -115,15 +128,26 @@ def test_damage_is_named(
     Run(copy).model("35")  # the one before is untouched
 
 
+@pytest.mark.parametrize("change", [{"format": 2}, {"step": 39}, {"step": "40"}, {"sha256": {}}])
+def test_a_manifest_of_an_older_version_is_checked_without_its_seal(
+    whole: Record, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    folder = Path(shutil.copytree(whole.checkpoint("last"), tmp_path / "step-00000040"))
+    without = manifest(folder)
+    (folder / "MANIFEST.json").write_text(json.dumps(without))
+    assert verify(folder)["step"] == 40
+    (folder / "MANIFEST.json").write_text(json.dumps(without | change))
+    with pytest.raises(RequestError, match=next(iter(change))):
+        verify(folder)
+
+
 def test_a_manifest_that_leaves_a_file_out(whole: Record, tmp_path: Path) -> None:
-    copy = Record.read(shutil.copytree(whole.path, tmp_path / "copy"))
-    folder = copy.checkpoint("last")
-    rewrite(lambda m: {**m, "sha256": {"state.pt": m["sha256"]["state.pt"]}})(
-        folder / "MANIFEST.json"
-    )
+    folder = Path(shutil.copytree(whole.checkpoint("last"), tmp_path / "step-00000040"))
+    kept = {"state.pt": manifest(folder)["sha256"]["state.pt"]}
+    write_sealed(folder / "MANIFEST.json", {**manifest(folder), "sha256": kept}, MANIFEST)
     flip(folder / "model.safetensors")
     with pytest.raises(RequestError, match=r"model\.safetensors"):
-        Run(copy).model("last")
+        load_weights(folder)
 
 
 def test_the_manifest_says_what_is_there(whole: Record) -> None:

@@ -8,26 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from etude.analysis import stored
 from etude.analysis.evaluation import Evaluation, draw, evaluate_rows, per_class
 from etude.analysis.written import Beams
 from etude.data.examples.base import ExampleData
 from etude.data.examples.source import Row
 from etude.errors import Problem, RequestError
 from etude.records import provenance
-from etude.records.files import write_json, write_text
-from etude.records.opening import (
-    EVALUATION,
-    EVALUATIONS_LOG,
-    PREDICTIONS,
-    appended,
-    folder_in,
-    is_there,
-    read_bytes,
-)
+from etude.records.files import write_text
+from etude.records.opening import EVALUATIONS_LOG, PREDICTIONS, appended, folder_in, read_bytes
 from etude.records.signature import sha256_of
 from etude.training.place import must_be_ours
-
-LOG = "log.jsonl"
 
 
 def scored(
@@ -58,6 +49,7 @@ def scored(
     name = name_of(split if files is None else files, checkpoint.name, searched)
     told: dict[str, Any] = {"run": str(run.path), "on": on, "checkpoint": checkpoint.name}
     made: list[Path] = []
+    predictions: Path | None = None
     if not isinstance(data, ExampleData):
         _refuse_for_text(files, by)
         metrics = run.evaluate(split, sequence_length=sequence_length, stride=stride, which=which)
@@ -71,16 +63,16 @@ def scored(
             if found.spans:
                 told["spans"] = found.spans
             told["confusion"] = {"labels": found.labels, "counts": found.counts.tolist()}
-        predictions = folder_in(run.path, "predictions") / f"{name}.jsonl"
+        predictions = folder_in(run.path, stored.PREDICTIONS) / f"{name}.jsonl"
         lines = (json.dumps(each, ensure_ascii=False) for each in found.predictions)
         write_text(predictions, "".join(f"{line}\n" for line in lines), PREDICTIONS)
         made += [predictions, *draw(found, folder_in(run.path, "figures"), name)]
-    folder = folder_in(run.path, "evaluations")
+    folder = folder_in(run.path, stored.EVALUATIONS)
     file = folder / f"{name}.json"
-    write_json(file, told, EVALUATION)
+    stored.write(file, told, checkpoint.folders, predictions)
     line = {"time": provenance.now(), "on": on, "checkpoint": checkpoint.name}
     said = json.dumps({**line, "metrics": told["metrics"]}, ensure_ascii=False)
-    with appended(folder / LOG, EVALUATIONS_LOG) as log:
+    with appended(folder / stored.LOG, EVALUATIONS_LOG) as log:
         log.write(f"{said}\n".encode())
     return {**told, "files": [str(path) for path in (file, *made)]}
 
@@ -88,8 +80,10 @@ def scored(
 def example_scores(run: Any, split: str, which: str) -> list[float]:
     """The score of each row of a split, in their order; kept in the record once computed."""
     checkpoint = run.record.chosen(which)
-    file = run.path / "predictions" / f"{name_of(split, checkpoint.name, Beams())}.jsonl"
-    if not is_there(file):
+    name = name_of(split, checkpoint.name, Beams())
+    file = run.path / stored.PREDICTIONS / f"{name}.jsonl"
+    about = run.path / stored.EVALUATIONS / f"{name}.json"
+    if stored.read(about, checkpoint.folders, file) is None:
         scored(run, split, which=which)
     try:
         lines = read_bytes(file, PREDICTIONS).decode().splitlines()

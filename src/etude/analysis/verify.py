@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from etude.analysis import stored
 from etude.config.checks import check
 from etude.data.tokenizer import Tokenizer
 from etude.errors import Problem, RequestError
+from etude.records import integrity
 from etude.records.config_file import portable, read_config
 from etude.records.files import sha256_file
+from etude.records.gaps import missing_row
 from etude.records.lock import is_held
+from etude.records.manifest import verify as verify_checkpoint
 from etude.records.metrics import lines, rows
-from etude.records.opening import METRICS, OF_OTHERS, names_in, odd_entries, opened
+from etude.records.opening import METRICS, OF_OTHERS, PATCH, names_in, odd_entries, opened
 from etude.records.record import Record
 from etude.records.signature import group, signature
-from etude.training.checkpoints import verify as verify_checkpoint
 
 
 @dataclass
@@ -46,13 +50,17 @@ class Verdict:
 
 
 def verify(folder: Path, trust: Sequence[str] = ()) -> Verdict:
-    """Reads every file of a record that training relies on.
+    """Reads every file of a record that a result depends on.
 
-    Checked are that there are no links or special files, `run.json`, the signature as recomputed
-    from `config.yaml`, the tokenizer's fingerprint, each checkpoint's hashes, that the steps of
-    `metrics.jsonl` increase, and, once a run is finished, the hash of that file and that the
-    results of `run.json` stand in it. Samples, figures and the log are for reading, and nothing is
-    known of them.
+    Checked are that there are no links or special files; the hashes of each field of `run.json`, of
+    `config.yaml`, `overrides.yaml`, `tokenizer.json`, patches of the source, checkpoints,
+    evaluations and predictions; the signature as recomputed from `config.yaml`, the tokenizer's
+    fingerprint, that the steps of `metrics.jsonl` increase and that no row is missing, and, once a
+    run is finished, the hash of that file and that the results of `run.json` stand in it. Samples,
+    figures and the log are for reading, and nothing is known of them.
+
+    This detects accidents, not forgery. A record of an older version has fewer hashes; what it
+    lacks is noted as not hashed.
 
     Args:
         folder: the record's, wherever it was moved.
@@ -69,11 +77,53 @@ def verify(folder: Path, trust: Sequence[str] = ()) -> Verdict:
         verdict.faults += _said(error, folder)
         return verdict
     done = record.status == "finished"
+    _check_hashes(record, verdict)
     _check_signature(record, verdict, trust)
     _check_tokenizer(record, verdict)
     verdict.faults += metrics_faults(record, ended=done)
     _check_checkpoints(record, verdict, done)
+    for fault, note in stored.checked(record):
+        verdict.faults += [fault] if fault else []
+        verdict.notes += [note] if note else []
     return verdict
+
+
+def _check_hashes(record: Record, verdict: Verdict) -> None:
+    """The fields of `run.json`, the files that it has hashes of, and what was accepted as it is."""
+    verdict.faults += integrity.faults(record.info, record.path)
+    if not integrity.is_hashed(record.info):
+        verdict.notes.append("written by an older version: run.json and config.yaml not hashed")
+    for each in record.info.get("accepted", []):
+        if isinstance(each, dict):
+            verdict.notes.append(f"accepted on {str(each.get('time'))[:10]}: {_listed(each)}")
+    for patch in _patches(record):
+        file, expected = str(patch.get("file")), patch.get("sha256")
+        try:
+            if not fnmatchcase(file, PATCH.name) or Path(file).name != file:
+                raise FileNotFoundError
+            found = sha256_file(record.path / file, PATCH)
+        except FileNotFoundError:
+            found = "no such file"
+        except RequestError as error:
+            verdict.faults += _said(error, record.path)
+            continue
+        if found != expected:
+            verdict.faults.append(f"{file} is {found[:12]}, run.json says {str(expected)[:12]}")
+
+
+def _listed(accepted: dict[str, Any]) -> str:
+    changed = accepted.get("changed")
+    return ", ".join(map(str, changed)) if isinstance(changed, list) else str(changed)
+
+
+def _patches(record: Record) -> Iterator[dict[str, Any]]:
+    """What each start says of the patches that it wrote, each file once."""
+    seen = set()
+    for start in record.info.get("starts", []):
+        for patch in start.get("patches", []) if isinstance(start, dict) else []:
+            if isinstance(patch, dict) and patch.get("file") not in seen:
+                seen.add(patch.get("file"))
+                yield patch
 
 
 def _check_signature(record: Record, verdict: Verdict, trust: Sequence[str]) -> None:
@@ -114,7 +164,18 @@ def metrics_faults(record: Record, *, ended: bool) -> list[str]:
         ended: nothing will be added, so it is whole and `run.json` knows of its results.
     """
     told = list(_row_faults(record.path / "metrics.jsonl", must_be_whole=ended))
+    told = told or list(_gap_faults(record))
     return told or (list(_result_faults(record)) if ended else [])
+
+
+def _gap_faults(record: Record) -> Iterator[str]:
+    """The first row that is missing: up to the last one, and of a finished run to its end."""
+    steps = [row["step"] for row in record.rows()]
+    last = steps[-1] if steps else 0
+    ended = record.info.get("status") == "finished"
+    reached = max(last, record.info.get("step", 0)) if ended else last
+    if (missing := missing_row(record.info, steps, reached)) is not None:
+        yield f"metrics.jsonl: the row of step {missing} is missing"
 
 
 def _row_faults(path: Path, *, must_be_whole: bool) -> Iterator[str]:
@@ -148,11 +209,8 @@ def _line_faults(read: Iterable[bytes], *, must_be_whole: bool) -> Iterator[str]
 
 def _result_faults(record: Record) -> Iterator[str]:
     """Where the results of a finished run are not those of its metrics."""
-    expected = record.info.get("metrics_sha256")
-    if expected is not None:  # records of older versions have none
-        found = sha256_file(record.path / "metrics.jsonl", METRICS)
-        if found != expected:
-            yield f"metrics.jsonl is {found[:12]}, run.json says {str(expected)[:12]}"
+    if fault := integrity.file_fault(record.info, record.path, integrity.METRICS):
+        yield fault
     best = dict(record.info.get("best") or {})
     last: dict[str, Any] = {}
     of_best: dict[str, Any] = {}
@@ -184,9 +242,17 @@ def _check_checkpoints(record: Record, verdict: Verdict, done: bool) -> None:
         return
     for _, folder in there:
         try:
-            verify_checkpoint(folder)
+            manifest = verify_checkpoint(folder)
         except RequestError as error:
             verdict.faults += _said(error, record.path)
+            continue
+        rows = manifest.get("metrics") if folder == there[-1][1] and not done else None
+        if rows is not None and not record.metrics.begins_with(rows):
+            told = f"metrics.jsonl does not begin with the rows of checkpoints/{folder.name}"
+            verdict.faults.append(told)
+        name = integrity.manifest_name(folder)
+        if done and integrity.is_hashed(record.info) and name not in record.info["sha256"]:
+            verdict.notes.append(f"checkpoints/{folder.name}: not hashed in run.json")
     whole = {folder.name for _, folder in there}
     for name in names_in(record.path / "checkpoints"):
         if name.startswith("step-") and name not in whole:

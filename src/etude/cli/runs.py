@@ -178,6 +178,8 @@ def _verify_arguments(parser: ArgumentParser) -> None:
     help_ = f"{_RUN_HELP} (all runs of it); none: all"
     parser.add_argument("runs", metavar="RUN", nargs="*", help=help_)
     parser.add_argument("--trust", nargs="+", default=[], help="modules a foreign record may name")
+    help_ = "take what was changed by hand in run.json and config files as it is now, then verify"
+    parser.add_argument("--accept", action="store_true", help=help_)
 
 
 def _verify(asked: Namespace) -> int:
@@ -187,6 +189,8 @@ def _verify(asked: Namespace) -> int:
     if not asked.runs and not root.is_dir():
         raise RequestError(Problem("--root", "a folder of runs", str(root)))
     named = [folder for run in asked.runs for folder in find_folders(run, root)]
+    if asked.accept and not asked.runs:
+        raise RequestError(Problem("--accept", "RUN, whose changes are to be accepted"))
     skipped: list[RequestError] = []
     chosen = list(dict.fromkeys(named)) if asked.runs else list(folders(root, skipped))
     tell_damaged(skipped)
@@ -194,6 +198,10 @@ def _verify(asked: Namespace) -> int:
         print(f"no runs under {root}")
         return DONE
     from etude.analysis.verify import verify
+
+    if asked.accept:
+        for folder in chosen:
+            _accept(folder)
 
     damaged = 0
     for number, folder in enumerate(chosen, start=1):
@@ -205,6 +213,20 @@ def _verify(asked: Namespace) -> int:
     if damaged:
         print(f"{damaged} of {len(chosen)} damaged")
     return FAILED if damaged else DONE
+
+
+def _accept(folder: Path) -> None:
+    from etude.records.lock import RunLock
+    from etude.records.record import Record
+
+    lock = RunLock(folder)
+    lock.acquire()
+    try:
+        changed = Record.read(folder).accept()
+    finally:
+        lock.release()
+    place = f"{folder.resolve().parent.name}/{folder.name}"
+    print(f"{place}: accepted {', '.join(changed)}" if changed else f"{place}: nothing to accept")
 
 
 def _rm_arguments(parser: ArgumentParser) -> None:

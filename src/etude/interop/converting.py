@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -24,8 +23,10 @@ from etude.interop.hf_config import NAME
 from etude.interop.pretrained import family_for, save_weights
 from etude.interop.released import Released
 from etude.models.mup import folded
+from etude.records.files import sweep_temporaries, temporary
 
 TOLERANCE = 1e-4
+_ABANDONED = 3600.0  # seconds after which a half-written folder is a killed process's
 
 log = logging.getLogger("etude.interop")
 
@@ -169,8 +170,9 @@ def convert(
     same = source.folder is not None and destination.exists()
     if same and destination.samefile(source.folder or ""):
         raise RequestError(Problem("DEST", "another folder than the source", str(destination)))
-    # Hidden, and of this process: another's half-written folder is not touched.
-    beside = destination.with_name(f".{destination.name}.{os.getpid()}.partial")
+    # Hidden, and of this process: what another has just begun to write is not touched.
+    sweep_temporaries(destination.parent, of=destination.name, age=_ABANDONED)
+    beside = temporary(destination)
     found: dict[str, Difference] = {}
     try:
         kind, size = source.family.model_type, _millions(source.module)
@@ -255,7 +257,7 @@ def _put(beside: Path, destination: Path) -> None:
     if not destination.exists():
         beside.replace(destination)
         return
-    old = destination.with_name(f".{destination.name}.{os.getpid()}.old")
+    old = temporary(destination, "-old")
     destination.replace(old)
     try:
         beside.replace(destination)

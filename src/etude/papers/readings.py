@@ -187,19 +187,18 @@ def _end(name: str, values: Sequence[float]) -> float:
 
 def _scores(run: Run, split: str, how: Mapping[str, Any]) -> Mapping[str, float]:
     """What an evaluation says; that of examples is kept in the record and not made again."""
+    from etude.analysis import stored
     from etude.analysis.scoring import name_of, scored
     from etude.analysis.written import Beams
-    from etude.records.files import read_json
-    from etude.records.opening import EVALUATION, is_there
 
     if not {"sequence_length", "stride"} & set(how):
         search = {key: how[key] for key in ("beams", "length_penalty") if key in how}
         checkpoint = run.record.chosen(how.get("which", "best"))
         name = name_of(split, checkpoint.name, Beams(**search))
-        file = run.path / "evaluations" / f"{name}.json"
-        if is_there(file):
-            kept: Mapping[str, float] = read_json(file, EVALUATION)["metrics"]
-            return kept
+        file = run.path / stored.EVALUATIONS / f"{name}.json"
+        if (kept := stored.read(file, checkpoint.folders)) is not None:
+            metrics: Mapping[str, float] = kept["metrics"]
+            return metrics
     found: Mapping[str, float] = scored(run, split, **how)["metrics"]
     return found
 

@@ -19,6 +19,7 @@ from etude.data.plain import ReadOnce, sha256
 from etude.errors import InvalidArguments, Problem, RequestError
 from etude.papers import toys
 from etude.papers.claims import Paper, named
+from etude.records import integrity
 from etude.records.record import Record, run_folder
 from etude.records.signature import signature
 from etude.secrets import mask_messages
@@ -117,7 +118,8 @@ def _check_record(record: Record, signed: str, arm: Arm) -> None:
         expected = f"the record of {arm.label}, signature {signed[:12]}"
         told = f"signature {stated[0]}, seed {stated[1]}"
         raise RequestError(Problem(str(record.path / "run.json"), expected, told, hint))
-    if faults := metrics_faults(record, ended=True):
+    changed = integrity.faults(record.info, record.path)
+    if faults := [*changed, *metrics_faults(record, ended=True)]:
         expected = f"a record as training wrote it, of {arm.label}"
         raise RequestError(Problem(str(record.path), expected, hint=f"{faults[0]}; {hint}"))
 

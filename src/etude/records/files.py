@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +28,15 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def temporary(path: Path, more: str = "") -> Path:
+    """The name, beside `path`, of what this process is about to put there or takes away from there.
+
+    Every temporary file and folder has such a name, so that `sweep_temporaries` removes what a
+    killed process left.
+    """
+    return path.with_name(_beside(path.name, more))
 
 
 def write_text(path: Path, text: str, kind: Kind | None = None) -> None:
@@ -46,19 +58,19 @@ def write_bytes(path: Path, content: bytes, kind: Kind | None = None) -> None:
 
 def write_parts(path: Path, parts: Iterable[bytes], kind: Kind | None = None) -> None:
     """`write_bytes` of what need not fit into memory at once."""
-    temporary = _beside(path.name)
+    beside = _beside(path.name)
     with naming(path), parent(path, 0 if kind is None else kind.depth) as folder:
         try:
             with suppress(FileNotFoundError):  # of an earlier process with this number
-                os.unlink(temporary, dir_fd=folder)
-            with open(_new_file(temporary, folder), "wb") as file:
+                os.unlink(beside, dir_fd=folder)
+            with open(_new_file(beside, folder), "wb") as file:
                 file.writelines(parts)
                 file.flush()
                 sync(file.fileno())
-            os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+            os.replace(beside, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         finally:
             with suppress(FileNotFoundError):
-                os.unlink(temporary, dir_fd=folder)
+                os.unlink(beside, dir_fd=folder)
         sync(folder)
 
 
@@ -103,38 +115,63 @@ def whole_folder(destination: Path) -> Iterator[Path]:
     Yields a temporary folder beside `destination`; on a clean exit its files are flushed and it is
     renamed (replacing nothing: an existing destination is moved away first and removed).
     """
-    temporary = destination.with_name(_beside(destination.name))
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    beside = temporary(destination)
+    shutil.rmtree(beside, ignore_errors=True)
+    make_folder(destination.parent)
+    beside.mkdir()
     try:
-        yield temporary
-        for file in temporary.iterdir():
-            if file.is_file():  # safetensors' are for their owner alone
-                file.chmod(temporary.stat().st_mode & 0o666)
-            fsync_file(file)
-        fsync_folder(temporary)
+        yield beside
+        for place, _, names in os.walk(beside, topdown=False):
+            for name in names:
+                file = Path(place, name)  # safetensors' are for their owner alone
+                file.chmod(beside.stat().st_mode & 0o666)
+                fsync_file(file)
+            fsync_folder(Path(place))
         if destination.exists():
             remove_folder(destination)
-        os.rename(temporary, destination)
+        os.rename(beside, destination)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(beside, ignore_errors=True)
     fsync_folder(destination.parent)
 
 
 def remove_folder(folder: Path) -> None:
     """Takes the name away first, so that a half-removed folder is never taken for a whole one."""
-    doomed = folder.with_name(_beside(folder.name, "-old"))
+    doomed = temporary(folder, "-old")
     os.rename(folder, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
 
 
-def sweep_temporaries(folder: Path) -> None:
-    """Removes what a killed writer left in `folder`; only the folder's holder may call it."""
-    for path in folder.glob(".*.tmp-*"):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+_TEMPORARY = re.compile(r"\..+(\.tmp-(\d+(-\d+)?(-old)?|try)|\.\d+\.(partial|old))")
+"""What `temporary` names, and what versions before it did."""
+
+
+def sweep_temporaries(folder: Path, *, of: str | None = None, age: float = 0.0) -> None:
+    """Removes temporary files and folders that killed processes left in `folder`.
+
+    Args:
+        folder: may be missing.
+        of: only those of this file or folder.
+        age: only those that nobody has written to for so many seconds. 0 is for the folder's
+            holder: nobody else writes there.
+    """
+    oldest = time.time() - age
+    for path in folder.glob(".*" if of is None else f".{glob.escape(of)}.*"):
+        with suppress(OSError):  # its writer has just removed it
+            if not _TEMPORARY.fullmatch(path.name) or (age and path.lstat().st_mtime > oldest):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it that are missing; their names survive a power cut."""
+    new = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for each in new:
+        fsync_folder(each.parent)
 
 
 def fsync_file(path: Path) -> None:

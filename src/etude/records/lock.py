@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from etude.errors import RequestError, RunHeld
+from etude.records.files import make_folder
 from etude.records.opening import LOCK, appended, opened, read_bytes
 from etude.records.storage import lock
 
@@ -74,7 +75,7 @@ class RunLock:
 
     def _locked(self, force: bool) -> IO[bytes] | None:
         """The lock file, locked; None if another process has it, or removed it meanwhile."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         try:
             file = appended(self.path, LOCK, readable=True)  # held until `release`
         except FileNotFoundError:  # the holder has just left without a record, folder and all

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from etude.records.files import naming, write_parts
-from etude.records.opening import METRICS, appended, is_there, opened
+from etude.records.files import fsync_folder, naming, write_parts
+from etude.records.opening import METRICS, appended, opened
+from etude.records.storage import sync
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,13 +26,17 @@ _LINE = 2**20
 
 
 class MetricsFile:
-    """Appends rows; each is on its way to the disk when `append` returns.
+    """Appends rows.
 
-    Values that JSON cannot hold (NaN, infinities) are written as null.
+    A row that was appended survives the end of this process, and, once `sync` has returned, a power
+    cut. Values that JSON cannot hold (NaN, infinities) are written as null.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._synced = False  # the file's name is on the disk
+        self._bytes = 0  # how many of the file's bytes `_hash` covers
+        self._hash = hashlib.sha256()
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Adds one line."""
@@ -37,11 +44,61 @@ class MetricsFile:
         with naming(self.path), appended(self.path, METRICS) as file:
             file.write(_line(clean))
 
+    def sync(self) -> dict[str, Any]:
+        """Flushes all rows to the disk, and the file's name.
+
+        Returns:
+            How long the file is, `bytes`, and their `sha256`. Bytes that an earlier call has read
+            are not read again.
+        """
+        with naming(self.path):
+            try:
+                file = opened(self.path, METRICS)
+            except FileNotFoundError:  # there are no rows yet
+                return {"bytes": 0, "sha256": hashlib.sha256().hexdigest()}
+            with file:
+                sync(file.fileno())
+                file.seek(self._bytes)
+                while block := file.read(_LINE):
+                    self._hash.update(block)
+                    self._bytes += len(block)
+            if not self._synced:
+                fsync_folder(self.path.parent)
+                self._synced = True
+        return {"bytes": self._bytes, "sha256": self._hash.hexdigest()}
+
+    def begins_with(self, synced: Mapping[str, Any]) -> bool:
+        """Whether the file begins with what a call of `sync` returned."""
+        size, found, there = synced.get("bytes"), hashlib.sha256(), 0
+        if not isinstance(size, int):
+            return False
+        try:
+            with opened(self.path, METRICS) as file:
+                for block in _first(file, size):
+                    found.update(block)
+                    there += len(block)
+        except FileNotFoundError:
+            pass
+        return there == size and found.hexdigest() == synced.get("sha256")
+
     def cut_after(self, step: int) -> None:
-        """Drops the rows past `step`, which a continued run writes again."""
-        if is_there(self.path):
-            kept = (row for row in rows(self.path) if row.get("step", 0) <= step)
-            write_parts(self.path, map(_line, kept), METRICS)
+        """Drops the rows past `step`, which a continued run writes again; the others stay as they
+        are, byte for byte.
+        """
+        try:
+            with opened(self.path, METRICS) as file:
+                kept, end = 0, b""
+                for line, row in _lines_and_rows(file):
+                    if _step(row) > step:
+                        break
+                    kept += len(line)
+                    end = b"" if line.endswith(b"\n") else b"\n"  # a kill took it away
+                if end or kept < os.fstat(file.fileno()).st_size:
+                    file.seek(0)
+                    write_parts(self.path, chain(_first(file, kept), [end]), METRICS)
+        except FileNotFoundError:
+            return
+        self._bytes, self._hash = 0, hashlib.sha256()
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -109,14 +166,31 @@ def _line(row: Mapping[str, Any]) -> bytes:
 
 
 def _rows(file: IO[bytes]) -> Iterator[dict[str, Any]]:
-    """Line by line up to the first that is no JSON."""
+    return (row for _, row in _lines_and_rows(file))
+
+
+def _lines_and_rows(file: IO[bytes]) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Each line and the row that it holds, up to the first line that is no JSON."""
     for line in lines(file):
         try:
             row = json.loads(line.decode())
         except (ValueError, RecursionError):
-            break
+            return
         if isinstance(row, dict):
-            yield row
+            yield line, row
+
+
+def _step(row: Mapping[str, Any]) -> float:
+    """A row's step; of something that is none, one that is after all others."""
+    step = row.get("step", 0)
+    return step if isinstance(step, int) else math.inf
+
+
+def _first(file: IO[bytes], size: int) -> Iterator[bytes]:
+    """So many bytes of a file, from where it stands, or as many as it has."""
+    while size > 0 and (block := file.read(min(size, _LINE))):
+        yield block
+        size -= len(block)
 
 
 def lines(file: IO[bytes]) -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -11,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from etude.errors import Problem, RequestError
+from etude.records import integrity
 from etude.records.files import read_json, write_json, write_text
 from etude.records.lock import is_held
 from etude.records.metrics import MetricsFile, latest, read_rows
 from etude.records.opening import CONFIG, OVERRIDES, RUN, is_there, names_in
 from etude.records.signature import DIGITS, sha256_of
 from etude.secrets import without_secrets
+
+log = logging.getLogger("etude")
 
 FORMAT = 1
 STATUSES = ("running", "finished", "failed", "interrupted", "paused", "diverged", "oom")
@@ -44,6 +48,8 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "seconds": (int, float),
     "choices": (dict,),
     "config": (dict,),
+    "sha256": (dict,),
+    "accepted": (list,),
 }
 
 
@@ -57,6 +63,7 @@ class Record:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.info: dict[str, Any] = {}
+        self._reported: set[str] = set()
 
     @classmethod
     def read(cls, path: Path) -> Record:
@@ -81,9 +88,74 @@ class Record:
         return record
 
     def update(self, **changes: Any) -> None:
-        """Changes fields of `run.json`, all or none; passwords in URLs stay out."""
+        """Changes fields of `run.json`, all or none; passwords in URLs stay out.
+
+        The hashes of these fields change with them. A record of an older version, which has none,
+        gets none by this.
+        """
+        hashed = not self.info or integrity.is_hashed(self.info)
         self.info.update(without_secrets(changes))
+        if hashed:
+            integrity.note_fields(self.info, changes)
+            integrity.forget_checkpoints(self.info, self.path)
         write_json(self.path / "run.json", self.info, RUN)
+
+    def forget(self, *keys: str) -> None:
+        """Takes fields out of `run.json`; the next `update` writes it."""
+        for key in keys:
+            self.info.pop(key, None)
+        if integrity.is_hashed(self.info):
+            integrity.note_fields(self.info, keys)
+
+    def note_files(self, *names: str) -> None:
+        """Hashes files of the record, by their paths in it; the next `update` writes it."""
+        integrity.note_files(self.info, self.path, names)
+
+    def forget_checkpoints(self, after: int) -> None:
+        """Drops the hashes of checkpoints of later steps; the next `update` writes it."""
+        if integrity.is_hashed(self.info):
+            integrity.forget_checkpoints(self.info, self.path, after)
+
+    def check(self, *names: str) -> None:
+        """Refuses `run.json` if a field that results depend on was changed since it was written,
+        and each of the files `names` that was; see `integrity`.
+
+        Args:
+            names: paths of files in the record. One that is not hashed is not looked at.
+
+        Raises:
+            RequestError: names each change, and how to accept it.
+        """
+        if problems := list(integrity.problems(self.info, self.path, names)):
+            raise RequestError(problems)
+        for key in integrity.changed_fields(self.info):
+            if key not in self._reported:
+                self._reported.add(key)
+                told = "%s/run.json: %s was changed by hand, which no result depends on; `%s`"
+                log.warning(f"{told} accepts it", self.path, key, integrity.ACCEPT)
+
+    def check_weights(self, folders: Sequence[Path]) -> None:
+        """Refuses checkpoints that are not those that training wrote.
+
+        Raises:
+            RequestError: as of `check`.
+        """
+        self.check(*map(integrity.manifest_name, folders))
+
+    def accept(self) -> list[str]:
+        """Takes fields of `run.json` and files that were changed as they are now.
+
+        The record's holder calls this. What was accepted, and when, is kept in `run.json`.
+
+        Returns:
+            What was changed, in words.
+        """
+        from etude.records.provenance import now
+
+        if changed := integrity.accept(self.info, self.path):
+            before = self.info.get("accepted", [])
+            self.update(accepted=[*before, {"time": now(), "changed": changed}])
+        return changed
 
     def write_config(self, config_yaml: str, overrides: Sequence[str]) -> None:
         """Writes `config.yaml` and `overrides.yaml`.
@@ -109,7 +181,7 @@ class Record:
         status = str(self.info.get("status", "interrupted"))
         return "interrupted" if status == "running" and not is_held(self.path) else status
 
-    @property
+    @cached_property
     def metrics(self) -> MetricsFile:
         """The writer of `metrics.jsonl`."""
         return MetricsFile(self.path / "metrics.jsonl")

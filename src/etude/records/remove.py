@@ -9,6 +9,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from etude.errors import Problem, RequestError, RunHeld
+from etude.records.files import temporary
 from etude.records.lock import RunLock, is_held
 from etude.records.record import Record
 from etude.records.tables import print_columns, size_of
@@ -100,6 +101,6 @@ def _is_record(folder: Path) -> bool:
 
 def _remove(folder: Path) -> None:
     """The name goes first, so that half a record is never taken for a whole one."""
-    doomed = folder.with_name(f".{folder.name}.tmp-{os.getpid()}-old")
+    doomed = temporary(folder, "-old")
     os.rename(folder, doomed)
     shutil.rmtree(doomed)

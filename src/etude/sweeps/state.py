@@ -14,8 +14,8 @@ from etude.records.opening import is_there
 from etude.records.record import DONE, Record, run_folder
 from etude.records.storage import check_root
 from etude.training.build import Parts
-from etude.training.checkpoints import verify
 from etude.training.place import current_folder
+from etude.training.resume import check_before_use, resume_point
 
 Kind = Literal["new", "done", "diverged", "paused", "continues", "held", "refused"]
 
@@ -80,6 +80,10 @@ def state_of(
     if checked.run.on_existing == "error":
         there = f"there: {folder}, {record.status}"
         return refusal([Problem("run.on_existing", "no such run yet", "error", there)], folder)
+    try:
+        check_before_use(record)
+    except RequestError as error:
+        return refusal(error.problems, folder)
     trained_on, found = record.info.get("data", {}).get("fingerprint"), fingerprint()
     if trained_on != found:
         expected = f"the content that {folder} was trained on ({trained_on})"
@@ -99,13 +103,14 @@ def _of_record(record: Record, stop_at: int | None) -> State:
         return State("diverged", f"diverged before, at step {step}", step, folder)
     if is_held(folder):
         return _held(folder)
-    step, damaged = _latest_checkpoint(record)
+    point = resume_point(record)
+    step = point.step
     total = record.info.get("total_steps", 0)
     if stop_at is not None and stop_at <= step < total:
         return State("paused", f"paused before, at step {step}", step, folder)
     said = f"continues from step {step}"
-    if damaged:
-        said += f" (step {damaged} is damaged)"
+    if point.passed_over:
+        said += f" ({point.passed_over[0][0].name} cannot be used)"
     return State("continues", f"{said} ({record.status})", step, folder)
 
 
@@ -113,16 +118,3 @@ def _held(folder: Path) -> State:
     found = holder(folder / LOCK_FILE)
     who = f"process {found.get('pid')} on {found.get('host')}" if found else "another process"
     return State("held", f"held by {who}", path=folder)
-
-
-def _latest_checkpoint(record: Record) -> tuple[int, int | None]:
-    """The step that training would go on from, and the latest damaged checkpoint after it."""
-    damaged = None
-    for step, folder in reversed(record.checkpoints()):
-        try:
-            verify(folder)
-        except RequestError:
-            damaged = damaged or step
-        else:
-            return step, damaged
-    return 0, damaged

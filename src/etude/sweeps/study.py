@@ -8,6 +8,7 @@ id comes from what is fixed and from the names of the axes.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,7 +19,7 @@ from typing import Any
 from etude.errors import RequestError
 from etude.records import provenance
 from etude.records.facts import best, metric_facts
-from etude.records.files import write_json, write_text
+from etude.records.files import sweep_temporaries, write_json, write_text
 from etude.records.opening import LOCK, RESULTS, SWEEP, appended, folder_in, is_there
 from etude.records.record import Record
 from etude.records.registry import place_in, read_sweep
@@ -28,6 +29,8 @@ from etude.records.tables import csv_text
 from etude.secrets import without_secrets
 from etude.sweeps.expand import BASIC, Sweep
 from etude.sweeps.job import CARRIED_OUT, Job, key_of, place_of
+
+log = logging.getLogger("etude")
 
 FORMAT = 1
 
@@ -95,7 +98,10 @@ class Study:
             info["jobs"] = list(jobs.values())
 
     def finish(self) -> None:
-        """Writes `results.csv`: a row for each job with a record."""
+        """Writes `results.csv`: a row for each job with a record.
+
+        A file that cannot be written is reported; how the jobs ended is not affected by it.
+        """
         try:
             info = self.read()
         except RequestError:  # somebody has written into it meanwhile
@@ -104,7 +110,10 @@ class Study:
         root = self.folder.parent.parent
         rows = [_row(job, axes, root) for job in info.get("jobs", []) if job.get("path")]
         if rows:
-            write_text(self.folder / "results.csv", _csv(rows), RESULTS)
+            try:
+                write_text(self.folder / "results.csv", _csv(rows), RESULTS)
+            except OSError as error:
+                log.warning("%s could not be written: %s", self.folder / "results.csv", error)
 
     def read(self) -> dict[str, Any]:
         """The content of `sweep.json`; empty before the first job."""
@@ -121,6 +130,7 @@ class Study:
         """The record, to be changed while no other process does."""
         with appended(self.folder / ".lock", LOCK) as file:
             lock(file.fileno(), fcntl.LOCK_EX)
+            sweep_temporaries(self.folder, of=self.file.name)
             try:
                 info = self.read()
             except RequestError:  # damaged: the runs' own records are the truth

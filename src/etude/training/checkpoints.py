@@ -21,10 +21,9 @@ from safetensors.torch import load_file, save_file
 
 from etude.errors import Problem, RequestError
 from etude.records import opening
-from etude.records.files import read_json, remove_folder, sha256_file, whole_folder, write_json
+from etude.records.files import remove_folder, whole_folder
+from etude.records.manifest import STATE, WEIGHTS, verify, write_manifest
 
-WEIGHTS, STATE, MANIFEST = "model.safetensors", "state.pt", "MANIFEST.json"
-_KINDS = {WEIGHTS: opening.WEIGHTS, STATE: opening.STATE}
 _PREFIX = "model."
 
 
@@ -39,7 +38,12 @@ class FolderCheckpointIO(CheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Writes `checkpoint` to the folder `path`, whole or not at all."""
+        """Writes `checkpoint` to the folder `path`, whole or not at all.
+
+        Args:
+            storage_options: `metrics`, what `MetricsFile.sync` returned: the rows that are on the
+                disk before the checkpoint appears.
+        """
         weights = {
             name.removeprefix(_PREFIX): tensor.contiguous()
             for name, tensor in checkpoint["state_dict"].items()
@@ -50,11 +54,8 @@ class FolderCheckpointIO(CheckpointIO):
                 once, tied = _each_once(weights)
                 save_file(once, folder / WEIGHTS, metadata={"format": "pt", **tied})
                 torch.save(rest, folder / STATE)
-                hashes = {name: sha256_file(folder / name) for name in (WEIGHTS, STATE)}
-                write_json(
-                    folder / MANIFEST,
-                    {"format": 1, "step": checkpoint["global_step"], "sha256": hashes},
-                )
+                rows = (storage_options or {}).get("metrics")
+                write_manifest(folder, checkpoint["global_step"], rows)
         except Exception as error:
             if not _is_full_disk(error):
                 raise
@@ -104,26 +105,6 @@ def _is_full_disk(error: Exception) -> bool:
         return True
     told = str(error)
     return "No space left" in told or "inline_container" in told or "PytorchStreamWriter" in told
-
-
-def verify(folder: Path) -> None:
-    """Compares the checkpoint's files with its manifest.
-
-    Raises:
-        RequestError: names the first file that is missing or differs.
-    """
-    manifest = read_json(folder / MANIFEST, opening.MANIFEST)
-    hashes = manifest.get("sha256") if isinstance(manifest, dict) else None
-    if not isinstance(hashes, dict):
-        raise RequestError(Problem(str(folder / MANIFEST), "a sha256 for each file", manifest))
-    for name in (WEIGHTS, STATE):
-        file, expected = folder / name, str(hashes.get(name))
-        try:
-            found = sha256_file(file, _KINDS[name])
-        except FileNotFoundError:
-            found = "no such file"
-        if found != expected:
-            raise RequestError(Problem(str(file), f"sha256 {expected[:12]}...", found[:12]))
 
 
 def must_be_stored(file: IO[bytes], path: Path) -> None:

@@ -18,10 +18,12 @@ from etude.config.targets import resolve
 from etude.errors import Problem, RequestError
 from etude.records import opening
 from etude.records.config_file import portable, read_config
-from etude.records.files import read_json, sha256_file
+from etude.records.files import sha256_file
+from etude.records.integrity import CONFIG, TOKENIZER
+from etude.records.manifest import WEIGHTS, read_manifest
 from etude.records.record import Record
 from etude.records.registry import find, is_record
-from etude.training.checkpoints import MANIFEST, WEIGHTS, load_mean
+from etude.training.checkpoints import load_mean
 from etude.training.growing import grown, grown_length
 
 log = logging.getLogger("etude")
@@ -134,7 +136,10 @@ def _locate(asked: Any, root: Path) -> Source:
             hint = f"no run of that name below {root}; the hub: {'; '.join(hints)}"
             raise RequestError(Problem("init_from", expected, typed, hint)) from error
         return Source(path=place.path, repository=place.repository, commit=place.commit)
-    return Source(record=record, checkpoints=tuple(record.chosen(asked.checkpoint).folders))
+    folders = record.chosen(asked.checkpoint).folders
+    record.check(CONFIG, TOKENIZER)
+    record.check_weights(folders)
+    return Source(record=record, checkpoints=tuple(folders))
 
 
 _HEADS = {
@@ -162,9 +167,7 @@ def _here(problem: Problem) -> Problem:
 def _what(source: Source) -> dict[str, Any]:
     """What a source is, whatever it is called: for the signature."""
     if source.record is not None:
-        manifests = [
-            read_json(folder / MANIFEST, opening.MANIFEST) for folder in source.checkpoints
-        ]
+        manifests = [read_manifest(folder) for folder in source.checkpoints]
         steps = [manifest["step"] for manifest in manifests]
         hashes = [manifest["sha256"][WEIGHTS] for manifest in manifests]
         run = {"run": str(source.record.info.get("signature"))}

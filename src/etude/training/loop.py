@@ -19,6 +19,7 @@ from torch import Tensor
 
 from etude.errors import EtudeError, Interrupted
 from etude.loggers.views import Views
+from etude.records.integrity import manifest_name
 from etude.records.metrics import better
 from etude.records.record import Record
 from etude.training.checkpoints import checkpoint_path, retain
@@ -293,8 +294,11 @@ class RunLoop(pl.Callback):
         if not trainer.is_global_zero:
             return
         folder: Path = self.record.path / "checkpoints"
-        trainer.save_checkpoint(checkpoint_path(folder, step))
+        # The rows first: after a power cut a checkpoint that is there has its rows.
+        options = {"metrics": self.record.metrics.sync()}
+        trainer.save_checkpoint(checkpoint_path(folder, step), storage_options=options)
         best = self.best["step"] if self.best else step
+        self.record.note_files(manifest_name(checkpoint_path(folder, step)))
         self.record.update(step=step, best=self.best)
         latest = [before] if self.keep_last is None else self._saves[-self.keep_last :]
         retain(folder, {step, best, *latest}, self.keep_every)

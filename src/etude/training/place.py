@@ -27,6 +27,10 @@ from etude.records.opening import (
 from etude.records.record import DONE, Record
 from etude.secrets import Mask, MaskingFormatter
 
+WRITTEN_BY_ANYONE = ("evaluations", "predictions", "samples", "figures")
+"""Folders of a record that commands write to while they do not hold the run."""
+_ABANDONED = 3600.0  # seconds after which a temporary file in them is a killed process's
+
 
 def current_folder(base: Path, checked: Checked) -> Path:
     """The folder of this run: `base`, or its latest `~n`; a new one for `run.on_existing=again`."""
@@ -83,6 +87,8 @@ def claimed(folder: Path, *, wait: bool, force: bool = False) -> Iterator[Record
         sweep_temporaries(folder)
         must_be_ours(folder)
         sweep_temporaries(folder_in(folder, "checkpoints"))
+        for shared in WRITTEN_BY_ANYONE:
+            sweep_temporaries(folder / shared, age=_ABANDONED)
         record = Record.read(folder) if is_there(folder / "run.json") else Record(folder)
         yield record
     finally:

@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from threading import Thread
 from typing import Any, TypedDict
@@ -155,7 +156,7 @@ class _ReadOnly(Record):
     def update(self, **changes: Any) -> None:
         self.info.update(changes)
 
-    @property
+    @cached_property
     def metrics(self) -> MetricsFile:
         return _NoFile(self.path / "metrics.jsonl")
 
@@ -163,6 +164,9 @@ class _ReadOnly(Record):
 class _NoFile(MetricsFile):
     def append(self, row: Mapping[str, Any]) -> None:
         pass
+
+    def sync(self) -> dict[str, Any]:
+        return {}
 
     def cut_after(self, step: int) -> None:
         pass

@@ -23,9 +23,9 @@ from etude.loggers.views import Views
 from etude.models.textual import Trained, for_use
 from etude.optim.schedules import Schedule, falls
 from etude.records import provenance
-from etude.records.files import sha256_file
+from etude.records.integrity import CONFIG, OVERRIDES, TOKENIZER, WRITTEN_ONCE, is_hashed
 from etude.records.metrics import rows
-from etude.records.opening import METRICS, is_there
+from etude.records.opening import is_there
 from etude.records.record import DONE, FORMAT, Record, label_of, run_folder
 from etude.records.signature import group, signature
 from etude.records.storage import check_root
@@ -38,7 +38,7 @@ from etude.training.build import (
     stated_vocabulary,
     unused_rows,
 )
-from etude.training.checkpoints import tensor_bytes, verify
+from etude.training.checkpoints import tensor_bytes
 from etude.training.initial import Initial
 from etude.training.memory import keeping_memory
 from etude.training.place import (
@@ -49,6 +49,7 @@ from etude.training.place import (
     room_for_checkpoints,
 )
 from etude.training.process import as_in_a_fresh_process, shared_threads
+from etude.training.resume import check_before_use, resume_point
 from etude.training.starts import (
     extension_hashes,
     report_machine,
@@ -156,7 +157,10 @@ def _train_claimed(
 
     data, settings = parts.data, parts.trainer
     total = settings.total_steps(data.steps_per_epoch)
-    checkpoint, step = _resume_point(record)
+    point = resume_point(record)
+    for folder, why in point.passed_over:
+        log.warning("%s %s; the run goes back to the checkpoint before", folder.name, why)
+    checkpoint, step = point.checkpoint, point.step
     stop_at = checked.run.stop_at_step
     if checked.config.init_from.source is not None and step == 0 and record.checkpoints():
         Initial.fill(model, checked.config.init_from, Path(checked.run.root))  # all are damaged
@@ -166,7 +170,8 @@ def _train_claimed(
         return Outcome("paused", record, reused=True)
     assembly = assemble(checked, parts, model, record, step=step)
     loop, trainer = assembly.loop, assembly.trainer
-    machine = _measure(checked, parts, assembly)
+    intervals = {"every": loop.log_interval, "validated": loop.val_interval}
+    machine = {**_measure(checked, parts, assembly), "rows": intervals}
     _begin(record, checked, data, model, whole, total, step, machine)
     watcher().began(record.path)
     views.about(_viewed(record, checked))
@@ -232,6 +237,7 @@ def _train_claimed(
             message += f"; and the record could not be updated: {reason}"
         raise RunFailed(message, status, record.path) from error
     last = deque(rows(record.metrics.path), maxlen=1)
+    synced = record.metrics.sync()
     record.update(
         status="finished",
         finished=provenance.now(),
@@ -240,7 +246,7 @@ def _train_claimed(
         seconds=round(loop.seconds, 2),
         final={key: value for row in last for key, value in row.items() if _is_result(key)},
         best=loop.best,
-        metrics_sha256=sha256_file(record.metrics.path, METRICS),
+        metrics_sha256=synced["sha256"],
     )
     return Outcome("finished", record)
 
@@ -261,6 +267,7 @@ def finished_before(folder: Path, checked: Checked, parts: Parts) -> Outcome | N
                 "run.on_existing", "no such run yet", "error", f"there: {folder}, {record.status}"
             )
         )
+    check_before_use(record)
     trained_on = record.info.get("data", {}).get("fingerprint")
     found = parts.data.fingerprint()
     if trained_on != found:
@@ -307,18 +314,6 @@ def _finish(epilogue: Epilogue, record: Record, model: Trained, data: Any) -> No
         log.warning("no samples or figures: %s: %s", type(error).__name__, error)
 
 
-def _resume_point(record: Record) -> tuple[Path | None, int]:
-    """The latest checkpoint that is as it was written, and its step; None and 0 without one."""
-    for step, folder in reversed(record.checkpoints()):
-        try:
-            verify(folder)
-        except RequestError as error:
-            log.warning("%s is damaged, going back to the one before: %s", folder.name, error)
-        else:
-            return folder, step
-    return None, 0
-
-
 def _is_result(key: str) -> bool:
     """Whether a key of a row is a metric of the model, and not of the machine."""
     return "/" in key and not key.startswith("perf/")
@@ -357,10 +352,7 @@ def _begin(
     step: int,
     machine: dict[str, Any],
 ) -> None:
-    if not is_there(record.path / "tokenizer.json"):
-        data.tokenizer_.save(record.path / "tokenizer.json")
-    if not is_there(record.path / "config.yaml"):
-        record.write_config(plain_yaml(checked.config), checked.run.overrides)
+    _write_once(record, checked, data)
     start = {**provenance.start(step), "threads": torch.get_num_threads(), **machine}
     if hashes := extension_hashes(checked):
         start["extensions"] = hashes
@@ -372,8 +364,8 @@ def _begin(
         report_source(checked, before)
     elif not before:
         report_other_runs(record.path, checked)
-    for key in ("error", "traceback"):
-        record.info.pop(key, None)
+    record.forget("error", "traceback")
+    record.forget_checkpoints(after=step)
     record.update(
         format=FORMAT,
         name=checked.name,
@@ -398,6 +390,26 @@ def _begin(
         config=flat_config(checked),
         starts=[*before, start],
     )
+
+
+def _write_once(record: Record, checked: Checked, data: Any) -> None:
+    """Writes what stays as it is from the first start on, if it is not there, and hashes it.
+
+    What a start before the first entry in `run.json` left is written again: it may be of data that
+    was changed since.
+    """
+    there = [name for name in WRITTEN_ONCE if record.info and (record.path / name).exists()]
+    if TOKENIZER not in there:
+        data.tokenizer_.save(record.path / TOKENIZER)
+    if not {CONFIG, OVERRIDES} <= set(there):
+        record.write_config(plain_yaml(checked.config), checked.run.overrides)
+        there = [name for name in there if name == TOKENIZER]
+    if record.info:
+        for name in WRITTEN_ONCE:
+            if name not in there:
+                log.warning("%s was not there, and was written again", record.path / name)
+    hashed = is_hashed(record.info)
+    record.note_files(*(name for name in WRITTEN_ONCE if not (hashed and name in there)))
 
 
 def _viewed(record: Record, checked: Checked) -> ViewedRun:

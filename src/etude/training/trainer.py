@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from etude.errors import Checks, Problem, RequestError
+from etude.records.gaps import validation_interval
 from etude.training.devices import Devices
 from etude.training.machine import chosen, missing_accelerator, missing_compiler
 
@@ -192,11 +193,7 @@ class Trainer:
 
     def validation_interval(self, total_steps: int) -> int:
         """Optimizer steps between validations."""
-        if self.val_check_interval is None:
-            return total_steps
-        if self.val_check_interval < 1:
-            return max(1, round(self.val_check_interval * total_steps))
-        return int(self.val_check_interval)
+        return validation_interval(self.val_check_interval, total_steps)
 
     def build(self, *, total_steps: int, callbacks: list[Any], folder: Path, rank: int = 0) -> Any:
         """The `pytorch_lightning.Trainer`, quiet, writing nothing of its own.

@@ -1,0 +1,77 @@
+"""`MANIFEST.json` of a checkpoint: what the folder must hold, and the rows that it relies on.
+
+The hashes detect accidents, no forgery: whoever changes a file can change its hash too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from etude.errors import Problem, RequestError
+from etude.records import opening
+from etude.records.files import sha256_file
+from etude.records.sealed import read_sealed, write_sealed
+
+WEIGHTS, STATE, MANIFEST = "model.safetensors", "state.pt", "MANIFEST.json"
+FORMAT = 1
+_KINDS = {WEIGHTS: opening.WEIGHTS, STATE: opening.STATE}
+
+
+def write_manifest(folder: Path, step: int, metrics: Mapping[str, Any] | None) -> None:
+    """Hashes a checkpoint's files.
+
+    Args:
+        folder: holds the weights and the state.
+        step: the checkpoint's.
+        metrics: what `MetricsFile.sync` returned before the checkpoint was begun.
+    """
+    hashes = {name: sha256_file(folder / name) for name in (WEIGHTS, STATE)}
+    content: dict[str, Any] = {"format": FORMAT, "step": step, "sha256": hashes}
+    if metrics is not None:
+        content["metrics"] = dict(metrics)
+    write_sealed(folder / MANIFEST, content, opening.MANIFEST)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """A checkpoint's manifest: `format`, `step`, `sha256` by file and, but for those of older
+    versions, `metrics`.
+
+    Raises:
+        RequestError: it is missing or damaged, of another format, or another step's.
+    """
+    file = folder / MANIFEST
+    manifest = read_sealed(file, opening.MANIFEST, "the checkpoint cannot be relied on")
+    if manifest.get("format") != FORMAT:
+        raise RequestError(Problem(f"{file}: format", f"{FORMAT}", manifest.get("format")))
+    named = re.fullmatch(r"step-(\d+)", folder.name)
+    step = manifest.get("step")
+    if not isinstance(step, int) or (named and step != int(named[1])):
+        expected = f"{int(named[1])}, as the folder is named" if named else "a number"
+        raise RequestError(Problem(f"{file}: step", expected, step))
+    hashes = manifest.get("sha256")
+    if not isinstance(hashes, dict) or not all(isinstance(v, str) for v in hashes.values()):
+        raise RequestError(Problem(f"{file}: sha256", "a hash for each file", hashes))
+    if not isinstance(manifest.get("metrics", {}), dict):
+        raise RequestError(Problem(f"{file}: metrics", "bytes and sha256", manifest["metrics"]))
+    return manifest
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """Compares a checkpoint's files with its manifest, which is returned.
+
+    Raises:
+        RequestError: names the first file that is missing or differs.
+    """
+    manifest = read_manifest(folder)
+    for name in (WEIGHTS, STATE):
+        file, expected = folder / name, str(manifest["sha256"].get(name))
+        try:
+            found = sha256_file(file, _KINDS[name])
+        except FileNotFoundError:
+            found = "no such file"
+        if found != expected:
+            raise RequestError(Problem(str(file), f"sha256 {expected[:12]}...", found[:12]))
+    return manifest

@@ -1,0 +1,114 @@
+"""A model of a disk that forgets what was not flushed, for a power cut at any moment.
+
+A file has the content that it had at its last `fsync`, or none. A folder lists the names that it
+listed at its own last `fsync`. That is the least that a file system promises (POSIX, `fsync`). Real
+ones keep more of it, in any mixture: see `draw`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+class Disk:
+    """Watches `os.fsync` below a folder.
+
+    Args:
+        root: itself on the disk.
+        patch: puts `os.fsync` back.
+        before: called before each flush of something below `root`, and before each rename there.
+    """
+
+    def __init__(
+        self, root: Path, patch: pytest.MonkeyPatch, before: Callable[[], None] = lambda: None
+    ) -> None:
+        self.root, self.before = root, before
+        self._contents: dict[int, bytes] = {}  # by inode
+        self._names: dict[int, dict[str, int]] = {}
+        self._held: list[int] = []  # open files: their inodes' numbers are not used again
+        self._busy = False
+        for name in ("fsync", "rename", "replace"):
+            patch.setattr(os, name, self._watched(getattr(os, name)))
+        self._flush(os.open(root, os.O_RDONLY), root)
+
+    def _watched(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(first: Any, *others: Any, **named: Any) -> None:
+            is_flush = isinstance(first, int)
+            at = first if is_flush else named.get("src_dir_fd")
+            path = Path("" if at is None else os.readlink(f"/proc/self/fd/{at}"))
+            path = path if is_flush else path / first
+            inside = not self._busy and path.is_relative_to(self.root)
+            if inside:
+                self._busy = True
+                self.before()
+                self._busy = False
+            call(first, *others, **named)
+            if inside and is_flush:
+                self._flush(os.dup(first), path)
+
+        return watched
+
+    def _flush(self, descriptor: int, path: Path) -> None:
+        self._held.append(descriptor)
+        inode = os.fstat(descriptor).st_ino
+        if path.is_dir():
+            self._names[inode] = {each.name: each.inode() for each in os.scandir(path)}
+        else:
+            self._contents[inode] = Path(f"/proc/self/fd/{descriptor}").read_bytes()
+
+    def close(self) -> None:
+        for descriptor in self._held:
+            os.close(descriptor)
+
+    def after_a_power_cut(self, place: Path, draw: random.Random | None = None) -> None:
+        """Writes to `place` what would be there now.
+
+        Args:
+            draw: each file and each folder is as it was flushed, or as it is now; None takes the
+                former of all of them.
+        """
+        now: dict[int, Path] = {}  # what has a name, wherever
+        for folder, folders, files in os.walk(self.root):
+            for name in (*folders, *files):
+                path = Path(folder, name)
+                now[path.lstat().st_ino] = path
+        self._write(self.root.stat().st_ino, self.root, place, now, draw)
+
+    def _write(
+        self,
+        inode: int,
+        path: Path | None,
+        place: Path,
+        now: dict[int, Path],
+        draw: random.Random | None,
+    ) -> None:
+        kept = draw is not None and path is not None and draw.random() < 0.5
+        if inode not in self._names and (path is None or not path.is_dir()):
+            flushed = self._contents.get(inode, b"")
+            place.write_bytes(path.read_bytes() if kept and path is not None else flushed)
+            return
+        place.mkdir()
+        names = self._names.get(inode, {})
+        if kept and path is not None:
+            names = {each.name: each.inode() for each in os.scandir(path)}
+        for name, child in names.items():
+            if child in now or child in self._names or child in self._contents:
+                self._write(child, now.get(child), place / name, now, draw)
+            else:  # removed, and never flushed
+                (place / name).touch()
+
+
+def listing(place: Path) -> tuple[tuple[str, bytes], ...]:
+    """Everything in a folder, to tell whether two are the same."""
+    found = []
+    for path in sorted(place.rglob("*")):
+        is_file = stat.S_ISREG(path.lstat().st_mode)
+        found.append((str(path.relative_to(place)), path.read_bytes() if is_file else b"/"))
+    return tuple(found)
