@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 import etude
 from etude.errors import RequestError
+from etude.records.record import Record
 
 TRUNCATES = "etude.data.examples.ragged.RaggedWriter"  # opens two files for writing
 STARTS = "etude.training.followers._Follower"  # starts a process that imports what it is told
@@ -48,6 +49,7 @@ def changed(made: Path, tmp_path: Path) -> Callable[[str, object], tuple[Path, P
         config = OmegaConf.load(record / "config.yaml")
         OmegaConf.update(config, slot, node, merge=True, force_add=True)
         OmegaConf.save(config, record / "config.yaml")
+        Record.read(record).accept()  # whoever changes a file can change its hash
         return root, record
 
     return change
