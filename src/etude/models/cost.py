@@ -11,7 +11,7 @@ import logging
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -48,12 +48,16 @@ class Cost:
         training_flops: of the forward and the backward pass.
         weight_bytes: of parameters and buffers.
         gradient_bytes: of the gradients of all parameters that are trained.
-        central_bytes: the most memory that is taken at once besides these from the middle of the
-            forward pass to the middle of the backward pass; each further layer adds the same.
-        outer_bytes: the most before and after, where tables are made and where the gradient of the
-            embedding is: further layers add nothing to what exceeds the centre.
+        activation_bytes: the most memory that is taken at once besides these: what the forward
+            pass keeps for the backward pass, and what either holds for a moment. Gradients are
+            there from the micro-batch before; a step of one micro-batch takes somewhat less, as
+            its gradients come while activations go.
         optimizer_bytes: of the optimizer's state after a step; 0 if no optimizer was given.
         positions: tokens of all sequences, an encoder-decoder's of both sides.
+        central_bytes: of the activations' memory, the most from the middle of the forward pass to
+            the middle of the backward pass; each further layer adds the same.
+        outer_bytes: the most before and after, where tables are made and where the gradient of the
+            embedding is: further layers add nothing to what exceeds the centre.
     """
 
     parameters: int
@@ -61,19 +65,11 @@ class Cost:
     training_flops: int
     weight_bytes: int
     gradient_bytes: int
-    central_bytes: int
-    outer_bytes: int
+    activation_bytes: int
     optimizer_bytes: int
     positions: int
-
-    @property
-    def activation_bytes(self) -> int:
-        """What the forward pass keeps for the backward pass, and what either holds for a moment.
-
-        Gradients are there from the micro-batch before; a step of one micro-batch takes somewhat
-        less, as its gradients come while activations go.
-        """
-        return max(self.central_bytes, self.outer_bytes)
+    central_bytes: int = field(default=0, compare=False)
+    outer_bytes: int = field(default=0, compare=False)
 
     @property
     def step_bytes(self) -> int:
@@ -165,10 +161,11 @@ def _count(
         training_flops=counter.flops,
         weight_bytes=_bytes([*parameters, *model.buffers()]),
         gradient_bytes=_bytes(gradients),
-        central_bytes=max(counter.levels[first:last]),
-        outer_bytes=max(counter.levels[:first] + counter.levels[last:]),
+        activation_bytes=max(counter.levels),
         optimizer_bytes=state,
         positions=batch * length * sides,
+        central_bytes=max(counter.levels[first:last]),
+        outer_bytes=max(counter.levels[:first] + counter.levels[last:]),
     )
 
 

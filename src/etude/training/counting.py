@@ -88,7 +88,8 @@ def cost_of(node: Node, build: Build, **options: Any) -> Cost:
         return astuple(found)
 
     counted = Cost(*_linear(node, count, _ALIKE))
-    return replace(counted, outer_bytes=max(outer))
+    activations = max(counted.central_bytes, *outer)
+    return replace(counted, activation_bytes=activations, outer_bytes=max(outer))
 
 
 def addressed(build: Build, node: Node) -> Any:
