@@ -258,3 +258,22 @@ def test_called_with_ids_it_gives_the_logits_of_its_module():
     torch.testing.assert_close(model(torch.tensor(ids)), expected)
     torch.testing.assert_close(model(ids[1]), expected[1])
     assert model(ids).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"samples": 10_000_000}, "samples"),
+        ({"beams": 10_000_000}, "beams"),
+        ({"samples": 10**9}, "samples"),
+        ({"max_new_tokens": 10**9}, "max_new_tokens"),
+    ],
+)
+def test_more_text_than_there_is_memory_for(
+    options: dict[str, int], key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """10^7 rows of 257 logits in four bytes, besides the cache, are 10 GB."""
+    monkeypatch.setattr("etude.models.text_generator.memory_for", lambda _: 8 * 2**30)
+    with pytest.raises(InvalidArguments) as refused:
+        random_model().generate("a", **options)
+    assert [problem.where for problem in refused.value.problems] == [key]

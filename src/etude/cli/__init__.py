@@ -1,7 +1,7 @@
 """The command `etude`: words in, exit codes out.
 
 0 done; 1 the run, or any job of the sweep, failed; 2 the request was wrong; 3 another live process
-holds the run; 130 Ctrl-C; 143 SIGTERM.
+holds the run; 130 Ctrl-C; 143 SIGTERM; 129 SIGHUP, which `nohup` turns off.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from types import FrameType
 from typing import NoReturn
@@ -28,6 +29,7 @@ from etude.errors import (
     nearest,
 )
 from etude.escaping import printable
+from etude.stopping import leave, watch_signals
 
 USAGE = """\
 usage: etude COMMAND ...
@@ -55,7 +57,14 @@ finished run). Overrides are Hydra's: `etude train experiment=debug model/positi
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console script."""
     guard()  # to the end, as what a bug leaves is printed last
-    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+    watch_signals()
+    code = run(list(sys.argv[1:] if arguments is None else arguments))
+    if code > SIGNALLED:  # what else is still going on must not keep who asked for a stop waiting
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        leave(code)
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
@@ -71,7 +80,9 @@ def _run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     arguments = [item for item in arguments if item != "--debug"]
     show_messages()
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    signal.signal(signal.SIGTERM, _on_signal)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # `nohup` ignores it
+        signal.signal(signal.SIGHUP, _on_signal)
     try:
         return _dispatch(arguments)
     except RequestError as error:
@@ -92,9 +103,9 @@ def _run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         _say("interrupted")
         return SIGNALLED + signal.SIGINT
-    except _Terminated:
+    except _Terminated as stop:
         _say("terminated")
-        return SIGNALLED + signal.SIGTERM
+        return SIGNALLED + stop.signum
     except EtudeError as error:
         _say(str(error))
         return FAILED
@@ -182,8 +193,12 @@ def _say(message: str) -> None:
 
 
 class _Terminated(BaseException):
-    """SIGTERM outside training. No `Exception`: libraries on the way would wrap or swallow it."""
+    """SIGTERM or SIGHUP outside training. No `Exception`: libraries would wrap or swallow it."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
 
 
-def _on_sigterm(signum: int, frame: FrameType | None) -> None:
-    raise _Terminated
+def _on_signal(signum: int, frame: FrameType | None) -> None:
+    raise _Terminated(signum)

@@ -6,8 +6,9 @@ import argparse
 from typing import NoReturn
 
 from etude.errors import Problem, RequestError
+from etude.stopping import SIGNALLED as SIGNALLED
 
-DONE, FAILED, WRONG, HELD, SIGNALLED = 0, 1, 2, 3, 128
+DONE, FAILED, WRONG, HELD = 0, 1, 2, 3
 
 CHECKPOINTS = "best, last, a step, average (of all kept) or average:K, of the last K (best)"
 

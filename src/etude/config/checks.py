@@ -34,6 +34,8 @@ from etude.config.targets import PACKAGE, installed_extensions
 from etude.errors import Problem, RequestError, nearest
 from etude.secrets import Mask, variable_in, without_passwords
 
+MOST_SAMPLES = 10_000
+"""Texts at the end of a run, each of which takes seconds."""
 _MARK = "VALUE_FROM_THE_ENVIRONMENT"
 
 
@@ -231,8 +233,8 @@ def _check_root(plain: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("run.keep_last", "a positive number of checkpoints or null", run["keep_last"])
     if not str(run["root"]).strip():
         yield Problem("run.root", "a folder for the records", run["root"])
-    if run["samples"] < 0:
-        yield Problem("run.samples", "0 or more", run["samples"])
+    if not 0 <= run["samples"] <= MOST_SAMPLES:
+        yield Problem("run.samples", f"0 to {MOST_SAMPLES:,}", run["samples"])
 
 
 _OF_SHELLS = "*?$<>|\"':;&`"  # what shells or other file systems read otherwise

@@ -204,6 +204,9 @@ def _check_value(
             checked[key], found = _check_value(f"{path}.{key}", inner, Any, extensions, within)
             problems += found
         return checked, problems
+    too_long = isinstance(value, int) and not -(2**63) <= value < 2**63
+    if too_long and path.startswith("model."):  # a size of a tensor
+        return None, [Problem(path, "a number that fits into 64 bits", value)]
     if isinstance(value, bool) and not takes_bool(hint):  # else true would count as 1
         return None, [Problem(path, describe(hint), value)]
     try:

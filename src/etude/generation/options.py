@@ -7,6 +7,8 @@ from typing import Literal
 
 from etude.errors import Checks
 
+MOST = 10_000_000
+"""Tokens, samples or beams: more are a mistake."""
 EarlyStopping = bool | Literal["never"]
 
 
@@ -36,6 +38,8 @@ def check_options(
     most = f"0 to max_new_tokens = {max_new_tokens}"
     fits = 0 <= min_new_tokens <= max(max_new_tokens, 0)
     found.that(fits, "min_new_tokens", min_new_tokens, most)
+    for name, count in (("max_new_tokens", max_new_tokens), ("samples", samples), ("beams", beams)):
+        found.that(count <= MOST, name, count, f"at most {MOST:,}")
     found.positive(samples=samples, beams=beams, repetition_penalty=repetition_penalty)
     hint = "0 forbids no repetition"
     found.that(no_repeat_ngram >= 0, "no_repeat_ngram", no_repeat_ngram, "0 or more tokens", hint)

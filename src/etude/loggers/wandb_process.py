@@ -23,7 +23,7 @@ _GOOD = ("finished", "paused")
 
 def main() -> None:
     """Serves one run."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # the run says when it is over
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the run says when it is over
         signal.signal(number, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever else prints

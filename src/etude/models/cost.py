@@ -7,10 +7,11 @@ billion parameters takes seconds.
 
 from __future__ import annotations
 
+import logging
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -53,6 +54,10 @@ class Cost:
             its gradients come while activations go.
         optimizer_bytes: of the optimizer's state after a step; 0 if no optimizer was given.
         positions: tokens of all sequences, an encoder-decoder's of both sides.
+        central_bytes: of the activations' memory, the most from the middle of the forward pass to
+            the middle of the backward pass; each further layer adds the same.
+        outer_bytes: the most before and after, where tables are made and where the gradient of the
+            embedding is: further layers add nothing to what exceeds the centre.
     """
 
     parameters: int
@@ -63,6 +68,8 @@ class Cost:
     activation_bytes: int
     optimizer_bytes: int
     positions: int
+    central_bytes: int = field(default=0, compare=False)
+    outer_bytes: int = field(default=0, compare=False)
 
     @property
     def step_bytes(self) -> int:
@@ -96,7 +103,7 @@ def cost(
     Raises:
         Uncountable: the module cannot be followed without values.
     """
-    with FakeTensorMode():
+    with _silenced(), FakeTensorMode():
         with torch.device("cpu"):
             model = _cast(build(), dtype).train()
         try:
@@ -105,6 +112,17 @@ def cost(
             message = str(error).strip().splitlines()
             reason = f"{type(error).__name__}: {message[0] if message else ''}"
             raise Uncountable(f"the model's cost cannot be counted: {reason}") from error
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Without torch's own tracebacks for shapes that cannot be; what is raised says it."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _count(
@@ -129,8 +147,9 @@ def _count(
     with Counter([*parameters, *gradients, *model.buffers(), read]) as counter:
         with casting:
             loss = _loss(model, model(*[read] * sides))
-        forward = counter.flops
+        forward, turn = counter.flops, len(counter.levels)
         loss.backward()
+    first, last = turn // 2, (turn + len(counter.levels)) // 2
     state = 0
     if optimizer is not None:
         built = optimizer(model)
@@ -142,9 +161,11 @@ def _count(
         training_flops=counter.flops,
         weight_bytes=_bytes([*parameters, *model.buffers()]),
         gradient_bytes=_bytes(gradients),
-        activation_bytes=counter.most,
+        activation_bytes=max(counter.levels),
         optimizer_bytes=state,
         positions=batch * length * sides,
+        central_bytes=max(counter.levels[first:last]),
+        outer_bytes=max(counter.levels[:first] + counter.levels[last:]),
     )
 
 
@@ -188,14 +209,14 @@ class Counter(TorchDispatchMode):
 
     Attributes:
         flops: additions and multiplications in matrix products so far.
-        most: bytes that were taken at once.
+        levels: bytes that were taken after each operation.
     """
 
     def __init__(self, there: Sequence[torch.Tensor] = ()) -> None:
         super().__init__()
         self.flops = 0
         self._there = {tensor.untyped_storage()._cdata for tensor in there}
-        self.most = 0
+        self.levels: list[int] = []
         self._now = 0
         self._alive: dict[int, Any] = {}  # weak references, by storage
 
@@ -211,6 +232,7 @@ class Counter(TorchDispatchMode):
         for tensor in tree_leaves(out):
             if isinstance(tensor, torch.Tensor):
                 self._note(tensor.untyped_storage())
+        self.levels.append(self._now)
         return out
 
     def _note(self, storage: torch.UntypedStorage) -> None:
@@ -224,7 +246,6 @@ class Counter(TorchDispatchMode):
 
         self._alive[key] = weakref.ref(storage, freed)
         self._now += size
-        self.most = max(self.most, self._now)
 
 
 def _attention(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:

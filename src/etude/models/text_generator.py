@@ -20,6 +20,7 @@ from etude.generation.processors import Processor
 from etude.generation.reader import CausalModel
 from etude.generation.streaming import Continuation
 from etude.generation.words import ForbiddenWords, Spelling, StopText, Tokenizer
+from etude.nn.memory import memory_for
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,7 @@ class TextGenerator(ABC):
         forbid = [ForbiddenWords(self.spelling, words)] if words else []
         options["processors"] = [*forbid, *processors]
         encoded = [self._encode(text) for text in prompts]
+        self._check_room(encoded, max(samples, beams), max_new_tokens, beams, batch_size)
         seeds = None if seed is None else _seeds(seed, encoded, samples)
         at_once = max(1, batch_size // max(samples, beams))
         done: list[str] = []
@@ -173,6 +175,38 @@ class TextGenerator(ABC):
             if ready is not None:
                 ready(written)
         return done[0] if single else done
+
+    def _check_room(
+        self, encoded: Sequence[Any], copies: int, new: int, beams: int, batch_size: int
+    ) -> None:
+        """Compares the texts of a batch, their cache and the logits with the memory there is.
+
+        Raises:
+            InvalidArguments: says what takes how much.
+        """
+        there = memory_for(self.device)
+        if there is None:
+            return
+        rows = max(1, batch_size // copies) * copies
+        rows = min(rows, len(encoded) * copies)
+        module: Any = self._module
+        weights = next(module.parameters())
+        vocabulary = getattr(getattr(module, "embedding", None), "num_embeddings", 1)
+        kept = min(new, getattr(module, "max_length", new))  # positions in the cache, at least
+        blocks = getattr(getattr(module, "decoder", module), "blocks", ())
+        heads = sum(
+            2 * getattr(block.attention, "kv_heads", 0) * getattr(block.attention, "head_dim", 0)
+            for block in blocks
+            if hasattr(block, "attention")
+        )
+        takes = rows * (new * 8 + kept * heads * weights.itemsize + vocabulary * 4)
+        if takes > there:
+            key, value = ("beams", beams) if beams > 1 else ("samples", copies)
+            if rows == 1 or new > rows:
+                key, value = "max_new_tokens", new
+            gib = f"{takes / 2**30:,.1f} GiB"
+            expected = f"what fits into {there / 2**30:,.1f} GiB of memory; this takes {gib}"
+            raise InvalidArguments(Problem(key, expected, value))
 
     def answer(
         self, prompt: Sequence[int], *, max_new_tokens: int = 100, stop_tokens: Sequence[int] = ()

@@ -368,6 +368,9 @@ class RelativeBias(Position):
         return first + torch.where(distance < exact, distance, far)
 
 
+_MOST_HEADS = 2**20
+
+
 class ALiBi(Position):
     """Lowers the score of a key in proportion to its distance (Press et al. 2021,
     arXiv:2108.12409, section 3); any length.
@@ -381,6 +384,9 @@ class ALiBi(Position):
         self, *, dim: int, heads: int, max_length: int, head_dim: int | None = None
     ) -> None:
         super().__init__(dim=dim, heads=heads, max_length=max_length)
+        checks = Checks()
+        checks.that(0 < heads <= _MOST_HEADS, "heads", heads, f"1 to {_MOST_HEADS:,}")
+        checks.done()
         self.slopes = alibi_slopes(heads)
 
     def bias(self, T: int, S: int, like: Tensor) -> Tensor:
@@ -420,6 +426,10 @@ def _frequencies(width: int, base: float) -> Tensor:
     return base ** (-i / width)
 
 
+_FIRST_ROWS = 2**16
+"""A table of more rows grows with what is read."""
+
+
 class _Table:
     """A function of the position, tabulated in float64 and kept in the caller's precision.
 
@@ -430,7 +440,7 @@ class _Table:
 
     def __init__(self, rows: Callable[[Tensor], Tensor], size: int) -> None:
         self.rows = rows
-        self.size = size
+        self.size = min(size, _FIRST_ROWS)
         self.kept: Tensor | None = None
 
     def reach(self, length: int) -> None:

@@ -19,12 +19,15 @@ from etude.console import guard
 from etude.errors import Interrupted
 from etude.records.opening import JOB_LOG, appended, folder_in
 from etude.secrets import MaskingFormatter
+from etude.stopping import HANDLED, watch_signals
 from etude.sweeps.job import Job
 from etude.sweeps.slots import Slot
 from etude.training.watch import Watcher, watching
 
 _PR_SET_PDEATHSIG = 1
 _SECONDS_BETWEEN = 0.5
+_PATIENCE = 0.8
+"""Seconds to end by itself; less than the sweep's, which then kills."""
 
 
 class Stopped(BaseException):
@@ -51,8 +54,9 @@ def child(
         slot: what the process may use.
         log_file: everything that is printed and logged goes there, C libraries' last words too.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in HANDLED:
         signal.signal(number, _stop)
+    watch_signals(patience=_PATIENCE)
     teller = _Teller(connection)
     try:
         os.setpgid(0, 0)  # Ctrl-C reaches the sweep alone, which passes it on once

@@ -11,7 +11,7 @@ import torch
 from etude.config.checks import Checked
 from etude.data.cache import NotBuilt, only_looking
 from etude.errors import Problem, RequestError
-from etude.models.cost import Cost, Uncountable, cost
+from etude.models.cost import Cost, Uncountable
 from etude.records.signature import sha256_of
 from etude.sweeps.speed import (
     EarlierRuns,
@@ -23,13 +23,13 @@ from etude.sweeps.speed import (
     try_out,
 )
 from etude.sweeps.state import State
-from etude.training.build import Parts, model_of, stated_vocabulary, unused_rows
+from etude.training.build import Parts, sized, stated_vocabulary, unused_rows
+from etude.training.counting import cost_of
 from etude.training.place import cache_folder
+from etude.training.room import AUTOCAST
 from etude.training.throughput import compute_dtype
 
 _TYPICAL_VOCABULARY = 100  # of characters, where nothing is known yet
-
-_AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 @dataclass
@@ -162,12 +162,13 @@ class Estimator:
         if key not in self._costs:
             whole = precision.endswith("-true")
             try:
-                self._costs[key] = cost(
-                    lambda: model_of(checked, vocabulary),
+                self._costs[key] = cost_of(
+                    model,
+                    lambda few: sized(few, vocabulary),
                     length=length,
                     batch=micro_batch,
                     dtype=compute_dtype(precision) if whole else torch.float32,
-                    autocast=_AUTOCAST.get(precision),
+                    autocast=AUTOCAST.get(precision),
                     optimizer=parts.optimizer,
                 )
             except Uncountable as error:

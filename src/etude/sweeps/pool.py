@@ -23,6 +23,7 @@ from etude.records import provenance
 from etude.records.lock import RunLock
 from etude.records.opening import LOG, appended
 from etude.records.record import Record
+from etude.stopping import HANDLED, SIGNALLED, begin_saving, end_saving, is_watching, say
 from etude.sweeps.board import Board
 from etude.sweeps.child import Stopped, child
 from etude.sweeps.job import BAD, Job
@@ -87,6 +88,8 @@ class Pool:
         ended: called with each job that ended, as soon as it did.
         stop_at_error: begin nothing after a job failed; those that run may end.
     """
+
+    told = "the jobs save and stop; the same command goes on"
 
     def __init__(
         self,
@@ -156,6 +159,7 @@ class Pool:
                 one.process.kill()
             raise
         finally:
+            end_saving(self)
             for number, handler in before.items():
                 signal.signal(number, handler)
             self._starter.shutdown()
@@ -186,19 +190,22 @@ class Pool:
     def _install(self) -> dict[int, Any]:
         if threading.current_thread() is not threading.main_thread():
             return {}
+        begin_saving(self)
         return {
             number: signal.signal(number, self._pass_on)
-            for number in (signal.SIGINT, signal.SIGTERM)
+            for number in HANDLED
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
         }
+
+    def saves(self) -> bool:
+        """The first signal lets each job save, if it has begun; see `etude.stopping.Saving`."""
+        return True
 
     def _pass_on(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a job that has not yet its own handlers
             raise Stopped(signum)
-        if self._signum is None:
-            told = (
-                f"{signal.Signals(signum).name}: the jobs save and stop; the same command goes on\n"
-            )
-            os.write(2, told.encode())
+        if self._signum is None and not is_watching():
+            say(f"{signal.Signals(signum).name}: {self.told}\n")
         self._signum = self._signum or signum
         for one in self._running:
             if one.process.is_alive() and one.process.pid is not None:
@@ -263,7 +270,8 @@ class Pool:
         job = one.end or one.task.job
         if one.end is None:
             job.path = one.path
-            if one.stopped is not None or self._signum is not None:
+            by_force = (one.process.exitcode or 0) - SIGNALLED in HANDLED
+            if one.stopped is not None or self._signum is not None or by_force:
                 job.status = "interrupted"
             else:
                 self._say_how_it_died(job, one)

@@ -24,10 +24,13 @@ from etude.nn.drawing import DrawingFrom
 from etude.nn.lora import LoRA, adapt
 from etude.optim.widths import no_rule, widths_of
 from etude.tasks.seeding import INITIALISATION, seed_for
+from etude.training.counting import addressed, with_layers
 from etude.training.growing import too_long
 from etude.training.trainer import Trainer
 
 _ANY_VOCABULARY = 300  # stands in for the tokenizer's until the data is prepared
+_MOST_NAMED = 10_000
+"""Layers that patterns of names are compared with."""
 LABELS = 2  # likewise for the number of labels
 
 
@@ -58,7 +61,7 @@ def check_all(config: DictConfig) -> Checked:
             try:
                 with torch.device("meta"):
                     if key == "model":
-                        _sized(node, _ANY_VOCABULARY)
+                        addressed(lambda few: sized(few, _ANY_VOCABULARY), with_layers(node, 1))
                     else:
                         node.build()
             except RequestError as refused:
@@ -67,7 +70,7 @@ def check_all(config: DictConfig) -> Checked:
 
 
 def build_parts(checked: Checked) -> Parts:
-    """Builds everything cheap, and the model without memory (on the meta device).
+    """Builds everything cheap, and one layer of the model without memory (on the meta device).
 
     Raises:
         RequestError: with all that the constructors refused and all that does not fit together.
@@ -93,9 +96,13 @@ def build_parts(checked: Checked) -> Parts:
             problems.append(
                 Problem(f"logger.{name}._target_", "a subclass of etude.loggers.base.Logger", found)
             )
+
+    def build(node: Node) -> Any:
+        return sized(node, stated_vocabulary(checked) or _ANY_VOCABULARY)
+
     with torch.device("meta"):
         try:
-            model = model_of(checked, _ANY_VOCABULARY)
+            model = addressed(build, with_layers(nodes["model"], 1))
         except RequestError as error:
             problems.extend(error.problems)
             model = None
@@ -124,7 +131,12 @@ def build_parts(checked: Checked) -> Parts:
         problems.append(no_rule("optimizer", type(optimizer).__name__))
     if model is not None:
         try:
-            freeze(model, list(checked.config.init_from.freeze))
+            patterns = list(checked.config.init_from.freeze)
+            whole = model
+            if patterns:  # they may name any layer
+                with torch.device("meta"):
+                    whole = build(with_layers(nodes["model"], _MOST_NAMED))
+            freeze(whole, patterns)
         except RequestError as refused:
             problems += refused.problems
     task: Any = nodes["task"].constructor
@@ -211,10 +223,10 @@ def unused_rows(checked: Checked, tokens: int) -> str | None:
 
 def model_of(checked: Checked, vocabulary: int, labels: int = LABELS) -> Any:
     """The model that a config describes, with what it leaves open filled in."""
-    return _sized(checked.nodes["model"], stated_vocabulary(checked) or vocabulary, labels)
+    return sized(checked.nodes["model"], stated_vocabulary(checked) or vocabulary, labels)
 
 
-def _sized(model: Node, vocabulary: int, labels: int = LABELS) -> Any:
+def sized(model: Node, vocabulary: int, labels: int = LABELS) -> Any:
     """Built with the sizes that come from the data; what reads no tokens has no vocabulary."""
     node = _with_labels(model, labels)
     if "vocab_size" not in inspect.signature(node.constructor).parameters:

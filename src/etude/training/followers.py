@@ -38,6 +38,7 @@ _BOOT = """
 import signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
 import json, sys
 told = json.loads(sys.stdin.readline())
 sys.path[:] = told["path"]

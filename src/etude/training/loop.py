@@ -184,6 +184,7 @@ class RunLoop(pl.Callback):
         batch: Any,
         *_: Any,
     ) -> None:
+        self.signals.begun = True
         step = trainer.global_step
         tokens = batch[0].get("step_tokens", self.tokens_per_step)
         self.tokens = (self.tokens or 0) + tokens

@@ -26,6 +26,7 @@ from etude.records.opening import (
 )
 from etude.records.record import DONE, Record
 from etude.secrets import Mask, MaskingFormatter
+from etude.stopping import on_a_hard_end
 
 WRITTEN_BY_ANYONE = ("evaluations", "predictions", "samples", "figures")
 """Folders of a record that commands write to while they do not hold the run."""
@@ -90,13 +91,10 @@ def claimed(folder: Path, *, wait: bool, force: bool = False) -> Iterator[Record
         for shared in WRITTEN_BY_ANYONE:
             sweep_temporaries(folder / shared, age=_ABANDONED)
         record = Record.read(folder) if is_there(folder / "run.json") else Record(folder)
-        yield record
+        with on_a_hard_end(lambda: _interrupted(folder, new)):
+            yield record
     finally:
-        if not is_there(folder / "run.json"):
-            shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):  # another run lies there by now
-                for path in new[1:]:
-                    path.rmdir()
+        _take_back(folder, new)
         lock.release()
 
 
@@ -112,6 +110,24 @@ def must_be_ours(folder: Path) -> None:
     found = list(islice(odd_entries(folder, apart=OF_OTHERS), 8))
     if found:
         raise RequestError(found)
+
+
+def _take_back(folder: Path, new: list[Path]) -> None:
+    """Removes a folder in which nothing was recorded, and those made around it."""
+    if not is_there(folder / "run.json"):
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # another run lies there by now
+            for path in new[1:]:
+                path.rmdir()
+
+
+def _interrupted(folder: Path, new: list[Path]) -> None:
+    """What stays of a run whose process is ended by force."""
+    _take_back(folder, new)
+    if is_there(folder / "run.json"):
+        record = Record.read(folder)
+        if record.info.get("status") == "running":
+            record.update(status="interrupted")
 
 
 @contextmanager

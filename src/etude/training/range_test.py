@@ -27,6 +27,7 @@ from etude.training.memory import keeping_memory
 from etude.training.place import cache_folder
 from etude.training.process import as_in_a_fresh_process
 from etude.training.progress import Progress
+from etude.training.room import check_room
 from etude.training.run import is_out_of_memory
 from etude.training.signals import StopSignals
 
@@ -126,8 +127,10 @@ def _tested(checked: Checked, lowest: float, highest: float, steps: int) -> Swee
     folder = Path(checked.run.root) / "_lr" / signature(checked.identity)[:DIGITS]
     parts.data.check()
     parts.trainer.check_machine()
+    check_room(checked, parts)
     check_root(folder, unsafe=checked.run.unsafe_storage)
     parts.data.prepare(cache_folder(checked))
+    check_room(checked, parts, parts.data.tokenizer_.vocab_size)
     model = build_model(checked, parts.data.tokenizer_.vocab_size, len(parts.data.labels))
     if checked.config.init_from.source is not None:
         Initial.fill(model, checked.config.init_from, Path(checked.run.root))
@@ -187,6 +190,7 @@ class Watch(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
     ) -> None:
+        self.signals.begun = True
         step = len(self.sweep.losses)
         rate, loss = self.rising.rate(step, self.steps), float(outputs["loss"])
         if self._progress is not None:

@@ -23,6 +23,7 @@ from etude.config.schema import Config
 from etude.errors import Problem, RequestError
 from etude.records.metrics import MetricsFile
 from etude.records.record import Record
+from etude.stopping import HANDLED
 from etude.training.assemble import assemble
 from etude.training.build import build_model, build_parts
 from etude.training.ddp import find_store, join
@@ -146,7 +147,7 @@ class _NoSignals(StopSignals):
     """Ctrl-C reaches every process of a terminal; rank 0 decides what follows from it."""
 
     def install(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in HANDLED:
             signal.signal(number, signal.SIG_IGN)
 
 

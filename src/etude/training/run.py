@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,8 @@ from etude.training.place import (
 )
 from etude.training.process import as_in_a_fresh_process, shared_threads
 from etude.training.resume import check_before_use, resume_point
+from etude.training.room import check_room
+from etude.training.signals import StopSignals
 from etude.training.starts import (
     extension_hashes,
     report_machine,
@@ -117,8 +120,10 @@ def _train(checked: Checked, epilogue: Epilogue | None) -> Outcome:
     if done is not None:
         return done
     parts.trainer.check_machine()
+    check_room(checked, parts)
     check_root(folder, unsafe=checked.run.unsafe_storage)
     parts.data.prepare(cache_folder(checked))
+    check_room(checked, parts, parts.data.tokenizer_.vocab_size)
     model = build_model(checked, parts.data.tokenizer_.vocab_size, len(parts.data.labels))
     if (unused := unused_rows(checked, parts.data.tokenizer_.vocab_size)) is not None:
         notices.warning("%s", unused)
@@ -138,6 +143,11 @@ def _train(checked: Checked, epilogue: Epilogue | None) -> Outcome:
         ):
             try:
                 return _train_claimed(checked, parts, model, record, whole, epilogue, views)
+            except BaseException as error:
+                # A signal outside of training raises what is no Exception.
+                if not isinstance(error, Exception) and record.info.get("status") == "running":
+                    record.update(status="interrupted")
+                raise
             finally:
                 views.finish(record.info.get("status", "failed"))
 
@@ -197,7 +207,10 @@ def _train_claimed(
     try:
         try:
             loop.signals.install()
-            with accompanied(checked, assembly, step=step, checkpoint=checkpoint, data=data):
+            with (
+                _unwrapped(loop.signals),
+                accompanied(checked, assembly, step=step, checkpoint=checkpoint, data=data),
+            ):
                 assembly.fit(data, checkpoint)
         finally:
             loop.close()
@@ -249,6 +262,21 @@ def _train_claimed(
         metrics_sha256=synced["sha256"],
     )
     return Outcome("finished", record)
+
+
+@contextmanager
+def _unwrapped(signals: StopSignals) -> Iterator[None]:
+    """Raises `Interrupted` where a library has made another error of it, or passed over it."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except BaseException as error:
+        if signals.stopped is not None:
+            raise Interrupted(signals.stopped) from error
+        raise
+    if signals.stopped is not None:
+        raise Interrupted(signals.stopped)
 
 
 def finished_before(folder: Path, checked: Checked, parts: Parts) -> Outcome | None:
