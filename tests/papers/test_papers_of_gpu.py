@@ -201,7 +201,9 @@ class TestValues:
 
         monkeypatch.setattr("etude.analysis.scoring.scored", scored)
         chosen = SimpleNamespace(name="best")
-        record = SimpleNamespace(chosen=lambda which: SimpleNamespace(name=f"step-{which}"))
+        record = SimpleNamespace(
+            chosen=lambda which: SimpleNamespace(name=f"step-{which}", folders=[])
+        )
         one = SimpleNamespace(path=tmp_path, record=record, checkpoint=chosen, summary={"seed": 0})
         runs = {"a": [one]}
         value = value_of({"run": "a", "metric": "bleu", "split": "test", "how": {"beams": 5}})

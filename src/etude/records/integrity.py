@@ -58,7 +58,9 @@ def note_fields(info: dict[str, Any], keys: Iterable[str]) -> None:
     The others keep their hashes, so that a change by hand is not covered up.
     """
     hashes = info.setdefault(HASHES, {})
-    fields = hashes.setdefault(ITSELF, {})
+    if not isinstance(hashes.get(ITSELF), dict):
+        hashes[ITSELF] = {}
+    fields = hashes[ITSELF]
     for key in keys:
         if key in info:
             fields[key] = digest(info[key])[:_DIGITS]
