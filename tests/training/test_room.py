@@ -144,7 +144,7 @@ WORDS = {
     "alibi": ["experiment=debug", "model/position=alibi", "model/mask=sliding_window"],
     "relative": ["experiment=debug", "model/position=relative", "optimizer=muon"],
     "encoder": ["experiment=party"],
-    "pairs": ["experiment=translate_en_zh"],
+    "pairs": ["experiment=translate_en_zh", "data.path=pairs.jsonl"],
     "rule": ["experiment=grokking"],
     "recall": ["experiment=recall"],
     "numbers": ["experiment=icl_regression"],
