@@ -106,7 +106,7 @@ def test_a_bug_and_its_traceback(
 
     monkeypatch.setattr(cli, "_command", lambda name: fails)
     answer = call("train")
-    assert "unexpected ValueError: '${oc.env:WANDB_API_KEY}', password=***" in answer.err
+    assert "ValueError: '${oc.env:WANDB_API_KEY}', password=***" in answer.err
     assert leaks(tmp_path, answer.out, answer.err) == []
 
 
