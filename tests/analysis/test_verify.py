@@ -15,6 +15,7 @@ from etude.records.lock import RunLock
 from etude.records.opening import MANIFEST
 from etude.records.record import Record
 from etude.records.sealed import write_sealed
+from older_records import as_older
 
 Etude = Callable[..., Any]
 
@@ -82,20 +83,6 @@ def drop_row(record: Path, step: int) -> None:
     kept = [row for row in rows if json.loads(row)["step"] != step]
     (record / "metrics.jsonl").write_text("".join(kept))
     as_older(record)
-
-
-def as_older(record: Path) -> None:
-    """Takes away what older versions did not write."""
-    info = json.loads((record / "run.json").read_text())
-    for key in ("sha256", "metrics_sha256"):
-        del info[key]
-    for start in info["starts"]:
-        del start["rows"]
-    (record / "run.json").write_text(json.dumps(info))
-    for file in record.glob("checkpoints/*/MANIFEST.json"):
-        content = json.loads(file.read_text())
-        del content["seal"], content["metrics"]
-        file.write_text(json.dumps(content))
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -17,6 +16,7 @@ from omegaconf import DictConfig
 from etude.analysis.verify import verify
 from etude.records.record import Record
 from etude.training.run import train
+from older_records import as_older
 
 Small = Callable[..., DictConfig]
 STEPS = "trainer.max_steps=13"
@@ -117,19 +117,6 @@ def test_rows_that_are_gone_are_trained_again(
     assert again.info["starts"][-1]["step"] == resumed
     assert_same(again, whole)
     assert verify(again.path).faults == []
-
-
-def as_older(record: Path) -> None:
-    """Takes away what older versions did not write."""
-    info = json.loads((record / "run.json").read_text())
-    del info["sha256"]
-    for start in info["starts"]:
-        del start["rows"]
-    (record / "run.json").write_text(json.dumps(info))
-    for file in record.glob("checkpoints/*/MANIFEST.json"):
-        content = json.loads(file.read_text())
-        del content["seal"], content["metrics"]
-        file.write_text(json.dumps(content))
 
 
 def test_rows_at_another_interval_are_no_gap(small: Small, tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def metrics_faults(record: Record, *, ended: bool) -> list[str]:
 
 def _gap_faults(record: Record) -> Iterator[str]:
     """The first row that is missing: up to the last one, and of a finished run to its end."""
-    steps = [row["step"] for row in record.rows()]
+    steps = [row["step"] for row in rows(record.metrics.path)]
     last = steps[-1] if steps else 0
     ended = record.info.get("status") == "finished"
     reached = max(last, record.info.get("step", 0)) if ended else last
