@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import sysconfig
 import traceback
@@ -10,10 +11,15 @@ from pathlib import Path
 
 from etude.errors import Problem, described
 
-_LIBRARY = tuple(
-    str(Path(sysconfig.get_path(key)).resolve()) for key in ("stdlib", "purelib", "platlib")
+_SOURCE = Path(__file__).resolve().parents[2]
+_NOT_USERS = tuple(
+    f"{Path(folder).resolve()}{os.sep}"
+    for folder in (
+        *(sysconfig.get_path(key) for key in ("stdlib", "purelib", "platlib")),
+        _SOURCE / "etude",
+        _SOURCE / "hydra_plugins",
+    )
 )
-_ETUDE = str(Path(__file__).resolve().parent.parent)
 
 
 def fault_of_users_class(error: BaseException, words: Sequence[str]) -> Problem | None:
@@ -48,7 +54,7 @@ def _hint(error: BaseException) -> str:
 
 def _is_users(file: str) -> bool:
     """Whether a file of code is neither Python's, nor Étude's, nor an installed package's."""
-    return Path(file).is_file() and not file.startswith((*_LIBRARY, _ETUDE))
+    return Path(file).is_file() and not file.startswith(_NOT_USERS)
 
 
 def _module_of(value: object) -> str | None:
