@@ -13,7 +13,7 @@ from etude.errors import Problem, described
 
 _SOURCE = Path(__file__).resolve().parents[2]
 _NOT_USERS = tuple(
-    f"{Path(folder).resolve()}{os.sep}"
+    f"{Path(str(folder)).resolve()}{os.sep}"
     for folder in (
         *(sysconfig.get_path(key) for key in ("stdlib", "purelib", "platlib")),
         _SOURCE / "etude",
