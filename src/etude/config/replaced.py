@@ -10,7 +10,7 @@ import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.default_element import GroupDefault, ResultDefault
 from hydra.core.global_hydra import GlobalHydra
@@ -19,6 +19,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from etude.config.flat import flat
 from etude.console import NOTICES
 
 log = logging.getLogger(NOTICES)
@@ -179,7 +180,7 @@ class _Files:
         if read is None or each.config_path == "schema":
             return {}
         plain = OmegaConf.to_container(read.config, resolve=False)
-        return dict(_flat(plain, str(each.package or "")))
+        return dict(flat(cast(dict[str, Any], plain), str(each.package or "")))
 
     def _is_typed(self, key: str) -> bool:
         return any(_is_below(key, typed) for typed in self._typed)
@@ -195,14 +196,6 @@ def _key_of(override: str) -> str:
 
 def _is_below(key: str, other: str) -> bool:
     return key == other or key.startswith(f"{other}.")
-
-
-def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _flat(inner, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, value
 
 
 def _shown(value: Any) -> str:

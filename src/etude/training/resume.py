@@ -10,6 +10,7 @@ from etude.errors import RequestError
 from etude.records.gaps import missing_row
 from etude.records.integrity import METRICS, WRITTEN_ONCE, file_fault, manifest_name
 from etude.records.manifest import STATE, verify
+from etude.records.metrics import rows
 from etude.records.record import Record
 
 
@@ -56,7 +57,7 @@ def _unusable(record: Record, step: int, folder: Path) -> str | None:
         if metrics.begins_with(stated):
             return None
         return f"was saved after {stated.get('bytes')} bytes of {metrics.path}, which differ now"
-    steps = [row["step"] for row in record.rows() if isinstance(row.get("step"), int)]
+    steps = [row["step"] for row in rows(metrics.path) if isinstance(row.get("step"), int)]
     missing = missing_row(record.info, steps, step)
     if missing is None or (missing == step and _validation_due(folder)):
         return None
