@@ -46,7 +46,7 @@ def _spelled(found: re.Match[str]) -> str:
 
 
 _MARKED = re.compile(
-    r"[\\`*<>~$]"
+    r"[\\`*<~$]"
     r"|\](?=[\[(:])"  # of a link or an image; `[1, 2]` is none
     r"|(?<!\w)_|_(?!\w)"  # within a word it is no emphasis
     r"|&(?=#?\w+;)"  # an entity
@@ -56,7 +56,8 @@ _MARKED = re.compile(
 def markdown(text: str) -> str:
     """The text as inline Markdown that shows it as it is: no markup, link, image, HTML or formula.
 
-    A `|` stays: `etude.records.tables.markdown_table` escapes those of its cells.
+    It is for the middle of a line: what is markup only where a line begins stays (`>`, `#`, `-`).
+    A `|` stays, too: `etude.records.tables.markdown_table` escapes those of its cells.
     """
     return _MARKED.sub(r"\\\g<0>", printable(" ".join(text.split())))
 

@@ -111,8 +111,8 @@ def _gguf() -> Tokenizer:
     class File:
         where = Path("/nowhere/model.gguf")
 
-        def get(self, key: str, default: Any = None) -> Any:
-            return values.get(key, default)
+        keys = staticmethod(values.keys)
+        get = staticmethod(values.get)
 
     return of_gguf(File())[0]  # type: ignore[arg-type]
 

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hydra import version
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from hydra.test_utils.launcher_common_tests import LauncherTestSuite
 from hydra.test_utils.test_utils import TSweepRunner
+from hydra.version import VersionBase
+from packaging.version import Version
 
 PLUGINS = {
     "launcher": ("etude_processes", "launcher.ProcessLauncher"),
@@ -19,11 +22,18 @@ PLUGINS = {
 
 @pytest.fixture(autouse=True)
 def named() -> Iterator[None]:
-    """Other applications don't search Étude's configs: they state the plugins themselves."""
+    """Other applications don't search Étude's configs: they state the plugins themselves.
+
+    The suite's jobs work in folders of their own, as Hydra 1.1 has it: without a `version_base`,
+    which is the process's and which every composing of Étude's sets.
+    """
+    before = version.getbase()
+    VersionBase.instance().setbase(Version("1.1"))
     for group, (name, target) in PLUGINS.items():
         node = {"_target_": f"hydra_plugins.etude_sweeps.{target}"}
         ConfigStore.instance().store(group=f"hydra/{group}", name=name, node=node)
     yield
+    VersionBase.instance().setbase(before)
     for group, (name, _) in PLUGINS.items():
         ConfigStore.instance().repo["hydra"][group].pop(f"{name}.yaml", None)
 
