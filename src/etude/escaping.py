@@ -46,7 +46,8 @@ def _spelled(found: re.Match[str]) -> str:
 
 
 _MARKED = re.compile(
-    r"[\\`*<~$]"
+    r"[\\`*~$]"
+    r"|<(?=[A-Za-z/!?])"  # of a tag or a link; `< 5` is none
     r"|\](?=[\[(:])"  # of a link or an image; `[1, 2]` is none
     r"|(?<!\w)_|_(?!\w)"  # within a word it is no emphasis
     r"|&(?=#?\w+;)"  # an entity

@@ -219,10 +219,11 @@ class TestJSON:
         [
             (
                 '{"text": "a"}\n{"text": "b", "text": "c"}\n',
-                ", line 2 = 'text': expected an object in which each name stands once",
+                ", line 2: expected JSON: an object a line, or one list of objects (the key 'text' "
+                "stands twice in one object)",
             ),
-            ('{"a": {"b": 1, "b": 2}}\n', ", line 1 = 'b'"),
-            ('[{"a": 1},\n {"b": 1, "b": 2}]', ", row 2 = 'b'"),
+            ('{"a": {"b": 1, "b": 2}}\n', ", line 1: expected JSON"),
+            ('[{"a": 1},\n {"b": 1, "b": 2}]', ", row 2: expected JSON"),
             ('[{"a": 1},\n {"b": 1} {"c": 1}]', ", line 2, column 11: expected JSON"),
             ('[{"a": 1},\n {"b": x}]', ", line 2, column 8: expected JSON"),
             ('[{"a": 1},\n {"b": "x]', ", line 2, column 8: expected JSON"),

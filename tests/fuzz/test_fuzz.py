@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import sys
 import time
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from generators import override, users_module
+from generators import override, plain, users_module
 from judging import Failure, Failures, judged
 from mutations import mutate
 
@@ -38,6 +39,23 @@ KEPT_OUT = (
     "run.wait",
 )
 """Keys whose values write elsewhere, start processes or wait."""
+PAPERS = ["adder", "alibi", "names", "scaling", "shakespeare_char"]
+PLACES = {
+    "--root": [
+        "nosuch",
+        "",
+        "experiments/tiny",
+        "released/config.json",
+        "\u00e9",
+        "\x00",
+        "a" * 300,
+    ],
+    "--files": ["nosuch", "", "released"],
+    "--config-dir": ["nosuch", "", "released", "experiments"],
+    "--output": ["nosuch/out", "", "released", "out.csv", "out.png", "out"],
+    "--jobs": ["0", "-1", "1", "a", "nan", "9" * 30],
+}
+"""Values of options that name places in which a command may write, or start processes."""
 
 
 @dataclass(frozen=True)
@@ -154,11 +172,14 @@ def _groups() -> dict[str, list[str]]:
 def _of_overrides(draw: random.Random, ground: Ground, folder: Path, etude: Any) -> Failure | None:
     words = [override(draw, ground.keys, ground.groups) for _ in range(draw.choice([1, 1, 2, 3]))]
     command = draw.choices(
-        [["plan"], ["train", "--cfg", "job"], ["plan", "-m"], ["data", "show"], ["train"]],
-        [9, 3, 4, 2, 3],
-    )[0]
+        [
+            ["plan"], ["train", "--cfg", "job"], ["plan", "-m"], ["data", "show"], ["train"],
+            ["find-lr", "--steps", "2"], ["train", "-m"],
+        ],
+        [18, 6, 8, 4, 6, 3, 1],
+    )[0]  # fmt: skip
     base = ground.base if draw.random() < 0.85 else []
-    if command == ["train"]:
+    if command[0] in ("train", "find-lr") and "--cfg" not in command:
         base = ground.base
         words += ["trainer.max_steps=1", "schedule.warmup_steps=0", "trainer.accelerator=cpu"]
     return judged(etude, [*command, *base, *words], folder, keeps=folder / ROOT)
@@ -250,7 +271,37 @@ def _of_users(draw: random.Random, ground: Ground, folder: Path, etude: Any) -> 
         sys.modules.pop(module, None)
 
 
-KINDS = {_of_overrides: 45, _of_records: 35, _of_released: 10, _of_users: 10}
+def _of_arguments(draw: random.Random, ground: Ground, folder: Path, etude: Any) -> Failure | None:
+    run, other = draw.choices(sorted(ground.records.values()), k=2)
+    commands = [
+        ["train", *ground.base], ["plan", *ground.base], ["find-lr", *ground.base, "--steps", "1"],
+        ["data", "show", *ground.base], ["generate", run], ["generate", "--pretrained", "released"],
+        ["predict", run, "--text", "a"], ["evaluate", run], ["convert", run, "dest"],
+        ["runs", "list"], ["runs", "show", run], ["runs", "diff", run, other],
+        ["runs", "compare", run, other], ["runs", "group", run, other], ["runs", "rm", run],
+        ["runs", "significance", run, other], ["runs", "plot", run, other], ["reproduce"],
+        ["runs", "export", run, other], ["runs", "verify", run],
+        ["reproduce", draw.choice(PAPERS), "--check"],
+    ]  # fmt: skip
+    words = list(draw.choice(commands))
+    name = words[: 2 if words[0] in ("runs", "data") else 1]
+    options = re.findall(
+        r"^  (?:-\w, )?(--[\w-]+)( \[?[A-Z]\w*)?", etude(*name, "--help").out, re.M
+    )
+    for _ in range(draw.choice([0, 1, 1, 2])):
+        option, takes = draw.choice(options)
+        word = plain(draw) if option not in PLACES else draw.choice(PLACES[option])
+        words += draw.choice([[option, word], [f"{option}={word}"]]) if takes else [option]
+    if draw.random() < 0.4:  # instead of a positional argument, or beside them
+        at = draw.randrange(len(name), len(words) + 1)
+        word = draw.choice([plain(draw), *PLACES["--root"]])
+        words[at : at + draw.randrange(2)] = [word.lstrip("/.")]  # not outside the folder
+    if words[0] == "reproduce" and "--check" not in words:
+        words.append("--check")  # measuring takes minutes
+    return judged(etude, words, folder, keeps=folder / ROOT)
+
+
+KINDS = {_of_overrides: 40, _of_records: 30, _of_arguments: 15, _of_released: 10, _of_users: 10}
 
 
 def _one(seed: str, number: int, ground: Ground, scratch: Path, etude: Any) -> Failure | None:

@@ -354,7 +354,7 @@ def test_no_weights_or_damaged_ones(folder: Path) -> None:
     (folder / WEIGHTS).rename(folder / "adapter_model.bin")
     assert "adapter_model.bin is not read" in refused(folder)
     (folder / CONFIG).write_text("[" * 9000)
-    assert "expected the config of an adapter" in refused(folder)
+    assert "adapter_config.json: expected valid JSON" in refused(folder)
 
 
 @pytest.mark.slow

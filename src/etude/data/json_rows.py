@@ -15,6 +15,7 @@ from typing import Any
 from etude.data.formats import CHUNK, open_bytes
 from etude.data.plain import LONGEST, explained, lines_of, too_long
 from etude.errors import Problem, RequestError
+from etude.records.files import each_key_once
 
 EXPECTED = "JSON: an object a line, or one list of objects"
 NEAR = 16  # characters before the end of what was read, in which an error can come from the cut
@@ -41,31 +42,13 @@ def rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             place = f"{file}, {where}, column {error.colno}"
             raise RequestError(Problem(place, EXPECTED, hint=error.msg)) from error
         except (ValueError, RecursionError) as error:
-            raise RequestError(_broken(f"{file}, {where}", error)) from error
+            raise RequestError(Problem(f"{file}, {where}", EXPECTED, hint=str(error))) from error
         if not isinstance(row, dict):
             raise RequestError(Problem(f"{file}, {where}", EXPECTED, row))
         yield where, row
 
 
-class _TwiceError(ValueError):
-    """An object has a name twice."""
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _TwiceError(next(name for name in names if names.count(name) > 1))
-    return found
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_object)
-
-
-def _broken(where: str, error: Exception) -> Problem:
-    if isinstance(error, _TwiceError):
-        return Problem(where, "an object in which each name stands once", str(error))
-    return Problem(where, EXPECTED, hint=str(error))
+_DECODER = json.JSONDecoder(object_pairs_hook=each_key_once)
 
 
 def _is_list(file: Path) -> bool:
@@ -151,7 +134,7 @@ class _List:
                 self.place = at - begun if cut else at
                 raise self._error(EXPECTED, error.msg) from error
             except (ValueError, RecursionError) as error:
-                raise RequestError(_broken(where, error)) from error
+                raise RequestError(Problem(where, EXPECTED, hint=str(error))) from error
         if not isinstance(row, dict):
             raise RequestError(Problem(where, "an object", row))
         return row

@@ -22,6 +22,7 @@ from itertools import islice
 from typing import Any
 
 from etude.errors import Problem, RequestError, nearest
+from etude.records.files import each_key_once
 
 GROWTH = 16
 _PARTS, _PIECES, _ADDED = 32, 64, 2**16
@@ -46,20 +47,12 @@ def must_be_known(text: str, file: str) -> None:
     if text.count("{") > _OBJECTS:  # counted first, as a million take seconds to read
         raise RequestError(Problem(file, f"at most {_OBJECTS:,} opening braces"))
     try:
-        spec = json.loads(text, object_pairs_hook=_each_once)
+        spec = json.loads(text, object_pairs_hook=each_key_once)
     except (ValueError, RecursionError) as error:
         expected = "a tokenizer.json of the tokenizers library"
         raise RequestError(Problem(file, expected, hint=str(error))) from error
     if problems := list(islice(_problems(spec), 8)):
         raise RequestError(replace(each, where=f"{file}: {each.where}") for each in problems)
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; of a key that stands in it twice libraries take different values."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return found
 
 
 _Check = Callable[[Any], str | None]

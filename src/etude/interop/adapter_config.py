@@ -14,6 +14,7 @@ from typing import Any
 
 from etude.errors import Problem, RequestError
 from etude.interop.hf_config import is_number
+from etude.interop.json_file import read_object
 
 NAME = "adapter_config.json"
 ALL_LINEAR = "all-linear"
@@ -151,13 +152,7 @@ class AdapterConfig:
             RequestError: no such file, or all fields that Étude cannot follow.
         """
         where = str(folder / NAME)
-        try:
-            values = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            hint = str(error)
-            raise RequestError(Problem(where, "the config of an adapter", hint=hint)) from error
-        if not isinstance(values, dict):
-            raise RequestError(Problem(where, "a JSON object", values))
+        values = read_object(folder / NAME)
         problems = [
             Problem(f"{where}, {field}", expected, value, _hint(field, value))
             for field, value in values.items()

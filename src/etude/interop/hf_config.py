@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from etude.errors import MISSING_VALUE, Problem, RequestError, nearest
+from etude.interop.json_file import read_object
 from etude.nn.feedforward import (
     GEGLU,
     GELU,
@@ -136,13 +137,7 @@ class HFConfig:
             hint = f"there is {', '.join(there)}" if there else None
             expected = f"a folder with {NAME} beside the weights"
             raise RequestError(Problem(str(folder), expected, hint=hint))
-        try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise RequestError(Problem(str(file), f"JSON ({error})")) from error
-        if not isinstance(values, dict):
-            raise RequestError(Problem(str(file), "a JSON object", values))
-        return cls(values, str(file))
+        return cls(read_object(file), str(file))
 
     def get(self, field: str, default: Any = None) -> Any:
         """A field's value; `default` where it is missing or null."""

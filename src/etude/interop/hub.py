@@ -6,7 +6,6 @@ Only what is needed is downloaded, once, into the cache of `huggingface_hub`; `H
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from etude.errors import Problem, RequestError
 from etude.interop.hf_config import NAME
-from etude.interop.tensors import BIN, INDEX, SAFETENSORS
+from etude.interop.tensors import BIN, INDEX, SAFETENSORS, files_named
 
 TIMEOUT = 10.0  # seconds for the hub's answer
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -101,7 +100,7 @@ def _from_hub(name: str, revision: str | None, file: str | None) -> Place:
         folder = Path(snapshot_download(name, revision=info.sha, allow_patterns=wanted))
         index = next((each for each in wanted if each.endswith(INDEX)), None)
         if index is not None:
-            shards = sorted(set(json.loads((folder / index).read_text())["weight_map"].values()))
+            shards = files_named(folder / index)
             folder = Path(snapshot_download(name, revision=info.sha, allow_patterns=shards))
         _remember(name, revision, str(info.sha))
         return Place(folder / file if file else folder, name, info.sha)
@@ -164,10 +163,9 @@ def _seen(name: str, revision: str | None, file: str | None) -> Place | None:
     weights = next((folder / each for each in WEIGHTS if (folder / each).is_file()), None)
     if weights is None or not (folder / NAME).is_file():
         return None
-    if weights.name.endswith(INDEX):
-        shards = set(json.loads(weights.read_text(encoding="utf-8"))["weight_map"].values())
-        if not all((folder / shard).is_file() for shard in shards):
-            return None
+    shards = files_named(weights) if weights.name.endswith(INDEX) else []
+    if not all((folder / shard).is_file() for shard in shards):
+        return None
     return Place(folder, name, commit)
 
 

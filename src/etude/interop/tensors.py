@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from etude.errors import Problem, RequestError
+from etude.interop.json_file import read_object
 
 SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"
@@ -201,14 +201,22 @@ def open_tensors(source: Path) -> Tensors:
     return PickledTensors(source, files) if pickled else SafeTensors(source, files)
 
 
+def files_named(index: Path) -> list[str]:
+    """The names of files that the index of split weights states.
+
+    Raises:
+        RequestError: the index is none.
+    """
+    places = read_object(index).get("weight_map")
+    if isinstance(places, dict) and all(isinstance(name, str) for name in places.values()):
+        return sorted(set(places.values()))
+    expected = "an object with the file of each tensor"
+    raise RequestError(Problem(f"{index}, weight_map", expected, places))
+
+
 def _shards(index: Path) -> list[Path]:
-    """The files that an index names."""
-    try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted({str(name) for name in places.values()})
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        expected = "a JSON object with the file of each tensor under weight_map"
-        raise RequestError(Problem(str(index), expected)) from error
+    """The files that an index names, beside it."""
+    names = files_named(index)
     strange = [name for name in names if Path(name).name != name]
     missing = [
         name for name in names if name not in strange and not (index.parent / name).is_file()

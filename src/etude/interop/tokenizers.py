@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from etude.errors import Problem, RequestError
 from etude.interop.gguf import GGUF
 from etude.interop.gguf_keys import unknown_tokenizer_keys
 from etude.interop.hub import SENTENCEPIECE, TEXT
+from etude.interop.json_file import read_object
 from etude.interop.tokenizer_config import contradictions
 
 CONFIG = "tokenizer_config.json"
@@ -314,15 +316,8 @@ def _none_in(folder: Path, config: Mapping[str, Any]) -> Problem:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RequestError(Problem(str(file), f"JSON ({error})")) from error
-    if not isinstance(values, dict):
-        raise RequestError(Problem(str(file), "a JSON object"))
-    return values
+    """The object in a file that a folder may lack."""
+    return read_object(file) if os.path.lexists(file) else {}
 
 
 def _content(token: Any) -> str | None:

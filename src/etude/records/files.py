@@ -108,6 +108,20 @@ def read_json(path: Path | str, kind: Kind | None = None) -> Any:
         raise RequestError(Problem(str(path), "valid JSON", hint=str(error))) from error
 
 
+def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, as `json.loads` takes it for `object_pairs_hook`.
+
+    Raises:
+        ValueError: a key stands in it twice: readers take different values of it.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in one object")
+    return found
+
+
 @contextmanager
 def whole_folder(destination: Path) -> Iterator[Path]:
     """A folder that appears under its name only when everything in it is on the disk.
