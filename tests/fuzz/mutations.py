@@ -56,12 +56,13 @@ def _bytes(draw: Random, file: Path, content: bytes) -> str:
     return f"{file.name}: {kind}"
 
 
-def _slots(value: Any) -> list[tuple[Any, Any]]:
-    """Each place in a JSON value, as a container and its key."""
-    if not isinstance(value, dict | list):
+def _slots(value: Any, depth: int = 0) -> list[tuple[Any, Any]]:
+    """The places in a JSON value, as a container and its key, down to a depth."""
+    if not isinstance(value, dict | list) or depth > 20:
         return []
     pairs = list(value.items() if isinstance(value, dict) else enumerate(value))[:60]
-    return [(value, key) for key, _ in pairs] + [s for _, v in pairs for s in _slots(v)]
+    below = [slot for _, inner in pairs for slot in _slots(inner, depth + 1)]
+    return [(value, key) for key, _ in pairs] + below
 
 
 def change_leaves(draw: Random, value: Any) -> tuple[Any, str]:

@@ -56,3 +56,21 @@ def test_a_fault_in_a_users_class_is_reported_as_that_of_the_class(
     assert said in answer.out + answer.err
     assert "please report" not in answer.out + answer.err
     assert not (tmp_path / "root").exists()
+
+
+@pytest.mark.parametrize("words", [["plan"], ["runs", "list"], ["data", "show"], ["reproduce"]])
+def test_help_returns(words: list[str], etude: Callable[..., Any]) -> None:
+    answer = etude(*words, "--help")
+    assert answer.code == 0
+    assert answer.out.startswith(f"usage: etude {words[0]}")
+
+
+@pytest.mark.parametrize("words", [["plan"], ["plan", "-m"], ["train", "--cfg", "job"]])
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 900 + "]" * 900])
+def test_values_that_hydras_parser_fails_on(
+    words: list[str], value: str, etude: Callable[..., Any]
+) -> None:
+    answer = etude(*words, "experiment=debug", f"model.layers={value}")
+    assert answer.code == 2
+    assert "model.layers" in answer.err
+    assert "please report" not in answer.err

@@ -15,7 +15,7 @@ from importlib import import_module
 from types import FrameType
 from typing import NoReturn
 
-from etude.cli.words import DONE, FAILED, HELD, SIGNALLED, WRONG
+from etude.cli.words import DONE, FAILED, HELD, SIGNALLED, WRONG, HelpShown
 from etude.console import guard, guarded, show_messages
 from etude.errors import (
     EtudeError,
@@ -85,6 +85,8 @@ def _run(arguments: list[str]) -> int:
         signal.signal(signal.SIGHUP, _on_signal)
     try:
         return _dispatch(arguments)
+    except HelpShown:
+        return DONE
     except RequestError as error:
         return _refuse(error.problems, debug)
     except InvalidArguments as error:

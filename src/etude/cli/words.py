@@ -13,12 +13,19 @@ DONE, FAILED, WRONG, HELD = 0, 1, 2, 3
 CHECKPOINTS = "best, last, a step, average (of all kept) or average:K, of the last K (best)"
 
 
+class HelpShown(Exception):
+    """`--help` was asked for and printed: nothing else is to be done."""
+
+
 class Parser(argparse.ArgumentParser):
-    """Argparse whose mistakes are ours: a `RequestError`, with the nearest valid choice."""
+    """Argparse that raises instead of ending the process: a `RequestError` of a mistake."""
 
     def error(self, message: str) -> NoReturn:
         hint = f"{message}; `{self.prog} --help` says more"
         raise RequestError(Problem(self.prog, "a valid call", hint=hint))
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        raise HelpShown
 
 
 def parser_for(command: str, description: str) -> argparse.ArgumentParser:

@@ -36,14 +36,10 @@ from etude.secrets import without_secrets
 
 HYDRA_VERSION_BASE = "1.3"
 _QUOTE = "quote a text with commas or spaces: 'key=\"one, two\"'"
-_HYDRA_ERRORS = (
-    yaml.YAMLError,
-    OSError,
-    RecursionError,
-    HydraException,
-    OmegaConfBaseException,
-    ValueError,
-)
+NOT_PARSED = (HydraException, ValueError, RecursionError)
+"""What Hydra's parser of overrides raises: the last two of numbers too long and lists too deep."""
+
+_HYDRA_ERRORS = (*NOT_PARSED, yaml.YAMLError, OSError, OmegaConfBaseException)
 
 ConfigStore.instance().store(name="schema", node=Config)
 
@@ -215,8 +211,10 @@ def _explain(item: str, error: Exception) -> Problem:
         return Problem(item, "KEY=VALUE", hint="for example optimizer.lr=1e-3")
     try:
         override: Override = OverridesParser.create().parse_override(addable(item))
-    except HydraException:
-        return Problem(item, "a value in Hydra's grammar", hint=_QUOTE)
+    except NOT_PARSED as wrong:
+        hint = _QUOTE if isinstance(wrong, HydraException) else str(wrong)
+        key, _, value = item.partition("=")
+        return Problem(key, "a value in Hydra's grammar", value, hint)
     if override.is_sweep_override():
         return Problem(item, "one value", hint=f"-m sweeps over several; {_QUOTE}")
     key, value = override.key_or_group, item.partition("=")[2]

@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from etude.config.compose import addable, composed, unmarked
+from etude.config.compose import NOT_PARSED, addable, composed, unmarked
 from etude.config.replaced import is_choice, report_replaced
 from etude.errors import Problem, RequestError
 
@@ -97,7 +97,7 @@ def combinations(overrides: Sequence[str]) -> list[list[str]]:
     parser = OverridesParser.create()
     try:
         return _split([parser.parse_override(item) for item in overrides])
-    except HydraException as error:
+    except NOT_PARSED as error:
         hint = str(error).splitlines()[0]
         raise RequestError(Problem(" ".join(overrides), "overrides", hint=hint)) from error
 
@@ -125,7 +125,7 @@ def refused(sweep: Sweep, error: Exception) -> RequestError:
 def _parse(item: str, parser: OverridesParser) -> Override:
     try:
         (override,) = parser.parse_overrides([addable(item)])  # `glob` needs the loader
-    except HydraException:
+    except NOT_PARSED:
         composed([item])  # says what is wrong with it
         raise
     return override
