@@ -74,3 +74,9 @@ def test_values_that_hydras_parser_fails_on(
     assert answer.code == 2
     assert "model.layers" in answer.err
     assert "please report" not in answer.err
+
+
+def test_a_choice_for_a_package_without_a_name(etude: Callable[..., Any]) -> None:
+    answer = etude("plan", "experiment=debug", "+data@=nosuch")
+    assert answer.code == 2
+    assert "data = 'nosuch': expected a file in conf/data/" in answer.err

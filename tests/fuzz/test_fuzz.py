@@ -182,7 +182,8 @@ def _of_overrides(draw: random.Random, ground: Ground, folder: Path, etude: Any)
     if command[0] in ("train", "find-lr") and "--cfg" not in command:
         base = ground.base
         words += ["trainer.max_steps=1", "schedule.warmup_steps=0", "trainer.accelerator=cpu"]
-    return judged(etude, [*command, *base, *words], folder, keeps=folder / ROOT)
+    keeps = None if command == ["train", "-m"] else folder / ROOT  # a sweep notes what is refused
+    return judged(etude, [*command, *base, *words], folder, keeps=keeps)
 
 
 def _commands(draw: random.Random, ground: Ground, run: str) -> tuple[list[str], bool]:
@@ -285,9 +286,9 @@ def _of_arguments(draw: random.Random, ground: Ground, folder: Path, etude: Any)
     ]  # fmt: skip
     words = list(draw.choice(commands))
     name = words[: 2 if words[0] in ("runs", "data") else 1]
-    options = re.findall(
-        r"^  (?:-\w, )?(--[\w-]+)( \[?[A-Z]\w*)?", etude(*name, "--help").out, re.M
-    )
+    help_ = etude(*name, "--help").out
+    options = re.findall(r"\[(?:-\w\|)?(--(?!debug)[\w-]+)( [\w\[])?", help_)
+    assert options, help_
     for _ in range(draw.choice([0, 1, 1, 2])):
         option, takes = draw.choice(options)
         word = plain(draw) if option not in PLACES else draw.choice(PLACES[option])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -139,3 +141,39 @@ def test_the_latest_values_come_from_the_end_alone(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write('{"step": 50')
     assert latest(path) == {"step": 5000, "val/loss": 1 / 5000, "lr": 0.5}
+
+
+MANY = 5_000_000
+READ = """
+import sys
+from pathlib import Path
+from etude.records.metrics import latest, read_frame, rows
+def status(key):
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if key in x)
+    return int(line.split()[1]) * 1024
+file = Path(sys.argv[1])
+last = latest(file)
+before = status("VmRSS")
+count = sum(1 for _ in rows(file))
+streamed = status("VmHWM") - before
+frame = read_frame(file)
+print(count, last["train/loss"], streamed, len(frame), frame["train/loss"].sum(), status("VmHWM"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+def test_five_million_rows(tmp_path: Path) -> None:
+    """They are streamed in constant memory, and make a table within 3 GB."""
+    file = tmp_path / "metrics.jsonl"
+    with file.open("w") as stream:
+        for step in range(1, MANY + 1):
+            stream.write(f'{{"step": {step}, "time": {step / 8}, "train/loss": {1 / step!r}}}\n')
+    command = [sys.executable, "-c", READ, str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    count, last, streamed, rows, total, peak = done.stdout.split()
+    assert (int(count), float(last), int(rows)) == (MANY, 1 / MANY, MANY)
+    harmonic = math.log(MANY) + 0.5772156649015329 + 1 / (2 * MANY)
+    assert float(total) == pytest.approx(harmonic, rel=1e-9)
+    assert int(streamed) < 50e6
+    assert int(peak) < 3e9

@@ -39,7 +39,8 @@ _QUOTE = "quote a text with commas or spaces: 'key=\"one, two\"'"
 NOT_PARSED = (HydraException, ValueError, RecursionError)
 """What Hydra's parser of overrides raises: the last two of numbers too long and lists too deep."""
 
-_HYDRA_ERRORS = (*NOT_PARSED, yaml.YAMLError, OSError, OmegaConfBaseException)
+_HYDRA_ERRORS = (*NOT_PARSED, AssertionError, yaml.YAMLError, OSError, OmegaConfBaseException)
+"""What composing raises: an `AssertionError` of a package without a name, `data@=x`."""
 
 ConfigStore.instance().store(name="schema", node=Config)
 
@@ -212,9 +213,9 @@ def _explain(item: str, error: Exception) -> Problem:
     try:
         override: Override = OverridesParser.create().parse_override(addable(item))
     except NOT_PARSED as wrong:
-        hint = _QUOTE if isinstance(wrong, HydraException) else str(wrong)
+        why = _QUOTE if isinstance(wrong, HydraException) else str(wrong)
         key, _, value = item.partition("=")
-        return Problem(key, "a value in Hydra's grammar", value, hint)
+        return Problem(key, "a value in Hydra's grammar", value, why)
     if override.is_sweep_override():
         return Problem(item, "one value", hint=f"-m sweeps over several; {_QUOTE}")
     key, value = override.key_or_group, item.partition("=")[2]
