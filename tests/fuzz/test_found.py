@@ -76,7 +76,20 @@ def test_values_that_hydras_parser_fails_on(
     assert "please report" not in answer.err
 
 
-def test_a_choice_for_a_package_without_a_name(etude: Callable[..., Any]) -> None:
-    answer = etude("plan", "experiment=debug", "+data@=nosuch")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["+data@=nosuch"], "data = 'nosuch': expected a file in conf/data/"),
+        (["+model/norm=[[[a]]]"], "model/norm = '[[[a]]]': expected a file in conf/model/norm/"),
+        (["~init_from"], "~init_from: expected a key that stays"),
+        (["~seed", "~name"], "~seed: expected a key that stays"),
+        (["-m", "model/mask@vars.x=[[range(nan,1,1),'$$']]"], "expected values to try in turn"),
+    ],
+)
+def test_overrides_on_which_hydra_fails(
+    words: list[str], said: str, etude: Callable[..., Any]
+) -> None:
+    answer = etude("plan", "experiment=debug", *words)
     assert answer.code == 2
-    assert "data = 'nosuch': expected a file in conf/data/" in answer.err
+    assert said in answer.err
+    assert "please report" not in answer.err

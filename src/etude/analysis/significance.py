@@ -36,13 +36,15 @@ def compared(runs: Sequence[Scored], split: str) -> pd.DataFrame:
         raise RequestError(Problem("RUN", "two runs or more", len(runs)))
     first, *others = runs
     data = first.summary["data"]["fingerprint"]
+    if problems := [
+        Problem(f"{run.path}: data", f"that of {first.path} ({data})", found)
+        for run in others
+        if (found := run.summary["data"]["fingerprint"]) != data
+    ]:
+        raise RequestError(problems)  # before predictions are made and kept
     reference = first.scores(split)
     rows = []
     for run in others:
-        found = run.summary["data"]["fingerprint"]
-        if found != data:
-            where = f"{run.path}: data"
-            raise RequestError(Problem(where, f"that of {first.path} ({data})", found))
         losses = run.scores(split)
         if len(losses) != len(reference):
             expected = f"the {len(reference)} examples of {first.path}"

@@ -36,11 +36,13 @@ from etude.secrets import without_secrets
 
 HYDRA_VERSION_BASE = "1.3"
 _QUOTE = "quote a text with commas or spaces: 'key=\"one, two\"'"
-NOT_PARSED = (HydraException, ValueError, RecursionError)
-"""What Hydra's parser of overrides raises: the last two of numbers too long and lists too deep."""
-
-_HYDRA_ERRORS = (*NOT_PARSED, AssertionError, yaml.YAMLError, OSError, OmegaConfBaseException)
-"""What composing raises: an `AssertionError` of a package without a name, `data@=x`."""
+NOT_PARSED = (HydraException, OmegaConfBaseException, ValueError, RecursionError)
+"""What Hydra raises of overrides that it cannot read: the last two of numbers too long and lists
+too deep.
+"""
+_HYDRA_ERRORS = (*NOT_PARSED, AssertionError, TypeError, AttributeError, KeyError, IndexError,
+                 yaml.YAMLError, OSError)  # fmt: skip
+"""What Hydra raises while composing: the builtin ones of groups with values that are no names."""
 
 ConfigStore.instance().store(name="schema", node=Config)
 
@@ -129,6 +131,9 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
     config.run.choices = chosen(config.hydra, overrides)
     with open_dict(config):
         del config["hydra"]
+    if left_out := [key for key in ROOT_KEYS if key not in config.keys()]:  # noqa: SIM118
+        expected = "a key that stays: every config has it"
+        raise RequestError(Problem(f"~{key}", expected) for key in left_out)
     return config
 
 

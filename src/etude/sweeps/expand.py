@@ -11,10 +11,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from etude.config.compose import NOT_PARSED, addable, composed, unmarked
 from etude.config.replaced import is_choice, report_replaced
@@ -134,14 +132,19 @@ def _parse(item: str, parser: OverridesParser) -> Override:
 def _split(overrides: list[Override]) -> list[list[str]]:
     try:
         (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
-    except HydraException as error:
-        lines = [o.input_line or "" for o in overrides if o.is_sweep_override()]
+    except NOT_PARSED as error:
         hint = str(error).splitlines()[0]
-        raise RequestError(Problem(" ".join(lines), "values to try in turn", hint=hint)) from error
+        where = _lines(overrides)
+        raise RequestError(Problem(where, "values to try in turn", hint=hint)) from error
     if not jobs:
-        lines = [o.input_line or "" for o in overrides if o.is_sweep_override()]
-        raise RequestError(Problem(" ".join(lines), "at least one value to try"))
+        raise RequestError(Problem(_lines(overrides), "at least one value to try"))
     return jobs
+
+
+def _lines(overrides: list[Override]) -> str:
+    """Those that sweep, as typed; all if none does."""
+    sweeping = [o for o in overrides if o.is_sweep_override()]
+    return " ".join(o.input_line or "" for o in sweeping or overrides)
 
 
 def _of_the_files(overrides: list[str], hydra: Hydra) -> tuple[list[str], str]:
@@ -149,7 +152,7 @@ def _of_the_files(overrides: list[str], hydra: Hydra) -> tuple[list[str], str]:
     try:
         config = hydra.compose_config("train", overrides, RunMode.MULTIRUN)
         sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
-    except (HydraException, OmegaConfBaseException):  # the first job says what is wrong
+    except NOT_PARSED:  # the first job says what is wrong
         return [], BASIC
     params = sweeper.get("params") or {}
     return [addable(f"{key}={value}") for key, value in params.items()], str(sweeper["_target_"])
