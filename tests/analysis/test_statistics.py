@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +14,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from etude.analysis import statistics
+from etude.analysis.significance import compared
 from etude.analysis.statistics import difference, holm, interval
-from etude.errors import InvalidArguments
+from etude.errors import InvalidArguments, RequestError
 
 
 def test_no_interval_of_fewer_than_three() -> None:
@@ -134,3 +137,18 @@ def test_equal_systems_are_told_apart_as_often_as_promised(monkeypatch: pytest.M
 def test_what_cannot_be_compared(first: list[float], second: list[float], said: str) -> None:
     with pytest.raises(InvalidArguments, match=said):
         difference(first, second)
+
+
+def test_runs_on_other_data_are_refused_before_anything_is_scored() -> None:
+    class Unscored:
+        def __init__(self, name: str, data: str) -> None:
+            self.path, self.label = Path(name), name
+            self.summary: dict[str, Any] = {"data": {"fingerprint": data}}
+
+        def scores(self, split: str) -> list[float]:
+            raise AssertionError(split)
+
+    runs = [Unscored("a", "x"), Unscored("b", "x"), Unscored("c", "y"), Unscored("d", "z")]
+    with pytest.raises(RequestError) as caught:
+        compared(runs, "val")
+    assert [problem.where for problem in caught.value.problems] == ["c: data", "d: data"]
