@@ -99,6 +99,23 @@ def test_an_embedding_stored_twice_is_one(tmp_path):
     assert all(torch.equal(found[key], expected[key]) for key in found)
 
 
+@pytest.mark.parametrize(
+    ("make", "copy", "original"),
+    [
+        (zoo.marian, "model.decoder.embed_tokens.weight", "model.shared.weight"),
+        (t5, "encoder.embed_tokens.weight", "shared.weight"),
+        (bert, "cls.predictions.decoder.bias", "cls.predictions.bias"),
+        (zoo.roberta, "lm_head.decoder.bias", "lm_head.bias"),
+    ],
+)
+def test_a_copy_that_differs_from_what_it_copies(make, copy, original, tmp_path):
+    saved(tmp_path, make)
+    change_weights(tmp_path, lambda w: w.update({copy: w[original].clone()}))
+    load_weights(tmp_path)
+    change_weights(tmp_path, lambda w: w.update({copy: w[original] + 1}))
+    assert f"{copy}: expected what {original} has: Étude has one tensor" in refused(tmp_path)
+
+
 @pytest.mark.parametrize("bytes_left", [0, 5, 500, -10])
 def test_a_truncated_file(bytes_left, tmp_path):
     file = saved(tmp_path) / WEIGHTS
@@ -116,7 +133,7 @@ def test_no_config_or_no_weights(tmp_path):
     (tmp_path / WEIGHTS).unlink()
     assert "expected model.safetensors, " in refused(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    assert "config.json: expected JSON" in refused(tmp_path)
+    assert "config.json: expected valid JSON" in refused(tmp_path)
     assert "expected a folder with config.json" in refused(tmp_path / "nowhere")
 
 
@@ -267,10 +284,10 @@ def test_numbers_that_nothing_is_computed_with(tmp_path, dtype):
 
 def test_a_config_that_is_nested_too_deeply(tmp_path):
     (saved(tmp_path) / "config.json").write_text("[" * 5000 + "]" * 5000)
-    assert "expected JSON" in refused(tmp_path)
+    assert "expected valid JSON" in refused(tmp_path)
 
 
 def test_an_index_of_numbers(tmp_path):
     (saved(tmp_path) / WEIGHTS).rename(tmp_path / "a.safetensors")
     (tmp_path / f"{WEIGHTS}.index.json").write_text('{"weight_map": {"x": 3}}')
-    assert "no such file" in refused(tmp_path)
+    assert "expected an object with the file of each tensor" in refused(tmp_path)

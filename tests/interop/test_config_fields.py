@@ -86,7 +86,8 @@ VALUES["activation_function"] = VALUES["hidden_act"]
 MEANS = {
     "is_gated_act": "DenseReluDense", "relative_attention_num_buckets": "buckets",
     "encoder_attention_heads": "decoder_attention_heads", "encoder_ffn_dim": "decoder_ffn_dim",
-    "num_attention_heads": "heads", "partial_rotary_factor": "fraction", "rotary_pct": "fraction",
+    "num_attention_heads": "heads", "tie_word_embeddings": "one tensor for both",
+    "partial_rotary_factor": "fraction", "rotary_pct": "fraction",
 }  # fmt: skip
 """What a message may name instead: the other of two that must agree, or our argument."""
 MORE = ("attention_bias", "mlp_bias", "use_sliding_window", "sliding_window", "layer_types",

@@ -88,9 +88,35 @@ def verify(folder: Path, trust: Sequence[str] = ()) -> Verdict:
     return verdict
 
 
+def accept(folder: Path, trust: Sequence[str] = ()) -> list[str]:
+    """Takes what was edited by hand in a record as it is now, if no result depends on it.
+
+    Accepted are `tags` and `notes` in `run.json`, and what leaves the signature of `config.yaml`
+    and the fingerprint of `tokenizer.json` as they were. The record's holder calls this.
+
+    Args:
+        trust: modules that its config may name beside Étude's.
+
+    Returns:
+        What was changed, in words.
+
+    Raises:
+        RequestError: names each change that is of a result or would make another run.
+    """
+    record = Record.read(folder)
+    found = Verdict(folder)
+    _check_signature(record, found, trust)
+    _check_tokenizer(record, found)
+    expected = "edits on which no result depends"
+    if reasons := [*found.faults, *found.notes]:
+        raise RequestError(Problem(str(folder), expected, hint=reason) for reason in reasons)
+    return record.accept()
+
+
 def _check_hashes(record: Record, verdict: Verdict) -> None:
     """The fields of `run.json`, the files that it has hashes of, and what was accepted as it is."""
     verdict.faults += integrity.faults(record.info, record.path)
+    verdict.notes += integrity.edits(record.info, record.path)
     if not integrity.is_hashed(record.info):
         verdict.notes.append("written by an older version: run.json and config.yaml not hashed")
     for each in record.info.get("accepted", []):
@@ -142,6 +168,7 @@ def _check_signature(record: Record, verdict: Verdict, trust: Sequence[str]) -> 
         if (found := record.info.get(key)) != expected:
             told = str(found)[:12]
             verdict.faults.append(f"config.yaml gives the {key} {expected[:12]}, run.json {told}")
+            break  # with another signature the group is another one, too
     if stated and record.info.get("seed") != config.seed:
         verdict.faults.append(f"config.yaml has seed {config.seed}, run.json another")
 
@@ -220,8 +247,9 @@ def _result_faults(record: Record) -> Iterator[str]:
     results = [("final", record.info.get("final") or {}, last), ("best", best, of_best)]
     for name, stated, row in results:
         for key, value in stated.items():
-            if key in row and row[key] != value:
-                yield f"run.json has {name} {key} {value}, metrics.jsonl {row[key]}"
+            of_row = stated.get("metric") if name == "best" and key == "value" else key
+            if of_row in row and row[of_row] != value:
+                yield f"run.json has {name} {key} {value}, metrics.jsonl {row[of_row]}"
                 return
 
 

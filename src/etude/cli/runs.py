@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from etude.cli import studies
@@ -178,7 +178,7 @@ def _verify_arguments(parser: ArgumentParser) -> None:
     help_ = f"{_RUN_HELP} (all runs of it); none: all"
     parser.add_argument("runs", metavar="RUN", nargs="*", help=help_)
     parser.add_argument("--trust", nargs="+", default=[], help="modules a foreign record may name")
-    help_ = "take what was changed by hand in run.json and config files as it is now, then verify"
+    help_ = "take edits on which no result depends (tags, notes, ...) as they are, then verify"
     parser.add_argument("--accept", action="store_true", help=help_)
 
 
@@ -201,7 +201,7 @@ def _verify(asked: Namespace) -> int:
 
     if asked.accept:
         for folder in chosen:
-            _accept(folder)
+            _accept(folder, asked.trust)
 
     damaged = 0
     for number, folder in enumerate(chosen, start=1):
@@ -215,14 +215,14 @@ def _verify(asked: Namespace) -> int:
     return FAILED if damaged else DONE
 
 
-def _accept(folder: Path) -> None:
+def _accept(folder: Path, trust: Sequence[str]) -> None:
+    from etude.analysis.verify import accept
     from etude.records.lock import RunLock
-    from etude.records.record import Record
 
     lock = RunLock(folder)
     lock.acquire()
     try:
-        changed = Record.read(folder).accept()
+        changed = accept(folder, trust)
     finally:
         lock.release()
     place = f"{folder.resolve().parent.name}/{folder.name}"

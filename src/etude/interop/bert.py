@@ -70,10 +70,10 @@ class Bert(Family):
     bodies = ("BertModel",)
     names: ClassVar = body("bert.")
     renamed: ClassVar = {r"(.*LayerNorm)\.gamma": r"\1.weight", r"(.*LayerNorm)\.beta": r"\1.bias"}
-    unused: ClassVar[tuple[str, ...]] = (
-        r"bert\.embeddings\.position_ids",
-        r"cls\.predictions\.decoder\.bias",
-    )
+    unused: ClassVar[tuple[str, ...]] = (r"bert\.embeddings\.position_ids",)
+    copies: ClassVar[Mapping[str, str]] = {
+        r"cls\.predictions\.decoder\.bias": "cls.predictions.bias"
+    }
     output = "cls.predictions.decoder.weight"
     kept: ClassVar[tuple[str, ...]] = (r"bert\.pooler\..*", r"cls\..*", r"classifier\..*")
     fields: ClassVar[tuple[str, ...]] = (

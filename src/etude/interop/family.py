@@ -34,7 +34,8 @@ class Family:
         names: the released module of each of ours. A name of ours is the parameter's without
             `.weight` or `.bias`, and with `{i}` for the block's number.
         renamed: patterns of older names, and what they are called now.
-        unused: patterns of released tensors that hold nothing learned, or a second copy.
+        unused: patterns of released tensors that hold nothing learned.
+        copies: patterns of released tensors, and the one that each must be equal to.
         kept: patterns of released tensors that our module has no use for.
         fields: those of `config.json` that matter in training, or for heads that are not read.
         synonyms: other names of fields in `transformers`, and the field that is read.
@@ -50,6 +51,7 @@ class Family:
     names: ClassVar[Mapping[str, Rule]]
     renamed: ClassVar[Mapping[str, str]] = {}
     unused: ClassVar[tuple[str, ...]] = ()
+    copies: ClassVar[Mapping[str, str]] = {}
     kept: ClassVar[tuple[str, ...]] = ()
     fields: ClassVar[tuple[str, ...]] = ()
     synonyms: ClassVar[Mapping[str, str]] = {}

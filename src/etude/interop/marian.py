@@ -54,7 +54,8 @@ class Marian(Family):
         "logit_bias": Row("final_logits_bias"),
         "head": Same("lm_head"),
     }
-    unused: ClassVar[tuple[str, ...]] = (r"model\.(en|de)coder\.embed_(tokens|positions)\.weight",)
+    unused: ClassVar[tuple[str, ...]] = (r"model\.(en|de)coder\.embed_positions\.weight",)
+    copies: ClassVar = {r"model\.(en|de)coder\.embed_tokens\.weight": embedding}
     fields: ClassVar[tuple[str, ...]] = (
         "activation_dropout", "add_bias_logits", "attention_dropout", "classif_dropout",
         "decoder_layerdrop", "dropout", "encoder_layerdrop",

@@ -184,7 +184,13 @@ def _check(
             misshapen.append(Problem(f"{where}, {found[name]}", expected, _shape(have), hint))
     rest = []
     for name, there in found.items():
+        original = next((of for rule, of in family.copies.items() if matches([rule], name)), None)
         if name in wanted or matches(family.unused, name):
+            continue
+        if original is not None:
+            if original in found and not _equal(tensors, there, found[original]):
+                expected = f"what {found[original]} has: Étude has one tensor for both"
+                extra.append(Problem(f"{where}, {there}", expected))
             continue
         if name == family.output:
             if not same:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from etude.interop.bert import Bert, Heads, body
@@ -38,10 +39,8 @@ class Roberta(Bert):
     architectures: ClassVar[tuple[str, ...]] = tuple(heads)
     bodies = ("RobertaModel",)
     names: ClassVar = body("roberta.")
-    unused: ClassVar[tuple[str, ...]] = (
-        r"roberta\.embeddings\.position_ids",
-        r"lm_head\.decoder\.bias",
-    )
+    unused: ClassVar[tuple[str, ...]] = (r"roberta\.embeddings\.position_ids",)
+    copies: ClassVar[Mapping[str, str]] = {r"lm_head\.decoder\.bias": "lm_head.bias"}
     output = "lm_head.decoder.weight"
     kept: ClassVar[tuple[str, ...]] = (r"roberta\.pooler\..*", r"lm_head\..*", r"classifier\..*")
     sizes = (50265, 512, 1e-12)

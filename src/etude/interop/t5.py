@@ -78,9 +78,9 @@ class T5(Family):
         "head": Same("lm_head"),
     }
     unused: ClassVar[tuple[str, ...]] = (
-        r"(en|de)coder\.embed_tokens\.weight",
         r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
     )
+    copies: ClassVar[Mapping[str, str]] = {r"(en|de)coder\.embed_tokens\.weight": embedding}
     fields: ClassVar[tuple[str, ...]] = ("dropout_rate",)
     synonyms: ClassVar = {
         "hidden_size": "d_model",

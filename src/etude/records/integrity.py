@@ -32,11 +32,11 @@ CONFIG, OVERRIDES, TOKENIZER = WRITTEN_ONCE = ("config.yaml", "overrides.yaml", 
 METRICS = "metrics.jsonl"
 FOR_PEOPLE = ("tags", "notes")
 """Fields on which nothing depends: a changed one is reported and does no harm."""
-ACCEPT = "etude runs verify RUN --accept"
 _CHECKPOINTS = "checkpoints/"
 _MANIFEST = re.compile(rf"{_CHECKPOINTS}step-(\d+)/{re.escape(MANIFEST)}")
 _KINDS = {kind.name: kind for kind in (opening.CONFIG, opening.OVERRIDES, opening.TOKENIZER)}
 _DIGITS = 12
+_CHANGED = "was changed"
 
 
 def is_hashed(info: Mapping[str, Any]) -> bool:
@@ -96,13 +96,20 @@ def forget_checkpoints(info: dict[str, Any], folder: Path, after: int | None = N
 def accept(info: dict[str, Any], folder: Path) -> list[str]:
     """Hashes fields and files as they are now; what was changed, or all where nothing was hashed.
 
-    Metrics and checkpoints are not accepted: what is wrong with them is no edit.
+    Of `run.json` only fields for people are accepted: all others state how the run went. Whether
+    the files still are those of this run is for the caller to check. Metrics and checkpoints are
+    never accepted.
+
+    Raises:
+        RequestError: names each other field that was changed; nothing is hashed then.
     """
     if not is_hashed(info):
         names = [name for name in WRITTEN_ONCE if opening.is_there(folder / name)]
         note_files(info, folder, names)
         return [ITSELF, *names]
-    fields = [key for key in changed_fields(info) if key != HASHES]
+    fields = changed_fields(info)
+    if wrong := [_changed(info, folder, key) for key in fields if key not in FOR_PEOPLE]:
+        raise RequestError(wrong)
     names = [
         name
         for name in WRITTEN_ONCE
@@ -141,31 +148,48 @@ def file_fault(info: Mapping[str, Any], folder: Path, name: str) -> str | None:
         return str(error).replace(f"{folder}/", "")
     if found == expected:
         return None
-    return f"{name} was changed: it is {found[:12]}, run.json says {str(expected)[:12]}"
+    return f"{name} {_CHANGED}: it is {found[:12]}, run.json says {str(expected)[:12]}"
 
 
 def problems(info: Mapping[str, Any], folder: Path, names: Iterable[str]) -> Iterator[Problem]:
-    """What stands against relying on `run.json` and the files `names`, and how to accept it.
+    """What prevents relying on `run.json` and the files `names`, and what to do about it.
 
     Fields for people alone are left out.
     """
-    hint = f"restore it, or `{ACCEPT}` accepts what is there now"
     for key in changed_fields(info):
         if key not in FOR_PEOPLE:
-            value = "(removed)" if key not in info else "(changed)" if key == HASHES else info[key]
-            where = f"{folder / ITSELF}: {key}"
-            yield Problem(where, "the value that training wrote", value, f"changed since; {hint}")
+            yield _changed(info, folder, key)
     for name in names:
         if fault := file_fault(info, folder, name):
-            accepted = name != METRICS and not name.startswith(_CHECKPOINTS)
-            told = f"{fault}; {hint}" if accepted else fault
-            yield Problem(str(folder / name), "the file that training wrote", hint=told)
+            if name in WRITTEN_ONCE and _CHANGED in fault:
+                fault += f"; restore it, or {accepting(folder)} if no result depends on the edit"
+            yield Problem(str(folder / name), "the file that training wrote", hint=fault)
+
+
+def _changed(info: Mapping[str, Any], folder: Path, key: str) -> Problem:
+    """A field of `run.json` that states how the run went."""
+    value = "(removed)" if key not in info else "(changed)" if key == HASHES else info[key]
+    hint = f"changed since; restore it, or `etude runs rm {folder}` removes the run"
+    return Problem(f"{folder / ITSELF}: {key}", "the value that training wrote", value, hint)
+
+
+def accepting(folder: Path) -> str:
+    """What accepts an edit of a record."""
+    return f"`etude runs verify {folder} --accept` accepts it"
+
+
+def edits(info: Mapping[str, Any], folder: Path) -> Iterator[str]:
+    """Changes of `run.json` that are the user's own."""
+    for key in changed_fields(info):
+        if key in FOR_PEOPLE:
+            yield f"run.json: {key} was changed by hand ({accepting(folder)})"
 
 
 def faults(info: Mapping[str, Any], folder: Path) -> Iterator[str]:
-    """All that is not as training wrote it, but for metrics and checkpoints."""
+    """All that is not as training wrote it, but for metrics, checkpoints and `edits`."""
     for key in changed_fields(info):
-        yield f"run.json was changed by hand: field {key} (`{ACCEPT}` accepts it)"
+        if key not in FOR_PEOPLE:
+            yield f"run.json was changed: field {key}"
     for name in _of_files(info):
         there = not _MANIFEST.fullmatch(name) or opening.is_there(folder / name)
         if there and (fault := file_fault(info, folder, name)):

@@ -131,8 +131,8 @@ class Record:
         for key in integrity.changed_fields(self.info):
             if key not in self._reported:
                 self._reported.add(key)
-                told = "%s/run.json: %s was changed by hand, which no result depends on; `%s`"
-                log.warning(f"{told} accepts it", self.path, key, integrity.ACCEPT)
+                told = "%s/run.json: %s was changed by hand, which no result depends on; %s"
+                log.warning(told, self.path, key, integrity.accepting(self.path))
 
     def check_weights(self, folders: Sequence[Path]) -> None:
         """Refuses checkpoints that are not those that training wrote.
@@ -149,6 +149,9 @@ class Record:
 
         Returns:
             What was changed, in words.
+
+        Raises:
+            RequestError: as of `integrity.accept`.
         """
         from etude.records.provenance import now
 

@@ -62,7 +62,7 @@ def expand(overrides: Sequence[str], hydra: Hydra) -> Sweep:
         axes.pop(key, None)
         fixed.pop(key, None)
         if override.is_discrete_sweep():
-            axes[key] = [str(value) for value in override.sweep_string_iterator()]
+            axes[key] = _values(override)
         elif override.is_sweep_override():  # an interval, which only a search can sweep
             interval: Any = override.value()
             axes[key] = [str(interval.start), str(interval.end)]
@@ -139,6 +139,14 @@ def _split(overrides: list[Override]) -> list[list[str]]:
     if not jobs:
         raise RequestError(Problem(_lines(overrides), "at least one value to try"))
     return jobs
+
+
+def _values(override: Override) -> list[str]:
+    try:
+        return [str(value) for value in override.sweep_string_iterator()]
+    except NOT_PARSED as error:  # of a range whose step is 0
+        where = _lines([override])
+        raise RequestError(Problem(where, "values to try in turn", hint=str(error))) from error
 
 
 def _lines(overrides: list[Override]) -> str:
