@@ -134,6 +134,21 @@ class TestClassification:
         file.write_text(json.dumps({"text": "cats", "label": "bird"}) + "\n")
         assert etude("evaluate", record.path, "--data", str(file)).code == 2
 
+    def test_quotation_marks_of_other_files(
+        self, records: Records, etude: Callable, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "more.tsv"
+        file.write_text('text\tlabel\ncats and dogs\t"cats"\nthe fox\t"none"\n')
+        record = records["classification"]
+        answer = etude("evaluate", record.path, "--data", file)
+        assert (answer.code, "evaluate and predict take --quoting" in answer.err) == (2, True)
+        found = evaluated(etude, record, "--data", str(file), "--quoting", "csv")
+        assert sum(map(sum, found["confusion"]["counts"])) == 2
+        answer = etude("evaluate", record.path, "--data", file, "--quoting", "none")
+        assert (answer.code, "expected one of the run's labels" in answer.err) == (2, True)
+        answer = etude("evaluate", record.path, "--quoting", "csv")
+        assert (answer.code, "--quoting = 'csv': expected --data" in answer.err) == (2, True)
+
     def test_figures_and_a_log_of_who_looked(self, records: Records, etude: Callable) -> None:
         record = records["classification"]
         before = len(list((record.path / "evaluations").glob("log.jsonl")))

@@ -47,6 +47,8 @@ def test_a_table_is_read_as_the_run_reads_its_own(tmp_path: Path) -> None:
         list(labels().read(path))
     assert list(labels(quoting="csv").read(path)) == ["said"]
     assert list(labels(quoting="none").read(path)) == ['"said"']
+    assert list(labels(quoting="none").read(path, "csv")) == ["said"]
+    assert list(labels().read(path, "none")) == ['"said"']
 
 
 def test_the_line_without_text_is_named(tmp_path: Path) -> None:

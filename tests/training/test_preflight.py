@@ -68,7 +68,7 @@ def test_there_is_no_room(
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda path: usage)
     answer = etude("train", *words(tmp_path / "runs"))
     assert answer.code == 2
-    assert "expected at least 64 MiB free" in answer.err
+    assert "expected a disk with at least 64 MiB free" in answer.err
     assert "3 MiB" in answer.err
     assert not list(tmp_path.iterdir())
 

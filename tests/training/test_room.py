@@ -186,6 +186,7 @@ def _peak() -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", WORDS)
 def test_every_integer_of_the_config(name: str) -> None:
     checked = check(composed(WORDS[name]))
@@ -196,8 +197,8 @@ def test_every_integer_of_the_config(name: str) -> None:
     for key in keys:
         other = ["data.batch.examples=null"] if key == "data.batch.tokens" else []
         for value in VALUES:
-            for plan in (False, True):
-                ends([*WORDS[name], *other, f"{key}={value}"], plan=plan)
+            ends([*WORDS[name], *other, f"{key}={value}"], plan=False)
+        ends([*WORDS[name], *other, f"{key}={max(VALUES)}"], plan=True)
 
 
 @pytest.mark.parametrize("value", [10**9, 10**18])

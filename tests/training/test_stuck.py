@@ -32,7 +32,7 @@ BEFORE = {
 WITHIN = {
     "step": ("etude.tasks.causal_lm:CausalLM.training_step", 12),
     "validation": (f"{LOOP}:_validate", 2),
-    "checkpoint": ("etude.training.checkpoints:sha256_file", 3),  # its weights are written
+    "checkpoint": ("etude.records.manifest:sha256_file", 3),  # its weights are written
 }
 """After it: the first asks, the second ends the process."""
 AFTER = {"epilogue": (f"{RUN}:_finish", 1)}

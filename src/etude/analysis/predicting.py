@@ -9,6 +9,7 @@ from typing import Any
 
 from etude.analysis.evaluation import batches_of
 from etude.analysis.written import Beams, answers, bound_to, translations
+from etude.data.delimited import Quoting
 from etude.data.examples.base import ExampleData
 from etude.data.examples.conll import is_conll
 from etude.data.examples.encoding import encode
@@ -89,9 +90,12 @@ class Predictor:
         else:
             yield from self._labels(plain, pair)
 
-    def read(self, file: Path) -> Iterator[str | list[str]]:
+    def read(self, file: Path, quoting: Quoting | None = None) -> Iterator[str | list[str]]:
         """The texts of a file: its lines, or a column of its rows. For tags also the sentences of
         CoNLL and CoNLL-U, and lists of words.
+
+        Args:
+            quoting: of CSV and TSV; None is as the run's data.
 
         Raises:
             RequestError: it can't be read, or has no such column.
@@ -112,7 +116,7 @@ class Predictor:
         columns = self.data.columns() if isinstance(self.data, TableData) else {}
         wanted = [columns.get(key) for key in ("text", "source", "words")]
         column = next((name for name in wanted if name), "words" if tags else "text")
-        quoting = getattr(self.data, "quoting", None)
+        quoting = quoting or getattr(self.data, "quoting", None)
         found = columns_of(file, form, quoting)
         if column not in found:
             hint = f"{file} has {', '.join(found)}"

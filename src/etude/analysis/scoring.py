@@ -11,8 +11,10 @@ from typing import Any
 from etude.analysis import stored
 from etude.analysis.evaluation import Evaluation, draw, evaluate_rows, per_class
 from etude.analysis.written import Beams
+from etude.data.delimited import Quoting
 from etude.data.examples.base import ExampleData
 from etude.data.examples.source import Row
+from etude.data.examples.tables import TableData
 from etude.errors import Problem, RequestError
 from etude.records import provenance
 from etude.records.files import write_text
@@ -28,6 +30,7 @@ def scored(
     which: str = "best",
     files: list[str] | None = None,
     by: str | None = None,
+    quoting: Quoting | None = None,
     beams: int = 4,
     length_penalty: float = 1.0,
     sequence_length: int | None = None,
@@ -38,15 +41,23 @@ def scored(
     The metrics are kept in `evaluations/`, with a line in `evaluations/log.jsonl` for each time
     that somebody looked, and predictions in `predictions/`.
 
+    Args:
+        quoting: of CSV and TSV among `files`; None is as the run's data.
+
     Raises:
         RequestError: the data is gone, is not what the run was trained on, or lacks what is asked.
     """
     must_be_ours(run.path)
     data = run.data()
+    if quoting is not None:
+        if files is None or not isinstance(data, TableData):
+            raise RequestError(Problem("--quoting", "--data with files of rows beside it", quoting))
+        data.quoting = quoting
     checkpoint = run.record.chosen(which)
     searched = Beams(beams, length_penalty)
     on = split if files is None else ",".join(files)
-    name = name_of(split if files is None else files, checkpoint.name, searched)
+    read = None if files is None else [*files, *([] if quoting is None else [f"--{quoting}"])]
+    name = name_of(read or split, checkpoint.name, searched)
     told: dict[str, Any] = {"run": str(run.path), "on": on, "checkpoint": checkpoint.name}
     made: list[Path] = []
     predictions: Path | None = None

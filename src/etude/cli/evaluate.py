@@ -24,6 +24,8 @@ def evaluate(arguments: list[str]) -> int:
     parser.add_argument("--split", default="val", help="val, test or train (val)")
     help_ = "other files instead of the split: rows, with the columns that the run's data has"
     parser.add_argument("--data", metavar="FILE", nargs="+", help=help_)
+    help_ = "of quotation marks in CSV and TSV files: csv or none (as the run's data, or decided)"
+    parser.add_argument("--quoting", choices=("csv", "none"), help=help_)
     parser.add_argument("--by", metavar="COLUMN", help="score the rows with each value apart too")
     parser.add_argument("--checkpoint", default="best", help=CHECKPOINTS)
     parser.add_argument("--beams", type=int, default=4, help="of a search for targets (4)")
@@ -56,6 +58,7 @@ def evaluate(arguments: list[str]) -> int:
             which=asked.checkpoint,
             files=asked.data,
             by=asked.by,
+            quoting=asked.quoting,
             beams=asked.beams,
             length_penalty=asked.length_penalty,
             sequence_length=asked.sequence_length,

@@ -20,6 +20,8 @@ def predict(arguments: list[str]) -> int:
     parser.add_argument("--text", action="append", default=[], help="repeatable")
     help_ = "texts a line, or rows (.jsonl, .csv, ...) with the run's columns; - is standard input"
     parser.add_argument("--file", metavar="FILE", help=help_)
+    help_ = "of quotation marks in CSV and TSV files: csv or none (as the run's data, or decided)"
+    parser.add_argument("--quoting", choices=("csv", "none"), help=help_)
     parser.add_argument("--pair", metavar="TEXT", help="of a run on pairs, the second text")
     parser.add_argument("--checkpoint", default="best", help=CHECKPOINTS)
     parser.add_argument("--beams", type=int, default=4, help="of a search for targets (4)")
@@ -54,7 +56,7 @@ def _texts(asked: Any, predictor: Any) -> Iterator[Any]:
                 where = f"standard input, line {number}"
                 raise RequestError(Problem(where, "UTF-8 text", hint=str(error))) from error
     else:
-        yield from predictor.read(Path(asked.file))
+        yield from predictor.read(Path(asked.file), asked.quoting)
 
 
 def _line(found: dict[str, Any]) -> str:

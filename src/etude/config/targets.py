@@ -81,7 +81,8 @@ def _refused(target: str, where: str, choices: Iterable[str]) -> Problem:
     if not _is_shipped(target) and target not in table().everything():
         hint = (
             f"extensions=[{module}] allows it in a config of your own, "
-            f"trust=[{module!r}] or --trust {module} in a record"
+            f"trust=[{module!r}] or --trust {module} in a record; code that is trusted can do "
+            "anything, so read it first"
         )
         return Problem(key, "a class of etude or of a module in `extensions`", target, hint)
     if not choices:

@@ -110,7 +110,8 @@ def _decided(file: Path, separator: str) -> bool:
     both = [cells[place] if place < len(cells) else "" for cells in (other, written)]
     csv_reads, none_reads = (repr(cell if len(cell) < 40 else f"{cell[:37]}...") for cell in both)
     expected = "data.quoting to be stated: a cell begins with a quotation mark"
-    hint = f"data.quoting=csv reads {csv_reads}, data.quoting=none {none_reads}"
+    hint = f"data.quoting=csv reads {csv_reads}, data.quoting=none {none_reads}; "
+    hint += "evaluate and predict take --quoting"
     raise RequestError(Problem(f"{file}, line {line}", expected, hint=hint))
 
 

@@ -125,8 +125,9 @@ def check_free(existing: Path) -> None:
         raise RequestError(
             Problem(
                 "run.root",
-                f"at least {LEAST_FREE // 2**20} MiB free",
-                f"{existing}: {free / 2**20:.0f} MiB",
+                f"a disk with at least {LEAST_FREE // 2**20} MiB free",
+                str(existing),
+                f"it has {free / 2**20:.0f} MiB",
             )
         )
 

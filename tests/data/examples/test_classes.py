@@ -95,7 +95,7 @@ def test_types_that_look_alike_are_refused(
     path = jsonl(tmp_path / "a.jsonl", labels)
     with pytest.raises(RequestError) as caught:
         prepared(path)
-    told = str(caught.value)
+    told = str(caught.value.problems[0])
     assert f"column label = {second}: expected {first} in {path}, line " in told
     # both places: the one that is refused and the one that it contradicts
     assert told.count(f"{path}, line") == 2

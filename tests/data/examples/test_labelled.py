@@ -190,7 +190,7 @@ class TestDuplicates:
         common = {"validation": str(val), "tokenizer": Char()}
         (told,) = refused(train, tmp_path, duplicates="drop", **common)
         assert "val.jsonl, line 1 = 'c': expected a label that the training split has" in told
-        assert "data.duplicates=drop leaves out the 1 of training" in told
+        assert "all 1 training rows with it are left out" in told
         data = prepared(train, tmp_path, duplicates="drop", labels=["a", "b", "c"], **common)
         assert data.tokenizer_.unknown_pieces("Ü")
         assert data.meta.splits["val"].unknown == 3  # ü, i, q
@@ -235,6 +235,17 @@ class TestRefusals:
         rows = simple(20)
         rows[6] |= change
         assert expected in refused(write(tmp_path / "rows.jsonl", rows), tmp_path)[0]
+
+    def test_all_bad_labels_are_named(self, tmp_path: Path) -> None:
+        rows = simple(20)
+        for line in (3, 7, 19):
+            rows[line - 1]["label"] = None
+        told = refused(write(tmp_path / "rows.jsonl", rows), tmp_path)
+        assert {each.partition(", column")[0].rpartition(" ")[2] for each in told} == {
+            "3",
+            "7",
+            "19",
+        }
 
     def test_rows_without_text_are_left_out_and_told(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture

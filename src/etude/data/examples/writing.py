@@ -207,6 +207,7 @@ def _labels(source: Source, held: Container[bytes], inspection: Inspection) -> l
     first: dict[str, tuple[str, str]] = {}  # where each class is met, and how it is spelt there
     spellings: dict[str, set[str]] = {}  # of each class, in rows that are kept
     earlier: set[bytes] = set()  # of splits before this one
+    problems: list[Problem] = []
     for split in SPLITS:
         own: set[bytes] = set()
         for row in source.rows(split):
@@ -215,8 +216,14 @@ def _labels(source: Source, held: Container[bytes], inspection: Inspection) -> l
                 continue
             key = _key(texts)
             own.add(key)
-            labels = source.labels_of(row)
-            inspection.row(row)
+            try:
+                labels = source.labels_of(row)
+                inspection.row(row)
+            except RequestError as error:
+                problems += error.problems
+                if len(problems) >= SHOWN:
+                    raise RequestError(problems) from error
+                continue
             if key in held if split == "train" else source.duplicates == "drop" and key in earlier:
                 left_out.update(map(key_of, labels if split == "train" else ()))
                 continue
@@ -226,12 +233,15 @@ def _labels(source: Source, held: Container[bytes], inspection: Inspection) -> l
                 first.setdefault(name, (row.where, label))
                 spellings.setdefault(name, set()).add(label)
         earlier |= own
+    if problems:
+        raise RequestError(problems)
     if stated is None:
         if unseen := [name for name in first if not trained[name]]:
             expected = "a label that the training split has"
             usual = "data.labels can state them all, also those that nobody has trained on"
             hints = {
-                name: f"{usual}; data.duplicates=drop leaves out the {left_out[name]} of training"
+                name: f"{usual}; all {left_out[name]} training rows with it are left out by "
+                "data.duplicates=drop, as they stand in another split, too"
                 if left_out[name]
                 else usual
                 for name in unseen[:SHOWN]
