@@ -114,8 +114,13 @@ def opened(path: Path | str, kind: Kind | None, *, links: bool = False) -> Buffe
 def read_bytes(path: Path | str, kind: Kind | None, *, links: bool = False) -> bytes:
     """The content of a file. Arguments and errors as of `opened`."""
     with opened(path, kind, links=links) as file:
-        content = file.read() if kind is None else file.read(kind.largest + 1)
-    if kind is not None and len(content) > kind.largest:  # it has grown
+        if kind is None:
+            return file.read()
+        size = os.fstat(file.fileno()).st_size  # a buffer as large as the limit takes time
+        content = file.read(size + 1)
+        if len(content) > size:
+            content += file.read(max(0, kind.largest + 1 - len(content)))
+    if len(content) > kind.largest:  # it has grown
         raise too_large(path, kind, len(content))
     return content
 
