@@ -318,6 +318,7 @@ class Run:
         from etude.models.textual import for_use
         from etude.training.build import build_model
         from etude.training.checkpoints import load_mean
+        from etude.training.room import check_weights
 
         tokenizer = self.tokenizer()
         folders = self.record.chosen(which).folders
@@ -325,9 +326,11 @@ class Run:
         weights = load_mean(folders)
         labels = self.summary.get("data", {}).get("labels", [])
         vocabulary = tokenizer.vocab_size
+        changed = bool(self.checked.config.init_from.lora.rank)
+        there = sum(weight.numel() for weight in weights.values())
+        check_weights(self.checked, vocabulary, None if changed else there)
         # another thread may be training, with torch's own generator
         module = build_model(self.checked, vocabulary, len(labels), generator=torch.Generator())
-        changed = bool(self.checked.config.init_from.lora.rank)
         if changed:  # the rest is the source's
             from etude.nn.lora import merge
             from etude.training.initial import Initial

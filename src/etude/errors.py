@@ -156,17 +156,22 @@ class Checks:
     def positive(self, **values: float) -> None:
         """Each value must be above zero and finite."""
         for key, value in values.items():
-            self.that(0 < value < math.inf, key, value, "a positive number")
+            self.that(is_real(value) and 0 < value < math.inf, key, value, "a positive number")
 
     def probability(self, **values: float) -> None:
         """Each value must lie in [0, 1): a dropout of 1 would leave nothing."""
         for key, value in values.items():
-            self.that(0 <= value < 1, key, value, "a probability in [0, 1)")
+            self.that(is_real(value) and 0 <= value < 1, key, value, "a probability in [0, 1)")
 
     def done(self) -> None:
         """Raises `InvalidArguments` with everything that was noted, if anything was."""
         if self.problems:
             raise InvalidArguments(self.problems)
+
+
+def is_real(value: object) -> bool:
+    """Whether it is a number, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:

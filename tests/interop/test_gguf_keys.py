@@ -232,5 +232,25 @@ def test_whether_a_text_begins_with_a_token(
 
 def test_tokens_and_kinds_of_different_numbers(bpe: Tokenizer, small: Any, tmp_path: Path) -> None:
     file = write_gguf(tmp_path / "m.gguf", small, tokenizer=bpe)
-    with pytest.raises(RequestError, match=f"token_type: expected {bpe.vocab_size} kinds"):
+    with pytest.raises(RequestError, match=r"token_type = .*: expected a list of whole numbers"):
         of_gguf(GGUF(with_keys(file, {"tokenizer.ggml.token_type": [1, 1]})))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("eos_token_id", [1], "the id of a token"),
+        ("eos_token_id", 4_000_000_000, "the id of a token"),
+        ("bos_token_id", "x", "the id of a token"),
+        ("add_bos_token", "false", "true or false"),
+        ("merges", [1, 2], "a list of texts"),
+        ("tokens", [1, 2], "a list of texts"),
+        ("token_type", ["a", "b"], "a list of whole numbers"),
+    ],
+)
+def test_values_of_another_type(
+    key: str, value: Any, expected: str, bpe: Tokenizer, small: Any, tmp_path: Path
+) -> None:
+    file = write_gguf(tmp_path / "m.gguf", small, tokenizer=bpe)
+    with pytest.raises(RequestError, match=rf"tokenizer.ggml.{key} = .*: expected {expected}"):
+        of_gguf(GGUF(with_keys(file, {f"tokenizer.ggml.{key}": value})))

@@ -128,7 +128,7 @@ def _check_hashes(record: Record, verdict: Verdict) -> None:
             if not fnmatchcase(file, PATCH.name) or Path(file).name != file:
                 raise FileNotFoundError
             found = sha256_file(record.path / file, PATCH)
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # the latter of a name that no file can have
             found = "no such file"
         except RequestError as error:
             verdict.faults += _said(error, record.path)
@@ -247,7 +247,7 @@ def _result_faults(record: Record) -> Iterator[str]:
     results = [("final", record.info.get("final") or {}, last), ("best", best, of_best)]
     for name, stated, row in results:
         for key, value in stated.items():
-            of_row = stated.get("metric") if name == "best" and key == "value" else key
+            of_row = str(stated.get("metric")) if name == "best" and key == "value" else key
             if of_row in row and row[of_row] != value:
                 yield f"run.json has {name} {key} {value}, metrics.jsonl {row[of_row]}"
                 return

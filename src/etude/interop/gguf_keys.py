@@ -118,6 +118,38 @@ def unknown_tokenizer_keys(
     return _wrong(kept, value, TOKENIZER_INERT, TOKENIZER_ONLY, where)
 
 
+def wrong_tokenizer_values(value: Callable[[str], Any], where: str) -> list[Problem]:
+    """What of a file's tokens is of another type than the format says, or no id of a token."""
+    texts = value("tokenizer.ggml.tokens")
+    count = len(texts) if isinstance(texts, list) else 0
+    checks: dict[str, tuple[str, Callable[[Any], bool]]] = {
+        "tokens": ("a list of texts", lambda v: _all(v, str)),
+        "merges": ("a list of texts", lambda v: _all(v, str)),
+        "token_type": (
+            "a list of whole numbers, one a token",
+            lambda v: _all(v, int) and len(v) == count,
+        ),
+        "add_bos_token": ("true or false", lambda v: isinstance(v, bool)),
+        **{
+            f"{each}_token_id": (
+                "the id of a token",
+                lambda v: type(v) is int and 0 <= v < (count or v + 1),
+            )
+            for each in ("bos", "eos", "eot", "eom")
+        },
+    }
+    keys = {f"tokenizer.ggml.{key}": check for key, check in checks.items()}
+    return [
+        Problem(f"{where}, {key}", expected, found)
+        for key, (expected, holds) in keys.items()
+        if (found := value(key)) is not None and not holds(found)
+    ]
+
+
+def _all(value: object, kind: type) -> bool:
+    return isinstance(value, list) and all(isinstance(each, kind) for each in value)
+
+
 def _wrong(
     keys: Iterable[str],
     value: Callable[[str], Any],

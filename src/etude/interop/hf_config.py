@@ -150,7 +150,7 @@ class HFConfig:
         value = self.get(field, default)
         if value is default and default is not REQUIRED:
             return value
-        whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        whole = isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**63
         if not whole:
             shown = MISSING_VALUE if value is REQUIRED else value
             self.refuse(field, "a positive whole number", shown)

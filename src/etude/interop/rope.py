@@ -53,8 +53,9 @@ def rotary(
         config.refuse(f"{where}.{name}", "a number", said[name])
     if wrong:
         return Rotary
-    theta = said.get("rope_theta", theta)
-    within = said.get("partial_rotary_factor", turned)
+    theta = theta if said.get("rope_theta") is None else said["rope_theta"]
+    stated = said.get("partial_rotary_factor")
+    within = turned if stated is None else stated
     if fraction is None and within != 1:
         config.refuse(f"{where}.partial_rotary_factor", "1", within)
     common: dict[str, Any] = {

@@ -1,5 +1,5 @@
-"""Where `tokenizer_config.json` says otherwise than `tokenizer.json`: `transformers` follows the
-first in some of its classes, and the ids would be others than those of the second.
+"""Where `tokenizer_config.json` says otherwise than the tokenizer that was read: `transformers`
+follows the first in some of its classes, and the ids would be others.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ AS_IT_IS = ("PreTrainedTokenizerFast", "TokenizersBackend", "LlamaTokenizer", "L
 """Classes that take `tokenizer.json` for these as it is."""
 STATED = {
     "do_lower_case": ("normalizer", "BertNormalizer", "lowercase"),
+    "strip_accents": ("normalizer", "BertNormalizer", "strip_accents"),
+    "tokenize_chinese_chars": ("normalizer", "BertNormalizer", "handle_chinese_chars"),
     "add_prefix_space": ("pre_tokenizer", "ByteLevel", "add_prefix_space"),
 }
 """A field, and the part of a tokenizer that says the same."""
@@ -26,23 +28,50 @@ STATED = {
 def contradictions(
     folder: Path, config: dict[str, Any], backend: tokenizers.Tokenizer
 ) -> list[Problem]:
-    """What the two files of a folder say differently.
+    """What the folder states otherwise than its tokenizer does.
 
     Args:
-        config: of `tokenizer_config.json`.
-        backend: of `tokenizer.json`.
+        config: of `tokenizer_config.json`; `added_tokens` is the content of `added_tokens.json`,
+            where there is no `tokenizer.json`.
+        backend: the tokenizer, of `tokenizer.json` or of vocabulary files.
     """
-    if config.get("tokenizer_class") in (None, *AS_IT_IS):
-        return []
+    whole = (folder / "tokenizer.json").is_file()
+    problems = list(_wrong_tokens(folder, config, backend))
+    if whole and config.get("tokenizer_class") in (None, *AS_IT_IS):
+        return problems
     spec = json.loads(backend.to_str())
-    problems = []
     for field, (slot, kind, key) in STATED.items():
         said = config.get(field)
-        found = [part[key] for part in _parts(spec[slot]) if part["type"] == kind and key in part]
-        if isinstance(said, bool) and found and said not in found:
-            expected = f"what tokenizer.json says, {json.dumps(found[0])}"
+        parts = [part for part in _parts(spec[slot]) if part["type"] == kind and key in part]
+        found = [part["lowercase"] if part[key] is None else part[key] for part in parts]
+        if said is None or not found:
+            continue
+        if not isinstance(said, bool):
+            problems.append(Problem(f"{folder / NAME}, {field}", "true or false", said))
+        elif said not in found:
+            expected = f"what the tokenizer does, {json.dumps(found[0])}"
             problems.append(Problem(f"{folder / NAME}, {field}", expected, said))
     return problems
+
+
+def _wrong_tokens(
+    folder: Path, config: dict[str, Any], backend: tokenizers.Tokenizer
+) -> Iterator[Problem]:
+    """Added tokens that the tokenizer does not have under their ids."""
+    listed = config.get("added_tokens_decoder") or {}
+    places = [
+        (f"{NAME}, added_tokens_decoder", key, token.get("content"))
+        for key, token in (listed.items() if isinstance(listed, dict) else ())
+        if isinstance(token, dict)
+    ]
+    added = config.get("added_tokens") or {}
+    places += [("added_tokens.json", str(number), name) for name, number in added.items()]
+    known = {str(n): each.content for n, each in backend.get_added_tokens_decoder().items()}
+    for place, number, name in places:
+        if known.get(number) != name:
+            expected = "an added token that the tokenizer has under this id"
+            hint = "transformers' save_pretrained writes a tokenizer.json that has it"
+            yield Problem(f"{folder}/{place}, {number}", expected, name, hint)
 
 
 def _parts(part: dict[str, Any] | None) -> Iterator[dict[str, Any]]:

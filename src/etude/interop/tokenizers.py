@@ -26,7 +26,7 @@ from etude.data.pretrained import FILES, Pretrained
 from etude.data.tokenizer import Tokenizer, special_token
 from etude.errors import Problem, RequestError
 from etude.interop.gguf import GGUF
-from etude.interop.gguf_keys import unknown_tokenizer_keys
+from etude.interop.gguf_keys import unknown_tokenizer_keys, wrong_tokenizer_values
 from etude.interop.hub import SENTENCEPIECE, TEXT
 from etude.interop.json_file import read_object
 from etude.interop.tokenizer_config import contradictions
@@ -101,10 +101,12 @@ def of_folder(folder: Path, config: Mapping[str, Any]) -> ReleasedTokenizer:
         problems = [Problem(str(folder), p.expected, hint=p.hint) for p in error.problems]
         raise RequestError(problems) from error
     tokenizer = ReleasedTokenizer(backend)
-    if (folder / "tokenizer.json").is_file():
-        if problems := contradictions(folder, _json(folder / CONFIG), backend):
-            raise RequestError(problems)
-    else:
+    stated = _json(folder / CONFIG)
+    if not (folder / "tokenizer.json").is_file():
+        stated.setdefault("added_tokens", _json(folder / "added_tokens.json"))
+    if problems := contradictions(folder, stated, backend):
+        raise RequestError(problems)
+    if not (folder / "tokenizer.json").is_file():
         frame = FRAMES.get(str(config.get("model_type")))
         if frame is not None:
             tokenizer = _framed(tokenizer, *frame)
@@ -120,13 +122,15 @@ def ends_of_folder(folder: Path, config: Mapping[str, Any], tokenizer: ReleasedT
     """
     said = {**config, **_json(folder / GENERATION)}
     stops = said.get("eos_token_id")
-    listed = stops if isinstance(stops, list) else [stops]
+    listed = [stop for stop in (stops if isinstance(stops, list) else [stops]) if stop is not None]
+    if wrong := [stop for stop in listed if type(stop) is not int or stop < 0]:
+        raise RequestError(Problem(f"{folder}: eos_token_id", "a token's id, or several", wrong))
     begin = _opening(tokenizer)
     stated = _json(folder / CONFIG)
     if begin is None and stated.get("add_bos_token") is True:
         name = _content(stated.get("bos_token"))
         begin = None if name is None else tokenizer.backend.token_to_id(name)
-    return Ends(begin, tuple(token for token in listed if isinstance(token, int)))
+    return Ends(begin, tuple(listed))
 
 
 def of_gguf(file: GGUF) -> tuple[ReleasedTokenizer, Ends]:
@@ -136,6 +140,8 @@ def of_gguf(file: GGUF) -> tuple[ReleasedTokenizer, Ends]:
     Raises:
         RequestError: the file has none, or one of another kind.
     """
+    if problems := wrong_tokenizer_values(file.get, str(file.where)):
+        raise RequestError(problems)
     begin = file.get("tokenizer.ggml.bos_token_id")
     splitting = str(file.get("tokenizer.ggml.pre", "gpt-2"))
     if not file.get("tokenizer.ggml.add_bos_token", splitting in _BEGUN):
@@ -321,8 +327,11 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def _content(token: Any) -> str | None:
-    """The text of a special token, which is stated as such or as an object."""
-    return token.get("content") if isinstance(token, dict) else token
+    """The text of a special token, which is stated as such or as an object; None if it is none."""
+    text = token.get("content") if isinstance(token, dict) else token
+    if text is not None and not isinstance(text, str):
+        raise RequestError(Problem(CONFIG, "the text of a special token", text))
+    return text
 
 
 def _from_string(text: str) -> ReleasedTokenizer:

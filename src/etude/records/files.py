@@ -101,11 +101,22 @@ def read_json(path: Path | str, kind: Kind | None = None) -> Any:
             file and the line.
     """
     try:
-        return json.loads(read_bytes(path, kind).decode())
+        return json.loads(read_bytes(path, kind).decode(), parse_int=whole_number)
     except FileNotFoundError:
         raise RequestError(Problem(str(path), "a JSON file", hint="it is not there")) from None
     except (ValueError, RecursionError) as error:
         raise RequestError(Problem(str(path), "valid JSON", hint=str(error))) from error
+
+
+def whole_number(digits: str) -> int:
+    """A whole number of JSON, as `json.loads` takes it for `parse_int`.
+
+    Raises:
+        ValueError: it has more than 64 bits: no counter, size or id does, and a float cannot.
+    """
+    if len(digits) > 20:
+        raise ValueError(f"a whole number of {len(digits)} digits")
+    return int(digits)
 
 
 def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -96,9 +96,9 @@ def forget_checkpoints(info: dict[str, Any], folder: Path, after: int | None = N
 def accept(info: dict[str, Any], folder: Path) -> list[str]:
     """Hashes fields and files as they are now; what was changed, or all where nothing was hashed.
 
-    Of `run.json` only fields for people are accepted: all others state how the run went. Whether
-    the files still are those of this run is for the caller to check. Metrics and checkpoints are
-    never accepted.
+    Of `run.json` only fields for people are accepted: all others state how the run went, as
+    `overrides.yaml` states how it was called. Whether the files still are those of this run is for
+    the caller to check. Metrics and checkpoints are never accepted.
 
     Raises:
         RequestError: names each other field that was changed; nothing is hashed then.
@@ -108,7 +108,10 @@ def accept(info: dict[str, Any], folder: Path) -> list[str]:
         note_files(info, folder, names)
         return [ITSELF, *names]
     fields = changed_fields(info)
-    if wrong := [_changed(info, folder, key) for key in fields if key not in FOR_PEOPLE]:
+    wrong = [_changed(info, folder, key) for key in fields if key not in FOR_PEOPLE]
+    if fault := file_fault(info, folder, OVERRIDES):
+        wrong.append(Problem(str(folder / OVERRIDES), "what was typed when it began", hint=fault))
+    if wrong:
         raise RequestError(wrong)
     names = [
         name
@@ -161,7 +164,7 @@ def problems(info: Mapping[str, Any], folder: Path, names: Iterable[str]) -> Ite
             yield _changed(info, folder, key)
     for name in names:
         if fault := file_fault(info, folder, name):
-            if name in WRITTEN_ONCE and _CHANGED in fault:
+            if name in (CONFIG, TOKENIZER) and _CHANGED in fault:
                 fault += f"; restore it, or {accepting(folder)} if no result depends on the edit"
             yield Problem(str(folder / name), "the file that training wrote", hint=fault)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -53,6 +53,13 @@ _KINDS: dict[str, tuple[type, ...]] = {
 }
 
 
+def _numbers(info: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The results among the fields, by their path."""
+    for metric, value in info.get("final", {}).items():
+        yield f"final.{metric}", value
+    yield "best.value", (info.get("best") or {}).get("value")
+
+
 class Record:
     """A run's folder and the content of its `run.json`.
 
@@ -85,6 +92,9 @@ class Record:
             if kinds and not isinstance(value, kinds):
                 expected = " or ".join(kind.__name__ for kind in kinds)
                 raise RequestError(Problem(f"{file}: {key}", expected, value, "damaged?"))
+        for key, value in _numbers(record.info):
+            if not isinstance(value, int | float | None):
+                raise RequestError(Problem(f"{file}: {key}", "a number", value, "damaged?"))
         return record
 
     def update(self, **changes: Any) -> None:

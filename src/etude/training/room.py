@@ -118,6 +118,28 @@ def check_room(checked: Checked, parts: Parts, vocabulary: int | None = None) ->
         return
 
 
+def check_weights(checked: Checked, vocabulary: int, elements: int | None) -> None:
+    """Compares the model of a record with its weights, before it is built.
+
+    Args:
+        vocabulary: the tokenizer's.
+        elements: of all weights; None if they are not all that the model has. Then it must fit
+            into the machine's memory.
+
+    Raises:
+        RequestError: the config's model is larger.
+    """
+    known = stated_vocabulary(checked) or vocabulary
+    node = checked.nodes["model"]
+    found = parameters_of(node, lambda few: sized(few, known), lora_of(checked))
+    machine = memory_of_machine()
+    if elements is not None and found.total > elements:
+        expected = f"a model of at most {elements:,} parameters, as many as its weights have"
+        raise RequestError(Problem("model", expected, f"{found.total:,} parameters"))
+    if machine is not None and 4 * found.total > machine:
+        raise RequestError(_model_too_large(checked, found, known, machine, 4 * found.total))
+
+
 def _on_gpu(settings: Any) -> bool:
     accelerator = settings.lightning["accelerator"]
     return accelerator != "cpu" and (torch.cuda.is_available() or accelerator == "mps")
