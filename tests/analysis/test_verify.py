@@ -356,3 +356,40 @@ def test_a_moved_root_goes_on_with_its_runs(
     assert steps == [5, 10]
     assert not (tmp_path / "here").exists()
     assert etude("runs", "verify", "--root", tmp_path / "moved").code == 0
+
+
+@pytest.mark.parametrize("name", ["source\0.patch", "source\ud800.patch"])
+def test_a_record_that_names_impossible_files_hides_no_other(
+    etude: Etude, finished: Path, record: Path, name: str
+) -> None:
+    root = record.parent.parent
+    shutil.copytree(finished, root / "tiny" / finished.name)
+    info = json.loads((record / "run.json").read_text())
+    info["starts"][0]["patches"] = [{"file": name, "sha256": "0"}]
+    (record / "run.json").write_text(json.dumps(info))
+    answer = etude("runs", "verify", "--root", root)
+    assert answer.code == 1
+    assert answer.out.splitlines()[1] == f"[2/2] tiny/{finished.name}  ok"
+
+
+def test_other_overrides_are_not_accepted(etude: Etude, record: Path) -> None:
+    (record / "overrides.yaml").write_text("{a: 1}\n")
+    answer = etude("runs", "verify", record, "--accept")
+    assert answer.code == 2
+    assert "overrides.yaml: expected what was typed when it began" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("best", {"value": "x"}), ("final", {"val/loss": [1]}), ("seconds", 10**400)],
+)
+def test_results_that_are_no_numbers_are_damage(
+    etude: Etude, record: Path, field: str, value: object
+) -> None:
+    info = json.loads((record / "run.json").read_text())
+    (record / "run.json").write_text(json.dumps(info | {field: value}))
+    for words in (["runs", "show", record], ["runs", "verify", record]):
+        answer = etude(*words)
+        assert answer.code != 0
+        assert "run.json" in answer.out + answer.err
+        assert "please report" not in answer.err

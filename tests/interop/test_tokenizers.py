@@ -187,3 +187,38 @@ def test_two_files_that_contradict_each_other(make, config, field, tmp_path: Pat
     assert ReleasedTokenizer(make().backend).framed(["War of peace"]) != [theirs]
     with pytest.raises(RequestError, match=f"tokenizer_config.json, {field} = .*: expected what"):
         of_folder(tmp_path, {})
+
+
+END = '{"content": "<|endoftext|>", "special": true}'
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("tokenizer_config.json", '{"add_prefix_space": true}', "add_prefix_space = True"),
+        ("tokenizer_config.json", '{"add_prefix_space": "false"}', "expected true or false"),
+        ("tokenizer_config.json", '{"add_prefix_space": false}', None),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"3": {"content": "<x>"}}}', ", 3 = "),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"ID": END}}', None),
+        ("added_tokens.json", '{"<x>": 3}', "added_tokens.json, 3 = '<x>'"),
+        ("added_tokens.json", "{}", None),
+    ],
+)  # fmt: skip
+def test_settings_beside_vocabulary_files(file, content, said, tmp_path: Path) -> None:
+    folder = vocabulary_files(tmp_path, "<|endoftext|>")
+    ids = json.loads((folder / "vocab.json").read_text())
+    (folder / file).write_text(content.replace("END", END).replace("ID", str(ids["<|endoftext|>"])))
+    if said is None:
+        assert of_folder(folder, {"model_type": "gpt2"}).end_of_text == ids["<|endoftext|>"]
+        return
+    with pytest.raises(RequestError) as caught:
+        of_folder(folder, {"model_type": "gpt2"})
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("stops", [[True], ["x"], -1, "x", 1.5])
+def test_ends_that_are_no_ids(stops: object, tmp_path: Path) -> None:
+    folder = vocabulary_files(tmp_path, "<|endoftext|>")
+    tokenizer = of_folder(folder, {"model_type": "gpt2"})
+    with pytest.raises(RequestError, match=r"eos_token_id = .*: expected a token's id"):
+        ends_of_folder(folder, {"eos_token_id": stops}, tokenizer)
