@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import etude
 from etude.analysis.comparison import Comparison
-from etude.analysis.curves import COLOURS, FEW, Curve, draw
+from etude.analysis.curves import COLOURS, FEW, Curve, draw, numbers
 from etude.errors import RequestError
 from etude.records.record import FORMAT, Record
 
@@ -149,3 +150,10 @@ def test_from_a_notebook(records: list[Record], tmp_path: Path) -> None:
         found.filter("val/los<1")
     with pytest.raises(RequestError, match="at least one run"):
         found.filter("label~nothing").compare()
+
+
+def test_what_is_no_number_is_no_point() -> None:
+    column = pd.Series([1, 2.5, "x", [1], None, 10**400, float("inf"), {}], dtype=object)
+    assert numbers(column).dropna().tolist() == [1.0, 2.5]
+    assert numbers(pd.Series([1, 2])).tolist() == [1.0, 2.0]
+    assert numbers(pd.Series([1.5, float("-inf")])).dropna().tolist() == [1.5]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from etude.analysis.curves import Curve, check_axes, draw, save, usual_file
+from etude.analysis.curves import Curve, check_axes, draw, numbers, save, usual_file
 from etude.errors import Problem, RequestError, nearest
 from etude.records.comparing import config_differences, names, results
 from etude.records.facts import MISSING, best, fact, metric_facts
@@ -97,7 +97,7 @@ class Comparison:
         missing = []
         for name, frame in zip(self.names, self._frames, strict=True):
             if metric in frame and self.x in frame:
-                rows = frame[[self.x, metric]].apply(_numbers).dropna()
+                rows = frame[[self.x, metric]].apply(numbers).dropna()
                 if len(rows):
                     columns = (rows[key].to_numpy(np.float64) for key in (self.x, metric))
                     curves.append(Curve(name, *columns))
@@ -133,9 +133,3 @@ class Comparison:
         encoded = base64.b64encode(picture.getvalue()).decode()
         tables = self.config.to_html() + self.metrics.to_html()
         return f'{tables}<img style="max-width:100%" src="data:image/png;base64,{encoded}">'
-
-
-def _numbers(column: pd.Series) -> pd.Series:
-    import pandas as pd
-
-    return pd.to_numeric(column, errors="coerce")

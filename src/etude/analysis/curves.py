@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from etude.records.opening import Kind, folder_in
 from etude.records.signature import DIGITS, sha256_of
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -40,6 +42,17 @@ FEW = 12
 _LISTED = 40
 _POINTS = 100
 _AXES = {"step": "step", "tokens": "tokens", "time": "training time"}
+
+
+def numbers(column: pd.Series) -> pd.Series:
+    """A column of metrics as floats: what is no finite number (a text, a list) is null."""
+
+    def number(value: Any) -> float:
+        real = isinstance(value, int | float) and abs(value) < sys.float_info.max
+        return float(value) if real else math.nan
+
+    column = column.map(number) if column.dtype == object else column.astype(np.float64)
+    return column.where(np.isfinite(column))
 
 
 X = ("step", "tokens", "time")

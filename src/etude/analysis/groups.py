@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from etude.analysis.curves import Curve, X, check_axes, draw, usual_file
+from etude.analysis.curves import Curve, X, check_axes, draw, numbers, usual_file
 from etude.analysis.heat import heat_map
 from etude.analysis.statistics import interval
 from etude.errors import Problem, RequestError, nearest
@@ -311,7 +311,8 @@ def _band(group: Group, metric: str, x: str) -> Curve | None:
         frame = read_frame(record.path / "metrics.jsonl")
         if metric not in frame or x not in frame:
             return None
-        rows = frame[["step", *([x] if x != "step" else []), metric]].dropna()
+        rows = frame[["step", *([x] if x != "step" else []), metric]]
+        rows = rows.apply(numbers).dropna()
         columns.append(rows.set_index("step"))
     shared = columns[0].index
     for column in columns[1:]:
