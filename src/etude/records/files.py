@@ -112,9 +112,9 @@ def whole_number(digits: str) -> int:
     """A whole number of JSON, as `json.loads` takes it for `parse_int`.
 
     Raises:
-        ValueError: it has more than 64 bits: no counter, size or id does, and a float cannot.
+        ValueError: no float is as large, so nothing can be computed with it.
     """
-    if len(digits) > 20:
+    if len(digits) > 308:
         raise ValueError(f"a whole number of {len(digits)} digits")
     return int(digits)
 
