@@ -56,8 +56,8 @@ def scored(
     checkpoint = run.record.chosen(which)
     searched = Beams(beams, length_penalty)
     on = split if files is None else ",".join(files)
-    read = None if files is None else [*files, *([] if quoting is None else [f"--{quoting}"])]
-    name = name_of(read or split, checkpoint.name, searched)
+    read = split if files is None else [*files, *([f"--{quoting}"] if quoting else [])]
+    name = name_of(read, checkpoint.name, searched)
     told: dict[str, Any] = {"run": str(run.path), "on": on, "checkpoint": checkpoint.name}
     made: list[Path] = []
     predictions: Path | None = None

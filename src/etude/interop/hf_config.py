@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from etude.errors import MISSING_VALUE, Problem, RequestError, nearest
+from etude.errors import MISSING_VALUE, Problem, RequestError, is_real, nearest
 from etude.interop.json_file import read_object
 from etude.nn.feedforward import (
     GEGLU,
@@ -240,7 +240,7 @@ def is_off(value: object) -> bool:
 
 def is_number(value: object) -> bool:
     """Whether it is a finite number, and no truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return is_real(value) and math.isfinite(value)
 
 
 def activation_name(part: object, choices: dict[str, type[nn.Module]]) -> str:

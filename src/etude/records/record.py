@@ -141,8 +141,8 @@ class Record:
         for key in integrity.changed_fields(self.info):
             if key not in self._reported:
                 self._reported.add(key)
-                told = "%s/run.json: %s was changed by hand, which no result depends on; %s"
-                log.warning(told, self.path, key, integrity.accepting(self.path))
+                message = "%s/run.json: %s was changed by hand, which no result depends on; %s"
+                log.warning(message, self.path, key, integrity.accepting(self.path))
 
     def check_weights(self, folders: Sequence[Path]) -> None:
         """Refuses checkpoints that are not those that training wrote.
