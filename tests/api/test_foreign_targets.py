@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 import etude
 from etude.errors import RequestError
 from older_records import with_hashes_that_fit
+from quick_first import quick_first
 
 TRUNCATES = "etude.data.examples.ragged.RaggedWriter"  # opens two files for writing
 STARTS = "etude.training.followers._Follower"  # starts a process that imports what it is told
@@ -55,7 +56,7 @@ def changed(made: Path, tmp_path: Path) -> Callable[[str, object], tuple[Path, P
     return change
 
 
-@pytest.mark.parametrize("slot", SLOTS)
+@pytest.mark.parametrize("slot", quick_first(SLOTS, 4))
 def test_no_slot_takes_a_class_that_truncates_a_file(
     slot: str, changed: Callable[..., tuple[Path, Path]], tmp_path: Path
 ) -> None:

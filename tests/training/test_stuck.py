@@ -115,6 +115,7 @@ def check_before(stuck: Any, words: Any, root: Path, point: str, signum: int) ->
     assert root.exists() == (point == "first step")  # no empty folder either
 
 
+@pytest.mark.slow
 def test_in_a_step(stuck: Any, words: Any, tmp_path: Path) -> None:
     check_within(stuck, words, tmp_path / "runs", "step", signal.SIGINT)
 

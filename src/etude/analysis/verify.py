@@ -237,7 +237,7 @@ def _line_faults(read: Iterable[bytes], *, must_be_whole: bool) -> Iterator[str]
 def _result_faults(record: Record) -> Iterator[str]:
     """Where the results of a finished run are not those of its metrics."""
     if fault := integrity.file_fault(record.info, record.path, integrity.METRICS):
-        yield fault
+        yield fault.text
     best = dict(record.info.get("best") or {})
     last: dict[str, Any] = {}
     of_best: dict[str, Any] = {}

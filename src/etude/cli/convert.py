@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etude.cli.words import CHECKPOINTS, DONE, parser_for, with_root
+from etude.cli.words import CHECKPOINTS, DONE, parser_for, with_root, with_trust
 from etude.errors import Problem, RequestError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def convert(arguments: list[str]) -> int:
     parser.add_argument("--checkpoint", default="best", help=f"of a RUN: {CHECKPOINTS}")
     help_ = "of a RUN with low-rank changes: write these alone, as `peft` reads them"
     parser.add_argument("--adapter", action="store_true", help=help_)
-    parser.add_argument("--trust", nargs="*", default=[], help="modules a foreign record may name")
+    with_trust(parser)
     asked = parser.parse_args(arguments)
     if not 0 < asked.tolerance < float("inf"):
         raise RequestError(Problem("--tolerance", "a positive number", asked.tolerance))

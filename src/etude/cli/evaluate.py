@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from etude.cli.words import CHECKPOINTS, DONE, parser_for, with_root
+from etude.cli.words import CHECKPOINTS, DONE, parser_for, with_quoting, with_root, with_trust
 from etude.errors import Problem, RequestError
 from etude.escaping import printable
 
@@ -24,8 +24,7 @@ def evaluate(arguments: list[str]) -> int:
     parser.add_argument("--split", default="val", help="val, test or train (val)")
     help_ = "other files instead of the split: rows, with the columns that the run's data has"
     parser.add_argument("--data", metavar="FILE", nargs="+", help=help_)
-    help_ = "of quotation marks in CSV and TSV files: csv or none (as the run's data, or decided)"
-    parser.add_argument("--quoting", choices=("csv", "none"), help=help_)
+    with_quoting(parser)
     parser.add_argument("--by", metavar="COLUMN", help="score the rows with each value apart too")
     parser.add_argument("--checkpoint", default="best", help=CHECKPOINTS)
     parser.add_argument("--beams", type=int, default=4, help="of a search for targets (4)")
@@ -35,7 +34,7 @@ def evaluate(arguments: list[str]) -> int:
     help_ = "of a language model: windows overlap, and each counts its last N tokens alone"
     parser.add_argument("--stride", type=int, metavar="N", help=help_)
     parser.add_argument("--json", action="store_true", help="complete values")
-    parser.add_argument("--trust", nargs="*", default=[], help="modules a foreign record may name")
+    with_trust(parser)
     asked = parser.parse_args(arguments)
     problems = []
     if asked.split not in SPLITS:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from etude.cli.words import CHECKPOINTS, DONE, parser_for, with_root
+from etude.cli.words import CHECKPOINTS, DONE, parser_for, with_root, with_trust
 from etude.console import exact
 from etude.errors import Checks, InvalidArguments, Problem, RequestError
 
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--checkpoint", default="best", help=CHECKPOINTS)
     parser.add_argument("--stream", action="store_true", help="show text as it comes")
-    parser.add_argument("--trust", nargs="*", default=[], help="modules a foreign record may name")
+    with_trust(parser)
     return parser
 
 

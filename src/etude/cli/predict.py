@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from etude.cli.words import CHECKPOINTS, DONE, parser_for, with_root
+from etude.cli.words import CHECKPOINTS, DONE, parser_for, with_quoting, with_root, with_trust
 from etude.console import exact
 from etude.errors import Problem, RequestError
 
@@ -20,14 +20,13 @@ def predict(arguments: list[str]) -> int:
     parser.add_argument("--text", action="append", default=[], help="repeatable")
     help_ = "texts a line, or rows (.jsonl, .csv, ...) with the run's columns; - is standard input"
     parser.add_argument("--file", metavar="FILE", help=help_)
-    help_ = "of quotation marks in CSV and TSV files: csv or none (as the run's data, or decided)"
-    parser.add_argument("--quoting", choices=("csv", "none"), help=help_)
+    with_quoting(parser)
     parser.add_argument("--pair", metavar="TEXT", help="of a run on pairs, the second text")
     parser.add_argument("--checkpoint", default="best", help=CHECKPOINTS)
     parser.add_argument("--beams", type=int, default=4, help="of a search for targets (4)")
     parser.add_argument("--length-penalty", type=float, default=1.0, help="of that search (1)")
     parser.add_argument("--json", action="store_true", help="an object a line, complete")
-    parser.add_argument("--trust", nargs="*", default=[], help="modules a foreign record may name")
+    with_trust(parser)
     asked = parser.parse_args(arguments)
     if bool(asked.text) == (asked.file is not None):
         raise RequestError(Problem("--text", "--text or --file, one of them", asked.text or None))

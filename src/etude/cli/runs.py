@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from etude.cli import studies
-from etude.cli.words import DONE, FAILED, parser_for, split, with_root
+from etude.cli.words import DONE, FAILED, parser_for, split, with_root, with_trust
 from etude.errors import Problem, RequestError, nearest
 from etude.escaping import printable
 
@@ -177,7 +177,7 @@ def _compare(asked: Namespace) -> int:
 def _verify_arguments(parser: ArgumentParser) -> None:
     help_ = f"{_RUN_HELP} (all runs of it); none: all"
     parser.add_argument("runs", metavar="RUN", nargs="*", help=help_)
-    parser.add_argument("--trust", nargs="+", default=[], help="modules a foreign record may name")
+    with_trust(parser)
     help_ = "take edits on which no result depends (tags, notes, ...) as they are, then verify"
     parser.add_argument("--accept", action="store_true", help=help_)
 

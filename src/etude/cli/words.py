@@ -36,6 +36,16 @@ def with_root(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", default="experiments", help="the folder of runs (experiments)")
 
 
+def with_trust(parser: argparse.ArgumentParser) -> None:
+    help_ = "modules whose classes a record from someone else may name"
+    parser.add_argument("--trust", metavar="MODULE", nargs="+", default=[], help=help_)
+
+
+def with_quoting(parser: argparse.ArgumentParser) -> None:
+    help_ = "of quotation marks in CSV and TSV files: csv or none (as the run's data, or decided)"
+    parser.add_argument("--quoting", choices=("csv", "none"), help=help_)
+
+
 def split(words: str | None) -> list[str]:
     """What stands between commas."""
     return [word.strip() for word in (words or "").split(",") if word.strip()]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,22 @@ _CHECKPOINTS = "checkpoints/"
 _MANIFEST = re.compile(rf"{_CHECKPOINTS}step-(\d+)/{re.escape(MANIFEST)}")
 _KINDS = {kind.name: kind for kind in (opening.CONFIG, opening.OVERRIDES, opening.TOKENIZER)}
 _DIGITS = 12
-_CHANGED = "was changed"
+
+
+@dataclass(frozen=True)
+class FileFault:
+    """What is wrong with a file of a record.
+
+    Attributes:
+        text: names the file.
+        readable: it is there and can be read; its content differs.
+    """
+
+    text: str
+    readable: bool = False
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def is_hashed(info: Mapping[str, Any]) -> bool:
@@ -110,7 +126,9 @@ def accept(info: dict[str, Any], folder: Path) -> list[str]:
     fields = changed_fields(info)
     wrong = [_changed(info, folder, key) for key in fields if key not in FOR_PEOPLE]
     if fault := file_fault(info, folder, OVERRIDES):
-        wrong.append(Problem(str(folder / OVERRIDES), "what was typed when it began", hint=fault))
+        wrong.append(
+            Problem(str(folder / OVERRIDES), "what was typed when it began", hint=str(fault))
+        )
     if wrong:
         raise RequestError(wrong)
     names = [
@@ -138,7 +156,7 @@ def changed_fields(info: Mapping[str, Any]) -> list[str]:
     return [key for key in {**now, **fields} if now.get(key) != fields.get(key)]
 
 
-def file_fault(info: Mapping[str, Any], folder: Path, name: str) -> str | None:
+def file_fault(info: Mapping[str, Any], folder: Path, name: str) -> FileFault | None:
     """What is wrong with a file of the record; None if it is as written, or not hashed."""
     expected = info.get("metrics_sha256") if name == METRICS else _of_files(info).get(name)
     if expected is None:
@@ -146,12 +164,13 @@ def file_fault(info: Mapping[str, Any], folder: Path, name: str) -> str | None:
     try:
         found = _sha256(folder, name)
     except OSError as error:
-        return f"{name}: {error.strerror}"
+        return FileFault(f"{name}: {error.strerror}")
     except RequestError as error:
-        return str(error).replace(f"{folder}/", "")
+        return FileFault(str(error).replace(f"{folder}/", ""))
     if found == expected:
         return None
-    return f"{name} {_CHANGED}: it is {found[:12]}, run.json says {str(expected)[:12]}"
+    text = f"{name} was changed: it is {found[:12]}, run.json says {str(expected)[:12]}"
+    return FileFault(text, readable=True)
 
 
 def problems(info: Mapping[str, Any], folder: Path, names: Iterable[str]) -> Iterator[Problem]:
@@ -164,9 +183,10 @@ def problems(info: Mapping[str, Any], folder: Path, names: Iterable[str]) -> Ite
             yield _changed(info, folder, key)
     for name in names:
         if fault := file_fault(info, folder, name):
-            if name in (CONFIG, TOKENIZER) and _CHANGED in fault:
-                fault += f"; restore it, or {accepting(folder)} if no result depends on the edit"
-            yield Problem(str(folder / name), "the file that training wrote", hint=fault)
+            hint = fault.text
+            if name in (CONFIG, TOKENIZER) and fault.readable:
+                hint += f"; restore it, or {accepting(folder)} if no result depends on the edit"
+            yield Problem(str(folder / name), "the file that training wrote", hint=hint)
 
 
 def _changed(info: Mapping[str, Any], folder: Path, key: str) -> Problem:
@@ -196,7 +216,7 @@ def faults(info: Mapping[str, Any], folder: Path) -> Iterator[str]:
     for name in _of_files(info):
         there = not _MANIFEST.fullmatch(name) or opening.is_there(folder / name)
         if there and (fault := file_fault(info, folder, name)):
-            yield fault
+            yield fault.text
 
 
 def _sha256(folder: Path, name: str) -> str:
