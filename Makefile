@@ -2,11 +2,12 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: help setup train test test-all lint bench results papers targets lock clean
+.PHONY: help setup train test test-slow test-all lint bench results papers targets lock clean
 
 help:
 	@echo "make train     train the first model (about 3 minutes on two CPU cores)"
 	@echo "make test      the quick tests"
+	@echo "make test-slow a third of the slow tests, another one each day (PART=1, 2 or 3)"
 	@echo "make test-all  all tests"
 	@echo "make lint      ruff, mypy, and the rooms' import contract"
 	@echo "make bench     measures speed, about 40 minutes, and writes docs/performance.md"
@@ -31,6 +32,11 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --di
 
 test: setup
 	$(PYTEST) -m "not slow"
+
+# What CI takes in turn. The longest files come early in the alphabet: that order is kept.
+PART ?= $(shell echo $$(( $$(date +%s) / 86400 % 3 + 1 )))
+test-slow: setup
+	$(PYTEST) -m slow --part $(PART)/3 --no-loadscope-reorder --durations 20
 
 test-all: setup
 	$(PYTEST)
