@@ -15,23 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from parts import pytest_addoption as pytest_addoption
+from parts import pytest_collection_modifyitems as pytest_collection_modifyitems
+
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs", "and", "cats", "ran"]
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--part", metavar="K/N", help="of what is selected every N-th test, from K on")
-
-
-@pytest.hookimpl(trylast=True)  # after -m and -k
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not (part := config.getoption("--part")):
-        return
-    which, _, count = part.partition("/")
-    if not (which.isdecimal() and count.isdecimal() and 1 <= int(which) <= int(count)):
-        raise pytest.UsageError(f"--part {part}: expected K/N with K from 1 to N, like 2/3")
-    kept = items[int(which) - 1 :: int(count)]
-    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-    items[:] = kept
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,4 +1,4 @@
-"""`--part K/N`, by which CI takes the slow tests in turn."""
+"""`--part K/N` leaves no test out, whatever N."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from conftest import pytest_collection_modifyitems
+from parts import pytest_collection_modifyitems
 
 
 def parts(part: str | None, items: list[Any]) -> tuple[list[Any], list[Any]]:
