@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -129,6 +130,16 @@ def test_a_changed_run_is_not_reused(
     assert answer.code == 2 if command == "train" else "refused" in told
     if command == "train":
         assert etude(*request, "run.on_existing=again").code == 0
+
+
+def test_a_changed_field_shows_its_value_and_a_changed_dictionary_none(
+    etude: Etude, words: Callable, record: Path
+) -> None:
+    text = (record / "run.json").read_text()  # the run's seed, and that of its config
+    (record / "run.json").write_text(re.sub(r'"seed": \d+', '"seed": 777', text))
+    said = etude("train", *words(record.parents[1])).err
+    assert "run.json: seed = 777: expected the value that training wrote" in said
+    assert "run.json: config = (changed): expected the value that training wrote" in said
 
 
 def test_an_edit_of_what_is_for_people_is_a_warning(

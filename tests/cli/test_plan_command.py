@@ -89,6 +89,23 @@ def test_signature_shows_what_entered(etude: Any, words: list[str], tmp_path: Pa
     assert [config["seed"] for config in yaml.safe_load_all(sweep.out)] == [1, 2]
 
 
+def test_what_this_machine_has_no_memory_for_is_a_note(
+    etude: Any, words: list[str], tmp_path: Path
+) -> None:
+    answer = etude("plan", *words, "model.layers=1000000000", "--no-measure", cwd=tmp_path)
+    assert answer.code == 0
+    assert facts(answer.out)["state"] == "new"
+    said = "`etude train` refuses it on this machine: model.layers = 1000000000: expected a model"
+    assert said in answer.out
+    assert "refuses" not in etude("plan", *words, "--no-measure", cwd=tmp_path).out
+
+
+def test_a_refused_run_has_its_name(etude: Any, words: list[str], tmp_path: Path) -> None:
+    answer = etude("plan", *words, "model.heads=3", "name=mine", cwd=tmp_path)
+    assert answer.out.startswith("mine  ")
+    assert "refused" in facts(answer.out)["state"]
+
+
 def test_all_mistakes_of_one_run(etude: Any, words: list[str], tmp_path: Path) -> None:
     answer = etude("plan", *words, "model.heads=3", "schedule.warmup_steps=-1", cwd=tmp_path)
     assert answer.code == 2

@@ -187,6 +187,13 @@ def test_muon_by_its_formula_in_float64(scale: str, nesterov: bool) -> None:
             torch.testing.assert_close(p.detach(), x, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("steps", [0, -1, 100, 10**30])
+def test_muon_refuses_iterations_that_torch_refuses(steps: int) -> None:
+    """A step would not end; neither would counting what it takes."""
+    with pytest.raises(InvalidArguments, match="1 to 99 iterations"):
+        Muon(steps=steps)
+
+
 def test_an_update_of_muon_is_nearly_orthogonal() -> None:
     net = nn.ModuleDict({"blocks": nn.Linear(16, 16, bias=False)})
     before = net["blocks"].weight.detach().clone()

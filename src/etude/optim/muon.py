@@ -26,7 +26,7 @@ class Muon(OptimizerRecipe):
     Args:
         lr, weight_decay: of the matrices.
         momentum, nesterov: of their gradients.
-        steps: of the Newton-Schulz iteration.
+        steps: of the Newton-Schulz iteration, at most 99.
         scale: of an update of a matrix of a rows and b columns: `original` is
             sqrt(max(1, a / b)), `match_rms_adamw` 0.2 sqrt(max(a, b)) (Liu et al. 2025,
             arXiv:2502.16982, section 2.2).
@@ -50,7 +50,8 @@ class Muon(OptimizerRecipe):
     ) -> None:
         checks = Checks()
         checks.probability(momentum=momentum)
-        checks.positive(steps=steps, adamw_lr=adamw_lr, eps=eps)
+        checks.positive(adamw_lr=adamw_lr, eps=eps)
+        checks.that(0 < steps < 100, "steps", steps, "1 to 99 iterations, as in torch")
         check_betas(checks, betas=betas)
         inside = 0 <= adamw_weight_decay < math.inf
         expected = "a finite number from 0 on"

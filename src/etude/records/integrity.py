@@ -191,7 +191,9 @@ def problems(info: Mapping[str, Any], folder: Path, names: Iterable[str]) -> Ite
 
 def _changed(info: Mapping[str, Any], folder: Path, key: str) -> Problem:
     """A field of `run.json` that states how the run went."""
-    value = "(removed)" if key not in info else "(changed)" if key == HASHES else info[key]
+    value = info.get(key, "(removed)")
+    if isinstance(value, dict | list):  # cut off, it would show anything but the change
+        value = "(changed)"
     hint = f"changed since; restore it, or `etude runs rm {folder}` removes the run"
     return Problem(f"{folder / ITSELF}: {key}", "the value that training wrote", value, hint)
 

@@ -24,6 +24,7 @@ from etude.sweeps.expand import Sweep, expand, refused
 from etude.sweeps.state import State, refusal, state_of
 from etude.training.build import Parts, build_parts
 from etude.training.process import fresh_settings
+from etude.training.room import check_room
 
 Told = Callable[[int, int], None]
 """Called with the number of jobs that are planned, and of all."""
@@ -130,7 +131,8 @@ class _Planner:
 
     def job(self, config: DictConfig) -> PlannedJob:
         typed = without_secrets(list(config.run.overrides))
-        job = PlannedJob(label_of(typed), typed, "", "", "", {}, State("new", "new"))
+        name = str(config.get("name") or "")  # as it was typed, until it is checked
+        job = PlannedJob(label_of(typed), typed, name, "", "", {}, State("new", "new"))
         try:
             with fresh_settings():
                 self._look(job, check(config))
@@ -156,6 +158,8 @@ class _Planner:
         job.state = state_of(checked, parts, whole, fingerprint)
         if job.state.kind != "refused":
             job.size = self._estimator.size(checked, parts, job.state, job.group)
+            if job.state.works:
+                job.size.notes += _refused_here(checked, parts, job.size.vocabulary)
 
     def _share_data(self, key: str, parts: Parts) -> None:
         """One data module for all jobs on the same data: it reads and remembers its files."""
@@ -163,3 +167,14 @@ class _Planner:
             parts.data.check()
             self._data[key] = parts.data
         parts.data = self._data[key]
+
+
+def _refused_here(checked: Checked, parts: Parts, vocabulary: int) -> list[str]:
+    """What `etude train` would refuse on this machine; a plan may be meant for another."""
+    try:
+        check_room(checked, parts, vocabulary or None)
+    except RequestError as error:
+        return [
+            f"`etude train` refuses it on this machine: {problem}" for problem in error.problems
+        ]
+    return []
