@@ -139,7 +139,7 @@ def test_a_changed_field_shows_its_value_and_a_changed_dictionary_none(
     (record / "run.json").write_text(re.sub(r'"seed": \d+', '"seed": 777', text))
     said = etude("train", *words(record.parents[1])).err
     assert "run.json: seed = 777: expected the value that training wrote" in said
-    assert "run.json: config = (changed): expected the value that training wrote" in said
+    assert "run.json: config = '(changed)': expected the value that training wrote" in said
 
 
 def test_an_edit_of_what_is_for_people_is_a_warning(
