@@ -19,6 +19,7 @@ from etude.errors import RequestError
 from etude.interop.families import FAMILIES, family_of
 from etude.interop.hf_config import ALLOWED, INERT, HFConfig
 from etude.interop.pretrained import load_weights
+from etude.interop.rope import rotary
 
 IDS = torch.randint(3, 30, (3, 11), generator=torch.Generator().manual_seed(1))
 TARGET = torch.randint(3, 30, (3, 7), generator=torch.Generator().manual_seed(2))
@@ -195,6 +196,21 @@ def test_a_field_that_is_not_known_may_only_be_off() -> None:
     config = HFConfig({"model_type": "llama", "rms_norm_epsilon": 1e-5}, "config.json")
     with pytest.raises(RequestError, match=r"rms_norm_epsilon = 1e-05: .*mean rms_norm_eps"):
         FAMILIES["llama"].build(config, "LlamaForCausalLM")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"rope_theta": None},
+        {"rope_theta": 10000},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": None}},
+        {"rope_parameters": {"rope_theta": 10000.0}},
+    ],
+)
+def test_a_base_of_null_is_the_usual_one(fields: dict[str, Any]) -> None:
+    part: Any = rotary(HFConfig(fields, "config.json"))
+    assert part.keywords["base"] == 10000.0
 
 
 @pytest.mark.parametrize(

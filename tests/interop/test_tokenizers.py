@@ -105,6 +105,16 @@ def test_where_a_text_begins_and_ends(
     assert ends.begin == (None if begin is None else tokenizer.special_tokens()[begin])
 
 
+@pytest.mark.parametrize("token", [7, ["<|endoftext|>"], {"content": 7}, True, "<nowhere>"])
+def test_a_beginning_that_is_no_token_is_refused(token: object, tmp_path: Path) -> None:
+    bpe().save(tmp_path / "tokenizer.json")
+    stated = {"add_bos_token": True, "bos_token": token}
+    tokenizer = of_folder(tmp_path, {})
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(stated))
+    with pytest.raises(RequestError, match="token"):
+        ends_of_folder(tmp_path, {}, tokenizer)
+
+
 def test_a_template_says_what_stands_before_a_text(tmp_path: Path) -> None:
     framed(wordpiece()).save(tmp_path / "tokenizer.json")
     tokenizer = of_folder(tmp_path, {})

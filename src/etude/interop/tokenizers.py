@@ -130,6 +130,9 @@ def ends_of_folder(folder: Path, config: Mapping[str, Any], tokenizer: ReleasedT
     if begin is None and stated.get("add_bos_token") is True:
         name = _content(stated.get("bos_token"))
         begin = None if name is None else tokenizer.backend.token_to_id(name)
+        if begin is None and name is not None:
+            expected = "a token of the vocabulary, as add_bos_token is true"
+            raise RequestError(Problem(f"{folder / CONFIG}: bos_token", expected, name))
     return Ends(begin, tuple(listed))
 
 
