@@ -9,7 +9,7 @@ help:
 	@echo "make test      the quick tests"
 	@echo "make test-slow a third of the slow tests, another one each day (PART=1, 2 or 3)"
 	@echo "make test-all  all tests"
-	@echo "make lint      ruff, mypy, and the rooms' import contract"
+	@echo "make lint      ruff, mypy, the rooms' import contract; every test file can be imported"
 	@echo "make bench     measures speed, about 40 minutes, and writes docs/performance.md"
 	@echo "make results   the applications on real data, about two hours, and writes docs/results.md"
 	@echo "make papers    what papers claim, about two hours, and writes docs/papers.md"
@@ -46,6 +46,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest --collect-only -qqq
 
 bench: setup
 	$(BIN)/python benchmarks/run.py $(ARGS)
