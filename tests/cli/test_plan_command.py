@@ -100,6 +100,14 @@ def test_what_this_machine_has_no_memory_for_is_a_note(
     assert "refuses" not in etude("plan", *words, "--no-measure", cwd=tmp_path).out
 
 
+def test_in_a_sweep_such_a_note_names_its_job(etude: Any, words: list[str], tmp_path: Path) -> None:
+    layers = "model.layers=1,1000000000"
+    answer = etude("plan", *words, layers, "--no-measure", "-m", cwd=tmp_path)
+    notes = [line for line in answer.out.splitlines() if "refuses it on this machine" in line]
+    assert len(notes) == 1
+    assert notes[0].startswith("job 2: ")
+
+
 def test_a_refused_run_has_its_name(etude: Any, words: list[str], tmp_path: Path) -> None:
     answer = etude("plan", *words, "model.heads=3", "name=mine", cwd=tmp_path)
     assert answer.out.startswith("mine  ")

@@ -156,9 +156,26 @@ def _notes(jobs: Sequence[PlannedJob]) -> Iterator[str]:
         shown.append(f"{len(sources) - len(shown)} others")
     if shown:
         yield "speed: " + "; ".join(shown)
-    yield from dict.fromkeys(note for size in sizes for note in size.notes)
+    yield from _notes_of_jobs(jobs)
     if any(size.about for size in sizes):
         yield "~: the tokenizer's vocabulary is known after preparation"
+
+
+def _notes_of_jobs(jobs: Sequence[PlannedJob]) -> Iterator[str]:
+    """Each note once, after the numbers of its jobs unless it is about all of them."""
+    numbers: dict[str, list[str]] = {}
+    sized = 0
+    for number, job in enumerate(jobs, start=1):
+        if job.size is not None:
+            sized += 1
+            for note in dict.fromkeys(job.size.notes):
+                numbers.setdefault(note, []).append(str(number))
+    for note, of in numbers.items():
+        if len(of) == sized:
+            yield note
+            continue
+        shown = of if len(of) <= 6 else [*of[:5], f"{len(of) - 5} more"]
+        yield f"{'job' if len(of) == 1 else 'jobs'} {', '.join(shown)}: {note}"
 
 
 def _report(job: PlannedJob) -> Iterator[str]:

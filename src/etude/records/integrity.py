@@ -51,9 +51,6 @@ class FileFault:
     text: str
     readable: bool = False
 
-    def __str__(self) -> str:
-        return self.text
-
 
 def is_hashed(info: Mapping[str, Any]) -> bool:
     """Whether a record has hashes; those of older versions have none."""
@@ -127,7 +124,7 @@ def accept(info: dict[str, Any], folder: Path) -> list[str]:
     wrong = [_changed(info, folder, key) for key in fields if key not in FOR_PEOPLE]
     if fault := file_fault(info, folder, OVERRIDES):
         wrong.append(
-            Problem(str(folder / OVERRIDES), "what was typed when it began", hint=str(fault))
+            Problem(str(folder / OVERRIDES), "what was typed when it began", hint=fault.text)
         )
     if wrong:
         raise RequestError(wrong)

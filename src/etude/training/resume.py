@@ -46,7 +46,7 @@ def resume_point(record: Record) -> ResumePoint:
 def _unusable(record: Record, step: int, folder: Path) -> str | None:
     """Why a run cannot go on from a checkpoint; None if it can."""
     if fault := file_fault(record.info, record.path, manifest_name(folder)):
-        return f"is another than was saved: {fault}"
+        return f"is another than was saved: {fault.text}"
     try:
         manifest = verify(folder)
     except RequestError as error:
