@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from etude.stopping import descendants
+from quick_first import quick_first
 
 WORK = """
 import hashlib, os, signal, subprocess, sys
@@ -52,7 +53,7 @@ def begin(*words: str) -> tuple[subprocess.Popen[str], int]:
     return process, int(process.stdout.readline())
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("signum", quick_first([signal.SIGTERM, signal.SIGINT, signal.SIGHUP]))
 def test_the_first_ends_what_saves_nothing(signum: int, tmp_path: Path) -> None:
     process, child = begin(str(tmp_path / "file"))
     assert descendants(process.pid) == [child]

@@ -12,6 +12,7 @@ from begun import PLANT, contents, results, start, sweep_of, wait_for
 
 from etude.records.lock import is_held
 from etude.records.record import Record
+from quick_first import quick_first
 
 
 @pytest.mark.parametrize("at_once", [pytest.param(1, marks=pytest.mark.slow), 2])
@@ -67,7 +68,9 @@ def test_a_killed_sweep_goes_on(
     assert len(list((root / "_sweeps").iterdir())) == 1
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("signum", "code"), quick_first([(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+)
 def test_a_signal_stops_all_jobs_and_keeps_what_they_did(
     etude, corpus: Path, tiny, tmp_path: Path, signum: int, code: int
 ) -> None:

@@ -13,6 +13,7 @@ from etude.errors import Interrupted
 from etude.records.record import Record
 from etude.sweeps.multirun import multirun
 from etude.training.run import Outcome
+from quick_first import quick_first
 
 
 def report(root: Path) -> dict[str, Any]:
@@ -88,7 +89,9 @@ def test_a_sweep_of_refused_jobs_alone_was_a_wrong_request(
 
 @pytest.mark.parametrize(
     "content",
-    ["{", "[]", '{"jobs": 3}', '{"jobs": [3]}', '{"jobs": [{"key": 3}]}', '{"jobs": [{}]}'],
+    quick_first(
+        ['{"jobs": [{}]}', "{", "[]", '{"jobs": 3}', '{"jobs": [3]}', '{"jobs": [{"key": 3}]}'], 2
+    ),
 )
 def test_a_damaged_record_of_a_sweep_is_put_aside(tmp_path: Path, content: str) -> None:
     sweep(tmp_path, "seed=0,1", train=outcome)
