@@ -369,13 +369,15 @@ class Run:
             RequestError: the data is gone or is not what the run was trained on, or the model's
                 positions end before `sequence_length`.
         """
-        if sequence_length is not None and sequence_length < 1:
-            raise RequestError(Problem("sequence_length", "a positive number", sequence_length))
+        from etude.analysis.windows import Windows
         from etude.data.synthetic.base import SyntheticData
         from etude.data.text import TextData
         from etude.tasks.causal_lm import CausalLM, score, sliding_score
 
         data = self.data()
+        kind: Any = self.checked.nodes["task"].constructor
+        windows = Windows(sequence_length, stride)
+        windows.check(kind, data)
         if isinstance(data, SyntheticData):
             from etude.tasks.algorithmic import score_made
             from etude.tasks.regression import score_numbers
@@ -393,23 +395,20 @@ class Run:
         if split not in ("val", "train"):
             raise RequestError(Problem("split", "val or train: running text has no other", split))
         self.prepare(data)
-        kind: Any = self.checked.nodes["task"].constructor
         if not issubclass(kind, CausalLM):
             from etude.tasks.token_task import score_tokens
 
             return score_tokens(kind, self.model(which).module, data.evaluation_batches(split))
-        if stride is not None:
-            length = sequence_length or data.sequence_length
-            if stride > length:
-                raise RequestError(Problem("stride", f"at most the window's {length}", stride))
-            module = self.model(which).module
-            vocabulary = data.tokenizer_.vocab_size
-            file = data.prepared.split(split)
-            found = sliding_score(module, file, length, stride, vocabulary)
-            return {**found, **data.bytes_metrics(split, found)}
-        batches = data.evaluation_batches(split, sequence_length)
+        model, vocabulary = self.model(which), data.tokenizer_.vocab_size
+        windows.check_room(data.evaluated_tokens(split), vocabulary, model.device)
         try:
-            return score(self.model(which).module, batches, data.bytes_predicted(split))
+            if stride is not None:
+                length = sequence_length or data.sequence_length
+                file = data.prepared.split(split)
+                found = sliding_score(model.module, file, length, stride, vocabulary)
+                return {**found, **data.bytes_metrics(split, found)}
+            batches = data.evaluation_batches(split, sequence_length)
+            return score(model.module, batches, data.bytes_predicted(split))
         except InvalidArguments as error:
             raise RequestError(error.problems) from error
 
@@ -419,15 +418,15 @@ class Run:
         *,
         pair: str | None = None,
         which: str = "best",
-        beams: int = 4,
-        length_penalty: float = 1.0,
+        beams: int | None = None,
+        length_penalty: float | None = None,
     ) -> list[dict[str, Any]]:
         """What the run says of texts: `label` and `probabilities`, `words` and `tags`, or `target`.
 
         Args:
             pair: of a run on pairs of texts, the second one.
             which: the checkpoint, as for `model`.
-            beams, length_penalty: of a search for targets.
+            beams, length_penalty: of a translation's search for targets; 4 and 1 if None.
 
         Raises:
             RequestError: an empty text, or a run that says nothing of a text alone.

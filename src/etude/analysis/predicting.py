@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from etude.analysis.evaluation import batches_of
-from etude.analysis.written import Beams, answers, bound_to, translations
+from etude.analysis.written import answers, bound_to, search_of, translations
 from etude.data.delimited import Quoting
 from etude.data.examples.base import ExampleData
 from etude.data.examples.conll import is_conll
@@ -37,13 +37,15 @@ class Predictor:
     Args:
         run: an `etude.api.Run`.
         which: its checkpoint.
-        beams, length_penalty: of a search for targets.
+        beams, length_penalty: of a search for targets; None is as usual.
 
     Raises:
         RequestError: the run's task says nothing of a text alone.
     """
 
-    def __init__(self, run: Any, which: str, beams: int, length_penalty: float) -> None:
+    def __init__(
+        self, run: Any, which: str, beams: int | None = None, length_penalty: float | None = None
+    ) -> None:
         self.run = run
         self.task = run.checked.nodes["task"].constructor
         known = (Classification, Tagging, Translation, Instruction)
@@ -53,9 +55,9 @@ class Predictor:
             writes = issubclass(self.task, CausalLM)
             hint = f"etude generate {run.path} continues texts" if writes else None
             raise RequestError(Problem("RUN", expected, self.task.__name__, hint))
+        self.beams = search_of(self.task, beams, length_penalty)
         self.model = run.model(which)
         self.labels = run.summary.get("data", {}).get("labels", [])
-        self.beams = Beams(beams, length_penalty)
 
     def __call__(
         self, texts: Sequence[str | list[str]], pair: str | None = None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from etude.analysis import stored
 from etude.analysis.evaluation import Evaluation, draw, evaluate_rows, per_class
-from etude.analysis.written import Beams
+from etude.analysis.windows import Windows
+from etude.analysis.written import Beams, search_of
 from etude.data.delimited import Quoting
 from etude.data.examples.base import ExampleData
 from etude.data.examples.source import Row
@@ -31,8 +32,8 @@ def scored(
     files: list[str] | None = None,
     by: str | None = None,
     quoting: Quoting | None = None,
-    beams: int = 4,
-    length_penalty: float = 1.0,
+    beams: int | None = None,
+    length_penalty: float | None = None,
     sequence_length: int | None = None,
     stride: int | None = None,
 ) -> dict[str, Any]:
@@ -43,6 +44,8 @@ def scored(
 
     Args:
         quoting: of CSV and TSV among `files`; None is as the run's data.
+        beams, length_penalty: of a search for targets; see `search_of`.
+        sequence_length, stride: of running text; see `Windows`.
 
     Raises:
         RequestError: the data is gone, is not what the run was trained on, or lacks what is asked.
@@ -54,19 +57,22 @@ def scored(
             raise RequestError(Problem("--quoting", "--data with files of rows beside it", quoting))
         data.quoting = quoting
     checkpoint = run.record.chosen(which)
-    searched = Beams(beams, length_penalty)
+    task = run.checked.nodes["task"].constructor
+    searched = search_of(task, beams, length_penalty)
+    windows = Windows(sequence_length, stride)
+    windows.check(task, data)
     on = split if files is None else ",".join(files)
     read = split if files is None else [*files, *([f"--{quoting}"] if quoting else [])]
-    name = name_of(read, checkpoint.name, searched)
+    name = name_of(read, checkpoint.name, searched, windows)
     told: dict[str, Any] = {"run": str(run.path), "on": on, "checkpoint": checkpoint.name}
     made: list[Path] = []
     predictions: Path | None = None
     if not isinstance(data, ExampleData):
         _refuse_for_text(files, by)
+        told["windows"] = windows.given  # older versions did not say it
         metrics = run.evaluate(split, sequence_length=sequence_length, stride=stride, which=which)
         told["metrics"] = metrics
     else:
-        _refuse_for_examples(sequence_length, stride)
         found = _on_rows(run, data, split, which, files, by, searched)
         told |= {"metrics": found.metrics, "by": by, "slices": found.slices}
         if found.counts is not None:
@@ -81,11 +87,34 @@ def scored(
     folder = folder_in(run.path, stored.EVALUATIONS)
     file = folder / f"{name}.json"
     stored.write(file, told, checkpoint.folders, predictions)
-    line = {"time": provenance.now(), "on": on, "checkpoint": checkpoint.name}
+    line = {"time": provenance.now(), "on": on, "checkpoint": checkpoint.name, **windows.given}
     said = json.dumps({**line, "metrics": told["metrics"]}, ensure_ascii=False)
     with appended(folder / stored.LOG, EVALUATIONS_LOG) as log:
         log.write(f"{said}\n".encode())
     return {**told, "files": [str(path) for path in (file, *made)]}
+
+
+def kept(run: Any, split: str, how: Mapping[str, Any]) -> Mapping[str, float] | None:
+    """The metrics that the record keeps of an evaluation; None if it has to be made.
+
+    Args:
+        how: `which`, and what `Beams` and `Windows` take.
+
+    Raises:
+        RequestError: what is kept was changed since.
+    """
+    asked = dict(how)
+    checkpoint = run.record.chosen(asked.pop("which", "best"))
+    windows = Windows(asked.pop("sequence_length", None), asked.pop("stride", None))
+    name = name_of(split, checkpoint.name, Beams(**asked), windows)
+    content = stored.read(run.path / stored.EVALUATIONS / f"{name}.json", checkpoint.folders)
+    if content is None:
+        return None
+    of_rows = "by" in content
+    if not of_rows and content.get("windows") != windows.given:
+        return None  # of an older version, which gave windows of any length this name
+    metrics: Mapping[str, float] = content["metrics"]
+    return metrics
 
 
 def example_scores(run: Any, split: str, which: str) -> list[float]:
@@ -162,18 +191,16 @@ def _refuse_for_text(files: list[str] | None, by: str | None) -> None:
         raise RequestError(problems)
 
 
-def _refuse_for_examples(sequence_length: int | None, stride: int | None) -> None:
-    asked = {"--sequence-length": sequence_length, "--stride": stride}
-    expected = "none: it is for running text, and the run's data are examples"
-    stated = {key: value for key, value in asked.items() if value is not None}
-    if stated:
-        raise RequestError([Problem(key, expected, value) for key, value in stated.items()])
-
-
-def name_of(on: str | Sequence[str], checkpoint: str, beams: Beams) -> str:
+def name_of(
+    on: str | Sequence[str],
+    checkpoint: str,
+    beams: Beams | None = None,
+    windows: Windows | None = None,
+) -> str:
     """What the files of an evaluation are called: by the split, or the files' name and where they
-    lie; by the checkpoint; and by how targets were searched for, if not as usual.
+    lie; by the checkpoint; and by how targets were searched for, or text was cut, if not as usual.
     """
+    beams, windows = beams or Beams(), windows or Windows()
     if isinstance(on, str):
         first = on
     else:
@@ -182,4 +209,5 @@ def name_of(on: str | Sequence[str], checkpoint: str, beams: Beams) -> str:
         first = f"{plain.encode()[:60].decode(errors='ignore')}-{whole[:8]}"
     usual = Beams()
     search = "" if beams == usual else f"-beams{beams.beams}-penalty{beams.length_penalty:g}"
-    return f"{first}-{checkpoint}{search}"
+    cut = "".join(f"-{key}{value}" for key, value in windows.given.items())
+    return f"{first}-{checkpoint}{search}{cut.replace('_', '-')}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -12,8 +13,10 @@ import numpy as np
 from etude.data.examples.base import ExampleData
 from etude.data.examples.encoding import encode
 from etude.data.loading import EVALUATION_POSITIONS
+from etude.errors import Problem, RequestError
 from etude.generation.words import whole
 from etude.tasks.instruction import AnswerObjective, Instruction
+from etude.tasks.translation import Translation
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,31 @@ class Beams:
     beams: int = 4
     length_penalty: float = 1.0
     max_new_tokens: int | None = None
+
+
+def search_of(task: type, beams: int | None = None, length_penalty: float | None = None) -> Beams:
+    """How a run's targets are searched for.
+
+    Args:
+        task: the run's.
+        beams, length_penalty: None is the default of `Beams`.
+
+    Raises:
+        RequestError: one is given, and the task searches for no targets.
+    """
+    asked: dict[str, Any] = {"beams": beams, "length_penalty": length_penalty}
+    given = {key: value for key, value in asked.items() if value is not None}
+    if given and not issubclass(task, Translation):
+        expected = f"none: {task.__name__} searches for no targets"
+        raise RequestError([Problem(key, expected, value) for key, value in given.items()])
+    problems = []
+    if beams is not None and beams < 1:
+        problems.append(Problem("beams", "a positive number", beams))
+    if length_penalty is not None and not math.isfinite(length_penalty):
+        problems.append(Problem("length_penalty", "a finite number", length_penalty))
+    if problems:
+        raise RequestError(problems)
+    return Beams(**given)
 
 
 def compared(

@@ -5,7 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from etude.cli.words import CHECKPOINTS, DONE, parser_for, with_quoting, with_root, with_trust
+from etude.cli.words import (
+    CHECKPOINTS,
+    DONE,
+    as_options,
+    parser_for,
+    with_quoting,
+    with_root,
+    with_trust,
+)
 from etude.errors import Problem, RequestError
 from etude.escaping import printable
 
@@ -27,8 +35,8 @@ def evaluate(arguments: list[str]) -> int:
     with_quoting(parser)
     parser.add_argument("--by", metavar="COLUMN", help="score the rows with each value apart too")
     parser.add_argument("--checkpoint", default="best", help=CHECKPOINTS)
-    parser.add_argument("--beams", type=int, default=4, help="of a search for targets (4)")
-    parser.add_argument("--length-penalty", type=float, default=1.0, help="of that search (1)")
+    parser.add_argument("--beams", type=int, help="of a translation's search for targets (4)")
+    parser.add_argument("--length-penalty", type=float, help="of that search (1)")
     help_ = "of a language model: windows of this many tokens (the training's)"
     parser.add_argument("--sequence-length", type=int, metavar="T", help=help_)
     help_ = "of a language model: windows overlap, and each counts its last N tokens alone"
@@ -51,18 +59,19 @@ def evaluate(arguments: list[str]) -> int:
     runs = [load_run(name, root=asked.root, trust=asked.trust) for name in asked.runs]
     told: list[dict[str, Any]] = []
     for run in runs:
-        found = scored(
-            run,
-            asked.split,
-            which=asked.checkpoint,
-            files=asked.data,
-            by=asked.by,
-            quoting=asked.quoting,
-            beams=asked.beams,
-            length_penalty=asked.length_penalty,
-            sequence_length=asked.sequence_length,
-            stride=asked.stride,
-        )
+        with as_options():
+            found = scored(
+                run,
+                asked.split,
+                which=asked.checkpoint,
+                files=asked.data,
+                by=asked.by,
+                quoting=asked.quoting,
+                beams=asked.beams,
+                length_penalty=asked.length_penalty,
+                sequence_length=asked.sequence_length,
+                stride=asked.stride,
+            )
         told.append(found)
         if not asked.json:
             _show(found)

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from etude.cli.words import CHECKPOINTS, DONE, parser_for, with_root, with_trust
+from etude.cli.words import CHECKPOINTS, DONE, as_option, parser_for, with_root, with_trust
 from etude.console import exact
 from etude.errors import Checks, InvalidArguments, Problem, RequestError
 
 _OPTIONS = (
     "samples", "max_new_tokens", "min_new_tokens", "temperature", "top_k", "top_p", "min_p",
-    "beams", "length_penalty", "early_stopping", "repetition_penalty", "no_repeat_ngram",
+    "greedy", "beams", "length_penalty", "early_stopping", "repetition_penalty", "no_repeat_ngram",
 )  # fmt: skip
 _RULE = "-" * 72
 
@@ -21,12 +21,11 @@ _RULE = "-" * 72
 def generate(arguments: list[str]) -> int:
     asked = _parser().parse_args(arguments)
     if asked.temperature is None:
-        asked.temperature = 1.0 if asked.beams > 1 else 0.8
+        asked.temperature = 1.0 if asked.beams > 1 or asked.greedy else 0.8
     prompts = _checked(asked)
     model = _model(asked)
     options: dict[str, Any] = {name: getattr(asked, name) for name in _OPTIONS}
     options |= {
-        "greedy": asked.greedy,
         "stop": asked.stop,
         "forbidden": asked.forbid,
         "seed": asked.seed,
@@ -143,11 +142,11 @@ def _lines(path: Path, checks: Checks) -> list[str]:
 
 def _as_typed(problem: Problem) -> Problem:
     """The problem under the option's name."""
-    if not problem.where.isidentifier() or problem.where == "RUN":
-        return problem
-    hint = "--beams 4 searches" if problem.hint == "beams=4 searches" else problem.hint
-    name = "forbid" if problem.where == "forbidden" else problem.where.replace("_", "-")
-    return replace(problem, where="--" + name, hint=hint)
+    if problem.where == "forbidden":
+        return replace(problem, where="--forbid")
+    if problem.hint == "beams=4 searches":
+        problem = replace(problem, hint="--beams 4 searches")
+    return as_option(problem)
 
 
 def _model(asked: argparse.Namespace) -> Any:

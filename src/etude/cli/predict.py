@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from etude.cli.words import CHECKPOINTS, DONE, parser_for, with_quoting, with_root, with_trust
+from etude.cli.words import (
+    CHECKPOINTS,
+    DONE,
+    as_options,
+    parser_for,
+    with_quoting,
+    with_root,
+    with_trust,
+)
 from etude.console import exact
 from etude.errors import Problem, RequestError
 
@@ -23,20 +31,19 @@ def predict(arguments: list[str]) -> int:
     with_quoting(parser)
     parser.add_argument("--pair", metavar="TEXT", help="of a run on pairs, the second text")
     parser.add_argument("--checkpoint", default="best", help=CHECKPOINTS)
-    parser.add_argument("--beams", type=int, default=4, help="of a search for targets (4)")
-    parser.add_argument("--length-penalty", type=float, default=1.0, help="of that search (1)")
+    parser.add_argument("--beams", type=int, help="of a translation's search for targets (4)")
+    parser.add_argument("--length-penalty", type=float, help="of that search (1)")
     parser.add_argument("--json", action="store_true", help="an object a line, complete")
     with_trust(parser)
     asked = parser.parse_args(arguments)
     if bool(asked.text) == (asked.file is not None):
         raise RequestError(Problem("--text", "--text or --file, one of them", asked.text or None))
-    if asked.beams < 1:
-        raise RequestError(Problem("--beams", "a positive number", asked.beams))
     from etude.analysis.predicting import Predictor
     from etude.api import load_run
 
     run = load_run(asked.run, root=asked.root, trust=asked.trust)
-    predictor = Predictor(run, asked.checkpoint, asked.beams, asked.length_penalty)
+    with as_options():
+        predictor = Predictor(run, asked.checkpoint, asked.beams, asked.length_penalty)
     texts = list(_texts(asked, predictor))
     for found in predictor(texts, asked.pair):
         told = json.dumps(found, ensure_ascii=False) if asked.json else _line(found)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import NoReturn
 
-from etude.errors import Problem, RequestError
+from etude.errors import InvalidArguments, Problem, RequestError
 from etude.stopping import SIGNALLED as SIGNALLED
 
 DONE, FAILED, WRONG, HELD = 0, 1, 2, 3
@@ -44,6 +47,22 @@ def with_trust(parser: argparse.ArgumentParser) -> None:
 def with_quoting(parser: argparse.ArgumentParser) -> None:
     help_ = "of quotation marks in CSV and TSV files: csv or none (as the run's data, or decided)"
     parser.add_argument("--quoting", choices=("csv", "none"), help=help_)
+
+
+@contextmanager
+def as_options() -> Iterator[None]:
+    """Reports problems with arguments of Python under the names of the command's options."""
+    try:
+        yield
+    except (InvalidArguments, RequestError) as error:
+        raise RequestError([as_option(problem) for problem in error.problems]) from error
+
+
+def as_option(problem: Problem) -> Problem:
+    """The problem under the option's name."""
+    if not problem.where.isidentifier() or problem.where == "RUN":
+        return problem
+    return replace(problem, where="--" + problem.where.replace("_", "-"))
 
 
 def split(words: str | None) -> list[str]:

@@ -21,6 +21,7 @@ def check_options(
     top_k: int | None = None,
     top_p: float | None = None,
     min_p: float | None = None,
+    greedy: bool = False,
     beams: int = 1,
     length_penalty: float = 1.0,
     early_stopping: EarlyStopping = False,
@@ -49,15 +50,19 @@ def check_options(
     found.that(early_stopping in (True, False, "never"), "early_stopping", early_stopping, ways)
     if beams > 1:
         found.that(samples <= beams, "samples", samples, f"at most beams = {beams}")
+    if beams > 1 or greedy:
+        beside, why = "greedy", "the likeliest token is taken, none is drawn"
+        if beams > 1:
+            beside, why = f"beams = {beams}", "a beam search draws nothing"
         for key, value, neutral in (
             ("temperature", temperature, 1.0),
             ("top_k", top_k, None),
             ("top_p", top_p, None),
             ("min_p", min_p, None),
         ):
-            expected = f"{neutral or 'no value'} beside beams = {beams}"
-            found.that(value == neutral, key, value, expected, "a beam search draws nothing")
-    else:
+            expected = f"{neutral or 'no value'} beside {beside}"
+            found.that(value == neutral, key, value, expected, why)
+    if beams <= 1:
         expected, hint = "1.0 without a beam search", "beams=4 searches"
         found.that(length_penalty == 1, "length_penalty", length_penalty, expected, hint)
         expected = "false without a beam search"

@@ -133,8 +133,8 @@ class TextGenerator(ABC):
         checks = Checks()
         check_options(
             max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, samples=samples,
-            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, beams=beams,
-            length_penalty=length_penalty, early_stopping=early_stopping,
+            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, greedy=greedy,
+            beams=beams, length_penalty=length_penalty, early_stopping=early_stopping,
             repetition_penalty=repetition_penalty, no_repeat_ngram=no_repeat_ngram, checks=checks,
         )  # fmt: skip
         checks.that(stream is None or single, "stream", stream, "one prompt and one sample")

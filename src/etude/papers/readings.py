@@ -186,21 +186,11 @@ def _end(name: str, values: Sequence[float]) -> float:
 
 
 def _scores(run: Run, split: str, how: Mapping[str, Any]) -> Mapping[str, float]:
-    """What an evaluation says; that of examples is kept in the record and not made again."""
-    from etude.analysis import stored
-    from etude.analysis.scoring import name_of, scored
-    from etude.analysis.written import Beams
+    """What an evaluation says; one that the record keeps is not made again."""
+    from etude.analysis.scoring import kept, scored
 
-    if not {"sequence_length", "stride"} & set(how):
-        search = {key: how[key] for key in ("beams", "length_penalty") if key in how}
-        checkpoint = run.record.chosen(how.get("which", "best"))
-        name = name_of(split, checkpoint.name, Beams(**search))
-        file = run.path / stored.EVALUATIONS / f"{name}.json"
-        if (kept := stored.read(file, checkpoint.folders)) is not None:
-            metrics: Mapping[str, float] = kept["metrics"]
-            return metrics
-    found: Mapping[str, float] = scored(run, split, **how)["metrics"]
-    return found
+    found = kept(run, split, how)
+    return scored(run, split, **how)["metrics"] if found is None else found
 
 
 class Metrics:
