@@ -109,6 +109,27 @@ class TestClassification:
         answer = etude("evaluate", records["classification"].path, "--stride", "4")
         assert answer.code == 2
         assert "--stride = 4: expected none" in answer.err
+        for words in (["--beams", "2"], ["--length-penalty", "1"], ["--sequence-length", "8"]):
+            answer = etude("evaluate", records["classification"].path, *words)
+            assert answer.code == 2, words
+            assert f"{words[0]} = {words[1]}" in answer.err
+
+    def test_rows_that_are_not_scored_and_texts_that_are_cut_are_reported(
+        self, records: Records, etude: Callable, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "odd.jsonl"
+        texts = ["cats", "", "cats " * 500, "  ", None]
+        rows = [{"text": text, "label": "cats"} for text in texts]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        record = records["classification"]
+        answer = etude("evaluate", record.path, "--data", str(file))
+        assert "3 of 5 rows have no text and are not scored" in answer.err
+        assert "1 text is longer than data.sequence_length" in answer.err
+        assert answer.out.splitlines()[0].endswith(", 2 rows")
+        found = evaluated(etude, record, "--data", str(file))
+        assert (found["rows"], found["rows_without_text"]) == (2, 3)
+        answer = etude("predict", record.path, "--text", texts[2])
+        assert "1 text is longer than data.sequence_length" in answer.err
 
     def test_other_files(self, records: Records, etude: Callable, tmp_path: Path) -> None:
         file = tmp_path / "more.jsonl"

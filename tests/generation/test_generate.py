@@ -419,3 +419,12 @@ def test_refuses_before_the_model_is_asked(changes, where):
         generate(model, arguments.pop("tokens"), **arguments)
     assert [problem.where for problem in caught.value.problems] == [where]
     assert model.seen == []
+
+
+@pytest.mark.parametrize(
+    "given", [{"temperature": 0.5}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.1}]
+)
+def test_greedy_takes_no_option_of_drawing(given: dict[str, float]) -> None:
+    (key,) = given
+    with pytest.raises(InvalidArguments, match=f"{key} = .*: expected .* beside greedy"):
+        generate(Counting(), torch.tensor([[1]]), greedy=True, **given)

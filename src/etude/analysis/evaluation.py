@@ -6,6 +6,7 @@ split and checkpoint. Texts are not copied there: they stay where they are.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from etude.analysis.written import Beams, answers, bound_to, compared, translations
+from etude.console import NOTICES
 from etude.data.examples.base import ExampleData
 from etude.data.examples.classes import key_of, numbered
 from etude.data.examples.source import Row
@@ -40,6 +42,9 @@ BINS = 10
 """Of the calibration error."""
 
 
+log = logging.getLogger(NOTICES)
+
+
 @dataclass
 class Evaluation:
     """What was found.
@@ -53,6 +58,7 @@ class Evaluation:
         calibration: of a classifier, of each bin mean confidence, accuracy and number.
         spans: of a tagger of spans, the scores of each kind.
         slices: the metrics of the rows that have each value of a column.
+        without_text: rows that are not scored.
     """
 
     metrics: dict[str, float]
@@ -62,6 +68,7 @@ class Evaluation:
     calibration: list[tuple[float, float, int]] = field(default_factory=list)
     spans: list[dict[str, Any]] = field(default_factory=list)
     slices: dict[str, dict[str, float]] = field(default_factory=dict)
+    without_text: int = 0
 
 
 def evaluate_rows(
@@ -93,6 +100,11 @@ def evaluate_rows(
     if not kept:
         hint = f"none of the {len(rows):,} has any"
         raise RequestError(Problem("--data", "rows with text", hint=hint))
+    without = len(rows) - len(kept)
+    if without:
+        log.warning(
+            "%s of %s rows have no text and are not scored", f"{without:,}", f"{len(rows):,}"
+        )
     groups = _groups(rows, kept, by)
     if issubclass(task, Classification):
         found = _classified(options, data, rows, model, labels)
@@ -106,7 +118,7 @@ def evaluate_rows(
         expected = "a run of classification, tagging, translation, instruction or running text"
         raise RequestError(Problem("RUN", expected, task.__name__))
     score: Any = found.pop("score")
-    result = Evaluation(**found)
+    result = Evaluation(**found, without_text=without)
     for each in result.predictions:
         each["where"] = rows[each["row"]].where
     for name, members in groups.items():

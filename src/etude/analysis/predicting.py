@@ -12,7 +12,7 @@ from etude.analysis.written import answers, bound_to, search_of, translations
 from etude.data.delimited import Quoting
 from etude.data.examples.base import ExampleData
 from etude.data.examples.conll import is_conll
-from etude.data.examples.encoding import encode
+from etude.data.examples.encoding import encode, warn_of_cut
 from etude.data.examples.labelled import LabelledFiles
 from etude.data.examples.source import Row
 from etude.data.examples.tables import TableData
@@ -138,11 +138,14 @@ class Predictor:
         data: Any = self.data
         pairs: list[Any] = [text if pair is None else (text, pair) for text in texts]
         found = encode(pairs, self.model.tokenizer, data.sequence_length)
-        rows, examples = [], []
+        rows, examples, cut = [], [], 0
         for number, pieces in enumerate(found):
-            for piece in data.pieces_of(pieces)[0]:
+            taken, lost = data.pieces_of(pieces)
+            cut += lost > 0
+            for piece in taken:
                 rows.append(number)
                 examples.append({"tokens": piece.ids, "types": piece.type_ids, "label": [0]})
+        warn_of_cut(cut, data.sequence_length)
         table = data.held(examples)
         answers = class_probabilities(self.model.module, batches_of(table), rows)
         for number, chances in answers.items():

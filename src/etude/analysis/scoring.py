@@ -75,6 +75,7 @@ def scored(
     else:
         found = _on_rows(run, data, split, which, files, by, searched)
         told |= {"metrics": found.metrics, "by": by, "slices": found.slices}
+        told |= {"rows": len(found.predictions), "rows_without_text": found.without_text}
         if found.counts is not None:
             told["classes"] = per_class(found)
             if found.spans:

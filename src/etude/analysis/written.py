@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from etude.data.examples.base import ExampleData
-from etude.data.examples.encoding import encode
+from etude.data.examples.encoding import encode, warn_of_cut
 from etude.data.loading import EVALUATION_POSITIONS
 from etude.errors import Problem, RequestError
 from etude.generation.words import whole
@@ -104,7 +104,9 @@ def answers(
     ends = [] if more or first not in tokenizer.special_tokens().values() else [first]
     tail = tokenizer.decode(list(template.after)) if not ends else ""
     found = []
-    for piece, *_ in encode(list(sources), tokenizer, length, framed=False):
+    encoded = encode(list(sources), tokenizer, length, framed=False)
+    warn_of_cut(sum(len(pieces) > 1 for pieces in encoded), length)
+    for piece, *_ in encoded:
         read = [*template.before, *piece.ids, *template.between]
         text = model.answer(read, max_new_tokens=length, stop_tokens=ends)
         found.append((text.partition(tail)[0] if tail else text).strip())
@@ -117,10 +119,12 @@ def translations(model: Any, sources: Sequence[str], beams: Beams, length: int) 
     order = sorted(range(len(sources)), key=lambda place: -len(sources[place]))
     found: dict[int, str] = {}
     size = max(1, EVALUATION_POSITIONS // (longest * beams.beams))
+    read = [cut_to(model.tokenizer, source, length - 1) for source in sources]
+    warn_of_cut(sum(a != b for a, b in zip(read, sources, strict=True)), length)
     for first in range(0, len(order), size):
         places = order[first : first + size]
         texts = model.generate(
-            [cut_to(model.tokenizer, sources[place], length - 1) for place in places],
+            [read[place] for place in places],
             max_new_tokens=longest,
             batch_size=size * beams.beams,
             beams=beams.beams,

@@ -83,7 +83,9 @@ def evaluate(arguments: list[str]) -> int:
 def _show(found: dict[str, Any]) -> None:
     from etude.records.tables import print_columns
 
-    print(printable(f"{found['run']}, {found['on']}, {found['checkpoint']}", line=True))
+    head = ", ".join(found[key] for key in ("run", "on", "checkpoint"))
+    head += f", {found['rows']:,} rows" if "rows" in found else ""
+    print(printable(head, line=True))
     for name, value in found["metrics"].items():
         print(f"  {printable(name, line=True):20} {value:.4f}")
     if found.get("slices"):

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from etude.data.cache import built_once
 from etude.data.examples.batches import ExampleBatches
 from etude.data.examples.classes import key_of, numbered
+from etude.data.examples.encoding import warn_of_cut
 from etude.data.examples.ragged import Ragged
 from etude.data.examples.source import Row, Source, Split
 from etude.data.examples.steps import ExampleEvaluation, ExampleSteps, Held, Part, Table
@@ -316,12 +317,15 @@ class ExampleData(pl.LightningDataModule, Source):
         kept = [number for number, row in enumerate(rows) if self.texts(row)]
         examples: list[dict[str, list[int]]] = []
         numbers: list[int] = []
+        cut = 0
         for first in range(0, len(kept), GROUP):
             group = kept[first : first + GROUP]
             found = self.encoded([rows[number] for number in group], tokenizer, labels)
             for number, each in zip(group, found, strict=True):
                 examples += each.fields
                 numbers += [number] * len(each.fields)
+                cut += each.truncated > 0
+        warn_of_cut(cut, self.sequence_length)
         return self.held(examples), numbers
 
     def pieces_of(

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import tokenizers
 
+from etude.console import NOTICES
 from etude.data.tokenizer import Tokenizer
 from etude.errors import Problem, RequestError
+
+log = logging.getLogger(NOTICES)
+
+
+def warn_of_cut(texts: int, longest: int) -> None:
+    """Reports texts of which the model does not read the end."""
+    if texts:
+        told = "1 text is" if texts == 1 else f"{texts:,} texts are"
+        log.warning("%s longer than data.sequence_length = %d; the rest is not read", told, longest)
 
 
 def encode(
