@@ -132,11 +132,19 @@ NOTICES = "etude.notices"
 """The logger of notices about the request."""
 
 
-class _Stdout(logging.Handler):
-    """Writes to whatever `sys.stdout` is at that moment, as a notebook or a test may replace it."""
+class Messages(logging.Handler):
+    """Writes to whatever `sys.stdout` is at that moment, as a notebook or a test may replace it.
+
+    Args:
+        stderr: to standard error instead, where standard output is for a command's result.
+    """
+
+    def __init__(self, *, stderr: bool) -> None:
+        super().__init__(logging.INFO)
+        self.stderr = stderr
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.name == NOTICES:
+        if self.stderr or record.name == NOTICES:
             print(self.format(record), file=sys.stderr, flush=True)
             return
         try:
@@ -145,11 +153,15 @@ class _Stdout(logging.Handler):
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
-def show_messages() -> None:
-    """Shows messages from now on, once, unless a program has set up handlers of its own."""
+def show_messages(*, stderr: bool = False) -> None:
+    """Shows messages from now on, once, unless a program has set up handlers of its own.
+
+    Args:
+        stderr: all of them on standard error, not notices alone.
+    """
     logger = logging.getLogger("etude")
     if not logger.handlers and not logging.getLogger().handlers:
-        handler = _Stdout(logging.INFO)
+        handler = Messages(stderr=stderr)
         handler.setFormatter(MaskingFormatter("%(message)s"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import random
 from collections.abc import Callable
@@ -113,6 +114,17 @@ class TestClassification:
             answer = etude("evaluate", records["classification"].path, *words)
             assert answer.code == 2, words
             assert f"{words[0]} = {words[1]}" in answer.err
+
+    def test_json_is_all_of_the_output_whatever_is_logged(
+        self, records: Records, etude: Callable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def logging_one(path: Path) -> None:
+            logging.getLogger("etude.data").info("a message")
+
+        monkeypatch.setattr("etude.analysis.scoring.must_be_ours", logging_one)
+        answer = etude("evaluate", records["classification"].path, "--json")
+        assert "a message" in answer.err
+        assert len(json.loads(answer.out)) == 1
 
     def test_rows_that_are_not_scored_and_texts_that_are_cut_are_reported(
         self, records: Records, etude: Callable, tmp_path: Path

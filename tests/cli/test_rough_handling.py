@@ -27,9 +27,9 @@ def test_training_survives_its_reader(
     tiny: Callable[..., list[str]], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from etude.api import compose, train
-    from etude.console import _Stdout
+    from etude.console import Messages
 
-    handler = _Stdout(10)
+    handler = Messages(stderr=False)
     monkeypatch.setattr("sys.stdout", ClosedPipe())
     logging.getLogger("etude").addHandler(handler)
     try:

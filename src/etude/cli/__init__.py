@@ -79,7 +79,7 @@ def run(arguments: list[str]) -> int:
 def _run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     arguments = [item for item in arguments if item != "--debug"]
-    show_messages()
+    show_messages(stderr=arguments[:1] not in _REPORTING)
     signal.signal(signal.SIGTERM, _on_signal)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # `nohup` ignores it
         signal.signal(signal.SIGHUP, _on_signal)
@@ -142,6 +142,10 @@ def _command(name: str) -> Callable[[list[str]], int]:
     name = name.replace("-", "_")
     command: Callable[[list[str]], int] = getattr(import_module(f"etude.cli.{name}"), name)
     return command
+
+
+_REPORTING = (["train"], ["find-lr"], ["reproduce"])
+"""Their standard output is what happens; that of the others is a result."""
 
 
 def _dispatch(arguments: list[str]) -> int:
