@@ -375,3 +375,12 @@ def test_what_is_refused_late_leaves_no_folder_either(
     assert "Traceback" not in answer.err
     left = [path for path in (tmp_path / "experiments").rglob("*") if path.is_file()]
     assert left == []
+
+
+def test_the_list_of_runs_is_named_with_its_root(
+    etude: Any, tiny: Any, corpus: Path, tmp_path: Path
+) -> None:
+    answer = etude("train", *tiny(corpus, "my runs"), cwd=tmp_path)
+    assert "all runs    etude runs list --root 'my runs'" in answer.out
+    answer = etude("train", *tiny(corpus, "experiments"), cwd=tmp_path)
+    assert answer.out.endswith("all runs    etude runs list\n")

@@ -69,6 +69,7 @@ def checked(record: Record) -> Iterator[tuple[str | None, str | None]]:
                     yield None, f"{file.parent.name}/{file.name}: not hashed"
             except RequestError as error:
                 yield str(error).replace(f"{record.path}/", ""), None
+                kept.add(f"{file.stem}.jsonl")  # it may have its hash
                 continue
             if content.get("predictions_sha256"):
                 predictions = record.path / PREDICTIONS / f"{file.stem}.jsonl"

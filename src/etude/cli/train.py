@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -119,7 +120,10 @@ def _tell_outcome(record: Any, *, reused: bool) -> None:
         log.info("  scores      etude evaluate %s", name)
     elif task in _WRITES:
         log.info("  more text   etude generate %s --prompt 'To be'", name)
-    log.info("  all runs    etude runs list")
+    root = name.parent.parent  # experiments/NAME/SIGNATURE
+    elsewhere = root.resolve() != Path("experiments").resolve()
+    listed = f" --root {shlex.quote(str(root))}" if elsewhere else ""
+    log.info("  all runs    etude runs list%s", listed)
 
 
 def _summary_line(info: dict[str, Any]) -> str:

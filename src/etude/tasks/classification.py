@@ -40,7 +40,11 @@ class LabelObjective(ExampleObjective):
             found = ", ".join(meta.labels)
             raise RequestError(Problem("data.label", "two labels or more", found or "none"))
         if self.positive is not None and self.positive not in meta.labels:
-            hint = nearest(self.positive, meta.labels)
+            hint = "; ".join(
+                each
+                for each in (nearest(self.positive, meta.labels), "null scores all labels alike")
+                if each
+            )
             problem = Problem("task.positive", "one of the data's labels", self.positive, hint)
             raise RequestError(problem)
         if not self.balanced:
