@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,30 +15,68 @@ import pytest
 Etude = Callable[..., Any]
 
 
-class ClosedPipe:
-    """A standard output whose reader has left."""
+class Unwilling:
+    """An output that takes nothing: its reader has left, or the disk is full."""
+
+    def __init__(self, error: OSError) -> None:
+        self.error = error
+
+    def isatty(self) -> bool:
+        return False
 
     def write(self, text: str) -> int:
-        raise BrokenPipeError
+        raise self.error
 
     def flush(self) -> None:
-        raise BrokenPipeError
+        raise self.error
 
 
-def test_training_survives_its_reader(
-    tiny: Callable[..., list[str]], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), FULL], ids=["reader", "disk"])
+def test_training_survives_its_output(
+    tiny: Callable[..., list[str]],
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: OSError,
 ) -> None:
     from etude.api import compose, train
     from etude.console import _Stdout
 
     handler = _Stdout(10)
-    monkeypatch.setattr("sys.stdout", ClosedPipe())
+    monkeypatch.setattr("sys.stdout", Unwilling(error))
     logging.getLogger("etude").addHandler(handler)
     try:
         run = train(compose(tiny(corpus, tmp_path / "runs")))
     finally:
         logging.getLogger("etude").removeHandler(handler)
     assert run.status == "finished"
+
+
+def test_a_full_output_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from etude import cli
+
+    monkeypatch.setattr("sys.stdout", Unwilling(FULL))
+    assert cli.run(["--version"]) == 2
+    assert "No space left on device: standard output" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stderr", Unwilling(FULL))
+    assert cli.run(["nothing"]) == 2
+
+
+def test_closed_streams_are_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    from etude import cli
+    from etude.errors import RequestError
+
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(f"sys.{name}", None)
+    assert cli.run(["runs", "list", "--root", "/nonexistent"]) == cli.run(["--version"]) == 0
+    assert cli.run(["nothing"]) == 2
+    with pytest.raises(RequestError, match="standard input: .*it is closed"):
+        list(sys.stdin.buffer)
 
 
 def test_a_label_may_hold_any_characters(
