@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from etude.config.compose import compose
+from etude.errors import RequestError
 
 Etude = Callable[..., Any]
 
@@ -67,13 +71,12 @@ def test_a_full_output_is_named(
     assert cli.run(["nothing"]) == 2
 
 
-def test_closed_streams_are_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_streams_are_no_mistake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from etude import cli
-    from etude.errors import RequestError
 
     for name in ("stdin", "stdout", "stderr"):
         monkeypatch.setattr(f"sys.{name}", None)
-    assert cli.run(["runs", "list", "--root", "/nonexistent"]) == cli.run(["--version"]) == 0
+    assert cli.run(["runs", "list", "--root", str(tmp_path)]) == 0
     assert cli.run(["nothing"]) == 2
     with pytest.raises(RequestError, match="standard input: .*it is closed"):
         list(sys.stdin.buffer)
@@ -161,3 +164,30 @@ def test_links_that_lead_back_come_to_an_end(etude: Etude, tmp_path: Path) -> No
         answer = etude("runs", *words, cwd=tmp_path)
         assert answer.code in (0, 2)
         assert "Traceback" not in answer.err
+
+
+def test_a_removed_current_folder_is_said(tmp_path: Path) -> None:
+    from etude import cli
+
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    before = Path.cwd()
+    os.chdir(gone)
+    try:
+        gone.rmdir()
+        assert cli.run(["train", "experiment=debug"]) == 2
+        with pytest.raises(RequestError, match="current folder: expected one that exists"):
+            compose("experiment=debug")
+    finally:
+        os.chdir(before)
+
+
+def test_a_secret_key_is_named_by_its_place(
+    etude: Etude, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefgh1234")
+    answer = etude("train", "experiment=debug", "+hf_abcdefgh1234=1", cwd=tmp_path)
+    assert answer.err == (
+        "etude: a mistake in the request:\n"
+        "  override 2: expected a key that is not the value of $HF_TOKEN\n"
+    )

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import NoReturn
 
 from etude.cli.words import DONE, FAILED, HELD, SIGNALLED, WRONG, HelpShown
+from etude.config.paths import check_current_folder
 from etude.console import drop_unwritten, guard, guarded, open_closed, show_messages
 from etude.errors import (
     EtudeError,
@@ -163,6 +164,7 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[0] not in _COMMANDS:
         hint = nearest(arguments[0], _COMMANDS)
         raise RequestError(Problem("COMMAND", "one that exists", arguments[0], hint))
+    check_current_folder()
     return _command(arguments[0])(arguments[1:])
 
 
