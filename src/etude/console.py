@@ -16,9 +16,10 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
+from etude.errors import Problem, RequestError
 from etude.escaping import printable
 from etude.secrets import MaskingFormatter, hidden, in_errors
 
@@ -30,6 +31,102 @@ _MOVES = re.compile(r"\n*(?:\x1b\[A)+|\r")
 to the beginning of its own."""
 
 
+class _Named:
+    """A stream whose errors name it, as those of files do."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return int(self._stream.write(text) or 0)
+        except OSError as error:
+            error.filename = error.filename or "standard output"
+            raise
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            error.filename = error.filename or "standard output"
+            raise
+
+
+class _Quiet(_Named):
+    """Standard error: where it takes nothing (a full disk), no work ends for a message."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+
+class _ClosedInput:
+    """Standard input that was closed before the command began: whoever reads it is told so."""
+
+    encoding = "utf-8"
+
+    @property
+    def buffer(self) -> NoReturn:
+        raise RequestError(Problem("standard input", "something to read; it is closed"))
+
+    def read(self, size: int = -1) -> NoReturn:
+        return self.buffer
+
+    readline = read
+
+    def __iter__(self) -> Iterator[str]:
+        return self.buffer
+
+    def isatty(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+def open_closed() -> None:
+    """Puts `/dev/null` in the place of outputs that were closed before the command began (`>&-`),
+    and of their descriptors: the next file that is opened would take those, and what is printed.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+        empty = _ClosedInput() if name == "stdin" else open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        setattr(sys, name, empty)
+
+
+def drop_unwritten() -> None:
+    """What an output did not take (a full disk, a reader who has left) is not tried once more when
+    the process ends: Python would report that, with an exit code of its own."""
+    for stream in (sys.stdout, sys.stderr):
+        beneath: Any = stream
+        while isinstance(beneath, Outlet | _Named):
+            beneath = beneath.beneath if isinstance(beneath, Outlet) else beneath._stream
+        with suppress(ValueError):  # it is closed
+            try:
+                beneath.flush()
+            except OSError:
+                with suppress(OSError):
+                    null = os.open(os.devnull, os.O_WRONLY)
+                    os.dup2(null, beneath.fileno())
+                    os.close(null)
+
+
 class Outlet:
     """A text stream that writes to another what may be shown there.
 
@@ -39,7 +136,8 @@ class Outlet:
     """
 
     def __init__(self, stream: Any, *, errors: bool) -> None:
-        self._stream, self._errors = stream, errors
+        self._stream = _Quiet(stream) if errors else _Named(stream)
+        self._errors = errors
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -64,6 +162,10 @@ class Outlet:
         before = moves[0] if moves is not None and moves[0] in ("\r", text) else ""
         self._stream.write(before + printable(in_errors(text[len(before) :])))
         return len(text)
+
+    def flush(self) -> None:
+        """Errors name the stream, or are none: see `_Named`."""
+        self._stream.flush()
 
     def writelines(self, lines: Any) -> None:
         """`write` of each."""
@@ -145,11 +247,12 @@ class Messages(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if self.stderr or record.name == NOTICES:
-            print(self.format(record), file=sys.stderr, flush=True)
+            with suppress(OSError):
+                print(self.format(record), file=sys.stderr, flush=True)
             return
         try:
             print(self.format(record), file=sys.stdout, flush=True)
-        except BrokenPipeError:  # whoever read along has left; training goes on
+        except OSError:  # whoever read along has left, or the disk is full; training goes on
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 

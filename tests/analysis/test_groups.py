@@ -211,6 +211,20 @@ def test_a_sweeps_folder_names_its_runs(records: list[Record], etude: Any, tmp_p
     assert [group["n"] for group in json.loads(answer.out)["groups"]] == [3]
 
 
+def test_jobs_of_a_sweep_that_are_not_there_are_named(
+    records: list[Record], etude: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "experiments" / "_sweeps" / "abc"
+    folder.mkdir(parents=True)
+    paths = [f"nano/{records[0].path.name}", "/etc", "../../../x", "nano/gone"]
+    jobs = [{"key": f"k{n}", "path": path} for n, path in enumerate(paths)]
+    (folder / "sweep.json").write_text(json.dumps({"jobs": jobs}))
+    answer = etude("runs", "group", folder, "--json", cwd=tmp_path)
+    assert [group["n"] for group in json.loads(answer.out)["groups"]] == [1]
+    assert "3 jobs have no record" in answer.err
+    assert "k1 (/etc), k2 (../../../x), k3 (nano/gone)" in answer.err
+
+
 def test_significance_of_real_runs(etude, corpus: Path, tiny, tmp_path: Path) -> None:
     import etude as package
 

@@ -2,41 +2,84 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from etude.config.compose import compose
+from etude.errors import RequestError
+
 Etude = Callable[..., Any]
 
 
-class ClosedPipe:
-    """A standard output whose reader has left."""
+class Unwilling:
+    """An output that takes nothing: its reader has left, or the disk is full."""
+
+    def __init__(self, error: OSError) -> None:
+        self.error = error
+
+    def isatty(self) -> bool:
+        return False
 
     def write(self, text: str) -> int:
-        raise BrokenPipeError
+        raise self.error
 
     def flush(self) -> None:
-        raise BrokenPipeError
+        raise self.error
 
 
-def test_training_survives_its_reader(
-    tiny: Callable[..., list[str]], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), FULL], ids=["reader", "disk"])
+def test_training_survives_its_output(
+    tiny: Callable[..., list[str]],
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: OSError,
 ) -> None:
     from etude.api import compose, train
     from etude.console import Messages
 
     handler = Messages(stderr=False)
-    monkeypatch.setattr("sys.stdout", ClosedPipe())
+    monkeypatch.setattr("sys.stdout", Unwilling(error))
     logging.getLogger("etude").addHandler(handler)
     try:
         run = train(compose(tiny(corpus, tmp_path / "runs")))
     finally:
         logging.getLogger("etude").removeHandler(handler)
     assert run.status == "finished"
+
+
+def test_a_full_output_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from etude import cli
+
+    monkeypatch.setattr("sys.stdout", Unwilling(FULL))
+    assert cli.run(["--version"]) == 2
+    assert "No space left on device: standard output" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stderr", Unwilling(FULL))
+    assert cli.run(["nothing"]) == 2
+
+
+def test_closed_streams_are_no_mistake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from etude import cli
+
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(f"sys.{name}", None)
+    assert cli.run(["runs", "list", "--root", str(tmp_path)]) == 0
+    assert cli.run(["nothing"]) == 2
+    with pytest.raises(RequestError, match=r"standard input: .*it is closed"):
+        list(sys.stdin.buffer)
 
 
 def test_a_label_may_hold_any_characters(
@@ -121,3 +164,30 @@ def test_links_that_lead_back_come_to_an_end(etude: Etude, tmp_path: Path) -> No
         answer = etude("runs", *words, cwd=tmp_path)
         assert answer.code in (0, 2)
         assert "Traceback" not in answer.err
+
+
+def test_a_removed_current_folder_is_said(tmp_path: Path) -> None:
+    from etude import cli
+
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    before = Path.cwd()
+    os.chdir(gone)
+    try:
+        gone.rmdir()
+        assert cli.run(["train", "experiment=debug"]) == 2
+        with pytest.raises(RequestError, match="current folder: expected one that exists"):
+            compose("experiment=debug")
+    finally:
+        os.chdir(before)
+
+
+def test_a_secret_key_is_named_by_its_place(
+    etude: Etude, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefgh1234")
+    answer = etude("train", "experiment=debug", "+hf_abcdefgh1234=1", cwd=tmp_path)
+    assert answer.err == (
+        "etude: a mistake in the request:\n"
+        "  override 2: expected a key that is not the value of $HF_TOKEN\n"
+    )

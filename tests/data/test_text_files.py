@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from etude.data import plain
 from etude.data.plain import scan
 from etude.data.text import Batch
-from etude.data.text_files import TextFiles
+from etude.data.text_files import TextFiles, files_of
 from etude.data.tokenizer import BPE, Byte, Char
 from etude.errors import InvalidArguments, RequestError
 
@@ -227,6 +228,19 @@ class TestPaths:
         with pytest.raises(RequestError, match=message) as caught:
             data(folder / name).check()
         assert caught.value.problems[0].where == "data.path"
+
+    def test_what_is_neither_file_nor_folder_is_said(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "f.csv")
+        (tmp_path / "l.csv").symlink_to("nowhere")
+        for name, said in (("f.csv", "it is a FIFO"), ("l.csv", "a link that leads nowhere")):
+            with pytest.raises(RequestError, match=said):
+                files_of([str(tmp_path / name)])
+        with pytest.raises(RequestError, match="'': expected a file, a folder or a glob"):
+            files_of([""])
+
+    def test_a_folder_without_rows_asks_for_rows(self, tmp_path: Path) -> None:
+        with pytest.raises(RequestError, match=r"files of rows: \.jsonl"):
+            files_of([str(tmp_path)], rows=True)
 
     def test_a_folder_without_texts(self, tmp_path: Path) -> None:
         (tmp_path / "code.py").write_text("x")

@@ -190,3 +190,27 @@ def test_a_key_that_is_added_below_hydra_as_in_single_runs() -> None:
         ["experiment=debug", "seed=0"],
         ["experiment=debug", "seed=1"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["seed=range(0,1000000000)"], "at most 100,000 values to try (these are 1,000,000,000)"),
+        (["seed=shuffle(range(1000000000))", "seed=1"], "these are 1,000,000,000"),
+        ([f"seed=range(0,1{'0' * 400})"], "these are more than 10**18"),
+        (["optimizer.lr=range(1.0,0.0,-1e-300)"], "these are more than 10**18"),
+        (["optimizer.lr=range(0.0,inf,1.0)"], "it has no end"),
+        (["optimizer.lr=range(nan,1.0)"], "a range of numbers"),
+        (["seed=range(1000)", "data.batch.tokens=range(1000)"], "1,000 x 1,000 = 1,000,000"),
+        (["sweep=optuna", "optimizer.lr=range(0.0,1.0,1e-9)"], "these are 1,000,000,000"),
+    ],
+)
+def test_jobs_are_counted_before_they_are_listed(overrides: list[str], said: str) -> None:
+    with pytest.raises(RequestError) as error:
+        expanded("experiment=debug", *overrides)
+    assert said in str(error.value)
+
+
+def test_a_search_lists_no_long_range() -> None:
+    sweep = expanded("experiment=debug", "sweep=optuna", "seed=range(0,1000000000,10)")
+    assert (sweep.axes, sweep.jobs) == ({"seed": ["0", "999999990"]}, None)

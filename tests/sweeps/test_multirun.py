@@ -24,6 +24,19 @@ def report(root: Path) -> dict[str, Any]:
     return found | {"jobs": [jobs[key] for key in found["asked"]]}
 
 
+def test_logs_that_are_a_link_are_refused_before_any_job(tmp_path: Path) -> None:
+    from etude.errors import RequestError
+    from etude.sweeps.expand import BASIC, Sweep
+    from etude.sweeps.study import Study
+
+    folder = tmp_path / "_sweeps" / "abc"
+    folder.mkdir(parents=True)
+    (folder / "logs").symlink_to(tmp_path)
+    with pytest.raises(RequestError, match=r"logs: expected a folder inside the record .it is a li"):
+        Study(folder).begin(Sweep([], {}, [], [["seed=1"]], BASIC))
+    assert not (folder / "sweep.json").exists()
+
+
 @pytest.mark.slow
 def test_a_sweep_goes_on_after_a_refused_job_and_again_repeats_nothing(
     etude, corpus: Path, tiny, tmp_path: Path

@@ -16,7 +16,8 @@ from types import FrameType
 from typing import NoReturn
 
 from etude.cli.words import DONE, FAILED, HELD, SIGNALLED, WRONG, HelpShown
-from etude.console import guard, guarded, show_messages
+from etude.config.paths import check_current_folder
+from etude.console import drop_unwritten, guard, guarded, open_closed, show_messages
 from etude.errors import (
     EtudeError,
     Interrupted,
@@ -56,6 +57,7 @@ finished run). Overrides are Hydra's: `etude train experiment=debug model/positi
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console script."""
+    open_closed()
     guard()  # to the end, as what a bug leaves is printed last
     watch_signals()
     code = run(list(sys.argv[1:] if arguments is None else arguments))
@@ -64,11 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             with suppress(OSError, ValueError):
                 stream.flush()
         leave(code)
+    drop_unwritten()
     sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
     """Carries out one command and returns its exit code; nothing below this calls `sys.exit`."""
+    open_closed()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal may lack a character of a sample
             stream.reconfigure(errors="replace")
@@ -84,7 +88,9 @@ def _run(arguments: list[str]) -> int:
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # `nohup` ignores it
         signal.signal(signal.SIGHUP, _on_signal)
     try:
-        return _dispatch(arguments)
+        code = _dispatch(arguments)
+        sys.stdout.flush()  # an error of it is the command's
+        return code
     except HelpShown:
         return DONE
     except RequestError as error:
@@ -117,7 +123,7 @@ def _run(arguments: list[str]) -> int:
     except OSError as error:
         if debug:
             raise
-        _say(f"{error.strerror or error}: {error.filename or ''}")
+        _say(": ".join(str(part) for part in (error.strerror or error, error.filename) if part))
         return WRONG
     except BaseException as error:
         # A panic of a library in Rust (tokenizers, safetensors) is no Exception.
@@ -162,6 +168,7 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[0] not in _COMMANDS:
         hint = nearest(arguments[0], _COMMANDS)
         raise RequestError(Problem("COMMAND", "one that exists", arguments[0], hint))
+    check_current_folder()
     return _command(arguments[0])(arguments[1:])
 
 

@@ -172,7 +172,7 @@ def _any_below(paths: Iterable[str], key: str) -> bool:
 def _unknown_keys(config: DictConfig) -> Iterator[Problem]:
     """Keys that a `+` added where the root or `run` has no such key."""
     for key in map(str, config):
-        if key not in ROOT_KEYS:
+        if key not in ROOT_KEYS and variable_in(key) is None:  # a secret is told as such
             hint = argument_of_a_node(key, config) or nearest(key, ROOT_KEYS)
             yield Problem(key, "a key of the config", hint=hint)
     known = [f.name for f in fields(Run)]
@@ -281,10 +281,19 @@ def _secrets_in_identity(config: DictConfig) -> Iterator[Problem]:
     """
     for path, value in _leaves(OmegaConf.to_container(config, resolve=False)):
         if (name := variable_in(path)) is not None:
-            where, _, _ = path.partition(os.environ[name])
-            yield Problem(where.rstrip("."), f"a key that is not the value of ${name}")
+            where = path.partition(os.environ[name])[0].rstrip(".")
+            where = where or _position(os.environ[name], config)
+            yield Problem(where, f"a key that is not the value of ${name}")
         elif not _is_out(path) and (name := variable_in(str(value))) is not None:
             yield Problem(path, f"something else than the value of ${name}", value)
+
+
+def _position(secret: str, config: DictConfig) -> str:
+    """Which override names a secret as its key, in words that do not show it."""
+    for number, typed in enumerate(config.run.overrides, start=1):
+        if secret in typed:
+            return f"override {number}"
+    return "a key of the config"
 
 
 def _is_out(path: str) -> bool:

@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from etude.config import environment  # noqa: F401 (whose `oc.env` notes what it gives)
 from etude.config.describe import describe
 from etude.config.loader import RememberingLoader
-from etude.config.paths import conf_dir
+from etude.config.paths import check_current_folder, conf_dir
 from etude.config.replaced import report_replaced
 from etude.config.schema import NODES, ROOT_KEYS, Config
 from etude.config.yaml_file import strict_files
@@ -107,6 +107,7 @@ def searching(config_dir: str | Path | None) -> Iterator[Hydra]:
     Whatever Hydra a program had set up before is back afterwards. Hydra's state belongs to the
     whole process: another thread that wants it meanwhile waits.
     """
+    check_current_folder()
     folder = Path(config_dir).resolve() if config_dir else None
     if folder is not None and not folder.is_dir():
         raise RequestError(Problem("--config-dir", "a folder of configs", str(config_dir)))

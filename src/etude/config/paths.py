@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+from etude.errors import Problem, RequestError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -17,6 +20,19 @@ def conf_dir() -> Path:
         if (folder / "train.yaml").is_file():
             return folder
     raise FileNotFoundError(f"no conf/train.yaml beside {_PACKAGE} or at the top of its checkout")
+
+
+def check_current_folder() -> None:
+    """Refuses to work in a folder that was removed: relative paths lead nowhere there.
+
+    Raises:
+        RequestError: the current folder does not exist any more.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        expected = "one that exists: it was removed meanwhile"
+        raise RequestError(Problem("current folder", expected, hint="cd to another")) from error
 
 
 def groups(*folders: Path) -> dict[str, list[str]]:

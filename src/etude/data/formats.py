@@ -72,9 +72,9 @@ def format_of(path: Path, *, without_suffix: bool = False) -> Format | None:
     return Format(kind, suffix, compression)
 
 
-def endings() -> str:
-    """All that can be read, for a message."""
-    plain = ", ".join(KINDS)
+def endings(*, rows: bool = False) -> str:
+    """All that can be read, for a message; with `rows` those of tables alone."""
+    plain = ", ".join(suffix for suffix, kind in KINDS.items() if not rows or kind != "text")
     return f"{plain}; all but the last also with {', '.join(COMPRESSED)}"
 
 

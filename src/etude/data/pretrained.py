@@ -19,7 +19,7 @@ from etude.data.tokenizer import END_OF_TEXT, Recipe, Tokenizer, special_token
 from etude.data.tokenizer_parts import must_be_known
 from etude.data.wordpiece import bert_tokenizer
 from etude.errors import Checks, InvalidArguments, Problem, RequestError, nearest
-from etude.records.opening import TOKENIZER, read_bytes
+from etude.records.opening import TOKENIZER, is_there, odd, read_bytes
 
 # What a folder may hold, in the order in which it is looked for.
 GPT2_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
@@ -97,6 +97,8 @@ class Pretrained(Recipe):
             return _with_companion(path, self.path)
         if path.is_dir():
             return _in_folder(path, self.path)
+        if is_there(path):
+            raise InvalidArguments(Problem("path", EXPECTED, self.path, odd(path)))
         parent = path.parent
         names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
         raise InvalidArguments(Problem("path", EXPECTED, self.path, nearest(path.name, names)))

@@ -26,6 +26,7 @@ from etude.data.rows import (
 from etude.data.text import Batch, TextData
 from etude.data.tokenizer import Recipe
 from etude.errors import Checks, Problem, RequestError, nearest
+from etude.records.opening import is_there, odd
 
 
 class TextFiles(TextData):
@@ -250,12 +251,13 @@ def _format(file: Path) -> Format:
     return found
 
 
-def files_of(paths: Sequence[str], where: str = "data.path") -> list[Path]:
+def files_of(paths: Sequence[str], where: str = "data.path", *, rows: bool = False) -> list[Path]:
     """The files that are meant, in order, each once.
 
     Args:
         paths: files, folders, globs.
         where: the key that states them.
+        rows: they are to be tables, which is for the messages only.
 
     Raises:
         RequestError: with every path that can't be used.
@@ -264,7 +266,7 @@ def files_of(paths: Sequence[str], where: str = "data.path") -> list[Path]:
     problems: list[Problem] = []
     for path in paths:
         try:
-            for file in _resolve(path, where):
+            for file in _resolve(path, where, rows):
                 found.setdefault(file.resolve(), file)
         except RequestError as error:
             problems += error.problems
@@ -273,11 +275,17 @@ def files_of(paths: Sequence[str], where: str = "data.path") -> list[Path]:
     return list(found.values())
 
 
-def _resolve(typed: str, where: str) -> list[Path]:
+_FILES = {False: f"text files: {endings()}", True: f"files of rows: {endings(rows=True)}"}
+
+
+def _resolve(typed: str, where: str, rows: bool) -> list[Path]:
+    if not typed.strip():
+        raise RequestError(Problem(where, "a file, a folder or a glob", typed))
     path = Path(os.path.expanduser(typed))
     if path.is_file():
         if format_of(path, without_suffix=True) is None:
-            expected = f"a file that can be read: {endings()}, or plain text without a suffix"
+            expected = f"a file that can be read: {endings(rows=rows)}"
+            expected += "" if rows else ", or plain text without a suffix"
             raise RequestError(Problem(where, expected, typed))
         if path.stat().st_size == 0:
             raise RequestError(Problem(where, "a file with text in it; it is empty", typed))
@@ -285,10 +293,14 @@ def _resolve(typed: str, where: str) -> list[Path]:
     if path.is_dir():
         inside = [Path(root, name) for root, _, names in os.walk(path) for name in names]
         seen = [file for file in inside if not _hidden(file.relative_to(path))]
-        return _readable(seen, typed, where, "a folder with", without_suffix=False)
+        what = f"a folder with {_FILES[rows]}"
+        return _readable(seen, typed, where, what, without_suffix=False)
     if glob.has_magic(typed):
         matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
-        return _readable(matches, typed, where, "a glob that matches", without_suffix=True)
+        what = f"a glob that matches {_FILES[rows]}"
+        return _readable(matches, typed, where, what, without_suffix=True)
+    if is_there(path):
+        raise RequestError(Problem(where, "a file, a folder or a glob", typed, odd(path)))
     parent = path.parent
     while not parent.is_dir():
         path, parent = parent, parent.parent
@@ -308,7 +320,7 @@ def _readable(
         if format_of(file, without_suffix=without_suffix) is not None and file.is_file()
     )
     if not found:
-        raise RequestError(Problem(where, f"{what} text files: {endings()}", typed))
+        raise RequestError(Problem(where, what, typed))
     return found
 
 

@@ -294,6 +294,13 @@ def kind_of(mode: int) -> str:
     return "something else"
 
 
+def odd(path: Path) -> str:
+    """What stands there instead of a file or a folder, for a message."""
+    if not path.exists():
+        return "it is a link that leads nowhere"
+    return f"it is {kind_of(path.stat().st_mode)}, no regular file"
+
+
 _SAID: tuple[tuple[Any, str], ...] = (
     (stat.S_ISREG, "a file"),
     (stat.S_ISDIR, "a folder"),

@@ -7,6 +7,7 @@ import re
 import stat
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from etude.escaping import printable
 from etude.records.files import read_json
 from etude.records.opening import SWEEP, is_there, kind_of
 from etude.records.record import Record
+from etude.secrets import in_errors
 
 _EXPECTED = "a path, a signature prefix or a name"
 
@@ -164,6 +166,8 @@ def _began(record: Record) -> str:
 def _of_a_sweep(folder: Path) -> list[Record] | None:
     """The finished runs of a sweep's record; None if `folder` is none.
 
+    Jobs whose runs are not there are named in one line on standard error.
+
     Raises:
         RequestError: it has no finished run.
     """
@@ -171,8 +175,22 @@ def _of_a_sweep(folder: Path) -> list[Record] | None:
         return None
     jobs = read_sweep(folder / "sweep.json").get("jobs", [])
     there = folder.resolve().parent.parent  # the sweep may have been moved with its runs
-    places = [place_in(there, job["path"]) for job in jobs if job.get("path")]
-    records = [Record.read(place) for place in dict.fromkeys(places) if is_record(place)]
+    places: dict[Path, None] = {}
+    missing = []
+    for job in jobs:
+        if not job.get("path"):
+            continue
+        with suppress(RequestError):
+            place = place_in(there, job["path"])
+            if is_record(place):
+                places[place] = None
+                continue
+        missing.append(f"{job.get('key', '?')} ({job['path']})")
+    if missing:
+        count = "1 job has" if len(missing) == 1 else f"{len(missing)} jobs have"
+        told = f"{folder}: {count} no record under {there}: {_listed(missing)}"
+        print(printable(in_errors(told), line=True), file=sys.stderr)
+    records = [Record.read(place) for place in places]
     finished = [record for record in records if record.status == "finished"]
     if not finished:
         raise RequestError(Problem("RUN", "a sweep with a finished run", str(folder)))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
@@ -19,6 +22,10 @@ from etude.config.replaced import is_choice, report_replaced
 from etude.errors import Problem, RequestError
 
 BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+MOST_JOBS = 100_000
+"""Of a sweep, and values of one key: they are counted before they are listed."""
+_MOST_COMBINATIONS = 1000
+"""Of files, that are all looked at; each takes milliseconds."""
 
 
 @dataclass
@@ -49,12 +56,15 @@ def expand(overrides: Sequence[str], hydra: Hydra) -> Sweep:
         hydra: from `searching`, which must be open.
 
     Raises:
-        RequestError: an override is wrong whatever the swept values are.
+        RequestError: an override is wrong whatever the swept values are, or the jobs are more than
+            `MOST_JOBS`.
     """
     parser = OverridesParser.create(config_loader=hydra.config_loader)
     typed = [_parse(item, parser) for item in overrides]
     stated, sweeper = _of_the_files([o.input_line or "" for o in typed], hydra)
     both = [*(_parse(item, parser) for item in stated), *typed]
+    if sweeper == BASIC:
+        _check_count(both)
     axes: dict[str, list[str]] = {}
     fixed: dict[str, str] = {}
     for override in both:  # what is said last counts
@@ -62,7 +72,7 @@ def expand(overrides: Sequence[str], hydra: Hydra) -> Sweep:
         axes.pop(key, None)
         fixed.pop(key, None)
         if override.is_discrete_sweep():
-            axes[key] = _values(override)
+            axes[key] = _ends(override) if _is_as_interval(override, sweeper) else _values(override)
         elif override.is_sweep_override():  # an interval, which only a search can sweep
             interval: Any = override.value()
             axes[key] = [str(interval.start), str(interval.end)]
@@ -77,10 +87,18 @@ def expand(overrides: Sequence[str], hydra: Hydra) -> Sweep:
 
 
 def _choices(fixed: Mapping[str, str], axes: Mapping[str, Sequence[str]]) -> Iterator[list[str]]:
-    """Every combination of files that jobs choose, without the values that they set."""
+    """Every combination of files that jobs choose, without the values that they set.
+
+    Of very many, each file beside the first ones of the other keys.
+    """
     chosen = {key: values for key, values in axes.items() if is_choice(key)}
     others = [f"{key}={values[0]}" for key, values in axes.items() if key not in chosen]
-    for combination in itertools.product(*chosen.values()):
+    combinations: Iterable[Sequence[str]] = itertools.product(*chosen.values())
+    if math.prod(map(len, chosen.values())) > _MOST_COMBINATIONS:
+        first = {key: values[0] for key, values in chosen.items()}
+        varied = [first | {key: value} for key, values in chosen.items() for value in values]
+        combinations = [tuple(each.values()) for each in varied]
+    for combination in combinations:
         pairs = zip(chosen, combination, strict=True)
         yield [*fixed.values(), *(f"{key}={value}" for key, value in pairs), *others]
 
@@ -90,11 +108,13 @@ def combinations(overrides: Sequence[str]) -> list[list[str]]:
     `choice`), the last one fastest.
 
     Raises:
-        RequestError: one is not in that grammar, or sweeps over nothing.
+        RequestError: one is not in that grammar, or sweeps over nothing or too much.
     """
     parser = OverridesParser.create()
     try:
-        return _split([parser.parse_override(item) for item in overrides])
+        parsed = [parser.parse_override(item) for item in overrides]
+        _check_count(parsed)
+        return _split(parsed)
     except NOT_PARSED as error:
         hint = str(error).splitlines()[0]
         raise RequestError(Problem(" ".join(overrides), "overrides", hint=hint)) from error
@@ -141,6 +161,77 @@ def _split(overrides: list[Override]) -> list[list[str]]:
     return jobs
 
 
+def _check_count(overrides: Sequence[Override]) -> None:
+    """Refuses more than `MOST_JOBS`, without making one."""
+    counts: dict[str, float] = {}
+    for override in overrides:
+        key = override.get_key_element().lstrip("+")
+        counts.pop(key, None)
+        if override.is_discrete_sweep():
+            counts[key] = _count(override)
+            _check_values(override, counts[key])
+    jobs = math.prod(counts.values())
+    if jobs > MOST_JOBS:
+        told = " x ".join(f"{count:,}" for count in counts.values() if count != 1)
+        hint = f"these are {told} = {_number(jobs)}"
+        raise RequestError(Problem(_lines(overrides), f"at most {MOST_JOBS:,} jobs", hint=hint))
+
+
+def _check_values(override: Override, count: float) -> None:
+    if count > MOST_JOBS:
+        hint = "it has no end" if count == math.inf else f"these are {_number(count)}"
+        where = _lines([override])
+        raise RequestError(Problem(where, f"at most {MOST_JOBS:,} values to try", hint=hint))
+
+
+def _number(count: float) -> str:
+    return f"{count:,}" if count <= 10**18 else "more than 10**18"
+
+
+def _count(override: Override) -> float:
+    """How many values an override sweeps, found without making them; 1 if that fails, as making
+    them then says what is wrong."""
+    value: Any = override.value()
+    if isinstance(value, ChoiceSweep):
+        return len(value.list)
+    if not isinstance(value, RangeSweep):  # a glob, of the files that are there
+        with suppress(*NOT_PARSED):
+            return len(list(override.sweep_iterator()))
+        return 1
+    bounds = (value.start, value.stop, value.step)
+    floats = [item for item in bounds if isinstance(item, float)]  # an int may exceed them
+    if any(map(math.isnan, floats)):
+        expected = "a range of numbers"
+        raise RequestError(Problem(_lines([override]), expected, hint="one of them is nan"))
+    if value.step == 0:
+        return 1
+    if any(map(math.isinf, floats)):
+        endless = value.stop > value.start if value.step > 0 else value.stop < value.start
+        return (1 if math.isinf(value.step) else math.inf) if endless else 0
+    start, stop, step = (Fraction(item) for item in bounds)
+    return max(0, math.ceil((stop - start) / step))
+
+
+def _is_as_interval(override: Override, sweeper: str) -> bool:
+    """Whether a search takes a long range without listing its values: one of whole numbers."""
+    value: Any = override.value()
+    count = _count(override)
+    if sweeper == BASIC or count <= MOST_JOBS:
+        return False
+    if isinstance(value, RangeSweep) and not value.shuffle:
+        whole = all(isinstance(item, int) for item in (value.start, value.stop, value.step))
+        if whole:
+            return True
+    _check_values(override, count)
+    return False
+
+
+def _ends(override: Override) -> list[str]:
+    value: Any = override.value()
+    last = value.start + (_count(override) - 1) * value.step
+    return [str(value.start), str(last)]
+
+
 def _values(override: Override) -> list[str]:
     try:
         return [str(value) for value in override.sweep_string_iterator()]
@@ -149,10 +240,10 @@ def _values(override: Override) -> list[str]:
         raise RequestError(Problem(where, "values to try in turn", hint=str(error))) from error
 
 
-def _lines(overrides: list[Override]) -> str:
+def _lines(overrides: Sequence[Override]) -> str:
     """Those that sweep, as typed; all if none does."""
     sweeping = [o for o in overrides if o.is_sweep_override()]
-    return " ".join(o.input_line or "" for o in sweeping or overrides)
+    return " ".join(unmarked(o.input_line or "") for o in sweeping or overrides)
 
 
 def _of_the_files(overrides: list[str], hydra: Hydra) -> tuple[list[str], str]:

@@ -20,7 +20,7 @@ from etude.errors import RequestError
 from etude.records import provenance
 from etude.records.facts import best, metric_facts
 from etude.records.files import sweep_temporaries, write_json, write_text
-from etude.records.opening import LOCK, RESULTS, SWEEP, appended, folder_in, is_there
+from etude.records.opening import LOCK, RESULTS, SWEEP, appended, folder_in, is_there, must_be
 from etude.records.record import Record
 from etude.records.registry import place_in, read_sweep
 from etude.records.signature import DIGITS, sha256_of
@@ -33,6 +33,7 @@ from etude.sweeps.job import CARRIED_OUT, Job, key_of, place_of
 log = logging.getLogger("etude")
 
 FORMAT = 1
+LOGS = "logs"
 
 
 def sweep_folder(root: Path, sweep: Sweep) -> Path:
@@ -61,6 +62,8 @@ class Study:
     def begin(self, sweep: Sweep) -> None:
         """Notes what is asked for now: new jobs wait, those of another day are kept."""
         folder_in(self.folder.parent.parent, *self.folder.parts[-2:])
+        if is_there(logs := self.folder / LOGS):  # a job's process that refuses it has no voice
+            must_be(os.lstat(logs), logs, "a folder")
         asked = [without_secrets([item.lstrip("+") for item in job]) for job in sweep.jobs or ()]
         with self._changing() as info:
             info |= {"format": FORMAT, "id": self.folder.name, "sweeper": sweep.sweeper}
@@ -123,7 +126,7 @@ class Study:
 
     def log_file(self, job: Job) -> Path:
         """What the job's process says goes there."""
-        return self.folder / "logs" / f"{job.key}.txt"
+        return self.folder / LOGS / f"{job.key}.txt"
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, Any]]:

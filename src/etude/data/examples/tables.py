@@ -12,7 +12,7 @@ from etude.data.delimited import Quoting
 from etude.data.examples.base import ExampleData
 from etude.data.examples.hub import HubRows
 from etude.data.examples.source import Row, Split, in_parts
-from etude.data.formats import Format, format_of
+from etude.data.formats import Format, endings, format_of
 from etude.data.plain import ReadOnce, sha256
 from etude.data.rows import check_surrogates, columns_of, needless_quoting, newlines, records_of
 from etude.data.text_files import files_of
@@ -185,10 +185,10 @@ class TableData(ExampleData):
 
     def _files(self, split: str) -> list[Path]:
         where = WHERE[split]
-        files = files_of(self.paths[split], where)
+        files = files_of(self.paths[split], where, rows=True)
         plain = [file for file in files if not _format(file).rows]
         if plain:
-            expected = "files of rows: .jsonl, .json, .csv, .tsv, .parquet"
+            expected = f"files of rows: {endings(rows=True)}"
             raise RequestError(Problem(where, expected, str(plain[0])))
         return files
 
