@@ -186,6 +186,10 @@ ENDLESS: dict[str, tuple[dict[str, Any], str]] = {
         "at most 4,000,000 characters in all",
     ),
     "words of no letter": ({"pre_tokenizer": {"type": "FixedLength", "length": 0}}, "length"),
+    "long pieces at each letter": (
+        {"model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a" * 257, -1.0]]}},
+        "tokens of at most 256 characters",
+    ),
     "a prefix that the merges lack": (
         {
             "model": {

@@ -29,6 +29,7 @@ from etude.records.files import each_key_once
 GROWTH = 16
 _PARTS, _PIECES, _ADDED = 32, 64, 2**17
 _WORD, _NAME, _TOKEN = 64, 1000, 2**16  # characters of an affix, a special token, a token
+_PIECE = 256  # characters of a unigram model's token: all that begin at a place are looked up
 _ALL_ADDED = 4 * 10**6  # characters of all added tokens
 _IDS = 2**24
 _SIGNS = {"{": 2**18, "[": 2**21, ",": 2**22}
@@ -171,7 +172,8 @@ def _scores(value: Any) -> str | None:
     pairs = (one for one in value if isinstance(one, list) and len(one) == 2)
     if sum(isinstance(one[0], str) for one in pairs) < len(value):
         return "a list of tokens and scores"
-    return None if max((len(one[0]) for one in value), default=0) <= _TOKEN else _TOO_LONG
+    longest = max((len(one[0]) for one in value), default=0)
+    return None if longest <= _PIECE else f"tokens of at most {_PIECE:,} characters"
 
 
 def _listed(value: Any) -> str | None:
