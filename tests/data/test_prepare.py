@@ -91,6 +91,31 @@ def test_unknown_characters_are_counted_and_named(tmp_path: Path) -> None:
     assert list(splits["val"].most_unknown) == ["☕", "y", "é"]
 
 
+def without_unknown(folder: Path, letters: str) -> Recipe:
+    """Byte-pair encoding that leaves out what it does not know."""
+    spec = json.loads(Char().train([letters]).backend.to_str())
+    spec["model"]["unk_token"] = None
+    (folder / "tokenizer.json").write_text(json.dumps(spec))
+    return Pretrained(str(folder / "tokenizer.json"))
+
+
+def test_characters_without_a_token_are_counted_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = without_unknown(tmp_path, "".join(TRAIN))
+    splits = prepared(tmp_path, recipe).meta.splits
+    assert (splits["train"].unknown, splits["val"].unknown) == (0, 5)
+    assert splits["val"].most_unknown == {"☕": 3, "é": 1, "y": 1}
+    assert "val: 5 characters are in none of the tokenizer's tokens" in caplog.text
+    assert not Char().train(TRAIN).loses
+    assert not Byte().train(TRAIN).loses
+
+
+def test_a_tokenizer_that_loses_most_of_a_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"29 of 31 characters, .* are in none of its tokens"):
+        prepared(tmp_path, without_unknown(tmp_path, "e"))
+
+
 def test_first_token_bytes_are_those_of_the_split(tmp_path: Path) -> None:
     assert prepared(tmp_path, Char()).meta.splits["val"].first_token_bytes == 2  # é, unknown
     assert prepared(tmp_path, Byte()).meta.splits["val"].first_token_bytes == 1

@@ -15,6 +15,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from etude.data.panics import no_panic
 from etude.data.tokenizer import END_OF_TEXT, Recipe, Tokenizer, special_token
 from etude.data.tokenizer_parts import must_be_known
 from etude.data.wordpiece import bert_tokenizer
@@ -216,16 +217,18 @@ def _whole(file: Path) -> Tokenizer:
         # A unigram model's own search would find the piece `</s>` in a text with these letters.
         special = {token["content"] for token in spec["added_tokens"] if token["special"]}
         model["vocab"] = [[p, NEVER if p in special else score] for p, score in model["vocab"]]
-    return Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(spec)))
+    with no_panic(str(file)):
+        return Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(spec)), str(file))
 
 
 def _gpt2(vocabulary: Path, merges: Path) -> Tokenizer:
-    backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
+    with no_panic(str(merges)):
+        backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     backend.decoder = decoders.ByteLevel()
     if backend.token_to_id(END_OF_TEXT) is not None:
         backend.add_special_tokens([special_token(END_OF_TEXT)])
-    return Tokenizer(backend)
+    return Tokenizer(backend, str(vocabulary))
 
 
 def _bert(vocabulary: Path, config: Path | None = None) -> Tokenizer:

@@ -41,7 +41,7 @@ class SplitMeta:
         characters: code points of the text.
         documents: how many there are, a part of one counted as one.
         first_token_bytes: UTF-8 bytes that the first token stands for.
-        unknown: how many characters or words the tokenizer doesn't know.
+        unknown: how many characters or words the tokenizer doesn't know, or has no token for.
         most_unknown: the most frequent of these with their counts, in the first passages that have
             any; in a text of a few megabytes, in all of it.
         sha256: of the file.

@@ -26,6 +26,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors,
 
 from etude.data.decoding import Decoding, byte_letters
 from etude.data.learning import check_vocabulary, learn, told_if_smaller
+from etude.data.panics import no_panic
 from etude.data.tokenizer_parts import must_be_known
 from etude.errors import Problem, RequestError, nearest
 from etude.records.files import write_text
@@ -47,6 +48,7 @@ class Tokenizer:
 
     Args:
         backend: the trained tokenizer of the `tokenizers` library.
+        file: what it was read from, for errors.
 
     Attributes:
         end_of_text: the id that stands between documents: of the special token with which the
@@ -55,11 +57,11 @@ class Tokenizer:
         mask: the id that hides a token, or None.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+    def __init__(self, backend: tokenizers.Tokenizer, file: str = TOKENIZER.name) -> None:
         backend.encode_special_tokens = True  # text is text; the flag isn't stored in the file
         backend.no_truncation()  # a file may ask for 128 tokens of each text
         backend.no_padding()
-        self.backend = backend
+        self.backend, self.file = backend, file
         special = self.special_tokens()
         closing = _closing_token(backend)
         ends = ([closing] if closing else []) + [name for name in ENDS_OF_TEXT if name in special]
@@ -122,7 +124,10 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The token ids of each text, on as many threads as the library uses."""
         try:
-            encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+            with no_panic(self.file):
+                encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        except RequestError:
+            raise
         except Exception as error:
             raise RequestError(self._unknown_word(texts)) from error
         return [encoding.ids for encoding in encodings]
@@ -137,18 +142,21 @@ class Tokenizer:
         """The ids of `text`, in which the names of special tokens are read as these."""
         backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
         backend.encode_special_tokens = False
-        return list(backend.encode(text, add_special_tokens=False).ids)
+        with no_panic(self.file):
+            return list(backend.encode(text, add_special_tokens=False).ids)
 
     def framed(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text with the special tokens that the file's template puts around it."""
-        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=True)
+        with no_panic(self.file):
+            encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=True)
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, special tokens by name; bytes that are part of no character become
         U+FFFD, and change nothing else (see `etude.data.decoding`).
         """
-        return self._decoding(list(ids))
+        with no_panic(self.file):
+            return self._decoding(list(ids))
 
     @cached_property
     def _decoding(self) -> Decoding:
@@ -156,7 +164,7 @@ class Tokenizer:
 
     def first_token_bytes(self, text: str) -> int:
         """How many UTF-8 bytes of `text` its first token stands for (0 for empty text)."""
-        encoding = self.backend.encode(text, add_special_tokens=False)
+        encoding = self._encoding(text)
         if not encoding.ids:
             return 0
         if isinstance(self.backend.decoder, decoders.ByteLevel):
@@ -167,9 +175,69 @@ class Tokenizer:
         """What the unknown token stands for in `text`, characters or words, with their counts."""
         if self.unknown is None:
             return Counter()
-        encoding = self.backend.encode(text, add_special_tokens=False)
+        encoding = self._encoding(text)
         pairs = zip(encoding.ids, encoding.offsets, strict=True)
         return Counter(text[start:end] for number, (start, end) in pairs if number == self.unknown)
+
+    @cached_property
+    def loses(self) -> bool:
+        """Whether letters that the vocabulary lacks vanish from a text, without a token for them.
+
+        That is what byte-pair encoding does without an unknown token, unless it has all bytes.
+        """
+        model = self.backend.model
+        if not isinstance(model, models.BPE) or model.unk_token is not None:
+            return False
+        if model.byte_fallback and self._spells_bytes:
+            return False
+        states = [_state(self.backend.normalizer), _state(self.backend.pre_tokenizer)]
+        steps = [
+            step.get("type")
+            for state in states
+            for step in state.get("normalizers", state.get("pretokenizers", [state]))
+        ]
+        if model.end_of_word_suffix or model.continuing_subword_prefix:
+            return True  # a letter has two tokens then, of which one may be missing
+        return not ("ByteLevel" in steps and set(byte_letters()) <= self._own.keys())
+
+    def lost_pieces(self, text: str) -> Counter[str]:
+        """The letters of `text`, as the model gets them, that no token stands for, with their
+        counts; for a tokenizer that `loses` them.
+
+        Where these are is not said by the library, whose offsets pass them over.
+        """
+        model, normalizer, splitting = (
+            self.backend.model, self.backend.normalizer, self.backend.pre_tokenizer,
+        )  # fmt: skip
+        if model.byte_fallback and self._spells_bytes:
+            return Counter()
+        with no_panic(self.file):
+            text = text if normalizer is None else normalizer.normalize_str(text)
+            found = [(text, None)] if splitting is None else splitting.pre_tokenize_str(text)
+        before, after = model.continuing_subword_prefix or "", model.end_of_word_suffix or ""
+        lost: Counter[str] = Counter()
+        for word, count in Counter(word for word, _ in found).items():
+            if model.ignore_merges and word in self._own:
+                continue
+            last = len(word) - 1
+            for place, letter in enumerate(word):
+                spelt = (before if place else "") + letter + (after if place == last else "")
+                if spelt not in self._own:
+                    lost[letter] += count
+        return lost
+
+    @cached_property
+    def _own(self) -> dict[str, int]:
+        """The model's own tokens."""
+        return self.backend.get_vocab(with_added_tokens=False)
+
+    @cached_property
+    def _spells_bytes(self) -> bool:
+        return {f"<0x{byte:02X}>" for byte in range(256)} <= self._own.keys()
+
+    def _encoding(self, text: str) -> tokenizers.Encoding:
+        with no_panic(self.file):
+            return self.backend.encode(text, add_special_tokens=False)
 
     def save(self, path: Path | str) -> None:
         """Writes `tokenizer.json`; a reader sees the old file or the new one, never a part."""
@@ -192,10 +260,11 @@ class Tokenizer:
             raise RequestError(Problem(str(path), expected, hint=str(error))) from error
         must_be_known(text, str(path))
         try:
-            return cls(tokenizers.Tokenizer.from_str(text))
-        except BaseException as error:  # the library raises a bare Exception, or panics
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                raise
+            with no_panic(str(path)):
+                return cls(tokenizers.Tokenizer.from_str(text), str(path))
+        except RequestError:
+            raise
+        except Exception as error:  # the library raises a bare Exception
             raise RequestError(Problem(str(path), expected, hint=str(error))) from error
 
     def closed_by(self, name: str) -> Tokenizer:
@@ -205,7 +274,7 @@ class Tokenizer:
         copy.post_processor = processors.TemplateProcessing(
             single=f"$A {name}", special_tokens=[(name, number)]
         )
-        return Tokenizer(copy)
+        return Tokenizer(copy, self.file)
 
     def with_frame(self) -> Tokenizer:
         """The same with a template of special tokens around a text, if it has none.
@@ -224,7 +293,7 @@ class Tokenizer:
             pair=f"{first} $A {last} $B:1 {last}:1",
             special_tokens=[(name, special[name]) for name in dict.fromkeys(frames[0])],
         )
-        return Tokenizer(copy)
+        return Tokenizer(copy, self.file)
 
     def with_special(self, names: Sequence[str]) -> Tokenizer:
         """The same with further special tokens, whose ids follow the others'."""
@@ -232,11 +301,11 @@ class Tokenizer:
             return self
         copy = tokenizers.Tokenizer.from_str(self.backend.to_str())
         copy.add_special_tokens([special_token(name) for name in names])
-        return Tokenizer(copy)
+        return Tokenizer(copy, self.file)
 
     # The library's tokenizer forgets `encode_special_tokens` when it is pickled.
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return _from_string, (self.backend.to_str(),)
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return _from_string, (self.backend.to_str(), self.file)
 
 
 class Recipe(ABC):
@@ -362,6 +431,24 @@ def special_token(content: str) -> AddedToken:
     return AddedToken(content, special=True, normalized=False)
 
 
+def most_is_lost(lost: Counter[str], characters: int, split: str) -> Problem | None:
+    """What is wrong with a split of which a tokenizer keeps less than half; None if it keeps more.
+
+    Args:
+        lost: of `Tokenizer.lost_pieces`.
+        characters: of the split.
+    """
+    if 2 * lost.total() <= characters:
+        return None
+    first = ", ".join(repr(letter) for letter, _ in lost.most_common(5))
+    hint = (
+        f"{lost.total():,} of {characters:,} characters, most of all {first}, are in none of its "
+        "tokens, and it has no token for what it does not know"
+    )
+    expected = f"a tokenizer that knows most characters of the split {split}"
+    return Problem("data.tokenizer", expected, hint=hint)
+
+
 def _closing_token(backend: tokenizers.Tokenizer) -> str | None:
     """The special token that the template of `backend` puts after a text, if it has a template."""
     state = _state(backend.post_processor)
@@ -380,5 +467,5 @@ def _canonical(text: str) -> str:
     return json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
-def _from_string(text: str) -> Tokenizer:
-    return Tokenizer(tokenizers.Tokenizer.from_str(text))
+def _from_string(text: str, file: str) -> Tokenizer:
+    return Tokenizer(tokenizers.Tokenizer.from_str(text), file)

@@ -5,33 +5,36 @@ replaces each letter by a megabyte, a regular expression that backtracks for eve
 puts a million tokens around a text. So each part's type and fields are looked up here, and all
 others are refused by name before the `tokenizers` library sees them.
 
-What an accepted tokenizer costs: a text grows by a factor of at most `GROWTH` in the normalizer's
-replacements (64 in a `Precompiled` table), by 64 tokens in the template, and each alternative of a
-regular expression has at most 3 repetitions, none of them of a group of varying length, so that
-matching takes polynomial time.
+What an accepted tokenizer costs: the normalizer and the pre-tokenizer together lengthen a text at
+most `GROWTH` times, and so do the decoders; a `Precompiled` table does once more, and Unicode's own
+forms for their rare letters. A template adds at most 64 tokens. Regular expressions match in linear
+time (see `etude.data.expressions`).
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+from etude.data.charsmap import growth as table_growth
+from etude.data.expressions import bounded, shortest_match
 from etude.errors import Problem, RequestError, nearest
 from etude.records.files import each_key_once
 
 GROWTH = 16
-_PARTS, _PIECES, _ADDED = 32, 64, 2**16
-_WORD, _NAME, _TOKEN = 64, 1024, 2**16  # characters of an affix, a special token, a token
+_PARTS, _PIECES, _ADDED = 32, 64, 2**17
+_WORD, _NAME, _TOKEN = 64, 1000, 2**16  # characters of an affix, a special token, a token
+_PIECE = 256  # characters of a unigram model's token: all that begin at a place are looked up
+_ALL_ADDED = 4 * 10**6  # characters of all added tokens
 _IDS = 2**24
-_OBJECTS = 2**18
-_TABLE, _ENTRY = 4 * 2**20, 64  # of `Precompiled`: characters of it, bytes that one letter becomes
-_REPETITIONS, _CHOICES = 3, 6
-_PATTERN = 4096
+_SIGNS = {"{": 2**18, "[": 2**21, ",": 2**22}
+"""How often each may stand in a file: a list for each merge or score, a comma for each value."""
+_TABLE = 4 * 2**20  # characters of `Precompiled`'s table
 
 
 def must_be_known(text: str, file: str) -> None:
@@ -44,8 +47,9 @@ def must_be_known(text: str, file: str) -> None:
     Raises:
         RequestError: names each part that is refused.
     """
-    if text.count("{") > _OBJECTS:  # counted first, as a million take seconds to read
-        raise RequestError(Problem(file, f"at most {_OBJECTS:,} opening braces"))
+    for sign, most in _SIGNS.items():  # counted first, as many millions take minutes to read
+        if text.count(sign) > most:
+            raise RequestError(Problem(file, f"at most {most:,} of the sign {sign}"))
     try:
         spec = json.loads(text, object_pairs_hook=each_key_once)
     except (ValueError, RecursionError) as error:
@@ -74,10 +78,16 @@ def _name(value: Any) -> str | None:
 
 
 def _count(largest: int) -> _Check:
+    check = _number(0, largest)
+    return lambda value: None if value is None else check(value)
+
+
+def _number(least: int, largest: int) -> _Check:
     def check(value: Any) -> str | None:
         whole = isinstance(value, int) and not isinstance(value, bool)
-        right = value is None or (whole and 0 <= value <= largest)
-        return None if right else f"a whole number from 0 to {largest:,}"
+        right = whole and least <= value <= largest
+        several = f"a whole number from {least} to {largest:,}"
+        return None if right else several if least < largest else f"{least}"
 
     return check
 
@@ -105,33 +115,34 @@ def _pattern(value: Any) -> str | None:
     ((kind, text),) = value.items()
     if kind not in ("String", "Regex") or not isinstance(text, str):
         return "one of String and Regex"
-    if not 0 < len(text) <= _PATTERN:
-        return f"1 to {_PATTERN:,} characters"
-    return bounded(text) if kind == "Regex" else None
+    if kind == "Regex":
+        return bounded(text)
+    return None if 0 < len(text) <= _NAME else f"1 to {_NAME:,} characters"
 
 
 def _table(value: Any) -> str | None:
-    """Of `Precompiled`: a trie of letters, and what each becomes, zeros between."""
     if not isinstance(value, str) or len(value) > _TABLE:
         return f"at most {_TABLE:,} characters of base 64"
     try:
         content = base64.b64decode(value, validate=True)
     except ValueError:
         return "base 64"
-    size = int.from_bytes(content[:4], "little")
-    if len(content) < 4 or size % 4 or 4 + size > len(content):
-        return "a trie and what follows it"
-    longest = max(map(len, content[4 + size :].split(b"\0")))
-    return None if longest <= _ENTRY else f"at most {_ENTRY} bytes for one letter"
+    growth = table_growth(content)
+    if growth is None:
+        return "a table whose ways and texts lie within it"
+    return None if growth <= GROWTH else f"texts at most {GROWTH} times what they replace"
 
 
 def _template(value: Any) -> str | None:
     if not isinstance(value, list) or len(value) > _PIECES:
         return f"a list of at most {_PIECES} pieces"
+    texts = []
     for piece in value:
         if not isinstance(piece, dict) or not set(piece) <= {"SpecialToken", "Sequence"}:
             return "pieces that are a SpecialToken or a Sequence"
-    return None
+        if isinstance(text := piece.get("Sequence"), dict):
+            texts.append(text.get("id"))
+    return None if max(map(texts.count, texts), default=0) <= 1 else "each text once"
 
 
 def _specials(value: Any) -> str | None:
@@ -161,7 +172,8 @@ def _scores(value: Any) -> str | None:
     pairs = (one for one in value if isinstance(one, list) and len(one) == 2)
     if sum(isinstance(one[0], str) for one in pairs) < len(value):
         return "a list of tokens and scores"
-    return None if max((len(one[0]) for one in value), default=0) <= _TOKEN else _TOO_LONG
+    longest = max((len(one[0]) for one in value), default=0)
+    return None if longest <= _PIECE else f"tokens of at most {_PIECE:,} characters"
 
 
 def _listed(value: Any) -> str | None:
@@ -214,7 +226,7 @@ KNOWN: dict[str, dict[str, dict[str, _Check]]] = {
         "Punctuation": {"behavior": _BEHAVIOR},
         "Digits": {"individual_digits": _flag},
         "CharDelimiterSplit": {"delimiter": _word},
-        "FixedLength": {"length": _count(2**20)},
+        "FixedLength": {"length": _number(1, 2**20)},
         "Sequence": {"pretokenizers": _listed},
         **{name: {} for name in ("BertPreTokenizer", "Whitespace", "WhitespaceSplit")},
         "UnicodeScripts": {},
@@ -232,7 +244,7 @@ KNOWN: dict[str, dict[str, dict[str, _Check]]] = {
         "WordPiece": {"prefix": _word, "cleanup": _flag},
         "BPEDecoder": {"suffix": _word},
         "CTC": {"pad_token": _word, "word_delimiter_token": _word, "cleanup": _flag},
-        "Strip": {"content": _word, "start": _count(_WORD), "stop": _count(_WORD)},
+        "Strip": {"content": _word, "start": _count(_WORD), "stop": _number(0, 0)},
         "Replace": _REPLACE,
         "Sequence": {"decoders": _listed},
         "ByteFallback": {},
@@ -291,13 +303,19 @@ def _problems(spec: Any) -> Iterator[Problem]:
             continue
         for where, part in parts:
             yield from _part_problems(slot, where, part)
-        yield from _growth_problems(slot, [part for _, part in parts])
+        yield from _repeated_problems(slot, [_kind(part) for _, part in parts])
+    yield from _growth_problems(spec)
+    yield from _prefix_problems(spec["model"])
     added = spec.get("added_tokens") or []
     if not isinstance(added, list) or len(added) > _ADDED:
         yield Problem("added_tokens", f"a list of at most {_ADDED:,} tokens")
         return
     for number, token in enumerate(added):
         yield from _field_problems(f"added_tokens[{number}]", token, _ADDED_FIELDS)
+    names = (token.get("content") for token in added if isinstance(token, dict))
+    characters = sum(len(name) for name in names if isinstance(name, str))
+    if characters > _ALL_ADDED:
+        yield Problem("added_tokens", f"at most {_ALL_ADDED:,} characters in all", characters)
 
 
 def _flat(slot: str, part: Any, where: str, depth: int = 0) -> Iterator[tuple[str, Any]]:
@@ -334,131 +352,88 @@ def _field_problems(where: str, found: Any, fields: Mapping[str, _Check]) -> Ite
             yield Problem(f"{where}.{key}", expected)
 
 
-def _growth_problems(slot: str, parts: list[Any]) -> Iterator[Problem]:
-    """By how much all replacements together may lengthen a text."""
-    growth = 1
-    for part in parts:
-        if isinstance(part, dict) and part.get("type") == "Replace":
-            growth *= _growth(part)
-    if growth > GROWTH:
-        expected = f"replacements that make a text at most {GROWTH} times as long"
-        yield Problem(slot, expected, growth)
-    tables = [p for p in parts if isinstance(p, dict) and p.get("type") == "Precompiled"]
-    if len(tables) > 1:
-        yield Problem(slot, "at most one Precompiled", len(tables))
+_AT_MOST = {
+    **dict.fromkeys(("NFC", "NFD", "NFKC", "NFKD", "Lowercase"), 2),
+    **dict.fromkeys(("ByteLevel", "BertNormalizer", "Precompiled", "Metaspace"), 1),
+    **dict.fromkeys(("BertProcessing", "RobertaProcessing", "TemplateProcessing"), 1),
+    **dict.fromkeys(("CTC", "BPEDecoder", "WordPiece"), 1),
+}
+"""How often a part that may lengthen a text may stand in one place; `_growth` counts others."""
 
 
-def _growth(part: Mapping[str, Any]) -> int:
-    pattern, content = part.get("pattern"), part.get("content")
-    if not isinstance(pattern, dict) or not isinstance(content, str):
-        return 1  # reported as a field
-    literal = pattern.get("String")
-    if isinstance(literal, str) and literal:
-        return max(1, -(-len(content) // len(literal)))
-    return 1 + len(content)  # an expression may match nothing, between any two letters
+def _kind(part: Any) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    return kind if isinstance(kind, str) else ""
 
 
-_ESCAPED = "sSwWdDhHbBAzZnrtfv"
-_GROUP = re.compile(r"\((?:\?(?:[imsx-]*:|=|!|<=|<!|>))?")
-_OPTIONS = re.compile(r"\(\?[imsx-]+\)")
-_ESCAPE = re.compile(
-    r"\\(?:[pP]\{\^?[\w ]+\}|x\{[0-9A-Fa-f]+\}|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|.)", re.DOTALL
-)
-_REPEAT = re.compile(r"(?:[*+?]|\{(\d*)(,?)(\d*)\})[?+]?")
+def _repeated_problems(slot: str, kinds: list[str]) -> Iterator[Problem]:
+    for kind, most in _AT_MOST.items():
+        if (count := kinds.count(kind)) > most:
+            yield Problem(slot, f"at most {most} {kind}", count)
 
 
-def bounded(pattern: str) -> str | None:
-    """Says why a regular expression could take endless time to match; None if it could not.
+def _growth_problems(spec: Mapping[str, Any]) -> Iterator[Problem]:
+    """By how much all parts together may lengthen a text."""
+    for slots in (("normalizer", "pre_tokenizer"), ("decoder",)):
+        parts = [part for slot in slots for _, part in _flat(slot, spec.get(slot), slot)]
+        if len(parts) > 2 * _PARTS:
+            return  # reported as such
+        growth = 1
+        for number, part in enumerate(parts):
+            if isinstance(part, dict):
+                growth *= _growth(part, "Precompiled" in map(_kind, parts[number:]))
+        if growth > GROWTH:
+            expected = f"parts that make a text at most {GROWTH} times as long"
+            yield Problem(" and ".join(slots), expected, growth)
 
-    Accepted are alternatives of letters, classes, escapes and groups, of which only classes and
-    fixed texts are repeated: what GPT-2's, Llama's, Qwen's and DeepSeek's tokenizers split with.
+
+_FACTORS = {"ByteLevel": 2, "Metaspace": 2, "BertNormalizer": 3, "CTC": 2, "BPEDecoder": 2}
+"""Bytes become letters of two, a letter a word of its own; some put a space between letters."""
+
+
+def _growth(part: Mapping[str, Any], table: bool) -> int:
+    """By how much a part may lengthen a text.
+
+    Args:
+        table: whether a table comes after it, which lengthens rare letters.
     """
-    branches = [[(0, 0)]]  # for each open group its alternatives: repetitions, choices
-    atom = ""  # what a repetition would be of: "", "one" or "group"
-    at = 0
-    while at < len(pattern):
-        letter = pattern[at]
-        if found := _OPTIONS.match(pattern, at):
-            atom = ""
-        elif found := _GROUP.match(pattern, at):
-            if pattern.startswith("(?", at) and len(found[0]) == 1:
-                return "groups that are known"
-            branches.append([(0, 0)])
-            if len(branches) > 8:
-                return "at most 8 groups within each other"
-            atom = ""
-        elif letter == ")":
-            inner = branches.pop()
-            if not branches:
-                return "a regular expression"
-            choices = max(c for _, c in inner) + (len(inner) > 1)
-            _add(branches, max(r for r, _ in inner), choices)
-            fixed = choices == 0 and all(r == 0 for r, _ in inner)
-            atom, at = "one" if fixed else "group", at + 1
-            continue
-        elif letter == "|":
-            branches[-1].append((0, 0))
-            atom, at = "", at + 1
-            continue
-        elif found := _REPEAT.match(pattern, at):
-            if not atom:
-                return "a regular expression"
-            optional = letter == "?"
-            if atom == "group" and not optional:
-                return "no repeated groups of varying length"
-            low, comma, high = found[1], found[2], found[3]
-            if letter == "{" and max(int(low or 0), int(high or 0)) > 256:
-                return "at most 256 repetitions by number"
-            exact = letter == "{" and not comma
-            _add(branches, int(not optional and not exact), int(optional))
-            atom = ""
-        elif letter == "[":
-            end = _class_end(pattern, at)
-            if end is None:
-                return "classes that are closed"
-            atom, at = "one", end
-            continue
-        elif letter == "\\":
-            found = _ESCAPE.match(pattern, at)
-            if found is None or not _known_escape(found[0]):
-                return "escapes that are known"
-            atom = "one"
-        else:
-            atom, at = "one", at + 1
-            continue
-        at = found.end()
-    if len(branches) != 1:
-        return "a regular expression"
-    repetitions, choices = (max(each[i] for each in branches[0]) for i in (0, 1))
-    if repetitions > _REPETITIONS:
-        return f"at most {_REPETITIONS} repetitions in an alternative"
-    return None if choices <= _CHOICES else f"at most {_CHOICES} optional parts in an alternative"
+    kind = _kind(part)
+    if kind == "Prepend":
+        return 1 + _size(part.get("prepend"), table)
+    if kind != "Replace":
+        return _FACTORS.get(kind, 1)
+    pattern, size = part.get("pattern"), _size(part.get("content"), table)
+    if not isinstance(pattern, dict):
+        return 1  # reported as a field
+    literal, expression = pattern.get("String"), pattern.get("Regex")
+    if isinstance(literal, str) and literal:
+        return max(1, -(-size // len(literal)))
+    shortest = shortest_match(expression) if isinstance(expression, str) else 0
+    # One that may match nothing does so between any two letters.
+    return max(1, -(-size // shortest)) if shortest else 1 + size
 
 
-def _add(branches: list[list[tuple[int, int]]], repetitions: int, choices: int) -> None:
-    before = branches[-1][-1]
-    branches[-1][-1] = (before[0] + repetitions, before[1] + choices)
+def _size(content: Any, table: bool) -> int:
+    """The letters of a replacement, after Unicode's forms or a table made the most of each."""
+    if not isinstance(content, str):
+        return 0
+    content = content[: _WORD + 1]
+    most = GROWTH if table else 1
+    return sum(
+        1 if letter.isascii() else max(most, len(unicodedata.normalize("NFKD", letter)))
+        for letter in content
+    )
 
 
-def _known_escape(text: str) -> bool:
-    letter = text[1]
-    return len(text) > 2 or letter in _ESCAPED or not letter.isalnum()
-
-
-def _class_end(pattern: str, at: int) -> int | None:
-    """Where a class that opens at `at` ends; classes stand within classes."""
-    depth = 0
-    while at < len(pattern):
-        if pattern[at] == "\\":
-            at += 2
-            continue
-        if pattern[at] == "[":
-            depth += 1
-            if pattern.startswith(("[]", "[^]"), at):  # the first bracket is a letter
-                at += pattern.startswith("[^", at) + 1
-        elif pattern[at] == "]":
-            depth -= 1
-        at += 1
-        if depth == 0:
-            return at
-    return None
+def _prefix_problems(model: Mapping[str, Any]) -> Iterator[Problem]:
+    """The library cuts the prefix off the second part of each merge without looking for it."""
+    prefix, merges = model.get("continuing_subword_prefix"), model.get("merges")
+    if not isinstance(prefix, str) or not prefix or not isinstance(merges, list):
+        return
+    for number, merge in enumerate(merges):
+        parts = merge.split(" ") if isinstance(merge, str) else merge
+        right = isinstance(parts, list) and len(parts) == 2 and isinstance(parts[1], str)
+        if right and not parts[1].startswith(prefix):
+            expected = f"a second part that begins with the prefix {prefix}"
+            yield Problem(f"model.merges[{number}]", expected, merge)
+            return

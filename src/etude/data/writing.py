@@ -17,7 +17,8 @@ import numpy as np
 from etude.data.learning import NEWS_EVERY
 from etude.data.passages import PASSAGE, parted_well
 from etude.data.splits import Part, Passage, SectionMeta, Split, SplitMeta
-from etude.data.tokenizer import Tokenizer
+from etude.data.tokenizer import Tokenizer, most_is_lost
+from etude.errors import RequestError
 
 log = logging.getLogger("etude.data")
 
@@ -46,6 +47,7 @@ class _Writer:
         self.unknown = 0
         self._names: Counter[str] = Counter()
         self._with_unknown = 0  # passages
+        self._lost: Counter[str] = Counter()  # characters without a token
         self.lossless = True
         self.sections: dict[str, SectionMeta] = {}
         self._digest = hashlib.sha256()
@@ -85,7 +87,15 @@ class _Writer:
         """What was written; a line in the log about it."""
         tokens = self._written
         log.info("%s: %s tokens, %s documents", self.name, f"{tokens:,}", self.documents)
+        if problem := most_is_lost(self._lost, self.characters, self.name):
+            raise RequestError(problem)
         most = dict(sorted(self._names.items(), key=lambda item: (-item[1], item[0]))[:5])
+        if self._lost:
+            log.warning(
+                "%s: %s characters are in none of the tokenizer's tokens and left out",
+                self.name,
+                f"{self._lost.total():,}",
+            )
         if self.unknown:
             shown = ", ".join(f"{piece!r} ({count})" for piece, count in most.items())
             log.info("%s: %d unknown, first of all %s", self.name, self.unknown, shown)
@@ -112,6 +122,10 @@ class _Writer:
             if self._with_unknown <= NAMED_FROM:  # it is encoded once more for that
                 pieces = tokenizer.unknown_pieces(text)
                 self._names.update({piece[:SHOWN]: count for piece, count in pieces.items()})
+        if tokenizer.loses and (lost := tokenizer.lost_pieces(text)):
+            self._lost.update(lost)
+            self.unknown += lost.total()
+            self._names.update(lost)
         if tokenizer.rewrites and self.lossless:
             self.lossless = tokenizer.decode(ids) == text
         if not before or self._told_of_cuts or tokenizer.cuts == "anywhere":

@@ -43,7 +43,7 @@ def _read(source: str, revision: str | None) -> Tokenizer:
         folder = path if path.is_dir() else path.parent
         found = tokenizers.of_folder(folder, HFConfig.of(folder).values)
         end = found.end_of_text
-    tokenizer = Tokenizer(found.backend)
+    tokenizer = Tokenizer(found.backend, found.file)
     if end is None or tokenizer.end_of_text == end:
         return tokenizer
     name = tokenizer.backend.id_to_token(end)

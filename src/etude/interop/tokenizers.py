@@ -30,6 +30,7 @@ from etude.interop.gguf_keys import unknown_tokenizer_keys, wrong_tokenizer_valu
 from etude.interop.hub import SENTENCEPIECE, TEXT
 from etude.interop.json_file import read_object
 from etude.interop.tokenizer_config import contradictions
+from etude.records.opening import TOKENIZER
 
 CONFIG = "tokenizer_config.json"
 GENERATION = "generation_config.json"
@@ -54,19 +55,19 @@ class ReleasedTokenizer(Tokenizer):
 
     Args:
         backend: of the `tokenizers` library; it is copied.
+        file: what it was read from, for errors.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        super().__init__(tokenizers.Tokenizer.from_str(backend.to_str()))
+    def __init__(self, backend: tokenizers.Tokenizer, file: str = TOKENIZER.name) -> None:
+        super().__init__(tokenizers.Tokenizer.from_str(backend.to_str()), file)
         self.backend.encode_special_tokens = False
 
     def framed(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text with the special tokens that the model expects around it."""
-        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=True)
-        return [encoding.ids for encoding in encodings]
+        return super().framed(texts)
 
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return _from_string, (self.backend.to_str(),)
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return _from_string, (self.backend.to_str(), self.file)
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,14 @@ def of_folder(folder: Path, config: Mapping[str, Any]) -> ReleasedTokenizer:
     if not any((folder / name).is_file() for name in FILES):
         raise RequestError(_none_in(folder, config))
     try:
-        backend = Pretrained(str(folder)).train(()).backend
+        found = Pretrained(str(folder)).train(())
     except RequestError as error:
         if _sentencepiece(folder):
             raise RequestError(_none_in(folder, config)) from error
         problems = [Problem(str(folder), p.expected, hint=p.hint) for p in error.problems]
         raise RequestError(problems) from error
-    tokenizer = ReleasedTokenizer(backend)
+    backend = found.backend
+    tokenizer = ReleasedTokenizer(backend, found.file)
     stated = _json(folder / CONFIG)
     if not (folder / "tokenizer.json").is_file():
         stated.setdefault("added_tokens", _json(folder / "added_tokens.json"))
@@ -178,7 +180,7 @@ def of_gguf(file: GGUF) -> tuple[ReleasedTokenizer, Ends]:
     backend.add_tokens(
         [AddedToken(name, normalized=False) for name, kind in pairs if kind == USER_DEFINED]
     )
-    return ReleasedTokenizer(backend), ends
+    return ReleasedTokenizer(backend, str(file.where)), ends
 
 
 def _split(pattern: str) -> Any:
@@ -287,7 +289,7 @@ def _framed(tokenizer: ReleasedTokenizer, first: str, last: str) -> ReleasedToke
         pair=f"{first} $A {last} $B:1 {last}:1",
         special_tokens=list(numbers.items()),
     )
-    return ReleasedTokenizer(backend)
+    return ReleasedTokenizer(backend, tokenizer.file)
 
 
 def _opening(tokenizer: ReleasedTokenizer) -> int | None:
@@ -337,5 +339,5 @@ def _content(token: Any) -> str | None:
     return text
 
 
-def _from_string(text: str) -> ReleasedTokenizer:
-    return ReleasedTokenizer(tokenizers.Tokenizer.from_str(text))
+def _from_string(text: str, file: str) -> ReleasedTokenizer:
+    return ReleasedTokenizer(tokenizers.Tokenizer.from_str(text), file)

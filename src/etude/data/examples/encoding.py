@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import tokenizers
 
 from etude.console import NOTICES
+from etude.data.panics import no_panic
 from etude.data.tokenizer import Tokenizer
 from etude.errors import Problem, RequestError
 
@@ -47,9 +48,10 @@ def encode(
         expected = f"more than the {longest - room} special tokens around a text"
         raise RequestError(Problem("data.sequence_length", expected, longest))
     backend.enable_truncation(longest, strategy="longest_first")
-    found = backend.encode_batch(
-        [list(each) for each in texts] if words else list(texts),
-        is_pretokenized=words,
-        add_special_tokens=framed,
-    )
+    with no_panic(tokenizer.file):
+        found = backend.encode_batch(
+            [list(each) for each in texts] if words else list(texts),
+            is_pretokenized=words,
+            add_special_tokens=framed,
+        )
     return [[encoding, *encoding.overflowing] for encoding in found]

@@ -15,7 +15,7 @@ from typing import Any
 from etude.data.examples.classes import key_of, numbered, one_name
 from etude.data.examples.ragged import RaggedWriter
 from etude.data.examples.source import SPLITS, Encoded, Inspection, Row, Source, Split
-from etude.data.tokenizer import Tokenizer
+from etude.data.tokenizer import Tokenizer, most_is_lost
 from etude.errors import Problem, RequestError
 
 log = logging.getLogger("etude.data")
@@ -38,7 +38,7 @@ class SplitMeta:
         examples: what the files hold.
         tokens: in all fields of tokens.
         longest: the most tokens in an example.
-        unknown: tokens that stand for what the tokenizer doesn't know.
+        unknown: tokens that stand for what the tokenizer doesn't know, and characters without any.
         empty: rows without text, left out.
         truncated: examples of which something was cut off, and
         truncated_tokens: how much.
@@ -284,6 +284,8 @@ class _Writer:
         self.counts: Counter[str] = Counter()
         self.balance = [0] * len(labels)
         self.longest = 0
+        self.lost: Counter[str] = Counter()  # characters without a token
+        self.characters = 0  # that are counted for that
         self.leaked_at: list[str] = []
 
     def write(self) -> SplitMeta:
@@ -298,9 +300,12 @@ class _Writer:
             encoded = self.source.encoded(batch, self.tokenizer, self.labels)
             for (number, row), each in zip(group, encoded, strict=True):
                 self._check_length(row, each)
+                self._count_lost(self.source.texts(row))
                 for fields in each.fields:
                     self._append(number, fields)
         digests = "".join(file.close() for file in self.files.values())
+        if problem := most_is_lost(self.lost, self.characters, self.split):
+            raise RequestError(problem)
         if self.leaked_at and self.source.duplicates == "refuse":
             hint = f"{self.counts['leaked']} in all; data.duplicates=drop leaves them out"
             expected = "a row of one split alone"
@@ -346,6 +351,14 @@ class _Writer:
             raise RequestError(Problem(row.where, expected, hint=hint))
         self.counts["truncated"] += cut
         self.counts["truncated_tokens"] += encoded.truncated
+
+    def _count_lost(self, texts: Sequence[str]) -> None:
+        if self.tokenizer.loses:
+            for text in texts:
+                lost = self.tokenizer.lost_pieces(text)
+                self.characters += len(text)
+                self.lost.update(lost)
+                self.counts["unknown"] += lost.total()
 
     def _append(self, number: int, fields: Mapping[str, list[int]]) -> None:
         texts = [fields[name] for name in self.source.text_fields]
