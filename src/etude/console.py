@@ -75,15 +75,15 @@ class _ClosedInput:
 
     @property
     def buffer(self) -> NoReturn:
-        raise RequestError(Problem("standard input", "something to read; it is closed"))
+        self.read()
 
     def read(self, size: int = -1) -> NoReturn:
-        return self.buffer
+        raise RequestError(Problem("standard input", "something to read; it is closed"))
 
     readline = read
 
     def __iter__(self) -> Iterator[str]:
-        return self.buffer
+        self.read()
 
     def isatty(self) -> bool:
         return False

@@ -64,6 +64,8 @@ def test_a_full_output_is_named(
 ) -> None:
     from etude import cli
 
+    monkeypatch.setattr(cli, "show_messages", lambda: None)  # leaves no handler behind
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
     monkeypatch.setattr("sys.stdout", Unwilling(FULL))
     assert cli.run(["--version"]) == 2
     assert "No space left on device: standard output" in capsys.readouterr().err
@@ -74,6 +76,8 @@ def test_a_full_output_is_named(
 def test_closed_streams_are_no_mistake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from etude import cli
 
+    monkeypatch.setattr(cli, "show_messages", lambda: None)  # leaves no handler behind
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
     for name in ("stdin", "stdout", "stderr"):
         monkeypatch.setattr(f"sys.{name}", None)
     assert cli.run(["runs", "list", "--root", str(tmp_path)]) == 0
@@ -166,9 +170,11 @@ def test_links_that_lead_back_come_to_an_end(etude: Etude, tmp_path: Path) -> No
         assert "Traceback" not in answer.err
 
 
-def test_a_removed_current_folder_is_said(tmp_path: Path) -> None:
+def test_a_removed_current_folder_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from etude import cli
 
+    monkeypatch.setattr(cli, "show_messages", lambda: None)  # leaves no handler behind
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
     gone = tmp_path / "gone"
     gone.mkdir()
     before = Path.cwd()
