@@ -198,18 +198,18 @@ def _count(override: Override) -> float:
         with suppress(*NOT_PARSED):
             return len(list(override.sweep_iterator()))
         return 1
-    bounds = (value.start, value.stop, value.step)
+    bounds: tuple[Any, Any, Any] = (value.start, value.stop, value.step)
+    start, stop, step = bounds
     floats = [item for item in bounds if isinstance(item, float)]  # an int may exceed them
     if any(map(math.isnan, floats)):
         expected = "a range of numbers"
         raise RequestError(Problem(_lines([override]), expected, hint="one of them is nan"))
-    if value.step == 0:
+    if step == 0:
         return 1
     if any(map(math.isinf, floats)):
-        endless = value.stop > value.start if value.step > 0 else value.stop < value.start
-        return (1 if math.isinf(value.step) else math.inf) if endless else 0
-    start, stop, step = (Fraction(item) for item in bounds)
-    return max(0, math.ceil((stop - start) / step))
+        endless = stop > start if step > 0 else stop < start
+        return (1 if math.isinf(step) else math.inf) if endless else 0
+    return max(0, math.ceil((Fraction(stop) - Fraction(start)) / Fraction(step)))
 
 
 def _is_as_interval(override: Override, sweeper: str) -> bool:
