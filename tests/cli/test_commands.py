@@ -49,6 +49,14 @@ def test_version(etude) -> None:
         (["generate"], "RUN"),
         (["generate", "nano"], "there is no folder of runs yet"),
         (["generate", "nano", "--samples", "few"], "invalid int value: 'few'"),
+        (["predict", "nano"], "--text and --file: expected one of them (neither is given)"),
+        (["predict", "nano", "--text", "a", "--file", "b"], "one of them (both are given)"),
+        (["predict", "nano", "--file", ""], "--file = '': expected the path of a file"),
+        (["runs", "list", "--root", ""], "--root: the path of a folder is expected"),
+        (
+            ["generate", "nano", "--greedy", "--top-k", "3"],
+            "--top-k = 3: expected no value beside greedy",
+        ),
         (["reproduce", "no_such_paper"], "no_such_paper"),
     ],
 )

@@ -121,7 +121,7 @@ class Predictor:
         quoting = quoting or getattr(self.data, "quoting", None)
         found = columns_of(file, form, quoting)
         if column not in found:
-            hint = f"{file} has {', '.join(found)}"
+            hint = f"{file} has {', '.join(found)}" if found else f"{file} is empty"
             raise RequestError(Problem("--file", f"the column {column}", hint=hint))
         for where, row in records_of(file, form, [column], quoting):
             value = row[column]

@@ -37,7 +37,10 @@ def predict(arguments: list[str]) -> int:
     with_trust(parser)
     asked = parser.parse_args(arguments)
     if bool(asked.text) == (asked.file is not None):
-        raise RequestError(Problem("--text", "--text or --file, one of them", asked.text or None))
+        hint = "both are given" if asked.text else "neither is given"
+        raise RequestError(Problem("--text and --file", "one of them", hint=hint))
+    if asked.file == "":
+        raise RequestError(Problem("--file", "the path of a file", ""))
     from etude.analysis.predicting import Predictor
     from etude.api import load_run
 

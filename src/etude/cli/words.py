@@ -36,7 +36,15 @@ def parser_for(command: str, description: str) -> argparse.ArgumentParser:
 
 
 def with_root(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--root", default="experiments", help="the folder of runs (experiments)")
+    parser.add_argument(
+        "--root", type=_folder, default="experiments", help="the folder of runs (experiments)"
+    )
+
+
+def _folder(typed: str) -> str:
+    if not typed:
+        raise argparse.ArgumentTypeError("the path of a folder is expected, not an empty text")
+    return typed
 
 
 def with_trust(parser: argparse.ArgumentParser) -> None:
