@@ -64,7 +64,7 @@ def test_a_full_output_is_named(
 ) -> None:
     from etude import cli
 
-    monkeypatch.setattr(cli, "show_messages", lambda: None)  # leaves no handler behind
+    monkeypatch.setattr(cli, "show_messages", lambda **_: None)  # leaves no handler behind
     monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
     monkeypatch.setattr("sys.stdout", Unwilling(FULL))
     assert cli.run(["--version"]) == 2
@@ -76,7 +76,7 @@ def test_a_full_output_is_named(
 def test_closed_streams_are_no_mistake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from etude import cli
 
-    monkeypatch.setattr(cli, "show_messages", lambda: None)  # leaves no handler behind
+    monkeypatch.setattr(cli, "show_messages", lambda **_: None)  # leaves no handler behind
     monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
     for name in ("stdin", "stdout", "stderr"):
         monkeypatch.setattr(f"sys.{name}", None)
@@ -173,7 +173,7 @@ def test_links_that_lead_back_come_to_an_end(etude: Etude, tmp_path: Path) -> No
 def test_a_removed_current_folder_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from etude import cli
 
-    monkeypatch.setattr(cli, "show_messages", lambda: None)  # leaves no handler behind
+    monkeypatch.setattr(cli, "show_messages", lambda **_: None)  # leaves no handler behind
     monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
     gone = tmp_path / "gone"
     gone.mkdir()

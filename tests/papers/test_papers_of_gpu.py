@@ -212,7 +212,7 @@ class TestValues:
             value_of({"run": "a", "metric": "chrf", "split": "test"}).read(runs)
         (tmp_path / "evaluations").mkdir()
         kept = tmp_path / "evaluations" / "test-step-last-beams5-penalty1.json"
-        kept.write_text('{"metrics": {"bleu": 31.0}}')
+        kept.write_text('{"metrics": {"bleu": 31.0}, "by": null}')
         how = {"beams": 5, "which": "last"}
         other = value_of({"run": "a", "metric": "bleu", "split": "test", "how": how})
         assert other.read(runs) == [31.0]
