@@ -12,7 +12,6 @@ import fcntl
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,6 +65,8 @@ def check_root(folder: Path, *, unsafe: bool = False) -> None:
     Raises:
         RequestError: names the path, and what is missing.
     """
+    import tempfile  # slow to import, and reading commands need none
+
     existing = existing_part(folder)
     if not os.access(existing, os.W_OK | os.X_OK):
         raise RequestError(Problem("run.root", "a folder that can be written", str(existing)))
