@@ -84,7 +84,7 @@ def test_a_folder_that_is_full(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     def full(**_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(storage.tempfile, "mkstemp", full)  # the inode table, say
+    monkeypatch.setattr("tempfile.mkstemp", full)  # the inode table, say
     with pytest.raises(RequestError, match="expected room for a file"):
         check_root(tmp_path)
 
