@@ -98,3 +98,9 @@ def test_overrides_on_which_hydra_fails(
     assert answer.code == 2
     assert said in answer.err
     assert "please report" not in answer.err
+
+
+def test_a_sweep_whose_files_do_not_compose(etude: Callable[..., Any]) -> None:
+    answer = etude("plan", "-m", "data@a.b=recall", "schedule=[{}]")
+    assert answer.code == 2
+    assert "schedule = '[{}]': expected a file in conf/schedule/" in answer.err

@@ -40,7 +40,7 @@ NOT_PARSED = (HydraException, OmegaConfBaseException, ValueError, RecursionError
 """What Hydra raises of overrides that it cannot read: the last two of numbers too long and lists
 too deep.
 """
-_HYDRA_ERRORS = (*NOT_PARSED, AssertionError, TypeError, AttributeError, KeyError, IndexError,
+HYDRA_ERRORS = (*NOT_PARSED, AssertionError, TypeError, AttributeError, KeyError, IndexError,
                  yaml.YAMLError, OSError)  # fmt: skip
 """What Hydra raises while composing: the builtin ones of groups with values that are no names."""
 
@@ -81,7 +81,7 @@ def composed(typed: Sequence[str]) -> DictConfig:
     """`compose`, within `searching`: many configs then share one reading of the files."""
     try:
         config = _compose(typed)
-    except _HYDRA_ERRORS as error:
+    except HYDRA_ERRORS as error:
         problems, good = blame(typed, error)
         if all("." in problem.where for problem in problems):  # the files are those meant
             problems += _further(good)
@@ -196,7 +196,7 @@ def blame(overrides: Sequence[str], error: Exception) -> tuple[list[Problem], li
         try:
             _compose([*good, item])
             good.append(item)
-        except _HYDRA_ERRORS as reason:
+        except HYDRA_ERRORS as reason:
             problems.append(_explain(item, reason))
     fallback = Problem("config", "a config that composes", hint=_first_line(error))
     return problems or [fallback], good

@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from etude.config.compose import NOT_PARSED, addable, composed, unmarked
+from etude.config.compose import HYDRA_ERRORS, NOT_PARSED, addable, composed, unmarked
 from etude.config.replaced import is_choice, report_replaced
 from etude.errors import Problem, RequestError
 
@@ -251,7 +251,7 @@ def _of_the_files(overrides: list[str], hydra: Hydra) -> tuple[list[str], str]:
     try:
         config = hydra.compose_config("train", overrides, RunMode.MULTIRUN)
         sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
-    except NOT_PARSED:  # the first job says what is wrong
+    except HYDRA_ERRORS:  # the first job says what is wrong
         return [], BASIC
     params = sweeper.get("params") or {}
     return [addable(f"{key}={value}") for key, value in params.items()], str(sweeper["_target_"])
