@@ -40,6 +40,11 @@ class _Named:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
+    @property
+    def beneath(self) -> Any:
+        """The stream whose errors it names."""
+        return self._stream
+
     def write(self, text: str) -> int:
         try:
             return int(self._stream.write(text) or 0)
@@ -69,7 +74,7 @@ class _Quiet(_Named):
 
 
 class _ClosedInput:
-    """Standard input that was closed before the command began: whoever reads it is told so."""
+    """Standard input that was closed before the command began. Reading it is an error."""
 
     encoding = "utf-8"
 
@@ -116,7 +121,7 @@ def drop_unwritten() -> None:
     for stream in (sys.stdout, sys.stderr):
         beneath: Any = stream
         while isinstance(beneath, Outlet | _Named):
-            beneath = beneath.beneath if isinstance(beneath, Outlet) else beneath._stream
+            beneath = beneath.beneath
         with suppress(ValueError):  # it is closed
             try:
                 beneath.flush()

@@ -69,7 +69,7 @@ def scored(
     predictions: Path | None = None
     if not isinstance(data, ExampleData):
         _refuse_for_text(files, by)
-        told["windows"] = windows.given  # older versions did not say it
+        told["windows"] = windows.given  # older versions did not state them
         metrics = run.evaluate(split, sequence_length=sequence_length, stride=stride, which=which)
         told["metrics"] = metrics
     else:
@@ -195,13 +195,12 @@ def _refuse_for_text(files: list[str] | None, by: str | None) -> None:
 def name_of(
     on: str | Sequence[str],
     checkpoint: str,
-    beams: Beams | None = None,
+    beams: Beams,
     windows: Windows | None = None,
 ) -> str:
     """What the files of an evaluation are called: by the split, or the files' name and where they
     lie; by the checkpoint; and by how targets were searched for, or text was cut, if not as usual.
     """
-    beams, windows = beams or Beams(), windows or Windows()
     if isinstance(on, str):
         first = on
     else:
@@ -210,5 +209,6 @@ def name_of(
         first = f"{plain.encode()[:60].decode(errors='ignore')}-{whole[:8]}"
     usual = Beams()
     search = "" if beams == usual else f"-beams{beams.beams}-penalty{beams.length_penalty:g}"
-    cut = "".join(f"-{key}{value}" for key, value in windows.given.items())
+    given = {} if windows is None else windows.given
+    cut = "".join(f"-{key}{value}" for key, value in given.items())
     return f"{first}-{checkpoint}{search}{cut.replace('_', '-')}"

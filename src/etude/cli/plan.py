@@ -202,10 +202,7 @@ def _facts(job: PlannedJob) -> Iterator[tuple[str, str]]:
         words = f" with a vocabulary of {size.vocabulary:,}" if size.vocabulary else ""
         yield "parameters", f"{about}{size.parameters:,}{words}"
         if size.about:
-            yield (
-                "",
-                "this vocabulary is assumed; it is known after preparation",
-            )
+            yield "", "this vocabulary is assumed; it is known after preparation"
     if size.steps is not None:
         step = f"{size.steps:,} steps of {size.tokens_per_step:,}"
         yield "tokens", f"{_count(size.tokens)}, {step}"

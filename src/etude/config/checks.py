@@ -172,7 +172,7 @@ def _any_below(paths: Iterable[str], key: str) -> bool:
 def _unknown_keys(config: DictConfig) -> Iterator[Problem]:
     """Keys that a `+` added where the root or `run` has no such key."""
     for key in map(str, config):
-        if key not in ROOT_KEYS and variable_in(key) is None:  # a secret is told as such
+        if key not in ROOT_KEYS and variable_in(key) is None:  # a secret is reported as such
             hint = argument_of_a_node(key, config) or nearest(key, ROOT_KEYS)
             yield Problem(key, "a key of the config", hint=hint)
     known = [f.name for f in fields(Run)]

@@ -62,10 +62,6 @@ class ReleasedTokenizer(Tokenizer):
         super().__init__(tokenizers.Tokenizer.from_str(backend.to_str()), file)
         self.backend.encode_special_tokens = False
 
-    def framed(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text with the special tokens that the model expects around it."""
-        return super().framed(texts)
-
     def __reduce__(self) -> tuple[object, tuple[str, str]]:
         return _from_string, (self.backend.to_str(), self.file)
 

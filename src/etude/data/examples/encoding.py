@@ -18,8 +18,9 @@ log = logging.getLogger(NOTICES)
 def warn_of_cut(texts: int, longest: int) -> None:
     """Reports texts of which the model does not read the end."""
     if texts:
-        told = "1 text is" if texts == 1 else f"{texts:,} texts are"
-        log.warning("%s longer than data.sequence_length = %d; the rest is not read", told, longest)
+        which = "1 text is" if texts == 1 else f"{texts:,} texts are"
+        message = "%s longer than data.sequence_length = %d; the rest is not read"
+        log.warning(message, which, longest)
 
 
 def encode(
