@@ -46,7 +46,9 @@ def problems(*overrides: str, config_dir: Path | None = None) -> list[Problem]:
         ("run.wiat=true", "run.wiat", "did you mean wait?"),
         ("+run.wiat=true", "run.wiat", "did you mean wait?"),
         ("init_from.freze=body", "init_from.freze", "did you mean freeze?"),
+        ("+init_from.freze=body", "init_from.freze", "did you mean freeze?"),
         ("init_from.lora.rnk=2", "init_from.lora.rnk", "did you mean rank?"),
+        ("++init_from.lora.rnk=2", "init_from.lora.rnk", "did you mean rank?"),
         ("model.position=rotary", "model.position", "model/position=rotary chooses that file"),
         ("run.on_existing=agian", "run.on_existing", "did you mean again?"),
         ("optimizer._target_=SGD", "optimizer._target_", "did you mean etude.optim.sgd.SGD?"),
@@ -60,6 +62,9 @@ def problems(*overrides: str, config_dir: Path | None = None) -> list[Problem]:
 def test_a_misspelt_word(typed: str, where: str, hint: str | None) -> None:
     (problem,) = problems(typed)
     assert (problem.where, problem.hint) == (where, hint)
+
+
+_FILLED_IN = "nothing here: it is filled in when the run begins"
 
 
 @pytest.mark.parametrize(
@@ -91,6 +96,17 @@ def test_a_misspelt_word(typed: str, where: str, hint: str | None) -> None:
         ("model.dim=1,2", "model.dim=1,2", "one value"),
         ("callbacks.stop=5", "callbacks.stop", "a node with _target_"),
         ("model.dim=${data.lenght}", "model.dim", "an interpolation that resolves"),
+        # items and interpolations that OmegaConf does not check
+        ("init_from.freeze={a:b}", "init_from.freeze", "a list, each a text"),
+        ("init_from.freeze=[[a]]", "init_from.freeze", "a list, each a text"),
+        ("init_from.lora.targets=[{a:1}]", "init_from.lora.targets", "a list, each a text"),
+        ("run.tags=[{a:1}]", "run.tags", "a list, each a text"),
+        ("run.tags=${name}", "run.tags", "a list, each a text"),
+        ("extensions=[[a]]", "extensions", "a list, each a text"),
+        ("extensions=${name}", "extensions", "a list, each a text"),
+        ("run.overrides=[a]", "run.overrides", _FILLED_IN),
+        ("++run.choices.model=nano", "run.choices", _FILLED_IN),
+        ("++init_from.found.run=x", "init_from.found", _FILLED_IN),
     ],
 )
 def test_a_value_that_cannot_be(typed: str, where: str, expected: str) -> None:
@@ -98,10 +114,18 @@ def test_a_value_that_cannot_be(typed: str, where: str, expected: str) -> None:
     assert (problem.where, problem.expected) == (where, expected)
 
 
+def test_a_mapping_in_place_of_a_part_lacks_its_settings() -> None:
+    found = problems("init_from.lora=${vars}", "++vars.rnk=2")
+    keys = ["rnk", "rank", "alpha", "dropout", "targets"]
+    assert [problem.where for problem in found] == [f"init_from.lora.{key}" for key in keys]
+
+
 def test_mistakes_of_all_kinds_are_told_together() -> None:
-    found = problems("run.wiat=1", "model.hedas=2", "optimizer.lr=abc", "trainer.logger=true")
+    typed = ["model.hedas=2", "optimizer.lr=abc", "trainer.logger=true", "+run.wiat=1"]
+    found = problems(*typed, "run.tags=[[a]]")
     assert {problem.where for problem in found} == {
         "run.wiat",
+        "run.tags",
         "model.hedas",
         "optimizer.lr",
         "trainer.logger",

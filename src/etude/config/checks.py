@@ -9,16 +9,17 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from etude.config.describe import describe
 from etude.config.environment import instead, resolved, shown
 from etude.config.hints import argument_of_a_node
-from etude.config.nodes import Node, check_node
+from etude.config.nodes import Node, check_node, fits
 from etude.config.pins import pin
 from etude.config.schema import (
     HEADS,
@@ -26,7 +27,7 @@ from etude.config.schema import (
     ON_ERROR,
     ON_EXISTING,
     OUT_OF_SIGNATURE,
-    ROOT_KEYS,
+    Config,
     InitFrom,
     Run,
 )
@@ -91,22 +92,18 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
     Raises:
         RequestError: with every problem found.
     """
-    if config.init_from.source is not None and not config.init_from.found:
+    plain, mask, of_values = _read(config)
+    start = plain["init_from"]
+    if start["source"] is not None and not start["found"]:
         if trust is not None:
             expected = "what the source was: a run's record states it"
             raise RequestError(Problem("init_from.found", expected, {}))
+        if _any_below((problem.where for problem in of_values), "init_from"):
+            raise RequestError(of_values)
         training = importlib.import_module("etude.training.initial")  # a layer above this one
         config = training.Initial.settled(config)
-    environment = [*_environment_in_identity(config), *_secrets_in_identity(config)]
-    problems = [*environment, *_unknown_keys(config)]
-    try:
-        plain, mask = resolved(config)
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or "config"
-        reason = str(error).splitlines()[0]
-        raise RequestError(
-            [*problems, Problem(str(key), "an interpolation that resolves", hint=reason)]
-        ) from error
+        plain, mask, of_values = _read(config)
+    problems: list[Problem] = []
     named = plain["extensions"] if trust is None else list(trust)
     if named:
         _look_here_too()
@@ -125,13 +122,13 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
     for name, value in plain["logger"].items():
         loggers[name], found = check_node(f"logger.{name}", value, extensions)
         problems += found
+    told = {problem.where for problem in of_values}
+    problems = [*of_values, *(problem for problem in problems if problem.where not in told)]
     if problems:
-        told = {problem.where for problem in environment}
-        others = [problem for problem in problems if problem.where not in told]
         wrong = [problem.where for problem in problems]
         named = nodes | {f"callbacks.{name}": node for name, node in callbacks.items()}
         sound = {key: node for key, node in named.items() if not _any_below(wrong, key)}
-        raise Unsound([*environment, *others], sound)
+        raise Unsound(problems, sound)
     config = pin(config, [*nodes.values(), *callbacks.values()])
     identity = {
         "name": plain["name"],
@@ -169,16 +166,62 @@ def _any_below(paths: Iterable[str], key: str) -> bool:
     return any(re.match(rf"{re.escape(key)}([.\[]|$)", path) for path in paths)
 
 
-def _unknown_keys(config: DictConfig) -> Iterator[Problem]:
-    """Keys that a `+` added where the root or `run` has no such key."""
-    for key in map(str, config):
-        if key not in ROOT_KEYS and variable_in(key) is None:  # a secret is reported as such
-            hint = argument_of_a_node(key, config) or nearest(key, ROOT_KEYS)
-            yield Problem(key, "a key of the config", hint=hint)
-    known = [f.name for f in fields(Run)]
-    for key in map(str, config.run):
-        if key not in known:
-            yield Problem(f"run.{key}", "a key of run", hint=nearest(key, known))
+def _read(config: DictConfig) -> tuple[dict[str, Any], Mask, list[Problem]]:
+    """The config as plain data, what hides its secrets, and what is wrong beside the nodes.
+
+    Raises:
+        RequestError: an interpolation does not resolve.
+    """
+    problems = [*_environment_in_identity(config), *_secrets_in_identity(config)]
+    try:
+        plain, mask = resolved(config)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "config"
+        reason = str(error).splitlines()[0]
+        unknown = _unknown_keys(config, OmegaConf.to_container(config))
+        dangling = Problem(str(key), "an interpolation that resolves", hint=reason)
+        raise RequestError([*problems, *unknown, dangling]) from error
+    return plain, mask, [*problems, *_unknown_keys(config, plain), *_unfit_values(plain)]
+
+
+def _unknown_keys(
+    config: DictConfig, tree: Any, record: type = Config, above: str = ""
+) -> Iterator[Problem]:
+    """Keys that a `+` added where the schema has no such key.
+
+    Args:
+        config: the whole, of which a misplaced key may be meant.
+        tree: what `record` describes, as plain data.
+        record: a dataclass of the schema.
+        above: its key path, with a dot at the end.
+    """
+    hints = get_type_hints(record)
+    for key in map(str, tree):
+        if key not in hints and variable_in(key) is None:  # a secret is reported as such
+            meant = None if above else argument_of_a_node(key, config)
+            expected = f"a key of {above[:-1] or 'the config'}"
+            yield Problem(f"{above}{key}", expected, hint=meant or nearest(key, hints))
+    for key, hint in hints.items():
+        if is_dataclass(hint) and isinstance(tree.get(key), Mapping):
+            yield from _unknown_keys(config, tree[key], cast(type, hint), f"{above}{key}.")
+
+
+def _unfit_values(
+    tree: dict[str, Any], record: type = Config, above: str = ""
+) -> Iterator[Problem]:
+    """Values of other types than the schema's: OmegaConf lets lists and mappings through as items
+    of lists, and lists, mappings and texts where an interpolation stood.
+
+    The usual value takes the place of each, so that what follows can be checked too.
+    """
+    usual = record()
+    for key, hint in get_type_hints(record).items():
+        path, value = f"{above}{key}", tree.get(key)
+        if is_dataclass(hint) and isinstance(value, dict):
+            yield from _unfit_values(value, cast(type, hint), f"{path}.")
+        elif not fits(value, hint):
+            yield Problem(path, describe(hint), value)
+            tree[key] = asdict(usual)[key]
 
 
 def _look_here_too() -> None:

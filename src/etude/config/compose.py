@@ -86,8 +86,28 @@ def composed(typed: Sequence[str]) -> DictConfig:
         if all("." in problem.where for problem in problems):  # the files are those meant
             problems += _further(good)
         raise RequestError(problems) from error
-    config.run.overrides = [literal(item) for item in typed if not of_hydra(item)]
     return config
+
+
+def fill_in(config: DictConfig, hydra_node: DictConfig, typed: Sequence[str]) -> None:
+    """States in a config what was typed and which files were chosen.
+
+    Args:
+        hydra_node: Hydra's own node of the config.
+
+    Raises:
+        RequestError: the config states that itself, or what `init_from` found.
+    """
+    filled = {
+        f"{node}.{key}": config[node][key]
+        for node, key in (("run", "overrides"), ("run", "choices"), ("init_from", "found"))
+    }
+    stated = {path: value for path, value in filled.items() if value}
+    if stated:
+        expected = "nothing here: it is filled in when the run begins"
+        raise RequestError(Problem(path, expected, str(value)) for path, value in stated.items())
+    config.run.overrides = [literal(item) for item in typed if not of_hydra(item)]
+    config.run.choices = chosen(hydra_node, typed)
 
 
 def literal(text: str) -> str:
@@ -129,12 +149,12 @@ def searching(config_dir: str | Path | None) -> Iterator[Hydra]:
 def _compose(overrides: Sequence[str]) -> DictConfig:
     typed = [addable(item) for item in overrides]
     config = hydra.compose("train", typed, return_hydra_config=True)
-    config.run.choices = chosen(config.hydra, overrides)
-    with open_dict(config):
-        del config["hydra"]
     if left_out := [key for key in ROOT_KEYS if key not in config.keys()]:  # noqa: SIM118
         expected = "a key that stays: every config has it"
         raise RequestError(Problem(f"~{key}", expected) for key in left_out)
+    fill_in(config, config.hydra, overrides)
+    with open_dict(config):
+        del config["hydra"]
     return config
 
 

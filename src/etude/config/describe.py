@@ -31,6 +31,8 @@ def describe(hint: Any) -> str:
         return f"a list of {len(typing.get_args(hint))}: {inner}"
     if typing.get_origin(hint) is list:
         return f"a list, each {describe(typing.get_args(hint)[0])}"
+    if typing.get_origin(hint) is dict:
+        return "a mapping"
     origin = typing.get_origin(hint) or hint
     if dataclasses.is_dataclass(origin) or (isinstance(origin, type) and not _is_plain(origin)):
         return "a part with settings of its own"

@@ -218,6 +218,15 @@ def _check_value(
         return value, []
 
 
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotation's type as it stands."""
+    try:
+        _adapter(hint).validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
+
+
 def settable(constructor: Callable[..., Any], partial: bool) -> list[str]:
     """The arguments that a config may state: all, or of a factory those that its user leaves.
 

@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from etude.config.compose import chosen, composed, literal, of_the_job, searching
+from etude.config.compose import composed, fill_in, of_the_job, searching
 from etude.config.environment import mask_of
 from etude.console import show_messages
 from etude.errors import Interrupted, RequestError, RunHeld
@@ -157,8 +157,7 @@ def _told(config: DictConfig) -> list[str]:
     """The overrides of the job that Hydra has set up; its config is told of them."""
     hydra: Any = HydraConfig.get()
     typed = _typed()
-    config.run.overrides = [literal(item) for item in typed]
-    config.run.choices = chosen(hydra, typed)
+    fill_in(config, hydra, typed)
     return typed
 
 
