@@ -114,6 +114,13 @@ def test_a_value_that_cannot_be(typed: str, where: str, expected: str) -> None:
     assert (problem.where, problem.expected) == (where, expected)
 
 
+def test_options_of_a_source_are_checked_before_it_is_read() -> None:
+    (problem,) = problems("init_from=nosuch", "init_from.checkpoint=${vars}")
+    assert problem.where == "init_from.checkpoint"
+    (problem,) = problems("init_from=nosuch", "+init_from.chekpoint=best")
+    assert problem.hint == "did you mean checkpoint?"
+
+
 def test_a_mapping_in_place_of_a_part_lacks_its_settings() -> None:
     found = problems("init_from.lora=${vars}", "++vars.rnk=2")
     keys = ["rnk", "rank", "alpha", "dropout", "targets"]
