@@ -121,6 +121,17 @@ def test_options_of_a_source_are_checked_before_it_is_read() -> None:
     assert problem.hint == "did you mean checkpoint?"
 
 
+@pytest.mark.parametrize("key", ["run.root", "run.cache", "run.notes", "vars.x"])
+def test_null_characters_in_a_file(key: str, tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    node, name = key.split(".")
+    head = "# @package _global_\ndefaults: [/experiment/debug, _self_]\n"
+    text = f'{head}{node}:\n  {name}: "a\\0b"\n'
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    (problem,) = problems("experiment=mine", config_dir=tmp_path)
+    assert (problem.where, problem.expected) == (key, "a text without null characters")
+
+
 def test_a_mapping_in_place_of_a_part_lacks_its_settings() -> None:
     found = problems("init_from.lora=${vars}", "++vars.rnk=2")
     keys = ["rnk", "rank", "alpha", "dropout", "targets"]

@@ -104,3 +104,9 @@ def test_a_sweep_whose_files_do_not_compose(etude: Callable[..., Any]) -> None:
     answer = etude("plan", "-m", "data@a.b=recall", "schedule=[{}]")
     assert answer.code == 2
     assert "schedule = '[{}]': expected a file in conf/schedule/" in answer.err
+
+
+def test_null_characters_from_python(etude: Callable[..., Any]) -> None:
+    answer = etude("runs", "export", "a", "--output", "a\0")
+    assert answer.code == 2
+    assert "'a\\x00': expected arguments without null characters" in answer.err

@@ -168,6 +168,9 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[0] not in _COMMANDS:
         hint = nearest(arguments[0], _COMMANDS)
         raise RequestError(Problem("COMMAND", "one that exists", arguments[0], hint))
+    if broken := [item for item in arguments if "\0" in item]:  # from Python: no shell passes one
+        expected = "arguments without null characters"
+        raise RequestError(Problem(arguments[0], expected, item) for item in broken)
     check_current_folder()
     return _command(arguments[0])(arguments[1:])
 

@@ -181,7 +181,8 @@ def _read(config: DictConfig) -> tuple[dict[str, Any], Mask, list[Problem]]:
         unknown = _unknown_keys(config, OmegaConf.to_container(config))
         dangling = Problem(str(key), "an interpolation that resolves", hint=reason)
         raise RequestError([*problems, *unknown, dangling]) from error
-    return plain, mask, [*problems, *_unknown_keys(config, plain), *_unfit_values(plain)]
+    problems += [*_unknown_keys(config, plain), *_null_characters(plain), *_unfit_values(plain)]
+    return plain, mask, problems
 
 
 def _unknown_keys(
@@ -222,6 +223,13 @@ def _unfit_values(
         elif not fits(value, hint):
             yield Problem(path, describe(hint), value)
             tree[key] = asdict(usual)[key]
+
+
+def _null_characters(plain: Mapping[str, Any]) -> Iterator[Problem]:
+    """Texts with the one character that no path, name or argument can have."""
+    for path, value in _leaves(plain):
+        if isinstance(value, str) and "\0" in value:
+            yield Problem(path, "a text without null characters", value)
 
 
 def _look_here_too() -> None:
