@@ -192,7 +192,7 @@ def test_the_commands(records: list[Record], etude: Any, tmp_path: Path) -> None
         (["plot", "nano", "--x", "epoch"], "--x = 'epoch': expected one of step, tokens, time, or"),
         (["plot", "nano", "--x", "seed", "--log", "x"], "--log = 'x': expected a linear axis"),
         (["plot", "nano", "--x", "seed", "--heat", "seed,vars.position"], "none beside --heat"),
-        (["plot", "nano", "--output", "a.xyz"], "--output = 'a.xyz': expected a file of figures"),
+        (["plot", "nano", "--output", "a.xyz"], "a.xyz: expected a file of figures: "),
         (["group", "nano", "--by", "seeed"], "did you mean seed?"),
         (["export", "nano", "--format", "pdf"], "--format = 'pdf'"),
         (["group", "nobody"], "RUN in experiments = 'nobody'"),

@@ -282,12 +282,58 @@ def test_compare_of_chosen_runs_to_a_chosen_file(etude: Etude, root: Path, tmp_p
     assert path.is_file()
 
 
+DRAWING = [["compare", "aaaa0", "cccc"], ["plot", "nano"], ["export", "nano"]]
+
+
+@pytest.mark.parametrize("words", DRAWING)
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("experiments/nano/aaaa00000000/run.json", "a place outside the records"),
+        ("experiments/nano/aaaa00000000/figures/new/mine.png", "a place outside the records"),
+        ("link.png", "a place outside the records"),
+        ("experiments/_sweeps/x/sweep.json", "a place outside the records"),
+        ("experiments/_papers/x/result.json", "a place outside the records"),
+        ("device", "it is there, and no file"),
+        ("pipe", "it is there, and no file"),
+        ("folder", "it is a folder"),
+        ("", "a file, or a place where none is"),
+    ],
+)
+def test_an_output_replaces_nothing_but_files(
+    etude: Etude, root: Path, tmp_path: Path, words: list[str], place: str, said: str
+) -> None:
+    run = root / "nano" / "aaaa00000000" / "run.json"
+    before = run.read_bytes()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.png").symlink_to(run)
+    (tmp_path / "device").symlink_to("/dev/null")
+    os.mkfifo(tmp_path / "pipe")
+    answer = etude("runs", *words, "--root", root, "--output", place and tmp_path / place)
+    assert (answer.code, said in answer.err) == (2, True), answer.err
+    assert run.read_bytes() == before
+    assert Path("/dev/null").is_char_device()
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("words", DRAWING)
+def test_an_output_goes_where_a_link_points_to(
+    etude: Etude, root: Path, tmp_path: Path, words: list[str]
+) -> None:
+    (tmp_path / "link.png").symlink_to("target.png")
+    answer = etude("runs", *words, "--root", root, "--output", tmp_path / "link.png")
+    assert answer.code == 0, answer.err
+    assert (tmp_path / "link.png").is_symlink()
+    assert (tmp_path / "target.png").stat().st_size > 50
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["nano", "--metric", "val/los"], "did you mean val/loss?"),
         (["nano", "--x", "hours"], "--x = 'hours': expected one of step, tokens, time"),
         (["nano", "--log", "z"], "--log = 'z': expected one of x, y, xy"),
+        (["nano", "--output", "a.xyz"], "a.xyz: expected a file of figures: "),
         (["aaaa0"], "expected two runs or more"),
         (["nanno", "aaaa0"], "did you mean nano?"),
     ],

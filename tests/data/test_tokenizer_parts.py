@@ -373,6 +373,12 @@ class TestAPanicOfTheLibrary:
             raise error
 
 
+@pytest.mark.parametrize("kind", [None, [], {}, 3, "Fused", ["Fuse"]])
+def test_a_part_of_no_kind_is_named(tmp_path: Path, kind: Any) -> None:
+    with pytest.raises(RequestError, match=r"decoder\.type.*expected one of .*Fuse"):
+        Tokenizer.load(written(tmp_path, decoder={"type": kind}))
+
+
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     """One reader takes the first, another the last."""
     file = written(tmp_path)

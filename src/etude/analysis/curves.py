@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from etude.errors import Problem, RequestError
+from etude.errors import Problem, RequestError, nearest
 from etude.escaping import figure_label
 from etude.records.files import write_bytes
 from etude.records.opening import Kind, folder_in
@@ -94,9 +94,17 @@ def save(figure: Figure, file: Path, kind: Kind | None = None, **options: Any) -
         kind: of a record's figure: no link inside the record is followed; None for a path that the
             user named.
         options: of matplotlib's `savefig` instead of `bbox_inches="tight"`.
+
+    Raises:
+        RequestError: matplotlib writes no files with this ending.
     """
     options = options or {"bbox_inches": "tight"}
     if kind is None:
+        file = file if file.suffix else file.with_name(f"{file.name}.png")
+        endings = figure.canvas.get_supported_filetypes()
+        if (ending := file.suffix[1:].lower()) not in endings:
+            expected = f"a file of figures: {', '.join(endings)}"
+            raise RequestError(Problem(str(file), expected, hint=nearest(ending, endings)))
         file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file, **options)
     else:

@@ -9,7 +9,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from etude.cli import studies
-from etude.cli.words import DONE, FAILED, parser_for, split, with_root, with_trust
+from etude.cli.words import (
+    DONE,
+    FAILED,
+    parser_for,
+    split,
+    with_output,
+    with_root,
+    with_trust,
+)
 from etude.errors import Problem, RequestError, nearest
 from etude.escaping import printable
 
@@ -141,7 +149,7 @@ def _compare_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--metric", metavar="KEY,...", help="a panel each (that of the best)")
     parser.add_argument("--x", default="step", help="step, tokens or time (step)")
     parser.add_argument("--log", default="", metavar="AXES", help="logarithmic: x, y or xy")
-    parser.add_argument("--output", help="where the figure goes, instead of ROOT/_comparisons/")
+    with_output(parser, "where the figure goes, instead of ROOT/_comparisons/")
     parser.add_argument("--json", action="store_true", help="complete values, no tables")
 
 

@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from etude.cli.words import DONE, split
+from etude.cli.words import DONE, split, with_output
 from etude.errors import Problem, RequestError
 from etude.escaping import printable
 
@@ -134,7 +134,7 @@ def plot_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--x", default="step", metavar="X", help=help_)
     parser.add_argument("--log", default="", metavar="AXES", help="logarithmic: x, y or xy")
     parser.add_argument("--heat", metavar="X,Y", help="the mean over two keys instead of curves")
-    parser.add_argument("--output", help="where the figure goes, instead of ROOT/_comparisons/")
+    with_output(parser, "where the figure goes, instead of ROOT/_comparisons/")
 
 
 def plot(asked: Namespace) -> int:
@@ -150,14 +150,7 @@ def plot(asked: Namespace) -> int:
     groups = _groups(asked)
     figure = groups.heat(*keys) if keys else groups.plot(x=asked.x, log=asked.log)
     usual = groups.usual_file(Path(asked.root), asked.x, asked.log, asked.heat, asked.by)
-    file = Path(asked.output) if asked.output else usual
-    file = file if file.suffix else file.with_name(f"{file.name}.png")
-    try:
-        save(figure, file, None if asked.output else COMPARISON)
-    except ValueError as error:  # an ending that matplotlib does not know
-        raise RequestError(
-            Problem("--output", "a file of figures", str(file), str(error))
-        ) from None
+    file = save(figure, asked.output or usual, None if asked.output else COMPARISON)
     print(f"figure  {file}")
     return DONE
 
@@ -165,7 +158,7 @@ def plot(asked: Namespace) -> int:
 def export_arguments(parser: ArgumentParser) -> None:
     _grouped(parser)
     parser.add_argument("--format", default="csv", help="csv, latex or markdown (csv)")
-    parser.add_argument("--output", help="a file instead of the terminal")
+    with_output(parser, "a file instead of the terminal")
 
 
 def export(asked: Namespace) -> int:
@@ -173,10 +166,9 @@ def export(asked: Namespace) -> int:
 
     text = _groups(asked).export(asked.format)
     if asked.output:
-        file = Path(asked.output)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, text)
-        print(f"written  {file}")
+        asked.output.parent.mkdir(parents=True, exist_ok=True)
+        write_text(asked.output, text)
+        print(f"written  {asked.output}")
     else:
         print(text, end="")
     return DONE

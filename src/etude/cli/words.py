@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import NoReturn
 
 from etude.errors import InvalidArguments, Problem, RequestError
@@ -45,6 +46,26 @@ def _folder(typed: str) -> str:
     if not typed:
         raise argparse.ArgumentTypeError("the path of a folder is expected, not an empty text")
     return typed
+
+
+def with_output(parser: argparse.ArgumentParser, help_: str) -> None:
+    parser.add_argument("--output", type=_output, metavar="FILE", help=help_)
+
+
+def _output(typed: str) -> Path:
+    """A file that may be written or replaced: where a link points to, and no part of a record."""
+    file = Path(typed).resolve() if Path(typed).is_symlink() else Path(typed)
+    problem = None
+    if not typed or (file.exists() and not file.is_file()):
+        kind = "it is a folder" if file.is_dir() else "it is there, and no file"
+        problem = Problem("--output", "a file, or a place where none is", typed, kind)
+    for folder in file.resolve().parents:
+        if (folder / "run.json").exists() or folder.parent.name in ("_sweeps", "_papers"):
+            expected = "a place outside the records"
+            problem = Problem("--output", expected, typed, f"{folder} is one")
+    if problem:
+        raise RequestError(problem)
+    return file
 
 
 def with_trust(parser: argparse.ArgumentParser) -> None:

@@ -220,9 +220,11 @@ def _unfit_values(
         path, value = f"{above}{key}", tree.get(key)
         if is_dataclass(hint) and isinstance(value, dict):
             yield from _unfit_values(value, cast(type, hint), f"{path}.")
-        elif not fits(value, hint):
+        elif is_dataclass(hint) or not fits(value, hint):
             yield Problem(path, describe(hint), value)
             tree[key] = asdict(usual)[key]
+        elif above and "???" in (value if isinstance(value, list) else [value]):
+            yield Problem(path, "a value: it must be given", hint=f"type {path}=...")
 
 
 def _null_characters(plain: Mapping[str, Any]) -> Iterator[Problem]:

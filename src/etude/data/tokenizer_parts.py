@@ -334,7 +334,7 @@ def _part_problems(slot: str, where: str, part: Any) -> Iterator[Problem]:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind is None and slot == "model" and isinstance(part, dict):  # older files do not say it
         kind = next((name for name, fields in kinds.items() if set(part) <= set(fields)), None)
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         expected = f"one of {', '.join(kinds)}"
         yield Problem(f"{where}.type", expected, kind)
         return
