@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,20 @@ def test_jobs_of_a_sweep_that_are_not_there_are_named(
     assert "k1 (/etc), k2 (../../../x), k3 (nano/gone)" in answer.err
 
 
+def test_a_run_counts_once(records: list[Record], tmp_path: Path, caplog: Any) -> None:
+    """Linked, copied, or trained again: its seed is no further one."""
+    link = tmp_path / "experiments" / "nano" / "link"
+    link.symlink_to(records[0].path)
+    copy = shutil.copytree(records[1].path, tmp_path / "elsewhere" / "nano" / "copy")
+    more = [Record.read(link), Record.read(copy)]
+    records[1].info["signature"] = more[1].info["signature"] = "the same"
+    again = Groups([*records, *more])
+    once = Groups(records).groups
+    assert [sorted(g.values) for g in again.groups] == [sorted(g.values) for g in once]
+    assert list(again.frame()["n"]) == [3, 3, 1]
+    assert f"not counted: {records[0].path}, {records[1].path}" in caplog.text
+
+
 def test_significance_of_real_runs(etude, corpus: Path, tiny, tmp_path: Path) -> None:
     import etude as package
 
@@ -248,3 +263,6 @@ def test_significance_of_real_runs(etude, corpus: Path, tiny, tmp_path: Path) ->
     assert "p (Holm)" in answer.out
     one = runs[0].path
     assert etude("runs", "significance", one, cwd=tmp_path).code == 2
+    answer = etude("runs", "significance", one, runs[1].path, runs[1].path, cwd=tmp_path)
+    assert answer.code == 2
+    assert "expected each run once" in answer.err

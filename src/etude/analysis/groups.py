@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import logging
 import math
 import statistics
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import numpy as np
 from etude.analysis.curves import Curve, X, check_axes, draw, numbers, usual_file
 from etude.analysis.heat import heat_map
 from etude.analysis.statistics import interval
+from etude.console import NOTICES
 from etude.errors import Problem, RequestError, nearest
 from etude.escaping import csv_cell
 from etude.records.comparing import config_differences
@@ -30,6 +32,8 @@ from etude.records.tables import cell
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+log = logging.getLogger(NOTICES)
 
 FORMATS = ("csv", "latex", "markdown")
 
@@ -77,7 +81,7 @@ class Groups:
     """Runs by their config, seeds aside; in a notebook it shows its table.
 
     Args:
-        records: finished runs.
+        records: finished runs; of those with one config and seed the last counts.
         metric: such as `val/loss` (the last) or `best/val/loss`; None is the best of that by
             which the runs chose their best.
         by: keys that make a group instead of the whole config.
@@ -97,6 +101,7 @@ class Groups:
         if not records:
             raise RequestError(Problem("RUN", "at least one finished run"))
         must_exist([(key, "--by") for key in by], records)
+        records = _counted_once(records)
         self.metric = metric or _usual(records)
         parts: dict[str, list[tuple[Record, float]]] = {}
         self.without: list[Record] = []
@@ -348,6 +353,22 @@ def _means(groups: Sequence[Group]) -> str:
     alike = all(len({r.info.get("group") for r in group.records}) == 1 for group in groups)
     count = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     return f": mean of {count} {'seeds' if alike else 'runs'}, ± one standard deviation"
+
+
+def _counted_once(records: Sequence[Record]) -> list[Record]:
+    """The last of those with one signature: a run trained again, linked or copied has no seed of
+    its own, and would make an interval too narrow."""
+    kept: dict[str, Record] = {}
+    replaced: list[Path] = []
+    for record in records:
+        one = str(record.info.get("signature") or record.path.resolve())
+        if one in kept:
+            replaced.append(kept.pop(one).path)
+        kept[one] = record
+    if replaced:
+        others = ", ".join(map(str, replaced[:5])) + (", ..." if len(replaced) > 5 else "")
+        log.warning(f"not counted: {others}: another of these runs has the same config and seed")
+    return list(kept.values())
 
 
 def _number(value: Any) -> float | None:

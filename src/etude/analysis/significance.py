@@ -34,6 +34,9 @@ def compared(runs: Sequence[Scored], split: str) -> pd.DataFrame:
 
     if len(runs) < 2:
         raise RequestError(Problem("RUN", "two runs or more", len(runs)))
+    places = [run.path.resolve() for run in runs]
+    if repeated := [run for n, run in enumerate(runs) if places[n] in places[:n]]:
+        raise RequestError(Problem("RUN", "each run once", str(run.path)) for run in repeated)
     first, *others = runs
     data = first.summary["data"]["fingerprint"]
     if problems := [
