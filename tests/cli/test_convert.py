@@ -202,6 +202,7 @@ def test_without_transformers_it_is_read_again_and_said(tmp_path: Path) -> None:
         (("{source}", "{full}", "--force"), "expected a folder of a model, with config.json"),
         (("{source}", "{full}/a.txt", "--force"), "expected a folder of a model, with config.json"),
         (("{source}", "no/where/dest"), "DEST = 'no/where/dest': expected a place in a folder"),
+        (("{source}", "{run}/checkpoints/dest"), "DEST = .*expected a place outside the records"),
         (("{source}", "dest", "--tolerance", "0"), "--tolerance = 0.0: expected a positive number"),
         (("{source}", "dest", "--dtype", "float23"), "dtype = 'float23'.*did you mean float32"),
         (("{full}", "dest"), "expected a folder with config.json beside the weights"),
@@ -214,6 +215,9 @@ def test_what_cannot_be_done_is_refused(
     places = {"{source}": folders.write_gpt2(tmp_path / "source"), "{full}": tmp_path / "full"}
     places["{full}"].mkdir()
     (places["{full}"] / "a.txt").write_text("mine")
+    places["{run}"] = tmp_path / "name" / "signature"
+    (places["{run}"] / "checkpoints").mkdir(parents=True)
+    (places["{run}"] / "run.json").write_text("{}")
     asked = list(words)
     for key, place in places.items():
         asked = [word.replace(key, str(place)) for word in asked]

@@ -24,6 +24,7 @@ from etude.interop.pretrained import family_for, save_weights
 from etude.interop.released import Released
 from etude.models.mup import folded
 from etude.records.files import sweep_temporaries, temporary
+from etude.records.registry import record_around
 
 TOLERANCE = 1e-4
 _ABANDONED = 3600.0  # seconds after which a half-written folder is a killed process's
@@ -116,11 +117,14 @@ def check_destination(destination: Path, *, force: bool) -> None:
 
     Raises:
         RequestError: something is there and `force` is not given, or it is no folder of a model;
-            there is no folder to put it in.
+            there is no folder to put it in, or that is part of a record.
     """
     if not destination.parent.is_dir():
         expected = "a place in a folder that exists"
         raise RequestError(Problem("DEST", expected, str(destination)))
+    if record := record_around(destination):
+        hint = f"{record} is one"
+        raise RequestError(Problem("DEST", "a place outside the records", str(destination), hint))
     if not destination.exists():
         return
     if not force:

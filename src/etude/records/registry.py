@@ -53,6 +53,14 @@ def is_record(folder: Path | str) -> bool:
     )
 
 
+def record_around(path: Path) -> Path | None:
+    """The folder of the run, sweep or paper in whose record a path lies."""
+    for folder in path.resolve().parents:
+        if is_record(folder) or folder.parent.name in ("_sweeps", "_papers"):
+            return folder
+    return None
+
+
 def scan(root: Path, damaged: list[RequestError] | None = None) -> Iterator[Record]:
     """Every readable record below `root`.
 
