@@ -380,7 +380,8 @@ def test_what_is_refused_late_leaves_no_folder_either(
 def test_the_list_of_runs_is_named_with_its_root(
     etude: Any, tiny: Any, corpus: Path, tmp_path: Path
 ) -> None:
-    answer = etude("train", *tiny(corpus, "my runs"), cwd=tmp_path)
-    assert "all runs    etude runs list --root 'my runs'" in answer.out
+    answer = etude("train", *tiny(corpus, "-my runs"), cwd=tmp_path)
+    assert "more text   etude generate './-my runs/tiny/" in answer.out
+    assert "all runs    etude runs list --root './-my runs'" in answer.out
     answer = etude("train", *tiny(corpus, "experiments"), cwd=tmp_path)
     assert answer.out.endswith("all runs    etude runs list\n")

@@ -117,6 +117,29 @@ def test_a_value_that_cannot_be(typed: str, where: str, expected: str) -> None:
     assert (problem.where, problem.expected) == (where, expected)
 
 
+@pytest.mark.parametrize(
+    ("text", "where", "expected"),
+    [
+        ("run: {tags: {a: 1}}", "run.tags", "a list, each a text"),
+        ("run: [1]", "run", "a part with settings of its own"),
+        ("init_from: 3", "init_from", "a part with settings of its own"),
+        ("init_from: {lora: [1]}", "init_from.lora", "a part with settings of its own"),
+        ("extensions: {a: b}", "extensions", "a list, each a text"),
+        ("name: [a]", "name", "a text"),
+        ("callbacks: [a]", "callbacks", "a mapping"),
+        ("model: 3", "model", "a mapping"),
+    ],
+)
+def test_a_file_that_does_not_fit_the_schema(
+    text: str, where: str, expected: str, tmp_path: Path
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    head = "# @package _global_\ndefaults: [/experiment/debug, _self_]\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"{head}{text}\n")
+    (problem,) = problems("experiment=mine", config_dir=tmp_path)
+    assert (problem.where, problem.expected) == (f"experiment/mine.yaml: {where}", expected)
+
+
 def test_options_of_a_source_are_checked_before_it_is_read() -> None:
     (problem,) = problems("init_from=nosuch", "init_from.checkpoint=${vars}")
     assert problem.where == "init_from.checkpoint"

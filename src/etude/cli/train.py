@@ -116,14 +116,19 @@ def _tell_outcome(record: Any, *, reused: bool) -> None:
     log.info("  loss curve  %s", name / "figures" / "loss.png")
     task = str(record.config.get("task._target_", "")).rpartition(".")[2]
     if task in _SAYS:
-        log.info("  new texts   etude predict %s --text '...'", name)
-        log.info("  scores      etude evaluate %s", name)
+        log.info("  new texts   etude predict %s --text '...'", _typed(name))
+        log.info("  scores      etude evaluate %s", _typed(name))
     elif task in _WRITES:
-        log.info("  more text   etude generate %s --prompt 'To be'", name)
+        log.info("  more text   etude generate %s --prompt 'To be'", _typed(name))
     root = name.parent.parent  # experiments/NAME/SIGNATURE
     elsewhere = root.resolve() != Path("experiments").resolve()
-    listed = f" --root {shlex.quote(str(root))}" if elsewhere else ""
+    listed = f" --root {_typed(root)}" if elsewhere else ""
     log.info("  all runs    etude runs list%s", listed)
+
+
+def _typed(path: Path) -> str:
+    """The path as a word of a command that a shell understands."""
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
 
 
 def _summary_line(info: dict[str, Any]) -> str:

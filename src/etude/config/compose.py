@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import cast, get_type_hints
+from typing import Any, cast, get_origin, get_type_hints
 
 import hydra
 import yaml
 from hydra import version
+from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
@@ -287,20 +288,47 @@ def _explain_choice(
         if "In 'experiment/" in str(error):
             hint += "; '~experiment' leaves out what the experiment chooses"
         return Problem(group, f"a file that lists {slot[1]}, which another file sets", value, hint)
-    return Problem(f"{group}/{value}.yaml", "a valid config file", hint=_file_hint(error))
+    file = f"{group}/{value}.yaml"
+    read = _repository().load_config(f"{group}/{value}")
+    if read is not None and read.header.get("package") == "_global_":
+        misfits = _of_other_kinds(OmegaConf.to_container(read.config), f"{file}: ")
+        if (first := next(misfits, None)) is not None:
+            return first
+    return Problem(file, "a valid config file", hint=_file_hint(error))
+
+
+def _of_other_kinds(tree: Any, above: str, record: type = Config) -> Iterator[Problem]:
+    """Lists, mappings and single values of a file where the schema has another of these.
+
+    OmegaConf merges whole files, and does not say where one does not fit.
+    """
+    hints = get_type_hints(record)
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        hint = hints.get(key, Any)
+        mapping = is_dataclass(hint) or get_origin(hint) is dict
+        several = mapping or get_origin(hint) is list
+        if is_dataclass(hint) and isinstance(value, dict):
+            yield from _of_other_kinds(value, f"{above}{key}.", cast(type, hint))
+        elif isinstance(value, str) or hint is Any:  # it may be an interpolation
+            continue
+        elif isinstance(value, dict) != mapping or isinstance(value, list | dict) != several:
+            yield Problem(f"{above}{key}", describe(hint), value)
 
 
 def _files_with(group: str, slot: str) -> list[str]:
     """The files of a group whose defaults list has a slot."""
-    repository = GlobalHydra.instance().config_loader().repository  # type: ignore[attr-defined]
     found = []
     for name in _groups()[group]:
-        read = repository.load_config(f"{group}/{name}")
+        read = _repository().load_config(f"{group}/{name}")
         listed = read.defaults_list if read is not None else None
         groups = (getattr(default, "group", None) for default in listed or [])
         if slot.removeprefix(f"{group}/") in groups:
             found.append(name)
     return found
+
+
+def _repository() -> IConfigRepository:
+    return GlobalHydra.instance().config_loader().repository  # type: ignore[attr-defined]
 
 
 def _explain_field(path: str, name: str, value: str, record: type) -> Problem:
