@@ -123,6 +123,11 @@ def watch_signals(patience: float = PATIENCE) -> None:
         _watch = _Watch(patience)
 
 
+def stopped_by() -> int | None:
+    """The signal at which this process stops at once, if one has come."""
+    return _watch.signum if _watch is not None else None
+
+
 def is_watching() -> bool:
     """Whether somebody else than a handler acknowledges signals."""
     return _watch is not None

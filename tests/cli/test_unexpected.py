@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,3 +40,30 @@ def test_it_is_the_users(tmp_path: Path) -> None:
     problem = fault_of_users_class(raised_in(file), ["train"])
     assert problem is not None
     assert problem.where.startswith(str(file))
+
+
+CUT_SHORT = """
+import os, signal, sys, time
+from etude import cli
+
+def command(arguments):
+    try:
+        os.kill(os.getpid(), int(sys.argv[1]))
+        time.sleep(60)
+    except BaseException:  # as libraries do while they are imported
+        time.sleep(0.3)
+        raise ImportError("cannot load module more than once per process")
+
+cli._command = lambda name: command
+cli.main(["plan"])
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_an_error_that_follows_a_signal_is_none(signum: int) -> None:
+    words = [sys.executable, "-c", CUT_SHORT, str(int(signum))]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 128 + signum
+    assert "please report" not in done.stderr
+    name = "interrupted" if signum == signal.SIGINT else "terminated"
+    assert f"etude: {name}\n" in done.stderr

@@ -30,7 +30,7 @@ from etude.errors import (
     nearest,
 )
 from etude.escaping import printable
-from etude.stopping import leave, watch_signals
+from etude.stopping import leave, stopped_by, watch_signals
 
 USAGE = """\
 usage: etude COMMAND ...
@@ -91,6 +91,22 @@ def _run(arguments: list[str]) -> int:
         code = _dispatch(arguments)
         sys.stdout.flush()  # an error of it is the command's
         return code
+    except BaseException as error:
+        signum = stopped_by()  # what was cut short, such as an import, fails when it is repeated
+        follows = isinstance(error, Exception) and not isinstance(error, (Interrupted, HelpShown))
+        if signum is not None and follows and not debug:
+            return _outcome(_Terminated(signum), arguments, debug)
+        return _outcome(error, arguments, debug)
+
+
+def _outcome(raised: BaseException, arguments: list[str], debug: bool) -> int:
+    """The exit code of what a command raised, which is reported.
+
+    Raises:
+        BaseException: what was raised, where its traceback is asked for.
+    """
+    try:
+        raise raised
     except HelpShown:
         return DONE
     except RequestError as error:
@@ -112,7 +128,7 @@ def _run(arguments: list[str]) -> int:
         _say("interrupted")
         return SIGNALLED + signal.SIGINT
     except _Terminated as stop:
-        _say("terminated")
+        _say("interrupted" if stop.signum == signal.SIGINT else "terminated")
         return SIGNALLED + stop.signum
     except EtudeError as error:
         _say(str(error))
@@ -205,11 +221,12 @@ def _refuse(problems: Sequence[Problem], debug: bool) -> int:
 
 
 def _say(message: str) -> None:
-    print(f"etude: {message}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"etude: {message}\n")  # at once: another thread may write too
+    sys.stderr.flush()
 
 
 class _Terminated(BaseException):
-    """SIGTERM or SIGHUP outside training. No `Exception`: libraries would wrap or swallow it."""
+    """A signal outside training. No `Exception`: libraries would wrap or swallow it."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
