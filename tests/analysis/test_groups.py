@@ -226,6 +226,17 @@ def test_jobs_of_a_sweep_that_are_not_there_are_named(
     assert "k1 (/etc), k2 (../../../x), k3 (nano/gone)" in answer.err
 
 
+def test_of_a_step_with_two_rows_the_last_counts(records: list[Record]) -> None:
+    before = Groups(records).plot().axes[0].lines
+    file = records[0].path / "metrics.jsonl"
+    first, *rest = file.read_text().splitlines()
+    other = json.dumps(json.loads(first) | {"val/loss": 9.0})
+    file.write_text("\n".join([other, first, *rest]) + "\n")
+    after = Groups(records).plot().axes[0].lines
+    for one, two in zip(before, after, strict=True):
+        assert np.array_equal(one.get_xydata(), two.get_xydata())
+
+
 def test_a_run_counts_once(records: list[Record], tmp_path: Path, caplog: Any) -> None:
     """Linked, copied, or trained again: its seed is no further one."""
     link = tmp_path / "experiments" / "nano" / "link"

@@ -318,7 +318,7 @@ def _band(group: Group, metric: str, x: str) -> Curve | None:
             return None
         rows = frame[["step", *([x] if x != "step" else []), metric]]
         rows = rows.apply(numbers).dropna()
-        columns.append(rows.set_index("step"))
+        columns.append(rows.drop_duplicates("step", keep="last").set_index("step"))
     shared = columns[0].index
     for column in columns[1:]:
         shared = shared.intersection(column.index)
