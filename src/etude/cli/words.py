@@ -54,15 +54,13 @@ def with_output(parser: argparse.ArgumentParser, help_: str) -> None:
 
 def _output(typed: str) -> Path:
     """A file that may be written or replaced: where a link points to, and no part of a record."""
-    from etude.records.registry import record_around
+    from etude.records.registry import check_outside
 
     file = Path(typed).resolve() if Path(typed).is_symlink() else Path(typed)
     if not typed or (file.exists() and not file.is_file()):
         kind = "it is a folder" if file.is_dir() else "it is there, and no file"
         raise RequestError(Problem("--output", "a file, or a place where none is", typed, kind))
-    if record := record_around(file):
-        hint = f"{record} is one"
-        raise RequestError(Problem("--output", "a place outside the records", typed, hint))
+    check_outside(file, "--output")
     return file
 
 

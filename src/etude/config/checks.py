@@ -122,8 +122,8 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
     for name, value in plain["logger"].items():
         loggers[name], found = check_node(f"logger.{name}", value, extensions)
         problems += found
-    told = {problem.where for problem in of_values}
-    problems = [*of_values, *(problem for problem in problems if problem.where not in told)]
+    reported = {problem.where for problem in of_values}
+    problems = [*of_values, *(problem for problem in problems if problem.where not in reported)]
     if problems:
         wrong = [problem.where for problem in problems]
         named = nodes | {f"callbacks.{name}": node for name, node in callbacks.items()}

@@ -24,7 +24,7 @@ from etude.interop.pretrained import family_for, save_weights
 from etude.interop.released import Released
 from etude.models.mup import folded
 from etude.records.files import sweep_temporaries, temporary
-from etude.records.registry import record_around
+from etude.records.registry import check_outside
 
 TOLERANCE = 1e-4
 _ABANDONED = 3600.0  # seconds after which a half-written folder is a killed process's
@@ -122,9 +122,7 @@ def check_destination(destination: Path, *, force: bool) -> None:
     if not destination.parent.is_dir():
         expected = "a place in a folder that exists"
         raise RequestError(Problem("DEST", expected, str(destination)))
-    if record := record_around(destination):
-        hint = f"{record} is one"
-        raise RequestError(Problem("DEST", "a place outside the records", str(destination), hint))
+    check_outside(destination, "DEST")
     if not destination.exists():
         return
     if not force:

@@ -53,12 +53,19 @@ def is_record(folder: Path | str) -> bool:
     )
 
 
-def record_around(path: Path) -> Path | None:
-    """The folder of the run, sweep or paper in whose record a path lies."""
+def check_outside(path: Path, where: str) -> None:
+    """Refuses a place in the record of a run, sweep or paper.
+
+    Args:
+        where: what the user named it with.
+
+    Raises:
+        RequestError: it lies in one.
+    """
     for folder in path.resolve().parents:
         if is_record(folder) or folder.parent.name in ("_sweeps", "_papers"):
-            return folder
-    return None
+            expected = "a place outside the records"
+            raise RequestError(Problem(where, expected, str(path), f"{folder} is one"))
 
 
 def scan(root: Path, damaged: list[RequestError] | None = None) -> Iterator[Record]:
