@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import os
 import random
@@ -17,8 +16,7 @@ import pytest
 
 from parts import pytest_addoption as pytest_addoption
 from parts import pytest_collection_modifyitems as pytest_collection_modifyitems
-
-WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs", "and", "cats", "ran"]
+from toys import WORDS, write_toys
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -143,21 +141,7 @@ def toy_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     is its first letter.
     """
     folder = tmp_path_factory.mktemp("toys")
-    draw = random.Random(7)
-    sentences = [draw.choices(WORDS, k=draw.randint(2, 12)) for _ in range(150)]
-    text = "".join(" ".join(words) + ".\n" for words in sentences)
-    (folder / "text.txt").write_text(text, encoding="utf-8")
-    labelled, pairs, tagged = [], [], []
-    for words in sentences:
-        plain = " ".join(words)
-        label = "cats" if "cats" in words else "none"
-        labelled.append(json.dumps({"text": plain, "label": label, "long": len(words) > 6}))
-        pairs.append(json.dumps({"source": plain, "target": " ".join(reversed(words))}))
-        cells = (f"{n}\t{w}\t{w}\t{w[0].upper()}" + "\t_" * 6 for n, w in enumerate(words, 1))
-        tagged.append("\n".join(cells) + "\n")
-    for name, lines in (("labelled.jsonl", labelled), ("pairs.jsonl", pairs)):
-        (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / "words.conllu").write_text("\n".join(tagged) + "\n", encoding="utf-8")
+    write_toys(folder)
     return folder
 
 

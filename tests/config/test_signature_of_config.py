@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 from typing import Any
 
+import golden
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -59,6 +61,28 @@ GOLDEN = {
 @pytest.mark.parametrize(("overrides", "expected"), GOLDEN.items(), ids=range(len(GOLDEN)))
 def test_golden_signatures(overrides: str, expected: str) -> None:
     assert name(compose(overrides)) == expected
+
+
+KNOWN: dict[str, str] = json.loads(golden.FILE.read_text())
+
+
+@pytest.mark.parametrize("command", [pytest.param(c, marks=pytest.mark.slow) for c in KNOWN])
+def test_each_shipped_file_keeps_its_signature(command: str) -> None:
+    assert golden.name(command) == KNOWN[command]
+
+
+@pytest.mark.parametrize("command", list(KNOWN)[::8])
+def test_some_shipped_files_keep_their_signatures(command: str) -> None:
+    assert golden.name(command) == KNOWN[command]
+
+
+def test_nearly_all_shipped_files_have_one() -> None:
+    without = [options[0] for options in golden.commands() if not KNOWN.keys() & set(options)]
+    # These need what a test cannot give: packages, a tokenizer's files, a hub.
+    asks = ("data=catalogs", "data=hub_text", "data/tokenizer=pretrained")
+    assert without == [f"experiment=debug {choice}" for choice in asks], (
+        "run tests/config/golden.py"
+    )
 
 
 def test_the_standard_parametrisation_is_no_part_of_it_and_mup_is() -> None:
