@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from etude import postponed
+
 if TYPE_CHECKING:
     from etude.api import (
         Run,
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
         runs,
         train,
     )
+
+postponed.install()
 
 __version__ = "0.1.0"
 __all__ = [

@@ -6,9 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from etude.errors import InvalidArguments, Problem, RequestError, nearest
 from etude.interop.hf_config import HFConfig
@@ -17,6 +15,7 @@ from etude.interop.rules import Piece, Rule
 from etude.models.decoder import Decoder
 from etude.models.encoder import Encoder
 from etude.models.encoder_decoder import EncoderDecoder
+from etude.nn.drawing import shapes_only
 
 Model = Decoder | Encoder | EncoderDecoder
 
@@ -107,7 +106,7 @@ class Family:
         config.synonyms(self.synonyms)
         config.done()
         try:
-            with torch.device("meta"), _Unfilled():
+            with shapes_only():
                 return self.kind(**arguments, initialise=_nothing)
         except InvalidArguments as error:
             raise RequestError(problem.under(config.where) for problem in error.problems) from error
@@ -163,19 +162,6 @@ class Family:
 def matches(patterns: Iterable[str], name: str) -> bool:
     """Whether one of the patterns is the whole name."""
     return any(re.fullmatch(pattern, name) for pattern in patterns)
-
-
-class _Unfilled(TorchFunctionMode):
-    """Random numbers are not drawn. On the meta device they would not be kept, but drawing them
-    imports torch's compiler: seconds, and 70 MB.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
-            return args[0] if args else (kwargs or {})["tensor"]
-        return func(*args, **(kwargs or {}))
 
 
 def _nothing(module: nn.Module, layers: int) -> None:

@@ -1,7 +1,9 @@
-"""Random numbers from a generator of one's own, whatever the code that draws them asks for."""
+"""Random numbers from a generator of one's own, or none, whatever the code that draws asks for."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +22,11 @@ DRAWS = frozenset(
     + [getattr(torch.nn.init, name) for name in _INIT]
 )
 """Torch's functions that draw random numbers and take a generator."""
+
+_FILLS = frozenset(
+    [getattr(torch.Tensor, name) for name in _IN_PLACE]
+    + [getattr(torch.nn.init, name) for name in _INIT]
+)
 
 
 class DrawingFrom(TorchFunctionMode):
@@ -43,6 +50,27 @@ class DrawingFrom(TorchFunctionMode):
             if device.type in (self.generator.device.type, "meta"):
                 given["generator"] = self.generator
         return func(*args, **given)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Within, tensors stay as they are where they would be filled with random numbers."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in _FILLS:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Within, what is built has shapes and no content: torch's meta device, and nothing drawn.
+
+    Drawing on that device would import torch's compiler: seconds, and 70 MB.
+    """
+    with torch.device("meta"), _Undrawn():
+        yield
 
 
 def _device(args: Any, given: dict[str, Any]) -> torch.device:

@@ -20,7 +20,7 @@ from etude.models.decoder import Decoder
 from etude.models.encoder import Encoder
 from etude.models.encoder_decoder import EncoderDecoder
 from etude.models.regressor import Regressor
-from etude.nn.drawing import DrawingFrom
+from etude.nn.drawing import DrawingFrom, shapes_only
 from etude.nn.lora import LoRA, adapt
 from etude.optim.widths import no_rule, widths_of
 from etude.tasks.seeding import INITIALISATION, seed_for
@@ -59,7 +59,7 @@ def check_all(config: DictConfig) -> Checked:
         problems = list(error.problems)
         for key, node in error.sound.items():
             try:
-                with torch.device("meta"):
+                with shapes_only():
                     if key == "model":
                         addressed(lambda few: sized(few, _ANY_VOCABULARY), with_layers(node, 1))
                     else:
@@ -100,7 +100,7 @@ def build_parts(checked: Checked) -> Parts:
     def build(node: Node) -> Any:
         return sized(node, stated_vocabulary(checked) or _ANY_VOCABULARY)
 
-    with torch.device("meta"):
+    with shapes_only():
         try:
             model = addressed(build, with_layers(nodes["model"], 1))
         except RequestError as error:
@@ -134,7 +134,7 @@ def build_parts(checked: Checked) -> Parts:
             patterns = list(checked.config.init_from.freeze)
             whole = model
             if patterns:  # they may name any layer
-                with torch.device("meta"):
+                with shapes_only():
                     whole = build(with_layers(nodes["model"], _MOST_NAMED))
             freeze(whole, patterns)
         except RequestError as refused:

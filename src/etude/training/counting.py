@@ -10,11 +10,10 @@ from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
-import torch
-
 from etude.config.nodes import Node
 from etude.errors import Problem, RequestError
 from etude.models.cost import Cost, cost
+from etude.nn.drawing import shapes_only
 from etude.nn.lora import LoRA, adapt
 
 _SIDES = ("layers", "decoder_layers")
@@ -57,7 +56,7 @@ def parameters_of(node: Node, build: Build, lora: LoRA | None = None) -> Paramet
     """
 
     def count(few: Node) -> tuple[int, int]:
-        with torch.device("meta"):
+        with shapes_only():
             model = addressed(build, few)
             if lora is not None:
                 adapt(model, lora)
