@@ -11,6 +11,7 @@ What can still delay both: native code that does not let other Python threads ru
 
 from __future__ import annotations
 
+import atexit
 import os
 import select
 import signal
@@ -163,6 +164,16 @@ def say(text: str) -> None:
     """Writes to standard error by the system alone: its stream may be in the middle of a write."""
     with suppress(OSError):  # of a terminal that is gone
         os.write(2, text.encode())
+
+
+def finish() -> None:
+    """Waits for threads and calls what is to be called at the end, as Python does when it ends.
+
+    What Python does besides, taking all modules and objects apart, takes a second after torch was
+    imported; `os._exit` leaves it out.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
 
 
 def leave(code: int) -> None:

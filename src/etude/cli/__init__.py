@@ -16,6 +16,7 @@ from types import FrameType
 from typing import NoReturn
 
 from etude.cli.words import DONE, FAILED, HELD, SIGNALLED, WRONG, HelpShown
+from etude.collecting import collect_rarely
 from etude.config.paths import check_current_folder
 from etude.console import drop_unwritten, guard, guarded, open_closed, show_messages
 from etude.errors import (
@@ -30,7 +31,7 @@ from etude.errors import (
     nearest,
 )
 from etude.escaping import printable
-from etude.stopping import leave, stopped_by, watch_signals
+from etude.stopping import finish, leave, stopped_by, watch_signals
 
 USAGE = """\
 usage: etude COMMAND ...
@@ -57,6 +58,7 @@ finished run). Overrides are Hydra's: `etude train experiment=debug model/positi
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console script."""
+    collect_rarely()
     open_closed()
     guard()  # to the end, as what a bug leaves is printed last
     watch_signals()
@@ -66,8 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             with suppress(OSError, ValueError):
                 stream.flush()
         leave(code)
+    finish()
     drop_unwritten()
-    sys.exit(code)
+    os._exit(code)
 
 
 def run(arguments: list[str]) -> int:

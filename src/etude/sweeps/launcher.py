@@ -12,6 +12,7 @@ from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
+from etude.collecting import collect_as_usual
 from etude.config.compose import of_the_job
 from etude.errors import InvalidArguments, RequestError
 from etude.secrets import without_secrets
@@ -172,3 +173,5 @@ def _import_once() -> None:
     """What every job needs; forked processes share it, and begin at once."""
     import etude.training.assemble
     import etude.training.run  # noqa: F401
+
+    collect_as_usual()

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from etude.collecting import collect_as_usual
 from etude.config.checks import Checked
 from etude.records.record import Record
 from etude.tasks.base import Setup, Task
@@ -34,6 +35,7 @@ class Assembly:
 
     def fit(self, data: Any, checkpoint: Path | str | None) -> None:
         """Trains, from a checkpoint on if there is one."""
+        collect_as_usual()
         with compiled(self.task.model, self.compile):
             self.trainer.fit(self.task, datamodule=data, ckpt_path=checkpoint)
 
