@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -67,11 +68,23 @@ def train(config: DictConfig) -> Run:
 
 
 def train_record(config: DictConfig) -> Any:
-    """`train`, with how it ended: an `etude.training.run.Outcome`."""
+    """`train`, with how it ended: an `etude.training.state.Outcome`."""
+    from etude.config.checks import Unsound, check
+    from etude.training.state import finished_at_once
+
+    checked = None
+    try:
+        checked = check(config)
+        outcome = finished_at_once(checked)
+        if outcome is not None:
+            return outcome
+    except Unsound:
+        if "torch" not in sys.modules:  # what constructors refuse besides would take seconds
+            raise
     from etude.analysis.epilogue import finish
     from etude.training.run import train as train_run
 
-    return train_run(config, partial(finish, options=config.run))
+    return train_run(config, partial(finish, options=config.run), checked)
 
 
 def plan(

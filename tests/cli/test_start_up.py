@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ import pytest
 from etude.cli import run
 from etude.config.paths import conf_dir
 
-HEAVY = ["torch", "pytorch_lightning", "transformers", "datasets", "wandb", "pandas", "matplotlib"]
+HEAVY = [
+    "torch", "pytorch_lightning", "transformers", "datasets", "wandb", "pandas", "matplotlib",
+    "scipy", "torchmetrics.functional", "torch._dynamo.utils", "optuna", "pyarrow",
+]  # fmt: skip
 
 
 def imported_by(statement: str, folder: Path) -> set[str]:
@@ -56,6 +60,47 @@ def test_what_answers_at_once(
     (tmp_path / "experiments").mkdir()
     monkeypatch.setenv("COMP_LINE", "etude train model=")
     assert imported_by(statement, tmp_path) == set()
+
+
+TRAINING = {"torch", "pytorch_lightning", "matplotlib"}  # the last draws the curve at the end
+BEGUN = "from etude.cli import run; run({!r})"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, write_corpus, tiny) -> tuple[Path, list[str]]:
+    """A finished run, made in a process of its own, and its command."""
+    folder = tmp_path_factory.mktemp("trained")
+    command = tiny(write_corpus(folder / "corpus.txt"), folder / "experiments")
+    earlier = 1_700_000_000
+    os.utime(folder / "corpus.txt", (earlier, earlier))
+    time.sleep(2.1)  # files that were changed a moment ago are read again
+    done = subprocess.run([sys.executable, "-m", "etude", "train", *command], cwd=folder)
+    assert done.returncode == 0
+    return folder, command
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["train"], set()),
+        (["train", "model.dimm=4"], set()),
+        (["train", "model.heads=x", "data.path=3", "optimizer=adamm"], set()),
+        (["plan", "--no-measure", "seed=1"], {"torch", "pytorch_lightning"}),
+        (["train", "seed=1", "run.samples=0", "trainer.max_steps=5"], TRAINING),
+    ],
+)
+def test_what_each_command_imports(
+    trained: tuple[Path, list[str]], words: list[str], expected: set[str]
+) -> None:
+    folder, command = trained
+    asked = [words[0], *command, *words[1:]]
+    assert imported_by(BEGUN.format(asked), folder) == expected
+
+
+def test_generating_imports_no_lightning(trained: tuple[Path, list[str]]) -> None:
+    folder, _ = trained
+    asked = ["generate", "tiny", "--max-new-tokens", "1"]
+    assert imported_by(BEGUN.format(asked), folder) <= {"torch", "pytorch_lightning"}
 
 
 def test_the_check_above_sees_what_is_imported(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from etude.records.record import Record
 from etude.sweeps.expand import Sweep, expand
 from etude.sweeps.multirun import multirun
 from etude.sweeps.plan import plan
-from etude.training.run import Outcome
+from etude.training.state import Outcome
 
 
 def expanded(*overrides: str, config_dir: Path | None = None) -> Sweep:

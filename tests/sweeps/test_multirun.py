@@ -12,7 +12,7 @@ import pytest
 from etude.errors import Interrupted
 from etude.records.record import Record
 from etude.sweeps.multirun import multirun
-from etude.training.run import Outcome
+from etude.training.state import Outcome
 from quick_first import quick_first
 
 

@@ -25,7 +25,7 @@ from etude.sweeps.job import Job
 from etude.sweeps.multirun import multirun
 from etude.sweeps.search import load_study
 from etude.sweeps.space import space_of
-from etude.training.run import Outcome
+from etude.training.state import Outcome
 from etude.training.watch import watcher
 
 SEARCH = ["experiment=debug", "sweep=optuna", "hydra.launcher.n_jobs=2"]

@@ -12,7 +12,7 @@ import pytest
 
 from etude.config.checks import check
 from etude.config.compose import composed, searching
-from etude.config.nodes import Node, _signature, settable
+from etude.config.nodes import Node
 from etude.errors import InvalidArguments, RequestError
 from etude.nn.memory import memory_of_machine
 from etude.training import room
@@ -153,9 +153,8 @@ WORDS = {
 
 def integers(node: Node, path: str) -> Iterator[str]:
     """Every key below a node that takes an integer."""
-    _, hints, _ = _signature(node.constructor)
-    for name in settable(node.constructor, node.partial):
-        value, hint = node.arguments.get(name), hints.get(name)
+    for name in node.described.settable(node.partial):
+        value, hint = node.arguments.get(name), node.described.parameters[name].hint
         if isinstance(value, Node):
             yield from integers(value, f"{path}.{name}")
         elif hint is int or int in typing.get_args(hint):

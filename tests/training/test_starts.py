@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
+from etude import sources
 from etude.config.checks import check
-from etude.records import provenance
 from etude.records.record import Record
 from etude.training import starts
 from etude.training.run import train
@@ -26,11 +26,11 @@ def test_a_continued_run_says_that_the_source_differs(
     small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO", "etude")
-    began = provenance.source_hash()
+    began = sources.source_hash()
     train(small(tmp_path, "run.stop_at_step=5"))
     train(small(tmp_path, "run.stop_at_step=10"))
     assert "differs from that which began" not in caplog.text
-    monkeypatch.setattr(provenance, "source_hash", lambda: "0123456789ab")
+    monkeypatch.setattr(sources, "source_hash", lambda: "0123456789ab")
     train(small(tmp_path, "run.stop_at_step=15"))
     lines = [line for line in caplog.messages if "differs from that which began" in line]
     assert len(lines) == 1

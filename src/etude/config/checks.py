@@ -16,6 +16,7 @@ from typing import Any, cast, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from etude.config import constructors
 from etude.config.describe import describe
 from etude.config.environment import instead, resolved, shown
 from etude.config.hints import argument_of_a_node
@@ -122,6 +123,7 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
     for name, value in plain["logger"].items():
         loggers[name], found = check_node(f"logger.{name}", value, extensions)
         problems += found
+    constructors.save()
     reported = {problem.where for problem in of_values}
     problems = [*of_values, *(problem for problem in problems if problem.where not in reported)]
     if problems:

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from etude.config.nodes import settable
 from etude.config.schema import NODES, ROOT_KEYS
-from etude.config.targets import resolve
+from etude.config.targets import described_at
 from etude.errors import RequestError
 
 
@@ -27,6 +26,6 @@ def argument_of_a_node(key: str, config: Mapping[str, Any]) -> str | None:
 
 def _arguments(where: str, node: Mapping[str, Any]) -> list[str]:
     try:
-        return settable(resolve(node["_target_"], where), bool(node.get("_partial_")))
+        return described_at(node["_target_"], where).settable(bool(node.get("_partial_")))
     except (RequestError, KeyError):  # told elsewhere
         return []

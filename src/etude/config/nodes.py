@@ -7,7 +7,6 @@ hashed into the signature (`canonical`) and built (`Node.build`), so what is has
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import math
 import re
@@ -19,9 +18,10 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from etude.config.constructors import EMPTY, Constructor, Parameter, record_in
 from etude.config.describe import describe, is_union, takes_bool
 from etude.config.paths import conf_dir
-from etude.config.targets import is_extension, is_factory, resolve
+from etude.config.targets import described_at, is_extension, is_factory, load
 from etude.errors import InvalidArguments, Problem, RequestError, described, nearest
 
 _META_KEYS = ("_target_", "_partial_")
@@ -34,16 +34,21 @@ class Node:
     Attributes:
         where: the key path, such as `model.position`.
         target: the dotted name as written; empty for a plain dataclass argument.
-        constructor: what `target` names.
+        described: what `target` names.
         partial: a factory: built only when its user supplies the remaining arguments.
         arguments: values, nested nodes, and lists or dictionaries of either; defaults left out.
     """
 
     where: str
     target: str
-    constructor: Callable[..., Any]
+    described: Constructor
     partial: bool
     arguments: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def constructor(self) -> Any:
+        """The class, which is imported when it is asked for."""
+        return load(self.described, self.target, self.where)
 
     def build(self, **given: Any) -> Any:
         """The object, or for a part its factory. `given` fills in what a config cannot know.
@@ -121,9 +126,7 @@ def check_node(
         hint = f"choose a file: {group}"
         return None, [Problem(where, "a node with _target_", value, hint)]
     try:
-        constructor = resolve(
-            value["_target_"], where, extensions, within_extension=within_extension
-        )
+        described = described_at(value["_target_"], where, extensions, within_extension)
     except RequestError as error:
         return None, error.problems
     partial = bool(value.get("_partial_", False))
@@ -134,29 +137,23 @@ def check_node(
     stated = {key: v for key, v in value.items() if key not in _META_KEYS}
     within = within_extension or is_extension(value["_target_"], extensions)
     return _check_arguments(
-        where, value["_target_"], constructor, partial, stated, extensions, within
+        where, value["_target_"], described, partial, stated, extensions, within
     )
 
 
 def _check_arguments(
     where: str,
     target: str,
-    constructor: Callable[..., Any],
+    described: Constructor,
     partial: bool,
     stated: Mapping[str, Any],
     extensions: Iterable[str],
     within: bool,
 ) -> tuple[Node, list[Problem]]:
     problems: list[Problem] = []
-    node = Node(where, target, constructor, partial)
-    try:
-        parameters, hints, open_ended = _signature(constructor)
-    except ValueError:  # classes of the interpreter's own have none
-        return node, [Problem(f"{where}._target_", "a class with a signature", target)]
-    allowed = settable(constructor, partial)
+    node = Node(where, target, described, partial)
+    parameters, allowed = described.parameters, described.settable(partial)
     given = set(parameters) - set(allowed)
-    refused: Mapping[str, str] = getattr(constructor, "refused", {})
-    aliases: Mapping[str, Mapping[str, Any]] = getattr(constructor, "aliases", {})
     for key, value in stated.items():
         path = f"{where}.{key}"
         if key in given:
@@ -166,20 +163,22 @@ def _check_arguments(
                 if user != where
                 else Problem(path, "nothing here: it is given when the run is built", value)
             )
-        elif key in refused:
-            problems.append(Problem(path, "nothing here", value, refused[key]))
-        elif key not in parameters and not open_ended:
-            expected = f"an argument of {constructor.__name__}"
+        elif key in described.refused:
+            problems.append(Problem(path, "nothing here", value, described.refused[key]))
+        elif key not in parameters and not described.open_ended:
+            expected = f"an argument of {described.name}"
             problems.append(Problem(path, expected, value, nearest(key, allowed)))
         else:
-            value = aliases.get(key, {}).get(str(value), value)  # one value, one signature
-            checked, found = _check_value(path, value, hints.get(key, Any), extensions, within)
+            # One value, one signature.
+            value = described.aliases.get(key, {}).get(str(value), value)
+            parameter = parameters.get(key, Parameter(key, EMPTY, Any))
+            checked, found = _check_value(path, value, parameter.hint, extensions, within)
             problems += found
-            default = parameters[key].default if key in parameters else inspect.Parameter.empty
+            default = parameter.default
             if not found and not _same(checked, default):
                 node.arguments[key] = checked
     for name in allowed:
-        if parameters[name].default is inspect.Parameter.empty and name not in stated:
+        if parameters[name].default is EMPTY and name not in stated:
             problems.append(Problem(f"{where}.{name}", "a value: it has no default"))
     return node, problems
 
@@ -191,11 +190,11 @@ def _check_value(
         return None, [Problem(path, "a value: it must be given", hint=f"type {path}=...")]
     if isinstance(value, Mapping) and "_target_" in value:
         return check_node(path, value, extensions, within_extension=within)
-    record = _dataclass_in(hint)
+    record = record_in(hint)
     if record is not None and isinstance(value, Mapping):
         return _check_arguments(path, "", record, False, value, extensions, within)
     if record is not None and not (value is None and is_union(hint)):
-        keys = ", ".join(f.name for f in dataclasses.fields(record))
+        keys = ", ".join(record.parameters)
         return None, [Problem(path, f"a mapping with the keys {keys}", value)]
     if isinstance(value, Mapping) and any(isinstance(v, Mapping) for v in value.values()):
         checked: dict[str, Any] = {}
@@ -227,45 +226,13 @@ def fits(value: Any, hint: Any) -> bool:
     return True
 
 
-def settable(constructor: Callable[..., Any], partial: bool) -> list[str]:
-    """The arguments that a config may state: all, or of a factory those that its user leaves.
-
-    A class may say which ones its user gives, by a set `given` of their names; else they are those
-    without a default.
-    """
-    parameters, _, _ = _signature(constructor)
-    without_default = {name for name, p in parameters.items() if p.default is p.empty}
-    given = getattr(constructor, "given", without_default) if partial else ()
-    return [name for name in parameters if name not in given]
-
-
 @cache
-def _signature(constructor: Any) -> tuple[dict[str, inspect.Parameter], dict[str, Any], bool]:
-    parameters = dict(inspect.signature(constructor).parameters)
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    named = {
-        name: p for name, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-    }
-    named.pop("self", None)
-    owner = constructor.__init__ if isinstance(constructor, type) else constructor  # type: ignore[misc]
-    try:
-        hints = typing.get_type_hints(owner)
-    except (NameError, TypeError):  # an annotation that names what only a type checker imports
-        hints = {}
-    return named, hints, open_ended
-
-
 def _adapter(hint: Any) -> TypeAdapter[Any]:
     config = ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True)
     try:
         return TypeAdapter(hint, config=config)
     except Exception as error:  # pydantic raises many kinds for annotations it cannot use
         raise TypeError(str(error)) from error
-
-
-def _dataclass_in(hint: Any) -> type | None:
-    options = typing.get_args(hint) if is_union(hint) else (hint,)
-    return next((o for o in options if dataclasses.is_dataclass(o) and isinstance(o, type)), None)
 
 
 def _choice_hint(hint: Any, value: Any) -> str | None:
@@ -303,7 +270,7 @@ def _canonical(value: Any) -> Any:
 
 
 def _same(value: Any, default: Any) -> bool:
-    if default is inspect.Parameter.empty or isinstance(value, Node):
+    if default is EMPTY or isinstance(value, Node):
         return False
     if isinstance(value, bool) is not isinstance(default, bool):
         return False

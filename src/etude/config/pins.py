@@ -33,11 +33,10 @@ def pin(config: DictConfig, nodes: Iterable[Node]) -> DictConfig:
     problems: list[Problem] = []
     result = config
     for node in _all(list(nodes)):
-        method = getattr(node.constructor, "pinned", None)
-        if method is None:
+        if not node.described.pins:
             continue
         try:
-            found: dict[str, Any] = method(dict(node.arguments))
+            found: dict[str, Any] = node.constructor.pinned(dict(node.arguments))
         except InvalidArguments as error:
             problems += [problem.under(node.where) for problem in error.problems]
             continue

@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
 from typing import Any
 
+from etude.config.constructors import Constructor, describe_class, described, note
 from etude.config.table import table
-from etude.errors import Problem, RequestError, described, nearest
+from etude.errors import Problem, RequestError, nearest
+from etude.errors import described as in_words
 
 PACKAGE = "etude"
 
@@ -31,10 +33,10 @@ def is_extension(target: str, extensions: Iterable[str]) -> bool:
     return not _is_shipped(target) and any(target.startswith(f"{name}.") for name in extensions)
 
 
-def resolve(
-    target: str, where: str, extensions: Iterable[str] = (), *, within_extension: bool = False
-) -> Callable[..., Any]:
-    """The class that a `_target_` names.
+def described_at(
+    target: str, where: str, extensions: Iterable[str] = (), within_extension: bool = False
+) -> Constructor:
+    """What a config needs to know of the class that a `_target_` names.
 
     Args:
         target: the identifier of a shipped class, such as `etude.nn.attention.MultiHeadAttention`,
@@ -46,12 +48,43 @@ def resolve(
 
     Raises:
         RequestError: the target may not stand there, or does not exist. Only a module that may be
-            named was imported.
+            named was imported, and a shipped one only if the index does not have the class.
     """
+    location = _location(target, where, extensions, within_extension)
+    shipped = not is_extension(target, extensions)
+    found = described(location) if shipped else None
+    if found is not None:
+        return found
+    try:
+        found = describe_class(_imported(location, target, where), location)
+    except ValueError as error:  # classes of the interpreter's own have none
+        expected = "a class with a signature"
+        raise RequestError(Problem(f"{where}._target_", expected, target)) from error
+    if shipped:
+        note(found)
+    return found
+
+
+def load(constructor: Constructor, target: str, where: str) -> Callable[..., Any]:
+    """The class that was described, imported.
+
+    Raises:
+        RequestError: its module cannot be imported.
+    """
+    return _imported(constructor.location, target or constructor.location, where)
+
+
+def resolve(target: str, where: str, extensions: Iterable[str] = ()) -> Callable[..., Any]:
+    """The class that a `_target_` names; see `described_at`."""
+    return _imported(_location(target, where, extensions, False), target, where)
+
+
+def _location(target: str, where: str, extensions: Iterable[str], within_extension: bool) -> str:
+    """Where the class is imported that may stand in a place."""
     if not isinstance(target, str):
         raise RequestError(Problem(f"{where}._target_", "a dotted path to a class", target))
     if is_extension(target, extensions):
-        return _imported(target, target, where)
+        return target
     slot = table().slot(where)
     if slot is not None:
         choices = table().slots[slot]
@@ -61,7 +94,7 @@ def resolve(
         hint = _of_that_name(target, choices)
         raise RequestError(Problem(f"{where}._target_", "a dotted path to a class", target, hint))
     if target in choices:
-        return _imported(table().location(target), target, where)
+        return table().location(target)
     raise RequestError(_refused(target, where, choices))
 
 
@@ -112,7 +145,7 @@ def _imported(location: str, target: str, where: str) -> Callable[..., Any]:
             raise
         expected = f"{module_name} to import without an error"
         raise RequestError(
-            Problem(f"{where}._target_", expected, target, described(error))
+            Problem(f"{where}._target_", expected, target, in_words(error))
         ) from error
     if not callable(value):
         names = [n for n, v in vars(module).items() if isinstance(v, type) and n[0] != "_"]

@@ -84,6 +84,9 @@ class Pretrained(Recipe):
     def fingerprint(self) -> str:
         return self._loaded().fingerprint
 
+    def files_read(self) -> list[Path] | None:
+        return None  # which of them there are says which are read
+
     def _loaded(self) -> Tokenizer:
         try:
             files = self._files()

@@ -123,6 +123,11 @@ class Sotu(TextData):
             digest.update(hashlib.sha256(speech.path.read_bytes()).digest())
         return digest.hexdigest()
 
+    def content_files(self) -> list[Path] | None:
+        files = [speech.path for speech in self.speeches]
+        folders = {file.parent for file in files}
+        return [*files, *folders, *(folder.parent / "metadata.csv" for folder in folders)]
+
     def split_settings(self) -> dict[str, object]:
         settings: dict[str, object] = {
             "corpus": "sotu",

@@ -60,7 +60,7 @@ class TextData(pl.LightningDataModule, ABC):
         checks: what a subclass has noted of its own arguments.
 
     Attributes:
-        given: what a mixture gives to its sources; see `etude.config.nodes.settable`.
+        given: what a mixture gives to its sources; see `etude.config.constructors`.
         section_names: the sources of a mixture, in the order in which they lie in the files; a
             corpus of one has none.
 
@@ -142,6 +142,17 @@ class TextData(pl.LightningDataModule, ABC):
         if tokenizer is None:  # it is learnt from the corpus
             return content
         return hashlib.sha256(f"{content} {tokenizer}".encode()).hexdigest()
+
+    def files_read(self) -> list[Path] | None:
+        """The files that the fingerprint is of, and the folders that were searched for them; None
+        if it is not of files alone.
+        """
+        content, tokenizer = self.content_files(), self.recipe.files_read()
+        return None if content is None or tokenizer is None else content + tokenizer
+
+    def content_files(self) -> list[Path] | None:
+        """Those of the corpus."""
+        return None
 
     @abstractmethod
     def split_settings(self) -> dict[str, object]:

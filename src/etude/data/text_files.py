@@ -148,6 +148,9 @@ class TextFiles(TextData):
             digest.update(self._column().encode())
         return digest.hexdigest()
 
+    def content_files(self) -> list[Path] | None:
+        return searched(self.paths, self.files())
+
     def split_settings(self) -> dict[str, object]:
         lines = {"lines": True} if self.lines else {}
         quoting = {"quoting": self.quoting} if self.quoting else {}
@@ -276,6 +279,19 @@ def files_of(paths: Sequence[str], where: str = "data.path", *, rows: bool = Fal
 
 
 _FILES = {False: f"text files: {endings()}", True: f"files of rows: {endings(rows=True)}"}
+
+
+def searched(paths: Sequence[str], files: Sequence[Path]) -> list[Path]:
+    """The files, and each folder in which another might be found."""
+    folders: set[Path] = set()
+    for path in paths:
+        fixed = Path(os.path.expanduser(path))
+        if fixed.is_file():
+            continue
+        while glob.has_magic(str(fixed)):
+            fixed = fixed.parent
+        folders.update(Path(root) for root, _, _ in os.walk(fixed))
+    return [*files, *sorted(folders)]
 
 
 def _resolve(typed: str, where: str, rows: bool) -> list[Path]:

@@ -327,6 +327,10 @@ class Recipe(ABC):
         """
         return None
 
+    def files_read(self) -> list[Path] | None:
+        """The files that the fingerprint is of; None if it is not of files alone."""
+        return []
+
 
 class NeedsSpecialTokens(Protocol):
     """Who knows which special tokens a tokenizer must have."""
@@ -355,6 +359,9 @@ class WithSpecial(Recipe):
 
     def fingerprint(self) -> str | None:
         return self.recipe.fingerprint()
+
+    def files_read(self) -> list[Path] | None:
+        return self.recipe.files_read()
 
 
 @dataclass(frozen=True)

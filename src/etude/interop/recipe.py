@@ -32,6 +32,9 @@ class Released(Recipe):
     def fingerprint(self) -> str:
         return self.train(()).fingerprint
 
+    def files_read(self) -> list[Path] | None:
+        return None
+
 
 @lru_cache(maxsize=2)
 def _read(source: str, revision: str | None) -> Tokenizer:

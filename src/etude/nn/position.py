@@ -28,7 +28,7 @@ class Position(nn.Module):
         head_dim: K; None is D / H.
 
     Attributes:
-        given: what the model gives; see `etude.config.nodes.settable`.
+        given: what the model gives; see `etude.config.constructors`.
         limit: the longest sequence that can be represented; None for any length.
         bounded: whether each position has a row of its own, which limits the length.
         causal: whether queries don't see later keys; set by the model.

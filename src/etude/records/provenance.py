@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import platform
 import socket
@@ -14,10 +13,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from etude import sources
 from etude.records.patches import write_patches
 from etude.secrets import Mask
+from etude.sources import SOURCE, hash_of
 
-_SOURCE = Path(__file__).resolve().parents[1]
 _PACKAGES = ("etude", "torch", "pytorch-lightning", "hydra-core", "tokenizers", "numpy")
 
 
@@ -26,16 +26,10 @@ def now() -> str:
     return datetime.now().astimezone().isoformat(timespec="milliseconds")
 
 
-@cache
-def source_hash() -> str:
-    """A hash of the package's Python files, 12 hex digits: the same source, the same hash."""
-    return _hash(_SOURCE, sorted(_SOURCE.rglob("*.py")))
-
-
 def module_hash(name: str) -> str | None:
     """The same of a module of the user's, found but not imported; None where there is none."""
     found = _module_files(name)
-    return None if found is None else _hash(*found)
+    return None if found is None else hash_of(*found)
 
 
 def _module_files(name: str) -> tuple[Path, list[Path]] | None:
@@ -48,18 +42,10 @@ def _module_files(name: str) -> tuple[Path, list[Path]] | None:
     return origin.parent, sorted(origin.parent.rglob("*.py")) if package else [origin]
 
 
-def _hash(folder: Path, files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(str(path.relative_to(folder)).encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
 @cache
 def commit() -> str | None:
     """The checkout's commit, with `+` where the work tree differs; None outside a checkout."""
-    if not (_SOURCE.parents[1] / ".git").exists():
+    if not (SOURCE.parents[1] / ".git").exists():
         return None
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
@@ -70,7 +56,7 @@ def commit() -> str | None:
 
 def _git(*arguments: str) -> str:
     done = subprocess.run(
-        ["git", "-C", str(_SOURCE), *arguments],
+        ["git", "-C", str(SOURCE), *arguments],
         capture_output=True,
         text=True,
         check=True,
@@ -85,7 +71,7 @@ def patches(record: Path, modules: Sequence[str], mask: Mask) -> list[dict[str, 
     Returns:
         What `starts` says of each patch; see `write_patches`.
     """
-    sources = [("etude", _SOURCE)]
+    sources = [("etude", SOURCE)]
     for name in modules:
         found = _module_files(name)
         if found is not None:
@@ -102,7 +88,7 @@ def start(step: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _PACKAGES},
         "commit": commit(),
-        "source": source_hash(),
+        "source": sources.source_hash(),
     }
 
 

@@ -22,11 +22,11 @@ from etude.sweeps.speed import (
     of_the_peak,
     try_out,
 )
-from etude.sweeps.state import State
 from etude.training.build import Parts, sized, stated_vocabulary, unused_rows
 from etude.training.counting import cost_of
 from etude.training.place import cache_folder
 from etude.training.room import AUTOCAST
+from etude.training.state import State
 from etude.training.throughput import compute_dtype
 
 _TYPICAL_VOCABULARY = 100  # of characters, where nothing is known yet

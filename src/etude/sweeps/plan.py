@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.hydra import Hydra
@@ -18,13 +19,14 @@ from etude.errors import EtudeError, Problem, RequestError
 from etude.exclusive import exclusively
 from etude.records.record import label_of
 from etude.records.signature import DIGITS, group, sha256_of, signature
+from etude.records.storage import check_root
 from etude.secrets import without_secrets
 from etude.sweeps.estimate import Estimator, Size
 from etude.sweeps.expand import Sweep, expand, refused
-from etude.sweeps.state import State, refusal, state_of
 from etude.training.build import Parts, build_parts
 from etude.training.process import fresh_settings
 from etude.training.room import check_room
+from etude.training.state import State, refusal, state_of
 
 Told = Callable[[int, int], None]
 """Called with the number of jobs that are planned, and of all."""
@@ -155,7 +157,11 @@ class _Planner:
                 self._fingerprints[key] = parts.data.fingerprint()
             return self._fingerprints[key]
 
-        job.state = state_of(checked, parts, whole, fingerprint)
+        def check_start(folder: Path) -> None:
+            parts.trainer.check_machine()
+            check_root(folder, unsafe=checked.run.unsafe_storage)
+
+        job.state = state_of(checked, fingerprint, check_start)
         if job.state.kind != "refused":
             job.size = self._estimator.size(checked, parts, job.state, job.group)
             if job.state.works:

@@ -7,7 +7,8 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +19,15 @@ from etude.config.checks import Checked
 from etude.config.compose import plain_yaml
 from etude.config.flat import flat_config
 from etude.console import NOTICES
-from etude.errors import Interrupted, Problem, RequestError, RunFailed, described
+from etude.errors import Interrupted, RequestError, RunFailed, described
 from etude.loggers.base import ViewedRun
 from etude.loggers.views import Views
 from etude.models.textual import Trained, for_use
 from etude.optim.schedules import Schedule, falls
-from etude.records import provenance
+from etude.records import fingerprints, provenance
 from etude.records.integrity import CONFIG, OVERRIDES, TOKENIZER, WRITTEN_ONCE, is_hashed
 from etude.records.metrics import rows
-from etude.records.opening import is_there
-from etude.records.record import DONE, FORMAT, Record, label_of, run_folder
+from etude.records.record import FORMAT, Record, label_of
 from etude.records.signature import group, signature
 from etude.records.storage import check_root
 from etude.training.build import (
@@ -45,12 +45,11 @@ from etude.training.memory import keeping_memory
 from etude.training.place import (
     cache_folder,
     claimed,
-    current_folder,
     logging_to,
     room_for_checkpoints,
 )
 from etude.training.process import as_in_a_fresh_process, shared_threads
-from etude.training.resume import check_before_use, resume_point
+from etude.training.resume import resume_point
 from etude.training.room import check_room
 from etude.training.signals import StopSignals
 from etude.training.starts import (
@@ -58,8 +57,8 @@ from etude.training.starts import (
     report_machine,
     report_other_runs,
     report_source,
-    source_changes,
 )
+from etude.training.state import Outcome, ended, folder_of, outcome_of
 from etude.training.throughput import (
     compute_dtype,
     device_name,
@@ -77,28 +76,16 @@ notices = logging.getLogger(NOTICES)
 Epilogue = Callable[[Record, Trained, Any], None]
 
 
-@dataclass
-class Outcome:
-    """How a request to train ended.
-
-    Attributes:
-        status: `finished` or `paused`.
-        record: the run's record.
-        reused: nothing was trained: the run had been finished before.
-    """
-
-    status: str
-    record: Record
-    reused: bool = False
-
-
-def train(config: DictConfig, epilogue: Epilogue | None = None) -> Outcome:
+def train(
+    config: DictConfig, epilogue: Epilogue | None = None, checked: Checked | None = None
+) -> Outcome:
     """Trains the run that `config` describes, or what is left of it.
 
     Args:
         config: composed; see `etude.compose`.
         epilogue: called with the finished run while it is still held, what was trained, and the
             data: samples, figures.
+        checked: the config, if it was checked.
 
     Raises:
         RequestError: the config, the data or a path is wrong, or this process trains already;
@@ -108,15 +95,16 @@ def train(config: DictConfig, epilogue: Epilogue | None = None) -> Outcome:
         Interrupted: a signal came; the state is saved.
     """
     with as_in_a_fresh_process("etude.train"), keeping_memory():
-        return _train(check_all(config), epilogue)
+        return _train(check_all(config) if checked is None else checked, epilogue)
 
 
 def _train(checked: Checked, epilogue: Epilogue | None) -> Outcome:
     parts = build_parts(checked)
     whole = signature(checked.identity)
-    folder = current_folder(run_folder(Path(checked.run.root), checked.name, whole), checked)
+    folder = folder_of(checked)
     parts.data.check()
-    done = finished_before(folder, checked, parts)
+    fingerprint = partial(_fingerprint, checked, parts.data)
+    done = outcome_of(checked, ended(checked, folder, fingerprint))
     if done is not None:
         return done
     parts.trainer.check_machine()
@@ -133,7 +121,8 @@ def _train(checked: Checked, epilogue: Epilogue | None) -> Outcome:
         Initial.fill(model, checked.config.init_from, Path(checked.run.root))
     room_for_checkpoints(folder, tensor_bytes(list(model.parameters())))
     with claimed(folder, wait=checked.run.wait, force=checked.run.force) as record:
-        done = finished_before(folder, checked, parts)  # by whoever held it a moment ago
+        # By whoever held it a moment ago.
+        done = outcome_of(checked, ended(checked, folder, fingerprint))
         if done is not None:
             return done
         views = Views(parts.loggers)
@@ -150,6 +139,15 @@ def _train(checked: Checked, epilogue: Epilogue | None) -> Outcome:
                 raise
             finally:
                 views.finish(record.info.get("status", "failed"))
+
+
+def _fingerprint(checked: Checked, data: Any) -> str:
+    """Of the data, remembered where that can be."""
+    found: str = data.fingerprint()
+    files = None if checked.config.extensions else data.files_read()
+    if files is not None:
+        fingerprints.remember(cache_folder(checked), checked.identity["data"], found, files)
+    return found
 
 
 def _train_claimed(
@@ -279,58 +277,6 @@ def _unwrapped(signals: StopSignals) -> Iterator[None]:
         raise Interrupted(signals.stopped)
 
 
-def finished_before(folder: Path, checked: Checked, parts: Parts) -> Outcome | None:
-    """The outcome of an earlier identical request, if it came to an end.
-
-    Raises:
-        RequestError: `run.on_existing=error`, or the data is not what it was.
-        RunFailed: the run had diverged, which it would do again.
-    """
-    if not is_there(folder / "run.json"):
-        return None
-    record = Record.read(folder)
-    if checked.run.on_existing == "error":
-        raise RequestError(
-            Problem(
-                "run.on_existing", "no such run yet", "error", f"there: {folder}, {record.status}"
-            )
-        )
-    check_before_use(record)
-    trained_on = record.info.get("data", {}).get("fingerprint")
-    found = parts.data.fingerprint()
-    if trained_on != found:
-        raise RequestError(
-            Problem(
-                "data",
-                f"the content that {folder} was trained on ({trained_on})",
-                found,
-                "corpus or tokenizer changed; run.on_existing=again trains anew"
-                if record.status in DONE
-                else "corpus or tokenizer changed; `etude runs list` shows the run, remove it",
-            )
-        )
-    if record.status == "diverged":
-        raise RunFailed(
-            f"diverged before at step {record.info['diverged']['step']}, and would again: {folder}"
-            " (run.on_existing=again tries all the same)",
-            "diverged",
-            folder,
-        )
-    if record.status != "finished":
-        return None
-    start = record.info["starts"][-1]
-    changed = source_changes(checked, record.info["starts"])
-    differs = f"the source of {', '.join(changed)} differs now" if changed else "the same source"
-    log.info(
-        "finished before: %s (trained by commit %s, source %s; %s)",
-        folder,
-        start["commit"] or "unknown",
-        start["source"],
-        differs,
-    )
-    return Outcome("finished", record, reused=True)
-
-
 def _finish(epilogue: Epilogue, record: Record, model: Trained, data: Any) -> None:
     """The weights are done: what cannot be drawn or sampled is told, and fails nothing."""
     try:
@@ -406,7 +352,7 @@ def _begin(
         total_steps=total,
         step=step,
         data={
-            "fingerprint": data.fingerprint(),
+            "fingerprint": _fingerprint(checked, data),
             **data.origin(),
             **({"labels": data.labels} if data.labels else {}),
             "splits": {name: asdict(split) for name, split in data.meta.splits.items()},

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from etude import sources
 from etude.config.checks import Checked
 from etude.config.flat import flat_config
 from etude.config.schema import OUT_OF_SIGNATURE
@@ -45,7 +46,7 @@ def extension_hashes(checked: Checked) -> dict[str, str | None]:
 
 def source_changes(checked: Checked, starts: Sequence[Mapping[str, Any]]) -> list[str]:
     """The names of the packages whose source is not that of one of these starts."""
-    now = {"étude": provenance.source_hash(), **extension_hashes(checked)}
+    now = {"étude": sources.source_hash(), **extension_hashes(checked)}
     then = [{"étude": start.get("source"), **start.get("extensions", {})} for start in starts]
     return [name for name in now if any(now[name] != each.get(name) for each in then)]
 
@@ -60,7 +61,7 @@ def report_source(checked: Checked, starts: Sequence[Mapping[str, Any]]) -> None
             starts[0].get("commit") or "unknown",
             starts[0].get("source"),
             provenance.commit() or "unknown",
-            provenance.source_hash(),
+            sources.source_hash(),
         )
 
 

@@ -151,6 +151,13 @@ class ExampleData(pl.LightningDataModule, Source):
             return content
         return hashlib.sha256(f"{content} {tokenizer}".encode()).hexdigest()
 
+    def files_read(self) -> list[Path] | None:
+        """The files that the fingerprint is of, and the folders that were searched for them; None
+        if it is not of files alone.
+        """
+        content, tokenizer = self.content_files(), self.recipe.files_read()
+        return None if content is None or tokenizer is None else content + tokenizer
+
     def prepare(self, cache_dir: Path) -> None:
         """Turns rows into files of numbers, or finds them there.
 

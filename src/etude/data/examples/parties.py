@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 from etude.data.examples.base import ExampleData
@@ -140,6 +141,9 @@ class SotuParties(ExampleData):
 
     def content_fingerprint(self) -> str:
         return self._corpus.content_fingerprint()
+
+    def content_files(self) -> list[Path] | None:
+        return self._corpus.content_files()
 
     def settings(self) -> dict[str, Any]:
         return {"parties": self.parties, "first_year": self.first_year, "words": self.words}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from etude.data.tokenizer import Recipe, Tokenizer
@@ -118,6 +119,12 @@ class Source(ABC):
     @abstractmethod
     def content_fingerprint(self) -> str:
         """sha256 (hex) of the raw content of all splits."""
+
+    def content_files(self) -> list[Path] | None:
+        """The files that this content is in, and the folders that were searched for them; None if
+        it is not in files alone.
+        """
+        return None
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from etude.data.examples.source import Row, Split, in_parts
 from etude.data.formats import Format, endings, format_of
 from etude.data.plain import ReadOnce, sha256
 from etude.data.rows import check_surrogates, columns_of, needless_quoting, newlines, records_of
-from etude.data.text_files import files_of
+from etude.data.text_files import files_of, searched
 from etude.errors import Checks, Problem, RequestError, nearest
 
 WHERE = {
@@ -132,6 +132,14 @@ class TableData(ExampleData):
             for file in self._files(split) if paths else ():
                 digest.update(bytes.fromhex(self._once(sha256, file)))
         return digest.hexdigest()
+
+    def content_files(self) -> list[Path] | None:
+        if self.hub is not None:
+            return None
+        found: list[Path] = []
+        for split, paths in self.paths.items():
+            found += searched(paths, self._files(split)) if paths else []
+        return found
 
     def settings(self) -> dict[str, Any]:
         quoting = {"quoting": self.quoting} if self.quoting else {}

@@ -214,6 +214,12 @@ class SyntheticData(pl.LightningDataModule, ABC):
         }
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
+    def files_read(self) -> list[Path] | None:
+        """The files that the fingerprint is of, and the folders that were searched for them; None
+        if it is not of files alone.
+        """
+        return []
+
     def origin(self) -> dict[str, object]:
         return {}
 
