@@ -274,3 +274,19 @@ def show_messages(*, stderr: bool = False) -> None:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logging.getLogger(NOTICES).setLevel(logging.WARNING)  # also where others are silenced
+
+
+@contextmanager
+def logged_to(stream: TextIO) -> Iterator[None]:
+    """Within, what would be shown as it happens is written to a stream."""
+    logger = logging.getLogger("etude")
+    before, level = logger.handlers[:], logger.level
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(MaskingFormatter("%(message)s"))
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.handlers[:] = before
+        logger.setLevel(level)

@@ -154,7 +154,8 @@ def test_the_largest_peak_is_remembered(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert peak(2.0, torch.bfloat16) == 2.0
     (file,) = (tmp_path / "cache").iterdir()
     known = json.loads(file.read_text())
-    assert sorted(known.values()) == [2.0, 7.0]
+    assert sorted(known.values()) == [[2.0], [5.0, 7.0, 6.0]]
+    assert [peak(6.5), peak(6.4), peak(9.0)] == [7.0] * 3  # five are enough
     assert all(str(torch.__version__) in key for key in known)
     file.write_text("{")
     assert peak(3.0) == 3.0
@@ -185,6 +186,28 @@ def test_flops_of_a_model_that_cannot_be_counted(caplog: pytest.LogCaptureFixtur
         assert flops_per_token(Choosy, length=4, identity="choosy") is None
     (told,) = caplog.messages
     assert "no perf/mfu" in told
+
+
+def test_flops_are_counted_once_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 8))
+
+    def counted(identity: str) -> float | None:
+        monkeypatch.setattr(throughput, "_counted", {})  # as in another process
+        return flops_per_token(build, length=4, identity=identity, memory=tmp_path)
+
+    first = counted("small")
+    assert first == 2 * 4 * 8 * 3 - 0  # forward, and twice as much backward
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(throughput, "cost", lambda *_, **__: pytest.fail("counted again"))
+        assert counted("small") == first
+    (file,) = (tmp_path / "flops").iterdir()
+    file.write_text('"damaged"')
+    assert counted("small") == first
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(throughput, "source_hash", lambda: "another")
+        assert counted("small") == first
+    assert len(list((tmp_path / "flops").iterdir())) == 2
 
 
 # -- runs ---------------------------------------------------------------------------------------

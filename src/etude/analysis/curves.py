@@ -71,12 +71,16 @@ def check_axes(x: str, log: str) -> None:
             raise RequestError(Problem(key, expected, value))
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches that needs no screen."""
+def new_figure(width: float, height: float, *, arranged: bool = True) -> Figure:
+    """An empty figure of so many inches that needs no screen.
+
+    Args:
+        arranged: room for labels is found when it is drawn; else the axes lie where they are put.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained" if arranged else None)
     FigureCanvasAgg(figure)
     return figure
 

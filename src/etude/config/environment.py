@@ -60,6 +60,11 @@ def instead(config: DictConfig, form: str) -> dict[str, Any]:
         form: a text with `{name}` in it, the variable's.
     """
     written: dict[str, Any] = OmegaConf.to_container(config, resolve=False)  # type: ignore[assignment]
+    if "oc.env" not in str(written):
+        try:
+            return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+        except OmegaConfBaseException:
+            return written
     untyped = OmegaConf.create(written)  # a number from the environment is a text here
     with _environment(lambda name, *default: form.format(name=name)):
         try:

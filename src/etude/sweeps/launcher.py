@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,18 +14,24 @@ from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
-from etude.collecting import collect_as_usual
-from etude.config.compose import of_the_job
-from etude.errors import InvalidArguments, RequestError
+from etude.config.checks import Checked, check
+from etude.config.compose import composed, of_the_job
+from etude.console import logged_to
+from etude.errors import EtudeError, InvalidArguments, RequestError
 from etude.secrets import without_secrets
 from etude.sweeps.board import Board
+from etude.sweeps.forking import prepare_to_fork
 from etude.sweeps.job import Job, key_of, name_of
 from etude.sweeps.multirun import SweptRun
 from etude.sweeps.pool import Pool, Task, start_method
 from etude.sweeps.slots import slots, visible_gpus
 from etude.sweeps.study import Study
+from etude.training.state import finished_at_once
 
 log = logging.getLogger("etude")
+
+_SECONDS_BETWEEN = 2.0
+"""Two writings of the sweep's record, while jobs are found finished."""
 
 Decide = Callable[[Sequence[str], int, Mapping[str, float]], bool]
 """Overrides of a job, a step and its validation's metrics; true pauses the run."""
@@ -81,9 +89,9 @@ class Processes:
             RequestError: more jobs at once than this machine has places for.
             Interrupted: a signal ended the sweep.
         """
-        _import_once()
         setup_globals()
         study = Study(self.swept.folder)
+        notes = _Notes(study)
         places = self._slots()
         board = Board(self.swept.total, len(places), done=first)
         taken: dict[int, Sequence[str]] = {}
@@ -93,10 +101,7 @@ class Processes:
         def note(job: Job) -> None:
             if job.status == "paused":
                 paused[job.key] = numbers[job.key]
-            try:
-                study.note(job)
-            except OSError as error:  # the runs have records of their own
-                log.warning("%s could not be written: %s", study.file, error)
+            notes.add(job)
             if ended is not None:
                 ended(job)
 
@@ -108,12 +113,21 @@ class Processes:
                 key = key_of(of_the_job(overrides))
                 number = paused.pop(key, first + len(taken))
                 taken[number], numbers[key] = overrides, number
-                yield self._task(number, overrides, study, decide)
+                task = self._task(number, overrides, study, decide)
+                checked = _checked(overrides)
+                if checked is not None:
+                    task.over = self._over(task, checked, board)
+                if task.over is None:
+                    notes.write()
+                    if start_method() == "fork":
+                        prepare_to_fork(checked)
+                yield task
 
         stop = str(self.config.run.on_error) == "stop"
         try:
             jobs = Pool(places, board, note, stop_at_error=stop).run(tasks())
         finally:
+            notes.write()
             board.close()
         asked = [taken[number] for number in sorted(taken)]
         return [_returned(job, overrides) for job, overrides in zip(jobs, asked, strict=True)]
@@ -132,6 +146,22 @@ class Processes:
         typed = of_the_job(overrides)
         return Job(name_of(typed), "waiting", overrides=without_secrets(typed))
 
+    def _over(self, task: Task, checked: Checked, board: Board) -> Job | None:
+        """The end of a job whose run is finished; None where that takes a process to find out."""
+        began, said = time.monotonic(), io.StringIO()
+        try:
+            with logged_to(said):
+                outcome = finished_at_once(checked)
+        except EtudeError:  # reported by the job, as all that is wrong is
+            return None
+        if outcome is None:
+            return None
+        self.swept.without_secrets(checked.mask)
+        board.started(task.number, task.job.label)
+        board.line(task.number, logging.INFO, checked.mask.text(said.getvalue().rstrip()))
+        took = round(time.monotonic() - began, 2)
+        return replace(task.job, status="reused", path=str(outcome.record.path), seconds=took)
+
     def _task(
         self, number: int, overrides: Sequence[str], study: Study, decide: Decide | None
     ) -> Task:
@@ -145,6 +175,40 @@ class Processes:
             call = partial(self.swept.composed_here, of_the_job(overrides))
         validated = None if decide is None else partial(decide, tuple(overrides))
         return Task(number + 1, job, call, study.log_file(job), validated)
+
+
+def _checked(overrides: Sequence[str]) -> Checked | None:
+    """A job's config; None if it is wrong, which the job reports."""
+    try:
+        return check(composed(of_the_job(overrides)))
+    except EtudeError:
+        return None
+
+
+class _Notes:
+    """How jobs ended, on its way to the sweep's record: many that were finished before are written
+    together.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._waiting: list[Job] = []
+        self._written = time.monotonic()
+
+    def add(self, job: Job) -> None:
+        self._waiting.append(job)
+        if job.status != "reused" or time.monotonic() > self._written + _SECONDS_BETWEEN:
+            self.write()
+
+    def write(self) -> None:
+        """Writes what is waiting."""
+        if not self._waiting:
+            return
+        try:
+            self._study.note(*self._waiting)
+        except OSError as error:  # the runs have records of their own
+            log.warning("%s could not be written: %s", self._study.file, error)
+        self._waiting, self._written = [], time.monotonic()
 
 
 def _in_a_fork(swept: SweptRun, context: HydraContext, config: DictConfig) -> Job:
@@ -167,11 +231,3 @@ def _returned(job: Job, overrides: Sequence[str]) -> JobReturn:
     done = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)
     done.return_value = job
     return done
-
-
-def _import_once() -> None:
-    """What every job needs; forked processes share it, and begin at once."""
-    import etude.training.assemble
-    import etude.training.run  # noqa: F401
-
-    collect_as_usual()

@@ -85,9 +85,13 @@ class SweptRun:
         return self._done(config, typed, first=first)
 
     def _done(self, config: DictConfig, typed: Sequence[str], *, first: bool) -> Job:
-        _without_secrets(self.folder / "multirun.yaml", mask_of(config))
+        self.without_secrets(mask_of(config))
         with nullcontext() if first else without_other_runs():
             return carry_out(config, typed, self.train)
+
+    def without_secrets(self, mask: Mask) -> None:
+        """Masks what Hydra has written into the sweep's record."""
+        _without_secrets(self.folder / "multirun.yaml", mask)
 
 
 @dataclass

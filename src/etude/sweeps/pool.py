@@ -56,6 +56,7 @@ class Task:
         call: carries it out, in the process.
         log_file: of the process.
         validated: hears of each validation, here; true pauses the run.
+        over: its end, where nothing is left to do: no process is started.
     """
 
     number: int
@@ -63,6 +64,7 @@ class Task:
     call: Callable[[], Job]
     log_file: Path
     validated: Callable[[int, Mapping[str, float]], bool] | None = None
+    over: Job | None = None
 
 
 @dataclass
@@ -140,7 +142,12 @@ class Pool:
                         break
                     if task is None:
                         break
-                    self._start(task)
+                    if task.over is None:
+                        self._start(task)
+                        continue
+                    done[task.number] = task.over
+                    self._ended(task.over)
+                    self._board.ended(task.number, task.over)
                 if not self._running and (self._stopping or (exhausted and not self._again)):
                     break
                 self._listen()

@@ -304,6 +304,7 @@ def _measure(checked: Checked, parts: Parts, assembly: Assembly) -> dict[str, An
         lambda: model_of(checked, vocabulary),
         length=parts.data.sequence_length,
         identity=[model.canonical(), vocabulary],
+        memory=None if checked.config.extensions else cache_folder(checked),
     )
     one = machine_peak(device, compute_dtype(precision), cache_folder(checked))
     throughput.peak = one * parts.trainer.processes

@@ -23,7 +23,8 @@ from torch import nn
 from etude.errors import RequestError
 from etude.models.cost import Uncountable, cost
 from etude.records.files import read_json, write_json
-from etude.records.signature import sha256_of
+from etude.records.signature import DIGITS, sha256_of
+from etude.sources import source_hash
 
 log = logging.getLogger("etude")
 
@@ -98,29 +99,54 @@ class Throughput:
         return {name: float(f"{value:.5g}") for name, value in row.items()}
 
 
+_MEASURED = 5
+"""Measurements of a machine's peak, each in another process."""
+
 _counted: dict[str, float | None] = {}
 
 
-def flops_per_token(build: Callable[[], nn.Module], *, length: int, identity: Any) -> float | None:
+def flops_per_token(
+    build: Callable[[], nn.Module], *, length: int, identity: Any, memory: Path | None = None
+) -> float | None:
     """Operations of the forward and backward pass over `length` tokens, for one of them.
 
     Args:
         build: makes the model, mapping tokens (B, T) to logits (B, T, V).
         length: T.
-        identity: plain data that says which model it is; each is counted once a process.
+        identity: plain data that says which model it is; each is counted once.
+        memory: the folder that remembers the counts of this source; None is for a model of another.
 
     Returns:
         None for a model that cannot be counted; the reason is told.
     """
-    key = sha256_of([identity, length])
+    key = sha256_of([identity, length, source_hash(), torch.__version__])
+    file = None if memory is None else memory / "flops" / f"{key[:DIGITS]}.json"
     if key not in _counted:
+        known = None if file is None else _remembered(file)
+        if isinstance(known, float):
+            return known
         try:
             counted = cost(build, length=length)
             _counted[key] = counted.training_flops / counted.positions
+            if file is not None:
+                _remember(file, _counted[key])
         except Uncountable as error:
             log.warning("no perf/flops_per_second and no perf/mfu: %s", error)
             _counted[key] = None
     return _counted[key]
+
+
+def _remembered(file: Path) -> Any:
+    """What a file of the cache says; None if it is not there yet, or damaged."""
+    with suppress(RequestError):
+        return read_json(file)
+    return None
+
+
+def _remember(file: Path, content: Any) -> None:
+    with suppress(OSError):  # it is found out again
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, content)
 
 
 def compute_dtype(precision: str) -> torch.dtype:
@@ -131,13 +157,12 @@ def compute_dtype(precision: str) -> torch.dtype:
 def machine_peak(device: torch.device, dtype: torch.dtype, memory: Path) -> float:
     """`matmul_peak`, or what was seen before on this very machine if that is more.
 
-    A busy machine does less than it can, so the largest value ever seen is remembered: by host,
-    device, threads, torch version and type.
+    A busy machine does less than it can, so the largest of five measurements is remembered: by
+    host, device, threads, torch version and type.
 
     Args:
         memory: the folder with `matmul_peaks.json`; if it cannot be written, nothing is remembered.
     """
-    found = matmul_peak(str(device), dtype, torch.get_num_threads())
     file = memory / "matmul_peaks.json"
     key = " | ".join(
         (
@@ -148,17 +173,15 @@ def machine_peak(device: torch.device, dtype: torch.dtype, memory: Path) -> floa
             str(dtype).removeprefix("torch."),
         )
     )
-    known: Any = None
-    with suppress(RequestError):  # not there yet, or damaged: written anew
-        known = read_json(file)
+    known = _remembered(file)
     known = known if isinstance(known, dict) else {}
     before = known.get(key)
-    if isinstance(before, float) and before >= found:
-        return before
-    with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, known | {key: found})
-    return found
+    listed = before if isinstance(before, list) else [before]  # one number, by earlier versions
+    seen = [value for value in listed if isinstance(value, float) and value > 0]
+    if len(seen) < _MEASURED:
+        seen.append(matmul_peak(str(device), dtype, torch.get_num_threads()))
+        _remember(file, known | {key: seen})
+    return max(seen)
 
 
 @cache
