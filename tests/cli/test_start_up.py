@@ -85,6 +85,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, write_corpus, tiny) -> tup
         (["train"], set()),
         (["train", "model.dimm=4"], set()),
         (["train", "model.heads=x", "data.path=3", "optimizer=adamm"], set()),
+        (["train", "seed=1337,1337", "-m"], {"optuna"}),
         (["plan", "--no-measure", "seed=1"], {"torch", "pytorch_lightning"}),
         (["train", "seed=1", "run.samples=0", "trainer.max_steps=5"], TRAINING),
     ],

@@ -113,15 +113,16 @@ class Processes:
                 key = key_of(of_the_job(overrides))
                 number = paused.pop(key, first + len(taken))
                 taken[number], numbers[key] = overrides, number
-                task = self._task(number, overrides, study, decide)
                 checked = _checked(overrides)
-                if checked is not None:
-                    task.over = self._over(task, checked, board)
-                if task.over is None:
-                    notes.write()
-                    if start_method() == "fork":
-                        prepare_to_fork(checked)
-                yield task
+                over = None if checked is None else self._over(number, overrides, checked, board)
+                if over is not None:
+                    call, file = partial(replace, over), study.log_file(over)
+                    yield Task(number + 1, over, call, file, over=over)
+                    continue
+                notes.write()
+                if start_method() == "fork":
+                    prepare_to_fork(checked)
+                yield self._task(number, overrides, study, decide)
 
         stop = str(self.config.run.on_error) == "stop"
         try:
@@ -146,7 +147,9 @@ class Processes:
         typed = of_the_job(overrides)
         return Job(name_of(typed), "waiting", overrides=without_secrets(typed))
 
-    def _over(self, task: Task, checked: Checked, board: Board) -> Job | None:
+    def _over(
+        self, number: int, overrides: Sequence[str], checked: Checked, board: Board
+    ) -> Job | None:
         """The end of a job whose run is finished; None where that takes a process to find out."""
         began, said = time.monotonic(), io.StringIO()
         try:
@@ -157,10 +160,11 @@ class Processes:
         if outcome is None:
             return None
         self.swept.without_secrets(checked.mask)
-        board.started(task.number, task.job.label)
-        board.line(task.number, logging.INFO, checked.mask.text(said.getvalue().rstrip()))
+        job = self._waiting(overrides)
+        board.started(number + 1, job.label)
+        board.line(number + 1, logging.INFO, checked.mask.text(said.getvalue().rstrip()))
         took = round(time.monotonic() - began, 2)
-        return replace(task.job, status="reused", path=str(outcome.record.path), seconds=took)
+        return replace(job, status="reused", path=str(outcome.record.path), seconds=took)
 
     def _task(
         self, number: int, overrides: Sequence[str], study: Study, decide: Decide | None
