@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -121,6 +120,11 @@ class MultiHeadAttention(nn.Module):
     output, as in GPT-2. Given a memory, it is cross-attention: queries from x, keys and values
     from the memory, and no positions.
 
+    Three steps, of which a variant overrides one or two: `project` makes queries, keys and values,
+    `attend` weighs the values, `merge` writes the heads back. Between the steps only the number of
+    positions is fixed: `project` may give keys and values of other widths and numbers of heads, if
+    `attend` can use them and `merge` what that returns.
+
     Args:
         dim: D.
         heads: H, which divides D.
@@ -151,7 +155,6 @@ class MultiHeadAttention(nn.Module):
         InvalidArguments: sizes that don't divide each other.
     """
 
-    attend: Callable[..., Tensor] = staticmethod(fused_attention)
     given = frozenset(  # by the model
         {"dim", "heads", "bias", "dropout", "head_dim", "base_head_dim"}
     )
@@ -202,8 +205,6 @@ class MultiHeadAttention(nn.Module):
         self.base_share = base / self.head_dim
         self.scale = SCALES[scale](base) * self.base_share
         self.softcap = softcap
-        if softcap is not None:
-            self.attend = partial(reference_attention, softcap=softcap)
         H, G, K = self.heads, self.kv_heads, self.head_dim
         self.qkv = nn.Linear(dim, (H + 2 * G) * K, bias=bias if qkv_bias is None else qkv_bias)
         self.out = nn.Linear(H * K, dim, bias=bias if out_bias is None else out_bias)
@@ -236,21 +237,60 @@ class MultiHeadAttention(nn.Module):
             memory: (B, S, D), what x attends to instead of itself; None may be said again once
                 a cache has its keys and values.
         """
-        B, T, _ = x.shape
-        if memory is not None or (cache is not None and cache.memory is not None):
-            q, k, v = self._across(x, memory, cache)
-        else:
-            q, k, v = self._within(x)
-            start = 0 if cache is None else cache.length
-            q, k = position.rotate(q, k, start=start if positions is None else positions)
-            if cache is not None:
-                k, v = cache.append(k, v)
+        q, k, v = self.project(x, memory, cache, position, positions)
         dropout = self.dropout if self.training else 0.0
-        options = {"causal": causal, "scale": self.scale, "dropout": dropout}
+        options: dict[str, Any] = {"causal": causal, "scale": self.scale, "dropout": dropout}
         if documents is None:
-            y = self.attend(q, k, v, bias=bias, **options)  # (B, H, T, K)
+            y = self.attend(q, k, v, bias=bias, **options)
         else:
             y = documents.attend(self.attend, q, k, v, bias=bias, **options)
+        return self.merge(y)
+
+    def project(
+        self,
+        x: Tensor,
+        memory: Tensor | None,
+        cache: LayerCache | None,
+        position: Position,
+        positions: int | Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, T, K) of x (B, T, D), and all keys and values (B, G, S, K) that they may
+        meet: those in the cache too, to which those of x are added; or those of a memory.
+
+        Positions have turned queries and keys. The arguments are those of `forward`.
+        """
+        if memory is not None or (cache is not None and cache.memory is not None):
+            return self._across(x, memory, cache)
+        q, k, v = self._within(x)
+        start = 0 if cache is None else cache.length
+        q, k = position.rotate(q, k, start=start if positions is None else positions)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        return q, k, v
+
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        causal: bool,
+        bias: Tensor | None = None,
+        scale: float | None = None,
+        dropout: float = 0.0,
+    ) -> Tensor:
+        """What each query gathers of the values, (B, H, T, K); see `reference_attention`. Of packed
+        sequences it is called for each document.
+        """
+        if self.softcap is None:
+            return fused_attention(q, k, v, causal=causal, bias=bias, scale=scale, dropout=dropout)
+        return reference_attention(
+            q, k, v, causal=causal, bias=bias, scale=scale, dropout=dropout, softcap=self.softcap
+        )
+
+    def merge(self, y: Tensor) -> Tensor:
+        """What the heads have gathered, (B, H, T, K), to what is added to the stream, (B, T, D)."""
+        B, _, T, _ = y.shape
         return self.residual_dropout(self.out(y.transpose(1, 2).reshape(B, T, -1)))
 
     def _within(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -290,7 +330,20 @@ class MultiHeadAttention(nn.Module):
 class ReferenceAttention(MultiHeadAttention):
     """`MultiHeadAttention` by the formula instead of the fused kernels: slow and readable."""
 
-    attend = staticmethod(reference_attention)
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        causal: bool,
+        bias: Tensor | None = None,
+        scale: float | None = None,
+        dropout: float = 0.0,
+    ) -> Tensor:
+        return reference_attention(
+            q, k, v, causal=causal, bias=bias, scale=scale, dropout=dropout, softcap=self.softcap
+        )
 
 
 def check_divides(checks: Checks, key: str, value: int, of_key: str, of: int) -> None:
