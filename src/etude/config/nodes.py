@@ -94,6 +94,13 @@ class Factory:
         except (Exception, SystemExit) as error:
             raise self._refused(error) from error
 
+    def names_left(self) -> set[str]:
+        """The arguments that the constructor names and that nothing is stated for; see
+        `etude.nn.parts`.
+        """
+        parameters, _, _ = _signature(self.constructor)
+        return parameters.keys() - self.arguments.keys()
+
     def _refused(self, error: BaseException) -> BaseException:
         """What to raise where the constructor raised `error`."""
         if str(self.constructor.__module__).startswith("etude."):

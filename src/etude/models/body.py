@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,9 +16,8 @@ from etude.nn.attention import check_divides
 from etude.nn.cache import KVCache
 from etude.nn.documents import Documents
 from etude.nn.mask import causal_mask, own_key
+from etude.nn.parts import Part, asked
 from etude.optim.widths import Widths
-
-Part = Callable[..., Any]
 
 
 class Body(nn.Module):
@@ -107,14 +105,23 @@ class Body(nn.Module):
         new_attention = partial(
             attention, dim=dim, heads=heads, bias=bias, dropout=dropout, **in_attention
         )
-        branches = {
-            "attention": new_attention,
-            "norm": new_norm,
-            "feedforward": partial(feedforward, dim=dim, bias=bias, dropout=dropout),
-        }
-        if cross:
-            branches["cross"] = new_attention
-        blocks = [block(**branches) for _ in range(layers)]
+        new_feedforward = partial(feedforward, dim=dim, bias=bias, dropout=dropout)
+
+        def new_block(i: int) -> nn.Module:
+            def here(part: Part) -> Part:
+                return partial(part, **asked(part, layer=i, layers=layers))
+
+            branches = {
+                "attention": here(new_attention),
+                "norm": here(new_norm),
+                "feedforward": here(new_feedforward),
+            }
+            if cross:
+                branches["cross"] = here(new_attention)
+            made: nn.Module = here(block)(**branches)
+            return made
+
+        blocks = [new_block(i) for i in range(layers)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = new_norm() if blocks[-1].final_norm else nn.Identity()
 

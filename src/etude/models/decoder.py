@@ -5,12 +5,13 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from etude.errors import Checks
-from etude.models.body import Body, Part
+from etude.models.body import Body
 from etude.models.heads import logits
 from etude.models.mup import check_initialise
 from etude.nn.cache import KVCache
 from etude.nn.documents import Documents
 from etude.nn.init import GPT2, Initialise
+from etude.nn.parts import Part
 
 
 class Decoder(Body):
@@ -19,7 +20,8 @@ class Decoder(Body):
     With learned positions, layer norm, tanh-GELU and pre-norm blocks this is GPT-2 (Radford et al.
     2019); with rotary positions, RMS norm and SwiGLU, Llama (Touvron et al. 2023,
     arXiv:2302.13971). The parts are factories: a class, a `functools.partial` of one,
-    or any callable that takes the keyword arguments named below.
+    or any callable that takes the keyword arguments named below. One that names `layer` or
+    `layers` gets the number of its block, from 0, or how many there are (`etude.nn.parts`).
 
     Args:
         vocab_size: V; a config's null is filled with the tokenizer's before this is called.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from etude.models.body import Body, Part
+from etude.models.body import Body
 from etude.models.mup import check_initialise
 from etude.nn.documents import Documents
 from etude.nn.init import Initialise, Normal
+from etude.nn.parts import Part
 
 
 class Encoder(Body):

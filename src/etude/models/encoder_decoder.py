@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from etude.errors import Checks
-from etude.models.body import Body, Part
+from etude.models.body import Body
 from etude.models.heads import logits
 from etude.models.mup import check_initialise, widths
 from etude.nn.cache import KVCache
 from etude.nn.documents import Documents
 from etude.nn.init import Initialise, Xavier
 from etude.nn.mask import Bidirectional
+from etude.nn.parts import Part
 from etude.optim.widths import Widths
 
 

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from etude.errors import Checks
-from etude.models.body import Body, Part
+from etude.models.body import Body
 from etude.models.heads import logits
 from etude.models.mup import check_initialise
 from etude.nn.init import GPT2, Initialise
+from etude.nn.parts import Part
 
 
 class Regressor(Body):

@@ -156,7 +156,7 @@ class MultiHeadAttention(nn.Module):
     """
 
     given = frozenset(  # by the model
-        {"dim", "heads", "bias", "dropout", "head_dim", "base_head_dim"}
+        {"dim", "heads", "bias", "dropout", "head_dim", "base_head_dim", "layer", "layers"}
     )
 
     def __init__(
