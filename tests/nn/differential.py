@@ -33,8 +33,7 @@ class DifferentialAttention(MultiHeadAttention):
             base_head_dim=base_head_dim,
         )  # fmt: skip
         self.first = 0.8 - 0.6 * math.exp(-0.3 * layer)
-        self.lambdas = nn.Parameter(torch.empty(4, K))  # of q1, k1, q2, k2
-        nn.init.normal_(self.lambdas, std=0.1)
+        self.lambdas = nn.ParameterList(0.1 * torch.randn(K) for _ in range(4))  # q1, k1, q2, k2
         self.head_norm = RMSNorm(dim=2 * K, bias=False, eps=1e-5)
 
     def project(

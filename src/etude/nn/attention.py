@@ -15,6 +15,7 @@ from etude.nn.cache import LayerCache
 from etude.nn.documents import Documents
 from etude.nn.linear import linear
 from etude.nn.mask import causal_mask, hide_later
+from etude.nn.matrices import Matrix, queries_keys_values, whole
 from etude.nn.norm import RMSNorm
 from etude.nn.position import Position
 
@@ -321,6 +322,27 @@ class MultiHeadAttention(nn.Module):
         if cache is not None:
             k, v = cache.memory = (k.contiguous(), v.contiguous())
         return q, k, v
+
+    def matrices(self) -> dict[str, Matrix]:
+        """What its layers are for; see `etude.nn.matrices`."""
+        H, G, K = self.heads, self.kv_heads, self.head_dim
+        return {
+            "qkv": queries_keys_values(H * K, G * K, K * self.base_share),
+            "out": whole("out", self.out, writes=True),
+        }
+
+    @torch.no_grad()
+    def fold_scale(self) -> None:
+        """Puts what muP's scale is beside the standard one into the queries, or into the gain of
+        their norm: the scale is then the standard one, and the output the same.
+        """
+        factor = self.scale / self.standard_scale
+        if self.q_norm is not None:
+            self.q_norm.weight.mul_(factor)
+        else:
+            for parameter in self.qkv.parameters():
+                parameter[: self.heads * self.head_dim].mul_(factor)
+        self.scale, self.base_share = self.standard_scale, 1.0
 
     @staticmethod
     def _normed(norm: nn.Module | None, x: Tensor) -> Tensor:
