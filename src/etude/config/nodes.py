@@ -204,11 +204,13 @@ def _check_value(
     if record is not None and not (value is None and is_union(hint)):
         keys = ", ".join(f.name for f in dataclasses.fields(record))
         return None, [Problem(path, f"a mapping with the keys {keys}", value)]
-    if isinstance(value, Mapping) and any(isinstance(v, Mapping) for v in value.values()):
+    each = _value_type_in(hint)
+    nested = isinstance(value, Mapping) and any(isinstance(v, Mapping) for v in value.values())
+    if isinstance(value, Mapping) and (nested or _dataclass_in(each) is not None):
         checked: dict[str, Any] = {}
         problems: list[Problem] = []
         for key, inner in value.items():
-            checked[key], found = _check_value(f"{path}.{key}", inner, Any, extensions, within)
+            checked[key], found = _check_value(f"{path}.{key}", inner, each, extensions, within)
             problems += found
         return checked, problems
     too_long = isinstance(value, int) and not -(2**63) <= value < 2**63
@@ -273,6 +275,13 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
 def _dataclass_in(hint: Any) -> type | None:
     options = typing.get_args(hint) if is_union(hint) else (hint,)
     return next((o for o in options if dataclasses.is_dataclass(o) and isinstance(o, type)), None)
+
+
+def _value_type_in(hint: Any) -> Any:
+    """What the values of a mapping are, if they are of a dataclass; else anything."""
+    options = typing.get_args(hint) if is_union(hint) else (hint,)
+    kinds = (typing.get_args(o)[1] for o in options if typing.get_origin(o) is dict)
+    return next((kind for kind in kinds if _dataclass_in(kind) is not None), Any)
 
 
 def _choice_hint(hint: Any, value: Any) -> str | None:

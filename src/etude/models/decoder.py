@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from etude.errors import Checks
 from etude.models.body import Body
 from etude.models.heads import logits
+from etude.models.kinds import LayerKind
 from etude.models.mup import check_initialise
 from etude.nn.cache import KVCache
 from etude.nn.documents import Documents
@@ -40,6 +41,9 @@ class Decoder(Body):
         tie_embeddings: whether the output projection is the embedding's transpose (Press & Wolf
             2016, arXiv:1608.05859).
         head_dim, scale_embeddings, embedding_norm, recompute, mup_base_dim: see `Body`.
+        pattern: names of kinds for the first layers, repeated over the others: [local, global] is a
+            local layer, a global one, a local one, ...; None is layers that are alike.
+        kinds: what the layers of each kind have instead of the parts above, by the name.
         logit_softcap: c, keeps the logits within (-c, c), by c tanh(logit / c) (Gemma Team 2024,
             arXiv:2408.00118, section 2).
         initialise: fills the weights, given the model and the number of layers
@@ -75,13 +79,15 @@ class Decoder(Body):
         logit_softcap: float | None = None,
         initialise: Initialise | None = None,
         mup_base_dim: int | None = None,
+        pattern: list[str] | None = None,
+        kinds: dict[str, LayerKind] | None = None,
     ) -> None:
         super().__init__(
             vocab_size=vocab_size, layers=layers, heads=heads, dim=dim, max_length=max_length,
             attention=attention, position=position, norm=norm, feedforward=feedforward,
             mask=mask, block=block, dropout=dropout, bias=bias, head_dim=head_dim,
             scale_embeddings=scale_embeddings, embedding_norm=embedding_norm, recompute=recompute,
-            mup_base_dim=mup_base_dim,
+            mup_base_dim=mup_base_dim, pattern=pattern, kinds=kinds,
         )  # fmt: skip
         if logit_softcap is not None:
             checks = Checks()
