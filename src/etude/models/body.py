@@ -156,6 +156,7 @@ class Body(nn.Module):
             name if name in self._masks or (name or "") in self.kinds else None
             for name in kinds_here
         )
+        self._layer_with = {view: i for i, view in enumerate(self._views)}
         self.norm = new_norm() if blocks[-1].final_norm else nn.Identity()
 
     def hidden(
@@ -228,8 +229,8 @@ class Body(nn.Module):
         if within is not None:
             common["documents"] = within
         contexts = {
-            view: self._context(view, T, start + T, x, keep, packed) | common
-            for view in dict.fromkeys(self._views)
+            view: self._context(layer, T, start + T, x, keep, packed) | common
+            for view, layer in self._layer_with.items()
         }
         across = self._across(memory, memory_keep, cache)
         if documents is not None and memory_documents is not None:
@@ -268,14 +269,11 @@ class Body(nn.Module):
             seen = (keep | none)[:, None, None, :]
         return {"position": self.position, "causal": False, "bias": seen, "memory": memory}
 
-    def _context(self, view: str | None, *sizes: Any) -> dict[str, Any]:
-        """What the attention takes beside x in the layers of one kind, or in those that have the
-        model's own mask and position: made once, and not again in each layer.
+    def _context(self, layer: int, *sizes: Any) -> dict[str, Any]:
+        """What the attention takes beside x in a layer, and in all with its mask and position: made
+        once, and not again in each.
         """
-        mask, position = self.mask, self.position
-        if view is not None:
-            mask = self._masks.get(view, mask)
-            position = self._positions.get(view, position)
+        mask, position = self.at_layer(layer)
         causal, bias = self._scores(mask, position, *sizes)
         return {"position": position, "causal": causal, "bias": bias}
 
@@ -310,6 +308,19 @@ class Body(nn.Module):
         if bias is None:
             return False, torch.zeros_like(seen, dtype=x.dtype).masked_fill(~seen, -torch.inf)
         return False, bias.masked_fill(~seen, -torch.inf)
+
+    def at_layer(self, i: int) -> tuple[Mask, Position]:
+        """The mask and the position part of a layer."""
+        view, mask, position = self._views[i], self.mask, self.position
+        if view is not None:
+            mask = self._masks.get(view, mask)
+            position = self._positions.get(view, position)
+        return mask, position
+
+    @property
+    def alike(self) -> bool:
+        """Whether all layers have the model's own mask and position part."""
+        return all(view is None for view in self._views)
 
     @property
     def _positions(self) -> dict[str, Any]:

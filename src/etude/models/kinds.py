@@ -57,8 +57,8 @@ def kinds_of_layers(
         if name not in stated:
             expected = f"a kind in kinds ({', '.join(stated) or 'there is none'})"
             hint = nearest(name, stated) if stated else None
-            own = f"kinds.{name}={{}} has the model's own parts"
-            checks.that(False, "pattern", name, expected, f"{hint} {own}" if hint else own)
+            own = f"kinds.{name}={{}} is one with the model's own parts"
+            checks.that(False, "pattern", name, expected, f"{hint}; {own}" if hint else own)
     for name in stated:
         if not str(name).isidentifier() or hasattr(nn.ModuleDict, str(name)):
             expected = "a name of letters, digits and _, and none that Python's mappings use"
