@@ -69,6 +69,7 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
 
     A part of another class is told, and not what lies within it.
     """
+    ours, theirs = _by_layer(ours, theirs), _by_layer(theirs, ours)
     said: dict[str, str] = {}
     within: list[str] = []
     for path in sorted(ours.keys() | theirs.keys(), key=lambda path: (path.count("."), path)):
@@ -80,6 +81,16 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
         place = re.sub(r"\bblocks\.\d+", "blocks", path) or "model"
         said.setdefault(place, f"{place} {_said(a)}, not {_said(b)}")
     return list(said.values())
+
+
+def _by_layer(alike: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Masks and positions of layers that are alike, stated as those of others that differ are."""
+    numbers = [path.split(".")[1] for path in other if re.fullmatch(r"blocks\.\d+\.mask", path)]
+    if not numbers or "mask" not in alike:
+        return alike
+    own = {path: value for path, value in alike.items() if _within(path, ["mask", "position"])}
+    found = {path: value for path, value in alike.items() if path not in own}
+    return found | {f"blocks.{i}.{path}": value for i in numbers for path, value in own.items()}
 
 
 def _same(a: object, b: object) -> bool:

@@ -32,6 +32,8 @@ class Body(nn.Module):
         cross: whether each block has a branch that reads a memory.
         head_dim: K, told to the attention and the position part; None is D / H, and not told.
         scale_embeddings: multiply them by sqrt(D) (Vaswani et al. 2017, section 3.4).
+        round_embedding_scale: round that factor to float32 and to the precision of the embeddings
+            before it is multiplied with, as Gemma's code does: in bfloat16 it is another number.
         embedding_norm: a norm between the embeddings and the first block (BERT).
         token_types: the number of kinds of tokens that have an embedding of their own (BERT's
             segments); 0 is none.
@@ -75,6 +77,7 @@ class Body(nn.Module):
         mup_base_dim: int | None = None,
         pattern: Sequence[str] | None = None,
         kinds: Mapping[str, LayerKind] | None = None,
+        round_embedding_scale: bool = False,
     ) -> None:
         super().__init__()
         checks = Checks()
@@ -97,6 +100,7 @@ class Body(nn.Module):
         self.recompute = recompute
         scaled_by = dim if self.mup is None else self.mup.base  # as muP has it: not by the width
         self.embedding_scale = math.sqrt(scaled_by) if scale_embeddings else None
+        self.round_embedding_scale = round_embedding_scale
         made = nn.Embedding(vocabulary, dim) if embedding is None else embedding
         self.embedding: nn.Embedding | nn.Linear = made
         width = {} if head_dim is None else {"head_dim": head_dim}
@@ -209,7 +213,11 @@ class Body(nn.Module):
                 own.reach(start + T)
         at: int | Tensor = start if positions is None else positions
         x = self.embedding(tokens)  # (B, T, D)
-        if self.embedding_scale is not None:
+        if self.embedding_scale is not None and self.round_embedding_scale:
+            x = x * torch.full((), self.embedding_scale, dtype=torch.float32, device=x.device).to(
+                x.dtype
+            )
+        elif self.embedding_scale is not None:
             x = x * self.embedding_scale
         x = self.position.embed(x, at)
         if self.token_types is not None:

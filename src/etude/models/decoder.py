@@ -40,7 +40,8 @@ class Decoder(Body):
         bias: whether projections and norms have a bias.
         tie_embeddings: whether the output projection is the embedding's transpose (Press & Wolf
             2016, arXiv:1608.05859).
-        head_dim, scale_embeddings, embedding_norm, recompute, mup_base_dim: see `Body`.
+        head_dim, scale_embeddings, round_embedding_scale, embedding_norm, recompute, mup_base_dim:
+            see `Body`.
         pattern: names of kinds for the first layers, repeated over the others: [local, global] is a
             local layer, a global one, a local one, ...; None is layers that are alike.
         kinds: what the layers of each kind have instead of the parts above, by the name.
@@ -81,6 +82,7 @@ class Decoder(Body):
         mup_base_dim: int | None = None,
         pattern: list[str] | None = None,
         kinds: dict[str, LayerKind] | None = None,
+        round_embedding_scale: bool = False,
     ) -> None:
         super().__init__(
             vocab_size=vocab_size, layers=layers, heads=heads, dim=dim, max_length=max_length,
@@ -88,6 +90,7 @@ class Decoder(Body):
             mask=mask, block=block, dropout=dropout, bias=bias, head_dim=head_dim,
             scale_embeddings=scale_embeddings, embedding_norm=embedding_norm, recompute=recompute,
             mup_base_dim=mup_base_dim, pattern=pattern, kinds=kinds,
+            round_embedding_scale=round_embedding_scale,
         )  # fmt: skip
         if logit_softcap is not None:
             checks = Checks()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from etude.errors import Checks
 from etude.nn.init import Initialise, WidthAware
 from etude.nn.lora import LowRank
+from etude.nn.norm import multiply
 from etude.nn.position import RelativeBias
 from etude.optim.widths import Role, Widths
 
@@ -138,12 +139,13 @@ def _fold_readout(module: Any) -> None:
     if not hasattr(owner, "logit_scale"):
         return  # an encoder without a head
     last = [module.get_submodule(name).weight for name in _readouts(module)]
+    for weight in last:
+        weight.div_(module.mup.ratio)
     if not last:
         norm = _last_norm(getattr(module, "decoder", module)) if owner is module else head.norm
         last = list(norm.parameters())
+        multiply(norm, 1 / module.mup.ratio)
     if last:
-        for parameter in last:
-            parameter.div_(module.mup.ratio)
         owner.logit_scale *= module.mup.ratio
 
 

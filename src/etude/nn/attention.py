@@ -16,10 +16,10 @@ from etude.nn.documents import Documents
 from etude.nn.linear import linear
 from etude.nn.mask import causal_mask, hide_later
 from etude.nn.matrices import Matrix, queries_keys_values, whole
-from etude.nn.norm import RMSNorm
+from etude.nn.norm import OffsetRMSNorm, RMSNorm, multiply
 from etude.nn.position import Position
 
-SCALES: dict[str, Callable[[int], float]] = {
+SCALES: dict[str, Callable[[float], float]] = {
     "inverse_sqrt": lambda K: 1 / math.sqrt(K),
     "inverse": lambda K: 1 / K,
     "one": lambda K: 1.0,
@@ -140,7 +140,10 @@ class MultiHeadAttention(nn.Module):
             learned weight, before the positions turn them (Henry et al. 2020, arXiv:2010.04245;
             the form of Qwen3, arXiv:2505.09388).
         qk_norm_eps: of these norms.
+        qk_norm_offset: whether their weight is what the gain has beside 1 (`OffsetRMSNorm`; Gemma).
         scale: of the scores: `inverse_sqrt` is 1 / sqrt(K), `inverse` 1 / K, `one` 1.
+        scale_dim: what stands in the scale for K (Gemma's `query_pre_attn_scalar`); None is K, at
+            muP's base width.
         softcap: see `reference_attention`; it has no fused kernel.
         attention_dropout: probability for the attention weights alone; None is `dropout`. On a CPU
             there is no fused kernel with it, and 0 is several times faster.
@@ -177,6 +180,8 @@ class MultiHeadAttention(nn.Module):
         softcap: float | None = None,
         attention_dropout: float | None = None,
         base_head_dim: int | None = None,
+        qk_norm_offset: bool = False,
+        scale_dim: float | None = None,
     ) -> None:
         super().__init__()
         checks = Checks()
@@ -196,21 +201,24 @@ class MultiHeadAttention(nn.Module):
         checks.that(scale in SCALES, "scale", scale, f"one of {', '.join(SCALES)}")
         if base_head_dim is not None:
             checks.positive(base_head_dim=base_head_dim)
+        if scale_dim is not None:
+            checks.positive(scale_dim=scale_dim)
         checks.done()
         kv_heads = heads if kv_heads is None else kv_heads
         self.heads, self.kv_heads = heads, kv_heads
         self.dropout = dropout if attention_dropout is None else attention_dropout
         self.head_dim = dim // heads if head_dim is None else head_dim
-        self.standard_scale = SCALES[scale](self.head_dim)
+        self.standard_scale = SCALES[scale](self.head_dim if scale_dim is None else scale_dim)
         base = self.head_dim if base_head_dim is None else base_head_dim
         self.base_share = base / self.head_dim
-        self.scale = SCALES[scale](base) * self.base_share
+        self.scale = SCALES[scale](base if scale_dim is None else scale_dim) * self.base_share
         self.softcap = softcap
         H, G, K = self.heads, self.kv_heads, self.head_dim
         self.qkv = nn.Linear(dim, (H + 2 * G) * K, bias=bias if qkv_bias is None else qkv_bias)
         self.out = nn.Linear(H * K, dim, bias=bias if out_bias is None else out_bias)
-        self.q_norm = RMSNorm(dim=K, bias=False, eps=qk_norm_eps) if qk_norm else None
-        self.k_norm = RMSNorm(dim=K, bias=False, eps=qk_norm_eps) if qk_norm else None
+        of_a_head = OffsetRMSNorm if qk_norm_offset else RMSNorm
+        self.q_norm = of_a_head(dim=K, bias=False, eps=qk_norm_eps) if qk_norm else None
+        self.k_norm = of_a_head(dim=K, bias=False, eps=qk_norm_eps) if qk_norm else None
         self.residual_dropout = nn.Dropout(dropout)
 
     def forward(
@@ -338,7 +346,7 @@ class MultiHeadAttention(nn.Module):
         """
         factor = self.scale / self.standard_scale
         if self.q_norm is not None:
-            self.q_norm.weight.mul_(factor)
+            multiply(self.q_norm, factor)
         else:
             for parameter in self.qkv.parameters():
                 parameter[: self.heads * self.head_dim].mul_(factor)
