@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,12 @@ import transformers as hf
 import zoo
 from torch import Tensor
 
+from etude.config.nodes import check_node
 from etude.errors import RequestError
 from etude.generation.generate import generate
+from etude.interop.describe import node_of
+from etude.interop.families import FAMILIES
+from etude.interop.hf_config import HFConfig
 from etude.interop.pretrained import family_for, load_weights, save_weights
 from etude.models.decoder import Decoder
 from etude.models.kinds import LayerKind
@@ -127,8 +132,6 @@ def test_the_scale_of_embeddings_is_rounded_as_theirs(tmp_path: Path) -> None:
 @torch.inference_mode()
 def test_older_configs(tmp_path: Path) -> None:
     """`sliding_window_pattern`, `rope_theta` and `rope_local_base_freq`, as released."""
-    import json
-
     theirs = zoo.randomised(zoo.gemma3(layer_types=None, sliding_window_pattern=3))
     theirs.save_pretrained(tmp_path)
     file = tmp_path / "config.json"
@@ -146,12 +149,19 @@ def test_older_configs(tmp_path: Path) -> None:
     torch.testing.assert_close(mine(IDS), again(IDS).logits, rtol=0, atol=1e-5)
 
 
+@torch.inference_mode()
+def test_as_a_config(tmp_path: Path) -> None:
+    """What `init_from` states for a run that begins with it."""
+    zoo.randomised(zoo.gemma3()).save_pretrained(tmp_path)
+    loaded = load_weights(tmp_path)
+    node, problems = check_node("model", node_of(loaded), [])
+    assert not problems
+    module: Any = node.build()
+    module.load_state_dict(loaded.module.state_dict())
+    assert torch.equal(module.eval()(IDS), loaded.module(IDS))
+
+
 def test_the_size_of_the_released_model() -> None:
-    import json
-
-    from etude.interop.families import FAMILIES
-    from etude.interop.hf_config import HFConfig
-
     stated = json.loads((Path(__file__).parent / "released_configs.json").read_text())
     config = HFConfig(stated["google/gemma-3-1b-pt"], "config.json")
     module = FAMILIES["gemma3_text"].build(config, "Gemma3ForCausalLM")
