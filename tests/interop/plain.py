@@ -1,4 +1,5 @@
-"""Llama, Qwen3, GPT-NeoX and T5 as plain functions of the released tensors, in float64 throughout.
+"""Llama, Qwen3, Gemma 3, GPT-NeoX and T5 as plain functions of the released tensors, in float64
+throughout.
 
 Where `transformers` computes norms, angles or the softmax in float32, this does not.
 """
@@ -90,6 +91,41 @@ def llama(w: W, c: Any, ids: Tensor) -> Tensor:
     return rms(x, w["model.norm.weight"], eps) @ out.T
 
 
+def gemma3(w: W, c: Any, ids: Tensor) -> Tensor:
+    def project(x: Tensor, name: str) -> Tensor:
+        return F.linear(x, w[name + ".weight"], w.get(name + ".bias"))
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return rms(x, 1 + w[name + ".weight"], c.rms_norm_eps)
+
+    def act(x: Tensor) -> Tensor:
+        return F.silu(x) if c.hidden_activation == "silu" else F.gelu(x, approximate="tanh")
+
+    H, G, T = c.num_attention_heads, c.num_key_value_heads, ids.shape[1]
+    distance = torch.arange(T)[:, None] - torch.arange(T)
+    root = torch.tensor(c.hidden_size**0.5, dtype=torch.float32).double()  # as it is stored
+    x = w["model.embed_tokens.weight"][ids] * root
+    for i, kind in enumerate(c.layer_types):
+        p = f"model.layers.{i}."
+        h = norm(x, p + "input_layernorm")
+        q, k, v = (project(h, f"{p}self_attn.{n}_proj") for n in "qkv")
+        q, k = norm(heads(q, H), p + "self_attn.q_norm"), norm(heads(k, G), p + "self_attn.k_norm")
+        f = frequencies(c.head_dim, c.rope_parameters[kind])
+        far = (distance >= c.sliding_window) & (kind == "sliding_attention")
+        bias = torch.zeros(T, T).double().masked_fill(far, -math.inf)
+        scale = c.query_pre_attn_scalar**-0.5
+        y = project(
+            attend(turned(q, f), turned(k, f), heads(v, G), scale, bias), p + "self_attn.o_proj"
+        )
+        x = x + norm(y, p + "post_attention_layernorm")
+        h = norm(x, p + "pre_feedforward_layernorm")
+        h = act(project(h, p + "mlp.gate_proj")) * project(h, p + "mlp.up_proj")
+        x = x + norm(project(h, p + "mlp.down_proj"), p + "post_feedforward_layernorm")
+    out = norm(x, "model.norm") @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
+    cap = c.final_logit_softcapping
+    return out if cap is None else cap * (out / cap).tanh()
+
+
 def gpt_neox(w: W, c: Any, ids: Tensor) -> Tensor:
     def project(x: Tensor, name: str) -> Tensor:
         return F.linear(x, w[name + ".weight"], w.get(name + ".bias"))
@@ -171,4 +207,4 @@ def t5(w: W, c: Any, ids: Tensor, target: Tensor) -> Tensor:
     return x @ w.get("lm_head.weight", w["shared.weight"]).T
 
 
-PLAIN = {"llama": llama, "qwen3": llama, "gpt_neox": gpt_neox, "t5": t5}
+PLAIN = {"llama": llama, "qwen3": llama, "gemma3_text": gemma3, "gpt_neox": gpt_neox, "t5": t5}

@@ -38,6 +38,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "llama": zoo.llama,
     "llama biased, tied": lambda: zoo.llama(tie_word_embeddings=True, attention_bias=True),
     "qwen3": zoo.qwen3,
+    "gemma3": zoo.gemma3,
     "bert": zoo.bert,
     "bert body": lambda: zoo.bert(hf.BertModel),
     "bert classes": lambda: zoo.bert(hf.BertForSequenceClassification, num_labels=3),
@@ -60,7 +61,7 @@ PARTS: dict[str, list[Any]] = {
     "t5": [["q", "v"], ["k", "o"], ["EncDecAttention.q"], ["wi", "wo", "wi_0", "wi_1"]],
     "marian": [["q_proj", "v_proj"], ["out_proj"], ["fc1", "fc2"], ["encoder_attn.k_proj"]],
 }  # fmt: skip
-LIKE = {"qwen3": "llama", "roberta": "bert"}
+LIKE = {"qwen3": "llama", "gemma3": "llama", "roberta": "bert"}
 SHARED = ("bert", "roberta", "t5", "marian")
 """Models with a vocabulary's logits whose embedding cannot be one of two matrices here."""
 

@@ -28,6 +28,7 @@ SMALL: dict[str, Callable[..., Any]] = {
     "gpt_neox": zoo.gpt_neox,
     "llama": zoo.llama,
     "qwen3": zoo.qwen3,
+    "gemma3_text": zoo.gemma3,
     "bert": zoo.bert,
     "roberta": zoo.roberta,
     "t5": zoo.t5,
@@ -44,6 +45,9 @@ SCALED = [
     {**zoo.LINEAR, "attention_factor": 2.0},
     {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.67},
     {"full_attention": {"rope_type": "default", "rope_theta": 77.0}},
+    {"full_attention": zoo.LLAMA3, "sliding_attention": zoo.LINEAR},
+    {"full_attention": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}},
+    {"sliding_attention": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}},
 ]
 VALUES: dict[str, list[Any]] = {
     "hidden_act": ["gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_python", "gelu_10",
@@ -59,7 +63,15 @@ VALUES: dict[str, list[Any]] = {
     "problem_type": ["regression", "single_label_classification"],
     "id2label": [{"0": "a", "1": "b", "2": "c"}],
     "label2id": [{"a": 0, "b": 1, "c": 2}],
-    "layer_types": [["full_attention", "sliding_attention"]],
+    "layer_types": [
+        ["full_attention", "sliding_attention"],
+        ["full_attention", "sliding_attention"] * 2,
+        ["full_attention", "chunked_attention"] * 2,
+    ],
+    "sliding_window_pattern": [1, 2, 3], "_sliding_window_pattern": [1, 2, 3],
+    "query_pre_attn_scalar": [1, 30], "final_logit_softcapping": [2.0],
+    "rope_local_base_freq": [77.0], "use_bidirectional_attention": [True, False],
+    "cache_implementation": ["hybrid"],
     "sliding_window": [3], "max_window_layers": [0, 1],
     "per_layer_config": [{"0": {"hidden_act": "relu"}}, {"0": {"activation_function": "relu"}}],
     "pruned_heads": [{"0": [1]}],
@@ -83,7 +95,7 @@ VALUES: dict[str, list[Any]] = {
     "quantization_config": [{"quant_method": "bitsandbytes", "load_in_8bit": True}],
     "mlp_bias": [True], "tie_word_embeddings": [True, False],
 }  # fmt: skip
-VALUES["activation_function"] = VALUES["hidden_act"]
+VALUES["activation_function"] = VALUES["hidden_activation"] = VALUES["hidden_act"]
 MEANS = {
     "is_gated_act": "DenseReluDense", "relative_attention_num_buckets": "buckets",
     "encoder_attention_heads": "decoder_attention_heads", "encoder_ffn_dim": "decoder_ffn_dim",

@@ -47,6 +47,21 @@ def qwen3(**more: Any) -> Any:
     return hf.Qwen3ForCausalLM(hf.Qwen3Config(**{**size, **more}))
 
 
+def gemma3(**more: Any) -> Any:
+    """Windows of 4 tokens in layers 0, 1 and 3; layer 2 sees all."""
+    layers = more.pop("num_hidden_layers", 4)
+    types = (2 * LOCAL_GLOBAL)[:layers]
+    size = {
+        **COMMON, "num_hidden_layers": layers, "num_key_value_heads": G, "head_dim": 8,
+        "query_pre_attn_scalar": 12, "sliding_window": 4, "layer_types": types,
+        "pad_token_id": 0, **IDS,
+    }  # fmt: skip
+    return hf.Gemma3ForCausalLM(hf.Gemma3TextConfig(**{**size, **more}))
+
+
+LOCAL_GLOBAL = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
+
+
 def bert(cls: Any = hf.BertForMaskedLM, **more: Any) -> Any:
     return cls(hf.BertConfig(**{**COMMON, **more}))
 
@@ -105,6 +120,24 @@ DECODERS: dict[str, Callable[[], Any]] = {
     "qwen3": qwen3,
     "qwen3 tied, biased": lambda: qwen3(tie_word_embeddings=True, attention_bias=True),
     "qwen3 theta": lambda: qwen3(rope_parameters={"rope_type": "default", "rope_theta": 77.0}),
+    "gemma3": gemma3,
+    "gemma3 untied, biased, capped": lambda: gemma3(
+        tie_word_embeddings=False,
+        attention_bias=True,
+        final_logit_softcapping=3.0,
+        rms_norm_eps=1e-3,
+        hidden_activation="silu",
+    ),
+    "gemma3 all windows": lambda: gemma3(layer_types=["sliding_attention"] * 4, sliding_window=2),
+    "gemma3 no windows": lambda: gemma3(layer_types=["full_attention"] * 4),
+    "gemma3 scaled": lambda: gemma3(
+        rope_parameters={
+            "full_attention": LINEAR,
+            "sliding_attention": {"rope_type": "default", "rope_theta": 77.0},
+        },
+        layer_types=None,
+        sliding_window_pattern=2,
+    ),
 }
 ENCODERS: dict[str, Callable[[], Any]] = {
     "bert": bert,

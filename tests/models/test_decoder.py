@@ -12,9 +12,9 @@ from etude.errors import InvalidArguments
 from etude.models.decoder import Decoder
 from etude.nn import feedforward as ff
 from etude.nn.attention import MultiHeadAttention, ReferenceAttention
-from etude.nn.block import PostNormBlock, PreNormBlock
+from etude.nn.block import PostNormBlock, PreNormBlock, SandwichBlock
 from etude.nn.mask import Bidirectional, Causal
-from etude.nn.norm import LayerNorm, NoNorm, RMSNorm
+from etude.nn.norm import LayerNorm, NoNorm, OffsetRMSNorm, RMSNorm
 from etude.nn.position import ALiBi, Learned, NoPosition, Rotary, Sinusoidal
 
 POSITIONS = [Learned, Sinusoidal, Rotary, ALiBi, NoPosition]
@@ -24,7 +24,7 @@ ATTENTIONS = [
     partial(MultiHeadAttention, kv_heads=1),
     ReferenceAttention,
 ]
-NORMS = [LayerNorm, RMSNorm, NoNorm]
+NORMS = [LayerNorm, RMSNorm, OffsetRMSNorm, NoNorm]
 FEEDFORWARDS = [
     ff.GELU, ff.GELUTanh, ff.ReLU, ff.SquaredReLU, ff.SwiGLU, ff.GEGLU, ff.NoFeedForward
 ]  # fmt: skip
@@ -113,7 +113,7 @@ def test_last_only_is_the_last_column():
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-@pytest.mark.parametrize("block", [PreNormBlock, PostNormBlock])
+@pytest.mark.parametrize("block", [PreNormBlock, PostNormBlock, SandwichBlock])
 def test_every_combination_trains_and_agrees_with_the_reference(position, block):
     """The fused model's loss and gradients equal those of the reference attention."""
     tokens = draw_tokens(2, 7)

@@ -26,7 +26,7 @@ WITHOUT = {"head/none", "initialise/default"}  # null, and so not in a signature
 
 
 def compose(model: str, *overrides: str) -> Any:
-    nano = model in ("nano", "encoder_nano", "transformer_nano")
+    nano = model in ("nano", "encoder_nano", "transformer_nano", "local_global_nano")
     sizes = ["vocab_size=65", "+data.sequence_length=64"] if nano else []
     if model == "regressor_nano":  # reads no tokens
         sizes = ["+data.sequence_length=64"]
@@ -153,6 +153,7 @@ def test_every_model_lists_the_slots_of_its_kind():
 def slots_of(model: str) -> list[str]:
     listed = OmegaConf.load(CONF / f"{model}.yaml").defaults
     found = [next(iter(entry)) for entry in listed if not isinstance(entry, str)]
+    found = [slot for slot in found if "@" not in slot]  # of a kind of layers
     base = [entry for entry in listed if isinstance(entry, str) and entry != "_self_"]
     return slots_of(base[0]) if base else found
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from etude.nn.attention import MultiHeadAttention
-from etude.nn.block import Block, PostNormBlock, PreNormBlock
+from etude.nn.block import Block, PostNormBlock, PreNormBlock, SandwichBlock
 from etude.nn.feedforward import GELU, NoFeedForward
 from etude.nn.norm import LayerNorm
 from etude.nn.position import NoPosition
@@ -63,3 +63,14 @@ def test_without_feedforward_there_is_one_branch_and_one_norm(cls):
     else:
         expected = block.attention_norm(x + block.attention(x, **CONTEXT))
     torch.testing.assert_close(block(x, **CONTEXT), expected)
+
+
+def test_a_sandwich_has_norms_before_and_after_each_branch() -> None:
+    block, x = make(SandwichBlock), torch.randn(2, 4, 8).double()
+    y = x + block.attention_post_norm(block.attention(block.attention_norm(x), **CONTEXT))
+    y = y + block.feedforward_post_norm(block.feedforward(block.feedforward_norm(y)))
+    torch.testing.assert_close(block(x, **CONTEXT), y)
+    names = {
+        name.partition(".")[0] for name, _ in make(SandwichBlock, NoFeedForward).named_modules()
+    }
+    assert names == {"", "attention", "attention_norm", "attention_post_norm"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ import torch
 from omegaconf import OmegaConf
 
 from etude.config.compose import composed, searching
+from etude.config.constructors import describe_class
 from etude.config.nodes import check_node
 from etude.config.paths import conf_dir
 from etude.models.cost import cost
+from etude.nn.feedforward import FeedForward
 from etude.training.build import sized
 from etude.training.counting import cost_of, parameters_of
 from quick_first import quick_first
@@ -73,3 +76,54 @@ def test_a_billion_layers_are_counted_at_once() -> None:
     # nano: 4 D^2 of attention, 8 D^2 of feed-forward, and two norms of D without bias
     assert few.a_layer == 12 * 128**2 + 2 * 128
     assert time.process_time() - began < 5
+
+
+PATTERNED = [
+    "+model.pattern=[a,b,a,c]",
+    "+model/mask@model.kinds.a.mask=sliding_window",
+    "+model/attention@model.kinds.b.attention=grouped_query",
+    "+model/feedforward@model.kinds.b.feedforward=swiglu",
+    "+model/feedforward@model.kinds.c.feedforward=none",
+    "+model/position@model.kinds.c.position=relative",
+]
+
+
+@pytest.mark.parametrize("layers", [4, 7, 9, 15])
+def test_layers_that_differ(layers: int) -> None:
+    node = node_of("nano", f"model.layers={layers}", *PATTERNED)
+    whole = cost(lambda: build(node), length=16, batch=2, optimizer=torch_adam)
+    found = cost_of(node, build, length=16, batch=2, optimizer=torch_adam)
+    assert found == whole
+    with torch.device("meta"):
+        model = build(node)
+    assert parameters_of(node, build).total == model.num_parameters() == found.parameters
+
+
+def test_a_long_pattern_is_counted_by_its_periods() -> None:
+    began = time.process_time()
+    many = parameters_of(node_of("nano", "model.layers=400000000", *PATTERNED), build)
+    few = parameters_of(node_of("nano", "model.layers=4", *PATTERNED), build)
+    eight = parameters_of(node_of("nano", "model.layers=8", *PATTERNED), build)
+    assert many.total == few.total + (10**8 - 1) * (eight.total - few.total)
+    assert many.a_layer == (eight.total - few.total) // 4
+    assert time.process_time() - began < 5
+
+
+class Growing(FeedForward):
+    """Wider in each layer (Mehta et al. 2024, arXiv:2404.14619)."""
+
+    activation = staticmethod(torch.relu)
+
+    def __init__(self, *, dim: int, bias: bool, dropout: float, layer: int) -> None:
+        super().__init__(dim=dim, bias=bias, dropout=dropout, hidden=dim * (1 + layer))
+
+
+def test_a_part_that_asks_for_its_layer_is_counted_in_each() -> None:
+    node = node_of("nano", "model.layers=12")
+    part = node.arguments["feedforward"]
+    growing = replace(part, described=describe_class(Growing), arguments={})
+    node = replace(node, arguments={**node.arguments, "feedforward": growing})
+    with torch.device("meta"):
+        whole = build(node).num_parameters()
+    assert parameters_of(node, build).total == whole
+    assert cost_of(node, build, length=16).parameters == whole

@@ -216,7 +216,7 @@ def _watched(model: nn.Module, found: dict[str, Tensor]) -> Iterator[None]:
                 hooks.append(part.register_forward_hook(keeper(name)))
             if isinstance(part, MultiHeadAttention):
                 replaced.append((part, vars(part).get("attend")))
-                part.attend = scoring(f"{name} {SCORES}", part)
+                vars(part)["attend"] = scoring(f"{name} {SCORES}", part)
         hooks.append(model.register_forward_hook(keeper(LOGITS)))
         yield
     finally:

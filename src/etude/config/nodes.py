@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from etude.config.constructors import EMPTY, Constructor, Parameter, record_in
+from etude.config.constructors import EMPTY, Constructor, Parameter, describe_class, record_in
 from etude.config.describe import describe, is_union, takes_bool
 from etude.config.paths import conf_dir
 from etude.config.targets import described_at, is_extension, is_factory, load
@@ -99,6 +99,12 @@ class Factory:
         except (Exception, SystemExit) as error:
             raise self._refused(error) from error
 
+    def names_left(self) -> frozenset[str]:
+        """The arguments that the constructor names and that nothing is stated for; see
+        `etude.nn.parts`.
+        """
+        return _names(self.constructor) - self.arguments.keys()
+
     def _refused(self, error: BaseException) -> BaseException:
         """What to raise where the constructor raised `error`."""
         if str(self.constructor.__module__).startswith("etude."):
@@ -107,6 +113,12 @@ class Factory:
         return RequestError(
             Problem(self.where, f"arguments that {name} takes", hint=described(error))
         )
+
+
+@cache
+def _names(constructor: Callable[..., Any]) -> frozenset[str]:
+    """The arguments that a constructor names."""
+    return frozenset(describe_class(constructor).parameters)
 
 
 def check_node(
@@ -196,11 +208,13 @@ def _check_value(
     if record is not None and not (value is None and is_union(hint)):
         keys = ", ".join(record.parameters)
         return None, [Problem(path, f"a mapping with the keys {keys}", value)]
-    if isinstance(value, Mapping) and any(isinstance(v, Mapping) for v in value.values()):
+    each = _value_type_in(hint)
+    nested = isinstance(value, Mapping) and any(isinstance(v, Mapping) for v in value.values())
+    if isinstance(value, Mapping) and (nested or record_in(each) is not None):
         checked: dict[str, Any] = {}
         problems: list[Problem] = []
         for key, inner in value.items():
-            checked[key], found = _check_value(f"{path}.{key}", inner, Any, extensions, within)
+            checked[key], found = _check_value(f"{path}.{key}", inner, each, extensions, within)
             problems += found
         return checked, problems
     too_long = isinstance(value, int) and not -(2**63) <= value < 2**63
@@ -233,6 +247,13 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
         return TypeAdapter(hint, config=config)
     except Exception as error:  # pydantic raises many kinds for annotations it cannot use
         raise TypeError(str(error)) from error
+
+
+def _value_type_in(hint: Any) -> Any:
+    """What the values of a mapping are, if they are of a dataclass; else anything."""
+    options = typing.get_args(hint) if is_union(hint) else (hint,)
+    kinds = (typing.get_args(o)[1] for o in options if typing.get_origin(o) is dict)
+    return next((kind for kind in kinds if record_in(kind) is not None), Any)
 
 
 def _choice_hint(hint: Any, value: Any) -> str | None:

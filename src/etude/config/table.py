@@ -22,7 +22,7 @@ from etude.config.paths import conf_dir
 
 FILE = Path(__file__).with_name("targets.json")
 
-CHOSEN_NAMES = ("callbacks", "logger", "data.sources", "measure.texts")
+CHOSEN_NAMES = ("callbacks", "logger", "data.sources", "measure.texts", "model.kinds")
 """Key paths below which the user chooses the names."""
 
 NOT_IN_CONF = {
@@ -31,6 +31,12 @@ NOT_IN_CONF = {
     "measure.texts.*.source": ["etude.papers.texts.FileTexts"],
 }
 """Classes that belong in a slot and stand there in no shipped config."""
+
+ALIKE = {
+    f"model.kinds.*.{part}": f"model.{part}"
+    for part in ("mask", "attention", "position", "feedforward", "block")
+}
+"""Slots that take the classes of another."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,9 @@ def generated(before: Mapping[str, Any]) -> dict[str, Any]:
             slots.setdefault(slot, set()).add(node["_target_"])
             if node.get("_partial_"):
                 factories.add(slot)
+    for slot, other in ALIKE.items():
+        slots[slot] = slots.get(slot, set()) | slots.get(other, set())
+        factories.add(slot)
     return {
         "slots": {slot: sorted(names) for slot, names in sorted(slots.items())},
         "factories": sorted(factories),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
 from etude.config.table import table
 from etude.interop.pretrained import Loaded
+from etude.models.kinds import LayerKind
 
 
 def node_of(loaded: Loaded) -> dict[str, Any]:
@@ -21,6 +23,9 @@ def _plain(value: Any) -> Any:
         return {"_target_": table().identifier(value.func), "_partial_": True, **stated}
     if isinstance(value, type):
         return {"_target_": table().identifier(value), "_partial_": True}
+    if isinstance(value, LayerKind):
+        stated = {each.name: getattr(value, each.name) for each in fields(value)}
+        return {key: _plain(part) for key, part in stated.items() if part is not None}
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

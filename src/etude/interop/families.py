@@ -5,6 +5,7 @@ from __future__ import annotations
 from etude.errors import Problem, RequestError, nearest
 from etude.interop.bert import Bert
 from etude.interop.family import Family
+from etude.interop.gemma3 import Gemma3
 from etude.interop.gpt2 import GPT2
 from etude.interop.gpt_neox import GPTNeoX
 from etude.interop.hf_config import HFConfig
@@ -16,7 +17,7 @@ from etude.interop.t5 import T5
 
 FAMILIES: dict[str, Family] = {
     each.model_type: each
-    for each in (GPT2(), GPTNeoX(), Llama(), Qwen3(), Bert(), Roberta(), T5(), Marian())
+    for each in (GPT2(), GPTNeoX(), Llama(), Qwen3(), Gemma3(), Bert(), Roberta(), T5(), Marian())
 }
 
 

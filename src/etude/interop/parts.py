@@ -8,8 +8,10 @@ from typing import Any
 
 from torch import nn
 
+from etude.models.body import Body
 from etude.nn.attention import MultiHeadAttention, ReferenceAttention
 from etude.nn.mask import Mask
+from etude.nn.position import embeds
 
 PLAIN = (int, float, str, bool, type(None), tuple)
 TRAINING = ("training", "dropout", "p", "inplace", "recompute", "embedding_dim", "padding_idx",
@@ -23,21 +25,43 @@ def parts(module: nn.Module) -> dict[str, Any]:
     Two modules that agree in this compute the same with the same weights.
     """
     found: dict[str, Any] = {}
+    bodies = [(path, part) for path, part in module.named_modules() if isinstance(part, Body)]
+    # Of layers that differ, masks and positions are compared one by one, whatever the kinds' names.
+    differing = [(path, body) for path, body in bodies if not body.alike]
+    left_out = [_join(path, "kinds") for path, _ in bodies]
+    left_out += [_join(path, "mask") for path, _ in differing]
+    left_out += [_join(path, "position") for path, part in differing if not embeds(part.position)]
     for path, part in module.named_modules():
         if isinstance(part, nn.Dropout | nn.ModuleList):
             continue
-        found[path] = MultiHeadAttention if type(part) is ReferenceAttention else type(part)
-        for key, value in vars(part).items():
-            if key.startswith("_") or key in TRAINING:
-                continue
-            if isinstance(value, Mask):
-                found[_join(path, key)] = type(value)
-                found |= {_join(path, f"{key}.{k}"): v for k, v in vars(value).items()}
-            elif isinstance(value, PLAIN):
-                found[_join(path, key)] = value
-        for key, parameter in part._parameters.items():
-            found[_join(path, key)] = None if parameter is None else tuple(parameter.shape)
+        found |= _of(path, part)
+    found = {path: value for path, value in found.items() if not _within(path, left_out)}
+    for path, body in differing:
+        for i in range(len(body.blocks)):
+            for name, part in zip(("mask", "position"), body.at_layer(i), strict=True):
+                found |= _of(_join(path, f"blocks.{i}.{name}"), part)
     return found
+
+
+def _of(path: str, part: Any) -> dict[str, Any]:
+    """One part's class, its plain attributes and the shapes of its parameters."""
+    found: dict[str, Any] = {
+        path: MultiHeadAttention if type(part) is ReferenceAttention else type(part)
+    }
+    for key, value in vars(part).items():
+        if key.startswith("_") or key in TRAINING:
+            continue
+        if isinstance(value, Mask):
+            found |= _of(_join(path, key), value)
+        elif isinstance(value, PLAIN):
+            found[_join(path, key)] = value
+    for key, parameter in getattr(part, "_parameters", {}).items():
+        found[_join(path, key)] = None if parameter is None else tuple(parameter.shape)
+    return found
+
+
+def _within(path: str, outer: list[str]) -> bool:
+    return any(path == each or path.startswith(f"{each}.") for each in outer)
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
@@ -45,6 +69,7 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
 
     A part of another class is told, and not what lies within it.
     """
+    ours, theirs = _by_layer(ours, theirs), _by_layer(theirs, ours)
     said: dict[str, str] = {}
     within: list[str] = []
     for path in sorted(ours.keys() | theirs.keys(), key=lambda path: (path.count("."), path)):
@@ -56,6 +81,16 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
         place = re.sub(r"\bblocks\.\d+", "blocks", path) or "model"
         said.setdefault(place, f"{place} {_said(a)}, not {_said(b)}")
     return list(said.values())
+
+
+def _by_layer(alike: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Masks and positions of layers that are alike, stated as those of others that differ are."""
+    numbers = [path.split(".")[1] for path in other if re.fullmatch(r"blocks\.\d+\.mask", path)]
+    if not numbers or "mask" not in alike:
+        return alike
+    own = {path: value for path, value in alike.items() if _within(path, ["mask", "position"])}
+    found = {path: value for path, value in alike.items() if path not in own}
+    return found | {f"blocks.{i}.{path}": value for i in numbers for path, value in own.items()}
 
 
 def _same(a: object, b: object) -> bool:

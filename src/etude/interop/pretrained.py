@@ -289,7 +289,7 @@ def family_for(module: nn.Module) -> Family:
     )
     problems = [
         Problem(f"as {name}", "parts that this family has", hint=_listed(said[name], "; "))
-        for name in near[:3]
+        for name in near[:4]
     ]
     kinds = ", ".join(sorted({family.kind.__name__ for family in FAMILIES.values()}))
     raise RequestError(problems or Problem("the model", f"one of {kinds}", type(module).__name__))

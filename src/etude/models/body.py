@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from etude.errors import Checks, InvalidArguments, Problem
+from etude.models.kinds import LayerKind, check_mask, check_position, kinds_of_layers
 from etude.models.mup import MuP, widths
 from etude.nn.attention import check_divides
 from etude.nn.cache import KVCache
 from etude.nn.documents import Documents
-from etude.nn.mask import causal_mask, own_key
+from etude.nn.mask import Mask, causal_mask, own_key
+from etude.nn.parts import Part, asked
+from etude.nn.position import Position
 from etude.optim.widths import Widths
-
-Part = Callable[..., Any]
 
 
 class Body(nn.Module):
@@ -31,16 +32,20 @@ class Body(nn.Module):
         cross: whether each block has a branch that reads a memory.
         head_dim: K, told to the attention and the position part; None is D / H, and not told.
         scale_embeddings: multiply them by sqrt(D) (Vaswani et al. 2017, section 3.4).
+        round_embedding_scale: round that factor to float32 and to the precision of the embeddings
+            before it is multiplied with, as Gemma's code does: in bfloat16 it is another number.
         embedding_norm: a norm between the embeddings and the first block (BERT).
         token_types: the number of kinds of tokens that have an embedding of their own (BERT's
             segments); 0 is none.
         recompute: keep no activations within a block for the backward pass, but compute them
             again (Chen et al. 2016, arXiv:1604.06174): less memory, a third more time.
+        pattern, kinds: layers that differ, see `etude.models.kinds`; None is layers that are alike.
         mup_base_dim: the width at which muP (`etude.models.mup`) is the standard parametrisation,
             which is what None says at any width.
 
     Attributes:
         mup: None in the standard parametrisation.
+        kinds: a kind's own position part, by the kind's name.
 
     Raises:
         InvalidArguments: sizes that don't fit together, and whatever a part finds wrong.
@@ -70,6 +75,9 @@ class Body(nn.Module):
         token_types: int = 0,
         recompute: bool = False,
         mup_base_dim: int | None = None,
+        pattern: Sequence[str] | None = None,
+        kinds: Mapping[str, LayerKind] | None = None,
+        round_embedding_scale: bool = False,
     ) -> None:
         super().__init__()
         checks = Checks()
@@ -84,6 +92,7 @@ class Body(nn.Module):
         checks.that(token_types >= 0, "token_types", token_types, "0 or more")
         checks.probability(dropout=dropout)
         checks.done()
+        kinds_here = kinds_of_layers(pattern, kinds, layers)
         self.mup = None if mup_base_dim is None else MuP(mup_base_dim, dim, heads, head_dim)
 
         self.max_length = max_length
@@ -91,31 +100,67 @@ class Body(nn.Module):
         self.recompute = recompute
         scaled_by = dim if self.mup is None else self.mup.base  # as muP has it: not by the width
         self.embedding_scale = math.sqrt(scaled_by) if scale_embeddings else None
+        self.round_embedding_scale = round_embedding_scale
         made = nn.Embedding(vocabulary, dim) if embedding is None else embedding
         self.embedding: nn.Embedding | nn.Linear = made
         width = {} if head_dim is None else {"head_dim": head_dim}
-        self.position = position(dim=dim, heads=heads, max_length=max_length, **width)
-        self.position.causal = self.mask.causal
         in_attention = dict(width)
-        if self.mup is not None and self.mup.ratio != 1:
-            self.position.at_base_width(self.mup.ratio)
+        wider = self.mup is not None and self.mup.ratio != 1
+        if self.mup is not None and wider:
             in_attention["base_head_dim"] = self.mup.base_head_dim
+
+        def new_position(part: Part) -> Any:
+            made = part(dim=dim, heads=heads, max_length=max_length, **width)
+            made.causal = self.mask.causal
+            if self.mup is not None and wider:
+                made.at_base_width(self.mup.ratio)
+            return made
+
+        self.position = new_position(position)
         self.token_types = nn.Embedding(token_types, dim) if token_types else None
         new_norm = partial(norm, dim=dim, bias=bias)
         self.embedding_norm = new_norm() if embedding_norm else None
         self.dropout = nn.Dropout(dropout)
-        new_attention = partial(
-            attention, dim=dim, heads=heads, bias=bias, dropout=dropout, **in_attention
-        )
-        branches = {
-            "attention": new_attention,
-            "norm": new_norm,
-            "feedforward": partial(feedforward, dim=dim, bias=bias, dropout=dropout),
-        }
-        if cross:
-            branches["cross"] = new_attention
-        blocks = [block(**branches) for _ in range(layers)]
+        common = {"dim": dim, "bias": bias, "dropout": dropout}
+
+        def new_block(i: int) -> nn.Module:
+            kind = (kinds or {}).get(kinds_here[i] or "", LayerKind())
+
+            def here(part: Part, **given: Any) -> Part:
+                return partial(part, **given, **asked(part, layer=i, layers=layers))
+
+            new_attention = here(kind.attention or attention, **common, heads=heads, **in_attention)
+            branches = {
+                "attention": new_attention,
+                "norm": here(new_norm),
+                "feedforward": here(kind.feedforward or feedforward, **common),
+            }
+            if cross:
+                branches["cross"] = new_attention
+            made: nn.Module = here(kind.block or block)(**branches)
+            return made
+
+        blocks = [new_block(i) for i in range(layers)]
         self.blocks = nn.ModuleList(blocks)
+        self.kinds = nn.ModuleDict()
+        self._masks: dict[str, Mask] = {}
+        for name, kind in (kinds or {}).items():
+            if name not in kinds_here:  # fewer layers than the pattern has names
+                continue
+            if kind.mask is not None:
+                self._masks[name] = kind.mask()
+                check_mask(checks, name, self._masks[name], self.mask)
+            if kind.position is not None:
+                own = new_position(kind.position)
+                check_position(checks, name, own)
+                self.kinds[name] = nn.ModuleDict({"position": own})
+        checks.done()
+        # Kinds without a mask and a position of their own see what the model's own parts let see.
+        self._views = tuple(
+            name if name in self._masks or (name or "") in self.kinds else None
+            for name in kinds_here
+        )
+        self._layer_with = {view: i for i, view in enumerate(self._views)}
         self.norm = new_norm() if blocks[-1].final_norm else nn.Identity()
 
     def hidden(
@@ -157,15 +202,22 @@ class Body(nn.Module):
         if documents is not None:
             checks = Checks()
             checks.that(cache is None, "documents", "a cache", "nothing kept from before")
-            kind, expected = type(self.mask).__name__, "a mask that is the same everywhere"
-            checks.that(self.mask.everywhere, "documents", kind, expected)
+            for mask in self.masks.values():
+                kind, expected = type(mask).__name__, "a mask that is the same everywhere"
+                checks.that(mask.everywhere, "documents", kind, expected)
             checks.done()
             positions = documents.positions
         if positions is not None:
             self.position.reach(start + T)
+            for own in self._positions.values():
+                own.reach(start + T)
         at: int | Tensor = start if positions is None else positions
         x = self.embedding(tokens)  # (B, T, D)
-        if self.embedding_scale is not None:
+        if self.embedding_scale is not None and self.round_embedding_scale:
+            x = x * torch.full((), self.embedding_scale, dtype=torch.float32, device=x.device).to(
+                x.dtype
+            )
+        elif self.embedding_scale is not None:
             x = x * self.embedding_scale
         x = self.position.embed(x, at)
         if self.token_types is not None:
@@ -179,18 +231,22 @@ class Body(nn.Module):
         apart = documents is not None and not compiled and documents.apart
         within = documents if apart else None
         packed = None if documents is None or within is not None else documents.mask()
-        causal, bias = self._scores(T, start + T, x, keep, packed)
-        context: dict[str, Any] = {"position": self.position, "causal": causal, "bias": bias}
+        common: dict[str, Any] = {}
         if positions is not None:
-            context["positions"] = positions
+            common["positions"] = positions
         if within is not None:
-            context["documents"] = within
+            common["documents"] = within
+        contexts = {
+            view: self._context(layer, T, start + T, x, keep, packed) | common
+            for view, layer in self._layer_with.items()
+        }
         across = self._across(memory, memory_keep, cache)
         if documents is not None and memory_documents is not None:
             own = documents.mask(memory_documents)
             # Padding may have nothing of its own to read, but must read something.
             across["bias"] = own | ~own.any(dim=-1, keepdim=True)
         for i, block in enumerate(self.blocks):
+            context = contexts[self._views[i]]
             if cache is not None:
                 context["cache"] = cache.layers[i]
                 if across:
@@ -221,14 +277,27 @@ class Body(nn.Module):
             seen = (keep | none)[:, None, None, :]
         return {"position": self.position, "causal": False, "bias": seen, "memory": memory}
 
-    def _scores(
-        self, T: int, S: int, x: Tensor, keep: Tensor | None, packed: Tensor | None
-    ) -> tuple[bool, Tensor | None]:
-        """Whether later keys are to be hidden, and what is added to the scores besides: made once,
-        and not again in each layer.
+    def _context(self, layer: int, *sizes: Any) -> dict[str, Any]:
+        """What the attention takes beside x in a layer, and in all with its mask and position: made
+        once, and not again in each.
         """
-        causal, bias = self.mask.causal, self.position.bias(T, S, like=x)
-        seen = self.mask.seen(T, S, x.device)
+        mask, position = self.at_layer(layer)
+        causal, bias = self._scores(mask, position, *sizes)
+        return {"position": position, "causal": causal, "bias": bias}
+
+    def _scores(
+        self,
+        mask: Mask,
+        position: Position,
+        T: int,
+        S: int,
+        x: Tensor,
+        keep: Tensor | None,
+        packed: Tensor | None,
+    ) -> tuple[bool, Tensor | None]:
+        """Whether later keys are to be hidden, and what is added to the scores besides."""
+        causal, bias = mask.causal, position.bias(T, S, like=x)
+        seen = mask.seen(T, S, x.device)
         if keep is not None:
             seen = keep[:, None, None, :] if seen is None else seen & keep[:, None, None, :]
         if packed is not None:
@@ -248,6 +317,31 @@ class Body(nn.Module):
             return False, torch.zeros_like(seen, dtype=x.dtype).masked_fill(~seen, -torch.inf)
         return False, bias.masked_fill(~seen, -torch.inf)
 
+    def at_layer(self, i: int) -> tuple[Mask, Position]:
+        """The mask and the position part of a layer."""
+        view, mask, position = self._views[i], self.mask, self.position
+        if view is not None:
+            mask = self._masks.get(view, mask)
+            position = self._positions.get(view, position)
+        return mask, position
+
+    @property
+    def alike(self) -> bool:
+        """Whether all layers have the model's own mask and position part."""
+        return all(view is None for view in self._views)
+
+    @property
+    def _positions(self) -> dict[str, Any]:
+        return {name: kind.get_submodule("position") for name, kind in self.kinds.items()}
+
+    @property
+    def masks(self) -> dict[str, Mask]:
+        """The masks of all layers, by the argument that states each: `mask`, `kinds.local.mask`.
+        They hide later keys all, or none does.
+        """
+        own = {"mask": self.mask} if any(v not in self._masks for v in self._views) else {}
+        return own | {f"kinds.{name}.mask": mask for name, mask in self._masks.items()}
+
     @property
     def window(self) -> int:
         """The number of tokens that the next one may depend on when generating."""
@@ -260,8 +354,9 @@ class Body(nn.Module):
             InvalidArguments: for a bidirectional model: what it computes at a position changes
                 with the tokens that follow, so nothing can be kept.
         """
-        if not self.mask.cacheable:
-            raise InvalidArguments(Problem("mask", "a causal mask; a cache needs one"))
+        for where, mask in self.masks.items():
+            if not mask.cacheable:
+                raise InvalidArguments(Problem(where, "a causal mask; a cache needs one"))
         return KVCache(len(self.blocks), batch, length)
 
     def widths(self) -> Widths | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from etude.errors import Checks
-from etude.models.body import Body, Part
+from etude.models.body import Body
 from etude.models.heads import logits
+from etude.models.kinds import LayerKind
 from etude.models.mup import check_initialise
 from etude.nn.cache import KVCache
 from etude.nn.documents import Documents
 from etude.nn.init import GPT2, Initialise
+from etude.nn.parts import Part
 
 
 class Decoder(Body):
@@ -19,7 +21,8 @@ class Decoder(Body):
     With learned positions, layer norm, tanh-GELU and pre-norm blocks this is GPT-2 (Radford et al.
     2019); with rotary positions, RMS norm and SwiGLU, Llama (Touvron et al. 2023,
     arXiv:2302.13971). The parts are factories: a class, a `functools.partial` of one,
-    or any callable that takes the keyword arguments named below.
+    or any callable that takes the keyword arguments named below. One that names `layer` or
+    `layers` gets the number of its block, from 0, or how many there are (`etude.nn.parts`).
 
     Args:
         vocab_size: V; a config's null is filled with the tokenizer's before this is called.
@@ -37,7 +40,11 @@ class Decoder(Body):
         bias: whether projections and norms have a bias.
         tie_embeddings: whether the output projection is the embedding's transpose (Press & Wolf
             2016, arXiv:1608.05859).
-        head_dim, scale_embeddings, embedding_norm, recompute, mup_base_dim: see `Body`.
+        head_dim, scale_embeddings, round_embedding_scale, embedding_norm, recompute, mup_base_dim:
+            see `Body`.
+        pattern: names of kinds for the first layers, repeated over the others: [local, global] is a
+            local layer, a global one, a local one, ...; None is layers that are alike.
+        kinds: what the layers of each kind have instead of the parts above, by the name.
         logit_softcap: c, keeps the logits within (-c, c), by c tanh(logit / c) (Gemma Team 2024,
             arXiv:2408.00118, section 2).
         initialise: fills the weights, given the model and the number of layers
@@ -73,13 +80,17 @@ class Decoder(Body):
         logit_softcap: float | None = None,
         initialise: Initialise | None = None,
         mup_base_dim: int | None = None,
+        pattern: list[str] | None = None,
+        kinds: dict[str, LayerKind] | None = None,
+        round_embedding_scale: bool = False,
     ) -> None:
         super().__init__(
             vocab_size=vocab_size, layers=layers, heads=heads, dim=dim, max_length=max_length,
             attention=attention, position=position, norm=norm, feedforward=feedforward,
             mask=mask, block=block, dropout=dropout, bias=bias, head_dim=head_dim,
             scale_embeddings=scale_embeddings, embedding_norm=embedding_norm, recompute=recompute,
-            mup_base_dim=mup_base_dim,
+            mup_base_dim=mup_base_dim, pattern=pattern, kinds=kinds,
+            round_embedding_scale=round_embedding_scale,
         )  # fmt: skip
         if logit_softcap is not None:
             checks = Checks()

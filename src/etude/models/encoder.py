@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from etude.models.body import Body, Part
+from etude.models.body import Body
+from etude.models.kinds import LayerKind
 from etude.models.mup import check_initialise
 from etude.nn.documents import Documents
 from etude.nn.init import Initialise, Normal
+from etude.nn.parts import Part
 
 
 class Encoder(Body):
@@ -23,6 +25,7 @@ class Encoder(Body):
             the vectors as they are.
         token_types, head_dim, scale_embeddings, embedding_norm, recompute, mup_base_dim: see
             `Body`.
+        pattern, kinds: see `Decoder`.
         initialise: as for `Decoder`; None is `Normal`.
 
     Raises:
@@ -55,6 +58,8 @@ class Encoder(Body):
         recompute: bool = False,
         initialise: Initialise | None = None,
         mup_base_dim: int | None = None,
+        pattern: list[str] | None = None,
+        kinds: dict[str, LayerKind] | None = None,
     ) -> None:
         super().__init__(
             vocab_size=vocab_size, layers=layers, heads=heads, dim=dim, max_length=max_length,
@@ -62,6 +67,7 @@ class Encoder(Body):
             mask=mask, block=block, dropout=dropout, bias=bias, head_dim=head_dim,
             scale_embeddings=scale_embeddings, embedding_norm=embedding_norm,
             token_types=token_types, recompute=recompute, mup_base_dim=mup_base_dim,
+            pattern=pattern, kinds=kinds,
         )  # fmt: skip
         check_initialise(self.mup, initialise)
         shared = {"dim": dim, "embedding": self.embedding, "norm": norm, "dropout": dropout}

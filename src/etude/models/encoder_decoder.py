@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from etude.errors import Checks
-from etude.models.body import Body, Part
+from etude.models.body import Body
 from etude.models.heads import logits
 from etude.models.mup import check_initialise, widths
 from etude.nn.cache import KVCache
 from etude.nn.documents import Documents
 from etude.nn.init import Initialise, Xavier
-from etude.nn.mask import Bidirectional
+from etude.nn.mask import Bidirectional, Mask
+from etude.nn.parts import Part
 from etude.optim.widths import Widths
 
 
@@ -107,6 +108,11 @@ class EncoderDecoder(nn.Module):
     def mask(self) -> Any:
         """The decoder's."""
         return self.decoder.mask
+
+    @property
+    def masks(self) -> dict[str, Mask]:
+        """The decoder's; see `Body.masks`."""
+        return self.decoder.masks
 
     @property
     def embedding(self) -> nn.Embedding:

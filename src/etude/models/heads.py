@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from etude.errors import Checks
-from etude.models.body import Part
 from etude.nn.documents import Documents
 from etude.nn.linear import linear
+from etude.nn.parts import Part
 
 
 def logits(

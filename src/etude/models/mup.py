@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from etude.errors import Checks
-from etude.nn.attention import MultiHeadAttention
 from etude.nn.init import Initialise, WidthAware
 from etude.nn.lora import LowRank
+from etude.nn.norm import multiply
 from etude.nn.position import RelativeBias
 from etude.optim.widths import Role, Widths
 
@@ -123,25 +123,13 @@ def folded(module: Any) -> Any:
         return module
     copy = deepcopy(module)
     for part in copy.modules():
-        if isinstance(part, MultiHeadAttention):
-            _fold_scale(part)
+        if hasattr(type(part), "fold_scale"):
+            part.fold_scale()
     _fold_readout(copy)
     for part in copy.modules():
         if hasattr(part, "mup"):
             part.mup = None
     return copy
-
-
-def _fold_scale(attention: MultiHeadAttention) -> None:
-    """Into the queries, or the gain of their norm."""
-    factor = attention.scale / attention.standard_scale
-    if attention.q_norm is not None:
-        attention.q_norm.weight.mul_(factor)
-    else:
-        rows = attention.heads * attention.head_dim
-        for parameter in attention.qkv.parameters():
-            parameter[:rows].mul_(factor)
-    attention.scale, attention.base_share = attention.standard_scale, 1.0
 
 
 def _fold_readout(module: Any) -> None:
@@ -151,12 +139,13 @@ def _fold_readout(module: Any) -> None:
     if not hasattr(owner, "logit_scale"):
         return  # an encoder without a head
     last = [module.get_submodule(name).weight for name in _readouts(module)]
+    for weight in last:
+        weight.div_(module.mup.ratio)
     if not last:
         norm = _last_norm(getattr(module, "decoder", module)) if owner is module else head.norm
         last = list(norm.parameters())
+        multiply(norm, 1 / module.mup.ratio)
     if last:
-        for parameter in last:
-            parameter.div_(module.mup.ratio)
         owner.logit_scale *= module.mup.ratio
 
 

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from etude.errors import Checks
-from etude.models.body import Body, Part
+from etude.models.body import Body
 from etude.models.heads import logits
+from etude.models.kinds import LayerKind
 from etude.models.mup import check_initialise
 from etude.nn.init import GPT2, Initialise
+from etude.nn.parts import Part
 
 
 class Regressor(Body):
@@ -24,7 +26,7 @@ class Regressor(Body):
     Args:
         inputs: I, numbers at each place.
         layers, heads, dim, max_length, attention, position, norm, feedforward, mask, block,
-            dropout, initialise: see `Decoder`.
+            dropout, initialise, pattern, kinds: see `Decoder`.
         bias: whether projections and norms, and the layers that read and say, have a bias.
         head_dim, recompute, mup_base_dim: see `Body`. In muP the layer that reads is what an
             embedding is, and the one that says what the logits are.
@@ -53,6 +55,8 @@ class Regressor(Body):
         recompute: bool = False,
         initialise: Initialise | None = None,
         mup_base_dim: int | None = None,
+        pattern: list[str] | None = None,
+        kinds: dict[str, LayerKind] | None = None,
     ) -> None:
         checks = Checks()
         checks.positive(inputs=inputs, dim=dim)
@@ -62,7 +66,7 @@ class Regressor(Body):
             layers=layers, heads=heads, dim=dim, max_length=max_length,
             attention=attention, position=position, norm=norm, feedforward=feedforward,
             mask=mask, block=block, dropout=dropout, bias=bias, head_dim=head_dim,
-            recompute=recompute, mup_base_dim=mup_base_dim,
+            recompute=recompute, mup_base_dim=mup_base_dim, pattern=pattern, kinds=kinds,
         )  # fmt: skip
         check_initialise(self.mup, initialise)
         self.inputs = inputs

@@ -11,5 +11,6 @@ The T queries are the last T of the S positions: S = T without a cache, S > T wi
 
 A part is chosen by a config file of its name and built by the model. In a part's constructor the
 keyword-only arguments without a default are what the model gives (`dim`, `heads`, ...); those
-with a default are what a config may state.
+with a default are what a config may state. Either kind may be `layer`, the number of the part's
+block from 0, or `layers`, how many blocks there are: who names them is told (`etude.nn.parts`).
 """

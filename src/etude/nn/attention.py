@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +15,11 @@ from etude.nn.cache import LayerCache
 from etude.nn.documents import Documents
 from etude.nn.linear import linear
 from etude.nn.mask import causal_mask, hide_later
-from etude.nn.norm import RMSNorm
+from etude.nn.matrices import Matrix, queries_keys_values, whole
+from etude.nn.norm import OffsetRMSNorm, RMSNorm, multiply
 from etude.nn.position import Position
 
-SCALES: dict[str, Callable[[int], float]] = {
+SCALES: dict[str, Callable[[float], float]] = {
     "inverse_sqrt": lambda K: 1 / math.sqrt(K),
     "inverse": lambda K: 1 / K,
     "one": lambda K: 1.0,
@@ -121,6 +121,11 @@ class MultiHeadAttention(nn.Module):
     output, as in GPT-2. Given a memory, it is cross-attention: queries from x, keys and values
     from the memory, and no positions.
 
+    Three steps, of which a variant overrides one or two: `project` makes queries, keys and values,
+    `attend` weighs the values, `merge` writes the heads back. Between the steps only the number of
+    positions is fixed: `project` may give keys and values of other widths and numbers of heads, if
+    `attend` can use them and `merge` what that returns.
+
     Args:
         dim: D.
         heads: H, which divides D.
@@ -135,7 +140,10 @@ class MultiHeadAttention(nn.Module):
             learned weight, before the positions turn them (Henry et al. 2020, arXiv:2010.04245;
             the form of Qwen3, arXiv:2505.09388).
         qk_norm_eps: of these norms.
+        qk_norm_offset: whether their weight is what the gain has beside 1 (`OffsetRMSNorm`; Gemma).
         scale: of the scores: `inverse_sqrt` is 1 / sqrt(K), `inverse` 1 / K, `one` 1.
+        scale_dim: what stands in the scale for K (Gemma's `query_pre_attn_scalar`); None is K, at
+            muP's base width.
         softcap: see `reference_attention`; it has no fused kernel.
         attention_dropout: probability for the attention weights alone; None is `dropout`. On a CPU
             there is no fused kernel with it, and 0 is several times faster.
@@ -151,9 +159,8 @@ class MultiHeadAttention(nn.Module):
         InvalidArguments: sizes that don't divide each other.
     """
 
-    attend: Callable[..., Tensor] = staticmethod(fused_attention)
     given = frozenset(  # by the model
-        {"dim", "heads", "bias", "dropout", "head_dim", "base_head_dim"}
+        {"dim", "heads", "bias", "dropout", "head_dim", "base_head_dim", "layer", "layers"}
     )
 
     def __init__(
@@ -173,6 +180,8 @@ class MultiHeadAttention(nn.Module):
         softcap: float | None = None,
         attention_dropout: float | None = None,
         base_head_dim: int | None = None,
+        qk_norm_offset: bool = False,
+        scale_dim: float | None = None,
     ) -> None:
         super().__init__()
         checks = Checks()
@@ -192,23 +201,24 @@ class MultiHeadAttention(nn.Module):
         checks.that(scale in SCALES, "scale", scale, f"one of {', '.join(SCALES)}")
         if base_head_dim is not None:
             checks.positive(base_head_dim=base_head_dim)
+        if scale_dim is not None:
+            checks.positive(scale_dim=scale_dim)
         checks.done()
         kv_heads = heads if kv_heads is None else kv_heads
         self.heads, self.kv_heads = heads, kv_heads
         self.dropout = dropout if attention_dropout is None else attention_dropout
         self.head_dim = dim // heads if head_dim is None else head_dim
-        self.standard_scale = SCALES[scale](self.head_dim)
+        self.standard_scale = SCALES[scale](self.head_dim if scale_dim is None else scale_dim)
         base = self.head_dim if base_head_dim is None else base_head_dim
         self.base_share = base / self.head_dim
-        self.scale = SCALES[scale](base) * self.base_share
+        self.scale = SCALES[scale](base if scale_dim is None else scale_dim) * self.base_share
         self.softcap = softcap
-        if softcap is not None:
-            self.attend = partial(reference_attention, softcap=softcap)
         H, G, K = self.heads, self.kv_heads, self.head_dim
         self.qkv = nn.Linear(dim, (H + 2 * G) * K, bias=bias if qkv_bias is None else qkv_bias)
         self.out = nn.Linear(H * K, dim, bias=bias if out_bias is None else out_bias)
-        self.q_norm = RMSNorm(dim=K, bias=False, eps=qk_norm_eps) if qk_norm else None
-        self.k_norm = RMSNorm(dim=K, bias=False, eps=qk_norm_eps) if qk_norm else None
+        of_a_head = OffsetRMSNorm if qk_norm_offset else RMSNorm
+        self.q_norm = of_a_head(dim=K, bias=False, eps=qk_norm_eps) if qk_norm else None
+        self.k_norm = of_a_head(dim=K, bias=False, eps=qk_norm_eps) if qk_norm else None
         self.residual_dropout = nn.Dropout(dropout)
 
     def forward(
@@ -236,21 +246,60 @@ class MultiHeadAttention(nn.Module):
             memory: (B, S, D), what x attends to instead of itself; None may be said again once
                 a cache has its keys and values.
         """
-        B, T, _ = x.shape
-        if memory is not None or (cache is not None and cache.memory is not None):
-            q, k, v = self._across(x, memory, cache)
-        else:
-            q, k, v = self._within(x)
-            start = 0 if cache is None else cache.length
-            q, k = position.rotate(q, k, start=start if positions is None else positions)
-            if cache is not None:
-                k, v = cache.append(k, v)
+        q, k, v = self.project(x, memory, cache, position, positions)
         dropout = self.dropout if self.training else 0.0
-        options = {"causal": causal, "scale": self.scale, "dropout": dropout}
+        options: dict[str, Any] = {"causal": causal, "scale": self.scale, "dropout": dropout}
         if documents is None:
-            y = self.attend(q, k, v, bias=bias, **options)  # (B, H, T, K)
+            y = self.attend(q, k, v, bias=bias, **options)
         else:
             y = documents.attend(self.attend, q, k, v, bias=bias, **options)
+        return self.merge(y)
+
+    def project(
+        self,
+        x: Tensor,
+        memory: Tensor | None,
+        cache: LayerCache | None,
+        position: Position,
+        positions: int | Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, T, K) of x (B, T, D), and all keys and values (B, G, S, K) that they may
+        meet: those in the cache too, to which those of x are added; or those of a memory.
+
+        Positions have turned queries and keys. The arguments are those of `forward`.
+        """
+        if memory is not None or (cache is not None and cache.memory is not None):
+            return self._across(x, memory, cache)
+        q, k, v = self._within(x)
+        start = 0 if cache is None else cache.length
+        q, k = position.rotate(q, k, start=start if positions is None else positions)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        return q, k, v
+
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        causal: bool,
+        bias: Tensor | None = None,
+        scale: float | None = None,
+        dropout: float = 0.0,
+    ) -> Tensor:
+        """What each query gathers of the values, (B, H, T, K); see `reference_attention`. Of packed
+        sequences it is called for each document.
+        """
+        if self.softcap is None:
+            return fused_attention(q, k, v, causal=causal, bias=bias, scale=scale, dropout=dropout)
+        return reference_attention(
+            q, k, v, causal=causal, bias=bias, scale=scale, dropout=dropout, softcap=self.softcap
+        )
+
+    def merge(self, y: Tensor) -> Tensor:
+        """What the heads have gathered, (B, H, T, K), to what is added to the stream, (B, T, D)."""
+        B, _, T, _ = y.shape
         return self.residual_dropout(self.out(y.transpose(1, 2).reshape(B, T, -1)))
 
     def _within(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -282,6 +331,27 @@ class MultiHeadAttention(nn.Module):
             k, v = cache.memory = (k.contiguous(), v.contiguous())
         return q, k, v
 
+    def matrices(self) -> dict[str, Matrix]:
+        """What its layers are for; see `etude.nn.matrices`."""
+        H, G, K = self.heads, self.kv_heads, self.head_dim
+        return {
+            "qkv": queries_keys_values(H * K, G * K, K * self.base_share),
+            "out": whole("out", self.out, writes=True),
+        }
+
+    @torch.no_grad()
+    def fold_scale(self) -> None:
+        """Puts what muP's scale is beside the standard one into the queries, or into the gain of
+        their norm: the scale is then the standard one, and the output the same.
+        """
+        factor = self.scale / self.standard_scale
+        if self.q_norm is not None:
+            multiply(self.q_norm, factor)
+        else:
+            for parameter in self.qkv.parameters():
+                parameter[: self.heads * self.head_dim].mul_(factor)
+        self.scale, self.base_share = self.standard_scale, 1.0
+
     @staticmethod
     def _normed(norm: nn.Module | None, x: Tensor) -> Tensor:
         return x if norm is None else norm(x)
@@ -290,7 +360,20 @@ class MultiHeadAttention(nn.Module):
 class ReferenceAttention(MultiHeadAttention):
     """`MultiHeadAttention` by the formula instead of the fused kernels: slow and readable."""
 
-    attend = staticmethod(reference_attention)
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        causal: bool,
+        bias: Tensor | None = None,
+        scale: float | None = None,
+        dropout: float = 0.0,
+    ) -> Tensor:
+        return reference_attention(
+            q, k, v, causal=causal, bias=bias, scale=scale, dropout=dropout, softcap=self.softcap
+        )
 
 
 def check_divides(checks: Checks, key: str, value: int, of_key: str, of: int) -> None:

@@ -72,6 +72,38 @@ class PreNormBlock(Block):
         return x
 
 
+class SandwichBlock(Block):
+    """x + norm'(f(norm(x))) for each branch f: a norm before it and one after (Ding et al. 2021,
+    arXiv:2105.13290, section 3.3; Gemma 2 and 3, Gemma Team 2024, arXiv:2408.00118).
+    """
+
+    final_norm = True
+
+    def __init__(
+        self,
+        *,
+        attention: Callable[[], nn.Module],
+        norm: Callable[[], nn.Module],
+        feedforward: Callable[[], nn.Module],
+        cross: Callable[[], nn.Module] | None = None,
+    ) -> None:
+        super().__init__(attention=attention, norm=norm, feedforward=feedforward, cross=cross)
+        self.attention_post_norm = norm()
+        if self.has_cross:
+            self.cross_post_norm = norm()
+        if self.has_feedforward:
+            self.feedforward_post_norm = norm()
+
+    def forward(self, x: Tensor, across: Context | None = None, **context: Any) -> Tensor:
+        """(B, T, D) to (B, T, D); see `PreNormBlock.forward`."""
+        x = x + self.attention_post_norm(self.attention(self.attention_norm(x), **context))
+        if self.has_cross:
+            x = x + self.cross_post_norm(self.cross(self.cross_norm(x), **(across or {})))
+        if self.has_feedforward:
+            x = x + self.feedforward_post_norm(self.feedforward(self.feedforward_norm(x)))
+        return x
+
+
 class PostNormBlock(Block):
     """norm(x + f(x)) for each branch f (Vaswani et al. 2017, section 3.1)."""
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from etude.errors import Checks
+from etude.nn.matrices import Matrix, whole
 
 
 class FeedForward(nn.Module):
@@ -37,6 +38,10 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D)."""
         return self.dropout(self.down(self.activation(self.up(x))))
+
+    def matrices(self) -> dict[str, Matrix]:
+        """What its layers are for; see `etude.nn.matrices`."""
+        return {"up": whole("up", self.up), "down": whole("down", self.down, writes=True)}
 
 
 class ReLU(FeedForward):
@@ -105,6 +110,11 @@ class GatedFeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D)."""
         return self.dropout(self.down(self.activation(self.gate(x)) * self.up(x)))
+
+    def matrices(self) -> dict[str, Matrix]:
+        """What its layers are for; see `etude.nn.matrices`."""
+        gate, up = whole("gate", self.gate), whole("up", self.up)
+        return {"gate": gate, "up": up, "down": whole("down", self.down, writes=True)}
 
 
 class SwiGLU(GatedFeedForward):

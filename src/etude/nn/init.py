@@ -1,8 +1,8 @@
 """How the weights begin: each class fills a model in place, given its number of layers.
 
 All set biases to 0 and leave norms (weight 1, bias 0) and what position parts draw for themselves.
-The last part of a module's name tells what it is: `out` and `down` write into the residual stream,
-`qkv` makes queries, keys and values.
+What writes into the residual stream, and where queries, keys and values lie, the layers' owners
+declare (`etude.nn.matrices`).
 
 Of a model in muP (`etude.optim.widths`) each weight begins with the standard deviation that it
 would have at the base width, a hidden matrix with that times (width / base width)^(-1/2), so that
@@ -15,11 +15,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
 from etude.errors import Checks
+from etude.nn.matrices import Matrix, declared
 from etude.optim.widths import widths_of
 
 Initialise = Callable[[nn.Module, int], None]
@@ -34,7 +34,7 @@ class WidthAware:
 
 
 @dataclass(frozen=True)
-class Matrix:
+class Weight:
     """A weight to be filled, of a linear layer or an embedding.
 
     Attributes:
@@ -43,7 +43,7 @@ class Matrix:
         inputs: columns; of an embedding, D. In muP as many as at the base width.
         outputs: rows, likewise.
         factor: in muP, what the standard deviation that these ask for is multiplied with; else 1.
-        head_dim: K, of the attention whose `qkv` this is, likewise; else None.
+        purpose: as declared; None of a layer that nobody knows.
     """
 
     name: str
@@ -52,7 +52,19 @@ class Matrix:
     inputs: float
     outputs: float
     factor: float
-    head_dim: float | None
+    purpose: Matrix | None
+
+    @property
+    def writes(self) -> bool:
+        """Whether it writes into the residual stream."""
+        return self.purpose is not None and self.purpose.writes
+
+    def pieces(self) -> dict[str, Tensor]:
+        """The matrices in it, by name, each to be filled on its own."""
+        if self.purpose is None or self.embeds:
+            return {"": self.weight}
+        weight = self.weight.detach()
+        return {name: weight[slice(*rows)] for name, rows in self.purpose.pieces.items()}
 
 
 class Normal(WidthAware):
@@ -80,7 +92,7 @@ class GPT2(Normal):
 
     def __call__(self, module: nn.Module, layers: int) -> None:
         for matrix in _matrices(module):
-            smaller = math.sqrt(2 * layers) if _writes(matrix.name) else 1
+            smaller = math.sqrt(2 * layers) if matrix.writes else 1
             nn.init.normal_(matrix.weight, std=self.std / smaller * matrix.factor)
 
 
@@ -95,7 +107,7 @@ class Xavier(WidthAware):
             if matrix.embeds:
                 nn.init.normal_(matrix.weight, std=matrix.inputs**-0.5)
                 continue
-            for piece in _pieces(module, matrix):
+            for piece in matrix.pieces().values():
                 rows = matrix.outputs * piece.shape[0] / matrix.weight.shape[0]
                 wider = sum(piece.shape) / (matrix.inputs + rows)
                 nn.init.xavier_uniform_(piece, gain=math.sqrt(wider) * matrix.factor)
@@ -109,7 +121,7 @@ class Small(WidthAware):
 
     def __call__(self, module: nn.Module, layers: int) -> None:
         for matrix in _matrices(module):
-            if _writes(matrix.name):
+            if matrix.writes:
                 std = 2 / (layers * math.sqrt(matrix.outputs))
             else:
                 std = math.sqrt(2 / (5 * matrix.inputs))
@@ -127,12 +139,11 @@ class T5(WidthAware):
             if matrix.embeds:
                 nn.init.normal_(matrix.weight, std=1.0)
                 continue
-            queries, *others = _pieces(module, matrix)
             std = matrix.inputs**-0.5 * matrix.factor
-            scaled = 1 if matrix.head_dim is None else matrix.head_dim**-0.5
-            nn.init.normal_(queries, std=std * scaled)
-            for other in others:
-                nn.init.normal_(other, std=std)
+            K = None if matrix.purpose is None else matrix.purpose.head_dim
+            for name, piece in matrix.pieces().items():
+                scaled = 1 if K is None or name != "q" else K**-0.5
+                nn.init.normal_(piece, std=std * scaled)
 
 
 class ZeroOutput(WidthAware):
@@ -149,36 +160,18 @@ class ZeroOutput(WidthAware):
 
     def __call__(self, module: nn.Module, layers: int) -> None:
         for matrix in _matrices(module):
-            if _writes(matrix.name):
+            if matrix.writes:
                 nn.init.zeros_(matrix.weight)
                 continue
             std = self.embedding_std if matrix.embeds else matrix.inputs**-0.5
             nn.init.normal_(matrix.weight, std=std * matrix.factor)
 
 
-def _writes(name: str) -> bool:
-    """Whether a part of this name writes into the residual stream."""
-    return name.rpartition(".")[2] in ("out", "down")
-
-
-def _attention(module: nn.Module, name: str) -> Any:
-    """The attention whose `qkv` has this name."""
-    return module.get_submodule(name.rpartition(".")[0])
-
-
-def _pieces(module: nn.Module, matrix: Matrix) -> tuple[Tensor, ...]:
-    """The weight of a linear layer, or the three that lie side by side in `qkv`."""
-    if matrix.head_dim is None:
-        return (matrix.weight,)
-    attention = _attention(module, matrix.name)
-    H, G, K = attention.heads, attention.kv_heads, attention.head_dim
-    return matrix.weight.detach().split_with_sizes((H * K, G * K, G * K))
-
-
-def _matrices(module: nn.Module) -> Iterator[Matrix]:
+def _matrices(module: nn.Module) -> Iterator[Weight]:
     """The linear layers and embeddings, each once, by name; their biases are set to 0."""
     widths = widths_of(module)
     ratio = 1 if widths is None else widths.ratio
+    known = declared(module)
     for name, part in module.named_modules():
         if isinstance(part, nn.Linear) and part.bias is not None:
             nn.init.zeros_(part.bias)
@@ -188,16 +181,12 @@ def _matrices(module: nn.Module) -> Iterator[Matrix]:
         hidden = role == "hidden"
         reads = isinstance(part, nn.Linear) and role == "vector"  # from inputs that are no width
         rows, columns = part.weight.shape
-        head_dim = None
-        if name.rpartition(".")[2] == "qkv":
-            attention = _attention(module, name)
-            head_dim = attention.head_dim * attention.base_share
-        yield Matrix(
+        yield Weight(
             name,
             part.weight,
             embeds=isinstance(part, nn.Embedding),
             inputs=columns if reads else columns / ratio,
             outputs=rows / ratio if hidden or reads else rows,
             factor=ratio**-0.5 if hidden else 1.0,
-            head_dim=head_dim,
+            purpose=known.get(name),
         )

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from etude.errors import Checks
-from etude.nn.attention import MultiHeadAttention
 from etude.nn.linear import linear
+from etude.nn.matrices import declared
 
 QUERIES = ("q", "k", "v")
 TARGETS = (*QUERIES, "qkv", "out", "gate", "up", "down")
 """What can be adapted: of an attention the queries, keys, values or all three as one matrix, and
-its output; the matrices of a feed-forward part."""
+its output; the matrices of a feed-forward part. Which layers these are, their owners declare
+(`etude.nn.matrices`)."""
 
 
 @dataclass(frozen=True)
@@ -167,21 +168,13 @@ def adapted(module: nn.Module) -> dict[str, LoRALinear]:
 def _targets(
     module: nn.Module, targets: tuple[str, ...]
 ) -> Iterator[tuple[str, nn.Linear, dict[str, tuple[int, int]]]]:
+    known = declared(module)
     for name, part in list(module.named_modules()):
-        owner, _, key = name.rpartition(".")
-        if not isinstance(part, nn.Linear) or ".cross." in f".{name}.":
+        if not isinstance(part, nn.Linear) or name not in known or ".cross." in f".{name}.":
             continue
-        if key == "qkv":
-            attention = module.get_submodule(owner)
-            assert isinstance(attention, MultiHeadAttention)
-            H, G, K = attention.heads, attention.kv_heads, attention.head_dim
-            ends = {"q": (0, H * K), "k": (H * K, (H + G) * K), "v": ((H + G) * K, (H + 2 * G) * K)}
-            slots = {slot: rows for slot, rows in ends.items() if slot in targets}
-            if "qkv" in targets:
-                slots = {"qkv": (0, part.out_features)}
-        elif key in targets and key in ("out", "gate", "up", "down"):
-            slots = {key: (0, part.out_features)}
-        else:
-            continue
+        pieces = known[name].pieces
+        slots = {slot: rows for slot, rows in pieces.items() if slot in targets}
+        if "qkv" in targets and pieces.keys() >= set(QUERIES):
+            slots = {"qkv": (0, part.out_features)}
         if slots:
             yield name, part, slots

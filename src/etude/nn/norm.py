@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -31,6 +33,29 @@ class RMSNorm(nn.RMSNorm):
         super().__init__(dim, eps=eps)
 
 
+class OffsetRMSNorm(nn.RMSNorm):
+    """(1 + weight) * x / sqrt(mean(x^2) + eps): `RMSNorm` whose weight is what the gain has beside
+    1, and begins at 0 (Gemma Team 2024, arXiv:2403.08295, and the authors' code). Computed in
+    float32 at least.
+
+    Args:
+        dim: D.
+        bias: the model's, and without effect.
+    """
+
+    def __init__(self, *, dim: int, bias: bool, eps: float = 1e-6) -> None:
+        super().__init__(dim, eps=eps)
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) to the same."""
+        precise = torch.promote_types(x.dtype, torch.float32)
+        gain = 1 + self.weight.to(precise)
+        return F.rms_norm(x.to(precise), self.normalized_shape, gain, self.eps).to(x.dtype)
+
+
 class NoNorm(nn.Module):
     """The vector as it is."""
 
@@ -39,3 +64,13 @@ class NoNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x
+
+
+@torch.no_grad()
+def multiply(norm: nn.Module, factor: float) -> None:
+    """Makes what a norm gives so many times as large."""
+    for parameter in norm.parameters():
+        if isinstance(norm, OffsetRMSNorm):
+            parameter.copy_((1 + parameter) * factor - 1)
+        else:
+            parameter.mul_(factor)

@@ -77,6 +77,11 @@ class Position(nn.Module):
         return None
 
 
+def embeds(position: Position) -> bool:
+    """Whether a part acts on the embeddings."""
+    return type(position).embed is not Position.embed
+
+
 class NoPosition(Position):
     """No positions: a causal model can still count (Haviv et al. 2022, arXiv:2203.16634)."""
 

@@ -70,7 +70,8 @@ def check_all(config: DictConfig) -> Checked:
 
 
 def build_parts(checked: Checked) -> Parts:
-    """Builds everything cheap, and one layer of the model without memory (on the meta device).
+    """Builds everything cheap, and one layer of the model, or one of each kind, without memory (on
+    the meta device).
 
     Raises:
         RequestError: with all that the constructors refused and all that does not fit together.
@@ -158,10 +159,14 @@ def build_parts(checked: Checked) -> Parts:
         name = nodes["model"].arguments["mask"].target.rpartition(".")[2]
         expected = f"a mask that hides what follows: {task.__name__}'s targets are the next tokens"
         problems.append(Problem("model.mask", expected, name, "model/mask=causal"))
-    if getattr(built["data"], "pack", False) and model is not None and not model.mask.everywhere:
-        name = nodes["model"].arguments["mask"].target.rpartition(".")[2]
-        expected = "a mask that is the same wherever a text begins; data.pack puts it anywhere"
-        problems.append(Problem("model.mask", expected, name, "data.pack=false"))
+    if getattr(built["data"], "pack", False) and model is not None:
+        for key, mask in getattr(model, "masks", {"mask": model.mask}).items():
+            if not mask.everywhere:
+                expected = (
+                    "a mask that is the same wherever a text begins; data.pack puts it anywhere"
+                )
+                name = type(mask).__name__
+                problems.append(Problem(f"model.{key}", expected, name, "data.pack=false"))
     try:
         objective = task.objective(**built["task"].arguments) if built["task"] else None
         if built["data"] is not None:

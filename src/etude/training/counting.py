@@ -1,7 +1,9 @@
 """What a config's model costs, counted on models of a few layers.
 
-Layers are alike, so parameters, operations and bytes grow by the same amount with each: two depths
-say what any depth takes. A model of a billion layers is counted as fast as one of four.
+Layers are alike, or repeat a pattern, so parameters, operations and bytes grow by the same amount
+with each period: two depths say what any depth takes. A model of a billion layers is counted as
+fast as one of four. Where a part asks for the number of its layer it may differ in each: such a
+model is counted as a whole, up to `_COUNTED` layers.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from etude.nn.lora import LoRA, adapt
 _SIDES = ("layers", "decoder_layers")
 _ALIKE = 3
 """Layers from which on each further one adds the same to a step's peak of memory."""
+_COUNTED = 256
 
 Build = Callable[[Node], Any]
 """Makes a model of its node, with the sizes that come from the data."""
@@ -31,7 +34,8 @@ class Parameters:
     Attributes:
         total: all of them.
         trained: those that have a gradient.
-        a_layer: those of one more of `model.layers`; 0 for a model without that argument.
+        a_layer: those of one more of `model.layers`, on average over a pattern; 0 for a model
+            without that argument.
     """
 
     total: int
@@ -40,9 +44,11 @@ class Parameters:
 
 
 def with_layers(node: Node, layers: int) -> Node:
-    """A model of at most so many layers a side, else the same; a user's class stays as it is."""
-    fewer = {key: min(count, layers) for key, count in _sides(node).items()}
-    return replace(node, arguments={**node.arguments, **fewer})
+    """A model of at most so many layers a side, or so many periods of its pattern; else the same. A
+    user's class stays as it is.
+    """
+    most = layers * _period(node)
+    return _of_layers(node, {key: min(count, most) for key, count in _sides(node).items()})
 
 
 def parameters_of(node: Node, build: Build, lora: LoRA | None = None) -> Parameters:
@@ -67,9 +73,9 @@ def parameters_of(node: Node, build: Build, lora: LoRA | None = None) -> Paramet
     total, trained = _linear(node, count, 1)
     a_layer = 0
     if "layers" in _sides(node):
-        one = with_layers(node, 1)
-        two = replace(one, arguments={**one.arguments, "layers": 2})
-        a_layer = count(two)[0] - count(one)[0]
+        one, period = with_layers(node, 1), _period(node)
+        two = _of_layers(one, {"layers": 2 * period})
+        a_layer = (count(two)[0] - count(_of_layers(one, {"layers": period}))[0]) // period
     return Parameters(total, trained, a_layer)
 
 
@@ -119,16 +125,47 @@ def _sides(node: Node) -> dict[str, int]:
     return {key: n for key, n in found.items() if isinstance(n, int) and n > 0}
 
 
+def _period(node: Node) -> int:
+    """The number of layers after which they repeat."""
+    pattern = node.arguments.get("pattern")
+    return len(pattern) if isinstance(pattern, list) and pattern else 1
+
+
+def _of_layers(node: Node, layers: dict[str, int]) -> Node:
+    return replace(node, arguments={**node.arguments, **layers})
+
+
+def _varies(node: Node) -> bool:
+    """Whether a part asks where it stands, and so may be another in each layer."""
+    for value in node.arguments.values():
+        if isinstance(value, dict) and any(
+            isinstance(kind, Node) and _varies(kind) for kind in value.values()
+        ):
+            return True
+        if isinstance(value, Node) and value.partial:
+            names = value.described.parameters.keys() - value.arguments.keys()
+            if names & {"layer", "layers"}:
+                return True
+    return False
+
+
 def _linear(node: Node, count: Callable[[Node], tuple[int, ...]], first: int) -> tuple[int, ...]:
-    """`count(node)`, by models of `first` layers and one more, from which on it grows evenly."""
-    sides = _sides(node)
-    if all(layers <= first + 1 for layers in sides.values()):
+    """`count(node)`, by models of `first` layers or a few more, and one period more than that, from
+    which on it grows evenly.
+    """
+    sides, period = _sides(node), _period(node)
+    first = max(first, period)
+    fewest = {
+        key: first + (layers - first) % period if layers > first else layers
+        for key, layers in sides.items()
+    }
+    whole = all(layers <= fewest[key] + period for key, layers in sides.items())
+    if whole or (_varies(node) and sum(sides.values()) <= _COUNTED):
         return count(node)
-    fewest = with_layers(node, first)
-    at = found = count(fewest)
+    at = found = count(_of_layers(node, fewest))
     for key, layers in sides.items():
-        if layers > first:
-            more = count(replace(fewest, arguments={**fewest.arguments, key: first + 1}))
+        if periods := (layers - fewest[key]) // period:
+            more = count(_of_layers(node, fewest | {key: fewest[key] + period}))
             each = zip(found, more, at, strict=True)
-            found = tuple(a + (layers - first) * (b - c) for a, b, c in each)
+            found = tuple(a + periods * (b - c) for a, b, c in each)
     return found
