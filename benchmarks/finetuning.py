@@ -143,7 +143,8 @@ def by_them(pipe: Connection, case: Case, steps: int, root: str) -> None:
     from etude.interop.pretrained import save_weights
     from etude.optim.adamw import parameter_groups
     from etude.training import run
-    from etude.training.build import build_model, build_parts
+    from etude.training.build import build_parts
+    from etude.training.model import build_model
 
     logging.getLogger("etude").setLevel(logging.ERROR)
     hf.utils.logging.set_verbosity_error()

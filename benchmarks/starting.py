@@ -19,9 +19,9 @@ import time
 from rows import Row, at_most, table
 
 NOTES = """\
-The rows with a ratio compare CPU time with that of `python -c "import torch"`, measured in turn with
-it. A wrong key and a finished run are answered from an index of constructors and from what is known
-of the data's files, without torch.
+The rows with a ratio compare CPU time with that of `python -c "import torch"`, measured in turn.
+A wrong key and a finished run are answered from an index of constructors and from what is known of
+the data's files, without torch.
 """
 TORCH = [sys.executable, "-c", "import torch"]
 PLAN = ["plan", "experiment=debug", "seed=1", "--no-measure"]

@@ -33,7 +33,8 @@ from twins import as_gpt2
 import etude
 from etude.config.checks import check
 from etude.training import run as run_module
-from etude.training.build import build_model, build_parts
+from etude.training.build import build_parts
+from etude.training.model import build_model
 
 GPT2 = [
     "experiment=nano",

@@ -329,8 +329,8 @@ class Run:
         import torch
 
         from etude.models.textual import for_use
-        from etude.training.build import build_model
         from etude.training.checkpoints import load_mean
+        from etude.training.model import build_model
         from etude.training.room import check_weights
 
         tokenizer = self.tokenizer()

@@ -16,7 +16,8 @@ from etude.errors import RequestError
 from etude.models.decoder import Decoder
 from etude.nn.attention import MultiHeadAttention
 from etude.tasks.base import Setup
-from etude.training.build import build_model, build_parts
+from etude.training.build import build_parts
+from etude.training.model import build_model
 from etude.training.place import cache_folder
 
 TOLERANCE = 0.15

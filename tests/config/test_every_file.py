@@ -12,7 +12,8 @@ from etude.config.compose import compose
 from etude.config.paths import conf_dir
 from etude.errors import RequestError
 from etude.models.decoder import Decoder
-from etude.training.build import build_parts, model_of
+from etude.training.build import build_parts
+from etude.training.model import model_of
 
 CONF = conf_dir()
 NOT_FOR_TRAINING = ("paper", "sweep")  # read by `reproduce`, and presets of overrides

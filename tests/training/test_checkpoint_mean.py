@@ -17,8 +17,9 @@ from etude.api import Run
 from etude.config.compose import compose
 from etude.errors import RequestError
 from etude.records.record import Record
-from etude.training.build import build_model, check_all
+from etude.training.build import check_all
 from etude.training.initial import Initial
+from etude.training.model import build_model
 from etude.training.run import train
 
 Small = Callable[..., DictConfig]

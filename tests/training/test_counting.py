@@ -16,8 +16,8 @@ from etude.config.nodes import check_node
 from etude.config.paths import conf_dir
 from etude.models.cost import cost
 from etude.nn.feedforward import FeedForward
-from etude.training.build import sized
 from etude.training.counting import cost_of, parameters_of
+from etude.training.model import sized
 from quick_first import quick_first
 
 MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))

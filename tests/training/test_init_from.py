@@ -28,8 +28,9 @@ from transformers import (
 from etude.config.compose import compose
 from etude.errors import RequestError
 from etude.records.record import Record
-from etude.training.build import build_model, check_all
+from etude.training.build import check_all
 from etude.training.initial import Initial
+from etude.training.model import build_model
 from etude.training.run import train
 
 Toy = Callable[..., list[str]]

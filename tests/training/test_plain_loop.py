@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from etude.config.checks import check
 from etude.tasks.seeding import seed_for
-from etude.training.build import build_model, build_parts
+from etude.training.build import build_parts
+from etude.training.model import build_model
 from etude.training.place import cache_folder
 from etude.training.run import train
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import etude
-from etude.training.build import build_model, check_all
+from etude.training.build import check_all
+from etude.training.model import build_model
 
 CHARACTERS = 67  # tinyshakespeare's 65, and two that stand for what it has not
 

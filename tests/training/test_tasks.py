@@ -19,7 +19,8 @@ from etude.config.compose import compose
 from etude.errors import RequestError
 from etude.records.record import Record
 from etude.tasks.base import Setup, Task
-from etude.training.build import Parts, build_model, build_parts, check_all
+from etude.training.build import Parts, build_parts, check_all
+from etude.training.model import build_model
 from etude.training.place import cache_folder
 from etude.training.run import train
 

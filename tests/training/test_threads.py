@@ -21,7 +21,7 @@ from etude.errors import RequestError
 from etude.nn.drawing import DrawingFrom
 from etude.records.record import Record
 from etude.tasks.seeding import INITIALISATION, seed_for, seed_generators
-from etude.training.build import build_model
+from etude.training.model import build_model
 from etude.training.run import train
 
 Small = Callable[..., DictConfig]

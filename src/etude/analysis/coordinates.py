@@ -23,7 +23,8 @@ from etude.generation.decoding import evaluating
 from etude.nn.attention import MultiHeadAttention
 from etude.tasks.base import Setup, Task
 from etude.tasks.seeding import seed_for, seed_generators
-from etude.training.build import build_model, build_parts
+from etude.training.build import build_parts
+from etude.training.model import build_model
 from etude.training.place import cache_folder
 from etude.training.process import as_in_a_fresh_process
 

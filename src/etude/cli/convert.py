@@ -64,7 +64,7 @@ def convert(arguments: list[str]) -> int:
 def _write_adapter(asked: Namespace, destination: Path) -> None:
     from etude.api import load_run
     from etude.interop.peft import save_adapter
-    from etude.training.build import lora_of
+    from etude.training.model import lora_of
 
     run = load_run(asked.source, root=asked.root, trust=asked.trust)
     options = lora_of(run.checked)

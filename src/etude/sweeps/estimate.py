@@ -22,8 +22,9 @@ from etude.sweeps.speed import (
     of_the_peak,
     try_out,
 )
-from etude.training.build import Parts, sized, stated_vocabulary, unused_rows
+from etude.training.build import Parts
 from etude.training.counting import cost_of
+from etude.training.model import sized, stated_vocabulary, unused_rows
 from etude.training.place import cache_folder
 from etude.training.room import AUTOCAST
 from etude.training.state import State

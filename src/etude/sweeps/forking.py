@@ -25,7 +25,8 @@ def prepare_to_fork(checked: Checked | None) -> None:
     _prepared = True
     import etude.training.assemble  # noqa: F401
     from etude.models.cost import cost
-    from etude.training.build import build_parts, model_of
+    from etude.training.build import build_parts
+    from etude.training.model import model_of
 
     try:
         parts = build_parts(checked)

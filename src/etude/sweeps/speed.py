@@ -23,7 +23,8 @@ from etude.records.metrics import rows
 from etude.records.record import Record
 from etude.records.registry import scan
 from etude.tasks.base import Setup
-from etude.training.build import LABELS, Parts, model_of
+from etude.training.build import Parts
+from etude.training.model import LABELS, model_of
 from etude.training.process import fresh_settings
 from etude.training.throughput import compute_dtype, device_name, matmul_peak
 

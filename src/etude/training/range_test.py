@@ -21,9 +21,10 @@ from etude.optim.schedules import Schedule
 from etude.records.signature import DIGITS, signature
 from etude.records.storage import check_root
 from etude.training.assemble import task_of
-from etude.training.build import build_model, build_parts
+from etude.training.build import build_parts
 from etude.training.initial import Initial
 from etude.training.memory import keeping_memory
+from etude.training.model import build_model
 from etude.training.place import cache_folder
 from etude.training.process import as_in_a_fresh_process
 from etude.training.progress import Progress

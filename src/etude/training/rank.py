@@ -25,11 +25,12 @@ from etude.records.metrics import MetricsFile
 from etude.records.record import Record
 from etude.stopping import HANDLED
 from etude.training.assemble import assemble
-from etude.training.build import build_model, build_parts
+from etude.training.build import build_parts
 from etude.training.ddp import find_store, join
 from etude.training.initial import Initial
 from etude.training.loop import Diverged, Paused
 from etude.training.memory import keeping_memory
+from etude.training.model import build_model
 from etude.training.place import cache_folder
 from etude.training.run import is_out_of_memory
 from etude.training.signals import StopSignals

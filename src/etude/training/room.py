@@ -19,8 +19,9 @@ from etude.errors import Problem, RequestError
 from etude.models.cost import Uncountable
 from etude.nn.memory import memory_of_machine
 from etude.records.tables import size_of
-from etude.training.build import Parts, lora_of, sized, stated_vocabulary
+from etude.training.build import Parts
 from etude.training.counting import Parameters, cost_of, parameters_of
+from etude.training.model import lora_of, sized, stated_vocabulary
 from etude.training.throughput import compute_dtype
 
 _A_PROCESS, _A_WORKER = 256 * 2**20, 16 * 2**20

@@ -30,18 +30,11 @@ from etude.records.metrics import rows
 from etude.records.record import FORMAT, Record, label_of
 from etude.records.signature import group, signature
 from etude.records.storage import check_root
-from etude.training.build import (
-    Parts,
-    build_model,
-    build_parts,
-    check_all,
-    model_of,
-    stated_vocabulary,
-    unused_rows,
-)
+from etude.training.build import Parts, build_parts, check_all
 from etude.training.checkpoints import tensor_bytes
 from etude.training.initial import Initial
 from etude.training.memory import keeping_memory
+from etude.training.model import build_model, model_of, stated_vocabulary, unused_rows
 from etude.training.place import (
     cache_folder,
     claimed,

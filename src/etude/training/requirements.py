@@ -1,0 +1,213 @@
+"""What the parts of a run require of each other, each rule a function of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from etude.config.checks import Checked
+from etude.config.nodes import Factory
+from etude.errors import InvalidArguments, Problem, RequestError, nearest
+from etude.loggers.base import Logger
+from etude.models.decoder import Decoder
+from etude.models.encoder import Encoder
+from etude.models.encoder_decoder import EncoderDecoder
+from etude.models.regressor import Regressor
+from etude.nn.drawing import shapes_only
+from etude.optim.widths import no_rule, widths_of
+from etude.training.counting import with_layers
+from etude.training.growing import too_long
+from etude.training.model import ANY_VOCABULARY, freeze, lora_of, sized, stated_vocabulary
+
+_MOST_NAMED = 10_000
+"""Layers that patterns of names are compared with."""
+
+
+@dataclass
+class Built:
+    """The parts of a run as far as they could be built; None where a constructor refused.
+
+    Attributes:
+        model: of one layer, or one of each kind, without memory.
+    """
+
+    checked: Checked
+    data: Any
+    optimizer: Any
+    schedule: Any
+    trainer: Any
+    task: Factory | None
+    callbacks: dict[str, Any]
+    loggers: dict[str, Any]
+    model: Any
+
+    @property
+    def kind_of_task(self) -> Any:
+        """The task's class."""
+        return self.checked.nodes["task"].constructor
+
+    def class_of(self, path: str) -> str:
+        """The name of the class that a node names, such as `model.mask`."""
+        first, *rest = path.split(".")
+        node = self.checked.nodes[first]
+        for key in rest:
+            node = node.arguments[key]
+        return node.target.rpartition(".")[2]
+
+
+Requirement = Callable[[Built], Iterator[Problem]]
+
+
+def problems_of(built: Built) -> list[Problem]:
+    """All that does not fit together."""
+    found: list[Problem] = []
+    for requirement in REQUIREMENTS:
+        try:
+            found += requirement(built)
+        except RequestError as refused:
+            found += refused.problems
+    return found
+
+
+def _loggers_are_views(built: Built) -> Iterator[Problem]:
+    for name, logger in built.loggers.items():
+        if logger is not None and not isinstance(logger, Logger):
+            target = built.checked.loggers[name].target
+            expected = "a subclass of etude.loggers.base.Logger"
+            yield Problem(f"logger.{name}._target_", expected, target)
+
+
+def _sequences_fit_the_model(built: Built) -> Iterator[Problem]:
+    if built.data is not None and built.model is not None:
+        length = built.data.sequence_length
+        if length > built.model.max_length:
+            begun = built.checked.config.init_from.source is not None
+            yield too_long(built.model, length, from_source=begun)
+
+
+def _numbers_fit_the_model(built: Built) -> Iterator[Problem]:
+    if isinstance(built.model, Regressor):
+        given, inputs = getattr(built.data, "dimensions", None), built.model.inputs
+        if given is not None and given != inputs:
+            expected = f"the {given} numbers at each place of the data"
+            yield Problem("model.inputs", expected, inputs)
+
+
+def _processes_share_examples(built: Built) -> Iterator[Problem]:
+    if built.data is not None and built.trainer is not None and built.data.shares_exactly:
+        examples, processes = built.data.examples_per_step, built.trainer.processes
+        if examples % processes:
+            expected = f"a multiple of the {processes} processes, in examples"
+            yield Problem("data.batch", expected, examples)
+
+
+def _weights_are_averaged_once(built: Built) -> Iterator[Problem]:
+    decay = getattr(built.trainer, "ema_decay", None)
+    if decay is not None and getattr(built.optimizer, "averages", False):
+        expected = f"null: {built.class_of('optimizer')} averages the weights"
+        yield Problem("trainer.ema_decay", expected, decay)
+
+
+def _mup_has_a_rule(built: Built) -> Iterator[Problem]:
+    optimizer = built.optimizer
+    in_mup = optimizer is not None and built.model is not None and widths_of(built.model)
+    if in_mup and getattr(optimizer, "rule", None) is None:
+        yield no_rule("optimizer", type(optimizer).__name__)
+
+
+def _frozen_names_are_there(built: Built) -> Iterator[Problem]:
+    if built.model is not None:
+        patterns, model = list(built.checked.config.init_from.freeze), built.model
+        if patterns:  # they may name any layer
+            node = with_layers(built.checked.nodes["model"], _MOST_NAMED)
+            with shapes_only():
+                model = sized(node, stated_vocabulary(built.checked) or ANY_VOCABULARY)
+        freeze(model, patterns)
+    yield from ()
+
+
+def _monitors_are_metrics(built: Built) -> Iterator[Problem]:
+    task = built.kind_of_task
+    for name, callback in built.callbacks.items():
+        monitor = getattr(callback, "monitor", None)
+        sections = getattr(built.data, "section_names", ())
+        names = (*task.metric_names, *(f"val/{section}/loss" for section in sections))
+        if monitor is not None and task.metric_names and monitor not in names:
+            expected = f"a metric of {task.__name__}"
+            hint = nearest(monitor, names)
+            yield Problem(f"callbacks.{name}.monitor", expected, monitor, hint)
+
+
+def _model_fits_the_task(built: Built) -> Iterator[Problem]:
+    task, model = built.kind_of_task, built.model
+    if isinstance(model, tuple(_KINDS)) and task.models and not isinstance(model, task.models):
+        yield _another_kind(model, task)
+    elif isinstance(model, Encoder) and task.head not in (None, getattr(model.head, "gives", None)):
+        have = None if model.head is None else type(model.head).__name__
+        expected = f"a head that gives {task.head}, for {task.__name__}"
+        yield Problem("model.head", expected, have, _HEADS[task.head])
+    elif model is not None and task.needs_causal_model and not model.mask.causal:
+        expected = f"a mask that hides what follows: {task.__name__}'s targets are the next tokens"
+        yield Problem("model.mask", expected, built.class_of("model.mask"), "model/mask=causal")
+
+
+def _packed_texts_begin_anywhere(built: Built) -> Iterator[Problem]:
+    if getattr(built.data, "pack", False) and built.model is not None:
+        for key, mask in getattr(built.model, "masks", {"mask": built.model.mask}).items():
+            if not mask.everywhere:
+                expected = "a mask that is the same wherever a text begins; data.pack puts it "
+                expected += "anywhere"
+                name = type(mask).__name__
+                yield Problem(f"model.{key}", expected, name, "data.pack=false")
+
+
+def _data_fit_the_objective(built: Built) -> Iterator[Problem]:
+    try:
+        arguments = None if built.task is None else built.task.arguments
+        objective = None if arguments is None else built.kind_of_task.objective(**arguments)
+        if built.data is not None:
+            built.data.for_task(objective)
+    except InvalidArguments as error:
+        yield from (problem.under("task") for problem in error.problems)
+
+
+def _low_rank_changes_are_possible(built: Built) -> Iterator[Problem]:
+    lora_of(built.checked)
+    yield from ()
+
+
+REQUIREMENTS: tuple[Requirement, ...] = (
+    _loggers_are_views,
+    _sequences_fit_the_model,
+    _numbers_fit_the_model,
+    _processes_share_examples,
+    _weights_are_averaged_once,
+    _mup_has_a_rule,
+    _frozen_names_are_there,
+    _monitors_are_metrics,
+    _model_fits_the_task,
+    _packed_texts_begin_anywhere,
+    _data_fit_the_objective,
+    _low_rank_changes_are_possible,
+)
+
+_HEADS = {
+    "classes": "model/head=classification",
+    "tags": "model/head=tagging",
+    "vocabulary": "model/head=masked_lm",
+}
+_KINDS = {
+    Decoder: ("a decoder", "model=nano"),
+    Encoder: ("an encoder", "model=encoder_nano"),
+    EncoderDecoder: ("an encoder-decoder", "model=transformer_nano"),
+    Regressor: ("a regressor", "model=regressor_nano"),
+}
+
+
+def _another_kind(model: Any, task: Any) -> Problem:
+    """The model is of a kind that the task has no use for."""
+    called = [_KINDS.get(kind, (kind.__name__, "")) for kind in task.models]
+    expected = f"{' or '.join(name for name, _ in called)} for {task.__name__}"
+    hint = " or ".join(choice for _, choice in called if choice)
+    return Problem("model", expected, type(model).__name__, f"{hint}, or another")
