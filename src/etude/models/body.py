@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -142,9 +142,25 @@ class Body(nn.Module):
 
         blocks = [new_block(i) for i in range(layers)]
         self.blocks = nn.ModuleList(blocks)
+        self._add_kinds(kinds or {}, kinds_here, new_position)
+        self.norm = new_norm() if blocks[-1].final_norm else nn.Identity()
+
+    def _add_kinds(
+        self,
+        kinds: Mapping[str, LayerKind],
+        kinds_here: Sequence[str | None],
+        new_position: Callable[[Part], Any],
+    ) -> None:
+        """Builds the masks and positions that kinds of layers have of their own.
+
+        Args:
+            kinds_here: the name of each layer's kind.
+            new_position: builds a position.
+        """
+        checks = Checks()
         self.kinds = nn.ModuleDict()
         self._masks: dict[str, Mask] = {}
-        for name, kind in (kinds or {}).items():
+        for name, kind in kinds.items():
             if name not in kinds_here:  # fewer layers than the pattern has names
                 continue
             if kind.mask is not None:
@@ -161,7 +177,6 @@ class Body(nn.Module):
             for name in kinds_here
         )
         self._layer_with = {view: i for i, view in enumerate(self._views)}
-        self.norm = new_norm() if blocks[-1].final_norm else nn.Identity()
 
     def hidden(
         self,
@@ -212,20 +227,7 @@ class Body(nn.Module):
             for own in self._positions.values():
                 own.reach(start + T)
         at: int | Tensor = start if positions is None else positions
-        x = self.embedding(tokens)  # (B, T, D)
-        if self.embedding_scale is not None and self.round_embedding_scale:
-            x = x * torch.full((), self.embedding_scale, dtype=torch.float32, device=x.device).to(
-                x.dtype
-            )
-        elif self.embedding_scale is not None:
-            x = x * self.embedding_scale
-        x = self.position.embed(x, at)
-        if self.token_types is not None:
-            kinds = torch.zeros_like(tokens) if token_types is None else token_types
-            x = x + self.token_types(kinds)
-        if self.embedding_norm is not None:
-            x = self.embedding_norm(x)
-        x = self.dropout(x)
+        x = self._embedded(tokens, at, token_types)
         # Compiled blocks would be compiled again for each new list of lengths.
         compiled = self.blocks[0]._compiled_call_impl is not None
         apart = documents is not None and not compiled and documents.apart
@@ -257,6 +259,23 @@ class Body(nn.Module):
             else:
                 x = block(x, **each)
         return self.norm(x[:, -1:] if last_only else x)
+
+    def _embedded(self, tokens: Tensor, at: int | Tensor, token_types: Tensor | None) -> Tensor:
+        """What the first block reads, (B, T, D)."""
+        x = self.embedding(tokens)
+        if self.embedding_scale is not None and self.round_embedding_scale:
+            scale = torch.full((), self.embedding_scale, dtype=torch.float32, device=x.device)
+            x = x * scale.to(x.dtype)
+        elif self.embedding_scale is not None:
+            x = x * self.embedding_scale
+        x = self.position.embed(x, at)
+        if self.token_types is not None:
+            kinds = torch.zeros_like(tokens) if token_types is None else token_types
+            x = x + self.token_types(kinds)
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
+        y: Tensor = self.dropout(x)
+        return y
 
     def _across(
         self, memory: Tensor | None, keep: Tensor | None, cache: KVCache | None
