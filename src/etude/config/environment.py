@@ -59,14 +59,22 @@ def instead(config: DictConfig, form: str) -> dict[str, Any]:
     Args:
         form: a text with `{name}` in it, the variable's.
     """
-    written: dict[str, Any] = OmegaConf.to_container(config, resolve=False)  # type: ignore[assignment]
-    if "oc.env" not in str(written):
+    asked = False
+
+    def told(name: str, *default: Any) -> str:
+        nonlocal asked
+        asked = True
+        return form.format(name=name)
+
+    with _environment(told):
         try:
-            return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
-        except OmegaConfBaseException:
-            return written
-    untyped = OmegaConf.create(written)  # a number from the environment is a text here
-    with _environment(lambda name, *default: form.format(name=name)):
+            found: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+            if not asked:
+                return found
+        except OmegaConfBaseException:  # such as a text where a number must be
+            pass
+        written: dict[str, Any] = OmegaConf.to_container(config, resolve=False)  # type: ignore[assignment]
+        untyped = OmegaConf.create(written)  # a number from the environment is a text here
         try:
             return OmegaConf.to_container(untyped, resolve=True)  # type: ignore[return-value]
         except OmegaConfBaseException:
