@@ -144,7 +144,7 @@ def save() -> None:
 
 def cache_folder() -> Path:
     """`$ETUDE_CACHE`, or `~/.cache/etude`."""
-    return Path(os.environ.get("ETUDE_CACHE") or "~/.cache/etude").expanduser()
+    return Path(os.path.expanduser(os.environ.get("ETUDE_CACHE") or "~/.cache/etude"))
 
 
 def record_in(hint: Any) -> Constructor | None:

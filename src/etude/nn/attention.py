@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -152,6 +152,7 @@ class MultiHeadAttention(nn.Module):
             (Yang et al. 2022, arXiv:2203.03466, definition 4.1).
 
     Attributes:
+        fused: whether torch's fused kernels are taken where they can be.
         standard_scale: what the scale is in the standard parametrisation.
         base_share: base_head_dim / K.
 
@@ -159,6 +160,7 @@ class MultiHeadAttention(nn.Module):
         InvalidArguments: sizes that don't divide each other.
     """
 
+    fused: ClassVar[bool] = True
     given = frozenset(  # by the model
         {"dim", "heads", "bias", "dropout", "head_dim", "base_head_dim", "layer", "layers"}
     )
@@ -291,7 +293,7 @@ class MultiHeadAttention(nn.Module):
         """What each query gathers of the values, (B, H, T, K); see `reference_attention`. Of packed
         sequences it is called for each document.
         """
-        if self.softcap is None:
+        if self.fused and self.softcap is None:
             return fused_attention(q, k, v, causal=causal, bias=bias, scale=scale, dropout=dropout)
         return reference_attention(
             q, k, v, causal=causal, bias=bias, scale=scale, dropout=dropout, softcap=self.softcap
@@ -360,20 +362,7 @@ class MultiHeadAttention(nn.Module):
 class ReferenceAttention(MultiHeadAttention):
     """`MultiHeadAttention` by the formula instead of the fused kernels: slow and readable."""
 
-    def attend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *,
-        causal: bool,
-        bias: Tensor | None = None,
-        scale: float | None = None,
-        dropout: float = 0.0,
-    ) -> Tensor:
-        return reference_attention(
-            q, k, v, causal=causal, bias=bias, scale=scale, dropout=dropout, softcap=self.softcap
-        )
+    fused = False
 
 
 def check_divides(checks: Checks, key: str, value: int, of_key: str, of: int) -> None:

@@ -11,10 +11,10 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from etude.records.files import write_json
 from etude.records.signature import DIGITS, sha256_of
 from etude.sources import source_hash
 
@@ -52,13 +52,7 @@ def remember(cache: Path, data: Mapping[str, Any], fingerprint: str, files: Iter
             return
         file = _file(cache, data)
         file.parent.mkdir(parents=True, exist_ok=True)
-        beside = file.with_name(f"{file.name}.{os.getpid()}")
-        try:
-            beside.write_text(json.dumps({"fingerprint": fingerprint, "files": stamps}))
-            beside.replace(file)
-        finally:
-            with suppress(FileNotFoundError):
-                beside.unlink()
+        write_json(file, {"fingerprint": fingerprint, "files": stamps})
     except OSError:  # it is found out again
         return
 

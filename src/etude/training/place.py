@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
+from etude.config import constructors
 from etude.config.checks import Checked
 from etude.errors import Problem, RequestError
 from etude.records.files import sweep_temporaries
@@ -70,8 +71,8 @@ def room_for_checkpoints(folder: Path, weights: int) -> None:
 
 def cache_folder(checked: Checked) -> Path:
     """Where prepared data lies: `run.cache`, `$ETUDE_CACHE`, or `~/.cache/etude`."""
-    stated = checked.run.cache or os.environ.get("ETUDE_CACHE")
-    return Path(os.path.expanduser(stated)) if stated else Path.home() / ".cache" / "etude"
+    stated = checked.run.cache
+    return Path(os.path.expanduser(stated)) if stated else constructors.cache_folder()
 
 
 @contextmanager
