@@ -152,7 +152,10 @@ def test_a_class_of_ones_own_may_take_any_shipped_class(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "twice_of_mine.py").write_text(
-        "class Twice:\n    def __init__(self, first=None, second=None): ...\n"
+        "from torch import nn\n"
+        "class Twice(nn.Module):\n"
+        "    def __init__(self, dim, bias, first=None, second=None): ...\n"
+        "    def forward(self, x): ...\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     norm = {"_target_": "etude.nn.norm.RMSNorm", "_partial_": True}

@@ -12,7 +12,7 @@ import math
 import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -21,7 +21,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from etude.config.constructors import EMPTY, Constructor, Parameter, describe_class, record_in
 from etude.config.describe import describe, is_union, takes_bool
 from etude.config.paths import conf_dir
+from etude.config.table import table
 from etude.config.targets import described_at, is_extension, is_factory, load
+from etude.contracts.contract import Contract
+from etude.contracts.slots import contract_at
 from etude.errors import InvalidArguments, Problem, RequestError, described, nearest
 
 _META_KEYS = ("_target_", "_partial_")
@@ -84,7 +87,7 @@ class Factory:
                 Problem(f"{self.where}._target_", "a class that fits here", name, str(error))
             ) from error
         try:
-            return self.constructor(**arguments)
+            made = self.constructor(**arguments)
         except InvalidArguments as error:
             raise RequestError(problem.under(self.where) for problem in error.problems) from error
         except TypeError as error:  # one that takes **anything handed it on
@@ -98,6 +101,20 @@ class Factory:
             raise
         except (Exception, SystemExit) as error:
             raise self._refused(error) from error
+        self._check(made)
+        return made
+
+    def _check(self, made: Any) -> None:
+        """Compares what a class of the user's has made with the contract of its place.
+
+        Raises:
+            RequestError: something is missing.
+        """
+        if str(self.constructor.__module__).startswith("etude."):
+            return
+        contract = contract_at(table().slot(self.where))
+        if contract is not None and (lacking := list(contract.problems_of(made, self.where))):
+            raise RequestError(lacking)
 
     def names_left(self) -> frozenset[str]:
         """The arguments that the constructor names and that nothing is stated for; see
@@ -147,10 +164,30 @@ def check_node(
         told = "true: the rest of its arguments is given later" if expected else "false"
         return None, [Problem(f"{where}._partial_", told, value.get("_partial_", False))]
     stated = {key: v for key, v in value.items() if key not in _META_KEYS}
-    within = within_extension or is_extension(value["_target_"], extensions)
-    return _check_arguments(
-        where, value["_target_"], described, partial, stated, extensions, within
-    )
+    foreign = is_extension(value["_target_"], extensions)
+    lacking: list[Problem] = []
+    if foreign and (contract := contract_at(table().slot(where))) is not None:
+        kind = load(described, value["_target_"], where)
+        lacking = list(contract.problems(kind, where, value["_target_"]))
+        described, stated = _given_by(contract, described, stated)
+    node, problems = _check_arguments(
+        where, value["_target_"], described, partial, stated, extensions,
+        within_extension or foreign,
+    )  # fmt: skip
+    return node, lacking + problems
+
+
+def _given_by(
+    contract: Contract, described: Constructor, stated: dict[str, Any]
+) -> tuple[Constructor, dict[str, Any]]:
+    """A class of the user's with what it is given, and what the config states for it: null leaves
+    an argument to what it is given.
+    """
+    left = {name for name in contract.open if stated.get(name) is None}
+    parameters = {n: p for n, p in described.parameters.items() if n not in left}
+    given = contract.arguments.keys() - contract.open | (described.given or frozenset())
+    kept = {key: value for key, value in stated.items() if key not in left}
+    return replace(described, parameters=parameters, given=frozenset(given)), kept
 
 
 def _check_arguments(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 
+@runtime_checkable
 class CausalModel(Protocol):
     """What generation needs of a model (an `nn.Module` besides, or a `Reading` of one)."""
 

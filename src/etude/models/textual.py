@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from etude.models.decoder import Decoder
+from etude.generation.reader import CausalModel
+from etude.models.encoder import Encoder
 from etude.models.encoder_decoder import EncoderDecoder
 from etude.models.language_model import LanguageModel
 from etude.models.regressor import NumberModel, Regressor
@@ -20,15 +21,16 @@ Trained = Textual | NumberModel
 
 def for_use(module: nn.Module, tokenizer: Any, labels: Sequence[str] = ()) -> Trained:
     """A decoder as a `LanguageModel`, an encoder-decoder as a `Seq2Seq`, an encoder as a
-    `TextEncoder`, a regressor, which has no use for the tokenizer, as a `NumberModel`.
+    `TextEncoder`, a regressor, which has no use for the tokenizer, as a `NumberModel`. A class of
+    the user's is a `LanguageModel` if it has what generation needs, else a `TextEncoder`.
 
     Args:
         labels: the names of what the module's head tells apart.
     """
     if isinstance(module, Regressor):
         return NumberModel(module)
-    if isinstance(module, Decoder):
-        return LanguageModel(module, tokenizer)
     if isinstance(module, EncoderDecoder):
         return Seq2Seq(module, tokenizer)
+    if isinstance(module, CausalModel) and not isinstance(module, Encoder):
+        return LanguageModel(module, tokenizer)  # type: ignore[arg-type]
     return TextEncoder(module, tokenizer, labels=labels)  # type: ignore[arg-type]

@@ -5,6 +5,9 @@ Two shapes: `down(activation(up(x)))`, and gated `down(activation(gate(x)) * up(
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -12,7 +15,7 @@ from etude.errors import Checks
 from etude.nn.matrices import Matrix, whole
 
 
-class FeedForward(nn.Module):
+class FeedForward(nn.Module, ABC):
     """down(activation(up(x))); the base of the two-matrix parts.
 
     Vaswani et al. 2017, section 3.3.
@@ -32,8 +35,9 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(hidden, dim, bias=bias)
         self.dropout = nn.Dropout(dropout)
 
+    @abstractmethod
     def activation(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        """What stands between the projections; same shape."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D)."""
@@ -82,7 +86,7 @@ class SquaredReLU(FeedForward):
         return positive * positive  # the bits of a power, in less time there and back
 
 
-class GatedFeedForward(nn.Module):
+class GatedFeedForward(nn.Module, ABC):
     """down(activation(gate(x)) * up(x)); the base of the gated parts.
 
     Shazeer 2020 (arXiv:2002.05202), section 2.
@@ -104,8 +108,9 @@ class GatedFeedForward(nn.Module):
         self.down = nn.Linear(hidden, dim, bias=bias)
         self.dropout = nn.Dropout(dropout)
 
+    @abstractmethod
     def activation(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        """What stands between the projections; same shape."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D)."""
@@ -145,6 +150,10 @@ class NoFeedForward(nn.Module):
 
     def __init__(self, *, dim: int, bias: bool, dropout: float) -> None:
         super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zeros: nothing is added."""
+        return torch.zeros_like(x)
 
 
 def _check(dim: int, dropout: float, hidden: int) -> None:

@@ -79,7 +79,7 @@ def build_parts(checked: Checked) -> Parts:
     with shapes_only():
         few = with_layers(nodes["model"], 1)
         model = attempt(lambda: addressed(lambda node: sized(node, vocabulary), few))
-    built = Built(checked, **parts, callbacks=callbacks, loggers=loggers, model=model)
+    built = Built(checked, **parts, callbacks=callbacks, model=model)
     problems += problems_of(built)
     if problems:
         raise RequestError(problems)

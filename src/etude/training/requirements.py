@@ -9,7 +9,6 @@ from typing import Any
 from etude.config.checks import Checked
 from etude.config.nodes import Factory
 from etude.errors import InvalidArguments, Problem, RequestError, nearest
-from etude.loggers.base import Logger
 from etude.models.decoder import Decoder
 from etude.models.encoder import Encoder
 from etude.models.encoder_decoder import EncoderDecoder
@@ -39,7 +38,6 @@ class Built:
     trainer: Any
     task: Factory | None
     callbacks: dict[str, Any]
-    loggers: dict[str, Any]
     model: Any
 
     @property
@@ -68,14 +66,6 @@ def problems_of(built: Built) -> list[Problem]:
         except RequestError as refused:
             found += refused.problems
     return found
-
-
-def _loggers_are_views(built: Built) -> Iterator[Problem]:
-    for name, logger in built.loggers.items():
-        if logger is not None and not isinstance(logger, Logger):
-            target = built.checked.loggers[name].target
-            expected = "a subclass of etude.loggers.base.Logger"
-            yield Problem(f"logger.{name}._target_", expected, target)
 
 
 def _sequences_fit_the_model(built: Built) -> Iterator[Problem]:
@@ -178,7 +168,6 @@ def _low_rank_changes_are_possible(built: Built) -> Iterator[Problem]:
 
 
 REQUIREMENTS: tuple[Requirement, ...] = (
-    _loggers_are_views,
     _sequences_fit_the_model,
     _numbers_fit_the_model,
     _processes_share_examples,

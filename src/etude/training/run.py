@@ -342,7 +342,7 @@ def _begin(
         label=label_of(checked.run.overrides),
         status="running",
         seed=checked.seed,
-        parameters=model.num_parameters(),
+        parameters=sum(p.numel() for p in model.parameters()),
         total_steps=total,
         step=step,
         data={
@@ -400,7 +400,7 @@ def _viewed(record: Record, checked: Checked) -> ViewedRun:
 
 def _counted(model: Any) -> str:
     """How many parameters a model has, and how many of them learn if not all do."""
-    every = model.num_parameters()
+    every = sum(p.numel() for p in model.parameters())
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
     told = f"{every:,} parameters"
     return told if learning == every else f"{told}, {learning:,} of which learn"

@@ -1,0 +1,212 @@
+"""How a class is compared with a contract."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Protocol
+
+import pytest
+import torch
+from torch import nn
+
+from etude.config.nodes import Factory
+from etude.config.table import table
+from etude.contracts.contract import Contract
+from etude.contracts.slots import CONTRACTS
+from etude.errors import RequestError
+
+
+class Thing(Protocol):
+    size: int
+
+    def __init__(self, *, width: int, depth: int = 1) -> None: ...
+
+    def turn(self, x: Any, /, *, left: bool, far: bool = False) -> Any: ...
+
+
+THING = Contract("thing", Thing)
+
+
+def lacking(kind: Any, contract: Contract = THING) -> list[str]:
+    return [problem.expected for problem in contract.problems(kind, "thing", "mine.Thing")]
+
+
+class Whole:
+    size = 1
+
+    def __init__(self, *, width: int) -> None: ...
+
+    def turn(self, x: Any, *, left: bool, far: bool = False) -> Any: ...
+
+
+def test_a_class_that_has_everything() -> None:
+    assert lacking(Whole) == []
+
+
+class OfOtherForms:
+    def __init__(self, width: int, **others: Any) -> None:
+        self.size = width
+
+    @staticmethod
+    def turn(*args: Any, **options: Any) -> Any: ...
+
+
+def test_catch_all_arguments_a_static_method_and_an_attribute_that_the_constructor_sets() -> None:
+    assert lacking(OfOtherForms) == []
+
+
+class Computed:
+    def __init__(self, width: int) -> None: ...
+
+    @property
+    def size(self) -> int:
+        return 1
+
+    @property
+    def turn(self) -> Any:
+        return lambda x, *, left, far: x
+
+
+def test_properties() -> None:
+    assert lacking(Computed) == []
+
+
+class Wrapper:
+    def __init__(self, width: int) -> None: ...
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+def test_a_class_that_computes_its_attributes_is_asked_once_it_is_built() -> None:
+    assert lacking(Wrapper) == []
+
+
+def test_all_that_is_missing_at_once() -> None:
+    class Nothing: ...
+
+    assert lacking(Nothing) == [
+        "a class whose constructor accepts width (width is given)",
+        "a class with a method turn(x, *, left, far=False)",
+        "a class with an attribute size",
+    ]
+
+
+def test_what_a_method_does_not_accept() -> None:
+    class Narrow(Whole):
+        def turn(self, *, left: bool) -> Any: ...
+
+    class Wide(Whole):
+        def turn(self, x: Any, y: Any, *, left: bool, far: bool, near: bool) -> Any: ...
+
+    class NoMethod(Whole):
+        turn = 3
+
+    shown = "turn(x, *, left, far=False)"
+    assert lacking(Narrow) == [
+        f"a class whose turn accepts 1 positional arguments: {shown}",
+        f"a class whose turn accepts far: {shown}",
+    ]
+    assert lacking(Wide) == [
+        f"a class whose turn works without y: {shown}",
+        f"a class whose turn works without near: {shown}",
+    ]
+    assert lacking(NoMethod) == [f"a class whose turn is a method {shown}"]
+
+
+def test_what_a_base_class_leaves_open() -> None:
+    class Base(Whole, ABC):
+        @abstractmethod
+        def other(self) -> None: ...
+
+        def turn(self, x: Any, *, left: bool, far: bool = False) -> Any:
+            raise NotImplementedError
+
+    class Mine(Base): ...
+
+    assert lacking(Mine) == [
+        "a class that defines other: its base class leaves that to it",
+        "a class with a method turn(x, *, left, far=False)",
+    ]
+
+
+def test_what_torch_stands_in_for_is_missing() -> None:
+    class Norm(nn.Module):
+        def __init__(self, dim: int, bias: bool) -> None:
+            super().__init__()
+
+    assert lacking(Norm, CONTRACTS["model.norm"]) == ["a class with a method forward(x)"]
+    assert lacking(object, CONTRACTS["model.norm"])[-2:] == [
+        "a subclass of torch.nn.modules.module.Module",
+        "a class with a method forward(x)",
+    ]
+
+
+def test_an_annotation_promises_an_attribute_and_a_class_variable_must_be_there() -> None:
+    class Promised:
+        size: int
+
+        def __init__(self, width: int) -> None: ...
+
+        turn = Whole.turn
+
+    class Declared(Promised):
+        size: ClassVar[int]
+
+    class Forgotten:
+        size: ClassVar[int]
+
+        def __init__(self, width: int) -> None: ...
+
+        turn = Whole.turn
+
+    assert lacking(Promised) == []
+    assert lacking(Declared) == []  # its base promises it
+    assert lacking(Forgotten) == ["a class with an attribute size"]
+
+
+def test_buffers_and_submodules_by_name_are_attributes() -> None:
+    class Registered(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.register_buffer("size", torch.ones(1))
+
+        turn = Whole.turn
+
+    assert lacking(Registered) == []
+
+
+def test_what_is_built_is_compared_too() -> None:
+    def make(*, dim: int, bias: bool) -> object:
+        return object()
+
+    assert lacking(make, CONTRACTS["model.norm"]) == []
+    with pytest.raises(RequestError) as error:
+        Factory("model.norm", make, {})(dim=3, bias=True)
+    assert [str(problem) for problem in error.value.problems] == [
+        "model.norm._target_ = 'object': expected a subclass of torch.nn.modules.module.Module "
+        "(see docs/contracts/norm.md)",
+        "model.norm._target_ = 'object': expected a class with a method forward(x) "
+        "(see docs/contracts/norm.md)",
+    ]
+
+
+def test_a_promise_that_nobody_keeps_is_reported_once_it_is_built() -> None:
+    class Promised:
+        causal: bool
+        cacheable = everywhere = True
+
+        def seen(self, T: int, S: int, device: Any = None) -> None: ...
+
+    assert lacking(Promised, CONTRACTS["model.mask"]) == []
+    with pytest.raises(RequestError, match="expected a class with an attribute causal"):
+        Factory("model.mask", Promised, {})()
+
+
+@pytest.mark.parametrize("slot", sorted(CONTRACTS.keys() & table().slots.keys()))
+def test_every_shipped_class_fulfils_the_contract_of_its_slot(slot: str) -> None:
+    for identifier in table().slots[slot]:
+        module, _, name = table().location(identifier).rpartition(".")
+        kind = getattr(importlib.import_module(module), name)
+        assert lacking(kind, CONTRACTS[slot]) == [], identifier
