@@ -14,7 +14,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -23,9 +23,10 @@ from etude.config.describe import describe, is_union, takes_bool
 from etude.config.paths import conf_dir
 from etude.config.table import table
 from etude.config.targets import described_at, is_extension, is_factory, load
-from etude.contracts.contract import Contract
-from etude.contracts.slots import contract_at
 from etude.errors import InvalidArguments, Problem, RequestError, described, nearest
+
+if TYPE_CHECKING:
+    from etude.contracts.contract import Contract
 
 _META_KEYS = ("_target_", "_partial_")
 
@@ -112,7 +113,7 @@ class Factory:
         """
         if str(self.constructor.__module__).startswith("etude."):
             return
-        contract = contract_at(table().slot(self.where))
+        contract = _contract_at(self.where)
         if contract is not None and (lacking := list(contract.problems_of(made, self.where))):
             raise RequestError(lacking)
 
@@ -166,7 +167,7 @@ def check_node(
     stated = {key: v for key, v in value.items() if key not in _META_KEYS}
     foreign = is_extension(value["_target_"], extensions)
     lacking: list[Problem] = []
-    if foreign and (contract := contract_at(table().slot(where))) is not None:
+    if foreign and (contract := _contract_at(where)) is not None:
         kind = load(described, value["_target_"], where)
         lacking = list(contract.problems(kind, where, value["_target_"]))
         described, stated = _given_by(contract, described, stated)
@@ -175,6 +176,13 @@ def check_node(
         within_extension or foreign,
     )  # fmt: skip
     return node, lacking + problems
+
+
+def _contract_at(where: str) -> Contract | None:
+    """The contract of the classes that may stand at a key path."""
+    from etude.contracts.slots import CONTRACTS  # needed by classes of the user's alone
+
+    return CONTRACTS.get(table().slot(where) or "")
 
 
 def _given_by(

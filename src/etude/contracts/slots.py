@@ -36,8 +36,3 @@ CONTRACTS: Mapping[str, Contract] = {
     "hydra.launcher": Contract("launcher", runs.Launcher, "hydra.plugins.launcher.Launcher"),
 }
 """By slot (`etude.config.table`). Elsewhere a class of one's own needs to have nothing."""
-
-
-def contract_at(slot: str | None) -> Contract | None:
-    """The contract of a slot; None where there is none."""
-    return None if slot is None else CONTRACTS.get(slot)

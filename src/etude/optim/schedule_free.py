@@ -48,8 +48,8 @@ class ScheduleFreeOptimizer(AdamWScheduleFree):
     depend on how often it was validated; here x is computed beside y, which is not touched.
     """
 
-    def __init__(self, params: Any, **options: Any) -> None:
-        super().__init__(params, **options)
+    def __init__(self, params: Any, *, lr: float, betas: tuple[float, float], eps: float) -> None:
+        super().__init__(params, lr=lr, betas=betas, eps=eps)
         self.train()
 
     @torch.no_grad()
