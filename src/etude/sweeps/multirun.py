@@ -161,7 +161,7 @@ def _told(config: DictConfig) -> list[str]:
     """The overrides of the job that Hydra has set up; its config is told of them."""
     hydra: Any = HydraConfig.get()
     typed = _typed()
-    fill_in(config, hydra, typed)
+    fill_in(config, hydra.runtime.choices, typed)
     return typed
 
 
