@@ -10,6 +10,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
@@ -205,7 +206,7 @@ def _unknown_keys(
         record: a dataclass of the schema.
         above: its key path, with a dot at the end.
     """
-    hints = get_type_hints(record)
+    hints = _hints(record)
     for key in map(str, tree):
         if key not in hints and variable_in(key) is None:  # a secret is reported as such
             meant = None if above else argument_of_a_node(key, config)
@@ -214,6 +215,12 @@ def _unknown_keys(
     for key, hint in hints.items():
         if is_dataclass(hint) and isinstance(tree.get(key), Mapping):
             yield from _unknown_keys(config, tree[key], cast(type, hint), f"{above}{key}.")
+
+
+@cache
+def _hints(record: type) -> dict[str, Any]:
+    """The types of a dataclass's fields; only to be read."""
+    return get_type_hints(record)
 
 
 def _unfit_values(
@@ -225,7 +232,7 @@ def _unfit_values(
     The usual value takes the place of each, so that what follows can be checked too.
     """
     usual = record()
-    for key, hint in get_type_hints(record).items():
+    for key, hint in _hints(record).items():
         path, value = f"{above}{key}", tree.get(key)
         if is_dataclass(hint) and isinstance(value, dict):
             yield from _unfit_values(value, cast(type, hint), f"{path}.")

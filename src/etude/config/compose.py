@@ -22,6 +22,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf._utils import get_omega_conf_dumper
 from omegaconf.errors import OmegaConfBaseException
 
 from etude.config import environment  # noqa: F401 (whose `oc.env` notes what it gives)
@@ -380,5 +381,8 @@ def plain_yaml(config: DictConfig) -> str:
 
     URLs are without their passwords.
     """
-    written = OmegaConf.to_container(config, resolve=False)
-    return OmegaConf.to_yaml(OmegaConf.create(without_secrets(written)))
+    written = without_secrets(OmegaConf.to_container(config, resolve=False))
+    text: str = yaml.dump(
+        written, allow_unicode=True, sort_keys=False, Dumper=get_omega_conf_dumper()
+    )
+    return text

@@ -8,11 +8,11 @@ to the first that differs, are set once.
 
 from __future__ import annotations
 
-import os
 import pickle
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
@@ -149,7 +149,8 @@ class _Begun:
             ConfigCompositionException: one does not fit.
         """
         lines = tuple(str(override.input_line) for override in values)
-        shared = len(os.path.commonprefix([lines, self._before]))
+        pairs = zip(lines, self._before, strict=False)
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         self._before = lines
         begun = self._shared
         if lines[: len(begun.lines)] != begun.lines:

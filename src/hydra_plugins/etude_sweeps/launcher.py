@@ -43,7 +43,7 @@ class ProcessLauncher(Launcher):
         from etude.sweeps.launcher import Processes
 
         swept: Any = task_function
-        self.processes = Processes(swept, hydra_context, config, **self.options)
+        self.processes = Processes(swept, config, **self.options)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
