@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
@@ -178,22 +180,23 @@ def test_the_loader_that_remembers_gives_what_hydra_gives(overrides: list[str]) 
         assert load(remembering, overrides) == wanted
 
 
-def _fresh(words: list[str]) -> str:
-    """What Hydra itself composes, with what is filled in."""
-    with searching(None):
+def _fresh(words: list[str]) -> str | None:
+    """What Hydra itself composes, with what is filled in; None if it refuses that."""
+    with searching(None), suppress(HydraException):
         config = ConfigLoaderImpl(create_config_search_path(str(conf_dir()))).load_configuration(
             "train", [addable(word) for word in words], RunMode.RUN, from_shell=False
         )
         fill_in(config, config.hydra.runtime.choices, words)
         with open_dict(config):
             del config["hydra"]
-    return OmegaConf.to_yaml(config)
+        return OmegaConf.to_yaml(config)
+    return None
 
 
 EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("experiment", quick_first(EXPERIMENTS, 3))
+@pytest.mark.parametrize("experiment", quick_first(EXPERIMENTS))
 def test_a_config_put_together_from_memory_is_that_of_a_fresh_composition(experiment: str) -> None:
     """Whatever was composed before: other values, other files, mistakes, the same once more."""
     values = [["seed=1"], ["seed=2", "run.notes='${name} x'"], ["+vars.a={b: 1}", "vars.a.b=2"]]
@@ -213,8 +216,8 @@ def test_a_config_put_together_from_memory_is_that_of_a_fresh_composition(experi
             found.append(OmegaConf.to_yaml(config))
             config.run.notes = "changed"  # reaches no other
     for job, text in zip(jobs, found, strict=True):
-        wrong = job[-1] in ("seed=x", "modle=1")
-        assert text == (None if wrong else _fresh(job)), job
+        assert text == _fresh(job), job
+    assert found.count(None) == 3
 
 
 def test_each_value_is_tried_before_the_first_job(tmp_path: Path) -> None:

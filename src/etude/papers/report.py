@@ -22,8 +22,7 @@ from etude.papers.verdict import Verdict, judge, judge_protocol, mean, overall
 from etude.records import provenance
 from etude.records.files import read_json, sha256_file
 from etude.records.opening import METRICS, RESULT, is_there
-from etude.records.record import Record
-from etude.records.status import Status
+from etude.records.record import DONE, Record
 from etude.records.tables import markdown_table
 from etude.sweeps.job import place_of
 
@@ -225,7 +224,7 @@ def _digest(folder: Path) -> str:
 
 def _is_there(folder: Path, told: Mapping[str, Any]) -> bool:
     try:
-        return _digest(folder) == told.get("metrics") and Status(Record.read(folder).status).over
+        return _digest(folder) == told.get("metrics") and Record.read(folder).status in DONE
     except (OSError, RequestError):
         return False
 

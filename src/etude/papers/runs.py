@@ -19,7 +19,7 @@ from etude.errors import InvalidArguments, Problem, RequestError
 from etude.papers import toys
 from etude.papers.claims import Paper, named
 from etude.records import integrity
-from etude.records.record import Record
+from etude.records.record import DONE, Record
 from etude.records.signature import signature
 from etude.records.status import Status
 from etude.sweeps.board import Board
@@ -109,7 +109,7 @@ class Arm:
             record = Record.read(folder)
         except RequestError:
             return None
-        if not Status(record.status).over:  # that it diverges is a result too
+        if record.status not in DONE:  # that it diverges is a result too
             return None
         _check_record(record, signed, self)
         return folder

@@ -131,7 +131,7 @@ def carry_out(
     try:
         if config is None:
             config = compose(overrides) if checked is None else checked.config
-        mask = mask_of(config)
+        mask = mask_of(config) if checked is None else checked.mask
         mask_messages(mask)  # the log of its process is a file like any other
         outcome = train(config, checked)
         job.status = outcome.of_the_job

@@ -26,7 +26,7 @@ from etude.sweeps.forking import prepare_to_fork
 from etude.sweeps.job import Job, key_of, name_of
 from etude.sweeps.multirun import SweptRun
 from etude.sweeps.pool import Pool, Task, start_method
-from etude.sweeps.slots import Slot, beside_each_other, slots, visible_gpus
+from etude.sweeps.slots import Slot, beside_each_other, slots, threads_each, visible_gpus
 from etude.sweeps.study import Study
 from etude.training.state import base_of, finished_at_once
 
@@ -166,10 +166,10 @@ class Processes:
         count = beside_each_other(step, self.swept.total, free_memory(device))
         if count > 1:
             log.info(
-                "%d jobs at a time, one thread each, as a step is small (%.2g GFLOP); another "
-                "number of threads rounds sums otherwise; hydra.launcher.n_jobs=1 takes them one "
-                "by one",
+                "%d jobs at a time, %s each, as a step is small (%.2g GFLOP); another number of "
+                "threads rounds sums otherwise; hydra.launcher.n_jobs=1 takes them one by one",
                 count,
+                "one thread" if (threads := threads_each()) == 1 else f"{threads} threads",
                 step.training_flops / 1e9,
             )
             pool.offer(self._slots(count))
@@ -189,7 +189,6 @@ class Processes:
             return None
         if outcome is None:
             return None
-        self.swept.without_secrets(checked.mask)
         board.started(task.number, task.job.label)
         board.line(task.number, logging.INFO, checked.mask.text(said.getvalue().rstrip()))
         took = round(time.monotonic() - began, 2)
@@ -213,6 +212,7 @@ class Processes:
         checked = None
         with suppress(EtudeError):
             checked = check(config)
+            self.swept.without_secrets(checked.mask)
         handed = checked if start_method() == "fork" else None  # another process checks anew
         task.call = partial(self.swept.carry_out, typed, config, handed, first=number == 0)
         return task, checked

@@ -82,7 +82,7 @@ class SweptRun:
         first: bool,
     ) -> Job:
         """One job; `first` also tells what its run's name was used for before."""
-        self.without_secrets(mask_of(config))
+        self.without_secrets(mask_of(config) if checked is None else checked.mask)
         with nullcontext() if first else without_other_runs():
             return carry_out(typed, self.train, config=config, checked=checked)
 

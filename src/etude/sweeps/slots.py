@@ -34,7 +34,7 @@ that wait for one another more than they compute."""
 
 
 def beside_each_other(step: Cost, jobs: int, free: int | None) -> int:
-    """How many small jobs run at once on a CPU, with one thread each; 1 for others, which take all
+    """How many small jobs run at once on a CPU, with `threads_each`; 1 for others, which take all
     cores.
 
     A job is small if its micro-batch has at most `SMALL_STEP` operations, and if jobs on all cores
@@ -45,10 +45,15 @@ def beside_each_other(step: Cost, jobs: int, free: int | None) -> int:
         jobs: of the sweep.
         free: bytes of memory; None where that is not known.
     """
-    threads = os.environ.get("OMP_NUM_THREADS", "1")  # the user's word
-    count = min(jobs, cores() // max(1, int(threads) if threads.isdecimal() else 1))
+    count = min(jobs, cores() // threads_each())
     fits = free is None or count * step.step_bytes <= free / 2
     return max(1, count) if fits and step.training_flops <= SMALL_STEP else 1
+
+
+def threads_each() -> int:
+    """Threads of a small job: one, or what `OMP_NUM_THREADS` says, which is the user's word."""
+    stated = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, int(stated)) if stated.isdecimal() else 1
 
 
 def slots(n_jobs: int | str, jobs_per_gpu: int, *, gpus: list[str]) -> list[Slot]:

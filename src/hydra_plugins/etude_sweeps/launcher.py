@@ -20,7 +20,8 @@ class ProcessLauncher(Launcher):
     """Each job in its own process, several at once.
 
     Args:
-        n_jobs: at once; `auto` is one, or `jobs_per_gpu` on each GPU.
+        n_jobs: at once; `auto` is `jobs_per_gpu` on each GPU, and on a CPU one, or a small one on
+            each core.
         jobs_per_gpu: how many jobs share a GPU.
     """
 
