@@ -152,9 +152,10 @@ def test_the_record_says_how_many_threads(
         assert start["threads"] == (threads or torch.get_num_threads())
 
 
-def test_jobs_are_forked_with_nothing_to_visit(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("experiment", ["debug", "sort"])
+def test_jobs_are_forked_with_nothing_to_visit(experiment: str) -> None:
     usual = gc.get_threshold()
-    checked = check(compose.compose("experiment=debug"))
+    checked = check(compose.compose(f"experiment={experiment}"))
     collect_rarely()
     try:
         step = prepare_to_fork(checked)

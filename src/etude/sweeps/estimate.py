@@ -249,7 +249,7 @@ def _vocabulary(checked: Checked, data: Any, prepared: bool) -> tuple[int, bool]
         return stated or found, False
     if stated is not None:
         return stated, False
-    asked = getattr(data.recipe, "vocab_size", None)
+    asked = getattr(getattr(data, "recipe", None), "vocab_size", None)  # a rule has no recipe
     return (asked, False) if isinstance(asked, int) else (_TYPICAL_VOCABULARY, True)
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from etude.collecting import collect_as_usual
 from etude.config.checks import Checked
-from etude.errors import EtudeError
 
 if TYPE_CHECKING:
     from etude.models.cost import Cost
@@ -45,7 +44,7 @@ def prepare_to_fork(checked: Checked) -> Cost | None:
     from etude.training.build import build_parts
 
     counted = None
-    with suppress(EtudeError):  # reported by the job, or no matter
+    with suppress(Exception):  # reported by the job, or no matter
         counted = Estimator().micro_batch(checked, build_parts(checked))
     _draw()
     collect_as_usual()
