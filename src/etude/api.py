@@ -67,14 +67,17 @@ def train(config: DictConfig) -> Run:
     return Run(train_record(config).record)
 
 
-def train_record(config: DictConfig) -> Any:
-    """`train`, with how it ended: an `etude.training.state.Outcome`."""
+def train_record(config: DictConfig, checked: Checked | None = None) -> Any:
+    """`train`, with how it ended: an `etude.training.state.Outcome`.
+
+    Args:
+        checked: the config, if it was checked.
+    """
     from etude.config.checks import Unsound, check
     from etude.training.state import finished_at_once
 
-    checked = None
     try:
-        checked = check(config)
+        checked = checked or check(config)
         outcome = finished_at_once(checked)
         if outcome is not None:
             return outcome

@@ -71,6 +71,11 @@ class Mask:
     def __init__(self, values: Mapping[str, str] | None = None) -> None:
         self._spellings = _references((values or {}).items())
 
+    @property
+    def spellings(self) -> dict[str, str]:
+        """What it replaces, with the references in place of it."""
+        return dict(self._spellings)
+
     def text(self, text: str) -> str:
         """The text with references in place of values."""
         return hidden(self.spelled(text))

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
+from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
-from etude.config.compose import composed, searching, unmarked
+from etude.config.compose import addable, composed, fill_in, searching, unmarked
 from etude.config.loader import RememberingLoader
 from etude.config.paths import conf_dir
+from etude.config.schema import Run
 from etude.errors import RequestError
 from etude.records.record import Record
 from etude.sweeps.expand import Sweep, expand
 from etude.sweeps.multirun import multirun
 from etude.sweeps.plan import plan
 from etude.training.state import Outcome
+from quick_first import quick_first
 
 
 def expanded(*overrides: str, config_dir: Path | None = None) -> Sweep:
@@ -31,7 +35,7 @@ def started(root: Path, *overrides: str, config_dir: Path | None = None) -> list
     """The configs that `etude train -m` hands over to training, in order."""
     configs: list[Any] = []
 
-    def train(config: Any) -> Outcome:
+    def train(config: Any, checked: Any = None) -> Outcome:
         configs.append(config)
         return Outcome("finished", Record(root / "somewhere"))
 
@@ -174,6 +178,63 @@ def test_the_loader_that_remembers_gives_what_hydra_gives(overrides: list[str]) 
         load(remembering, [*overrides, "seed=12"])  # leaves no trace
         assert load(remembering, overrides) == wanted
         assert load(remembering, overrides) == wanted
+
+
+def _fresh(words: list[str]) -> str | None:
+    """What Hydra itself composes, with what is filled in; None if it refuses that."""
+    with searching(None), suppress(HydraException):
+        config = ConfigLoaderImpl(create_config_search_path(str(conf_dir()))).load_configuration(
+            "train", [addable(word) for word in words], RunMode.RUN, from_shell=False
+        )
+        fill_in(config, config.hydra.runtime.choices, words)
+        with open_dict(config):
+            del config["hydra"]
+        return OmegaConf.to_yaml(config)
+    return None
+
+
+EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("experiment", quick_first(EXPERIMENTS))
+def test_a_config_put_together_from_memory_is_that_of_a_fresh_composition(experiment: str) -> None:
+    """Whatever was composed before: other values, other files, mistakes, the same once more."""
+    values = [["seed=1"], ["seed=2", "run.notes='${name} x'"], ["+vars.a={b: 1}", "vars.a.b=2"]]
+    values += [["optimizer.lr=0.5", "seed=1"], ["optimizer.lr=0.5", "seed=3"], ["~run.notes"]]
+    values += [["schedule=constant", "seed=1"], ["seed=x"], ["seed=1"], [], ["modle=1"], ["seed=2"]]
+    jobs = [[f"experiment={experiment}", *each] for each in values]
+    found: list[str | None] = []
+    with searching(None):
+        for job in jobs:
+            try:
+                config = composed(job)
+            except RequestError:
+                found.append(None)
+                continue
+            assert OmegaConf.get_type(config.run) is Run
+            assert OmegaConf.is_struct(config)
+            found.append(OmegaConf.to_yaml(config))
+            config.run.notes = "changed"  # reaches no other
+    for job, text in zip(jobs, found, strict=True):
+        assert text == _fresh(job), job
+    assert found.count(None) == 3
+
+
+def test_each_value_is_tried_before_the_first_job(tmp_path: Path) -> None:
+    def never(config: Any, checked: Any = None) -> Outcome:
+        raise AssertionError("a job began")
+
+    words = ["experiment=debug", f"run.root={tmp_path / 'runs'}", "hydra/launcher=basic"]
+    for axes, said in (
+        (["seed=0,1,x", "run.samples=1,-1,y"], ["seed = 'x'", "run.samples = 'y'"]),
+        (["model=nano,nona"], ["model = 'nona'", "nano"]),
+        (["model=nano,t5_small", "model/position=rotary,rotery"], ["rotery", "rotary"]),
+    ):
+        with pytest.raises(RequestError) as error:
+            multirun([*words, *axes], never)
+        for text in said:
+            assert text in str(error.value)
+        assert not (tmp_path / "runs").exists()
 
 
 def test_a_sweep_over_nothing_is_refused() -> None:

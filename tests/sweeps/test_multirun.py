@@ -141,14 +141,14 @@ def sweep(root: Path, *overrides: str, train: Any) -> list[Any]:
     return multirun(words, train).jobs
 
 
-def outcome(config: Any) -> Outcome:
+def outcome(config: Any, checked: Any = None) -> Outcome:
     return Outcome("finished", Record(Path("somewhere") / str(config.seed)))
 
 
 def test_jobs_run_in_the_order_of_the_axes_with_their_own_config(tmp_path: Path) -> None:
     seen: list[tuple[str, int]] = []
 
-    def train(config: Any) -> Outcome:
+    def train(config: Any, checked: Any = None) -> Outcome:
         seen.append((config.model.position._target_.rpartition(".")[2], config.seed))
         return outcome(config)
 
@@ -159,7 +159,7 @@ def test_jobs_run_in_the_order_of_the_axes_with_their_own_config(tmp_path: Path)
 
 
 def test_a_job_that_breaks_does_not_break_the_others(tmp_path: Path) -> None:
-    def train(config: Any) -> Outcome:
+    def train(config: Any, checked: Any = None) -> Outcome:
         if config.seed == 1:
             raise ZeroDivisionError("by zero")
         return outcome(config)
@@ -172,7 +172,7 @@ def test_a_job_that_breaks_does_not_break_the_others(tmp_path: Path) -> None:
 def test_a_signal_ends_the_whole_sweep(tmp_path: Path) -> None:
     seen: list[int] = []
 
-    def train(config: Any) -> Outcome:
+    def train(config: Any, checked: Any = None) -> Outcome:
         seen.append(config.seed)
         if config.seed == 1:
             raise Interrupted(15)
@@ -200,7 +200,7 @@ def test_the_config_of_a_job_is_that_of_the_same_run_alone(tmp_path: Path) -> No
 
     found: list[str] = []
 
-    def train(config: Any) -> Outcome:
+    def train(config: Any, checked: Any = None) -> Outcome:
         found.append(signature(check(config).identity))
         return outcome(config)
 

@@ -62,6 +62,7 @@ def test_one_job_ends_badly_and_the_others_are_done(
 def test_a_sweep_may_stop_at_the_first_error(etude, corpus: Path, tiny, tmp_path: Path) -> None:
     root = tmp_path / "experiments"
     words = tiny(corpus, root, *PLANT, "run.samples=0", "run.on_error=stop")
+    words.append("hydra.launcher.n_jobs=1")
     answer = etude("train", "-m", *words, "+callbacks.planted.how=nothing,raise,spin")
     assert answer.code == 1
     assert "3 jobs: 1 finished, 1 failed, 1 waiting" in answer.out
@@ -147,14 +148,47 @@ def test_in_processes_that_share_nothing(
     assert "2 jobs: 2 reused" in etude("train", "-m", *words, "model.heads=1,2").out
 
 
-def test_two_jobs_that_are_one_run(etude, corpus: Path, tiny, tmp_path: Path) -> None:
-    """Micro-batches are no part of a run; the second job waits and finds it done."""
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_two_jobs_that_are_one_run(etude, corpus: Path, tiny, tmp_path: Path, at_once: int) -> None:
+    """Micro-batches are no part of a run, and a dropout of 0.0 is one of 0."""
     root = tmp_path / "experiments"
-    words = tiny(corpus, root, "run.samples=0", "hydra.launcher.n_jobs=2", "trainer.max_steps=60")
-    answer = etude("train", "-m", *words, "trainer.micro_batch=1,2", "seed=0,1")
+    words = tiny(corpus, root, "run.samples=0", f"hydra.launcher.n_jobs={at_once}")
+    words += ["trainer.micro_batch=1,2", "model.dropout=0,0.0"]
+    answer = etude("train", "-m", *words)
     assert answer.code == 0, answer.out
-    assert "4 jobs: 2 finished, 2 reused" in answer.out
-    assert len(list((root / "tiny").iterdir())) == 2
+    assert "[3/4] same as job 1" in answer.out
+    assert "4 jobs: 1 finished, 3 the same as another" in answer.out
+    assert "  same    job 4 as job 1  " in answer.out
+    (path,) = (root / "tiny").iterdir()
+    assert len(Record.read(path).info["starts"]) == 1
+    sweep = sweep_of(root)
+    first = sweep["jobs"][0]
+    assert {job["status"] for job in sweep["jobs"]} == {"finished"}
+    assert {job["path"] for job in sweep["jobs"]} == {f"tiny/{path.name}"}
+    assert [job.get("same_as") for job in sweep["jobs"]] == [None, *[first["key"]] * 3]
+    assert len(list((sweep["folder"] / "logs").iterdir())) == 1  # one process
+    again = etude("train", "-m", *words)
+    assert "4 jobs: 1 reused, 3 the same as another" in again.out
+
+
+def test_a_job_that_is_the_same_as_one_that_failed_has_failed(
+    etude, corpus: Path, tiny, tmp_path: Path
+) -> None:
+    root = tmp_path / "experiments"
+    words = tiny(corpus, root, *PLANT, "run.samples=0", "+callbacks.planted.how=raise")
+    answer = etude("train", "-m", *words, "trainer.micro_batch=1,2")
+    assert answer.code == 1
+    assert "2 jobs: 1 failed, 1 the same as another" in answer.out
+    first, second = sweep_of(root)["jobs"]
+    assert (second["status"], second["message"]) == ("failed", first["message"])
+
+
+def test_the_same_run_below_two_roots_is_two(tmp_path: Path) -> None:
+    from etude.api import plan
+
+    roots = f"run.root={tmp_path}/a,{tmp_path}/b"
+    jobs = plan("experiment=debug", roots, "trainer.micro_batch=1,2", multirun=True, measure=False)
+    assert [job.same_as for job in jobs] == [None, 1, None, 3]
 
 
 def test_gpus_are_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,7 @@ AXES = ["optimizer.lr=tag(log,interval(1e-4,1))", "seed=int(interval(0,8))"]
 
 @pytest.mark.parametrize("sampler", ["tpe", pytest.param("random", marks=pytest.mark.slow)])
 def test_the_best_is_near_the_optimum_of_a_known_surface(tmp_path: Path, sampler: str) -> None:
-    def train(config: Any) -> Outcome:
+    def train(config: Any, checked: Any = None) -> Outcome:
         return trained(config, surface(config.optimizer.lr, config.seed))
 
     count = 40
@@ -75,7 +75,7 @@ def test_the_best_is_near_the_optimum_of_a_known_surface(tmp_path: Path, sampler
 
 
 def test_a_planted_bad_trial_is_paused_and_the_others_are_not(tmp_path: Path) -> None:
-    def train(config: Any) -> Outcome:
+    def train(config: Any, checked: Any = None) -> Outcome:
         bad = config.seed == 7
         for step in (10, 20, 30):
             if watcher().validated(step, {"val/loss": 9.0 if bad else 3.0 - step / 100}):
@@ -109,7 +109,7 @@ def test_what_makes_the_metric_better_is_searched(
     """The monitored metric also decides who is paused."""
     paused = []
 
-    def train(config: Any) -> Outcome:
+    def train(config: Any, checked: Any = None) -> Outcome:
         good = config.seed != 7
         name = "val/f1_macro" if "experiment=spam" in words else "val/accuracy"
         paused.append((config.seed, watcher().validated(9, {name: 0.9 if good else 0.1})))
@@ -126,7 +126,7 @@ def test_what_makes_the_metric_better_is_searched(
 
 @pytest.mark.slow
 def test_hyperband_pauses_what_does_badly(tmp_path: Path) -> None:
-    def train(config: Any) -> Outcome:
+    def train(config: Any, checked: Any = None) -> Outcome:
         value = surface(config.optimizer.lr, 3)
         for step in range(1, 28):
             if watcher().validated(step, {"val/loss": value + 1 / step}):
@@ -145,7 +145,7 @@ def test_a_paused_run_goes_on_if_it_is_promoted(tmp_path: Path) -> None:
     """Each trial does worse than those before it: what was paused first turns out to be good."""
     begun = tmp_path / "begun.txt"
 
-    def train(config: Any) -> Outcome:
+    def train(config: Any, checked: Any = None) -> Outcome:
         with begun.open("a") as file:
             file.write(f"{config.optimizer.lr:.9g}\n")
         order = list(dict.fromkeys(begun.read_text().split()))
@@ -181,18 +181,22 @@ def test_what_failed_is_tried_again_and_counts_once(tmp_path: Path) -> None:
     assert [job.status for job in jobs] == ["failed"] * 4
     assert states(study) == {"FAIL": 4}
     before = {tuple(trial.params.items()) for trial in study.trials}
-    jobs, study = search(tmp_path, lambda config: trained(config, config.seed), *words)
+    jobs, study = search(
+        tmp_path, lambda config, checked=None: trained(config, config.seed), *words
+    )
     assert states(study) == {"COMPLETE": 4, "FAIL": 4}
     again = [tuple(t.params.items()) for t in study.trials if t.state is TrialState.COMPLETE]
     assert before <= set(again)
-    jobs, study = search(tmp_path, lambda config: trained(config, config.seed), *words)
+    jobs, study = search(
+        tmp_path, lambda config, checked=None: trained(config, config.seed), *words
+    )
     assert jobs == []
-    jobs, _ = search(tmp_path, lambda config: trained(config, config.seed), words[0])
+    jobs, _ = search(tmp_path, lambda config, checked=None: trained(config, config.seed), words[0])
     assert len(jobs) == 16  # twenty by default
 
 
 def test_no_run_is_tried_twice_at_once(tmp_path: Path) -> None:
-    def train(config: Any) -> Outcome:
+    def train(config: Any, checked: Any = None) -> Outcome:
         place = tmp_path / f"busy-{config.seed}"
         place.touch(exist_ok=False)
         time.sleep(0.05)
@@ -261,9 +265,13 @@ def test_a_password_among_the_overrides_does_not_part_a_trial_from_its_job(tmp_p
     """Jobs are written down without it, and are the same jobs all the same."""
     secret = "run.notes=x", "vars.url='https://me:secret@host/x'"
     words = [*secret, "seed=0,1", "hydra.sweeper.n_trials=3", "hydra.launcher.n_jobs=1"]
-    jobs, study = search(tmp_path, lambda config: trained(config, config.seed), *words)
+    jobs, study = search(
+        tmp_path, lambda config, checked=None: trained(config, config.seed), *words
+    )
     assert [job.status for job in jobs] == ["finished"] * 3
     assert states(study) == {"COMPLETE": 3}
     paused = [*SEARCH[:1], f"run.root={tmp_path / 'other'}", *secret, "seed=0,1"]
-    swept = multirun(paused, lambda config: Outcome("paused", trained(config, 1.0).record))
+    swept = multirun(
+        paused, lambda config, checked=None: Outcome("paused", trained(config, 1.0).record)
+    )
     assert [job.status for job in swept.jobs] == ["paused"] * 2

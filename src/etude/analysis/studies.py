@@ -24,7 +24,7 @@ def draw_curves(folder: Path, jobs: Sequence[Job]) -> Path | None:
     Returns:
         The file; None for a sweep of which fewer than two runs are finished, or of too many.
     """
-    done = [job for job in jobs if job.path and job.status in ("finished", "reused")]
+    done = [job for job in jobs if job.path and job.status.trained]
     paths = list(dict.fromkeys(Path(str(job.path)) for job in done))
     if not 2 <= len(paths) <= _READABLE:
         return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,9 @@ from etude.cli.words import DONE, FAILED, HELD, WRONG
 from etude.errors import Problem, RequestError
 
 log = logging.getLogger("etude")
+
+_SHOWN = 8
+"""Jobs that are the same run as another, listed at the end."""
 
 USAGE = """\
 usage: etude train [OVERRIDES] [-m] [--config-dir DIR] [--cfg job] [--debug]
@@ -66,14 +68,12 @@ def _train_sweep(overrides: list[str], config_dir: str | None) -> int:
     from etude.analysis.searches import draw_search
     from etude.analysis.studies import draw_curves
     from etude.api import train_record
-    from etude.sweeps.job import GOOD, exit_code_of
+    from etude.sweeps.job import counted, exit_code_of
     from etude.sweeps.multirun import multirun
 
     swept = multirun(overrides, train_record, config_dir)
     jobs = swept.jobs
-    counts = Counter(job.status for job in jobs)
-    told = ", ".join(f"{count} {status}" for status, count in counts.items())
-    log.info("\n%d jobs: %s", len(jobs), told)
+    log.info("\n%s", counted(jobs))
     _tell_results(jobs)
     if (figure := draw_curves(swept.folder, jobs)) is not None:
         log.info("  curves  %s", figure)
@@ -81,9 +81,26 @@ def _train_sweep(overrides: list[str], config_dir: str | None) -> int:
         log.info("  search  %s", figure)
     if any(job.path for job in jobs):
         log.info("  table   %s", swept.folder / "results.csv")
-    for job in (job for job in jobs if job.status not in GOOD):
-        log.info("  %s  %s: %s", job.status, job.label, job.message or "not begun")
+    _tell_the_same(jobs)
+    for job in jobs:
+        if job.same_as is None and not job.status.good:
+            log.info("  %s  %s: %s", job.status, job.label, job.message or "not begun")
     return exit_code_of(jobs, done=DONE, failed=FAILED, wrong=WRONG, held=HELD)
+
+
+def _tell_the_same(jobs: Sequence[Any]) -> None:
+    """Which jobs asked for a run that an earlier one had asked for."""
+    numbers: dict[str, int] = {}
+    same = []
+    for number, job in enumerate(jobs, start=1):
+        if job.same_as is None:
+            numbers[job.key] = number
+        else:
+            same.append(f"  same    job {number} as job {numbers[job.same_as]}  {job.label}")
+    for line in same[:_SHOWN]:
+        log.info("%s", line)
+    if len(same) > _SHOWN:
+        log.info("  same    and %d more", len(same) - _SHOWN)
 
 
 def _tell_results(jobs: Sequence[Any]) -> None:
@@ -92,7 +109,7 @@ def _tell_results(jobs: Sequence[Any]) -> None:
 
     rows = []
     for job in jobs:
-        if job.path and job.status in ("finished", "reused"):
+        if job.path and job.status.trained and job.same_as is None:
             final = Record.read(Path(job.path)).info.get("final", {})
             found = next(((k, v) for k, v in final.items() if k.startswith("val/")), None)
             if found:

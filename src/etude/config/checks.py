@@ -10,6 +10,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
@@ -18,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from etude.config import constructors
 from etude.config.describe import describe
-from etude.config.environment import instead, resolved, shown
+from etude.config.environment import Resolved, instead, resolved, shown
 from etude.config.hints import argument_of_a_node
 from etude.config.nodes import Node, check_node, fits
 from etude.config.pins import pin
@@ -93,7 +94,8 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
     Raises:
         RequestError: with every problem found.
     """
-    plain, mask, of_values = _read(config)
+    read, of_values = _read(config)
+    plain = read.plain
     start = plain["init_from"]
     if start["source"] is not None and not start["found"]:
         if trust is not None:
@@ -103,7 +105,8 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
             raise RequestError(of_values)
         training = importlib.import_module("etude.training.initial")  # a layer above this one
         config = training.Initial.settled(config)
-        plain, mask, of_values = _read(config)
+        read, of_values = _read(config)
+        plain = read.plain
     problems: list[Problem] = []
     named = plain["extensions"] if trust is None else list(trust)
     if named:
@@ -131,7 +134,7 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
         named = nodes | {f"callbacks.{name}": node for name, node in callbacks.items()}
         sound = {key: node for key, node in named.items() if not _any_below(wrong, key)}
         raise Unsound(problems, sound)
-    config = pin(config, [*nodes.values(), *callbacks.values()])
+    pinned = pin(config, [*nodes.values(), *callbacks.values()])
     identity = {
         "name": plain["name"],
         "seed": plain["seed"],
@@ -151,7 +154,7 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
     for path in OUT_OF_SIGNATURE:
         _remove(identity, path.split("."))
     return Checked(
-        config=config,
+        config=pinned,
         name=plain["name"],
         seed=plain["seed"],
         nodes=nodes,
@@ -159,8 +162,8 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
         loggers=loggers,
         run=Run(**plain["run"]),
         identity=without_passwords(identity),
-        shown=shown(config),
-        mask=mask,
+        shown=shown(pinned, read if pinned is config else None),
+        mask=read.mask,
     )
 
 
@@ -168,23 +171,28 @@ def _any_below(paths: Iterable[str], key: str) -> bool:
     return any(re.match(rf"{re.escape(key)}([.\[]|$)", path) for path in paths)
 
 
-def _read(config: DictConfig) -> tuple[dict[str, Any], Mask, list[Problem]]:
-    """The config as plain data, what hides its secrets, and what is wrong beside the nodes.
+def _read(config: DictConfig) -> tuple[Resolved, list[Problem]]:
+    """The config resolved, and what is wrong beside the nodes.
 
     Raises:
         RequestError: an interpolation does not resolve.
     """
-    problems = [*_environment_in_identity(config), *_secrets_in_identity(config)]
+    written = OmegaConf.to_container(config, resolve=False)
     try:
-        plain, mask = resolved(config)
+        read = resolved(config)
     except OmegaConfBaseException as error:
+        problems = [*_environment_in_identity(written, instead(config, _MARK))]
+        problems += _secrets_in_identity(written, config)
         key = getattr(error, "full_key", None) or "config"
         reason = str(error).splitlines()[0]
-        unknown = _unknown_keys(config, OmegaConf.to_container(config))
+        unknown = _unknown_keys(config, written)
         dangling = Problem(str(key), "an interpolation that resolves", hint=reason)
         raise RequestError([*problems, *unknown, dangling]) from error
+    plain = read.plain
+    marked = instead(config, _MARK) if read.asked else plain
+    problems = [*_environment_in_identity(written, marked), *_secrets_in_identity(written, config)]
     problems += [*_unknown_keys(config, plain), *_null_characters(plain), *_unfit_values(plain)]
-    return plain, mask, problems
+    return read, problems
 
 
 def _unknown_keys(
@@ -198,7 +206,7 @@ def _unknown_keys(
         record: a dataclass of the schema.
         above: its key path, with a dot at the end.
     """
-    hints = get_type_hints(record)
+    hints = _hints(record)
     for key in map(str, tree):
         if key not in hints and variable_in(key) is None:  # a secret is reported as such
             meant = None if above else argument_of_a_node(key, config)
@@ -207,6 +215,12 @@ def _unknown_keys(
     for key, hint in hints.items():
         if is_dataclass(hint) and isinstance(tree.get(key), Mapping):
             yield from _unknown_keys(config, tree[key], cast(type, hint), f"{above}{key}.")
+
+
+@cache
+def _hints(record: type) -> dict[str, Any]:
+    """The types of a dataclass's fields; only to be read."""
+    return get_type_hints(record)
 
 
 def _unfit_values(
@@ -218,7 +232,7 @@ def _unfit_values(
     The usual value takes the place of each, so that what follows can be checked too.
     """
     usual = record()
-    for key, hint in get_type_hints(record).items():
+    for key, hint in _hints(record).items():
         path, value = f"{above}{key}", tree.get(key)
         if is_dataclass(hint) and isinstance(value, dict):
             yield from _unfit_values(value, cast(type, hint), f"{path}.")
@@ -317,24 +331,29 @@ def check_name(name: Any) -> Iterator[Problem]:
         yield Problem("name", "at most 120 bytes", text)
 
 
-def _environment_in_identity(config: DictConfig) -> Iterator[Problem]:
+def _environment_in_identity(written: Any, marked: Any) -> Iterator[Problem]:
     """`${oc.env:...}` where it would enter the signature: the run would depend on the machine.
 
-    A mark stands in for every value from the environment, so that one which comes by way of
-    another key (`vars.a=${oc.env:HOME} data.path=${vars.a}`) is found too.
+    Args:
+        written: the config as plain data, unresolved.
+        marked: resolved, with a mark in place of every value from the environment, so that one
+            which comes by way of another key (`vars.a=${oc.env:HOME} data.path=${vars.a}`) is
+            found too.
     """
-    raw = dict(_leaves(OmegaConf.to_container(config, resolve=False)))
-    for path, value in _leaves(instead(config, _MARK)):
+    for path, value in _leaves(marked):
         if isinstance(value, str) and (_MARK in value or "oc.env:" in value) and not _is_out(path):
             expected = "a value that does not come from the environment"
-            yield Problem(path, expected, raw.get(path, value))
+            yield Problem(path, expected, dict(_leaves(written)).get(path, value))
 
 
-def _secrets_in_identity(config: DictConfig) -> Iterator[Problem]:
+def _secrets_in_identity(written: Any, config: DictConfig) -> Iterator[Problem]:
     """The value of a secret variable, typed where it would enter the signature or is a key: such a
     place is written down, and the run's name would depend on it.
+
+    Args:
+        written: `config` as plain data, unresolved.
     """
-    for path, value in _leaves(OmegaConf.to_container(config, resolve=False)):
+    for path, value in _leaves(written):
         if (name := variable_in(path)) is not None:
             where = path.partition(os.environ[name])[0].rstrip(".")
             where = where or _position(os.environ[name], config)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, cast, get_origin, get_type_hints
 
-import hydra
 import yaml
 from hydra import version
 from hydra._internal.config_repository import IConfigRepository
@@ -22,7 +21,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf._utils import get_omega_conf_dumper
 from omegaconf.errors import OmegaConfBaseException
 
 from etude.config import environment  # noqa: F401 (whose `oc.env` notes what it gives)
@@ -90,11 +90,11 @@ def composed(typed: Sequence[str]) -> DictConfig:
     return config
 
 
-def fill_in(config: DictConfig, hydra_node: DictConfig, typed: Sequence[str]) -> None:
+def fill_in(config: DictConfig, choices: Mapping[str, Any], typed: Sequence[str]) -> None:
     """States in a config what was typed and which files were chosen.
 
     Args:
-        hydra_node: Hydra's own node of the config.
+        choices: as for `chosen`.
 
     Raises:
         RequestError: the config states that itself, or what `init_from` found.
@@ -108,7 +108,7 @@ def fill_in(config: DictConfig, hydra_node: DictConfig, typed: Sequence[str]) ->
         expected = "nothing here: it is filled in when the run begins"
         raise RequestError(Problem(path, expected, str(value)) for path, value in stated.items())
     config.run.overrides = [literal(item) for item in typed if not of_hydra(item)]
-    config.run.choices = chosen(hydra_node, typed)
+    config.run.choices = chosen(choices, typed)
 
 
 def literal(text: str) -> str:
@@ -149,26 +149,30 @@ def searching(config_dir: str | Path | None) -> Iterator[Hydra]:
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
     typed = [addable(item) for item in overrides]
-    config = hydra.compose("train", typed, return_hydra_config=True)
+    config, choices = _loader().run_config("train", typed)
     if left_out := [key for key in ROOT_KEYS if key not in config.keys()]:  # noqa: SIM118
         expected = "a key that stays: every config has it"
         raise RequestError(Problem(f"~{key}", expected) for key in left_out)
-    fill_in(config, config.hydra, overrides)
-    with open_dict(config):
-        del config["hydra"]
+    fill_in(config, choices, overrides)
     return config
 
 
-def chosen(hydra_node: DictConfig, overrides: Sequence[str]) -> dict[str, str]:
-    """The file chosen from each group, as Hydra tells it in its own node of the config.
+def _loader() -> RememberingLoader:
+    """That of `searching`."""
+    return cast(RememberingLoader, GlobalHydra.instance().config_loader())
+
+
+def chosen(choices: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, str]:
+    """The file chosen from each group, as Hydra tells it in its own node of the config
+    (`hydra.runtime.choices`).
 
     A group whose class was then set by hand (`model.norm._target_=...`) is left out.
     """
     keys = [item.lstrip("+").partition("=")[0] for item in overrides]
     by_hand = {key.removesuffix("._target_") for key in keys if key.endswith("._target_")}
     return {
-        group: ",".join(choice) if isinstance(choice, ListConfig) else str(choice)
-        for group, choice in hydra_node.runtime.choices.items()
+        group: ",".join(choice) if isinstance(choice, list | ListConfig) else str(choice)
+        for group, choice in choices.items()
         if choice is not None
         and not group.startswith("hydra")
         and group.replace("/", ".") not in by_hand
@@ -328,7 +332,7 @@ def _files_with(group: str, slot: str) -> list[str]:
 
 
 def _repository() -> IConfigRepository:
-    return GlobalHydra.instance().config_loader().repository  # type: ignore[attr-defined]
+    return cast(IConfigRepository, _loader().repository)
 
 
 def _explain_field(path: str, name: str, value: str, record: type) -> Problem:
@@ -353,7 +357,7 @@ def _file_hint(error: Exception) -> str:
 
 def _groups() -> dict[str, list[str]]:
     """Every config group and the files that can be chosen from it."""
-    loader = GlobalHydra.instance().config_loader()
+    loader = _loader()
     found: dict[str, list[str]] = {}
 
     def visit(group: str) -> None:
@@ -377,5 +381,8 @@ def plain_yaml(config: DictConfig) -> str:
 
     URLs are without their passwords.
     """
-    written = OmegaConf.to_container(config, resolve=False)
-    return OmegaConf.to_yaml(OmegaConf.create(without_secrets(written)))
+    written = without_secrets(OmegaConf.to_container(config, resolve=False))
+    text: str = yaml.dump(
+        written, allow_unicode=True, sort_keys=False, Dumper=get_omega_conf_dumper()
+    )
+    return text

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -17,15 +18,33 @@ from etude.secrets import Mask, taken_from_environment, without_secrets
 _one_at_a_time = threading.RLock()  # resolvers are OmegaConf's, for the whole process
 
 
-def resolved(config: DictConfig) -> tuple[dict[str, Any], Mask]:
-    """The config as plain data with every interpolation resolved, and what hides its secrets.
+@dataclass
+class Resolved:
+    """A config as plain data with every interpolation resolved.
+
+    Attributes:
+        plain: the data.
+        mask: hides what it took from the environment.
+        asked: the environment was asked for something, which may not be there.
+    """
+
+    plain: dict[str, Any]
+    mask: Mask
+    asked: bool
+
+
+def resolved(config: DictConfig) -> Resolved:
+    """The config resolved.
 
     Raises:
         OmegaConfBaseException: an interpolation does not resolve.
     """
     taken: dict[str, str] = {}
+    asked = False
 
     def taking(key: str, *default: Any) -> Any:
+        nonlocal asked
+        asked = True
         value = _noted(key, *default)
         if key in os.environ:
             taken[key] = os.environ[key]
@@ -33,21 +52,27 @@ def resolved(config: DictConfig) -> tuple[dict[str, Any], Mask]:
 
     with _environment(taking):
         plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    return plain, Mask(taken)
+    return Resolved(plain, Mask(taken), asked)
 
 
 def mask_of(config: DictConfig) -> Mask:
     """What hides a config's secrets in any text; passwords in URLs alone if it does not resolve."""
     try:
-        return resolved(config)[1]
+        return resolved(config).mask
     except OmegaConfBaseException:
         return Mask()
 
 
-def shown(config: DictConfig) -> dict[str, Any]:
+def shown(config: DictConfig, read: Resolved | None = None) -> dict[str, Any]:
     """The config as it may be shown: resolved, but with references in place of what the
-    environment says, and without passwords."""
-    plain: dict[str, Any] = without_secrets(instead(config, "${{oc.env:{name}}}"))
+    environment says, and without passwords.
+
+    Args:
+        read: the config resolved, where that was done; it saves doing it again.
+    """
+    as_read = read is not None and not read.asked
+    tree = read.plain if as_read and read is not None else instead(config, "${{oc.env:{name}}}")
+    plain: dict[str, Any] = without_secrets(tree)
     return plain
 
 

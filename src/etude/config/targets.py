@@ -11,7 +11,9 @@ anything is imported.
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -25,6 +27,12 @@ PACKAGE = "etude"
 
 def installed_extensions() -> list[str]:
     """The modules that installed packages offer under the entry point `etude.extensions`."""
+    return list(_offered(tuple(sys.path)))
+
+
+@lru_cache(maxsize=8)
+def _offered(path: tuple[str, ...]) -> list[str]:
+    """Those of the packages that lie on `path`, whose descriptions are all read."""
     return sorted({point.value.split(":")[0] for point in entry_points(group="etude.extensions")})
 
 

@@ -18,12 +18,11 @@ from etude.escaping import markdown as escaped
 from etude.escaping import markdown_code
 from etude.papers import claims
 from etude.papers.claims import Cell, Paper, ProtocolFigure, Reading, Tolerance
-from etude.papers.runs import ENDED
 from etude.papers.verdict import Verdict, judge, judge_protocol, mean, overall
 from etude.records import provenance
 from etude.records.files import read_json, sha256_file
 from etude.records.opening import METRICS, RESULT, is_there
-from etude.records.record import Record
+from etude.records.record import DONE, Record
 from etude.records.tables import markdown_table
 from etude.sweeps.job import place_of
 
@@ -225,7 +224,7 @@ def _digest(folder: Path) -> str:
 
 def _is_there(folder: Path, told: Mapping[str, Any]) -> bool:
     try:
-        return _digest(folder) == told.get("metrics") and Record.read(folder).status in ENDED
+        return _digest(folder) == told.get("metrics") and Record.read(folder).status in DONE
     except (OSError, RequestError):
         return False
 

@@ -14,29 +14,27 @@ from etude.analysis.verify import metrics_faults
 from etude.api import Run, train_record
 from etude.config.checks import Checked
 from etude.config.compose import compose
-from etude.config.environment import mask_of
 from etude.data.plain import ReadOnce, sha256
 from etude.errors import InvalidArguments, Problem, RequestError
 from etude.papers import toys
 from etude.papers.claims import Paper, named
 from etude.records import integrity
-from etude.records.record import Record, run_folder
+from etude.records.record import DONE, Record
 from etude.records.signature import signature
-from etude.secrets import mask_messages
+from etude.records.status import Status
 from etude.sweeps.board import Board
 from etude.sweeps.expand import combinations
+from etude.sweeps.forking import prepare_to_fork
 from etude.sweeps.job import Job, carry_out
-from etude.sweeps.pool import Pool, Task
+from etude.sweeps.pool import Pool, Task, start_method
 from etude.sweeps.slots import Slot, slots, visible_gpus
 from etude.training.build import check_all
-from etude.training.place import current_folder
+from etude.training.state import folder_of
 
 log = logging.getLogger("etude")
 
 _ONCE = ReadOnce()
 """Files may be large, and are asked for when papers are named and when each is run."""
-ENDED = ("finished", "diverged")
-"""That a run diverges is a result too: it would do so again."""
 
 
 @dataclass(frozen=True)
@@ -76,19 +74,25 @@ class Arm:
 
     def _place(self) -> tuple[Path, str] | None:
         """The folder, and the signature that a record of this run has."""
+        checked = self.checked()
+        return None if checked is None else (folder_of(checked), signature(checked.identity))
+
+    def checked(self) -> Checked | None:
+        """Its config; None while what it begins from is not there.
+
+        Raises:
+            RequestError: the overrides do not fit.
+        """
         overrides = self.overrides()
         if overrides is None:
             return None
         begun = [arm.folder() for arm in self.begins.values()]
         times = [(path / "run.json").stat().st_mtime_ns for path in begun if path is not None]
         try:
-            checked = _checked(tuple(overrides), tuple(times))
+            return _checked(tuple(overrides), tuple(times))
         except RequestError as error:
             found = [replace(p, where=f"run {self.label}: {p.where}") for p in error.problems]
             raise RequestError(found) from error
-        signed = signature(checked.identity)
-        base = run_folder(Path(checked.run.root), checked.name, signed)
-        return current_folder(base, checked), signed
 
     def finished(self) -> Path | None:
         """The record of this run, if it has ended.
@@ -105,7 +109,7 @@ class Arm:
             record = Record.read(folder)
         except RequestError:
             return None
-        if record.status not in ENDED:
+        if record.status not in DONE:  # that it diverges is a result too
             return None
         _check_record(record, signed, self)
         return folder
@@ -265,12 +269,14 @@ def _different(arms: Sequence[Arm]) -> list[Arm]:
 
 
 def _train(missing: Sequence[Arm], logs: Path, places: Sequence[Slot]) -> None:
+    if start_method() == "fork" and (first := missing[0].checked()) is not None:
+        prepare_to_fork(first)
     board = Board(len(missing), len(places))
 
     def tasks() -> Iterator[Task | None]:
         for number, arm in enumerate(missing, 1):
             overrides = arm.overrides() or []
-            job = Job(arm.label, "waiting", overrides=overrides)
+            job = Job(arm.label, Status.WAITING, overrides=overrides)
             call = partial(_trained, arm.label, overrides)
             yield Task(number, job, call, logs / f"{arm.number}-{arm.name}.txt")
 
@@ -297,6 +303,4 @@ def runs_of(arms: Sequence[Arm]) -> dict[str, list[Run]]:
 
 def _trained(label: str, overrides: list[str]) -> Job:
     """In a process of its own."""
-    config = compose(overrides)
-    mask_messages(mask_of(config))
-    return replace(carry_out(config, overrides, train_record), label=label)
+    return carry_out(overrides, train_record, label=label)

@@ -18,13 +18,14 @@ from etude.records.lock import is_held
 from etude.records.metrics import MetricsFile, latest, read_rows
 from etude.records.opening import CONFIG, OVERRIDES, RUN, is_there, names_in
 from etude.records.signature import DIGITS, sha256_of
+from etude.records.status import Status
 from etude.secrets import without_secrets
 
 log = logging.getLogger("etude")
 
 FORMAT = 1
-STATUSES = ("running", "finished", "failed", "interrupted", "paused", "diverged", "oom")
-DONE = ("finished", "diverged")
+STATUSES = tuple(status.value for status in Status if status.recorded)
+DONE = tuple(status for status in STATUSES if Status(status).over)
 """Statuses that the same command would reach again: it says so instead of repeating the work."""
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from etude.console import rich_console, start_live
-from etude.sweeps.job import GOOD, Job
+from etude.records.status import Status
+from etude.sweeps.job import Job
 from etude.training.progress import losses_of
 
 if TYPE_CHECKING:
@@ -49,9 +50,9 @@ class Board:
     """
 
     def __init__(self, total: int, at_once: int, *, done: int = 0) -> None:
-        self._total, self._at_once, self._before = total, at_once, done
+        self._total, self.at_once, self._before = total, at_once, done
         self._running: dict[int, _Line] = {}
-        self._states: dict[int, str] = {}  # of the jobs that ended
+        self._states: dict[int, Status] = {}  # of the jobs that ended
         self._trained: list[float] = []
         self._failures: list[str] = []
         self._live: Any = None
@@ -72,7 +73,7 @@ class Board:
     def line(self, number: int, level: int, text: str) -> None:
         """A job says something; on a terminal only what should worry."""
         if self._live is None:
-            prefix = f"{self._name(number)} " if self._at_once > 1 else ""
+            prefix = f"{self._name(number)} " if self.at_once > 1 else ""
             for part in text.splitlines() or [""]:
                 log.log(level, "%s%s", prefix, part)
         elif level >= logging.WARNING:
@@ -91,18 +92,25 @@ class Board:
         line.step, line.total = step, total
         line.metrics |= metrics
 
-    def ended(self, number: int, job: Job) -> None:
-        """A job has ended."""
+    def ended(self, number: int, job: Job, *, same_as: int | None = None) -> None:
+        """A job has ended.
+
+        Args:
+            same_as: the number of the job that asked for the same run before.
+        """
         self._running.pop(number, None)
         self._states[number] = job.status
-        if job.status == "finished":
+        if job.status is Status.FINISHED and same_as is None:
             self._trained.append(job.seconds)
         told = f"{self._name(number)} {job.status}  {job.label}  ({job.seconds:.0f} s)"
-        if job.status not in (*GOOD, "interrupted"):
+        if same_as is not None:
+            told = f"{self._name(number)} same as job {same_as}  {job.label}"
+        elif not job.status.good and job.status is not Status.INTERRUPTED:
             self._failures.append(f"{self._name(number)} {job.label}: {job.message}")
             told += f": {job.message}"
             (self._print if self._live is not None else log.error)(told)
-        elif self._live is None:
+            told = ""
+        if told and self._live is None:
             log.info("%s  %s", told, self.summary())
         self.tick()
 
@@ -120,11 +128,11 @@ class Board:
     def summary(self) -> str:
         """`2 of 6 done, 1 running, 1 failed, 2 waiting, 3:10 left`."""
         ended = Counter(self._states.values())
-        done = self._before + sum(ended[status] for status in GOOD)
+        done = self._before + sum(count for status, count in ended.items() if status.good)
         parts = [f"{done} of {self._total} done" if self._total else f"{done} done"]
         if self._running:
             parts.append(f"{len(self._running)} running")
-        parts += [f"{n} {status}" for status, n in ended.items() if status not in GOOD]
+        parts += [f"{n} {status}" for status, n in ended.items() if not status.good]
         waiting = self._total - self._before - len(self._states) - len(self._running)
         if waiting > 0:
             parts.append(f"{waiting} waiting")
@@ -143,7 +151,7 @@ class Board:
         else:
             return None
         unknown = waiting + len(ages) - len(known)
-        return (sum(left for left, _ in known) + whole * unknown) / self._at_once
+        return (sum(left for left, _ in known) + whole * unknown) / self.at_once
 
     def _name(self, number: int) -> str:
         return f"[{number}/{self._total}]" if self._total else f"[{number}]"

@@ -106,8 +106,7 @@ class Estimator:
         size.steps = _steps(parts, prepared)
         if size.steps is None:
             size.notes.append("the number of steps is known after preparation: trainer.max_epochs")
-        share = parts.data.examples_per_step // parts.trainer.processes
-        size.micro_batch = max(1, min(parts.trainer.micro_batch or share, share))
+        size.micro_batch = _micro_batch(parts)
         found = self._cost(checked, parts, size.vocabulary, size.micro_batch)
         if isinstance(found, str):
             size.notes.append(found)
@@ -115,6 +114,12 @@ class Estimator:
         size.cost, size.parameters = found, found.parameters
         self._reckon(size, checked, parts, state, prepared, group)
         return size
+
+    def micro_batch(self, checked: Checked, parts: Parts) -> Cost | None:
+        """What one micro-batch takes, before the data is prepared; None if it cannot be counted."""
+        vocabulary, _ = _vocabulary(checked, parts.data, False)
+        found = self._cost(checked, parts, vocabulary, _micro_batch(parts))
+        return None if isinstance(found, str) else found
 
     def _reckon(
         self,
@@ -226,6 +231,12 @@ def _is_prepared(data: Any, cache: Path) -> bool:
     return True
 
 
+def _micro_batch(parts: Parts) -> int:
+    """Windows in one, of each process."""
+    share = parts.data.examples_per_step // parts.trainer.processes
+    return max(1, min(parts.trainer.micro_batch or share, share))
+
+
 def _vocabulary(checked: Checked, data: Any, prepared: bool) -> tuple[int, bool]:
     """The model's vocabulary, and whether it is a guess."""
     stated = stated_vocabulary(checked)
@@ -238,7 +249,7 @@ def _vocabulary(checked: Checked, data: Any, prepared: bool) -> tuple[int, bool]
         return stated or found, False
     if stated is not None:
         return stated, False
-    asked = getattr(data.recipe, "vocab_size", None)
+    asked = getattr(getattr(data, "recipe", None), "vocab_size", None)  # a rule has no recipe
     return (asked, False) if isinstance(asked, int) else (_TYPICAL_VOCABULARY, True)
 
 

@@ -121,7 +121,8 @@ def combinations(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def wrong_values(sweep: Sweep) -> list[Problem]:
-    """What is wrong with swept values, each tried beside the first values of the other axes."""
+    """What is wrong with swept values, each tried beside the first values of the other axes, and
+    with combinations of files. What else two values make together is the job's to report."""
     problems: list[Problem] = []
     first = {key: values[0] for key, values in sweep.axes.items()}
     for key, values in sweep.axes.items():
@@ -131,7 +132,13 @@ def wrong_values(sweep: Sweep) -> list[Problem]:
                 composed([*sweep.fixed, *(f"{k}={v}" for k, v in job.items())])
             except RequestError as error:
                 problems += error.problems
-    return problems
+    if not problems and sum(map(is_choice, sweep.axes)) > 1:
+        for combination in _choices({item: item for item in sweep.fixed}, sweep.axes):
+            try:
+                composed(combination)
+            except RequestError as error:
+                problems += error.problems
+    return list({str(problem): problem for problem in problems}.values())
 
 
 def refused(sweep: Sweep, error: Exception) -> RequestError:

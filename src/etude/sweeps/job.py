@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from etude.config.compose import compose
 from etude.config.environment import mask_of
 from etude.errors import EtudeError, Interrupted, RequestError, RunFailed, RunHeld
 from etude.records.record import label_of
 from etude.records.signature import DIGITS, sha256_of
-from etude.secrets import without_secrets
+from etude.records.status import Status
+from etude.secrets import Mask, mask_messages, without_secrets
+
+if TYPE_CHECKING:
+    from etude.config.checks import Checked
+    from etude.training.state import Outcome
 
 log = logging.getLogger("etude")
 
-GOOD = ("finished", "reused", "paused")
-BAD = ("failed", "oom", "diverged", "refused")
+Train = Callable[[DictConfig, "Checked | None"], "Outcome"]
+"""Trains a config, which may have been checked, and says what came of it."""
+
+_BEGIN_AGAIN = (Status.WAITING, Status.INTERRUPTED)
+"""Nothing is wrong, and something is left to do."""
+
 CARRIED_OUT = ("run.", "logger", "hydra", "sweep=")
 """Overrides that say how and not what begin like this: a sweep and its jobs are named without."""
 
@@ -31,23 +42,24 @@ class Job:
 
     Attributes:
         label: its differences from the experiment file.
-        status: `finished`, `reused` (it was finished before), `paused`, `failed`, `oom`,
-            `diverged`, `refused` (a wrong config), `held` by another process, `interrupted`, or
-            `waiting` (it never began).
+        status: how it ended; `waiting` if it never began.
         path: its record, where there is one.
         message: what went wrong.
         overrides: what makes it.
         seconds: it took this time, of the clock that never jumps.
         traceback: of what nobody expected.
+        same_as: the key of an earlier job of the sweep that asks for the very same run. It was
+            carried out once: the status, path and message are of that job.
     """
 
     label: str
-    status: str
+    status: Status
     path: str | None = None
     message: str | None = None
     overrides: list[str] = field(default_factory=list)
     seconds: float = 0.0
     traceback: str | None = None
+    same_as: str | None = None
 
     @property
     def key(self) -> str:
@@ -78,34 +90,61 @@ def exit_code_of(jobs: Sequence[Job], *, done: int, failed: int, wrong: int, hel
     `wrong` if every job was refused, as then the request was; `held` if all that is missing is in
     the hands of other processes.
     """
-    if jobs and all(job.status == "refused" for job in jobs):
+    if jobs and all(job.status is Status.REFUSED for job in jobs):
         return wrong
-    if any(job.status in (*BAD, "waiting", "interrupted") for job in jobs):
+    if any(job.status.bad or job.status in _BEGIN_AGAIN for job in jobs):
         return failed
-    return held if any(job.status == "held" for job in jobs) else done
+    return held if any(job.status is Status.HELD for job in jobs) else done
 
 
-def carry_out(config: DictConfig, overrides: Sequence[str], train: Callable[..., Any]) -> Job:
-    """Trains one config and says how that ended.
+def counted(jobs: Sequence[Job]) -> str:
+    """How many jobs ended in which way: `4 jobs: 2 finished, 2 the same as another`."""
+    counts = Counter(str(job.status) for job in jobs if job.same_as is None)
+    if same := sum(job.same_as is not None for job in jobs):
+        counts["the same as another"] = same
+    told = ", ".join(f"{count} {status}" for status, count in counts.items())
+    return f"{len(jobs)} jobs: {told}"
+
+
+def carry_out(
+    overrides: Sequence[str],
+    train: Train,
+    *,
+    config: DictConfig | None = None,
+    checked: Checked | None = None,
+    label: str | None = None,
+) -> Job:
+    """Carries out one job, in whatever process, and says how that ended.
+
+    Args:
+        overrides: what makes it.
+        train: trains its config.
+        config: composed of the overrides, where that was done.
+        checked: the config, where it was checked.
+        label: of the job; None takes that of the overrides.
 
     Raises:
         Interrupted: a signal asked for a stop; whatever else happens is the job's status.
     """
-    mask = mask_of(config)
-    job = Job(name_of(overrides), "failed", overrides=without_secrets(list(overrides)))
+    job = Job(label or name_of(overrides), Status.FAILED, overrides=without_secrets([*overrides]))
+    mask = Mask()
     try:
-        outcome = train(config)
-        job.status = "reused" if outcome.reused else outcome.status
+        if config is None:
+            config = compose(overrides) if checked is None else checked.config
+        mask = mask_of(config) if checked is None else checked.mask
+        mask_messages(mask)  # the log of its process is a file like any other
+        outcome = train(config, checked)
+        job.status = outcome.of_the_job
         job.path = str(outcome.record.path)
     except Interrupted:
         raise
     except RequestError as error:
-        job.status, job.message = "refused", str(error)
+        job.status, job.message = Status.REFUSED, str(error)
     except RunHeld as error:
-        job.status, job.message = "held", str(error)
+        job.status, job.message = Status.HELD, str(error)
         job.path = None if error.folder is None else str(error.folder)
     except RunFailed as error:
-        job.status, job.message = error.status, str(error)
+        job.status, job.message = Status(error.status), str(error)
         job.path = None if error.path is None else str(error.path)
     except EtudeError as error:
         job.message = str(error)

@@ -6,27 +6,32 @@ import io
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
-from hydra.types import HydraContext
-from omegaconf import DictConfig, open_dict
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig, OmegaConf
 
 from etude.config.checks import Checked, check
 from etude.config.compose import composed, of_the_job
 from etude.console import logged_to
 from etude.errors import EtudeError, InvalidArguments, RequestError
+from etude.records.status import Status
 from etude.secrets import without_secrets
 from etude.sweeps.board import Board
 from etude.sweeps.forking import prepare_to_fork
 from etude.sweeps.job import Job, key_of, name_of
 from etude.sweeps.multirun import SweptRun
 from etude.sweeps.pool import Pool, Task, start_method
-from etude.sweeps.slots import slots, visible_gpus
+from etude.sweeps.slots import Slot, beside_each_other, slots, threads_each, visible_gpus
 from etude.sweeps.study import Study
-from etude.training.state import finished_at_once
+from etude.training.state import base_of, finished_at_once
+
+if TYPE_CHECKING:
+    from etude.models.cost import Cost
 
 log = logging.getLogger("etude")
 
@@ -43,14 +48,13 @@ class Processes:
 
     Attributes:
         swept: the task function that `multirun` gave to Hydra.
-        context: Hydra's, with the loader of configs.
         config: of the sweep.
-        n_jobs: at once; `auto` is one, or as many as the GPUs have places for.
+        n_jobs: at once; `auto` is as many as the GPUs have places for, or on a CPU one, or as many
+            small ones as there are cores (`slots.beside_each_other`).
         jobs_per_gpu: how many share a GPU.
     """
 
     swept: SweptRun
-    context: HydraContext
     config: DictConfig
     n_jobs: int | str = "auto"
     jobs_per_gpu: int = 1
@@ -89,7 +93,6 @@ class Processes:
             RequestError: more jobs at once than this machine has places for.
             Interrupted: a signal ended the sweep.
         """
-        setup_globals()
         study = Study(self.swept.folder)
         notes = _Notes(study)
         places = self._slots()
@@ -97,15 +100,17 @@ class Processes:
         taken: dict[int, Sequence[str]] = {}
         numbers: dict[str, int] = {}
         paused: dict[str, int] = {}  # jobs that may be asked for once more
+        firsts: dict[Path, int] = {}  # the first job that asks for a run
 
         def note(job: Job) -> None:
-            if job.status == "paused":
+            if job.status is Status.PAUSED and job.same_as is None:
                 paused[job.key] = numbers[job.key]
             notes.add(job)
             if ended is not None:
                 ended(job)
 
         def tasks() -> Iterator[Task | None]:
+            prepared = False
             for overrides in job_overrides:
                 if overrides is None:
                     yield None
@@ -113,43 +118,68 @@ class Processes:
                 key = key_of(of_the_job(overrides))
                 number = paused.pop(key, first + len(taken))
                 taken[number], numbers[key] = overrides, number
-                checked = _checked(overrides)
-                over = None if checked is None else self._over(number, overrides, checked, board)
-                if over is not None:
-                    call, file = partial(replace, over), study.log_file(over)
-                    yield Task(number + 1, over, call, file, over=over)
-                    continue
-                notes.write()
-                if start_method() == "fork":
-                    prepare_to_fork(checked)
-                yield self._task(number, overrides, study, decide)
+                task, checked = self._task(number, overrides, study, decide)
+                if task.over is None and checked is not None:
+                    base = base_of(checked)
+                    if decide is None and firsts.setdefault(base, number) != number:
+                        task.same_as = firsts[base] + 1
+                    else:
+                        task.over = self._over(task, checked, board)
+                if task.over is None and task.same_as is None:
+                    notes.write()
+                    if start_method() == "fork" and checked is not None and not prepared:
+                        prepared = True
+                        step = prepare_to_fork(checked)
+                        if step is not None and decide is None:
+                            self._use_all_cores(step, pool, board)
+                yield task
 
         stop = str(self.config.run.on_error) == "stop"
+        pool = Pool(places, board, note, stop_at_error=stop)
         try:
-            jobs = Pool(places, board, note, stop_at_error=stop).run(tasks())
+            jobs = pool.run(tasks())
         finally:
             notes.write()
             board.close()
         asked = [taken[number] for number in sorted(taken)]
         return [_returned(job, overrides) for job, overrides in zip(jobs, asked, strict=True)]
 
-    def _slots(self) -> list[Any]:
+    def _slots(self, n_jobs: int | str | None = None) -> list[Slot]:
         trainer = self.config.trainer
         alone = trainer.get("accelerator") == "cpu" or trainer.get("devices", 1) != 1
         gpus = [] if alone else visible_gpus()
+        environment: Any = OmegaConf.to_container(self.config.hydra.job.env_set)
         try:
-            return slots(self.n_jobs, self.jobs_per_gpu, gpus=gpus)
+            places = slots(n_jobs or self.n_jobs, self.jobs_per_gpu, gpus=gpus)
         except InvalidArguments as error:
             problems = [problem.under("hydra.launcher") for problem in error.problems]
             raise RequestError(problems) from error
+        return [replace(one, environment={**environment, **one.environment}) for one in places]
+
+    def _use_all_cores(self, step: Cost, pool: Pool, board: Board) -> None:
+        """Runs small jobs on a CPU beside each other, where nobody said how many."""
+        from etude.sweeps.speed import device_of, free_memory
+
+        device = device_of(str(self.config.trainer.get("accelerator", "auto")))
+        if self.n_jobs != "auto" or device.type != "cpu" or pool.runs:
+            return
+        count = beside_each_other(step, self.swept.total, free_memory(device))
+        if count > 1:
+            log.info(
+                "%d jobs at a time, %s each, as a step is small (%.2g GFLOP); another number of "
+                "threads rounds sums otherwise; hydra.launcher.n_jobs=1 takes them one by one",
+                count,
+                "one thread" if (threads := threads_each()) == 1 else f"{threads} threads",
+                step.training_flops / 1e9,
+            )
+            pool.offer(self._slots(count))
+            board.at_once = count
 
     def _waiting(self, overrides: Sequence[str]) -> Job:
         typed = of_the_job(overrides)
-        return Job(name_of(typed), "waiting", overrides=without_secrets(typed))
+        return Job(name_of(typed), Status.WAITING, overrides=without_secrets(typed))
 
-    def _over(
-        self, number: int, overrides: Sequence[str], checked: Checked, board: Board
-    ) -> Job | None:
+    def _over(self, task: Task, checked: Checked, board: Board) -> Job | None:
         """The end of a job whose run is finished; None where that takes a process to find out."""
         began, said = time.monotonic(), io.StringIO()
         try:
@@ -159,34 +189,39 @@ class Processes:
             return None
         if outcome is None:
             return None
-        self.swept.without_secrets(checked.mask)
-        job = self._waiting(overrides)
-        board.started(number + 1, job.label)
-        board.line(number + 1, logging.INFO, checked.mask.text(said.getvalue().rstrip()))
+        board.started(task.number, task.job.label)
+        board.line(task.number, logging.INFO, checked.mask.text(said.getvalue().rstrip()))
         took = round(time.monotonic() - began, 2)
-        return replace(job, status="reused", path=str(outcome.record.path), seconds=took)
+        path = str(outcome.record.path)
+        return replace(task.job, status=outcome.of_the_job, path=path, seconds=took)
 
     def _task(
         self, number: int, overrides: Sequence[str], study: Study, decide: Decide | None
-    ) -> Task:
-        job = self._waiting(overrides)
-        if start_method() == "fork":
-            config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
-            with open_dict(config):
-                config.hydra.job.id = config.hydra.job.num = number
-            call = partial(_in_a_fork, self.swept, self.context, config)
-        else:
-            call = partial(self.swept.composed_here, of_the_job(overrides))
+    ) -> tuple[Task, Checked | None]:
+        """What is to be done for a job, and its config; None if that is wrong, which the job
+        reports."""
+        job, typed = self._waiting(overrides), of_the_job(overrides)
         validated = None if decide is None else partial(decide, tuple(overrides))
-        return Task(number + 1, job, call, study.log_file(job), validated)
+        call: Callable[[], Job] = partial(replace, job)
+        task = Task(number + 1, job, call, study.log_file(job), validated)
+        try:
+            config = composed([*self._elsewhere, *typed])
+        except RequestError as error:
+            task.over = replace(job, status=Status.REFUSED, message=str(error))
+            return task, None
+        checked = None
+        with suppress(EtudeError):
+            checked = check(config)
+            self.swept.without_secrets(checked.mask)
+        handed = checked if start_method() == "fork" else None  # another process checks anew
+        task.call = partial(self.swept.carry_out, typed, config, handed, first=number == 0)
+        return task, checked
 
-
-def _checked(overrides: Sequence[str]) -> Checked | None:
-    """A job's config; None if it is wrong, which the job reports."""
-    try:
-        return check(composed(of_the_job(overrides)))
-    except EtudeError:
-        return None
+    @property
+    def _elsewhere(self) -> list[str]:
+        """Where further files lie, if that was typed."""
+        typed: list[str] = list(self.config.hydra.overrides.hydra)
+        return [item for item in typed if item.startswith("hydra.searchpath=")]
 
 
 class _Notes:
@@ -201,7 +236,7 @@ class _Notes:
 
     def add(self, job: Job) -> None:
         self._waiting.append(job)
-        if job.status != "reused" or time.monotonic() > self._written + _SECONDS_BETWEEN:
+        if job.status is not Status.REUSED or time.monotonic() > self._written + _SECONDS_BETWEEN:
             self.write()
 
     def write(self) -> None:
@@ -213,22 +248,6 @@ class _Notes:
         except OSError as error:  # the runs have records of their own
             log.warning("%s could not be written: %s", self._study.file, error)
         self._waiting, self._written = [], time.monotonic()
-
-
-def _in_a_fork(swept: SweptRun, context: HydraContext, config: DictConfig) -> Job:
-    """Hydra's own way of running a job, in a process that has inherited Hydra's state."""
-    done = run_job(
-        hydra_context=context,
-        task_function=swept.carry_out,
-        config=config,
-        job_dir_key="hydra.sweep.dir",
-        job_subdir_key="hydra.sweep.subdir",
-        configure_logging=False,
-    )
-    if done.status is not JobStatus.COMPLETED:
-        raise done._return_value
-    job: Job = done.return_value
-    return job
 
 
 def _returned(job: Job, overrides: Sequence[str]) -> JobReturn:

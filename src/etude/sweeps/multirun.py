@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from etude.config.checks import Checked
 from etude.config.compose import composed, fill_in, of_the_job, searching
 from etude.config.environment import mask_of
 from etude.console import show_messages
@@ -23,13 +24,17 @@ from etude.records.files import write_text
 from etude.records.opening import MULTIRUN, is_there, opened, read_bytes
 from etude.records.record import label_of
 from etude.records.storage import check_root
-from etude.secrets import Mask, mask_messages, without_keys
-from etude.sweeps.expand import Sweep, expand, refused
-from etude.sweeps.job import GOOD, Job, carry_out
+from etude.secrets import Mask, without_keys
+from etude.sweeps.expand import Sweep, expand, refused, wrong_values
+from etude.sweeps.job import Job, Train, carry_out
 from etude.sweeps.study import Study, sweep_folder
 from etude.training.starts import without_other_runs
 
 log = logging.getLogger("etude")
+
+
+_HANDED_OVER = ("hydra/sweeper=grid", "hydra.sweeper.params=null")
+"""Each value was tried, and what files state under `params` is among the overrides."""
 
 
 class _StopSweep(BaseException):
@@ -47,13 +52,12 @@ class SweptRun:
         train: trains one config and returns its outcome.
         folder: of the sweep's record.
         total: jobs of the sweep; 0 where a sweeper decides as it goes.
-        config_dir: a folder of the user's own configs.
     """
 
-    train: Callable[[DictConfig], Any]
+    train: Train
     folder: Path
     total: int
-    config_dir: str | None = None
+    _masked: list[dict[str, str]] = field(default_factory=list, init=False)
 
     def __call__(self, config: DictConfig) -> Job:
         """Wherever a launcher calls it, perhaps on another machine."""
@@ -61,37 +65,32 @@ class SweptRun:
         number = int(HydraConfig.get().job.num) + 1
         log.info("[%d%s] %s", number, f"/{self.total}" if self.total else "", label_of(_typed()))
         try:
-            job = self._done(config, _told(config), first=number == 1)
+            job = self.carry_out(_told(config), config, first=number == 1)
         except Interrupted as error:
             raise _StopSweep(error) from error
-        if job.status not in GOOD:
+        if not job.status.good:
             log.error("%s: %s", job.status, job.message)
         Study(self.folder).note(job)
         return job
 
-    def composed_here(self, typed: Sequence[str]) -> Job:
-        """`carry_out` in a process that shares nothing with the sweep's, and composes anew."""
-        with searching(self.config_dir):
-            config = composed(typed)
-        return self._done_alone(config, typed, first=False)
-
-    def carry_out(self, config: DictConfig) -> Job:
-        """A job that Hydra has set up in a process of its own; whoever started that takes notes."""
-        first = int(HydraConfig.get().job.num) == 0
-        return self._done_alone(config, _told(config), first=first)
-
-    def _done_alone(self, config: DictConfig, typed: Sequence[str], *, first: bool) -> Job:
-        mask_messages(mask_of(config))  # a log of the sweep's is a file like any other
-        return self._done(config, typed, first=first)
-
-    def _done(self, config: DictConfig, typed: Sequence[str], *, first: bool) -> Job:
-        self.without_secrets(mask_of(config))
+    def carry_out(
+        self,
+        typed: Sequence[str],
+        config: DictConfig,
+        checked: Checked | None = None,
+        *,
+        first: bool,
+    ) -> Job:
+        """One job; `first` also tells what its run's name was used for before."""
+        self.without_secrets(mask_of(config) if checked is None else checked.mask)
         with nullcontext() if first else without_other_runs():
-            return carry_out(config, typed, self.train)
+            return carry_out(typed, self.train, config=config, checked=checked)
 
     def without_secrets(self, mask: Mask) -> None:
-        """Masks what Hydra has written into the sweep's record."""
-        _without_secrets(self.folder / "multirun.yaml", mask)
+        """Masks what Hydra has written into the sweep's record, once for each mask."""
+        if mask.spellings not in self._masked:
+            self._masked.append(mask.spellings)
+            _without_secrets(self.folder / "multirun.yaml", mask)
 
 
 @dataclass
@@ -107,9 +106,7 @@ class Swept:
     folder: Path
 
 
-def multirun(
-    overrides: Sequence[str], train: Callable[[DictConfig], Any], config_dir: str | None = None
-) -> Swept:
+def multirun(overrides: Sequence[str], train: Train, config_dir: str | None = None) -> Swept:
     """Runs every combination of the swept values and reports each.
 
     Args:
@@ -118,11 +115,13 @@ def multirun(
         config_dir: a folder of the user's own configs.
 
     Raises:
-        RequestError: an override is wrong whatever the swept values are.
+        RequestError: an override, or a swept value, does not fit; no job has begun.
         Interrupted: a signal ended the sweep.
     """
     with searching(config_dir) as hydra:
         sweep = expand(overrides, hydra)
+        if sweep.jobs and (wrong := wrong_values(sweep)):
+            raise RequestError(wrong)
         options = _first(sweep).run
         check_root(Path(options.root) / "_sweeps", unsafe=options.unsafe_storage)
         folder = sweep_folder(Path(options.root), sweep)
@@ -135,10 +134,10 @@ def multirun(
         try:
             batches = hydra.multirun(
                 "train",
-                task_function=SweptRun(train, folder, len(sweep.jobs or ()), config_dir),
+                task_function=SweptRun(train, folder, len(sweep.jobs or ())),
                 overrides=[
                     *sweep.overrides,
-                    *(["hydra.sweeper.params=null"] if sweep.jobs else []),  # they are in there
+                    *(_HANDED_OVER if sweep.jobs else []),
                     "hydra.sweep.dir='" + str(folder).replace("'", "\\'") + "'",
                 ],
                 with_log_configuration=False,
@@ -161,7 +160,7 @@ def _told(config: DictConfig) -> list[str]:
     """The overrides of the job that Hydra has set up; its config is told of them."""
     hydra: Any = HydraConfig.get()
     typed = _typed()
-    fill_in(config, hydra, typed)
+    fill_in(config, hydra.runtime.choices, typed)
     return typed
 
 

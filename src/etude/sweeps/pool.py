@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -23,10 +23,11 @@ from etude.records import provenance
 from etude.records.lock import RunLock
 from etude.records.opening import LOG, appended
 from etude.records.record import Record
+from etude.records.status import Status
 from etude.stopping import HANDLED, SIGNALLED, begin_saving, end_saving, is_watching, say
 from etude.sweeps.board import Board
 from etude.sweeps.child import Stopped, child
-from etude.sweeps.job import BAD, Job
+from etude.sweeps.job import Job
 from etude.sweeps.slots import Slot
 
 log = logging.getLogger("etude")
@@ -57,6 +58,8 @@ class Task:
         log_file: of the process.
         validated: hears of each validation, here; true pauses the run.
         over: its end, where nothing is left to do: no process is started.
+        same_as: the number of an earlier job that asks for the very same run: it ends as that does,
+            and no process is started.
     """
 
     number: int
@@ -65,6 +68,7 @@ class Task:
     log_file: Path
     validated: Callable[[int, Mapping[str, float]], bool] | None = None
     over: Job | None = None
+    same_as: int | None = None
 
 
 @dataclass
@@ -107,6 +111,8 @@ class Pool:
         self._stop_at_error = stop_at_error
         self._failed = False
         self._running: list[_Running] = []
+        self._done: dict[int, Job] = {}
+        self._same: list[Task] = []  # that end as another does
         self._again: list[tuple[Task, _Running]] = []  # the same run, and who trains it now
         self._signum: int | None = None
         self._process = os.getpid()
@@ -124,7 +130,6 @@ class Pool:
         Raises:
             Interrupted: a signal came. It was passed on to the jobs, and they have ended.
         """
-        done: dict[int, Job] = {}
         before = self._install()
         try:
             exhausted = False
@@ -142,12 +147,13 @@ class Pool:
                         break
                     if task is None:
                         break
-                    if task.over is None:
+                    if task.same_as is not None:
+                        self._same.append(task)
+                        self._end_the_same()
+                    elif task.over is not None:
+                        self._end(task, task.over)
+                    else:
                         self._start(task)
-                        continue
-                    done[task.number] = task.over
-                    self._ended(task.over)
-                    self._board.ended(task.number, task.over)
                 if not self._running and (self._stopping or (exhausted and not self._again)):
                     break
                 self._listen()
@@ -157,9 +163,7 @@ class Pool:
                         self._again.append((one.task, sibling))
                         self._board.waits(one.task.number)
                         continue
-                    done[one.task.number] = job
-                    self._ended(job)
-                    self._board.ended(one.task.number, job)
+                    self._end(one.task, job)
                 self._board.tick()
         except BaseException:
             for one in self._running:
@@ -172,7 +176,33 @@ class Pool:
             self._starter.shutdown()
         if self._signum is not None:
             raise Interrupted(self._signum)
-        return [done[number] for number in sorted(done)]
+        return [self._done[number] for number in sorted(self._done)]
+
+    def _end(self, task: Task, job: Job) -> None:
+        """A job has ended, and with it those that are the same run."""
+        self._done[task.number] = job
+        self._failed = self._failed or job.status.bad
+        self._ended(job)
+        self._board.ended(task.number, job, same_as=task.same_as)
+        if task.same_as is None:
+            self._end_the_same()
+
+    def _end_the_same(self) -> None:
+        for task in [each for each in self._same if each.same_as in self._done]:
+            self._same.remove(task)
+            first = self._done[task.same_as or 0]
+            job = replace(first, label=task.job.label, overrides=task.job.overrides)
+            self._end(task, replace(job, seconds=0.0, traceback=None, same_as=first.key))
+
+    @property
+    def runs(self) -> bool:
+        """Whether a process runs."""
+        return bool(self._running)
+
+    def offer(self, slots: Sequence[Slot]) -> None:
+        """Other slots than before, while no process runs."""
+        assert not self._running
+        self._free = list(slots)
 
     @property
     def _stopping(self) -> bool:
@@ -180,7 +210,7 @@ class Pool:
 
     def _trained_by(self, job: Job) -> _Running | None:
         """The other job of this sweep that is the very same run, and has it now."""
-        if job.status != "held":
+        if job.status is not Status.HELD:
             return None
         return next((one for one in self._running if one.path == job.path), None)
 
@@ -279,17 +309,16 @@ class Pool:
             job.path = one.path
             by_force = (one.process.exitcode or 0) - SIGNALLED in HANDLED
             if one.stopped is not None or self._signum is not None or by_force:
-                job.status = "interrupted"
+                job.status = Status.INTERRUPTED
             else:
                 self._say_how_it_died(job, one)
         job.seconds = round(time.monotonic() - one.began, 2)
         job.overrides = one.task.job.overrides
-        self._failed = self._failed or job.status in BAD
         return job
 
     def _say_how_it_died(self, job: Job, one: _Running) -> None:
         code = one.process.exitcode or 0
-        job.status = "failed"
+        job.status = Status.FAILED
         if code < 0:
             try:
                 name = signal.Signals(-code).name
@@ -297,7 +326,7 @@ class Pool:
                 name = f"signal {-code}"
             job.message = f"killed by {name}"
             if -code == signal.SIGKILL and _oom_kills() > one.kills:
-                job.status = "oom"
+                job.status = Status.OOM
                 job.message += ": the system was out of memory; a smaller trainer.micro_batch needs"
                 job.message += " less, and so do fewer jobs at once"
             elif -code == signal.SIGKILL:

@@ -24,6 +24,7 @@ from etude.records.metrics import better
 from etude.records.opening import JOURNAL as JOURNAL_KIND
 from etude.records.opening import folder_in, is_there, opened
 from etude.records.record import Record
+from etude.records.status import Status
 from etude.sweeps.job import Job, key_of, place_of
 from etude.sweeps.space import Space
 
@@ -35,7 +36,7 @@ SAMPLERS = ("tpe", "random")
 PRUNERS = ("none", "median", "hyperband")
 DIRECTIONS = ("minimize", "maximize")
 _STATUS = "status"
-_FINAL = ("diverged", "refused")
+_FINAL = (Status.DIVERGED, Status.REFUSED)
 """Failures that would come again."""
 _TWIN = "twin"
 _TRIES = 20
@@ -172,7 +173,7 @@ class Search:
         running = [t for t in trials if t.state is TrialState.RUNNING and self._fits(t)]
         for frozen in running:
             trial = Trial(self.study, frozen._trial_id)
-            if frozen.user_attrs.get(_STATUS) == "paused":
+            if frozen.user_attrs.get(_STATUS) == Status.PAUSED:
                 self._paused.append(trial)
             else:
                 yield self._take(trial, frozen.params)
@@ -196,15 +197,15 @@ class Search:
     def ended(self, job: Job) -> None:
         """Tells the study what a trial came to."""
         trial = self._trials.pop(job.key, None)
-        if trial is None or job.status in ("interrupted", "held"):
+        if trial is None or job.status in (Status.INTERRUPTED, Status.HELD):
             return  # it stays a running one, and goes on another time
-        trial.set_user_attr(_STATUS, job.status)
+        trial.set_user_attr(_STATUS, job.status.value)
         if job.path is not None:
             trial.set_user_attr("path", place_of(job.path))
-        value = self._value(job) if job.status in ("finished", "reused") else None
+        value = self._value(job) if job.status.trained else None
         if value is not None:
             self.study.tell(trial.number, value)
-        elif job.status == "paused":
+        elif job.status is Status.PAUSED:
             self._paused.append(trial)  # a running one to Optuna, until the search is over
         else:
             self.study.tell(trial.number, state=TrialState.FAIL)

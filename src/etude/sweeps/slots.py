@@ -6,9 +6,13 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from etude.errors import Checks
 from etude.training.devices import cores
+
+if TYPE_CHECKING:
+    from etude.models.cost import Cost
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,34 @@ class Slot:
 
     environment: dict[str, str]
     threads: int | None
+
+
+SMALL_STEP = 20e9
+"""Operations of a micro-batch that one core does in about a second. Threads of a job with less than
+that wait for one another more than they compute."""
+
+
+def beside_each_other(step: Cost, jobs: int, free: int | None) -> int:
+    """How many small jobs run at once on a CPU, with `threads_each`; 1 for others, which take all
+    cores.
+
+    A job is small if its micro-batch has at most `SMALL_STEP` operations, and if jobs on all cores
+    need at most half of the memory that is free.
+
+    Args:
+        step: what a micro-batch takes.
+        jobs: of the sweep.
+        free: bytes of memory; None where that is not known.
+    """
+    count = min(jobs, cores() // threads_each())
+    fits = free is None or count * step.step_bytes <= free / 2
+    return max(1, count) if fits and step.training_flops <= SMALL_STEP else 1
+
+
+def threads_each() -> int:
+    """Threads of a small job: one, or what `OMP_NUM_THREADS` says, which is the user's word."""
+    stated = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, int(stated)) if stated.isdecimal() else 1
 
 
 def slots(n_jobs: int | str, jobs_per_gpu: int, *, gpus: list[str]) -> list[Slot]:

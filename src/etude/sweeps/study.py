@@ -24,6 +24,7 @@ from etude.records.opening import LOCK, RESULTS, SWEEP, appended, folder_in, is_
 from etude.records.record import Record
 from etude.records.registry import place_in, read_sweep
 from etude.records.signature import DIGITS, sha256_of
+from etude.records.status import Status
 from etude.records.storage import lock
 from etude.records.tables import csv_text
 from etude.secrets import without_secrets
@@ -79,8 +80,8 @@ class Study:
             }
             for overrides in asked:
                 key = key_of(overrides)
-                told = {"key": key, "overrides": overrides, "status": "waiting"}
-                if key not in jobs or jobs[key]["status"] != "finished":
+                told = {"key": key, "overrides": overrides, "status": Status.WAITING}
+                if key not in jobs or jobs[key]["status"] != Status.FINISHED:
                     path = jobs.get(key, {}).get("path")
                     jobs[key] = told | ({"path": path} if path else {})
             keep = info["asked"]
@@ -94,9 +95,14 @@ class Study:
                 told = {key: value for key, value in asdict(job).items() if value is not None}
                 if job.path is not None:
                     told["path"] = place_of(job.path)
-                if job.status == "reused":  # it was trained another time, and took that time
-                    told |= {"status": "finished", "seconds": jobs.get(job.key, {}).get("seconds")}
-                order = {"key": job.key, "label": job.label, "status": job.status}
+                if job.same_as == job.key:  # of the same name, which has been noted
+                    continue
+                if job.status is Status.REUSED:  # it was trained another time, and took that time
+                    told |= {
+                        "status": Status.FINISHED,
+                        "seconds": jobs.get(job.key, {}).get("seconds"),
+                    }
+                order = {"key": job.key, "label": job.label, "status": told["status"]}
                 jobs[job.key] = order | told | {"ended": provenance.now()}
             info["jobs"] = list(jobs.values())
 

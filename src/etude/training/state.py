@@ -20,6 +20,7 @@ from etude.records.lock import LOCK_FILE, holder, is_held
 from etude.records.opening import is_there
 from etude.records.record import DONE, Record, run_folder
 from etude.records.signature import signature
+from etude.records.status import Status
 from etude.training.place import cache_folder, current_folder
 from etude.training.resume import check_before_use, resume_point
 from etude.training.starts import source_changes
@@ -62,7 +63,7 @@ class Outcome:
     """How a request to train ended.
 
     Attributes:
-        status: `finished` or `paused`.
+        status: finished or paused.
         record: the run's record.
         reused: nothing was trained: the run had been finished before.
     """
@@ -70,6 +71,11 @@ class Outcome:
     status: str
     record: Record
     reused: bool = False
+
+    @property
+    def of_the_job(self) -> Status:
+        """The status of a job that asked for it."""
+        return Status.REUSED if self.reused else Status(self.status)
 
 
 def refusal(problems: list[Problem], path: Path | None = None) -> State:
@@ -84,8 +90,13 @@ def folder_of(checked: Checked) -> Path:
     Raises:
         RequestError: what is there in its place is no record.
     """
-    base = run_folder(Path(checked.run.root), checked.name, signature(checked.identity))
-    return current_folder(base, checked)
+    return current_folder(base_of(checked), checked)
+
+
+def base_of(checked: Checked) -> Path:
+    """The folder of the run before it was trained again (`~2`): two requests that have it in common
+    ask for the same run."""
+    return run_folder(Path(checked.run.root), checked.name, signature(checked.identity))
 
 
 def ended(checked: Checked, folder: Path, fingerprint: Callable[[], str]) -> State | None:
@@ -113,9 +124,9 @@ def ended(checked: Checked, folder: Path, fingerprint: Callable[[], str]) -> Sta
         what = "run.on_existing=again trains anew" if over else "`etude runs rm` removes the run"
         hint = f"corpus or tokenizer changed; {what}"
         return refusal([Problem("data", expected, found, hint)], folder)
-    if record.status == "finished":
+    if record.status == Status.FINISHED:
         return State("done", "done", record.info.get("step", 0), folder, record=record)
-    if record.status == "diverged":
+    if record.status == Status.DIVERGED:
         step = record.info.get("diverged", {}).get("step", 0)
         return State("diverged", f"diverged before, at step {step}", step, folder, record=record)
     return None
@@ -201,7 +212,7 @@ def finished_at_once(checked: Checked) -> Outcome | None:
         if checked.loggers or not is_there(folder / "run.json"):
             return None
         record = Record.read(folder)
-        if record.status != "finished" or record.info.get("config") != flat_config(checked):
+        if record.status != Status.FINISHED or record.info.get("config") != flat_config(checked):
             return None
     except RequestError:
         return None

@@ -20,7 +20,8 @@ class ProcessLauncher(Launcher):
     """Each job in its own process, several at once.
 
     Args:
-        n_jobs: at once; `auto` is one, or `jobs_per_gpu` on each GPU.
+        n_jobs: at once; `auto` is `jobs_per_gpu` on each GPU, and on a CPU one, or a small one on
+            each core.
         jobs_per_gpu: how many jobs share a GPU.
     """
 
@@ -43,7 +44,7 @@ class ProcessLauncher(Launcher):
         from etude.sweeps.launcher import Processes
 
         swept: Any = task_function
-        self.processes = Processes(swept, hydra_context, config, **self.options)
+        self.processes = Processes(swept, config, **self.options)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int

@@ -1,0 +1,168 @@
+"""What a sweep spends on a job, how jobs share a CPU, and the one way to carry one out."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from begun import sweep_of
+
+from etude.collecting import collect_rarely
+from etude.config import checks, compose
+from etude.config.checks import check
+from etude.records.record import DONE, STATUSES, Record
+from etude.records.status import Status
+from etude.sweeps import launcher
+from etude.sweeps.forking import prepare_to_fork
+from etude.sweeps.job import Job, carry_out, counted, exit_code_of
+from etude.sweeps.slots import SMALL_STEP, beside_each_other
+from etude.training.state import Outcome
+
+
+def test_a_status_is_its_word_and_says_what_follows() -> None:
+    assert STATUSES == (
+        "running", "finished", "failed", "interrupted", "paused", "diverged", "oom",
+    )  # fmt: skip
+    assert DONE == ("finished", "diverged")
+    assert [one for one in Status if one.good] == ["finished", "paused", "reused"]
+    assert [one for one in Status if one.bad] == ["failed", "diverged", "oom", "refused"]
+    assert not [one for one in Status if one.good and one.bad]
+
+
+def test_what_a_sweep_ends_with() -> None:
+    def code(*statuses: str) -> int:
+        jobs = [Job(status, Status(status)) for status in statuses]
+        return exit_code_of(jobs, done=0, failed=1, wrong=2, held=3)
+
+    assert code("finished", "reused", "paused") == 0
+    assert code("finished", "held") == 3
+    assert code("refused", "refused") == 2
+    for status in ("failed", "oom", "diverged", "refused", "waiting", "interrupted"):
+        assert code("finished", "held", status) == 1
+    same = Job("b", Status.FAILED, same_as="0")
+    assert counted([Job("a", Status.FAILED), same]) == "2 jobs: 1 failed, 1 the same as another"
+
+
+def test_a_job_is_carried_out_from_its_overrides_alone(tmp_path: Path) -> None:
+    def train(config: Any, checked: Any) -> Outcome:
+        return Outcome("finished", Record(tmp_path / f"{config.seed}{'' if checked else '!'}"))
+
+    words = ["experiment=debug", "seed=3"]
+    assert carry_out(words, train).path == str(tmp_path / "3!")
+    config = compose.compose(words)
+    assert carry_out(words, train, config=config).path == str(tmp_path / "3!")
+    job = carry_out(words, train, checked=check(config), label="mine")
+    assert (job.path, job.label, job.status) == (str(tmp_path / "3"), "mine", "finished")
+    wrong = carry_out(["experiment=debug", "sead=3"], train)
+    assert wrong.status is Status.REFUSED
+    assert "did you mean seed" in str(wrong.message)
+
+
+def test_a_finished_job_is_composed_twice_and_checked_once(
+    etude, corpus: Path, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once as a value of its axis, and once as a job; no process, and no composing by Hydra."""
+    words = ["train", "-m", *tiny(corpus, tmp_path / "runs", "run.samples=0")]
+    earlier = 1_700_000_000
+    os.utime(corpus, (earlier, earlier))
+    assert etude(*words, "seed=0,1").code == 0
+    monkeypatch.setattr("etude.records.fingerprints._SETTLED", 0)
+    assert etude(*words, "seed=0,1").code == 0
+    calls: Counter[str] = Counter()
+
+    def counting(module: Any, name: str) -> None:
+        real = getattr(module, name)
+
+        def counts(*arguments: Any, **options: Any) -> Any:
+            calls[name] += 1
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(module, name, counts)
+
+    counting(compose, "_compose")
+    counting(launcher, "check")
+    counting(compose.RememberingLoader, "load_configuration")
+    counting(compose.RememberingLoader, "_of_files")
+    counting(checks, "instead")
+    few = {}
+    for axis in ("seed=0,1", "seed=0,1,0,1,0,1"):
+        calls.clear()
+        assert " reused" in etude(*words, axis).out
+        few[axis] = calls.copy()
+    assert few["seed=0,1"]["check"] == 2
+    assert few["seed=0,1,0,1,0,1"]["check"] == 6
+    grown = few["seed=0,1,0,1,0,1"] - few["seed=0,1"]
+    assert grown == {"_compose": 8, "check": 4}
+
+
+@pytest.mark.parametrize(
+    ("flops", "memory", "jobs", "threads", "count"),
+    [
+        (1e6, 2**20, 12, None, 4),
+        (1e6, 2**20, 3, None, 3),
+        (1e6, 2**20, 12, "1", 4),
+        (1e6, 2**20, 12, "2", 2),
+        (1e6, 2**20, 12, "8", 1),
+        (SMALL_STEP * 1.01, 2**20, 12, None, 1),
+        (1e6, 2**30, 12, None, 1),
+    ],
+)
+def test_small_jobs_share_a_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+    flops: float,
+    memory: int,
+    jobs: int,
+    threads: str | None,
+    count: int,
+) -> None:
+    monkeypatch.setattr("etude.sweeps.slots.cores", lambda: 4)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if threads is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    step: Any = SimpleNamespace(training_flops=flops, step_bytes=memory)
+    assert beside_each_other(step, jobs, 4 * 2**30) == count
+    if count > 1:
+        assert beside_each_other(step, jobs, None) == count
+
+
+@pytest.mark.parametrize(("words", "threads"), [([], 1), (["hydra.launcher.n_jobs=1"], None)])
+def test_the_record_says_how_many_threads(
+    etude,
+    corpus: Path,
+    tiny,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    threads: int | None,
+) -> None:
+    import torch
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("etude.sweeps.slots.cores", lambda: 2)
+    root = tmp_path / "runs"
+    answer = etude("train", "-m", *tiny(corpus, root, "run.samples=0", *words), "seed=0,1")
+    assert ("2 jobs at a time, one thread each" in answer.out) == (not words)
+    for job in sweep_of(root)["jobs"]:
+        start = Record.read(root / job["path"]).last_start
+        assert start["threads"] == (threads or torch.get_num_threads())
+
+
+@pytest.mark.parametrize("experiment", ["debug", "sort"])
+def test_jobs_are_forked_with_nothing_to_visit(experiment: str) -> None:
+    usual = gc.get_threshold()
+    checked = check(compose.compose(f"experiment={experiment}"))
+    collect_rarely()
+    try:
+        step = prepare_to_fork(checked)
+        assert gc.get_freeze_count() > 10_000
+        assert gc.get_threshold() == usual
+        assert step is not None
+        assert step.training_flops < SMALL_STEP
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*usual)
