@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -293,11 +294,10 @@ class MultiHeadAttention(nn.Module):
         """What each query gathers of the values, (B, H, T, K); see `reference_attention`. Of packed
         sequences it is called for each document.
         """
-        if self.fused and self.softcap is None:
-            return fused_attention(q, k, v, causal=causal, bias=bias, scale=scale, dropout=dropout)
-        return reference_attention(
-            q, k, v, causal=causal, bias=bias, scale=scale, dropout=dropout, softcap=self.softcap
-        )
+        weigh: Callable[..., Tensor] = fused_attention
+        if not self.fused or self.softcap is not None:
+            weigh = partial(reference_attention, softcap=self.softcap)
+        return weigh(q, k, v, causal=causal, bias=bias, scale=scale, dropout=dropout)
 
     def merge(self, y: Tensor) -> Tensor:
         """What the heads have gathered, (B, H, T, K), to what is added to the stream, (B, T, D)."""
