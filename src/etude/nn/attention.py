@@ -193,10 +193,7 @@ class MultiHeadAttention(nn.Module):
         checks.probability(dropout=dropout)
         if attention_dropout is not None:
             checks.probability(attention_dropout=attention_dropout)
-        if head_dim is None:
-            check_divides(checks, "heads", heads, "dim", dim)
-        else:
-            checks.positive(heads=heads, head_dim=head_dim)
+        check_heads(checks, heads, head_dim, dim)
         if kv_heads is not None:
             check_divides(checks, "kv_heads", kv_heads, "heads", heads)
         if softcap is not None:
@@ -363,6 +360,14 @@ class ReferenceAttention(MultiHeadAttention):
     """`MultiHeadAttention` by the formula instead of the fused kernels: slow and readable."""
 
     fused = False
+
+
+def check_heads(checks: Checks, heads: int, head_dim: int | None, dim: int) -> None:
+    """Notes heads that don't divide the width, where they have no width of their own."""
+    if head_dim is None:
+        check_divides(checks, "heads", heads, "dim", dim)
+    else:
+        checks.positive(heads=heads, head_dim=head_dim)
 
 
 def check_divides(checks: Checks, key: str, value: int, of_key: str, of: int) -> None:
