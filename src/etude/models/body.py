@@ -289,7 +289,7 @@ class Body(nn.Module):
         compiled = self.blocks[0]._compiled_call_impl is not None
         packed = None
         common: dict[str, Any] = {} if positions is None else {"positions": positions}
-        if documents is not None and documents.apart and not compiled:
+        if documents is not None and not compiled and documents.apart:
             common["documents"] = documents
         elif documents is not None:
             packed = documents.mask()
