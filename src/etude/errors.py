@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeGuard
@@ -163,6 +164,14 @@ class Checks:
         """Each value must lie in [0, 1): a dropout of 1 would leave nothing."""
         for key, value in values.items():
             self.that(is_real(value) and 0 <= value < 1, key, value, "a probability in [0, 1)")
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Notes what a constructor within refuses, instead of raising it."""
+        try:
+            yield
+        except InvalidArguments as error:
+            self.problems += error.problems
 
     def done(self) -> None:
         """Raises `InvalidArguments` with everything that was noted, if anything was."""

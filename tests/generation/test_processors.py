@@ -8,6 +8,8 @@ from torch import Tensor
 
 from etude.errors import InvalidArguments
 from etude.generation.beams import beam_search
+from etude.generation.ends import Ends
+from etude.generation.options import GenerationConfig
 from etude.generation.processors import (
     ForbiddenTokens,
     MinNewTokens,
@@ -112,12 +114,10 @@ def test_enough_beams_find_the_best_of_all_texts(seed: int, penalty: float) -> N
     found = beam_search(
         Reader(model, 1, 5, None, use_cache=False),  # type: ignore[arg-type]
         tokens,
-        max_new_tokens=4,
-        beams=81,
-        length_penalty=penalty,
-        early_stopping="never",
-        stop_tokens=[3],
-        fill=3,
+        GenerationConfig(
+            max_new_tokens=4, beams=81, length_penalty=penalty, early_stopping="never"
+        ),
+        Ends([3]),
     )
     texts = [tuple(row) for row in found.tokens[0, :3].tolist()]
     assert [text[: len(b)] for text, b in zip(texts, best, strict=True)] == best

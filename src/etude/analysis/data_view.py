@@ -55,7 +55,7 @@ def _splits(data: ExampleData) -> Iterator[str]:
 
 
 def _labels(data: ExampleData) -> Iterator[str]:
-    if not data.labels:
+    if not data.meta.labels:
         return
     splits = [split for split in reversed(SPLITS) if data.meta.splits[split].rows]
     counts = np.array([data.meta.splits[split].labels for split in splits])
@@ -66,7 +66,7 @@ def _labels(data: ExampleData) -> Iterator[str]:
         for split in range(len(splits)):
             total = max(1, counts[split].sum())
             cells.append(f"{counts[split, place]:,} ({counts[split, place] / total:.1%})")
-        rows.append([data.labels[place], *cells])
+        rows.append([data.meta.labels[place], *cells])
     yield ""
     yield from _table(["label", *splits], rows)
     if len(order) > 30:
@@ -96,9 +96,9 @@ def _examples(data: ExampleData, count: int) -> Iterator[str]:
             if name in data.text_fields:
                 yield f"  {name}: {_cut(data.tokenizer_.decode(ids))}"
             elif name == "label":
-                yield f"  label: {data.labels[ids[0]]}"
+                yield f"  label: {data.meta.labels[ids[0]]}"
             elif name == "tags":
-                tags = " ".join(data.labels[tag] for tag in ids if tag != IGNORE)
+                tags = " ".join(data.meta.labels[tag] for tag in ids if tag != IGNORE)
                 yield f"  tags: {_cut(tags)}"
 
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from etude.cli.words import CHECKPOINTS, DONE, as_option, parser_for, with_root, with_trust
 from etude.console import exact
 from etude.errors import Checks, InvalidArguments, Problem, RequestError
+from etude.generation.options import GenerationConfig
 
-_OPTIONS = (
-    "samples", "max_new_tokens", "min_new_tokens", "temperature", "top_k", "top_p", "min_p",
-    "greedy", "beams", "length_penalty", "early_stopping", "repetition_penalty", "no_repeat_ngram",
-)  # fmt: skip
 _RULE = "-" * 72
 
 
@@ -24,8 +21,8 @@ def generate(arguments: list[str]) -> int:
         asked.temperature = 1.0 if asked.beams > 1 or asked.greedy else 0.8
     prompts = _checked(asked)
     model = _model(asked)
-    options: dict[str, Any] = {name: getattr(asked, name) for name in _OPTIONS}
-    options |= {
+    options: dict[str, Any] = {
+        **asdict(_config(asked)),
         "stop": asked.stop,
         "forbidden": asked.forbid,
         "seed": asked.seed,
@@ -90,21 +87,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _config(asked: argparse.Namespace) -> GenerationConfig:
+    names = [field.name for field in fields(GenerationConfig)]
+    return GenerationConfig(**{name: getattr(asked, name) for name in names})
+
+
 def _checked(asked: argparse.Namespace) -> list[str]:
     """The prompts.
 
     Raises:
         RequestError: with all that is wrong, before anything is loaded.
     """
-    from etude.generation.options import check_options
-
     checks = Checks()
     if asked.run is None and asked.pretrained is None:
         hint = "or --pretrained with a hub id, a folder or a file"
         checks.problems.append(Problem("RUN", "a run to load", hint=hint))
     elif asked.run is not None and asked.pretrained is not None:
         checks.that(False, "--pretrained", asked.pretrained, f"nothing beside RUN = {asked.run}")
-    check_options(checks=checks, **{name: getattr(asked, name) for name in _OPTIONS})
+    with checks.collecting():
+        _config(asked)
     seed = asked.seed
     sound = seed is None or 0 <= seed < 2**63
     checks.that(sound, "--seed", seed, "a whole number from 0 to 2**63 - 1")

@@ -89,9 +89,8 @@ def describe_class(constructor: Any, location: str = "") -> Constructor:
     """
     parameters = dict(inspect.signature(constructor).parameters)
     kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    owner = constructor.__init__ if isinstance(constructor, type) else constructor  # type: ignore[misc]
     try:
-        hints = typing.get_type_hints(owner)
+        hints = _hints(constructor)
     except (NameError, TypeError):  # an annotation that names what only a type checker imports
         hints = {}
     return Constructor(
@@ -108,6 +107,23 @@ def describe_class(constructor: Any, location: str = "") -> Constructor:
         aliases=getattr(constructor, "aliases", {}),
         pins=hasattr(constructor, "pinned"),
     )
+
+
+def _hints(constructor: Any) -> dict[str, Any]:
+    """The annotations of the parameters.
+
+    A constructor that `dataclass` has written is annotated by names of the modules that declare the
+    fields, which need not be known where the class stands.
+    """
+    if not isinstance(constructor, type):
+        return typing.get_type_hints(constructor)
+    owner = next(cls for cls in constructor.__mro__ if "__init__" in vars(cls))
+    init: Any = owner.__init__  # type: ignore[misc]
+    made = vars(owner).get("__dataclass_params__")
+    if made is None or not made.init:
+        return typing.get_type_hints(init)
+    fields = typing.get_type_hints(owner)
+    return {name: fields[name] for name in init.__annotations__ if name in fields}
 
 
 def described(location: str) -> Constructor | None:

@@ -42,6 +42,7 @@ class HubText(TextData):
         documents: take only so many of the first rows of `split`; None takes all.
     """
 
+    # Written out, and no dataclass: the argument `documents` has the name of a method.
     def __init__(
         self,
         *,
@@ -61,20 +62,12 @@ class HubText(TextData):
         workers: int = 0,
         separate_documents: bool = False,
     ) -> None:
-        checks = Checks()
         self.repository = Repository(name, config, revision, streaming)
-        self.repository.noted(checks)
-        checks.that(0 < validation < 1, "validation", validation, "a part between 0 and 1")
-        checks.that(bool(split), "split", split, "a split's name")
-        checks.that(
-            validation_split != split,
-            "validation_split",
-            validation_split,
-            "another split than the training's",
-            "null holds out a part of it",
-        )
-        if documents is not None:
-            checks.positive(documents=documents)
+        self.split = split
+        self.validation_split = validation_split
+        self.validation = validation
+        self.column = column
+        self.limit = documents
         super().__init__(
             tokenizer=tokenizer,
             sequence_length=sequence_length,
@@ -82,13 +75,23 @@ class HubText(TextData):
             order=order,
             workers=workers,
             separate_documents=separate_documents,
-            checks=checks,
         )
-        self.split = split
-        self.validation_split = validation_split
-        self.validation = validation
-        self.column = column
-        self.limit = documents
+
+    def validate(self, checks: Checks) -> None:
+        self.repository.noted(checks)
+        inside, part = 0 < self.validation < 1, "a part between 0 and 1"
+        checks.that(inside, "validation", self.validation, part)
+        checks.that(bool(self.split), "split", self.split, "a split's name")
+        checks.that(
+            self.validation_split != self.split,
+            "validation_split",
+            self.validation_split,
+            "another split than the training's",
+            "null holds out a part of it",
+        )
+        if self.limit is not None:
+            checks.positive(documents=self.limit)
+        super().validate(checks)
 
     @classmethod
     def pinned(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,6 @@ from numpy.typing import NDArray
 from etude.data.order import ORDERS, Order, permute, round_keys
 from etude.data.splits import Part, SectionMeta, Split
 from etude.data.text import Batch, TextData
-from etude.data.tokenizer import Recipe
 from etude.errors import Checks, Problem, RequestError, nearest
 
 MIXTURE_STREAM = 0x4D495854
@@ -28,6 +26,7 @@ _NOTHING = (-1, np.empty(0, dtype=np.int64))
 _NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 
 
+@dataclass(kw_only=True, eq=False)
 class Mixture(TextData):
     """Corpora with weights: of the run's examples each source gives the share of its weight.
 
@@ -60,55 +59,45 @@ class Mixture(TextData):
         weights: by the same names, above zero; they need not sum to one.
         order: of the examples of a source.
 
+    Attributes:
+        corpora: what the sources are, by name.
+
     Raises:
         RequestError: with what the sources refuse.
     """
 
-    def __init__(
-        self,
-        *,
-        sources: dict[str, Callable[..., TextData]],
-        weights: dict[str, float],
-        tokenizer: Recipe,
-        sequence_length: int,
-        batch: Batch,
-        order: Literal["windows", "epochs"] = "windows",
-        workers: int = 0,
-        separate_documents: bool = False,
-    ) -> None:
-        checks = Checks()
-        _check_names(checks, sources, weights)
-        super().__init__(
-            tokenizer=tokenizer,
-            sequence_length=sequence_length,
-            batch=batch,
-            order=order,
-            workers=workers,
-            separate_documents=separate_documents,
-            checks=checks,
-        )
-        self.section_names = tuple(sorted(sources))  # a mapping's own order means nothing
-        self.weights = {name: weights[name] for name in self.section_names}
-        self.sources: dict[str, TextData] = {}
+    sources: dict[str, Callable[..., TextData]]
+    weights: dict[str, float]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.section_names = tuple(sorted(self.sources))  # a mapping's own order means nothing
+        self.weights = {name: self.weights[name] for name in self.section_names}
+        self.corpora: dict[str, TextData] = {}
         problems: list[Problem] = []
         for name in self.section_names:
-            if not callable(sources[name]):
+            source = self.sources[name]
+            if not callable(source):
                 hint = f"'~data.sources.{name}' '~data.weights.{name}' leave it out"
                 expected = "a data node with its _target_ and _partial_: true"
-                problems.append(Problem(f"data.sources.{name}", expected, sources[name], hint))
+                problems.append(Problem(f"data.sources.{name}", expected, source, hint))
                 continue
             try:  # sizes are the mixture's: the source prepares no windows of its own
-                self.sources[name] = sources[name](
-                    tokenizer=tokenizer, sequence_length=1, batch=Batch(examples=1)
+                self.corpora[name] = source(
+                    tokenizer=self.tokenizer, sequence_length=1, batch=Batch(examples=1)
                 )
             except RequestError as error:
                 problems += error.problems
         if problems:
             raise RequestError(problems)
 
+    def validate(self, checks: Checks) -> None:
+        _check_names(checks, self.sources, self.weights)
+        super().validate(checks)
+
     def check(self) -> None:
         problems: list[Problem] = []
-        for name, source in self.sources.items():
+        for name, source in self.corpora.items():
             try:
                 source.check()
             except RequestError as error:
@@ -118,25 +107,25 @@ class Mixture(TextData):
 
     def content_fingerprint(self) -> str:
         digest = hashlib.sha256()
-        for name, source in self.sources.items():
+        for name, source in self.corpora.items():
             digest.update(f"{name} {source.content_fingerprint()}\n".encode())
         return digest.hexdigest()
 
     def split_settings(self) -> dict[str, object]:
-        sources = {name: source.split_settings() for name, source in self.sources.items()}
+        sources = {name: source.split_settings() for name, source in self.corpora.items()}
         return {"corpus": "mixture", "sources": sources}
 
     def origin(self) -> dict[str, object]:
-        origins = {name: source.origin() for name, source in self.sources.items()}
+        origins = {name: source.origin() for name, source in self.corpora.items()}
         told = {name: origin for name, origin in origins.items() if origin}
         return {"sources": told} if told else {}
 
     def documents(self, split: Split) -> Iterator[str]:
-        for source in self.sources.values():
+        for source in self.corpora.values():
             yield from source.documents(split)
 
     def parts(self) -> dict[str, Part]:
-        return {name: source.passages for name, source in self.sources.items()}
+        return {name: source.passages for name, source in self.corpora.items()}
 
     def order_of(self, seed: int) -> Order:
         return MixtureOrder(

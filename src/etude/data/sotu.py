@@ -9,11 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from etude.data.prepare import Split
-from etude.data.text import Batch, TextData
-from etude.data.tokenizer import Recipe
+from etude.data.text import TextData
 from etude.errors import Checks, Problem, RequestError, nearest
 
 
@@ -29,6 +27,7 @@ class Speech:
     path: Path
 
 
+@dataclass(kw_only=True, eq=False)
 class Sotu(TextData):
     """Annual messages to Congress from 1790 on, about 12 million characters, in order of date.
 
@@ -44,40 +43,24 @@ class Sotu(TextData):
             for pretraining on what a later task does not test on.
     """
 
-    def __init__(
-        self,
-        *,
-        tokenizer: Recipe,
-        sequence_length: int,
-        batch: Batch,
-        first_year: int = 1790,
-        held_out_from: int = 2005,
-        last_year: int | None = None,
-        order: Literal["windows", "epochs"] = "windows",
-        workers: int = 0,
-        separate_documents: bool = False,
-        without: list[str] | None = None,
-    ) -> None:
-        checks = Checks()
+    first_year: int = 1790
+    held_out_from: int = 2005
+    last_year: int | None = None
+    without: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.left_out = sorted(set(self.without or []))
+
+    def validate(self, checks: Checks) -> None:
         # The corpus grows by a speech a year, so only its beginning is known here.
-        expected = f"a year after first_year, {first_year}"
-        checks.that(held_out_from > first_year, "held_out_from", held_out_from, expected)
-        if last_year is not None:
-            expected = f"a year from held_out_from on, {held_out_from}"
-            checks.that(last_year >= held_out_from, "last_year", last_year, expected)
-        super().__init__(
-            tokenizer=tokenizer,
-            sequence_length=sequence_length,
-            batch=batch,
-            order=order,
-            workers=workers,
-            separate_documents=separate_documents,
-            checks=checks,
-        )
-        self.first_year = first_year
-        self.held_out_from = held_out_from
-        self.last_year = last_year
-        self.without = sorted(set(without or []))
+        begin, border, last = self.first_year, self.held_out_from, self.last_year
+        expected = f"a year after first_year, {begin}"
+        checks.that(border > begin, "held_out_from", border, expected)
+        if last is not None:
+            expected = f"a year from held_out_from on, {border}"
+            checks.that(last >= border, "last_year", last, expected)
+        super().validate(checks)
 
     @cached_property
     def speeches(self) -> list[Speech]:
@@ -111,7 +94,7 @@ class Sotu(TextData):
         for speech in self.speeches:
             if speech.year < self.first_year or speech.year > (self.last_year or speech.year):
                 continue
-            if speech.president in self.without:
+            if speech.president in self.left_out:
                 continue
             if (speech.year >= self.held_out_from) == (split == "val"):
                 yield speech.path.read_text(encoding="utf-8")
@@ -136,8 +119,8 @@ class Sotu(TextData):
         }
         if self.last_year is not None:
             settings["last_year"] = self.last_year
-        if self.without:
-            settings["without"] = self.without
+        if self.left_out:
+            settings["without"] = self.left_out
         return settings
 
     def check(self) -> None:
@@ -148,7 +131,7 @@ class Sotu(TextData):
         known = {speech.president for speech in self.speeches}
         problems = [
             Problem("data.without", "a president of the metadata", name, nearest(name, known))
-            for name in self.without
+            for name in self.left_out
             if name not in known
         ]
         if problems:

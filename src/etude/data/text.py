@@ -10,7 +10,7 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,11 +41,14 @@ class Batch:
     examples: int | None = None
 
 
+@dataclass(kw_only=True, eq=False)
 class TextData(pl.LightningDataModule, ABC):
     """Windows of `sequence_length` tokens from a corpus of documents.
 
     A corpus gives `documents`, `content_fingerprint`, `split_settings` and `check`. A run calls, in
     this order: `check`, `prepare`, `attach`, and then the loaders as often as it likes.
+
+    The arguments are the fields of a dataclass: a corpus declares its own and inherits these.
 
     Args:
         tokenizer: how to make the tokenizer.
@@ -57,9 +60,9 @@ class TextData(pl.LightningDataModule, ABC):
             don't depend on it.
         separate_documents: a window's documents don't see each other, and each begins at position
             0; the tokenizer must have an end-of-text token, which tells them apart.
-        checks: what a subclass has noted of its own arguments.
 
     Attributes:
+        recipe: the tokenizer's, with the special tokens that the task needs.
         given: what a mixture gives to its sources; see `etude.config.constructors`.
         section_names: the sources of a mixture, in the order in which they lie in the files; a
             corpus of one has none.
@@ -68,36 +71,33 @@ class TextData(pl.LightningDataModule, ABC):
         InvalidArguments: with every mistake in the arguments.
     """
 
-    given = frozenset({"tokenizer", "sequence_length", "batch", "separate_documents"})
-    section_names: tuple[str, ...] = ()
+    tokenizer: Recipe
+    sequence_length: int
+    batch: Batch
+    order: Literal["windows", "epochs"] = "windows"
+    workers: int = 0
+    separate_documents: bool = False
 
-    def __init__(
-        self,
-        *,
-        tokenizer: Recipe,
-        sequence_length: int,
-        batch: Batch,
-        order: Literal["windows", "epochs"] = "windows",
-        workers: int = 0,
-        separate_documents: bool = False,
-        checks: Checks | None = None,
-    ) -> None:
+    given = frozenset({"tokenizer", "sequence_length", "batch", "separate_documents"})
+    section_names: tuple[str, ...] = field(default=(), init=False)
+
+    def __post_init__(self) -> None:
         super().__init__()
-        checks = checks or Checks()
-        checks.positive(sequence_length=sequence_length)
-        checks.that(order in ("windows", "epochs"), "order", order, "windows or epochs")
-        checks.that(workers >= 0, "workers", workers, "a number from 0 on")
-        _check_batch(checks, batch, sequence_length)
+        checks = Checks()
+        self.validate(checks)
         checks.done()
-        self.recipe = tokenizer
-        self.sequence_length = sequence_length
-        self.batch = batch
-        self.order = order
-        self.workers = workers
-        self.separate_documents = separate_documents
+        self.recipe = self.tokenizer
         self.objective: WindowObjective | None = None
         self._prepared: Prepared | None = None
         self._attached: TrainingSteps | None = None
+
+    def validate(self, checks: Checks) -> None:
+        """Notes what is wrong with the arguments; a corpus adds what is wrong with its own."""
+        checks.positive(sequence_length=self.sequence_length)
+        known = self.order in ("windows", "epochs")
+        checks.that(known, "order", self.order, "windows or epochs")
+        checks.that(self.workers >= 0, "workers", self.workers, "a number from 0 on")
+        _check_batch(checks, self.batch, self.sequence_length)
 
     def for_task(self, objective: Any) -> None:
         """Says what the task makes of the windows; None takes them as they are.

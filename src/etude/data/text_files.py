@@ -6,6 +6,7 @@ import glob
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,12 +24,12 @@ from etude.data.rows import (
     texts,
     values_of,
 )
-from etude.data.text import Batch, TextData
-from etude.data.tokenizer import Recipe
+from etude.data.text import TextData
 from etude.errors import Checks, Problem, RequestError, nearest
 from etude.records.opening import is_there, odd
 
 
+@dataclass(kw_only=True, eq=False)
 class TextFiles(TextData):
     """A corpus in files: plain text, each file a document, or tables, each row a document.
 
@@ -58,45 +59,25 @@ class TextFiles(TextData):
         quoting: of TSV and CSV, see `etude.data.delimited.quoted`.
     """
 
-    def __init__(
-        self,
-        *,
-        path: str | list[str],
-        tokenizer: Recipe,
-        sequence_length: int,
-        batch: Batch,
-        validation: float = 0.1,
-        order: Literal["windows", "epochs"] = "windows",
-        workers: int = 0,
-        column: str | None = None,
-        separate_documents: bool = False,
-        lines: bool = False,
-        quoting: Literal["csv", "none"] | None = None,
-    ) -> None:
-        self.paths = [path] if isinstance(path, str) else list(path)
-        checks = Checks()
-        checks.that(
-            bool(self.paths) and all(self.paths),
-            "path",
-            path,
-            "a file, a folder, a glob, or a list",
-        )
-        checks.that(0 < validation < 1, "validation", validation, "a part between 0 and 1")
-        checks.that(column is None or bool(column), "column", column, "a column's name")
-        super().__init__(
-            tokenizer=tokenizer,
-            sequence_length=sequence_length,
-            batch=batch,
-            order=order,
-            workers=workers,
-            separate_documents=separate_documents,
-            checks=checks,
-        )
-        self.validation = validation
-        self.column = column
-        self.lines = lines
-        self.quoting = quoting
+    path: str | list[str]
+    validation: float = 0.1
+    column: str | None = None
+    lines: bool = False
+    quoting: Literal["csv", "none"] | None = None
+
+    def __post_init__(self) -> None:
+        self.paths = [self.path] if isinstance(self.path, str) else list(self.path)
+        super().__post_init__()
         self._once = ReadOnce()
+
+    def validate(self, checks: Checks) -> None:
+        some = bool(self.paths) and all(self.paths)
+        checks.that(some, "path", self.path, "a file, a folder, a glob, or a list")
+        inside, part = 0 < self.validation < 1, "a part between 0 and 1"
+        checks.that(inside, "validation", self.validation, part)
+        named = self.column is None or bool(self.column)
+        checks.that(named, "column", self.column, "a column's name")
+        super().validate(checks)
 
     def files(self) -> list[Path]:
         """The files in order.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from etude.generation.options import EarlyStopping
+from etude.generation.ends import Ends
+from etude.generation.options import GenerationConfig
 from etude.generation.processors import Processor, apply
 from etude.generation.reader import Reader
 
@@ -35,15 +36,10 @@ class Found:
 def beam_search(
     reader: Reader,
     tokens: Tensor,
+    config: GenerationConfig,
+    ends: Ends,
     *,
-    max_new_tokens: int,
-    beams: int,
-    length_penalty: float = 1.0,
-    early_stopping: EarlyStopping = False,
     processors: Sequence[Processor] = (),
-    stop_tokens: Sequence[int] = (),
-    stop: Callable[[Tensor], Tensor] | None = None,
-    fill: int = 0,
 ) -> Found:
     """Continues `tokens` (B, T); a hypothesis' score is log p(new tokens) / n^length_penalty, n its
     new tokens with the one that ends it (Wu et al. 2016, arXiv:1609.08144, section 7, whose penalty
@@ -56,23 +52,27 @@ def beam_search(
 
     Args:
         reader: of `tokens`, not read from yet.
-        beams: how many continuations are kept; the hypotheses returned are as many.
-        length_penalty: above 0 longer texts gain, below 0 shorter ones do.
-        early_stopping: when a prompt is done. `False`: when the best continuation, at its present
-            length, scores below the worst hypothesis; a heuristic where the penalty is not 0.
-            `"never"`: when none can come to score above it. `True`: as soon as there are `beams`
+        config: of which a search goes by these.
+
+            `max_new_tokens`.
+            `beams`: how many continuations are kept; the hypotheses returned are as many.
+            `length_penalty`: above 0 longer texts gain, below 0 shorter ones do.
+            `early_stopping`: when a prompt is done. `False`: when the best continuation, at its
+            present length, scores below the worst hypothesis; a heuristic where the penalty is not
+            0. `"never"`: when none can come to score above it. `True`: as soon as there are `beams`
             hypotheses.
+        ends: what ends a hypothesis.
         processors: see `etude.generation.processors`; they are shown the prompts that go on.
-        stop_tokens: ids that end a hypothesis, and belong to it.
-        stop: says of the new tokens (R, n) which rows end, (R,).
-        fill: what stands after the end of a hypothesis.
     """
+    beams, length_penalty = config.beams, config.length_penalty
+    max_new_tokens, early_stopping = config.max_new_tokens, config.early_stopping
+    stop_tokens, stop = ends.tokens, ends.rule
     B, T = tokens.shape
     device = tokens.device
     end = T + max_new_tokens
     width = max(2, 1 + len(stop_tokens)) * beams  # candidates a step
     ending = torch.tensor(stop_tokens, dtype=torch.long, device=device)
-    text = tokens.new_full((B, beams, end), fill)
+    text = tokens.new_full((B, beams, end), ends.fill)
     text[..., :T] = tokens[:, None]
     scores = torch.full((B, beams), _NEVER, device=device)
     scores[:, 0] = 0.0  # of equal beams only one is continued
@@ -96,16 +96,16 @@ def beam_search(
         best, index = total.topk(min(width, beams * V), dim=-1)  # (B, width), best first
         parent, token = index // V, index % V
 
-        ends = torch.isin(token, ending) if len(stop_tokens) else torch.zeros_like(best).bool()
+        over = torch.isin(token, ending) if len(stop_tokens) else torch.zeros_like(best).bool()
         if stop is not None:
             new = torch.cat((_rows(text[..., T:length], parent), token[..., None]), dim=-1)
-            ends = ends | stop(new.flatten(0, 1)).view_as(ends)
+            over = over | stop(new.flatten(0, 1)).view_as(over)
         if length + 1 == end:
-            ends = torch.ones_like(ends)
+            over = torch.ones_like(over)
 
-        if bool(ends[:, :beams].any()):
+        if bool(over[:, :beams].any()):
             n = length + 1 - T
-            ended = ends & (torch.arange(ends.shape[1], device=device) < beams)
+            ended = over & (torch.arange(over.shape[1], device=device) < beams)
             value = best / n**length_penalty + _NEVER * ~ended + _NEVER * ~improvable
             if early_stopping is True:
                 value = value + _NEVER * kept.complete.all(dim=-1, keepdim=True)
@@ -113,8 +113,8 @@ def beam_search(
             candidates[..., length] = token
             kept = kept.or_better(candidates, value, ended, length + 1)
 
-        scores, going_on = (best + _NEVER * ends).topk(beams, dim=-1)
-        if length + 1 == end or bool(ends.all()):
+        scores, going_on = (best + _NEVER * over).topk(beams, dim=-1)
+        if length + 1 == end or bool(over.all()):
             break
         n = max_new_tokens if early_stopping == "never" and length_penalty > 0 else length + 1 - T
         worst = torch.where(kept.complete, kept.scores.amin(dim=1, keepdim=True), _NEVER)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +12,8 @@ from torch import Tensor
 from etude.errors import Checks, InvalidArguments, Problem
 from etude.generation.beams import beam_search
 from etude.generation.decoding import decoding
-from etude.generation.options import EarlyStopping, check_options
+from etude.generation.ends import Ends
+from etude.generation.options import GenerationConfig
 from etude.generation.processors import (
     MinNewTokens,
     NoRepeatNGrams,
@@ -26,27 +29,16 @@ from etude.generation.sampling import Generators, sampler
 def generate(
     model: CausalModel,
     tokens: Tensor,
+    config: GenerationConfig | None = None,
     *,
-    max_new_tokens: int,
     keep: Tensor | None = None,
-    samples: int = 1,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    greedy: bool = False,
     generator: Generators = None,
-    beams: int = 1,
-    length_penalty: float = 1.0,
-    early_stopping: EarlyStopping = False,
-    repetition_penalty: float = 1.0,
-    no_repeat_ngram: int = 0,
-    min_new_tokens: int = 0,
     processors: Sequence[Processor] = (),
     stop_token: int | Sequence[int] | None = None,
     stop: Callable[[Tensor], Tensor] | None = None,
     use_cache: bool = True,
     on_token: Callable[[Tensor], None] | None = None,
+    **options: Any,
 ) -> Tensor:
     """Continues `tokens` (B, T), T >= 1, to (B * samples, T + n) with n <= max_new_tokens.
 
@@ -55,17 +47,11 @@ def generate(
     next token depends on the last `window` tokens alone; see `Reader`.
 
     Args:
+        config: how many tokens are written, and how they are chosen. The samples of a row stand
+            together; with a cache the row itself is read once for all of them.
         keep: (B, T), false where a token is padding, which stands before the others of its row: a
             row is continued as it would be without its padding.
-        samples: continuations of each row, which stand together; with a cache the row itself is
-            read once for all of them. Of a beam search, the best ones.
-        temperature, top_k, top_p, min_p, greedy, generator: see
-            `etude.generation.sampling.choose`; one generator a row, or one for all.
-        beams: above 1, a beam search; with length_penalty and early_stopping, see
-            `etude.generation.beams.beam_search`.
-        repetition_penalty: of tokens that have occurred, the prompt's among them; 1 is none.
-        no_repeat_ngram: so many tokens in a row occur once only, in prompt and text; 0 is off.
-        min_new_tokens: no stop token before; a `stop` is not held back.
+        generator: of the draws; one a row, or one for all.
         processors: further ones.
         stop_token: a row that has produced it, or one of them, is filled with it (the first) from
             there on; when all rows have, generation ends.
@@ -73,6 +59,7 @@ def generate(
             with 0.
         use_cache: keep keys and values; without it every token costs a pass over all before it.
         on_token: called with each new column of ids (B * samples,); not in a beam search.
+        options: fields of `config`, instead of one or to change some of it.
 
     Raises:
         InvalidArguments: values that describe no distribution, or don't go together; no tokens to
@@ -81,70 +68,66 @@ def generate(
     B, T = tokens.shape
     checks = Checks()
     checks.that(T > 0, "tokens", tuple(tokens.shape), "at least one token to start from")
-    check_options(
-        max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, samples=samples,
-        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, greedy=greedy, beams=beams,
-        length_penalty=length_penalty, early_stopping=early_stopping,
-        repetition_penalty=repetition_penalty, no_repeat_ngram=no_repeat_ngram, checks=checks,
-    )  # fmt: skip
-    checks.that(on_token is None or beams == 1, "on_token", on_token, "None in a beam search")
+    asked = config or GenerationConfig()
+    with checks.collecting():
+        asked = replace(asked, **options)
+        alone = on_token is None or asked.beams == 1
+        checks.that(alone, "on_token", on_token, "None in a beam search")
+        if isinstance(generator, Sequence):
+            rows, given = B * asked.samples, len(generator)
+            checks.that(given == rows, "generator", given, f"one, or {rows}")
     padding = None if keep is None else _padding(keep, tokens, checks)
-    rows = B * samples
-    if isinstance(generator, Sequence):
-        checks.that(len(generator) == rows, "generator", len(generator), f"one, or {rows}")
     checks.done()
+    if asked.max_new_tokens == 0:
+        return tokens.repeat_interleave(asked.samples, dim=0)
 
     stop_tokens = [stop_token] if isinstance(stop_token, int) else list(stop_token or ())
-    fill = stop_tokens[0] if stop_tokens else 0
-    steps: list[Processor] = []
-    if repetition_penalty != 1:
-        steps.append(RepetitionPenalty(repetition_penalty))
-    if no_repeat_ngram:
-        steps.append(NoRepeatNGrams(no_repeat_ngram))
-    if min_new_tokens and stop_tokens:
-        steps.append(MinNewTokens(min_new_tokens, T, stop_tokens))
-    steps += processors
-
+    ends = Ends(stop_tokens, stop)
+    steps = [*_processors(asked, T, ends), *processors]
     begin = tokens if keep is None else tokens.masked_fill(~keep, -1)
-    if max_new_tokens == 0:
-        return tokens.repeat_interleave(samples, dim=0)
     with decoding(getattr(model, "module", model)):
-        reader = Reader(model, B, T + max_new_tokens, padding, use_cache)
-        if beams > 1:
-            found = beam_search(
-                reader, begin, max_new_tokens=max_new_tokens, beams=beams,
-                length_penalty=length_penalty, early_stopping=early_stopping, processors=steps,
-                stop_tokens=stop_tokens, stop=stop, fill=fill,
-            )  # fmt: skip
+        reader = Reader(model, B, T + asked.max_new_tokens, padding, use_cache)
+        if asked.beams > 1:
+            found = beam_search(reader, begin, asked, ends, processors=steps)
             bad = bool(found.scores.isnan().any())
-            text = found.tokens[:, :samples].flatten(0, 1)
+            text = found.tokens[:, : asked.samples].flatten(0, 1)
         else:
-            choose = sampler(temperature, top_k, top_p, min_p, greedy, generator)
-            text, bad = _write(
-                reader, begin, T + max_new_tokens, samples, choose, steps, stop_tokens, stop,
-                fill, on_token,
-            )  # fmt: skip
+            text, bad = _write(reader, begin, asked, ends, steps, generator, on_token)
     if bad:
         raise InvalidArguments(Problem("model", "logits that are numbers", "NaN"))
     if keep is not None:
-        text[:, :T] = tokens.repeat_interleave(samples, dim=0)
+        text[:, :T] = tokens.repeat_interleave(asked.samples, dim=0)
     return text
+
+
+def _processors(config: GenerationConfig, prompt: int, ends: Ends) -> list[Processor]:
+    """What the options do to the logits, for prompts of so many tokens."""
+    steps: list[Processor] = []
+    if config.repetition_penalty != 1:
+        steps.append(RepetitionPenalty(config.repetition_penalty))
+    if config.no_repeat_ngram:
+        steps.append(NoRepeatNGrams(config.no_repeat_ngram))
+    if config.min_new_tokens and ends.tokens:
+        steps.append(MinNewTokens(config.min_new_tokens, prompt, ends.tokens))
+    return steps
 
 
 def _write(
     reader: Reader,
     tokens: Tensor,
-    end: int,
-    samples: int,
-    choose: Callable[[Tensor], Tensor],
+    config: GenerationConfig,
+    ends: Ends,
     processors: Sequence[Processor],
-    stop_tokens: Sequence[int],
-    stop: Callable[[Tensor], Tensor] | None,
-    fill: int,
+    generator: Generators,
     on_token: Callable[[Tensor], None] | None,
 ) -> tuple[Tensor, bool]:
     """A token a step, each chosen for good; and whether the logits were no numbers."""
-    T = tokens.shape[1]
+    choose = sampler(
+        config.temperature, config.top_k, config.top_p, config.min_p, config.greedy, generator
+    )
+    T, samples = tokens.shape[1], config.samples
+    stop_tokens, stop, fill = ends.tokens, ends.rule, ends.fill
+    end = T + config.max_new_tokens
     text = tokens.new_empty(len(tokens) * samples, end)
     text[:, :T] = tokens.repeat_interleave(samples, dim=0)
     ending = torch.tensor(stop_tokens, dtype=torch.long, device=tokens.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 from etude.errors import Checks
@@ -12,63 +13,83 @@ MOST = 10_000_000
 EarlyStopping = bool | Literal["never"]
 
 
-def check_options(
-    *,
-    max_new_tokens: int = 1,
-    min_new_tokens: int = 0,
-    samples: int = 1,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    greedy: bool = False,
-    beams: int = 1,
-    length_penalty: float = 1.0,
-    early_stopping: EarlyStopping = False,
-    repetition_penalty: float = 1.0,
-    no_repeat_ngram: int = 0,
-    checks: Checks | None = None,
-) -> None:
-    """The options of `etude.generation.generate.generate`, each and together.
+@dataclass(frozen=True, kw_only=True)
+class GenerationConfig:
+    """How a text is written: how long it is, and how each token is chosen.
 
     Args:
-        checks: gets what is wrong; without it, `InvalidArguments` is raised here.
+        samples: continuations of each prompt; of a beam search, the best ones.
+        max_new_tokens: the most that are written.
+        min_new_tokens: no stop token before; a rule that ends a text is not held back.
+        temperature, top_k, top_p, min_p, greedy: see `etude.generation.sampling.choose`.
+        beams: above 1, a beam search; with length_penalty and early_stopping, see
+            `etude.generation.beams.beam_search`.
+        repetition_penalty: of tokens that have occurred, the prompt's among them; 1 is none.
+        no_repeat_ngram: so many tokens in a row occur once only, in prompt and text; 0 is off.
+
+    Raises:
+        InvalidArguments: values that describe no distribution, or don't go together.
     """
-    found = Checks() if checks is None else checks
-    found.that(max_new_tokens >= 0, "max_new_tokens", max_new_tokens, "0 or more")
-    most = f"0 to max_new_tokens = {max_new_tokens}"
-    fits = 0 <= min_new_tokens <= max(max_new_tokens, 0)
-    found.that(fits, "min_new_tokens", min_new_tokens, most)
-    for name, count in (("max_new_tokens", max_new_tokens), ("samples", samples), ("beams", beams)):
-        found.that(count <= MOST, name, count, f"at most {MOST:,}")
-    found.positive(samples=samples, beams=beams, repetition_penalty=repetition_penalty)
-    hint = "0 forbids no repetition"
-    found.that(no_repeat_ngram >= 0, "no_repeat_ngram", no_repeat_ngram, "0 or more tokens", hint)
-    check_sampling(found, temperature, top_k, top_p, min_p)
-    found.that(math.isfinite(length_penalty), "length_penalty", length_penalty, "a finite number")
-    ways = "true, false or never"
-    found.that(early_stopping in (True, False, "never"), "early_stopping", early_stopping, ways)
-    if beams > 1:
-        found.that(samples <= beams, "samples", samples, f"at most beams = {beams}")
-    if beams > 1 or greedy:
-        beside, why = "greedy", "the likeliest token is taken, none is drawn"
-        if beams > 1:
-            beside, why = f"beams = {beams}", "a beam search draws nothing"
-        for key, value, neutral in (
-            ("temperature", temperature, 1.0),
-            ("top_k", top_k, None),
-            ("top_p", top_p, None),
-            ("min_p", min_p, None),
-        ):
-            expected = f"{neutral or 'no value'} beside {beside}"
-            found.that(value == neutral, key, value, expected, why)
-    if beams <= 1:
+
+    samples: int = 1
+    max_new_tokens: int = 100
+    min_new_tokens: int = 0
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    greedy: bool = False
+    beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: EarlyStopping = False
+    repetition_penalty: float = 1.0
+    no_repeat_ngram: int = 0
+
+    def __post_init__(self) -> None:
+        checks = Checks()
+        self._check_counts(checks)
+        check_sampling(checks, self.temperature, self.top_k, self.top_p, self.min_p)
+        self._check_search(checks)
+        if self.beams > 1 or self.greedy:
+            self._check_nothing_drawn(checks)
+        checks.done()
+
+    def _check_counts(self, checks: Checks) -> None:
+        most = self.max_new_tokens
+        checks.that(most >= 0, "max_new_tokens", most, "0 or more")
+        fits = 0 <= self.min_new_tokens <= max(most, 0)
+        expected = f"0 to max_new_tokens = {most}"
+        checks.that(fits, "min_new_tokens", self.min_new_tokens, expected)
+        for name in ("max_new_tokens", "samples", "beams"):
+            count = getattr(self, name)
+            checks.that(count <= MOST, name, count, f"at most {MOST:,}")
+        for name in ("samples", "beams", "repetition_penalty"):
+            checks.positive(**{name: getattr(self, name)})
+        n, hint = self.no_repeat_ngram, "0 forbids no repetition"
+        checks.that(n >= 0, "no_repeat_ngram", n, "0 or more tokens", hint)
+
+    def _check_search(self, checks: Checks) -> None:
+        penalty, early = self.length_penalty, self.early_stopping
+        checks.that(math.isfinite(penalty), "length_penalty", penalty, "a finite number")
+        known = early in (True, False, "never")
+        checks.that(known, "early_stopping", early, "true, false or never")
+        if self.beams > 1:
+            enough = self.samples <= self.beams
+            checks.that(enough, "samples", self.samples, f"at most beams = {self.beams}")
+            return
         expected, hint = "1.0 without a beam search", "beams=4 searches"
-        found.that(length_penalty == 1, "length_penalty", length_penalty, expected, hint)
+        checks.that(penalty == 1, "length_penalty", penalty, expected, hint)
         expected = "false without a beam search"
-        found.that(early_stopping is False, "early_stopping", early_stopping, expected, hint)
-    if checks is None:
-        found.done()
+        checks.that(early is False, "early_stopping", early, expected, hint)
+
+    def _check_nothing_drawn(self, checks: Checks) -> None:
+        beside, why = "greedy", "the likeliest token is taken, none is drawn"
+        if self.beams > 1:
+            beside, why = f"beams = {self.beams}", "a beam search draws nothing"
+        neutrals = {"temperature": 1.0, "top_k": None, "top_p": None, "min_p": None}
+        for key, neutral in neutrals.items():
+            value, expected = getattr(self, key), f"{neutral or 'no value'} beside {beside}"
+            checks.that(value == neutral, key, value, expected, why)
 
 
 def check_sampling(

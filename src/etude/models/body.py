@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from etude.errors import Checks, InvalidArguments, Problem
 from etude.models.kinds import LayerKind, check_mask, check_position, kinds_of_layers
 from etude.models.mup import MuP, widths
-from etude.nn.attention import check_divides
+from etude.nn.attention import check_heads
 from etude.nn.cache import KVCache
 from etude.nn.documents import Documents
 from etude.nn.mask import Mask, causal_mask, own_key
@@ -51,6 +51,8 @@ class Body(nn.Module):
         InvalidArguments: sizes that don't fit together, and whatever a part finds wrong.
     """
 
+    embedding: nn.Embedding | nn.Linear
+
     def __init__(
         self,
         *,
@@ -85,77 +87,61 @@ class Body(nn.Module):
         known = embedding is not None or vocabulary > 0
         checks.that(known, "vocab_size", vocab_size, "a positive number")
         checks.positive(layers=layers, dim=dim, max_length=max_length)
-        if head_dim is None:
-            check_divides(checks, "heads", heads, "dim", dim)
-        else:
-            checks.positive(heads=heads, head_dim=head_dim)
+        check_heads(checks, heads, head_dim, dim)
         checks.that(token_types >= 0, "token_types", token_types, "0 or more")
         checks.probability(dropout=dropout)
         checks.done()
+        kinds = kinds or {}
         kinds_here = kinds_of_layers(pattern, kinds, layers)
         self.mup = None if mup_base_dim is None else MuP(mup_base_dim, dim, heads, head_dim)
-
-        self.max_length = max_length
+        self.max_length, self.recompute = max_length, recompute
         self.mask = mask()
-        self.recompute = recompute
-        scaled_by = dim if self.mup is None else self.mup.base  # as muP has it: not by the width
-        self.embedding_scale = math.sqrt(scaled_by) if scale_embeddings else None
+        self.embedding_scale = self._root_of(dim) if scale_embeddings else None
         self.round_embedding_scale = round_embedding_scale
-        made = nn.Embedding(vocabulary, dim) if embedding is None else embedding
-        self.embedding: nn.Embedding | nn.Linear = made
-        width = {} if head_dim is None else {"head_dim": head_dim}
-        in_attention = dict(width)
-        wider = self.mup is not None and self.mup.ratio != 1
-        if self.mup is not None and wider:
-            in_attention["base_head_dim"] = self.mup.base_head_dim
-
-        def new_position(part: Part) -> Any:
-            made = part(dim=dim, heads=heads, max_length=max_length, **width)
-            made.causal = self.mask.causal
-            if self.mup is not None and wider:
-                made.at_base_width(self.mup.ratio)
-            return made
-
-        self.position = new_position(position)
+        self.embedding = nn.Embedding(vocabulary, dim) if embedding is None else embedding
+        in_heads = {"heads": heads} if head_dim is None else {"heads": heads, "head_dim": head_dim}
+        for_position = {"dim": dim, "max_length": max_length, **in_heads}
+        self.position = self._new_position(position, for_position)
         self.token_types = nn.Embedding(token_types, dim) if token_types else None
         new_norm = partial(norm, dim=dim, bias=bias)
         self.embedding_norm = new_norm() if embedding_norm else None
         self.dropout = nn.Dropout(dropout)
         common = {"dim": dim, "bias": bias, "dropout": dropout}
+        told = {"attention": common | in_heads | self._of_base_width(), "feedforward": common}
+        usual = {"attention": attention, "feedforward": feedforward, "block": block}
+        here = [_parts_of(kinds.get(name or "", LayerKind()), usual) for name in kinds_here]
+        self.blocks = _new_blocks(here, told, new_norm, cross)
+        self._add_kinds(kinds, kinds_here, for_position)
+        self.norm = new_norm() if self.blocks[-1].final_norm else nn.Identity()
 
-        def new_block(i: int) -> nn.Module:
-            kind = (kinds or {}).get(kinds_here[i] or "", LayerKind())
+    def _root_of(self, dim: int) -> float:
+        """What embeddings are scaled by; in muP not by the width, but by the base width."""
+        return math.sqrt(dim if self.mup is None else self.mup.base)
 
-            def here(part: Part, **given: Any) -> Part:
-                return partial(part, **given, **asked(part, layer=i, layers=layers))
+    def _new_position(self, part: Part, told: dict[str, int]) -> Any:
+        made = part(**told)
+        made.causal = self.mask.causal
+        if self.mup is not None and self.mup.ratio != 1:
+            made.at_base_width(self.mup.ratio)
+        return made
 
-            new_attention = here(kind.attention or attention, **common, heads=heads, **in_attention)
-            branches = {
-                "attention": new_attention,
-                "norm": here(new_norm),
-                "feedforward": here(kind.feedforward or feedforward, **common),
-            }
-            if cross:
-                branches["cross"] = new_attention
-            made: nn.Module = here(kind.block or block)(**branches)
-            return made
-
-        blocks = [new_block(i) for i in range(layers)]
-        self.blocks = nn.ModuleList(blocks)
-        self._add_kinds(kinds or {}, kinds_here, new_position)
-        self.norm = new_norm() if blocks[-1].final_norm else nn.Identity()
+    def _of_base_width(self) -> dict[str, int]:
+        """What an attention is told besides where muP's base width is another."""
+        if self.mup is None or self.mup.ratio == 1:
+            return {}
+        return {"base_head_dim": self.mup.base_head_dim}
 
     def _add_kinds(
         self,
         kinds: Mapping[str, LayerKind],
         kinds_here: Sequence[str | None],
-        new_position: Callable[[Part], Any],
+        for_position: dict[str, int],
     ) -> None:
         """Builds the masks and positions that kinds of layers have of their own.
 
         Args:
             kinds_here: the name of each layer's kind.
-            new_position: builds a position.
+            for_position: what a position is told.
         """
         checks = Checks()
         self.kinds = nn.ModuleDict()
@@ -167,7 +153,7 @@ class Body(nn.Module):
                 self._masks[name] = kind.mask()
                 check_mask(checks, name, self._masks[name], self.mask)
             if kind.position is not None:
-                own = new_position(kind.position)
+                own = self._new_position(kind.position, for_position)
                 check_position(checks, name, own)
                 self.kinds[name] = nn.ModuleDict({"position": own})
         checks.done()
@@ -212,41 +198,16 @@ class Body(nn.Module):
             InvalidArguments: for a sequence longer than the position part can represent; documents
                 with a cache, or with a mask that depends on where a text begins.
         """
-        T = tokens.shape[1]
         start = 0 if cache is None else cache.length
         if documents is not None:
-            checks = Checks()
-            checks.that(cache is None, "documents", "a cache", "nothing kept from before")
-            for mask in self.masks.values():
-                kind, expected = type(mask).__name__, "a mask that is the same everywhere"
-                checks.that(mask.everywhere, "documents", kind, expected)
-            checks.done()
+            self._check_packed(cache)
             positions = documents.positions
         if positions is not None:
-            self.position.reach(start + T)
-            for own in self._positions.values():
-                own.reach(start + T)
-        at: int | Tensor = start if positions is None else positions
-        x = self._embedded(tokens, at, token_types)
-        # Compiled blocks would be compiled again for each new list of lengths.
-        compiled = self.blocks[0]._compiled_call_impl is not None
-        apart = documents is not None and not compiled and documents.apart
-        within = documents if apart else None
-        packed = None if documents is None or within is not None else documents.mask()
-        common: dict[str, Any] = {}
-        if positions is not None:
-            common["positions"] = positions
-        if within is not None:
-            common["documents"] = within
-        contexts = {
-            view: self._context(layer, T, start + T, x, keep, packed) | common
-            for view, layer in self._layer_with.items()
-        }
-        across = self._across(memory, memory_keep, cache)
-        if documents is not None and memory_documents is not None:
-            own = documents.mask(memory_documents)
-            # Padding may have nothing of its own to read, but must read something.
-            across["bias"] = own | ~own.any(dim=-1, keepdim=True)
+            self._reach(start + tokens.shape[1])
+        x = self._embedded(tokens, start if positions is None else positions, token_types)
+        contexts = self._contexts(x, start, keep, positions, documents)
+        across = self._across(memory, memory_keep, cache, documents, memory_documents)
+        again = self.recompute and self.training and cache is None and torch.is_grad_enabled()
         for i, block in enumerate(self.blocks):
             context = contexts[self._views[i]]
             if cache is not None:
@@ -254,11 +215,20 @@ class Body(nn.Module):
                 if across:
                     across["cache"] = cache.across[i]
             each = context | ({"across": across} if across else {})
-            if self.recompute and self.training and cache is None and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False, **each)
-            else:
-                x = block(x, **each)
+            x = checkpoint(block, x, use_reentrant=False, **each) if again else block(x, **each)
         return self.norm(x[:, -1:] if last_only else x)
+
+    def _check_packed(self, cache: KVCache | None) -> None:
+        checks = Checks()
+        checks.that(cache is None, "documents", "a cache", "nothing kept from before")
+        for mask in self.masks.values():
+            kind, expected = type(mask).__name__, "a mask that is the same everywhere"
+            checks.that(mask.everywhere, "documents", kind, expected)
+        checks.done()
+
+    def _reach(self, length: int) -> None:
+        for part in (self.position, *self._positions.values()):
+            part.reach(length)
 
     def _embedded(self, tokens: Tensor, at: int | Tensor, token_types: Tensor | None) -> Tensor:
         """What the first block reads, (B, T, D)."""
@@ -278,7 +248,12 @@ class Body(nn.Module):
         return y
 
     def _across(
-        self, memory: Tensor | None, keep: Tensor | None, cache: KVCache | None
+        self,
+        memory: Tensor | None,
+        keep: Tensor | None,
+        cache: KVCache | None,
+        documents: Documents | None,
+        memory_documents: Documents | None,
     ) -> dict[str, Any]:
         """What the cross-attention takes beside x; nothing where there is no memory to read. A
         cache that has read one knows its padding too.
@@ -294,15 +269,36 @@ class Body(nn.Module):
         if keep is not None:
             none = ~keep.any(dim=1, keepdim=True)  # a softmax needs something, be it padding
             seen = (keep | none)[:, None, None, :]
+        if documents is not None and memory_documents is not None:
+            own = documents.mask(memory_documents)
+            seen = own | ~own.any(dim=-1, keepdim=True)  # likewise
         return {"position": self.position, "causal": False, "bias": seen, "memory": memory}
 
-    def _context(self, layer: int, *sizes: Any) -> dict[str, Any]:
-        """What the attention takes beside x in a layer, and in all with its mask and position: made
-        once, and not again in each.
+    def _contexts(
+        self,
+        x: Tensor,
+        start: int,
+        keep: Tensor | None,
+        positions: Tensor | None,
+        documents: Documents | None,
+    ) -> dict[str | None, dict[str, Any]]:
+        """What the attention takes beside x, by what its layer has of its own: made once for all
+        layers with the same mask and position, and not again in each.
         """
-        mask, position = self.at_layer(layer)
-        causal, bias = self._scores(mask, position, *sizes)
-        return {"position": position, "causal": causal, "bias": bias}
+        # Compiled blocks would be compiled again for each new list of lengths.
+        compiled = self.blocks[0]._compiled_call_impl is not None
+        packed = None
+        common: dict[str, Any] = {} if positions is None else {"positions": positions}
+        if documents is not None and not compiled and documents.apart:
+            common["documents"] = documents
+        elif documents is not None:
+            packed = documents.mask()
+        T, contexts = x.shape[1], {}
+        for view, layer in self._layer_with.items():
+            mask, position = self.at_layer(layer)
+            causal, bias = self._scores(mask, position, T, start + T, x, keep, packed)
+            contexts[view] = {"position": position, "causal": causal, "bias": bias, **common}
+        return contexts
 
     def _scores(
         self,
@@ -385,3 +381,31 @@ class Body(nn.Module):
     def num_parameters(self) -> int:
         """All of them, a tied embedding once."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def _parts_of(kind: LayerKind, usual: dict[str, Part]) -> dict[str, Part]:
+    """The parts of a kind's blocks: its own, or else the usual ones."""
+    return {name: getattr(kind, name) or part for name, part in usual.items()}
+
+
+def _new_blocks(
+    layers: Sequence[dict[str, Part]], told: dict[str, dict[str, Any]], norm: Part, cross: bool
+) -> nn.ModuleList:
+    """A block for each layer; it and its parts are told its place if they ask for it.
+
+    Args:
+        layers: the attention, feedforward and block of each.
+        told: what the first two are told.
+        norm: takes no arguments.
+        cross: whether there is a second attention, which reads a memory.
+    """
+    blocks = nn.ModuleList()
+    for i, parts in enumerate(layers):
+        place = {"layer": i, "layers": len(layers)}
+        branches: dict[str, Part] = {"norm": norm}
+        branches |= {name: partial(parts[name], **given) for name, given in told.items()}
+        if cross:
+            branches["cross"] = branches["attention"]
+        placed = {name: partial(part, **asked(part, **place)) for name, part in branches.items()}
+        blocks.append(parts["block"](**placed, **asked(parts["block"], **place)))
+    return blocks

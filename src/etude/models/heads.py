@@ -39,6 +39,9 @@ def logits(
 class Head(nn.Module):
     """The base of an encoder's heads.
 
+    The model gives each head the arguments below. The base keeps none of them, so a head with a
+    constructor of its own need not pass them on.
+
     Attributes:
         gives: what its logits are over: the `vocabulary` at each position, `tags` at each position,
             or `classes` of the whole.
@@ -56,7 +59,14 @@ class Head(nn.Module):
     gives: ClassVar[Literal["vocabulary", "tags", "classes"]]
     readouts: ClassVar[tuple[str, ...] | None] = None
 
-    def __init__(self, *, dim: int, embedding: nn.Embedding, norm: Part, dropout: float) -> None:
+    def __init__(
+        self,
+        *,
+        dim: int | None = None,
+        embedding: nn.Embedding | None = None,
+        norm: Part | None = None,
+        dropout: float | None = None,
+    ) -> None:
         super().__init__()
         self.logit_scale = 1.0
 
@@ -105,7 +115,7 @@ class MaskedLanguageHead(Head):
     readouts = ()
 
     def __init__(self, *, dim: int, embedding: nn.Embedding, norm: Part, dropout: float) -> None:
-        super().__init__(dim=dim, embedding=embedding, norm=norm, dropout=dropout)
+        super().__init__()
         self.dense = nn.Linear(dim, dim)
         self.norm = norm(dim=dim, bias=True)
         self.bias = nn.Parameter(embedding.weight.new_zeros(embedding.num_embeddings))
@@ -137,7 +147,7 @@ class ClassificationHead(Head):
         dropout: float,
         labels: int | None = None,
     ) -> None:
-        super().__init__(dim=dim, embedding=embedding, norm=norm, dropout=dropout)
+        super().__init__()
         labels = check_labels(labels)
         self.dense = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(dropout)
@@ -165,7 +175,7 @@ class LinearHead(Head):
         dropout: float,
         labels: int | None = None,
     ) -> None:
-        super().__init__(dim=dim, embedding=embedding, norm=norm, dropout=dropout)
+        super().__init__()
         labels = check_labels(labels)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(dim, labels)

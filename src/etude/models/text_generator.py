@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from etude.errors import Checks, InvalidArguments, Problem
 from etude.generation.generate import generate
-from etude.generation.options import EarlyStopping, check_options
+from etude.generation.options import EarlyStopping, GenerationConfig
 from etude.generation.processors import Processor
 from etude.generation.reader import CausalModel
+from etude.generation.sampling import Generators
 from etude.generation.streaming import Continuation
 from etude.generation.words import ForbiddenWords, Spelling, StopText, Tokenizer
 from etude.nn.memory import memory_for
@@ -126,59 +127,46 @@ class TextGenerator(ABC):
             InvalidArguments: options that describe no distribution, or don't go together; an
                 empty prompt where the tokenizer has no end of text; a stream of several texts.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts, stops, words = _listed(prompt), _listed(stop), _listed(forbidden)
         single = isinstance(prompt, str) and samples == 1
-        stops = [stop] if isinstance(stop, str) else list(stop)
-        words = [forbidden] if isinstance(forbidden, str) else list(forbidden)
         checks = Checks()
-        check_options(
-            max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, samples=samples,
-            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, greedy=greedy,
-            beams=beams, length_penalty=length_penalty, early_stopping=early_stopping,
-            repetition_penalty=repetition_penalty, no_repeat_ngram=no_repeat_ngram, checks=checks,
-        )  # fmt: skip
-        checks.that(stream is None or single, "stream", stream, "one prompt and one sample")
-        checks.that(
-            stream is None or beams == 1, "stream", stream, "no beam search, which looks back"
-        )
+        with checks.collecting():
+            config = GenerationConfig(
+                samples=samples, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens,
+                temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, greedy=greedy,
+                beams=beams, length_penalty=length_penalty, early_stopping=early_stopping,
+                repetition_penalty=repetition_penalty, no_repeat_ngram=no_repeat_ngram,
+            )  # fmt: skip
+        alone = stream is None or single
+        checks.that(alone, "stream", stream, "one prompt and one sample")
+        forward = stream is None or beams == 1
+        checks.that(forward, "stream", stream, "no beam search, which looks back")
         checks.positive(batch_size=batch_size)
-        for where, texts in (("prompt", prompts), ("stop", stops), ("forbidden", words)):
-            for text in texts:
-                checks.that(_is_unicode(text), where, text, "text that UTF-8 can hold")
-        checks.that(all(stops), "stop", stops, "texts that are not empty")
-        checks.that(all(words), "forbidden", words, "words that are not empty")
+        _check_texts(checks, prompts, stops, words)
         checks.done()
-        options: dict[str, Any] = {
-            "samples": samples, "max_new_tokens": max_new_tokens, "greedy": greedy,
-            "min_new_tokens": min_new_tokens, "temperature": temperature, "top_k": top_k,
-            "top_p": top_p, "min_p": min_p, "beams": beams, "length_penalty": length_penalty,
-            "early_stopping": early_stopping, "repetition_penalty": repetition_penalty,
-            "no_repeat_ngram": no_repeat_ngram, "stop_token": self.stop_tokens,
-        }  # fmt: skip
-        forbid = [ForbiddenWords(self.spelling, words)] if words else []
-        options["processors"] = [*forbid, *processors]
         encoded = [self._encode(text) for text in prompts]
-        self._check_room(encoded, max(samples, beams), max_new_tokens, beams, batch_size)
+        self._check_room(len(encoded), config, batch_size)
+        forbid = [ForbiddenWords(self.spelling, words)] if words else []
+        steps = [*forbid, *processors]
         seeds = None if seed is None else _seeds(seed, encoded, samples)
-        at_once = max(1, batch_size // max(samples, beams))
         done: list[str] = []
+        at_once = max(1, batch_size // max(samples, beams))
         for first in range(0, len(encoded), at_once):
+            batch = slice(first, first + at_once)
             rows = slice(first * samples, (first + at_once) * samples)
-            batch = self._begin(encoded[first : first + at_once])
-            if seeds is not None:
-                options["generator"] = [
-                    torch.Generator(self.device).manual_seed(each) for each in seeds[rows]
-                ]
-            typed = prompts[first : first + at_once] if self.continues else [""] * len(batch.shown)
-            written = self._write(batch, typed, stops, stream, options)
+            drawn = None if seeds is None else self._generators(seeds[rows])
+            texts = prompts[batch], encoded[batch]
+            written = self._write(*texts, config, steps, drawn, stops, stream)
             done += written
             if ready is not None:
                 ready(written)
         return done[0] if single else done
 
-    def _check_room(
-        self, encoded: Sequence[Any], copies: int, new: int, beams: int, batch_size: int
-    ) -> None:
+    def _generators(self, seeds: Sequence[int]) -> list[torch.Generator]:
+        """One for each text, where the weights lie."""
+        return [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
+
+    def _check_room(self, prompts: int, config: GenerationConfig, batch_size: int) -> None:
         """Compares the texts of a batch, their cache and the logits with the memory there is.
 
         Raises:
@@ -187,8 +175,9 @@ class TextGenerator(ABC):
         there = memory_for(self.device)
         if there is None:
             return
-        rows = max(1, batch_size // copies) * copies
-        rows = min(rows, len(encoded) * copies)
+        new, beams = config.max_new_tokens, config.beams
+        copies = max(config.samples, beams)
+        rows = min(max(1, batch_size // copies), prompts) * copies
         module: Any = self._module
         weights = next(module.parameters())
         vocabulary = getattr(getattr(module, "embedding", None), "num_embeddings", 1)
@@ -242,12 +231,17 @@ class TextGenerator(ABC):
 
     def _write(
         self,
-        batch: Begun,
-        typed: list[str],
+        texts: list[str],
+        encoded: list[list[int]],
+        config: GenerationConfig,
+        processors: list[Processor],
+        generator: Generators,
         stops: list[str],
         stream: Callable[[str], None] | None,
-        options: dict[str, Any],
     ) -> list[str]:
+        """The texts of a batch of prompts, which are given as typed and as read."""
+        batch = self._begin(encoded)
+        typed = texts if self.continues else [""] * len(texts)
         T, tokens = batch.tokens.shape[1], batch.tokens
         prompts = [row[T - n :] for row, n in zip(tokens.tolist(), batch.shown, strict=True)]
         begins = any(not self.tokenizer.decode(ids) for ids in prompts)
@@ -259,10 +253,13 @@ class TextGenerator(ABC):
         rows = generate(
             batch.model,
             tokens,
+            config,
             keep=batch.keep,
+            generator=generator,
+            processors=processors,
+            stop_token=self.stop_tokens,
             stop=ending,
             on_token=None if streaming is None else streaming.read,
-            **options,
         ).tolist()
         if streaming is not None:
             streaming.show(streaming.text.finish())
@@ -301,6 +298,18 @@ class _Stream:
     def show(self, piece: str) -> None:
         if piece:
             self.stream(piece)
+
+
+def _listed(texts: str | Sequence[str]) -> list[str]:
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
+def _check_texts(checks: Checks, prompts: list[str], stops: list[str], words: list[str]) -> None:
+    for where, texts in (("prompt", prompts), ("stop", stops), ("forbidden", words)):
+        for text in texts:
+            checks.that(_is_unicode(text), where, text, "text that UTF-8 can hold")
+    checks.that(all(stops), "stop", stops, "texts that are not empty")
+    checks.that(all(words), "forbidden", words, "words that are not empty")
 
 
 def _is_unicode(text: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -192,10 +193,7 @@ class MultiHeadAttention(nn.Module):
         checks.probability(dropout=dropout)
         if attention_dropout is not None:
             checks.probability(attention_dropout=attention_dropout)
-        if head_dim is None:
-            check_divides(checks, "heads", heads, "dim", dim)
-        else:
-            checks.positive(heads=heads, head_dim=head_dim)
+        check_heads(checks, heads, head_dim, dim)
         if kv_heads is not None:
             check_divides(checks, "kv_heads", kv_heads, "heads", heads)
         if softcap is not None:
@@ -293,11 +291,10 @@ class MultiHeadAttention(nn.Module):
         """What each query gathers of the values, (B, H, T, K); see `reference_attention`. Of packed
         sequences it is called for each document.
         """
-        if self.fused and self.softcap is None:
-            return fused_attention(q, k, v, causal=causal, bias=bias, scale=scale, dropout=dropout)
-        return reference_attention(
-            q, k, v, causal=causal, bias=bias, scale=scale, dropout=dropout, softcap=self.softcap
-        )
+        weigh: Callable[..., Tensor] = fused_attention
+        if not self.fused or self.softcap is not None:
+            weigh = partial(reference_attention, softcap=self.softcap)
+        return weigh(q, k, v, causal=causal, bias=bias, scale=scale, dropout=dropout)
 
     def merge(self, y: Tensor) -> Tensor:
         """What the heads have gathered, (B, H, T, K), to what is added to the stream, (B, T, D)."""
@@ -363,6 +360,14 @@ class ReferenceAttention(MultiHeadAttention):
     """`MultiHeadAttention` by the formula instead of the fused kernels: slow and readable."""
 
     fused = False
+
+
+def check_heads(checks: Checks, heads: int, head_dim: int | None, dim: int) -> None:
+    """Notes heads that don't divide the width, where they have no width of their own."""
+    if head_dim is None:
+        check_divides(checks, "heads", heads, "dim", dim)
+    else:
+        checks.positive(heads=heads, head_dim=head_dim)
 
 
 def check_divides(checks: Checks, key: str, value: int, of_key: str, of: int) -> None:

@@ -47,6 +47,10 @@ class Block(nn.Module):
             self.feedforward_norm = norm()
             self.feedforward = second
         self.has_feedforward = not isinstance(second, NoFeedForward)
+        self.add_norms(norm)
+
+    def add_norms(self, norm: Callable[[], nn.Module]) -> None:
+        """Builds the norms that a kind of block has besides; here none."""
 
 
 class PreNormBlock(Block):
@@ -79,15 +83,7 @@ class SandwichBlock(Block):
 
     final_norm = True
 
-    def __init__(
-        self,
-        *,
-        attention: Callable[[], nn.Module],
-        norm: Callable[[], nn.Module],
-        feedforward: Callable[[], nn.Module],
-        cross: Callable[[], nn.Module] | None = None,
-    ) -> None:
-        super().__init__(attention=attention, norm=norm, feedforward=feedforward, cross=cross)
+    def add_norms(self, norm: Callable[[], nn.Module]) -> None:
         self.attention_post_norm = norm()
         if self.has_cross:
             self.cross_post_norm = norm()

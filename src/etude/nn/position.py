@@ -21,6 +21,9 @@ from etude.errors import Checks, InvalidArguments, Problem
 class Position(nn.Module):
     """The base of all position parts: knows nothing about the order.
 
+    The model gives each part the arguments below. The base keeps none of them, so a part with a
+    constructor of its own need not pass them on.
+
     Args:
         dim: D.
         heads: H.
@@ -40,7 +43,12 @@ class Position(nn.Module):
     causal: bool = True
 
     def __init__(
-        self, *, dim: int, heads: int, max_length: int, head_dim: int | None = None
+        self,
+        *,
+        dim: int | None = None,
+        heads: int | None = None,
+        max_length: int | None = None,
+        head_dim: int | None = None,
     ) -> None:
         super().__init__()
 
@@ -85,6 +93,11 @@ def embeds(position: Position) -> bool:
 class NoPosition(Position):
     """No positions: a causal model can still count (Haviv et al. 2022, arXiv:2203.16634)."""
 
+    def __init__(
+        self, *, dim: int, heads: int, max_length: int, head_dim: int | None = None
+    ) -> None:
+        super().__init__()
+
 
 class Learned(Position):
     """A learned vector for each position, added to the embedding (Radford et al. 2019).
@@ -113,7 +126,7 @@ class Learned(Position):
         offset: int = 0,
         std: float = 0.02,
     ) -> None:
-        super().__init__(dim=dim, heads=heads, max_length=max_length)
+        super().__init__()
         checks = Checks()
         checks.that(offset >= 0, "offset", offset, "0 or more")
         checks.positive(std=std)
@@ -155,7 +168,7 @@ class Sinusoidal(Position):
         head_dim: int | None = None,
         halves: bool = False,
     ) -> None:
-        super().__init__(dim=dim, heads=heads, max_length=max_length)
+        super().__init__()
         self.halves = halves
         self.rows = _Table(partial(sinusoids, width=dim, halves=halves), size=max_length)
 
@@ -193,7 +206,7 @@ class Rotary(Position):
         base: float = 10000.0,
         fraction: float = 1.0,
     ) -> None:
-        super().__init__(dim=dim, heads=heads, max_length=max_length)
+        super().__init__()
         K = dim // heads if head_dim is None else head_dim
         width = int(K * fraction)
         checks = Checks()
@@ -334,7 +347,7 @@ class RelativeBias(Position):
         buckets: int = 32,
         max_distance: int = 128,
     ) -> None:
-        super().__init__(dim=dim, heads=heads, max_length=max_length)
+        super().__init__()
         checks = Checks()
         checks.positive(heads=heads)
         checks.that(buckets >= 4 and buckets % 4 == 0, "buckets", buckets, "a multiple of 4")
@@ -388,7 +401,7 @@ class ALiBi(Position):
     def __init__(
         self, *, dim: int, heads: int, max_length: int, head_dim: int | None = None
     ) -> None:
-        super().__init__(dim=dim, heads=heads, max_length=max_length)
+        super().__init__()
         checks = Checks()
         checks.that(0 < heads <= _MOST_HEADS, "heads", heads, f"1 to {_MOST_HEADS:,}")
         checks.done()

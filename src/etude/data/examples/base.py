@@ -12,8 +12,9 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -40,11 +41,14 @@ log = logging.getLogger("etude.data")
 FRACTION_STREAM = 0x46524143
 
 
+@dataclass(kw_only=True, eq=False)
 class ExampleData(pl.LightningDataModule, Source):
     """Examples from rows, each of at most `sequence_length` tokens.
 
     A run calls, in this order: `for_task`, `check`, `prepare`, `attach`, and then the loaders as
     often as it likes.
+
+    The arguments are the fields of a dataclass: a source declares its own and inherits these.
 
     Args:
         tokenizer: how to make the tokenizer.
@@ -66,32 +70,42 @@ class ExampleData(pl.LightningDataModule, Source):
 
     Attributes:
         section_names: none; a mixture of texts has some.
+        labels: the names of the labels or tags, by number, once `prepare` has found them.
     """
 
-    section_names: tuple[str, ...] = ()
+    tokenizer: Recipe
+    sequence_length: int
+    batch: Batch
+    too_long: Literal["truncate", "chunk", "refuse"] = "truncate"
+    duplicates: Literal["warn", "drop", "refuse"] = "warn"
+    fraction: float = 1.0
+    bucket_steps: int = 50
+    workers: int = 0
+    pack: bool = False
 
-    def __init__(
-        self,
-        *,
-        tokenizer: Recipe,
-        sequence_length: int,
-        batch: Batch,
-        too_long: str = "truncate",
-        duplicates: str = "warn",
-        fraction: float = 1.0,
-        bucket_steps: int = 50,
-        workers: int = 0,
-        pack: bool = False,
-        checks: Checks | None = None,
-    ) -> None:
+    section_names: ClassVar[tuple[str, ...]] = ()
+    labels: list[str] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
         super().__init__()
-        checks = checks or Checks()
-        checks.positive(bucket_steps=bucket_steps)
-        least = self.shortest
+        checks = Checks()
+        self.validate(checks)
+        checks.done()
+        self.recipe = self.tokenizer
+        self.objective: ExampleObjective | None = None
+        self._folder: Path | None = None
+        self._meta: Meta | None = None
+        self._tokenizer: Tokenizer | None = None
+        self._attached: ExampleSteps | None = None
+
+    def validate(self, checks: Checks) -> None:
+        """Notes what is wrong with the arguments; a source adds what is wrong with its own."""
+        checks.positive(bucket_steps=self.bucket_steps)
+        length, least, batch = self.sequence_length, self.shortest, self.batch
         expected = "a positive number" if least == 1 else f"{least} or more: a token and the end"
-        checks.that(sequence_length >= least, "sequence_length", sequence_length, expected)
-        checks.that(0 < fraction <= 1, "fraction", fraction, "a part above 0, up to 1")
-        checks.that(workers >= 0, "workers", workers, "a number from 0 on")
+        checks.that(length >= least, "sequence_length", length, expected)
+        checks.that(0 < self.fraction <= 1, "fraction", self.fraction, "a part above 0, up to 1")
+        checks.that(self.workers >= 0, "workers", self.workers, "a number from 0 on")
         sizes = [size for size in (batch.tokens, batch.examples) if size is not None]
         checks.that(
             len(sizes) == 1,
@@ -103,19 +117,8 @@ class ExampleData(pl.LightningDataModule, Source):
         if batch.examples is not None:
             checks.that(batch.examples > 0, "batch.examples", batch.examples, "a positive number")
         elif batch.tokens is not None:
-            enough = batch.tokens >= sequence_length
-            expected = f"at least sequence_length = {sequence_length}: an example may take as many"
-            checks.that(enough, "batch.tokens", batch.tokens, expected)
-        checks.done()
-        self.recipe = tokenizer
-        self.sequence_length, self.batch = sequence_length, batch
-        self.too_long, self.duplicates, self.fraction = too_long, duplicates, fraction
-        self.bucket_steps, self.workers, self.pack = bucket_steps, workers, pack
-        self.objective: ExampleObjective | None = None
-        self._folder: Path | None = None
-        self._meta: Meta | None = None
-        self._tokenizer: Tokenizer | None = None
-        self._attached: ExampleSteps | None = None
+            expected = f"at least sequence_length = {length}: an example may take as many"
+            checks.that(batch.tokens >= length, "batch.tokens", batch.tokens, expected)
 
     # -- as every data module -----------------------------------------------------------------
 
@@ -181,6 +184,7 @@ class ExampleData(pl.LightningDataModule, Source):
         folder = built_once(cache_dir, key, lambda folder: write_examples(folder, self, identity))
         meta, self._tokenizer = opened(folder)
         self._folder, self._meta = folder, meta
+        self.labels = meta.labels
         tell(meta, self.duplicates, self.too_long)
         assert self.objective is not None
         self.objective = self.objective.bound(self._tokenizer, meta)
@@ -206,11 +210,6 @@ class ExampleData(pl.LightningDataModule, Source):
         if self._tokenizer is None:
             raise RuntimeError("prepare(cache_dir) comes first")
         return self._tokenizer
-
-    @property
-    def labels(self) -> list[str]:
-        """The names of the labels or tags, by number."""
-        return self.meta.labels
 
     def table(self, split: Split) -> Table:
         """The examples of a split."""

@@ -19,7 +19,7 @@ from typing import Any
 
 from etude.data.examples.source import Inspection, Row
 from etude.data.rows import check_surrogates
-from etude.errors import Problem, RequestError
+from etude.errors import Checks, Problem, RequestError
 
 WHOLE = re.compile(r"(-?)(0|[1-9][0-9]*)(?:\.0+)?")
 MISSING = {"na", "n/a", "nan", "null", "none", "<na>", "?", "-"}
@@ -38,6 +38,12 @@ def key_of(label: str) -> str:
 def numbered(labels: Sequence[str]) -> dict[str, int]:
     """The number of each class, by its key."""
     return {key_of(name): number for number, name in enumerate(labels)}
+
+
+def check_names(checks: Checks, labels: Sequence[str] | None) -> None:
+    """Notes stated labels that are no classes to tell apart."""
+    several = labels is None or len(set(labels)) == len(labels) > 1
+    checks.that(several, "labels", labels, "two names or more, all different")
 
 
 def one_name(key: str, spellings: Iterable[str]) -> str:

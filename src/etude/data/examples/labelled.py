@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from etude.data.examples.classes import LabelInspection, key_of, label_of, numbered
+from etude.data.examples.classes import (
+    LabelInspection,
+    check_names,
+    key_of,
+    label_of,
+    numbered,
+)
 from etude.data.examples.encoding import encode
 from etude.data.examples.source import Encoded, Inspection, Row
-from etude.data.examples.tables import Part, TableData, TrainingRows, text_in
-from etude.data.text import Batch
-from etude.data.tokenizer import Recipe, Tokenizer
+from etude.data.examples.tables import TableData, text_in
+from etude.data.tokenizer import Tokenizer
 from etude.errors import Checks, Problem, RequestError
 
 
+@dataclass(kw_only=True, eq=False)
 class LabelledFiles(TableData):
     """Rows with a text and a label.
 
@@ -31,52 +38,23 @@ class LabelledFiles(TableData):
         quoting: of TSV and CSV, see `etude.data.delimited.quoted`.
     """
 
-    fields: tuple[str, ...] = ("tokens", "label")
+    text: str = "text"
+    pair: str | None = None
+    label: str = "label"
+    labels: list[str] | None = None
+    quoting: Literal["csv", "none"] | None = None
 
-    def __init__(
-        self,
-        *,
-        path: TrainingRows,
-        tokenizer: Recipe,
-        sequence_length: int,
-        batch: Batch,
-        validation: Part = 0.1,
-        test: Part = None,
-        text: str = "text",
-        pair: str | None = None,
-        label: str = "label",
-        labels: list[str] | None = None,
-        too_long: Literal["truncate", "chunk", "refuse"] = "truncate",
-        duplicates: Literal["warn", "drop", "refuse"] = "warn",
-        fraction: float = 1.0,
-        bucket_steps: int = 50,
-        workers: int = 0,
-        pack: bool = False,
-        quoting: Literal["csv", "none"] | None = None,
-    ) -> None:
-        checks = Checks()
-        several = labels is None or len(set(labels)) == len(labels) > 1
-        checks.that(several, "labels", labels, "two names or more, all different")
-        super().__init__(
-            path=path,
-            validation=validation,
-            test=test,
-            tokenizer=tokenizer,
-            sequence_length=sequence_length,
-            batch=batch,
-            too_long=too_long,
-            duplicates=duplicates,
-            fraction=fraction,
-            bucket_steps=bucket_steps,
-            workers=workers,
-            pack=pack,
-            quoting=quoting,
-            checks=checks,
-        )
-        self.text, self.pair, self.label = text, pair, label
-        self.named = labels
-        if pair is not None:
+    fields: tuple[str, ...] = field(default=("tokens", "label"), init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.named = self.labels
+        if self.pair is not None:
             self.fields = ("tokens", "types", "label")
+
+    def validate(self, checks: Checks) -> None:
+        check_names(checks, self.labels)
+        super().validate(checks)
 
     def columns(self) -> dict[str, str | None]:
         return {"text": self.text, "pair": self.pair, "label": self.label}

@@ -6,6 +6,7 @@ import gettext
 import hashlib
 import importlib.util
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,16 +14,18 @@ from typing import Any, Literal
 from etude.data.examples.base import ExampleData
 from etude.data.examples.encoding import encode
 from etude.data.examples.source import Encoded, Row, Split, in_parts
-from etude.data.examples.tables import Part, TableData, TrainingRows, text_in
-from etude.data.text import Batch
-from etude.data.tokenizer import Recipe, Tokenizer
+from etude.data.examples.tables import TableData, text_in
+from etude.data.tokenizer import Tokenizer
 from etude.errors import Checks, Problem, RequestError
 
 
+@dataclass(kw_only=True, eq=False)
 class PairData(ExampleData):
     """The base of both sources: rows have `source` and `target`."""
 
-    fields: tuple[str, ...] = ("source", "target")
+    too_long: Literal["truncate", "refuse"] = "truncate"
+
+    fields = ("source", "target")
     text_fields = ("source", "target")
     framed = False
     chunks = False
@@ -52,6 +55,7 @@ class PairData(ExampleData):
         return result
 
 
+@dataclass(kw_only=True, eq=False)
 class Pairs(PairData, TableData):
     """Rows with two texts.
 
@@ -65,41 +69,9 @@ class Pairs(PairData, TableData):
         quoting: of TSV and CSV, see `etude.data.delimited.quoted`.
     """
 
-    def __init__(
-        self,
-        *,
-        path: TrainingRows,
-        tokenizer: Recipe,
-        sequence_length: int,
-        batch: Batch,
-        validation: Part = 0.1,
-        test: Part = None,
-        source: str = "source",
-        target: str = "target",
-        too_long: Literal["truncate", "refuse"] = "truncate",
-        duplicates: Literal["warn", "drop", "refuse"] = "warn",
-        fraction: float = 1.0,
-        bucket_steps: int = 50,
-        workers: int = 0,
-        pack: bool = False,
-        quoting: Literal["csv", "none"] | None = None,
-    ) -> None:
-        super().__init__(
-            path=path,
-            validation=validation,
-            test=test,
-            tokenizer=tokenizer,
-            sequence_length=sequence_length,
-            batch=batch,
-            too_long=too_long,
-            duplicates=duplicates,
-            fraction=fraction,
-            bucket_steps=bucket_steps,
-            workers=workers,
-            pack=pack,
-            quoting=quoting,
-        )
-        self.source, self.target = source, target
+    source: str = "source"
+    target: str = "target"
+    quoting: Literal["csv", "none"] | None = None
 
     def columns(self) -> dict[str, str | None]:
         return {"source": self.source, "target": self.target}
@@ -108,6 +80,7 @@ class Pairs(PairData, TableData):
         return text_in(row, self.source), text_in(row, self.target)
 
 
+@dataclass(kw_only=True, eq=False)
 class Catalogs(PairData):
     """Translations of the messages of installed packages, from their gettext catalogs (`.mo`).
 
@@ -122,42 +95,23 @@ class Catalogs(PairData):
             pack: see `ExampleData`.
     """
 
-    def __init__(
-        self,
-        *,
-        packages: list[str],
-        locale: str | list[str],
-        tokenizer: Recipe,
-        sequence_length: int,
-        batch: Batch,
-        validation: float = 0.05,
-        test: float = 0.05,
-        too_long: Literal["truncate", "refuse"] = "truncate",
-        duplicates: Literal["warn", "drop", "refuse"] = "drop",
-        fraction: float = 1.0,
-        bucket_steps: int = 50,
-        workers: int = 0,
-        pack: bool = False,
-    ) -> None:
-        checks = Checks()
-        checks.that(bool(packages), "packages", packages, "a package or more")
-        self.locales = [locale] if isinstance(locale, str) else list(locale)
-        checks.that(bool(self.locales), "locale", locale, "a locale, such as zh_CN")
-        for key, part in (("validation", validation), ("test", test)):
+    packages: list[str]
+    locale: str | list[str]
+    validation: float = 0.05
+    test: float = 0.05
+    duplicates: Literal["warn", "drop", "refuse"] = "drop"
+
+    def validate(self, checks: Checks) -> None:
+        checks.that(bool(self.packages), "packages", self.packages, "a package or more")
+        checks.that(bool(self.locales), "locale", self.locale, "a locale, such as zh_CN")
+        for key, part in (("validation", self.validation), ("test", self.test)):
             checks.that(0 < part < 0.5, key, part, "a part between 0 and 0.5")
-        super().__init__(
-            tokenizer=tokenizer,
-            sequence_length=sequence_length,
-            batch=batch,
-            too_long=too_long,
-            duplicates=duplicates,
-            fraction=fraction,
-            bucket_steps=bucket_steps,
-            workers=workers,
-            pack=pack,
-            checks=checks,
-        )
-        self.packages, self.validation, self.test = packages, validation, test
+        super().validate(checks)
+
+    @property
+    def locales(self) -> list[str]:
+        """Those that are tried, in turn."""
+        return [self.locale] if isinstance(self.locale, str) else list(self.locale)
 
     @cached_property
     def files(self) -> list[Path]:

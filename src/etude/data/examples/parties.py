@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +13,11 @@ from etude.data.examples.encoding import encode
 from etude.data.examples.source import Encoded, Row, Split
 from etude.data.sotu import Sotu, Speech
 from etude.data.text import Batch
-from etude.data.tokenizer import Recipe, Tokenizer
+from etude.data.tokenizer import Tokenizer
 from etude.errors import Checks, Problem, RequestError, nearest
 
 
+@dataclass(kw_only=True, eq=False)
 class SotuParties(ExampleData):
     """Passages of some hundred words and the party of the president who spoke them.
 
@@ -31,41 +33,22 @@ class SotuParties(ExampleData):
             pack: see `ExampleData`.
     """
 
-    fields: tuple[str, ...] = ("tokens", "label")
+    parties: list[str]
+    first_year: int = 1860
+    words: int = 150
+    duplicates: Literal["warn", "drop", "refuse"] = "drop"
 
-    def __init__(
-        self,
-        *,
-        tokenizer: Recipe,
-        sequence_length: int,
-        batch: Batch,
-        parties: list[str],
-        first_year: int = 1860,
-        words: int = 150,
-        too_long: Literal["truncate", "chunk", "refuse"] = "truncate",
-        duplicates: Literal["warn", "drop", "refuse"] = "drop",
-        fraction: float = 1.0,
-        bucket_steps: int = 50,
-        workers: int = 0,
-        pack: bool = False,
-    ) -> None:
-        checks = Checks()
-        checks.that(len(set(parties)) > 1, "parties", parties, "two parties or more")
-        checks.positive(words=words)
-        super().__init__(
-            tokenizer=tokenizer,
-            sequence_length=sequence_length,
-            batch=batch,
-            too_long=too_long,
-            duplicates=duplicates,
-            fraction=fraction,
-            bucket_steps=bucket_steps,
-            workers=workers,
-            pack=pack,
-            checks=checks,
-        )
-        self.parties, self.first_year, self.words = parties, first_year, words
-        self._corpus = Sotu(tokenizer=tokenizer, sequence_length=1, batch=Batch(examples=1))
+    fields = ("tokens", "label")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._corpus = Sotu(tokenizer=self.tokenizer, sequence_length=1, batch=Batch(examples=1))
+
+    def validate(self, checks: Checks) -> None:
+        some = len(set(self.parties)) > 1
+        checks.that(some, "parties", self.parties, "two parties or more")
+        checks.positive(words=self.words)
+        super().validate(checks)
 
     @cached_property
     def speeches(self) -> list[Speech]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ Part = float | str | list[str] | None
 """Where a split's rows are: a part of those in `path`, or files, or a hub's split, of its own."""
 
 
+@dataclass(kw_only=True, eq=False)
 class TableData(ExampleData):
     """Examples from JSON, CSV, TSV or Parquet files, compressed or not, a row an example.
 
@@ -41,30 +43,36 @@ class TableData(ExampleData):
         validation: the part of these rows that is held out, or the files of those that are; where
             `path` is a hub's, the name of another split.
         test: likewise; None is no test split.
-        quoting: of TSV and CSV, see `etude.data.delimited.quoted`.
-        checks: what the source has noted of its own arguments.
-        more: of `ExampleData`.
 
     With parts v and t, row i, from 0, is for testing if floor((i + 1) t) > floor(i t); of the
     others, counted by j, one is for validation if floor((j + 1) w) > floor(j w), w = v / (1 - t).
+
+    Attributes:
+        quoting: of TSV and CSV, see `etude.data.delimited.quoted`; an argument of sources that read
+            these.
+        also: columns to read besides.
     """
 
-    def __init__(
-        self,
-        *,
-        path: TrainingRows,
-        validation: Part = 0.1,
-        test: Part = None,
-        quoting: Quoting | None = None,
-        checks: Checks | None = None,
-        **more: Any,
-    ) -> None:
-        checks = checks or Checks()
-        self.hub = path if isinstance(path, HubRows) else None
-        path = path.split if isinstance(path, HubRows) else path
-        self.paths = {"train": _listed(path), "val": _listed(validation), "test": _listed(test)}
+    path: TrainingRows
+    validation: Part = 0.1
+    test: Part = None
+
+    quoting: Quoting | None = field(default=None, init=False)
+    also: Sequence[str] = field(default=(), init=False)
+
+    def __post_init__(self) -> None:
+        hub = self.path if isinstance(self.path, HubRows) else None
+        path = self.path.split if isinstance(self.path, HubRows) else self.path
+        places = {"train": path, "val": self.validation, "test": self.test}
+        self.hub = hub
+        self.paths = {split: _listed(place) for split, place in places.items()}
+        self.parts = {split: _part(places[split]) for split in ("val", "test")}
+        super().__post_init__()
+        self._once = ReadOnce()
+
+    def validate(self, checks: Checks) -> None:
+        path = self.path if self.hub is None else self.hub.split
         checks.that(bool(self.paths["train"]), "path", path, "a file, a folder, a glob, or a list")
-        self.parts = {"val": _part(validation), "test": _part(test)}
         for key, split in (("validation", "val"), ("test", "test")):
             part = self.parts[split]
             inside = part is None or 0 < part < 1
@@ -73,13 +81,9 @@ class TableData(ExampleData):
         alone = len(parts) < 2 or not all(0 < part < 1 for part in parts)  # told above
         expected = "a part that leaves some for training"
         checks.that(alone or sum(parts) < 1, "test", self.parts["test"], expected)
-        none = validation is None
+        none = self.validation is None
         checks.that(not none, "validation", None, "a part between 0 and 1, or files")
-        super().__init__(checks=checks, **more)
-        self.quoting = quoting
-        self._once = ReadOnce()
-
-    also: Sequence[str] = ()  # columns to read besides
+        super().validate(checks)
 
     def with_column(self, split: Split, name: str) -> None:
         """Reads a column of a split's rows besides; it need not be in other files.

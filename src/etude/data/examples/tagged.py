@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from typing import Any, Literal
 import tokenizers
 
 from etude.data.examples.base import ExampleData
-from etude.data.examples.classes import key_of, numbered
+from etude.data.examples.classes import check_names, key_of, numbered
 from etude.data.examples.conll import (
     Layout,
     Separator,
@@ -23,23 +24,25 @@ from etude.data.examples.conll import (
 from etude.data.examples.encoding import encode
 from etude.data.examples.schemes import Scheme, TagInspection
 from etude.data.examples.source import Encoded, Inspection, Row, Split
-from etude.data.examples.tables import WHERE, Part, TableData, TrainingRows
+from etude.data.examples.tables import WHERE, TableData
 from etude.data.formats import KINDS, format_of
 from etude.data.objective import IGNORE
 from etude.data.rows import check_surrogates
-from etude.data.text import Batch
 from etude.data.text_files import files_of
-from etude.data.tokenizer import Recipe, Tokenizer
+from etude.data.tokenizer import Tokenizer
 from etude.errors import Checks, Problem, RequestError
 
 UNSEEN = "\u25a1"
 """Stands for a word of which a tokenizer reads nothing: a white square."""
 
 
+@dataclass(kw_only=True, eq=False)
 class TaggedData(ExampleData):
     """The base: rows have `words` and `tags`, as many of the one as of the other."""
 
-    fields: tuple[str, ...] = ("tokens", "tags")
+    too_long: Literal["truncate", "chunk", "refuse"] = "chunk"
+
+    fields = ("tokens", "tags")
 
     def texts(self, row: Row) -> list[str]:
         words = row.values["words"]
@@ -107,6 +110,7 @@ def spelt(words: Sequence[str], tokenizer: Tokenizer) -> list[str]:
     return [word if place == 0 else f" {word}" for place, word in enumerate(words)]
 
 
+@dataclass(kw_only=True, eq=False)
 class Tagged(TaggedData, TableData):
     """Sentences in files: CoNLL (a word a line, columns, an empty line after each sentence),
     CoNLL-U, or rows with a list of words and one of tags (JSON, Parquet).
@@ -130,49 +134,22 @@ class Tagged(TaggedData, TableData):
         scheme: what the tags mean. None decides.
     """
 
-    def __init__(
-        self,
-        *,
-        path: TrainingRows,
-        tokenizer: Recipe,
-        sequence_length: int,
-        batch: Batch,
-        validation: Part = 0.1,
-        test: Part = None,
-        words: int | str | None = None,
-        tags: int | str | None = None,
-        labels: list[str] | None = None,
-        too_long: Literal["truncate", "chunk", "refuse"] = "chunk",
-        duplicates: Literal["warn", "drop", "refuse"] = "warn",
-        fraction: float = 1.0,
-        bucket_steps: int = 50,
-        workers: int = 0,
-        pack: bool = False,
-        separator: Separator | None = None,
-        comments: bool | None = None,
-        scheme: Scheme | None = None,
-    ) -> None:
-        checks = Checks()
-        several = labels is None or len(set(labels)) == len(labels) > 1
-        checks.that(several, "labels", labels, "two names or more, all different")
-        super().__init__(
-            checks=checks,
-            path=path,
-            validation=validation,
-            test=test,
-            tokenizer=tokenizer,
-            sequence_length=sequence_length,
-            batch=batch,
-            too_long=too_long,
-            duplicates=duplicates,
-            fraction=fraction,
-            bucket_steps=bucket_steps,
-            workers=workers,
-            pack=pack,
-        )
-        self.words, self.tags, self.named = words, tags, labels
-        self.scheme = scheme
-        self.stated = Stated(words, tags, separator, comments, tuple(labels or ()))
+    words: int | str | None = None
+    tags: int | str | None = None
+    labels: list[str] | None = None
+    separator: Separator | None = None
+    comments: bool | None = None
+    scheme: Scheme | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.named = self.labels
+        labels = tuple(self.named or ())
+        self.stated = Stated(self.words, self.tags, self.separator, self.comments, labels)
+
+    def validate(self, checks: Checks) -> None:
+        check_names(checks, self.labels)
+        super().validate(checks)
 
     @property
     def stated_labels(self) -> list[str] | None:
@@ -186,8 +163,8 @@ class Tagged(TaggedData, TableData):
 
     def settings(self) -> dict[str, Any]:
         stated = {
-            "separator": self.stated.separator,
-            "comments": self.stated.comments,
+            "separator": self.separator,
+            "comments": self.comments,
             "scheme": self.scheme,
         }
         return super().settings() | {
@@ -218,7 +195,7 @@ class Tagged(TaggedData, TableData):
         layouts = [(file, layout) for file, layout in found if layout is not None]
         agreed(layouts, self.stated)
         if not found:
-            stated = {"separator": self.stated.separator, "comments": self.stated.comments}
+            stated = {"separator": self.separator, "comments": self.comments}
             problems = [
                 Problem(f"data.{name}", "null: rows have no lines of words", value)
                 for name, value in stated.items()
@@ -285,6 +262,7 @@ class Tagged(TaggedData, TableData):
             yield Row(where, {**{name: values[name] for name in self.also}, **row.values})
 
 
+@dataclass(kw_only=True, eq=False)
 class HKCanCor(TaggedData):
     """The Hong Kong Cantonese Corpus (Luke and Wong 2015), from the package `pycantonese`: 16,162
     utterances of 58 conversations, tagged with parts of speech; CC BY 4.0.
@@ -299,32 +277,7 @@ class HKCanCor(TaggedData):
             Dependencies 2 that `pycantonese` takes them for.
     """
 
-    def __init__(
-        self,
-        *,
-        tokenizer: Recipe,
-        sequence_length: int,
-        batch: Batch,
-        too_long: Literal["truncate", "chunk", "refuse"] = "chunk",
-        duplicates: Literal["warn", "drop", "refuse"] = "warn",
-        fraction: float = 1.0,
-        bucket_steps: int = 50,
-        workers: int = 0,
-        pack: bool = False,
-        tagset: Literal["own", "universal"] = "own",
-    ) -> None:
-        super().__init__(
-            tokenizer=tokenizer,
-            sequence_length=sequence_length,
-            batch=batch,
-            too_long=too_long,
-            duplicates=duplicates,
-            fraction=fraction,
-            bucket_steps=bucket_steps,
-            workers=workers,
-            pack=pack,
-        )
-        self.tagset = tagset
+    tagset: Literal["own", "universal"] = "own"
 
     @cached_property
     def conversations(self) -> list[tuple[str, list[tuple[list[str], list[str]]]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ import numpy as np
 from etude.data.objective import IGNORE
 from etude.data.synthetic.base import Arrays, SyntheticData
 from etude.data.synthetic.draws import Numbers
-from etude.data.text import Batch
 from etude.errors import Checks, nearest
 
 
@@ -32,6 +32,7 @@ OPERATIONS: dict[str, Callable[[Numbers, Numbers, int], Numbers]] = {
 """Power et al. 2022, arXiv:2201.02177, appendix A.1.1."""
 
 
+@dataclass(kw_only=True, eq=False)
 class ModularArithmetic(SyntheticData):
     """`a b =`, of which the last is to be followed by a ∘ b modulo p; all p² pairs.
 
@@ -48,38 +49,22 @@ class ModularArithmetic(SyntheticData):
 
     answers_last = True
 
-    def __init__(
-        self,
-        *,
-        sequence_length: int = 3,
-        batch: Batch,
-        p: int = 113,
-        operation: str = "add",
-        training: int | float | None = None,
-        validation: int | float = 0.7,
-        validate_training: bool = True,
-        data_seed: int = 0,
-        workers: int = 0,
-    ) -> None:
-        checks = Checks()
+    sequence_length: int = 3
+    p: int = 113
+    operation: str = "add"
+    validation: int | float = 0.7
+    validate_training: bool = True
+
+    def validate(self, checks: Checks) -> None:
+        p, operation, length = self.p, self.operation, self.sequence_length
         if not checks.that(p < 2**16 and _is_prime(p), "p", p, "a prime below 65,536"):
             p = 113  # what depends on it is none of the user's mistakes
+        self.size = p * (p - 1 if operation == "divide" else p)
         hint = nearest(operation, OPERATIONS)
         expected = f"one of {', '.join(OPERATIONS)}"
         checks.that(operation in OPERATIONS, "operation", operation, expected, hint)
-        checks.that(sequence_length == 3, "sequence_length", sequence_length, "3: `a b =`")
-        self.p, self.operation = p, operation
-        self.size = p * (p - 1 if operation == "divide" else p)
-        super().__init__(
-            sequence_length=sequence_length,
-            batch=batch,
-            training=training,
-            validation=validation,
-            validate_training=validate_training,
-            data_seed=data_seed,
-            workers=workers,
-            checks=checks,
-        )
+        checks.that(length == 3, "sequence_length", length, "3: `a b =`")
+        super().validate(checks)
 
     @property
     def symbols(self) -> list[str]:
@@ -98,6 +83,7 @@ class ModularArithmetic(SyntheticData):
         return {"tokens": np.stack([a, b, equals], axis=1), "labels": labels}
 
 
+@dataclass(kw_only=True, eq=False)
 class Adder(SyntheticData):
     """The digits of two numbers and of their sum, the sum's last digit first, as in minGPT's
     example (Karpathy 2020): 85 + 50 = 135 is `8 5 5 0 5 3 1`. The labels are the sum's digits.
@@ -112,34 +98,17 @@ class Adder(SyntheticData):
 
     answers_last = True
 
-    def __init__(
-        self,
-        *,
-        sequence_length: int = 6,
-        batch: Batch,
-        digits: int = 2,
-        training: int | float | None = None,
-        validation: int | float = 500,
-        validate_training: bool = False,
-        data_seed: int = 0,
-        workers: int = 0,
-    ) -> None:
-        checks = Checks()
+    sequence_length: int = 6
+    digits: int = 2
+    validation: int | float = 500
+
+    def validate(self, checks: Checks) -> None:
+        digits, length = self.digits, self.sequence_length
         checks.that(0 < digits <= 9, "digits", digits, "a number from 1 to 9")
-        expected = f"3 digits = {3 * digits}"
-        checks.that(sequence_length == 3 * digits, "sequence_length", sequence_length, expected)
-        self.digits = digits
         self.size = 100 ** min(max(1, digits), 9)
-        super().__init__(
-            sequence_length=sequence_length,
-            batch=batch,
-            training=training,
-            validation=validation,
-            validate_training=validate_training,
-            data_seed=data_seed,
-            workers=workers,
-            checks=checks,
-        )
+        expected = f"3 digits = {3 * digits}"
+        checks.that(length == 3 * digits, "sequence_length", length, expected)
+        super().validate(checks)
 
     @property
     def symbols(self) -> list[str]:

@@ -11,7 +11,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -62,6 +62,7 @@ class Meta:
     splits: Mapping[str, SplitMeta]
 
 
+@dataclass(kw_only=True, eq=False)
 class SyntheticData(pl.LightningDataModule, ABC):
     """The base: `tokens` (n, T), and `labels` (n, T), what is to be said at each place or `IGNORE`.
     A rule may make other `fields`, and then says where something is `asked`.
@@ -70,6 +71,8 @@ class SyntheticData(pl.LightningDataModule, ABC):
     rest: `data_seed` decides, not the run's seed. Other rules draw: `training=null` makes new
     examples at every step, from the run's seed; a number makes so many, from `data_seed`. Where
     there are few different ones, what is drawn for training is also drawn for validation.
+
+    The arguments are the fields of a dataclass: a rule declares its own and inherits these.
 
     Args:
         sequence_length: T, as the rule has it.
@@ -81,48 +84,57 @@ class SyntheticData(pl.LightningDataModule, ABC):
             examples of it as are held out, of new ones for ever those that the run begins with.
         data_seed: of what is held out, and of examples that are drawn once.
         workers: processes that make batches; 0 is the training process itself.
-        checks: what a subclass has noted of its own arguments.
 
     Raises:
         InvalidArguments: with every mistake in the arguments.
 
     Attributes:
         size: how many different examples there are; None for rules that draw.
+        held, taught: examples that are held out, and that are trained on; None of the latter is
+            new ones for ever.
         answers_last: the labels are the last tokens of the sequence, as a model would write them.
         dimensions: how many numbers stand at a place; None where a token does.
         task: the config of the task that is meant.
     """
 
-    size: int | None = None
+    sequence_length: int
+    batch: Batch
+    training: int | float | None = None
+    validation: int | float = 1000
+    validate_training: bool = False
+    data_seed: int = 0
+    workers: int = 0
+
+    size: int | None = field(default=None, init=False)
+    dimensions: int | None = field(default=None, init=False)
     answers_last: ClassVar[bool] = False
-    dimensions: int | None = None
     task: ClassVar[str] = "algorithmic"
-    fields: tuple[str, ...] = ("tokens", "labels")
+    fields: ClassVar[tuple[str, ...]] = ("tokens", "labels")
     labels: ClassVar[list[str]] = []
     shares_exactly = True
 
-    def __init__(
-        self,
-        *,
-        sequence_length: int,
-        batch: Batch,
-        training: int | float | None = None,
-        validation: int | float = 1000,
-        validate_training: bool = False,
-        data_seed: int = 0,
-        workers: int = 0,
-        checks: Checks | None = None,
-    ) -> None:
+    def __post_init__(self) -> None:
         super().__init__()
-        checks = checks or Checks()
-        checks.positive(sequence_length=sequence_length)
-        checks.that(workers >= 0, "workers", workers, "a number from 0 on")
-        checks.that(data_seed >= 0, "data_seed", data_seed, "a number from 0 on")
+        checks = Checks()
+        self.validate(checks)
+        checks.done()
+        self._attached: _Steps | None = None
+
+    def validate(self, checks: Checks) -> None:
+        """Notes what is wrong with the arguments, and counts the examples of the splits.
+
+        A rule adds what is wrong with its own and sets its `size` first.
+        """
+        length, batch = self.sequence_length, self.batch
+        checks.positive(sequence_length=length)
+        checks.that(self.workers >= 0, "workers", self.workers, "a number from 0 on")
+        checks.that(self.data_seed >= 0, "data_seed", self.data_seed, "a number from 0 on")
         expected = "null: examples are counted in data.batch.examples"
         checks.that(batch.tokens is None, "batch.tokens", batch.tokens, expected)
-        held = self._count(checks, "validation", validation)
+        held = self._count(checks, "validation", self.validation)
         left = None if self.size is None else self.size - held
-        taught = left if training is None else self._count(checks, "training", training)
+        stated = self.training
+        taught = left if stated is None else self._count(checks, "training", stated)
         if left is not None and taught is not None:
             expected = f"at most the {left:,} of {self.size:,} that validation leaves"
             checks.that(0 < taught <= left, "training", taught, expected)
@@ -130,16 +142,12 @@ class SyntheticData(pl.LightningDataModule, ABC):
         if batch.examples is None:
             checks.that(not endless, "batch.examples", None, "a number: there is no whole")
         else:
-            fits = 0 < batch.examples * max(1, sequence_length) <= MOST
+            fits = 0 < batch.examples * max(1, length) <= MOST
             expected = f"a positive number, at most {MOST:,} positions a step"
             checks.that(fits, "batch.examples", batch.examples, expected)
         expected = f"at most {MOST:,} examples"
-        checks.that(held <= MOST, "validation", validation, expected, f"it takes {held:,}")
-        checks.done()
-        self.sequence_length, self.batch, self.workers = sequence_length, batch, workers
+        checks.that(held <= MOST, "validation", self.validation, expected, f"it takes {held:,}")
         self.held, self.taught = held, taught
-        self.data_seed, self.validate_training = data_seed, validate_training
-        self._attached: _Steps | None = None
 
     def _count(self, checks: Checks, key: str, stated: int | float) -> int:
         expected = "a number of examples"

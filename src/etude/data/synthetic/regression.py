@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from etude.data.synthetic.base import Arrays, Asked, SyntheticData
 from etude.data.synthetic.draws import Draws
-from etude.data.text import Batch
 from etude.errors import Checks
 
 
+@dataclass(kw_only=True, eq=False)
 class LinearRegression(SyntheticData):
     """In-context linear regression: x_1, y_1, x_2, y_2, ..., whose y_i = w . x_i are to be said
     (Garg et al. 2022, arXiv:2208.01066, section 3).
@@ -32,43 +33,24 @@ class LinearRegression(SyntheticData):
         batch, training, validation, validate_training, data_seed, workers: see `SyntheticData`.
     """
 
-    dimensions: int
     fields = ("numbers", "values")
     task: ClassVar[str] = "regression"
 
-    def __init__(
-        self,
-        *,
-        sequence_length: int = 13,
-        batch: Batch,
-        dimensions: int = 3,
-        noise: float = 0.0,
-        fresh_weights: bool = False,
-        training: int | None = None,
-        validation: int = 1000,
-        validate_training: bool = False,
-        data_seed: int = 0,
-        workers: int = 0,
-    ) -> None:
-        checks = Checks()
+    sequence_length: int = 13
+    dimensions: int = 3
+    noise: float = 0.0
+    fresh_weights: bool = False
+    training: int | None = None
+    validation: int = 1000
+
+    def validate(self, checks: Checks) -> None:
+        dimensions, noise, length = self.dimensions, self.noise, self.sequence_length
         checks.positive(dimensions=dimensions)
-        expected = "at most 65,536"
-        checks.that(dimensions <= 2**16, "dimensions", dimensions, expected)
+        checks.that(dimensions <= 2**16, "dimensions", dimensions, "at most 65,536")
         checks.that(0 <= noise <= 1e6, "noise", noise, "a number from 0 to 1,000,000")
-        odd = sequence_length % 2 == 1
         expected = "an odd number: the last y would be read by nobody"
-        checks.that(odd, "sequence_length", sequence_length, expected)
-        self.dimensions, self.noise, self.fresh_weights = dimensions, noise, fresh_weights
-        super().__init__(
-            sequence_length=sequence_length,
-            batch=batch,
-            training=training,
-            validation=validation,
-            validate_training=validate_training,
-            data_seed=data_seed,
-            workers=workers,
-            checks=checks,
-        )
+        checks.that(length % 2 == 1, "sequence_length", length, expected)
+        super().validate(checks)
 
     @property
     def symbols(self) -> list[str]:

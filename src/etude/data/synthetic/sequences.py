@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -10,10 +11,10 @@ from etude.data.objective import IGNORE
 from etude.data.synthetic.arithmetic import sequence
 from etude.data.synthetic.base import LARGEST, SYMBOLS, Arrays, SyntheticData
 from etude.data.synthetic.draws import Draws, Numbers
-from etude.data.text import Batch
 from etude.errors import Checks
 
 
+@dataclass(kw_only=True, eq=False)
 class Induction(SyntheticData):
     """Random tokens that are repeated: what followed a token before follows it again.
 
@@ -30,41 +31,21 @@ class Induction(SyntheticData):
         batch, training, validation, validate_training, data_seed, workers: see `SyntheticData`.
     """
 
-    def __init__(
-        self,
-        *,
-        sequence_length: int = 48,
-        batch: Batch,
-        vocabulary: int = 64,
-        periods: tuple[int, int] = (8, 24),
-        training: int | None = None,
-        validation: int = 1000,
-        validate_training: bool = False,
-        data_seed: int = 0,
-        workers: int = 0,
-    ) -> None:
-        checks = Checks()
+    sequence_length: int = 48
+    vocabulary: int = 64
+    periods: tuple[int, int] = (8, 24)
+    training: int | None = None
+    validation: int = 1000
+
+    def validate(self, checks: Checks) -> None:
+        vocabulary, (low, high) = self.vocabulary, self.periods
         fits = 1 < vocabulary <= SYMBOLS
         checks.that(fits, "vocabulary", vocabulary, f"2 to {SYMBOLS:,} tokens")
-        low, high = periods
-        checks.that(0 < low <= high, "periods", list(periods), "the least and the largest period")
-        checks.that(
-            high < sequence_length,
-            "sequence_length",
-            sequence_length,
-            f"more than the largest period, {high}",
-        )
-        self.vocabulary, self.periods = vocabulary, (low, high)
-        super().__init__(
-            sequence_length=sequence_length,
-            batch=batch,
-            training=training,
-            validation=validation,
-            validate_training=validate_training,
-            data_seed=data_seed,
-            workers=workers,
-            checks=checks,
-        )
+        expected = "the least and the largest period"
+        checks.that(0 < low <= high, "periods", list(self.periods), expected)
+        length, expected = self.sequence_length, f"more than the largest period, {high}"
+        checks.that(high < length, "sequence_length", length, expected)
+        super().validate(checks)
 
     @property
     def symbols(self) -> list[str]:
@@ -83,6 +64,7 @@ class Induction(SyntheticData):
         return {"tokens": whole[:, :-1].copy(), "labels": labels}
 
 
+@dataclass(kw_only=True, eq=False)
 class Recall(SyntheticData):
     """Multi-query associative recall: keys with their values, and later each key once more, whose
     value is to be said (Arora et al. 2023, Zoology, arXiv:2312.04927, section 4 and appendix).
@@ -103,41 +85,24 @@ class Recall(SyntheticData):
         batch, training, validation, validate_training, data_seed, workers: see `SyntheticData`.
     """
 
-    def __init__(
-        self,
-        *,
-        sequence_length: int = 64,
-        batch: Batch,
-        vocabulary: int = 256,
-        pairs: int = 4,
-        power: float = 0.01,
-        random_gaps: bool = False,
-        training: int | None = 10000,
-        validation: int = 1000,
-        validate_training: bool = False,
-        data_seed: int = 0,
-        workers: int = 0,
-    ) -> None:
-        checks = Checks()
-        checks.positive(pairs=pairs, power=power)
+    sequence_length: int = 64
+    vocabulary: int = 256
+    pairs: int = 4
+    power: float = 0.01
+    random_gaps: bool = False
+    training: int | None = 10000
+    validation: int = 1000
+
+    def validate(self, checks: Checks) -> None:
+        vocabulary, pairs = self.vocabulary, self.pairs
+        checks.positive(pairs=pairs, power=self.power)
         enough = vocabulary % 2 == 0 and max(pairs, 1) < vocabulary // 2 <= SYMBOLS // 2
         expected = f"an even number above {2 * pairs}, at most {SYMBOLS:,}"
         checks.that(enough, "vocabulary", vocabulary, expected)
-        room = sequence_length >= 4 * pairs
+        length = self.sequence_length
         expected = f"at least 4 pairs = {4 * pairs}: each key stands there twice, and its value"
-        checks.that(room, "sequence_length", sequence_length, expected)
-        self.vocabulary, self.pairs, self.power = vocabulary, pairs, power
-        self.random_gaps = random_gaps
-        super().__init__(
-            sequence_length=sequence_length,
-            batch=batch,
-            training=training,
-            validation=validation,
-            validate_training=validate_training,
-            data_seed=data_seed,
-            workers=workers,
-            checks=checks,
-        )
+        checks.that(length >= 4 * pairs, "sequence_length", length, expected)
+        super().validate(checks)
 
     @property
     def symbols(self) -> list[str]:
@@ -175,6 +140,7 @@ class Recall(SyntheticData):
         return {"tokens": tokens, "labels": labels}
 
 
+@dataclass(kw_only=True, eq=False)
 class Sort(SyntheticData):
     """Symbols and the same in order, as in minGPT's demonstration (Karpathy 2020); the labels are
     the sorted ones. All `symbols_count` ** `length` inputs.
@@ -190,39 +156,22 @@ class Sort(SyntheticData):
 
     answers_last = True
 
-    def __init__(
-        self,
-        *,
-        sequence_length: int = 11,
-        batch: Batch,
-        length: int = 6,
-        numbers: int = 3,
-        training: int | float | None = None,
-        validation: int | float = 0.25,
-        validate_training: bool = False,
-        data_seed: int = 0,
-        workers: int = 0,
-    ) -> None:
-        checks = Checks()
+    sequence_length: int = 11
+    length: int = 6
+    numbers: int = 3
+    training: int | float | None = None
+    validation: int | float = 0.25
+
+    def validate(self, checks: Checks) -> None:
+        length, numbers = self.length, self.numbers
         checks.positive(length=length)
         some = checks.that(1 < numbers <= SYMBOLS, "numbers", numbers, f"2 to {SYMBOLS:,}")
         fits = some and 0 < length < 62 and numbers**length < LARGEST
         checks.that(fits, "length", length, "numbers ** length below 2**62")
-        expected = f"2 length - 1 = {2 * length - 1}"
-        right = sequence_length == 2 * length - 1
-        checks.that(right, "sequence_length", sequence_length, expected)
-        self.length, self.numbers = length, numbers
         self.size = numbers**length if fits else 1
-        super().__init__(
-            sequence_length=sequence_length,
-            batch=batch,
-            training=training,
-            validation=validation,
-            validate_training=validate_training,
-            data_seed=data_seed,
-            workers=workers,
-            checks=checks,
-        )
+        stated, expected = self.sequence_length, f"2 length - 1 = {2 * length - 1}"
+        checks.that(stated == 2 * length - 1, "sequence_length", stated, expected)
+        super().validate(checks)
 
     @property
     def symbols(self) -> list[str]:
@@ -238,6 +187,7 @@ class Sort(SyntheticData):
         return sequence(whole, answers=self.length)
 
 
+@dataclass(kw_only=True, eq=False)
 class Copy(SyntheticData):
     """Random symbols, a separator, and the same symbols once more, which are the labels.
 
@@ -253,37 +203,20 @@ class Copy(SyntheticData):
 
     answers_last = True
 
-    def __init__(
-        self,
-        *,
-        sequence_length: int = 32,
-        batch: Batch,
-        length: int = 16,
-        vocabulary: int = 16,
-        backwards: bool = False,
-        training: int | None = None,
-        validation: int = 1000,
-        validate_training: bool = False,
-        data_seed: int = 0,
-        workers: int = 0,
-    ) -> None:
-        checks = Checks()
-        checks.positive(length=length)
-        fits = 1 < vocabulary <= SYMBOLS
-        checks.that(fits, "vocabulary", vocabulary, f"2 to {SYMBOLS:,} symbols")
-        expected = f"2 length = {2 * length}"
-        checks.that(sequence_length == 2 * length, "sequence_length", sequence_length, expected)
-        self.length, self.vocabulary, self.backwards = length, vocabulary, backwards
-        super().__init__(
-            sequence_length=sequence_length,
-            batch=batch,
-            training=training,
-            validation=validation,
-            validate_training=validate_training,
-            data_seed=data_seed,
-            workers=workers,
-            checks=checks,
-        )
+    sequence_length: int = 32
+    length: int = 16
+    vocabulary: int = 16
+    backwards: bool = False
+    training: int | None = None
+    validation: int = 1000
+
+    def validate(self, checks: Checks) -> None:
+        checks.positive(length=self.length)
+        fits = 1 < self.vocabulary <= SYMBOLS
+        checks.that(fits, "vocabulary", self.vocabulary, f"2 to {SYMBOLS:,} symbols")
+        stated, length = self.sequence_length, 2 * self.length
+        checks.that(stated == length, "sequence_length", stated, f"2 length = {length}")
+        super().validate(checks)
 
     @property
     def symbols(self) -> list[str]:
@@ -303,6 +236,7 @@ class Copy(SyntheticData):
         return sequence(np.concatenate([given, between, again], axis=1), answers=self.length)
 
 
+@dataclass(kw_only=True, eq=False)
 class Dyck(SyntheticData):
     """Brackets of several kinds that close in order, at most so many open at a time: the language
     Dyck-(k, m) of Hewitt et al. 2020, arXiv:2010.07515. The labels are the closing ones, whose
@@ -318,36 +252,20 @@ class Dyck(SyntheticData):
         batch, training, validation, validate_training, data_seed, workers: see `SyntheticData`.
     """
 
-    def __init__(
-        self,
-        *,
-        sequence_length: int = 63,
-        batch: Batch,
-        kinds: int = 4,
-        depth: int = 5,
-        training: int | None = None,
-        validation: int = 1000,
-        validate_training: bool = False,
-        data_seed: int = 0,
-        workers: int = 0,
-    ) -> None:
-        checks = Checks()
-        checks.positive(kinds=kinds, depth=depth)
-        checks.that(kinds <= SYMBOLS // 2, "kinds", kinds, f"at most {SYMBOLS // 2:,}")
-        odd = sequence_length % 2 == 1
+    sequence_length: int = 63
+    kinds: int = 4
+    depth: int = 5
+    training: int | None = None
+    validation: int = 1000
+
+    def validate(self, checks: Checks) -> None:
+        checks.positive(kinds=self.kinds, depth=self.depth)
+        few = self.kinds <= SYMBOLS // 2
+        checks.that(few, "kinds", self.kinds, f"at most {SYMBOLS // 2:,}")
+        odd = self.sequence_length % 2 == 1
         expected = "an odd number: a word has as many closing brackets as opening ones"
-        checks.that(odd, "sequence_length", sequence_length, expected)
-        self.kinds, self.depth = kinds, depth
-        super().__init__(
-            sequence_length=sequence_length,
-            batch=batch,
-            training=training,
-            validation=validation,
-            validate_training=validate_training,
-            data_seed=data_seed,
-            workers=workers,
-            checks=checks,
-        )
+        checks.that(odd, "sequence_length", self.sequence_length, expected)
+        super().validate(checks)
 
     @property
     def symbols(self) -> list[str]:
