@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from omegaconf import OmegaConf
 
 from etude.config.compose import HYDRA_ERRORS, NOT_PARSED, addable, composed, unmarked
 from etude.config.replaced import is_choice, report_replaced
+from etude.contracts.slots import CONTRACTS
 from etude.errors import Problem, RequestError
 
 BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -253,12 +255,31 @@ def _lines(overrides: Sequence[Override]) -> str:
     return " ".join(unmarked(o.input_line or "") for o in sweeping or overrides)
 
 
+def _check_launcher(target: str) -> None:
+    """Compares a launcher of the user's, which Hydra finds in `hydra_plugins`, with its contract.
+
+    Raises:
+        RequestError: something is missing.
+    """
+    module, _, name = target.rpartition(".")
+    if not module.startswith("hydra_plugins."):
+        return
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):  # Hydra says that it is not there
+        return
+    if problems := list(CONTRACTS["hydra.launcher"].problems(kind, "hydra.launcher", target)):
+        raise RequestError(problems)
+
+
 def _of_the_files(overrides: list[str], hydra: Hydra) -> tuple[list[str], str]:
     """What the composed config itself says of sweeping: its axes, and who makes the jobs."""
     try:
         config = hydra.compose_config("train", overrides, RunMode.MULTIRUN)
         sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
+        launcher = str(config.hydra.launcher.get("_target_"))
     except HYDRA_ERRORS:  # the first job says what is wrong
         return [], BASIC
+    _check_launcher(launcher)
     params = sweeper.get("params") or {}
     return [addable(f"{key}={value}") for key, value in params.items()], str(sweeper["_target_"])
