@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from begun import PLANT, start, sweep_of, wait_for
 
 from etude.records.record import Record
-from etude.sweeps.pool import start_method
+from etude.records.status import Status
+from etude.sweeps.board import Board
+from etude.sweeps.job import Job
+from etude.sweeps.pool import Pool, Task, start_method
+from etude.sweeps.slots import slots
 
 
 @pytest.mark.parametrize(
@@ -176,11 +182,42 @@ def test_a_job_that_is_the_same_as_one_that_failed_has_failed(
 ) -> None:
     root = tmp_path / "experiments"
     words = tiny(corpus, root, *PLANT, "run.samples=0", "+callbacks.planted.how=raise")
-    answer = etude("train", "-m", *words, "trainer.micro_batch=1,2")
+    answer = etude("train", "-m", *words, "model.dim=8,8")
     assert answer.code == 1
     assert "2 jobs: 1 failed, 1 the same as another" in answer.out
     first, second = sweep_of(root)["jobs"]
     assert (second["status"], second["message"]) == ("failed", first["message"])
+
+
+def test_where_it_failed_one_with_other_overrides_is_tried(tmp_path: Path) -> None:
+    """Four jobs are one run: the first fails, the second too, the third does it for the last."""
+
+    def ends(number: int, status: Status) -> Task:
+        job = Job(str(number), Status.WAITING, overrides=[f"trainer.micro_batch={number}"])
+        call = partial(replace, job, status=status)
+        return Task(
+            number, job, call, tmp_path / f"{number}.txt", same_as=None if number == 1 else 1
+        )
+
+    ended: list[Job] = []
+    tasks = [ends(1, Status.OOM), ends(2, Status.FAILED), ends(3, Status.FINISHED)]
+    tasks += [ends(4, Status.FAILED)]
+    jobs = Pool(slots(1, 1, gpus=[]), Board(4, 1), ended.append).run(iter(tasks))
+    assert [job.status for job in jobs] == [
+        Status.OOM, Status.FAILED, Status.FINISHED, Status.FINISHED
+    ]  # fmt: skip
+    assert [job.same_as for job in jobs] == [None, None, None, jobs[2].key]
+    assert [job.label for job in ended] == ["1", "2", "3", "4"]
+
+
+def test_the_same_run_that_stops_at_two_steps(etude, corpus: Path, tiny, tmp_path: Path) -> None:
+    root = tmp_path / "experiments"
+    words = tiny(corpus, root, "run.samples=0", "run.stop_at_step=3,7")
+    answer = etude("train", "-m", *words)
+    assert answer.code == 0, answer.out
+    assert "2 jobs: 2 paused" in answer.out
+    (path,) = (root / "tiny").iterdir()
+    assert Record.read(path).info["step"] == 7
 
 
 def test_the_same_run_below_two_roots_is_two(tmp_path: Path) -> None:

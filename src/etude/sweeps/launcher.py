@@ -28,7 +28,7 @@ from etude.sweeps.multirun import SweptRun
 from etude.sweeps.pool import Pool, Task, start_method
 from etude.sweeps.slots import Slot, beside_each_other, slots, threads_each, visible_gpus
 from etude.sweeps.study import Study
-from etude.training.state import base_of, finished_at_once
+from etude.training.state import asked_for, finished_at_once
 
 if TYPE_CHECKING:
     from etude.models.cost import Cost
@@ -100,7 +100,7 @@ class Processes:
         taken: dict[int, Sequence[str]] = {}
         numbers: dict[str, int] = {}
         paused: dict[str, int] = {}  # jobs that may be asked for once more
-        firsts: dict[Path, int] = {}  # the first job that asks for a run
+        firsts: dict[tuple[Path, int | None], int] = {}  # the first job that asks for a run
 
         def note(job: Job) -> None:
             if job.status is Status.PAUSED and job.same_as is None:
@@ -120,9 +120,9 @@ class Processes:
                 taken[number], numbers[key] = overrides, number
                 task, checked = self._task(number, overrides, study, decide)
                 if task.over is None and checked is not None:
-                    base = base_of(checked)
-                    if decide is None and firsts.setdefault(base, number) != number:
-                        task.same_as = firsts[base] + 1
+                    same = firsts.setdefault(asked_for(checked), number)
+                    if decide is None and same != number:
+                        task.same_as = same + 1
                     else:
                         task.over = self._over(task, checked, board)
                 if task.over is None and task.same_as is None:

@@ -26,7 +26,7 @@ from etude.sweeps.expand import Sweep, expand, refused
 from etude.training.build import Parts, build_parts
 from etude.training.process import fresh_settings
 from etude.training.room import check_room
-from etude.training.state import State, base_of, refusal, state_of
+from etude.training.state import State, asked_for, refusal, state_of
 
 Told = Callable[[int, int], None]
 """Called with the number of jobs that are planned, and of all."""
@@ -44,8 +44,8 @@ class PlannedJob:
         identity: what is hashed.
         state: what asking for it would do.
         size: None if its config is wrong.
-        base: the folder that jobs have in common which are the same run; None if its config is
-            wrong.
+        asked_for: what jobs have in common of which one does the work of both; None if its config
+            is wrong.
         same_as: the number, from 1, of an earlier job that is the same run.
     """
 
@@ -57,7 +57,7 @@ class PlannedJob:
     identity: dict[str, Any]
     state: State
     size: Size | None = None
-    base: Path | None = None
+    asked_for: tuple[Path, int | None] | None = None
     same_as: int | None = None
 
 
@@ -99,10 +99,10 @@ def plan(
                 jobs.append(planner.job(config))
             if told is not None:
                 told(number, len(wanted))
-    first: dict[Path, int] = {}
+    first: dict[tuple[Path, int | None], int] = {}
     for number, job in enumerate(jobs, start=1):
-        if job.base is not None and first.setdefault(job.base, number) != number:
-            job.same_as = first[job.base]
+        if job.asked_for is not None and first.setdefault(job.asked_for, number) != number:
+            job.same_as = first[job.asked_for]
     return jobs
 
 
@@ -149,7 +149,7 @@ class _Planner:
 
     def _look(self, job: PlannedJob, checked: Checked) -> None:
         whole = signature(checked.identity)
-        job.name, job.identity, job.base = checked.name, checked.identity, base_of(checked)
+        job.name, job.identity, job.asked_for = checked.name, checked.identity, asked_for(checked)
         job.signature, job.group = whole[:DIGITS], group(checked.identity)
         parts = build_parts(checked)
         key = sha256_of([checked.nodes["data"].canonical(), list(checked.config.extensions)])

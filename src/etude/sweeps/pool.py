@@ -59,7 +59,7 @@ class Task:
         validated: hears of each validation, here; true pauses the run.
         over: its end, where nothing is left to do: no process is started.
         same_as: the number of an earlier job that asks for the very same run: it ends as that does,
-            and no process is started.
+            and no process is started unless that fails.
     """
 
     number: int
@@ -113,6 +113,7 @@ class Pool:
         self._running: list[_Running] = []
         self._done: dict[int, Job] = {}
         self._same: list[Task] = []  # that end as another does
+        self._tried_next: list[Task] = []  # as that has failed
         self._again: list[tuple[Task, _Running]] = []  # the same run, and who trains it now
         self._signum: int | None = None
         self._process = os.getpid()
@@ -138,6 +139,9 @@ class Pool:
                     if (held := self._free_by_now()) is not None:
                         self._start(held)
                         continue
+                    if self._tried_next:
+                        self._start(self._tried_next.pop(0))
+                        continue
                     if exhausted:
                         break
                     try:
@@ -154,7 +158,8 @@ class Pool:
                         self._end(task, task.over)
                     else:
                         self._start(task)
-                if not self._running and (self._stopping or (exhausted and not self._again)):
+                left = self._again or self._tried_next or not exhausted
+                if not self._running and (self._stopping or not left):
                     break
                 self._listen()
                 for one in [each for each in self._running if not each.process.is_alive()]:
@@ -188,9 +193,21 @@ class Pool:
             self._end_the_same()
 
     def _end_the_same(self) -> None:
+        """Ends the jobs that are the same run as one that has ended. If that failed, one that asks
+        for it in other words, perhaps with a smaller `trainer.micro_batch`, is tried.
+        """
         for task in [each for each in self._same if each.same_as in self._done]:
+            if task not in self._same or task.same_as is None:  # another one of them has ended it
+                continue
             self._same.remove(task)
-            first = self._done[task.same_as or 0]
+            first = self._done[task.same_as]
+            if first.status in (Status.FAILED, Status.OOM) and task.job.key != first.key:
+                others = [each for each in self._same if each.same_as == task.same_as]
+                for each in others:
+                    each.same_as = task.number
+                task.same_as = None
+                self._tried_next.append(task)
+                continue
             job = replace(first, label=task.job.label, overrides=task.job.overrides)
             self._end(task, replace(job, seconds=0.0, traceback=None, same_as=first.key))
 

@@ -90,12 +90,18 @@ def folder_of(checked: Checked) -> Path:
     Raises:
         RequestError: what is there in its place is no record.
     """
-    return current_folder(base_of(checked), checked)
+    return current_folder(_base_of(checked), checked)
 
 
-def base_of(checked: Checked) -> Path:
-    """The folder of the run before it was trained again (`~2`): two requests that have it in common
-    ask for the same run."""
+def asked_for(checked: Checked) -> tuple[Path, int | None]:
+    """The run that is asked for, and the step at which it stops: the same of two requests if one
+    does the work of both.
+    """
+    return _base_of(checked), checked.run.stop_at_step
+
+
+def _base_of(checked: Checked) -> Path:
+    """The folder of the run before it was trained again (`~2`)."""
     return run_folder(Path(checked.run.root), checked.name, signature(checked.identity))
 
 
