@@ -99,11 +99,11 @@ class Processes:
         board = Board(self.swept.total, len(places), done=first)
         taken: dict[int, Sequence[str]] = {}
         numbers: dict[str, int] = {}
-        paused: dict[str, int] = {}  # jobs that may be asked for once more
+        paused: dict[str, int] = {}  # trials that may be asked for once more
         firsts: dict[tuple[Path, int | None], int] = {}  # the first job that asks for a run
 
         def note(job: Job) -> None:
-            if job.status is Status.PAUSED and job.same_as is None:
+            if job.status is Status.PAUSED and decide is not None:
                 paused[job.key] = numbers[job.key]
             notes.add(job)
             if ended is not None:
@@ -120,7 +120,8 @@ class Processes:
                 taken[number], numbers[key] = overrides, number
                 task, checked = self._task(number, overrides, study, decide)
                 if task.over is None and checked is not None:
-                    same = firsts.setdefault(asked_for(checked), number)
+                    wanted = asked_for(checked)
+                    task.run, same = wanted[0], firsts.setdefault(wanted, number)
                     if decide is None and same != number:
                         task.same_as = same + 1
                     else:

@@ -60,6 +60,8 @@ class Task:
         over: its end, where nothing is left to do: no process is started.
         same_as: the number of an earlier job that asks for the very same run: it ends as that does,
             and no process is started unless that fails.
+        run: the folder of its run; jobs of one folder are carried out one after the other. None is
+            a job that is alone with its folder.
     """
 
     number: int
@@ -69,6 +71,7 @@ class Task:
     validated: Callable[[int, Mapping[str, float]], bool] | None = None
     over: Job | None = None
     same_as: int | None = None
+    run: Path | None = None
 
 
 @dataclass
@@ -113,7 +116,8 @@ class Pool:
         self._running: list[_Running] = []
         self._done: dict[int, Job] = {}
         self._same: list[Task] = []  # that end as another does
-        self._tried_next: list[Task] = []  # as that has failed
+        self._instead: dict[int, int] = {}  # of a job that has failed, the one that is tried
+        self._tried_next: list[Task] = []  # these
         self._again: list[tuple[Task, _Running]] = []  # the same run, and who trains it now
         self._signum: int | None = None
         self._process = os.getpid()
@@ -156,6 +160,8 @@ class Pool:
                         self._end_the_same()
                     elif task.over is not None:
                         self._end(task, task.over)
+                    elif (sibling := self._with_run(task.run)) is not None:
+                        self._wait_for(sibling, task)
                     else:
                         self._start(task)
                 left = self._again or self._tried_next or not exhausted
@@ -165,8 +171,7 @@ class Pool:
                 for one in [each for each in self._running if not each.process.is_alive()]:
                     job = self._bury(one)
                     if (sibling := self._trained_by(job)) is not None and not self._stopping:
-                        self._again.append((one.task, sibling))
-                        self._board.waits(one.task.number)
+                        self._wait_for(sibling, one.task)
                         continue
                     self._end(one.task, job)
                 self._board.tick()
@@ -196,18 +201,19 @@ class Pool:
         """Ends the jobs that are the same run as one that has ended. If that failed, one that asks
         for it in other words, perhaps with a smaller `trainer.micro_batch`, is tried.
         """
-        for task in [each for each in self._same if each.same_as in self._done]:
-            if task not in self._same or task.same_as is None:  # another one of them has ended it
+        for task in list(self._same):
+            asked = task.same_as or 0
+            number = self._instead.get(asked, asked)
+            if number not in self._done:
                 continue
             self._same.remove(task)
-            first = self._done[task.same_as]
-            if first.status in (Status.FAILED, Status.OOM) and task.job.key != first.key:
-                others = [each for each in self._same if each.same_as == task.same_as]
-                for each in others:
-                    each.same_as = task.number
-                task.same_as = None
+            first = self._done[number]
+            failed = first.status in (Status.FAILED, Status.OOM)
+            if failed and all(job.key != task.job.key for job in self._done.values()):
+                self._instead[asked], task.same_as = task.number, None
                 self._tried_next.append(task)
                 continue
+            task.same_as = number
             job = replace(first, label=task.job.label, overrides=task.job.overrides)
             self._end(task, replace(job, seconds=0.0, traceback=None, same_as=first.key))
 
@@ -224,6 +230,15 @@ class Pool:
     @property
     def _stopping(self) -> bool:
         return self._signum is not None or (self._failed and self._stop_at_error)
+
+    def _wait_for(self, sibling: _Running, task: Task) -> None:
+        self._again.append((task, sibling))
+        self._board.waits(task.number)
+
+    def _with_run(self, run: Path | None) -> _Running | None:
+        """The job that runs in a run's folder."""
+        here = (one for one in self._running if one.task.run == run)
+        return None if run is None else next(here, None)
 
     def _trained_by(self, job: Job) -> _Running | None:
         """The other job of this sweep that is the very same run, and has it now."""
