@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dis
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from types import FunctionType
@@ -121,36 +121,48 @@ class Contract:
 
 
 def _misfits(kind: type, name: str, method: FunctionType) -> Iterator[str]:
-    """What a method does not accept."""
+    """How a class's method differs from what is called."""
     static = inspect.getattr_static(kind, name)
-    bound = 0 if isinstance(static, staticmethod) else 1
     function = getattr(static, "__func__", static)
+    shown = f"{name}{_shown(method)}"
     if not callable(function) and not isinstance(static, property):
-        yield f"a class whose {name} is a method {name}{_shown(method)}"
+        yield f"a class whose {name} is a method {shown}"
         return
     try:
-        has = list(inspect.signature(function).parameters.values())[bound:]
+        has = list(inspect.signature(function).parameters.values())
     except (ValueError, TypeError):
         return
-    parameters = {p.name: p for p in has}
+    own = has if isinstance(static, staticmethod) else has[1:]
     asked = list(inspect.signature(method).parameters.values())[1:]
+    for lacking in (*_not_accepted(own, asked), *_not_given(own, asked)):
+        yield f"a class whose {name} {lacking}: {shown}"
+
+
+def _not_accepted(
+    has: Sequence[inspect.Parameter], asked: Sequence[inspect.Parameter]
+) -> Iterator[str]:
+    """What a method is called with and does not take."""
     places = sum(p.kind is p.POSITIONAL_ONLY for p in asked)
     takes = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in has)
     if places > takes and not any(p.kind is p.VAR_POSITIONAL for p in has):
-        yield f"a class whose {name} accepts {places} positional arguments: {name}{_shown(method)}"
+        yield f"accepts {places} positional arguments"
+    parameters = {p.name: p for p in has}
     for one in asked:
         if one.kind is one.KEYWORD_ONLY and not _takes(parameters, one.name):
-            yield f"a class whose {name} accepts {one.name}: {name}{_shown(method)}"
+            yield f"accepts {one.name}"
+
+
+def _not_given(
+    has: Sequence[inspect.Parameter], asked: Sequence[inspect.Parameter]
+) -> Iterator[str]:
+    """What a method needs and is not called with."""
     named = {p.name for p in asked if p.kind is p.KEYWORD_ONLY}
     any_number = any(p.kind is p.VAR_POSITIONAL for p in asked)
+    places = len(has) if any_number else sum(p.kind is p.POSITIONAL_ONLY for p in asked)
     for number, one in enumerate(has):
-        reached = (any_number or number < places) and one.kind in (
-            one.POSITIONAL_ONLY,
-            one.POSITIONAL_OR_KEYWORD,
-        )
-        free = one.default is not one.empty or one.kind in _MANY
-        if not (reached or free or one.name in named):
-            yield f"a class whose {name} works without {one.name}: {name}{_shown(method)}"
+        given = one.name in named or (number < places and one.kind is not one.KEYWORD_ONLY)
+        if not given and one.default is one.empty and one.kind not in _MANY:
+            yield f"works without {one.name}"
 
 
 def _takes(parameters: Mapping[str, inspect.Parameter], name: str) -> bool:

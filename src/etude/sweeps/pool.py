@@ -137,43 +137,13 @@ class Pool:
         """
         before = self._install()
         try:
-            exhausted = False
             while True:
-                while self._free and not self._stopping:
-                    if (held := self._free_by_now()) is not None:
-                        self._start(held)
-                        continue
-                    if self._tried_next:
-                        self._start(self._tried_next.pop(0))
-                        continue
-                    if exhausted:
-                        break
-                    try:
-                        task = next(tasks)
-                    except StopIteration:
-                        exhausted = True
-                        break
-                    if task is None:
-                        break
-                    if task.same_as is not None:
-                        self._same.append(task)
-                        self._end_the_same()
-                    elif task.over is not None:
-                        self._end(task, task.over)
-                    elif (sibling := self._with_run(task.run)) is not None:
-                        self._wait_for(sibling, task)
-                    else:
-                        self._start(task)
-                left = self._again or self._tried_next or not exhausted
+                more = self._fill(tasks)
+                left = more or self._again or self._tried_next
                 if not self._running and (self._stopping or not left):
                     break
                 self._listen()
-                for one in [each for each in self._running if not each.process.is_alive()]:
-                    job = self._bury(one)
-                    if (sibling := self._trained_by(job)) is not None and not self._stopping:
-                        self._wait_for(sibling, one.task)
-                        continue
-                    self._end(one.task, job)
+                self._end_those_that_died()
                 self._board.tick()
         except BaseException:
             for one in self._running:
@@ -187,6 +157,43 @@ class Pool:
         if self._signum is not None:
             raise Interrupted(self._signum)
         return [self._done[number] for number in sorted(self._done)]
+
+    def _fill(self, tasks: Iterator[Task | None]) -> bool:
+        """Starts jobs while there are places for them; false once there are no more tasks."""
+        while self._free and not self._stopping:
+            if (again := self._free_by_now()) is not None:
+                self._start(again)
+            elif self._tried_next:
+                self._start(self._tried_next.pop(0))
+            else:
+                try:
+                    task = next(tasks)
+                except StopIteration:
+                    return False
+                if task is None:
+                    break
+                self._take(task)
+        return True
+
+    def _take(self, task: Task) -> None:
+        """Starts a job, or ends it at once, or lets it wait for another."""
+        if task.same_as is not None:
+            self._same.append(task)
+            self._end_the_same()
+        elif task.over is not None:
+            self._end(task, task.over)
+        elif (sibling := self._with_run(task.run)) is not None:
+            self._wait_for(sibling, task)
+        else:
+            self._start(task)
+
+    def _end_those_that_died(self) -> None:
+        for one in [each for each in self._running if not each.process.is_alive()]:
+            job = self._bury(one)
+            if (sibling := self._trained_by(job)) is not None and not self._stopping:
+                self._wait_for(sibling, one.task)
+            else:
+                self._end(one.task, job)
 
     def _end(self, task: Task, job: Job) -> None:
         """A job has ended, and with it those that are the same run."""
