@@ -60,11 +60,13 @@ def _typed(overrides: Sequence[str | Sequence[str]]) -> list[str]:
 def train(config: DictConfig) -> Run:
     """Trains what `config` describes, or what is left of it, or returns it if it is done.
 
+    The run may build classes of the modules in the config's `extensions`, as the training did.
+
     Raises:
         RequestError, RunHeld, RunFailed, Interrupted: see `etude.training.run.train`.
     """
     show_messages()
-    return Run(train_record(config).record)
+    return Run(train_record(config).record, trust=list(config.extensions))
 
 
 def train_record(config: DictConfig, checked: Checked | None = None) -> Any:

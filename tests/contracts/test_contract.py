@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Protocol
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from etude.config.constructors import describe_class
 from etude.config.nodes import Factory
 from etude.config.table import table
 from etude.contracts.contract import Contract
@@ -164,6 +166,97 @@ def test_an_annotation_promises_an_attribute_and_a_class_variable_must_be_there(
     assert lacking(Promised) == []
     assert lacking(Declared) == []  # its base promises it
     assert lacking(Forgotten) == ["a class with an attribute size"]
+
+
+class ByName:
+    def __init__(self, width: int) -> None:
+        for name in ("size",):
+            setattr(self, name, width)
+
+    turn = Whole.turn
+
+
+class ByOthers:
+    def __init__(self, width: int) -> None:
+        fill(self)
+
+    turn = Whole.turn
+
+
+def fill(thing: Any) -> None:
+    thing.size = 1
+
+
+class Decorated:
+    size = 1
+
+    def __init__(self, width: int) -> None: ...
+
+    @staticmethod
+    def _bare(function: Any) -> Any:
+        def inner(*args: Any, **options: Any) -> Any:
+            return function(*args, **options)
+
+        return inner
+
+    turn = _bare(Whole.turn)
+
+
+class ByObjects:
+    size = 1
+
+    def __init__(self, width: int) -> None: ...
+
+    turn = functools.partialmethod(Whole.turn, far=True)
+
+
+@pytest.mark.parametrize("kind", [ByName, ByOthers, Decorated, ByObjects])
+def test_what_cannot_be_read_off_a_class_is_left_to_the_object(kind: type) -> None:
+    assert lacking(kind) == []
+
+
+def test_what_only_seems_to_be_there() -> None:
+    class Mixin:
+        def forward(self, x: Any) -> Any: ...
+
+    class After(nn.Module, Mixin):
+        def __init__(self, dim: int, bias: bool) -> None:
+            super().__init__()
+
+    class Raises(nn.Module):
+        def __init__(self, dim: int, bias: bool) -> None:
+            super().__init__()
+
+        def forward(self, x: Any) -> Any:
+            raise NotImplementedError(f"{type(self).__name__} has none")
+
+    class Method(Whole):
+        def size(self) -> int: ...  # type: ignore[override]
+
+    class OnTheObject:
+        def __init__(self) -> None:
+            self.__call__ = lambda module: None
+
+    norm = CONTRACTS["model.norm"]
+    assert lacking(After, norm) == lacking(Raises, norm) == ["a class with a method forward(x)"]
+    assert lacking(Method) == ["a class whose size is an attribute, not a method"]
+    assert lacking(OnTheObject, CONTRACTS["optimizer"]) == [
+        "a class with a method __call__(module)"
+    ]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        functools.partial(nn.LayerNorm, eps=1e-3),
+        lambda *, dim, bias: nn.LayerNorm(dim, bias=bias),
+        lambda *, dim, bias: torch.jit.script(nn.LayerNorm(dim, bias=bias)),
+    ],
+)
+def test_a_factory_of_any_form(made: Any) -> None:
+    assert describe_class(made).parameters
+    given = {"normalized_shape": 3} if isinstance(made, functools.partial) else {"dim": 3}
+    assert Factory("model.norm", made, {})(**given, bias=True)(torch.ones(1, 3)).shape == (1, 3)
 
 
 def test_buffers_and_submodules_by_name_are_attributes() -> None:

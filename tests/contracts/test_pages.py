@@ -87,6 +87,10 @@ def test_its_example_is_trained(
     assert answer.code == 0, answer.err
     assert "finished" in answer.out
     (record,) = (tmp_path / "runs" / "tiny").iterdir()
+    if "task" not in groups and "model/head" not in groups:
+        assert (
+            f"--trust {' '.join(example(GROUPS[group]).module for group in groups)}" in answer.out
+        )
     run = load_run(record, trust=[example(GROUPS[group]).module for group in groups])
     assert all(math.isfinite(value) for value in run.evaluate().values())
     if not set(groups) & ALONE:

@@ -132,11 +132,13 @@ def _tell_outcome(record: Any, *, reused: bool) -> None:
     log.info("  record      %s", name)
     log.info("  loss curve  %s", name / "figures" / "loss.png")
     task = str(record.config.get("task._target_", "")).rpartition(".")[2]
+    modules = record.config.get("extensions") or []  # the user's own, which a record names in vain
+    trust = "".join([" --trust", *(f" {shlex.quote(each)}" for each in modules)] if modules else [])
     if task in _SAYS:
-        log.info("  new texts   etude predict %s --text '...'", _typed(name))
-        log.info("  scores      etude evaluate %s", _typed(name))
+        log.info("  new texts   etude predict %s --text '...'%s", _typed(name), trust)
+        log.info("  scores      etude evaluate %s%s", _typed(name), trust)
     elif task in _WRITES:
-        log.info("  more text   etude generate %s --prompt 'To be'", _typed(name))
+        log.info("  more text   etude generate %s --prompt 'To be'%s", _typed(name), trust)
     root = name.parent.parent  # experiments/NAME/SIGNATURE
     elsewhere = root.resolve() != Path("experiments").resolve()
     listed = f" --root {_typed(root)}" if elsewhere else ""

@@ -95,7 +95,7 @@ def describe_class(constructor: Any, location: str = "") -> Constructor:
         hints = {}
     return Constructor(
         getattr(constructor, "__name__", str(constructor)),
-        location or f"{constructor.__module__}.{constructor.__qualname__}",
+        location or f"{constructor.__module__}.{getattr(constructor, '__qualname__', '')}",
         {
             name: Parameter(name, p.default, hints.get(name, Any))
             for name, p in parameters.items()

@@ -7,12 +7,14 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import pairwise
 from types import FunctionType
 from typing import Any
 
 from etude.errors import Problem
 
 _NOTHING = object()
+_KNOWN = ("etude", "torch", "pytorch_lightning")
 _STAND_INS = ("torch.nn.modules.module", "pytorch_lightning.core.", "hydra.plugins.")
 """Modules whose classes have the methods that subclasses are to define."""
 _MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -82,7 +84,7 @@ class Contract:
     def _lacking(self, constructor: Any) -> Iterator[str]:
         yield from self._constructor(constructor)
         if isinstance(constructor, type):
-            unknown = _answers_for_others(constructor)
+            unknown = _hides_what_it_sets(constructor)
             yield from self._members(
                 constructor, lambda name: unknown or name in _set_in(constructor)
             )
@@ -111,28 +113,31 @@ class Contract:
             yield f"a class that defines {name}: its base class leaves that to it"
         for name, method in self.methods.items():
             defined = _defined(kind, name)
-            if _is_open(kind, name) or not (defined or own(name)):
+            special = name.startswith("__")  # Python looks for these in the class alone
+            if _is_open(kind, name) or not (defined or (own(name) and not special)):
                 yield f"a class with a method {name}{_shown(method)}"
             elif defined:
                 yield from _misfits(kind, name, method)
         for name in self.attributes:
-            if inspect.getattr_static(kind, name, _NOTHING) is _NOTHING and not own(name):
+            static = inspect.getattr_static(kind, name, _NOTHING)
+            if static is _NOTHING and not own(name):
                 yield f"a class with an attribute {name}"
+            elif isinstance(static, FunctionType):
+                yield f"a class whose {name} is an attribute, not a method"
 
 
 def _misfits(kind: type, name: str, method: FunctionType) -> Iterator[str]:
     """How a class's method differs from what is called."""
-    static = inspect.getattr_static(kind, name)
-    function = getattr(static, "__func__", static)
+    static: Any = inspect.getattr_static(kind, name)
     shown = f"{name}{_shown(method)}"
-    if not callable(function) and not isinstance(static, property):
+    if not callable(static) and not hasattr(type(static), "__get__"):
         yield f"a class whose {name} is a method {shown}"
-        return
-    try:
-        has = list(inspect.signature(function).parameters.values())
-    except (ValueError, TypeError):
-        return
-    own = has if isinstance(static, staticmethod) else has[1:]
+    if not isinstance(static, FunctionType | staticmethod | classmethod):
+        return  # what such an object takes shows when it is called
+    function = static if isinstance(static, FunctionType) else static.__func__
+    has = list(inspect.signature(function).parameters.values())
+    bound = not isinstance(static, staticmethod) and has[:1] and has[0].kind not in _MANY
+    own = has[1:] if bound else has
     asked = list(inspect.signature(method).parameters.values())[1:]
     for lacking in (*_not_accepted(own, asked), *_not_given(own, asked)):
         yield f"a class whose {name} {lacking}: {shown}"
@@ -180,8 +185,9 @@ def _shown(method: FunctionType) -> str:
 
 
 def _defined(kind: type, name: str) -> bool:
-    """Whether a class has a member of its own, or of a base class that does not stand in for it."""
-    return any(name in vars(one) and not _stands_in(one) for one in kind.__mro__)
+    """Whether a class has a member, of its own or of a base class that does not stand in for it."""
+    owner = next((one for one in kind.__mro__ if name in vars(one)), None)
+    return owner is not None and not _stands_in(owner)
 
 
 def _stands_in(kind: type) -> bool:
@@ -195,15 +201,41 @@ def _is_open(kind: type, name: str) -> bool:
     if name in getattr(kind, "__abstractmethods__", ()):
         return True
     code = getattr(inspect.getattr_static(kind, name, None), "__code__", None)
-    return code is not None and code.co_names == ("NotImplementedError",)
+    if code is None or "NotImplementedError" not in code.co_names:
+        return False
+    steps = [step.opname for step in dis.get_instructions(code)]
+    return steps[-1] == "RAISE_VARARGS" and not any("JUMP" in step for step in steps)
 
 
-def _answers_for_others(kind: type) -> bool:
-    """Whether a class of the user's computes attributes that nobody set."""
+@cache
+def _hides_what_it_sets(kind: type) -> bool:
+    """Whether a class computes attributes that nobody set, or sets them where that cannot be read
+    off its methods: by their names, in nested functions, or in others that it hands itself to.
+    """
     for one in kind.__mro__:
-        if "__getattr__" in vars(one) or "__getattribute__" in vars(one):
-            return one is not object and not _stands_in(one)
+        if one is object or one.__module__.split(".")[0] in _KNOWN:
+            continue
+        members = vars(one)
+        if "__getattr__" in members or "__getattribute__" in members:
+            return True
+        functions = (getattr(value, "__func__", value) for value in members.values())
+        if any(_is_opaque(each) for each in functions if isinstance(each, FunctionType)):
+            return True
     return False
+
+
+def _is_opaque(function: FunctionType) -> bool:
+    code = function.__code__
+    if {"setattr", "__setattr__", "__dict__", "vars"} & set(code.co_names) or code.co_cellvars:
+        return True
+    first = code.co_varnames[:1]
+    steps = [step for step in dis.get_instructions(function) if step.opname != "CACHE"]
+    return any(
+        step.opname == "LOAD_FAST"
+        and (step.argval,) == first
+        and not after.opname.endswith(("_ATTR", "_METHOD"))
+        for step, after in pairwise(steps)
+    )
 
 
 def _has_own(made: Any, name: str) -> bool:
@@ -245,4 +277,4 @@ def _set_by(function: FunctionType) -> set[str]:
     return found
 
 
-_REGISTER = {"register_buffer", "register_parameter", "register_module", "add_module", "setattr"}
+_REGISTER = {"register_buffer", "register_parameter", "register_module", "add_module"}

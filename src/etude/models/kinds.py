@@ -55,7 +55,7 @@ def kinds_of_layers(
     checks.that(len(pattern) > 0, "pattern", list(pattern), expected)
     for name in dict.fromkeys(pattern):
         if name not in stated:
-            expected = f"a kind in kinds ({', '.join(stated) or 'there is none'})"
+            expected = f"a kind in kinds ({', '.join(map(str, stated)) or 'there is none'})"
             hint = nearest(name, stated) if stated else None
             own = f"kinds.{name}={{}} is one with the model's own parts"
             checks.that(False, "pattern", name, expected, f"{hint}; {own}" if hint else own)

@@ -100,7 +100,7 @@ class Processes:
         taken: dict[int, Sequence[str]] = {}
         numbers: dict[str, int] = {}
         paused: dict[str, int] = {}  # trials that may be asked for once more
-        firsts: dict[tuple[Path, int | None], int] = {}  # the first job that asks for a run
+        firsts: dict[tuple[Path, str], int] = {}  # the first job of equal ones
 
         def note(job: Job) -> None:
             if job.status is Status.PAUSED and decide is not None:

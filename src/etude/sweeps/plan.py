@@ -44,8 +44,7 @@ class PlannedJob:
         identity: what is hashed.
         state: what asking for it would do.
         size: None if its config is wrong.
-        asked_for: what jobs have in common of which one does the work of both; None if its config
-            is wrong.
+        asked_for: what jobs have in common that are the same request; None if its config is wrong.
         same_as: the number, from 1, of an earlier job that is the same run.
     """
 
@@ -57,7 +56,7 @@ class PlannedJob:
     identity: dict[str, Any]
     state: State
     size: Size | None = None
-    asked_for: tuple[Path, int | None] | None = None
+    asked_for: tuple[Path, str] | None = None
     same_as: int | None = None
 
 
@@ -99,7 +98,7 @@ def plan(
                 jobs.append(planner.job(config))
             if told is not None:
                 told(number, len(wanted))
-    first: dict[tuple[Path, int | None], int] = {}
+    first: dict[tuple[Path, str], int] = {}
     for number, job in enumerate(jobs, start=1):
         if job.asked_for is not None and first.setdefault(job.asked_for, number) != number:
             job.same_as = first[job.asked_for]

@@ -58,8 +58,8 @@ class Task:
         log_file: of the process.
         validated: hears of each validation, here; true pauses the run.
         over: its end, where nothing is left to do: no process is started.
-        same_as: the number of an earlier job that asks for the very same run: it ends as that does,
-            and no process is started unless that fails.
+        same_as: the number of an earlier job that is the same request: it ends as that does, and no
+            process is started.
         run: the folder of its run; jobs of one folder are carried out one after the other. None is
             a job that is alone with its folder.
     """
@@ -85,6 +85,7 @@ class _Running:
     path: str | None = None
     end: Job | None = None
     stopped: int | None = None
+    signalled: bool = False
     kills: int = field(default_factory=lambda: _oom_kills())
 
 
@@ -116,8 +117,6 @@ class Pool:
         self._running: list[_Running] = []
         self._done: dict[int, Job] = {}
         self._same: list[Task] = []  # that end as another does
-        self._instead: dict[int, int] = {}  # of a job that has failed, the one that is tried
-        self._tried_next: list[Task] = []  # these
         self._again: list[tuple[Task, _Running]] = []  # the same run, and who trains it now
         self._signum: int | None = None
         self._process = os.getpid()
@@ -139,7 +138,7 @@ class Pool:
         try:
             while True:
                 more = self._fill(tasks)
-                left = more or self._again or self._tried_next
+                left = more or self._again
                 if not self._running and (self._stopping or not left):
                     break
                 self._listen()
@@ -163,14 +162,12 @@ class Pool:
         while self._free and not self._stopping:
             if (again := self._free_by_now()) is not None:
                 self._start(again)
-            elif self._tried_next:
-                self._start(self._tried_next.pop(0))
             else:
                 try:
                     task = next(tasks)
                 except StopIteration:
                     return False
-                if task is None:
+                if task is None or self._stopping:  # making it took a while
                     break
                 self._take(task)
         return True
@@ -205,22 +202,9 @@ class Pool:
             self._end_the_same()
 
     def _end_the_same(self) -> None:
-        """Ends the jobs that are the same run as one that has ended. If that failed, one that asks
-        for it in other words, perhaps with a smaller `trainer.micro_batch`, is tried.
-        """
-        for task in list(self._same):
-            asked = task.same_as or 0
-            number = self._instead.get(asked, asked)
-            if number not in self._done:
-                continue
+        for task in [each for each in self._same if each.same_as in self._done]:
             self._same.remove(task)
-            first = self._done[number]
-            failed = first.status in (Status.FAILED, Status.OOM)
-            if failed and all(job.key != task.job.key for job in self._done.values()):
-                self._instead[asked], task.same_as = task.number, None
-                self._tried_next.append(task)
-                continue
-            task.same_as = number
+            first = self._done[task.same_as or 0]
             job = replace(first, label=task.job.label, overrides=task.job.overrides)
             self._end(task, replace(job, seconds=0.0, traceback=None, same_as=first.key))
 
@@ -284,8 +268,12 @@ class Pool:
             say(f"{signal.Signals(signum).name}: {self.told}\n")
         self._signum = self._signum or signum
         for one in self._running:
-            if one.process.is_alive() and one.process.pid is not None:
-                os.kill(one.process.pid, signum)
+            self._signal(one, signum)
+
+    def _signal(self, one: _Running, signum: int) -> None:
+        one.signalled = True
+        if one.process.is_alive() and one.process.pid is not None:
+            os.kill(one.process.pid, signum)
 
     # -- processes --------------------------------------------------------------------------
 
@@ -304,7 +292,10 @@ class Pool:
         sys.stderr.flush()
         self._starter.submit(process.start).result()
         there.close()  # so that its end is seen
-        self._running.append(_Running(task, process, here, slot, time.monotonic()))
+        one = _Running(task, process, here, slot, time.monotonic())
+        self._running.append(one)
+        if self._signum is not None and not one.signalled:  # it came meanwhile
+            self._signal(one, self._signum)
 
     def _listen(self) -> None:
         """Waits until somebody has something to say, ends, or the clock should be looked at."""

@@ -53,9 +53,15 @@ def model_of(checked: Checked, vocabulary: int, labels: int = LABELS) -> Any:
 def sized(model: Node, vocabulary: int, labels: int = LABELS) -> Any:
     """Built with the sizes that come from the data; what reads no tokens has no vocabulary."""
     node = _with_labels(model, labels)
-    if "vocab_size" not in inspect.signature(node.constructor).parameters:
+    if not _takes(node.constructor, "vocab_size"):
         return node.build()
     return node.build(vocab_size=vocabulary)
+
+
+def _takes(constructor: Any, name: str) -> bool:
+    """Whether a constructor names an argument, or takes any."""
+    parameters = inspect.signature(constructor).parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _with_labels(model: Node, labels: int) -> Node:
@@ -63,7 +69,7 @@ def _with_labels(model: Node, labels: int) -> Node:
     head = model.arguments.get("head")
     if not isinstance(head, Node) or "labels" in head.arguments:
         return model
-    if "labels" not in inspect.signature(head.constructor).parameters:
+    if not _takes(head.constructor, "labels"):
         return model
     head = replace(head, arguments={**head.arguments, "labels": labels})
     return replace(model, arguments={**model.arguments, "head": head})

@@ -6,14 +6,16 @@ done is recognised at once.
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from etude.config.checks import Checked
 from etude.config.flat import flat_config
+from etude.config.schema import OUT_OF_SIGNATURE
 from etude.errors import Problem, RequestError, RunFailed
 from etude.records import fingerprints
 from etude.records.lock import LOCK_FILE, holder, is_held
@@ -31,6 +33,11 @@ Kind = Literal["new", "done", "diverged", "paused", "continues", "held", "refuse
 """`new` begins, `continues` goes on from a step, `paused` has been brought to `run.stop_at_step`,
 `done` is reused, `diverged` would do so again, `held` is being trained by another process,
 `refused` is not possible."""
+
+_WHOLE = ("run", "vars")
+"""Keys out of the signature that are more than one setting."""
+_NOTES = ("overrides", "choices", "tags", "notes")
+"""What is under `run` and changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +100,19 @@ def folder_of(checked: Checked) -> Path:
     return current_folder(_base_of(checked), checked)
 
 
-def asked_for(checked: Checked) -> tuple[Path, int | None]:
-    """The run that is asked for, and the step at which it stops: the same of two requests if one
-    does the work of both.
+def asked_for(checked: Checked) -> tuple[Path, str]:
+    """The folder of the run that is asked for, and all that says how it is carried out but does not
+    enter its signature: two requests that have both in common are one.
     """
-    return _base_of(checked), checked.run.stop_at_step
+    run = {key: value for key, value in checked.shown["run"].items() if key not in _NOTES}
+    others = [_value_at(checked.shown, key) for key in OUT_OF_SIGNATURE if key not in _WHOLE]
+    return _base_of(checked), json.dumps([run, others], sort_keys=True, default=str)
+
+
+def _value_at(tree: Any, path: str) -> Any:
+    for key in path.split("."):
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
 
 
 def _base_of(checked: Checked) -> Path:
