@@ -73,3 +73,24 @@ def test_what_is_collected() -> None:
     assert [problem.where for problem in checks.problems] == ["first", "samples"]
     with pytest.raises(ValueError, match="other"), checks.collecting():
         raise ValueError("other")
+
+
+def test_values_of_other_types_are_reported_together() -> None:
+    wrong = {
+        "samples": "2", "max_new_tokens": 2.5, "top_k": True, "temperature": "hot",
+        "no_repeat_ngram": None, "greedy": "yes", "top_p": "half", "beams": 1.5,
+    }  # fmt: skip
+    with pytest.raises(InvalidArguments) as error:
+        GenerationConfig(**wrong)
+    told = {problem.where: problem.expected for problem in error.value.problems}
+    assert told == {
+        "samples": "a whole number",
+        "max_new_tokens": "a whole number",
+        "top_k": "a whole number",
+        "temperature": "a number",
+        "no_repeat_ngram": "a whole number",
+        "greedy": "true or false",
+        "top_p": "a number",
+        "beams": "a whole number",
+    }
+    assert GenerationConfig(samples=2, temperature=1).temperature == 1

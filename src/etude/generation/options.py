@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Literal
 
 from etude.errors import Checks
@@ -11,6 +13,11 @@ from etude.errors import Checks
 MOST = 10_000_000
 """Tokens, samples or beams: more are a mistake."""
 EarlyStopping = bool | Literal["never"]
+_TYPES: Mapping[str, tuple[type, str]] = {
+    "int": (Integral, "a whole number"),
+    "float": (Real, "a number"),
+    "bool": (bool, "true or false"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +54,23 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         checks = Checks()
+        self._check_types(checks)
+        checks.done()
         self._check_counts(checks)
         check_sampling(checks, self.temperature, self.top_k, self.top_p, self.min_p)
         self._check_search(checks)
         if self.beams > 1 or self.greedy:
             self._check_nothing_drawn(checks)
         checks.done()
+
+    def _check_types(self, checks: Checks) -> None:
+        for field in fields(self):
+            value, (kind, _, other) = getattr(self, field.name), str(field.type).partition(" | ")
+            if kind not in _TYPES or (value is None and other == "None"):
+                continue
+            wanted, expected = _TYPES[kind]
+            sound = isinstance(value, wanted) and isinstance(value, bool) is (wanted is bool)
+            checks.that(sound, field.name, value, expected)
 
     def _check_counts(self, checks: Checks) -> None:
         most = self.max_new_tokens
@@ -80,7 +98,7 @@ class GenerationConfig:
         expected, hint = "1.0 without a beam search", "beams=4 searches"
         checks.that(penalty == 1, "length_penalty", penalty, expected, hint)
         expected = "false without a beam search"
-        checks.that(early is False, "early_stopping", early, expected, hint)
+        checks.that(early is False or not known, "early_stopping", early, expected, hint)
 
     def _check_nothing_drawn(self, checks: Checks) -> None:
         beside, why = "greedy", "the likeliest token is taken, none is drawn"
