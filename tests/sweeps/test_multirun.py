@@ -213,3 +213,11 @@ def test_the_config_of_a_job_is_that_of_the_same_run_alone(tmp_path: Path) -> No
         for lr in ("1e-3", "0.01")
     ]
     assert found == alone
+
+
+def test_a_key_that_is_added_in_vain_is_named(etude, corpus: Path, tiny, tmp_path: Path) -> None:
+    root = tmp_path / "experiments"
+    answer = etude("train", "-m", *tiny(corpus, root, "seed=0,1", "+optimizer.lr=1e-3"))
+    assert answer.code == 2
+    assert "optimizer.lr = '1e-3': expected an override that fits the config" in answer.err
+    assert not root.exists()

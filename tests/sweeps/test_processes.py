@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from begun import PLANT, start, sweep_of, wait_for
 
+from etude.errors import Interrupted
 from etude.records.record import Record
-from etude.sweeps.pool import start_method
+from etude.records.status import Status
+from etude.sweeps.board import Board
+from etude.sweeps.job import Job
+from etude.sweeps.pool import Pool, Task, start_method
+from etude.sweeps.slots import slots
 
 
 @pytest.mark.parametrize(
@@ -231,3 +238,21 @@ def test_gpus_are_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in (0, "many", 2.5):
         with pytest.raises(InvalidArguments, match="n_jobs"):
             slots(wrong, 1, gpus=[])
+
+
+def test_a_signal_before_a_job_starts_lets_none_start(tmp_path: Path) -> None:
+    """Making the first job takes seconds: torch is imported."""
+    job = Job("a", Status.WAITING)
+
+    def call() -> Job:
+        (tmp_path / "begun").touch()
+        return job
+
+    def tasks() -> Iterator[Task]:
+        os.kill(os.getpid(), signal.SIGINT)
+        yield Task(1, job, call, tmp_path / "logs" / "a.txt")
+
+    pool = Pool(slots(1, 1, gpus=[]), Board(1, 1), lambda job: None)
+    with pytest.raises(Interrupted):
+        pool.run(tasks())
+    assert not (tmp_path / "begun").exists()

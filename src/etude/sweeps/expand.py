@@ -146,7 +146,17 @@ def wrong_values(sweep: Sweep) -> list[Problem]:
 def refused(sweep: Sweep, error: Exception) -> RequestError:
     """The error of a sweep of which a job does not compose, with every value to blame."""
     fallback = Problem("config", "configs that compose", hint=str(error).splitlines()[0])
-    return RequestError(wrong_values(sweep) or [fallback])
+    return RequestError([*wrong_values(sweep), *_added_in_vain(sweep)] or [fallback])
+
+
+def _added_in_vain(sweep: Sweep) -> Iterator[Problem]:
+    """What is wrong with overrides that add a key: jobs are tried without their `+`."""
+    for item in sweep.overrides:
+        if item.startswith("+") and item.lstrip("+").partition("=")[0] not in sweep.axes:
+            try:
+                composed([item])
+            except RequestError as error:
+                yield from error.problems
 
 
 def _parse(item: str, parser: OverridesParser) -> Override:
