@@ -215,6 +215,19 @@ def test_what_cannot_be_read_off_a_class_is_left_to_the_object(kind: type) -> No
     assert lacking(kind) == []
 
 
+def test_one_mistake_is_one_line() -> None:
+    class Plain(nn.Module):
+        def __init__(self, *, dim: int, heads: int, bias: bool, dropout: float) -> None:
+            super().__init__()
+
+        def forward(self, x: Any) -> Any: ...
+
+    (told,) = lacking(Plain, CONTRACTS["model.attention"])
+    names = "position, causal, bias, cache, positions, documents, memory"
+    assert told.startswith(f"a class whose forward accepts {names}: forward(x, *, position, ")
+    assert lacking(object, CONTRACTS["logger.*"]) == ["a subclass of etude.loggers.base.Logger"]
+
+
 def test_what_only_seems_to_be_there() -> None:
     class Mixin:
         def forward(self, x: Any) -> Any: ...

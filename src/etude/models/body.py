@@ -371,7 +371,8 @@ class Body(nn.Module):
         """
         for where, mask in self.masks.items():
             if not mask.cacheable:
-                raise InvalidArguments(Problem(where, "a causal mask; a cache needs one"))
+                kind = "mask that says it is `cacheable`" if mask.causal else "causal mask"
+                raise InvalidArguments(Problem(where, f"a {kind}; a cache needs one"))
         return KVCache(len(self.blocks), batch, length)
 
     def widths(self) -> Widths | None:
