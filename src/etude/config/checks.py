@@ -114,45 +114,16 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
     problems += _own_package(named, "extensions" if trust is None else "trust")
     extensions = _extensions(named, problems) if trust is None else named
     problems += _check_root(plain)
-    nodes: dict[str, Node] = {}
-    callbacks: dict[str, Node] = {}
-    loggers: dict[str, Node] = {}
-    for key in NODES:
-        nodes[key], found = check_node(key, plain[key], extensions)
-        problems += found
-    for name, value in plain["callbacks"].items():
-        callbacks[name], found = check_node(f"callbacks.{name}", value, extensions)
-        problems += found
-    for name, value in plain["logger"].items():
-        loggers[name], found = check_node(f"logger.{name}", value, extensions)
-        problems += found
+    nodes, callbacks, loggers = _check_nodes(plain, extensions, problems)
     constructors.save()
     reported = {problem.where for problem in of_values}
     problems = [*of_values, *(problem for problem in problems if problem.where not in reported)]
     if problems:
         wrong = [problem.where for problem in problems]
-        named = nodes | {f"callbacks.{name}": node for name, node in callbacks.items()}
-        sound = {key: node for key, node in named.items() if not _any_below(wrong, key)}
+        every = nodes | {f"callbacks.{name}": node for name, node in callbacks.items()}
+        sound = {key: node for key, node in every.items() if not _any_below(wrong, key)}
         raise Unsound(problems, sound)
     pinned = pin(config, [*nodes.values(), *callbacks.values()])
-    identity = {
-        "name": plain["name"],
-        "seed": plain["seed"],
-        **{key: node.canonical() for key, node in nodes.items()},
-        "callbacks": {name: node.canonical() for name, node in callbacks.items()},
-        "extensions": sorted(plain["extensions"]),
-    }
-    start = plain["init_from"]
-    if start["source"] is not None:
-        identity["init_from"] = {**start["found"], "head": start["head"]}
-    if start["grow_positions"]:
-        identity["init_from"]["grow_positions"] = True
-    if start["lora"]["rank"]:
-        identity.setdefault("init_from", {})["lora"] = start["lora"]
-    if start["freeze"]:
-        identity.setdefault("init_from", {})["freeze"] = start["freeze"]
-    for path in OUT_OF_SIGNATURE:
-        _remove(identity, path.split("."))
     return Checked(
         config=pinned,
         name=plain["name"],
@@ -161,10 +132,59 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
         callbacks=callbacks,
         loggers=loggers,
         run=Run(**plain["run"]),
-        identity=without_passwords(identity),
+        identity=without_passwords(_identity(plain, nodes, callbacks)),
         shown=shown(pinned, read if pinned is config else None),
         mask=read.mask,
     )
+
+
+_Nodes = dict[str, Node]
+
+
+def _check_nodes(
+    plain: Mapping[str, Any], extensions: Sequence[str], problems: list[Problem]
+) -> tuple[_Nodes, _Nodes, _Nodes]:
+    """The nodes of the root, the callbacks and the loggers, each by its name.
+
+    Args:
+        problems: what is wrong with them is added.
+    """
+
+    def checked(above: str, names: Mapping[str, Any]) -> _Nodes:
+        made: _Nodes = {}
+        for name, value in names.items():
+            made[name], found = check_node(f"{above}{name}", value, extensions)
+            problems.extend(found)
+        return made
+
+    nodes = checked("", {key: plain[key] for key in NODES})
+    return nodes, checked("callbacks.", plain["callbacks"]), checked("logger.", plain["logger"])
+
+
+def _identity(plain: Mapping[str, Any], nodes: _Nodes, callbacks: _Nodes) -> dict[str, Any]:
+    """Canonical plain data, what the signature hashes."""
+    identity: dict[str, Any] = {
+        "name": plain["name"],
+        "seed": plain["seed"],
+        **{key: node.canonical() for key, node in nodes.items()},
+        "callbacks": {name: node.canonical() for name, node in callbacks.items()},
+        "extensions": sorted(plain["extensions"]),
+    }
+    start = plain["init_from"]
+    begin: dict[str, Any] = {}
+    if start["source"] is not None:
+        begin = {**start["found"], "head": start["head"]}
+    if start["grow_positions"]:
+        begin["grow_positions"] = True
+    if start["lora"]["rank"]:
+        begin["lora"] = start["lora"]
+    if start["freeze"]:
+        begin["freeze"] = start["freeze"]
+    if begin:
+        identity["init_from"] = begin
+    for path in OUT_OF_SIGNATURE:
+        _remove(identity, path.split("."))
+    return identity
 
 
 def _any_below(paths: Iterable[str], key: str) -> bool:
