@@ -35,7 +35,11 @@ MODULES = {
         "class Mine(Base):\n    def __init__(self, *a, **k):\n        raise Odd\n",
         "its message raises ZeroDivisionError",
     ),
-    "attributes missing": ("data.tokenizer", "class Mine:\n    pass\n", "AttributeError: "),
+    "attributes missing": (
+        "data.tokenizer",
+        "class Mine:\n    pass\n",
+        "expected a subclass of etude.data.tokenizer.Recipe",
+    ),
 }
 
 
