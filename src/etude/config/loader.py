@@ -8,10 +8,12 @@ to the first that differs, are set once.
 
 from __future__ import annotations
 
+import copy
 import pickle
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -138,7 +140,7 @@ class _Begun:
     """
 
     def __init__(self, config: DictConfig) -> None:
-        self._files = _Set((), pickle.dumps(config))
+        self._files = _Set((), _copies(config))
         self._shared = self._files
         self._before: tuple[str, ...] = ()
 
@@ -155,11 +157,11 @@ class _Begun:
         begun = self._shared
         if lines[: len(begun.lines)] != begun.lines:
             begun = self._files
-        config: DictConfig = pickle.loads(begun.config)
+        config = begun.copy()
         done = len(begun.lines)
         if shared > done:
             _set(values[done:shared], config)
-            self._shared = _Set(lines[:shared], pickle.dumps(config))
+            self._shared = _Set(lines[:shared], _copies(config))
             done = shared
         _set(values[done:], config)
         return config
@@ -171,11 +173,20 @@ class _Set:
 
     Attributes:
         lines: the overrides that did.
-        config: pickled.
+        copy: gives the config, each time another copy of it.
     """
 
     lines: tuple[str, ...]
-    config: bytes
+    copy: Callable[[], DictConfig]
+
+
+def _copies(config: DictConfig) -> Callable[[], DictConfig]:
+    """What makes copies of a config as it is now."""
+    try:
+        return partial(pickle.loads, pickle.dumps(config))
+    except (pickle.PicklingError, AttributeError, TypeError):
+        # Hydra imports plugins twice, and a class of the first time cannot be found by its name.
+        return partial(copy.deepcopy, copy.deepcopy(config))
 
 
 def _set(values: Sequence[Override], config: DictConfig) -> None:
