@@ -161,7 +161,7 @@ class Pool:
         """Starts jobs while there are places for them; false once there are no more tasks."""
         while self._free and not self._stopping:
             if (again := self._free_by_now()) is not None:
-                self._start(again)
+                self._take(again)
             else:
                 try:
                     task = next(tasks)
