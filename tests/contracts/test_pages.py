@@ -176,3 +176,27 @@ def test_every_contract_has_a_page_that_names_its_members() -> None:
     assert pages == {contract.name for contract in CONTRACTS.values()}
     listed = (PAGES / "README.md").read_text(encoding="utf-8")
     assert all(f"({name}.md)" in listed for name in pages)
+
+
+@pytest.mark.parametrize(
+    ("group", "own", "wrong", "told"),
+    [
+        ("optimizer", "return torch.optim.RMSprop", "torch.optim.RMSprop", "NoneType is returned"),
+        ("schedule", "return self.factor", "self.factor", "NoneType at step 0 of 3"),
+        ("schedule", "return self.factor", "return True or self.factor", "bool at step 0 of 3"),
+        ("schedule", "return self.factor", "return 1 / (step - 2) + self.factor", "ZeroDivision"),
+        ("schedule", "return self.factor", "return float('inf') * self.factor", "inf at step 0"),
+    ],
+)
+def test_a_wrong_result_is_reported_before_there_is_a_record(
+    group: str, own: str, wrong: str, told: str, asked: Callable, etude: Callable, tmp_path: Path
+) -> None:
+    page = example(GROUPS[group])
+    assert own in page.code
+    page.write(tmp_path, group, page.code.replace(own, wrong))
+    answer = etude("train", f"--config-dir={tmp_path / 'conf'}", *asked(group))
+    assert answer.code == 2, answer.out
+    assert f"{group}._target_ = '{page.module}.{page.kind}': expected a class whose" in answer.err
+    assert told in answer.err
+    assert f"see docs/contracts/{group}.md" in answer.err
+    assert not list((tmp_path / "runs").glob("tiny/*"))

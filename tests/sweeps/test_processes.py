@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -256,3 +258,26 @@ def test_a_signal_before_a_job_starts_lets_none_start(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         pool.run(tasks())
     assert not (tmp_path / "begun").exists()
+
+
+def test_jobs_of_one_folder_are_carried_out_one_after_the_other(tmp_path: Path) -> None:
+    """Three of one folder and one of another, on three slots."""
+
+    def task(number: int, name: str) -> Task:
+        job = Job(name, Status.FINISHED)
+
+        def call() -> Job:
+            folder = tmp_path / name
+            folder.mkdir()  # fails where another job has it
+            time.sleep(0.3)
+            folder.rmdir()
+            return job
+
+        run, log = tmp_path / name, tmp_path / "logs" / f"{number}.txt"
+        return Task(number, replace(job, status=Status.WAITING), call, log, run=run)
+
+    pool = Pool(slots(3, 4, gpus=[]), Board(4, 3), lambda job: None)
+    jobs = pool.run(iter([task(number, name) for number, name in enumerate("aaab", 1)]))
+    assert [(job.label, job.status) for job in jobs] == [
+        (name, Status.FINISHED) for name in "aaab"
+    ], [job.message for job in jobs]

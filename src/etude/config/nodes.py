@@ -50,9 +50,19 @@ class Node:
     arguments: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def is_ours(self) -> bool:
+        """Whether it names a class of this package."""
+        return self.target.startswith("etude.")
+
+    @property
     def constructor(self) -> Any:
         """The class, which is imported when it is asked for."""
         return load(self.described, self.target, self.where)
+
+    def takes(self, name: str) -> bool:
+        """Whether the constructor names an argument, or takes any."""
+        described = _described(self.constructor)
+        return described.open_ended or name in described.parameters
 
     def build(self, **given: Any) -> Any:
         """The object, or for a part its factory. `given` fills in what a config cannot know.
@@ -111,7 +121,7 @@ class Factory:
         Raises:
             RequestError: something is missing.
         """
-        if str(self.constructor.__module__).startswith("etude."):
+        if self._is_ours():
             return
         contract = _contract_at(self.where)
         if contract is not None and (lacking := list(contract.problems_of(made, self.where))):
@@ -121,12 +131,16 @@ class Factory:
         """The arguments that the constructor names and that nothing is stated for; see
         `etude.nn.parts`.
         """
-        return _names(self.constructor) - self.arguments.keys()
+        return frozenset(_described(self.constructor).parameters.keys() - self.arguments.keys())
+
+    def _is_ours(self) -> bool:
+        """Whether the constructor is of this package, whose classes check their arguments."""
+        return str(self.constructor.__module__).startswith("etude.")
 
     def _refused(self, error: BaseException) -> BaseException:
         """What to raise where the constructor raised `error`."""
-        if str(self.constructor.__module__).startswith("etude."):
-            return error  # ours check their arguments: anything else is a mistake of ours
+        if self._is_ours():
+            return error  # anything else than a refusal is a mistake of ours
         name = getattr(self.constructor, "__name__", "it")
         return RequestError(
             Problem(self.where, f"arguments that {name} takes", hint=described(error))
@@ -134,9 +148,8 @@ class Factory:
 
 
 @cache
-def _names(constructor: Callable[..., Any]) -> frozenset[str]:
-    """The arguments that a constructor names."""
-    return frozenset(describe_class(constructor).parameters)
+def _described(constructor: Callable[..., Any]) -> Constructor:
+    return describe_class(constructor)
 
 
 def check_node(

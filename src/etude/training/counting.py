@@ -119,7 +119,7 @@ def addressed(build: Build, node: Node) -> Any:
 
 def _sides(node: Node) -> dict[str, int]:
     """The numbers of layers that a model of ours states; positive ones."""
-    if not node.target.startswith("etude."):
+    if not node.is_ours:
         return {}
     found = {key: node.arguments.get(key) for key in _SIDES}
     return {key: n for key, n in found.items() if isinstance(n, int) and n > 0}

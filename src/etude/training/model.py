@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -53,15 +52,9 @@ def model_of(checked: Checked, vocabulary: int, labels: int = LABELS) -> Any:
 def sized(model: Node, vocabulary: int, labels: int = LABELS) -> Any:
     """Built with the sizes that come from the data; what reads no tokens has no vocabulary."""
     node = _with_labels(model, labels)
-    if not _takes(node.constructor, "vocab_size"):
+    if not node.takes("vocab_size"):
         return node.build()
     return node.build(vocab_size=vocabulary)
-
-
-def _takes(constructor: Any, name: str) -> bool:
-    """Whether a constructor names an argument, or takes any."""
-    parameters = inspect.signature(constructor).parameters
-    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _with_labels(model: Node, labels: int) -> Node:
@@ -69,7 +62,7 @@ def _with_labels(model: Node, labels: int) -> Node:
     head = model.arguments.get("head")
     if not isinstance(head, Node) or "labels" in head.arguments:
         return model
-    if not _takes(head.constructor, "labels"):
+    if not head.takes("labels"):
         return model
     head = replace(head, arguments={**head.arguments, "labels": labels})
     return replace(model, arguments={**model.arguments, "head": head})

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
+
+import torch
 
 from etude.config.checks import Checked
 from etude.config.nodes import Factory
-from etude.errors import InvalidArguments, Problem, RequestError, nearest
+from etude.contracts.slots import CONTRACTS
+from etude.errors import InvalidArguments, Problem, RequestError, described, nearest
 from etude.models.decoder import Decoder
 from etude.models.encoder import Encoder
 from etude.models.encoder_decoder import EncoderDecoder
@@ -19,6 +24,8 @@ from etude.training.counting import with_layers
 from etude.training.growing import too_long
 from etude.training.model import ANY_VOCABULARY, freeze, lora_of, sized, stated_vocabulary
 
+_SOME_STEPS = 1000
+"""Of a run whose length depends on the data."""
 _MOST_NAMED = 10_000
 """Layers that patterns of names are compared with."""
 
@@ -162,6 +169,36 @@ def _data_fit_the_objective(built: Built) -> Iterator[Problem]:
         yield from (problem.under("task") for problem in error.problems)
 
 
+def _schedule_gives_numbers(built: Built) -> Iterator[Problem]:
+    if built.schedule is None or built.checked.nodes["schedule"].is_ours:
+        return
+    total = getattr(built.trainer, "max_steps", None) or _SOME_STEPS
+    expected = "a class whose objects return a finite number for a step and the total"
+    for step in (0, total - 1):
+        try:
+            factor = built.schedule(step, total)
+        except Exception as error:
+            yield _misfit(built, "schedule", expected, described(error))
+            return
+        number = isinstance(factor, Real) and not isinstance(factor, bool)
+        if not number or not math.isfinite(factor):
+            shown = str(factor) if number else type(factor).__name__
+            yield _misfit(built, "schedule", expected, f"{shown} at step {step} of {total}")
+            return
+
+
+def _recipe_makes_an_optimizer(built: Built) -> Iterator[Problem]:
+    if built.optimizer is None or built.model is None or built.checked.nodes["optimizer"].is_ours:
+        return
+    try:
+        made = built.optimizer(built.model)
+    except Exception:  # the model has no values here, which it may have looked at
+        return
+    if not isinstance(made, torch.optim.Optimizer):
+        expected = "a class whose objects return a torch.optim.Optimizer for a model"
+        yield _misfit(built, "optimizer", expected, f"{type(made).__name__} is returned")
+
+
 def _low_rank_changes_are_possible(built: Built) -> Iterator[Problem]:
     lora_of(built.checked)
     yield from ()
@@ -179,7 +216,16 @@ REQUIREMENTS: tuple[Requirement, ...] = (
     _packed_texts_begin_anywhere,
     _data_fit_the_objective,
     _low_rank_changes_are_possible,
+    _schedule_gives_numbers,
+    _recipe_makes_an_optimizer,
 )
+
+
+def _misfit(built: Built, slot: str, expected: str, hint: str) -> Problem:
+    """A class of the user's does not do what its place asks for."""
+    hint += f"; see {CONTRACTS[slot].page}"
+    return Problem(f"{slot}._target_", expected, built.checked.nodes[slot].target, hint)
+
 
 _HEADS = {
     "classes": "model/head=classification",
