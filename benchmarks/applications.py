@@ -27,7 +27,7 @@ from results_page import write_page
 
 import etude
 from etude.analysis.scoring import name_of, rows_of, scored
-from etude.analysis.written import Beams
+from etude.tasks.options import Beams
 
 FOUND = Path(__file__).resolve().parents[1] / "docs" / "results"
 SEEDS = (0, 1, 2)
@@ -204,7 +204,7 @@ def translate(asked: Asked) -> dict[str, Any]:
     test = [data.pair(row) for row in kept_rows(runs[0], "test")]
     memory = baselines.translation_memory(*zip(*train, strict=True), [en for en, _ in test])
     far = [place for place, cosine in enumerate(memory.cosines) if cosine < NEAR]
-    from etude.analysis.written import translation_metrics
+    from etude.tasks.texts import translation_metrics
 
     def both(texts: Sequence[str]) -> dict[str, dict[str, float]]:
         answers = [zh for _, zh in test]

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from omegaconf import DictConfig
 from etude.config.checks import Checked, check
 from etude.config.compose import compose as compose_config
 from etude.console import show_messages
-from etude.errors import InvalidArguments, Problem, RequestError
+from etude.errors import Problem, RequestError
 from etude.exclusive import used_elsewhere
 from etude.records.config_file import portable, read_config
 from etude.records.facts import best, config_facts, fact, metric_facts, must_exist
@@ -32,11 +33,13 @@ if TYPE_CHECKING:
     from etude.analysis.comparison import Comparison
     from etude.analysis.groups import Groups
     from etude.analysis.learning_rates import LearningRates
+    from etude.data.evaluated import Evaluated, Request
     from etude.models.language_model import LanguageModel
     from etude.models.seq2seq import Seq2Seq
     from etude.models.text_encoder import TextEncoder
     from etude.models.textual import Trained
     from etude.sweeps.plan import PlannedJob
+    from etude.tasks.base import Task
 
 
 def compose(*overrides: str | Sequence[str], config_dir: str | Path | None = None) -> DictConfig:
@@ -331,24 +334,53 @@ class Run:
             RequestError: no such checkpoint, fewer than K, a damaged one, or another than was
                 saved.
         """
+        from etude.models.textual import for_use
+
+        tokenizer = self.tokenizer()
+        module = self._module(which, tokenizer.vocab_size, merged=merged)
+        return for_use(module.eval(), tokenizer, self.labels)
+
+    def task(self, which: str = "best") -> Task:
+        """The run's task with the trained model, ready to evaluate and predict.
+
+        Args:
+            which: the checkpoint, as for `model`.
+
+        Raises:
+            RequestError: as for `model`.
+        """
+        from etude.tasks.base import Setup
+
+        tokenizer = self.tokenizer()
+        module = self._module(which, tokenizer.vocab_size)
+        setup = Setup(module.eval(), labels=self.labels, tokenizer=tokenizer)
+        made: Task = self.checked.nodes["task"].build()(setup=setup)
+        return made
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the data's labels or tags, by number; empty where there are none."""
+        found: list[str] = self.summary.get("data", {}).get("labels", [])
+        return found
+
+    def _module(self, which: str, vocabulary: int, *, merged: bool = True) -> Any:
+        """The trained `torch.nn.Module`."""
         import torch
 
-        from etude.models.textual import for_use
         from etude.training.checkpoints import load_mean
         from etude.training.model import build_model
         from etude.training.room import check_weights
 
-        tokenizer = self.tokenizer()
         folders = self.record.chosen(which).folders
         self.record.check_weights(folders)
         weights = load_mean(folders)
-        labels = self.summary.get("data", {}).get("labels", [])
-        vocabulary = tokenizer.vocab_size
         changed = bool(self.checked.config.init_from.lora.rank)
         there = sum(weight.numel() for weight in weights.values())
         check_weights(self.checked, vocabulary, None if changed else there)
         # another thread may be training, with torch's own generator
-        module = build_model(self.checked, vocabulary, len(labels), generator=torch.Generator())
+        module = build_model(
+            self.checked, vocabulary, len(self.labels), generator=torch.Generator()
+        )
         if changed:  # the rest is the source's
             from etude.nn.lora import merge
             from etude.training.initial import Initial
@@ -364,7 +396,7 @@ class Run:
             ) from error
         if changed and merged:
             merge(module)
-        return for_use(module.eval(), tokenizer, labels)
+        return module
 
     def evaluate(
         self,
@@ -387,48 +419,15 @@ class Run:
             RequestError: the data is gone or is not what the run was trained on, or the model's
                 positions end before `sequence_length`.
         """
-        from etude.analysis.windows import Windows
-        from etude.data.synthetic.base import SyntheticData
-        from etude.data.text import TextData
-        from etude.tasks.causal_lm import CausalLM, score, sliding_score
+        from etude.analysis.scoring import options_of, scored
+        from etude.data.evaluated import Request
 
         data = self.data()
-        kind: Any = self.checked.nodes["task"].constructor
-        windows = Windows(sequence_length, stride)
-        windows.check(kind, data)
-        if isinstance(data, SyntheticData):
-            from etude.tasks.algorithmic import score_made
-            from etude.tasks.regression import score_numbers
-
-            if split not in ("val", "train"):
-                expected = "val or train: a rule's examples have no other"
-                raise RequestError(Problem("split", expected, split))
-            self.prepare(data)
-            of_rule = score_made if data.dimensions is None else score_numbers
-            return of_rule(self.model(which).module, data.evaluation_batches(split))
-        if not isinstance(data, TextData):
-            from etude.analysis.scoring import scored
-
+        options = options_of(self, data, {"sequence_length": sequence_length, "stride": stride})
+        evaluated = self.evaluated(data, Request(split))
+        if evaluated.rows:  # what is said of each is kept in the record
             return dict(scored(self, split, which=which)["metrics"])
-        if split not in ("val", "train"):
-            raise RequestError(Problem("split", "val or train: running text has no other", split))
-        self.prepare(data)
-        if not issubclass(kind, CausalLM):
-            from etude.tasks.token_task import score_tokens
-
-            return score_tokens(kind, self.model(which).module, data.evaluation_batches(split))
-        model, vocabulary = self.model(which), data.tokenizer_.vocab_size
-        windows.check_room(data.evaluated_tokens(split), vocabulary, model.device)
-        try:
-            if stride is not None:
-                length = sequence_length or data.sequence_length
-                file = data.prepared.split(split)
-                found = sliding_score(model.module, file, length, stride, vocabulary)
-                return {**found, **data.bytes_metrics(split, found)}
-            batches = data.evaluation_batches(split, sequence_length)
-            return score(model.module, batches, data.bytes_predicted(split))
-        except InvalidArguments as error:
-            raise RequestError(error.problems) from error
+        return self.task(which).evaluate(evaluated, options).metrics
 
     def predict(
         self,
@@ -451,7 +450,8 @@ class Run:
         """
         from etude.analysis.predicting import Predictor
 
-        return list(Predictor(self, which, beams, length_penalty)(texts, pair))
+        asked = Predictor(self, which, beams=beams, length_penalty=length_penalty)
+        return list(asked(texts, pair))
 
     def scores(self, split: str = "val", *, which: str = "best") -> list[float]:
         """Of each example of a split, in their order, how well it is done: of a language model the
@@ -463,35 +463,9 @@ class Run:
         Raises:
             RequestError: as for `evaluate`.
         """
-        from etude.data.examples.base import ExampleData
+        from etude.analysis.scoring import example_scores
 
-        if isinstance(self.data(), ExampleData):
-            from etude.analysis.scoring import example_scores
-
-            return example_scores(self, split, which)
-        if split not in ("val", "train"):
-            raise RequestError(Problem("split", "val or train", split))
-        from etude.analysis import stored
-        from etude.records.opening import folder_in
-
-        checkpoint = self.record.chosen(which)
-        file = self.path / stored.PREDICTIONS / f"{split}-{checkpoint.name}.json"
-        if (kept := stored.read(file, checkpoint.folders)) is not None:
-            losses = kept.get("loss")
-            if not isinstance(losses, list):
-                raise RequestError(Problem(str(file), "a list of losses", losses, "remove it"))
-            return losses
-        from etude.tasks.causal_lm import example_losses
-
-        data = self.data()
-        if not hasattr(data, "window"):
-            raise RequestError(Problem("split", "a run of a language model", str(self.path)))
-        self.prepare(data)
-        found = example_losses(self.model(which).module, data.evaluation_batches(split))
-        folder_in(self.path, stored.PREDICTIONS)
-        content = {"data": data.fingerprint(), "loss": found}
-        stored.write(file, content, checkpoint.folders)
-        return found
+        return example_scores(self, split, which)
 
     def data(self) -> Any:
         """The run's data module, not prepared: its files need not be there."""
@@ -499,6 +473,22 @@ class Run:
         task: Any = self.checked.nodes["task"].build()
         data.for_task(task.constructor.objective(**task.arguments))
         return data
+
+    def evaluated(self, data: Any, asked: Request) -> Evaluated:
+        """What of the run's data, or of other files, is to be evaluated.
+
+        Args:
+            data: the run's; it is prepared unless other files are asked for.
+
+        Raises:
+            RequestError: the data is gone, is not what the run was trained on, or lacks what is
+                asked.
+        """
+        if asked.files is None:
+            self.prepare(data)
+        asked = replace(asked, tokenizer=self.tokenizer(), labels=self.labels)
+        found: Evaluated = data.evaluated_with_rows(asked)
+        return found
 
     def prepare(self, data: Any) -> None:
         """Prepares the run's own data.

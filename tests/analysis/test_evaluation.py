@@ -17,11 +17,11 @@ from seqeval.metrics import classification_report
 from sklearn import metrics as sk
 
 import etude as package
-from etude.analysis.written import cut_to, translation_metrics
 from etude.config.compose import compose
 from etude.data.tokenizer import Byte
 from etude.records.record import Record
 from etude.tasks.causal_lm import sliding_score
+from etude.tasks.texts import cut_to, translation_metrics
 from etude.training.run import train
 
 Toy = Callable[..., list[str]]
@@ -468,7 +468,7 @@ class TestRefusals:
         assert "no --pair" in etude("predict", path, "--text", "a", "--pair", "b").err
         told = etude("predict", records["masked_lm"].path, "--text", "a")
         assert told.code == 2
-        assert "a run of classification, tagging, translation or instruction" in told.err
+        assert "a run of a task that makes predictions of texts" in told.err
 
 
 def test_a_source_is_cut_between_characters() -> None:

@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from etude.analysis.predicting import WORD, Predictor
+from etude.analysis.predicting import Predictor
 from etude.data.examples.labelled import LabelledFiles
-from etude.data.examples.tagged import Tagged
+from etude.data.examples.tagged import WORD, Tagged
 from etude.data.text import Batch
 from etude.data.tokenizer import Char
 from etude.errors import RequestError
-from etude.tasks.classification import Classification
-from etude.tasks.tagging import Tagging
 
 
-def predictor(task: type, source: type, **more: Any) -> Predictor:
+def predictor(source: type, **more: Any) -> Predictor:
     data = source(
         path="x.csv", tokenizer=Char(), sequence_length=8, batch=Batch(examples=2), **more
     )
     made: Predictor = object.__new__(Predictor)
-    vars(made).update(SimpleNamespace(task=task, data=data).__dict__)
+    made.data = data
     return made
 
 
 def labels(**more: Any) -> Predictor:
-    return predictor(Classification, LabelledFiles, **more)
+    return predictor(LabelledFiles, **more)
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a", "a.log"])
@@ -59,7 +56,7 @@ def test_the_line_without_text_is_named(tmp_path: Path) -> None:
 
 
 def test_words_of_conll_need_no_tags(tmp_path: Path) -> None:
-    made = predictor(Tagging, Tagged)
+    made = predictor(Tagged)
     path = tmp_path / "a.conll"
     path.write_text("10\u00a0000\n#\n\nyes\n")
     assert list(made.read(path)) == [["10\u00a0000", "#"], ["yes"]]

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import etude as package
-from etude.analysis import windows as windows_module
 from etude.analysis.scoring import kept, scored
 from etude.errors import RequestError
+from etude.tasks import options
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_logits_that_fit_into_no_memory(run: Any, monkeypatch: pytest.MonkeyPatc
     data = run.data()
     run.prepare(data)
     there = 4 * data.tokenizer_.vocab_size * 100
-    monkeypatch.setattr(windows_module, "memory_for", lambda device: there)
+    monkeypatch.setattr(options, "memory_for", lambda device: there)
     assert run.evaluate("val", sequence_length=100)["loss"] > 0
     with pytest.raises(
         RequestError, match="sequence_length = 1000000000: expected at most 100, in"

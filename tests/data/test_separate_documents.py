@@ -29,7 +29,8 @@ from etude.nn.feedforward import GELU
 from etude.nn.mask import Causal
 from etude.nn.norm import LayerNorm
 from etude.nn.position import Learned
-from etude.tasks.causal_lm import next_token_loss, score
+from etude.tasks.base import Setup
+from etude.tasks.causal_lm import CausalLM, next_token_loss
 from etude.training.build import build_parts
 
 END = 256  # of `Byte`
@@ -89,7 +90,7 @@ def test_a_step_is_the_mean_over_its_documents_read_alone(tmp_path: Path, worker
 def test_validation_is_of_documents_read_alone_and_all_bytes_count(tmp_path: Path) -> None:
     made = data(tmp_path, length=32)
     module = model()
-    found = score(module, made.val_dataloader(), made.bytes_predicted("val"))
+    found = CausalLM(Setup(module)).measured(made.evaluated("val")).compute()
     nats = targets = 0.0
     for batch in made.val_dataloader():
         for t, u in zip(batch["tokens"], batch["targets"], strict=True):

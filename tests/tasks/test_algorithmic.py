@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from measuring import measured
 
 import etude
 from etude.errors import RequestError
-from etude.tasks.algorithmic import metrics_of, score_made, sums_of
+from etude.tasks.algorithmic import Algorithmic, AnswerMetrics
 from older_records import as_older
 
 LABELS = torch.tensor([[-100, 1, 2], [-100, -100, 0], [3, -100, -100]])
@@ -21,7 +22,9 @@ def test_metrics_by_hand() -> None:
     logits = torch.zeros(3, 3, 4)
     for row, place, said in [(0, 1, 1), (0, 2, 3), (1, 2, 0), (2, 0, 3)]:
         logits[row, place, said] = 5.0
-    found = metrics_of(sums_of(logits, LABELS).tolist())
+    metrics = AnswerMetrics()
+    metrics.update({"labels": LABELS}, logits)
+    found = metrics.compute()
     assert found["accuracy"] == 3 / 4
     assert found["exact"] == 2 / 3
     right = torch.log(torch.tensor(5.0).exp() + 3) - 5
@@ -38,7 +41,9 @@ def test_the_loss_is_torchs_over_the_labels_alone() -> None:
         {"tokens": tokens[1:], "labels": LABELS[1:]},
     ]
     expected = F.cross_entropy(table(tokens).flatten(0, 1), LABELS.flatten(), ignore_index=-100)
-    assert score_made(table, batches)["loss"] == pytest.approx(expected.item(), rel=1e-12)
+    assert measured(Algorithmic, table, batches)["loss"] == pytest.approx(
+        expected.item(), rel=1e-12
+    )
 
 
 def test_a_run_of_another_rule_is_not_evaluated(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from measuring import measured
 from torch import Tensor, nn
 
 from etude.optim.schedules import Constant
 from etude.tasks.base import Setup
-from etude.tasks.causal_lm import CausalLM, language_model_metrics, next_token_loss, score
+from etude.tasks.causal_lm import CausalLM, language_model_metrics, next_token_loss
 
 V, T = 7, 5
 
@@ -143,7 +144,7 @@ class Uniform(nn.Module):
 
 def test_score_is_over_all_batches_whatever_their_sizes_and_leaves_the_mode() -> None:
     model = Uniform().train()
-    found = score(model, [batch(4), batch(4, seed=2), batch(1)], text_bytes=90)
+    found = measured(CausalLM, model, [batch(4), batch(4, seed=2), batch(1)], text_bytes=90)
     assert found["loss"] == pytest.approx(math.log(V), rel=1e-6)
     assert found["perplexity"] == pytest.approx(V, rel=1e-6)
     assert found["bits_per_byte"] == pytest.approx(9 * T * math.log2(V) / 90, rel=1e-6)
@@ -153,4 +154,6 @@ def test_score_is_over_all_batches_whatever_their_sizes_and_leaves_the_mode() ->
 def test_score_weighs_tokens_not_batches() -> None:
     model, parts = Bigram(), [batch(6), batch(1, seed=2)]
     expected = sum(nats_by_hand(model, part) for part in parts) / (7 * T)
-    assert score(model, parts, text_bytes=1)["loss"] == pytest.approx(expected, rel=1e-12)
+    assert measured(CausalLM, model, parts, text_bytes=1)["loss"] == pytest.approx(
+        expected, rel=1e-12
+    )

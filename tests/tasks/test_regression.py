@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from measuring import measured
 from torch import Tensor, nn
 
-from etude.tasks.regression import metrics_of, score_numbers, squared_errors, sums_of
+from etude.tasks.regression import NumberMetrics, Regression, squared_errors
 
 NAN = math.nan
 VALUES = np.array([[1.0, NAN, 2.0, NAN, -1.0], [NAN, 0.5, NAN, NAN, 3.0]])
@@ -18,7 +19,9 @@ SAID = np.array([[0.5, 9.0, 2.5, 9.0, 1.0], [9.0, 0.0, 9.0, 9.0, 2.0]])
 
 
 def test_metrics_by_hand() -> None:
-    found = metrics_of(sums_of(torch.tensor(SAID), torch.tensor(VALUES)), inputs=2)
+    metrics = NumberMetrics(inputs=2)
+    metrics.update({"values": torch.tensor(VALUES)}, torch.tensor(SAID))
+    found = metrics.compute()
     squared = (SAID - VALUES) ** 2
     assert found["loss"] == pytest.approx(np.nanmean(squared), rel=1e-12)
     first, second, third = (0.25 + 0.25) / 2, (0.25 + 1) / 2, 4.0
@@ -54,7 +57,7 @@ def test_scores_do_not_depend_on_how_batches_are_cut() -> None:
     batches: list[dict[str, Any]] = [
         {"numbers": numbers[part], "values": values[part]} for part in (slice(0, 2), slice(2, 6))
     ]
-    found = score_numbers(First(), batches)
+    found = measured(Regression, First(), batches)
     squared = ((numbers[..., 0] - values) ** 2)[:, 0::2].double()
     assert found["loss"] == pytest.approx(squared.mean().item(), rel=1e-6)
     for number in range(3):

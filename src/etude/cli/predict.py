@@ -46,7 +46,9 @@ def predict(arguments: list[str]) -> int:
 
     run = load_run(asked.run, root=asked.root, trust=asked.trust)
     with as_options():
-        predictor = Predictor(run, asked.checkpoint, asked.beams, asked.length_penalty)
+        predictor = Predictor(
+            run, asked.checkpoint, beams=asked.beams, length_penalty=asked.length_penalty
+        )
     texts = list(_texts(asked, predictor))
     for found in predictor(texts, asked.pair):
         told = json.dumps(found, ensure_ascii=False) if asked.json else _line(found)

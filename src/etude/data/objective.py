@@ -117,6 +117,10 @@ class ExampleObjective(Objective):
         """How much of the example enters the loss: the number of targets, or their weight."""
         return float((arrays["labels"] != IGNORE).sum())
 
+    def bound_to_rows(self, tokenizer: Any, sequence_length: int) -> Self:
+        """The same for rows that are only evaluated: all of one weight, whatever was trained."""
+        return self
+
     def without_targets(self, arrays: Arrays) -> Arrays:
         """The example such that nothing of it enters the loss."""
         return arrays | {"labels": np.full_like(arrays["labels"], IGNORE)}

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
+from etude.data.evaluated import Evaluated, Request
 from etude.data.loading import evaluation_positions, loader
 from etude.data.objective import WindowObjective
 from etude.data.order import ORDERS, Order
@@ -341,6 +342,15 @@ class TextData(pl.LightningDataModule, ABC):
     def val_dataloader(self) -> DataLoader[Any]:
         """The whole validation split, on every rank."""
         return self.evaluation_batches("val")
+
+    def evaluated(self, split: Split) -> Evaluated:
+        """A split of the prepared data."""
+        return Evaluated(self, split, lambda: self.evaluation_batches(split))
+
+    def evaluated_with_rows(self, asked: Request) -> Evaluated:
+        """The same of data that has no rows, so that none can be asked for."""
+        split = asked.without_rows(("val", "train"), "running text has")
+        return self.evaluated(split)  # type: ignore[arg-type]
 
     def evaluation_batches(
         self, split: Split, sequence_length: int | None = None

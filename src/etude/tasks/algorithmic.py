@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from etude.data.evaluated import Evaluated
 from etude.data.objective import IGNORE, Objective
-from etude.generation.decoding import evaluating
 from etude.models.decoder import Decoder
-from etude.tasks.base import MicroBatch
 from etude.tasks.losses import cross_entropy
+from etude.tasks.metrics import Metrics, Sum, ratio
 from etude.tasks.token_task import TokenTask
-
-PARTS = ("val", "seen")
-"""What a validation measures: what is held out, and perhaps what is trained on."""
 
 
 class MadeObjective(Objective):
@@ -25,6 +21,37 @@ class MadeObjective(Objective):
     reads = "made"
     such_as = "data=induction, sort, ..."
     fields = ("tokens", "labels")
+
+
+class AnswerMetrics(Metrics):
+    """`loss`, `accuracy` over the labels, and `exact`, the part of the examples without a wrong
+    one.
+    """
+
+    def __init__(self) -> None:
+        self.nats, self.right, self.labels = Sum(), Sum(), Sum()
+        self.whole, self.examples = Sum(), Sum()
+
+    def update(self, batch: Mapping[str, Any], outputs: Tensor) -> None:
+        labels = batch["labels"]
+        there = labels != IGNORE
+        right = (outputs.argmax(-1) == labels) & there
+        self.nats.add(cross_entropy(outputs, labels))
+        self.right.add(right.sum())
+        self.labels.add(there.sum())
+        self.whole.add((right | ~there).all(-1).sum())
+        self.examples.add(len(labels))
+
+    def merge(self, other: AnswerMetrics) -> None:
+        for name, mine in vars(self).items():
+            mine.merge(getattr(other, name))
+
+    def compute(self) -> dict[str, float]:
+        return {
+            "loss": ratio(self.nats, self.labels),
+            "accuracy": ratio(self.right, self.labels),
+            "exact": ratio(self.whole, self.examples),
+        }
 
 
 class Algorithmic(TokenTask):
@@ -44,51 +71,10 @@ class Algorithmic(TokenTask):
     )  # fmt: skip
     needs_causal_model = True
     models = (Decoder,)
-    _parts: list[Tensor]
 
     @classmethod
     def objective(cls, **arguments: Any) -> Objective:
         return MadeObjective()
 
-    def on_validation_epoch_start(self) -> None:
-        self._parts = [torch.zeros(5, dtype=torch.float64) for _ in PARTS]
-
-    def validation_step(self, batch: MicroBatch, batch_idx: int) -> None:
-        if self.is_mine(batch_idx):
-            self._parts[batch["section"]] += sums_of(self.logits(batch), batch["labels"])
-
-    def on_validation_epoch_end(self) -> None:
-        sums = self.totals(*torch.cat(self._parts).tolist())
-        found: dict[str, float] = {}
-        for place, part in enumerate(PARTS):
-            mine = sums[5 * place : 5 * place + 5]
-            if mine[2]:
-                found |= {f"{part}/{name}": value for name, value in metrics_of(mine).items()}
-        self.validation_metrics = found
-        self.log_dict(found)
-
-
-def sums_of(logits: Tensor, labels: Tensor) -> Tensor:
-    """Nats, right labels, labels, right examples and examples of a batch, (5,) float64."""
-    there = labels != IGNORE
-    right = (logits.argmax(-1) == labels) & there
-    whole = (right | ~there).all(-1)
-    nats = cross_entropy(logits, labels)
-    values = [float(x) for x in (nats, right.sum(), there.sum(), whole.sum())]
-    return torch.tensor([*values, float(len(labels))], dtype=torch.float64)
-
-
-def metrics_of(sums: list[float]) -> dict[str, float]:
-    """What such sums mean."""
-    nats, right, labels, whole, examples = sums
-    return {"loss": nats / labels, "accuracy": right / labels, "exact": whole / examples}
-
-
-@torch.inference_mode()
-def score_made(model: nn.Module, batches: Iterable[MicroBatch]) -> dict[str, float]:
-    """`loss`, `accuracy` and `exact` of a model over batches, outside any training."""
-    sums = torch.zeros(5, dtype=torch.float64)
-    with evaluating(model):
-        for batch in batches:
-            sums += sums_of(model(batch["tokens"]), batch["labels"])
-    return metrics_of(sums.tolist())
+    def metrics(self, evaluated: Evaluated) -> AnswerMetrics:  # type: ignore[override]
+        return AnswerMetrics()

@@ -8,7 +8,7 @@ micro-batches and ranks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,11 +18,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from etude.data.evaluated import Evaluated
 from etude.data.objective import Objective
-from etude.errors import Checks, nearest
+from etude.errors import Checks, Problem, RequestError, nearest
+from etude.generation.decoding import evaluating
 from etude.nn.lora import adapted
 from etude.optim.schedules import Schedule
 from etude.tasks.averaging import Average, Averaged, OptimizersAverage
+from etude.tasks.metrics import Evaluation, Metrics, merged, of_all_ranks
+from etude.tasks.options import EvaluationOptions
 from etude.tasks.seeding import seed_for, seed_generators
 
 MicroBatch = dict[str, Any]
@@ -32,6 +36,8 @@ MicroBatch = dict[str, Any]
 class Setup:
     """What a run gives its task; a config states what else the task takes.
 
+    A task that only evaluates needs no optimizer, schedule and steps.
+
     Attributes:
         model: the module under training; checkpoints hold its weights.
         optimizer: a recipe, called once with the model.
@@ -40,15 +46,19 @@ class Setup:
         seed: the run's seed, from which every micro-batch's is derived.
         gradient_clip_val: the largest global gradient norm; None does not clip.
         ema_decay: of a running average of the weights; None is no average.
+        labels: the names of the data's labels or tags, by number.
+        tokenizer: the data's.
     """
 
     model: nn.Module
-    optimizer: Callable[[nn.Module], torch.optim.Optimizer]
-    schedule: Schedule
-    total_steps: int
-    seed: int
+    optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None
+    schedule: Schedule | None = None
+    total_steps: int = 0
+    seed: int = 0
     gradient_clip_val: float | None = None
     ema_decay: float | None = None
+    labels: Sequence[str] = ()
+    tokenizer: Any = None
 
 
 def packing(micro: MicroBatch) -> dict[str, Any]:
@@ -88,12 +98,15 @@ class Task(pl.LightningModule):
         self.total_steps = setup.total_steps
         self.seed = setup.seed
         self.clip = setup.gradient_clip_val
+        self.labels = list(setup.labels)
+        self.tokenizer = setup.tokenizer
         self._optimizer_recipe = setup.optimizer
         self.average: Averaged | None = None  # begins when training does, after the weights
         self._ema_decay = setup.ema_decay
         self._averaged_before: dict[str, Tensor] | None = None
         self._grad_norm: Tensor | None = None
         self.validation_metrics: dict[str, float] = {}
+        self._validated: dict[tuple[str, int], Metrics] = {}
 
     @classmethod
     def objective(cls, **arguments: Any) -> Objective | None:
@@ -120,6 +133,92 @@ class Task(pl.LightningModule):
         """The sum of the loss over the micro-batch's targets, a scalar."""
         raise NotImplementedError
 
+    def outputs(self, micro: MicroBatch) -> Any:
+        """What the model says of a micro-batch; here of its `tokens`."""
+        return self.model(micro["tokens"], **packing(micro))
+
+    def metrics(self, evaluated: Evaluated) -> Metrics:
+        """A new accumulator of what is measured.
+
+        Args:
+            evaluated: what it will be given.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def evaluation_options(cls, data: Any, **given: Any) -> EvaluationOptions:
+        """How an evaluation or prediction is made; a task without options refuses all.
+
+        Args:
+            data: the run's.
+            given: by name; None is as usual.
+
+        Raises:
+            RequestError: an option that the task does not have, or a wrong value.
+        """
+        return EvaluationOptions.checked(cls.__name__, **given)
+
+    @torch.inference_mode()
+    def measured(self, evaluated: Evaluated) -> Metrics:
+        """The metrics of a whole split, or of rows, outside any training."""
+        metrics = self.metrics(evaluated)
+        with evaluating(self.model):
+            for batch in self.batches_of(evaluated):
+                metrics.update(batch, self.outputs(batch))
+        return metrics
+
+    def batches_of(self, evaluated: Evaluated) -> Iterator[MicroBatch]:
+        """Batches on the model's device."""
+        for batch in evaluated.batches():
+            yield self.transfer_batch_to_device(batch, self.device_of_model, 0)
+
+    @property
+    def device_of_model(self) -> torch.device:
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    def evaluate(self, evaluated: Evaluated, options: EvaluationOptions) -> Evaluation:
+        """Scores the model.
+
+        Args:
+            options: those of `evaluation_options`.
+        """
+        return self.measured(evaluated).evaluation(evaluated)
+
+    def scores(self, evaluated: Evaluated) -> list[float]:
+        """How well each example is done, in their order, for comparing runs: the `score` of each
+        row of an evaluation as usual, unless a task says it of something else.
+
+        Raises:
+            RequestError: it says it of nothing.
+        """
+        found = self.evaluate(evaluated, self.evaluation_options(evaluated.data)).predictions
+        if not found:
+            raise RequestError(
+                Problem("RUN", "a run whose task scores examples", type(self).__name__)
+            )
+        return [float(each["score"]) for each in found]
+
+    def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
+        """What the model says of each row, in their order; what the rows state as their label or
+        target stands in for none. A task without this method makes no predictions.
+        """
+        raise NotImplementedError
+
+    @property
+    def predicts(self) -> bool:
+        """Whether the task defines `predict`."""
+        return type(self).predict is not Task.predict
+
+    @classmethod
+    def no_predictions(cls, run: str) -> Problem:
+        """Says that the task makes no predictions of texts, and what does instead.
+
+        Args:
+            run: where the run is.
+        """
+        expected = "a run of a task that makes predictions of texts, such as classification"
+        return Problem("RUN", expected, cls.__name__)
+
     def watch(self, monitor: str) -> None:
         """Says which metric decides; for a constructor whose config may.
 
@@ -141,6 +240,41 @@ class Task(pl.LightningModule):
         if self.average is not None:
             self.average.load_state_dict(self._averaged_before or {})
         self._averaged_before = None
+
+    def on_validation_epoch_start(self) -> None:
+        self._validated = {}
+
+    def validation_step(self, batch: MicroBatch, batch_idx: int) -> None:
+        """Adds a batch to the metrics of its part of the validation, and of its section."""
+        if not self.is_mine(batch_idx):
+            return
+        where = (batch.get("part", "val"), batch.get("section", 0))
+        if where not in self._validated:
+            self._validated[where] = self.metrics(self._data.evaluated("val"))
+        self._validated[where].update(batch, self.outputs(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Sets `validation_metrics`: of each part, and the loss of each section."""
+        ranks = of_all_ranks(self._validated, self.trainer.world_size)
+        places = sorted({where for some in ranks for where in some}, key=_in_order)
+        found = {
+            where: merged([some[where] for some in ranks if where in some]) for where in places
+        }
+        metrics: dict[str, float] = {}
+        names = self._data.section_names
+        for (part, section), each in found.items():
+            if names:
+                metrics[f"{part}/{names[section]}/loss"] = each.compute()["loss"]
+        for part in dict.fromkeys(part for part, _ in places):
+            whole = merged([each for (where, _), each in found.items() if where == part])
+            computed = {f"{part}/{name}": value for name, value in whole.compute().items()}
+            metrics = computed | metrics
+        self.validation_metrics = metrics
+        self.log_dict(metrics)  # for callbacks such as EarlyStopping
+
+    @property
+    def _data(self) -> Any:
+        return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def for_use(self) -> AbstractContextManager[None]:
         """Within, the model has the weights that it will be used with: averaged ones if any."""
@@ -186,6 +320,7 @@ class Task(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Builds the optimizer, each group remembering its base rate."""
+        assert self._optimizer_recipe is not None
         optimizer = self._optimizer_recipe(self.model)
         for group in optimizer.param_groups:
             group.setdefault("base_lr", group["lr"])
@@ -232,6 +367,7 @@ class Task(pl.LightningModule):
 
     def set_learning_rate(self, optimizer: Any, step: int) -> float:
         """Sets every group's rate for `step` and returns the schedule's factor."""
+        assert self.schedule is not None
         scale = self.schedule(step, self.total_steps)
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * scale
@@ -248,13 +384,6 @@ class Task(pl.LightningModule):
             dist.all_reduce(value)
         return value
 
-    def totals(self, *values: float) -> list[float]:
-        """The sums of these numbers over all ranks, in double precision."""
-        if self.trainer.world_size == 1:
-            return list(values)
-        mine = torch.tensor(values, dtype=torch.float64, device=self.device)
-        return [float(value) for value in self.sum_over_ranks(mine).tolist()]
-
     def is_mine(self, batch_idx: int) -> bool:
         """Whether this rank validates a batch; each batch is one rank's."""
         return batch_idx % self.trainer.world_size == self.global_rank
@@ -264,3 +393,8 @@ class Task(pl.LightningModule):
         if last or self.trainer.world_size == 1:
             return nullcontext()
         return self.trainer.strategy.block_backward_sync()  # type: ignore[attr-defined]
+
+
+def _in_order(where: tuple[str, int]) -> tuple[bool, str, int]:
+    """What is held out comes before what is trained on."""
+    return (where[0] != "val", *where)

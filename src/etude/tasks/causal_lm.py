@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from etude.data.evaluated import Evaluated
 from etude.data.loading import evaluation_positions
+from etude.errors import InvalidArguments, Problem, RequestError
+from etude.generation.decoding import evaluating
 from etude.models.decoder import Decoder
 from etude.tasks.base import MicroBatch, Task, packing
+from etude.tasks.metrics import Evaluation, Metrics, Sum, perplexity
+from etude.tasks.options import EvaluationOptions, Windows
 
 
 def next_token_loss(model: nn.Module, micro: MicroBatch) -> Tensor:
@@ -25,9 +31,20 @@ def next_token_loss(model: nn.Module, micro: MicroBatch) -> Tensor:
         micro: `tokens` and `targets`, both (B, T); targets are the tokens one position on. Perhaps
             `documents`, which are not to see each other.
     """
-    logits = model(micro["tokens"], **packing(micro)).flatten(0, 1)
+    return summed_nats(model(micro["tokens"], **packing(micro)), micro["targets"])
+
+
+def summed_nats(logits: Tensor, targets: Tensor) -> Tensor:
+    """The negative log-likelihood of targets (B, T), of their logits (B, T, V): the sum."""
+    logits = logits.flatten(0, 1)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return F.cross_entropy(logits, micro["targets"].flatten(), reduction="sum")
+    return F.cross_entropy(logits, targets.flatten(), reduction="sum")
+
+
+def window_nats(logits: Tensor, targets: Tensor) -> Tensor:
+    """The same of each target, (B, T)."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).transpose(1, 2)
+    return F.cross_entropy(logits, targets, reduction="none")
 
 
 def language_model_metrics(nats: float, targets: int, text_bytes: int | None) -> dict[str, float]:
@@ -43,10 +60,33 @@ def language_model_metrics(nats: float, targets: int, text_bytes: int | None) ->
         models with different tokenizers, unless `text_bytes` is None.
     """
     loss = nats / targets
-    metrics = {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else math.inf}
+    metrics = {"loss": loss, "perplexity": perplexity(loss)}
     if text_bytes is not None:
         metrics["bits_per_byte"] = nats / math.log(2) / text_bytes
     return metrics
+
+
+class LanguageModelMetrics(Metrics):
+    """What the loss over a text means; see `language_model_metrics`.
+
+    Args:
+        text_bytes: of the text that the targets spell.
+    """
+
+    def __init__(self, text_bytes: int | None) -> None:
+        self.text_bytes = text_bytes
+        self.nats, self.targets = Sum(), Sum()
+
+    def update(self, batch: Mapping[str, Any], outputs: Tensor) -> None:
+        self.nats.add(summed_nats(outputs, batch["targets"]))
+        self.targets.add(batch["targets"].numel())
+
+    def merge(self, other: LanguageModelMetrics) -> None:
+        self.nats.merge(other.nats)
+        self.targets.merge(other.targets)
+
+    def compute(self) -> dict[str, float]:
+        return language_model_metrics(self.nats.value, int(self.targets.value), self.text_bytes)
 
 
 class CausalLM(Task):
@@ -55,76 +95,49 @@ class CausalLM(Task):
     metric_names = ("val/loss", "val/perplexity", "val/bits_per_byte")
     needs_causal_model = True
     models = (Decoder,)
-    _nats: list[Tensor]
-    _targets: int
-    _of_sections: list[tuple[int, int]]  # for each of `_nats` its section and its targets
 
     def loss(self, micro: MicroBatch) -> Tensor:
         return next_token_loss(self.model, micro)
 
-    def on_validation_epoch_start(self) -> None:
-        self._nats, self._targets, self._of_sections = [], 0, []
+    def metrics(self, evaluated: Evaluated) -> LanguageModelMetrics:
+        return LanguageModelMetrics(evaluated.text_bytes)
 
-    def validation_step(self, batch: MicroBatch, batch_idx: int) -> None:
-        if not self.is_mine(batch_idx):
-            return
-        self._nats.append(next_token_loss(self.model, batch))
-        self._targets += batch["targets"].numel()
-        self._of_sections.append((batch.get("section", 0), batch["targets"].numel()))
+    @classmethod
+    def evaluation_options(cls, data: Any, **given: Any) -> Windows:
+        options: Any = Windows.checked(cls.__name__, **given)
+        options.check(data)
+        return options
 
-    def on_validation_epoch_end(self) -> None:
-        mine = float(torch.stack(self._nats).cpu().double().sum()) if self._nats else 0.0
-        nats, targets = self.totals(mine, self._targets)
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        metrics = language_model_metrics(nats, int(targets), data.bytes_predicted("val"))
-        self.validation_metrics = {f"val/{name}": value for name, value in metrics.items()}
-        self.validation_metrics |= self._section_losses(data.section_names)
-        self.log_dict(self.validation_metrics)  # for callbacks such as EarlyStopping
+    def evaluate(self, evaluated: Evaluated, options: EvaluationOptions) -> Evaluation:
+        windows: Any = options
+        data: Any = evaluated.data
+        vocabulary, tokens = data.tokenizer_.vocab_size, data.evaluated_tokens(evaluated.split)
+        windows.check_room(tokens, vocabulary, self.device_of_model)
+        length, split = windows.sequence_length, evaluated.split
+        try:
+            if windows.stride is not None:
+                file = data.prepared.split(split)
+                length = length or data.sequence_length
+                found = sliding_score(self.model, file, length, windows.stride, vocabulary)
+                return Evaluation({**found, **data.bytes_metrics(split, found)})
+            cut = replace(evaluated, batches=lambda: data.evaluation_batches(split, length))
+            return super().evaluate(cut, options)
+        except InvalidArguments as error:
+            raise RequestError(error.problems) from error
 
-    def _section_losses(self, names: Sequence[str]) -> dict[str, float]:
-        """`val/<name>/loss` of each source of a mixture, in nats a token."""
-        sums = [[0.0, 0.0] for _ in names]
-        if names and self._nats:
-            nats = torch.stack(self._nats).cpu().double().tolist()
-            for value, (section, targets) in zip(nats, self._of_sections, strict=True):
-                sums[section][0] += value
-                sums[section][1] += targets
-        totals = self.totals(*(number for pair in sums for number in pair)) if names else []
-        pairs = zip(totals[::2], totals[1::2], strict=True)
-        return {
-            f"val/{name}/loss": nats / targets
-            for name, (nats, targets) in zip(names, pairs, strict=True)
-        }
+    @torch.inference_mode()
+    def scores(self, evaluated: Evaluated) -> list[float]:
+        """The mean negative log-likelihood of each window, in nats a token, in their order."""
+        losses: list[float] = []
+        with evaluating(self.model):
+            for batch in self.batches_of(evaluated):
+                nats = window_nats(self.outputs(batch), batch["targets"])
+                losses += nats.double().mean(1).tolist()
+        return losses
 
-
-@torch.inference_mode()
-def example_losses(model: nn.Module, batches: Iterable[MicroBatch]) -> list[float]:
-    """The mean negative log-likelihood of each window, in nats a token, in their order."""
-    was_training = model.training
-    model.eval()
-    losses: list[float] = []
-    for batch in batches:
-        logits = model(batch["tokens"], **packing(batch))
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).transpose(1, 2)
-        nats = F.cross_entropy(logits, batch["targets"], reduction="none")
-        losses += nats.double().mean(1).tolist()
-    model.train(was_training)
-    return losses
-
-
-@torch.inference_mode()
-def score(
-    model: nn.Module, batches: Iterable[MicroBatch], text_bytes: int | None
-) -> dict[str, float]:
-    """The metrics of `model` over `batches`, outside any training."""
-    was_training = model.training
-    model.eval()
-    nats, targets = 0.0, 0
-    for batch in batches:
-        nats += float(next_token_loss(model, batch))
-        targets += batch["targets"].numel()
-    model.train(was_training)
-    return language_model_metrics(nats, targets, text_bytes)
+    @classmethod
+    def no_predictions(cls, run: str) -> Problem:
+        return replace(super().no_predictions(run), hint=f"etude generate {run} continues texts")
 
 
 @torch.inference_mode()
@@ -163,9 +176,7 @@ def sliding_score(
     for group in groups:
         rows = torch.stack([ids[start : start + length + 1] for start in group])
         rows = rows.to(device)
-        logits = model(rows[:, :-1])
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).transpose(1, 2)
-        losses = F.cross_entropy(logits, rows[:, 1:], reduction="none").cpu().double()
+        losses = window_nats(model(rows[:, :-1]), rows[:, 1:]).cpu().double()
         for start, row in zip(group, losses, strict=True):
             new = row[max(0, done - start) :]
             nats += float(new.sum())

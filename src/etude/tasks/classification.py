@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from etude.data.evaluated import Evaluated
 from etude.data.objective import IGNORE, Arrays, ExampleObjective, Numbers
 from etude.errors import Checks, Problem, RequestError, nearest
 from etude.models.encoder import Encoder
 from etude.tasks.base import MicroBatch, Setup, Task, packing
-from etude.tasks.counts import classification_metrics, confusion
-from etude.tasks.losses import cross_entropy
+from etude.tasks.counts import calibration_error, classification_metrics, confusion
+from etude.tasks.losses import cross_entropy, each_cross_entropy
+from etude.tasks.metrics import RowMetrics, Sum, ratio
+from etude.tasks.options import EvaluationOptions
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,9 @@ class LabelObjective(ExampleObjective):
         each = sum(there) / len(there)
         return replace(self, weights=tuple(each / count if count else 1.0 for count in counts))
 
+    def bound_to_rows(self, tokenizer: Any, sequence_length: int) -> LabelObjective:
+        return replace(self, weights=None)
+
     def lengths(self, lengths: Mapping[str, Numbers]) -> Numbers:
         return lengths["tokens"]
 
@@ -80,6 +88,104 @@ def class_logits(model: nn.Module, micro: MicroBatch) -> Tensor:
     return logits
 
 
+BINS = 10
+"""Of the calibration error."""
+
+
+class LabelMetrics(RowMetrics):
+    """Of a row in several pieces the probabilities are the mean of theirs.
+
+    Args:
+        labels: the names of the classes.
+        positive: the class that is looked for.
+        row_of: the row that each example is from.
+    """
+
+    def __init__(
+        self, labels: Sequence[str], positive: int | None, row_of: NDArray[np.int64]
+    ) -> None:
+        self.labels, self.positive, self.row_of = list(labels), positive, row_of
+        self._nats, self._weight = Sum(), Sum()
+        self._index: list[NDArray[np.int64]] = []
+        self._actual: list[NDArray[np.int64]] = []
+        self._chances: list[NDArray[np.float64]] = []
+
+    def update(self, batch: Mapping[str, Any], outputs: Tensor) -> None:
+        labels, weights = batch["labels"], batch.get("weights")
+        self._nats.add(each_cross_entropy(outputs, labels, weights))
+        self._weight.add(len(labels) if weights is None else weights)
+        self._index.append(batch["index"].cpu().numpy())
+        self._actual.append(labels.cpu().numpy())
+        self._chances.append(outputs.double().softmax(-1).cpu().numpy())
+        self.__dict__.pop("_rows", None)
+
+    def merge(self, other: LabelMetrics) -> None:
+        self._nats.merge(other._nats)
+        self._weight.merge(other._weight)
+        self._index += other._index
+        self._actual += other._actual
+        self._chances += other._chances
+        self.__dict__.pop("_rows", None)
+
+    def compute(self) -> dict[str, float]:
+        error, _ = self._calibration()
+        return {
+            "loss": ratio(self._nats, self._weight), **self.of(), "calibration_error": error,
+        }  # fmt: skip
+
+    def of(self, rows: Container[int] | None = None) -> dict[str, float]:
+        return classification_metrics(self._counts(rows), self.positive)
+
+    def probabilities(self) -> Iterator[tuple[int, NDArray[np.float64]]]:
+        """The number of each row, and what is said of it, (classes,)."""
+        numbers, _, chances = self._rows
+        yield from zip(numbers.tolist(), chances, strict=True)
+
+    def predictions(self) -> list[dict[str, Any]]:
+        found = []
+        for number, actual, chances in zip(*self._rows, strict=True):
+            label, best = self.labels[actual], self.labels[int(chances.argmax())]
+            found.append(
+                {
+                    "row": int(number),
+                    "label": label,
+                    "prediction": best,
+                    "right": label == best,
+                    "score": float(label == best),
+                    "probabilities": [round(float(p), 6) for p in chances],
+                }
+            )
+        return found
+
+    def details(self) -> dict[str, Any]:
+        _, bins = self._calibration()
+        return {"counts": self._counts(), "labels": self.labels, "calibration": bins}
+
+    @cached_property
+    def _rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """Numbers, labels and probabilities of the rows, in their order."""
+        index, actual = np.concatenate(self._index), np.concatenate(self._actual)
+        chances = np.concatenate(self._chances)
+        order = np.argsort(index, kind="stable")
+        numbers = self.row_of[index[order]]
+        first = np.flatnonzero(np.diff(numbers, prepend=-1))
+        pieces = np.diff(first, append=len(numbers))
+        means = np.add.reduceat(chances[order], first) / pieces[:, None]
+        return numbers[first], actual[order][first], means
+
+    def _counts(self, rows: Container[int] | None = None) -> NDArray[np.int64]:
+        numbers, actual, chances = self._rows
+        found = chances.argmax(-1)
+        if rows is not None:
+            inside = np.array([number in rows for number in numbers.tolist()], dtype=bool)
+            actual, found = actual[inside], found[inside]
+        return confusion(actual, found, len(self.labels))
+
+    def _calibration(self) -> tuple[float, list[tuple[float, float, int]]]:
+        _, actual, chances = self._rows
+        return calibration_error(chances.max(-1), chances.argmax(-1) == actual, BINS)
+
+
 OF_POSITIVE = ("val/precision", "val/recall", "val/f1")
 """Metrics of the class that is looked for."""
 
@@ -100,7 +206,7 @@ class Classification(Task):
 
     metric_names = (
         "val/loss", "val/accuracy", "val/f1_macro", "val/precision_macro", "val/recall_macro",
-        "val/mcc", *OF_POSITIVE,
+        "val/mcc", *OF_POSITIVE, "val/calibration_error",
     )  # fmt: skip
     models = (Encoder,)
     head = "classes"
@@ -124,8 +230,6 @@ class Classification(Task):
         self.watch(monitor)
         self.label_smoothing = label_smoothing
         self.positive = positive
-        self._nats: list[tuple[Tensor, float]] = []
-        self._counts: Any = None
 
     @classmethod
     def objective(cls, **arguments: Any) -> LabelObjective:
@@ -139,38 +243,29 @@ class Classification(Task):
             "step_targets": batch,
         }
 
+    def outputs(self, micro: MicroBatch) -> Tensor:
+        return class_logits(self.model, micro)
+
     def loss(self, micro: MicroBatch) -> Tensor:
         return cross_entropy(
-            class_logits(self.model, micro),
+            self.outputs(micro),
             micro["labels"],
             label_smoothing=self.label_smoothing,
             weights=micro.get("weights"),
         )
 
-    def on_validation_epoch_start(self) -> None:
-        self._nats, self._counts = [], None
+    def metrics(self, evaluated: Evaluated) -> LabelMetrics:
+        named = self.positive in self.labels
+        positive = self.labels.index(str(self.positive)) if named else None
+        return LabelMetrics(self.labels, positive, evaluated.row_of)
 
-    def validation_step(self, batch: MicroBatch, batch_idx: int) -> None:
-        if not self.is_mine(batch_idx):
-            return
-        logits = class_logits(self.model, batch)
-        loss = cross_entropy(logits, batch["labels"], weights=batch.get("weights"))
-        self._nats.append((loss, batch["total"]))
-        labels, found = (x.cpu().numpy() for x in (batch["labels"], logits.argmax(-1)))
-        counts = confusion(labels, found, logits.shape[-1])
-        self._counts = counts if self._counts is None else self._counts + counts
-
-    def on_validation_epoch_end(self) -> None:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        classes = len(data.labels)
-        mine = np.zeros((classes, classes)) if self._counts is None else self._counts
-        sums = self.totals(
-            sum(float(loss) for loss, _ in self._nats),
-            sum(targets for _, targets in self._nats),
-            *mine.flatten().astype(float),
-        )
-        counts = np.array(sums[2:]).reshape(classes, classes).astype(np.int64)
-        positive = None if self.positive is None else data.labels.index(self.positive)
-        metrics = {"loss": sums[0] / sums[1], **classification_metrics(counts, positive)}
-        self.validation_metrics = {f"val/{name}": value for name, value in metrics.items()}
-        self.log_dict(self.validation_metrics)
+    def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
+        found: Any = self.measured(evaluated)
+        for number, chances in found.probabilities():
+            best = int(chances.argmax())
+            yield {
+                "text": evaluated.text(number),
+                "label": self.labels[best],
+                "probability": float(chances[best]),
+                "probabilities": dict(zip(self.labels, map(float, chances), strict=True)),
+            }

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
+from etude.data.evaluated import Evaluated
+from etude.data.examples.encoding import encode, warn_of_cut
 from etude.data.objective import IGNORE, Arrays, ExampleObjective, Numbers
 from etude.errors import Checks, Problem, RequestError
 from etude.models.decoder import Decoder
+from etude.models.language_model import LanguageModel
 from etude.tasks.base import Setup
+from etude.tasks.metrics import Evaluation
+from etude.tasks.options import EvaluationOptions
+from etude.tasks.texts import TextMetrics
 from etude.tasks.token_task import TokenTask
 
 PROMPT, ANSWER = "{source}", "{target}"
@@ -37,6 +43,9 @@ class AnswerObjective(ExampleObjective):
     packs = True
 
     def bound(self, tokenizer: Any, meta: Any) -> AnswerObjective:
+        return self.bound_to_rows(tokenizer, meta.settings["sequence_length"])
+
+    def bound_to_rows(self, tokenizer: Any, sequence_length: int) -> AnswerObjective:
         head, rest = self.template.split(PROMPT)
         middle, tail = rest.split(ANSWER)
         before, between, after = (tokenizer.encode_special(part) for part in (head, middle, tail))
@@ -50,7 +59,7 @@ class AnswerObjective(ExampleObjective):
             before=tuple(before),
             between=tuple(between),
             after=tuple(after),
-            longest=meta.settings["sequence_length"],
+            longest=sequence_length,
         )
 
     def lengths(self, lengths: Mapping[str, Numbers]) -> Numbers:
@@ -111,3 +120,37 @@ class Instruction(TokenTask):
         checks.that(once, "template", template, "{source} and then {target}, once each")
         checks.done()
         return AnswerObjective(template)
+
+    def evaluate(self, evaluated: Evaluated, options: EvaluationOptions) -> Evaluation:
+        losses = self.measured(evaluated).compute()
+        losses["token_accuracy"] = losses.pop("accuracy")
+        found = TextMetrics()
+        for number, _, target, text in self._answers(evaluated):
+            found.add(number, target, text)
+        whole = found.evaluation(evaluated)
+        return replace(whole, metrics=losses | whole.metrics)
+
+    def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
+        for _, source, _, text in self._answers(evaluated):
+            yield {"source": source, "target": text}
+
+    def _answers(self, evaluated: Evaluated) -> Iterator[tuple[int, str, str, str]]:
+        """Of each row its number, source and target, and what the model answers, the likeliest
+        token after the other: up to what the template has after an answer, or `sequence_length`
+        tokens.
+        """
+        tokenizer, length = self.tokenizer, evaluated.data.sequence_length
+        template = AnswerObjective(self.template).bound_to_rows(tokenizer, length)
+        first, *more = template.after
+        ends = [] if more or first not in tokenizer.special_tokens().values() else [first]
+        tail = tokenizer.decode(list(template.after)) if not ends else ""
+        pairs = [evaluated.data.pair(evaluated.rows[number]) for number in evaluated.read]
+        encoded = encode([source for source, _ in pairs], tokenizer, length, framed=False)
+        warn_of_cut(sum(len(pieces) > 1 for pieces in encoded), length)
+        model = LanguageModel(self.model, tokenizer)  # type: ignore[arg-type]
+        for number, (source, target), (piece, *_) in zip(
+            evaluated.read, pairs, encoded, strict=True
+        ):
+            read = [*template.before, *piece.ids, *template.between]
+            text = model.answer(read, max_new_tokens=length, stop_tokens=ends)
+            yield number, source, target, (text.partition(tail)[0] if tail else text).strip()

@@ -9,6 +9,19 @@ from torch import Tensor
 from etude.data.objective import IGNORE
 
 
+def each_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The cross-entropy of each label in double precision, in nats, 0 where it does not count.
+
+    Args:
+        logits: (..., C).
+        labels, weights: (...), as for `cross_entropy`.
+    """
+    flat = logits.double().flatten(0, -2)
+    nats = F.cross_entropy(flat, labels.flatten(), reduction="none", ignore_index=IGNORE)
+    nats = nats.view(labels.shape)
+    return nats if weights is None else nats * weights
+
+
 def cross_entropy(
     logits: Tensor,
     labels: Tensor,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from etude.data.evaluated import Evaluated
 from etude.data.objective import Objective
-from etude.generation.decoding import evaluating
 from etude.models.regressor import Regressor
-from etude.tasks.algorithmic import PARTS
 from etude.tasks.base import MicroBatch, Setup, Task
+from etude.tasks.metrics import Metrics, Sum
 
 
 class NumbersObjective(Objective):
@@ -39,7 +40,6 @@ class Regression(Task):
     metric_names = ("val/loss", "seen/loss")
     needs_causal_model = True
     models = (Regressor,)
-    _parts: Tensor
 
     def __init__(self, setup: Setup, *, monitor: str = "val/loss") -> None:
         super().__init__(setup)
@@ -54,28 +54,16 @@ class Regression(Task):
         numbers, values = torch.randn(batch, length, model.inputs), torch.randn(batch, length)
         return {"numbers": numbers, "values": values, "step_targets": values.numel()}
 
+    def outputs(self, micro: MicroBatch) -> Tensor:
+        said: Tensor = self.model(micro["numbers"])
+        return said
+
     def loss(self, micro: MicroBatch) -> Tensor:
-        return squared_errors(self.model(micro["numbers"]), micro["values"]).sum()
+        return squared_errors(self.outputs(micro), micro["values"]).sum()
 
-    def on_validation_epoch_start(self) -> None:
+    def metrics(self, evaluated: Evaluated) -> NumberMetrics:
         model: Any = self.model
-        self._parts = torch.zeros(len(PARTS), 2, model.max_length, dtype=torch.float64)
-
-    def validation_step(self, batch: MicroBatch, batch_idx: int) -> None:
-        if self.is_mine(batch_idx):
-            sums = sums_of(self.model(batch["numbers"]), batch["values"])
-            self._parts[batch["section"], :, : sums.shape[-1]] += sums
-
-    def on_validation_epoch_end(self) -> None:
-        model: Any = self.model
-        sums = torch.tensor(self.totals(*self._parts.flatten().tolist()), dtype=torch.float64)
-        found: dict[str, float] = {}
-        for part, mine in zip(PARTS, sums.view_as(self._parts), strict=True):
-            if mine[1].any():
-                told = metrics_of(mine, model.inputs)
-                found |= {f"{part}/{name}": value for name, value in told.items()}
-        self.validation_metrics = found
-        self.log_dict(found)
+        return NumberMetrics(model.inputs)
 
 
 def squared_errors(said: Tensor, values: Tensor) -> Tensor:
@@ -83,34 +71,51 @@ def squared_errors(said: Tensor, values: Tensor) -> Tensor:
     return (said - values).masked_fill(values.isnan(), 0.0).square()
 
 
-def sums_of(said: Tensor, values: Tensor) -> Tensor:
-    """Squared errors and numbers asked, by how many were asked before, (2, T) float64."""
-    there = ~values.isnan()
-    squared = squared_errors(said.double(), values.double())[there]
-    before = (there.cumsum(1) - 1)[there]
-    sums = torch.zeros(2, values.shape[1], dtype=torch.float64, device=values.device)
-    sums[0].index_add_(0, before, squared)
-    sums[1].index_add_(0, before, torch.ones_like(squared))
-    return sums.cpu()
+class NumberMetrics(Metrics):
+    """`loss`, the mean squared error, and `error/k` of the numbers before which k were asked,
+    divided by how many numbers stand at a place.
+
+    Args:
+        inputs: numbers at a place.
+    """
+
+    def __init__(self, inputs: int) -> None:
+        self.inputs = inputs
+        self._squared: list[Sum] = []
+        self._asked: list[int] = []
+
+    def update(self, batch: Mapping[str, Any], outputs: Tensor) -> None:
+        values = batch["values"]
+        there = ~values.isnan()
+        squared = squared_errors(outputs.double(), values.double())[there]
+        before = (there.cumsum(1) - 1)[there]
+        sums = torch.zeros(values.shape[1], dtype=torch.float64, device=values.device)
+        sums.index_add_(0, before, squared)
+        counts = torch.bincount(before, minlength=values.shape[1])
+        self._add([_sum_of(one) for one in sums.tolist()], counts.tolist())
+
+    def merge(self, other: NumberMetrics) -> None:
+        self._add(other._squared, other._asked)
+
+    def _add(self, squared: Sequence[Sum], asked: Sequence[int]) -> None:
+        more = len(asked) - len(self._asked)
+        self._squared += [Sum() for _ in range(more)]
+        self._asked += [0] * more
+        for place, (each, count) in enumerate(zip(squared, asked, strict=True)):
+            self._squared[place].merge(each)
+            self._asked[place] += count
+
+    def compute(self) -> dict[str, float]:
+        squared = [each.value for each in self._squared]
+        asked = sum(self._asked)
+        found = {"loss": math.fsum(squared) / asked if asked else math.nan}
+        for number, (error, count) in enumerate(zip(squared, self._asked, strict=True)):
+            if count:
+                found[f"error/{number}"] = error / count / self.inputs
+        return found
 
 
-def metrics_of(sums: Tensor, inputs: int) -> dict[str, float]:
-    """What such sums mean, with so many numbers at a place."""
-    squared, asked = sums.tolist()
-    found = {"loss": sum(squared) / sum(asked)}
-    for number, (error, count) in enumerate(zip(squared, asked, strict=True)):
-        if count:
-            found[f"error/{number}"] = error / count / inputs
+def _sum_of(number: float) -> Sum:
+    found = Sum()
+    found.add(number)
     return found
-
-
-@torch.inference_mode()
-def score_numbers(model: nn.Module, batches: Iterable[MicroBatch]) -> dict[str, float]:
-    """`loss` and `error/k` of a model over batches, outside any training."""
-    regressor: Any = model
-    sums = torch.zeros(2, regressor.max_length, dtype=torch.float64)
-    with evaluating(model):
-        for batch in batches:
-            more = sums_of(model(batch["numbers"]), batch["values"])
-            sums[:, : more.shape[-1]] += more
-    return metrics_of(sums, regressor.inputs)

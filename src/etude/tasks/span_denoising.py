@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from etude.data.objective import Arrays, Numbers, WindowObjective
 from etude.errors import Checks, Problem, RequestError
 from etude.tasks.base import Setup
-from etude.tasks.translation import Translation
+from etude.tasks.translation import TargetTask
 
 SENTINEL = "<extra_id_{}>"
 
@@ -92,7 +92,7 @@ def _parted(total: int, count: int, random: np.random.Generator) -> NDArray[np.i
     return np.diff(cuts, prepend=0, append=total)
 
 
-class SpanDenoising(Translation):
+class SpanDenoising(TargetTask):
     """Predicts the spans that were taken out of a text; the loss is the mean cross-entropy over
     the targets, sentinels and end included.
 

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
+from etude.data.evaluated import Evaluated
 from etude.data.objective import IGNORE, Arrays, ExampleObjective, Numbers
 from etude.errors import Checks, Problem, RequestError
 from etude.models.encoder import Encoder
 from etude.tasks.base import MicroBatch, Setup, Task
 from etude.tasks.classification import class_logits
-from etude.tasks.counts import are_spans, classification_metrics, confusion, span_metrics, spans
-from etude.tasks.losses import cross_entropy
+from etude.tasks.counts import (
+    are_spans,
+    classification_metrics,
+    confusion,
+    span_metrics,
+    span_scores,
+    spans,
+)
+from etude.tasks.losses import cross_entropy, each_cross_entropy
+from etude.tasks.metrics import RowMetrics, Sum, ratio
+from etude.tasks.options import EvaluationOptions
 
 OF_SPANS = ("val/precision", "val/recall", "val/f1")
 """Metrics of whole spans."""
@@ -53,6 +63,113 @@ class TagObjective(ExampleObjective):
         return {"tokens": fields["tokens"], "labels": fields["tags"]}
 
 
+Tags = NDArray[np.int64]
+
+
+class TagMetrics(RowMetrics):
+    """Counts words; spans and sentences of whole rows, whatever pieces they were cut into.
+
+    Args:
+        labels: the names of the tags.
+        row_of: the row that each example is from.
+        labels_of: all tags of a row, by its number; None takes those of its examples, which lack
+            what was cut off.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        row_of: NDArray[np.int64],
+        labels_of: Callable[[int], list[str]] | None = None,
+    ) -> None:
+        self.labels, self.row_of, self.labels_of = list(labels), row_of, labels_of
+        self._nats, self._weight = Sum(), Sum()
+        self._pieces: dict[int, tuple[Tags, Tags]] = {}  # actual and predicted, by example
+
+    def update(self, batch: Mapping[str, Any], outputs: Tensor) -> None:
+        self._nats.add(each_cross_entropy(outputs, batch["labels"]).sum(-1))
+        self._weight.add((batch["labels"] != IGNORE).sum())
+        labels, found = (x.cpu().numpy() for x in (batch["labels"], outputs.argmax(-1)))
+        for example, *tags in zip(batch["index"].tolist(), labels, found, strict=True):
+            words = tags[0] != IGNORE
+            self._pieces[example] = (tags[0][words], tags[1][words])
+
+    def merge(self, other: TagMetrics) -> None:
+        self._nats.merge(other._nats)
+        self._weight.merge(other._weight)
+        self._pieces |= other._pieces
+
+    def compute(self) -> dict[str, float]:
+        found = {"loss": ratio(self._nats, self._weight), **self.of()}
+        if self.labels_of is not None:
+            lost = sum(len(actual) - len(tags) for actual, tags in self.rows().values())
+            found["words_cut_off"] = float(lost)
+        return found
+
+    def of(self, rows: Container[int] | None = None) -> dict[str, float]:
+        pairs = [tags for number, tags in self.rows().items() if rows is None or number in rows]
+        if not pairs:
+            return {}
+        counted = classification_metrics(self._counts(pairs))
+        metrics = {name: counted[name] for name in ("accuracy", "f1_macro")}
+        metrics["sentence_accuracy"] = float(np.mean([np.array_equal(*pair) for pair in pairs]))
+        if are_spans(self.labels):
+            counts = [span_counts(*pair) for pair in self._named(pairs)]
+            metrics |= span_metrics(*(sum(count[place] for count in counts) for place in range(3)))
+        return metrics
+
+    def rows(self) -> dict[int, tuple[Tags, Tags]]:
+        """Actual and predicted tags of each row; of what was cut off nothing is predicted."""
+        found: dict[int, tuple[list[Tags], list[Tags]]] = {}
+        for example, pair in sorted(self._pieces.items(), key=lambda item: item[0]):
+            both = found.setdefault(int(self.row_of[example]), ([], []))
+            for side, tags in zip(both, pair, strict=True):
+                side.append(tags)
+        joined = {n: (np.concatenate(a), np.concatenate(b)) for n, (a, b) in found.items()}
+        if self.labels_of is None:
+            return joined
+        number = {name: place for place, name in enumerate(self.labels)}
+        return {
+            row: (np.array([number[name] for name in self.labels_of(row)]), tags)
+            for row, (_, tags) in joined.items()
+        }
+
+    def predictions(self) -> list[dict[str, Any]]:
+        rows = self.rows()
+        return [
+            {
+                "row": number,
+                "label": actual,
+                "prediction": found,
+                "right": actual == found,
+                "score": sum(a == b for a, b in zip(actual, found, strict=False)) / len(actual),
+            }
+            for number, (actual, found) in zip(
+                rows, self._named(rows.values(), cut=False), strict=True
+            )
+        ]
+
+    def details(self) -> dict[str, Any]:
+        pairs = list(self.rows().values())
+        told: dict[str, Any] = {"counts": self._counts(pairs), "labels": self.labels}
+        if are_spans(self.labels):
+            told["spans"] = span_scores(self._named(pairs))
+        return told
+
+    def _counts(self, pairs: Iterable[tuple[Tags, Tags]]) -> NDArray[np.int64]:
+        cut = [(actual[: len(found)], found) for actual, found in pairs]
+        actual, found = (np.concatenate(side) for side in zip(*cut, strict=True))
+        return confusion(actual, found, len(self.labels))
+
+    def _named(
+        self, pairs: Iterable[tuple[Tags, Tags]], *, cut: bool = True
+    ) -> Iterator[tuple[list[str], list[str]]]:
+        """The names of the tags of rows, as far as they were predicted unless `cut` is false."""
+        for actual, found in pairs:
+            kept = actual[: len(found)] if cut else actual
+            yield [self.labels[tag] for tag in kept], [self.labels[tag] for tag in found]
+
+
 class Tagging(Task):
     """A tag for each word, at its first token; the loss is the mean cross-entropy over the words.
 
@@ -65,7 +182,7 @@ class Tagging(Task):
     """
 
     metric_names = (
-        "val/loss", "val/accuracy", "val/f1_macro", *OF_SPANS,
+        "val/loss", "val/accuracy", "val/f1_macro", "val/sentence_accuracy", *OF_SPANS,
     )  # fmt: skip
     models = (Encoder,)
     head = "tags"
@@ -79,9 +196,6 @@ class Tagging(Task):
         super().__init__(setup)
         self.watch(monitor)
         self.label_smoothing = label_smoothing
-        self._nats: list[tuple[Tensor, float]] = []
-        self._counts: Any = None
-        self._pieces: list[tuple[int, list[str], list[str]]] = []  # of long rows there are several
 
     @classmethod
     def objective(cls, **arguments: Any) -> TagObjective:
@@ -94,65 +208,26 @@ class Tagging(Task):
             "step_targets": batch * length,
         }
 
+    def outputs(self, micro: MicroBatch) -> Tensor:
+        return class_logits(self.model, micro)
+
     def loss(self, micro: MicroBatch) -> Tensor:
         return cross_entropy(
-            class_logits(self.model, micro), micro["labels"], label_smoothing=self.label_smoothing
+            self.outputs(micro), micro["labels"], label_smoothing=self.label_smoothing
         )
 
-    def on_validation_epoch_start(self) -> None:
-        self._nats, self._counts, self._pieces = [], None, []
+    def metrics(self, evaluated: Evaluated) -> TagMetrics:
+        return TagMetrics(self.labels, evaluated.row_of, evaluated.labels_of)
 
-    def validation_step(self, batch: MicroBatch, batch_idx: int) -> None:
-        if not self.is_mine(batch_idx):
-            return
-        logits = class_logits(self.model, batch)
-        self._nats.append((cross_entropy(logits, batch["labels"]), batch["total"]))
-        labels, found = (x.cpu().numpy() for x in (batch["labels"], logits.argmax(-1)))
-        there = labels != IGNORE
-        counts = confusion(labels[there], found[there], logits.shape[-1])
-        self._counts = counts if self._counts is None else self._counts + counts
-        names = self.trainer.datamodule.labels  # type: ignore[attr-defined]
-        if are_spans(names):
-            examples = batch["index"].tolist()
-            for example, row, guess, inside in zip(examples, labels, found, there, strict=True):
-                tags = ([names[tag] for tag in side[inside]] for side in (row, guess))
-                self._pieces.append((example, *tags))
-
-    def on_validation_epoch_end(self) -> None:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        classes = len(data.labels)
-        mine = np.zeros((classes, classes)) if self._counts is None else self._counts
-        sums = self.totals(
-            sum(float(loss) for loss, _ in self._nats),
-            sum(targets for _, targets in self._nats),
-            *mine.flatten().astype(float),
-        )
-        counts = np.array(sums[2:]).reshape(classes, classes).astype(np.int64)
-        found = classification_metrics(counts)
-        metrics = {"loss": sums[0] / sums[1]}
-        metrics |= {name: found[name] for name in ("accuracy", "f1_macro")}
-        if are_spans(data.labels):
-            metrics |= span_metrics(*self._span_counts(data.rows_of("val")))
-        self.validation_metrics = {f"val/{name}": value for name, value in metrics.items()}
-        self.log_dict(self.validation_metrics)
-
-    def _span_counts(self, rows: Any) -> list[int]:
-        """Spans of whole rows, whatever pieces they were cut into and wherever these were tagged.
-
-        Args:
-            rows: the row that each example is from.
-        """
-        every = [self._pieces]
-        if self.trainer.world_size > 1:
-            every = [[] for _ in range(self.trainer.world_size)]
-            dist.all_gather_object(every, self._pieces)
-        whole: dict[int, tuple[list[str], list[str]]] = {}
-        for example, tags, guesses in sorted(piece for some in every for piece in some):
-            there, found = whole.setdefault(int(rows[example]), ([], []))
-            there += tags
-            found += guesses
-        counts = [span_counts(*both) for both in whole.values()]
-        return [sum(count[place] for count in counts) for place in range(3)]
+    def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
+        found: Any = self.measured(evaluated)
+        for number, (_, tags) in found.rows().items():
+            words = evaluated.rows[number].values["words"]
+            yield {
+                "text": " ".join(words),
+                "words": words,
+                "tags": [self.labels[tag] for tag in tags],
+            }
 
 
 def span_counts(actual: list[str], predicted: list[str]) -> tuple[int, int, int]:

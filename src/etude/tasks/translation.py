@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -10,10 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from etude.data.evaluated import Evaluated
 from etude.data.objective import Arrays, ExampleObjective, Numbers
 from etude.errors import Problem, RequestError
 from etude.models.encoder_decoder import EncoderDecoder
+from etude.models.seq2seq import Seq2Seq
 from etude.tasks.base import MicroBatch
+from etude.tasks.metrics import Evaluation
+from etude.tasks.options import Beams, EvaluationOptions
+from etude.tasks.texts import TextMetrics, translations
 from etude.tasks.token_task import TokenTask
 
 
@@ -32,6 +37,9 @@ class PairObjective(ExampleObjective):
     packs = True
 
     def bound(self, tokenizer: Any, meta: Any) -> PairObjective:
+        return self.bound_to_rows(tokenizer, 0)
+
+    def bound_to_rows(self, tokenizer: Any, sequence_length: int) -> PairObjective:
         if tokenizer.end_of_text is None:
             expected = "a tokenizer with an end-of-text token, which says where a target ends"
             hint = "data.tokenizer.end_of_text can name one"
@@ -62,27 +70,56 @@ def target_logits(model: nn.Module, micro: MicroBatch) -> Tensor:
     return logits
 
 
-class Translation(TokenTask):
+class TargetTask(TokenTask):
     """Predicts the target of a source; the loss is the mean cross-entropy of the target's tokens,
     its end included (Sutskever et al. 2014, arXiv:1409.3215; Vaswani et al. 2017).
 
     Padding after a target needs no mask: no target sees what follows it.
+    """
+
+    needs_causal_model = True
+    models = (EncoderDecoder,)
+
+    def stand_in(self, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
+        source, target = (torch.randint(vocabulary, (batch, length)) for _ in range(2))
+        return {"source": source, "labels": target, "step_targets": target.numel()}
+
+    def outputs(self, micro: MicroBatch) -> Tensor:
+        return target_logits(self.model, micro)
+
+
+class Translation(TargetTask):
+    """One text of another; see `TargetTask`.
 
     Args:
         setup: what the run gives.
         label_smoothing, z_loss: see `etude.tasks.losses.cross_entropy`; validation is without.
     """
 
-    needs_causal_model = True
-    models = (EncoderDecoder,)
-
     @classmethod
-    def objective(cls, **arguments: Any) -> Any:
+    def objective(cls, **arguments: Any) -> PairObjective:
         return PairObjective()
 
-    def stand_in(self, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
-        source, target = (torch.randint(vocabulary, (batch, length)) for _ in range(2))
-        return {"source": source, "labels": target, "step_targets": target.numel()}
+    @classmethod
+    def evaluation_options(cls, data: Any, **given: Any) -> EvaluationOptions:
+        return Beams.checked(cls.__name__, **given)
 
-    def logits(self, micro: MicroBatch) -> Tensor:
-        return target_logits(self.model, micro)
+    def evaluate(self, evaluated: Evaluated, options: EvaluationOptions) -> Evaluation:
+        found = TextMetrics()
+        pairs = {number: evaluated.data.pair(evaluated.rows[number]) for number in evaluated.read}
+        sources = [source for source, _ in pairs.values()]
+        for (number, (_, target)), text in zip(
+            pairs.items(), self._targets(evaluated, sources, options), strict=True
+        ):
+            found.add(number, target, text)
+        return found.evaluation(evaluated)
+
+    def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
+        sources = [evaluated.data.pair(evaluated.rows[number])[0] for number in evaluated.read]
+        texts = self._targets(evaluated, sources, options)
+        for source, target in zip(sources, texts, strict=True):
+            yield {"source": source, "target": target}
+
+    def _targets(self, evaluated: Evaluated, sources: Sequence[str], options: Any) -> list[str]:
+        model = Seq2Seq(self.model, self.tokenizer)  # type: ignore[arg-type]
+        return translations(model, sources, options, evaluated.data.sequence_length)

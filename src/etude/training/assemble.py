@@ -113,6 +113,8 @@ def task_of(checked: Checked, parts: Parts, model: Any, *, total_steps: int, sch
             seed=checked.seed,
             gradient_clip_val=settings.gradient_clip_val,
             ema_decay=settings.ema_decay,
+            labels=parts.data.labels or (),
+            tokenizer=parts.data.tokenizer_,
         )
     )
     return task

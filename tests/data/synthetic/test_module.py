@@ -94,7 +94,7 @@ def test_validation_is_the_same_for_every_run_and_of_the_size_that_is_asked() ->
     other = Induction(batch=Batch(examples=7), data_seed=1).val_dataloader()
     assert not torch.equal(next(iter(other))["tokens"], batches[0]["tokens"])
     both = list(whole().val_dataloader())
-    assert [batch["section"] for batch in both] == [0, 1]
+    assert [batch["part"] for batch in both] == ["val", "seen"]
     assert [len(batch["tokens"]) for batch in both] == [25, 24]
 
 
@@ -102,7 +102,7 @@ def test_validation_is_the_same_for_every_run_and_of_the_size_that_is_asked() ->
 def test_what_is_seen_of_new_examples_is_what_the_run_begins_with(seed: int) -> None:
     data = Induction(batch=Batch(examples=24), validation=48, validate_training=True)
     trained = [micro["tokens"] for (micro,) in steps(data, 2, seed=seed)]
-    batches = [batch for batch in data.val_dataloader() if batch["section"]]
+    batches = [batch for batch in data.val_dataloader() if batch["part"] == "seen"]
     assert torch.equal(torch.cat([batch["tokens"] for batch in batches]), torch.cat(trained))
 
 

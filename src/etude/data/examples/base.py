@@ -11,8 +11,9 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -22,6 +23,8 @@ import tokenizers
 from torch.utils.data import DataLoader
 
 from etude.data.cache import built_once
+from etude.data.delimited import Quoting
+from etude.data.evaluated import Evaluated, Request, needless
 from etude.data.examples.batches import ExampleBatches
 from etude.data.examples.classes import key_of, numbered
 from etude.data.examples.encoding import warn_of_cut
@@ -70,6 +73,7 @@ class ExampleData(pl.LightningDataModule, Source):
 
     Attributes:
         section_names: none; a mixture of texts has some.
+        reads_words: whether a text may be a list of words.
         labels: the names of the labels or tags, by number, once `prepare` has found them.
     """
 
@@ -84,6 +88,7 @@ class ExampleData(pl.LightningDataModule, Source):
     pack: bool = False
 
     section_names: ClassVar[tuple[str, ...]] = ()
+    reads_words: ClassVar[bool] = False
     labels: list[str] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -306,14 +311,94 @@ class ExampleData(pl.LightningDataModule, Source):
         positions = evaluation_positions(self.tokenizer_.vocab_size)
         return loader(ExampleEvaluation(self.table(split), positions))
 
-    def of_rows(
-        self, rows: Sequence[Row], tokenizer: Tokenizer, labels: Sequence[str]
-    ) -> tuple[Held, list[int]]:
-        """Examples of rows that are in no split, and the number of the row that each is from.
+    def evaluated(self, split: Split) -> Evaluated:
+        """A split of the prepared data, its rows without their contents."""
+        return Evaluated(
+            self, split, lambda: self.evaluation_batches(split), lambda: self.rows_of(split)
+        )
 
-        Rows without text have none. The data need not be prepared.
+    def evaluated_with_rows(self, asked: Request) -> Evaluated:
+        """A split of the prepared data, or other files, the rows with their contents.
+
+        Raises:
+            RequestError: there are none, they can't be read, or lack what is asked.
         """
-        assert self.objective is not None
+        if asked.files is None:
+            if asked.quoting is not None:
+                raise RequestError(needless(asked.quoting))
+            rows = self._examples_of(asked.split, asked.by)  # type: ignore[arg-type]
+        else:
+            rows = list(self.from_files(asked))
+        split = asked.split if asked.files is None else None
+        return self.evaluated_rows(rows, asked.tokenizer, asked.labels, split)  # type: ignore[arg-type]
+
+    def _examples_of(self, split: Split, by: str | None) -> list[Row]:
+        """The rows of a split, as far as they are examples."""
+        if by is not None:
+            self.read_also(split, by)
+        kept = set(self.rows_of(split).tolist())
+        if not kept:
+            empty = self.meta.splits[split].empty if split in self.meta.splits else 0
+            hint = f"its {empty:,} rows have no text" if empty else None
+            raise RequestError(Problem("--split", "a split that the run's data has", split, hint))
+        return [row for number, row in enumerate(self.rows(split)) if number in kept]
+
+    def read_also(self, split: Split, name: str) -> None:
+        """Reads a column of a split besides; a source without columns has what its rows have.
+
+        Raises:
+            RequestError: it is not there.
+        """
+
+    def from_files(self, asked: Request) -> Iterator[Row]:
+        """The rows of other files, with the column that is asked for besides.
+
+        Raises:
+            RequestError: they can't be read, or lack a column; or the source reads no files.
+        """
+        expected = f"no files: {type(self).__name__} has none of its own"
+        raise RequestError(Problem("--data", expected, list(asked.files or ())))
+
+    def rows_of_texts(
+        self, texts: Sequence[str | list[str]], pair: str | None, labels: Sequence[str]
+    ) -> list[Row]:
+        """Rows of texts that nobody has labelled; a label or target in them stands for none.
+
+        Raises:
+            RequestError: this source makes no examples of texts alone, or `pair` does not fit.
+        """
+        expected = f"a run on data that reads texts; {type(self).__name__} does not"
+        raise RequestError(Problem("RUN", expected))
+
+    def texts_in(self, file: Path) -> Iterator[str | list[str]] | None:
+        """The texts of a file that this source reads in a way of its own; None of other files."""
+        return None
+
+    def stated_quoting(self) -> Quoting | None:
+        """How TSV and CSV are quoted; None decides."""
+        return None
+
+    @property
+    def text_column(self) -> str:
+        """The column of rows that a text stands in."""
+        return "text"
+
+    def evaluated_rows(
+        self,
+        rows: Sequence[Row],
+        tokenizer: Tokenizer,
+        labels: Sequence[str],
+        split: Split | None = None,
+    ) -> Evaluated:
+        """Rows with their contents. The data need not be prepared.
+
+        Args:
+            labels: the run's.
+            split: that they are, if they are one.
+
+        Raises:
+            RequestError: none has text, or one has a label that the run does not know.
+        """
         known = numbered(labels)
         for row in rows:
             for label in self.labels_of(row):
@@ -321,6 +406,39 @@ class ExampleData(pl.LightningDataModule, Source):
                     expected = f"one of the run's labels, {', '.join(labels[:12])}"
                     raise RequestError(Problem(row.where, expected, label))
         kept = [number for number, row in enumerate(rows) if self.texts(row)]
+        if not kept:
+            hint = f"none of the {len(rows):,} has any"
+            raise RequestError(Problem("--data", "rows with text", hint=hint))
+        assert self.objective is not None
+        objective = self.objective.bound_to_rows(tokenizer, self.sequence_length)
+        positions = evaluation_positions(tokenizer.vocab_size)
+
+        @cache
+        def held() -> tuple[Held, list[int]]:
+            fields, numbers = self._fields_of(rows, kept, tokenizer, labels)
+            return Held(fields, objective), numbers
+
+        def names(row: int) -> list[str]:
+            return [labels[known[key_of(label)]] for label in self.labels_of(rows[row])]
+
+        return Evaluated(
+            self,
+            split,
+            lambda: loader(ExampleEvaluation(held()[0], positions)),
+            lambda: np.array(held()[1]),
+            rows,
+            kept,
+            names if labels else None,
+        )
+
+    def _fields_of(
+        self,
+        rows: Sequence[Row],
+        kept: Sequence[int],
+        tokenizer: Tokenizer,
+        labels: Sequence[str],
+    ) -> tuple[dict[str, list[Any]], list[int]]:
+        """The fields of some rows' examples, and the number of the row that each is from."""
         examples: list[dict[str, list[int]]] = []
         numbers: list[int] = []
         cut = 0
@@ -332,7 +450,7 @@ class ExampleData(pl.LightningDataModule, Source):
                 numbers += [number] * len(each.fields)
                 cut += each.truncated > 0
         warn_of_cut(cut, self.sequence_length)
-        return self.held(examples), numbers
+        return {name: [each[name] for each in examples] for name in self.fields}, numbers
 
     def pieces_of(
         self, encodings: Sequence[tokenizers.Encoding]
@@ -340,12 +458,6 @@ class ExampleData(pl.LightningDataModule, Source):
         """Of a text's pieces those that become examples, and how many tokens the others have."""
         taken = encodings if self.too_long == "chunk" else encodings[:1]
         return taken, sum(len(piece.ids) for piece in encodings[len(taken) :])
-
-    def held(self, examples: Sequence[Mapping[str, list[int]]]) -> Held:
-        """Examples in memory, as the task's objective makes them."""
-        assert self.objective is not None
-        fields = {name: [each[name] for each in examples] for name in self.fields}
-        return Held(fields, self.objective)
 
     # -- reading ------------------------------------------------------------------------------
 

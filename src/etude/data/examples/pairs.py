@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from etude.data.examples.base import ExampleData
 from etude.data.examples.encoding import encode
-from etude.data.examples.source import Encoded, Row, Split, in_parts
+from etude.data.examples.source import Encoded, Row, Split, in_parts, plain
 from etude.data.examples.tables import TableData, text_in
 from etude.data.tokenizer import Tokenizer
 from etude.errors import Checks, Problem, RequestError
@@ -38,6 +38,17 @@ class PairData(ExampleData):
     def pair(self, row: Row) -> tuple[str, str]:
         """Both texts; either may be empty."""
         raise NotImplementedError
+
+    def rows_of_texts(
+        self, texts: Sequence[str | list[str]], pair: str | None, labels: Sequence[str]
+    ) -> list[Row]:
+        if pair is not None:
+            raise RequestError(Problem("--pair", "no --pair", pair))
+        return [self.row_of(plain(text), plain(text)) for text in texts]
+
+    def row_of(self, source: str, target: str) -> Row:
+        """A row of two texts, such that `pair` gives them."""
+        return Row("", {"source": source, "target": target})
 
     def encoded(
         self, rows: Sequence[Row], tokenizer: Tokenizer, labels: Sequence[str]
@@ -78,6 +89,13 @@ class Pairs(PairData, TableData):
 
     def pair(self, row: Row) -> tuple[str, str]:
         return text_in(row, self.source), text_in(row, self.target)
+
+    @property
+    def text_column(self) -> str:
+        return self.source
+
+    def row_of(self, source: str, target: str) -> Row:
+        return Row("", {self.source: source, self.target: target})
 
 
 @dataclass(kw_only=True, eq=False)

@@ -66,6 +66,11 @@ class Encoded:
     truncated: int = 0
 
 
+def plain(text: str | list[str]) -> str:
+    """A text, or words with spaces between."""
+    return text if isinstance(text, str) else " ".join(text)
+
+
 class Source(ABC):
     """The base of all sources; what `ExampleData` is told by them, and files are written from.
 

@@ -176,5 +176,4 @@ class ExampleEvaluation(IterableDataset[MicroBatch]):
             arrays = [self.table[int(index)] for index in indices]
             batch: MicroBatch = dict(objective.collated(arrays))
             batch["index"] = torch.from_numpy(indices)
-            batch["total"] = sum(objective.targets(each) for each in arrays)
             yield batch

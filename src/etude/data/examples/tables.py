@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from etude.data.delimited import Quoting
+from etude.data.evaluated import Request
 from etude.data.examples.base import ExampleData
 from etude.data.examples.hub import HubRows
 from etude.data.examples.source import Row, Split, in_parts
@@ -85,25 +86,22 @@ class TableData(ExampleData):
         checks.that(not none, "validation", None, "a part between 0 and 1, or files")
         super().validate(checks)
 
-    def with_column(self, split: Split, name: str) -> None:
-        """Reads a column of a split's rows besides; it need not be in other files.
+    def stated_quoting(self) -> Quoting | None:
+        return self.quoting
 
-        Raises:
-            RequestError: it is not there.
-        """
+    def read_also(self, split: Split, name: str) -> None:
         self.also = [name]
         if self.hub is None:
             files = self._files(split if self.paths[split] else "train")
             if problems := [each for file in files for each in self._missing(file)]:
                 raise RequestError(problems)
 
-    def from_files(self, files: Sequence[str]) -> Iterator[Row]:
-        """The rows of other files with the same columns.
-
-        Raises:
-            RequestError: they can't be read, or lack a column.
-        """
-        self.paths["other"] = list(files)
+    def from_files(self, asked: Request) -> Iterator[Row]:
+        if asked.quoting is not None:
+            self.quoting = asked.quoting  # type: ignore[assignment]
+        if asked.by is not None:
+            self.also = [asked.by]
+        self.paths["other"] = list(asked.files or ())
         problems = [each for file in self._files("other") for each in self._missing(file)]
         if problems:
             raise RequestError(problems)

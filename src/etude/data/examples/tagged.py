@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from etude.data.examples.conll import (
     Separator,
     Stated,
     agreed,
+    is_conll,
     layout_of,
     sentences,
 )
@@ -32,6 +34,7 @@ from etude.data.text_files import files_of
 from etude.data.tokenizer import Tokenizer
 from etude.errors import Checks, Problem, RequestError
 
+WORD = re.compile(r"[^ \t\n\r]+")  # a no-break space belongs to its word
 UNSEEN = "\u25a1"
 """Stands for a word of which a tokenizer reads nothing: a white square."""
 
@@ -43,6 +46,11 @@ class TaggedData(ExampleData):
     too_long: Literal["truncate", "chunk", "refuse"] = "chunk"
 
     fields = ("tokens", "tags")
+    reads_words = True
+
+    @property
+    def text_column(self) -> str:
+        return "words"
 
     def texts(self, row: Row) -> list[str]:
         words = row.values["words"]
@@ -50,6 +58,14 @@ class TaggedData(ExampleData):
 
     def labels_of(self, row: Row) -> list[str]:
         return list(row.values["tags"])
+
+    def rows_of_texts(
+        self, texts: Sequence[str | list[str]], pair: str | None, labels: Sequence[str]
+    ) -> list[Row]:
+        if pair is not None:
+            raise RequestError(Problem("--pair", "no --pair", pair))
+        words = [WORD.findall(text) if isinstance(text, str) else text for text in texts]
+        return [Row("", {"words": each, "tags": [labels[0]] * len(each)}) for each in words]
 
     def inspection(self) -> Inspection:
         return TagInspection()
@@ -242,11 +258,16 @@ class Tagged(TaggedData, TableData):
         for found in sentences(file, layout):
             yield Row(f"{file}, line {found.line}", {"words": found.words, "tags": found.tags})
 
-    def words_of(self, file: Path) -> Iterator[list[str]]:
+    @property
+    def text_column(self) -> str:
+        return str(self.columns()["words"] or "words")
+
+    def texts_in(self, file: Path) -> Iterator[str | list[str]] | None:
         """The words of a CoNLL or CoNLL-U file, whether it has tags or not."""
+        if not is_conll(file):
+            return None
         layout = self._layout(file, False)
-        if layout is not None:
-            yield from (found.words for found in sentences(file, layout))
+        return iter(()) if layout is None else (each.words for each in sentences(file, layout))
 
     def _rows_of(self, file: Path) -> Iterator[Row]:
         from etude.data.rows import records_of

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from tokenizers import models, pre_tokenizers
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from etude.data.evaluated import Evaluated, Request
 from etude.data.loading import evaluation_positions, loader
 from etude.data.objective import IGNORE
 from etude.data.order import EveryExampleOnce, permute, round_keys
@@ -319,6 +320,15 @@ class SyntheticData(pl.LightningDataModule, ABC):
         splits: tuple[Split, ...] = ("val", "train") if self.validate_training else ("val",)
         return loader(_Evaluation(self, splits))
 
+    def evaluated(self, split: Split) -> Evaluated:
+        """A split; of examples that are new for ever, as many as are held out."""
+        return Evaluated(self, split, lambda: self.evaluation_batches(split))
+
+    def evaluated_with_rows(self, asked: Request) -> Evaluated:
+        """The same of data that has no rows, so that none can be asked for."""
+        split = asked.without_rows(("val", "train"), "a rule's examples have")
+        return self.evaluated(split)  # type: ignore[arg-type]
+
     def evaluation_batches(self, split: Split) -> DataLoader[Any]:
         """A whole split; of examples that are new for ever, as many as are held out."""
         return loader(_Evaluation(self, (split,)))
@@ -390,7 +400,7 @@ class _Steps(IterableDataset[list[dict[str, Any]]]):
 
 
 class _Evaluation(IterableDataset[dict[str, Any]]):
-    """Splits in batches; `section` is 0 for what is held out, 1 for what is trained on."""
+    """Splits in batches; `part` is `val` for what is held out, `seen` for what is trained on."""
 
     def __init__(self, data: SyntheticData, splits: tuple[Split, ...]) -> None:
         self.data, self.splits = data, splits
@@ -409,7 +419,7 @@ class _Evaluation(IterableDataset[dict[str, Any]]):
                 indices = np.arange(first, min(first + self.most, total))
                 arrays = self.data.examples(split, indices, seed)
                 batch: dict[str, Any] = {k: torch.from_numpy(x) for k, x in arrays.items()}
-                yield {**batch, "section": int(split == "train")}
+                yield {**batch, "part": "seen" if split == "train" else "val"}
 
 
 def tokenizer_of(symbols: list[str]) -> Tokenizer:

@@ -1,0 +1,57 @@
+"""Texts in files, for a run that is to say something of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from etude.data.delimited import Quoting
+from etude.data.formats import format_of
+from etude.data.plain import lines_of
+from etude.data.rows import check_surrogates, columns_of, newlines, records_of
+from etude.errors import Problem, RequestError
+
+
+def texts_in(file: Path, data: Any, quoting: Quoting | None = None) -> Iterator[str | list[str]]:
+    """The texts of a file: its lines, or a column of its rows; or what the data itself reads of it,
+    as words of CoNLL and CoNLL-U.
+
+    Args:
+        data: an `etude.data.examples.base.ExampleData`.
+        quoting: of CSV and TSV; None is as the data's.
+
+    Raises:
+        RequestError: it can't be read, or has no such column.
+    """
+    form = format_of(file, without_suffix=True)
+    if not file.is_file():
+        raise RequestError(Problem("--file", "a file", str(file)))
+    if (own := data.texts_in(file)) is not None:
+        yield from own
+        return
+    if form is None or not form.rows:
+        for number, line in enumerate(lines_of(file), 1):
+            if not line.strip():
+                raise RequestError(Problem(f"{file}, line {number}", "some text; it is empty"))
+            yield line.removesuffix("\n")
+        return
+    column, quoting = data.text_column, quoting or data.stated_quoting()
+    found = columns_of(file, form, quoting)
+    if column not in found:
+        hint = f"{file} has {', '.join(found)}" if found else f"{file} is empty"
+        raise RequestError(Problem("--file", f"the column {column}", hint=hint))
+    for where, row in records_of(file, form, [column], quoting):
+        value = row[column]
+        listed = data.reads_words and _are_words(value)
+        if not isinstance(value, str) and not listed:
+            expected = "text or a list of words" if data.reads_words else "text"
+            raise RequestError(Problem(where, expected, value))
+        if not "".join(value).strip():
+            raise RequestError(Problem(where, "some text; it is empty"))
+        check_surrogates(where, "".join(value))
+        yield value if listed else newlines(value)
+
+
+def _are_words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)
