@@ -14,6 +14,7 @@ from etude.api import Run
 from etude.config.compose import compose
 from etude.models.language_model import LanguageModel
 from etude.records.record import Record
+from etude.tasks.base import Task
 from etude.tasks.causal_lm import next_token_loss
 from etude.training.run import train
 
@@ -34,7 +35,8 @@ LEARNS = ["optimizer.lr=0.02", "trainer.log_every_n_steps=1", "model.dropout=0"]
 def test_it_trains(small: Small, tmp_path: Path, precision: str, dtype: torch.dtype) -> None:
     texts, sampled = [], []
 
-    def sample(record: Record, model: LanguageModel, data: object) -> None:
+    def sample(record: Record, task: Task, data: object) -> None:
+        model = LanguageModel(task.model, task.tokenizer)
         texts.append(model.generate("the", max_new_tokens=12, seed=3))
         assert {p.dtype for p in model.module.parameters()} == {dtype}
         sampled.append(True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -75,6 +75,7 @@ class Evaluated:
         rows: with their contents, where these were read.
         read: the numbers of those that have text, and so examples.
         labels_of: of rows with their contents the names of a row's labels, by its number.
+        in_order: makes the arrays of the examples in their order, of data that has them.
     """
 
     data: Any
@@ -84,6 +85,17 @@ class Evaluated:
     rows: Sequence[Row] = ()
     read: Sequence[int] = ()
     labels_of: Callable[[int], list[str]] | None = None
+    in_order: Callable[[], Iterator[dict[str, Any]]] | None = None
+
+    def examples(self) -> Iterator[dict[str, Any]]:
+        """The arrays of each example without padding, as the data has them in order."""
+        if self.in_order is not None:
+            yield from self.in_order()
+            return
+        for batch in self.batches():
+            arrays = {name: value for name, value in batch.items() if hasattr(value, "unbind")}
+            for values in zip(*arrays.values(), strict=True):
+                yield dict(zip(arrays, values, strict=True))
 
     @cached_property
     def row_of(self) -> NDArray[np.int64]:

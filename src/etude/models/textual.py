@@ -15,8 +15,15 @@ from etude.models.regressor import NumberModel, Regressor
 from etude.models.seq2seq import Seq2Seq
 from etude.models.text_encoder import TextEncoder
 
+Writer = LanguageModel | Seq2Seq
 Textual = LanguageModel | Seq2Seq | TextEncoder
 Trained = Textual | NumberModel
+
+
+def writer(module: nn.Module, tokenizer: Any) -> Writer | None:
+    """A module that writes texts, ready to; None of another."""
+    found: Any = for_use(module, tokenizer)
+    return found if isinstance(found, LanguageModel | Seq2Seq) else None
 
 
 def for_use(module: nn.Module, tokenizer: Any, labels: Sequence[str] = ()) -> Trained:

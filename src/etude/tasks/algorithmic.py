@@ -76,5 +76,8 @@ class Algorithmic(TokenTask):
     def objective(cls, **arguments: Any) -> Objective:
         return MadeObjective()
 
+    def samples(self, data: Any, options: Any) -> list[str]:
+        return self.answered(data, options, whole=True) if data.answers_last else []
+
     def metrics(self, evaluated: Evaluated) -> AnswerMetrics:  # type: ignore[override]
         return AnswerMetrics()

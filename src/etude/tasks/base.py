@@ -22,11 +22,13 @@ from etude.data.evaluated import Evaluated
 from etude.data.objective import Objective
 from etude.errors import Checks, Problem, RequestError, nearest
 from etude.generation.decoding import evaluating
+from etude.models.textual import writer
 from etude.nn.lora import adapted
 from etude.optim.schedules import Schedule
 from etude.tasks.averaging import Average, Averaged, OptimizersAverage
 from etude.tasks.metrics import Evaluation, Metrics, merged, of_all_ranks
 from etude.tasks.options import EvaluationOptions
+from etude.tasks.samples import answers
 from etude.tasks.seeding import seed_for, seed_generators
 
 MicroBatch = dict[str, Any]
@@ -75,6 +77,7 @@ class Task(pl.LightningModule):
     Attributes:
         monitor: the validation metric that decides which checkpoint is best; of some more is
             better, see `etude.records.metrics.better`.
+        loss_unit: of the loss, for figures.
         metric_names: all that a validation measures; callbacks may watch these. A task that does
             not say has its callbacks' monitors checked by Lightning, after the first validation.
         needs_causal_model: the model must not see what follows a token, or it sees its target.
@@ -85,6 +88,7 @@ class Task(pl.LightningModule):
     """
 
     monitor = "val/loss"
+    loss_unit: ClassVar[str] = "nats per token"
     metric_names: tuple[str, ...] = ()
     needs_causal_model = False
     models: ClassVar[tuple[type[nn.Module], ...]] = ()
@@ -203,6 +207,26 @@ class Task(pl.LightningModule):
         target stands in for none. A task without this method makes no predictions.
         """
         raise NotImplementedError
+
+    def samples(self, data: Any, options: Any) -> list[str]:
+        """What the model writes, for people to look at once a run is finished; nothing here.
+
+        Args:
+            data: prepared.
+            options: `samples`, how many; `sample_tokens`, the most in one; `sample_prompt`.
+        """
+        return []
+
+    def answered(self, data: Any, options: Any, *, whole: bool = False) -> list[str]:
+        """The samples of a task whose `labels` a model can write; see
+        `etude.tasks.samples.answers`.
+        """
+        model = writer(self.model, self.tokenizer)
+        if model is None:
+            return []
+        longest = min(options.sample_tokens, data.sequence_length)
+        examples = data.evaluated("val").examples()
+        return answers(model, examples, options.samples, longest, whole=whole)
 
     @property
     def predicts(self) -> bool:

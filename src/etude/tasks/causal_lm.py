@@ -16,6 +16,7 @@ from etude.data.loading import evaluation_positions
 from etude.errors import InvalidArguments, Problem, RequestError
 from etude.generation.decoding import evaluating
 from etude.models.decoder import Decoder
+from etude.models.textual import writer
 from etude.tasks.base import MicroBatch, Task, packing
 from etude.tasks.metrics import Evaluation, Metrics, Sum, perplexity
 from etude.tasks.options import EvaluationOptions, Windows
@@ -101,6 +102,20 @@ class CausalLM(Task):
 
     def metrics(self, evaluated: Evaluated) -> LanguageModelMetrics:
         return LanguageModelMetrics(evaluated.text_bytes)
+
+    def samples(self, data: Any, options: Any) -> list[str]:
+        """Texts that continue the prompt, the same for the same weights and seed of the run."""
+        model = writer(self.model, self.tokenizer)
+        if model is None:
+            return []
+        texts = model.generate(
+            [options.sample_prompt],
+            samples=options.samples,
+            max_new_tokens=options.sample_tokens,
+            temperature=0.8,
+            seed=self.seed,
+        )
+        return [texts] if isinstance(texts, str) else texts
 
     @classmethod
     def evaluation_options(cls, data: Any, **given: Any) -> Windows:

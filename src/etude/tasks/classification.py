@@ -208,6 +208,7 @@ class Classification(Task):
         "val/loss", "val/accuracy", "val/f1_macro", "val/precision_macro", "val/recall_macro",
         "val/mcc", *OF_POSITIVE, "val/calibration_error",
     )  # fmt: skip
+    loss_unit = "nats per text"
     models = (Encoder,)
     head = "classes"
 

@@ -121,6 +121,9 @@ class Instruction(TokenTask):
         checks.done()
         return AnswerObjective(template)
 
+    def samples(self, data: Any, options: Any) -> list[str]:
+        return self.answered(data, options)
+
     def evaluate(self, evaluated: Evaluated, options: EvaluationOptions) -> Evaluation:
         losses = self.measured(evaluated).compute()
         losses["token_accuracy"] = losses.pop("accuracy")

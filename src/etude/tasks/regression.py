@@ -38,6 +38,7 @@ class Regression(Task):
     """
 
     metric_names = ("val/loss", "seen/loss")
+    loss_unit = "squared error per number"
     needs_causal_model = True
     models = (Regressor,)
 

@@ -184,6 +184,7 @@ class Tagging(Task):
     metric_names = (
         "val/loss", "val/accuracy", "val/f1_macro", "val/sentence_accuracy", *OF_SPANS,
     )  # fmt: skip
+    loss_unit = "nats per word"
     models = (Encoder,)
     head = "tags"
 

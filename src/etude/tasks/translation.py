@@ -84,6 +84,9 @@ class TargetTask(TokenTask):
         source, target = (torch.randint(vocabulary, (batch, length)) for _ in range(2))
         return {"source": source, "labels": target, "step_targets": target.numel()}
 
+    def samples(self, data: Any, options: Any) -> list[str]:
+        return self.answered(data, options)
+
     def outputs(self, micro: MicroBatch) -> Tensor:
         return target_logits(self.model, micro)
 

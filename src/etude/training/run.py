@@ -22,7 +22,6 @@ from etude.console import NOTICES
 from etude.errors import Interrupted, RequestError, RunFailed, described
 from etude.loggers.base import ViewedRun
 from etude.loggers.views import Views
-from etude.models.textual import Trained, for_use
 from etude.optim.schedules import Schedule, falls
 from etude.records import fingerprints, provenance
 from etude.records.integrity import CONFIG, OVERRIDES, TOKENIZER, WRITTEN_ONCE, is_hashed
@@ -61,12 +60,13 @@ from etude.training.throughput import (
 from etude.training.watch import watcher
 
 if TYPE_CHECKING:
+    from etude.tasks.base import Task
     from etude.training.assemble import Assembly
 
 log = logging.getLogger("etude")
 notices = logging.getLogger(NOTICES)
 
-Epilogue = Callable[[Record, Trained, Any], None]
+Epilogue = Callable[[Record, "Task", Any], None]
 
 
 def train(
@@ -208,8 +208,8 @@ def _train_claimed(
         if assembly.task.average is not None:
             assembly.task.average.put()
         if epilogue is not None:
-            trained = for_use(model.cpu().eval(), data.tokenizer_, data.labels)
-            _finish(epilogue, record, trained, data)
+            model.cpu().eval()
+            _finish(epilogue, record, assembly.task, data)
             views.results(record.path, trainer.global_step)
     except Paused as pause:
         record.update(status="paused")
@@ -270,10 +270,10 @@ def _unwrapped(signals: StopSignals) -> Iterator[None]:
         raise Interrupted(signals.stopped)
 
 
-def _finish(epilogue: Epilogue, record: Record, model: Trained, data: Any) -> None:
+def _finish(epilogue: Epilogue, record: Record, task: Task, data: Any) -> None:
     """The weights are done: what cannot be drawn or sampled is told, and fails nothing."""
     try:
-        epilogue(record, model, data)
+        epilogue(record, task, data)
     except Interrupted:
         raise
     except Exception as error:

@@ -313,8 +313,13 @@ class ExampleData(pl.LightningDataModule, Source):
 
     def evaluated(self, split: Split) -> Evaluated:
         """A split of the prepared data, its rows without their contents."""
+        table = self.table(split)
         return Evaluated(
-            self, split, lambda: self.evaluation_batches(split), lambda: self.rows_of(split)
+            self,
+            split,
+            lambda: self.evaluation_batches(split),
+            lambda: self.rows_of(split),
+            in_order=lambda: (table[index] for index in range(len(table))),
         )
 
     def evaluated_with_rows(self, asked: Request) -> Evaluated:
