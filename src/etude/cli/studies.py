@@ -116,7 +116,7 @@ def significance(asked: Namespace) -> int:
     head = ["run", "mean", "difference", "95 % interval", "p (permutation)", "p (bootstrap)"]
     more = ["p (McNemar)"] if "mcnemar" in frame.columns else []
     print_columns([*head, "p (Holm)", *more], rows)
-    kind = "losses of windows" if hasattr(first.data(), "window") else "scores, more is better"
+    kind = first.checked.nodes["task"].constructor.scores_are
     print(
         f"\n{kind}; paired by example; of these trained models, not of their seeds: `runs group` "
         "shows those"

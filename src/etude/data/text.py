@@ -26,6 +26,7 @@ from etude.data.prepare import Meta, Prepared, prepare_text
 from etude.data.splits import Part, Passage, SectionMeta, Split, SplitMeta
 from etude.data.steps import EvaluationBatches, TrainingSteps
 from etude.data.tokenizer import Recipe, Tokenizer, WithSpecial
+from etude.data.view import of_text
 from etude.errors import Checks, Problem, RequestError
 
 
@@ -342,6 +343,13 @@ class TextData(pl.LightningDataModule, ABC):
     def val_dataloader(self) -> DataLoader[Any]:
         """The whole validation split, on every rank."""
         return self.evaluation_batches("val")
+
+    def described(self, examples: int) -> Iterator[str]:
+        """What it holds, once prepared, a line each."""
+        return of_text(self)
+
+    def padding(self, micro: Any) -> None:
+        """Windows are full."""
 
     def evaluated(self, split: Split) -> Evaluated:
         """A split of the prepared data."""

@@ -78,6 +78,7 @@ class Task(pl.LightningModule):
         monitor: the validation metric that decides which checkpoint is best; of some more is
             better, see `etude.records.metrics.better`.
         loss_unit: of the loss, for figures.
+        scores_are: what `scores` gives, for tables.
         metric_names: all that a validation measures; callbacks may watch these. A task that does
             not say has its callbacks' monitors checked by Lightning, after the first validation.
         needs_causal_model: the model must not see what follows a token, or it sees its target.
@@ -89,6 +90,7 @@ class Task(pl.LightningModule):
 
     monitor = "val/loss"
     loss_unit: ClassVar[str] = "nats per token"
+    scores_are: ClassVar[str] = "scores, more is better"
     metric_names: tuple[str, ...] = ()
     needs_causal_model = False
     models: ClassVar[tuple[type[nn.Module], ...]] = ()

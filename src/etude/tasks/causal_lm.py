@@ -94,6 +94,7 @@ class CausalLM(Task):
     """Next-token prediction, validated on the whole split, and on each source of a mixture."""
 
     metric_names = ("val/loss", "val/perplexity", "val/bits_per_byte")
+    scores_are = "losses of windows"
     needs_causal_model = True
     models = (Decoder,)
 

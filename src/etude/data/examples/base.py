@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -37,6 +37,7 @@ from etude.data.objective import ExampleObjective
 from etude.data.order import permute, round_keys
 from etude.data.text import Batch
 from etude.data.tokenizer import Recipe, Tokenizer
+from etude.data.view import of_rows
 from etude.errors import Checks, Problem, RequestError
 
 log = logging.getLogger("etude.data")
@@ -374,6 +375,16 @@ class ExampleData(pl.LightningDataModule, Source):
         """
         expected = f"a run on data that reads texts; {type(self).__name__} does not"
         raise RequestError(Problem("RUN", expected))
+
+    def described(self, examples: int) -> Iterator[str]:
+        """What it holds, once prepared, a line each, and some of its examples."""
+        return of_rows(self, examples)
+
+    def padding(self, micro: Mapping[str, Any]) -> float:
+        """The part of a packed micro-batch's positions that holds nothing."""
+        assert self.objective is not None
+        there = sum(micro[name].numel() for name in self.objective.padded)
+        return float(1 - micro["step_tokens"] / there)
 
     def texts_in(self, file: Path) -> Iterator[str | list[str]] | None:
         """The texts of a file that this source reads in a way of its own; None of other files."""

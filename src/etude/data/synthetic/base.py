@@ -31,6 +31,7 @@ from etude.data.order import EveryExampleOnce, permute, round_keys
 from etude.data.synthetic.draws import Draws, Numbers, key_of
 from etude.data.text import Batch
 from etude.data.tokenizer import Tokenizer
+from etude.data.view import of_a_rule
 from etude.errors import Checks, Problem, RequestError
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -319,6 +320,13 @@ class SyntheticData(pl.LightningDataModule, ABC):
         """All that is held out, on every rank, and perhaps what is trained on."""
         splits: tuple[Split, ...] = ("val", "train") if self.validate_training else ("val",)
         return loader(_Evaluation(self, splits))
+
+    def described(self, examples: int) -> Iterator[str]:
+        """What it makes, a line each."""
+        return of_a_rule(self)
+
+    def padding(self, micro: Any) -> None:
+        """Examples are of one length."""
 
     def evaluated(self, split: Split) -> Evaluated:
         """A split; of examples that are new for ever, as many as are held out."""

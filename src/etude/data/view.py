@@ -1,0 +1,134 @@
+"""Data in words, to look at: splits, labels, lengths, examples. Each data module picks its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from etude.data.examples.source import SPLITS
+from etude.data.objective import IGNORE
+
+WIDTH = 40  # of the longest bar
+BARS = 12
+WIDE = 110  # characters of a row
+
+
+def of_rows(data: Any, examples: int) -> Iterator[str]:
+    """What an `ExampleData` holds.
+
+    Args:
+        examples: how many to show.
+    """
+    yield from _splits(data)
+    yield from data.meta.notes
+    yield from _labels(data)
+    yield from _lengths(data)
+    yield from _examples(data, examples)
+
+
+def _splits(data: Any) -> Iterator[str]:
+    columns = (
+        "rows", "examples", "tokens", "longest", "unknown", "empty", "truncated", "repeated",
+        "leaked", "dropped",
+    )  # fmt: skip
+    rows = []
+    for split in reversed(SPLITS):
+        found = data.meta.splits[split]
+        if found.rows:
+            rows.append([split, *(f"{getattr(found, name):,}" for name in columns)])
+    yield from _table(["split", *columns], rows)
+    yield ""
+    yield "repeated: said before in the split; leaked: in validation or test too; dropped: for that"
+
+
+def _labels(data: Any) -> Iterator[str]:
+    if not data.meta.labels:
+        return
+    splits = [split for split in reversed(SPLITS) if data.meta.splits[split].rows]
+    counts = np.array([data.meta.splits[split].labels for split in splits])
+    order = np.argsort(-counts[0], kind="stable")
+    rows = []
+    for place in order[:30]:
+        cells = []
+        for split in range(len(splits)):
+            total = max(1, counts[split].sum())
+            cells.append(f"{counts[split, place]:,} ({counts[split, place] / total:.1%})")
+        rows.append([data.meta.labels[place], *cells])
+    yield ""
+    yield from _table(["label", *splits], rows)
+    if len(order) > 30:
+        yield f"and {len(order) - 30} more labels"
+
+
+def _lengths(data: Any) -> Iterator[str]:
+    lengths = data.table("train").lengths()
+    yield ""
+    quantiles = np.quantile(lengths, [0.5, 0.9, 0.99])
+    middle = ", ".join(f"{q:.0f}" for q in quantiles)
+    yield f"tokens in a training example: median, 90 %, 99 %: {middle}; at most {lengths.max()}"
+    edges = np.linspace(0, lengths.max(), BARS + 1).round().astype(int)
+    counts, _ = np.histogram(lengths, bins=np.unique(edges))
+    for low, high, count in zip(np.unique(edges)[:-1], np.unique(edges)[1:], counts, strict=True):
+        bar = "█" * round(WIDTH * count / counts.max())
+        yield f"  {low:>5}-{high:<5} {count:>8,} {bar}"
+
+
+def _examples(data: Any, count: int) -> Iterator[str]:
+    fields = data._fields("train")
+    for number in range(min(count, len(next(iter(fields.values()))))):
+        yield ""
+        yield f"training example {number}"
+        for name, lists in fields.items():
+            ids = lists[number].tolist()
+            if name in data.text_fields:
+                yield f"  {name}: {cut(data.tokenizer_.decode(ids))}"
+            elif name == "label":
+                yield f"  label: {data.meta.labels[ids[0]]}"
+            elif name == "tags":
+                tags = " ".join(data.meta.labels[tag] for tag in ids if tag != IGNORE)
+                yield f"  tags: {cut(tags)}"
+
+
+def of_text(data: Any) -> Iterator[str]:
+    """What a `TextData` holds."""
+    rows = []
+    for name, found in data.meta.splits.items():
+        per = f"{found.characters / max(1, found.tokens):.2f}"
+        cells = [found.documents, found.characters, found.tokens]
+        rows.append([name, *(f"{cell:,}" for cell in cells), per, f"{found.unknown:,}"])
+    columns = ["split", "documents", "characters", "tokens", "characters a token", "unknown"]
+    yield from _table(columns, rows)
+    yield ""
+    yield f"vocabulary: {data.tokenizer_.vocab_size:,}; windows of {data.sequence_length} tokens"
+
+
+def of_a_rule(data: Any) -> Iterator[str]:
+    """What a `SyntheticData` makes."""
+    for split, found in data.meta.splits.items():
+        count, when = ("new", " at every step")
+        if found.examples is not None:
+            count, when = f"{found.examples:,}", ""
+        places = "tokens" if data.dimensions is None else "places"
+        yield f"{split}: {count} examples of {data.sequence_length} {places}{when}"
+    if data.dimensions is not None:
+        yield f"numbers at a place: {data.dimensions}"
+        return
+    total = f", of {data.size:,} in all" if data.size is not None else ""
+    yield f"vocabulary: {len(data.symbols):,}{total}"
+
+
+def cut(text: str) -> str:
+    """On one line, and no longer than a terminal is wide."""
+    plain = text.replace("\n", "⏎")
+    return plain if len(plain) <= WIDE else plain[: WIDE - 1] + "…"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        first, *rest = (cell for cell in row)
+        cells = [first.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+        yield "  ".join(cells).rstrip()
