@@ -51,7 +51,7 @@ def predict(arguments: list[str]) -> int:
         )
     texts = list(_texts(asked, predictor))
     for found in predictor(texts, asked.pair):
-        told = json.dumps(found, ensure_ascii=False) if asked.json else _line(found)
+        told = json.dumps(found, ensure_ascii=False) if asked.json else predictor.task.line(found)
         print(told, flush=True, file=exact())
     return DONE
 
@@ -68,14 +68,3 @@ def _texts(asked: Any, predictor: Any) -> Iterator[Any]:
                 raise RequestError(Problem(where, "UTF-8 text", hint=str(error))) from error
     else:
         yield from predictor.read(Path(asked.file), asked.quoting)
-
-
-def _line(found: dict[str, Any]) -> str:
-    if "tags" in found:
-        pairs = zip(found["words"], found["tags"], strict=False)
-        return " ".join(f"{word}/{tag}" for word, tag in pairs)
-    if "label" in found:
-        text = " ".join(found["text"].split())
-        shown = text if len(text) <= 60 else text[:57] + "..."
-        return f"{found['label']}\t{found['probability']:.3f}\t{shown}"
-    return str(found["target"])

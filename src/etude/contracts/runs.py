@@ -160,6 +160,20 @@ class Data(Protocol):
         """The validation split, in order."""
         ...
 
+    def evaluated(self, split: str, /) -> Any:
+        """A split as an `etude.data.evaluated.Evaluated`."""
+        ...
+
+    def evaluated_with_rows(self, asked: Any, /) -> Any:
+        """What an `etude.data.evaluated.Request` asks for, likewise; of data with rows also other
+        files.
+        """
+        ...
+
+    def described(self, examples: int, /) -> Any:
+        """What `etude data show` says of it, a line each, with so many examples."""
+        ...
+
 
 class Tokenizer(Protocol):
     """How a tokenizer is made of a corpus."""
@@ -188,8 +202,14 @@ class Task(Protocol):
         """The sum of the loss over a micro-batch's targets, a scalar."""
         ...
 
-    def validation_step(self, batch: Any, batch_idx: int, /) -> None:
-        """Measures one batch; `on_validation_epoch_end` sets `validation_metrics`."""
+    def outputs(self, micro: Any, /) -> Any:
+        """What the model says of a micro-batch, as the metrics read it."""
+        ...
+
+    def metrics(self, evaluated: Any, /) -> Any:
+        """A new `etude.tasks.metrics.Metrics` for what is going to be evaluated, an
+        `etude.data.evaluated.Evaluated`.
+        """
         ...
 
 

@@ -7,6 +7,7 @@ the number of targets depend on neither.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from etude.nn.documents import Documents
 
 Numbers = NDArray[np.int64]
-Arrays = dict[str, Numbers]
+Arrays = dict[str, NDArray[Any]]
 
 IGNORE = -100
 """A target that does not enter the loss."""
@@ -115,7 +116,7 @@ class ExampleObjective(Objective):
 
     def targets(self, arrays: Arrays) -> float:
         """How much of the example enters the loss: the number of targets, or their weight."""
-        return float((arrays["labels"] != IGNORE).sum())
+        return float(counted(arrays["labels"]).sum())
 
     def bound_to_rows(self, tokenizer: Any, sequence_length: int) -> Self:
         """The same for rows that are only evaluated: all of one weight, whatever was trained."""
@@ -123,7 +124,8 @@ class ExampleObjective(Objective):
 
     def without_targets(self, arrays: Arrays) -> Arrays:
         """The example such that nothing of it enters the loss."""
-        return arrays | {"labels": np.full_like(arrays["labels"], IGNORE)}
+        labels = arrays["labels"]
+        return arrays | {"labels": np.full_like(labels, _fill("labels", labels))}
 
     def positions(self, arrays: Arrays) -> int:
         """The positions that a model computes for it, padding aside."""
@@ -138,7 +140,7 @@ class ExampleObjective(Objective):
                 batch[name] = torch.from_numpy(np.stack(arrays))
                 continue
             lengths = np.array([len(array) for array in arrays])
-            batch[name] = _rows(arrays, _fill(name))
+            batch[name] = _rows(arrays, _fill(name, first))
             if name in self.padded and lengths.min() < lengths.max():
                 keep = np.arange(lengths.max()) < lengths[:, None]
                 batch[self.padded[name]] = torch.from_numpy(keep)
@@ -163,23 +165,31 @@ class ExampleObjective(Objective):
         for name, array in rows[0][0].items():
             if array.ndim:
                 joined = [np.concatenate([example[name] for example in row]) for row in rows]
-                batch[name] = _rows(joined, _fill(name))
+                batch[name] = _rows(joined, _fill(name, array))
                 continue
             numbers: list[Any] = []
             for row, found in zip(rows, documents["documents"].lengths, strict=True):
                 numbers += [example[name] for example in row]
-                numbers += [_fill(name)] * (len(found) - len(row))
-            batch[name] = torch.from_numpy(np.array(numbers))
+                numbers += [_fill(name, array)] * (len(found) - len(row))
+            batch[name] = torch.from_numpy(np.array(numbers, dtype=array.dtype))
         return batch | documents
 
 
-def _fill(name: str) -> int:
-    return IGNORE if name == "labels" else 0
+def counted(labels: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which labels enter the loss: all but `IGNORE`, and of floating-point ones all numbers."""
+    return ~np.isnan(labels) if labels.dtype.kind == "f" else labels != IGNORE
 
 
-def _rows(arrays: Sequence[Numbers], fill: int) -> torch.Tensor:
+def _fill(name: str, like: NDArray[Any]) -> float:
+    """What stands where an array has nothing."""
+    if name != "labels":
+        return 0
+    return math.nan if like.dtype.kind == "f" else IGNORE
+
+
+def _rows(arrays: Sequence[NDArray[Any]], fill: float) -> torch.Tensor:
     """(B, T), `fill` after the shorter ones."""
-    rows = np.full((len(arrays), max(map(len, arrays))), fill, dtype=np.int64)
+    rows = np.full((len(arrays), max(map(len, arrays))), fill, dtype=arrays[0].dtype)
     for row, array in zip(rows, arrays, strict=True):
         row[: len(array)] = array
     return torch.from_numpy(rows)

@@ -8,7 +8,8 @@ micro-batches and ranks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -209,6 +210,11 @@ class Task(pl.LightningModule):
         target stands in for none. A task without this method makes no predictions.
         """
         raise NotImplementedError
+
+    def line(self, found: Mapping[str, Any]) -> str:
+        """What `predict` says of a row, on one line, the text last; here as JSON."""
+        said = {key: value for key, value in found.items() if key != "text"}
+        return f"{json.dumps(said, ensure_ascii=False)}\t{shortened(str(found.get('text', '')))}"
 
     def samples(self, data: Any, options: Any) -> list[str]:
         """What the model writes, for people to look at once a run is finished; nothing here.
@@ -419,6 +425,12 @@ class Task(pl.LightningModule):
         if last or self.trainer.world_size == 1:
             return nullcontext()
         return self.trainer.strategy.block_backward_sync()  # type: ignore[attr-defined]
+
+
+def shortened(text: str) -> str:
+    """A text on one line, of at most 60 characters."""
+    plain = " ".join(text.split())
+    return plain if len(plain) <= 60 else plain[:57] + "..."
 
 
 def _in_order(where: tuple[str, int]) -> tuple[bool, str, int]:

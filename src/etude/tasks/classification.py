@@ -16,7 +16,7 @@ from etude.data.evaluated import Evaluated
 from etude.data.objective import IGNORE, Arrays, ExampleObjective, Numbers
 from etude.errors import Checks, Problem, RequestError, nearest
 from etude.models.encoder import Encoder
-from etude.tasks.base import MicroBatch, Setup, Task, packing
+from etude.tasks.base import MicroBatch, Setup, Task, packing, shortened
 from etude.tasks.counts import calibration_error, classification_metrics, confusion
 from etude.tasks.losses import cross_entropy, each_cross_entropy
 from etude.tasks.metrics import RowMetrics, Sum, ratio
@@ -259,6 +259,9 @@ class Classification(Task):
         named = self.positive in self.labels
         positive = self.labels.index(str(self.positive)) if named else None
         return LabelMetrics(self.labels, positive, evaluated.row_of)
+
+    def line(self, found: Mapping[str, Any]) -> str:
+        return f"{found['label']}\t{found['probability']:.3f}\t{shortened(found['text'])}"
 
     def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
         found: Any = self.measured(evaluated)

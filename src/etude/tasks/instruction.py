@@ -133,6 +133,9 @@ class Instruction(TokenTask):
         whole = found.evaluation(evaluated)
         return replace(whole, metrics=losses | whole.metrics)
 
+    def line(self, found: Mapping[str, Any]) -> str:
+        return str(found["target"])
+
     def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
         for _, source, _, text in self._answers(evaluated):
             yield {"source": source, "target": text}

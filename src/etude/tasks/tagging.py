@@ -220,6 +220,10 @@ class Tagging(Task):
     def metrics(self, evaluated: Evaluated) -> TagMetrics:
         return TagMetrics(self.labels, evaluated.row_of, evaluated.labels_of)
 
+    def line(self, found: Mapping[str, Any]) -> str:
+        pairs = zip(found["words"], found["tags"], strict=False)
+        return " ".join(f"{word}/{tag}" for word, tag in pairs)
+
     def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
         found: Any = self.measured(evaluated)
         for number, (_, tags) in found.rows().items():

@@ -117,6 +117,9 @@ class Translation(TargetTask):
             found.add(number, target, text)
         return found.evaluation(evaluated)
 
+    def line(self, found: Mapping[str, Any]) -> str:
+        return str(found["target"])
+
     def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
         sources = [evaluated.data.pair(evaluated.rows[number])[0] for number in evaluated.read]
         texts = self._targets(evaluated, sources, options)

@@ -220,7 +220,7 @@ class ExampleData(pl.LightningDataModule, Source):
     def table(self, split: Split) -> Table:
         """The examples of a split."""
         assert self.objective is not None
-        return Table(self._fields(split), self.objective)
+        return Table(self._fields(split), self.objective, self.kinds)
 
     def rows_of(self, split: Split) -> np.ndarray:
         """The number of the row, from 0, that each example of a split is from."""
@@ -432,7 +432,7 @@ class ExampleData(pl.LightningDataModule, Source):
         @cache
         def held() -> tuple[Held, list[int]]:
             fields, numbers = self._fields_of(rows, kept, tokenizer, labels)
-            return Held(fields, objective), numbers
+            return Held(fields, objective, self.kinds), numbers
 
         def names(row: int) -> list[str]:
             return [labels[known[key_of(label)]] for label in self.labels_of(rows[row])]
@@ -455,7 +455,7 @@ class ExampleData(pl.LightningDataModule, Source):
         labels: Sequence[str],
     ) -> tuple[dict[str, list[Any]], list[int]]:
         """The fields of some rows' examples, and the number of the row that each is from."""
-        examples: list[dict[str, list[int]]] = []
+        examples: list[dict[str, list[Any]]] = []
         numbers: list[int] = []
         cut = 0
         for first in range(0, len(kept), GROUP):
@@ -479,11 +479,14 @@ class ExampleData(pl.LightningDataModule, Source):
 
     def _fields(self, split: Split) -> dict[str, Ragged]:
         assert self._folder is not None
-        return {name: Ragged(self._folder / f"{split}.{name}") for name in self.fields}
+        return {
+            name: Ragged(self._folder / f"{split}.{name}", floats=name in self.kinds.floats)
+            for name in self.fields
+        }
 
     def _training_table(self) -> Table:
         assert self.objective is not None
-        table = Table(self._fields("train"), self.objective)
+        table = Table(self._fields("train"), self.objective, self.kinds)
         if self.fraction == 1:
             return table
         count = len(table)

@@ -1,5 +1,5 @@
-"""Many lists of whole numbers, of different lengths, in two files: the numbers, and where each
-list ends. They are mapped into memory, so a table may be larger than it.
+"""Many lists of numbers, of different lengths, in two files: the numbers, and where each list
+ends. They are mapped into memory, so a table may be larger than it.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from array import array
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Numbers = NDArray[np.int64]
+_TYPES = {False: "<i4", True: "<f4"}
 
 
 class Ragged:
@@ -21,10 +23,11 @@ class Ragged:
 
     Args:
         path: without the suffixes.
+        floats: whether they are floating-point numbers instead of whole ones.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, floats: bool = False) -> None:
+        self.path, self.floats = path, floats
 
     @cached_property
     def ends(self) -> Numbers:
@@ -32,9 +35,9 @@ class Ragged:
         return _mapped(_beside(self.path, ".ends"), "<i8")
 
     @cached_property
-    def values(self) -> NDArray[np.int32]:
+    def values(self) -> NDArray[Any]:
         """All numbers, one list after the other."""
-        return _mapped(_beside(self.path, ".values"), "<i4")
+        return _mapped(_beside(self.path, ".values"), _TYPES[self.floats])
 
     @cached_property
     def lengths(self) -> Numbers:
@@ -44,30 +47,34 @@ class Ragged:
     def __len__(self) -> int:
         return len(self.ends)
 
-    def __getitem__(self, index: int) -> Numbers:
+    def __getitem__(self, index: int) -> NDArray[Any]:
+        """A list: int64, or float32."""
         start = self.ends[index - 1] if index else 0
-        return self.values[start : self.ends[index]].astype(np.int64)
+        return self.values[start : self.ends[index]].astype(np.float32 if self.floats else np.int64)
 
-    def __getstate__(self) -> dict[str, Path]:
-        return {"path": self.path}
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "floats": self.floats}
 
 
 class RaggedWriter:
     """Writes lists one after the other.
 
     Args:
-        path: without the suffixes.
+        path, floats: as for `Ragged`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, floats: bool = False) -> None:
+        self._floats = floats
         self._values = _beside(path, ".values").open("wb")
         self._ends = _beside(path, ".ends").open("wb")
         self._end = 0
         self._digest = hashlib.sha256()
 
-    def append(self, numbers: Iterable[int]) -> None:
+    def append(self, numbers: Iterable[float]) -> None:
         """Adds a list of 32-bit numbers."""
-        data = np.frombuffer(array("i", numbers), dtype=np.intc).astype("<i4").tobytes()
+        held: array[Any] = array("f" if self._floats else "i", numbers)
+        native = np.single if self._floats else np.intc
+        data = np.frombuffer(held, dtype=native).astype(_TYPES[self._floats]).tobytes()
         self._values.write(data)
         self._end += len(data) // 4
         end = self._end.to_bytes(8, "little")
@@ -85,7 +92,7 @@ def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def _mapped(file: Path, dtype: str) -> NDArray[np.signedinteger]:
+def _mapped(file: Path, dtype: str) -> NDArray[Any]:
     count = file.stat().st_size // np.dtype(dtype).itemsize
     if count == 0:  # an empty file can't be mapped
         return np.empty(0, dtype=dtype)

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from etude.data.tokenizer import Recipe, Tokenizer
 
 Split = Literal["train", "val", "test"]
@@ -62,8 +65,26 @@ class Encoded:
         truncated: tokens that were cut off.
     """
 
-    fields: list[dict[str, list[int]]]
+    fields: list[dict[str, list[Any]]]
     truncated: int = 0
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """Which numbers fields hold; those that are not named hold a list of whole ones.
+
+    Attributes:
+        floats: fields of floating-point numbers, kept in single precision.
+        single: fields of one number.
+    """
+
+    floats: frozenset[str] = frozenset()
+    single: frozenset[str] = frozenset({"label"})
+
+    def array(self, name: str, values: Any) -> NDArray[Any]:
+        """The numbers of a field as int64 or float32; of a single one without dimensions."""
+        kind = np.float32 if name in self.floats else np.int64
+        return np.asarray(values[0] if name in self.single else values, kind)
 
 
 def plain(text: str | list[str]) -> str:
@@ -76,6 +97,7 @@ class Source(ABC):
 
     Attributes:
         fields: of an example.
+        kinds: of numbers in them.
         text_fields: those of them that hold tokens.
         framed: whether special tokens stand around a text, as encoders read it.
         chunks: whether a long row can become several examples.
@@ -83,6 +105,7 @@ class Source(ABC):
     """
 
     fields: tuple[str, ...]
+    kinds: ClassVar[Kinds] = Kinds()
     text_fields: tuple[str, ...] = ("tokens",)
     framed = True
     chunks = True

@@ -12,8 +12,10 @@ from torch.utils.data import IterableDataset, get_worker_info
 from etude.data.examples.batches import ExampleBatches
 from etude.data.examples.packing import packed
 from etude.data.examples.ragged import Numbers, Ragged
+from etude.data.examples.source import Kinds
 from etude.data.objective import Arrays, ExampleObjective
 
+WHOLE = Kinds()
 MicroBatch = dict[str, Any]
 Item = TypeVar("Item")
 
@@ -22,15 +24,15 @@ class Table:
     """The examples of a split as an objective makes them of their fields.
 
     Args:
-        fields: by name, all of as many lists; a field whose name is in `numbers` has one number
-            an example.
+        fields: by name, all of as many lists.
         objective: the task's.
+        kinds: of the numbers in the fields.
     """
 
-    numbers = frozenset({"label"})
-
-    def __init__(self, fields: Mapping[str, Ragged], objective: ExampleObjective) -> None:
-        self.fields, self.objective = dict(fields), objective
+    def __init__(
+        self, fields: Mapping[str, Ragged], objective: ExampleObjective, kinds: Kinds = WHOLE
+    ) -> None:
+        self.fields, self.objective, self.kinds = dict(fields), objective, kinds
 
     def __len__(self) -> int:
         return len(next(iter(self.fields.values())))
@@ -40,8 +42,8 @@ class Table:
 
     def composed(self, fields: Mapping[str, Any]) -> Arrays:
         """What the objective makes of an example's fields."""
-        found = {name: v[0] if name in self.numbers else v for name, v in fields.items()}
-        return self.objective.compose({k: np.asarray(v, np.int64) for k, v in found.items()})
+        arrays = {name: self.kinds.array(name, values) for name, values in fields.items()}
+        return self.objective.compose(arrays)
 
     def lengths(self) -> Numbers:
         """The positions that each example takes."""
@@ -51,8 +53,13 @@ class Table:
 class Held(Table):
     """Examples in memory."""
 
-    def __init__(self, fields: Mapping[str, list[list[int]]], objective: ExampleObjective) -> None:
-        super().__init__({}, objective)
+    def __init__(
+        self,
+        fields: Mapping[str, list[list[Any]]],
+        objective: ExampleObjective,
+        kinds: Kinds = WHOLE,
+    ) -> None:
+        super().__init__({}, objective, kinds)
         self.lists = fields
 
     def __len__(self) -> int:
@@ -70,7 +77,7 @@ class Part(Table):
     """Some of a table's examples."""
 
     def __init__(self, whole: Table, indices: np.ndarray) -> None:
-        super().__init__(whole.fields, whole.objective)
+        super().__init__(whole.fields, whole.objective, whole.kinds)
         self.indices = indices
 
     def __len__(self) -> int:

@@ -280,7 +280,10 @@ class _Writer:
         self.source, self.split, self.tokenizer = source, split, tokenizer
         self.labels, self.seen = labels, seen
         names = [*source.fields, "row"]
-        self.files = {name: RaggedWriter(folder / f"{split}.{name}") for name in names}
+        self.files = {
+            name: RaggedWriter(folder / f"{split}.{name}", floats=name in source.kinds.floats)
+            for name in names
+        }
         self.counts: Counter[str] = Counter()
         self.balance = [0] * len(labels)
         self.longest = 0
@@ -360,7 +363,7 @@ class _Writer:
                 self.lost.update(lost)
                 self.counts["unknown"] += lost.total()
 
-    def _append(self, number: int, fields: Mapping[str, list[int]]) -> None:
+    def _append(self, number: int, fields: Mapping[str, list[Any]]) -> None:
         texts = [fields[name] for name in self.source.text_fields]
         size = sum(map(len, texts))
         self.counts["examples"] += 1
@@ -369,7 +372,7 @@ class _Writer:
         unknown = self.tokenizer.unknown
         if unknown is not None:
             self.counts["unknown"] += sum(ids.count(unknown) for ids in texts)
-        for label in fields.get("label", fields.get("tags", ())):
+        for label in fields.get("label", fields.get("tags", ())) if self.labels else ():
             if label >= 0:
                 self.balance[label] += 1
         for name in self.source.fields:
