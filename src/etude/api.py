@@ -376,7 +376,8 @@ class Run:
         weights = load_mean(folders)
         changed = bool(self.checked.config.init_from.lora.rank)
         there = sum(weight.numel() for weight in weights.values())
-        check_weights(self.checked, vocabulary, None if changed else there)
+        elements = None if changed else there
+        check_weights(self.checked, vocabulary, len(self.labels), elements)
         # another thread may be training, with torch's own generator
         module = build_model(
             self.checked, vocabulary, len(self.labels), generator=torch.Generator()

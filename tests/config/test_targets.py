@@ -93,7 +93,10 @@ BASES = {
     "model.attention": ("etude.nn.attention.MultiHeadAttention", set()),
     "optimizer": ("etude.optim.recipe.OptimizerRecipe", set()),
     "schedule": ("etude.optim.schedules.Schedule", {"etude.training.range_test.Rising"}),
-    "task": ("etude.tasks.base.Task", {"etude.tasks.token_task.TokenTask"}),
+    "task": (
+        "etude.tasks.base.Task",
+        {"etude.tasks.token_task.TokenTask", "etude.tasks.translation.TargetTask"},
+    ),
     "logger.*": ("etude.loggers.base.Logger", set()),
     "data.tokenizer": ("etude.data.tokenizer.Recipe", {"etude.data.tokenizer.WithSpecial"}),
 }

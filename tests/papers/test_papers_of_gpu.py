@@ -22,6 +22,7 @@ from etude.errors import InvalidArguments, RequestError
 from etude.papers import claims, reproduce, runs, toys
 from etude.papers.readings import Mean, Metrics, value_of
 from etude.papers.released import Released
+from etude.tasks.translation import Translation
 from etude.training.build import build_parts
 from etude.training.model import model_of
 
@@ -205,7 +206,15 @@ class TestValues:
         record = SimpleNamespace(
             chosen=lambda which: SimpleNamespace(name=f"step-{which}", folders=[])
         )
-        one = SimpleNamespace(path=tmp_path, record=record, checkpoint=chosen, summary={"seed": 0})
+        nodes = {"task": SimpleNamespace(constructor=Translation)}
+        one = SimpleNamespace(
+            path=tmp_path,
+            record=record,
+            checkpoint=chosen,
+            summary={"seed": 0},
+            data=lambda: None,
+            checked=SimpleNamespace(nodes=nodes),
+        )
         runs = {"a": [one]}
         value = value_of({"run": "a", "metric": "bleu", "split": "test", "how": {"beams": 5}})
         assert value.read(runs) == [12.5]

@@ -125,7 +125,8 @@ def test_a_bad_validation(small: Small, monkeypatch: pytest.MonkeyPatch, tmp_pat
     def poisoned(self: CausalLM, *arguments: Any) -> None:
         original(self, *arguments)
         if self.trainer.global_step == 21:
-            self._nats[-1] *= math.nan
+            for metrics in self._validated.values():
+                metrics.nats.add(math.nan)
 
     monkeypatch.setattr(CausalLM, "validation_step", poisoned)
     with pytest.raises(RunFailed, match="val/loss is nan at step 21 "):

@@ -72,6 +72,9 @@ def _targets(data: Any, micro: Any, count: int) -> Iterator[str]:
             labels = labels[row]
         if labels.ndim == 0:
             yield f"  label: {data.labels[int(labels)]}"
+        elif labels.is_floating_point():
+            shown = ("·" if math.isnan(each) else f"{each:g}" for each in labels.tolist())
+            yield f"  numbers: {cut(' '.join(shown))}"
         elif data.labels:
             names = ["·" if tag == IGNORE else data.labels[tag] for tag in labels.tolist()]
             yield f"  labels: {cut(' '.join(names))}"

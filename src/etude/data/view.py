@@ -44,7 +44,7 @@ def _splits(data: Any) -> Iterator[str]:
 
 
 def _labels(data: Any) -> Iterator[str]:
-    if not data.meta.labels:
+    if not data.meta.labels or not data.states_classes:
         return
     splits = [split for split in reversed(SPLITS) if data.meta.splits[split].rows]
     counts = np.array([data.meta.splits[split].labels for split in splits])
@@ -82,7 +82,9 @@ def _examples(data: Any, count: int) -> Iterator[str]:
         yield f"training example {number}"
         for name, lists in fields.items():
             ids = lists[number].tolist()
-            if name in data.text_fields:
+            if name in data.kinds.floats:
+                yield f"  {name}: {cut(' '.join(f'{each:g}' for each in ids))}"
+            elif name in data.text_fields:
                 yield f"  {name}: {cut(data.tokenizer_.decode(ids))}"
             elif name == "label":
                 yield f"  label: {data.meta.labels[ids[0]]}"

@@ -21,7 +21,7 @@ from etude.nn.memory import memory_of_machine
 from etude.records.tables import size_of
 from etude.training.build import Parts
 from etude.training.counting import Parameters, cost_of, parameters_of
-from etude.training.model import lora_of, sized, stated_vocabulary
+from etude.training.model import LABELS, lora_of, sized, stated_vocabulary
 from etude.training.throughput import compute_dtype
 
 _A_PROCESS, _A_WORKER = 256 * 2**20, 16 * 2**20
@@ -119,11 +119,12 @@ def check_room(checked: Checked, parts: Parts, vocabulary: int | None = None) ->
         return
 
 
-def check_weights(checked: Checked, vocabulary: int, elements: int | None) -> None:
+def check_weights(checked: Checked, vocabulary: int, labels: int, elements: int | None) -> None:
     """Compares the model of a record with its weights, before it is built.
 
     Args:
         vocabulary: the tokenizer's.
+        labels: how many the data had; 0 is none.
         elements: of all weights; None if they are not all that the model has. Then it must fit
             into the machine's memory.
 
@@ -132,7 +133,8 @@ def check_weights(checked: Checked, vocabulary: int, elements: int | None) -> No
     """
     known = stated_vocabulary(checked) or vocabulary
     node = checked.nodes["model"]
-    found = parameters_of(node, lambda few: sized(few, known), lora_of(checked))
+    count = labels or LABELS
+    found = parameters_of(node, lambda few: sized(few, known, count), lora_of(checked))
     machine = memory_of_machine()
     if elements is not None and found.total > elements:
         expected = f"a model of at most {elements:,} parameters, as many as its weights have"

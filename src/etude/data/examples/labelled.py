@@ -15,7 +15,7 @@ from etude.data.examples.classes import (
 )
 from etude.data.examples.encoding import encode
 from etude.data.examples.source import Encoded, Inspection, Row, plain
-from etude.data.examples.tables import TableData, text_in
+from etude.data.examples.tables import TableData, second_text, text_in
 from etude.data.tokenizer import Tokenizer
 from etude.errors import Checks, Problem, RequestError
 
@@ -90,11 +90,7 @@ class LabelledFiles(TableData):
     def rows_of_texts(
         self, texts: Sequence[str | list[str]], pair: str | None, labels: Sequence[str]
     ) -> list[Row]:
-        paired = self.pair is not None
-        if paired != (pair is not None):
-            expected = "the second text: the run was trained on pairs" if paired else "no --pair"
-            raise RequestError(Problem("--pair", expected, pair))
-        values = {self.label: labels[0], **({self.pair: pair} if self.pair else {})}
+        values = {self.label: labels[0], **second_text(self.pair, pair)}
         return [Row("", {**values, self.text: plain(text)}) for text in texts]
 
     def inspection(self) -> Inspection:

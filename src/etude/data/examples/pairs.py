@@ -14,7 +14,7 @@ from typing import Any, Literal
 from etude.data.examples.base import ExampleData
 from etude.data.examples.encoding import encode
 from etude.data.examples.source import Encoded, Row, Split, in_parts, plain
-from etude.data.examples.tables import TableData, text_in
+from etude.data.examples.tables import TableData, second_text, text_in
 from etude.data.tokenizer import Tokenizer
 from etude.errors import Checks, Problem, RequestError
 
@@ -42,8 +42,7 @@ class PairData(ExampleData):
     def rows_of_texts(
         self, texts: Sequence[str | list[str]], pair: str | None, labels: Sequence[str]
     ) -> list[Row]:
-        if pair is not None:
-            raise RequestError(Problem("--pair", "no --pair", pair))
+        second_text(None, pair)
         return [self.row_of(plain(text), plain(text)) for text in texts]
 
     def row_of(self, source: str, target: str) -> Row:

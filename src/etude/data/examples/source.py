@@ -98,6 +98,7 @@ class Source(ABC):
     Attributes:
         fields: of an example.
         kinds: of numbers in them.
+        states_classes: whether `labels` are what rows state; else all names are known before.
         text_fields: those of them that hold tokens.
         framed: whether special tokens stand around a text, as encoders read it.
         chunks: whether a long row can become several examples.
@@ -106,9 +107,10 @@ class Source(ABC):
 
     fields: tuple[str, ...]
     kinds: ClassVar[Kinds] = Kinds()
+    states_classes: ClassVar[bool] = True
     text_fields: tuple[str, ...] = ("tokens",)
     framed = True
-    chunks = True
+    chunks: ClassVar[bool] = True
     recipe: Recipe
     shortest: ClassVar[int] = 1  # sequence_length at least
     sequence_length: int

@@ -218,6 +218,20 @@ def text_in(row: Row, column: str) -> str:
     return newlines(value).strip()
 
 
+def second_text(column: str | None, pair: str | None) -> dict[str, Any]:
+    """The column of a second text.
+
+    Raises:
+        RequestError: one is given to a run without, or none to a run on pairs.
+    """
+    if (column is not None) != (pair is not None):
+        expected = (
+            "no --pair" if column is None else "the second text: the run was trained on pairs"
+        )
+        raise RequestError(Problem("--pair", expected, pair))
+    return {} if column is None else {column: pair}
+
+
 def _listed(path: Part) -> list[str]:
     if isinstance(path, str):
         return [path] if path.strip() else []

@@ -26,7 +26,7 @@ from etude.data.examples.conll import (
 from etude.data.examples.encoding import encode
 from etude.data.examples.schemes import Scheme, TagInspection
 from etude.data.examples.source import Encoded, Inspection, Row, Split
-from etude.data.examples.tables import WHERE, TableData
+from etude.data.examples.tables import WHERE, TableData, second_text
 from etude.data.formats import KINDS, format_of
 from etude.data.objective import IGNORE
 from etude.data.rows import check_surrogates
@@ -62,8 +62,7 @@ class TaggedData(ExampleData):
     def rows_of_texts(
         self, texts: Sequence[str | list[str]], pair: str | None, labels: Sequence[str]
     ) -> list[Row]:
-        if pair is not None:
-            raise RequestError(Problem("--pair", "no --pair", pair))
+        second_text(None, pair)
         words = [WORD.findall(text) if isinstance(text, str) else text for text in texts]
         return [Row("", {"words": each, "tags": [labels[0]] * len(each)}) for each in words]
 

@@ -251,6 +251,8 @@ def _labels(source: Source, held: Container[bytes], inspection: Inspection) -> l
             )
         names = [one_name(name, spellings[name]) for name in trained]
         return sorted(names, key=_natural)
+    if not source.states_classes:
+        return stated
     numbers = numbered(stated)
     if unknown := [found for name, found in first.items() if name not in numbers]:
         expected = f"one of data.labels, {', '.join(stated[:12])}"
@@ -372,7 +374,7 @@ class _Writer:
         unknown = self.tokenizer.unknown
         if unknown is not None:
             self.counts["unknown"] += sum(ids.count(unknown) for ids in texts)
-        for label in fields.get("label", fields.get("tags", ())) if self.labels else ():
+        for label in fields.get("label", fields.get("tags", ())):
             if label >= 0:
                 self.balance[label] += 1
         for name in self.source.fields:

@@ -1,0 +1,150 @@
+"""Texts, or pairs of texts, each with one or several numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from etude.data.examples.encoding import encode
+from etude.data.examples.source import Encoded, Inspection, Kinds, Row, plain
+from etude.data.examples.tables import TableData, second_text, text_in
+from etude.data.tokenizer import Tokenizer
+from etude.errors import Checks, Problem, RequestError
+
+
+@dataclass(kw_only=True, eq=False)
+class ScoredFiles(TableData):
+    """Rows with a text and numbers, such as a rating or a similarity.
+
+    The columns of the numbers stand where classes have their names: `labels` of the run's record,
+    and as many outputs of the model's head.
+
+    Args:
+        path, validation, test: see `TableData`.
+        tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers:
+            see `ExampleData`.
+        text: the column of the text.
+        pair: that of a second text, which the model reads after the first; None is no such.
+        score: that of the number, or several. Each is a finite number in every row.
+        quoting: of TSV and CSV, see `etude.data.delimited.quoted`.
+    """
+
+    text: str = "text"
+    pair: str | None = None
+    score: str | list[str] = "score"
+    quoting: Literal["csv", "none"] | None = None
+    too_long: Literal["truncate", "refuse"] = "truncate"
+    pack: bool = field(default=False, init=False)
+
+    fields: tuple[str, ...] = field(default=("tokens", "values"), init=False)
+    kinds: ClassVar[Kinds] = Kinds(floats=frozenset({"values"}))
+    chunks: ClassVar[bool] = False
+    states_classes: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pair is not None:
+            self.fields = ("tokens", "types", "values")
+
+    def validate(self, checks: Checks) -> None:
+        names = self.scores
+        right = bool(names) and len(set(names)) == len(names)
+        checks.that(right, "score", self.score, "a column, or several different ones")
+        super().validate(checks)
+
+    @property
+    def scores(self) -> list[str]:
+        """The columns of the numbers."""
+        return [self.score] if isinstance(self.score, str) else list(self.score)
+
+    def columns(self) -> dict[str, str | None]:
+        named = {"text": self.text, "pair": self.pair}
+        if isinstance(self.score, str):
+            return {**named, "score": self.score}
+        return named | {f"score.{place}": name for place, name in enumerate(self.score)}
+
+    @property
+    def stated_labels(self) -> list[str]:
+        return self.scores
+
+    @property
+    def text_column(self) -> str:
+        return self.text
+
+    def texts(self, row: Row) -> list[str]:
+        found = [text_in(row, name) for name in (self.text, self.pair) if name is not None]
+        return found if found[0] else []
+
+    def numbers_of(self, row: Row) -> list[float]:
+        """The numbers of a row.
+
+        Raises:
+            RequestError: one is no finite number; says where.
+        """
+        return [number_in(row, name) for name in self.scores]
+
+    def inspection(self) -> Inspection:
+        return NumberInspection(self.scores)
+
+    def rows_of_texts(
+        self, texts: Sequence[str | list[str]], pair: str | None, labels: Sequence[str]
+    ) -> list[Row]:
+        values = second_text(self.pair, pair) | dict.fromkeys(self.scores, 0.0)
+        return [Row("", {**values, self.text: plain(text)}) for text in texts]
+
+    def encoded(
+        self, rows: Sequence[Row], tokenizer: Tokenizer, labels: Sequence[str]
+    ) -> list[Encoded]:
+        texts = [self.texts(row) for row in rows]
+        pairs: Any = [tuple(each) if self.pair else each[0] for each in texts]
+        result = []
+        found = encode(pairs, tokenizer, self.sequence_length)
+        for row, (piece, *rest) in zip(rows, found, strict=True):
+            fields: dict[str, list[Any]] = {
+                "tokens": piece.ids,
+                "types": piece.type_ids,
+                "values": self.numbers_of(row),
+            }
+            result.append(Encoded([fields], sum(len(each.ids) for each in rest)))
+        return result
+
+
+class NumberInspection(Inspection):
+    """Reports each row without a number.
+
+    Args:
+        columns: of the numbers.
+    """
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.columns = columns
+
+    def row(self, row: Row) -> None:
+        problems: list[Problem] = []
+        for column in self.columns:
+            try:
+                number_in(row, column)
+            except RequestError as error:
+                problems += error.problems
+        if problems:
+            raise RequestError(problems)
+
+
+def number_in(row: Row, column: str) -> float:
+    """The number in a column, which CSV and TSV spell.
+
+    Raises:
+        RequestError: no finite number stands there; says where.
+    """
+    value = row.values[column]
+    number = math.nan
+    if not isinstance(value, bool) and (not isinstance(value, str) or not row.typed):
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+    if not math.isfinite(number):
+        raise RequestError(Problem(f"{row.where}, column {column}", "a finite number", value))
+    return number
