@@ -18,7 +18,7 @@ def write(folder: Path) -> dict[str, Path]:
     """Makes the files anew, always the same; returns where each lies, by its name.
 
     Of a pair `source` and `target` the second is the first backwards; of a labelled row the
-    `label` says whether `text` speaks of cats, and `second` is another text.
+    `label` says whether `text` speaks of cats, `cats` how often, and `second` is another text.
     """
     draw = random.Random(0)
     sentences = [draw.choices(WORDS, k=draw.randint(4, 12)) for _ in range(240)]
@@ -28,7 +28,12 @@ def write(folder: Path) -> dict[str, Path]:
         for line, words in zip(lines, sentences, strict=True)
     ]
     labelled = [
-        {"text": line, "second": other, "label": "cats" if "cats" in line else "none"}
+        {
+            "text": line,
+            "second": other,
+            "label": "cats" if "cats" in line else "none",
+            "cats": line.split().count("cats"),
+        }
         for line, other in zip(lines, reversed(lines), strict=True)
     ]
     folder.mkdir(parents=True, exist_ok=True)
