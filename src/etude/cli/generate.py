@@ -151,7 +151,6 @@ def _as_typed(problem: Problem) -> Problem:
 
 
 def _model(asked: argparse.Namespace) -> Any:
-    from etude.models.text_generator import TextGenerator
 
     model: Any
     hint: str | None
@@ -168,7 +167,7 @@ def _model(asked: argparse.Namespace) -> Any:
 
         where, named, hint = "--pretrained", asked.pretrained, None
         model = etude.load_pretrained(asked.pretrained)
-    if not isinstance(model, TextGenerator):
+    if not model.writes:
         expected = "a model that writes text, a decoder or an encoder-decoder"
         raise RequestError(Problem(where, expected, named, hint))
     return model

@@ -104,6 +104,9 @@ class Data(Protocol):
     steps_per_epoch: float
     """Optimizer steps in which each training example is seen once."""
 
+    section_names: Any
+    """The sources of a mixture, each of which is validated apart too; usually none."""
+
     shares_exactly: bool
     """Whether each process must get the same number of examples."""
 

@@ -94,6 +94,8 @@ class NumberModel:
         module: the model.
     """
 
+    writes = False  # texts
+
     def __init__(self, module: Regressor) -> None:
         self.module = module
 

@@ -44,6 +44,8 @@ class TextEncoder:
         labels: the names of what the module's head tells apart, by number.
     """
 
+    writes = False  # texts
+
     def __init__(
         self, module: Encoder, tokenizer: FramingTokenizer, *, labels: Sequence[str] = ()
     ) -> None:

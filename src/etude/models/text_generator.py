@@ -55,6 +55,8 @@ class TextGenerator(ABC):
 
     continues: ClassVar[bool] = True
 
+    writes = True  # texts
+
     def __init__(
         self, module: nn.Module, tokenizer: Tokenizer, *, stop_tokens: Sequence[int] = ()
     ) -> None:

@@ -127,6 +127,17 @@ class Task(pl.LightningModule):
         """
         return None
 
+    @classmethod
+    def misfits(cls, model: Any, data: Any) -> Iterator[Problem]:
+        """What of a model and of data does not fit together for this task, before anything is
+        prepared.
+
+        Args:
+            model: of one layer, or one of each kind, without memory.
+            data: that takes the task's objective.
+        """
+        yield from ()
+
     def stand_in(self, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
         """A micro-batch without meaning, to try out how long one takes.
 

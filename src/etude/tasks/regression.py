@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from etude.data.evaluated import Evaluated
 from etude.data.objective import Objective
+from etude.errors import Problem
 from etude.models.regressor import Regressor
 from etude.tasks.base import MicroBatch, Setup, Task
 from etude.tasks.metrics import Metrics, Sum
@@ -49,6 +50,13 @@ class Regression(Task):
     @classmethod
     def objective(cls, **arguments: Any) -> Objective:
         return NumbersObjective()
+
+    @classmethod
+    def misfits(cls, model: Any, data: Any) -> Iterator[Problem]:
+        given = data.dimensions
+        inputs = getattr(model, "inputs", given)  # a user's own may not say it
+        if given != inputs:
+            yield Problem("model.inputs", f"the {given} numbers at each place of the data", inputs)
 
     def stand_in(self, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
         model: Any = self.model

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from etude.config.schema import InitFrom
 from etude.config.targets import resolve
 from etude.errors import Problem, RequestError
+from etude.models.families import has_head, head_of
 from etude.records import opening
 from etude.records.config_file import portable, read_config
 from etude.records.files import sha256_file
@@ -245,7 +246,7 @@ def _check_typed(config: DictConfig) -> None:
 
 def _weights(source: Source, asked: Any, module: nn.Module) -> dict[str, Tensor]:
     """The source's weights by the names of our modules, without a head of another kind."""
-    head = type(getattr(module, "head", None)).__name__
+    head = head_of(module)
     if source.record is not None:
         weights = load_mean(source.checkpoints)
         config = read_config(source.record.path / "config.yaml")
@@ -258,7 +259,7 @@ def _weights(source: Source, asked: Any, module: nn.Module) -> dict[str, Tensor]
 
     loaded = read(asked.source, revision=asked.revision).loaded
     weights = dict(loaded.module.state_dict())
-    if type(getattr(loaded.module, "head", None)).__name__ != head:
+    if head_of(loaded.module) != head:
         weights = {name: x for name, x in weights.items() if not name.startswith("head.")}
     if head == "ClassificationHead":  # a body's pooler is the first half of it
         for kind in ("weight", "bias"):
@@ -270,10 +271,10 @@ def _weights(source: Source, asked: Any, module: nn.Module) -> dict[str, Tensor]
 
 def _put(module: nn.Module, weights: dict[str, Tensor], *, new_head: bool, grow: bool) -> None:
     mine = dict(module.state_dict())
-    is_encoder = hasattr(getattr(module, "head", None), "gives")
+    replaceable = has_head(module)
 
     def of_the_head(name: str) -> bool:
-        return is_encoder and name.startswith("head.")
+        return replaceable and name.startswith("head.")
 
     problems: list[Problem] = []
     taken: dict[str, Tensor] = {}

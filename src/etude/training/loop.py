@@ -271,7 +271,7 @@ class RunLoop(pl.Callback):
         self._row = None
         self._append(row | metrics)
         self._given_up = watcher().validated(step, metrics)
-        monitor = getattr(trainer.lightning_module, "monitor", "val/loss")
+        monitor = str(trainer.lightning_module.monitor)
         improved = self.best is None or better(metrics[monitor], self.best["value"], monitor)
         if improved:
             self.best = {"metric": monitor, "value": metrics[monitor], "step": step}

@@ -14,10 +14,7 @@ from etude.config.checks import Checked
 from etude.config.nodes import Factory
 from etude.contracts.slots import CONTRACTS
 from etude.errors import InvalidArguments, Problem, RequestError, described, nearest
-from etude.models.decoder import Decoder
-from etude.models.encoder import Encoder
-from etude.models.encoder_decoder import EncoderDecoder
-from etude.models.regressor import Regressor
+from etude.models.families import called, misses_head, of_another
 from etude.nn.drawing import shapes_only
 from etude.optim.widths import no_rule, widths_of
 from etude.training.counting import with_layers
@@ -72,7 +69,7 @@ def problems_of(built: Built) -> list[Problem]:
             found += requirement(built)
         except RequestError as refused:
             found += refused.problems
-    return found
+    return found or list(_task_fits(built))
 
 
 def _sequences_fit_the_model(built: Built) -> Iterator[Problem]:
@@ -83,12 +80,9 @@ def _sequences_fit_the_model(built: Built) -> Iterator[Problem]:
             yield too_long(built.model, length, from_source=begun)
 
 
-def _numbers_fit_the_model(built: Built) -> Iterator[Problem]:
-    if isinstance(built.model, Regressor):
-        given, inputs = getattr(built.data, "dimensions", None), built.model.inputs
-        if given is not None and given != inputs:
-            expected = f"the {given} numbers at each place of the data"
-            yield Problem("model.inputs", expected, inputs)
+def _task_fits(built: Built) -> Iterator[Problem]:
+    if built.data is not None and built.model is not None:
+        yield from built.kind_of_task.misfits(built.model, built.data)
 
 
 def _processes_share_examples(built: Built) -> Iterator[Problem]:
@@ -128,7 +122,7 @@ def _monitors_are_metrics(built: Built) -> Iterator[Problem]:
     task = built.kind_of_task
     for name, callback in built.callbacks.items():
         monitor = getattr(callback, "monitor", None)
-        sections = getattr(built.data, "section_names", ())
+        sections = () if built.data is None else built.data.section_names
         names = (*task.metric_names, *(f"val/{section}/loss" for section in sections))
         if monitor is not None and task.metric_names and monitor not in names:
             expected = f"a metric of {task.__name__}"
@@ -138,9 +132,11 @@ def _monitors_are_metrics(built: Built) -> Iterator[Problem]:
 
 def _model_fits_the_task(built: Built) -> Iterator[Problem]:
     task, model = built.kind_of_task, built.model
-    if isinstance(model, tuple(_KINDS)) and task.models and not isinstance(model, task.models):
-        yield _another_kind(model, task)
-    elif isinstance(model, Encoder) and task.head not in (None, getattr(model.head, "gives", None)):
+    if of_another(model, task.models):
+        names, choices = called(task.models)
+        hint = f"{choices}, or another"
+        yield Problem("model", f"{names} for {task.__name__}", type(model).__name__, hint)
+    elif misses_head(model, task.head):
         have = None if model.head is None else type(model.head).__name__
         expected = f"a head that gives {task.head}, for {task.__name__}"
         yield Problem("model.head", expected, have, _HEADS[task.head])
@@ -206,7 +202,6 @@ def _low_rank_changes_are_possible(built: Built) -> Iterator[Problem]:
 
 REQUIREMENTS: tuple[Requirement, ...] = (
     _sequences_fit_the_model,
-    _numbers_fit_the_model,
     _processes_share_examples,
     _weights_are_averaged_once,
     _mup_has_a_rule,
@@ -232,17 +227,3 @@ _HEADS = {
     "tags": "model/head=tagging",
     "vocabulary": "model/head=masked_lm",
 }
-_KINDS = {
-    Decoder: ("a decoder", "model=nano"),
-    Encoder: ("an encoder", "model=encoder_nano"),
-    EncoderDecoder: ("an encoder-decoder", "model=transformer_nano"),
-    Regressor: ("a regressor", "model=regressor_nano"),
-}
-
-
-def _another_kind(model: Any, task: Any) -> Problem:
-    """The model is of a kind that the task has no use for."""
-    called = [_KINDS.get(kind, (kind.__name__, "")) for kind in task.models]
-    expected = f"{' or '.join(name for name, _ in called)} for {task.__name__}"
-    hint = " or ".join(choice for _, choice in called if choice)
-    return Problem("model", expected, type(model).__name__, f"{hint}, or another")
