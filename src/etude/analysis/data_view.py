@@ -72,7 +72,7 @@ def _targets(data: Any, micro: Any, count: int) -> Iterator[str]:
             labels = labels[row]
         if labels.ndim == 0:
             yield f"  label: {data.labels[int(labels)]}"
-        elif labels.is_floating_point():
+        elif labels.is_floating_point() or (data.labels and not data.states_classes):
             shown = ("·" if math.isnan(each) else f"{each:g}" for each in labels.tolist())
             yield f"  numbers: {cut(' '.join(shown))}"
         elif data.labels:

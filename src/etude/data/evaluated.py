@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -75,6 +75,7 @@ class Evaluated:
         rows: with their contents, where these were read.
         read: the numbers of those that have text, and so examples.
         labels_of: of rows with their contents the names of a row's labels, by its number.
+        contents: reads the rows that `row_of` names, where `rows` have no contents.
         in_order: makes the arrays of the examples in their order, of data that has them.
     """
 
@@ -85,6 +86,7 @@ class Evaluated:
     rows: Sequence[Row] = ()
     read: Sequence[int] = ()
     labels_of: Callable[[int], list[str]] | None = None
+    contents: Callable[[], Mapping[int, Row]] | None = None
     in_order: Callable[[], Iterator[dict[str, Any]]] | None = None
 
     def examples(self) -> Iterator[dict[str, Any]]:
@@ -96,6 +98,10 @@ class Evaluated:
             arrays = {name: value for name, value in batch.items() if hasattr(value, "unbind")}
             for values in zip(*arrays.values(), strict=True):
                 yield dict(zip(arrays, values, strict=True))
+
+    def row(self, number: int) -> Row:
+        """A row with its contents."""
+        return self.rows[number] if self.contents is None else self.contents()[number]
 
     @cached_property
     def row_of(self) -> NDArray[np.int64]:

@@ -300,8 +300,10 @@ class Task(pl.LightningModule):
         """Sets `validation_metrics`: of each part, and the loss of each section."""
         ranks = of_all_ranks(self._validated, self.trainer.world_size)
         places = sorted({where for some in ranks for where in some}, key=_in_order)
+        evaluated = self._data.evaluated("val")
         found = {
-            where: merged([some[where] for some in ranks if where in some]) for where in places
+            where: merged(self.metrics(evaluated), [some[where] for some in ranks if where in some])
+            for where in places
         }
         metrics: dict[str, float] = {}
         names = self._data.section_names
@@ -309,7 +311,8 @@ class Task(pl.LightningModule):
             if names:
                 metrics[f"{part}/{names[section]}/loss"] = each.compute()["loss"]
         for part in dict.fromkeys(part for part, _ in places):
-            whole = merged([each for (where, _), each in found.items() if where == part])
+            sections = [each for (where, _), each in found.items() if where == part]
+            whole = merged(self.metrics(evaluated), sections)
             computed = {f"{part}/{name}": value for name, value in whole.compute().items()}
             metrics = computed | metrics
         self.validation_metrics = metrics

@@ -129,12 +129,11 @@ class RowMetrics(Metrics):
         return Evaluation(self.compute(), self.predictions(), self.of, **self.details())
 
 
-def merged(parts: Sequence[Metrics]) -> Metrics:
-    """The sum of several of one kind; the first becomes it."""
-    first, *others = parts
-    for other in others:
-        first.merge(other)
-    return first
+def merged(empty: Metrics, parts: Sequence[Metrics]) -> Metrics:
+    """A new accumulator with all that several others hold."""
+    for part in parts:
+        empty.merge(part)
+    return empty
 
 
 def of_all_ranks(mine: Any, world: int) -> list[Any]:

@@ -56,3 +56,42 @@ def encode(
             add_special_tokens=framed,
         )
     return [[encoding, *encoding.overflowing] for encoding in found]
+
+
+def encode_windows(
+    pairs: Sequence[tuple[str, str]],
+    tokenizer: Tokenizer,
+    longest: int,
+    stride: int,
+    where: Sequence[str],
+) -> list[list[tokenizers.Encoding]]:
+    """The encodings of pairs whose second text is cut into windows, each after the whole first.
+
+    Args:
+        longest: tokens in a window, with the first text and the special tokens.
+        stride: tokens that a window shares with the one before.
+        where: of each pair, for messages.
+
+    Raises:
+        RequestError: a first text leaves no room for more than `stride` tokens of the second.
+    """
+    backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
+    backend.encode_special_tokens = True
+    with no_panic(tokenizer.file):
+        firsts = backend.encode_batch([first for first, _ in pairs], add_special_tokens=False)
+    room = longest - backend.num_special_tokens_to_add(True) - stride
+    if problems := [
+        Problem(
+            place,
+            f"a question of fewer than {room} tokens",
+            f"{len(first.ids)} tokens",
+            f"data.sequence_length={longest} less data.stride={stride}; set a larger length",
+        )
+        for place, first in zip(where, firsts, strict=True)
+        if len(first.ids) >= room
+    ]:
+        raise RequestError(problems[:3])
+    backend.enable_truncation(longest, stride=stride, strategy="only_second")
+    with no_panic(tokenizer.file):
+        found = backend.encode_batch(list(pairs))
+    return [[encoding, *encoding.overflowing] for encoding in found]

@@ -1,0 +1,274 @@
+"""Answers to questions that stand in a text (extractive question answering)."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from etude.data.evaluated import Evaluated
+from etude.data.objective import IGNORE, Arrays, ExampleObjective, Numbers
+from etude.errors import Checks
+from etude.models.encoder import Encoder
+from etude.tasks.base import MicroBatch, Setup, Task, shortened
+from etude.tasks.classification import class_logits
+from etude.tasks.losses import each_cross_entropy
+from etude.tasks.metrics import RowMetrics, Sum, ratio
+from etude.tasks.options import EvaluationOptions
+
+
+class SpanObjective(ExampleObjective):
+    """Tokens, what they spell of the context, and the tokens that begin and end the answer."""
+
+    fields: ClassVar[tuple[str, ...]] = ("tokens", "types", "begins", "ends", "span")
+
+    def lengths(self, lengths: Mapping[str, Numbers]) -> Numbers:
+        return lengths["tokens"]
+
+    def compose(self, fields: Arrays) -> Arrays:
+        return {name: fields[name] for name in self.fields[:-1]} | {"labels": fields["span"]}
+
+    def targets(self, arrays: Arrays) -> float:
+        return float((arrays["labels"] != IGNORE).all())
+
+
+class Candidate(NamedTuple):
+    """A part of a context that may be the answer.
+
+    Attributes:
+        score: the sum of the logits of its first and its last token.
+        begin, end: characters of the context; both 0 is no answer.
+    """
+
+    score: float
+    begin: int
+    end: int
+
+
+class SpanMetrics(RowMetrics):
+    """`loss`, and over questions `exact_match` and `f1`, from 0 to 100, as the script of SQuAD
+    counts them.
+
+    Args:
+        evaluated: what is scored; contexts and answers are read from its rows.
+        longest: the most tokens in an answer.
+        candidates: first and last tokens that are tried in each window.
+        no_answer: whether there may be none.
+    """
+
+    def __init__(
+        self, evaluated: Evaluated, *, longest: int, candidates: int, no_answer: bool
+    ) -> None:
+        self._evaluated = evaluated
+        self.longest, self.candidates, self.no_answer = longest, candidates, no_answer
+        self._nats, self._count = Sum(), Sum()
+        self._windows: dict[int, tuple[list[Candidate], float]] = {}  # and the score of no answer
+
+    def update(self, batch: Mapping[str, Any], outputs: Tensor) -> None:
+        nats = _nats(outputs, batch["labels"])
+        self._nats.add(nats)
+        self._count.add(len(nats))
+        keep = batch.get("keep")
+        begins = batch["begins"] if keep is None else batch["begins"].masked_fill(~keep, -1)
+        for index, logits, first, last in zip(
+            batch["index"].tolist(),
+            outputs.double().cpu().numpy(),
+            begins.cpu().numpy(),
+            batch["ends"].cpu().numpy(),
+            strict=True,
+        ):
+            self._windows[index] = (self._best(logits, first, last), float(logits[0].sum()))
+
+    def _best(
+        self, logits: NDArray[np.float64], begins: NDArray[Any], ends: NDArray[Any]
+    ) -> list[Candidate]:
+        """The best spans of a window, the likeliest first."""
+        starts, stops = (np.argsort(-side, kind="stable")[: self.candidates] for side in logits.T)
+        found = [
+            Candidate(float(logits[i, 0] + logits[j, 1]), int(begins[i]), int(ends[j]))
+            for i in starts.tolist()
+            for j in stops.tolist()
+            if begins[i] >= 0 and begins[j] >= 0 and i <= j < i + self.longest
+        ]
+        return sorted(found, key=lambda each: -each.score)[: self.candidates]
+
+    def merge(self, other: SpanMetrics) -> None:
+        self._nats.merge(other._nats)
+        self._count.merge(other._count)
+        self._windows |= other._windows
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_evaluated": None}  # of the rank that merges
+
+    def compute(self) -> dict[str, float]:
+        return {"loss": ratio(self._nats, self._count), **self.of()}
+
+    def of(self, rows: Container[int] | None = None) -> dict[str, float]:
+        scores = [
+            self._scores(number, text)
+            for number, (text, _) in self.answers().items()
+            if rows is None or number in rows
+        ]
+        exact, f1 = (100 * float(np.mean(side)) for side in zip(*scores, strict=True))
+        return {"exact_match": exact, "f1": f1}
+
+    def answers(self) -> dict[int, tuple[str, float]]:
+        """Of each row, by its number, the answer, empty for none, and its probability among the
+        candidates.
+        """
+        rows: dict[int, list[tuple[list[Candidate], float]]] = {}
+        for index, window in sorted(self._windows.items(), key=lambda item: item[0]):
+            rows.setdefault(int(self._evaluated.row_of[index]), []).append(window)
+        return {number: self._answer(number, windows) for number, windows in rows.items()}
+
+    def _answer(
+        self, number: int, windows: Sequence[tuple[list[Candidate], float]]
+    ) -> tuple[str, float]:
+        spans = [span for found, _ in windows for span in found]
+        none = Candidate(min(score for _, score in windows), 0, 0)
+        may_be_none = self.no_answer or not spans
+        spans = sorted([*spans, none] if may_be_none else spans, key=lambda span: -span.score)
+        kept = spans[: self.candidates]
+        spans = kept if none in kept or not may_be_none else [*kept, none]
+        scores = np.array([span.score for span in spans])
+        chances = np.exp(scores - scores.max())
+        best = spans[0]
+        context = self._evaluated.data.context_of(self._evaluated.row(number))
+        return context[best.begin : best.end], float(chances[0] / chances.sum())
+
+    def _truth(self, number: int) -> list[str]:
+        answers = self._evaluated.data.answers_of(self._evaluated.row(number))
+        return [answer.text for answer in answers] or [""]
+
+    def _scores(self, number: int, text: str) -> tuple[float, float]:
+        truth = self._truth(number)
+        return max(exact(text, each) for each in truth), max(overlap(text, each) for each in truth)
+
+    def predictions(self) -> list[dict[str, Any]]:
+        found = []
+        for number, (text, chance) in self.answers().items():
+            right, f1 = self._scores(number, text)
+            truth = self._truth(number)
+            found.append(
+                {
+                    "row": number,
+                    "label": truth,
+                    "prediction": text,
+                    "probability": round(chance, 6),
+                    "right": bool(right),
+                    "score": f1,
+                }
+            )
+        return found
+
+
+class QuestionAnswering(Task):
+    """The tokens that begin and end an answer; the loss is the mean of both cross-entropies, over
+    the windows of a step (Devlin et al. 2018, arXiv:1810.04805, section 4.2).
+
+    A window without the answer has its first token as both. The answer to a question is the span
+    with the largest sum of logits in any window.
+
+    Args:
+        setup: what the run gives.
+        longest_answer: the most tokens in an answer that is given.
+        candidates: first and last tokens that are tried in each window.
+        no_answer: whether a question may have no answer (SQuAD 2.0): none is given where the first
+            token's logits are larger than those of each span (section 4.3).
+        monitor: the metric that decides which checkpoint is best.
+    """
+
+    metric_names = ("val/loss", "val/exact_match", "val/f1")
+    loss_unit = "nats per window"
+    models = (Encoder,)
+    head = "tags"
+
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        longest_answer: int = 30,
+        candidates: int = 20,
+        no_answer: bool = False,
+        monitor: str = "val/loss",
+    ) -> None:
+        checks = Checks()
+        checks.positive(longest_answer=longest_answer, candidates=candidates)
+        checks.done()
+        super().__init__(setup)
+        self.watch(monitor)
+        self.longest_answer, self.candidates = longest_answer, candidates
+        self.no_answer = no_answer
+
+    @classmethod
+    def objective(cls, **arguments: Any) -> SpanObjective:
+        return SpanObjective()
+
+    def stand_in(self, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
+        return {
+            "tokens": torch.randint(vocabulary, (batch, length)),
+            "labels": torch.zeros(batch, 2, dtype=torch.long),
+            "step_targets": batch,
+        }
+
+    def outputs(self, micro: MicroBatch) -> Tensor:
+        """Logits (B, T, 2) of first and last token; no padding is one."""
+        logits = class_logits(self.model, micro)
+        keep = micro.get("keep")
+        return logits if keep is None else logits.masked_fill(~keep[..., None], -torch.inf)
+
+    def loss(self, micro: MicroBatch) -> Tensor:
+        return _nats(self.outputs(micro), micro["labels"]).sum()
+
+    def metrics(self, evaluated: Evaluated) -> SpanMetrics:
+        return SpanMetrics(
+            evaluated,
+            longest=self.longest_answer,
+            candidates=self.candidates,
+            no_answer=self.no_answer,
+        )
+
+    def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
+        measured: Any = self.measured(evaluated)
+        for number, (text, chance) in measured.answers().items():
+            question = evaluated.text(number)
+            yield {"question": question, "answer": text, "probability": chance}
+
+    def line(self, found: Mapping[str, Any]) -> str:
+        answer = found["answer"] or "(no answer)"
+        return f"{answer}\t{found['probability']:.3f}\t{shortened(found['question'])}"
+
+
+def _nats(logits: Tensor, spans: Tensor) -> Tensor:
+    """The mean cross-entropy of first and last token of each window, (B,)."""
+    return each_cross_entropy(logits.transpose(1, 2), spans).mean(-1)
+
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def words_of(text: str) -> list[str]:
+    """The words that answers are compared by: in lower case, without punctuation and articles."""
+    return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
+
+
+def exact(found: str, truth: str) -> float:
+    """1 if two answers have the same words, else 0."""
+    return float(words_of(found) == words_of(truth))
+
+
+def overlap(found: str, truth: str) -> float:
+    """F1 of the words of two answers; without any in one of them, whether both have none."""
+    ours, theirs = words_of(found), words_of(truth)
+    if not ours or not theirs:
+        return float(ours == theirs)
+    common = (Counter(ours) & Counter(theirs)).total()
+    return 2 * common / (len(ours) + len(theirs))
