@@ -20,10 +20,9 @@ from etude.data.unigram import Unigram
 from etude.data.wordpiece import WordPiece
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
-LABELLED = {"labelled_files", "pairs", "catalogs", "tagged", "hkcancor", "sotu_parties"}
-LABELLED |= {"labelled_hub", "pairs_hub", "tagged_hub"}
+ROWS = {path.stem for path in CONF.glob("*.yaml") if "data.examples." in path.read_text()}
 MADE = sorted(p.stem for p in CONF.glob("*.yaml") if "data.synthetic." in p.read_text())
-CORPORA = sorted({path.stem for path in CONF.glob("*.yaml")} - LABELLED - {*MADE})
+CORPORA = sorted({path.stem for path in CONF.glob("*.yaml")} - ROWS - {*MADE})
 TOKENIZERS = {
     "char": Char(),
     "byte": Byte(),

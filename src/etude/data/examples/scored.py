@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from etude.data.examples.encoding import encode
 from etude.data.examples.source import Encoded, Inspection, Kinds, Row, plain
 from etude.data.examples.tables import TableData, second_text, text_in
+from etude.data.examples.words import WordData, words_in
+from etude.data.rows import check_surrogates
 from etude.data.tokenizer import Tokenizer
 from etude.errors import Checks, Problem, RequestError
 
@@ -138,13 +140,98 @@ def number_in(row: Row, column: str) -> float:
     Raises:
         RequestError: no finite number stands there; says where.
     """
-    value = row.values[column]
+    return number_of(f"{row.where}, column {column}", row.values[column], spelt=not row.typed)
+
+
+def number_of(where: str, value: Any, *, spelt: bool = False) -> float:
+    """A finite number.
+
+    Args:
+        where: for the message.
+        spelt: whether a text that spells one is one.
+
+    Raises:
+        RequestError: it is none.
+    """
     number = math.nan
-    if not isinstance(value, bool) and (not isinstance(value, str) or not row.typed):
+    if not isinstance(value, bool) and (spelt or not isinstance(value, str)):
         try:
             number = float(value)
         except (TypeError, ValueError, OverflowError):
             number = math.nan
     if not math.isfinite(number):
-        raise RequestError(Problem(f"{row.where}, column {column}", "a finite number", value))
+        raise RequestError(Problem(where, "a finite number", value))
     return number
+
+
+@dataclass(kw_only=True, eq=False)
+class ScoredWords(WordData, TableData):
+    """Rows with a list of words and one of numbers, of JSON or Parquet.
+
+    Args:
+        path, validation, test: see `TableData`.
+        tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers:
+            see `ExampleData`.
+        words: the column of the words.
+        values: that of the numbers, as many as words; null is a word without.
+    """
+
+    words: str = "words"
+    values: str = "values"
+    pack: bool = field(default=False, init=False)
+
+    fields: tuple[str, ...] = field(default=("tokens", "values"), init=False)
+    kinds: ClassVar[Kinds] = Kinds(floats=frozenset({"values"}))
+    states_classes: ClassVar[bool] = False
+    of_words: ClassVar[str] = "values"
+    nothing: ClassVar[float] = math.nan
+
+    @property
+    def stated_labels(self) -> list[str]:
+        return [self.values]
+
+    @property
+    def text_column(self) -> str:
+        return self.words
+
+    def columns(self) -> dict[str, str | None]:
+        return {"words": self.words, "values": self.values}
+
+    def said_of(self, row: Row, labels: Sequence[str]) -> list[float]:
+        found: list[float] = row.values["values"]
+        return found
+
+    def inspection(self) -> Inspection:
+        return Inspection()
+
+    def _all(self, split: str) -> Iterator[Row]:
+        for row in super()._all(split):
+            words, values = word_values(row, self.words, self.values)
+            yield row._replace(values={**row.values, "words": words, "values": values})
+
+    def rows_of_texts(
+        self, texts: Sequence[str | list[str]], pair: str | None, labels: Sequence[str]
+    ) -> list[Row]:
+        words = words_in(texts, pair)
+        return [Row("", {"words": each, "values": [0.0] * len(each)}) for each in words]
+
+
+def word_values(row: Row, words: str, values: str) -> tuple[list[str], list[float]]:
+    """The words of a row, and their numbers, not a number for null.
+
+    Raises:
+        RequestError: they are no such lists, or of different lengths; says where.
+    """
+    found, said = row.values[words], row.values[values]
+    if not isinstance(found, list) or not all(isinstance(w, str) and w for w in found):
+        raise RequestError(Problem(f"{row.where}, column {words}", "a list of words", found))
+    where = f"{row.where}, column {values}"
+    if not isinstance(said, list) or len(said) != len(found):
+        raise RequestError(Problem(where, f"a list of {len(found)} numbers, one a word", said))
+    numbers = []
+    for number, each in enumerate(said, 1):
+        at = f"{where}, number {number}"
+        numbers.append(math.nan if each is None else number_of(at, each))
+    for word in found:
+        check_surrogates(f"{row.where}, column {words}", word)
+    return list(found), numbers

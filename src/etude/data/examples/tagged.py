@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import tokenizers
-
-from etude.data.examples.base import ExampleData
 from etude.data.examples.classes import check_names, key_of, numbered
 from etude.data.examples.conll import (
     Layout,
@@ -23,106 +19,40 @@ from etude.data.examples.conll import (
     layout_of,
     sentences,
 )
-from etude.data.examples.encoding import encode
 from etude.data.examples.schemes import Scheme, TagInspection
-from etude.data.examples.source import Encoded, Inspection, Row, Split
-from etude.data.examples.tables import WHERE, TableData, second_text
+from etude.data.examples.source import Inspection, Row, Split
+from etude.data.examples.tables import WHERE, TableData
+from etude.data.examples.words import WordData, words_in
 from etude.data.formats import KINDS, format_of
 from etude.data.objective import IGNORE
 from etude.data.rows import check_surrogates
 from etude.data.text_files import files_of
-from etude.data.tokenizer import Tokenizer
 from etude.errors import Checks, Problem, RequestError
-
-WORD = re.compile(r"[^ \t\n\r]+")  # a no-break space belongs to its word
-UNSEEN = "\u25a1"
-"""Stands for a word of which a tokenizer reads nothing: a white square."""
 
 
 @dataclass(kw_only=True, eq=False)
-class TaggedData(ExampleData):
+class TaggedData(WordData):
     """The base: rows have `words` and `tags`, as many of the one as of the other."""
 
-    too_long: Literal["truncate", "chunk", "refuse"] = "chunk"
-
     fields = ("tokens", "tags")
-    reads_words = True
-
-    @property
-    def text_column(self) -> str:
-        return "words"
-
-    def texts(self, row: Row) -> list[str]:
-        words = row.values["words"]
-        return [" ".join(words)] if words else []
+    of_words = "tags"
+    nothing = IGNORE
 
     def labels_of(self, row: Row) -> list[str]:
         return list(row.values["tags"])
 
+    def said_of(self, row: Row, labels: Sequence[str]) -> list[int]:
+        numbers = numbered(labels)
+        return [numbers[key_of(name)] for name in row.values["tags"]]
+
     def rows_of_texts(
         self, texts: Sequence[str | list[str]], pair: str | None, labels: Sequence[str]
     ) -> list[Row]:
-        second_text(None, pair)
-        words = [WORD.findall(text) if isinstance(text, str) else text for text in texts]
+        words = words_in(texts, pair)
         return [Row("", {"words": each, "tags": [labels[0]] * len(each)}) for each in words]
 
     def inspection(self) -> Inspection:
         return TagInspection()
-
-    def encoded(
-        self, rows: Sequence[Row], tokenizer: Tokenizer, labels: Sequence[str]
-    ) -> list[Encoded]:
-        numbers = numbered(labels)
-        found = self._encodings(rows, tokenizer)
-        result = []
-        for row, pieces in zip(rows, found, strict=True):
-            tags = [numbers[key_of(name)] for name in row.values["tags"]]
-            taken, lost = self.pieces_of(pieces)
-            examples, done = [], -1
-            for piece in taken:
-                marks = []
-                for word in piece.word_ids:
-                    if word is None or word <= done:
-                        marks.append(IGNORE)
-                    else:
-                        marks.append(tags[word])
-                        done = word
-                examples.append({"tokens": piece.ids, "tags": marks})
-            result.append(Encoded(examples, lost))
-        return result
-
-    def _encodings(
-        self, rows: Sequence[Row], tokenizer: Tokenizer
-    ) -> list[list[tokenizers.Encoding]]:
-        """The pieces of each row; a word of which the tokenizer reads nothing, as of a zero-width
-        space, is read as `UNSEEN`, so that each word has its tag.
-        """
-        sentences = [spelt(row.values["words"], tokenizer) for row in rows]
-        found = encode(sentences, tokenizer, self.sequence_length, words=True)
-        for place, (row, words) in enumerate(zip(rows, sentences, strict=True)):
-            if not (missing := _unread(words, found[place])):
-                continue
-            seen = spelt(
-                [UNSEEN if n in missing else word for n, word in enumerate(row.values["words"])],
-                tokenizer,
-            )
-            (found[place],) = encode([seen], tokenizer, self.sequence_length, words=True)
-            if missing := _unread(seen, found[place]):
-                word = row.values["words"][min(missing)]
-                raise RequestError(Problem(row.where, "words that the tokenizer reads", word))
-        return found
-
-
-def _unread(words: Sequence[str], pieces: Sequence[tokenizers.Encoding]) -> set[int]:
-    """The words that stand in none of the pieces."""
-    return set(range(len(words))) - {word for piece in pieces for word in piece.word_ids}
-
-
-def spelt(words: Sequence[str], tokenizer: Tokenizer) -> list[str]:
-    """The words as they stand in running text: after a space, where a tokenizer reads spaces."""
-    if tokenizer.rewrites:
-        return list(words)
-    return [word if place == 0 else f" {word}" for place, word in enumerate(words)]
 
 
 @dataclass(kw_only=True, eq=False)

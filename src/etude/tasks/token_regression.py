@@ -1,0 +1,145 @@
+"""A number for each word of a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from etude.data.evaluated import Evaluated
+from etude.data.objective import Arrays, ExampleObjective, Numbers
+from etude.models.encoder import Encoder
+from etude.tasks.base import MicroBatch, Setup, Task
+from etude.tasks.classification import class_logits
+from etude.tasks.metrics import RowMetrics, Sum, ratio
+from etude.tasks.numbers import number_metrics
+from etude.tasks.options import EvaluationOptions
+
+Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Actual and predicted numbers of words; not a number where a word has none."""
+
+
+class WordValuesObjective(ExampleObjective):
+    """Tokens, and a number at the first token of each word."""
+
+    fields: ClassVar[tuple[str, ...]] = ("tokens", "values")
+
+    def lengths(self, lengths: Mapping[str, Numbers]) -> Numbers:
+        return lengths["tokens"]
+
+    def compose(self, fields: Arrays) -> Arrays:
+        return {"tokens": fields["tokens"], "labels": fields["values"]}
+
+
+class WordValueMetrics(RowMetrics):
+    """`loss`, the mean squared error over words, and `etude.tasks.numbers.number_metrics`.
+
+    Args:
+        row_of: the row that each example is from.
+    """
+
+    def __init__(self, row_of: NDArray[np.int64]) -> None:
+        self.row_of = row_of
+        self._squared, self._count = Sum(), Sum()
+        self._pieces: dict[int, Pair] = {}
+
+    def update(self, batch: Mapping[str, Any], outputs: Tensor) -> None:
+        labels = batch["labels"].double()
+        there = ~labels.isnan()
+        self._squared.add((outputs.double() - labels)[there].square())
+        self._count.add(there.sum())
+        for index, actual, found, words in zip(
+            batch["index"].tolist(), labels, outputs.double(), there, strict=True
+        ):
+            self._pieces[index] = (actual[words].cpu().numpy(), found[words].cpu().numpy())
+
+    def merge(self, other: WordValueMetrics) -> None:
+        self._squared.merge(other._squared)
+        self._count.merge(other._count)
+        self._pieces |= other._pieces
+
+    def compute(self) -> dict[str, float]:
+        return {"loss": ratio(self._squared, self._count), **self.of()}
+
+    def of(self, rows: Container[int] | None = None) -> dict[str, float]:
+        pairs = [pair for row, pair in self.rows().items() if rows is None or row in rows]
+        actual, found = (np.concatenate(side)[:, None] for side in zip(*pairs, strict=True))
+        return number_metrics(actual, found, ["value"])
+
+    def rows(self) -> dict[int, Pair]:
+        """Of each row the words that have a number, in order."""
+        found: dict[int, list[Pair]] = {}
+        for index, pair in sorted(self._pieces.items(), key=lambda item: item[0]):
+            found.setdefault(int(self.row_of[index]), []).append(pair)
+        return {
+            row: (np.concatenate([a for a, _ in pairs]), np.concatenate([b for _, b in pairs]))
+            for row, pairs in found.items()
+        }
+
+    def predictions(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "row": row,
+                "label": actual.tolist(),
+                "prediction": found.tolist(),
+                "score": -float(np.square(found - actual).mean()) if len(actual) else 0.0,
+            }
+            for row, (actual, found) in self.rows().items()
+        ]
+
+
+class TokenRegression(Task):
+    """A number for each word, at its first token; the loss is the mean squared error over the words
+    that have one.
+
+    Args:
+        setup: what the run gives.
+        monitor: the metric that decides which checkpoint is best.
+    """
+
+    metric_names = ("val/loss", "val/error", "val/pearson", "val/spearman")
+    loss_unit = "squared error per word"
+    scores_are = "negative squared errors, more is better"
+    models = (Encoder,)
+    head = "tags"
+
+    def __init__(self, setup: Setup, *, monitor: str = "val/loss") -> None:
+        super().__init__(setup)
+        self.watch(monitor)
+
+    @classmethod
+    def objective(cls, **arguments: Any) -> WordValuesObjective:
+        return WordValuesObjective()
+
+    def stand_in(self, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
+        return {
+            "tokens": torch.randint(vocabulary, (batch, length)),
+            "labels": torch.randn(batch, length),
+            "step_targets": batch * length,
+        }
+
+    def outputs(self, micro: MicroBatch) -> Tensor:
+        """A number at each position, (B, T)."""
+        return class_logits(self.model, micro)[..., 0]
+
+    def loss(self, micro: MicroBatch) -> Tensor:
+        found, labels = self.outputs(micro), micro["labels"]
+        found = found.to(torch.promote_types(found.dtype, torch.float32))
+        return (found - labels)[~labels.isnan()].square().sum()
+
+    def metrics(self, evaluated: Evaluated) -> WordValueMetrics:
+        return WordValueMetrics(evaluated.row_of)
+
+    def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
+        measured: Any = self.measured(evaluated)
+        for row, (_, found) in measured.rows().items():
+            words: Sequence[str] = evaluated.rows[row].values["words"]
+            yield {"text": " ".join(words), "words": words, "values": found.tolist()}
+
+    def line(self, found: Mapping[str, Any]) -> str:
+        pairs = zip(found["words"], found["values"], strict=False)
+        return " ".join(f"{word}/{value:.3f}" for word, value in pairs)
