@@ -80,6 +80,17 @@ class Tokenizer:
         """The number of token ids, special tokens and gaps in the numbering included."""
         return 1 + max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1)
 
+    def for_text(self) -> tokenizers.Tokenizer:
+        """A copy of the backend, always the same one, whose truncation a caller may set."""
+        self._copy.no_truncation()
+        return self._copy
+
+    @cached_property
+    def _copy(self) -> tokenizers.Tokenizer:
+        copy = tokenizers.Tokenizer.from_str(self.backend.to_str())
+        copy.encode_special_tokens = True
+        return copy
+
     @cached_property
     def rewrites(self) -> bool:
         """Whether text may come back changed: lower case, lost spaces, words that are unknown.

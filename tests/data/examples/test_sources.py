@@ -5,12 +5,15 @@ from __future__ import annotations
 import gzip
 import json
 import struct
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from etude.data.examples import tables
 from etude.data.examples.base import ExampleData
+from etude.data.examples.labelled import LabelledFiles
 from etude.data.examples.pairs import Catalogs, Pairs
 from etude.data.examples.parties import SotuParties
 from etude.data.examples.tagged import HKCanCor, Tagged
@@ -274,3 +277,35 @@ class TestParties:
     def test_a_party_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(RequestError, match="did you mean Democratic"):
             prepared(self.made(parties=["Democratc", "Republican"]), LabelObjective(), tmp_path)
+
+
+@pytest.mark.parametrize("duplicates", ["warn", "drop"])
+def test_a_file_is_parsed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, duplicates: Any
+) -> None:
+    """Splits, labels, the tokenizer's texts and the examples come from one pass over it."""
+    rows = tmp_path / "rows.csv"
+    lines = [f"text {number},{'ab'[number % 2]}" for number in range(2500)]
+    rows.write_text("text,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    data = LabelledFiles(
+        path=str(rows), tokenizer=Char(), sequence_length=16, batch=Batch(examples=4),
+        validation=0.2, test=0.1, duplicates=duplicates,
+    )  # fmt: skip
+    data.for_task(LabelObjective())
+    counts: Counter[str] = Counter()
+    original = tables.records_of
+
+    def counted(file: Path, *more: Any) -> Any:
+        counts["begun"] += 1
+        for record in original(file, *more):
+            counts["rows"] += 1
+            yield record
+
+    monkeypatch.setattr(tables, "records_of", counted)
+    data.check()
+    data.prepare(tmp_path / "cache")
+    assert counts == {"begun": 1, "rows": 2500}
+    splits = data.meta.splits
+    assert [splits[name].rows for name in ("train", "val", "test")] == [1750, 500, 250]
+    (folder,) = (path for path in (tmp_path / "cache").iterdir() if path.is_dir())
+    assert not list(folder.glob("rows.*"))

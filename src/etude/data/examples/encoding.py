@@ -41,8 +41,7 @@ def encode(
         framed: whether the special tokens stand around it.
         words: whether each is a list of words.
     """
-    backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
-    backend.encode_special_tokens = True
+    backend = tokenizer.for_text()
     pair = bool(texts) and isinstance(texts[0], tuple) and not words
     room = longest - (backend.num_special_tokens_to_add(pair) if framed else 0)
     if room < 1:
@@ -75,8 +74,7 @@ def encode_windows(
     Raises:
         RequestError: a first text leaves no room for more than `stride` tokens of the second.
     """
-    backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
-    backend.encode_special_tokens = True
+    backend = tokenizer.for_text()
     with no_panic(tokenizer.file):
         firsts = backend.encode_batch([first for first, _ in pairs], add_special_tokens=False)
     room = longest - backend.num_special_tokens_to_add(True) - stride

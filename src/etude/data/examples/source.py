@@ -121,6 +121,14 @@ class Source(ABC):
     def rows(self, split: Split) -> Iterator[Row]:
         """The rows of a split, in order; none if there is no such split."""
 
+    def rows_by_split(self) -> Iterator[tuple[Split, Row]]:
+        """All rows with their splits, those of a split in order; read once, where several are parts
+        of one list.
+        """
+        for split in SPLITS:
+            for row in self.rows(split):
+                yield split, row
+
     @abstractmethod
     def texts(self, row: Row) -> list[str]:
         """What the tokenizer learns from, and by what a row is known again; empty if it has no
@@ -173,8 +181,8 @@ class Source(ABC):
         return {}
 
 
-def in_parts(items: Iterable[Item], split: Split, v: float, t: float) -> Iterator[Item]:
-    """Those items of a list that belong to a split, with parts v for validation and t for testing.
+def parted(items: Iterable[Item], v: float, t: float) -> Iterator[tuple[Split, Item]]:
+    """The items of a list with their splits, with parts v for validation and t for testing.
 
     Item i, from 0, is for testing if floor((i + 1) t) > floor(i t); of the others, counted by j,
     one is for validation if floor((j + 1) w) > floor(j w), w = v / (1 - t).
@@ -182,9 +190,12 @@ def in_parts(items: Iterable[Item], split: Split, v: float, t: float) -> Iterato
     w, rest = v / (1 - t), 0
     for count, item in enumerate(items):
         if int((count + 1) * t) > int(count * t):
-            belongs: Split = "test"
-        else:
-            belongs = "val" if int((rest + 1) * w) > int(rest * w) else "train"
-            rest += 1
-        if belongs == split:
-            yield item
+            yield "test", item
+            continue
+        yield "val" if int((rest + 1) * w) > int(rest * w) else "train", item
+        rest += 1
+
+
+def in_parts(items: Iterable[Item], split: Split, v: float, t: float) -> Iterator[Item]:
+    """Those items of a list that belong to a split; see `parted`."""
+    return (item for belongs, item in parted(items, v, t) if belongs == split)

@@ -13,7 +13,7 @@ from etude.data.delimited import Quoting
 from etude.data.evaluated import Request
 from etude.data.examples.base import ExampleData
 from etude.data.examples.hub import HubRows
-from etude.data.examples.source import Row, Split, in_parts
+from etude.data.examples.source import Row, Split, in_parts, parted
 from etude.data.formats import Format, endings, format_of
 from etude.data.plain import ReadOnce, sha256
 from etude.data.rows import check_surrogates, columns_of, needless_quoting, newlines, records_of
@@ -123,6 +123,15 @@ class TableData(ExampleData):
             found = self._all("train")
         v, t = (self.parts[name] or 0.0 for name in ("val", "test"))
         yield from in_parts(found, split, v, t)
+
+    def rows_by_split(self) -> Iterator[tuple[Split, Row]]:
+        own: tuple[Split, ...] = ("test", "val")
+        for split in own:
+            if self.paths[split]:
+                for row in self._all(split):
+                    yield split, row
+        v, t = (self.parts[name] or 0.0 for name in ("val", "test"))
+        yield from parted(self._all("train"), v, t)
 
     def content_fingerprint(self) -> str:
         digest = hashlib.sha256()

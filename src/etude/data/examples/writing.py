@@ -15,6 +15,7 @@ from typing import Any
 from etude.data.examples.classes import key_of, numbered, one_name
 from etude.data.examples.ragged import RaggedWriter
 from etude.data.examples.source import SPLITS, Encoded, Inspection, Row, Source, Split
+from etude.data.examples.spool import Read, Spool
 from etude.data.tokenizer import Tokenizer, most_is_lost
 from etude.errors import Problem, RequestError
 
@@ -97,18 +98,20 @@ def write_examples(folder: Path, source: Source, identity: Mapping[str, Any]) ->
         RequestError: the rows can't be used; says which, and why.
     """
     log.info("preparing data in %s", folder.with_suffix(""))
-    held = _held_out(source)
+    spool = Spool(source, folder)
+    held = _held_out(source, spool)
     inspection = source.inspection()
-    labels = _labels(source, held, inspection)
+    labels = _labels(source, spool, held, inspection)
     notes = inspection.notes(labels)
-    tokenizer = source.recipe.train(_texts(source, held))
+    tokenizer = source.recipe.train(_texts(spool, held))
     if source.framed:
         tokenizer = tokenizer.with_frame()
     tokenizer.save(folder / "tokenizer.json")
     seen: dict[bytes, Split] = {}
     splits = {}
     for split in SPLITS:
-        splits[split] = _Writer(folder, source, split, tokenizer, labels, seen).write()
+        splits[split] = _Writer(folder, source, split, tokenizer, labels, seen).write(spool)
+    spool.remove()
     for split in ("train", "val"):
         if splits[split].examples == 0:
             where = "data.path" if split == "train" else "data.validation"
@@ -173,25 +176,26 @@ def tell(meta: Meta, duplicates: str, too_long: str) -> None:
             log.warning("%s: %s rows stand in %s too, %s", split, f"{found.leaked:,}", other, what)
 
 
-def _held_out(source: Source) -> set[bytes]:
+def _held_out(source: Source, spool: Spool) -> set[bytes]:
     """The keys of the rows that are not trained on, if some are left out for that."""
     if source.duplicates != "drop":
         return set()
     splits: tuple[Split, ...] = ("test", "val")
-    held = {_key(source.texts(row)) for split in splits for row in source.rows(split)}
-    some_left = any(_key(source.texts(row)) not in held for row in source.rows("train"))
+    held = {read.key for split in splits for read in spool.rows(split)}
+    some_left = any(read.key not in held for read in spool.rows("train"))
     return held if some_left else set()  # else it is refused when the splits are written
 
 
-def _texts(source: Source, held: Container[bytes]) -> Iterator[str]:
+def _texts(spool: Spool, held: Container[bytes]) -> Iterator[str]:
     """What the tokenizer learns from: what is trained on."""
-    for row in source.rows("train"):
-        texts = source.texts(row)
-        if _key(texts) not in held:
-            yield from texts
+    for read in spool.rows("train"):
+        if read.key not in held:
+            yield from read.texts
 
 
-def _labels(source: Source, held: Container[bytes], inspection: Inspection) -> list[str]:
+def _labels(
+    source: Source, spool: Spool, held: Container[bytes], inspection: Inspection
+) -> list[str]:
     """The labels in order: as stated, or those of the training split, of rows that are kept.
 
     Args:
@@ -210,11 +214,9 @@ def _labels(source: Source, held: Container[bytes], inspection: Inspection) -> l
     problems: list[Problem] = []
     for split in SPLITS:
         own: set[bytes] = set()
-        for row in source.rows(split):
-            texts = source.texts(row)
+        for row, texts, key in spool.rows(split):
             if not texts:
                 continue
-            key = _key(texts)
             own.add(key)
             try:
                 labels = source.labels_of(row)
@@ -293,19 +295,19 @@ class _Writer:
         self.characters = 0  # that are counted for that
         self.leaked_at: list[str] = []
 
-    def write(self) -> SplitMeta:
+    def write(self, spool: Spool) -> SplitMeta:
         """Writes all, and says what was written.
 
         Raises:
             RequestError: a row is too long, or stands in another split too, and that is refused.
         """
-        rows = self._kept()
+        rows = self._kept(spool)
         while group := list(islice(rows, GROUP)):
-            batch = [row for _, row in group]
+            batch = [read.row for _, read in group]
             encoded = self.source.encoded(batch, self.tokenizer, self.labels)
-            for (number, row), each in zip(group, encoded, strict=True):
-                self._check_length(row, each)
-                self._count_lost(self.source.texts(row))
+            for (number, read), each in zip(group, encoded, strict=True):
+                self._check_length(read.row, each)
+                self._count_lost(read.texts)
                 for fields in each.fields:
                     self._append(number, fields)
         digests = "".join(file.close() for file in self.files.values())
@@ -324,16 +326,15 @@ class _Writer:
             sha256=hashlib.sha256(digests.encode()).hexdigest(),
         )
 
-    def _kept(self) -> Iterator[tuple[int, Row]]:
+    def _kept(self, spool: Spool) -> Iterator[tuple[int, Read]]:
         """The rows with text that are not left out, with their numbers."""
         own: set[bytes] = set()
-        for number, row in enumerate(self.source.rows(self.split)):
-            texts = self.source.texts(row)
+        for number, read in enumerate(spool.rows(self.split)):
+            row, texts, key = read
             if not texts:
                 self.counts["empty"] += 1
                 continue
             self.counts["rows"] += 1
-            key = _key(texts)
             before = self.seen.setdefault(key, self.split)
             if key in own:
                 self.counts["repeated"] += 1
@@ -345,7 +346,7 @@ class _Writer:
                 if self.source.duplicates == "drop":
                     self.counts["dropped"] += 1
                     continue
-            yield number, row
+            yield number, read
 
     def _check_length(self, row: Row, encoded: Encoded) -> None:
         cut = encoded.truncated > 0
@@ -380,12 +381,6 @@ class _Writer:
         for name in self.source.fields:
             self.files[name].append(fields[name])
         self.files["row"].append([number])
-
-
-def _key(texts: Sequence[str]) -> bytes:
-    """By which a row is known again: its texts, in any case and however spaced."""
-    plain = "\0".join(" ".join(text.casefold().split()) for text in texts)
-    return hashlib.blake2b(plain.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def _natural(label: str) -> tuple[int, float, str]:

@@ -1,0 +1,74 @@
+"""The rows of a source, read once: the passes that follow take them from files beside."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from etude.data.examples.source import SPLITS, Row, Source, Split
+
+GROUP = 1000  # rows at a time
+
+
+class Read(NamedTuple):
+    """A row as it was read.
+
+    Attributes:
+        row: itself.
+        texts: of it, see `Source.texts`.
+        key: by which it is known again: its texts, in any case and however spaced.
+    """
+
+    row: Row
+    texts: list[str]
+    key: bytes
+
+
+class Spool:
+    """The rows of all splits.
+
+    Args:
+        source: is read to its end.
+        folder: where the files are made.
+    """
+
+    def __init__(self, source: Source, folder: Path) -> None:
+        self._files = {split: folder / f"rows.{split}" for split in SPLITS}
+        groups: dict[Split, list[Read]] = {split: [] for split in SPLITS}
+        opened = {split: file.open("wb") for split, file in self._files.items()}
+        try:
+            for split, row in source.rows_by_split():
+                texts = source.texts(row)
+                group = groups[split]
+                group.append(Read(row, texts, key_of_texts(texts)))
+                if len(group) == GROUP:
+                    pickle.dump(group, opened[split], pickle.HIGHEST_PROTOCOL)
+                    group.clear()
+            for split, group in groups.items():
+                pickle.dump(group, opened[split], pickle.HIGHEST_PROTOCOL)
+        finally:
+            for file in opened.values():
+                file.close()
+
+    def rows(self, split: Split) -> Iterator[Read]:
+        """The rows of a split, in order."""
+        with self._files[split].open("rb") as file:
+            while True:
+                try:
+                    yield from pickle.load(file)
+                except EOFError:
+                    return
+
+    def remove(self) -> None:
+        """Removes the files."""
+        for file in self._files.values():
+            file.unlink(missing_ok=True)
+
+
+def key_of_texts(texts: Sequence[str]) -> bytes:
+    """By which a row is known again: its texts, in any case and however spaced."""
+    plain = "\0".join(" ".join(text.casefold().split()) for text in texts)
+    return hashlib.blake2b(plain.encode(errors="surrogatepass"), digest_size=16).digest()
