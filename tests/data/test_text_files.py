@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -309,3 +310,66 @@ class TestLines:
         path.write_text('{"text": "a"}\n')
         with pytest.raises(RequestError, match="lines"):
             data(path, lines=True).check()
+
+
+class TestFilesOfItsOwnForValidation:
+    def files(self, tmp_path: Path, kind: str) -> tuple[str, str]:
+        texts = (["one two", "three four"], ["five six", "seven"])
+        found = []
+        for name, some in zip(("train", "held"), texts, strict=True):
+            file = tmp_path / f"{name}.{kind}"
+            lines = [json.dumps({"text": text}) if kind == "jsonl" else text for text in some]
+            file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            found.append(str(file))
+        return found[0], found[1]
+
+    @pytest.mark.parametrize(
+        ("kind", "more", "train", "val"),
+        [
+            ("txt", {}, ["one two\nthree four\n"], ["five six\nseven\n"]),
+            ("txt", {"lines": True}, ["one two", "three four"], ["five six", "seven"]),
+            ("jsonl", {}, ["one two", "three four"], ["five six", "seven"]),
+        ],
+    )
+    def test_they_are_the_split(
+        self, kind: str, more: dict[str, Any], train: list[str], val: list[str], tmp_path: Path
+    ) -> None:
+        path, held = self.files(tmp_path, kind)
+        made = data(path, validation=held, **more)
+        made.check()
+        assert list(made.documents("train")) == train
+        assert list(made.documents("val")) == val
+        assert [text for _, text in made.passages("val")] == val
+        assert data(path, validation=[held], **more).fingerprint() == made.fingerprint()
+        before = made.fingerprint()
+        Path(held).write_text(Path(held).read_text().replace("seven", "eight"))
+        assert data(path, validation=held, **more).fingerprint() != before
+        both = data([path, held], **more).fingerprint()
+        assert both not in (before, data(path, validation=held, **more).fingerprint())
+
+    def test_what_cannot_be(self, tmp_path: Path) -> None:
+        path, held = self.files(tmp_path, "txt")
+        with pytest.raises(RequestError, match=r"data\.validation.*other files than those of"):
+            data([path, held], validation=held).check()
+        with pytest.raises(RequestError, match=r"data\.validation.*none\.txt"):
+            data(path, validation=str(tmp_path / "none.txt")).check()
+        with pytest.raises(InvalidArguments, match="a part between 0 and 1, or files"):
+            data(path, validation=1.5)
+        with pytest.raises(InvalidArguments, match="a part between 0 and 1, or files"):
+            data(path, validation="")
+
+    def test_from_a_command(self, etude: Any, tmp_path: Path) -> None:
+        path, held = self.files(tmp_path, "txt")
+        Path(path).write_text("To be, or not to be, that is the question.\n" * 40)
+        Path(held).write_text("Whether 'tis nobler in the mind to suffer.\n" * 5)
+        answer = etude(
+            "train", "experiment=debug", "data=text_files", f"data.path={path}",
+            f"data.validation={held}", "data/tokenizer=byte", "trainer.max_steps=2",
+            "data.sequence_length=16", "data.batch.examples=2", "schedule.warmup_steps=0",
+            f"run.root={tmp_path / 'runs'}", f"run.cache={tmp_path / 'cache'}", "run.samples=0",
+        )  # fmt: skip
+        assert answer.code == 0, answer.err
+        (file,) = tmp_path.rglob("run.json")
+        splits = json.loads(file.read_text())["data"]["splits"]
+        assert splits["train"]["characters"] == 43 * 40
+        assert splits["val"]["characters"] == 43 * 5

@@ -52,7 +52,8 @@ class TextFiles(TextData):
     Args:
         path: a file, a folder (its files of these kinds at any depth, hidden ones left out), a
             glob (`**` included), or a list of these. Plain text and rows can't be mixed.
-        validation: the part of the characters or rows that is held out, between 0 and 1.
+        validation: the part of the characters or rows that is held out, between 0 and 1; or the
+            files that are, as for `path`, and then all of `path` is trained on.
         column: for rows, the column of the text; None takes `text`, else the only one of text.
         lines: each line of plain text is a document, and is held out as a row would be; those that
             are blank are none.
@@ -60,32 +61,47 @@ class TextFiles(TextData):
     """
 
     path: str | list[str]
-    validation: float = 0.1
+    validation: float | str | list[str] = 0.1
     column: str | None = None
     lines: bool = False
     quoting: Literal["csv", "none"] | None = None
 
     def __post_init__(self) -> None:
         self.paths = [self.path] if isinstance(self.path, str) else list(self.path)
+        self.part, self.held_out = _part_or_files(self.validation)
         super().__post_init__()
         self._once = ReadOnce()
 
     def validate(self, checks: Checks) -> None:
         some = bool(self.paths) and all(self.paths)
         checks.that(some, "path", self.path, "a file, a folder, a glob, or a list")
-        inside, part = 0 < self.validation < 1, "a part between 0 and 1"
-        checks.that(inside, "validation", self.validation, part)
+        inside = all(self.held_out) if self.part is None else 0 < self.part < 1
+        expected = "a part between 0 and 1, or files"
+        checks.that(inside, "validation", self.validation, expected)
         named = self.column is None or bool(self.column)
         checks.that(named, "column", self.column, "a column's name")
         super().validate(checks)
 
     def files(self) -> list[Path]:
-        """The files in order.
+        """The files in order, and then those that are held out.
 
         Raises:
-            RequestError: with every path that can't be used.
+            RequestError: with every path that can't be used, and every file that is both.
         """
-        return files_of(self.paths)
+        trained, held = files_of(self.paths), self._held_files()
+        known = {file.resolve() for file in trained}
+        if both := [file for file in held if file.resolve() in known]:
+            expected = "other files than those of data.path"
+            raise RequestError(Problem("data.validation", expected, str(file)) for file in both)
+        return trained + held
+
+    def _files_of(self, split: Split) -> list[Path]:
+        """Those that a split is in; both, if it is a part of each."""
+        held = self._held_files() if split == "val" else []
+        return held or files_of(self.paths)
+
+    def _held_files(self) -> list[Path]:
+        return files_of(self.held_out, "data.validation") if self.held_out else []
 
     def check(self) -> None:
         files = self.files()
@@ -122,7 +138,10 @@ class TextFiles(TextData):
     def content_fingerprint(self) -> str:
         digest = hashlib.sha256()
         rows = self._rows()
-        for file in self.files():
+        trained = len(files_of(self.paths))
+        for number, file in enumerate(self.files()):
+            if number == trained:
+                digest.update(b"validation")
             found = self._once(sha256, file) if rows else self._scan(file).sha256
             digest.update(bytes.fromhex(found))
         if rows:
@@ -130,7 +149,7 @@ class TextFiles(TextData):
         return digest.hexdigest()
 
     def content_files(self) -> list[Path] | None:
-        return searched(self.paths, self.files())
+        return searched([*self.paths, *self.held_out], self.files())
 
     def split_settings(self) -> dict[str, object]:
         lines = {"lines": True} if self.lines else {}
@@ -138,7 +157,7 @@ class TextFiles(TextData):
         reading = {"reading": READING} if self._rows() else {}
         return {
             "corpus": "text_files",
-            "validation": self.validation,
+            "validation": "files" if self.part is None else self.part,
             **lines,
             **quoting,
             **reading,
@@ -146,13 +165,12 @@ class TextFiles(TextData):
 
     def documents(self, split: Split) -> Iterator[str]:
         if self._rows():
-            found = texts(self._values(), tell=split == "val")
-            documents = (newlines(text) for text in found)
-            yield from split_rows(documents, held_out=split == "val", validation=self.validation)
+            found = texts(self._values(split), tell=split == "val")
+            yield from self._belonging(split, (newlines(text) for text in found))
             return
         if self.lines:
-            lines = (line for file in self.files() for line in _lines(file))
-            yield from split_rows(lines, held_out=split == "val", validation=self.validation)
+            lines = (line for file in self._files_of(split) for line in _lines(file))
+            yield from self._belonging(split, lines)
             return
         for file, first, last in self._spans(split):
             yield "".join(characters_of(file, first, last))
@@ -164,6 +182,13 @@ class TextFiles(TextData):
         for number, (file, first, last) in enumerate(self._spans(split)):
             for text in cut(characters_of(file, first, last)):
                 yield number, text
+
+    def _belonging(self, split: Split, documents: Iterator[str]) -> Iterator[str]:
+        """Those documents of a split's files that belong to it."""
+        if self.part is None:
+            yield from documents
+        else:
+            yield from split_rows(documents, held_out=split == "val", validation=self.part)
 
     def _rows(self) -> bool:
         return _format(self.files()[0]).rows
@@ -195,9 +220,9 @@ class TextFiles(TextData):
         found: dict[str, bool] = self._once(columns_of, file, _format(file), self.quoting)
         return found
 
-    def _values(self) -> Iterator[tuple[str, Any]]:
+    def _values(self, split: Split) -> Iterator[tuple[str, Any]]:
         column = self._column()
-        for file in self.files():
+        for file in self._files_of(split):
             if not self._columns(file):
                 continue
             for where, value in values_of(file, _format(file), column, self.quoting):
@@ -205,9 +230,12 @@ class TextFiles(TextData):
 
     def _spans(self, split: Split) -> Iterator[tuple[Path, int, int]]:
         """Each file's characters [first, last) that belong to the split, unless there are none."""
-        files = self.files()
+        files = self._files_of(split)
         counts = [self._scan(file).characters for file in files]
-        border = int(sum(counts) * (1 - self.validation))
+        if self.part is None:
+            yield from ((file, 0, n) for file, n in zip(files, counts, strict=True) if n)
+            return
+        border = int(sum(counts) * (1 - self.part))
         start = 0
         for file, count in zip(files, counts, strict=True):
             inside = min(max(border - start, 0), count)
@@ -220,6 +248,15 @@ class TextFiles(TextData):
         """One reading serves the checks, the fingerprint and the border of the splits."""
         found: Scan = self._once(scan, file)
         return found
+
+
+def _part_or_files(validation: float | str | list[str]) -> tuple[float | None, list[str]]:
+    """The part that is held out, or the paths of what is."""
+    if isinstance(validation, str):
+        return None, [validation]
+    if isinstance(validation, Sequence):
+        return None, list(validation)
+    return float(validation), []
 
 
 def _lines(file: Path) -> Iterator[str]:
