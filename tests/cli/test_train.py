@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -187,7 +188,7 @@ def test_generate_from_released_weights(etude, trained, monkeypatch: pytest.Monk
 
     def load(source: str) -> Any:
         asked.append(source)
-        return load_run(trained[1]).model() if source == "gpt2" else object()
+        return load_run(trained[1]).model() if source == "gpt2" else SimpleNamespace(writes=False)
 
     monkeypatch.setattr(package, "load_pretrained", load, raising=False)
     words = ["--prompt", "the ", "--max-new-tokens", "5", "--samples", "3", "--seed", "0"]
