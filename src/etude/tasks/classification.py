@@ -111,12 +111,13 @@ class LabelMetrics(RowMetrics):
         self._chances: list[NDArray[np.float64]] = []
 
     def update(self, batch: Mapping[str, Any], outputs: Tensor) -> None:
-        labels, weights = batch["labels"], batch.get("weights")
+        outputs, labels = outputs.cpu(), batch["labels"].cpu()  # not every device has doubles
+        weights = batch["weights"].cpu() if "weights" in batch else None
         self._nats.add(each_cross_entropy(outputs, labels, weights))
         self._weight.add(len(labels) if weights is None else weights)
         self._index.append(batch["index"].cpu().numpy())
-        self._actual.append(labels.cpu().numpy())
-        self._chances.append(outputs.double().softmax(-1).cpu().numpy())
+        self._actual.append(labels.numpy())
+        self._chances.append(outputs.double().softmax(-1).numpy())
         self.__dict__.pop("_rows", None)
 
     def merge(self, other: LabelMetrics) -> None:

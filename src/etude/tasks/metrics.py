@@ -42,7 +42,8 @@ class Sum:
 
     def _settled(self) -> list[float]:
         if self._tensors:
-            self._numbers += torch.cat([each.double() for each in self._tensors]).tolist()
+            # On the CPU, as not every device has double precision.
+            self._numbers += torch.cat(self._tensors).cpu().double().tolist()
             self._tensors = []
         return self._numbers
 

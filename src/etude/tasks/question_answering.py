@@ -19,7 +19,7 @@ from etude.errors import Checks
 from etude.models.encoder import Encoder
 from etude.tasks.base import MicroBatch, Setup, Task, shortened
 from etude.tasks.classification import class_logits
-from etude.tasks.losses import each_cross_entropy
+from etude.tasks.losses import cross_entropy, each_cross_entropy
 from etude.tasks.metrics import RowMetrics, Sum, ratio
 from etude.tasks.options import EvaluationOptions
 
@@ -72,14 +72,15 @@ class SpanMetrics(RowMetrics):
         self._windows: dict[int, tuple[list[Candidate], float]] = {}  # and the score of no answer
 
     def update(self, batch: Mapping[str, Any], outputs: Tensor) -> None:
-        nats = _nats(outputs, batch["labels"])
+        outputs = outputs.cpu()  # not every device has doubles
+        nats = each_cross_entropy(outputs.transpose(1, 2), batch["labels"].cpu()).mean(-1)
         self._nats.add(nats)
         self._count.add(len(nats))
         keep = batch.get("keep")
         begins = batch["begins"] if keep is None else batch["begins"].masked_fill(~keep, -1)
         for index, logits, first, last in zip(
             batch["index"].tolist(),
-            outputs.double().cpu().numpy(),
+            outputs.double().numpy(),
             begins.cpu().numpy(),
             batch["ends"].cpu().numpy(),
             strict=True,
@@ -225,7 +226,7 @@ class QuestionAnswering(Task):
         return logits if keep is None else logits.masked_fill(~keep[..., None], -torch.inf)
 
     def loss(self, micro: MicroBatch) -> Tensor:
-        return _nats(self.outputs(micro), micro["labels"]).sum()
+        return cross_entropy(self.outputs(micro).transpose(1, 2), micro["labels"]) / 2
 
     def metrics(self, evaluated: Evaluated) -> SpanMetrics:
         return SpanMetrics(
@@ -244,11 +245,6 @@ class QuestionAnswering(Task):
     def line(self, found: Mapping[str, Any]) -> str:
         answer = found["answer"] or "(no answer)"
         return f"{answer}\t{found['probability']:.3f}\t{shortened(found['question'])}"
-
-
-def _nats(logits: Tensor, spans: Tensor) -> Tensor:
-    """The mean cross-entropy of first and last token of each window, (B,)."""
-    return each_cross_entropy(logits.transpose(1, 2), spans).mean(-1)
 
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")

@@ -94,11 +94,11 @@ class NumberMetrics(Metrics):
         self._asked: list[int] = []
 
     def update(self, batch: Mapping[str, Any], outputs: Tensor) -> None:
-        values = batch["values"]
+        values, outputs = batch["values"].cpu(), outputs.cpu()  # not every device has doubles
         there = ~values.isnan()
         squared = squared_errors(outputs.double(), values.double())[there]
         before = (there.cumsum(1) - 1)[there]
-        sums = torch.zeros(values.shape[1], dtype=torch.float64, device=values.device)
+        sums = torch.zeros(values.shape[1], dtype=torch.float64)
         sums.index_add_(0, before, squared)
         counts = torch.bincount(before, minlength=values.shape[1])
         self._add([_sum_of(one) for one in sums.tolist()], counts.tolist())

@@ -87,9 +87,10 @@ class TagMetrics(RowMetrics):
         self._pieces: dict[int, tuple[Tags, Tags]] = {}  # actual and predicted, by example
 
     def update(self, batch: Mapping[str, Any], outputs: Tensor) -> None:
-        self._nats.add(each_cross_entropy(outputs, batch["labels"]).sum(-1))
-        self._weight.add((batch["labels"] != IGNORE).sum())
-        labels, found = (x.cpu().numpy() for x in (batch["labels"], outputs.argmax(-1)))
+        outputs, targets = outputs.cpu(), batch["labels"].cpu()  # not every device has doubles
+        self._nats.add(each_cross_entropy(outputs, targets).sum(-1))
+        self._weight.add((targets != IGNORE).sum())
+        labels, found = targets.numpy(), outputs.argmax(-1).numpy()
         for example, *tags in zip(batch["index"].tolist(), labels, found, strict=True):
             words = tags[0] != IGNORE
             self._pieces[example] = (tags[0][words], tags[1][words])

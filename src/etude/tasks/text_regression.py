@@ -47,10 +47,10 @@ class ValueMetrics(RowMetrics):
         self._rows: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}  # actual and predicted
 
     def update(self, batch: Mapping[str, Any], outputs: Tensor) -> None:
-        actual, found = batch["labels"].double(), outputs.double()
+        actual, found = batch["labels"].cpu().double(), outputs.cpu().double()
         self._squared.add((found - actual).square())
         self._count.add(actual.numel())
-        pairs = zip(actual.cpu().numpy(), found.cpu().numpy(), strict=True)
+        pairs = zip(actual.numpy(), found.numpy(), strict=True)
         rows = self.row_of[batch["index"].cpu().numpy()].tolist()
         self._rows |= dict(zip(rows, pairs, strict=True))
 

@@ -48,14 +48,14 @@ class WordValueMetrics(RowMetrics):
         self._pieces: dict[int, Pair] = {}
 
     def update(self, batch: Mapping[str, Any], outputs: Tensor) -> None:
-        labels = batch["labels"].double()
+        labels, outputs = batch["labels"].cpu().double(), outputs.cpu().double()
         there = ~labels.isnan()
-        self._squared.add((outputs.double() - labels)[there].square())
+        self._squared.add((outputs - labels)[there].square())
         self._count.add(there.sum())
         for index, actual, found, words in zip(
-            batch["index"].tolist(), labels, outputs.double(), there, strict=True
+            batch["index"].tolist(), labels, outputs, there, strict=True
         ):
-            self._pieces[index] = (actual[words].cpu().numpy(), found[words].cpu().numpy())
+            self._pieces[index] = (actual[words].numpy(), found[words].numpy())
 
     def merge(self, other: WordValueMetrics) -> None:
         self._squared.merge(other._squared)
