@@ -187,7 +187,7 @@ def test_after_training(stuck: Any, words: Any, tmp_path: Path, signum: int) -> 
     ("point", "command"),
     [
         ("etude.models.text_generator:TextGenerator.generate", ["generate"]),
-        ("etude.api:Run.evaluate", ["evaluate"]),
+        ("etude.tasks.causal_lm:CausalLM.evaluate", ["evaluate"]),
     ],
 )
 def test_other_commands(
