@@ -115,6 +115,12 @@ def test_swept_compared_and_continued(
     frame = runs.significance("val")
     assert len(frame) == 1
     assert math.isfinite(frame["difference"].iloc[0])
+    asked = [str(path) for path in records(tmp_path)]
+    answer = etude(
+        "runs", "significance", *asked, "--trust", "lengths", "--root", tmp_path / "runs"
+    )
+    assert answer.code == 0, answer.err
+    assert f"{frame['mean'].iloc[0]:.5f}" in answer.out
     assert etude("train", *words, "seed=2", "run.stop_at_step=15").code == 0
     assert etude("train", *words, "seed=2").code == 0
     assert etude("train", *words, "seed=2", f"run.root={tmp_path / 'whole'}").code == 0
@@ -126,6 +132,18 @@ def test_swept_compared_and_continued(
         path.name for path in (tmp_path / "whole" / "lengths").iterdir()
     ), trust=["lengths"]).model("last").module.state_dict()  # fmt: skip
     assert all(torch.equal(kept[0][name], tensor) for name, tensor in again.items())
+
+
+def test_scores_of_its_own(
+    words: list[str], etude: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        lengths.WordRegression, "scores", lambda self, evaluated: [float(len(evaluated.rows)), 2.0]
+    )
+    assert etude("train", *words).code == 0
+    (path,) = records(tmp_path)
+    run = load_run(path, trust=["lengths"])
+    assert run.scores("val") == run.scores("val") == [12.0, 2.0]
 
 
 def test_the_metric_of_the_page_on_tasks(

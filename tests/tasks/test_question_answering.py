@@ -195,6 +195,8 @@ def test_questions_without_an_answer(etude: Callable[..., Any], tmp_path: Path) 
     rows(tmp_path / "rows.jsonl", none=True)
     more = ("task.no_answer=true", "trainer.max_steps=60", "trainer.val_check_interval=60")
     run = trained(etude, tmp_path, *more, "optimizer.lr=0.01")
+    notes = etude("data", "show", *words_of(tmp_path)).out
+    assert "16 of 48 questions have no answer; task.no_answer=true" in notes
     found = [json.loads(line) for line in predictions(run)]
     assert {tuple(said["label"]) for said in found} >= {("",)}
     assert any(said["prediction"] == "" for said in found)

@@ -100,7 +100,7 @@ def test_one_number(etude: Callable[..., Any], tmp_path: Path) -> None:
         assert last[f"val/{name}"] == pytest.approx(value, rel=1e-6)
     assert run.scores("val") == pytest.approx((-squared).tolist(), rel=1e-4)
     (told,) = run.predict(["a great one"])
-    assert told["score"] == pytest.approx(said(run, "a great one")[0], rel=1e-5)
+    assert told["scores"]["score"] == pytest.approx(said(run, "a great one")[0], rel=1e-5)
     answer = etude("predict", run.path, "--text", "a great one")
     assert answer.out == f"{told['score']:.3f}\ta great one\n"
     answer = etude("data", "show", *words_of(tmp_path))
@@ -116,7 +116,7 @@ def test_several_numbers(etude: Callable[..., Any], tmp_path: Path) -> None:
     metrics = run.evaluate("val")
     assert metrics["error"] == pytest.approx((metrics["error/score"] + metrics["error/count"]) / 2)
     (told,) = run.predict(["fine"])
-    assert [told["score"], told["count"]] == pytest.approx(said(run, "fine"), rel=1e-5)
+    assert list(told["scores"].values()) == pytest.approx(said(run, "fine"), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +141,9 @@ def test_several_numbers(etude: Callable[..., Any], tmp_path: Path) -> None:
         ("rows.csv", "b,about 3", "column score = 'about 3': expected a finite number"),
         ("rows.csv", "b,inf", "column score = 'inf': expected a finite number"),
         ("rows.csv", "b,", "column score"),
+        ("rows.csv", "b,1_000", "column score = '1_000': expected a finite number"),
+        ("rows.csv", "b,\u0663", "column score"),
+        ("rows.csv", "b,1e39", "column score = '1e39': expected a finite number"),
     ],
 )
 def test_what_is_no_number_is_named(
@@ -169,3 +172,35 @@ def test_the_loss_does_not_depend_on_the_split(etude: Callable[..., Any], tmp_pa
         (path,) = (tmp_path / micro / "scored").iterdir()
         losses.append(load_run(path).metrics["val/loss"].dropna().iloc[-1])
     assert losses[1:] == pytest.approx(losses[:1] * 2, rel=1e-6)
+
+
+def test_an_undefined_correlation_ends_no_run(etude: Callable[..., Any], tmp_path: Path) -> None:
+    """Of constant numbers; where it decides it does, and says so."""
+    written = rows(tmp_path / "rows.jsonl")
+    lines = [json.dumps({**row, "score": 2.0}) for row in written]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    run = trained(etude, tmp_path)
+    assert run.status == "finished"
+    last = run.metrics.iloc[-1]
+    assert math.isfinite(last["val/loss"])
+    assert "val/pearson" not in run.metrics
+    answer = etude("train", *words_of(tmp_path, "task.monitor=val/pearson"))
+    assert answer.code == 1
+    assert "val/pearson is nan at step 6" in answer.err
+
+
+def test_a_larger_correlation_is_better(etude: Callable[..., Any], tmp_path: Path) -> None:
+    rows(tmp_path / "rows.jsonl")
+    more = ("trainer.max_steps=24", "trainer.val_check_interval=3", "optimizer.lr=0.01")
+    run = trained(etude, tmp_path, *more, "task.monitor=val/spearman")
+    values = run.metrics["val/spearman"].dropna()
+    assert run.summary["best"]["value"] == values.max() > values.min()
+
+
+def test_a_column_that_is_called_text(etude: Callable[..., Any], tmp_path: Path) -> None:
+    written = rows(tmp_path / "rows.jsonl")
+    lines = [json.dumps({"review": row["text"], "text": row["score"]}) for row in written]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    run = trained(etude, tmp_path, "data.text=review", "data.score=text")
+    (told,) = run.predict(["fine"])
+    assert told == {"text": "fine", "scores": {"text": pytest.approx(said(run, "fine")[0])}}

@@ -110,3 +110,27 @@ def test_what_does_not_fit_is_named(
     assert answer.code == 2, answer.out
     assert f"line 61, {told}" in answer.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_rows_without_any_number_are_not_scored(etude: Callable[..., Any], tmp_path: Path) -> None:
+    written = rows(tmp_path / "rows.jsonl")
+    lines = [
+        json.dumps(row | {"values": [None] * len(row["words"])} if n % 3 == 0 else row)
+        for n, row in enumerate(written)
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    answer = etude("train", *words_of(tmp_path))
+    assert answer.code == 0, answer.err
+    (path,) = (tmp_path / "runs" / "words").iterdir()
+    held = [n for n in range(60) if int((n + 1) * 0.25) > int(n * 0.25)]
+    scores = load_run(path).scores("val")
+    assert len(scores) == sum(n % 3 != 0 for n in held) < len(held)
+    assert max(scores) < 0
+
+
+def test_csv_holds_no_lists(etude: Callable[..., Any], tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("words,values\na b,1 2\n", encoding="utf-8")
+    answer = etude("train", *words_of(tmp_path, f"data.path={path}"))
+    assert answer.code == 2
+    assert "expected JSON or Parquet: its rows hold lists" in answer.err

@@ -130,14 +130,16 @@ def kept(run: Any, split: str, how: Mapping[str, Any]) -> Mapping[str, float] | 
 def example_scores(run: Any, split: str, which: str) -> list[float]:
     """The score of each example of a split, in their order; kept in the record once computed.
 
-    Rows are kept in `predictions/<name>.jsonl`, with what was said of each; else the scores alone
-    in `predictions/<name>.json`.
+    Rows are kept in `predictions/<name>.jsonl`, with what was said of each; the scores alone in
+    `predictions/<name>.json`, where the task says them of something else.
     """
     data, checkpoint = run.data(), run.record.chosen(which)
     name = name_of(split, checkpoint.name, options_of(run, data, {}))
     rows = run.path / stored.PREDICTIONS / f"{name}.jsonl"
     about = run.path / stored.EVALUATIONS / f"{name}.json"
-    if stored.read(about, checkpoint.folders, rows) is not None:
+    kind: Any = run.checked.nodes["task"].constructor
+    of_rows = not kind.says_scores()
+    if of_rows and stored.read(about, checkpoint.folders, rows) is not None:
         return _of_rows(rows)
     file = run.path / stored.PREDICTIONS / f"{name}.json"
     if (content := stored.read(file, checkpoint.folders)) is not None:
@@ -146,7 +148,7 @@ def example_scores(run: Any, split: str, which: str) -> list[float]:
             raise RequestError(Problem(str(file), "a list of losses", found, "remove it"))
         return found
     evaluated = run.evaluated(data, Request(split))
-    if evaluated.rows:
+    if of_rows and evaluated.rows:
         scored(run, split, which=which)
         return _of_rows(rows)
     must_be_ours(run.path)

@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from etude.cli.words import DONE, split, with_output
+from etude.cli.words import DONE, split, with_output, with_trust
 from etude.errors import Problem, RequestError
 from etude.escaping import printable
 
@@ -72,6 +72,7 @@ def significance_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("runs", metavar="RUN", nargs="+", help=help_ + "with the first")
     parser.add_argument("--split", default="val", help="val, test or train (val)")
     parser.add_argument("--json", action="store_true", help="complete values")
+    with_trust(parser)
 
 
 def significance(asked: Namespace) -> int:
@@ -87,7 +88,7 @@ def significance(asked: Namespace) -> int:
     )
     if len(records) < 2:
         raise RequestError(Problem("RUN", "two runs or more", " ".join(asked.runs)))
-    runs = Runs([Run(record) for record in records])
+    runs = Runs([Run(record, trust=asked.trust) for record in records])
     frame = runs.significance(asked.split)
     if asked.json:
         rows = json.loads(frame.to_json(orient="records"))

@@ -66,7 +66,9 @@ def _output(typed: str) -> Path:
 
 def with_trust(parser: argparse.ArgumentParser) -> None:
     help_ = "modules whose classes a record from someone else may name"
-    parser.add_argument("--trust", metavar="MODULE", nargs="+", default=[], help=help_)
+    parser.add_argument(
+        "--trust", metavar="MODULE", nargs="+", action="extend", default=[], help=help_
+    )
 
 
 def with_quoting(parser: argparse.ArgumentParser) -> None:

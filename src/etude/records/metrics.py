@@ -237,7 +237,9 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-RISING = ("accuracy", "f1", "precision", "recall", "mcc", "bleu", "chrf", "exact")
+RISING = (
+    "accuracy", "f1", "precision", "recall", "mcc", "bleu", "chrf", "exact", "pearson", "spearman",
+)  # fmt: skip
 """Metrics of which more is better, by how their names begin; of all others less is."""
 
 

@@ -216,6 +216,11 @@ class Task(pl.LightningModule):
             )
         return [float(each["score"]) for each in found]
 
+    @classmethod
+    def says_scores(cls) -> bool:
+        """Whether the task defines `scores`."""
+        return cls.scores is not Task.scores
+
     def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
         """What the model says of each row, in their order; what the rows state as their label or
         target stands in for none. A task without this method makes no predictions.

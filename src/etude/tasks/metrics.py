@@ -120,7 +120,9 @@ class RowMetrics(Metrics):
 
     @abstractmethod
     def predictions(self) -> list[dict[str, Any]]:
-        """An object for each row: `row`, `label`, `prediction`, `right`, `score`, from 0 to 1."""
+        """An object for each row: `row`, its number; `label` and `prediction`, as JSON can hold
+        them; `score`, more being better; and whatever else there is to say.
+        """
 
     def details(self) -> dict[str, Any]:
         """Further attributes of the `Evaluation`."""

@@ -20,9 +20,11 @@ def number_metrics(actual: Floats, found: Floats, names: Sequence[str]) -> dict[
 
     Returns:
         `error`, the mean absolute error; `pearson` and `spearman`, the correlations of the numbers
-        and of their ranks, not a number where one side is constant. Of several numbers these are
-        the means, and `error/NAME`, ... those of each.
+        and of their ranks, not a number where one side is constant or n is 0. Of several numbers
+        these are the means, and `error/NAME`, ... those of each.
     """
+    if not len(actual):
+        return dict.fromkeys(("error", "pearson", "spearman"), math.nan)
     each = {
         name: {
             "error": float(np.abs(found[:, place] - actual[:, place]).mean()),

@@ -128,10 +128,10 @@ class TextRegression(Task):
         measured: Any = self.measured(evaluated)
         for row, (_, found) in measured.rows():
             named = dict(zip(self.labels, found.tolist(), strict=True))
-            yield {"text": evaluated.text(row), **named}
+            yield {"text": evaluated.text(row), "scores": named}
 
     def line(self, found: Mapping[str, Any]) -> str:
-        numbers = "\t".join(f"{found[name]:.3f}" for name in self.labels)
+        numbers = "\t".join(f"{number:.3f}" for number in found["scores"].values())
         return f"{numbers}\t{shortened(found['text'])}"
 
 

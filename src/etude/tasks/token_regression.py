@@ -66,8 +66,9 @@ class WordValueMetrics(RowMetrics):
         return {"loss": ratio(self._squared, self._count), **self.of()}
 
     def of(self, rows: Container[int] | None = None) -> dict[str, float]:
+        none = (np.zeros(0), np.zeros(0))
         pairs = [pair for row, pair in self.rows().items() if rows is None or row in rows]
-        actual, found = (np.concatenate(side)[:, None] for side in zip(*pairs, strict=True))
+        actual, found = (np.concatenate(s)[:, None] for s in zip(none, *pairs, strict=True))
         return number_metrics(actual, found, ["value"])
 
     def rows(self) -> dict[int, Pair]:
@@ -86,9 +87,10 @@ class WordValueMetrics(RowMetrics):
                 "row": row,
                 "label": actual.tolist(),
                 "prediction": found.tolist(),
-                "score": -float(np.square(found - actual).mean()) if len(actual) else 0.0,
+                "score": -float(np.square(found - actual).mean()),
             }
             for row, (actual, found) in self.rows().items()
+            if len(actual)
         ]
 
 

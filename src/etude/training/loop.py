@@ -263,15 +263,17 @@ class RunLoop(pl.Callback):
             # with `validation_due`: it is made up for on the way on
             self._save(trainer, step, asked=True)
             raise Interrupted(self.signals.requested or 0) from None
+        monitor = str(trainer.lightning_module.monitor)
         for name, value in metrics.items():
-            if not math.isfinite(value):
+            undefined = math.isnan(value) and not name.endswith("loss") and name != monitor
+            if not undefined and not math.isfinite(value):
                 raise Diverged(name, step, value)
+        metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         self._validation_due = False
         row = self._row or {"step": step, "tokens": self.tokens}
         self._row = None
         self._append(row | metrics)
         self._given_up = watcher().validated(step, metrics)
-        monitor = str(trainer.lightning_module.monitor)
         improved = self.best is None or better(metrics[monitor], self.best["value"], monitor)
         if improved:
             self.best = {"metric": monitor, "value": metrics[monitor], "step": step}

@@ -63,6 +63,7 @@ class Questions(TableData):
         default=("tokens", "types", "begins", "ends", "span"), init=False
     )
     states_classes: ClassVar[bool] = False
+    lists: ClassVar[bool] = True
     stated_labels: ClassVar[list[str]] = [*ENDS]
 
     def validate(self, checks: Checks) -> None:
@@ -152,13 +153,21 @@ def _fields(piece: tokenizers.Encoding, answers: Sequence[Answer]) -> dict[str, 
 
 
 class _AnswersStand(Inspection):
-    """Reports answers that are not where they say."""
+    """Reports answers that are not where they say, and counts questions that have none."""
 
     def __init__(self, data: Questions) -> None:
         self._data = data
+        self._rows = self._without = 0
 
     def row(self, row: Row) -> None:
-        self._data.answers_of(row)
+        self._rows += 1
+        self._without += not self._data.answers_of(row)
+
+    def notes(self, labels: Sequence[str]) -> list[str]:
+        if not self._without:
+            return []
+        told = f"{self._without:,} of {self._rows:,} questions have no answer"
+        return [f"{told}; task.no_answer=true lets the model say so"]
 
 
 def answers_in(row: Row, column: str, context: str) -> list[Answer]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
+
+import numpy as np
 
 from etude.data.examples.encoding import encode
 from etude.data.examples.source import Encoded, Inspection, Kinds, Row, plain
@@ -143,24 +146,30 @@ def number_in(row: Row, column: str) -> float:
     return number_of(f"{row.where}, column {column}", row.values[column], spelt=not row.typed)
 
 
+_SPELT = re.compile(r" *-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)? *")
+_LARGEST = float(np.finfo(np.float32).max)
+
+
 def number_of(where: str, value: Any, *, spelt: bool = False) -> float:
-    """A finite number.
+    """A number that single precision holds.
 
     Args:
         where: for the message.
-        spelt: whether a text that spells one is one.
+        spelt: whether a text that spells one, as JSON does, is one.
 
     Raises:
         RequestError: it is none.
     """
     number = math.nan
-    if not isinstance(value, bool) and (spelt or not isinstance(value, str)):
+    right = bool(_SPELT.fullmatch(value)) if spelt and isinstance(value, str) else False
+    if right or (isinstance(value, int | float) and not isinstance(value, bool)):
         try:
             number = float(value)
-        except (TypeError, ValueError, OverflowError):
-            number = math.nan
-    if not math.isfinite(number):
-        raise RequestError(Problem(where, "a finite number", value))
+        except OverflowError:
+            number = math.inf
+    if not abs(number) <= _LARGEST:
+        hint = f"at most {_LARGEST:.3g}" if math.isinf(number) or number == number else None
+        raise RequestError(Problem(where, "a finite number, as 3 or -0.5", value, hint))
     return number
 
 
@@ -178,6 +187,7 @@ class ScoredWords(WordData, TableData):
 
     words: str = "words"
     values: str = "values"
+    lists: ClassVar[bool] = True
     pack: bool = field(default=False, init=False)
 
     fields: tuple[str, ...] = field(default=("tokens", "values"), init=False)

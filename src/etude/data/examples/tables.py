@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from etude.data.delimited import Quoting
 from etude.data.evaluated import Request
@@ -52,7 +52,10 @@ class TableData(ExampleData):
         quoting: of TSV and CSV, see `etude.data.delimited.quoted`; an argument of sources that read
             these.
         also: columns to read besides.
+        lists: whether rows hold lists, which CSV and TSV can't.
     """
+
+    lists: ClassVar[bool] = False
 
     path: TrainingRows
     validation: Part = 0.1
@@ -170,12 +173,20 @@ class TableData(ExampleData):
             try:
                 for file in self._files(split):
                     files.append(file)
-                    problems += self._missing(file)
+                    if self.lines_only(file):
+                        expected = "JSON or Parquet: its rows hold lists"
+                        problems.append(Problem(WHERE[split], expected, str(file)))
+                    else:
+                        problems += self._missing(file)
             except RequestError as error:
                 problems += error.problems
         problems += needless_quoting(self.quoting, files)
         if problems:
             raise RequestError(problems)
+
+    def lines_only(self, file: Path) -> bool:
+        """Whether a file can't hold the lists that rows of this source have."""
+        return self.lists and _format(file).kind == "csv"
 
     def _missing(self, file: Path) -> Iterator[Problem]:
         found = self._once(columns_of, file, _format(file), self.quoting)
