@@ -102,7 +102,7 @@ def test_one_number(etude: Callable[..., Any], tmp_path: Path) -> None:
     (told,) = run.predict(["a great one"])
     assert told["scores"]["score"] == pytest.approx(said(run, "a great one")[0], rel=1e-5)
     answer = etude("predict", run.path, "--text", "a great one")
-    assert answer.out == f"{told['score']:.3f}\ta great one\n"
+    assert answer.out == f"{told['scores']['score']:.3f}\ta great one\n"
     answer = etude("data", "show", *words_of(tmp_path))
     assert answer.code == 0, answer.err
     assert "values: 1" in answer.out
