@@ -29,7 +29,7 @@ from etude.data.examples.batches import ExampleBatches
 from etude.data.examples.classes import key_of, numbered
 from etude.data.examples.encoding import warn_of_cut
 from etude.data.examples.ragged import Ragged
-from etude.data.examples.source import Row, Source, Split
+from etude.data.examples.source import Row, Source, Split, Text
 from etude.data.examples.steps import ExampleEvaluation, ExampleSteps, Held, Part, Table
 from etude.data.examples.writing import FORMAT, GROUP, Meta, opened, tell, write_examples
 from etude.data.loading import evaluation_positions, loader
@@ -386,7 +386,7 @@ class ExampleData(pl.LightningDataModule, Source):
         there = sum(micro[name].numel() for name in self.objective.padded)
         return float(1 - micro["step_tokens"] / there)
 
-    def texts_in(self, file: Path) -> Iterator[str | list[str]] | None:
+    def texts_in(self, file: Path) -> Iterator[Text] | None:
         """The texts of a file that this source reads in a way of its own; None of other files."""
         return None
 
@@ -398,6 +398,11 @@ class ExampleData(pl.LightningDataModule, Source):
     def text_column(self) -> str:
         """The column of rows that a text stands in."""
         return "text"
+
+    @property
+    def second_column(self) -> str | None:
+        """The column of a second text that is read with the first; None where there is none."""
+        return None
 
     def evaluated_rows(
         self,

@@ -84,6 +84,10 @@ class LabelledFiles(TableData):
         return [name]
 
     @property
+    def second_column(self) -> str | None:
+        return self.pair
+
+    @property
     def text_column(self) -> str:
         return self.text
 

@@ -79,6 +79,10 @@ class Questions(TableData):
         return super().settings() | {"stride": self.stride}
 
     @property
+    def second_column(self) -> str | None:
+        return self.context
+
+    @property
     def text_column(self) -> str:
         return self.question
 

@@ -75,6 +75,10 @@ class ScoredFiles(TableData):
         return self.scores
 
     @property
+    def second_column(self) -> str | None:
+        return self.pair
+
+    @property
     def text_column(self) -> str:
         return self.text
 

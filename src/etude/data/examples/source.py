@@ -87,6 +87,10 @@ class Kinds:
         return np.asarray(values[0] if name in self.single else values, kind)
 
 
+Text = str | list[str] | tuple[str, str]
+"""A text, its words, or a text and a second one that is read with it."""
+
+
 def plain(text: str | list[str]) -> str:
     """A text, or words with spaces between."""
     return text if isinstance(text, str) else " ".join(text)

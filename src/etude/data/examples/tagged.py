@@ -20,7 +20,7 @@ from etude.data.examples.conll import (
     sentences,
 )
 from etude.data.examples.schemes import Scheme, TagInspection
-from etude.data.examples.source import Inspection, Row, Split
+from etude.data.examples.source import Inspection, Row, Split, Text
 from etude.data.examples.tables import WHERE, TableData
 from etude.data.examples.words import WordData, words_in
 from etude.data.formats import KINDS, format_of
@@ -191,7 +191,7 @@ class Tagged(TaggedData, TableData):
     def text_column(self) -> str:
         return str(self.columns()["words"] or "words")
 
-    def texts_in(self, file: Path) -> Iterator[str | list[str]] | None:
+    def texts_in(self, file: Path) -> Iterator[Text] | None:
         """The words of a CoNLL or CoNLL-U file, whether it has tags or not."""
         if not is_conll(file):
             return None

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from etude.data.delimited import Quoting
+from etude.data.examples.source import Text
 from etude.data.formats import format_of
 from etude.data.plain import lines_of
 from etude.data.rows import check_surrogates, columns_of, newlines, records_of
 from etude.errors import Problem, RequestError
 
 
-def texts_in(file: Path, data: Any, quoting: Quoting | None = None) -> Iterator[str | list[str]]:
-    """The texts of a file: its lines, or a column of its rows; or what the data itself reads of it,
-    as words of CoNLL and CoNLL-U.
+def texts_in(file: Path, data: Any, quoting: Quoting | None = None) -> Iterator[Text]:
+    """The texts of a file: its lines, or a column of its rows, with the second text of each if the
+    data has one and the rows do; or what the data itself reads of it, as words of CoNLL.
 
     Args:
         data: an `etude.data.examples.base.ExampleData`.
@@ -41,7 +42,9 @@ def texts_in(file: Path, data: Any, quoting: Quoting | None = None) -> Iterator[
     if column not in found:
         hint = f"{file} has {', '.join(found)}" if found else f"{file} is empty"
         raise RequestError(Problem("--file", f"the column {column}", hint=hint))
-    for where, row in records_of(file, form, [column], quoting):
+    second = data.second_column if data.second_column in found else None
+    columns = [column] if second is None else [column, second]
+    for where, row in records_of(file, form, columns, quoting):
         value = row[column]
         listed = data.reads_words and _are_words(value)
         if not isinstance(value, str) and not listed:
@@ -50,7 +53,14 @@ def texts_in(file: Path, data: Any, quoting: Quoting | None = None) -> Iterator[
         if not "".join(value).strip():
             raise RequestError(Problem(where, "some text; it is empty"))
         check_surrogates(where, "".join(value))
-        yield value if listed else newlines(value)
+        if second is None:
+            yield value if listed else newlines(value)
+        else:
+            other = row[second]
+            if not isinstance(other, str) or not other.strip():
+                raise RequestError(Problem(f"{where}, column {second}", "some text", other))
+            check_surrogates(where, other)
+            yield newlines(value), newlines(other)
 
 
 def _are_words(value: Any) -> bool:
