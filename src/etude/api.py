@@ -420,14 +420,15 @@ class Run:
             RequestError: the data is gone or is not what the run was trained on, or the model's
                 positions end before `sequence_length`.
         """
-        from etude.analysis.scoring import options_of, scored
+        from etude.analysis.scoring import options_of, write_evaluation
         from etude.data.evaluated import Request
 
         data = self.data()
         options = options_of(self, data, {"sequence_length": sequence_length, "stride": stride})
-        evaluated = self.evaluated(data, Request(split))
+        asked = Request(split)
+        evaluated = self.evaluated(data, asked)
         if evaluated.rows:  # what is said of each is kept in the record
-            return dict(scored(self, split, which=which)["metrics"])
+            return dict(write_evaluation(self, evaluated, asked, options, which)["metrics"])
         return self.task(which).evaluate(evaluated, options).metrics
 
     def predict(

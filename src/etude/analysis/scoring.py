@@ -17,7 +17,7 @@ from etude.analysis.evaluation import (
     slices,
 )
 from etude.data.delimited import Quoting
-from etude.data.evaluated import Request
+from etude.data.evaluated import Evaluated, Request
 from etude.errors import Problem, RequestError
 from etude.records import provenance
 from etude.records.files import write_text
@@ -50,13 +50,28 @@ def scored(
         RequestError: the data is gone, is not what the run was trained on, or lacks what is asked.
     """
     must_be_ours(run.path)
-    data, checkpoint = run.data(), run.record.chosen(which)
+    data = run.data()
     options = options_of(run, data, how)
-    on = split if files is None else ",".join(files)
-    read = split if files is None else [*files, *([f"--{quoting}"] if quoting else [])]
+    asked = Request(split, files, by, quoting)
+    return write_evaluation(run, run.evaluated(data, asked), asked, options, which)
+
+
+def write_evaluation(
+    run: Any, evaluated: Evaluated, asked: Request, options: EvaluationOptions, which: str
+) -> dict[str, Any]:
+    """Evaluates what has been read, keeps the result in the record, and returns it; see `scored`.
+
+    Args:
+        evaluated: what `asked` asks for.
+        which: the checkpoint.
+    """
+    must_be_ours(run.path)
+    files, by, checkpoint = asked.files, asked.by, run.record.chosen(which)
+    on = asked.split if files is None else ",".join(files)
+    quoting = [f"--{asked.quoting}"] if asked.quoting else []
+    read = asked.split if files is None else [*files, *quoting]
     name = name_of(read, checkpoint.name, options)
     told: dict[str, Any] = {"run": str(run.path), "on": on, "checkpoint": checkpoint.name}
-    evaluated = run.evaluated(data, Request(split, files, by, quoting))
     groups = groups_of(evaluated, by)
     without = report_rows_without_text(evaluated)
     found = run.task(which).evaluate(evaluated, options)
@@ -134,7 +149,8 @@ def example_scores(run: Any, split: str, which: str) -> list[float]:
     `predictions/<name>.json`, where the task says them of something else.
     """
     data, checkpoint = run.data(), run.record.chosen(which)
-    name = name_of(split, checkpoint.name, options_of(run, data, {}))
+    options = options_of(run, data, {})
+    name = name_of(split, checkpoint.name, options)
     rows = run.path / stored.PREDICTIONS / f"{name}.jsonl"
     about = run.path / stored.EVALUATIONS / f"{name}.json"
     kind: Any = run.checked.nodes["task"].constructor
@@ -147,9 +163,10 @@ def example_scores(run: Any, split: str, which: str) -> list[float]:
         if not isinstance(found, list):
             raise RequestError(Problem(str(file), "a list of losses", found, "remove it"))
         return found
-    evaluated = run.evaluated(data, Request(split))
+    asked = Request(split)
+    evaluated = run.evaluated(data, asked)
     if of_rows and evaluated.rows:
-        scored(run, split, which=which)
+        write_evaluation(run, evaluated, asked, options, which)
         return _of_rows(rows)
     must_be_ours(run.path)
     found = run.task(which).scores(evaluated)

@@ -118,7 +118,7 @@ class LabelMetrics(RowMetrics):
         self._index.append(batch["index"].cpu().numpy())
         self._actual.append(labels.numpy())
         self._chances.append(outputs.double().softmax(-1).numpy())
-        self.__dict__.pop("_rows", None)
+        self.changed()
 
     def merge(self, other: LabelMetrics) -> None:
         self._nats.merge(other._nats)
@@ -126,7 +126,7 @@ class LabelMetrics(RowMetrics):
         self._index += other._index
         self._actual += other._actual
         self._chances += other._chances
-        self.__dict__.pop("_rows", None)
+        self.changed()
 
     def compute(self) -> dict[str, float]:
         error, _ = self._calibration()

@@ -112,7 +112,15 @@ class Metrics(ABC):
 
 
 class RowMetrics(Metrics):
-    """Metrics of whole rows, whatever examples they were cut into."""
+    """Metrics of whole rows, whatever examples they were cut into.
+
+    What is put together of the examples may be a cached property `_rows`; `update` and `merge` call
+    `changed`.
+    """
+
+    def changed(self) -> None:
+        """Something was added: the rows are to be put together again."""
+        self.__dict__.pop("_rows", None)
 
     @abstractmethod
     def of(self, rows: Container[int] | None = None) -> dict[str, float]:

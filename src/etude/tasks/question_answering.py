@@ -6,6 +6,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -86,6 +87,7 @@ class SpanMetrics(RowMetrics):
             strict=True,
         ):
             self._windows[index] = (self._best(logits, first, last), float(logits[0].sum()))
+        self.changed()
 
     def _best(
         self, logits: NDArray[np.float64], begins: NDArray[Any], ends: NDArray[Any]
@@ -104,6 +106,7 @@ class SpanMetrics(RowMetrics):
         self._nats.merge(other._nats)
         self._count.merge(other._count)
         self._windows |= other._windows
+        self.changed()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_evaluated": None}  # of the rank that merges
@@ -124,6 +127,10 @@ class SpanMetrics(RowMetrics):
         """Of each row, by its number, the answer, empty for none, and its probability among the
         candidates.
         """
+        return self._rows
+
+    @cached_property
+    def _rows(self) -> dict[int, tuple[str, float]]:
         rows: dict[int, list[tuple[list[Candidate], float]]] = {}
         for index, window in sorted(self._windows.items(), key=lambda item: item[0]):
             rows.setdefault(int(self._evaluated.row_of[index]), []).append(window)

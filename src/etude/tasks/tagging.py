@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -94,11 +95,13 @@ class TagMetrics(RowMetrics):
         for example, *tags in zip(batch["index"].tolist(), labels, found, strict=True):
             words = tags[0] != IGNORE
             self._pieces[example] = (tags[0][words], tags[1][words])
+        self.changed()
 
     def merge(self, other: TagMetrics) -> None:
         self._nats.merge(other._nats)
         self._weight.merge(other._weight)
         self._pieces |= other._pieces
+        self.changed()
 
     def compute(self) -> dict[str, float]:
         found = {"loss": ratio(self._nats, self._weight), **self.of()}
@@ -121,6 +124,10 @@ class TagMetrics(RowMetrics):
 
     def rows(self) -> dict[int, tuple[Tags, Tags]]:
         """Actual and predicted tags of each row; of what was cut off nothing is predicted."""
+        return self._rows
+
+    @cached_property
+    def _rows(self) -> dict[int, tuple[Tags, Tags]]:
         found: dict[int, tuple[list[Tags], list[Tags]]] = {}
         for example, pair in sorted(self._pieces.items(), key=lambda item: item[0]):
             both = found.setdefault(int(self.row_of[example]), ([], []))

@@ -30,8 +30,9 @@ from etude.data.examples.classes import key_of, numbered
 from etude.data.examples.encoding import warn_of_cut
 from etude.data.examples.ragged import Ragged
 from etude.data.examples.source import Row, Source, Split, Text
+from etude.data.examples.spool import GROUP
 from etude.data.examples.steps import ExampleEvaluation, ExampleSteps, Held, Part, Table
-from etude.data.examples.writing import FORMAT, GROUP, Meta, opened, tell, write_examples
+from etude.data.examples.writing import FORMAT, Meta, opened, tell, write_examples
 from etude.data.loading import evaluation_positions, loader
 from etude.data.objective import ExampleObjective
 from etude.data.order import permute, round_keys

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from etude.data.examples.source import SPLITS, Row, Source, Split
 
-GROUP = 1000  # rows at a time
+GROUP = 1000  # rows that are kept, and encoded, at a time
 
 
 class Read(NamedTuple):

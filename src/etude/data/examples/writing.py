@@ -15,14 +15,13 @@ from typing import Any
 from etude.data.examples.classes import key_of, numbered, one_name
 from etude.data.examples.ragged import RaggedWriter
 from etude.data.examples.source import SPLITS, Encoded, Inspection, Row, Source, Split
-from etude.data.examples.spool import Read, Spool
+from etude.data.examples.spool import GROUP, Read, Spool
 from etude.data.tokenizer import Tokenizer, most_is_lost
 from etude.errors import Problem, RequestError
 
 log = logging.getLogger("etude.data")
 
 FORMAT = 4  # of the folder, and of how rows are read
-GROUP = 1000  # rows encoded at a time
 SHOWN = 3  # rows that a message names
 COUNTED = (
     "rows", "examples", "tokens", "unknown", "empty", "truncated", "truncated_tokens", "repeated",
