@@ -197,7 +197,7 @@ def test_thirty_kills_with_temporary_files_elsewhere(
             if record is not None and record.status == "finished":
                 break
             saved = [0, *(step for step, _ in record.checkpoints())] if record else [0]
-            # as long as it takes here to get on now and then, so that a fast machine is killed often
+            # as long as it takes to get on now and then: a fast machine is killed as often
             longest = longest * 1.2 if max(saved) == reached else max(0.5, longest * 0.6)
             reached = max(saved)
         assert kills >= 10
