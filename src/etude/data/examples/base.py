@@ -479,7 +479,7 @@ class ExampleData(pl.LightningDataModule, Source):
     ) -> tuple[Sequence[tokenizers.Encoding], int]:
         """Of a text's pieces those that become examples, and how many tokens the others have."""
         taken = encodings if self.too_long == "chunk" else encodings[:1]
-        return taken, sum(len(piece.ids) for piece in encodings[len(taken) :])
+        return taken, sum(map(len, encodings[len(taken) :]))
 
     # -- reading ------------------------------------------------------------------------------
 

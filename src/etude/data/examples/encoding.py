@@ -49,11 +49,11 @@ def encode(
         raise RequestError(Problem("data.sequence_length", expected, longest))
     backend.enable_truncation(longest, strategy="longest_first")
     with no_panic(tokenizer.file):
-        found = backend.encode_batch(
-            [list(each) for each in texts] if words else list(texts),
-            is_pretokenized=words,
-            add_special_tokens=framed,
-        )
+        if words:  # whose tokens are told by their word's number
+            lists = [list(each) for each in texts]
+            found = backend.encode_batch(lists, is_pretokenized=True, add_special_tokens=framed)
+        else:
+            found = backend.encode_batch_fast(list(texts), add_special_tokens=framed)
     return [[encoding, *encoding.overflowing] for encoding in found]
 
 
@@ -76,7 +76,7 @@ def encode_windows(
     """
     backend = tokenizer.for_text()
     with no_panic(tokenizer.file):
-        firsts = backend.encode_batch([first for first, _ in pairs], add_special_tokens=False)
+        firsts = backend.encode_batch_fast([first for first, _ in pairs], add_special_tokens=False)
     room = longest - backend.num_special_tokens_to_add(True) - stride
     if problems := [
         Problem(

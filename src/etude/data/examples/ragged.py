@@ -5,9 +5,9 @@ ends. They are mapped into memory, so a table may be larger than it.
 from __future__ import annotations
 
 import hashlib
-from array import array
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -70,16 +70,25 @@ class RaggedWriter:
         self._end = 0
         self._digest = hashlib.sha256()
 
-    def append(self, numbers: Iterable[float]) -> None:
-        """Adds a list of 32-bit numbers."""
-        held: array[Any] = array("f" if self._floats else "i", numbers)
+    def extend(self, lists: Sequence[Sequence[float]]) -> Numbers:
+        """Adds lists of 32-bit numbers, and returns their lengths."""
+        lengths = np.fromiter(map(len, lists), np.int64, len(lists))
         native = np.single if self._floats else np.intc
-        data = np.frombuffer(held, dtype=native).astype(_TYPES[self._floats]).tobytes()
-        self._values.write(data)
-        self._end += len(data) // 4
-        end = self._end.to_bytes(8, "little")
-        self._ends.write(end)
-        self._digest.update(data + end)
+        kind = _TYPES[self._floats]
+        numbers = chain.from_iterable(lists)
+        values = np.fromiter(numbers, native, int(lengths.sum())).astype(kind)
+        ends = (self._end + np.cumsum(lengths)).astype("<i8")
+        self._values.write(values.tobytes())
+        self._ends.write(ends.tobytes())
+        # the digest is of each list's numbers and then its end, in two words
+        words = np.empty(len(values) + 2 * len(lists), dtype="<u4")
+        after = np.cumsum(lengths) + 2 * np.arange(len(lists))
+        places = np.arange(len(values)) + 2 * np.repeat(np.arange(len(lists)), lengths)
+        words[places] = values.view("<u4")
+        words[after], words[after + 1] = ends.view("<u4").reshape(-1, 2).T
+        self._digest.update(words.tobytes())
+        self._end += len(values)
+        return lengths
 
     def close(self) -> str:
         """Ends writing; the sha256 (hex) of all that was written."""

@@ -6,7 +6,7 @@ import hashlib
 import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from etude.data.examples.source import SPLITS, Row, Source, Split
 
@@ -37,13 +37,14 @@ class Spool:
 
     def __init__(self, source: Source, folder: Path) -> None:
         self._files = {split: folder / f"rows.{split}" for split in SPLITS}
-        groups: dict[Split, list[Read]] = {split: [] for split in SPLITS}
+        # plain tuples: they are written and read three times as fast as named ones
+        groups: dict[Split, list[tuple[Any, ...]]] = {split: [] for split in SPLITS}
         opened = {split: file.open("wb") for split, file in self._files.items()}
         try:
             for split, row in source.rows_by_split():
                 texts = source.texts(row)
                 group = groups[split]
-                group.append(Read(row, texts, key_of_texts(texts)))
+                group.append((*row, texts, key_of_texts(texts)))
                 if len(group) == GROUP:
                     pickle.dump(group, opened[split], pickle.HIGHEST_PROTOCOL)
                     group.clear()
@@ -58,9 +59,11 @@ class Spool:
         with self._files[split].open("rb") as file:
             while True:
                 try:
-                    yield from pickle.load(file)
+                    group = pickle.load(file)
                 except EOFError:
                     return
+                for *row, texts, key in group:
+                    yield Read(Row(*row), texts, key)
 
     def remove(self) -> None:
         """Removes the files."""

@@ -7,10 +7,13 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from etude.data.examples.classes import key_of, numbered, one_name
 from etude.data.examples.ragged import RaggedWriter
@@ -288,7 +291,7 @@ class _Writer:
             for name in names
         }
         self.counts: Counter[str] = Counter()
-        self.balance = [0] * len(labels)
+        self.balance = np.zeros(len(labels), dtype=np.int64)
         self.longest = 0
         self.lost: Counter[str] = Counter()  # characters without a token
         self.characters = 0  # that are counted for that
@@ -300,15 +303,15 @@ class _Writer:
         Raises:
             RequestError: a row is too long, or stands in another split too, and that is refused.
         """
-        rows = self._kept(spool)
-        while group := list(islice(rows, GROUP)):
-            batch = [read.row for _, read in group]
-            encoded = self.source.encoded(batch, self.tokenizer, self.labels)
+        for group, encoded in self._encoded(spool):
+            examples: list[Mapping[str, list[Any]]] = []
+            rows: list[int] = []
             for (number, read), each in zip(group, encoded, strict=True):
                 self._check_length(read.row, each)
                 self._count_lost(read.texts)
-                for fields in each.fields:
-                    self._append(number, fields)
+                examples += each.fields
+                rows += [number] * len(each.fields)
+            self._append(rows, examples)
         digests = "".join(file.close() for file in self.files.values())
         if problem := most_is_lost(self.lost, self.characters, self.split):
             raise RequestError(problem)
@@ -321,9 +324,23 @@ class _Writer:
         return SplitMeta(
             **{name: self.counts[name] for name in COUNTED},
             longest=self.longest,
-            labels=self.balance,
+            labels=self.balance.tolist(),
             sha256=hashlib.sha256(digests.encode()).hexdigest(),
         )
+
+    def _encoded(self, spool: Spool) -> Iterator[tuple[list[tuple[int, Read]], list[Encoded]]]:
+        """Groups of rows, encoded; the next one is encoded while the caller works on this one."""
+        rows = self._kept(spool)
+        waiting = None
+        with ThreadPoolExecutor(1, "encoding") as pool:
+            while group := list(islice(rows, GROUP)):
+                batch = [read.row for _, read in group]
+                future = pool.submit(self.source.encoded, batch, self.tokenizer, self.labels)
+                if waiting is not None:
+                    yield waiting[0], waiting[1].result()
+                waiting = group, future
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
 
     def _kept(self, spool: Spool) -> Iterator[tuple[int, Read]]:
         """The rows with text that are not left out, with their numbers."""
@@ -365,21 +382,24 @@ class _Writer:
                 self.lost.update(lost)
                 self.counts["unknown"] += lost.total()
 
-    def _append(self, number: int, fields: Mapping[str, list[Any]]) -> None:
-        texts = [fields[name] for name in self.source.text_fields]
-        size = sum(map(len, texts))
-        self.counts["examples"] += 1
-        self.counts["tokens"] += size
-        self.longest = max(self.longest, size)
+    def _append(self, rows: Sequence[int], examples: Sequence[Mapping[str, list[Any]]]) -> None:
+        """Writes examples, each with the number of its row."""
+        sizes = np.zeros(len(examples), dtype=np.int64)
         unknown = self.tokenizer.unknown
-        if unknown is not None:
-            self.counts["unknown"] += sum(ids.count(unknown) for ids in texts)
-        for label in fields.get("label", fields.get("tags", ())):
-            if label >= 0:
-                self.balance[label] += 1
         for name in self.source.fields:
-            self.files[name].append(fields[name])
-        self.files["row"].append([number])
+            lists = [fields[name] for fields in examples]
+            lengths = self.files[name].extend(lists)
+            if name in self.source.text_fields:
+                sizes += lengths
+                if unknown is not None:
+                    self.counts["unknown"] += sum(ids.count(unknown) for ids in lists)
+            elif name in ("label", "tags"):
+                numbers = np.fromiter(chain.from_iterable(lists), np.int64)
+                self.balance += np.bincount(numbers[numbers >= 0], minlength=len(self.balance))
+        self.files["row"].extend([[number] for number in rows])
+        self.counts["examples"] += len(examples)
+        self.counts["tokens"] += int(sizes.sum())
+        self.longest = max(self.longest, int(sizes.max(initial=0)))
 
 
 def _natural(label: str) -> tuple[int, float, str]:
