@@ -111,12 +111,12 @@ def test_the_check_above_finds_what_is_not_there() -> None:
     here, steps = "tests/test_readme.py::", "tests/data/test_steps.py::"
     right = [
         f"{here}test_links_lead_somewhere",
-        f"{steps}TestTrainingSteps::test_workers_change_nothing",
+        f"{steps}TestWindowSteps::test_workers_change_nothing",
     ]
     wrong = [
         f"{steps}test_workers_change_nothing",
         f"{steps}TestEvaluationBatches::test_workers_change_nothing",
-        f"{steps}TestTrainingSteps",
+        f"{steps}TestWindowSteps",
         "tests/data/test_step.py::test_workers_change_nothing",
         f"{here}test_a_page_names_tests_that_exist[README.md]",
         f"{here}test_links_lead",

@@ -416,12 +416,10 @@ class TestSlidingWindow:
     def test_each_token_once(self, length: int, stride: int, tokens: int) -> None:
         import numpy as np
 
-        class File:
-            ids = np.random.default_rng(0).integers(0, 7, tokens).astype("uint16")
-
+        stored = np.random.default_rng(0).integers(0, 7, tokens).astype("uint16")
         model = self.Bigram()
-        found = sliding_score(model, File, length, stride, 7)
-        ids = torch.from_numpy(File.ids.astype("int64"))
+        found = sliding_score(model, stored, length, stride, 7)
+        ids = torch.from_numpy(stored.astype("int64"))
         total = 0.0
         for target in range(1, tokens):
             # the first window whose targets, the new ones alone, hold it

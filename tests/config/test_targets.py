@@ -169,7 +169,7 @@ def test_a_class_of_ones_own_may_take_any_shipped_class(
     )
     assert problems == []
     assert node.arguments["first"].target == "etude.nn.norm.RMSNorm"
-    inner = {"_target_": "etude.data.examples.ragged.RaggedWriter", "path": "x"}
+    inner = {"_target_": "etude.data.columns.ColumnWriter", "path": "x"}
     _, (problem,) = check_node(
         "model.norm",
         {"_target_": "twice_of_mine.Twice", "_partial_": True, "second": inner},
@@ -180,6 +180,6 @@ def test_a_class_of_ones_own_may_take_any_shipped_class(
 
 @pytest.mark.parametrize("named", ["etude", "etude.data"])
 def test_trust_in_the_package_itself_opens_nothing(named: str) -> None:
-    target = "etude.data.examples.ragged.RaggedWriter"
+    target = "etude.data.columns.ColumnWriter"
     with pytest.raises(RequestError):
         targets.resolve(target, "model.initialise", [named])

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from etude.data.columns import Column
 from etude.data.examples.batches import ExampleBatches
 from etude.data.examples.labelled import LabelledFiles
 from etude.data.examples.pairs import Pairs
 from etude.data.examples.steps import ExampleSteps, Held
 from etude.data.examples.tagged import Tagged
 from etude.data.order import EveryExampleOnce
-from etude.data.prepare import TokenFile
-from etude.data.steps import TrainingSteps
+from etude.data.steps import Share, Steps, WindowSteps
 from etude.data.text import Batch
 from etude.data.tokenizer import BPE
 from etude.errors import RequestError
@@ -41,16 +41,21 @@ cuts = st.fixed_dictionaries(
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> TokenFile:
+def file(tmp_path_factory: pytest.TempPathFactory) -> Column:
     """Token i of the file is i."""
-    path = tmp_path_factory.mktemp("tokens") / "train.bin"
-    np.arange(400, dtype="<u2").tofile(path)
-    return TokenFile(path, "<u2", 400)
+    path = tmp_path_factory.mktemp("tokens") / "train"
+    np.arange(400, dtype="<u2").tofile(path.with_name("train.values"))
+    return Column(path, "<u2")
+
+
+def shares_of(cut: dict[str, Any]) -> list[Share]:
+    ranks = range(cut["world"])
+    return [Share(cut["seed"], cut["micro_batch"], rank, cut["world"]) for rank in ranks]
 
 
 @settings(deadline=None, max_examples=60)
 @given(cut=cuts, length=st.integers(3, 60))
-def test_windows_of_a_text(file: TokenFile, cut: dict[str, Any], length: int) -> None:
+def test_windows_of_a_text(file: Column, cut: dict[str, Any], length: int) -> None:
     batch = cut["share"] * cut["world"]
     examples = (400 - 1) // length
     epochs = 2
@@ -60,12 +65,9 @@ def test_windows_of_a_text(file: TokenFile, cut: dict[str, Any], length: int) ->
     bounds = [0, *sorted(stop for stop in cut["stops"] if stop < total), total]
     for start, stop in pairwise(bounds):  # stopped and continued
         ranks = [
-            TrainingSteps(
-                file, order, batch=batch, length=length, micro_batch=cut["micro_batch"],
-                total_steps=stop, start_step=start, rank=rank, world=cut["world"],
-            )
-            for rank in range(cut["world"])
-        ]  # fmt: skip
+            Steps(WindowSteps(file, order, share, length=length, batch=batch), start, stop)
+            for share in shares_of(cut)
+        ]
         for shares in zip(*ranks, strict=True):
             for micros in shares:
                 seen += [first for micro in micros for first in micro["tokens"][:, 0].tolist()]
@@ -106,12 +108,8 @@ def test_examples_of_different_lengths(
     bounds = [0, *sorted(stop for stop in cut["stops"] if stop < steps), steps]
     for start, stop in pairwise(bounds):
         ranks = [
-            ExampleSteps(
-                table, batches, micro_batch=cut["micro_batch"],
-                total_steps=stop, start_step=start, rank=rank, world=cut["world"],
-            )
-            for rank in range(cut["world"])
-        ]  # fmt: skip
+            Steps(ExampleSteps(table, batches, share), start, stop) for share in shares_of(cut)
+        ]
         for shares in zip(*ranks, strict=True):
             for micros in shares:
                 found = [n for micro in micros for n in micro["labels"].flatten().tolist()]

@@ -209,9 +209,9 @@ class TestRows:
         (tmp_path / "in/b.jsonl").write_bytes(as_jsonl(["three", "four"]))
         source = data(tmp_path / "in", validation=0.4, sequence_length=2)
         source.prepare(tmp_path / "cache")
-        ids = source.prepared.split("train").ids.tolist()
+        ids = source.store.column("train", "tokens").values.tolist()
         assert ids == [*b"one", 256, *b"two", 256, *b"four"]
-        assert source.prepared.split("val").ids.tolist() == [*b"three"]
+        assert source.store.column("val", "tokens").values.tolist() == [*b"three"]
 
     def test_the_library_is_the_source(self, tmp_path: Path) -> None:
         """The same rows as `load_dataset` gives, where its guesses about types do no harm."""

@@ -11,8 +11,8 @@ import datasets
 import pytest
 from fake_hub import Hub, Remote, commit_of, record_of
 
-from etude.data.examples.writing import Meta, opened
-from etude.data.tokenizer import Tokenizer
+from etude.data.examples.writing import SplitMeta
+from etude.data.store import Store, open_store
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WORDS = ["cats", "and", "dogs", "ran", "over", "the", "hill"]
@@ -92,17 +92,15 @@ def remote(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remot
     remote.close()
 
 
-def prepared(remote: Remote) -> tuple[Path, Meta, Tokenizer]:
+def prepared(remote: Remote) -> Store:
     """The folder that was made last."""
     folders = [path.parent for path in (remote.folder / "cache").glob("*/meta.json")]
     latest = max(folders, key=lambda path: path.stat().st_mtime)
-    return latest, *opened(latest)
+    return open_store(latest, SplitMeta)
 
 
-def field(folder: Path, name: str) -> list[list[int]]:
-    from etude.data.examples.ragged import Ragged
-
-    lists = Ragged(folder / name)
+def field(store: Store, name: str) -> list[list[int]]:
+    lists = store.column(*name.split("."))
     return [lists[index].tolist() for index in range(len(lists))]
 
 
@@ -113,14 +111,14 @@ def test_labels_by_their_names_and_a_branch_by_its_commit(hub: Hub, remote: Remo
     assert (info["data"]["repository"], info["data"]["commit"]) == ("org/mood", before)
     assert f"revision: {before}" in (info["path"] / "config.yaml").read_text()
     assert info["data"]["labels"] == ["sad", "glad", "other"]  # in the data set's order
-    folder, meta, tokenizer = prepared(remote)
-    assert {name: split.examples for name, split in meta.splits.items()} == {
+    store = prepared(remote)
+    assert {name: split.examples for name, split in store.meta.splits.items()} == {
         "train": 40, "val": 10, "test": 10,
     }  # fmt: skip
-    assert meta.splits["train"].labels == [20, 20, 0]
-    assert field(folder, "val.label") == [[i % 2] for i in range(40, 50)]
-    ids = field(folder, "test.tokens")[0]
-    assert tokenizer.decode(ids[1:-1]) == " ".join([*SENTENCES[50], "50"])
+    assert store.meta.splits["train"].labels == [20, 20, 0]
+    assert field(store, "val.label") == [[i % 2] for i in range(40, 50)]
+    ids = field(store, "test.tokens")[0]
+    assert store.tokenizer.decode(ids[1:-1]) == " ".join([*SENTENCES[50], "50"])
 
     hub.asked.clear()
     code, out, _ = remote(*words)
@@ -133,11 +131,11 @@ def test_labels_by_their_names_and_a_branch_by_its_commit(hub: Hub, remote: Remo
 
 def test_nested_columns_of_translations(remote: Remote) -> None:
     record_of(remote(*PAIRS, "data.path.streaming=false"))
-    folder, meta, tokenizer = prepared(remote)
-    assert [meta.splits[name].examples for name in ("train", "val", "test")] == [36, 4, 0]
+    store = prepared(remote)
+    assert [store.meta.splits[name].examples for name in ("train", "val", "test")] == [36, 4, 0]
     pairs = [
-        tuple(tokenizer.decode(ids) for ids in pair)
-        for pair in zip(field(folder, "val.source"), field(folder, "val.target"), strict=True)
+        tuple(store.tokenizer.decode(ids) for ids in pair)
+        for pair in zip(field(store, "val.source"), field(store, "val.target"), strict=True)
     ]
     text = " ".join([*SENTENCES[9], "9"])  # a tenth is held out: every tenth row
     assert pairs[0] == (text, text[::-1])
@@ -145,16 +143,16 @@ def test_nested_columns_of_translations(remote: Remote) -> None:
 
 def test_nested_objects_of_json_lines(remote: Remote) -> None:
     record_of(remote(*PAIRS, "data.path.name=org/nested"))
-    folder, _, tokenizer = prepared(remote)
+    store = prepared(remote)
     text = " ".join([*SENTENCES[9], "9"])
-    assert tokenizer.decode(field(folder, "val.target")[0]) == text[::-1]
+    assert store.tokenizer.decode(field(store, "val.target")[0]) == text[::-1]
 
 
 def test_lists_of_tags_by_their_names(remote: Remote) -> None:
     info = record_of(remote(*TAGGED, "data.validation=validation"))
     assert info["data"]["labels"] == ["O", "ANIMAL"]
-    folder, _, _ = prepared(remote)
-    found = [[tag for tag in tags if tag >= 0] for tags in field(folder, "train.tags")]
+    store = prepared(remote)
+    found = [[tag for tag in tags if tag >= 0] for tags in field(store, "train.tags")]
     assert found == [[int(w in ("cats", "dogs")) for w in words] for words in SENTENCES[:40]]
 
 

@@ -16,7 +16,8 @@ from omegaconf import DictConfig
 from etude.config.checks import check
 from etude.config.compose import compose
 from etude.data.hub_text import HubText
-from etude.data.prepare import Prepared
+from etude.data.splits import SplitMeta
+from etude.data.store import Store, open_store
 from etude.data.text import Batch
 from etude.data.tokenizer import Byte
 from etude.errors import InvalidArguments
@@ -84,10 +85,10 @@ def remote(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remot
     remote.close()
 
 
-def prepared(remote: Remote) -> Prepared:
+def prepared(remote: Remote) -> Store:
     """The prepared folder that was made last."""
     folders = [path.parent for path in (remote.folder / "cache").glob("*/meta.json")]
-    return Prepared.open(max(folders, key=lambda path: path.stat().st_mtime))
+    return open_store(max(folders, key=lambda path: path.stat().st_mtime), SplitMeta)
 
 
 class TestEndToEnd:
@@ -106,7 +107,7 @@ class TestEndToEnd:
         val = [text for i, text in enumerate(SPEECH) if i % 10 == 9]
         train = [text for i, text in enumerate(SPEECH) if i % 10 != 9]
         for split, documents in (("train", train), ("val", val)):
-            ids = data.split(split).ids.tolist()  # type: ignore[arg-type]
+            ids = data.column(split, "tokens").values.tolist()
             assert bytes(i for i in ids if i < 256) == "".join(documents).encode()
             assert ids.count(256) == len(documents) - 1
 
@@ -151,7 +152,7 @@ class TestEndToEnd:
         info = record_of(remote(*words))
         data = prepared(remote)
         val = [f"words of en_val number {i}" for i in range(30)]
-        ids = data.split("val").ids.tolist()
+        ids = data.column("val", "tokens").values.tolist()
         assert bytes(i for i in ids if i < 256) == "".join(val).encode()
         assert info["data"]["splits"]["train"]["documents"] == 30
         assert info["data"]["config"] == "en"

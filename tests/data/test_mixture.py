@@ -191,7 +191,7 @@ class TestData:
         lower, upper = "abcdefgh" * 30, "ABCDEFGH" * 15
         assert tokenizer.fingerprint == BPE(262).train([lower, upper]).fingerprint
         train = data.meta.splits["train"]
-        ids = data.prepared.split("train").ids
+        ids = data.store.column("train", "tokens").values
         first, second = train.sections["lower"], train.sections["upper"]
         assert tokenizer.decode(ids[: first.tokens].tolist()) == lower
         assert tokenizer.decode(ids[second.start :].tolist()) == upper  # no mark between the two
@@ -233,7 +233,7 @@ class TestData:
             sequence_length=8,
             batch=Batch(examples=6),
         )
-        assert other.prepare(tmp_path / "cache").folder == data.prepared.folder
+        assert other.prepare(tmp_path / "cache").folder == data.store.folder
         assert steps(other) == steps(data)
 
 

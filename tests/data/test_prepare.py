@@ -4,16 +4,18 @@ import hashlib
 import json
 import pickle
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from preparing import prepare_text
 from tokenizers import normalizers
 
-from etude.data import prepare, writing
-from etude.data.prepare import Prepared, prepare_text
+from etude.data import store, writing
 from etude.data.pretrained import Pretrained
-from etude.data.splits import Part, Passage, Split
+from etude.data.splits import Part, Passage, Split, SplitMeta
+from etude.data.store import Store, open_store
 from etude.data.tokenizer import BPE, Byte, Char, Recipe
 from etude.data.unigram import Unigram
 from etude.data.wordpiece import WordPiece
@@ -31,14 +33,16 @@ def passages(split: Split) -> Iterator[Passage]:
         yield from enumerate(VAL)
 
 
-def prepared(cache: Path, recipe: Recipe, content: str = "c", **settings: object) -> Prepared:
+def prepared(cache: Path, recipe: Recipe, content: str = "c", **settings: object) -> Store:
     return prepare_text(
         cache, parts={"": passages}, content=content, settings=settings, recipe=recipe
     )
 
 
-def ids(data: Prepared, split: Split) -> list[int]:
-    return np.fromfile(data.folder / f"{split}.bin", dtype=data.meta.dtype).tolist()
+def ids(data: Store, split: Split) -> list[int]:
+    return np.fromfile(
+        data.folder / f"{split}.tokens.values", dtype=data.meta.columns["tokens"]
+    ).tolist()
 
 
 @pytest.mark.parametrize("recipe", [Char(), Byte(), BPE(270)])
@@ -53,11 +57,19 @@ class TestContents:
 
     def test_the_mapped_file_is_the_file(self, recipe: Recipe, tmp_path: Path) -> None:
         data = prepared(tmp_path, recipe)
-        file = data.split("val")
-        assert file.ids.tolist() == ids(data, "val")
-        assert pickle.loads(pickle.dumps(file)).ids.tolist() == ids(data, "val")
-        assert len(pickle.dumps(file)) < 1000  # the path, not the contents
-        assert type(file.ids) is np.ndarray
+        column = data.column("val", "tokens")
+        assert column.values.tolist() == ids(data, "val")
+        assert column.windows(2).tolist() == [[*pair] for pair in pairwise(ids(data, "val"))]
+        assert pickle.loads(pickle.dumps(column)).values.tolist() == ids(data, "val")
+        assert len(pickle.dumps(column)) < 1000  # the path, not the contents
+        assert type(column.values) is np.ndarray
+
+    def test_a_list_for_each_document(self, recipe: Recipe, tmp_path: Path) -> None:
+        data = prepared(tmp_path, recipe)
+        column, encode = data.column("train", "tokens"), data.tokenizer.encode
+        assert len(column) == 2
+        assert column[0].tolist() == encode("The quick brown fox jumps.")
+        assert column[1].tolist() == [data.tokenizer.end_of_text, *encode("Über\n")]
 
     def test_meta_counts_what_is_there(self, recipe: Recipe, tmp_path: Path) -> None:
         data = prepared(tmp_path, recipe)
@@ -67,7 +79,7 @@ class TestContents:
             assert meta.characters == len("".join(texts))
             assert meta.documents == documents
             assert meta.tokens == len(ids(data, split))  # type: ignore[arg-type]
-            raw = (data.folder / f"{split}.bin").read_bytes()
+            raw = (data.folder / f"{split}.tokens.values").read_bytes()
             assert meta.sha256 == hashlib.sha256(raw).hexdigest()
         assert data.meta.vocab_size == data.tokenizer.vocab_size
         assert data.meta.tokenizer == data.tokenizer.fingerprint
@@ -128,16 +140,20 @@ def test_a_vocabulary_beyond_16_bits_takes_32(tmp_path: Path) -> None:
         yield 0, letters if split == "train" else letters[-2:]
 
     data = prepare_text(tmp_path, parts={"": many}, content="", settings={}, recipe=Char())
-    assert data.meta.dtype == "<u4"
+    assert data.meta.columns == {"tokens": "<u4"}
     assert ids(data, "val") == [65_998, 65_999]
+
+
+FILES = ["meta.json", "tokenizer.json"]
+FILES += [f"{split}.tokens.{kind}" for split in ("train", "val") for kind in ("ends", "values")]
 
 
 class TestIdentity:
     def test_the_same_request_is_prepared_once(self, tmp_path: Path) -> None:
         folder = prepared(tmp_path, Char()).folder
-        stamp = (folder / "train.bin").stat().st_mtime_ns
+        stamp = (folder / "train.tokens.values").stat().st_mtime_ns
         assert prepared(tmp_path, Char()).folder == folder
-        assert (folder / "train.bin").stat().st_mtime_ns == stamp
+        assert (folder / "train.tokens.values").stat().st_mtime_ns == stamp
 
     def test_each_thing_that_matters_has_a_folder_of_its_own(self, tmp_path: Path) -> None:
         folders = {
@@ -150,13 +166,13 @@ class TestIdentity:
         }
         assert len(folders) == 6
 
-    def test_a_folder_has_the_four_files(self, tmp_path: Path) -> None:
+    def test_a_folder_has_these_files(self, tmp_path: Path) -> None:
         folder = prepared(tmp_path, Char()).folder
         names = sorted(path.name for path in folder.iterdir())
-        assert names == ["meta.json", "tokenizer.json", "train.bin", "val.bin"]
-        assert json.loads((folder / "meta.json").read_text())["format"] == prepare.FORMAT
+        assert names == FILES
+        assert json.loads((folder / "meta.json").read_text())["identity"]["format"] == store.FORMAT
 
-    @pytest.mark.parametrize("name", ["meta.json", "tokenizer.json", "train.bin", "val.bin"])
+    @pytest.mark.parametrize("name", FILES)
     def test_a_damaged_folder_is_refused_with_the_way_out(self, name: str, tmp_path: Path) -> None:
         folder = prepared(tmp_path, Char()).folder
         path = folder / name
@@ -171,7 +187,7 @@ def test_an_empty_split_is_an_empty_file(tmp_path: Path) -> None:
             yield 0, "abc"
 
     data = prepare_text(tmp_path, parts={"": only_train}, content="", settings={}, recipe=Char())
-    assert data.split("val").ids.tolist() == []
+    assert data.column("val", "tokens").values.tolist() == []
     assert data.meta.splits["val"].documents == 0
 
 
@@ -185,7 +201,7 @@ def test_unknown_ones_are_named_from_the_first_passages_and_counted_in_all(
 
 
 class TestSections:
-    def sections(self, cache: Path, recipe: Recipe) -> Prepared:
+    def sections(self, cache: Path, recipe: Recipe) -> Store:
         other: dict[Split, list[str]] = {"train": ["zwölf Boxkämpfer", "jagen"], "val": ["Über"]}
         parts = {"en": passages, "de": lambda split: iter(enumerate(other[split]))}
         return prepare_text(cache, parts=parts, content="c", settings={}, recipe=recipe)
@@ -207,7 +223,7 @@ class TestSections:
         assert train.sections["de"].bytes == len("zwölf Boxkämpferjagen".encode())
         assert train.sections["de"].first_token_bytes == 1
         assert train.documents == 4
-        assert Prepared.open(data.folder).meta == data.meta
+        assert open_store(data.folder, SplitMeta).meta == data.meta
 
     def test_a_text_of_one_part_has_none(self, tmp_path: Path) -> None:
         folder = prepared(tmp_path, Char()).folder
@@ -287,9 +303,9 @@ def test_what_is_prepared_never_changes(tmp_path: Path) -> None:
 
 
 GOLDEN = {
-    "Char": ("21a11e5e", "ecdbb39c"),
-    "Byte": ("61999545", "2fb3bbf2"),
-    "BPE": ("cf791630", "7d747f02"),
-    "Unigram": ("154ea2a9", "87ecff1c"),
-    "WordPiece": ("0540bacb", "f592349e"),
+    "Char": ("1a0bedbb", "ecdbb39c"),
+    "Byte": ("9f0cc029", "2fb3bbf2"),
+    "BPE": ("c7c6459d", "7d747f02"),
+    "Unigram": ("d46aa80b", "87ecff1c"),
+    "WordPiece": ("8c223cfe", "f592349e"),
 }

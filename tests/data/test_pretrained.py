@@ -14,9 +14,9 @@ import tokenizers
 from fake_hub import Models, commit_of
 from hypothesis import example, given
 from hypothesis import strategies as st
+from preparing import prepare_text
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
-from etude.data.prepare import prepare_text
 from etude.data.pretrained import Pretrained
 from etude.data.tokenizer import BPE, Tokenizer
 from etude.data.wordpiece import WordPiece
@@ -210,7 +210,7 @@ class TestEndOfText:
             settings={},
             recipe=recipe,
         )
-        assert data.split("val").ids.tolist() == [0, 1, 1]
+        assert data.column("val", "tokens").values.tolist() == [0, 1, 1]
 
 
 class TestMistakes:

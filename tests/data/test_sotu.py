@@ -113,7 +113,7 @@ def test_a_vocabulary_is_learnt_and_decodes(tmp_path: Path) -> None:
     data = sotu(tokenizer=BPE(2048))
     data.prepare(tmp_path)
     assert data.tokenizer_.vocab_size == 2048
-    val = data.tokenizer_.decode(data.prepared.split("val").ids.tolist())
+    val = data.tokenizer_.decode(data.store.column("val", "tokens").values.tolist())
     assert val == "<|endoftext|>".join(data.documents("val"))
 
 

@@ -9,26 +9,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from etude.data.columns import Column
 from etude.data.order import EveryExampleOnce, RandomWindows
-from etude.data.prepare import TokenFile
-from etude.data.steps import EvaluationBatches, MicroBatch, TrainingSteps
+from etude.data.steps import EvaluationBatches, MicroBatch, Share, Steps, WindowSteps
 
 TOKENS, LENGTH, BATCH = 1000, 8, 6
 Step = list[MicroBatch]
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> TokenFile:
+def file(tmp_path_factory: pytest.TempPathFactory) -> Column:
     """Token i of the file is i, so a batch shows where it came from."""
-    path = tmp_path_factory.mktemp("tokens") / "train.bin"
-    np.arange(TOKENS, dtype="<u2").tofile(path)
-    return TokenFile(path, "<u2", TOKENS)
+    path = tmp_path_factory.mktemp("tokens") / "train"
+    return column(path, TOKENS)
 
 
-def steps(file: TokenFile, kind: type = RandomWindows, **changes: object) -> TrainingSteps:
-    arguments = {"batch": BATCH, "length": LENGTH, "micro_batch": None, "total_steps": 7}
+def column(path: Path, tokens: int) -> Column:
+    np.arange(tokens, dtype="<u2").tofile(path.with_name(f"{path.name}.values"))
+    return Column(path, "<u2")
+
+
+def steps(
+    file: Column, kind: type = RandomWindows, start_step: int = 0, **changes: object
+) -> Steps:
+    share = Share(seed=3, **changes)  # type: ignore[arg-type]
     order = kind(TOKENS, LENGTH, BATCH, seed=3)
-    return TrainingSteps(file, order, **(arguments | changes))  # type: ignore[arg-type]
+    return Steps(WindowSteps(file, order, share, length=LENGTH, batch=BATCH), start_step, 7)
 
 
 def starts(step: Step) -> list[int]:
@@ -43,8 +49,8 @@ def plain(loaded: object) -> list[list[tuple[list[list[int]], list[list[int]], i
 
 
 @pytest.mark.parametrize("kind", [RandomWindows, EveryExampleOnce])
-class TestTrainingSteps:
-    def test_a_step_is_the_windows_that_the_order_names(self, file: TokenFile, kind: type) -> None:
+class TestWindowSteps:
+    def test_a_step_is_the_windows_that_the_order_names(self, file: Column, kind: type) -> None:
         order = kind(TOKENS, LENGTH, BATCH, seed=3)
         for number, (micro,) in enumerate(steps(file, kind)):
             expected = [
@@ -58,7 +64,7 @@ class TestTrainingSteps:
             assert micro["step_targets"] == BATCH * LENGTH
 
     @pytest.mark.parametrize("workers", [1, 2])
-    def test_workers_change_nothing(self, file: TokenFile, kind: type, workers: int) -> None:
+    def test_workers_change_nothing(self, file: Column, kind: type, workers: int) -> None:
         alone = steps(file, kind, micro_batch=4)
         shared = DataLoader(alone, batch_size=None, num_workers=workers, collate_fn=as_it_is)
         assert plain(shared) == plain(alone)
@@ -66,7 +72,7 @@ class TestTrainingSteps:
     @pytest.mark.parametrize("workers", [0, 2])
     @pytest.mark.parametrize("start", [0, 1, 6, 7])
     def test_going_on_meets_the_same_steps(
-        self, file: TokenFile, kind: type, start: int, workers: int
+        self, file: Column, kind: type, start: int, workers: int
     ) -> None:
         rest = steps(file, kind, start_step=start)
         loader = DataLoader(rest, batch_size=None, num_workers=workers, collate_fn=as_it_is)
@@ -74,7 +80,7 @@ class TestTrainingSteps:
         assert len(loader) == 7  # the whole run, wherever it begins
 
     @pytest.mark.parametrize("world", [1, 2, 3, 6])
-    def test_ranks_share_a_step(self, file: TokenFile, kind: type, world: int) -> None:
+    def test_ranks_share_a_step(self, file: Column, kind: type, world: int) -> None:
         whole = [starts(step) for step in steps(file, kind)]
         ranks = [list(steps(file, kind, rank=rank, world=world)) for rank in range(world)]
         for number, expected in enumerate(whole):
@@ -87,7 +93,7 @@ class TestTrainingSteps:
         ("micro_batch", "sizes"), [(1, [1] * 6), (3, [3, 3]), (4, [4, 2]), (6, [6]), (99, [6])]
     )
     def test_micro_batches_make_up_the_step(
-        self, file: TokenFile, kind: type, micro_batch: int, sizes: list[int]
+        self, file: Column, kind: type, micro_batch: int, sizes: list[int]
     ) -> None:
         whole = [starts(step) for step in steps(file, kind)]
         parts = list(steps(file, kind, micro_batch=micro_batch))
@@ -100,9 +106,9 @@ class TestTrainingSteps:
 class TestEvaluationBatches:
     @given(tokens=st.integers(0, TOKENS), length=st.integers(1, 120), examples=st.integers(1, 20))
     def test_every_target_comes_once_in_order(
-        self, file: TokenFile, tokens: int, length: int, examples: int
+        self, tmp_path_factory: pytest.TempPathFactory, tokens: int, length: int, examples: int
     ) -> None:
-        part = TokenFile(file.path, file.dtype, tokens)
+        part = column(tmp_path_factory.getbasetemp() / "part", tokens)
         dataset = EvaluationBatches(part, length=length, examples=examples)
         batches = list(dataset)
         targets = [i for batch in batches for i in batch["targets"].flatten().tolist()]
@@ -121,7 +127,7 @@ class TestEvaluationBatches:
         examples=st.integers(1, 5),
     )
     def test_no_window_reaches_from_one_text_into_the_next(
-        self, file: TokenFile, lengths: list[int], length: int, examples: int
+        self, file: Column, lengths: list[int], length: int, examples: int
     ) -> None:
         starts = [sum(lengths[:number]) for number in range(len(lengths))]
         places = list(zip(starts, lengths, strict=True))
@@ -134,7 +140,7 @@ class TestEvaluationBatches:
             assert targets == list(range(start + 1, start + tokens))
             assert all(torch.equal(batch["targets"], batch["tokens"] + 1) for batch in own)
 
-    def test_a_shorter_last_window_stands_alone(self, file: TokenFile) -> None:
+    def test_a_shorter_last_window_stands_alone(self, file: Column) -> None:
         shapes = [
             tuple(batch["tokens"].shape)
             for batch in EvaluationBatches(file, length=300, examples=2)
@@ -144,14 +150,14 @@ class TestEvaluationBatches:
 
 def test_a_file_is_mapped_not_read(tmp_path: Path) -> None:
     # A sparse file of 40 GB: reading or copying it would not end well.
-    path = tmp_path / "huge.bin"
+    path = tmp_path / "huge.values"
     tokens = 20_000_000_000
     with path.open("wb") as stream:
         stream.truncate(2 * tokens)
-    file = TokenFile(path, "<u2", tokens)
+    file = Column(tmp_path / "huge", "<u2")
     order = EveryExampleOnce(tokens, 64, 12, seed=0)
-    dataset = TrainingSteps(file, order, batch=12, length=64, micro_batch=None, total_steps=3)
-    assert [step[0]["tokens"].sum().item() for step in dataset] == [0, 0, 0]
+    whole = WindowSteps(file, order, Share(seed=0), length=64, batch=12)
+    assert [whole.step(number)[0]["tokens"].sum().item() for number in range(3)] == [0, 0, 0]
 
 
 def as_it_is(step: Step) -> Step:

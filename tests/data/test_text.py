@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from etude.data.loading import evaluation_positions
-from etude.data.prepare import Split
+from etude.data.splits import Split
 from etude.data.text import Batch, TextData
 from etude.data.tokenizer import BPE, Byte, Char, Recipe
 from etude.data.wordpiece import WordPiece
@@ -105,7 +105,7 @@ class TestSizes:
         data = corpus(order="epochs", batch=Batch(examples=1))
         data.prepare(tmp_path)
         rows = [step[0][0][0] for step in steps(data, total_steps=int(data.steps_per_epoch))]
-        ids = data.prepared.split("train").ids.tolist()
+        ids = data.store.column("train", "tokens").values.tolist()
         windows = [ids[i : i + 16] for i in range(0, len(ids) - 16, 16)]
         assert sorted(rows) == sorted(windows)
 
@@ -137,7 +137,7 @@ class TestPreparation:
             one.prepare(tmp_path)
             other.prepare(tmp_path)
             assert one.tokenizer_.fingerprint == other.tokenizer_.fingerprint
-            assert one.prepared.folder != other.prepared.folder
+            assert one.store.folder != other.store.folder
 
     def test_a_window_longer_than_the_split_is_refused(self, tmp_path: Path) -> None:
         tokens = len("".join(TRAIN)) + 1
@@ -163,7 +163,7 @@ class TestTraining:
     def test_targets_are_the_tokens_after(self, order: str, tmp_path: Path) -> None:
         data = corpus(order=order)
         data.prepare(tmp_path)
-        text = "".join(chr(i) for i in data.prepared.split("train").ids)
+        text = "".join(chr(i) for i in data.store.column("train", "tokens").values)
         for step in steps(data):
             for tokens, targets, step_targets in step:
                 assert step_targets == 96
@@ -210,7 +210,7 @@ class TestEvaluation:
         data.prepare(tmp_path)
         batches = list(data.evaluation_batches("val", length))
         targets = torch.cat([batch["targets"].flatten() for batch in batches])
-        assert targets.tolist() == data.prepared.split("val").ids.tolist()[1:]
+        assert targets.tolist() == data.store.column("val", "tokens").values.tolist()[1:]
         assert {batch["section"] for batch in batches} == {0}
 
     def test_batches_hold_about_8192_targets(self, tmp_path: Path) -> None:

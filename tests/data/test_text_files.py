@@ -61,8 +61,8 @@ class TestSplit:
         n = len(TEXT)
         train, val = TEXT[: int(n * (1 - validation))], TEXT[int(n * (1 - validation)) :]
 
-        assert source.prepared.split("train").ids.tolist() == [stoi[c] for c in train]
-        assert source.prepared.split("val").ids.tolist() == [stoi[c] for c in val]
+        assert source.store.column("train", "tokens").values.tolist() == [stoi[c] for c in train]
+        assert source.store.column("val", "tokens").values.tolist() == [stoi[c] for c in val]
         assert source.tokenizer_.vocab_size == len(characters) + 2
 
     @given(
@@ -93,8 +93,8 @@ class TestSplit:
         end = [256]
         train = [*whole[0].encode(), *end, *whole[1][: border - 60].encode()]
         val = [*whole[1][border - 60 :].encode(), *end, *whole[2].encode()]
-        assert source.prepared.split("train").ids.tolist() == train
-        assert source.prepared.split("val").ids.tolist() == val
+        assert source.store.column("train", "tokens").values.tolist() == train
+        assert source.store.column("val", "tokens").values.tolist() == val
 
     @pytest.mark.parametrize("recipe", [Char(), Byte(), BPE(300)])
     def test_reading_in_pieces_gives_the_tokens_of_the_whole(
@@ -111,7 +111,7 @@ class TestSplit:
         train = (TEXT * 20)[: int(len(TEXT * 20) * 0.9)]
         tokenizer = recipe.train([train])
         assert tokenizer.fingerprint == source.tokenizer_.fingerprint
-        assert source.prepared.split("train").ids.tolist() == tokenizer.encode(train)
+        assert source.store.column("train", "tokens").values.tolist() == tokenizer.encode(train)
 
 
 class TestReading:

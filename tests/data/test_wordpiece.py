@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from preparing import prepare_text
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, trainers
 
-from etude.data.prepare import prepare_text
 from etude.data.tokenizer import Char
 from etude.data.wordpiece import SPECIAL, WordPiece, bert_normalizer
 from etude.errors import InvalidArguments, RequestError

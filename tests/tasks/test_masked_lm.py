@@ -125,4 +125,4 @@ def test_a_tokenizer_without_a_mask_gets_one(tmp_path: Path, corpus: Path) -> No
         data.prepare(tmp_path / "cache")
     assert masked.tokenizer_.vocab_size == plain.tokenizer_.vocab_size + 1
     assert masked.tokenizer_.mask == plain.tokenizer_.vocab_size
-    assert Tokenizer.load(masked.prepared.folder / "tokenizer.json").mask is not None
+    assert Tokenizer.load(masked.store.folder / "tokenizer.json").mask is not None

@@ -9,7 +9,6 @@ from itertools import islice
 from typing import Any, Literal
 
 from etude.data.hub import Repository, pinned
-from etude.data.prepare import Split
 from etude.data.rows import (
     HEAD,
     choose_column,
@@ -19,6 +18,7 @@ from etude.data.rows import (
     text_columns,
     texts,
 )
+from etude.data.splits import Split
 from etude.data.text import Batch, TextData
 from etude.data.tokenizer import Recipe
 from etude.errors import Checks

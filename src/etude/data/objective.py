@@ -27,17 +27,23 @@ IGNORE = -100
 CORRUPTION_STREAM = 0x4D41534B
 """Tells an objective's random numbers from others of the run's seed."""
 
+Reads = Literal["windows", "examples", "made"]
+"""What an objective reads: windows of running text, examples with fields, or what a rule makes."""
+
 
 class Objective(ABC):
-    """The base of both kinds. It is handed to loader processes: no model, no tensors in it.
+    """The base of all kinds. It is handed to loader processes: no model, no tensors in it.
 
     Attributes:
-        reads: `windows` of running text, `examples` with fields, or what a rule has `made`.
-        such_as: which data that is, for messages.
+        such_as: which data it reads, for messages.
+        fields: those that the data must have.
+        packs: whether the task can keep several texts in one sequence apart.
     """
 
-    reads: ClassVar[Literal["windows", "examples", "made"]]
+    reads: ClassVar[Reads]
     such_as: ClassVar[str]
+    fields: ClassVar[tuple[str, ...]] = ()
+    packs: ClassVar[bool] = False
 
     def special_tokens(self, known: Mapping[str, int]) -> list[str]:
         """Those that the tokenizer must have and lacks; they are added at its end.
@@ -64,13 +70,12 @@ class WindowObjective(Objective):
     """Makes inputs and targets of windows of running text, perhaps at random.
 
     Attributes:
-        packs: whether the documents in a window can be kept apart.
         shortest: the fewest tokens that a window may have.
     """
 
     reads = "windows"
     such_as = "data=text_files"
-    packs: ClassVar[bool] = True
+    packs = True
     shortest: ClassVar[int] = 1
 
     def raw(self, length: int) -> int:
@@ -90,17 +95,13 @@ class ExampleObjective(Objective):
     """Makes inputs and targets of the fields of an example.
 
     Attributes:
-        fields: those that the data must have.
         padded: arrays whose padding the model must not see, and the name of the mask that says
             where there is none.
-        packs: whether the task can keep several examples in one sequence apart.
     """
 
     reads = "examples"
     such_as = "data=labelled_files, pairs or tagged"
-    fields: ClassVar[tuple[str, ...]]
     padded: ClassVar[Mapping[str, str]] = {"tokens": "keep"}
-    packs: ClassVar[bool] = False
 
     @abstractmethod
     def lengths(self, lengths: Mapping[str, Numbers]) -> Numbers:
@@ -173,6 +174,16 @@ class ExampleObjective(Objective):
                 numbers += [_fill(name, array)] * (len(found) - len(row))
             batch[name] = torch.from_numpy(np.array(numbers, dtype=array.dtype))
         return batch | documents
+
+
+def wanted(objective: Objective | None) -> tuple[str, str | None]:
+    """The data that an objective reads, and which that is, for messages."""
+    if objective is None or objective.reads == "windows":
+        return "data of running text for this task, such as data=text_files", None
+    if objective.reads == "made":
+        return f"data that a rule makes for this task, such as {objective.such_as}", None
+    fields = ", ".join(objective.fields)
+    return f"data of examples with {fields} for this task", objective.such_as
 
 
 def counted(labels: NDArray[Any]) -> NDArray[np.bool_]:

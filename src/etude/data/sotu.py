@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from etude.data.prepare import Split
+from etude.data.splits import Split
 from etude.data.text import TextData
 from etude.errors import Checks, Problem, RequestError, nearest
 

@@ -65,3 +65,8 @@ class SplitMeta:
         """From plain data, as `meta.json` holds it."""
         sections = values.pop("sections", {})
         return cls(**values, sections={name: SectionMeta(**s) for name, s in sections.items()})
+
+    @property
+    def lists(self) -> int:
+        """Of each column."""
+        return self.documents

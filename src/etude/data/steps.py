@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NotRequired, TypedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 import torch
-from numpy.lib.stride_tricks import sliding_window_view
 from torch.utils.data import IterableDataset, get_worker_info
 
-from etude.data.objective import IGNORE, WindowObjective, generator
+from etude.data.columns import Column
+from etude.data.objective import IGNORE, Arrays, WindowObjective, generator
 from etude.data.order import Order
-from etude.data.prepare import TokenFile
 from etude.nn.documents import Documents
 
 
@@ -36,101 +36,126 @@ class MicroBatch(Windows):
     step_targets: int
 
 
-class TrainingSteps(IterableDataset[list[MicroBatch]]):
+@dataclass(frozen=True)
+class Share:
+    """Whose optimizer steps are put together.
+
+    Attributes:
+        seed: the run's.
+        micro_batch: the most examples in a micro-batch; None for no limit. The last may be smaller.
+        rank: a process, of `world`; it takes the rank-th contiguous share of each step.
+        world: processes.
+    """
+
+    seed: int
+    micro_batch: int | None = None
+    rank: int = 0
+    world: int = 1
+
+    def of(self, examples: int) -> slice:
+        """The examples of a step, of so many, that this process takes."""
+        first, end = (examples * rank // self.world for rank in (self.rank, self.rank + 1))
+        return slice(first, end)
+
+    def micro_batches(
+        self, arrays: Mapping[str, torch.Tensor], told: Mapping[str, Any]
+    ) -> list[Any]:
+        """Arrays of this process's examples, a row each, as micro-batches.
+
+        Args:
+            told: of the step as a whole; each micro-batch has it.
+        """
+        count = len(next(iter(arrays.values())))
+        size = self.micro_batch or max(1, count)
+        pieces = {name: array.split(size) for name, array in arrays.items()}
+        return [
+            {**{name: each[number] for name, each in pieces.items()}, **told}
+            for number in range(-(-count // size))
+        ]
+
+
+class Assembly(Protocol):
+    """What puts optimizer steps together: each is a function of its number."""
+
+    def step(self, number: int, /) -> list[Any]:
+        """A process's share of an optimizer step, counted from 0, as micro-batches."""
+
+
+class Steps(IterableDataset[list[Any]]):
     """The optimizer steps `start_step`, ..., `total_steps - 1`, each a list of micro-batches.
 
     Worker w of W gives steps start + w, start + w + W, ...; a `DataLoader` takes from its workers
     in turn, so the steps come in order with any number of them.
 
     Args:
-        file: the split's token ids.
-        order: which windows make up a step.
-        batch: windows in a step, over all ranks.
-        length: targets in a window.
-        micro_batch: the most windows in a micro-batch; None for no limit. The last may be smaller.
-        total_steps: steps in the whole run.
+        assembly: puts them together.
         start_step: steps that are done already.
-        rank: this process, of `world`; it takes the rank-th contiguous share of each step.
-        world: processes, a divisor of `batch`.
-        separator: the token before each document, if documents are to be separate.
-        objective: what a task makes of the windows; None takes the next tokens for targets.
-        seed: the run's, for an objective.
+        total_steps: steps in the whole run.
     """
 
-    def __init__(
-        self,
-        file: TokenFile,
-        order: Order,
-        *,
-        batch: int,
-        length: int,
-        micro_batch: int | None,
-        total_steps: int,
-        start_step: int = 0,
-        rank: int = 0,
-        world: int = 1,
-        separator: int | None = None,
-        objective: WindowObjective | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.file = file
-        self.objective, self.seed = objective, seed
-        self.order = order
-        self.separator = separator
-        self.length = length
-        self.total_steps = total_steps
-        self.start_step = start_step
-        share = batch // world
-        self.share = slice(rank * share, (rank + 1) * share)
-        self.micro_batch = share if micro_batch is None else micro_batch
-        self.step_targets = batch * length
+    def __init__(self, assembly: Assembly, start_step: int, total_steps: int) -> None:
+        self.assembly, self.start_step, self.total_steps = assembly, start_step, total_steps
 
     def __len__(self) -> int:
         """The steps of the whole run: Lightning takes a shorter length for the epoch's end."""
         return self.total_steps
 
-    def __iter__(self) -> Iterator[list[MicroBatch]]:
+    def __iter__(self) -> Iterator[list[Any]]:
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        if self.objective is not None:
-            for step in range(self.start_step + first, self.total_steps, stride):
-                yield self._made(step, self.objective)
-            return
-        # A view with a row for each place, so that a step's rows are copied in one operation.
-        windows = sliding_window_view(self.file.ids, self.length + 1)
-        for step in range(self.start_step + first, self.total_steps, stride):
-            rows = windows[self.order.starts(step)[self.share]]  # (share, T + 1)
-            tokens = torch.from_numpy(rows[:, :-1].astype(np.int64))
-            targets = torch.from_numpy(rows[:, 1:].astype(np.int64))
-            whole: list[MicroBatch] = [
-                {"tokens": inputs, "targets": outputs, "step_targets": self.step_targets}
-                for inputs, outputs in zip(
-                    tokens.split(self.micro_batch), targets.split(self.micro_batch), strict=True
-                )
-            ]
-            for micro in whole:
-                _separate(micro, self.separator)
-            yield whole
+        for number in range(self.start_step + first, self.total_steps, stride):
+            yield self.assembly.step(number)
 
-    def _made(self, step: int, objective: WindowObjective) -> list[Any]:
-        """A step as the objective makes it: as a whole, whatever the ranks and micro-batches."""
-        windows = sliding_window_view(self.file.ids, objective.raw(self.length))
-        rows = windows[self.order.starts(step)].astype(np.int64)
-        arrays = objective(rows, generator(self.seed, step))
-        told = {
-            "step_targets": objective.targets(arrays) or 1.0,
-            "step_tokens": self.step_targets,
-        }
-        tensors = {name: torch.from_numpy(rows[self.share]) for name, rows in arrays.items()}
-        parts = [{name: x.split(self.micro_batch)} for name, x in tensors.items()]
-        split = {name: pieces for part in parts for name, pieces in part.items()}
-        count = len(next(iter(split.values())))
-        whole: list[Any] = [
-            {**{name: pieces[i] for name, pieces in split.items()}, **told} for i in range(count)
-        ]
+
+@dataclass
+class WindowSteps:
+    """Optimizer steps of windows of running text; see `Assembly`.
+
+    Args:
+        ids: the split's token ids.
+        order: which windows make up a step.
+        share: whose steps these are.
+        length: targets in a window.
+        batch: windows in a step, over all ranks.
+        separator: the token before each document, if documents are to be separate.
+        objective: what a task makes of the windows; None takes the next tokens for targets.
+    """
+
+    ids: Column
+    order: Order
+    share: Share
+    length: int
+    batch: int
+    separator: int | None = None
+    objective: WindowObjective | None = None
+
+    def step(self, number: int) -> list[MicroBatch]:
+        """This process's share of a step."""
+        arrays, told = self._next_tokens(number) if self.objective is None else self._made(number)
+        tensors = {name: torch.from_numpy(rows) for name, rows in arrays.items()}
+        whole = self.share.micro_batches(tensors, told)
         for micro in whole:
             _separate(micro, self.separator)
         return whole
+
+    def _next_tokens(self, number: int) -> tuple[Arrays, dict[str, Any]]:
+        starts = self.order.starts(number)[self.share.of(self.batch)]
+        rows = self.ids.windows(self.length + 1)[starts]  # (share, T + 1)
+        arrays = {"tokens": rows[:, :-1].astype(np.int64), "targets": rows[:, 1:].astype(np.int64)}
+        return arrays, {"step_targets": self.batch * self.length}
+
+    def _made(self, number: int) -> tuple[Arrays, dict[str, Any]]:
+        """A step as the objective makes it: as a whole, whatever the ranks and micro-batches."""
+        assert self.objective is not None
+        windows = self.ids.windows(self.objective.raw(self.length))
+        rows = windows[self.order.starts(number)].astype(np.int64)
+        arrays = self.objective(rows, generator(self.share.seed, number))
+        told = {
+            "step_targets": self.objective.targets(arrays) or 1.0,
+            "step_tokens": self.batch * self.length,
+        }
+        mine = self.share.of(self.batch)
+        return {name: rows[mine] for name, rows in arrays.items()}, told
 
 
 class EvaluationBatches(IterableDataset[Windows]):
@@ -140,17 +165,17 @@ class EvaluationBatches(IterableDataset[Windows]):
     in the file.
 
     Args:
-        file: the split's token ids.
+        ids: the split's token ids.
         length: targets in a window.
         examples: the most windows in a batch.
         places: the first token and the number of tokens of each text; None is one, the whole.
         separator: the token before each document, if documents are to be separate.
-        objective: as for `TrainingSteps`; its random numbers are those of the batch's number.
+        objective: as for `WindowSteps`; its random numbers are those of the batch's number.
     """
 
     def __init__(
         self,
-        file: TokenFile,
+        ids: Column,
         *,
         length: int,
         examples: int,
@@ -158,12 +183,12 @@ class EvaluationBatches(IterableDataset[Windows]):
         separator: int | None = None,
         objective: WindowObjective | None = None,
     ) -> None:
-        self.file = file
+        self.ids = ids
         self.objective = objective
         self.length = length
         self.examples = examples
         self.separator = separator
-        self.places = [(0, file.tokens)] if places is None else list(places)
+        self.places = [(0, len(ids.values))] if places is None else list(places)
 
     def __len__(self) -> int:
         return sum(1 for _, tokens in self.places for _ in self._shapes(tokens))
@@ -175,7 +200,7 @@ class EvaluationBatches(IterableDataset[Windows]):
         for section, (start, tokens) in enumerate(self.places):
             for first, count, length in self._shapes(tokens):
                 begin = start + first
-                ids = self.file.ids[begin : begin + count * length + 1].astype(np.int64)
+                ids = self.ids.values[begin : begin + count * length + 1].astype(np.int64)
                 inputs, targets = torch.from_numpy(ids[:-1]), torch.from_numpy(ids[1:])
                 batch: Windows = {
                     "tokens": inputs.view(count, length),
@@ -190,7 +215,7 @@ class EvaluationBatches(IterableDataset[Windows]):
         for section, (start, tokens) in enumerate(self.places):
             for first, count, length in self._shapes(tokens):
                 begin = start + first
-                ids = self.file.ids[begin : begin + count * length].astype(np.int64)
+                ids = self.ids.values[begin : begin + count * length].astype(np.int64)
                 arrays = objective(ids.reshape(count, length), generator(0, number))
                 batch: Any = {name: torch.from_numpy(rows) for name, rows in arrays.items()}
                 batch["section"] = section

@@ -13,7 +13,6 @@ from typing import Any, Literal
 from etude.data.formats import Format, endings, format_of
 from etude.data.passages import cut
 from etude.data.plain import ReadOnce, Scan, characters_of, lines_of, scan, sha256
-from etude.data.prepare import Passage, Split
 from etude.data.rows import (
     READING,
     choose_column,
@@ -24,6 +23,7 @@ from etude.data.rows import (
     texts,
     values_of,
 )
+from etude.data.splits import Passage, Split
 from etude.data.text import TextData
 from etude.errors import Checks, Problem, RequestError, nearest
 from etude.records.opening import is_there, odd

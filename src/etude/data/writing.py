@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from etude.data.columns import beside
 from etude.data.learning import NEWS_EVERY
 from etude.data.passages import PASSAGE, parted_well
 from etude.data.splits import Part, Passage, SectionMeta, Split, SplitMeta
@@ -30,9 +31,11 @@ NAMED_FROM = 100  # passages with something unknown, the first ones
 def write_split(
     path: Path, parts: Mapping[str, Part], tokenizer: Tokenizer, dtype: str, name: Split
 ) -> SplitMeta:
-    """Writes the ids of a split, part after part, to the file `path` and says what was written."""
-    with path.open("wb") as file:
-        writer = _Writer(file, tokenizer, dtype, name)
+    """Writes the ids of a split, part after part, to the column `path`, a list for each document,
+    and says what was written.
+    """
+    with beside(path, ".values").open("wb") as file, beside(path, ".ends").open("wb") as ends:
+        writer = _Writer(file, ends, tokenizer, dtype, name)
         for part, passages in parts.items():
             writer.section(part, passages(name))
         return writer.finish()
@@ -41,7 +44,10 @@ def write_split(
 class _Writer:
     """Text in, ids out, and counts of both."""
 
-    def __init__(self, file: BinaryIO, tokenizer: Tokenizer, dtype: str, name: str) -> None:
+    def __init__(
+        self, file: BinaryIO, ends: BinaryIO, tokenizer: Tokenizer, dtype: str, name: str
+    ) -> None:
+        self.ends = ends
         self.file, self.tokenizer, self.dtype, self.name = file, tokenizer, dtype, name
         self.characters = self.documents = 0
         self.unknown = 0
@@ -68,8 +74,10 @@ class _Writer:
                     first_token_bytes = self.tokenizer.first_token_bytes(text)
                 self._look_at(text, ids, before if document == current else "")
                 if document != current:
-                    if current is not None and self.tokenizer.end_of_text is not None:
-                        ids = [self.tokenizer.end_of_text, *ids]
+                    if current is not None:
+                        self._end_document()
+                        if self.tokenizer.end_of_text is not None:
+                            ids = [self.tokenizer.end_of_text, *ids]
                     current = document
                     self.documents += 1
                 data = np.frombuffer(array("I", ids), dtype=np.uintc).astype(self.dtype).tobytes()
@@ -80,6 +88,8 @@ class _Writer:
                 size += len(text.encode())
                 before = text
             self._tell()
+        if current is not None:
+            self._end_document()
         tokens = self._written - start
         self.sections[part] = SectionMeta(start, tokens, size, first_token_bytes)
 
@@ -146,6 +156,9 @@ class _Writer:
                 self.name,
                 f"{PASSAGE:,}",
             )
+
+    def _end_document(self) -> None:
+        self.ends.write(self._written.to_bytes(8, "little"))
 
     def _tell(self) -> None:
         if time.monotonic() > self._news:

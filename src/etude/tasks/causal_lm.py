@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from etude.data.evaluated import Evaluated
 from etude.data.loading import evaluation_positions
+from etude.data.prepare import TOKENS
 from etude.errors import InvalidArguments, Problem, RequestError
 from etude.generation.decoding import evaluating
 from etude.models.decoder import Decoder
@@ -132,9 +133,9 @@ class CausalLM(Task):
         length, split = windows.sequence_length, evaluated.split
         try:
             if windows.stride is not None:
-                file = data.prepared.split(split)
+                ids = data.store.column(split, TOKENS).values
                 length = length or data.sequence_length
-                found = sliding_score(self.model, file, length, windows.stride, vocabulary)
+                found = sliding_score(self.model, ids, length, windows.stride, vocabulary)
                 return Evaluation({**found, **data.bytes_metrics(split, found)})
             cut = replace(evaluated, batches=lambda: data.evaluation_batches(split, length))
             return super().evaluate(cut, options)
@@ -159,7 +160,7 @@ class CausalLM(Task):
 @torch.inference_mode()
 def sliding_score(
     model: nn.Module,
-    file: Any,
+    tokens: Any,
     length: int,
     stride: int,
     vocabulary: int,
@@ -170,7 +171,7 @@ def sliding_score(
     `length - stride` tokens.
 
     Args:
-        file: the split's ids, an `etude.data.prepare.TokenFile`.
+        tokens: the split's ids.
         length: targets in a window.
         stride: at most `length`; with `length` + 1 the first token of each window is no target.
         vocabulary: tokens that the model chooses among.
@@ -179,7 +180,7 @@ def sliding_score(
     Returns:
         `loss` in nats a token, `perplexity`, and `nats`, the sum.
     """
-    ids = torch.from_numpy(file.ids.astype("int64"))
+    ids = torch.from_numpy(tokens.astype("int64"))
     total = len(ids) - 1
     size = max(1, evaluation_positions(vocabulary) // length)
     starts = [0, *range(stride, min(total, max(stride, total - length + stride)), stride)]

@@ -176,7 +176,7 @@ class TestRuns:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            (["data=sotu"], "expected data of examples with tokens, labels for this task"),
+            (["data=sotu"], "data that a rule makes for this task, such as data=induction"),
             (["data=induction", "task=causal_lm"], "for task=algorithmic"),
             (["data=induction", "model=encoder_nano"], "Algorithmic"),
             (["data=induction", "model/mask=bidirectional"], "a mask that hides what follows"),

@@ -7,8 +7,6 @@ numbers to batches (`attach`, `train_dataloader`, `val_dataloader`), as the task
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,26 +16,24 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import pytorch_lightning as pl
 import tokenizers
 from torch.utils.data import DataLoader
 
-from etude.data.cache import built_once
+from etude.data.columns import Column
 from etude.data.delimited import Quoting
 from etude.data.evaluated import Evaluated, Request, needless
 from etude.data.examples.batches import ExampleBatches
 from etude.data.examples.classes import key_of, numbered
 from etude.data.examples.encoding import warn_of_cut
-from etude.data.examples.ragged import Ragged
 from etude.data.examples.source import Row, Source, Split, Text
 from etude.data.examples.spool import GROUP
 from etude.data.examples.steps import ExampleEvaluation, ExampleSteps, Held, Part, Table
-from etude.data.examples.writing import FORMAT, Meta, opened, tell, write_examples
+from etude.data.examples.writing import ROW, SplitMeta, tell, write_examples
 from etude.data.loading import evaluation_positions, loader
-from etude.data.objective import ExampleObjective
 from etude.data.order import permute, round_keys
-from etude.data.text import Batch
-from etude.data.tokenizer import Recipe, Tokenizer
+from etude.data.steps import Share
+from etude.data.store import Store, Stored
+from etude.data.tokenizer import Tokenizer
 from etude.data.view import of_rows
 from etude.errors import Checks, Problem, RequestError
 
@@ -47,16 +43,12 @@ FRACTION_STREAM = 0x46524143
 
 
 @dataclass(kw_only=True, eq=False)
-class ExampleData(pl.LightningDataModule, Source):
+class ExampleData(Stored, Source):
     """Examples from rows, each of at most `sequence_length` tokens.
-
-    A run calls, in this order: `for_task`, `check`, `prepare`, `attach`, and then the loaders as
-    often as it likes.
 
     The arguments are the fields of a dataclass: a source declares its own and inherits these.
 
     Args:
-        tokenizer: how to make the tokenizer.
         sequence_length: the most tokens in an example, the special ones around a text included.
         batch: the size of an optimizer step: a number of examples, or the most positions, padding
             included.
@@ -68,42 +60,25 @@ class ExampleData(pl.LightningDataModule, Source):
         fraction: the part of the training examples that is used, each smaller part being in each
             larger one.
         bucket_steps: steps whose examples are sorted by length together; 1 sorts nothing.
-        workers: processes that assemble batches; the batches don't depend on it.
         pack: several short training examples in one sequence of at most `sequence_length`
             positions, none of which sees another, instead of padding. `batch.tokens` and the
             micro-batch then count what the sequences hold, and sequences.
 
     Attributes:
-        section_names: none; a mixture of texts has some.
         reads_words: whether a text may be a list of words.
-        labels: the names of the labels or tags, by number, once `prepare` has found them.
     """
 
-    tokenizer: Recipe
-    sequence_length: int
-    batch: Batch
     too_long: Literal["truncate", "chunk", "refuse"] = "truncate"
     duplicates: Literal["warn", "drop", "refuse"] = "warn"
     fraction: float = 1.0
     bucket_steps: int = 50
-    workers: int = 0
     pack: bool = False
 
-    section_names: ClassVar[tuple[str, ...]] = ()
+    reads = "examples"
     reads_words: ClassVar[bool] = False
     labels: list[str] | None = field(default=None, init=False)
-
-    def __post_init__(self) -> None:
-        super().__init__()
-        checks = Checks()
-        self.validate(checks)
-        checks.done()
-        self.recipe = self.tokenizer
-        self.objective: ExampleObjective | None = None
-        self._folder: Path | None = None
-        self._meta: Meta | None = None
-        self._tokenizer: Tokenizer | None = None
-        self._attached: ExampleSteps | None = None
+    shares_exactly = False  # a step of examples of different lengths is shared as it comes
+    split_meta = SplitMeta
 
     def validate(self, checks: Checks) -> None:
         """Notes what is wrong with the arguments; a source adds what is wrong with its own."""
@@ -112,7 +87,7 @@ class ExampleData(pl.LightningDataModule, Source):
         expected = "a positive number" if least == 1 else f"{least} or more: a token and the end"
         checks.that(length >= least, "sequence_length", length, expected)
         checks.that(0 < self.fraction <= 1, "fraction", self.fraction, "a part above 0, up to 1")
-        checks.that(self.workers >= 0, "workers", self.workers, "a number from 0 on")
+        super().validate(checks)
         sizes = [size for size in (batch.tokens, batch.examples) if size is not None]
         checks.that(
             len(sizes) == 1,
@@ -130,71 +105,29 @@ class ExampleData(pl.LightningDataModule, Source):
     # -- as every data module -----------------------------------------------------------------
 
     def for_task(self, objective: Any) -> None:
-        """Says what the task makes of the examples.
-
-        Raises:
-            RequestError: the task reads running text, or fields that these have not.
-        """
-        if objective is None or objective.reads != "examples":
-            expected = "data of running text for this task, such as data=text_files"
-            if objective is not None and objective.reads == "made":
-                expected = f"data that a rule makes for this task, such as {objective.such_as}"
-            raise RequestError(Problem("data", expected, type(self).__name__))
-        missing = [name for name in objective.fields if name not in self.fields]
-        if missing:
-            hint = f"{type(self).__name__} gives {', '.join(self.fields)}"
-            expected = f"examples with {', '.join(objective.fields)}"
-            raise RequestError(Problem("data", expected, hint=hint))
+        super().for_task(objective)
         if self.pack and not objective.packs:
             expected = f"false: {type(objective).__name__} can't keep examples in a sequence apart"
             raise RequestError(Problem("data.pack", expected, True))
-        self.objective = objective
 
-    def fingerprint(self) -> str:
-        """sha256 (hex) of all that the examples come from.
-
-        Raises:
-            RequestError: it can't be read.
-        """
-        content, tokenizer = self.content_fingerprint(), self.recipe.fingerprint()
-        if tokenizer is None:
-            return content
-        return hashlib.sha256(f"{content} {tokenizer}".encode()).hexdigest()
-
-    def files_read(self) -> list[Path] | None:
-        """The files that the fingerprint is of, and the folders that were searched for them; None
-        if it is not of files alone.
-        """
-        content, tokenizer = self.content_files(), self.recipe.files_read()
-        return None if content is None or tokenizer is None else content + tokenizer
-
-    def prepare(self, cache_dir: Path) -> None:
-        """Turns rows into files of numbers, or finds them there.
-
-        Raises:
-            RequestError: the rows can't be used; says which, and why.
-        """
-        identity = {
-            "format": FORMAT,
-            "kind": type(self).__name__,
-            "content": self.content_fingerprint(),
-            "settings": {
-                **self.settings(),
-                "sequence_length": self.sequence_length,
-                "too_long": self.too_long,
-                "duplicates": self.duplicates,
-            },
-            "recipe": self.recipe.settings(),
+    def decided_by(self) -> dict[str, Any]:
+        return {
+            **self.settings(),
+            "sequence_length": self.sequence_length,
+            "too_long": self.too_long,
+            "duplicates": self.duplicates,
         }
-        text = json.dumps(identity, sort_keys=True)
-        key = hashlib.sha256(text.encode()).hexdigest()[:32]
-        folder = built_once(cache_dir, key, lambda folder: write_examples(folder, self, identity))
-        meta, self._tokenizer = opened(folder)
-        self._folder, self._meta = folder, meta
-        self.labels = meta.labels
-        tell(meta, self.duplicates, self.too_long)
+
+    def write(self, folder: Path, identity: dict[str, Any]) -> None:
+        write_examples(folder, self, identity)
+
+    def opened(self, store: Store) -> None:
+        self.labels = store.meta.labels
+        tell(store.meta, self.duplicates, self.too_long)
+
+    def prepare(self, cache_dir: Path) -> Store:
+        store = super().prepare(cache_dir)
         assert self.objective is not None
-        self.objective = self.objective.bound(self._tokenizer, meta)
         lengths = {name: each.lengths for name, each in self._fields("train").items()}
         if cut := self.objective.cut(lengths):
             if self.too_long == "refuse":
@@ -203,20 +136,7 @@ class ExampleData(pl.LightningDataModule, Source):
                 problem = Problem("data.sequence_length", expected, self.sequence_length, hint)
                 raise RequestError(problem)
             log.warning("train: the ends of %s answers are cut off", f"{cut:,}")
-
-    @property
-    def meta(self) -> Meta:
-        """What the splits hold."""
-        if self._meta is None:
-            raise RuntimeError("prepare(cache_dir) comes first")
-        return self._meta
-
-    @property
-    def tokenizer_(self) -> Tokenizer:
-        """The tokenizer that the examples were encoded with."""
-        if self._tokenizer is None:
-            raise RuntimeError("prepare(cache_dir) comes first")
-        return self._tokenizer
+        return store
 
     def table(self, split: Split) -> Table:
         """The examples of a split."""
@@ -225,8 +145,7 @@ class ExampleData(pl.LightningDataModule, Source):
 
     def rows_of(self, split: Split) -> np.ndarray:
         """The number of the row, from 0, that each example of a split is from."""
-        assert self._folder is not None
-        return Ragged(self._folder / f"{split}.row").values.astype(np.int64)
+        return self.store.column(split, ROW).values.astype(np.int64)
 
     @property
     def examples_per_step(self) -> int:
@@ -235,20 +154,15 @@ class ExampleData(pl.LightningDataModule, Source):
             return self.batch.examples
         assert self.batch.tokens is not None
         mean: float = self.sequence_length
-        if self._meta is not None:
+        if self._store is not None:
             train = self.meta.splits["train"]
             mean = train.tokens / max(1, train.examples)
         return max(1, int(self.batch.tokens / max(mean, 1.0)))
 
     @property
-    def shares_exactly(self) -> bool:
-        """Whether a step must be a multiple of the ranks: here it need not."""
-        return False
-
-    @property
     def tokens_per_step(self) -> int:
         """Positions in an optimizer step, about: steps differ."""
-        if self._meta is None:
+        if self._store is None:
             return self.examples_per_step * self.sequence_length
         train = self.meta.splits["train"]
         return max(1, round(self.examples_per_step * train.tokens / max(1, train.examples)))
@@ -262,44 +176,9 @@ class ExampleData(pl.LightningDataModule, Source):
         """Positions in a whole split."""
         return self.meta.splits[split].tokens
 
-    def bytes_predicted(self, split: Split) -> int | None:
-        """None: the examples' tokens are no running text."""
-        return None
-
-    def attach(
-        self,
-        *,
-        seed: int,
-        micro_batch: int | None,
-        total_steps: int,
-        start_step: int = 0,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        """Says which part of which run the training loader gives; see `TextData.attach`."""
-        if micro_batch is not None and micro_batch < 1:
-            problem = Problem("trainer.micro_batch", "a positive number", micro_batch)
-            raise RequestError(problem)
-        self._attached = ExampleSteps(
-            self._training_table(),
-            self._batches(seed),
-            micro_batch=micro_batch,
-            total_steps=total_steps,
-            start_step=start_step,
-            rank=rank,
-            world=world,
-            room=self.sequence_length if self.pack else None,
-        )
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """The run's optimizer steps from `start_step` on; its length is that of the whole run."""
-        if self._attached is None:
-            raise RuntimeError("attach(...) comes first")
-        return loader(self._attached, self.workers)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """The whole validation split, on every rank."""
-        return self.evaluation_batches("val")
+    def assembly(self, share: Share) -> ExampleSteps:
+        room = self.sequence_length if self.pack else None
+        return ExampleSteps(self._training_table(), self._batches(share.seed), share, room)
 
     def evaluation_batches(self, split: Split) -> DataLoader[Any]:
         """A whole split, each example once; batches say by `index` which these are.
@@ -483,12 +362,8 @@ class ExampleData(pl.LightningDataModule, Source):
 
     # -- reading ------------------------------------------------------------------------------
 
-    def _fields(self, split: Split) -> dict[str, Ragged]:
-        assert self._folder is not None
-        return {
-            name: Ragged(self._folder / f"{split}.{name}", floats=name in self.kinds.floats)
-            for name in self.fields
-        }
+    def _fields(self, split: Split) -> dict[str, Column]:
+        return {name: self.store.column(split, name) for name in self.fields}
 
     def _training_table(self) -> Table:
         assert self.objective is not None

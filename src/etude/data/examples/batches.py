@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from etude.data.examples.ragged import Numbers
+from etude.data.columns import Numbers
 from etude.data.order import permute, round_keys
 
 EXAMPLES_STREAM = 0x45584D50

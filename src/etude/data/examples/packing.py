@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from etude.data.examples.ragged import Numbers
+from etude.data.columns import Numbers
 
 TRIALS = 5
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -159,30 +158,8 @@ class Source(ABC):
         return None
 
     @abstractmethod
-    def content_fingerprint(self) -> str:
-        """sha256 (hex) of the raw content of all splits."""
-
-    def content_files(self) -> list[Path] | None:
-        """The files that this content is in, and the folders that were searched for them; None if
-        it is not in files alone.
-        """
-        return None
-
-    @abstractmethod
     def settings(self) -> dict[str, Any]:
         """What, besides the content, decides the examples, as plain JSON values."""
-
-    @abstractmethod
-    def check(self) -> None:
-        """Looks whether the data is there and readable; writes nothing.
-
-        Raises:
-            RequestError: it isn't.
-        """
-
-    def origin(self) -> dict[str, object]:
-        """Where the data comes from, for the record, if a path in the config doesn't say it."""
-        return {}
 
 
 def parted(items: Iterable[Item], v: float, t: float) -> Iterator[tuple[Split, Item]]:

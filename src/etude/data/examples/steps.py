@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
+from etude.data.columns import Column, Numbers
 from etude.data.examples.batches import ExampleBatches
 from etude.data.examples.packing import packed
-from etude.data.examples.ragged import Numbers, Ragged
 from etude.data.examples.source import Kinds
 from etude.data.objective import Arrays, ExampleObjective
+from etude.data.steps import Share
 
 WHOLE = Kinds()
 MicroBatch = dict[str, Any]
@@ -30,7 +32,7 @@ class Table:
     """
 
     def __init__(
-        self, fields: Mapping[str, Ragged], objective: ExampleObjective, kinds: Kinds = WHOLE
+        self, fields: Mapping[str, Column], objective: ExampleObjective, kinds: Kinds = WHOLE
     ) -> None:
         self.fields, self.objective, self.kinds = dict(fields), objective, kinds
 
@@ -90,8 +92,9 @@ class Part(Table):
         return super().lengths()[self.indices]
 
 
-class ExampleSteps(IterableDataset[list[MicroBatch]]):
-    """The optimizer steps `start_step`, ..., `total_steps - 1`, each a list of micro-batches.
+@dataclass
+class ExampleSteps:
+    """Optimizer steps of examples with fields; see `etude.data.steps.Assembly`.
 
     Each micro-batch has the arrays of its examples, and `step_targets`, what the whole step's loss
     is divided by, and `step_tokens`, the positions in it that are no padding, over all ranks.
@@ -99,49 +102,24 @@ class ExampleSteps(IterableDataset[list[MicroBatch]]):
     Args:
         table: the training split.
         batches: which examples make up a step.
-        micro_batch: the most examples in a micro-batch, or packed sequences; None for no limit.
+        share: whose steps these are; its micro-batches hold examples, or packed sequences.
         room: positions in a sequence that short examples share; None gives each its own.
-        total_steps, start_step, rank, world: as for `etude.data.steps.TrainingSteps`.
     """
 
-    def __init__(
-        self,
-        table: Table,
-        batches: ExampleBatches,
-        *,
-        micro_batch: int | None,
-        total_steps: int,
-        start_step: int = 0,
-        rank: int = 0,
-        world: int = 1,
-        room: int | None = None,
-    ) -> None:
-        self.table, self.batches, self.micro_batch = table, batches, micro_batch
-        self.room = room
-        self.total_steps, self.start_step = total_steps, start_step
-        self.rank, self.world = rank, world
-
-    def __len__(self) -> int:
-        """The steps of the whole run: Lightning takes a shorter length for the epoch's end."""
-        return self.total_steps
-
-    def __iter__(self) -> Iterator[list[MicroBatch]]:
-        worker = get_worker_info()
-        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        for step in range(self.start_step + first, self.total_steps, stride):
-            yield self.step(step)
+    table: Table
+    batches: ExampleBatches
+    share: Share
+    room: int | None = None
 
     def step(self, number: int) -> list[MicroBatch]:
-        """This rank's share of a step."""
+        """This process's share of a step."""
         objective = self.table.objective
         whole = [self.table[int(index)] for index in self.batches.step(number)]
         told = {
             "step_targets": sum(objective.targets(each) for each in whole) or 1.0,
             "step_tokens": sum(objective.positions(each) for each in whole),
         }
-        count = len(whole)
-        bounds = [count * rank // self.world for rank in (self.rank, self.rank + 1)]
-        mine = whole[slice(*bounds)]
+        mine = whole[self.share.of(len(whole))]
         if not mine:  # fewer examples than ranks: this one computes, and counts nothing
             mine = [objective.without_targets(whole[0])]
         if self.room is not None:
@@ -151,7 +129,7 @@ class ExampleSteps(IterableDataset[list[MicroBatch]]):
         return [{**objective.collated(each), **told} for each in self._micros(mine)]
 
     def _micros(self, items: list[Item]) -> list[list[Item]]:
-        size = self.micro_batch or len(items)
+        size = self.share.micro_batch or len(items)
         return [items[first : first + size] for first in range(0, len(items), size)]
 
 

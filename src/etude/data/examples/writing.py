@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from etude.data.columns import FLOATS, INTEGERS, ColumnWriter
 from etude.data.examples.classes import key_of, numbered, one_name
-from etude.data.examples.ragged import RaggedWriter
 from etude.data.examples.source import SPLITS, Encoded, Inspection, Row, Source, Split
 from etude.data.examples.spool import GROUP, Read, Spool
+from etude.data.store import TOKENIZER, Meta, write_store
 from etude.data.tokenizer import Tokenizer, most_is_lost
 from etude.errors import Problem, RequestError
 
 log = logging.getLogger("etude.data")
 
-FORMAT = 4  # of the folder, and of how rows are read
+ROW = "row"  # the column of the row that each example is from
 SHOWN = 3  # rows that a message names
 COUNTED = (
     "rows", "examples", "tokens", "unknown", "empty", "truncated", "truncated_tokens", "repeated",
@@ -66,30 +66,18 @@ class SplitMeta:
     labels: list[int]
     sha256: str
 
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> SplitMeta:
+        """From plain data, as `meta.json` holds it."""
+        return cls(**values)
 
-@dataclass(frozen=True)
-class Meta:
-    """What a prepared folder holds: `meta.json`.
-
-    Attributes:
-        labels: the names of the labels or tags, by number.
-        fields: of each example.
-        notes: what a user should know of how the rows were read, a line each.
-    """
-
-    format: int
-    content: str
-    settings: dict[str, Any]
-    recipe: dict[str, Any]
-    tokenizer: str
-    vocab_size: int
-    labels: list[str]
-    fields: list[str]
-    notes: list[str] = field(default_factory=list)
-    splits: Mapping[str, SplitMeta] = field(default_factory=dict)
+    @property
+    def lists(self) -> int:
+        """Of each column."""
+        return self.examples
 
 
-def write_examples(folder: Path, source: Source, identity: Mapping[str, Any]) -> None:
+def write_examples(folder: Path, source: Source, identity: dict[str, Any]) -> None:
     """Makes the tokenizer and writes all splits, and `meta.json`.
 
     Args:
@@ -108,7 +96,7 @@ def write_examples(folder: Path, source: Source, identity: Mapping[str, Any]) ->
     tokenizer = source.recipe.train(_texts(spool, held))
     if source.framed:
         tokenizer = tokenizer.with_frame()
-    tokenizer.save(folder / "tokenizer.json")
+    tokenizer.save(folder / TOKENIZER)
     seen: dict[bytes, Split] = {}
     splits = {}
     for split in SPLITS:
@@ -123,35 +111,22 @@ def write_examples(folder: Path, source: Source, identity: Mapping[str, Any]) ->
                 hint += f"; {found.dropped} stand in another split too: data.duplicates=drop"
             expected = f"examples for {'training' if split == 'train' else 'validation'}"
             raise RequestError(Problem(where, expected, hint=hint))
-    meta = Meta(
-        format=FORMAT,
-        content=identity["content"],
-        settings=identity["settings"],
-        recipe=identity["recipe"],
-        tokenizer=tokenizer.fingerprint,
-        vocab_size=tokenizer.vocab_size,
-        labels=labels,
-        fields=list(source.fields),
-        notes=notes,
+    write_store(
+        folder,
+        tokenizer,
+        identity=identity,
+        columns=column_types(source),
         splits={str(name): found for name, found in splits.items()},
+        labels=labels,
+        notes=notes,
     )
-    told = json.dumps(asdict(meta), indent=2, ensure_ascii=False)
-    (folder / "meta.json").write_text(told + "\n", encoding="utf-8")
 
 
-def opened(folder: Path) -> tuple[Meta, Tokenizer]:
-    """What `write_examples` has written.
-
-    Raises:
-        RequestError: it is broken.
-    """
-    try:
-        values = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        splits = {name: SplitMeta(**each) for name, each in values.pop("splits").items()}
-        return Meta(**values, splits=splits), Tokenizer.load(folder / "tokenizer.json")
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        hint = f"remove the folder {folder} and it will be made again; {error}"
-        raise RequestError(Problem(str(folder), "prepared data", hint=hint)) from error
+def column_types(source: Source) -> dict[str, str]:
+    """The types of a source's columns: its fields, and the row that each example is from."""
+    floats = source.kinds.floats
+    types = {name: FLOATS if name in floats else INTEGERS for name in source.fields}
+    return types | {ROW: INTEGERS}
 
 
 def tell(meta: Meta, duplicates: str, too_long: str) -> None:
@@ -285,10 +260,9 @@ class _Writer:
     ) -> None:
         self.source, self.split, self.tokenizer = source, split, tokenizer
         self.labels, self.seen = labels, seen
-        names = [*source.fields, "row"]
         self.files = {
-            name: RaggedWriter(folder / f"{split}.{name}", floats=name in source.kinds.floats)
-            for name in names
+            name: ColumnWriter(folder / f"{split}.{name}", dtype)
+            for name, dtype in column_types(source).items()
         }
         self.counts: Counter[str] = Counter()
         self.balance = np.zeros(len(labels), dtype=np.int64)
@@ -396,7 +370,7 @@ class _Writer:
             elif name in ("label", "tags"):
                 numbers = np.fromiter(chain.from_iterable(lists), np.int64)
                 self.balance += np.bincount(numbers[numbers >= 0], minlength=len(self.balance))
-        self.files["row"].extend([[number] for number in rows])
+        self.files[ROW].extend([[number] for number in rows])
         self.counts["examples"] += len(examples)
         self.counts["tokens"] += int(sizes.sum())
         self.longest = max(self.longest, int(sizes.max(initial=0)))

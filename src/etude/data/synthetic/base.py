@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,22 +17,21 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import pytorch_lightning as pl
 import tokenizers
 import torch
 from numpy.typing import NDArray
 from tokenizers import models, pre_tokenizers
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset
 
-from etude.data.evaluated import Evaluated, Request
 from etude.data.loading import evaluation_positions, loader
-from etude.data.objective import IGNORE
+from etude.data.module import DataModule
+from etude.data.objective import IGNORE, Reads
 from etude.data.order import EveryExampleOnce, permute, round_keys
+from etude.data.steps import Share
 from etude.data.synthetic.draws import Draws, Numbers, key_of
-from etude.data.text import Batch
 from etude.data.tokenizer import Tokenizer
 from etude.data.view import of_a_rule
-from etude.errors import Checks, Problem, RequestError
+from etude.errors import Checks
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 Asked = NDArray[np.bool_]
@@ -65,7 +64,7 @@ class Meta:
 
 
 @dataclass(kw_only=True, eq=False)
-class SyntheticData(pl.LightningDataModule, ABC):
+class SyntheticData(DataModule):
     """The base: `tokens` (n, T), and `labels` (n, T), what is to be said at each place or `IGNORE`.
     A rule may make other `fields`, and then says where something is `asked`.
 
@@ -85,7 +84,6 @@ class SyntheticData(pl.LightningDataModule, ABC):
         validate_training: measure the training split too, as `seen/loss`, ...; at most as many
             examples of it as are held out, of new ones for ever those that the run begins with.
         data_seed: of what is held out, and of examples that are drawn once.
-        workers: processes that make batches; 0 is the training process itself.
 
     Raises:
         InvalidArguments: with every mistake in the arguments.
@@ -99,28 +97,18 @@ class SyntheticData(pl.LightningDataModule, ABC):
         task: the config of the task that is meant.
     """
 
-    sequence_length: int
-    batch: Batch
     training: int | float | None = None
     validation: int | float = 1000
     validate_training: bool = False
     data_seed: int = 0
-    workers: int = 0
 
     size: int | None = field(default=None, init=False)
     dimensions: int | None = field(default=None, init=False)
     answers_last: ClassVar[bool] = False
     task: ClassVar[str] = "algorithmic"
-    fields: ClassVar[tuple[str, ...]] = ("tokens", "labels")
-    labels: ClassVar[list[str]] = []
-    shares_exactly = True
-
-    def __post_init__(self) -> None:
-        super().__init__()
-        checks = Checks()
-        self.validate(checks)
-        checks.done()
-        self._attached: _Steps | None = None
+    reads = "made"
+    fields = ("tokens", "labels")
+    has_splits = "a rule's examples have"
 
     def validate(self, checks: Checks) -> None:
         """Notes what is wrong with the arguments, and counts the examples of the splits.
@@ -129,7 +117,7 @@ class SyntheticData(pl.LightningDataModule, ABC):
         """
         length, batch = self.sequence_length, self.batch
         checks.positive(sequence_length=length)
-        checks.that(self.workers >= 0, "workers", self.workers, "a number from 0 on")
+        super().validate(checks)
         checks.that(self.data_seed >= 0, "data_seed", self.data_seed, "a number from 0 on")
         expected = "null: examples are counted in data.batch.examples"
         checks.that(batch.tokens is None, "batch.tokens", batch.tokens, expected)
@@ -191,21 +179,8 @@ class SyntheticData(pl.LightningDataModule, ABC):
 
     # -- as every data module -----------------------------------------------------------------
 
-    def for_task(self, objective: Any) -> None:
-        """Says what the task makes of the examples.
-
-        Raises:
-            RequestError: it reads running text, or fields that these have not.
-        """
-        if objective is None or objective.reads != "made":
-            expected = f"another: it makes its own targets, for task={self.task}"
-            raise RequestError(Problem("data", expected, type(self).__name__))
-        missing = [name for name in objective.fields if name not in self.fields]
-        if missing:
-            expected = f"examples with {', '.join(objective.fields)}"
-            given = ", ".join(self.fields)
-            hint = f"{type(self).__name__} gives {given}, for task={self.task}"
-            raise RequestError(Problem("data", expected, hint=hint))
+    def meant_for(self, reads: Reads) -> str | None:
+        return f"its rules are for task={self.task}"
 
     def check(self) -> None:
         """Nothing can be missing."""
@@ -213,7 +188,7 @@ class SyntheticData(pl.LightningDataModule, ABC):
     def prepare(self, cache_dir: Path) -> None:
         """Nothing is to be prepared."""
 
-    def fingerprint(self) -> str:
+    def content_fingerprint(self) -> str:
         """sha256 (hex) of the rule."""
         told = {
             "format": FORMAT,
@@ -224,14 +199,8 @@ class SyntheticData(pl.LightningDataModule, ABC):
         }
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
-    def files_read(self) -> list[Path] | None:
-        """The files that the fingerprint is of, and the folders that were searched for them; None
-        if it is not of files alone.
-        """
+    def content_files(self) -> list[Path] | None:
         return []
-
-    def origin(self) -> dict[str, object]:
-        return {}
 
     @property
     def meta(self) -> Meta:
@@ -250,22 +219,12 @@ class SyntheticData(pl.LightningDataModule, ABC):
         return tokenizer_of(self.symbols)
 
     @property
-    def section_names(self) -> tuple[str, ...]:
-        """None: the parts of a validation have names of their own."""
-        return ()
-
-    @property
     def examples_per_step(self) -> int:
         """Examples in an optimizer step over all ranks."""
         if self.batch.examples is not None:
             return self.batch.examples
         assert self.taught is not None
         return self.taught
-
-    @property
-    def tokens_per_step(self) -> int:
-        """Positions in an optimizer step over all ranks."""
-        return self.examples_per_step * self.sequence_length
 
     @property
     def steps_per_epoch(self) -> float:
@@ -278,43 +237,8 @@ class SyntheticData(pl.LightningDataModule, ABC):
         """Positions of a split that are evaluated."""
         return self._evaluated("val" if split == "val" else "train") * self.sequence_length
 
-    def bytes_predicted(self, split: str) -> int | None:
-        """None: symbols are no text."""
-        return None
-
-    def attach(
-        self,
-        *,
-        seed: int,
-        micro_batch: int | None,
-        total_steps: int,
-        start_step: int = 0,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        """Says which part of which run the training loader gives; see `TextData.attach`."""
-        problems = []
-        if self.examples_per_step % world:
-            expected = f"a multiple of the {world} processes, in examples"
-            problems.append(Problem("data.batch", expected, self.examples_per_step))
-        if micro_batch is not None and micro_batch < 1:
-            problems.append(Problem("trainer.micro_batch", "a positive number", micro_batch))
-        if problems:
-            raise RequestError(problems)
-        share = self.examples_per_step // world
-        self._attached = _Steps(
-            self,
-            seed=seed,
-            micro_batch=share if micro_batch is None else micro_batch,
-            steps=(start_step, total_steps),
-            share=slice(rank * share, (rank + 1) * share),
-        )
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """The run's optimizer steps from `start_step` on; its length is that of the whole run."""
-        if self._attached is None:
-            raise RuntimeError("attach(...) comes first")
-        return loader(self._attached, self.workers)
+    def assembly(self, share: Share) -> RuleSteps:
+        return RuleSteps(self, share)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """All that is held out, on every rank, and perhaps what is trained on."""
@@ -322,20 +246,7 @@ class SyntheticData(pl.LightningDataModule, ABC):
         return loader(_Evaluation(self, splits))
 
     def described(self, examples: int) -> Iterator[str]:
-        """What it makes, a line each."""
         return of_a_rule(self)
-
-    def padding(self, micro: Any) -> None:
-        """Examples are of one length."""
-
-    def evaluated(self, split: Split) -> Evaluated:
-        """A split; of examples that are new for ever, as many as are held out."""
-        return Evaluated(self, split, lambda: self.evaluation_batches(split))
-
-    def evaluated_with_rows(self, asked: Request) -> Evaluated:
-        """The same of data that has no rows, so that none can be asked for."""
-        split = asked.without_rows(("val", "train"), "a rule's examples have")
-        return self.evaluated(split)  # type: ignore[arg-type]
 
     def evaluation_batches(self, split: Split) -> DataLoader[Any]:
         """A whole split; of examples that are new for ever, as many as are held out."""
@@ -374,37 +285,21 @@ class SyntheticData(pl.LightningDataModule, ABC):
         return self.held if split == "val" else min(self.taught or self.held, self.held)
 
 
-class _Steps(IterableDataset[list[dict[str, Any]]]):
-    """The optimizer steps of a run, each a list of micro-batches; see `TrainingSteps`."""
+@dataclass
+class RuleSteps:
+    """Optimizer steps of what a rule makes; see `etude.data.steps.Assembly`."""
 
-    def __init__(
-        self,
-        data: SyntheticData,
-        *,
-        seed: int,
-        micro_batch: int,
-        steps: tuple[int, int],
-        share: slice,
-    ) -> None:
-        self.data, self.seed, self.micro_batch = data, seed, micro_batch
-        self.steps, self.share = steps, share
+    data: SyntheticData
+    share: Share
 
-    def __len__(self) -> int:
-        return self.steps[1]
-
-    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        worker = get_worker_info()
-        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        for step in range(self.steps[0] + first, self.steps[1], stride):
-            arrays = self.data.step(step, self.seed)
-            targets = int(self.data.asked(arrays).sum())
-            told = {"step_targets": targets, "step_tokens": self.data.tokens_per_step}
-            pieces = {
-                name: torch.from_numpy(rows[self.share]).split(self.micro_batch)
-                for name, rows in arrays.items()
-            }
-            count = len(next(iter(pieces.values())))
-            yield [{**{name: x[i] for name, x in pieces.items()}, **told} for i in range(count)]
+    def step(self, number: int) -> list[dict[str, Any]]:
+        """This process's share of a step."""
+        arrays = self.data.step(number, self.share.seed)
+        targets = int(self.data.asked(arrays).sum())
+        told = {"step_targets": targets, "step_tokens": self.data.tokens_per_step}
+        mine = self.share.of(self.data.examples_per_step)
+        tensors = {name: torch.from_numpy(rows[mine]) for name, rows in arrays.items()}
+        return self.share.micro_batches(tensors, told)
 
 
 class _Evaluation(IterableDataset[dict[str, Any]]):
@@ -419,8 +314,8 @@ class _Evaluation(IterableDataset[dict[str, Any]]):
         return sum(-(-self.data._evaluated(split) // self.most) for split in self.splits)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        attached = self.data._attached
-        seed = 0 if attached is None else attached.seed
+        share = self.data._share
+        seed = 0 if share is None else share.seed
         for split in self.splits:
             total = self.data._evaluated(split)
             for first in range(0, total, self.most):

@@ -1,5 +1,5 @@
-"""Many lists of numbers, of different lengths, in two files: the numbers, and where each list
-ends. They are mapped into memory, so a table may be larger than it.
+"""Columns: many lists of numbers, of different lengths, in two files: the numbers, and where each
+list ends. They are mapped into memory, so a column may be larger than it.
 """
 
 from __future__ import annotations
@@ -12,32 +12,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 Numbers = NDArray[np.int64]
-_TYPES = {False: "<i4", True: "<f4"}
+
+INTEGERS, FLOATS = "<i4", "<f4"
+"""The types that rows are written in."""
 
 
-class Ragged:
-    """Lists that `RaggedWriter` wrote; it may be pickled, each process maps the files for itself.
+class Column:
+    """Lists of numbers, mapped when they are first read. It may be pickled or forked: each process
+    maps the files for itself.
 
     Args:
         path: without the suffixes.
-        floats: whether they are floating-point numbers instead of whole ones.
+        dtype: of the numbers, little-endian.
     """
 
-    def __init__(self, path: Path, *, floats: bool = False) -> None:
-        self.path, self.floats = path, floats
+    def __init__(self, path: Path, dtype: str = INTEGERS) -> None:
+        self.path, self.dtype = path, dtype
+        self._windows: dict[int, NDArray[Any]] = {}
 
     @cached_property
     def ends(self) -> Numbers:
         """Where each list ends, shape (lists,)."""
-        return _mapped(_beside(self.path, ".ends"), "<i8")
+        return _mapped(beside(self.path, ".ends"), "<i8")
 
     @cached_property
     def values(self) -> NDArray[Any]:
-        """All numbers, one list after the other."""
-        return _mapped(_beside(self.path, ".values"), _TYPES[self.floats])
+        """All numbers, one list after the other, read-only."""
+        return _mapped(beside(self.path, ".values"), self.dtype)
 
     @cached_property
     def lengths(self) -> Numbers:
@@ -50,33 +55,43 @@ class Ragged:
     def __getitem__(self, index: int) -> NDArray[Any]:
         """A list: int64, or float32."""
         start = self.ends[index - 1] if index else 0
-        return self.values[start : self.ends[index]].astype(np.float32 if self.floats else np.int64)
+        floats = np.dtype(self.dtype).kind == "f"
+        return self.values[start : self.ends[index]].astype(np.float32 if floats else np.int64)
+
+    def windows(self, width: int) -> NDArray[Any]:
+        """All stretches of so many numbers, wherever they begin: a view, (places, width)."""
+        if width not in self._windows:
+            self._windows[width] = sliding_window_view(self.values, width)
+        return self._windows[width]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "floats": self.floats}
+        return {"path": self.path, "dtype": self.dtype, "_windows": {}}
 
 
-class RaggedWriter:
+class ColumnWriter:
     """Writes lists one after the other.
 
     Args:
-        path, floats: as for `Ragged`.
+        path: without the suffixes.
+        dtype: one of four bytes.
     """
 
-    def __init__(self, path: Path, *, floats: bool = False) -> None:
-        self._floats = floats
-        self._values = _beside(path, ".values").open("wb")
-        self._ends = _beside(path, ".ends").open("wb")
+    def __init__(self, path: Path, dtype: str = INTEGERS) -> None:
+        self.dtype = dtype
+        self._values = beside(path, ".values").open("wb")
+        self._ends = beside(path, ".ends").open("wb")
         self._end = 0
         self._digest = hashlib.sha256()
 
     def extend(self, lists: Sequence[Sequence[float]]) -> Numbers:
-        """Adds lists of 32-bit numbers, and returns their lengths."""
+        """Adds lists, and returns their lengths.
+
+        Raises:
+            OverflowError: a number does not fit the type.
+        """
         lengths = np.fromiter(map(len, lists), np.int64, len(lists))
-        native = np.single if self._floats else np.intc
-        kind = _TYPES[self._floats]
         numbers = chain.from_iterable(lists)
-        values = np.fromiter(numbers, native, int(lengths.sum())).astype(kind)
+        values = np.fromiter(numbers, self.dtype[1:], int(lengths.sum())).astype(self.dtype)
         ends = (self._end + np.cumsum(lengths)).astype("<i8")
         self._values.write(values.tobytes())
         self._ends.write(ends.tobytes())
@@ -97,7 +112,8 @@ class RaggedWriter:
         return self._digest.hexdigest()
 
 
-def _beside(path: Path, suffix: str) -> Path:
+def beside(path: Path, suffix: str) -> Path:
+    """A column's file of numbers (`.values`), or of where its lists end (`.ends`)."""
     return path.with_name(path.name + suffix)
 
 
@@ -105,4 +121,5 @@ def _mapped(file: Path, dtype: str) -> NDArray[Any]:
     count = file.stat().st_size // np.dtype(dtype).itemsize
     if count == 0:  # an empty file can't be mapped
         return np.empty(0, dtype=dtype)
+    # As a plain array: each operation on a `memmap` costs microseconds more.
     return np.asarray(np.memmap(file, dtype=dtype, mode="r", shape=(count,)))

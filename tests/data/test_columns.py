@@ -1,4 +1,4 @@
-"""Lists of numbers in files: what is written is read, and the digest is of each list and its end."""
+"""Lists of numbers in files: what is written is read; the digest is of each list and its end."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from etude.data.examples.ragged import Ragged, RaggedWriter
+from etude.data.columns import FLOATS, INTEGERS, Column, ColumnWriter
 
-INTEGERS = st.integers(-(2**31), 2**31 - 1)
-FLOATS = st.floats(width=32, allow_nan=False)
+WHOLE = st.integers(-(2**31), 2**31 - 1)
+REAL = st.floats(width=32, allow_nan=False)
 
 
-@pytest.mark.parametrize(("numbers", "code"), [(INTEGERS, "i"), (FLOATS, "f")])
+@pytest.mark.parametrize(("numbers", "code"), [(WHOLE, "i"), (REAL, "f")])
 def test_what_is_written_is_read(numbers: st.SearchStrategy, code: str) -> None:
     @given(st.lists(st.lists(st.lists(numbers, max_size=4), max_size=4), max_size=3))
     def check(groups: list[list[list[float]]]) -> None:
-        floats = code == "f"
+        dtype = FLOATS if code == "f" else INTEGERS
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "numbers"
-            writer = RaggedWriter(path, floats=floats)
+            writer = ColumnWriter(path, dtype)
             for group in groups:
                 assert writer.extend(group).tolist() == [*map(len, group)]
             found = writer.close()
-            ragged = Ragged(path, floats=floats)
+            column = Column(path, dtype)
             lists = [each for group in groups for each in group]
-            assert len(ragged) == len(lists)
+            assert len(column) == len(lists)
             for index, each in enumerate(lists):
-                assert ragged[index].tolist() == each
-                assert ragged[index].dtype == (np.float32 if floats else np.int64)
+                assert column[index].tolist() == each
+                assert column[index].dtype == (np.float32 if dtype == FLOATS else np.int64)
         digest, end = hashlib.sha256(), 0
         for each in lists:
             end += len(each)
