@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from windows import window_steps
 
 from etude.data.columns import Column
 from etude.data.examples.batches import ExampleBatches
@@ -21,7 +22,7 @@ from etude.data.examples.pairs import Pairs
 from etude.data.examples.steps import ExampleSteps, Held
 from etude.data.examples.tagged import Tagged
 from etude.data.order import EveryExampleOnce
-from etude.data.steps import Share, Steps, WindowSteps
+from etude.data.steps import Share, Steps
 from etude.data.text import Batch
 from etude.data.tokenizer import BPE
 from etude.errors import RequestError
@@ -65,7 +66,7 @@ def test_windows_of_a_text(file: Column, cut: dict[str, Any], length: int) -> No
     bounds = [0, *sorted(stop for stop in cut["stops"] if stop < total), total]
     for start, stop in pairwise(bounds):  # stopped and continued
         ranks = [
-            Steps(WindowSteps(file, order, share, length=length, batch=batch), start, stop)
+            Steps(window_steps(file, order, share, length, batch), start, stop)
             for share in shares_of(cut)
         ]
         for shares in zip(*ranks, strict=True):

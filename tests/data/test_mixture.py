@@ -79,7 +79,7 @@ WEIGHTS = {"big": 2.0, "small": 1.0, "third": 0.5}
 
 
 def order(within: str = "windows", batch: int = 12, seed: int = 3) -> MixtureOrder:
-    return MixtureOrder(SECTIONS, WEIGHTS, length=8, batch=batch, seed=seed, within=within)
+    return MixtureOrder(SECTIONS, [(0, WEIGHTS)], length=8, batch=batch, seed=seed, within=within)
 
 
 def by_source(starts: np.ndarray) -> dict[str, list[int]]:
@@ -111,7 +111,7 @@ class TestOrder:
 
     def test_a_source_keeps_its_windows_when_another_goes(self, within: str) -> None:
         left = {name: SECTIONS[name] for name in ("big", "third")}
-        without = MixtureOrder(left, WEIGHTS, length=8, batch=12, seed=3, within=within)
+        without = MixtureOrder(left, [(0, WEIGHTS)], length=8, batch=12, seed=3, within=within)
         one = by_source(np.concatenate([order(within).starts(step) for step in range(100)]))
         other = by_source(np.concatenate([without.starts(step) for step in range(100)]))
         for name in left:

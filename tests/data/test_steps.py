@@ -8,10 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
+from windows import window_steps
 
 from etude.data.columns import Column
 from etude.data.order import EveryExampleOnce, RandomWindows
-from etude.data.steps import EvaluationBatches, MicroBatch, Share, Steps, WindowSteps
+from etude.data.steps import EvaluationBatches, MicroBatch, Share, Steps
 
 TOKENS, LENGTH, BATCH = 1000, 8, 6
 Step = list[MicroBatch]
@@ -34,7 +35,7 @@ def steps(
 ) -> Steps:
     share = Share(seed=3, **changes)  # type: ignore[arg-type]
     order = kind(TOKENS, LENGTH, BATCH, seed=3)
-    return Steps(WindowSteps(file, order, share, length=LENGTH, batch=BATCH), start_step, 7)
+    return Steps(window_steps(file, order, share, LENGTH, BATCH), start_step, 7)
 
 
 def starts(step: Step) -> list[int]:
@@ -156,7 +157,7 @@ def test_a_file_is_mapped_not_read(tmp_path: Path) -> None:
         stream.truncate(2 * tokens)
     file = Column(tmp_path / "huge", "<u2")
     order = EveryExampleOnce(tokens, 64, 12, seed=0)
-    whole = WindowSteps(file, order, Share(seed=0), length=64, batch=12)
+    whole = window_steps(file, order, Share(seed=0), 64, 12)
     assert [whole.step(number)[0]["tokens"].sum().item() for number in range(3)] == [0, 0, 0]
 
 

@@ -32,11 +32,18 @@ def describe(hint: Any) -> str:
     if typing.get_origin(hint) is list:
         return f"a list, each {describe(typing.get_args(hint)[0])}"
     if typing.get_origin(hint) is dict:
-        return "a mapping"
+        return _mapping(*typing.get_args(hint))
     origin = typing.get_origin(hint) or hint
     if dataclasses.is_dataclass(origin) or (isinstance(origin, type) and not _is_plain(origin)):
         return "a part with settings of its own"
     return getattr(hint, "__name__", str(hint))
+
+
+def _mapping(key: Any, value: Any) -> str:
+    plain = value in _WORDS or typing.get_origin(value) is dict
+    if key is int:
+        return "a mapping of whole numbers" + (f", each to {describe(value)}" if plain else "")
+    return "a mapping" + (f", each value {describe(value)}" if plain else "")
 
 
 def _is_plain(kind: type) -> bool:

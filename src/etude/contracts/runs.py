@@ -77,8 +77,8 @@ class Initialise(Protocol):
 
 class Data(Protocol):
     """Where batches come from: a `LightningDataModule`. `etude.data.text.TextData`,
-    `etude.data.examples.base.ExampleData` and `etude.data.synthetic.base.SyntheticData` have all of
-    this, and leave a few methods to their subclasses.
+    `etude.data.examples.base.ExampleData` and `etude.data.synthetic.base.SyntheticData` are such;
+    their base, `etude.data.module.DataModule`, has what all have.
 
     A run calls `for_task`, `check`, `fingerprint`, `prepare`, `attach`, and then the loaders.
     """
@@ -107,8 +107,13 @@ class Data(Protocol):
     section_names: Any
     """The sources of a mixture, each of which is validated apart too; usually none."""
 
-    shares_exactly: bool
-    """Whether each process must get the same number of examples."""
+    def misfits(self, processes: int, max_epochs: float | None = None, /) -> Any:
+        """A `Problem` for each thing that does not fit how a run goes on."""
+        ...
+
+    def tokens_in(self, first: int, end: int, /) -> int:
+        """Targets in the optimizer steps from `first` on, before `end`."""
+        ...
 
     def for_task(self, objective: Any, /) -> None:
         """Says what the task makes of the data; None takes it as it is.

@@ -6,7 +6,8 @@ import hashlib
 import heapq
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -14,6 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from etude.data.curriculum import Stages
 from etude.data.order import ORDERS, Order, permute, round_keys
 from etude.data.splits import Part, SectionMeta, Split
 from etude.data.text import Batch, TextData
@@ -128,14 +130,19 @@ class Mixture(TextData):
         return {name: source.passages for name, source in self.corpora.items()}
 
     def order_of(self, seed: int) -> Order:
+        changes = None if self.curriculum is None else self.curriculum.weights
+        stages = Stages(self.weights, changes).values
         return MixtureOrder(
             self.meta.splits["train"].sections,
-            self.weights,
+            [(self.sizes.before(step), weights) for step, weights in stages],
             length=self.window,
             batch=self.examples_per_step,
             seed=seed,
             within=self.order,
         )
+
+    def mixed(self) -> Mapping[str, object]:
+        return self.sources
 
 
 @dataclass(frozen=True)
@@ -149,7 +156,8 @@ class Shares:
     source has given m w of them, up to (1 + K w) / 2.
 
     Args:
-        weights: above zero, in any unit; taken as the decimal numbers that they are printed as.
+        weights: in any unit, one above zero at least; taken as the decimal numbers that they are
+            printed as.
     """
 
     weights: tuple[float, ...]
@@ -165,7 +173,8 @@ class Shares:
     def counts(self, examples: int) -> list[int]:
         """How many of the first `examples` each source gives."""
         # Up to time t a source gives floor(w t + 1/2), and all of K sources t up to K / 2.
-        twice, whole = max(2 * examples - len(self.units), 0), sum(self.units)
+        given = sum(unit > 0 for unit in self.units)
+        twice, whole = max(2 * examples - given, 0), sum(self.units)
         counts = [(unit * twice + whole) // (2 * whole) for unit in self.units]
         for source in self._after(counts, examples - sum(counts)):
             counts[source] += 1
@@ -176,9 +185,9 @@ class Shares:
         return list(self._after(counts, number))
 
     def _after(self, counts: list[int], number: int) -> Iterator[int]:
-        once = math.lcm(*self.units)
-        gaps = [2 * once // unit for unit in self.units]
-        due = [(c * gap + gap // 2, k) for k, (c, gap) in enumerate(zip(counts, gaps, strict=True))]
+        once = math.lcm(*filter(None, self.units))
+        gaps = {k: 2 * once // unit for k, unit in enumerate(self.units) if unit}
+        due = [(counts[k] * gap + gap // 2, k) for k, gap in gaps.items()]
         heapq.heapify(due)
         for _ in range(number):
             time, source = due[0]
@@ -194,7 +203,7 @@ class MixtureOrder:
 
     Args:
         sections: where each source's tokens lie, by name.
-        weights: by name.
+        stages: of the run, each from how many examples on, and its weights by name.
         length: targets in a window.
         batch: windows in an optimizer step.
         seed: the run's seed, not negative.
@@ -204,14 +213,15 @@ class MixtureOrder:
     def __init__(
         self,
         sections: Mapping[str, SectionMeta],
-        weights: Mapping[str, float],
+        stages: Sequence[tuple[int, Mapping[str, float]]],
         *,
         length: int,
         batch: int,
         seed: int,
         within: str,
     ) -> None:
-        self.shares = Shares(tuple(weights[name] for name in sections))
+        self.stages = [first for first, _ in stages]
+        self.shares = [Shares(tuple(each[name] for name in sections)) for _, each in stages]
         self.batch = batch
         self.seed = seed
         self.begins = [section.start for section in sections.values()]
@@ -224,14 +234,24 @@ class MixtureOrder:
 
     def starts(self, step: int) -> NDArray[np.int64]:
         """The first token of each window of optimizer step `step`, shape (batch,)."""
-        given = self.shares.counts(step * self.batch)
+        return self.windows(step, step * self.batch, self.batch)
+
+    def windows(self, step: int, first: int, count: int) -> NDArray[np.int64]:
+        """The same of a step that takes `count` windows, after `first` of all steps before."""
+        stage = bisect_right(self.stages, first) - 1
+        ends = self.stages[1 : stage + 1]
+        shares = self.shares[stage]
+        begun = shares.counts(first - self.stages[stage])  # of this stage
+        given = list(begun)
+        for earlier, start, end in zip(self.shares, self.stages, ends, strict=False):
+            given = [*map(sum, zip(given, earlier.counts(end - start), strict=True))]
         keys = round_keys(MIXTURE_STREAM, self.seed, step)
-        places = permute(np.arange(self.batch, dtype=np.uint64), self.batch, keys)
-        sources = np.array(self.shares.sources(given, self.batch))[places.astype(np.int64)]
-        starts = np.empty(self.batch, dtype=np.int64)
-        for source, first in enumerate(given):
+        places = permute(np.arange(count, dtype=np.uint64), count, keys)
+        sources = np.array(shares.sources(begun, count))[places.astype(np.int64)]
+        starts = np.empty(count, dtype=np.int64)
+        for source, before in enumerate(given):
             rows = np.flatnonzero(sources == source)
-            starts[rows] = self.begins[source] + self._own(source, first, len(rows))
+            starts[rows] = self.begins[source] + self._own(source, before, len(rows))
         return starts
 
     def _own(self, source: int, first: int, number: int) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ a task, which steps a run reads, by how many processes, and what is evaluated.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from etude.data.loading import loader
 from etude.data.objective import Objective, Reads, wanted
 from etude.data.steps import Assembly, Share, Steps
 from etude.errors import Checks, Problem, RequestError
+
+log = logging.getLogger("etude.data")
 
 
 @dataclass(frozen=True)
@@ -214,6 +217,12 @@ class DataModule(Attributes):
         """Positions in an optimizer step over all ranks; the most, or about, where steps differ."""
         return self.examples_per_step * self.sequence_length
 
+    def tokens_in(self, first: int, end: int) -> int:
+        """Positions in the optimizer steps from `first` on, before `end`; about, where steps
+        differ.
+        """
+        return (end - first) * self.tokens_per_step
+
     def bytes_predicted(self, split: Any) -> int | None:
         """UTF-8 bytes of the text that a split's targets stand for; None where they spell none."""
         return None
@@ -241,19 +250,31 @@ class DataModule(Attributes):
         Raises:
             RequestError: the step can't be shared equally, or the micro-batch is empty.
         """
-        problems = list(self.unshared(world))
+        problems = list(self.misfits(world))
         if micro_batch is not None and micro_batch < 1:
             problems.append(Problem("trainer.micro_batch", "a positive number", micro_batch))
         if problems:
             raise RequestError(problems)
+        for what, step in self.changes():
+            if step >= total_steps:
+                log.warning("%s changes at step %s: the run has %s", what, step, total_steps)
         self._share = Share(seed, micro_batch, rank, world)
         self._attached = Steps(self.assembly(self._share), start_step, total_steps)
 
-    def unshared(self, world: int) -> Iterator[Problem]:
-        """What keeps so many processes from sharing each step equally, if they must."""
-        if self.shares_exactly and self.examples_per_step % world:
-            expected = f"a multiple of the {world} processes, in examples"
+    def misfits(self, processes: int, max_epochs: float | None = None) -> Iterator[Problem]:
+        """What does not fit how a run goes on.
+
+        Args:
+            processes: share each step, equally if they must.
+            max_epochs: how long it is, if that is stated in epochs.
+        """
+        if self.shares_exactly and self.examples_per_step % processes:
+            expected = f"a multiple of the {processes} processes, in examples"
             yield Problem("data.batch", expected, self.examples_per_step)
+
+    def changes(self) -> Iterator[tuple[str, int]]:
+        """What changes as a run goes on, and at which step."""
+        return iter(())
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The run's optimizer steps from `start_step` on; its length is that of the whole run."""

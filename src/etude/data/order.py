@@ -41,6 +41,9 @@ class Order(Protocol):
     def starts(self, step: int) -> NDArray[np.int64]:
         """The first token of each window of optimizer step `step` (from 0), shape (batch,)."""
 
+    def windows(self, step: int, first: int, count: int) -> NDArray[np.int64]:
+        """The same of a step that takes `count` windows, after `first` of all steps before."""
+
 
 @dataclass(frozen=True)
 class RandomWindows:
@@ -63,9 +66,13 @@ class RandomWindows:
 
     def starts(self, step: int) -> NDArray[np.int64]:
         """The first token of each window of optimizer step `step`, shape (batch,)."""
+        return self.windows(step, step * self.batch, self.batch)
+
+    def windows(self, step: int, first: int, count: int) -> NDArray[np.int64]:
+        """The same of a step of any size; what was read before plays no part."""
         # Raw Philox words rather than a Generator's integers: NumPy promises the former for good.
         # The remainder's bias is below tokens / 2**64.
-        words = np.random.Philox(_entropy(WINDOWS_STREAM, self.seed, step)).random_raw(self.batch)
+        words = np.random.Philox(_entropy(WINDOWS_STREAM, self.seed, step)).random_raw(count)
         return (words % (self.tokens - self.length)).astype(np.int64)
 
 
@@ -98,16 +105,22 @@ class EveryExampleOnce:
 
     def starts(self, step: int) -> NDArray[np.int64]:
         """The first token of each window of optimizer step `step`, shape (batch,)."""
+        return self.windows(step, step * self.batch, self.batch)
+
+    def windows(self, step: int, first: int, count: int) -> NDArray[np.int64]:
+        """The same of the `count` examples after the first ones of the run; the step plays no
+        part.
+        """
         examples = self.examples
-        result = np.empty(self.batch, dtype=np.int64)
+        result = np.empty(count, dtype=np.int64)
         done = 0
-        while done < self.batch:
-            epoch, first = divmod(step * self.batch + done, examples)
-            count = min(self.batch - done, examples - first)
-            places = np.arange(first, first + count, dtype=np.uint64)
+        while done < count:
+            epoch, begin = divmod(first + done, examples)
+            some = min(count - done, examples - begin)
+            places = np.arange(begin, begin + some, dtype=np.uint64)
             keys = round_keys(EPOCHS_STREAM, self.seed, epoch)
-            result[done : done + count] = permute(places, examples, keys)
-            done += count
+            result[done : done + some] = permute(places, examples, keys)
+            done += some
         result *= self.length
         return result
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from etude.data.columns import Column
+from etude.data.columns import Column, Numbers
+from etude.data.curriculum import Sizes, Stages
 from etude.data.objective import IGNORE, Arrays, WindowObjective, generator
 from etude.data.order import Order
 from etude.nn.documents import Documents
@@ -58,15 +59,16 @@ class Share:
         return slice(first, end)
 
     def micro_batches(
-        self, arrays: Mapping[str, torch.Tensor], told: Mapping[str, Any]
+        self, arrays: Mapping[str, torch.Tensor], told: Mapping[str, Any], parts: int = 1
     ) -> list[Any]:
         """Arrays of this process's examples, a row each, as micro-batches.
 
         Args:
             told: of the step as a whole; each micro-batch has it.
+            parts: rows that an example was cut into.
         """
         count = len(next(iter(arrays.values())))
-        size = self.micro_batch or max(1, count)
+        size = parts * self.micro_batch if self.micro_batch else max(1, count)
         pieces = {name: array.split(size) for name, array in arrays.items()}
         return [
             {**{name: each[number] for name, each in pieces.items()}, **told}
@@ -111,12 +113,16 @@ class Steps(IterableDataset[list[Any]]):
 class WindowSteps:
     """Optimizer steps of windows of running text; see `Assembly`.
 
+    A window may be cut into shorter sequences: the inputs of the first are its first tokens, and so
+    on; what an objective leaves over is not read.
+
     Args:
         ids: the split's token ids.
         order: which windows make up a step.
         share: whose steps these are.
         length: targets in a window.
-        batch: windows in a step, over all ranks.
+        sizes: windows in each step, over all ranks.
+        lengths: targets in the sequences of each step, divisors of `length`.
         separator: the token before each document, if documents are to be separate.
         objective: what a task makes of the windows; None takes the next tokens for targets.
     """
@@ -125,36 +131,57 @@ class WindowSteps:
     order: Order
     share: Share
     length: int
-    batch: int
+    sizes: Sizes
+    lengths: Stages[int]
     separator: int | None = None
     objective: WindowObjective | None = None
 
     def step(self, number: int) -> list[MicroBatch]:
         """This process's share of a step."""
-        arrays, told = self._next_tokens(number) if self.objective is None else self._made(number)
+        length = self.lengths.at(number)
+        starts = self.starts(number)
+        if self.objective is None:
+            arrays = self._next_tokens(starts[self.share.of(len(starts))], length)
+            count = len(starts) * self.length
+            told: dict[str, Any] = {"step_targets": count, "step_tokens": count}
+        else:
+            arrays, told = self._made(number, starts, length)
         tensors = {name: torch.from_numpy(rows) for name, rows in arrays.items()}
-        whole = self.share.micro_batches(tensors, told)
+        whole = self.share.micro_batches(tensors, told, self.length // length)
         for micro in whole:
             _separate(micro, self.separator)
         return whole
 
-    def _next_tokens(self, number: int) -> tuple[Arrays, dict[str, Any]]:
-        starts = self.order.starts(number)[self.share.of(self.batch)]
-        rows = self.ids.windows(self.length + 1)[starts]  # (share, T + 1)
-        arrays = {"tokens": rows[:, :-1].astype(np.int64), "targets": rows[:, 1:].astype(np.int64)}
-        return arrays, {"step_targets": self.batch * self.length}
+    def starts(self, number: int) -> Numbers:
+        """The first token of each window of a step, over all ranks."""
+        return self.order.windows(number, self.sizes.before(number), self.sizes.at(number))
 
-    def _made(self, number: int) -> tuple[Arrays, dict[str, Any]]:
+    def sequences(self, starts: Numbers, length: int) -> Numbers:
+        """The first token of each sequence of `length` targets, of windows that begin there."""
+        if length == self.length:
+            return starts
+        raw = self._raw(length)
+        count = min(self.length // length, self._raw(self.length) // raw)
+        return (starts[:, None] + raw * np.arange(count)).flatten()
+
+    def _raw(self, length: int) -> int:
+        return length if self.objective is None else self.objective.raw(length)
+
+    def _next_tokens(self, starts: Numbers, length: int) -> Arrays:
+        rows = self.ids.windows(length + 1)[self.sequences(starts, length)]  # (share, T + 1)
+        return {"tokens": rows[:, :-1].astype(np.int64), "targets": rows[:, 1:].astype(np.int64)}
+
+    def _made(self, number: int, starts: Numbers, length: int) -> tuple[Arrays, dict[str, Any]]:
         """A step as the objective makes it: as a whole, whatever the ranks and micro-batches."""
         assert self.objective is not None
-        windows = self.ids.windows(self.objective.raw(self.length))
-        rows = windows[self.order.starts(number)].astype(np.int64)
+        starts = self.sequences(starts, length)
+        rows = self.ids.windows(self.objective.raw(length))[starts].astype(np.int64)
         arrays = self.objective(rows, generator(self.share.seed, number))
         told = {
             "step_targets": self.objective.targets(arrays) or 1.0,
-            "step_tokens": self.batch * self.length,
+            "step_tokens": len(rows) * length,
         }
-        mine = self.share.of(self.batch)
+        mine = self.share.of(len(rows))
         return {name: rows[mine] for name, rows in arrays.items()}, told
 
 

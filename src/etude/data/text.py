@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from torch.utils.data import DataLoader
 
+from etude.data.curriculum import Curriculum, Sizes, Stages
 from etude.data.loading import evaluation_positions, loader
 from etude.data.module import Batch as Batch
 from etude.data.order import ORDERS, Order
@@ -42,6 +44,8 @@ class TextData(Stored):
             that don't overlap, each once an epoch.
         separate_documents: a window's documents don't see each other, and each begins at position
             0; the tokenizer must have an end-of-text token, which tells them apart.
+        curriculum: sizes of the steps, and weights of a mixture, that change as the run goes on;
+            None is no change.
 
     Attributes:
         given: what a mixture gives to its sources; see `etude.config.constructors`.
@@ -52,6 +56,7 @@ class TextData(Stored):
 
     order: Literal["windows", "epochs"] = "windows"
     separate_documents: bool = False
+    curriculum: Curriculum | None = None
 
     given = frozenset({"tokenizer", "sequence_length", "batch", "separate_documents"})
     section_names: tuple[str, ...] = field(default=(), init=False)
@@ -65,7 +70,19 @@ class TextData(Stored):
         known = self.order in ("windows", "epochs")
         checks.that(known, "order", self.order, "windows or epochs")
         super().validate(checks)
-        _check_batch(checks, self.batch, self.sequence_length)
+        sizes = _check_batch(checks, self.batch, self.sequence_length)
+        if self.curriculum is not None and sizes is not None:
+            self.curriculum.validate(
+                checks,
+                length=self.sequence_length,
+                batch=sizes,
+                unit=1 if self.batch.tokens is None else self.sequence_length,
+                sources=self.mixed(),
+            )
+
+    def mixed(self) -> Mapping[str, object]:
+        """The sources of a mixture, by name."""
+        return {}
 
     def for_task(self, objective: Any) -> None:
         """Says what the task makes of the windows; None takes them as they are.
@@ -140,6 +157,35 @@ class TextData(Stored):
         assert self.batch.examples is not None  # exactly one is set
         return self.batch.examples
 
+    @cached_property
+    def sizes(self) -> Sizes:
+        """Windows in each optimizer step over all ranks."""
+        changes = None if self.curriculum is None else self.curriculum.batch
+        unit = 1 if self.batch.tokens is None else self.sequence_length
+        return Sizes(
+            self.examples_per_step, {step: size // unit for step, size in (changes or {}).items()}
+        )
+
+    def tokens_in(self, first: int, end: int) -> int:
+        windows = self.sizes.before(end) - self.sizes.before(first)
+        return windows * self.sequence_length
+
+    def misfits(self, processes: int, max_epochs: float | None = None) -> Iterator[Problem]:
+        yield from super().misfits(processes, max_epochs)
+        changes = {} if self.curriculum is None else self.curriculum.batch or {}
+        for step in changes:
+            if (size := self.sizes.at(step)) % processes:
+                expected = f"a multiple of the {processes} processes, in examples"
+                yield Problem(f"data.curriculum.batch.{step}", expected, size)
+        if changes and max_epochs is not None:
+            expected = "null: data.curriculum.batch changes the size of steps"
+            hint = "trainer.max_steps says how many there are"
+            yield Problem("trainer.max_epochs", expected, max_epochs, hint)
+
+    def changes(self) -> Iterator[tuple[str, int]]:
+        for name, step in () if self.curriculum is None else self.curriculum.points():
+            yield f"data.curriculum.{name}", step
+
     @property
     def steps_per_epoch(self) -> float:
         """Optimizer steps in which as many windows are read as fit the split side by side."""
@@ -170,7 +216,11 @@ class TextData(Stored):
             self.order_of(share.seed),
             share,
             length=self.sequence_length,
-            batch=self.examples_per_step,
+            sizes=self.sizes,
+            lengths=Stages(
+                self.sequence_length,
+                None if self.curriculum is None else self.curriculum.sequence_length,
+            ),
             separator=self._separator,
             objective=self.objective,
         )
@@ -221,7 +271,8 @@ def _sections(meta: SplitMeta) -> dict[str, SectionMeta]:
     return meta.sections or {"": whole}
 
 
-def _check_batch(checks: Checks, batch: Batch, sequence_length: int) -> None:
+def _check_batch(checks: Checks, batch: Batch, sequence_length: int) -> int | None:
+    """The size of a step in its unit; None if it is wrong."""
     tokens, examples = batch.tokens, batch.examples
     if (tokens is None) == (examples is None):
         hint = (
@@ -230,15 +281,18 @@ def _check_batch(checks: Checks, batch: Batch, sequence_length: int) -> None:
             else "set the other to null, as in data.batch.examples=null"
         )
         checks.that(False, "batch", batch, "tokens or examples, just one", hint)
-        return
+        return None
     if examples is not None:
-        checks.that(examples > 0, "batch.examples", examples, "a positive number")
-    elif tokens is not None and sequence_length > 0:
+        fits = checks.that(examples > 0, "batch.examples", examples, "a positive number")
+        return examples if fits else None
+    if tokens is not None and sequence_length > 0:
         multiple = max(1, round(tokens / sequence_length)) * sequence_length
-        checks.that(
+        fits = checks.that(
             tokens > 0 and tokens % sequence_length == 0,
             "batch.tokens",
             tokens,
             f"a positive multiple of sequence_length = {sequence_length}",
             f"the nearest is {multiple}",
         )
+        return tokens if fits else None
+    return None

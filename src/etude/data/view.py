@@ -104,6 +104,9 @@ def of_text(data: Any) -> Iterator[str]:
     yield from _table(columns, rows)
     yield ""
     yield f"vocabulary: {data.tokenizer_.vocab_size:,}; windows of {data.sequence_length} tokens"
+    if data.curriculum is not None:
+        for name, step in data.curriculum.points():
+            yield f"from step {step:,} on: {name} {getattr(data.curriculum, name)[step]}"
 
 
 def of_a_rule(data: Any) -> Iterator[str]:

@@ -42,7 +42,8 @@ class Size:
         vocabulary: of its tokens.
         about: the vocabulary is guessed, and so all that follows from it.
         steps: optimizer steps of the whole run.
-        tokens_per_step: targets.
+        tokens_per_step: targets; the most, or about, where steps differ.
+        tokens: targets of the whole run.
         flops: of the whole run, validations included where the data is prepared.
         flops_left: of what is still to do.
         cost: of one micro-batch in one process.
@@ -57,6 +58,7 @@ class Size:
     about: bool = False
     steps: int | None = None
     tokens_per_step: int = 0
+    tokens: int | None = None
     flops: float | None = None
     flops_left: float | None = None
     cost: Cost | None = None
@@ -64,11 +66,6 @@ class Size:
     seconds_left: float | None = None
     speed: Speed | None = None
     notes: list[str] = field(default_factory=list)
-
-    @property
-    def tokens(self) -> int | None:
-        """Targets of the whole run."""
-        return None if self.steps is None else self.steps * self.tokens_per_step
 
 
 class Estimator:
@@ -104,7 +101,9 @@ class Estimator:
         if prepared and (unused := unused_rows(checked, parts.data.tokenizer_.vocab_size)):
             size.notes.append(unused)
         size.steps = _steps(parts, prepared)
-        if size.steps is None:
+        if size.steps is not None:
+            size.tokens = parts.data.tokens_in(0, size.steps)
+        else:
             size.notes.append("the number of steps is known after preparation: trainer.max_epochs")
         size.micro_batch = _micro_batch(parts)
         found = self._cost(checked, parts, size.vocabulary, size.micro_batch)
@@ -140,16 +139,16 @@ class Estimator:
         once = validated * size.cost.forward_flops / per_window  # of one validation
         if not prepared:
             size.notes.append("validation is not counted: its tokens are known after preparation")
+        data = parts.data
         end = min(checked.run.stop_at_step or size.steps, size.steps)
-        size.flops = _work(
-            0, size.steps, size.steps, interval, size.tokens_per_step * training, once
-        )
+        tokens = data.tokens_in(0, size.steps)
+        size.flops = tokens * training + once * _validations(0, size.steps, size.steps, interval)
         if not state.works and state.kind != "held":
             size.flops_left = size.seconds_left = 0.0
             return
-        size.flops_left = _work(
-            state.step, end, size.steps, interval, size.tokens_per_step * training, once
-        )
+        tokens = data.tokens_in(state.step, max(state.step, end))
+        left = _validations(state.step, end, size.steps, interval)
+        size.flops_left = tokens * training + once * left
         size.speed = self._speed(size, checked, parts, group, training)
         size.seconds_left = size.flops_left / (training * size.speed.tokens_per_second)
 
@@ -260,10 +259,8 @@ def _steps(parts: Parts, prepared: bool) -> int | None:
     return settings.total_steps(parts.data.steps_per_epoch if prepared else 1.0)
 
 
-def _work(
-    first: int, last: int, total: int, interval: int, step: float, validation: float
-) -> float:
-    """Operations of the steps after `first` up to `last`, and of the validations among them."""
-    validations = last // interval - first // interval
-    validations += first < last == total and last % interval != 0  # the end is always validated
-    return max(0, last - first) * step + max(0, validations) * validation
+def _validations(first: int, last: int, total: int, interval: int) -> int:
+    """How many there are after the step `first`, up to `last`."""
+    found = last // interval - first // interval
+    found += first < last == total and last % interval != 0  # the end is always validated
+    return max(0, found)

@@ -85,12 +85,9 @@ def _task_fits(built: Built) -> Iterator[Problem]:
         yield from built.kind_of_task.misfits(built.model, built.data)
 
 
-def _processes_share_examples(built: Built) -> Iterator[Problem]:
-    if built.data is not None and built.trainer is not None and built.data.shares_exactly:
-        examples, processes = built.data.examples_per_step, built.trainer.processes
-        if examples % processes:
-            expected = f"a multiple of the {processes} processes, in examples"
-            yield Problem("data.batch", expected, examples)
+def _data_fit_the_trainer(built: Built) -> Iterator[Problem]:
+    if built.data is not None and built.trainer is not None:
+        yield from built.data.misfits(built.trainer.processes, built.trainer.max_epochs)
 
 
 def _weights_are_averaged_once(built: Built) -> Iterator[Problem]:
@@ -202,7 +199,7 @@ def _low_rank_changes_are_possible(built: Built) -> Iterator[Problem]:
 
 REQUIREMENTS: tuple[Requirement, ...] = (
     _sequences_fit_the_model,
-    _processes_share_examples,
+    _data_fit_the_trainer,
     _weights_are_averaged_once,
     _mup_has_a_rule,
     _frozen_names_are_there,
