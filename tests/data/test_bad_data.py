@@ -95,7 +95,8 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "empty": ("a.txt", b"", "data.path = "),
     "no rows": ("a.jsonl", b"\n\n", "expected rows; its files have none"),
     "nothing but null": ("a.jsonl", jsonl([None] * 30), "expected a column that holds text"),
-    "too few rows": ("a.jsonl", jsonl(ROWS[:5]), "holds out one of the 5 rows with text, or more"),
+    "one row": ("a.jsonl", jsonl(ROWS[:1]), "leaves some of the 1 documents for training"),
+    "equal rows": ("a.jsonl", jsonl(ROWS[:1] * 5), "equal documents are in one split"),
     "no table": ("a.parquet", b"not a table", "a.parquet: expected a .parquet file that can"),
 }
 

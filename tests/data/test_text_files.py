@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from etude.data import plain
 from etude.data.plain import scan
 from etude.data.text import Batch
-from etude.data.text_files import TextFiles, files_of
+from etude.data.text_files import TextFiles, files_of, key_of
 from etude.data.tokenizer import BPE, Byte, Char
 from etude.errors import InvalidArguments, RequestError
 
@@ -373,3 +373,112 @@ class TestFilesOfItsOwnForValidation:
         splits = json.loads(file.read_text())["data"]["splits"]
         assert splits["train"]["characters"] == 43 * 40
         assert splits["val"]["characters"] == 43 * 5
+
+
+class TestKeyed:
+    def folder(self, tmp_path: Path, texts: list[str]) -> Path:
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        for number, text in enumerate(texts):
+            (folder / f"{number:03}.txt").write_text(text)
+        return folder
+
+    def test_files(self, tmp_path: Path) -> None:
+        every = [f"document {number}, " * 3 for number in range(20)]
+        train, val = texts(data(self.folder(tmp_path, every), split="keyed", validation=0.2))
+        assert len(val) == 4
+        assert sorted(train + val) == sorted(every)
+        assert val != every[-4:]
+        other = tmp_path / "other"
+        other.mkdir()
+        for number, text in enumerate(every):  # under other names
+            (other / f"{(7 * number) % 20:03}.txt").write_text(text)
+        assert sorted(texts(data(other, split="keyed", validation=0.2))[1]) == sorted(val)
+
+    @pytest.mark.parametrize("kind", ["jsonl", "txt"])
+    def test_equal_rows_are_in_one_split(self, kind: str, tmp_path: Path) -> None:
+        every = [f"text {number % 28}" for number in range(120)]
+        file = tmp_path / f"rows.{kind}"
+        rows = [json.dumps({"text": text}) if kind == "jsonl" else text for text in every]
+        file.write_text("\n".join(rows) + "\n")
+        made = data(file, split="keyed", lines=kind == "txt")
+        train, val = texts(made)
+        assert 12 <= len(val) < 17
+        assert not set(train) & set(val)
+        assert [text for _, text in made.passages("val")] == val
+        regular_train, regular_val = texts(data(file, lines=kind == "txt"))
+        assert set(regular_train) & set(regular_val)
+
+    def test_others_stay_where_they_are(self, tmp_path: Path) -> None:
+        file = tmp_path / "rows.jsonl"
+        every = [f"text {number}" for number in range(1000)]
+        held = []
+        for count in (900, 1000):
+            file.write_text("".join(json.dumps({"text": text}) + "\n" for text in every[:count]))
+            held.append(set(texts(data(file, split="keyed"))[1]))
+        before, after = held
+        assert (len(before), len(after)) == (90, 100)
+        # by the same keys: of those held out before, the ones with the smallest still are
+        assert len(before & after) >= 85
+        smallest = sorted(every, key=lambda text: key_of(text.encode()))
+        assert after == set(smallest[:100])
+
+    def test_one_file_of_plain_text_is_held_out_at_its_end(self, tmp_path: Path) -> None:
+        path = tmp_path / "input.txt"
+        path.write_text(TEXT, encoding="utf-8")
+        assert texts(data(path, split="keyed")) == texts(data(path))
+        assert data(path, split="keyed").split_settings() != data(path).split_settings()
+
+    def test_what_cannot_be(self, tmp_path: Path) -> None:
+        folder = self.folder(tmp_path, ["the same"] * 4)
+        with pytest.raises(RequestError, match="equal documents are in one split"):
+            texts(data(folder, split="keyed"))
+        with pytest.raises(InvalidArguments, match="regular or keyed"):
+            data(folder, split="random")
+
+
+class TestFilesForTesting:
+    def test_where_documents_come_from(self, tmp_path: Path) -> None:
+        for name in ("train", "held", "tested"):
+            (tmp_path / f"{name}.jsonl").write_text('{"text": "one"}\n\n{"text": "two"}\n')
+        made = data(
+            tmp_path / "train.jsonl",
+            validation=str(tmp_path / "held.jsonl"),
+            test=str(tmp_path / "tested.jsonl"),
+        )
+        made.check()
+        assert made.splits == ("train", "val", "test")
+        assert list(made.sourced("test")) == [
+            (f"{tmp_path}/tested.jsonl, line 1, column text", "one"),
+            (f"{tmp_path}/tested.jsonl, line 3, column text", "two"),
+        ]
+        with pytest.raises(RequestError, match=r"data\.test.*other files than those of data\.path"):
+            data(tmp_path / "train.jsonl", test=str(tmp_path / "train.jsonl")).check()
+        with pytest.raises(InvalidArguments, match="null or files"):
+            data(tmp_path / "train.jsonl", test="")
+
+    def test_from_a_command(self, etude: Any, tmp_path: Path) -> None:
+        for name, text in (("train", "To be, or not to be. " * 60), ("tested", "To see. " * 30)):
+            (tmp_path / f"{name}.txt").write_text(text)
+        words = [
+            "experiment=debug", "data=text_files", f"data.path={tmp_path / 'train.txt'}",
+            "data/tokenizer=byte", "trainer.max_steps=2", "data.sequence_length=16",
+            "data.batch.examples=2", "schedule.warmup_steps=0", f"run.root={tmp_path / 'runs'}",
+            f"run.cache={tmp_path / 'cache'}", "run.samples=0",
+        ]  # fmt: skip
+        assert etude("train", *words).code == 0
+        assert etude("train", *words, f"data.test={tmp_path / 'tested.txt'}").code == 0
+        with_test, without = sorted(
+            (file.parent for file in tmp_path.rglob("run.json")),
+            key=lambda run: (
+                "test" not in json.loads((run / "run.json").read_text())["data"]["splits"]
+            ),
+        )
+        answer = etude("evaluate", str(with_test), "--split", "test", "--json")
+        assert answer.code == 0, answer.err
+        (found,) = json.loads(answer.out)
+        assert found["on"] == "test"
+        assert found["metrics"]["bits_per_byte"] > 0
+        answer = etude("evaluate", str(without), "--split", "test")
+        assert answer.code == 2
+        assert "val or train" in answer.err

@@ -23,7 +23,12 @@ SHORT = [
     "run.samples=0",
     "run.keep_last=1",
 ]
-TEXT = ["data=text_files", "data.path=data/text.txt", "data.sequence_length=24"]
+TEXT = [
+    "data=text_files",
+    "data.path=data/text.txt",
+    "data.split=regular",
+    "data.sequence_length=24",
+]
 BYTES = ["data/tokenizer=byte", *TEXT]
 PAIRS = ["data=pairs", "data.path=data/pairs.jsonl", "data.tokenizer.vocab_size=270"]
 SMALL = "data.tokenizer.vocab_size=60"

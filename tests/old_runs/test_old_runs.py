@@ -134,7 +134,8 @@ def test_a_sweep_has_nothing_left_to_do(etude: Any, folder: Path) -> None:
     assert answer.code == 0, answer
     assert answer.out.count("finished before") >= 4
     assert runs_of(commands.ROOT, "sweep") == before
-    assert runs_of(commands.ROOT, "_sweeps") == sweeps
+    # data.split=regular had no need to be stated then, so the sweep is another, of the same runs
+    assert len(runs_of(commands.ROOT, "_sweeps") - sweeps) == 1
     assert {run: starts(run) for run in before} == began
 
 
@@ -145,7 +146,7 @@ def test_a_search_has_had_its_trials(etude: Any, folder: Path) -> None:
     assert answer.code == 0, answer
     assert len(before) == 3
     assert runs_of(commands.ROOT, "search") == before
-    assert runs_of(commands.ROOT, "_sweeps") == sweeps
+    assert len(runs_of(commands.ROOT, "_sweeps") - sweeps) <= 1
 
 
 def test_a_paper_is_read_from_its_runs(

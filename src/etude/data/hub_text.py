@@ -18,7 +18,7 @@ from etude.data.rows import (
     text_columns,
     texts,
 )
-from etude.data.splits import Split
+from etude.data.splits import Document, Split
 from etude.data.text import Batch, TextData
 from etude.data.tokenizer import Recipe
 from etude.errors import Checks
@@ -125,6 +125,9 @@ class HubText(TextData):
         }
 
     def documents(self, split: Split) -> Iterator[str]:
+        return (text for _, text in self.sourced(split))
+
+    def sourced(self, split: Split) -> Iterator[Document]:
         held_out = split == "val"
         if self.validation_split is None:
             found = texts(self._values(self.split, self.limit), tell=held_out)

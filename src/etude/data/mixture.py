@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from etude.data.curriculum import Stages
 from etude.data.order import ORDERS, Order, permute, round_keys
-from etude.data.splits import Part, SectionMeta, Split
+from etude.data.splits import Document, Part, SectionMeta, Split
 from etude.data.text import Batch, TextData
 from etude.errors import Checks, Problem, RequestError, nearest
 
@@ -90,6 +90,10 @@ class Mixture(TextData):
                 )
             except RequestError as error:
                 problems += error.problems
+            else:
+                if "test" in self.corpora[name].splits:
+                    expected = "null: a mixture has no split for testing"
+                    problems.append(Problem(f"data.sources.{name}.test", expected))
         if problems:
             raise RequestError(problems)
 
@@ -123,8 +127,12 @@ class Mixture(TextData):
         return {"sources": told} if told else {}
 
     def documents(self, split: Split) -> Iterator[str]:
-        for source in self.corpora.values():
-            yield from source.documents(split)
+        return (text for _, text in self.sourced(split))
+
+    def sourced(self, split: Split) -> Iterator[Document]:
+        for name, source in self.corpora.items():
+            for where, text in source.sourced(split):
+                yield f"{name}, {where}", text
 
     def parts(self) -> dict[str, Part]:
         return {name: source.passages for name, source in self.corpora.items()}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from etude.data.learning import NEWS_EVERY
-from etude.data.splits import SPLITS, Part
+from etude.data.splits import Part, Split
 from etude.data.store import TOKENIZER, write_store
 from etude.data.tokenizer import Recipe
 from etude.data.writing import write_split
@@ -21,9 +21,13 @@ TOKENS = "tokens"
 
 
 def write_text(
-    folder: Path, parts: Mapping[str, Part], recipe: Recipe, identity: dict[str, Any]
+    folder: Path,
+    parts: Mapping[str, Part],
+    names: Sequence[Split],
+    recipe: Recipe,
+    identity: dict[str, Any],
 ) -> None:
-    """Trains the tokenizer on the training split and writes both splits as ids.
+    """Trains the tokenizer on the training split and writes all splits as ids.
 
     The ids of a split are those of its documents, with the end-of-text id before each but the
     first.
@@ -32,6 +36,7 @@ def write_text(
         folder: empty.
         parts: the text; one part, or the sources of a mixture by name, which lie one after the
             other in the files. Each is called twice for "train".
+        names: of the splits.
         recipe: how to make the tokenizer.
         identity: what decides all that.
     """
@@ -41,7 +46,7 @@ def write_text(
     dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
     splits = {
         name: write_split(folder / f"{name}.{TOKENS}", parts, tokenizer, dtype, name)
-        for name in SPLITS
+        for name in names
     }
     write_store(folder, tokenizer, identity=identity, columns={TOKENS: dtype}, splits=splits)
 

@@ -18,6 +18,7 @@ from etude.data import delimited, json_rows, parquet_rows
 from etude.data.delimited import Quoting
 from etude.data.formats import Format, format_of, open_zstd
 from etude.data.plain import explained, scan
+from etude.data.splits import Document
 from etude.errors import EtudeError, Problem, RequestError, nearest
 
 READING = 2
@@ -91,8 +92,8 @@ def column_values(rows: Any, column: str) -> Iterator[Any]:
         yield from group[column]
 
 
-def texts(values: Iterable[tuple[str, Any]], *, tell: bool) -> Iterator[str]:
-    """The texts among `values`; rows that have none are left out.
+def texts(values: Iterable[tuple[str, Any]], *, tell: bool) -> Iterator[tuple[str, str]]:
+    """The texts among `values`, with where each is; rows that have none are left out.
 
     Args:
         values: where each comes from, for messages, and what it is.
@@ -110,7 +111,7 @@ def texts(values: Iterable[tuple[str, Any]], *, tell: bool) -> Iterator[str]:
             raise RequestError(Problem(where, "text or null", value))
         check_surrogates(where, value)
         if value:
-            yield value
+            yield where, value
     if left_out and tell:
         log.info("%s rows without text are left out", f"{left_out:,}")
 
@@ -162,7 +163,9 @@ def seen_columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
     return {name: types - {type(None)} == {str} for name, types in seen.items()}
 
 
-def split_rows(documents: Iterable[str], *, held_out: bool, validation: float) -> Iterator[str]:
+def split_rows(
+    documents: Iterable[Document], *, held_out: bool, validation: float
+) -> Iterator[Document]:
     """The documents of one split: document i (from 0) is held out if floor((i + 1) v) > floor(i v).
 
     With v = 0.1 that is every tenth. It depends on i alone, so more documents at the end don't

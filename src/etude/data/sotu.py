@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from etude.data.splits import Split
+from etude.data.splits import Document, Split
 from etude.data.text import TextData
 from etude.errors import Checks, Problem, RequestError, nearest
 
@@ -91,13 +91,16 @@ class Sotu(TextData):
         return sorted(speeches, key=lambda speech: (speech.date, speech.name))
 
     def documents(self, split: Split) -> Iterator[str]:
+        return (text for _, text in self.sourced(split))
+
+    def sourced(self, split: Split) -> Iterator[Document]:
         for speech in self.speeches:
             if speech.year < self.first_year or speech.year > (self.last_year or speech.year):
                 continue
             if speech.president in self.left_out:
                 continue
             if (speech.year >= self.held_out_from) == (split == "val"):
-                yield speech.path.read_text(encoding="utf-8")
+                yield speech.name, speech.path.read_text(encoding="utf-8")
 
     def content_fingerprint(self) -> str:
         digest = hashlib.sha256()

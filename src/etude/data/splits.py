@@ -6,8 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Split = Literal["train", "val"]
-SPLITS: tuple[Split, Split] = ("train", "val")
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val")
+"""Those that every corpus has; some have one for testing."""
+
+Document = tuple[str, str]
+"""Where a document comes from, for people, and its text."""
 
 Passage = tuple[int, str]
 """The number of a document, and a piece of its text (see `etude.data.passages`)."""

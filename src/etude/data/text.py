@@ -22,7 +22,7 @@ from etude.data.module import Batch as Batch
 from etude.data.order import ORDERS, Order
 from etude.data.passages import cut
 from etude.data.prepare import TOKENS, write_text
-from etude.data.splits import Part, Passage, SectionMeta, Split, SplitMeta
+from etude.data.splits import SPLITS, Document, Part, Passage, SectionMeta, Split, SplitMeta
 from etude.data.steps import EvaluationBatches, Share, WindowSteps
 from etude.data.store import Store, Stored
 from etude.data.tokenizer import WithSpecial
@@ -109,6 +109,20 @@ class TextData(Stored):
     def documents(self, split: Split) -> Iterator[str]:
         """The documents of a split, in order."""
 
+    def sourced(self, split: Split) -> Iterator[Document]:
+        """The same, each with where it comes from."""
+        for number, document in enumerate(self.documents(split)):
+            yield f"document {number:,}", document
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that there are."""
+        return SPLITS
+
+    @property
+    def evaluated_splits(self) -> tuple[str, ...]:
+        return ("val", "train", *self.splits[2:])
+
     @abstractmethod
     def split_settings(self) -> dict[str, object]:
         """What, besides the content, decides the splits, as plain JSON values."""
@@ -127,7 +141,7 @@ class TextData(Stored):
         return self.split_settings()
 
     def write(self, folder: Path, identity: dict[str, Any]) -> None:
-        write_text(folder, self.parts(), self.recipe, identity)
+        write_text(folder, self.parts(), self.splits, self.recipe, identity)
 
     def opened(self, store: Store) -> None:
         problems = []
@@ -141,11 +155,13 @@ class TextData(Stored):
                 whose = f"{name}'s training split has" if name else "the training split's"
                 expected = f"less than {whose} {section.tokens:,} tokens"
                 problems.append(Problem("data.sequence_length", expected, self.sequence_length))
-        for name, section in _sections(store.meta.splits["val"]).items():
-            if section.tokens < 2:
-                where = f"data.sources.{name}" if name else "data"
-                expected = f"2 tokens or more for validation, not {section.tokens}"
-                problems.append(Problem(where, expected))
+        for split in self.splits[1:]:
+            for name, section in _sections(store.meta.splits[split]).items():
+                if section.tokens < 2:
+                    where = f"data.sources.{name}" if name else "data"
+                    purpose = "validation" if split == "val" else "testing"
+                    expected = f"2 tokens or more for {purpose}, not {section.tokens}"
+                    problems.append(Problem(where, expected))
         if problems:
             raise RequestError(problems)
 

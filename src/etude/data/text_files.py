@@ -5,10 +5,14 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from etude.data.formats import Format, endings, format_of
 from etude.data.passages import cut
@@ -23,10 +27,13 @@ from etude.data.rows import (
     texts,
     values_of,
 )
-from etude.data.splits import Passage, Split
+from etude.data.splits import SPLITS, Document, Passage, Split
 from etude.data.text import TextData
 from etude.errors import Checks, Problem, RequestError, nearest
 from etude.records.opening import is_there, odd
+
+KEYS = {"train": "data.path", "val": "data.validation", "test": "data.test"}
+"""What states the files of each split."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -54,6 +61,11 @@ class TextFiles(TextData):
             glob (`**` included), or a list of these. Plain text and rows can't be mixed.
         validation: the part of the characters or rows that is held out, between 0 and 1; or the
             files that are, as for `path`, and then all of `path` is trained on.
+        test: the files of a split for testing, as for `path`; None is no such split.
+        split: which part is held out. `regular`: as above, the end of plain text, and every so many
+            rows. `keyed`: documents (files, rows, lines) drawn by what stands in them, so equal
+            ones are in one split, and most stay where they are when others come; at least one. A
+            single file of plain text is held out at its end.
         column: for rows, the column of the text; None takes `text`, else the only one of text.
         lines: each line of plain text is a document, and is held out as a row would be; those that
             are blank are none.
@@ -62,6 +74,8 @@ class TextFiles(TextData):
 
     path: str | list[str]
     validation: float | str | list[str] = 0.1
+    test: str | list[str] | None = None
+    split: Literal["regular", "keyed"] = "regular"
     column: str | None = None
     lines: bool = False
     quoting: Literal["csv", "none"] | None = None
@@ -69,6 +83,7 @@ class TextFiles(TextData):
     def __post_init__(self) -> None:
         self.paths = [self.path] if isinstance(self.path, str) else list(self.path)
         self.part, self.held_out = _part_or_files(self.validation)
+        self.tested = [self.test] if isinstance(self.test, str) else list(self.test or ())
         super().__post_init__()
         self._once = ReadOnce()
 
@@ -78,30 +93,46 @@ class TextFiles(TextData):
         inside = all(self.held_out) if self.part is None else 0 < self.part < 1
         expected = "a part between 0 and 1, or files"
         checks.that(inside, "validation", self.validation, expected)
+        tested = self.test is None or (bool(self.tested) and all(self.tested))
+        checks.that(tested, "test", self.test, "null or files")
+        known = self.split in ("regular", "keyed")
+        checks.that(known, "split", self.split, "regular or keyed")
         named = self.column is None or bool(self.column)
         checks.that(named, "column", self.column, "a column's name")
         super().validate(checks)
 
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        return (*SPLITS, "test") if self.tested else SPLITS
+
     def files(self) -> list[Path]:
-        """The files in order, and then those that are held out.
+        """The files in order, and then those that are held out, and those for testing.
 
         Raises:
-            RequestError: with every path that can't be used, and every file that is both.
+            RequestError: with every path that can't be used, and every file that is in two splits.
         """
-        trained, held = files_of(self.paths), self._held_files()
-        known = {file.resolve() for file in trained}
-        if both := [file for file in held if file.resolve() in known]:
-            expected = "other files than those of data.path"
-            raise RequestError(Problem("data.validation", expected, str(file)) for file in both)
-        return trained + held
+        known: dict[Path, str] = {}
+        found: list[Path] = []
+        problems: list[Problem] = []
+        for split in ("train", "val", "test"):
+            key = KEYS[split]
+            for file in self._own(split):
+                other = known.setdefault(file.resolve(), key)
+                if other != key:
+                    problems.append(Problem(key, f"other files than those of {other}", str(file)))
+                found.append(file)
+        if problems:
+            raise RequestError(problems)
+        return found
+
+    def _own(self, split: Split) -> list[Path]:
+        """The files that are stated for a split."""
+        paths = {"train": self.paths, "val": self.held_out, "test": self.tested}[split]
+        return files_of(paths, KEYS[split]) if paths else []
 
     def _files_of(self, split: Split) -> list[Path]:
-        """Those that a split is in; both, if it is a part of each."""
-        held = self._held_files() if split == "val" else []
-        return held or files_of(self.paths)
-
-    def _held_files(self) -> list[Path]:
-        return files_of(self.held_out, "data.validation") if self.held_out else []
+        """Those that a split is in; it is a part of the training files, if it has none."""
+        return self._own(split) or self._own("train")
 
     def check(self) -> None:
         files = self.files()
@@ -138,42 +169,45 @@ class TextFiles(TextData):
     def content_fingerprint(self) -> str:
         digest = hashlib.sha256()
         rows = self._rows()
-        trained = len(files_of(self.paths))
-        for number, file in enumerate(self.files()):
-            if number == trained:
-                digest.update(b"validation")
-            found = self._once(sha256, file) if rows else self._scan(file).sha256
-            digest.update(bytes.fromhex(found))
+        for split, mark in (("train", b""), ("val", b"validation"), ("test", b"test")):
+            files = self._own(split)  # type: ignore[arg-type]
+            digest.update(mark if files else b"")
+            for file in files:
+                found = self._once(sha256, file) if rows else self._scan(file).sha256
+                digest.update(bytes.fromhex(found))
         if rows:
             digest.update(self._column().encode())
         return digest.hexdigest()
 
     def content_files(self) -> list[Path] | None:
-        return searched([*self.paths, *self.held_out], self.files())
+        return searched([*self.paths, *self.held_out, *self.tested], self.files())
 
     def split_settings(self) -> dict[str, object]:
         lines = {"lines": True} if self.lines else {}
         quoting = {"quoting": self.quoting} if self.quoting else {}
         reading = {"reading": READING} if self._rows() else {}
+        test = {"test": "files"} if self.tested else {}
+        keyed = {"split": "keyed"} if self.split == "keyed" else {}
         return {
             "corpus": "text_files",
             "validation": "files" if self.part is None else self.part,
             **lines,
             **quoting,
             **reading,
+            **test,
+            **keyed,
         }
 
     def documents(self, split: Split) -> Iterator[str]:
-        if self._rows():
-            found = texts(self._values(split), tell=split == "val")
-            yield from self._belonging(split, (newlines(text) for text in found))
-            return
-        if self.lines:
-            lines = (line for file in self._files_of(split) for line in _lines(file))
-            yield from self._belonging(split, lines)
+        return (text for _, text in self.sourced(split))
+
+    def sourced(self, split: Split) -> Iterator[Document]:
+        if self._rows() or self.lines:
+            yield from self._belonging(split)
             return
         for file, first, last in self._spans(split):
-            yield "".join(characters_of(file, first, last))
+            place = f"{file}, from character {first:,}" if first else str(file)
+            yield place, "".join(characters_of(file, first, last))
 
     def passages(self, split: Split) -> Iterator[Passage]:
         if self._rows() or self.lines:
@@ -183,12 +217,39 @@ class TextFiles(TextData):
             for text in cut(characters_of(file, first, last)):
                 yield number, text
 
-    def _belonging(self, split: Split, documents: Iterator[str]) -> Iterator[str]:
+    def _all(self, split: Split) -> Iterator[Document]:
+        """All documents of a split's files, of rows and lines."""
+        if self._rows():
+            for where, text in texts(self._values(split), tell=split == "val"):
+                yield where, newlines(text)
+            return
+        for file in self._files_of(split):
+            for number, line in _lines(file):
+                yield f"{file}, line {number}", line
+
+    def _belonging(self, split: Split) -> Iterator[Document]:
         """Those documents of a split's files that belong to it."""
-        if self.part is None:
+        documents = self._all(split)
+        if split == "test" or self.part is None:
             yield from documents
-        else:
+        elif self.split == "regular":
             yield from split_rows(documents, held_out=split == "val", validation=self.part)
+        else:
+            border = self._border
+            for where, text in documents:
+                if (key_of(text.encode()) <= border) == (split == "val"):
+                    yield where, text
+
+    @cached_property
+    def _border(self) -> int:
+        """The largest key of a document that is held out."""
+        assert self.part is not None
+        if self._rows() or self.lines:
+            keys = array("Q", (key_of(text.encode()) for _, text in self._all("train")))
+        else:
+            scans = [self._scan(file) for file in self._own("train")]
+            keys = array("Q", (key_of(bytes.fromhex(scan.sha256)) for scan in scans))
+        return held_out(keys, self.part)
 
     def _rows(self) -> bool:
         return _format(self.files()[0]).rows
@@ -231,9 +292,16 @@ class TextFiles(TextData):
     def _spans(self, split: Split) -> Iterator[tuple[Path, int, int]]:
         """Each file's characters [first, last) that belong to the split, unless there are none."""
         files = self._files_of(split)
-        counts = [self._scan(file).characters for file in files]
-        if self.part is None:
+        scans = [self._scan(file) for file in files]
+        counts = [scan.characters for scan in scans]
+        if split == "test" or self.part is None:
             yield from ((file, 0, n) for file, n in zip(files, counts, strict=True) if n)
+            return
+        if self.split == "keyed" and len(files) > 1:
+            for file, scan in zip(files, scans, strict=True):
+                drawn = key_of(bytes.fromhex(scan.sha256)) <= self._border
+                if scan.characters and drawn == (split == "val"):
+                    yield file, 0, scan.characters
             return
         border = int(sum(counts) * (1 - self.part))
         start = 0
@@ -259,11 +327,31 @@ def _part_or_files(validation: float | str | list[str]) -> tuple[float | None, l
     return float(validation), []
 
 
-def _lines(file: Path) -> Iterator[str]:
-    """The lines of a text that have something in them, without their ends."""
-    for line in lines_of(file):
+def key_of(content: bytes) -> int:
+    """A number by which documents are drawn: of what stands in them."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8, person=b"split").digest(), "big")
+
+
+def held_out(keys: Sequence[int], part: float) -> int:
+    """The largest key of those that are held out: a part of them, the smallest, and one at least.
+
+    Raises:
+        RequestError: none would be left for training.
+    """
+    ordered = np.sort(np.asarray(keys, dtype=np.uint64))
+    count = max(1, round(part * len(ordered)))
+    if len(ordered) < 2 or ordered[count - 1] == ordered[-1]:
+        expected = f"a part that leaves some of the {len(ordered):,} documents for training"
+        hint = "equal documents are in one split" if len(ordered) > 1 else None
+        raise RequestError(Problem("data.validation", expected, part, hint))
+    return int(ordered[count - 1])
+
+
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text that have something in them, numbered, without their ends."""
+    for number, line in enumerate(lines_of(file), 1):
         if line.strip():
-            yield line.removesuffix("\n")
+            yield number, line.removesuffix("\n")
 
 
 def _format(file: Path) -> Format:

@@ -95,4 +95,4 @@ class FileTexts:
                 yield "".join(characters_of(self.path, 0, scan(self.path).characters))
             return
         values = values_of(self.path, form, self.column)
-        yield from islice(texts(values, tell=True), self.limit)
+        yield from islice((text for _, text in texts(values, tell=True)), self.limit)
