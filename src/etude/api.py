@@ -469,6 +469,49 @@ class Run:
 
         return example_scores(self, split, which)
 
+    def batch(self, step: int) -> dict[str, Any]:
+        """All that an optimizer step read, over all processes, as one batch: tensors by name.
+
+        Args:
+            step: as in the metrics: the first is 1.
+
+        Raises:
+            RequestError: the run has no such step, or its data is gone or is not what it was
+                trained on.
+        """
+        from etude.analysis.ledger import batch_of
+
+        return batch_of(self, step)
+
+    def places(self, step: int) -> pd.DataFrame:
+        """Where the examples of an optimizer step came from: `example`, `document`, `source`, and
+        of running text the document's tokens `first` up to `end`.
+
+        Raises:
+            RequestError: see `batch`.
+        """
+        import pandas as pd
+
+        from etude.analysis.ledger import places_of
+
+        return pd.DataFrame(places_of(self, step))
+
+    def readings(self, text: str) -> pd.DataFrame:
+        """The optimizer steps that have read a text: `step`, `example`, where the text stands, and
+        whether the example holds the `whole` of it.
+
+        Args:
+            text: as it stands in the training data.
+
+        Raises:
+            RequestError: the training split does not hold it, or see `batch`.
+        """
+        import pandas as pd
+
+        from etude.analysis.ledger import readings_of
+
+        return pd.DataFrame(readings_of(self, text))
+
     def data(self) -> Any:
         """The run's data module, not prepared: its files need not be there."""
         data = self.checked.nodes["data"].build()

@@ -27,6 +27,16 @@ def _batch(data: Any, count: int, seed: int) -> Iterator[str]:
     (micro,) = next(iter(data.train_dataloader()))
     yield ""
     yield f"the first step of seed {seed}:"
+    yield from of_batch(data, micro, count)
+
+
+def of_batch(data: Any, micro: Any, count: int) -> Iterator[str]:
+    """A batch: the shapes of its arrays, and some of its examples, with their targets.
+
+    Args:
+        data: prepared.
+        count: how many examples.
+    """
     for name, value in micro.items():
         if hasattr(value, "shape"):
             told = f"  {name} {tuple(value.shape)}"

@@ -40,6 +40,8 @@ usage: etude COMMAND ...
   etude plan [OVERRIDES] [-m]      what would run: which are done, parameters, FLOPs, memory, time
   etude find-lr [OVERRIDES]        at which learning rate the loss falls most; leaves no run
   etude data show [OVERRIDES]      what it would read: splits, labels, lengths, examples, a batch
+  etude data step RUN N            what a step of a run has read: documents, places, targets
+  etude data find RUN TEXT         which steps of a run have read a text
   etude generate RUN               text from a run
   etude predict RUN                labels, tags or translations of texts, by a run
   etude evaluate RUN...            what runs score on a split, or on other files; predictions kept

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from etude.data.evaluated import Evaluated, Request
 from etude.data.loading import loader
 from etude.data.objective import Objective, Reads, wanted
+from etude.data.places import Place
 from etude.data.steps import Assembly, Share, Steps
 from etude.errors import Checks, Problem, RequestError
 
@@ -156,6 +157,18 @@ class DataModule(Attributes):
             RequestError: there is no such split, or nothing in it.
         """
 
+    @abstractmethod
+    def sources_of(self, documents: Collection[int]) -> dict[int, str]:
+        """Where documents of the training split come from, for people, by their numbers."""
+
+    @abstractmethod
+    def places_of(self, text: str) -> Iterator[Place]:
+        """Where a text stands in the training split.
+
+        Raises:
+            RequestError: this data has no texts.
+        """
+
     @property
     @abstractmethod
     def examples_per_step(self) -> int:
@@ -222,6 +235,17 @@ class DataModule(Attributes):
         differ.
         """
         return (end - first) * self.tokens_per_step
+
+    def batch_of(self, seed: int, number: int) -> dict[str, Any]:
+        """All that an optimizer step reads, over all processes, as one batch.
+
+        Args:
+            seed: the run's.
+            number: of the step, from 0.
+        """
+        (batch,) = self.assembly(Share(seed)).step(number)
+        found: dict[str, Any] = batch
+        return found
 
     def bytes_predicted(self, split: Any) -> int | None:
         """UTF-8 bytes of the text that a split's targets stand for; None where they spell none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NotRequired, Protocol, TypedDict
 
@@ -14,6 +14,7 @@ from etude.data.columns import Column, Numbers
 from etude.data.curriculum import Sizes, Stages
 from etude.data.objective import IGNORE, Arrays, WindowObjective, generator
 from etude.data.order import Order
+from etude.data.places import Place, Reading, stretches
 from etude.nn.documents import Documents
 
 
@@ -81,6 +82,12 @@ class Assembly(Protocol):
 
     def step(self, number: int, /) -> list[Any]:
         """A process's share of an optimizer step, counted from 0, as micro-batches."""
+
+    def places(self, number: int, /) -> list[list[Place]]:
+        """Where each example of the step, over all processes, comes from, in their order."""
+
+    def readings(self, places: Collection[Place], number: int, /) -> Iterator[Reading]:
+        """Which examples of the step hold some of these places."""
 
 
 class Steps(IterableDataset[list[Any]]):
@@ -155,6 +162,29 @@ class WindowSteps:
     def starts(self, number: int) -> Numbers:
         """The first token of each window of a step, over all ranks."""
         return self.order.windows(number, self.sizes.before(number), self.sizes.at(number))
+
+    def places(self, number: int) -> list[list[Place]]:
+        starts, width = self._extents(number)
+        ends = self.ids.ends
+        return [stretches(ends, start, start + width) for start in starts.tolist()]
+
+    def readings(self, places: Collection[Place], number: int) -> Iterator[Reading]:
+        starts, width = self._extents(number)
+        ends = self.ids.ends
+        for place in places:
+            assert place.first is not None
+            assert place.end is not None
+            start = int(ends[place.document - 1]) if place.document else 0
+            first, end = start + place.first, start + place.end
+            for example in np.flatnonzero((starts < end) & (starts + width > first)).tolist():
+                whole = starts[example] <= first and end <= starts[example] + width
+                yield Reading(number, example, place, bool(whole))
+
+    def _extents(self, number: int) -> tuple[Numbers, int]:
+        """The first token of each sequence of a step, over all ranks, and how many each reads."""
+        length = self.lengths.at(number)
+        starts = self.sequences(self.starts(number), length)
+        return starts, self._raw(length) + (self.objective is None)
 
     def sequences(self, starts: Numbers, length: int) -> Numbers:
         """The first token of each sequence of `length` targets, of windows that begin there."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from etude.data.loading import evaluation_positions, loader
 from etude.data.module import Batch as Batch
 from etude.data.order import ORDERS, Order
 from etude.data.passages import cut
+from etude.data.places import Place, occurrences
 from etude.data.prepare import TOKENS, write_text
 from etude.data.splits import SPLITS, Document, Part, Passage, SectionMeta, Split, SplitMeta
 from etude.data.steps import EvaluationBatches, Share, WindowSteps
@@ -240,6 +241,27 @@ class TextData(Stored):
             separator=self._separator,
             objective=self.objective,
         )
+
+    def sources_of(self, documents: Collection[int]) -> dict[int, str]:
+        found = {}
+        for number, (where, _) in self._documents():
+            if number in documents:
+                found[number] = where
+                if len(found) == len(documents):
+                    break
+        return found
+
+    def places_of(self, text: str) -> Iterator[Place]:
+        column = self.store.column("train", TOKENS)
+        for number, (_, document) in self._documents():
+            if text in document:
+                size = int(column.lengths[number])
+                for first, end in occurrences(document, text, self.tokenizer_, size):
+                    yield Place(number, first, end)
+
+    def _documents(self) -> Iterator[tuple[int, Document]]:
+        """The documents of the training split that have text, numbered as they are stored."""
+        return enumerate(each for each in self.sourced("train") if each[1])
 
     def order_of(self, seed: int) -> Order:
         """Which windows of the prepared text make up each step of the run with this seed."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -31,6 +31,7 @@ from etude.data.examples.steps import ExampleEvaluation, ExampleSteps, Held, Par
 from etude.data.examples.writing import ROW, SplitMeta, tell, write_examples
 from etude.data.loading import evaluation_positions, loader
 from etude.data.order import permute, round_keys
+from etude.data.places import Place
 from etude.data.steps import Share
 from etude.data.store import Store, Stored
 from etude.data.tokenizer import Tokenizer
@@ -178,7 +179,24 @@ class ExampleData(Stored, Source):
 
     def assembly(self, share: Share) -> ExampleSteps:
         room = self.sequence_length if self.pack else None
-        return ExampleSteps(self._training_table(), self._batches(share.seed), share, room)
+        table = self._training_table()
+        rows = self.rows_of("train")[table.indices]
+        return ExampleSteps(table, self._batches(share.seed), share, rows, room)
+
+    def sources_of(self, documents: Collection[int]) -> dict[int, str]:
+        found = {}
+        for number, row in enumerate(self.rows("train")):
+            if number in documents:
+                found[number] = row.where
+                if len(found) == len(documents):
+                    break
+        return found
+
+    def places_of(self, text: str) -> Iterator[Place]:
+        kept = set(self.rows_of("train").tolist())
+        for number, row in enumerate(self.rows("train")):
+            if number in kept and any(text in each for each in self.texts(row)):
+                yield Place(number)
 
     def evaluation_batches(self, split: Split) -> DataLoader[Any]:
         """A whole split, each example once; batches say by `index` which these are.

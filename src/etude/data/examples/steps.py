@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from etude.data.examples.batches import ExampleBatches
 from etude.data.examples.packing import packed
 from etude.data.examples.source import Kinds
 from etude.data.objective import Arrays, ExampleObjective
+from etude.data.places import Place, Reading
 from etude.data.steps import Share
 
 WHOLE = Kinds()
@@ -35,6 +36,7 @@ class Table:
         self, fields: Mapping[str, Column], objective: ExampleObjective, kinds: Kinds = WHOLE
     ) -> None:
         self.fields, self.objective, self.kinds = dict(fields), objective, kinds
+        self.indices: Any = slice(None)  # which of all examples these are
 
     def __len__(self) -> int:
         return len(next(iter(self.fields.values())))
@@ -103,12 +105,14 @@ class ExampleSteps:
         table: the training split.
         batches: which examples make up a step.
         share: whose steps these are; its micro-batches hold examples, or packed sequences.
+        rows: the row that each example of the table is from.
         room: positions in a sequence that short examples share; None gives each its own.
     """
 
     table: Table
     batches: ExampleBatches
     share: Share
+    rows: Numbers
     room: int | None = None
 
     def step(self, number: int) -> list[MicroBatch]:
@@ -127,6 +131,17 @@ class ExampleSteps:
             rows = [[mine[index] for index in row] for row in packed(sizes, self.room)]
             return [{**objective.packed(each), **told} for each in self._micros(rows)]
         return [{**objective.collated(each), **told} for each in self._micros(mine)]
+
+    def places(self, number: int) -> list[list[Place]]:
+        """The rows of a step's examples. Those that share sequences have another order in them."""
+        return [[Place(int(self.rows[index]))] for index in self.batches.step(number)]
+
+    def readings(self, places: Collection[Place], number: int) -> Iterator[Reading]:
+        """Which examples are from some rows; of a row in pieces, each piece."""
+        wanted = {place.document: place for place in places}
+        for example, row in enumerate(self.rows[self.batches.step(number)].tolist()):
+            if row in wanted:
+                yield Reading(number, example, wanted[row])
 
     def _micros(self, items: list[Item]) -> list[list[Item]]:
         size = self.share.micro_batch or len(items)

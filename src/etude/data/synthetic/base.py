@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,11 +27,12 @@ from etude.data.loading import evaluation_positions, loader
 from etude.data.module import DataModule
 from etude.data.objective import IGNORE, Reads
 from etude.data.order import EveryExampleOnce, permute, round_keys
+from etude.data.places import Place, Reading
 from etude.data.steps import Share
 from etude.data.synthetic.draws import Draws, Numbers, key_of
 from etude.data.tokenizer import Tokenizer
 from etude.data.view import of_a_rule
-from etude.errors import Checks
+from etude.errors import Checks, Problem, RequestError
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 Asked = NDArray[np.bool_]
@@ -256,14 +257,23 @@ class SyntheticData(DataModule):
 
     def step(self, number: int, seed: int) -> Arrays:
         """All examples of an optimizer step of the run with this seed."""
+        return self.examples("train", self.chosen(number, seed), seed)
+
+    def chosen(self, number: int, seed: int) -> Numbers:
+        """Which examples of the training split those are."""
         batch = self.examples_per_step
         if self.taught is None:
-            first = number * batch
-            return self.examples("train", np.arange(first, first + batch), seed)
+            return np.arange(number * batch, (number + 1) * batch)
         if self.batch.examples is None:
-            return self.examples("train", np.arange(batch), seed)
-        order = EveryExampleOnce(self.taught + 1, 1, batch, seed)
-        return self.examples("train", order.starts(number), seed)
+            return np.arange(batch)
+        return EveryExampleOnce(self.taught + 1, 1, batch, seed).starts(number)
+
+    def sources_of(self, documents: Collection[int]) -> dict[int, str]:
+        return {number: f"example {number:,} of the rule" for number in documents}
+
+    def places_of(self, text: str) -> Iterator[Place]:
+        expected = "a run on data with texts: a rule's examples have none"
+        raise RequestError(Problem("RUN", expected, type(self).__name__))
 
     def examples(self, split: Split, indices: Numbers, seed: int = 0) -> Arrays:
         """Some examples of a split.
@@ -297,9 +307,20 @@ class RuleSteps:
         arrays = self.data.step(number, self.share.seed)
         targets = int(self.data.asked(arrays).sum())
         told = {"step_targets": targets, "step_tokens": self.data.tokens_per_step}
-        mine = self.share.of(self.data.examples_per_step)
+        mine = self.share.of(len(next(iter(arrays.values()))))
         tensors = {name: torch.from_numpy(rows[mine]) for name, rows in arrays.items()}
         return self.share.micro_batches(tensors, told)
+
+    def places(self, number: int) -> list[list[Place]]:
+        numbers = self.data.chosen(number, self.share.seed)
+        return [[Place(int(each))] for each in numbers]
+
+    def readings(self, places: Collection[Place], number: int) -> Iterator[Reading]:
+        """Which examples have the numbers of some."""
+        wanted = {place.document: place for place in places}
+        for example, each in enumerate(self.data.chosen(number, self.share.seed).tolist()):
+            if each in wanted:
+                yield Reading(number, example, wanted[each])
 
 
 class _Evaluation(IterableDataset[dict[str, Any]]):
