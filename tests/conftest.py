@@ -134,12 +134,7 @@ KINDS = ["masked_lm", "span_denoising", "translation", "instruction", "classific
 
 @pytest.fixture(scope="session")
 def toy_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `text.txt`, `labelled.jsonl`, `pairs.jsonl` and `words.conllu` of common words,
-    of different lengths.
-
-    The label is whether there are cats; the second of a pair is the first backwards; a word's tag
-    is its first letter.
-    """
+    """A folder with files of common words for each task; see `toys.write_toys`."""
     folder = tmp_path_factory.mktemp("toys")
     write_toys(folder)
     return folder
@@ -152,6 +147,9 @@ def toy(toy_files: Path) -> Callable[..., list[str]]:
     pairs = ["data=pairs", f"data.path={toy_files}/pairs.jsonl"]
     labelled = ["data=labelled_files", f"data.path={toy_files}/labelled.jsonl"]
     tagged = ["data=tagged", f"data.path={toy_files}/words.conllu"]
+    scored = ["data=scored_files", f"data.path={toy_files}/scored.jsonl"]
+    values = ["data=scored_words", f"data.path={toy_files}/values.jsonl"]
+    asked = ["data=questions", f"data.path={toy_files}/questions.jsonl", "data.stride=4"]
     encoder, seq2seq = "model=encoder_nano", "model=transformer_nano"
     parts = {
         "masked_lm": [encoder, "model/head=masked_lm", *text, "data/tokenizer=wordpiece"],
@@ -160,10 +158,13 @@ def toy(toy_files: Path) -> Callable[..., list[str]]:
         "instruction": ["model=nano", *pairs],
         "classification": [encoder, *labelled],
         "tagging": [encoder, "model/head=tagging", *tagged],
+        "text_regression": [encoder, *scored],
+        "token_regression": [encoder, "model/head=tagging", *values],
+        "question_answering": [encoder, "model/head=tagging", *asked],
     }
 
     def overrides(kind: str, root: Path, *more: str) -> list[str]:
-        encodes = kind in ("masked_lm", "classification", "tagging")
+        encodes = parts[kind][0] == encoder
         return [
             "~experiment",
             f"name={kind}",

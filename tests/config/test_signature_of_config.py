@@ -103,6 +103,7 @@ OUT = {
     "run.wait": True,
     "run.force": True,
     "run.unsafe_storage": True,
+    "run.exportable": True,
     "run.on_error": "stop",
     "run.stop_at_step": 7,
     "run.save_every": 5,

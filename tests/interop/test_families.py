@@ -51,6 +51,8 @@ def opened(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> tuple
 
 def output(found: Any) -> Tensor:
     """Logits, or vectors of a body."""
+    if "start_logits" in found:
+        return torch.stack((found["start_logits"], found["end_logits"]), -1)
     for key in ("logits", "prediction_logits", "last_hidden_state"):
         if (value := getattr(found, key, None)) is not None:
             return value

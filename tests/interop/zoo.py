@@ -145,9 +145,11 @@ ENCODERS: dict[str, Callable[[], Any]] = {
     "bert pretraining": lambda: bert(hf.BertForPreTraining),
     "bert classes": lambda: bert(hf.BertForSequenceClassification, num_labels=3),
     "bert tags": lambda: bert(hf.BertForTokenClassification, num_labels=5),
+    "bert answers": lambda: bert(hf.BertForQuestionAnswering),
     "roberta": lambda: roberta(type_vocab_size=1, layer_norm_eps=1e-5),
     "roberta body": lambda: roberta(hf.RobertaModel),
     "roberta classes": lambda: roberta(hf.RobertaForSequenceClassification, num_labels=3),
+    "roberta answers": lambda: roberta(hf.RobertaForQuestionAnswering),
     "roberta tags": lambda: roberta(hf.RobertaForTokenClassification, hidden_act="gelu_new"),
 }
 PAIRS: dict[str, Callable[[], Any]] = {

@@ -95,6 +95,13 @@ def test_what_is_added_to_the_embedding() -> None:
     assert (entered[0] - entered[1]).abs().max() > 0.1
 
 
+def test_a_model_with_one_type_has_it_for_both_texts() -> None:
+    """RoBERTa: data of two texts states types that it has no rows for."""
+    model = make(token_types=1)
+    tokens, kinds = torch.randint(V, (2, 5)), torch.randint(2, (2, 5))
+    assert torch.equal(model(tokens, token_types=kinds), model(tokens))
+
+
 def test_heads_by_hand() -> None:
     tokens = torch.randint(V, (2, 5))
     bare = make()

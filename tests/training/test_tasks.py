@@ -24,7 +24,9 @@ from etude.training.model import build_model
 from etude.training.place import cache_folder
 from etude.training.run import train
 
-KINDS = ["masked_lm", "span_denoising", "translation", "instruction", "classification", "tagging"]
+ROWS = ["translation", "instruction", "classification", "tagging"]
+ROWS += ["text_regression", "token_regression", "question_answering"]
+KINDS = ["masked_lm", "span_denoising", *ROWS]
 Toy = Callable[..., list[str]]
 
 
@@ -73,7 +75,7 @@ def test_the_loss_is_that_of_the_step(kind: str, toy: Toy, tmp_path: Path) -> No
         assert torch.allclose(other, gradient, rtol=1e-7, atol=1e-10)
 
 
-@pytest.mark.parametrize("kind", ["translation", "instruction", "classification", "tagging"])
+@pytest.mark.parametrize("kind", ROWS)
 def test_padding_changes_nothing(kind: str, toy: Toy, tmp_path: Path) -> None:
     """Each example alone, without any padding, gives in sum what they give together."""
     parts, task = built(toy(kind, tmp_path, "model.dropout=0", "data.bucket_steps=1"))

@@ -63,6 +63,7 @@ def convert(arguments: list[str]) -> int:
 
 def _write_adapter(asked: Namespace, destination: Path) -> None:
     from etude.api import load_run
+    from etude.interop import tokenizers
     from etude.interop.peft import save_adapter
     from etude.training.model import lora_of
 
@@ -74,6 +75,7 @@ def _write_adapter(asked: Namespace, destination: Path) -> None:
     module = run.model(asked.checkpoint, merged=False).module
     base = str(run.config.init_from.source)
     save_adapter(module, destination, options, base=base)
+    tokenizers.write(destination, run.tokenizer(), max_length=module.max_length)
 
 
 def _source(asked: Namespace) -> Source:
@@ -93,7 +95,15 @@ def _source(asked: Namespace) -> Source:
             from etude.api import load_run
 
             run = load_run(asked.source, root=asked.root, trust=asked.trust)
-            return of_run(str(run.path), run.model(asked.checkpoint).module, run.tokenizer())
+            task = run.checked.nodes["task"].constructor
+            return of_run(
+                str(run.path),
+                run.model(asked.checkpoint).module,
+                run.tokenizer(),
+                labels=run.labels,
+                ending=task.transformers_ending,
+                fields=task.transformers_fields,
+            )
     try:
         return of_released(asked.source, read(asked.source, revision=asked.revision))
     except RequestError as error:

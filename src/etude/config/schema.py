@@ -29,6 +29,7 @@ class Run:
         force: take a run over from a process on another host that never let go of it.
         unsafe_storage: train although the file system of `root` has no locks, or cannot flush a
             folder; `etude.records.storage` says what is lost.
+        exportable: train no model that `etude convert` could not write for `transformers`.
         on_error: of a sweep in which a job fails: `continue` with the others, or `stop`.
         stop_at_step: pause after this optimizer step; the same command without it goes on.
         save_every: optimizer steps between checkpoints; null saves at validations and at the end.
@@ -48,6 +49,7 @@ class Run:
     wait: bool = False
     force: bool = False
     unsafe_storage: bool = False
+    exportable: bool = False
     on_error: str = "continue"
     stop_at_step: int | None = None
     save_every: int | None = None

@@ -65,6 +65,7 @@ class Bert(Family):
             {"head.dense": Same("bert.pooler.dense"), "head.classifier": Same("classifier")},
         ),
         "BertForTokenClassification": (TaggingHead, {"head.classifier": Same("classifier")}),
+        "BertForQuestionAnswering": (TaggingHead, {"head.classifier": Same("qa_outputs")}),
     }
     architectures: ClassVar[tuple[str, ...]] = (*heads, "BertForPreTraining")
     bodies = ("BertModel",)
@@ -75,7 +76,9 @@ class Bert(Family):
         r"cls\.predictions\.decoder\.bias": "cls.predictions.bias"
     }
     output = "cls.predictions.decoder.weight"
-    kept: ClassVar[tuple[str, ...]] = (r"bert\.pooler\..*", r"cls\..*", r"classifier\..*")
+    kept: ClassVar[tuple[str, ...]] = (
+        r"bert\.pooler\..*", r"cls\..*", r"classifier\..*", r"qa_outputs\..*",
+    )  # fmt: skip
     fields: ClassVar[tuple[str, ...]] = (
         "attention_probs_dropout_prob", "hidden_dropout_prob", "directionality",
         "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers",

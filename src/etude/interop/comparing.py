@@ -120,6 +120,8 @@ def logits_of_transformers(
         else:
             given = {"input_ids": ids}
         output = model.eval()(**given, attention_mask=torch.ones_like(ids))
+    if "start_logits" in output:
+        return torch.stack((output["start_logits"], output["end_logits"]), dim=-1)
     for key in ("logits", "prediction_logits", "last_hidden_state"):
         if key in output:
             found: Tensor = output[key]

@@ -22,6 +22,8 @@ from etude.interop.family import Family, Model
 from etude.interop.hf_config import NAME
 from etude.interop.pretrained import family_for, save_weights
 from etude.interop.released import Released
+from etude.interop.sentence import MODULES, logits_of_mean, parted, write_modules
+from etude.models.heads import MeanClassificationHead
 from etude.models.mup import folded
 from etude.records.files import sweep_temporaries, temporary
 from etude.records.registry import check_outside
@@ -49,6 +51,9 @@ class Source:
         folder: whose files for text are copied.
         rest: see `etude.interop.pretrained.Loaded`.
         begin, ends, chat: see `etude.interop.tokenizers.write`.
+        fields: of `config.json`, besides those of the family: names of labels and the like.
+        mean: what reads the mean of the module's vectors, which is written as modules of
+            `sentence-transformers`; None for all other models.
     """
 
     named: str
@@ -63,6 +68,8 @@ class Source:
     begin: int | None = None
     ends: Sequence[int] = ()
     chat: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    mean: MeanClassificationHead | None = None
 
     @property
     def pad(self) -> int | None:
@@ -93,22 +100,45 @@ def of_released(named: str, released: Released) -> Source:
     )
 
 
-def of_run(named: str, module: Any, tokenizer: Tokenizer) -> Source:
+def of_run(
+    named: str,
+    module: Any,
+    tokenizer: Tokenizer,
+    *,
+    labels: Sequence[str] = (),
+    ending: str = "",
+    fields: Mapping[str, Any] | None = None,
+) -> Source:
     """A model that was trained here; what muP multiplies with goes into the weights.
+
+    Args:
+        labels: of its head.
+        ending: of the class that the task is written as, where several of a family have the
+            model's head: `ForQuestionAnswering`.
+        fields: of `config.json`, that the task states.
 
     Raises:
         RequestError: no family has all its parts; they are named.
     """
-    module = folded(module)
+    module, mean = parted(folded(module))
     family = family_for(module)
+    architecture = family.config(module)["architectures"][0]
+    if ending:
+        architecture = next(each for each in family.architectures if each.endswith(ending))
     end = tokenizer.end_of_text
+    named_labels = {
+        "id2label": {str(number): label for number, label in enumerate(labels)},
+        "label2id": {label: number for number, label in enumerate(labels)},
+    }
     return Source(
         named=named,
         module=module,
         family=family,
-        architecture=family.config(module)["architectures"][0],
+        architecture=architecture,
         tokenizer=tokenizer,
         ends=() if end is None else (end,),
+        fields={**(named_labels if labels else {}), **(fields or {})},
+        mean=mean,
     )
 
 
@@ -190,6 +220,8 @@ def convert(
             dtype=dtype,
         )
         _write_text(source, beside)
+        if source.mean is not None:
+            write_modules(beside, source.mean, source.module.max_length)
         ours = comparing.logits_of(source.module, source.architecture, source.pad)
         if source.files is not None:
             tell("comparing with the source as transformers reads it")
@@ -217,6 +249,12 @@ def convert(
             theirs = comparing.logits_read_again(beside, source.architecture, source.pad)
             reader = "Étude"
         found[f"{destination.name} by {reader}"] = difference(ours, theirs)
+        if source.mean is not None:
+            head = deepcopy(source.mean).double().eval()
+            with torch.inference_mode():
+                said = head(ours.double())
+            pooled = logits_of_mean(beside, theirs.double())
+            found[f"the logits of {MODULES}"] = difference(said, pooled)
         _tell(found, tell)
         wrong = [what for what, apart in found.items() if not apart.within(tolerance)]
         if wrong:
@@ -246,11 +284,13 @@ def _write_text(source: Source, folder: Path) -> None:
         max_length=source.module.max_length,
         chat=source.chat,
     )
+    fields = dict(source.fields)
     if source.config is None and source.ends:  # a family's defaults are ids of its own tokenizer
-        file = folder / NAME
-        fields = json.loads(file.read_text(encoding="utf-8"))
         fields |= {f"{each}_token_id": source.ends[0] for each in ("bos", "eos")}
-        text = json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False)
+    if fields:
+        file = folder / NAME
+        stated = json.loads(file.read_text(encoding="utf-8"))
+        text = json.dumps({**stated, **fields}, indent=2, sort_keys=True, ensure_ascii=False)
         file.write_text(text + "\n", encoding="utf-8")
 
 

@@ -18,6 +18,7 @@ from etude.interop.adapter_config import NAME as CONFIG
 from etude.interop.family import Family
 from etude.interop.places import Place, places
 from etude.interop.pretrained import family_for
+from etude.interop.sentence import parted, write_modules
 from etude.nn.lora import LoRA, LoRALinear, adapted
 
 WEIGHTS = "adapter_model.safetensors"
@@ -32,7 +33,7 @@ def save_adapter(
     module: Any, folder: Path, options: LoRA, *, base: str = "", family: Family | None = None
 ) -> None:
     """Writes the low-rank changes of an adapted model, and an encoder's head, which is trained
-    beside them.
+    beside them. One that reads the mean becomes a module of `sentence-transformers`.
 
     A released module that holds several of our parts (the queries, keys and values of GPT-2 and
     GPT-NeoX) gets one change of the sum of their ranks; one of our parts that is several released
@@ -48,7 +49,7 @@ def save_adapter(
     layers = adapted(module)
     if not layers:
         raise RequestError(Problem("the model", "low-rank changes; it has none"))
-    twin = _plain_twin(module)
+    twin, mean = parted(_plain_twin(module))
     family = family or family_for(twin)
     kind = family.config(twin)["architectures"][0]
     known = places(twin, family, kind)
@@ -90,6 +91,8 @@ def save_adapter(
     save_file(written, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / WEIGHTS).chmod(folder.stat().st_mode & 0o666)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    if mean is not None:
+        write_modules(folder, mean, twin.max_length)
 
 
 def _joined(layer: LoRALinear, rows: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -20,6 +20,7 @@ from etude.interop.family import Family, Model, matches
 from etude.interop.hf_config import NAME, HFConfig
 from etude.interop.parts import differences, parts
 from etude.interop.rules import Piece
+from etude.interop.sentence import parted
 from etude.interop.tensors import INDEX, SAFETENSORS, Tensors, open_tensors
 
 SHARD = 5 * 10**9
@@ -293,6 +294,27 @@ def family_for(module: nn.Module) -> Family:
     ]
     kinds = ", ".join(sorted({family.kind.__name__ for family in FAMILIES.values()}))
     raise RequestError(problems or Problem("the model", f"one of {kinds}", type(module).__name__))
+
+
+def check_writable(module: nn.Module, where: str) -> None:
+    """Looks whether `etude convert` could write a model.
+
+    Args:
+        where: the key that asks for it.
+
+    Raises:
+        RequestError: it could not; names what is in the way, and the choices that can be written.
+    """
+    try:
+        family_for(parted(module)[0])
+    except RequestError as error:
+        names = [name for name, family in FAMILIES.items() if type(module) is family.kind]
+        heads = " and model/head=classification, mean, tagging or masked_lm"
+        choices = f"families of such models: {', '.join(names) or 'none'}"
+        choices += heads if hasattr(getattr(module, "head", None), "gives") else ""
+        near = "; ".join(f"{each.where} {each.hint}" for each in error.problems if each.hint)
+        expected = "a model that transformers has, with all its parts"
+        raise RequestError(Problem(where, expected, hint=f"{near}; {choices}")) from error
 
 
 def save_weights(

@@ -35,6 +35,7 @@ class Roberta(Bert):
             },
         ),
         "RobertaForTokenClassification": (TaggingHead, {"head.classifier": Same("classifier")}),
+        "RobertaForQuestionAnswering": (TaggingHead, {"head.classifier": Same("qa_outputs")}),
     }
     architectures: ClassVar[tuple[str, ...]] = tuple(heads)
     bodies = ("RobertaModel",)
@@ -42,7 +43,9 @@ class Roberta(Bert):
     unused: ClassVar[tuple[str, ...]] = (r"roberta\.embeddings\.position_ids",)
     copies: ClassVar[Mapping[str, str]] = {r"lm_head\.decoder\.bias": "lm_head.bias"}
     output = "lm_head.decoder.weight"
-    kept: ClassVar[tuple[str, ...]] = (r"roberta\.pooler\..*", r"lm_head\..*", r"classifier\..*")
+    kept: ClassVar[tuple[str, ...]] = (
+        r"roberta\.pooler\..*", r"lm_head\..*", r"classifier\..*", r"qa_outputs\..*",
+    )  # fmt: skip
     sizes = (50265, 512, 1e-12)
 
     def first_position(self, config: HFConfig) -> int:

@@ -240,8 +240,9 @@ class Body(nn.Module):
             x = x * self.embedding_scale
         x = self.position.embed(x, at)
         if self.token_types is not None:
-            kinds = torch.zeros_like(tokens) if token_types is None else token_types
-            x = x + self.token_types(kinds)
+            # RoBERTa has one: of two texts, the second is told by the separator alone
+            told = token_types is not None and self.token_types.num_embeddings > 1
+            x = x + self.token_types(token_types if told else torch.zeros_like(tokens))
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         y: Tensor = self.dropout(x)

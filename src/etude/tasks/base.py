@@ -85,6 +85,9 @@ class Task(pl.LightningModule):
         needs_causal_model: the model must not see what follows a token, or it sees its target.
         models: the kinds of models that fit; none says nothing of it.
         head: what an encoder's head must give; see `etude.models.heads.Head`.
+        transformers_ending: of the class of `transformers` that a run is written as, where several
+            have the same head, such as `ForQuestionAnswering`.
+        transformers_fields: of its `config.json`, besides those of the model.
         validation_metrics: of the latest validation, in double precision, by full name; the same
             on every rank.
     """
@@ -96,6 +99,8 @@ class Task(pl.LightningModule):
     needs_causal_model = False
     models: ClassVar[tuple[type[nn.Module], ...]] = ()
     head: ClassVar[str | None] = None
+    transformers_ending: ClassVar[str] = ""
+    transformers_fields: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, setup: Setup) -> None:
         super().__init__()

@@ -197,6 +197,7 @@ class QuestionAnswering(Task):
     loss_unit = "nats per window"
     models = (Encoder,)
     head = "tags"
+    transformers_ending = "ForQuestionAnswering"
 
     def __init__(
         self,

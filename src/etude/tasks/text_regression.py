@@ -96,6 +96,7 @@ class TextRegression(Task):
     loss_unit = "squared error per number"
     scores_are = "negative squared errors, more is better"
     models = (Encoder,)
+    transformers_fields: ClassVar[Mapping[str, Any]] = {"problem_type": "regression"}
     head = "classes"
 
     def __init__(self, setup: Setup, *, monitor: str = "val/loss") -> None:

@@ -107,6 +107,7 @@ class TokenRegression(Task):
     loss_unit = "squared error per word"
     scores_are = "negative squared errors, more is better"
     models = (Encoder,)
+    transformers_fields: ClassVar[Mapping[str, Any]] = {"problem_type": "regression"}
     head = "tags"
 
     def __init__(self, setup: Setup, *, monitor: str = "val/loss") -> None:

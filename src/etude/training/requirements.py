@@ -197,6 +197,14 @@ def _low_rank_changes_are_possible(built: Built) -> Iterator[Problem]:
     yield from ()
 
 
+def _can_be_written(built: Built) -> Iterator[Problem]:
+    if built.checked.run.exportable and built.model is not None:
+        from etude.interop.pretrained import check_writable
+
+        check_writable(built.model, "run.exportable")
+    yield from ()
+
+
 REQUIREMENTS: tuple[Requirement, ...] = (
     _sequences_fit_the_model,
     _data_fit_the_trainer,
@@ -208,6 +216,7 @@ REQUIREMENTS: tuple[Requirement, ...] = (
     _packed_texts_begin_anywhere,
     _data_fit_the_objective,
     _low_rank_changes_are_possible,
+    _can_be_written,
     _schedule_gives_numbers,
     _recipe_makes_an_optimizer,
 )

@@ -1,0 +1,87 @@
+"""Classifiers of the mean of all positions, as modules of `sentence-transformers`: a body that
+`transformers` opens, the mean, and a linear layer.
+
+No class of `transformers` for BERT or RoBERTa takes the mean. `SentenceTransformer(folder).encode`
+gives the logits, and `AutoModel` the body.
+"""
+
+from __future__ import annotations
+
+import json
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from etude.models.heads import MeanClassificationHead
+
+MODULES = "modules.json"
+POOLING, DENSE = "1_Pooling", "2_Dense"
+WEIGHTS = "model.safetensors"
+_KINDS = {"": "Transformer", POOLING: "Pooling", DENSE: "Dense"}
+
+
+def parted(module: Any) -> tuple[Any, MeanClassificationHead | None]:
+    """A module without its head, and the head, if that takes the mean; else the module."""
+    head = getattr(module, "head", None)
+    if not isinstance(head, MeanClassificationHead):
+        return module, None
+    body = copy(module)
+    body._modules = {**module._modules, "head": None}
+    return body, head
+
+
+def write_modules(folder: Path, head: MeanClassificationHead, max_length: int) -> None:
+    """Writes what comes after the body, beside it.
+
+    Args:
+        folder: of the body.
+        max_length: the most tokens that the body reads.
+    """
+    layer = head.classifier
+    listed = [
+        {
+            "idx": number,
+            "name": str(number),
+            "path": path,
+            "type": f"sentence_transformers.models.{kind}",
+        }
+        for number, (path, kind) in enumerate(_KINDS.items())
+    ]
+    _write_json(folder / MODULES, listed)
+    length = {"max_seq_length": max_length, "do_lower_case": False}
+    _write_json(folder / "sentence_bert_config.json", length)
+    width = {"word_embedding_dimension": layer.in_features, "pooling_mode_mean_tokens": True}
+    _write_json(folder / POOLING / "config.json", {**width, "pooling_mode_cls_token": False})
+    sizes = {
+        "in_features": layer.in_features,
+        "out_features": layer.out_features,
+        "bias": layer.bias is not None,
+        "activation_function": "torch.nn.modules.linear.Identity",
+    }
+    _write_json(folder / DENSE / "config.json", sizes)
+    tensors = {f"linear.{name}": x.detach().clone() for name, x in layer.named_parameters()}
+    save_file(tensors, folder / DENSE / WEIGHTS, metadata={"format": "pt"})
+    (folder / DENSE / WEIGHTS).chmod(folder.stat().st_mode & 0o666)
+
+
+def logits_of_mean(folder: Path, vectors: Tensor) -> Tensor:
+    """What the modules in a folder make of a body's vectors (B, T, D) without padding: (B, labels).
+
+    In the vectors' precision.
+    """
+    sizes = json.loads((folder / DENSE / "config.json").read_text(encoding="utf-8"))
+    layer = nn.Linear(sizes["in_features"], sizes["out_features"], sizes["bias"])
+    weights = load_file(folder / DENSE / WEIGHTS)
+    layer.load_state_dict({name.removeprefix("linear."): x for name, x in weights.items()})
+    with torch.inference_mode():
+        found: Tensor = layer.to(vectors.dtype)(vectors.mean(1))
+        return found
+
+
+def _write_json(file: Path, content: Any) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
