@@ -64,7 +64,7 @@ def paper() -> None:
     """The paper's two runs and its result."""
     load = claims.load
     runs = {"sorted": commands.PAPER_RUN, "untrained": commands.PAPER_UNTRAINED}
-    claims.load = lambda name: replace(load(name), runs=runs, seeds=[0])
+    claims.load = lambda name, *_: replace(load(name), runs=runs, seeds=[0])
     cli.run(["reproduce", commands.PAPER, "--root", commands.ROOT])
     claims.load = load
 

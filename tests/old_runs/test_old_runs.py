@@ -154,7 +154,7 @@ def test_a_paper_is_read_from_its_runs(
 ) -> None:
     load = claims.load
     runs = {"sorted": commands.PAPER_RUN, "untrained": commands.PAPER_UNTRAINED}
-    monkeypatch.setattr(claims, "load", lambda name: replace(load(name), runs=runs, seeds=[0]))
+    monkeypatch.setattr(claims, "load", lambda name, *_: replace(load(name), runs=runs, seeds=[0]))
     place = Path(commands.ROOT, "_papers", commands.PAPER)
     before = json.loads((place / "result.json").read_text())
     trained = runs_of(commands.ROOT, commands.PAPER)

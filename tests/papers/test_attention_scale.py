@@ -11,9 +11,9 @@ import pytest
 import torch
 from matplotlib.image import imread
 
+import etude_papers.attention_scale as attention_scale
 from etude.errors import InvalidArguments
-from etude.papers import attention_scale
-from etude.papers.attention_scale import AttentionScale, look
+from etude_papers.attention_scale import AttentionScale, look
 
 
 def small(**changes: object) -> AttentionScale:

@@ -13,7 +13,7 @@ import pytest
 from matplotlib.image import imread
 
 from etude.errors import InvalidArguments
-from etude.papers.in_context import InContext, errors_of, least_squares
+from etude_papers.in_context import InContext, errors_of, least_squares
 
 
 def run(*errors: float) -> Any:

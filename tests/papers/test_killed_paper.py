@@ -20,7 +20,7 @@ from etude.console import show_messages
 from etude.papers import claims, reproduce
 
 file, root = map(Path, sys.argv[1:])
-claims.load = lambda name: claims.read(file)
+claims.load = lambda name, *_: claims.read(file)
 show_messages()
 reproduce.reproduce("toy", root, jobs=1)
 """

@@ -21,10 +21,10 @@ from etude.config.compose import compose
 from etude.errors import InvalidArguments, RequestError
 from etude.papers import claims, reproduce, runs, toys
 from etude.papers.readings import Mean, Metrics, value_of
-from etude.papers.released import Released
 from etude.tasks.translation import Translation
 from etude.training.build import build_parts
 from etude.training.model import model_of
+from etude_papers.released import Released
 
 PAPERS = {name: claims.load(name) for name in claims.names()}
 FAR = [name for name, paper in PAPERS.items() if paper.tier != "cpu"]

@@ -51,8 +51,8 @@ cells:
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     file = tmp_path / "toy.yaml"
     file.write_text(TOY)
-    monkeypatch.setattr(claims, "names", lambda: ["toy"])
-    monkeypatch.setattr(claims, "load", lambda name: claims.read(file))
+    monkeypatch.setattr(claims, "names", lambda *_: ["toy"])
+    monkeypatch.setattr(claims, "load", lambda name, *_: claims.read(file))
     return "toy"
 
 
@@ -145,9 +145,9 @@ APART = """
 import sys
 from pathlib import Path
 from etude.papers import claims, reproduce
-claims.names = lambda: ["toy"]
+claims.names = lambda *_: ["toy"]
 load, file = claims.read, Path(sys.argv[1])
-claims.load = lambda name: load(file)
+claims.load = lambda name, *_: load(file)
 sys.exit(not reproduce.reproduce("toy", Path(sys.argv[2])))
 """
 

@@ -16,11 +16,11 @@ from scipy.optimize import curve_fit
 
 import etude
 from etude.errors import InvalidArguments, RequestError
-from etude.papers import layer_norms, lengths, scaling
-from etude.papers.lengths import Lengths
 from etude.papers.readings import value_of
-from etude.papers.scaling import Curves, Scaling
-from etude.papers.transfer import Transfer
+from etude_papers import layer_norms, lengths, scaling
+from etude_papers.lengths import Lengths
+from etude_papers.scaling import Curves, Scaling
+from etude_papers.transfer import Transfer
 
 
 def finished(seed: int, status: str = "finished", **last: float) -> Any:

@@ -21,9 +21,10 @@ import zoo
 from etude import load_pretrained
 from etude.errors import InvalidArguments, RequestError
 from etude.models.language_model import LanguageModel
-from etude.papers import claims, released, reproduce
-from etude.papers.released import LastWords, Released, Windows
-from etude.papers.texts import FileTexts, HubTexts
+from etude.papers import claims, reproduce
+from etude_papers import released
+from etude_papers.released import LastWords, Released, Windows
+from etude_papers.texts import FileTexts, HubTexts
 
 SENTENCES = [
     "the people of the united states, and the congress of 1862; their peace",
@@ -250,8 +251,8 @@ def toy(tmp_path: Path, folder: Path, file: FileTexts, monkeypatch: pytest.Monke
         }
         path = tmp_path / "toy.yaml"
         path.write_text(yaml.safe_dump({**PAPER, "measure": measure}))
-        monkeypatch.setattr(claims, "names", lambda: ["toy"])
-        monkeypatch.setattr(claims, "load", lambda name: claims.read(path))
+        monkeypatch.setattr(claims, "names", lambda *_: ["toy"])
+        monkeypatch.setattr(claims, "load", lambda name, *_: claims.read(path))
         return "toy"
 
     return write

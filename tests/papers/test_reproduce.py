@@ -13,8 +13,8 @@ import pytest
 
 from etude.errors import RequestError
 from etude.papers import claims, report, reproduce
-from etude.papers.attention_scale import AttentionScale
 from etude.papers.claims import Reading
+from etude_papers.attention_scale import AttentionScale
 
 NAME = "attention_scale"
 
@@ -33,8 +33,8 @@ def altered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     load = claims.load
 
     def alter(cell: str | None = None, **changes: Any) -> None:
-        def altered_load(name: str) -> claims.Paper:
-            paper = load(name)
+        def altered_load(name: str, *more: Any) -> claims.Paper:
+            paper = load(name, *more)
             if cell is None:
                 return replace(paper, **changes)
             cells = [replace(c, **changes) if c.key == cell else c for c in paper.cells]

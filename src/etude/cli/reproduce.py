@@ -24,6 +24,8 @@ def reproduce(arguments: list[str]) -> int:
     parser.add_argument("--smoke", action="store_true", help=help_)
     help_ = "where the files lie that some papers need, such as tinyshakespeare.txt (here)"
     parser.add_argument("--files", default=".", metavar="DIR", help=help_)
+    help_ = "a folder of your own configs: its papers and experiments come before the shipped ones"
+    parser.add_argument("--config-dir", metavar="DIR", help=help_)
     asked = parser.parse_args(arguments)
     problems = []
     number = asked.jobs.isascii() and asked.jobs.isdecimal()
@@ -43,21 +45,22 @@ def reproduce(arguments: list[str]) -> int:
     from etude.papers import claims, runs
     from etude.papers import reproduce as papers
 
+    own = None if asked.config_dir is None else Path(asked.config_dir).absolute()
     if not asked.paper:
-        papers.print_papers(root)
+        papers.print_papers(root, own)
         return DONE
     jobs = asked.jobs if asked.jobs == "auto" else int(asked.jobs)
     files = Path(asked.files)
     for paper in asked.paper:  # what is wrong is refused before anything is measured
-        loaded = claims.load(paper)
+        loaded = claims.load(paper, own)
         claims.built(paper, loaded)
         if not asked.smoke:
             runs.paths_of(paper, loaded, files)
     if asked.smoke:
-        matched = [papers.smoke(paper, root, jobs=jobs) for paper in asked.paper]
+        matched = [papers.smoke(paper, root, jobs=jobs, config_dir=own) for paper in asked.paper]
     else:
         matched = [
-            papers.reproduce(paper, root, jobs=jobs, check=asked.check, files=files)
+            papers.reproduce(paper, root, jobs=jobs, check=asked.check, files=files, config_dir=own)
             for paper in asked.paper
         ]
     return DONE if all(matched) else FAILED

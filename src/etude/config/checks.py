@@ -108,11 +108,13 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
         read, of_values = _read(config)
         plain = read.plain
     problems: list[Problem] = []
-    named = plain["extensions"] if trust is None else list(trust)
-    if named:
-        _look_here_too()
-    problems += _own_package(named, "extensions" if trust is None else "trust")
-    extensions = _extensions(named, problems) if trust is None else named
+    if trust is None:
+        extensions, problems = usable_extensions(plain["extensions"])
+    else:
+        extensions = list(trust)
+        if extensions:
+            _look_here_too()
+        problems += _own_package(extensions, "trust")
     problems += _check_root(plain)
     nodes, callbacks, loggers = _check_nodes(plain, extensions, problems)
     constructors.save()
@@ -286,7 +288,13 @@ def _own_package(named: Sequence[str], where: str) -> Iterator[Problem]:
             yield Problem(where, expected, module)
 
 
-def _extensions(named: Sequence[str], problems: list[Problem]) -> list[str]:
+def usable_extensions(named: Sequence[str]) -> tuple[list[str], list[Problem]]:
+    """The modules whose classes a config of the user's may name: those that it states, found from
+    the working folder too, and those of installed packages; and what is wrong with them.
+    """
+    if named:
+        _look_here_too()
+    problems = list(_own_package(named, "extensions"))
     for module in named:
         try:
             found = importlib.util.find_spec(module) is not None
@@ -296,7 +304,7 @@ def _extensions(named: Sequence[str], problems: list[Problem]) -> list[str]:
             problems.append(
                 Problem("extensions", "a module that can be imported from here", module)
             )
-    return [*named, *installed_extensions()]
+    return [*named, *installed_extensions()], problems
 
 
 def _check_root(plain: Mapping[str, Any]) -> Iterator[Problem]:

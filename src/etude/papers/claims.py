@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import yaml
 from omegaconf.errors import OmegaConfBaseException
@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, Validati
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
+from etude.config.checks import usable_extensions
 from etude.config.nodes import Node, check_node
 from etude.config.paths import conf_dir
 from etude.config.yaml_file import parse_yaml
@@ -176,6 +177,7 @@ class Paper:
             these runs, for its record with the same seed: such a run begins when that has ended.
             Values with commas between are swept, as by `etude train -m`.
         files: what the user has to have, by name.
+        extensions: modules of one's own that `measure` may name classes of. Its runs state theirs.
         notes: what was found out on the way, such as why a cell is missed.
         smoke: overrides that make every run as short as it can be, to see that all parts fit. What
             names a file of `files` is left out there, so they state other data: `{toy-text.txt}`
@@ -197,7 +199,11 @@ class Paper:
     smoke: list[str] = field(default_factory=list)
     smoke_runs: dict[str, list[str]] = field(default_factory=dict)
     files: dict[str, NeededFile] = field(default_factory=dict)
+    extensions: list[str] = field(default_factory=list)
     notes: str = ""
+
+    config_dir: ClassVar[Path | None] = None
+    """The folder of one's own configs that the paper was looked for in: no key of its file."""
 
     def __post_init__(self) -> None:
         checks = Checks()
@@ -262,47 +268,83 @@ class Readings(Protocol):
         """
 
 
-def names() -> list[str]:
-    """The papers that are ready, by the names of their files."""
-    return sorted(path.stem for path in (conf_dir() / "paper").glob("*.yaml"))
+def names(config_dir: Path | None = None) -> list[str]:
+    """The papers that are ready, by the names of their files.
+
+    Args:
+        config_dir: a folder of one's own configs, searched before the shipped ones.
+    """
+    folders = _folders(config_dir)
+    return sorted({path.stem for folder in folders for path in folder.glob("paper/*.yaml")})
+
+
+def _folders(config_dir: Path | None) -> list[Path]:
+    if config_dir is None:
+        return [conf_dir()]
+    if not config_dir.is_dir():
+        raise RequestError(Problem("--config-dir", "a folder of configs", str(config_dir)))
+    return [config_dir, conf_dir()]
+
+
+def _file(kind: str, name: str, config_dir: Path | None) -> Path:
+    """A config's file, one's own before the shipped one."""
+    found = [folder / kind / f"{name}.yaml" for folder in _folders(config_dir)]
+    return next((path for path in found if path.is_file()), found[-1])
 
 
 TIERS = ("cpu", "gpu", "weights")
 
 
-def all_papers() -> dict[str, Paper]:
+def all_papers(config_dir: Path | None = None) -> dict[str, Paper]:
     """Those that are ready, by name; what a small machine can do comes first.
+
+    Args:
+        config_dir: see `names`.
 
     Raises:
         RequestError: a file has mistakes.
     """
-    found = {name: load(name) for name in names()}
+    found = {name: load(name, config_dir) for name in names(config_dir)}
     return dict(sorted(found.items(), key=lambda item: (TIERS.index(item[1].tier), item[0])))
 
 
-def load(name: str) -> Paper:
-    """The paper in `conf/paper/<name>.yaml`.
+def load(name: str, config_dir: Path | None = None) -> Paper:
+    """The paper in `paper/<name>.yaml` of one's own configs, or of the shipped ones.
+
+    Args:
+        config_dir: see `names`.
 
     Raises:
         RequestError: there is no such paper, or its file has mistakes; names their key paths.
     """
-    if name not in names():
-        hint = nearest(name, names()) or "etude reproduce, with nothing more, lists them"
+    known = names(config_dir)
+    if name not in known:
+        hint = nearest(name, known) or "etude reproduce, with nothing more, lists them"
         raise RequestError(Problem("PAPER", "a paper that is ready", name, hint))
-    return read(conf_dir() / "paper" / f"{name}.yaml")
+    paper = read(_file("paper", name, config_dir))
+    if config_dir is not None:
+        object.__setattr__(paper, "config_dir", config_dir)
+    return paper
 
 
 def read(path: Path) -> Paper:
     """The paper in a file; see `load`."""
-    with _read_as_yaml(f"conf/paper/{path.name}"):
-        plain = parse_yaml(path.read_text(encoding="utf-8"), f"conf/paper/{path.name}")
+    where = _shown(path)
+    with _read_as_yaml(where):
+        plain = parse_yaml(path.read_text(encoding="utf-8"), where)
     if not isinstance(plain, dict) or not plain:
-        raise RequestError(Problem(f"conf/paper/{path.name}", "the keys of a paper with values"))
+        raise RequestError(Problem(where, "the keys of a paper with values"))
     try:
         return TypeAdapter(Paper).validate_python(plain)
     except ValidationError as error:
         found = problems_of(error, (Paper, Cell, ProtocolFigure, Tolerance, NeededFile))
-        raise RequestError(_in_file(path.stem, problem) for problem in found) from error
+        raise RequestError(_under(where, problem) for problem in found) from error
+
+
+def _shown(path: Path) -> str:
+    """A config's file as messages call it: a shipped one by its place in `conf`."""
+    shipped = path.is_relative_to(conf_dir())
+    return f"conf/{path.relative_to(conf_dir())}" if shipped else str(path)
 
 
 @contextmanager
@@ -321,9 +363,11 @@ def measurement(name: str, paper: Paper) -> Node:
     Raises:
         RequestError: the node `measure` does not fit its constructor.
     """
-    node, problems = check_node("measure", paper.measure, ())
+    extensions, problems = usable_extensions(paper.extensions)
+    if not problems:
+        node, problems = check_node("measure", paper.measure, extensions)
     if problems:
-        raise RequestError(_in_file(name, problem) for problem in problems)
+        raise RequestError(_in_file(name, paper, problem) for problem in problems)
     return node
 
 
@@ -337,7 +381,7 @@ def built(name: str, paper: Paper) -> Any:
     try:
         found: Any = measurement(name, paper).build()
     except RequestError as error:
-        raise RequestError(_in_file(name, problem) for problem in error.problems) from error
+        raise RequestError(_in_file(name, paper, problem) for problem in error.problems) from error
     problems = []
     for arm in sorted(getattr(found, "arms", set()) - set(paper.runs)):
         expected = f"the runs of this paper: {', '.join(paper.runs)}"
@@ -349,7 +393,7 @@ def built(name: str, paper: Paper) -> Any:
             where = f"cells[{number}].key"
             problems.append(Problem(where, expected, cell.key, nearest(cell.key, given)))
     if problems:
-        raise RequestError(_in_file(name, problem) for problem in problems)
+        raise RequestError(_in_file(name, paper, problem) for problem in problems)
     return found
 
 
@@ -359,9 +403,9 @@ def experiments(paper: Paper) -> dict[str, str]:
     for override in sorted(set().union(*paper.runs.values())):
         key, _, chosen = override.partition("=")
         for name in chosen.split(",") if key == "experiment" else ():
-            path = conf_dir() / "experiment" / f"{name}.yaml"
+            path = _file("experiment", name, paper.config_dir)
             if path.is_file():
-                with _read_as_yaml(f"conf/experiment/{path.name}"):
+                with _read_as_yaml(_shown(path)):
                     plain = yaml.safe_load(path.read_text(encoding="utf-8"))
                 said = json.dumps(plain, sort_keys=True)
                 found[name] = hashlib.sha256(said.encode()).hexdigest()
@@ -398,5 +442,9 @@ def _key_path(loc: tuple[int | str, ...]) -> str:
     return path.removeprefix(".")
 
 
-def _in_file(name: str, problem: Problem) -> Problem:
-    return replace(problem, where=f"conf/paper/{name}.yaml: {problem.where}")
+def _in_file(name: str, paper: Paper, problem: Problem) -> Problem:
+    return _under(_shown(_file("paper", name, paper.config_dir)), problem)
+
+
+def _under(where: str, problem: Problem) -> Problem:
+    return replace(problem, where=f"{where}: {problem.where}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,8 +20,11 @@ from etude.records.tables import print_table
 log = logging.getLogger("etude")
 
 
-def print_papers(root: Path) -> None:
+def print_papers(root: Path, config_dir: Path | None = None) -> None:
     """A table of the papers that are ready: what is claimed, what it costs, how it stands here.
+
+    Args:
+        config_dir: a folder of one's own configs, whose papers are listed too.
 
     Raises:
         RequestError: a paper's file is damaged, or the root is no folder; after the table, an
@@ -29,7 +33,7 @@ def print_papers(root: Path) -> None:
     if root.exists() and not root.is_dir():
         raise RequestError(Problem("--root", "a folder", str(root)))
     lines, problems = [], []
-    for name, paper in claims.all_papers().items():
+    for name, paper in claims.all_papers(config_dir).items():
         settings = claims.measurement(name, paper).canonical()
         path = folder_of(name, root) / "result.json"
         try:
@@ -50,6 +54,7 @@ def reproduce(
     jobs: int | str = "auto",
     check: bool = False,
     files: Path = Path(),
+    config_dir: Path | None = None,
 ) -> bool:
     """Measures a paper's cells, prints its table and writes `<root>/_papers/<paper>/`.
 
@@ -62,6 +67,7 @@ def reproduce(
         check: train and measure nothing: judge the runs that are there, or what was measured
             before. Where there is nothing, nothing is written.
         files: the folder of what the paper's runs need of the user's.
+        config_dir: a folder of one's own configs, searched before the shipped ones.
 
     Returns:
         Whether every cell matches.
@@ -71,7 +77,8 @@ def reproduce(
             that are missing or are others.
         Interrupted: a signal came; the same command goes on.
     """
-    paper = claims.load(name)
+    paper = claims.load(name, config_dir)
+    again = command(name, config_dir)
     settings = claims.measurement(name, paper).canonical()
     measurement = claims.built(name, paper)
     folder = folder_of(name, root)
@@ -79,13 +86,13 @@ def reproduce(
     if check and not paper.runs:
         return _judge_kept(name, paper, settings, folder / "result.json")
     if check and all(arm.finished() is None for arm in arms):
-        log.info("%s: none of its runs is there; etude reproduce %s trains them", name, name)
+        log.info("%s: none of its runs is there; %s trains them", name, again)
         return False
     try:
         folder_in(root, "_papers")
         if not check:
             runs.train_missing(arms, folder_in(root, "_papers", "_logs") / name, jobs)
-        found = runs.runs_of(arms)
+        found = runs.runs_of(arms, paper.extensions)
         with whole_folder(folder) as new:
             figures = new / "figures"
             figures.mkdir()
@@ -106,9 +113,15 @@ def reproduce(
     log.info("%s", folder / "report.md")
     if sum(map(len, found.values())) < len(arms):
         there = sum(arm.finished() is not None for arm in arms)  # also those of seeds left out
-        message = "%d of %d runs are there: etude reproduce %s trains the others"
-        log.info(message, there, len(arms), name)
+        message = "%d of %d runs are there: %s trains the others"
+        log.info(message, there, len(arms), again)
     return report.verdict_of(paper, readings).matches
+
+
+def command(name: str, config_dir: Path | None) -> str:
+    """What is typed to measure a paper."""
+    own = "" if config_dir is None else f" --config-dir {shlex.quote(str(config_dir))}"
+    return f"etude reproduce {name}{own}"
 
 
 def _judge_kept(name: str, paper: Paper, settings: Mapping[str, Any], path: Path) -> bool:
@@ -117,7 +130,7 @@ def _judge_kept(name: str, paper: Paper, settings: Mapping[str, Any], path: Path
     if is_there(path):
         readings = report.readings_in(read_json(path, RESULT), str(path), paper, settings)
     if isinstance(readings, Verdict):
-        log.info("%s: %s; etude reproduce %s measures it", name, readings, name)
+        log.info("%s: %s; %s measures it", name, readings, command(name, paper.config_dir))
         return False
     _tell(paper, readings)
     return report.verdict_of(paper, readings).matches
@@ -131,7 +144,9 @@ def _tell(paper: Paper, readings: Mapping[str, Reading]) -> None:
     log.info("\nthe paper: %s%s", verdict, f"; the protocol: {protocol}" if protocol else "")
 
 
-def smoke(name: str, root: Path, *, jobs: int | str = "auto") -> bool:
+def smoke(
+    name: str, root: Path, *, jobs: int | str = "auto", config_dir: Path | None = None
+) -> bool:
     """Whether all parts of a paper fit together: its runs, as short as can be, and their readings.
 
     Nothing is said of the claim, and nothing of this enters the report.
@@ -139,12 +154,12 @@ def smoke(name: str, root: Path, *, jobs: int | str = "auto") -> bool:
     Returns:
         Whether each run ended well and each cell could be read.
     """
-    paper = claims.load(name)
+    paper = claims.load(name, config_dir)
     measurement = claims.built(name, paper)
     base = folder_in(root, "_papers", "_smoke")
     arms = runs.arms_of(name, paper, base, smoke=True)
     runs.train_missing(arms, folder_in(base, "_logs") / name, jobs)
-    found = runs.runs_of(arms)
+    found = runs.runs_of(arms, paper.extensions)
     with TemporaryDirectory() as figures:
         if paper.runs:
             readings = measurement.read(found, Path(figures))

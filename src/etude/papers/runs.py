@@ -48,6 +48,7 @@ class Arm:
         label: the arm, what of it is swept, and the seed.
         stated: what `etude train` would be given, with the names of other runs in braces.
         begins: the runs that it begins from, by these names.
+        config_dir: a folder of one's own configs.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Arm:
     label: str
     stated: list[str]
     begins: Mapping[str, Arm]
+    config_dir: Path | None = None
 
     def overrides(self) -> list[str] | None:
         """With the records of the runs that it begins from; None while these are not there."""
@@ -89,7 +91,7 @@ class Arm:
         begun = [arm.folder() for arm in self.begins.values()]
         times = [(path / "run.json").stat().st_mtime_ns for path in begun if path is not None]
         try:
-            return _checked(tuple(overrides), tuple(times))
+            return _checked(tuple(overrides), tuple(times), self.config_dir)
         except RequestError as error:
             found = [replace(p, where=f"run {self.label}: {p.where}") for p in error.problems]
             raise RequestError(found) from error
@@ -129,17 +131,24 @@ def _check_record(record: Record, signed: str, arm: Arm) -> None:
 
 
 @lru_cache(maxsize=512)
-def _checked(overrides: tuple[str, ...], times: tuple[int, ...]) -> Checked:
+def _checked(
+    overrides: tuple[str, ...], times: tuple[int, ...], config_dir: Path | None
+) -> Checked:
     """The config of a run, which is asked for again and again.
 
     Args:
         times: when the records that it begins from were last written.
     """
-    return check_all(compose(overrides))
+    return check_all(compose(overrides, config_dir=config_dir))
 
 
 def arms_of(
-    name: str, paper: Paper, root: Path, *, smoke: bool = False, files: Path = Path()
+    name: str,
+    paper: Paper,
+    root: Path,
+    *,
+    smoke: bool = False,
+    files: Path = Path(),
 ) -> list[Arm]:
     """All runs of a paper, arm by arm, a seed each.
 
@@ -168,7 +177,7 @@ def arms_of(
             for values in swept:
                 stated = [*values, *after, "run.samples=0", f"seed={seed}", *place]
                 label = " ".join([arm, *(v for v in values if v not in shared), f"seed={seed}"])
-                found.append(Arm(arm, seed, len(found), label, stated, begins))
+                found.append(Arm(arm, seed, len(found), label, stated, begins, paper.config_dir))
             arms[arm, seed] = found[-1]
     return found
 
@@ -277,7 +286,7 @@ def _train(missing: Sequence[Arm], logs: Path, places: Sequence[Slot]) -> None:
         for number, arm in enumerate(missing, 1):
             overrides = arm.overrides() or []
             job = Job(arm.label, Status.WAITING, overrides=overrides)
-            call = partial(_trained, arm.label, overrides)
+            call = partial(_trained, arm.label, overrides, arm.config_dir)
             yield Task(number, job, call, logs / f"{arm.number}-{arm.name}.txt")
 
     try:
@@ -286,7 +295,7 @@ def _train(missing: Sequence[Arm], logs: Path, places: Sequence[Slot]) -> None:
         board.close()
 
 
-def runs_of(arms: Sequence[Arm]) -> dict[str, list[Run]]:
+def runs_of(arms: Sequence[Arm], trust: Sequence[str] = ()) -> dict[str, list[Run]]:
     """The runs of each arm that have ended, by their seeds; arms without any are left out.
 
     Where an arm sweeps, a seed that lacks one of its runs is left out: the best of some is not the
@@ -297,10 +306,10 @@ def runs_of(arms: Sequence[Arm]) -> dict[str, list[Run]]:
     found: dict[str, list[Run]] = {}
     for arm, folder in ended:
         if folder is not None and (arm.name, arm.seed) not in lacking:
-            found.setdefault(arm.name, []).append(Run(Record.read(folder)))
+            found.setdefault(arm.name, []).append(Run(Record.read(folder), trust=trust))
     return found
 
 
-def _trained(label: str, overrides: list[str]) -> Job:
+def _trained(label: str, overrides: list[str], config_dir: Path | None) -> Job:
     """In a process of its own."""
-    return carry_out(overrides, train_record, label=label)
+    return carry_out(overrides, train_record, label=label, config_dir=config_dir)

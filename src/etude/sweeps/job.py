@@ -113,6 +113,7 @@ def carry_out(
     config: DictConfig | None = None,
     checked: Checked | None = None,
     label: str | None = None,
+    config_dir: Path | None = None,
 ) -> Job:
     """Carries out one job, in whatever process, and says how that ended.
 
@@ -122,6 +123,7 @@ def carry_out(
         config: composed of the overrides, where that was done.
         checked: the config, where it was checked.
         label: of the job; None takes that of the overrides.
+        config_dir: a folder of the user's own configs, where the config is composed here.
 
     Raises:
         Interrupted: a signal asked for a stop; whatever else happens is the job's status.
@@ -130,7 +132,7 @@ def carry_out(
     mask = Mask()
     try:
         if config is None:
-            config = compose(overrides) if checked is None else checked.config
+            config = checked.config if checked else compose(overrides, config_dir=config_dir)
         mask = mask_of(config) if checked is None else checked.mask
         mask_messages(mask)  # the log of its process is a file like any other
         outcome = train(config, checked)

@@ -13,14 +13,13 @@ from contextlib import contextmanager
 from copy import copy
 from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 from etude.console import rich_console, start_live
 from etude.errors import Checks, Problem, RequestError
 from etude.escaping import figure_label
 from etude.papers.claims import Reading
-from etude.papers.texts import FileTexts, HubTexts
+from etude_papers.texts import FileTexts, HubTexts
 
 if TYPE_CHECKING:
     from etude.models.language_model import LanguageModel
@@ -106,7 +105,7 @@ class Windows:
             raise RequestError(Problem("measure", "a text of two tokens or more", len(ids)))
         found = sliding_score(
             model.module,
-            SimpleNamespace(ids=np.array(ids)),
+            np.array(ids),
             window - 1,
             self.stride or window - 1,
             model.module.embedding.num_embeddings,
