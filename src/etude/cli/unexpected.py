@@ -17,6 +17,7 @@ _NOT_USERS = tuple(
     for folder in (
         *(sysconfig.get_path(key) for key in ("stdlib", "purelib", "platlib")),
         _SOURCE / "etude",
+        _SOURCE / "etude_papers",
         _SOURCE / "hydra_plugins",
     )
 )

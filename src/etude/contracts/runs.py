@@ -76,9 +76,9 @@ class Initialise(Protocol):
 
 
 class Data(Protocol):
-    """Where batches come from: a `LightningDataModule`. `etude.data.text.TextData`,
-    `etude.data.examples.base.ExampleData` and `etude.data.synthetic.base.SyntheticData` are such;
-    their base, `etude.data.module.DataModule`, has what all have.
+    """Where batches come from: an `etude.data.module.DataModule`, which has what all data has.
+    `etude.data.text.TextData`, `etude.data.examples.base.ExampleData` and
+    `etude.data.synthetic.base.SyntheticData` leave less to their subclasses.
 
     A run calls `for_task`, `check`, `fingerprint`, `prepare`, `attach`, and then the loaders.
     """

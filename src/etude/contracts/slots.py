@@ -24,7 +24,7 @@ CONTRACTS: Mapping[str, Contract] = {
     "model.norm": Contract("norm", parts.Norm, _MODULE),
     "model.head": Contract("head", runs.Head, _MODULE, frozenset({"labels"})),
     "model.initialise": Contract("initialise", runs.Initialise),
-    "data": Contract("data", runs.Data, "pytorch_lightning.core.datamodule.LightningDataModule"),
+    "data": Contract("data", runs.Data, "etude.data.module.DataModule"),
     "data.tokenizer": Contract("tokenizer", runs.Tokenizer, "etude.data.tokenizer.Recipe"),
     "task": Contract("task", runs.Task, "etude.tasks.base.Task"),
     "optimizer": Contract("optimizer", runs.Optimizer),

@@ -50,6 +50,7 @@ class Attributes(pl.LightningDataModule, ABC):
         labels: the names of labels or tags, by number, once `prepare` has found them.
         has_splits: what has these splits and no rows, for messages.
         shares_exactly: whether a step must be a multiple of the ranks.
+        pack: whether several examples share a sequence, so that one may begin anywhere in it.
     """
 
     reads: Reads
@@ -58,6 +59,7 @@ class Attributes(pl.LightningDataModule, ABC):
     labels: Any = ()
     has_splits: str
     shares_exactly: bool = True
+    pack: bool = False
 
 
 @dataclass(kw_only=True, eq=False)
@@ -224,6 +226,11 @@ class DataModule(Attributes):
         if it is not of files alone.
         """
         return self.content_files()
+
+    @property
+    def stated_vocabulary(self) -> int | None:
+        """The size of the vocabulary, as far as it is known before the data is prepared."""
+        return None
 
     @property
     def tokens_per_step(self) -> int:

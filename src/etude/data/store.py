@@ -187,6 +187,10 @@ class Stored(DataModule):
         return store
 
     @property
+    def stated_vocabulary(self) -> int | None:
+        return self.recipe.stated_size
+
+    @property
     def store(self) -> Store:
         """What `prepare` returned."""
         if self._store is None:

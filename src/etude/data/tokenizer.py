@@ -342,6 +342,11 @@ class Recipe(ABC):
         """The files that the fingerprint is of; None if it is not of files alone."""
         return []
 
+    @property
+    def stated_size(self) -> int | None:
+        """The number of ids that is asked for, where it is stated."""
+        return None
+
 
 class NeedsSpecialTokens(Protocol):
     """Who knows which special tokens a tokenizer must have."""
@@ -373,6 +378,10 @@ class WithSpecial(Recipe):
 
     def files_read(self) -> list[Path] | None:
         return self.recipe.files_read()
+
+    @property
+    def stated_size(self) -> int | None:
+        return self.recipe.stated_size
 
 
 @dataclass(frozen=True)
@@ -426,6 +435,10 @@ class BPE(Recipe):
 
     def __post_init__(self) -> None:
         check_vocabulary(self.vocab_size, 257, "256 bytes and <|endoftext|>")
+
+    @property
+    def stated_size(self) -> int | None:
+        return self.vocab_size
 
     def train(self, texts: Iterable[str]) -> Tokenizer:
         backend = tokenizers.Tokenizer(models.BPE())

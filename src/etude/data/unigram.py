@@ -63,6 +63,10 @@ class Unigram(Recipe):
     def __post_init__(self) -> None:
         check_vocabulary(self.vocab_size, 257, "256 bytes and <|endoftext|>")
 
+    @property
+    def stated_size(self) -> int | None:
+        return self.vocab_size
+
     def train(self, texts: Iterable[str]) -> Tokenizer:
         pieces = learn_pieces(count_words(texts), self.vocab_size - 1)
         letters = byte_letters()

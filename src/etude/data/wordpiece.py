@@ -44,6 +44,10 @@ class WordPiece(Recipe):
     def __post_init__(self) -> None:
         check_vocabulary(self.vocab_size, len(SPECIAL) + 2, "BERT's special tokens and a letter")
 
+    @property
+    def stated_size(self) -> int | None:
+        return self.vocab_size
+
     def train(self, texts: Iterable[str]) -> Tokenizer:
         learner = tokenizers.Tokenizer(models.BPE())
         learner.normalizer = bert_normalizer(self.lowercase)

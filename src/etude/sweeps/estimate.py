@@ -248,8 +248,8 @@ def _vocabulary(checked: Checked, data: Any, prepared: bool) -> tuple[int, bool]
         return stated or found, False
     if stated is not None:
         return stated, False
-    asked = getattr(getattr(data, "recipe", None), "vocab_size", None)  # a rule has no recipe
-    return (asked, False) if isinstance(asked, int) else (_TYPICAL_VOCABULARY, True)
+    asked: int | None = data.stated_vocabulary
+    return (_TYPICAL_VOCABULARY, True) if asked is None else (asked, False)
 
 
 def _steps(parts: Parts, prepared: bool) -> int | None:

@@ -143,7 +143,7 @@ def _model_fits_the_task(built: Built) -> Iterator[Problem]:
 
 
 def _packed_texts_begin_anywhere(built: Built) -> Iterator[Problem]:
-    if getattr(built.data, "pack", False) and built.model is not None:
+    if built.data is not None and built.data.pack and built.model is not None:
         for key, mask in getattr(built.model, "masks", {"mask": built.model.mask}).items():
             if not mask.everywhere:
                 expected = "a mask that is the same wherever a text begins; data.pack puts it "

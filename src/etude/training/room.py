@@ -52,7 +52,7 @@ def check_room(checked: Checked, parts: Parts, vocabulary: int | None = None) ->
         _too_many(key, count, each, machine, what)
         for key, count, each, what in (
             ("trainer.devices", processes - 1, _A_PROCESS, "processes"),
-            ("data.workers", getattr(data, "workers", 0), _A_WORKER, "processes"),
+            ("data.workers", data.workers, _A_WORKER, "processes"),
         )
         if count * each > machine
     ]
@@ -71,7 +71,7 @@ def check_room(checked: Checked, parts: Parts, vocabulary: int | None = None) ->
     if problems:
         raise RequestError(problems)
     node = checked.nodes["model"]
-    known = stated_vocabulary(checked) or vocabulary or _least_vocabulary(data)
+    known = stated_vocabulary(checked) or vocabulary or data.stated_vocabulary or 1
 
     def build(few: Node) -> Any:
         return sized(few, known)
@@ -155,12 +155,6 @@ def _device_memory(machine: int, processes: int, on_gpu: bool) -> int:
     if torch.cuda.is_available():
         return int(torch.cuda.get_device_properties(0).total_memory)
     return machine
-
-
-def _least_vocabulary(data: Any) -> int:
-    """As far as it is known before the data is prepared."""
-    asked = getattr(getattr(data, "recipe", None), "vocab_size", None)
-    return asked if isinstance(asked, int) else 1
 
 
 def _number(node: Node, key: str) -> int:

@@ -220,6 +220,10 @@ class SyntheticData(DataModule):
         return tokenizer_of(self.symbols)
 
     @property
+    def stated_vocabulary(self) -> int | None:
+        return len(self.symbols) or None
+
+    @property
     def examples_per_step(self) -> int:
         """Examples in an optimizer step over all ranks."""
         if self.batch.examples is not None:
