@@ -190,10 +190,11 @@ def test_a_text_within_a_long_document() -> None:
     for tokenizer in (BPE(280).train([document]), Char().train([document])):
         ids = [n for passage in cut([document]) for n in tokenizer.encode(passage)]
         for text in ("needle", document[100:140], "é"):
-            found = list(occurrences(document, text, tokenizer, len(ids) + 1))  # and a separator
+            found, count = occurrences(document, text, tokenizer)
+            assert count == len(ids)
             assert len(found) == sum(document.startswith(text, at) for at in range(len(document)))
             for first, end in found:
-                assert text in tokenizer.decode(ids[first - 1 : end - 1]) or text == "é"
+                assert text in tokenizer.decode(ids[first:end]) or text == "é"
 
 
 def test_from_the_command_line(etude: Any, words: Callable, tmp_path: Path) -> None:

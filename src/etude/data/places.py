@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,12 +64,10 @@ def stretches(ends: NDArray[np.int64], first: int, end: int) -> list[Place]:
 
 
 def occurrences(
-    document: str, text: str, tokenizer: Tokenizer, tokens: int
-) -> Iterator[tuple[int, int]]:
-    """Where a text stands in a document: the first of its tokens, and the end of the last.
-
-    Args:
-        tokens: of the document, as it was prepared: with a separator before it, perhaps.
+    document: str, text: str, tokenizer: Tokenizer
+) -> tuple[list[tuple[int, int]], int]:
+    """Where a text stands in a document: the first of its tokens, and the end of the last; and how
+    many tokens the document has.
     """
     offsets: list[tuple[int, int]] = []
     characters = 0
@@ -78,11 +75,12 @@ def occurrences(
         encoding: Any = tokenizer.backend.encode(passage, add_special_tokens=False)
         offsets += [(first + characters, end + characters) for first, end in encoding.offsets]
         characters += len(passage)
-    before = tokens - len(offsets)
+    found = []
     starts, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
     at = document.find(text)
     while at >= 0:
         inside = np.flatnonzero((ends > at) & (starts < at + len(text)))
         if len(inside):
-            yield before + int(inside[0]), before + int(inside[-1]) + 1
+            found.append((int(inside[0]), int(inside[-1]) + 1))
         at = document.find(text, at + 1)
+    return found, len(offsets)

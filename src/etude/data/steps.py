@@ -8,11 +8,12 @@ from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
 from etude.data.columns import Column, Numbers
 from etude.data.curriculum import Sizes, Stages
-from etude.data.objective import IGNORE, Arrays, WindowObjective, generator
+from etude.data.objective import IGNORE, WindowObjective, generator
 from etude.data.order import Order
 from etude.data.places import Place, Reading, stretches
 from etude.nn.documents import Documents
@@ -146,22 +147,41 @@ class WindowSteps:
     def step(self, number: int) -> list[MicroBatch]:
         """This process's share of a step."""
         length = self.lengths.at(number)
-        starts = self.starts(number)
+        windows = self.sizes.at(number)
+        told: dict[str, Any]
         if self.objective is None:
-            arrays = self._next_tokens(starts[self.share.of(len(starts))], length)
-            count = len(starts) * self.length
-            told: dict[str, Any] = {"step_targets": count, "step_tokens": count}
-        else:
-            arrays, told = self._made(number, starts, length)
-        tensors = {name: torch.from_numpy(rows) for name, rows in arrays.items()}
-        whole = self.share.micro_batches(tensors, told, self.length // length)
-        for micro in whole:
+            rows = self.rows(number, length, self.share.of(windows))
+            arrays = {
+                "tokens": rows[:, :-1].astype(np.int64),
+                "targets": rows[:, 1:].astype(np.int64),
+            }
+            count = windows * self.length
+            told = {"step_targets": count, "step_tokens": count}
+        else:  # made as a whole, whatever the ranks and micro-batches
+            rows = self.rows(number, length, slice(None)).astype(np.int64)
+            whole = self.objective(rows, generator(self.share.seed, number))
+            targets = self.objective.targets(whole) or 1.0
+            told = {"step_targets": targets, "step_tokens": len(rows) * length}
+            mine = self.share.of(len(rows))
+            arrays = {name: each[mine] for name, each in whole.items()}
+        tensors = {name: torch.from_numpy(each) for name, each in arrays.items()}
+        found = self.share.micro_batches(tensors, told, self.length // length)
+        for micro in found:
             _separate(micro, self.separator)
-        return whole
+        return found
 
     def starts(self, number: int) -> Numbers:
         """The first token of each window of a step, over all ranks."""
         return self.order.windows(number, self.sizes.before(number), self.sizes.at(number))
+
+    def rows(self, number: int, length: int, windows: slice) -> NDArray[Any]:
+        """The ids of some windows of a step, in sequences of `length` targets, (n, width)."""
+        starts = self.sequences(self.starts(number)[windows], length)
+        return self.ids.windows(self.width(length))[starts]
+
+    def width(self, length: int) -> int:
+        """Ids of a sequence of `length` targets: with the last target, where these are the next."""
+        return self._raw(length) + (self.objective is None)
 
     def places(self, number: int) -> list[list[Place]]:
         starts, width = self._extents(number)
@@ -184,7 +204,7 @@ class WindowSteps:
         """The first token of each sequence of a step, over all ranks, and how many each reads."""
         length = self.lengths.at(number)
         starts = self.sequences(self.starts(number), length)
-        return starts, self._raw(length) + (self.objective is None)
+        return starts, self.width(length)
 
     def sequences(self, starts: Numbers, length: int) -> Numbers:
         """The first token of each sequence of `length` targets, of windows that begin there."""
@@ -196,23 +216,6 @@ class WindowSteps:
 
     def _raw(self, length: int) -> int:
         return length if self.objective is None else self.objective.raw(length)
-
-    def _next_tokens(self, starts: Numbers, length: int) -> Arrays:
-        rows = self.ids.windows(length + 1)[self.sequences(starts, length)]  # (share, T + 1)
-        return {"tokens": rows[:, :-1].astype(np.int64), "targets": rows[:, 1:].astype(np.int64)}
-
-    def _made(self, number: int, starts: Numbers, length: int) -> tuple[Arrays, dict[str, Any]]:
-        """A step as the objective makes it: as a whole, whatever the ranks and micro-batches."""
-        assert self.objective is not None
-        starts = self.sequences(starts, length)
-        rows = self.ids.windows(self.objective.raw(length))[starts].astype(np.int64)
-        arrays = self.objective(rows, generator(self.share.seed, number))
-        told = {
-            "step_targets": self.objective.targets(arrays) or 1.0,
-            "step_tokens": len(rows) * length,
-        }
-        mine = self.share.of(len(rows))
-        return {name: rows[mine] for name, rows in arrays.items()}, told
 
 
 class EvaluationBatches(IterableDataset[Windows]):

@@ -255,9 +255,10 @@ class TextData(Stored):
         column = self.store.column("train", TOKENS)
         for number, (_, document) in self._documents():
             if text in document:
-                size = int(column.lengths[number])
-                for first, end in occurrences(document, text, self.tokenizer_, size):
-                    yield Place(number, first, end)
+                found, tokens = occurrences(document, text, self.tokenizer_)
+                separator = int(column.lengths[number]) - tokens  # one, or none
+                for first, end in found:
+                    yield Place(number, separator + first, separator + end)
 
     def _documents(self) -> Iterator[tuple[int, Document]]:
         """The documents of the training split that have text, numbered as they are stored."""

@@ -66,7 +66,7 @@ class _Writer:
         start, size, first_token_bytes = self._written, 0, 0
         current: int | None = None
         before = ""
-        for batch, encoded in _encoded(_batches(passages), self.tokenizer):
+        for batch, encoded in encoded_passages(passages, self.tokenizer):
             for (document, text), ids in zip(batch, encoded, strict=True):
                 if not text:  # an empty document is none
                     continue
@@ -167,13 +167,13 @@ class _Writer:
             log.info("%s: %s tokens of %s documents so far", self.name, tokens, self.documents)
 
 
-def _encoded(
-    batches: Iterable[list[Passage]], tokenizer: Tokenizer
+def encoded_passages(
+    passages: Iterable[Passage], tokenizer: Tokenizer
 ) -> Iterator[tuple[list[Passage], list[list[int]]]]:
-    """Each batch with its ids; the next is encoded while the caller works on this one."""
+    """Passages in batches, with their ids; the next is encoded while the caller works on this."""
     with ThreadPoolExecutor(1, "encoding") as pool:
         waiting: tuple[list[Passage], Future[list[list[int]]]] | None = None
-        for batch in batches:
+        for batch in _batches(passages):
             future = pool.submit(tokenizer.encode_batch, [text for _, text in batch])
             if waiting is not None:
                 yield waiting[0], waiting[1].result()
