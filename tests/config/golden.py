@@ -25,7 +25,13 @@ BASES = (
     "model=regressor_nano data=icl_regression task=regression ~experiment name=g",
 )
 """Commands that a file is added to: the first in which it composes."""
-NEEDED = ("", "data.path=x", "data.path.repository=x data.path.revision=y", "data.repository=x")
+NEEDED = (
+    "",
+    "data.path=x",
+    "data.source.path=x",
+    "data.path.repository=x data.path.revision=y",
+    "data.repository=x",
+)
 """What some files leave to the user."""
 
 

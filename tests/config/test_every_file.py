@@ -111,6 +111,8 @@ def needed(choice: str, corpus: Path) -> list[str]:
         return ["experiment=debug"]
     if choice == "data=hub_text":  # with a commit nothing is asked of the hub
         return ["data.name=owner/name", f"data.revision={'0' * 40}"]
+    if choice == "data=streamed":
+        return [f"data.source.path={corpus}"]
     if choice.removeprefix("experiment=") in FILES:
         return ["data.path=rows.jsonl"]
     if choice.removeprefix("experiment=") in MOVING:

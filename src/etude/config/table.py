@@ -28,6 +28,7 @@ CHOSEN_NAMES = ("callbacks", "logger", "data.sources", "measure.texts", "model.k
 NOT_IN_CONF = {
     "data.tokenizer": ["etude.interop.recipe.Released"],  # written by `init_from`
     "data.sources.*": ["etude.data.hub_text.HubText", "etude.data.text_files.TextFiles"],
+    "data.source": ["etude.data.hub_text.HubText", "etude.data.sotu.Sotu"],
     "measure.texts.*.source": ["etude.papers.texts.FileTexts"],
 }
 """Classes that belong in a slot and stand there in no shipped config."""

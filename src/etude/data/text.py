@@ -145,26 +145,33 @@ class TextData(Stored):
         write_text(folder, self.parts(), self.splits, self.recipe, identity)
 
     def opened(self, store: Store) -> None:
-        problems = []
-        if self.separate_documents and store.tokenizer.end_of_text is None:
-            expected = "a tokenizer with an end-of-text token, which tells documents apart"
-            name = type(self.recipe).__name__
-            hint = "data.tokenizer.end_of_text can name one, or data/tokenizer=bpe has one"
-            problems.append(Problem("data.separate_documents", expected, name, hint))
+        problems = list(self.no_separator(store))
         for name, section in _sections(store.meta.splits["train"]).items():
             if section.tokens <= self.window:
                 whose = f"{name}'s training split has" if name else "the training split's"
                 expected = f"less than {whose} {section.tokens:,} tokens"
                 problems.append(Problem("data.sequence_length", expected, self.sequence_length))
+        problems += self.too_small(store)
+        if problems:
+            raise RequestError(problems)
+
+    def no_separator(self, store: Store) -> Iterator[Problem]:
+        """That the tokenizer cannot tell documents apart."""
+        if self.separate_documents and store.tokenizer.end_of_text is None:
+            expected = "a tokenizer with an end-of-text token, which tells documents apart"
+            name = type(self.recipe).__name__
+            hint = "data.tokenizer.end_of_text can name one, or data/tokenizer=bpe has one"
+            yield Problem("data.separate_documents", expected, name, hint)
+
+    def too_small(self, store: Store) -> Iterator[Problem]:
+        """Splits to evaluate that have no target."""
         for split in self.splits[1:]:
             for name, section in _sections(store.meta.splits[split]).items():
                 if section.tokens < 2:
                     where = f"data.sources.{name}" if name else "data"
                     purpose = "validation" if split == "val" else "testing"
                     expected = f"2 tokens or more for {purpose}, not {section.tokens}"
-                    problems.append(Problem(where, expected))
-        if problems:
-            raise RequestError(problems)
+                    yield Problem(where, expected)
 
     @property
     def examples_per_step(self) -> int:
