@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -240,10 +240,24 @@ def _plain(value: Any) -> Any:
 RISING = (
     "accuracy", "f1", "precision", "recall", "mcc", "bleu", "chrf", "exact", "pearson", "spearman",
 )  # fmt: skip
-"""Metrics of which more is better, by how their names begin; of all others less is."""
+"""How the names of metrics begin, or end, of which more is better."""
+FALLING = ("loss", "perplexity", "bits_per_byte", "error")
+"""How those do of which less is better."""
 
 
-def better(value: float, than: float, metric: str) -> bool:
-    """Whether one value of a metric such as `val/loss` or `val/f1_macro` is better."""
-    rises = metric.rpartition("/")[2].startswith(RISING)
-    return value > than if rises else value < than
+def rises(metric: str, more: Collection[str] = (), less: Collection[str] = ()) -> bool | None:
+    """Whether more is better of a metric such as `val/loss` or `val/f1_macro`; None if nobody says.
+
+    Args:
+        more, less: names of metrics, without `val/`, of which more, or less, is better.
+    """
+    names = set(metric.split("/"))
+    if names & set(more):
+        return True
+    if names & set(less):
+        return False
+    for known, answer in ((RISING, True), (FALLING, False)):
+        ends = tuple(f"_{name}" for name in known)
+        if any(name.startswith(known) or name.endswith(ends) for name in names):
+            return answer
+    return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from etude.errors import Checks, InvalidArguments, RequestError, nearest
+from etude.errors import Checks, InvalidArguments, Problem, RequestError, nearest
 from etude.records.lock import RunLock
-from etude.records.metrics import better
+from etude.records.metrics import rises
 from etude.records.opening import JOURNAL as JOURNAL_KIND
 from etude.records.opening import folder_in, is_there, opened
 from etude.records.record import Record
@@ -112,12 +112,14 @@ class Search:
         space: what is searched.
         options: how.
         monitor: the metric by which the runs choose their best.
+        directions: the metrics of which the task says that more, or less, is better.
     """
 
     folder: Path
     space: Space
     options: Options
     monitor: str = "val/loss"
+    directions: tuple[Collection[str], Collection[str]] = ((), ())
     study: optuna.Study = field(init=False)
     _trials: dict[str, Trial] = field(init=False, default_factory=dict)  # that run now
     _paused: list[Trial] = field(init=False, default_factory=list)
@@ -146,8 +148,13 @@ class Search:
     @property
     def direction(self) -> str:
         """`minimize` or `maximize`."""
-        rises = better(1.0, 0.0, self.options.metric or self.monitor)
-        return self.options.direction or ("maximize" if rises else "minimize")
+        if self.options.direction is not None:
+            return self.options.direction
+        metric = self.options.metric or self.monitor
+        if (found := rises(metric, *self.directions)) is None:
+            expected = "minimize or maximize: it is not known which is better"
+            raise RequestError(Problem("hydra.sweeper.direction", expected, hint=metric))
+        return "maximize" if found else "minimize"
 
     def close(self) -> None:
         """Lets another process take the study."""

@@ -26,6 +26,7 @@ from etude.generation.decoding import evaluating
 from etude.models.textual import writer
 from etude.nn.lora import adapted
 from etude.optim.schedules import Schedule
+from etude.records.metrics import rises
 from etude.tasks.averaging import Average, Averaged, OptimizersAverage
 from etude.tasks.metrics import Evaluation, Metrics, merged, of_all_ranks
 from etude.tasks.options import EvaluationOptions
@@ -78,6 +79,8 @@ class Task(pl.LightningModule):
     Attributes:
         monitor: the validation metric that decides which checkpoint is best; of some more is
             better, see `etude.records.metrics.better`.
+        more_is_better, less_is_better: names of metrics, without `val/`, of which that is so; those
+            that begin as the shipped ones do (`etude.records.metrics.RISING`, `FALLING`) are known.
         loss_unit: of the loss, for figures.
         scores_are: what `scores` gives, for tables.
         metric_names: all that a validation measures; callbacks may watch these. A task that does
@@ -96,6 +99,8 @@ class Task(pl.LightningModule):
     loss_unit: ClassVar[str] = "nats per token"
     scores_are: ClassVar[str] = "scores, more is better"
     metric_names: tuple[str, ...] = ()
+    more_is_better: ClassVar[tuple[str, ...]] = ()
+    less_is_better: ClassVar[tuple[str, ...]] = ()
     needs_causal_model = False
     models: ClassVar[tuple[type[nn.Module], ...]] = ()
     head: ClassVar[str | None] = None
@@ -280,9 +285,22 @@ class Task(pl.LightningModule):
         """
         checks = Checks()
         hint = nearest(monitor, self.metric_names)
-        checks.that(monitor in self.metric_names, "monitor", monitor, "a metric of the task", hint)
+        known = monitor.startswith(tuple(f"{name}/" for name in self.metric_names))
+        known = known or monitor in self.metric_names
+        checks.that(known, "monitor", monitor, "a metric of the task", hint)
         checks.done()
         self.monitor = monitor
+
+    @classmethod
+    def rises(cls, metric: str) -> bool | None:
+        """Whether more is better of a metric; None if that is not known."""
+        return rises(metric, cls.more_is_better, cls.less_is_better)
+
+    @property
+    def section_names(self) -> Sequence[str]:
+        """The sources of a mixture, each of which is validated apart too."""
+        found: Sequence[str] = self._data.section_names
+        return found
 
     def on_fit_start(self) -> None:
         """The average begins at the first weights, or where a checkpoint left it."""
@@ -316,7 +334,7 @@ class Task(pl.LightningModule):
             for where in places
         }
         metrics: dict[str, float] = {}
-        names = self._data.section_names
+        names = self.section_names
         for (part, section), each in found.items():
             if names:
                 metrics[f"{part}/{names[section]}/loss"] = each.compute()["loss"]

@@ -17,10 +17,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from etude.errors import EtudeError, Interrupted
+from etude.errors import EtudeError, Interrupted, Problem, RequestError
 from etude.loggers.views import Views
 from etude.records.integrity import manifest_name
-from etude.records.metrics import better
 from etude.records.record import Record
 from etude.training.checkpoints import checkpoint_path, retain
 from etude.training.compilation import eager
@@ -109,6 +108,7 @@ class RunLoop(pl.Callback):
         self._clock = time.monotonic()
         self._row: dict[str, Any] | None = None  # waits for the validation of its step
         self._validation_due = False
+        self._reported = False
         self._stopped_early = False
         self._given_up = False  # by whoever looks on
         self._saved_step = -1
@@ -263,7 +263,13 @@ class RunLoop(pl.Callback):
             # with `validation_due`: it is made up for on the way on
             self._save(trainer, step, asked=True)
             raise Interrupted(self.signals.requested or 0) from None
-        monitor = str(trainer.lightning_module.monitor)
+        task: Any = trainer.lightning_module
+        monitor = str(task.monitor)
+        if monitor not in metrics:
+            expected = "a metric that the validation gives"
+            given = ", ".join(metrics)
+            raise RequestError(Problem("task.monitor", expected, monitor, given))
+        self._report_unannounced(task, metrics)
         for name, value in metrics.items():
             undefined = math.isnan(value) and not name.endswith("loss") and name != monitor
             if not undefined and not math.isfinite(value):
@@ -274,12 +280,27 @@ class RunLoop(pl.Callback):
         self._row = None
         self._append(row | metrics)
         self._given_up = watcher().validated(step, metrics)
-        improved = self.best is None or better(metrics[monitor], self.best["value"], monitor)
+        improved = self.best is None or (
+            metrics[monitor] > self.best["value"]
+            if task.rises(monitor)
+            else metrics[monitor] < self.best["value"]
+        )
         if improved:
             self.best = {"metric": monitor, "value": metrics[monitor], "step": step}
         due = self.save_interval and step % self.save_interval == 0
         if improved or due or step >= self.total_steps:
             self._save(trainer, step)
+
+    def _report_unannounced(self, task: Any, metrics: dict[str, float]) -> None:
+        """Metrics that a task gives and does not list, once."""
+        if self._reported or not task.metric_names:
+            return
+        self._reported = True
+        listed = {*task.metric_names, *(f"val/{each}/loss" for each in task.section_names)}
+        known = tuple(f"{name}/" for name in listed)
+        if new := [name for name in metrics if name not in listed and not name.startswith(known)]:
+            kind = type(task).__name__
+            log.warning("%s.metric_names does not list %s", kind, ", ".join(new))
 
     def _save(self, trainer: pl.Trainer, step: int, *, asked: bool = False) -> None:
         """Saves the state.

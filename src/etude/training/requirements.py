@@ -125,6 +125,23 @@ def _monitors_are_metrics(built: Built) -> Iterator[Problem]:
             expected = f"a metric of {task.__name__}"
             hint = nearest(monitor, names)
             yield Problem(f"callbacks.{name}.monitor", expected, monitor, hint)
+            continue
+        mode, rises = getattr(callback, "mode", None), task.rises(str(monitor))
+        if monitor is not None and rises is not None and mode == ("min" if rises else "max"):
+            which = "more" if rises else "less"
+            expected = f"{'max' if rises else 'min'}: {which} of {monitor} is better"
+            yield Problem(f"callbacks.{name}.mode", expected, mode)
+
+
+def _the_monitor_has_a_direction(built: Built) -> Iterator[Problem]:
+    task = built.kind_of_task
+    stated = {} if built.task is None else built.task.arguments
+    monitor = str(stated.get("monitor", task.monitor))
+    if task.rises(monitor) is None:
+        name = monitor.rpartition("/")[2]
+        expected = "a metric of which it is known whether more or less is better"
+        hint = f'{task.__name__} can state more_is_better = ("{name}",), or less_is_better'
+        yield Problem("task.monitor", expected, monitor, hint)
 
 
 def _model_fits_the_task(built: Built) -> Iterator[Problem]:
@@ -212,6 +229,7 @@ REQUIREMENTS: tuple[Requirement, ...] = (
     _mup_has_a_rule,
     _frozen_names_are_there,
     _monitors_are_metrics,
+    _the_monitor_has_a_direction,
     _model_fits_the_task,
     _packed_texts_begin_anywhere,
     _data_fit_the_objective,

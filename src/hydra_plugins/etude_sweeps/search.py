@@ -42,6 +42,7 @@ class SearchSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> list[list[JobReturn]]:
+        from etude.config.targets import resolve
         from etude.sweeps.search import Search, options_of
         from etude.sweeps.space import space_of
 
@@ -50,8 +51,15 @@ class SearchSweeper(Sweeper):
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
-        monitor = self.config.task.get("monitor") or "val/loss"
-        search = Search(folder, space_of(arguments, parser), options, monitor)
+        extensions = list(self.config.get("extensions", ()))
+        task: Any = resolve(str(self.config.task["_target_"]), "task", extensions)
+        search = Search(
+            folder,
+            space_of(arguments, parser),
+            options,
+            self.config.task.get("monitor") or task.monitor,
+            (task.more_is_better, task.less_is_better),
+        )
         search.open()
         try:
             return [list(self._returns(search))]
