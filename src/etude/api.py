@@ -175,7 +175,11 @@ def coordinate_check(
 
 
 def load_run(
-    run: str | Path, *, root: str | Path = "experiments", trust: Sequence[str] = ()
+    run: str | Path,
+    *,
+    root: str | Path = "experiments",
+    trust: Sequence[str] = (),
+    unfinished: bool = False,
 ) -> Run:
     """A run by its path, a signature prefix, or a name (its latest finished run).
 
@@ -184,11 +188,12 @@ def load_run(
         root: where names and prefixes are looked up.
         trust: modules of others that the run's config may name. Without it only Étude's own
             classes are built, and nothing that the record asks for is imported.
+        unfinished: a name without a finished run means its latest run.
 
     Raises:
         RequestError: no such run, or its config names what is not trusted.
     """
-    found = Run(find(str(run), Path(root)), trust=trust)
+    found = Run(find(str(run), Path(root), unfinished=unfinished), trust=trust)
     _ = found.checked  # refuse now what could not be built later
     return found
 

@@ -262,9 +262,3 @@ class TestRefused:
         (problem,) = text(Curriculum(batch={0: 4})).misfits(1, max_epochs=2)
         assert problem.where == "trainer.max_epochs"
         assert not list(text(Curriculum(sequence_length={0: 4})).misfits(1, max_epochs=2))
-
-    def test_a_change_after_the_end_is_reported(
-        self, prepared: Any, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        prepared(Curriculum(batch={0: 4, 40: 8})).attach(seed=0, micro_batch=None, total_steps=40)
-        assert "data.curriculum.batch changes at step 40: the run has 40" in caplog.text

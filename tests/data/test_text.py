@@ -237,3 +237,29 @@ def test_a_corpus_must_say_what_it_is() -> None:
 
 def test_a_batch_of_evaluation_has_room_for_its_logits() -> None:
     assert [evaluation_positions(v) for v in (65, 16384, 32768, 2**28)] == [8192, 8192, 4096, 1]
+
+
+def test_another_reader_is_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change of one's own class is seen, though the file that it reads is the same."""
+    monkeypatch.syspath_prepend(tmp_path)
+    code = Path(__file__).read_text(encoding="utf-8")
+    corpus_class = code[code.index("class Corpus(TextData)") : code.index("def corpus(")]
+    head = "import hashlib\nfrom etude.data.text import TextData\n\n"
+    head += "Iterator = list\nSplit = Any = object\n"
+    body = corpus_class.replace("-> Iterator[str]", "").replace("dict[str, object]", "dict")
+    kept = []
+    for name, change in (("one", ""), ("two", ".upper()")):
+        text = body.replace("yield from self.texts[split]", f"yield self.texts[split][0]{change}")
+        (tmp_path / f"reader_{name}.py").write_text(head + text)
+        module = __import__(f"reader_{name}")
+        made = module.Corpus(TRAIN, VAL, tokenizer=Char(), sequence_length=4,
+                             batch=Batch(examples=2))  # fmt: skip
+        kept.append(made.prepare(tmp_path / "cache"))
+        (tmp_path / "reader_two.py").write_text("")
+    one, two = (store.tokenizer.decode(store.column("train", "tokens")[0][:30]) for store in kept)
+    assert two == one.upper() != one
+
+
+def test_a_document_that_is_no_text_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"Corpus.documents = 'tuple': expected texts"):
+        corpus(train=[("a", "b")]).prepare(tmp_path)  # type: ignore[list-item]

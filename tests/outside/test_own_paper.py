@@ -76,8 +76,10 @@ def test_another_tolerance_of_a_shipped_paper(conf: Path, tmp_path: Path, etude:
         (("extensions: [widths]", "extensions: [width]"), "a module that can be imported"),
         (("metric: val/loss", "metrik: val/loss"), "did you mean metric?"),
         (("key: gain", "key: gains"), "did you mean gain?"),
+        (("_target_: widths.Gain", "_target_: widths.Reading"), "a class with a method read"),
         (("narrow: [", "thin: ["), "the runs of this paper"),
         (("title: Wider", "titel: Wider"), "a key that is known here"),
+        (("control: the", "controll: the"), "did you mean control?"),
         (("experiment=widths, model.dim=8", "experiment=width, model.dim=8"), "width"),
         (("tier: cpu", "config_dir: /tmp\ntier: cpu"), "a key that is known here"),
     ],
@@ -98,3 +100,32 @@ def test_no_such_folder(conf: Path, etude: Any) -> None:
     answer = etude("reproduce", "--config-dir", "nowhere")
     assert answer.code == 2
     assert "--config-dir" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (('{"gain": Reading', '{"gains": Reading'), "did you mean gains?"),
+        (("Reading(gains,", "Reading([*gains, 1.0],"), "for each of the 2 seeds"),
+        (("Reading(gains, [0.0 for _ in gains])", "3.0"), "a Reading of lists of numbers"),
+        (("return {", "raise SystemExit\n        return {"), "it ended the process"),
+        (('return {"gain": Reading(gains, [0.0 for _ in gains])}', "return gains"), "a mapping of"),
+    ],
+)
+def test_readings_that_are_none(
+    change: tuple[str, str], said: str, conf: Path, tmp_path: Path, etude: Any
+) -> None:
+    file = tmp_path / "widths.py"
+    assert change[0] in file.read_text()
+    file.write_text(file.read_text().replace(*change))
+    answer = etude("reproduce", "widths", "--config-dir", "my_conf", "--root", "runs")
+    assert answer.code == 2, answer.out
+    assert said in answer.err
+    assert not (tmp_path / "runs" / "_papers" / "widths").exists()
+
+
+def test_the_report_states_commands_that_work(conf: Path, tmp_path: Path, etude: Any) -> None:
+    assert etude("reproduce", "widths", "--config-dir", "my_conf", "--root", "runs").code == 0
+    report = (tmp_path / "runs/_papers/widths/report.md").read_text()
+    assert f"etude reproduce widths --config-dir {conf}" in report
+    assert f"etude train --config-dir {conf} experiment=widths" in report

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import apart
 import pytest
@@ -45,3 +46,16 @@ def test_tokens_are_counted_as_they_are_read(whole: Record) -> None:
     assert counted[8] == 8 * 2 * 8
     assert counted[40] == (9 * 2 + 31 * 4) * 8
     assert whole.info["tokens"] == counted[40]
+
+
+def test_a_change_after_the_end_is_reported(
+    words: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture, etude: Any
+) -> None:
+    from etude.config.compose import compose
+
+    late = "data.curriculum={batch: {0: 2, 40: 4}}"
+    train(compose(words(tmp_path, late)))
+    assert "data.curriculum.batch changes after step 40: the run has 40" in caplog.text
+    assert "changes after step" not in etude("data", "show", *words(tmp_path, late)).out
+    planned = etude("plan", *words(tmp_path, late))
+    assert "40 steps of up to 32" in planned.out

@@ -123,7 +123,7 @@ def _described(line: dict[str, Any]) -> str:
 def _run(asked: argparse.Namespace) -> Any:
     from etude.api import load_run
 
-    return load_run(asked.run, root=asked.root, trust=asked.trust)
+    return load_run(asked.run, root=asked.root, trust=asked.trust, unfinished=True)
 
 
 def _check_examples(asked: argparse.Namespace) -> None:

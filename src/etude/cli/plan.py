@@ -204,7 +204,8 @@ def _facts(job: PlannedJob) -> Iterator[tuple[str, str]]:
         if size.about:
             yield "", "this vocabulary is assumed; it is known after preparation"
     if size.steps is not None:
-        step = f"{size.steps:,} steps of {size.tokens_per_step:,}"
+        most = "up to " if size.tokens != size.steps * size.tokens_per_step else ""
+        step = f"{size.steps:,} steps of {most}{size.tokens_per_step:,}"
         yield "tokens", f"{_count(size.tokens)}, {step}"
     if size.flops is not None:
         rest = "" if size.flops_left in (0, size.flops) else f", {_count(size.flops_left)} left"

@@ -119,7 +119,10 @@ def _tell_results(jobs: Sequence[Any]) -> None:
 
 
 _WRITES = ("CausalLM", "Instruction", "SpanDenoising")
-_SAYS = ("Classification", "Tagging", "Translation")
+_SAYS = (
+    "Classification", "Tagging", "Translation", "TextRegression", "TokenRegression",
+    "QuestionAnswering",
+)  # fmt: skip
 """Tasks whose runs continue a text, and whose say something of one."""
 
 
@@ -136,9 +139,9 @@ def _tell_outcome(record: Any, *, reused: bool) -> None:
     trust = "".join([" --trust", *(f" {shlex.quote(each)}" for each in modules)] if modules else [])
     if task in _SAYS:
         log.info("  new texts   etude predict %s --text '...'%s", _typed(name), trust)
-        log.info("  scores      etude evaluate %s%s", _typed(name), trust)
     elif task in _WRITES:
         log.info("  more text   etude generate %s --prompt 'To be'%s", _typed(name), trust)
+    log.info("  scores      etude evaluate %s%s", _typed(name), trust)
     root = name.parent.parent  # experiments/NAME/SIGNATURE
     elsewhere = root.resolve() != Path("experiments").resolve()
     listed = f" --root {_typed(root)}" if elsewhere else ""

@@ -115,6 +115,7 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
         if extensions:
             _look_here_too()
         problems += _own_package(extensions, "trust")
+        problems += _not_importable(extensions, "trust")
     problems += _check_root(plain)
     nodes, callbacks, loggers = _check_nodes(plain, extensions, problems)
     constructors.save()
@@ -288,22 +289,23 @@ def _own_package(named: Sequence[str], where: str) -> Iterator[Problem]:
             yield Problem(where, expected, module)
 
 
-def usable_extensions(named: Sequence[str]) -> tuple[list[str], list[Problem]]:
-    """The modules whose classes a config of the user's may name: those that it states, found from
-    the working folder too, and those of installed packages; and what is wrong with them.
-    """
-    if named:
-        _look_here_too()
-    problems = list(_own_package(named, "extensions"))
+def _not_importable(named: Sequence[str], where: str) -> Iterator[Problem]:
     for module in named:
         try:
             found = importlib.util.find_spec(module) is not None
         except (ImportError, ValueError):
             found = False
         if not found:
-            problems.append(
-                Problem("extensions", "a module that can be imported from here", module)
-            )
+            yield Problem(where, "a module that can be imported from here", module)
+
+
+def usable_extensions(named: Sequence[str]) -> tuple[list[str], list[Problem]]:
+    """The modules whose classes a config of the user's may name: those that it states, found from
+    the working folder too, and those of installed packages; and what is wrong with them.
+    """
+    if named:
+        _look_here_too()
+    problems = [*_own_package(named, "extensions"), *_not_importable(named, "extensions")]
     return [*named, *installed_extensions()], problems
 
 

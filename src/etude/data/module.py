@@ -6,7 +6,6 @@ a task, which steps a run reads, by how many processes, and what is evaluated.
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +21,6 @@ from etude.data.objective import Objective, Reads, wanted
 from etude.data.places import Place
 from etude.data.steps import Assembly, Share, Steps
 from etude.errors import Checks, Problem, RequestError
-
-log = logging.getLogger("etude.data")
 
 
 @dataclass(frozen=True)
@@ -286,9 +283,6 @@ class DataModule(Attributes):
             problems.append(Problem("trainer.micro_batch", "a positive number", micro_batch))
         if problems:
             raise RequestError(problems)
-        for what, step in self.changes():
-            if step >= total_steps:
-                log.warning("%s changes at step %s: the run has %s", what, step, total_steps)
         self._share = Share(seed, micro_batch, rank, world)
         self._attached = Steps(self.assembly(self._share), start_step, total_steps)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -176,6 +177,7 @@ class Stored(DataModule):
             "content": self.content_fingerprint(),
             "settings": self.decided_by(),
             "recipe": self.recipe.settings(),
+            **self._code(),
         }
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
         folder = built_once(Path(cache_dir), key, lambda folder: self.write(folder, identity))
@@ -189,6 +191,18 @@ class Stored(DataModule):
     @property
     def stated_vocabulary(self) -> int | None:
         return self.recipe.stated_size
+
+    def _code(self) -> dict[str, Any]:
+        """Hashes of the files of the user's own classes: another code reads other data."""
+        files = {}
+        for kind in type(self).__mro__:
+            if not kind.__module__.startswith(("etude.", "pytorch_lightning.", "builtins")):
+                try:
+                    content = Path(inspect.getfile(kind)).read_bytes()
+                except (OSError, TypeError):  # of a notebook's cell, or of the interpreter
+                    continue
+                files[kind.__module__] = hashlib.sha256(content).hexdigest()
+        return {"code": files} if files else {}
 
     @property
     def store(self) -> Store:

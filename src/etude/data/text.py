@@ -131,6 +131,10 @@ class TextData(Stored):
     def passages(self, split: Split) -> Iterator[Passage]:
         """The documents of a split, numbered and cut; override it where documents are huge."""
         for number, document in enumerate(self.documents(split)):
+            if not isinstance(document, str):
+                where = f"{type(self).__name__}.documents"
+                found = type(document).__name__
+                raise RequestError(Problem(where, "texts", found, f"document {number:,}"))
             for text in cut([document]):
                 yield number, text
 

@@ -68,7 +68,7 @@ def _lengths(data: Any) -> Iterator[str]:
     quantiles = np.quantile(lengths, [0.5, 0.9, 0.99])
     middle = ", ".join(f"{q:.0f}" for q in quantiles)
     yield f"tokens in a training example: median, 90 %, 99 %: {middle}; at most {lengths.max()}"
-    edges = np.linspace(0, lengths.max(), BARS + 1).round().astype(int)
+    edges = np.linspace(lengths.min() - 1, lengths.max(), BARS + 1).round().astype(int)
     counts, _ = np.histogram(lengths, bins=np.unique(edges))
     for low, high, count in zip(np.unique(edges)[:-1], np.unique(edges)[1:], counts, strict=True):
         bar = "█" * round(WIDTH * count / counts.max())

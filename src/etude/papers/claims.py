@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import field, fields, replace
+from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
@@ -275,7 +277,8 @@ def names(config_dir: Path | None = None) -> list[str]:
         config_dir: a folder of one's own configs, searched before the shipped ones.
     """
     folders = _folders(config_dir)
-    return sorted({path.stem for folder in folders for path in folder.glob("paper/*.yaml")})
+    found = {path for folder in folders for path in folder.glob("paper/*.yaml")}
+    return sorted({path.stem for path in found if path.is_file()})
 
 
 def _folders(config_dir: Path | None) -> list[Path]:
@@ -293,6 +296,7 @@ def _file(kind: str, name: str, config_dir: Path | None) -> Path:
 
 
 TIERS = ("cpu", "gpu", "weights")
+_NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 
 
 def all_papers(config_dir: Path | None = None) -> dict[str, Paper]:
@@ -304,8 +308,22 @@ def all_papers(config_dir: Path | None = None) -> dict[str, Paper]:
     Raises:
         RequestError: a file has mistakes.
     """
-    found = {name: load(name, config_dir) for name in names(config_dir)}
-    return dict(sorted(found.items(), key=lambda item: (TIERS.index(item[1].tier), item[0])))
+    found, problems = readable_papers(config_dir)
+    if problems:
+        raise RequestError(problems)
+    return found
+
+
+def readable_papers(config_dir: Path | None = None) -> tuple[dict[str, Paper], list[Problem]]:
+    """Those whose files have no mistakes, and the mistakes of the others."""
+    found, problems = {}, []
+    for name in names(config_dir):
+        try:
+            found[name] = load(name, config_dir)
+        except RequestError as error:
+            problems += error.problems
+    ordered = sorted(found.items(), key=lambda item: (TIERS.index(item[1].tier), item[0]))
+    return dict(ordered), problems
 
 
 def load(name: str, config_dir: Path | None = None) -> Paper:
@@ -318,6 +336,9 @@ def load(name: str, config_dir: Path | None = None) -> Paper:
         RequestError: there is no such paper, or its file has mistakes; names their key paths.
     """
     known = names(config_dir)
+    if name in known and not _NAME.fullmatch(name):
+        expected = "a file's name of letters, digits, _ and -: its runs have it too"
+        raise RequestError(Problem("PAPER", expected, name))
     if name not in known:
         hint = nearest(name, known) or "etude reproduce, with nothing more, lists them"
         raise RequestError(Problem("PAPER", "a paper that is ready", name, hint))
@@ -378,12 +399,25 @@ def built(name: str, paper: Paper) -> Any:
         RequestError: its constructor refuses, it reads runs that the paper has not, or a cell is
             compared with what it does not give; names the file.
     """
+    node = measurement(name, paper)
+    method = "read" if paper.runs else "measure"
+    kind: Any = node.constructor
+    if not isinstance(kind, type) or not callable(getattr(kind, method, None)):
+        expected = f"a class with a method {method}"
+        problem = Problem("measure._target_", expected, paper.measure["_target_"])
+        raise RequestError(_in_file(name, paper, problem))
     try:
-        found: Any = measurement(name, paper).build()
+        found: Any = node.build()
     except RequestError as error:
         raise RequestError(_in_file(name, paper, problem) for problem in error.problems) from error
     problems = []
-    for arm in sorted(getattr(found, "arms", set()) - set(paper.runs)):
+    for attribute in ("arms", "cells"):
+        names_ = getattr(found, attribute, ())
+        if not isinstance(names_, Collection) or isinstance(names_, str):
+            expected = f"a set of names as {attribute} of {paper.measure['_target_']}"
+            problem = Problem("measure", expected, str(names_))
+            raise RequestError(_in_file(name, paper, problem))
+    for arm in sorted(set(getattr(found, "arms", ())) - set(paper.runs)):
         expected = f"the runs of this paper: {', '.join(paper.runs)}"
         problems.append(Problem("measure", expected, arm, nearest(arm, paper.runs)))
     given = getattr(found, "cells", None)
@@ -395,6 +429,47 @@ def built(name: str, paper: Paper) -> Any:
     if problems:
         raise RequestError(_in_file(name, paper, problem) for problem in problems)
     return found
+
+
+def check_readings(name: str, paper: Paper, readings: Any, *, complete: bool) -> None:
+    """Looks whether what was measured is what the cells ask for.
+
+    Args:
+        complete: all runs of the paper are there, so no cell may lack its reading.
+
+    Raises:
+        RequestError: it is no mapping of readings by cell key, a cell lacks its own, or a reading
+            is no list of numbers, at most one a seed.
+    """
+    kind, seeds = paper.measure["_target_"], len(paper.seeds)
+    problems = []
+    if not isinstance(readings, Mapping):
+        expected = f"a mapping of readings from {kind}"
+        problems.append(Problem("measure", expected, type(readings).__name__))
+        readings = {}
+        complete = False
+    for number, cell in enumerate(paper.cells):
+        where = f"cells[{number}].key"
+        if cell.key not in readings:
+            if complete:
+                given = f"it gives {', '.join(map(str, readings)) or 'nothing'}"
+                close = nearest(cell.key, [*map(str, readings)]) if readings else None
+                problems.append(Problem(where, f"a reading from {kind}", cell.key, close or given))
+            continue
+        reading = readings[cell.key]
+        lists = (getattr(reading, "values", None), getattr(reading, "controls", None))
+        if not all(map(_are_numbers, lists)):
+            expected = f"a Reading of lists of numbers from {kind}"
+            problems.append(Problem(where, expected, str(reading)[:80]))
+        elif max(map(len, lists)) > seeds or (complete and not all(lists)):  # type: ignore[arg-type]
+            expected = f"a Reading with a value and a control for each of the {seeds} seeds"
+            problems.append(Problem(where, f"{expected}, from {kind}", str(reading)[:80]))
+    if problems:
+        raise RequestError(_in_file(name, paper, problem) for problem in problems)
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, Real) for value in values)
 
 
 def experiments(paper: Paper) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import isfinite
@@ -264,15 +265,25 @@ def markdown(name: str, paper: Paper, found: Mapping[str, Any], figures: Sequenc
         *(_cell(cell) for cell in paper.cells),
         *(["## What was found out", paper.notes] if paper.notes else []),
         "## Measured",
-        *_runs(found),
+        *_runs(found, paper.config_dir),
         escaped(f"Seeds {', '.join(map(str, found['seeds']))}; {told}"),
-        f"```\netude reproduce {name}\n```",
+        f"```\n{command(name, paper.config_dir)}\n```",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _runs(found: Mapping[str, Any]) -> list[str]:
+def command(name: str, config_dir: Path | None) -> str:
+    """What is typed to measure a paper."""
+    return " ".join(["etude reproduce", name, *_own(config_dir)])
+
+
+def _own(config_dir: Path | None) -> list[str]:
+    return [] if config_dir is None else ["--config-dir", shlex.quote(str(config_dir))]
+
+
+def _runs(found: Mapping[str, Any], config_dir: Path | None) -> list[str]:
     """The commands, and what each run took."""
+    own = _own(config_dir)
     if not found["overrides"]:
         return []
     lines = []
@@ -283,7 +294,7 @@ def _runs(found: Mapping[str, Any]) -> list[str]:
         lines.append(
             [
                 escaped(arm),
-                markdown_code(f"etude train {' '.join(overrides)}"),
+                markdown_code(" ".join(["etude train", *own, *overrides])),
                 _span([run["parameters"] for run in several], "{:,}"),
                 _span([run["seconds"] for run in several], "{:.0f}") + " s"
                 if several

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,14 +26,19 @@ def print_papers(root: Path, config_dir: Path | None = None) -> None:
         config_dir: a folder of one's own configs, whose papers are listed too.
 
     Raises:
-        RequestError: a paper's file is damaged, or the root is no folder; after the table, an
+        RequestError: the root is no folder; after the table, a paper's file has mistakes, or an
             earlier result is damaged.
     """
     if root.exists() and not root.is_dir():
         raise RequestError(Problem("--root", "a folder", str(root)))
-    lines, problems = [], []
-    for name, paper in claims.all_papers(config_dir).items():
-        settings = claims.measurement(name, paper).canonical()
+    lines = []
+    papers, problems = claims.readable_papers(config_dir)
+    for name, paper in papers.items():
+        try:
+            settings = claims.measurement(name, paper).canonical()
+        except RequestError as error:
+            problems += error.problems
+            continue
         path = folder_of(name, root) / "result.json"
         try:
             told = [str(verdict or "") for verdict in report.read_verdicts(path, paper, settings)]
@@ -78,7 +82,7 @@ def reproduce(
         Interrupted: a signal came; the same command goes on.
     """
     paper = claims.load(name, config_dir)
-    again = command(name, config_dir)
+    again = report.command(name, config_dir)
     settings = claims.measurement(name, paper).canonical()
     measurement = claims.built(name, paper)
     folder = folder_of(name, root)
@@ -96,10 +100,17 @@ def reproduce(
         with whole_folder(folder) as new:
             figures = new / "figures"
             figures.mkdir()
-            if paper.runs:
-                readings = measurement.read(found, figures)
-            else:
-                readings = measurement.measure(paper.seeds, figures)
+            try:
+                if paper.runs:
+                    readings = measurement.read(found, figures)
+                else:
+                    readings = measurement.measure(paper.seeds, figures)
+            except SystemExit as error:
+                kind = paper.measure["_target_"]
+                problem = Problem("measure", f"readings from {kind}", "it ended the process")
+                raise RequestError(problem) from error
+            complete = sum(map(len, found.values())) == len(arms)
+            claims.check_readings(name, paper, readings, complete=complete)
             told = report.result(name, paper, settings, readings, found)
             drawn = sorted(path.name for path in figures.iterdir())
             text = report.markdown(name, paper, told, drawn)
@@ -118,19 +129,13 @@ def reproduce(
     return report.verdict_of(paper, readings).matches
 
 
-def command(name: str, config_dir: Path | None) -> str:
-    """What is typed to measure a paper."""
-    own = "" if config_dir is None else f" --config-dir {shlex.quote(str(config_dir))}"
-    return f"etude reproduce {name}{own}"
-
-
 def _judge_kept(name: str, paper: Paper, settings: Mapping[str, Any], path: Path) -> bool:
     """Of a paper that trains nothing: what was measured before, by the cells as they are today."""
     readings: Mapping[str, Reading] | Verdict = Verdict("not run")
     if is_there(path):
         readings = report.readings_in(read_json(path, RESULT), str(path), paper, settings)
     if isinstance(readings, Verdict):
-        log.info("%s: %s; %s measures it", name, readings, command(name, paper.config_dir))
+        log.info("%s: %s; %s measures it", name, readings, report.command(name, paper.config_dir))
         return False
     _tell(paper, readings)
     return report.verdict_of(paper, readings).matches

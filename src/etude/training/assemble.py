@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from etude.tasks.base import Setup, Task
 from etude.training.build import Parts
 from etude.training.compilation import FirstBatch, compiled
 from etude.training.loop import RunLoop
+
+log = logging.getLogger("etude")
 
 
 @dataclass
@@ -71,6 +74,9 @@ def assemble(
         rank=rank,
         world=settings.processes,
     )
+    for what, at in data.changes():
+        if at >= total and not rank:
+            log.warning("%s changes after step %s: the run has %s", what, at, total)
     loop = RunLoop(
         record=record,
         total_steps=total,

@@ -54,14 +54,17 @@ def source_changes(checked: Checked, starts: Sequence[Mapping[str, Any]]) -> lis
 def report_source(checked: Checked, starts: Sequence[Mapping[str, Any]]) -> None:
     """Warns in one line of a source that is not the one which began the run."""
     if changed := source_changes(checked, starts[:1]):
+        began = {"étude": starts[0].get("source"), **starts[0].get("extensions", {})}
+        now = {"étude": sources.source_hash(), **extension_hashes(checked)}
+        told = [
+            f"{name} ({str(began.get(name))[:12]}, now {str(now[name])[:12]})" for name in changed
+        ]
         log.warning(
-            "the source of %s differs from that which began this run (commit %s, source %s; now "
-            "commit %s, source %s): the rest may be trained differently",
-            ", ".join(changed),
+            "the source of %s differs from that which began this run (commit %s; now commit %s): "
+            "the rest may be trained differently",
+            ", ".join(told),
             starts[0].get("commit") or "unknown",
-            starts[0].get("source"),
             provenance.commit() or "unknown",
-            sources.source_hash(),
         )
 
 
