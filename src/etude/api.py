@@ -515,7 +515,9 @@ class Run:
 
         from etude.analysis.ledger import readings_of
 
-        return pd.DataFrame(readings_of(self, text))
+        found = readings_of(self, text)
+        none = ["step", "example", "document", "source", "whole"]
+        return pd.DataFrame(found) if found else pd.DataFrame(columns=none)
 
     def data(self) -> Any:
         """The run's data module, not prepared: its files need not be there."""

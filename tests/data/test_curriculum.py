@@ -17,6 +17,7 @@ from test_mixture import SECTIONS, by_source
 from etude.data.curriculum import Curriculum, Sizes, Stages
 from etude.data.mixture import Mixture, MixtureOrder
 from etude.data.splits import Passage, Split
+from etude.data.steps import Share
 from etude.data.text import Batch, TextData
 from etude.data.tokenizer import Byte
 from etude.errors import InvalidArguments, RequestError
@@ -147,9 +148,12 @@ class TestLengths:
         data.for_task(MaskObjective(rate=0.5))
         data.prepare(prepared(None).store.folder.parent)
         for (micro,) in steps(data)[:3]:
-            assert micro["tokens"].shape == (32, 4)
+            assert micro["tokens"].shape == (8 * 7, 4)  # 2 of each 4 stand for [CLS] and [SEP]
             assert micro["step_targets"] == int((micro["labels"] != -100).sum())
-            assert micro["step_tokens"] == 128
+            assert micro["step_tokens"] == 8 * 7 * 4
+        places = data.assembly(Share(1)).places(0)
+        read = sorted(n for each in places for place in each for n in range(place.first, place.end))
+        assert len(read) == len(set(read)) == 8 * 14  # all that the windows hold
 
     def test_spans_leave_at_most_the_rest(self, tmp_path: Path) -> None:
         data = text(Curriculum(sequence_length={0: 8}))
@@ -218,10 +222,14 @@ class TestRefused:
                 "a divisor of sequence_length = 16 (the nearest",
             ),
             ({"sequence_length": {0: 32}}, "expected a divisor of sequence_length = 16"),
-            ({"sequence_length": {-1: 4}}, "expected a step, a number from 0 on"),
+            ({"sequence_length": {-1: 4}}, "expected a step, a whole number from 0 on"),
             ({"batch": {0: 16}}, "at most the batch of 8"),
             ({"batch": {0: 0}}, "expected a positive number"),
             ({"weights": {0: {"a": 1.0}}}, "this data is no mixture"),
+            ({"batch": {True: 4}}, "expected a step, a whole number from 0 on"),
+            ({"batch": {1.0: 4}}, "expected a step, a whole number from 0 on"),
+            ({"batch": {1: True}}, "curriculum.batch.1 = True: expected a whole number"),
+            ({"sequence_length": {1: "4"}}, "expected a whole number"),
         ],
     )
     def test_values(self, stated: dict[str, Any], said: str) -> None:
@@ -240,6 +248,9 @@ class TestRefused:
             ({"a": 1.0, "b": 1.0, "c": 1.0}, "expected a source's name"),
             ({"a": 0.0, "b": 0.0}, "a weight above 0"),
             ({"a": -1.0, "b": 1.0}, "a number from 0 on"),
+            ({"a": "x", "b": 1.0}, "weights.3.a = 'x': expected a number from 0 on"),
+            ({"a": float("inf"), "b": 1.0}, "a number from 0 on"),
+            ({"a": True, "b": 1.0}, "a number from 0 on"),
         ],
     )
     def test_weights(self, weights: dict[str, float], said: str) -> None:
@@ -262,3 +273,13 @@ class TestRefused:
         (problem,) = text(Curriculum(batch={0: 4})).misfits(1, max_epochs=2)
         assert problem.where == "trainer.max_epochs"
         assert not list(text(Curriculum(sequence_length={0: 4})).misfits(1, max_epochs=2))
+
+    @pytest.mark.parametrize("length", [1, 2])
+    @pytest.mark.parametrize("objective", [MaskObjective(), SpanObjective()], ids=repr)
+    def test_lengths_that_the_task_cannot_take(
+        self, length: int, objective: Any, tmp_path: Path
+    ) -> None:
+        data = text(Curriculum(sequence_length={3: length}))
+        data.for_task(objective)
+        with pytest.raises(RequestError, match=r"data\.curriculum\.sequence_length\.3 = [12]: exp"):
+            data.prepare(tmp_path)

@@ -133,7 +133,7 @@ def test_places_and_readings(tmp_path: Path) -> None:
             ids = [n for p in places for n in documents[p.document][p.first : p.end]]
             assert ids == [*tokens.tolist(), int(targets[-1])]
             for place in places:
-                readings = [r for r in assembly.readings([place], number) if r.example == example]
+                readings = [r for r in assembly.readings([place], [number]) if r.example == example]
                 assert [reading.whole for reading in readings] == [True]
     text = "document 9: w"
     (place,) = data.places_of(text)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import codecs
+import gzip
 import hashlib
 import json
 import os
@@ -423,6 +424,27 @@ class TestKeyed:
         smallest = sorted(every, key=lambda text: key_of(text.encode()))
         assert after == set(smallest[:100])
 
+    def test_equal_texts_in_files_that_differ(self, tmp_path: Path) -> None:
+        """By the text: line ends, a byte order mark and compression say nothing."""
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        for number in range(12):
+            text = f"document {number}\nand its end\n"
+            (folder / f"{number}a.txt").write_bytes(text.encode())
+            (folder / f"{number}b.txt").write_bytes(text.replace("\n", "\r\n").encode())
+            (folder / f"{number}c.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
+            (folder / f"{number}d.txt.gz").write_bytes(gzip.compress(text.encode()))
+        train, val = texts(data(folder, split="keyed", validation=0.3))
+        assert not set(train) & set(val)
+        assert len(train) + len(val) == 48
+
+    def test_empty_files_are_no_documents(self, tmp_path: Path) -> None:
+        folder = self.folder(tmp_path, [f"document {number}" for number in range(10)])
+        for number in range(90):
+            (folder / f"empty{number}.md").touch()
+        train, val = texts(data(folder, split="keyed"))
+        assert (len(train), len(val)) == (9, 1)
+
     def test_one_file_of_plain_text_is_held_out_at_its_end(self, tmp_path: Path) -> None:
         path = tmp_path / "input.txt"
         path.write_text(TEXT, encoding="utf-8")
@@ -482,3 +504,11 @@ class TestFilesForTesting:
         answer = etude("evaluate", str(without), "--split", "test")
         assert answer.code == 2
         assert "val or train" in answer.err
+
+    def test_a_copy_of_a_training_file_is_reported(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for name in ("one", "two"):
+            (tmp_path / f"{name}.txt").write_text(TEXT)
+        data(tmp_path / "one.txt", test=str(tmp_path / "two.txt")).check()
+        assert f"data.test: {tmp_path}/two.txt has the content of {tmp_path}/one.txt" in caplog.text

@@ -95,17 +95,36 @@ def test_the_mean_of_all_positions(
     )
     tokenizer = hf.AutoTokenizer.from_pretrained(out)
     assert tokenizer(TEXT)["input_ids"] == ids[0].tolist()
+    length = json.loads((out / "sentence_bert_config.json").read_text())["max_seq_length"]
+    assert length == 24  # of the data: what follows was not read in training
 
 
-@pytest.mark.parametrize("head", ["classification", "mean"])
+def test_two_texts(toy: Toy, toy_files: Path, etude: Any, tmp_path: Path) -> None:
+    """By `transformers`' own tokenizer, which gives the token types that training had."""
+    run = trained(toy, "question_answering", tmp_path / "runs")
+    out = tmp_path / "out"
+    assert etude("convert", str(run.path), str(out)).code == 0
+    encoded = hf.AutoTokenizer.from_pretrained(out)(
+        "after cats", "the cats ran", return_tensors="pt"
+    )
+    assert encoded["token_type_ids"].sum() > 0
+    said = hf.BertForQuestionAnswering.from_pretrained(out)(**encoded)
+    ours = run.task().model(encoded["input_ids"], token_types=encoded["token_type_ids"])
+    found = torch.stack((said.start_logits, said.end_logits), -1)
+    torch.testing.assert_close(found, ours, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["classification", "mean", "answers"])
 def test_an_adapter(head: str, toy: Toy, etude: Any, tmp_path: Path) -> None:
     first = trained(toy, "masked_lm", tmp_path / "runs", "model.max_length=24")
     base, out = tmp_path / "base", tmp_path / "out"
     assert etude("convert", str(first.path), str(base)).code == 0
-    words = [w for w in toy("classification", tmp_path / "runs") if not w.startswith("model")]
+    kind = "question_answering" if head == "answers" else "classification"
+    words = [w for w in toy(kind, tmp_path / "runs") if not w.startswith("model")]
     words = [w for w in words if not w.startswith("data.tokenizer")]
     more = [f"init_from={base}", "init_from.head=new", "init_from.lora.rank=2", "optimizer.lr=0.05"]
-    run = load_run(train(compose([*words, *more, f"+model/head={head}"])).record.path)
+    chosen = "tagging" if head == "answers" else head
+    run = load_run(train(compose([*words, *more, f"+model/head={chosen}"])).record.path)
     answer = etude("convert", str(run.path), str(out), "--adapter")
     assert answer.code == 0, answer.err
     ids = ids_of(run)
@@ -113,6 +132,13 @@ def test_an_adapter(head: str, toy: Toy, etude: Any, tmp_path: Path) -> None:
     if head == "mean":
         body = peft.PeftModel.from_pretrained(hf.BertModel.from_pretrained(base), out)
         found = logits_of_modules(out, body, ids)
+    elif head == "answers":
+        asked = hf.BertForQuestionAnswering.from_pretrained(base)
+        said = peft.PeftModel.from_pretrained(asked, out)(ids)
+        found = torch.stack((said.start_logits, said.end_logits), -1)
+        assert json.loads((out / "adapter_config.json").read_text())["modules_to_save"] == [
+            "qa_outputs"
+        ]
     else:
         classifier = hf.BertForSequenceClassification.from_pretrained(base, num_labels=2)
         found = peft.PeftModel.from_pretrained(classifier, out)(ids).logits

@@ -127,6 +127,54 @@ def test_rows_are_named(toy: Toy, tmp_path: Path) -> None:
     assert (3, 1) in expected
 
 
+@pytest.mark.parametrize("more", ["data.too_long=truncate", "data.too_long=chunk"])
+def test_the_rest_of_a_long_row(more: str, toy: Toy, tmp_path: Path) -> None:
+    """What no example holds, no step has read; of a row in pieces the one that holds it."""
+    rows_ = tmp_path / "rows.jsonl"
+    lines = [
+        {"text": f"start{n} " + "cats ran over dogs " * 8 + f"end{n}", "label": n % 2}
+        for n in range(40)
+    ]
+    rows_.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    own = [f"data.path={rows_}", "data/tokenizer=byte", "~data.tokenizer.vocab_size", more]
+    words = [w for w in toy("classification", tmp_path) if "vocab_size" not in w]
+    run = load_run(train(compose([*words, *own[:2], more])).record.path)
+    decode = run.tokenizer().decode
+    kept = {place.document for step in range(1, 13) for place in run.places(step).itertuples()}
+    number = min(kept)
+    for text in (f"start{number} ", f"end{number}"):
+        found = (
+            [*zip(*(run.readings(text)[key] for key in ("step", "example")), strict=True)]
+            if (more.endswith("chunk") or text.startswith("start"))
+            else []
+        )
+        expected = [
+            (step, example)
+            for step in range(1, 13)
+            for example, ids in enumerate(run.batch(step)["tokens"].tolist(), 1)
+            if text in decode(ids)
+        ]
+        assert found == expected
+        if not expected and more.endswith("truncate"):
+            with pytest.raises(RequestError, match="what stands in the training split"):
+                run.readings(text)
+
+
+def test_packed_examples_are_named_in_their_order(toy: Toy, tmp_path: Path) -> None:
+    words = toy("classification", tmp_path, "data.pack=true", "data.sequence_length=128")
+    run = load_run(train(compose([*words, "model.max_length=128"])).record.path)
+    data = run.data()
+    run.prepare(data)
+    texts = {number: data.texts(row)[0] for number, row in enumerate(data.rows("train"))}
+    for step in (1, 4):
+        batch, places = run.batch(step), run.places(step)
+        decoded = " ".join(data.tokenizer_.decode(row.tolist()) for row in batch["tokens"])
+        at = [decoded.find(texts[document]) for document in places.document]
+        first = texts[places.document.iloc[0]]
+        assert min(at) >= 0
+        assert decoded.removeprefix("[CLS] ").startswith(first)
+
+
 def test_a_rule(tmp_path: Path) -> None:
     words = ["experiment=sort", "trainer.max_steps=3", f"run.root={tmp_path}", "run.samples=0"]
     run = load_run(train(compose([*words, "trainer.accelerator=cpu"])).record.path)

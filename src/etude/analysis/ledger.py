@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from etude.analysis.data_view import of_batch
-from etude.data.places import Place, Reading
+from etude.data.places import Place
 from etude.data.steps import Assembly, Share
 from etude.errors import Problem, RequestError
 
@@ -24,7 +24,7 @@ def batch_of(run: Any, step: int) -> dict[str, Any]:
             on.
     """
     _check_step(run, step)
-    batch: dict[str, Any] = _prepared(run).batch_of(run.summary["seed"], step - 1)
+    batch: dict[str, Any] = _prepared(run).batch_of(_stated(run, "seed"), step - 1)
     return batch
 
 
@@ -57,7 +57,7 @@ def readings_of(run: Any, text: str) -> list[dict[str, Any]]:
     data = _prepared(run)
     places = set(data.places_of(text))
     if not places:
-        hint = "it is looked for as it stands, with its case and spaces"
+        hint = "it is looked for as it stands, with its case and spaces; what is cut off is not read"
         raise RequestError(Problem("text", "what stands in the training split", text, hint))
     sources = data.sources_of({place.document for place in places})
     return [
@@ -67,7 +67,7 @@ def readings_of(run: Any, text: str) -> list[dict[str, Any]]:
             **_line(reading.place, sources),
             "whole": reading.whole,
         }
-        for reading in _readings(_assembly(run, data), places, run.summary["step"])
+        for reading in _assembly(run, data).readings(places, range(_stated(run, "step")))
     ]
 
 
@@ -82,9 +82,9 @@ def shown_step(run: Any, step: int, examples: int) -> Iterator[str]:
     """
     _check_step(run, step)
     data = _prepared(run)
-    batch = data.batch_of(run.summary["seed"], step - 1)
+    batch = data.batch_of(_stated(run, "seed"), step - 1)
     places = _places(run, data, step)
-    total, done = run.summary["total_steps"], run.summary["step"]
+    total, done = _stated(run, "total_steps"), _stated(run, "step")
     yield f"step {step:,} of {total:,}" + ("" if step <= done else f", of which {done:,} are done")
     for number, lines in enumerate(_lines(data, places[:examples]), 1):
         for line in lines:
@@ -97,9 +97,16 @@ def shown_step(run: Any, step: int, examples: int) -> Iterator[str]:
     yield from of_batch(data, batch, examples)
 
 
-def _readings(assembly: Assembly, places: set[Place], steps: int) -> Iterator[Reading]:
-    for number in range(steps):
-        yield from assembly.readings(places, number)
+def _stated(run: Any, key: str) -> int:
+    """A number of the record.
+
+    Raises:
+        RequestError: it does not state it.
+    """
+    found = run.summary.get(key)
+    if not isinstance(found, int):
+        raise RequestError(Problem(f"{run.path / 'run.json'}, {key}", "a number", found))
+    return found
 
 
 def _places(run: Any, data: Any, step: int) -> list[list[Place]]:
@@ -107,7 +114,7 @@ def _places(run: Any, data: Any, step: int) -> list[list[Place]]:
 
 
 def _assembly(run: Any, data: Any) -> Assembly:
-    found: Assembly = data.assembly(Share(run.summary["seed"]))
+    found: Assembly = data.assembly(Share(_stated(run, "seed")))
     return found
 
 
@@ -130,6 +137,6 @@ def _prepared(run: Any) -> Any:
 
 
 def _check_step(run: Any, step: int) -> None:
-    total = run.summary["total_steps"]
+    total = _stated(run, "total_steps")
     if not 1 <= step <= total:
         raise RequestError(Problem("step", f"a step of the run, 1 to {total:,}", step))

@@ -63,7 +63,7 @@ def convert(arguments: list[str]) -> int:
 
 def _write_adapter(asked: Namespace, destination: Path) -> None:
     from etude.api import load_run
-    from etude.interop import tokenizers
+    from etude.interop import converting, tokenizers
     from etude.interop.peft import save_adapter
     from etude.training.model import lora_of
 
@@ -74,8 +74,14 @@ def _write_adapter(asked: Namespace, destination: Path) -> None:
         raise RequestError(Problem("RUN", expected, asked.source))
     module = run.model(asked.checkpoint, merged=False).module
     base = str(run.config.init_from.source)
-    save_adapter(module, destination, options, base=base)
-    tokenizers.write(destination, run.tokenizer(), max_length=module.max_length)
+    ending = run.checked.nodes["task"].constructor.transformers_ending
+    reads = run.config.data.sequence_length
+    save_adapter(module, destination, options, base=base, ending=ending, reads=reads)
+    types = converting.has_types(module)
+    tokenizers.write(destination, run.tokenizer(), max_length=module.max_length, types=types)
+    if not Path(base).is_dir() or (Path(base) / "run.json").is_file():
+        told = "its base is the run %s: `etude convert %s FOLDER` writes it for peft"
+        print(told % (base, base), flush=True)
 
 
 def _source(asked: Namespace) -> Source:
@@ -103,6 +109,7 @@ def _source(asked: Namespace) -> Source:
                 labels=run.labels,
                 ending=task.transformers_ending,
                 fields=task.transformers_fields,
+                reads=run.config.data.sequence_length,
             )
     try:
         return of_released(asked.source, read(asked.source, revision=asked.revision))

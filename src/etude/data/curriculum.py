@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 from etude.errors import Checks, Problem, nearest
 
 Value = TypeVar("Value")
+WHOLE = "a whole number"
 
 
 @dataclass(frozen=True)
@@ -48,16 +49,21 @@ class Curriculum:
             unit: what that must be a multiple of.
             sources: of a mixture, by name; none of other data.
         """
-        for name, step in self.points():
-            key = f"curriculum.{name}"
-            checks.that(step >= 0, key, step, "a step, a number from 0 on")
+        for name in ("sequence_length", "batch", "weights"):
+            for step in getattr(self, name) or {}:
+                fits = _whole(step) and step >= 0
+                checks.that(fits, f"curriculum.{name}", step, "a step, a whole number from 0 on")
         for step, value in (self.sequence_length or {}).items():
+            if not checks.that(_whole(value), f"curriculum.sequence_length.{step}", value, WHOLE):
+                continue
             fits = 0 < value <= length and length % value == 0
             divisor = min(_divisors(length), key=lambda each: abs(each - value), default=1)
             expected = f"a divisor of sequence_length = {length}"
             nearby = f"the nearest is {divisor}"
             checks.that(fits, f"curriculum.sequence_length.{step}", value, expected, nearby)
         for step, value in (self.batch or {}).items():
+            if not checks.that(_whole(value), f"curriculum.batch.{step}", value, WHOLE):
+                continue
             fits = 0 < value <= batch and value % unit == 0
             multiple = "" if unit == 1 else f", a multiple of sequence_length = {unit}"
             expected = f"a positive number, at most the batch of {batch}{multiple}"
@@ -73,9 +79,10 @@ class Curriculum:
             for name, weight in weights.items():
                 close = nearest(name, sources)
                 if checks.that(name in sources, f"{key}.{name}", weight, "a source's name", close):
-                    fits = 0 <= weight < float("inf")
+                    number = isinstance(weight, int | float) and not isinstance(weight, bool)
+                    fits = number and 0 <= weight < float("inf")
                     checks.that(fits, f"{key}.{name}", weight, "a number from 0 on")
-            some = any(weight > 0 for weight in weights.values())
+            some = any(weight != 0 for weight in weights.values())
             checks.that(some, key, weights, "a weight above 0 for one source or more")
 
 
@@ -118,6 +125,10 @@ class Sizes(Stages[int]):
                 break
             count += size * (min(end, step) - first)
         return count
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _divisors(number: int) -> list[int]:

@@ -21,11 +21,13 @@ class Place:
             a rule makes.
         first, end: the stretch, in the document's tokens; None where it is no stretch of running
             text.
+        example: of a row the number of one of its examples, among all of the split; None is any.
     """
 
     document: int
     first: int | None = None
     end: int | None = None
+    example: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,9 @@ def occurrences(
     starts, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
     at = document.find(text)
     while at >= 0:
-        inside = np.flatnonzero((ends > at) & (starts < at + len(text)))
-        if len(inside):
-            found.append((int(inside[0]), int(inside[-1]) + 1))
+        first = int(np.searchsorted(ends, at, side="right"))
+        end = int(np.searchsorted(starts, at + len(text)))
+        if first < end:
+            found.append((first, end))
         at = document.find(text, at + 1)
     return found, len(offsets)

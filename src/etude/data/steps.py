@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NotRequired, Protocol, TypedDict
 
@@ -87,8 +87,8 @@ class Assembly(Protocol):
     def places(self, number: int, /) -> list[list[Place]]:
         """Where each example of the step, over all processes, comes from, in their order."""
 
-    def readings(self, places: Collection[Place], number: int, /) -> Iterator[Reading]:
-        """Which examples of the step hold some of these places."""
+    def readings(self, places: Collection[Place], steps: Iterable[int], /) -> Iterator[Reading]:
+        """Which examples of some steps hold some of these places."""
 
 
 class Steps(IterableDataset[list[Any]]):
@@ -188,17 +188,24 @@ class WindowSteps:
         ends = self.ids.ends
         return [stretches(ends, start, start + width) for start in starts.tolist()]
 
-    def readings(self, places: Collection[Place], number: int) -> Iterator[Reading]:
-        starts, width = self._extents(number)
+    def readings(self, places: Collection[Place], steps: Iterable[int]) -> Iterator[Reading]:
         ends = self.ids.ends
-        for place in places:
-            assert place.first is not None
-            assert place.end is not None
-            start = int(ends[place.document - 1]) if place.document else 0
-            first, end = start + place.first, start + place.end
-            for example in np.flatnonzero((starts < end) & (starts + width > first)).tolist():
-                whole = starts[example] <= first and end <= starts[example] + width
-                yield Reading(number, example, place, bool(whole))
+        begins = [int(ends[place.document - 1]) if place.document else 0 for place in places]
+        spans = [
+            (b + (p.first or 0), b + (p.end or 0)) for p, b in zip(places, begins, strict=True)
+        ]
+        listed = [place for _, place in sorted(zip(spans, places, strict=True), key=lambda x: x[0])]
+        first, end = np.array(sorted(spans), dtype=np.int64).reshape(-1, 2).T
+        longest = int((end - first).max(initial=0))
+        for number in steps:
+            starts, width = self._extents(number)
+            low = np.searchsorted(first, starts - longest, side="right")
+            high = np.searchsorted(first, starts + width)
+            for example, start in enumerate(starts.tolist()):
+                for at in range(low[example], high[example]):
+                    if end[at] > start:
+                        whole = start <= first[at] and end[at] <= start + width
+                        yield Reading(number, example, listed[at], bool(whole))
 
     def _extents(self, number: int) -> tuple[Numbers, int]:
         """The first token of each sequence of a step, over all ranks, and how many each reads."""
@@ -211,7 +218,7 @@ class WindowSteps:
         if length == self.length:
             return starts
         raw = self._raw(length)
-        count = min(self.length // length, self._raw(self.length) // raw)
+        count = self._raw(self.length) // raw
         return (starts[:, None] + raw * np.arange(count)).flatten()
 
     def _raw(self, length: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -246,18 +246,18 @@ class StreamSteps(WindowSteps):
     def places(self, number: int) -> list[list[Place]]:
         return [block.places(row) for block, row in self._windows(number)]
 
-    def readings(self, places: Collection[Place], number: int) -> Iterator[Reading]:
+    def readings(self, places: Collection[Place], steps: Iterable[int]) -> Iterator[Reading]:
+        by_document: dict[int, list[Place]] = {}
         for place in places:
-            assert place.first is not None
-            assert place.end is not None
+            by_document.setdefault(place.document, []).append(place)
+        for number in steps:
             for example, inside in enumerate(self.places(number)):
                 for each in inside:
-                    assert each.first is not None
-                    assert each.end is not None
-                    apart = each.end <= place.first or place.end <= each.first
-                    if each.document == place.document and not apart:
-                        whole = each.first <= place.first and place.end <= each.end
-                        yield Reading(number, example, place, whole)
+                    for place in by_document.get(each.document, ()):
+                        first, end = place.first or 0, place.end or 0
+                        if (each.first or 0) < end and first < (each.end or 0):
+                            whole = (each.first or 0) <= first and end <= (each.end or 0)
+                            yield Reading(number, example, place, whole)
 
     def _windows(self, number: int) -> list[tuple[Block, int]]:
         """The windows of a step: a block, and the window's row in it."""

@@ -14,11 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from torch.utils.data import DataLoader
 
 from etude.data.curriculum import Curriculum, Sizes, Stages
 from etude.data.loading import evaluation_positions, loader
 from etude.data.module import Batch as Batch
+from etude.data.objective import generator
 from etude.data.order import ORDERS, Order
 from etude.data.passages import cut
 from etude.data.places import Place, occurrences
@@ -28,7 +30,7 @@ from etude.data.steps import EvaluationBatches, Share, WindowSteps
 from etude.data.store import Store, Stored
 from etude.data.tokenizer import WithSpecial
 from etude.data.view import of_text
-from etude.errors import Checks, Problem, RequestError
+from etude.errors import Checks, EtudeError, Problem, RequestError
 
 
 @dataclass(kw_only=True, eq=False)
@@ -99,6 +101,29 @@ class TextData(Stored):
             raise RequestError(Problem("data.separate_documents", expected, True))
         if objective.special_tokens({}):
             self.recipe = WithSpecial(self.recipe, objective)
+
+    def prepare(self, cache_dir: Path) -> Store:
+        store = super().prepare(cache_dir)
+        lengths = {} if self.curriculum is None else self.curriculum.sequence_length or {}
+        if problems := [p for step, each in lengths.items() for p in self._too_short(step, each)]:
+            raise RequestError(problems)
+        return store
+
+    def _too_short(self, step: int, length: int) -> Iterator[Problem]:
+        """That the task makes nothing of sequences of a curriculum's length."""
+        if self.objective is None:
+            return
+        try:
+            raw = self.objective.raw(length)
+            fits = raw >= max(1, self.objective.shortest)
+            if fits:
+                self.objective(np.zeros((1, raw), dtype=np.int64), generator(0, 0))
+        except (EtudeError, ValueError, ZeroDivisionError):
+            fits = False
+        if not fits:
+            name = type(self.objective).__name__
+            expected = f"a length of which {name} can make inputs and targets"
+            yield Problem(f"data.curriculum.sequence_length.{step}", expected, length)
 
     @property
     def window(self) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import logging
 import os
+import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +33,8 @@ from etude.data.splits import SPLITS, Document, Passage, Split
 from etude.data.text import TextData
 from etude.errors import Checks, Problem, RequestError, nearest
 from etude.records.opening import is_there, odd
+
+log = logging.getLogger("etude.data")
 
 KEYS = {"train": "data.path", "val": "data.validation", "test": "data.test"}
 """What states the files of each split."""
@@ -165,6 +169,11 @@ class TextFiles(TextData):
             raise RequestError(problems)
         if not any(self._scan(file).characters for file in files):
             raise RequestError(Problem("data.path", "text; its files are empty", self.paths))
+        trained = {self._scan(file).sha256: file for file in self._own("train")}
+        for split in ("val", "test"):
+            for file in self._own(split):
+                if (other := trained.get(self._scan(file).sha256)) is not None:
+                    log.warning("%s: %s has the content of %s", KEYS[split], file, other)
 
     def content_fingerprint(self) -> str:
         digest = hashlib.sha256()
@@ -247,8 +256,8 @@ class TextFiles(TextData):
         if self._rows() or self.lines:
             keys = array("Q", (key_of(text.encode()) for _, text in self._all("train")))
         else:
-            scans = [self._scan(file) for file in self._own("train")]
-            keys = array("Q", (key_of(bytes.fromhex(scan.sha256)) for scan in scans))
+            files = [file for file in self._own("train") if self._scan(file).characters]
+            keys = array("Q", (self._once(key_of_file, file) for file in files))
         return held_out(keys, self.part)
 
     def _rows(self) -> bool:
@@ -297,11 +306,11 @@ class TextFiles(TextData):
         if split == "test" or self.part is None:
             yield from ((file, 0, n) for file, n in zip(files, counts, strict=True) if n)
             return
-        if self.split == "keyed" and len(files) > 1:
-            for file, scan in zip(files, scans, strict=True):
-                drawn = key_of(bytes.fromhex(scan.sha256)) <= self._border
-                if scan.characters and drawn == (split == "val"):
-                    yield file, 0, scan.characters
+        if self.split == "keyed" and sum(count > 0 for count in counts) > 1:
+            for file, count in zip(files, counts, strict=True):
+                drawn = count and self._once(key_of_file, file) <= self._border
+                if count and drawn == (split == "val"):
+                    yield file, 0, count
             return
         border = int(sum(counts) * (1 - self.part))
         start = 0
@@ -332,6 +341,14 @@ def key_of(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8, person=b"split").digest(), "big")
 
 
+def key_of_file(file: Path) -> int:
+    """That of a file of plain text: of the text, however its lines end."""
+    digest = hashlib.blake2b(digest_size=8, person=b"split")
+    for text in characters_of(file, 0, sys.maxsize):
+        digest.update(text.encode())
+    return int.from_bytes(digest.digest(), "big")
+
+
 def held_out(keys: Sequence[int], part: float) -> int:
     """The largest key of those that are held out: a part of them, the smallest, and one at least.
 
@@ -342,7 +359,8 @@ def held_out(keys: Sequence[int], part: float) -> int:
     count = max(1, round(part * len(ordered)))
     if len(ordered) < 2 or ordered[count - 1] == ordered[-1]:
         expected = f"a part that leaves some of the {len(ordered):,} documents for training"
-        hint = "equal documents are in one split" if len(ordered) > 1 else None
+        equal = len(np.unique(ordered)) < len(ordered)
+        hint = "equal documents are in one split" if equal else None
         raise RequestError(Problem("data.validation", expected, part, hint))
     return int(ordered[count - 1])
 

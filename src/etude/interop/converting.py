@@ -54,6 +54,7 @@ class Source:
         fields: of `config.json`, besides those of the family: names of labels and the like.
         mean: what reads the mean of the module's vectors, which is written as modules of
             `sentence-transformers`; None for all other models.
+        reads: the most tokens of a text that it was trained on; None is all that it can read.
     """
 
     named: str
@@ -70,6 +71,7 @@ class Source:
     chat: str | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
     mean: MeanClassificationHead | None = None
+    reads: int | None = None
 
     @property
     def pad(self) -> int | None:
@@ -108,6 +110,7 @@ def of_run(
     labels: Sequence[str] = (),
     ending: str = "",
     fields: Mapping[str, Any] | None = None,
+    reads: int | None = None,
 ) -> Source:
     """A model that was trained here; what muP multiplies with goes into the weights.
 
@@ -116,15 +119,14 @@ def of_run(
         ending: of the class that the task is written as, where several of a family have the
             model's head: `ForQuestionAnswering`.
         fields: of `config.json`, that the task states.
+        reads: the most tokens of a text that it was trained on.
 
     Raises:
         RequestError: no family has all its parts; they are named.
     """
     module, mean = parted(folded(module))
     family = family_for(module)
-    architecture = family.config(module)["architectures"][0]
-    if ending:
-        architecture = next(each for each in family.architectures if each.endswith(ending))
+    architecture = family.class_of(module, ending)
     end = tokenizer.end_of_text
     named_labels = {
         "id2label": {str(number): label for number, label in enumerate(labels)},
@@ -139,6 +141,7 @@ def of_run(
         ends=() if end is None else (end,),
         fields={**(named_labels if labels else {}), **(fields or {})},
         mean=mean,
+        reads=reads,
     )
 
 
@@ -221,7 +224,7 @@ def convert(
         )
         _write_text(source, beside)
         if source.mean is not None:
-            write_modules(beside, source.mean, source.module.max_length)
+            write_modules(beside, source.mean, source.reads or source.module.max_length)
         ours = comparing.logits_of(source.module, source.architecture, source.pad)
         if source.files is not None:
             tell("comparing with the source as transformers reads it")
@@ -283,6 +286,7 @@ def _write_text(source: Source, folder: Path) -> None:
         ends=source.ends,
         max_length=source.module.max_length,
         chat=source.chat,
+        types=has_types(source.module),
     )
     fields = dict(source.fields)
     if source.config is None and source.ends:  # a family's defaults are ids of its own tokenizer
@@ -292,6 +296,12 @@ def _write_text(source: Source, folder: Path) -> None:
         stated = json.loads(file.read_text(encoding="utf-8"))
         text = json.dumps({**stated, **fields}, indent=2, sort_keys=True, ensure_ascii=False)
         file.write_text(text + "\n", encoding="utf-8")
+
+
+def has_types(module: Any) -> bool:
+    """Whether a model tells the second of two texts from the first by token types."""
+    types = getattr(module, "token_types", None)
+    return types is not None and types.num_embeddings > 1
 
 
 def _put(beside: Path, destination: Path) -> None:

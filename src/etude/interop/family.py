@@ -69,6 +69,16 @@ class Family:
         """
         raise NotImplementedError
 
+    def class_of(self, module: Any, ending: str = "") -> str:
+        """The class of `transformers` that a module of ours is written as.
+
+        Args:
+            ending: of its name, where several have the module's head.
+        """
+        found: str = self.config(module)["architectures"][0]
+        chosen = (each for each in self.architectures if ending and each.endswith(ending))
+        return next(chosen, found)
+
     def rules(self, module: Any, architecture: str) -> Mapping[str, Rule]:
         """The names in one class of `transformers`, of what the module has."""
         return self.names

@@ -30,7 +30,14 @@ CAUSAL = ("CausalLM", "LMHeadModel")
 
 
 def save_adapter(
-    module: Any, folder: Path, options: LoRA, *, base: str = "", family: Family | None = None
+    module: Any,
+    folder: Path,
+    options: LoRA,
+    *,
+    base: str = "",
+    family: Family | None = None,
+    ending: str = "",
+    reads: int | None = None,
 ) -> None:
     """Writes the low-rank changes of an adapted model, and an encoder's head, which is trained
     beside them. One that reads the mean becomes a module of `sentence-transformers`.
@@ -42,6 +49,8 @@ def save_adapter(
     Args:
         base: where the model's own weights are: a folder or a hub id.
         family: None is the one that has all parts of the module.
+        ending: of the class of `transformers`, where several have the module's head.
+        reads: the most tokens of a text that it was trained on; None is all that it can read.
 
     Raises:
         RequestError: there are no changes.
@@ -51,7 +60,7 @@ def save_adapter(
         raise RequestError(Problem("the model", "low-rank changes; it has none"))
     twin, mean = parted(_plain_twin(module))
     family = family or family_for(twin)
-    kind = family.config(twin)["architectures"][0]
+    kind = family.class_of(twin, ending)
     known = places(twin, family, kind)
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
@@ -92,7 +101,7 @@ def save_adapter(
     (folder / WEIGHTS).chmod(folder.stat().st_mode & 0o666)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if mean is not None:
-        write_modules(folder, mean, twin.max_length)
+        write_modules(folder, mean, reads or twin.max_length)
 
 
 def _joined(layer: LoRALinear, rows: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -236,6 +236,7 @@ def write(
     ends: Sequence[int] = (),
     max_length: int | None = None,
     chat: str | None = None,
+    types: bool = False,
 ) -> None:
     """Puts a tokenizer where `transformers` finds it beside weights.
 
@@ -245,6 +246,7 @@ def write(
         begin, ends: the first of `ends` is the end of text that `tokenizer_config.json` names.
         max_length: the most tokens of a text.
         chat: the template of a chat, Jinja.
+        types: the model tells the second of two texts from the first by token types.
     """
     if source is not None:
         for name in TEXT:
@@ -269,6 +271,8 @@ def write(
         config["model_max_length"] = max_length
     if chat is not None:
         config["chat_template"] = chat
+    if types:
+        config["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
     config["clean_up_tokenization_spaces"] = False
     text = json.dumps(config, indent=2, ensure_ascii=False)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")

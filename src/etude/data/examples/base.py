@@ -181,7 +181,8 @@ class ExampleData(Stored, Source):
         room = self.sequence_length if self.pack else None
         table = self._training_table()
         rows = self.rows_of("train")[table.indices]
-        return ExampleSteps(table, self._batches(share.seed), share, rows, room)
+        numbers = np.arange(len(self.rows_of("train")))[table.indices]
+        return ExampleSteps(table, self._batches(share.seed), share, rows, room, numbers)
 
     def sources_of(self, documents: Collection[int]) -> dict[int, str]:
         found = {}
@@ -193,10 +194,15 @@ class ExampleData(Stored, Source):
         return found
 
     def places_of(self, text: str) -> Iterator[Place]:
-        kept = set(self.rows_of("train").tolist())
+        rows = self.rows_of("train")
+        kept, wanted = set(rows.tolist()), _squashed(text)
+        columns = [self.store.column("train", name) for name in self.text_fields]
         for number, row in enumerate(self.rows("train")):
             if number in kept and any(text in each for each in self.texts(row)):
-                yield Place(number)
+                for example in np.flatnonzero(rows == number).tolist():
+                    read = (self.tokenizer_.decode(each[example].tolist()) for each in columns)
+                    if any(wanted in _squashed(each) for each in read):
+                        yield Place(number, example=example)
 
     def evaluation_batches(self, split: Split) -> DataLoader[Any]:
         """A whole split, each example once; batches say by `index` which these are.
@@ -402,3 +408,8 @@ class ExampleData(Stored, Source):
             stretch=self.bucket_steps,
             packed=self.pack,
         )
+
+
+def _squashed(text: str) -> str:
+    """A text without its spaces and case, which tokenizers may change."""
+    return "".join(text.casefold().split())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -106,6 +106,7 @@ class ExampleSteps:
         batches: which examples make up a step.
         share: whose steps these are; its micro-batches hold examples, or packed sequences.
         rows: the row that each example of the table is from.
+        numbers: of the table's examples among all of the split; None is all of them.
         room: positions in a sequence that short examples share; None gives each its own.
     """
 
@@ -114,6 +115,7 @@ class ExampleSteps:
     share: Share
     rows: Numbers
     room: int | None = None
+    numbers: Numbers | None = None
 
     def step(self, number: int) -> list[MicroBatch]:
         """This process's share of a step."""
@@ -133,15 +135,30 @@ class ExampleSteps:
         return [{**objective.collated(each), **told} for each in self._micros(mine)]
 
     def places(self, number: int) -> list[list[Place]]:
-        """The rows of a step's examples. Those that share sequences have another order in them."""
-        return [[Place(int(self.rows[index]))] for index in self.batches.step(number)]
+        """The rows of a step's examples, in the order of the batch."""
+        return [[Place(int(self.rows[index]))] for index in self._in_order(number)]
 
-    def readings(self, places: Collection[Place], number: int) -> Iterator[Reading]:
-        """Which examples are from some rows; of a row in pieces, each piece."""
-        wanted = {place.document: place for place in places}
-        for example, row in enumerate(self.rows[self.batches.step(number)].tolist()):
-            if row in wanted:
-                yield Reading(number, example, wanted[row])
+    def readings(self, places: Collection[Place], steps: Iterable[int]) -> Iterator[Reading]:
+        """Which examples are those of some places, or are from their rows."""
+        examples = {place.example: place for place in places if place.example is not None}
+        rows = {place.document: place for place in places if place.example is None}
+        own = np.arange(len(self.rows)) if self.numbers is None else self.numbers
+        for number in steps:
+            for example, index in enumerate(self._in_order(number)):
+                row = int(self.rows[index])
+                place = examples.get(int(own[index])) or rows.get(row)
+                if place is not None:
+                    yield Reading(number, example, place)
+
+    def _in_order(self, number: int) -> list[int]:
+        """The examples of a step, as they stand in the batch of all of it."""
+        chosen = self.batches.step(number).tolist()
+        if self.room is None:
+            return chosen
+        objective = self.table.objective
+        whole = [self.table[index] for index in chosen]
+        sizes = [[len(each[name]) for name in objective.padded] for each in whole]
+        return [chosen[index] for row in packed(sizes, self.room) for index in row]
 
     def _micros(self, items: list[Item]) -> list[list[Item]]:
         size = self.share.micro_batch or len(items)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -319,12 +319,13 @@ class RuleSteps:
         numbers = self.data.chosen(number, self.share.seed)
         return [[Place(int(each))] for each in numbers]
 
-    def readings(self, places: Collection[Place], number: int) -> Iterator[Reading]:
+    def readings(self, places: Collection[Place], steps: Iterable[int]) -> Iterator[Reading]:
         """Which examples have the numbers of some."""
         wanted = {place.document: place for place in places}
-        for example, each in enumerate(self.data.chosen(number, self.share.seed).tolist()):
-            if each in wanted:
-                yield Reading(number, example, wanted[each])
+        for number in steps:
+            for example, each in enumerate(self.data.chosen(number, self.share.seed).tolist()):
+                if each in wanted:
+                    yield Reading(number, example, wanted[each])
 
 
 class _Evaluation(IterableDataset[dict[str, Any]]):
