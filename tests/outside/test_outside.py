@@ -146,12 +146,71 @@ def test_scores_of_its_own(
     assert run.scores("val") == run.scores("val") == [12.0, 2.0]
 
 
+def page(name: str) -> tuple[list[str], list[str]]:
+    """The Python and YAML blocks of a page on contracts."""
+    text = (Path(__file__).parents[2] / "docs" / "contracts" / f"{name}.md").read_text("utf-8")
+    python, yaml = (re.findall(rf"```{kind}\n(.*?)```", text, re.S) for kind in ("python", "yaml"))
+    return python, yaml
+
+
+def test_the_metric_of_labelled_rows_of_the_page_on_tasks(
+    etude: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the page's source of rows; against scikit-learn, in slices too."""
+    from sklearn.metrics import cohen_kappa_score
+
+    codes = {"kappa_task": page("task")[0][1], "notes_data": page("data")[0][1]}
+    configs = {"task": page("task")[1][1], "data": page("data")[1][1]}
+    for module, code in codes.items():
+        (tmp_path / f"{module}.py").write_text(code, encoding="utf-8")
+    for group, config in configs.items():
+        (tmp_path / "conf" / group).mkdir(parents=True)
+        module = "kappa_task" if group == "task" else "notes_data"
+        text = config.replace("my_parts", module)
+        (tmp_path / "conf" / group / "mine.yaml").write_text(text, encoding="utf-8")
+    draw = np.random.default_rng(0)
+    lines = []
+    for number in range(120):
+        label = ("good", "bad", "plain")[number % 3]
+        words = draw.choice([label, "film", "story", "good", "bad"], 6)
+        lines.append(f"{label}: {' '.join(words)} {number}")
+    (tmp_path / "notes.txt").write_text("\n".join(lines) + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    answer = etude(
+        "train", f"--config-dir={tmp_path / 'conf'}", "~experiment", "name=notes", "data=mine",
+        "task=mine", "model=encoder_nano", "model/head=mean", "model.dim=16", "model.layers=1",
+        "model.heads=2", f"data.path={tmp_path / 'notes.txt'}", "trainer.max_steps=40",
+        "trainer.val_check_interval=10", "optimizer.lr=0.02", "schedule.warmup_steps=0",
+        f"run.root={tmp_path / 'runs'}", f"run.cache={tmp_path}/cache", "run.samples=0",
+        "trainer.accelerator=cpu", "data.tokenizer.vocab_size=80",
+        "extensions=[kappa_task,notes_data]",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    (path,) = [file.parent for file in tmp_path.rglob("run.json")]
+    run = load_run(path, trust=list(codes))
+    kappas = run.metrics["val/kappa"].dropna()
+    assert run.summary["best"]["metric"] == "val/kappa"
+    assert run.summary["best"]["value"] == kappas.max()
+    trust = ["--trust", *codes]
+    answer = etude("evaluate", str(path), "--json", *trust)
+    assert answer.code == 0, answer.err
+    (told,) = json.loads(answer.out)
+    (file,) = path.glob("predictions/*.jsonl")
+    found = [json.loads(line) for line in file.read_text().splitlines()]
+    expected = cohen_kappa_score([f["label"] for f in found], [f["prediction"] for f in found])
+    assert told["metrics"]["kappa"] == pytest.approx(expected)
+    answer = etude("predict", str(path), "--text", "good good good", *trust)
+    assert answer.code == 0, answer.err
+    answer = etude("data", "step", str(path), "3", *trust)
+    assert "notes.txt, line" in answer.out
+
+
 def test_the_metric_of_the_page_on_tasks(
     etude: Callable[..., Any], toy: Callable[..., list[str]], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     page = Path(__file__).parents[2] / "docs" / "contracts" / "task.md"
-    _, code = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+    _, _, code = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
     (tmp_path / "top_five.py").write_text(code, encoding="utf-8")
     file = tmp_path / "conf" / "task" / "top_five.yaml"
     file.parent.mkdir(parents=True)

@@ -57,7 +57,7 @@ def readings_of(run: Any, text: str) -> list[dict[str, Any]]:
     data = _prepared(run)
     places = set(data.places_of(text))
     if not places:
-        hint = "it is looked for as it stands, with its case and spaces; what is cut off is not read"
+        hint = "looked for as it stands, with its case and spaces; what is cut off is not read"
         raise RequestError(Problem("text", "what stands in the training split", text, hint))
     sources = data.sources_of({place.document for place in places})
     return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -94,6 +94,7 @@ class LanguageModelMetrics(Metrics):
 class CausalLM(Task):
     """Next-token prediction, validated on the whole split, and on each source of a mixture."""
 
+    metrics_class: ClassVar[type[LanguageModelMetrics]] = LanguageModelMetrics
     metric_names = ("val/loss", "val/perplexity", "val/bits_per_byte")
     scores_are = "losses of windows"
     needs_causal_model = True
@@ -103,7 +104,7 @@ class CausalLM(Task):
         return next_token_loss(self.model, micro)
 
     def metrics(self, evaluated: Evaluated) -> LanguageModelMetrics:
-        return LanguageModelMetrics(evaluated.text_bytes)
+        return self.metrics_class(evaluated.text_bytes)
 
     def samples(self, data: Any, options: Any) -> list[str]:
         """Texts that continue the prompt, the same for the same weights and seed of the run."""

@@ -174,13 +174,23 @@ class LabelMetrics(RowMetrics):
         means = np.add.reduceat(chances[order], first) / pieces[:, None]
         return numbers[first], actual[order][first], means
 
-    def _counts(self, rows: Container[int] | None = None) -> NDArray[np.int64]:
+    def outcomes(
+        self, rows: Container[int] | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The actual and the likeliest label of each row, by number.
+
+        Args:
+            rows: these alone; None is all.
+        """
         numbers, actual, chances = self._rows
         found = chances.argmax(-1)
         if rows is not None:
             inside = np.array([number in rows for number in numbers.tolist()], dtype=bool)
             actual, found = actual[inside], found[inside]
-        return confusion(actual, found, len(self.labels))
+        return actual, found
+
+    def _counts(self, rows: Container[int] | None = None) -> NDArray[np.int64]:
+        return confusion(*self.outcomes(rows), len(self.labels))
 
     def _calibration(self) -> tuple[float, list[tuple[float, float, int]]]:
         _, actual, chances = self._rows
@@ -205,6 +215,7 @@ class Classification(Task):
         setup: what the run gives.
     """
 
+    metrics_class: ClassVar[type[LabelMetrics]] = LabelMetrics
     metric_names = (
         "val/loss", "val/accuracy", "val/f1_macro", "val/precision_macro", "val/recall_macro",
         "val/mcc", *OF_POSITIVE, "val/calibration_error",
@@ -259,7 +270,7 @@ class Classification(Task):
     def metrics(self, evaluated: Evaluated) -> LabelMetrics:
         named = self.positive in self.labels
         positive = self.labels.index(str(self.positive)) if named else None
-        return LabelMetrics(self.labels, positive, evaluated.row_of)
+        return self.metrics_class(self.labels, positive, evaluated.row_of)
 
     def line(self, found: Mapping[str, Any]) -> str:
         return f"{found['label']}\t{found['probability']:.3f}\t{shortened(found['text'])}"

@@ -193,6 +193,7 @@ class QuestionAnswering(Task):
         monitor: the metric that decides which checkpoint is best.
     """
 
+    metrics_class: ClassVar[type[SpanMetrics]] = SpanMetrics
     metric_names = ("val/loss", "val/exact_match", "val/f1")
     loss_unit = "nats per window"
     models = (Encoder,)
@@ -237,7 +238,7 @@ class QuestionAnswering(Task):
         return cross_entropy(self.outputs(micro).transpose(1, 2), micro["labels"]) / 2
 
     def metrics(self, evaluated: Evaluated) -> SpanMetrics:
-        return SpanMetrics(
+        return self.metrics_class(
             evaluated,
             longest=self.longest_answer,
             candidates=self.candidates,

@@ -189,6 +189,7 @@ class Tagging(Task):
         setup: what the run gives.
     """
 
+    metrics_class: ClassVar[type[TagMetrics]] = TagMetrics
     metric_names = (
         "val/loss", "val/accuracy", "val/f1_macro", "val/sentence_accuracy", *OF_SPANS,
     )  # fmt: skip
@@ -226,7 +227,7 @@ class Tagging(Task):
         )
 
     def metrics(self, evaluated: Evaluated) -> TagMetrics:
-        return TagMetrics(self.labels, evaluated.row_of, evaluated.labels_of)
+        return self.metrics_class(self.labels, evaluated.row_of, evaluated.labels_of)
 
     def line(self, found: Mapping[str, Any]) -> str:
         pairs = zip(found["words"], found["tags"], strict=False)

@@ -92,6 +92,7 @@ class TextRegression(Task):
         monitor: the metric that decides which checkpoint is best.
     """
 
+    metrics_class: ClassVar[type[ValueMetrics]] = ValueMetrics
     metric_names = ("val/loss", "val/error", "val/pearson", "val/spearman")
     loss_unit = "squared error per number"
     scores_are = "negative squared errors, more is better"
@@ -123,7 +124,7 @@ class TextRegression(Task):
         return (found - micro["labels"]).square().sum()
 
     def metrics(self, evaluated: Evaluated) -> ValueMetrics:
-        return ValueMetrics(self.labels, evaluated.row_of)
+        return self.metrics_class(self.labels, evaluated.row_of)
 
     def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
         measured: Any = self.measured(evaluated)

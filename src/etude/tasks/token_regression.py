@@ -103,6 +103,7 @@ class TokenRegression(Task):
         monitor: the metric that decides which checkpoint is best.
     """
 
+    metrics_class: ClassVar[type[WordValueMetrics]] = WordValueMetrics
     metric_names = ("val/loss", "val/error", "val/pearson", "val/spearman")
     loss_unit = "squared error per word"
     scores_are = "negative squared errors, more is better"
@@ -135,7 +136,7 @@ class TokenRegression(Task):
         return (found - labels)[~labels.isnan()].square().sum()
 
     def metrics(self, evaluated: Evaluated) -> WordValueMetrics:
-        return WordValueMetrics(evaluated.row_of)
+        return self.metrics_class(evaluated.row_of)
 
     def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
         measured: Any = self.measured(evaluated)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -51,6 +51,7 @@ class TokenTask(Task):
         monitor: the metric that decides which checkpoint is best.
     """
 
+    metrics_class: ClassVar[type[TokenMetrics]] = TokenMetrics
     metric_names: tuple[str, ...] = ("val/loss", "val/perplexity", "val/accuracy")
 
     def __init__(
@@ -82,4 +83,4 @@ class TokenTask(Task):
         )
 
     def metrics(self, evaluated: Evaluated) -> TokenMetrics:
-        return TokenMetrics()
+        return self.metrics_class()
