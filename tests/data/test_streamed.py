@@ -179,6 +179,9 @@ def test_what_cannot_be(tmp_path: Path) -> None:
     mixed = partial(Mixture, sources=sources, weights={"a": 1})
     with pytest.raises(RequestError, match="not mixed in a stream"):
         Streamed(source=mixed, **stated)
+    missing = partial(TextFiles, path=str(tmp_path / "none.txt"))
+    with pytest.raises(RequestError, match=r"data\.source\.path"):
+        Streamed(source=missing, **stated).check()
     (problem,) = streamed(tmp_path).misfits(1, max_epochs=2)
     assert problem.where == "trainer.max_epochs"
 

@@ -104,17 +104,20 @@ def _tell_the_same(jobs: Sequence[Any]) -> None:
 
 
 def _tell_results(jobs: Sequence[Any]) -> None:
-    """What the finished jobs came to, the best first."""
+    """What the finished jobs came to at their end, by the metric that decides, the best first."""
+    from etude.records.metrics import rises
     from etude.records.record import Record
 
-    rows = []
+    rows: list[tuple[str, float, Any]] = []
     for job in jobs:
         if job.path and job.status.trained and job.same_as is None:
-            final = Record.read(Path(job.path)).info.get("final", {})
-            found = next(((k, v) for k, v in final.items() if k.startswith("val/")), None)
-            if found:
-                rows.append((*found, job))
-    for metric, value, job in sorted(rows, key=lambda row: row[1]):
+            info = Record.read(Path(job.path)).info
+            metric = str((info.get("best") or {}).get("metric"))
+            value = (info.get("final") or {}).get(metric)
+            if value is not None:
+                rows.append((metric, value, job))
+    sign = -1 if rows and rises(rows[0][0]) else 1
+    for metric, value, job in sorted(rows, key=lambda row: sign * row[1]):
         log.info("  %s %.4f  %s  %s", metric, value, job.label, job.path)
 
 

@@ -8,7 +8,7 @@ import math
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from etude.data.curriculum import Stages
 from etude.data.order import ORDERS, Order, permute, round_keys
 from etude.data.splits import Document, Part, SectionMeta, Split
-from etude.data.text import Batch, TextData
+from etude.data.text import Batch, TextData, of_source
 from etude.errors import Checks, Problem, RequestError, nearest
 
 MIXTURE_STREAM = 0x4D495854
@@ -107,7 +107,7 @@ class Mixture(TextData):
             try:
                 source.check()
             except RequestError as error:
-                problems += (_of_source(name, problem) for problem in error.problems)
+                problems += (of_source(f"data.sources.{name}", each) for each in error.problems)
         if problems:
             raise RequestError(problems)
 
@@ -295,10 +295,3 @@ def _check_names(
             continue
         hint = "a source that gives nothing is left out of sources" if weight == 0 else None
         checks.that(0 < weight < math.inf, key, weight, "a positive number", hint)
-
-
-def _of_source(name: str, problem: Problem) -> Problem:
-    """A source speaks of itself as `data`."""
-    if problem.where != "data" and not problem.where.startswith("data."):
-        return problem  # a file
-    return replace(problem, where=f"data.sources.{name}{problem.where.removeprefix('data')}")

@@ -94,7 +94,7 @@ def open_store(folder: Path, split_meta: Any) -> Store:
             if (len(column), len(column.values)) != (splits[split].lists, numbers):
                 raise ValueError(f"{split}.{name} is not of the size that was written")
         return store
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RequestError) as error:
         hint = f"remove the folder {folder} and it will be made again; {error}"
         expected = "prepared data as it was written"
         raise RequestError(Problem(str(folder), expected, hint=hint)) from error

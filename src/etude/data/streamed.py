@@ -21,7 +21,7 @@ from etude.data.prepare import TOKENS, write_text
 from etude.data.splits import Document, Part, Split
 from etude.data.steps import MicroBatch, Share, WindowSteps
 from etude.data.store import Store
-from etude.data.text import TextData
+from etude.data.text import TextData, of_source
 from etude.data.tokenizer import Tokenizer
 from etude.data.writing import encoded_passages
 from etude.errors import Checks, Problem, RequestError
@@ -122,7 +122,11 @@ class Streamed(TextData):
         return self.corpus.origin()
 
     def check(self) -> None:
-        self.corpus.check()
+        try:
+            self.corpus.check()
+        except RequestError as error:
+            problems = (of_source("data.source", each) for each in error.problems)
+            raise RequestError(problems) from error
 
     # -- what is stored: the tokenizer, and validation ----------------------------------------
 

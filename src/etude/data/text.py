@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -371,3 +371,14 @@ def _check_batch(checks: Checks, batch: Batch, sequence_length: int) -> int | No
         )
         return tokens if fits else None
     return None
+
+
+def of_source(where: str, problem: Problem) -> Problem:
+    """What a corpus says of itself as `data`, where it is the source of other data.
+
+    Args:
+        where: the key of the source.
+    """
+    if problem.where != "data" and not problem.where.startswith("data."):
+        return problem  # a file
+    return replace(problem, where=f"{where}{problem.where.removeprefix('data')}")
