@@ -32,7 +32,11 @@ TOKENIZERS = {
     "pretrained": Pretrained("tokenizer.json"),
 }
 NEEDED_BY_TOKENIZERS = {"pretrained": ["tokenizer.path=tokenizer.json"]}
-NEEDED = {"text_files": ["path=some.txt"], "hub_text": ["name=owner/name"]}
+NEEDED = {
+    "text_files": ["path=some.txt"],
+    "hub_text": ["name=owner/name"],
+    "streamed": ["source.path=some.txt"],
+}
 
 
 def build(corpus: str, *overrides: str) -> Any:

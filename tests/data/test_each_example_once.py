@@ -93,7 +93,7 @@ def test_examples_of_different_lengths(
         "types": [[0] * size for size in sizes],
         "label": [[number] for number in range(len(sizes))],
     }
-    table = Held(fields, LabelObjective())
+    table, rows = Held(fields, LabelObjective()), np.arange(len(sizes))
     batches = ExampleBatches(
         table.lengths(),
         seed=cut["seed"],
@@ -109,7 +109,8 @@ def test_examples_of_different_lengths(
     bounds = [0, *sorted(stop for stop in cut["stops"] if stop < steps), steps]
     for start, stop in pairwise(bounds):
         ranks = [
-            Steps(ExampleSteps(table, batches, share), start, stop) for share in shares_of(cut)
+            Steps(ExampleSteps(table, batches, share, rows), start, stop)
+            for share in shares_of(cut)
         ]
         for shares in zip(*ranks, strict=True):
             for micros in shares:
