@@ -10,7 +10,7 @@ from pathlib import Path
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from etude.data.columns import FLOATS, INTEGERS, Column, ColumnWriter
 
@@ -20,6 +20,7 @@ REAL = st.floats(width=32, allow_nan=False)
 
 @pytest.mark.parametrize(("numbers", "code"), [(WHOLE, "i"), (REAL, "f")])
 def test_what_is_written_is_read(numbers: st.SearchStrategy, code: str) -> None:
+    @settings(deadline=None)
     @given(st.lists(st.lists(st.lists(numbers, max_size=4), max_size=4), max_size=3))
     def check(groups: list[list[list[float]]]) -> None:
         dtype = FLOATS if code == "f" else INTEGERS
