@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from windows import window_steps
@@ -105,6 +105,7 @@ class TestWindowSteps:
 
 
 class TestEvaluationBatches:
+    @settings(deadline=None)
     @given(tokens=st.integers(0, TOKENS), length=st.integers(1, 120), examples=st.integers(1, 20))
     def test_every_target_comes_once_in_order(
         self, tmp_path_factory: pytest.TempPathFactory, tokens: int, length: int, examples: int

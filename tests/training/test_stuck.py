@@ -24,7 +24,7 @@ LONG = 120  # seconds in which what should end within two has to, on the busiest
 LOOP, RUN = "etude.training.loop", "etude.training.run"
 BEFORE = {
     "imports": ("etude.api:train_record", 1),
-    "data": ("etude.data.text:prepare_text", 1),
+    "data": ("etude.data.text:write_text", 1),
     "tokenizer": ("etude.data.tokenizer:Char.train", 1),
     "build": (f"{RUN}:build_model", 1),
     "first step": ("etude.tasks.causal_lm:CausalLM.training_step", 1),
