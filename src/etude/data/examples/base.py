@@ -266,7 +266,7 @@ class ExampleData(Stored, Source):
         Raises:
             RequestError: they can't be read, or lack a column; or the source reads no files.
         """
-        expected = f"no files: {type(self).__name__} has none of its own"
+        expected = f"no files: {type(self).__name__} reads no other files (no method from_files)"
         raise RequestError(Problem("--data", expected, list(asked.files or ())))
 
     def rows_of_texts(
