@@ -12,6 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
+from etude.collecting import rarely
 from etude.data.cache import built_once
 from etude.data.columns import Column
 from etude.data.module import DataModule
@@ -180,7 +181,12 @@ class Stored(DataModule):
             **self._code(),
         }
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
-        folder = built_once(Path(cache_dir), key, lambda folder: self.write(folder, identity))
+
+        def build(folder: Path) -> None:
+            with rarely():  # a quarter of the time would go into looking for garbage
+                self.write(folder, identity)
+
+        folder = built_once(Path(cache_dir), key, build)
         store = open_store(folder, self.split_meta)
         self.opened(store)
         self._store = store
