@@ -229,3 +229,53 @@ def test_the_metric_of_the_page_on_tasks(
     assert found["accuracy"] <= found["top_five"] <= 1
     assert found["top_five"] > 0
     assert run.evaluate("val", which="last")["top_five"] == pytest.approx(row["val/top_five"])
+
+
+def test_reproduced(words: list[str], etude: Any, tmp_path: Path) -> None:
+    """A paper about runs of a user's own task on a user's own data."""
+    config_dir, *rest = words
+    runs = [w for w in rest if not w.startswith(("run.root", "name=")) and w != "~experiment"]
+    paper = {
+        "title": "Lengths",
+        "claim": "The length of a word is learnt",
+        "citation": "Nobody (2026). An example.",
+        "link": "https://example.org",
+        "tier": "cpu",
+        "cost": "seconds",
+        "seeds": [0],
+        "runs": {
+            "learnt": ["~experiment", *runs],
+            "untrained": ["~experiment", *runs, "optimizer.lr=1e-9"],
+        },
+        "measure": {
+            "_target_": "etude.papers.readings.Metrics",
+            "values": {"pearson": {"run": "learnt", "metric": "val/pearson"}},
+            "controls": {"pearson": {"run": "untrained", "metric": "val/pearson"}},
+            "curves": ["val/pearson"],
+        },
+        "cells": [
+            {
+                "key": "pearson",
+                "says": "the correlation",
+                "published": None,
+                "read": "in words",
+                "tolerance": {"above": 0.8},
+                "because": "lengths stand in the words",
+                "control": "hardly trained",
+            }
+        ],
+    }
+    file = tmp_path / "conf" / "paper" / "word_lengths.yaml"
+    file.parent.mkdir()
+    file.write_text(json.dumps(paper), encoding="utf-8")
+    root = ["--root", str(tmp_path / "runs"), "--config-dir", config_dir.partition("=")[2]]
+    answer = etude("reproduce", "word_lengths", *root)
+    assert answer.code == 0, answer.out + answer.err
+    result = json.loads((tmp_path / "runs/_papers/word_lengths/result.json").read_text())
+    (found,) = result["readings"]["pearson"]["values"]
+    (path,) = [p for p in (tmp_path / "runs" / "word_lengths").iterdir()
+               if "1e-09" not in (p / "config.yaml").read_text()]  # fmt: skip
+    learnt = load_run(path, trust=["lengths"]).metrics["val/pearson"].dropna().iloc[-1]
+    assert found == pytest.approx(learnt)
+    again = etude("reproduce", "word_lengths", *root)
+    assert "2 runs, all of them there" in again.out
