@@ -217,3 +217,23 @@ def test_a_run_stopped_killed_and_continued(etude: Any, toy_files: Path, tmp_pat
     assert shown.code == 0, shown.err
     assert "lines.txt, line" in shown.out
     assert POSITION not in shown.out
+
+
+def test_the_stream_is_read_once_though_steps_cross_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = streamed(tmp_path, shuffle=3)
+    started: list[Position] = []
+    stream = Streamed.stream
+
+    def noted(self: Streamed, start: Position) -> Any:
+        started.append(start)
+        return stream(self, start)
+
+    monkeypatch.setattr(Streamed, "stream", noted)
+    assert len(steps(data, 12)) == 12
+    assert started == [Position()]
+
+
+def test_a_shipped_class_states_no_code(tmp_path: Path) -> None:
+    assert "code" not in streamed(tmp_path).meta.identity

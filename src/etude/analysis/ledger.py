@@ -82,8 +82,8 @@ def shown_step(run: Any, step: int, examples: int) -> Iterator[str]:
     """
     _check_step(run, step)
     data = _prepared(run)
-    batch = data.batch_of(_stated(run, "seed"), step - 1)
-    places = _places(run, data, step)
+    assembly = _assembly(run, data)
+    (batch,), places = assembly.step(step - 1), assembly.places(step - 1)
     total, done = _stated(run, "total_steps"), _stated(run, "step")
     yield f"step {step:,} of {total:,}" + ("" if step <= done else f", of which {done:,} are done")
     for number, lines in enumerate(_lines(data, places[:examples]), 1):

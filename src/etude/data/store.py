@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import sys
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,8 @@ from etude.data.columns import Column
 from etude.data.module import DataModule
 from etude.data.tokenizer import Recipe, Tokenizer
 from etude.errors import Problem, RequestError
+
+_NOT_USERS = {"etude", "pytorch_lightning", "lightning_fabric", *sys.stdlib_module_names}
 
 META, TOKENIZER = "meta.json", "tokenizer.json"
 FORMAT = 5  # of the folder, and of how data is read; a change makes new folders
@@ -202,7 +205,7 @@ class Stored(DataModule):
         """Hashes of the files of the user's own classes: another code reads other data."""
         files = {}
         for kind in type(self).__mro__:
-            if not kind.__module__.startswith(("etude.", "pytorch_lightning.", "builtins")):
+            if kind.__module__.partition(".")[0] not in _NOT_USERS:
                 try:
                     content = Path(inspect.getfile(kind)).read_bytes()
                 except (OSError, TypeError):  # of a notebook's cell, or of the interpreter

@@ -237,10 +237,11 @@ class StreamSteps(WindowSteps):
     def __post_init__(self) -> None:
         self._block: Block | None = None
         self._rest: Iterator[Block] = iter(())
+        self._latest: tuple[int, list[tuple[Block, int]]] = (-1, [])
 
     def step(self, number: int) -> list[MicroBatch]:
         found = super().step(number)
-        position = tuple(self._of(number * self.sizes.usual).position)
+        position = tuple(self._windows(number)[0][0].position)
         told: list[Any] = [{**micro, POSITION: position} for micro in found]
         return told
 
@@ -264,12 +265,17 @@ class StreamSteps(WindowSteps):
                             yield Reading(number, example, place, whole)
 
     def _windows(self, number: int) -> list[tuple[Block, int]]:
-        """The windows of a step: a block, and the window's row in it."""
+        """The windows of a step: a block, and the window's row in it. Those of the latest are kept,
+        since the stream may have gone on to another block within it.
+        """
+        if self._latest[0] == number:
+            return self._latest[1]
         size, first = self.data.shuffle, number * self.sizes.usual
         found = []
         for index in range(first, first + self.sizes.usual):
             block = self._of(index)
             found.append((block, int(block.order[index % size])))
+        self._latest = number, found
         return found
 
     def _of(self, index: int) -> Block:

@@ -301,8 +301,7 @@ class TextFiles(TextData):
     def _spans(self, split: Split) -> Iterator[tuple[Path, int, int]]:
         """Each file's characters [first, last) that belong to the split, unless there are none."""
         files = self._files_of(split)
-        scans = [self._scan(file) for file in files]
-        counts = [scan.characters for scan in scans]
+        counts = [self._scan(file).characters for file in files]
         if split == "test" or self.part is None:
             yield from ((file, 0, n) for file, n in zip(files, counts, strict=True) if n)
             return

@@ -141,8 +141,10 @@ class Estimator:
             size.notes.append("validation is not counted: its tokens are known after preparation")
         data = parts.data
         end = min(checked.run.stop_at_step or size.steps, size.steps)
-        tokens = data.tokens_in(0, size.steps)
-        size.flops = tokens * training + once * _validations(0, size.steps, size.steps, interval)
+        assert size.tokens is not None
+        size.flops = size.tokens * training + once * _validations(
+            0, size.steps, size.steps, interval
+        )
         if not state.works and state.kind != "held":
             size.flops_left = size.seconds_left = 0.0
             return

@@ -129,8 +129,7 @@ class ExampleSteps:
         if not mine:  # fewer examples than ranks: this one computes, and counts nothing
             mine = [objective.without_targets(whole[0])]
         if self.room is not None:
-            sizes = [[len(each[name]) for name in objective.padded] for each in mine]
-            rows = [[mine[index] for index in row] for row in packed(sizes, self.room)]
+            rows = [[mine[index] for index in row] for row in self._packed(mine, self.room)]
             return [{**objective.packed(each), **told} for each in self._micros(rows)]
         return [{**objective.collated(each), **told} for each in self._micros(mine)]
 
@@ -155,10 +154,13 @@ class ExampleSteps:
         chosen = self.batches.step(number).tolist()
         if self.room is None:
             return chosen
-        objective = self.table.objective
         whole = [self.table[index] for index in chosen]
-        sizes = [[len(each[name]) for name in objective.padded] for each in whole]
-        return [chosen[index] for row in packed(sizes, self.room) for index in row]
+        return [chosen[index] for row in self._packed(whole, self.room) for index in row]
+
+    def _packed(self, examples: list[Arrays], room: int) -> list[list[int]]:
+        """Which of some examples share each sequence."""
+        names = self.table.objective.padded
+        return packed([[len(each[name]) for name in names] for each in examples], room)
 
     def _micros(self, items: list[Item]) -> list[list[Item]]:
         size = self.share.micro_batch or len(items)
