@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: help setup train test test-slow test-all lint bench results papers targets lock clean
+.PHONY: help setup train test test-slow test-all lint docs bench results papers targets lock clean
 
 help:
 	@echo "make train     train the first model (about 3 minutes on two CPU cores)"
@@ -10,6 +10,7 @@ help:
 	@echo "make test-slow a third of the slow tests, another one each day (PART=1, 2 or 3)"
 	@echo "make test-all  all tests"
 	@echo "make lint      ruff, mypy, the rooms' import contract; every test file can be imported"
+	@echo "make docs      the documentation site, in docs/_build/html"
 	@echo "make bench     measures speed, about 40 minutes, and writes docs/performance.md"
 	@echo "make results   the applications on real data, about two hours, and writes docs/results.md"
 	@echo "make papers    what papers claim, about two hours, and writes docs/papers.md"
@@ -47,6 +48,12 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest --collect-only -qqq
+
+# The documentation site, in docs/_build/html. Warnings are errors.
+docs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt -c requirements.lock
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 bench: setup
 	$(BIN)/python benchmarks/run.py $(ARGS)

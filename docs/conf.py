@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
+from pathlib import Path
+
+import etude
+
+HERE = Path(__file__).parent
 
 project = "Étude"
 author = "the Étude developers"
@@ -38,3 +44,85 @@ napoleon_use_rtype = False
 
 copybutton_prompt_text = r"\$ |>>> "
 copybutton_prompt_is_regexp = True
+
+API_PAGES = {
+    "python": (
+        "Python interface",
+        "Functions and classes for notebooks and scripts.",
+        (
+            ("Functions", "functions"),
+            ("Runs", ["etude.api.Run", "etude.api.Runs"]),
+            (
+                "Models with tokenizers",
+                [
+                    "etude.models.language_model.LanguageModel",
+                    "etude.models.seq2seq.Seq2Seq",
+                    "etude.models.text_encoder.TextEncoder",
+                ],
+            ),
+            ("Errors", ["etude.errors.RequestError", "etude.errors.RunFailed"]),
+        ),
+    ),
+    "models": (
+        "Models and parts",
+        "Classes for `model` and its slots.",
+        (
+            ("Models", "model"),
+            ("Attention", "model.attention"),
+            ("Positions", "model.position"),
+            ("Norms", "model.norm"),
+            ("Feed-forward parts", "model.feedforward"),
+            ("Masks", "model.mask"),
+            ("Blocks", "model.block"),
+            ("Heads", "model.head"),
+            ("Initialisations", "model.initialise"),
+        ),
+    ),
+    "data": (
+        "Data and tokenizers",
+        "Classes for `data` and `data.tokenizer`.",
+        (("Data", "data"), ("Tokenizers", "data.tokenizer")),
+    ),
+    "tasks": ("Tasks", "Classes for `task`.", (("Tasks", "task"),)),
+    "training": (
+        "Optimizers, schedules, trainer, loggers",
+        "Classes for `optimizer`, `schedule`, `trainer` and `logger`.",
+        (
+            ("Optimizers", "optimizer"),
+            ("Schedules", "schedule"),
+            ("Trainer", "trainer"),
+            ("Loggers", "logger.*"),
+        ),
+    ),
+}
+"""Pages of the API reference: title, introduction, and sections. A section lists classes, or names
+a slot of the config, whose classes are read from targets.json."""
+
+
+def write_api_pages() -> None:
+    """Writes docs/api/ from `API_PAGES` and the table of classes that a config can name."""
+    table = json.loads((HERE.parent / "src/etude/config/targets.json").read_text())
+    folder = HERE / "api"
+    folder.mkdir(exist_ok=True)
+    for name, (title, introduction, sections) in API_PAGES.items():
+        lines = [f"# {title}", "", introduction, ""]
+        for heading, content in sections:
+            lines += [f"## {heading}", "", "```{eval-rst}"]
+            if content == "functions":
+                names = [name for name in etude.__all__ if name[0].islower()]
+                lines += [f".. autofunction:: etude.api.{each}\n" for each in names]
+            else:
+                classes = content if isinstance(content, list) else table["slots"][content]
+                for each in classes:
+                    path = table["moved"].get(each, each)
+                    lines += [f".. autoclass:: {path}"]
+                    if isinstance(content, list):
+                        lines += ["   :members:"]
+                    lines += [""]
+            lines += ["```", ""]
+        (folder / f"{name}.md").write_text("\n".join(lines), encoding="utf-8")
+    index = ["# API reference", "", "Generated from docstrings.", "", "```{toctree}", *API_PAGES]
+    (folder / "index.md").write_text("\n".join([*index, "```", ""]), encoding="utf-8")
+
+
+write_api_pages()

@@ -17,6 +17,7 @@ from etude import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+FEATURES = (ROOT / "docs" / "features.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 COMMANDS = [
     line.split("   #")[0].strip()
@@ -29,7 +30,7 @@ PYTHON = [block for language, block in BLOCKS if language == "python"]
 
 
 def test_every_block_is_a_command_or_python() -> None:
-    assert {language for language, _ in BLOCKS} == {"bash", "python"}
+    assert {language for language, _ in BLOCKS} == {"bash", "python", "text"}
     assert {shlex.split(command)[0] for command in COMMANDS} == {"make", "etude"}
 
 
@@ -56,10 +57,15 @@ def test_commands_and_python_run(
     for block in PYTHON:
         exec(compile(block, "README.md", "exec"), {})
     shown = capsys.readouterr().out
-    assert "To be" in shown
+    assert "The people" in shown
     assert {path.name for path in (tmp_path / "experiments/debug").iterdir()} == before
     names = {path.name for path in (tmp_path / "experiments").iterdir()}
-    assert names == {"debug", "mine", "_sweeps", "_papers", "_comparisons"}
+    assert names == {"debug", "mine", "_sweeps", "_papers"}
+    assert (tmp_path / "positions.png").is_file()
+
+
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) <= 150
 
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -128,7 +134,7 @@ def test_the_check_above_finds_what_is_not_there() -> None:
 
 def test_every_feature_names_a_test() -> None:
     """A row of a table with a column for tests."""
-    tables = re.findall(r"^\| what \| where \| test \|\n.*\n((?:\|.*\n)+)", README, re.MULTILINE)
+    tables = re.findall(r"^\| what \| where \| test \|\n.*\n((?:\|.*\n)+)", FEATURES, re.MULTILINE)
     rows = [row for table in tables for row in table.splitlines()]
     assert len(rows) > 160
     for row in rows:

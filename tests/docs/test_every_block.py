@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +11,26 @@ from pathlib import Path
 import pytest
 from page_blocks import blocks_of, commands_of, run_page, shape
 
+from etude.config.checks import check
+from etude.config.compose import compose
+from etude.errors import RequestError
+
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+PLACEHOLDERS = {"seed=...", "seed=0,1,2", "experiment=example"}
+
+
+def overrides_in(text: str) -> list[list[str]]:
+    """The overrides in backquotes in the last column of the tables."""
+    found = []
+    for row in re.findall(r"^\|.*\|$", text, re.MULTILINE):
+        for quoted in re.findall(r"`([^`]+)`", row.rstrip("|").rsplit(" | ", 1)[-1]):
+            words = [w for w in shlex.split(quoted) if re.match(r"[a-z_]+[\w./]*=[^.]", w)]
+            words = [w for w in words if w not in PLACEHOLDERS and "=tag(" not in w]
+            if words and ("(" not in quoted or "=tag(" in quoted):
+                found.append(words)
+    return found
 
 
 @pytest.fixture
@@ -51,6 +72,33 @@ def test_recipes(run: Callable, tmp_path: Path) -> None:
         return words
 
     run(DOCS / "recipes.md", shorten=filled)
+
+
+BASES = [
+    ["experiment=debug"],
+    ["experiment=spam", "data.path=rows.csv"],
+    ["experiment=spam", "data.path=rows.csv", "schedule=cosine"],
+]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param(words, id=" ".join(words))
+        for words in overrides_in((DOCS / "coming_from.md").read_text(encoding="utf-8"))
+    ],
+)
+def test_equivalents_are_overrides(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each override in the tables of `coming_from.md` composes and passes the checks."""
+    monkeypatch.setattr("etude.training.initial.Initial.settled", lambda config: config)
+    problems = []
+    for base in BASES:
+        try:
+            check(compose([*base, *overrides]))
+            return
+        except RequestError as error:
+            problems.append(str(error))
+    pytest.fail("\n".join(problems))
 
 
 class TestTheReader:
