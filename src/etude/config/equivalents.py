@@ -1,0 +1,106 @@
+"""Names of other tools and what replaces them here, for hints in error messages."""
+
+from __future__ import annotations
+
+_CONTINUES = "the same command continues an unfinished run; init_from=RUN starts from its weights"
+
+_MEANINGS: dict[str, str] = {
+    "optimizer.lr": "lr learning_rate base_lr max_lr eta",
+    "optimizer.weight_decay": "weight_decay wd",
+    "optimizer=NAME": "optim optimiser",
+    "schedule=NAME": "scheduler lr_scheduler lr_scheduler_type lr_schedule",
+    "schedule.warmup_steps": "warmup warmup_steps warmup_iters num_warmup_steps",
+    "schedule.final_scale": "min_lr final_lr",
+    "data.batch.examples": "batch_size batch bs train_batch_size global_batch_size",
+    "trainer.micro_batch": (
+        "micro_batch micro_batch_size per_device_train_batch_size device_batch_size"
+    ),
+    "data.batch.examples and trainer.micro_batch": (
+        "gradient_accumulation_steps accumulate_grad_batches grad_accum accumulation_steps"
+    ),
+    "data.sequence_length": (
+        "block_size context_length seq_len seq_length sequence_length max_seq_length "
+        "max_seq_len ctx_len n_positions max_position_embeddings"
+    ),
+    "data.workers": "num_workers workers dataloader_num_workers",
+    "data.path": "train_file data_path dataset_path corpus text_file",
+    "data=NAME": "dataset datamodule data_module",
+    "data/tokenizer=NAME": "tokenizer",
+    "data.validation": "val validation val_split validation_split validation_file",
+    "data.shuffle or data.order": "shuffle",
+    "model.layers": "layers n_layer n_layers num_layers num_hidden_layers depth",
+    "model.heads": "heads n_head n_heads num_heads num_attention_heads nhead",
+    "model.dim": "dim n_embd hidden_size d_model embed_dim hidden_dim width hidden",
+    "model.dropout": "dropout dropout_rate hidden_dropout_prob",
+    "model/position=NAME": "position positional_encoding pos_encoding rope",
+    "model/attention=NAME": "attention attn attn_implementation",
+    "trainer.max_epochs=N trainer.max_steps=null": "epochs num_epochs num_train_epochs max_epochs",
+    "trainer.max_steps": "steps max_steps max_iters iterations num_steps num_train_steps",
+    "trainer.val_check_interval": "eval_interval eval_steps eval_every val_interval eval_freq",
+    "trainer.log_every_n_steps": "log_interval logging_steps log_every",
+    "trainer.gradient_clip_val": "grad_clip max_grad_norm clip_grad gradient_clip clip",
+    "trainer.precision": "precision dtype fp16 bf16 amp mixed_precision",
+    "trainer.compile=true": "compile torch_compile",
+    "trainer=cpu, trainer=gpu or trainer.devices": (
+        "device devices gpus gpu cuda n_gpu num_gpus cpu"
+    ),
+    "trainer=ddp trainer.devices=N": "ddp distributed nproc_per_node nproc strategy",
+    "trainer.ema_decay": "ema ema_decay",
+    "init_from": (
+        "pretrained pretrained_model model_name_or_path from_pretrained load_from weights"
+    ),
+    "init_from.lora.rank": "lora lora_r lora_rank use_lora",
+    "init_from.freeze": "freeze frozen",
+    "callbacks=early_stopping": "early_stopping patience",
+    "task.monitor": "monitor metric_for_best_model",
+    "logger=wandb": "wandb use_wandb wandb_log report_to wandb_project",
+    "logger=tensorboard": "tensorboard",
+    "run.root": "output_dir out_dir save_dir log_dir work_dir ckpt_dir checkpoint_dir",
+    "run.save_every": "save_steps save_every save_interval checkpoint_interval",
+    "run.keep_last": "save_total_limit save_top_k keep_last",
+    "run.tags": "tags tag",
+    "run.notes": "notes note description comment",
+    "run.on_existing=again": "overwrite overwrite_output_dir",
+    "name": "run_name exp_name experiment_name project",
+    "experiment=NAME": "exp experiments config config_name config_file cfg preset",
+    "seed": "random_seed manual_seed rng_seed",
+    "extensions=[MODULE]": "extension plugins",
+    _CONTINUES: (
+        "resume resume_from resume_from_checkpoint ckpt_path ckpt checkpoint restart continue"
+    ),
+}
+
+_OURS = {name: ours for ours, names in _MEANINGS.items() for name in names.split()}
+
+_PLUGINS = {
+    "hydra/launcher": {
+        "submitit_slurm": "hydra-submitit-launcher",
+        "submitit_local": "hydra-submitit-launcher",
+        "joblib": "hydra-joblib-launcher",
+        "ray": "hydra-ray-launcher",
+        "ray_aws": "hydra-ray-launcher",
+        "rq": "hydra-rq-launcher",
+    },
+    "hydra/sweeper": {"ax": "hydra-ax-sweeper", "nevergrad": "hydra-nevergrad-sweeper"},
+}
+
+
+def equivalent_of(key: str) -> str | None:
+    """Returns a hint if the last part of a key or option is another tool's name.
+
+    Args:
+        key: a key path such as `trainer.batch_size`, or an option such as `--lr=1e-3`.
+    """
+    name = key.lstrip("-+~").partition("=")[0].replace("-", "_").rpartition(".")[2].lower()
+    ours = _OURS.get(name)
+    if ours is None or ours == key:
+        return None
+    return ours if ours == _CONTINUES else f"use {ours}"
+
+
+def plugin_of(group: str, name: str) -> str | None:
+    """Returns which package provides a Hydra launcher or sweeper, as a hint."""
+    if group == "hydra/sweeper" and name == "optuna":
+        return "use sweep=optuna"
+    package = _PLUGINS.get(group, {}).get(name)
+    return f"pip install {package}" if package else None
