@@ -466,7 +466,7 @@ class TestRefusals:
         assert "no --pair" in etude("predict", path, "--text", "a", "--pair", "b").err
         told = etude("predict", records["masked_lm"].path, "--text", "a")
         assert told.code == 2
-        assert "a run of a task that makes predictions of texts" in told.err
+        assert "a run of a task that predicts on texts" in told.err
 
 
 def test_a_source_is_cut_between_characters() -> None:
