@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from etude.data.objective import generator
 from etude.errors import InvalidArguments
-from etude.tasks.span_denoising import SpanDenoising, SpanObjective, _parted
+from etude.tasks.span_denoising import SpanDenoising, SpanObjective, _random_partition
 
 SENTINELS = tuple(range(1000, 1100))
 END = 999
@@ -57,7 +57,7 @@ def test_the_lengths_are_those_of_t5() -> None:
 
 def test_all_ways_to_divide_are_equally_likely() -> None:
     draw = generator(0, 0)
-    seen = [tuple(_parted(5, 3, draw)) for _ in range(6000)]
+    seen = [tuple(_random_partition(5, 3, draw)) for _ in range(6000)]
     ways = {(a, b, 5 - a - b) for a in range(1, 4) for b in range(1, 5 - a)}
     assert set(seen) == ways
     assert min(seen.count(way) for way in ways) > 850  # of 1000
