@@ -220,11 +220,15 @@ def test_bad_arguments_of_wsd_are_named(arguments: dict[str, Any], keys: list[st
     ("schedule", "total", "told"),
     [
         (Cosine(5), 6, None),
-        (Cosine(5), 5, "a warm-up of 5 steps does not end within a run of 5"),
-        (InverseSqrt(9), 3, "a warm-up of 9 steps does not end within a run of 3"),
+        (Cosine(5), 5, "warmup_steps=5 does not fit into the run (5 steps)"),
+        (InverseSqrt(9), 3, "warmup_steps=9 does not fit into the run (3 steps)"),
         (WSD(5, decay_steps=4), 10, None),
-        (WSD(5, decay_steps=5), 10, "leaves 4 of a run's 10 for a decay of 5"),
-        (WSD(50, decay_steps=5), 10, "does not end within a run of 10"),
+        (
+            WSD(5, decay_steps=5),
+            10,
+            "a decay of 5 steps do not fit into the run (10 steps): at most 4 steps remain",
+        ),
+        (WSD(50, decay_steps=5), 10, "does not fit into the run (10 steps)"),
     ],
 )
 def test_what_does_not_fit_is_told(schedule: Schedule, total: int, told: str | None) -> None:

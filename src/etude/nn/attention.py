@@ -266,8 +266,8 @@ class MultiHeadAttention(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns queries (B, H, T, K) of x (B, T, D), and their keys and values (B, G, S, K).
 
-        Keys and values are those of x, after those in the cache; or those of a memory. Queries and keys
-        are rotated. The arguments are those of `forward`.
+        Keys and values are those of x, after those in the cache; or those of a memory. Queries and
+        keys are rotated. The arguments are those of `forward`.
         """
         if memory is not None or (cache is not None and cache.memory is not None):
             return self._project_cross(x, memory, cache)
