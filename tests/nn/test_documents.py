@@ -82,7 +82,7 @@ def test_each_is_as_if_it_stood_alone(
     monkeypatch.setattr(documents, "SHORT", short)
     rows = [[5, 1, 6], [12], [3, 9], [3, 9]]
     packs = Documents(beginnings(rows))
-    assert packs.apart == (short == 0)
+    assert packs.prefers_split == (short == 0)
     model, tokens = make(position=position, mask=mask), torch.randint(11, (4, 12))
     found = model(tokens, documents=packs)
     for row, lengths in enumerate(rows):

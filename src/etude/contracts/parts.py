@@ -112,7 +112,7 @@ class Position(Protocol):
 
 
 class Norm(Protocol):
-    """Normalizes vectors: a `torch.nn.Module`, one per branch of a block, and one for the output.
+    """Normalises vectors: a `torch.nn.Module`, one per branch of a block, and one for the output.
 
     Args:
         dim: D.

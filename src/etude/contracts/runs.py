@@ -68,7 +68,7 @@ class Head(Protocol):
 
 
 class Initialise(Protocol):
-    """Initialization of a new model's weights."""
+    """Initialisation of a new model's weights."""
 
     def __call__(self, module: nn.Module, layers: int, /) -> None:
         """Fills the weights of a model with `layers` layers, in place."""

@@ -41,10 +41,10 @@ class Body(nn.Module):
             checkpointing, Chen et al. 2016, arXiv:1604.06174): less memory, a third more time.
         pattern, kinds: kinds of layers, see `etude.models.kinds`; None makes all layers the same.
         mup_base_dim: base width of muP (`etude.models.mup`); None uses the standard
-            parametrization.
+            parametrisation.
 
     Attributes:
-        mup: None in the standard parametrization.
+        mup: None in the standard parametrisation.
         kinds: position part of each kind that has its own, by the kind's name.
 
     Raises:
@@ -305,7 +305,7 @@ class Body(nn.Module):
         is_compiled = self.blocks[0]._compiled_call_impl is not None
         packed = None
         common: dict[str, Any] = {} if positions is None else {"positions": positions}
-        if documents is not None and not is_compiled and documents.apart:
+        if documents is not None and not is_compiled and documents.prefers_split:
             common["documents"] = documents
         elif documents is not None:
             packed = documents.mask()
@@ -394,7 +394,7 @@ class Body(nn.Module):
         return KVCache(len(self.blocks), batch, length)
 
     def widths(self) -> Widths | None:
-        """Returns the parameters' roles in muP; None in the standard parametrization."""
+        """Returns the parameters' roles in muP; None in the standard parametrisation."""
         return widths(self)
 
     def num_parameters(self) -> int:

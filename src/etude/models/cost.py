@@ -206,17 +206,17 @@ class Counter(TorchDispatchMode):
     """Dispatch mode that counts the operations of matrix products, and tracks memory.
 
     Args:
-        there: tensors that are allocated already, whose memory is not counted.
+        allocated: tensors whose memory exists already and is not counted.
 
     Attributes:
         flops: additions and multiplications in matrix products so far.
         levels: bytes in use after each operation.
     """
 
-    def __init__(self, there: Sequence[torch.Tensor] = ()) -> None:
+    def __init__(self, allocated: Sequence[torch.Tensor] = ()) -> None:
         super().__init__()
         self.flops = 0
-        self._there = {tensor.untyped_storage()._cdata for tensor in there}
+        self._allocated = {tensor.untyped_storage()._cdata for tensor in allocated}
         self.levels: list[int] = []
         self._now = 0
         self._alive: dict[int, Any] = {}  # weak references, by storage
@@ -238,7 +238,7 @@ class Counter(TorchDispatchMode):
 
     def _note(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
-        if key in self._alive or key in self._there:
+        if key in self._alive or key in self._allocated:
             return
 
         def freed(_: Any) -> None:

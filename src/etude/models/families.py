@@ -18,26 +18,26 @@ _FAMILIES = {
 }
 
 
-def of_another(model: Any, wanted: Sequence[type]) -> bool:
+def of_another(model: Any, supported: Sequence[type]) -> bool:
     """Returns whether a model is of another family than the supported ones; a custom model is of
     none.
     """
     is_known = isinstance(model, tuple(_FAMILIES))
-    return is_known and bool(wanted) and not isinstance(model, tuple(wanted))
+    return is_known and bool(supported) and not isinstance(model, tuple(supported))
 
 
 def called(families: Sequence[type]) -> tuple[str, str]:
     """Returns the names of families, and the overrides that select one."""
-    known = [_FAMILIES.get(kind, (kind.__name__, "")) for kind in families]
-    choices = " or ".join(choice for _, choice in known if choice)
-    return " or ".join(name for name, _ in known), choices
+    entries = [_FAMILIES.get(kind, (kind.__name__, "")) for kind in families]
+    choices = " or ".join(choice for _, choice in entries if choice)
+    return " or ".join(name for name, _ in entries), choices
 
 
-def misses_head(model: Any, wanted: str | None) -> bool:
+def misses_head(model: Any, required: str | None) -> bool:
     """Returns whether an encoder lacks a head with the required `gives`; None requires no head."""
-    if wanted is None or not isinstance(model, Encoder):
+    if required is None or not isinstance(model, Encoder):
         return False
-    return getattr(model.head, "gives", None) != wanted
+    return getattr(model.head, "gives", None) != required
 
 
 def has_head(module: Any) -> bool:

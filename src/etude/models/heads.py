@@ -104,7 +104,7 @@ class Head(nn.Module):
             documents: the packed documents.
         """
         if self.gives == "classes":
-            return self(*documents.parted(x))
+            return self(*documents.split(x))
         return self(x)
 
 

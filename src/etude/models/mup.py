@@ -1,4 +1,4 @@
-"""muP: a parametrization in which feature sizes and the best learning rate don't depend on the
+"""muP: a parametrisation in which feature sizes and the best learning rate don't depend on the
 width.
 
 Yang et al. 2022 (arXiv:2203.03466), table 8, relative to a base width, at which the model is the
@@ -70,10 +70,10 @@ class MuP:
 
 
 def check_initialise(mup: MuP | None, initialise: Initialise | None) -> None:
-    """Checks that an initialization supports muP.
+    """Checks that an initialisation supports muP.
 
     Raises:
-        InvalidArguments: the initialization does not.
+        InvalidArguments: the initialisation does not.
     """
     checks = Checks()
     is_supported = mup is None or initialise is None or isinstance(initialise, WidthAware)
@@ -84,7 +84,7 @@ def check_initialise(mup: MuP | None, initialise: Initialise | None) -> None:
 
 
 def widths(module: Any) -> Widths | None:
-    """Returns the parameters' roles for the optimizer; None in the standard parametrization."""
+    """Returns the parameters' roles for the optimizer; None in the standard parametrisation."""
     if module.mup is None:
         return None
     roles = {name: _role(module, name, p) for name, p in module.named_parameters()}
@@ -116,7 +116,7 @@ def _readouts(module: Any) -> tuple[str, ...]:
 
 @torch.no_grad()
 def folded(module: Any) -> Any:
-    """Returns a copy that computes the same in the standard parametrization, not for training.
+    """Returns a copy that computes the same in the standard parametrisation, not for training.
 
     The factors of muP are multiplied into the weights, so that software without muP support can
     load them. Factors that no weight can absorb, such as those of scaled embeddings, remain.

@@ -99,7 +99,7 @@ class TextGenerator(ABC):
         """Continues a prompt, or generates the target of a source.
 
         A text that continues a prompt begins with the prompt exactly as it was typed, even where
-        the tokenizer normalizes it (lower case, unknown characters); the text of the new tokens
+        the tokenizer normalises it (lower case, unknown characters); the text of the new tokens
         follows. The text ends before a stop token or a `stop` text, or after `max_new_tokens`. It
         does not depend on the other prompts of its batch, except for rounding: greedy texts and,
         with a seed, sampled texts are those of a batch of one.

@@ -137,7 +137,7 @@ class MultiHeadAttention(nn.Module):
             2023), one is multi-query attention (Shazeer 2019, arXiv:1911.02150).
         head_dim: K; None is D / H.
         qkv_bias, out_bias: whether the `qkv` and the `out` projection have a bias; None is `bias`.
-        qk_norm: whether each head's query and key are RMS-normalized over their width, with a
+        qk_norm: whether each head's query and key are RMS-normalised over their width, with a
             learned weight, before the position part rotates them (Henry et al. 2020,
             arXiv:2010.04245; the form of Qwen3, arXiv:2505.09388).
         qk_norm_eps: epsilon of these norms.
@@ -154,8 +154,8 @@ class MultiHeadAttention(nn.Module):
 
     Attributes:
         fused: whether to use torch's fused kernels where possible.
-        standard_scale: the scale in the standard parametrization.
-        base_share: base_head_dim / K.
+        standard_scale: the scale in the standard parametrisation.
+        base_ratio: base_head_dim / K.
 
     Raises:
         InvalidArguments: sizes that don't divide each other.
@@ -210,8 +210,8 @@ class MultiHeadAttention(nn.Module):
         self.head_dim = dim // heads if head_dim is None else head_dim
         self.standard_scale = SCALES[scale](self.head_dim if scale_dim is None else scale_dim)
         base = self.head_dim if base_head_dim is None else base_head_dim
-        self.base_share = base / self.head_dim
-        self.scale = SCALES[scale](base if scale_dim is None else scale_dim) * self.base_share
+        self.base_ratio = base / self.head_dim
+        self.scale = SCALES[scale](base if scale_dim is None else scale_dim) * self.base_ratio
         self.softcap = softcap
         H, G, K = self.heads, self.kv_heads, self.head_dim
         self.qkv = nn.Linear(dim, (H + 2 * G) * K, bias=bias if qkv_bias is None else qkv_bias)
@@ -339,7 +339,7 @@ class MultiHeadAttention(nn.Module):
         """Returns the purposes of its linear layers; see `etude.nn.matrices`."""
         H, G, K = self.heads, self.kv_heads, self.head_dim
         return {
-            "qkv": queries_keys_values(H * K, G * K, K * self.base_share),
+            "qkv": queries_keys_values(H * K, G * K, K * self.base_ratio),
             "out": whole("out", self.out, writes=True),
         }
 
@@ -356,7 +356,7 @@ class MultiHeadAttention(nn.Module):
         else:
             for parameter in self.qkv.parameters():
                 parameter[: self.heads * self.head_dim].mul_(factor)
-        self.scale, self.base_share = self.standard_scale, 1.0
+        self.scale, self.base_ratio = self.standard_scale, 1.0
 
     @staticmethod
     def _normed(norm: nn.Module | None, x: Tensor) -> Tensor:

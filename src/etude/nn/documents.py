@@ -52,7 +52,7 @@ class Documents:
         return self._lengths
 
     @property
-    def apart(self) -> bool:
+    def prefers_split(self) -> bool:
         """Whether `attend`, with a call for each document, is faster than a mask."""
         if self.number.device.type != "cpu":
             return False
@@ -68,7 +68,7 @@ class Documents:
         keys = self if of is None else of
         return self.number[:, None, :, None] == keys.number[:, None, None, :]
 
-    def parted(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Splits vectors (B, T, D) of packed sequences into documents, (N, L, D), padded, and
         returns them with a mask (N, L) that is false at padding.
         """

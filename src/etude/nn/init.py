@@ -1,4 +1,4 @@
-"""Weight initializations: each class fills a model in place, given its number of layers.
+"""Weight initialisations: each class fills a model in place, given its number of layers.
 
 All of them set biases to 0 and don't change norms (weight 1, bias 0) or the weights of position
 parts. The modules declare which layers write to the residual stream, and where queries, keys and
@@ -25,7 +25,7 @@ Initialise = Callable[[nn.Module, int], None]
 
 
 class WidthAware:
-    """Base class of initializations that support muP; models in muP accept no others."""
+    """Base class of initialisations that support muP; models in muP accept no others."""
 
     def __call__(self, module: nn.Module, layers: int) -> None:
         """Fills the weights of a model with `layers` layers."""
@@ -34,7 +34,7 @@ class WidthAware:
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight of a linear layer or an embedding, with its initialization sizes.
+    """A weight of a linear layer or an embedding, with its initialisation sizes.
 
     Attributes:
         name: name of the layer.
@@ -67,7 +67,7 @@ class Weight:
 
 
 class Normal(WidthAware):
-    """BERT's initialization: N(0, std) for all weights (Devlin et al. 2018, arXiv:1810.04805).
+    """BERT's initialisation: N(0, std) for all weights (Devlin et al. 2018, arXiv:1810.04805).
 
     The authors' code (`initializer_range`) truncates at two standard deviations; this class
     doesn't, and neither does `transformers`.
@@ -85,7 +85,7 @@ class Normal(WidthAware):
 
 
 class GPT2(Normal):
-    """GPT-2's initialization: N(0, std), and N(0, std / sqrt(2 layers)) for the projections that
+    """GPT-2's initialisation: N(0, std), and N(0, std / sqrt(2 layers)) for the projections that
     write to the residual stream, so that its variance does not grow with depth (Radford et al.
     2019, section 2.3).
 
@@ -116,7 +116,7 @@ class Xavier(WidthAware):
 
 
 class Small(WidthAware):
-    """GPT-NeoX's initialization (Black et al. 2022, arXiv:2204.06745, section 2.1): N(0, sqrt(2 /
+    """GPT-NeoX's initialisation (Black et al. 2022, arXiv:2204.06745, section 2.1): N(0, sqrt(2 /
     (5 D))) ("SmallInit", Nguyen & Salazar 2019, arXiv:1910.05895), and N(0, 2 / (layers sqrt(D)))
     for layers that write to the residual stream (Wang & Komatsuzaki 2021, the code of GPT-J).
     """
@@ -131,7 +131,7 @@ class Small(WidthAware):
 
 
 class T5(WidthAware):
-    """T5's initialization (Raffel et al. 2019, arXiv:1910.10683, and the authors' code).
+    """T5's initialisation (Raffel et al. 2019, arXiv:1910.10683, and the authors' code).
 
     Embeddings are N(0, 1); queries N(0, 1 / sqrt(D K)), which replaces the scale of the scores;
     each other weight N(0, 1 / sqrt(fan_in)).
@@ -150,7 +150,7 @@ class T5(WidthAware):
 
 
 class ZeroOutput(WidthAware):
-    """Zero initialization of the layers that write to the residual stream, so that each block is
+    """Zero initialisation of the layers that write to the residual stream, so that each block is
     initially the identity (Zhang et al. 2019, arXiv:1901.09321; Jordan et al. 2024,
     modded-nanogpt).
 

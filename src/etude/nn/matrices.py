@@ -1,10 +1,10 @@
 """Purposes of a model's linear layers, as declared by the modules that own them.
 
 An attention or a feed-forward part has a method `matrices()` that returns a `Matrix` for each of
-its linear layers, by the layer's name. Low-rank adaptation (`etude.nn.lora`), initialization
+its linear layers, by the layer's name. Low-rank adaptation (`etude.nn.lora`), initialisation
 (`etude.nn.init`) and muP use it, so layers may have any name.
 
-In a module without the method, five names are recognized: `out` and `down` write to the residual
+In a module without the method, five names are recognised: `out` and `down` write to the residual
 stream, `gate` and `up` don't, `qkv` computes queries, keys and values.
 """
 
@@ -104,6 +104,6 @@ def _by_name(owner: Any) -> dict[str, Matrix]:
             purposes[name] = whole(name, layer, writes=name in ("out", "down"))
         elif name == "qkv" and hasattr(owner, "kv_heads"):
             K = owner.head_dim
-            base = K * getattr(owner, "base_share", 1.0)
+            base = K * getattr(owner, "base_ratio", 1.0)
             purposes[name] = queries_keys_values(owner.heads * K, owner.kv_heads * K, base)
     return purposes

@@ -1,4 +1,4 @@
-"""Normalization of the residual stream, vector by vector."""
+"""Normalisation of the residual stream, vector by vector."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ class NoPosition(Position):
 class Learned(Position):
     """A learned vector for each position, added to the embedding (Radford et al. 2019).
 
-    Initialized with N(0, std).
+    Initialised with N(0, std).
 
     Args:
         offset: row of the first position; earlier rows are not used. 2 in RoBERTa, whose positions
@@ -326,8 +326,8 @@ class Llama3Rotary(Rotary):
     def frequencies(self, width: int, base: float) -> Tensor:
         frequencies = _frequencies(width, base)
         turns = self.original_length * frequencies / (2 * math.pi)
-        share = ((turns - self.low) / (self.high - self.low)).clamp(0, 1)
-        return frequencies * (share + (1 - share) / self.factor)
+        weight = ((turns - self.low) / (self.high - self.low)).clamp(0, 1)
+        return frequencies * (weight + (1 - weight) / self.factor)
 
 
 class RelativeBias(Position):

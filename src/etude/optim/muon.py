@@ -100,7 +100,7 @@ class Muon(OptimizerRecipe):
 
     def _matrices(self, module: nn.Module, named: dict[str, Any]) -> list[dict[str, Any]]:
         """Returns the matrices grouped by learning rate: one group in the standard
-        parametrization.
+        parametrisation.
         """
         factors = rate_factors(module, BY_SPECTRUM if self.scale == "original" else BY_RMS)
         groups: dict[float, list[Any]] = {}

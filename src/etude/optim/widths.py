@@ -57,7 +57,7 @@ class Widths:
 
 
 def widths_of(module: nn.Module) -> Widths | None:
-    """Returns a module's `Widths`; None in the standard parametrization, and at the base width,
+    """Returns a module's `Widths`; None in the standard parametrisation, and at the base width,
     where muP is the same.
     """
     method: Any = getattr(module, "widths", None)
@@ -84,5 +84,5 @@ def rate_factors(module: nn.Module, rule: Rule | None) -> dict[str, float]:
 
 def no_rule(key: str, name: str) -> Problem:
     """Returns the problem of an optimizer without a rule in muP."""
-    hint = "or set model.mup_base_dim=null for the standard parametrization"
+    hint = "or set model.mup_base_dim=null for the standard parametrisation"
     return Problem(key, f"an optimizer that muP supports: {_SUPPORTED}", name, hint)

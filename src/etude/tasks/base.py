@@ -1,6 +1,6 @@
 """Base class of all tasks: one optimizer step over the micro-batches of one batch.
 
-Lightning runs the task with manual optimization, and one Lightning batch is one whole optimizer
+Lightning runs the task with manual optimisation, and one Lightning batch is one whole optimizer
 step. So steps are counted once, saves fall between steps, and the loss is scaled in one place: the
 gradient is that of (sum over all targets) / (number of targets), whatever the split into
 micro-batches and ranks.
@@ -175,17 +175,17 @@ class Task(pl.LightningModule):
         raise NotImplementedError
 
     @classmethod
-    def evaluation_options(cls, data: Any, **given: Any) -> EvaluationOptions:
+    def evaluation_options(cls, data: Any, **options: Any) -> EvaluationOptions:
         """Returns validated options of an evaluation or prediction; by default, a task has none.
 
         Args:
             data: the run's data.
-            given: options by name; None selects the default.
+            options: options by name; None selects the default.
 
         Raises:
             RequestError: an option that the task does not have, or an invalid value.
         """
-        return EvaluationOptions.checked(cls.__name__, **given)
+        return EvaluationOptions.checked(cls.__name__, **options)
 
     @torch.inference_mode()
     def measured(self, evaluated: Evaluated) -> Metrics:
@@ -240,10 +240,11 @@ class Task(pl.LightningModule):
         """
         raise NotImplementedError
 
-    def line(self, found: Mapping[str, Any]) -> str:
+    def line(self, prediction: Mapping[str, Any]) -> str:
         """Formats a prediction as one line that ends with the text; by default, as JSON."""
-        fields = {key: value for key, value in found.items() if key != "text"}
-        return f"{json.dumps(fields, ensure_ascii=False)}\t{shortened(str(found.get('text', '')))}"
+        fields = {key: value for key, value in prediction.items() if key != "text"}
+        text = shortened(str(prediction.get("text", "")))
+        return f"{json.dumps(fields, ensure_ascii=False)}\t{text}"
 
     def samples(self, data: Any, options: Any) -> list[str]:
         """Returns samples of the model's output for the finished run; by default, none.

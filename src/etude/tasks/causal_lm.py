@@ -123,8 +123,8 @@ class CausalLM(Task):
         return [texts] if isinstance(texts, str) else texts
 
     @classmethod
-    def evaluation_options(cls, data: Any, **given: Any) -> Windows:
-        options: Any = Windows.checked(cls.__name__, **given)
+    def evaluation_options(cls, data: Any, **stated: Any) -> Windows:
+        options: Any = Windows.checked(cls.__name__, **stated)
         options.check(data)
         return options
 
@@ -167,7 +167,7 @@ def sliding_score(
     length: int,
     stride: int,
     vocabulary: int,
-    told: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, float]:
     """Returns loss and perplexity over overlapping windows.
 
@@ -179,7 +179,7 @@ def sliding_score(
         length: number of targets in a window.
         stride: at most `length`; at `length` + 1, the first token of each window is no target.
         vocabulary: vocabulary size.
-        told: called with the number of ids that are done.
+        on_progress: called with the number of ids that are done.
 
     Returns:
         `loss` in nats per token, `perplexity`, and `nats`, the sum.
@@ -203,6 +203,6 @@ def sliding_score(
             nats += float(new.sum())
             counted += len(new)
             done = max(done, start + len(row))
-        told(done)
+        on_progress(done)
     metrics = language_model_metrics(nats, counted, None)
     return {**metrics, "nats": nats}

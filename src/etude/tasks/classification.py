@@ -275,8 +275,9 @@ class Classification(Task):
         positive = self.labels.index(str(self.positive)) if is_known else None
         return self.metrics_class(self.labels, positive, evaluated.row_of)
 
-    def line(self, found: Mapping[str, Any]) -> str:
-        return f"{found['label']}\t{found['probability']:.3f}\t{shortened(found['text'])}"
+    def line(self, prediction: Mapping[str, Any]) -> str:
+        label, probability = prediction["label"], prediction["probability"]
+        return f"{label}\t{probability:.3f}\t{shortened(prediction['text'])}"
 
     def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
         measured: Any = self.measured(evaluated)

@@ -136,8 +136,8 @@ class Instruction(TokenTask):
         evaluation = texts.evaluation(evaluated)
         return replace(evaluation, metrics=losses | evaluation.metrics)
 
-    def line(self, found: Mapping[str, Any]) -> str:
-        return str(found["target"])
+    def line(self, prediction: Mapping[str, Any]) -> str:
+        return str(prediction["target"])
 
     def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
         for _, source, _, text in self._answers(evaluated):

@@ -26,7 +26,7 @@ class EvaluationOptions:
     """Base class of evaluation options, without any option."""
 
     @classmethod
-    def checked(cls, task: str, **given: Any) -> EvaluationOptions:
+    def checked(cls, task: str, **requested: Any) -> EvaluationOptions:
         """Returns validated options; None selects the default.
 
         Args:
@@ -35,12 +35,12 @@ class EvaluationOptions:
         Raises:
             RequestError: an option that the task does not have, or a value out of range.
         """
-        stated = {key: value for key, value in given.items() if value is not None}
+        stated = {key: value for key, value in requested.items() if value is not None}
         unknown = stated.keys() - cls.__dataclass_fields__.keys()
         if unknown:
             raise RequestError(
                 Problem(key, f"no value: {task} {_REASONS[key]}", stated[key])
-                for key in given
+                for key in requested
                 if key in unknown
             )
         options = cls(**stated)

@@ -253,9 +253,9 @@ class QuestionAnswering(Task):
             question = evaluated.text(number)
             yield {"question": question, "answer": text, "probability": chance}
 
-    def line(self, found: Mapping[str, Any]) -> str:
-        answer = found["answer"] or "(no answer)"
-        return f"{answer}\t{found['probability']:.3f}\t{shortened(found['question'])}"
+    def line(self, prediction: Mapping[str, Any]) -> str:
+        answer = prediction["answer"] or "(no answer)"
+        return f"{answer}\t{prediction['probability']:.3f}\t{shortened(prediction['question'])}"
 
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")

@@ -237,8 +237,8 @@ class Tagging(Task):
     def metrics(self, evaluated: Evaluated) -> TagMetrics:
         return self.metrics_class(self.labels, evaluated.row_of, evaluated.labels_of)
 
-    def line(self, found: Mapping[str, Any]) -> str:
-        pairs = zip(found["words"], found["tags"], strict=False)
+    def line(self, prediction: Mapping[str, Any]) -> str:
+        pairs = zip(prediction["words"], prediction["tags"], strict=False)
         return " ".join(f"{word}/{tag}" for word, tag in pairs)
 
     def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:

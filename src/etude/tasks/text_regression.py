@@ -134,9 +134,9 @@ class TextRegression(Task):
             named = dict(zip(self.labels, predicted.tolist(), strict=True))
             yield {"text": evaluated.text(row), "scores": named}
 
-    def line(self, found: Mapping[str, Any]) -> str:
-        numbers = "\t".join(f"{number:.3f}" for number in found["scores"].values())
-        return f"{numbers}\t{shortened(found['text'])}"
+    def line(self, prediction: Mapping[str, Any]) -> str:
+        numbers = "\t".join(f"{number:.3f}" for number in prediction["scores"].values())
+        return f"{numbers}\t{shortened(prediction['text'])}"
 
 
 def _as_json(numbers: NDArray[Any]) -> float | list[float]:

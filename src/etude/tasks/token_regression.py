@@ -144,6 +144,6 @@ class TokenRegression(Task):
             words: Sequence[str] = evaluated.rows[row].values["words"]
             yield {"text": " ".join(words), "words": words, "values": predicted.tolist()}
 
-    def line(self, found: Mapping[str, Any]) -> str:
-        pairs = zip(found["words"], found["values"], strict=False)
+    def line(self, prediction: Mapping[str, Any]) -> str:
+        pairs = zip(prediction["words"], prediction["values"], strict=False)
         return " ".join(f"{word}/{value:.3f}" for word, value in pairs)

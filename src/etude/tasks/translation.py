@@ -1,4 +1,4 @@
-"""Sequence-to-sequence tasks: translation, summarization and other pairs of texts."""
+"""Sequence-to-sequence tasks: translation, summarisation and other pairs of texts."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ class Translation(TargetTask):
         return PairObjective()
 
     @classmethod
-    def evaluation_options(cls, data: Any, **given: Any) -> EvaluationOptions:
-        return Beams.checked(cls.__name__, **given)
+    def evaluation_options(cls, data: Any, **options: Any) -> EvaluationOptions:
+        return Beams.checked(cls.__name__, **options)
 
     def evaluate(self, evaluated: Evaluated, options: EvaluationOptions) -> Evaluation:
         metrics = TextMetrics()
@@ -117,8 +117,8 @@ class Translation(TargetTask):
             metrics.add(number, target, text)
         return metrics.evaluation(evaluated)
 
-    def line(self, found: Mapping[str, Any]) -> str:
-        return str(found["target"])
+    def line(self, prediction: Mapping[str, Any]) -> str:
+        return str(prediction["target"])
 
     def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
         sources = [evaluated.data.pair(evaluated.rows[number])[0] for number in evaluated.read]
