@@ -164,7 +164,7 @@ def test_an_annotation_promises_an_attribute_and_a_class_variable_must_be_there(
         turn = Whole.turn
 
     assert lacking(Promised) == []
-    assert lacking(Declared) == []  # its base promises it
+    assert lacking(Declared) == []  # its base class annotates it
     assert lacking(Forgotten) == ["a class with an attribute size"]
 
 

@@ -1,4 +1,6 @@
-"""The examples of the contracts' pages train, and without one of their members are reported."""
+"""The examples of the contracts' pages can be trained; without a required member they are
+reported.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ GROUPS = {
 def asked(
     tmp_path: Path, tiny: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., list[str]]]:
-    """The overrides of a run with a page's class."""
+    """Function that returns the overrides of a run with a page's class."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("ETUDE_CACHE", str(tmp_path / "cache"))
     text = tmp_path / "text.txt"
@@ -104,7 +106,7 @@ def test_its_example_is_trained(
 
 
 def without(code: str, kind: str, member: str) -> str:
-    """The code without one member of a class, or without what sets it."""
+    """Returns the code without one member of a class, or without the statement that sets it."""
     tree = ast.parse(code)
     (found,) = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == kind]
     found.body = [

@@ -1,4 +1,4 @@
-"""The encoder-decoder, against torch's own, and with a cache."""
+"""The encoder-decoder, compared with torch's, and with a cache."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def make(**changes: Any) -> EncoderDecoder:
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor]:
-    """A source, a target, and what of the source is there."""
+    """Returns a source, a target, and the source's padding mask."""
     g = torch.Generator().manual_seed(5)
     keep = torch.ones(3, 7, dtype=torch.bool)
     keep[1, 4:] = False
@@ -84,7 +84,7 @@ def test_it_is_torchs_transformer(first: bool) -> None:
 @pytest.mark.parametrize("position", [Sinusoidal, Learned, Rotary, RelativeBias])
 @pytest.mark.parametrize("block", [PreNormBlock, PostNormBlock, ParallelBlock])
 def test_with_a_cache_the_logits_are_the_same(position: Any, block: Any) -> None:
-    """Also for two targets a source, for sources with padding, and after a beam's step."""
+    """Also for two targets per source, for padded sources, and after a step of beam search."""
     model = make(position=position, block=block, attention=partial(MultiHeadAttention, kv_heads=2))
     source, target, keep = inputs()
     twice = torch.cat((target, target.flip(0))).view(2, 3, 9).transpose(0, 1).flatten(0, 1)
@@ -98,7 +98,7 @@ def test_with_a_cache_the_logits_are_the_same(position: Any, block: Any) -> None
 
     cache = reading.new_cache(6, 9)
     reading(twice[:, :5], cache)
-    rows = torch.tensor([1, 1, 2, 3, 5, 4])  # each among its source's own
+    rows = torch.tensor([1, 1, 2, 3, 5, 4])  # each one of the same source
     cache.select(rows)
     after = reading(twice[rows, 5:], cache)
     torch.testing.assert_close(after, expected[rows, 5:], rtol=0, atol=1e-11)
@@ -139,7 +139,7 @@ def test_what_is_done_to_the_logits() -> None:
 
 
 def make_like(model: EncoderDecoder) -> EncoderDecoder:
-    """Its weights, without scale and bias."""
+    """Returns a model with the same weights, without scale and bias."""
     plain = make()
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if k != "logit_bias"})
     return plain

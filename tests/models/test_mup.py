@@ -1,4 +1,4 @@
-"""muP by its table, worked out by hand; the same as the standard parametrisation at the base width.
+"""muP, compared with its table and with the standard parametrisation at the base width.
 
 Yang et al. 2022 (arXiv:2203.03466), table 8.
 """
@@ -45,7 +45,7 @@ def decoder(dim: int = DIM, base: int | None = BASE, **more: Any) -> Decoder:
 
 
 def randomised(module: nn.Module) -> Any:
-    """Gains and biases too, so that each matters."""
+    """Randomises gains and biases too, so that each matters."""
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -87,7 +87,7 @@ def test_standard_deviations(name: str) -> None:
         block = "blocks.1." if part.startswith(("attention", "feedforward")) else ""
         weight = seen[f"{block}{part}.weight"]
         assert weight.std().item() == pytest.approx(std, rel=0.03), part
-    if name == "t5":  # queries stand for the scale of the scores: sqrt(16) at the base width
+    if name == "t5":  # queries replace the scale of the scores: sqrt(16) at the base width
         q, k, v = seen[f"blocks.1.{QKV}.weight"].chunk(3)
         for matrix, std in ((q, 1 / 64), (k, 1 / 16), (v, 1 / 16)):
             assert matrix.std().item() == pytest.approx(std, rel=0.03)
@@ -100,7 +100,7 @@ def test_a_relative_bias_begins_as_at_the_base_width() -> None:
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_multipliers_by_hand(tied: bool) -> None:
-    """Logits are divided by 4; q . k is by 4 sqrt(64 / 4) and not by sqrt(64): 16 and not 8."""
+    """Logits are divided by 4; q . k by 4 sqrt(64 / 4) = 16 instead of sqrt(64) = 8."""
     model = randomised(decoder(tie_embeddings=tied))
     plain = randomised(decoder(base=None, tie_embeddings=tied))
     plain.load_state_dict(model.state_dict())
@@ -111,7 +111,7 @@ def test_multipliers_by_hand(tied: bool) -> None:
 
 
 def test_wider_by_more_heads() -> None:
-    """With a head width of its own, q . k grows with nothing."""
+    """With a fixed head width, q . k does not grow."""
     attention = decoder(heads=16, head_dim=16).blocks[0].attention
     assert attention.scale == 1 / 4
 
@@ -231,7 +231,7 @@ def test_folded_computes_the_same_with_nothing_of_mup_left(name: str) -> None:
 
 
 class Letters:
-    """Of a tokenizer, what a conversion asks."""
+    """Tokenizer with the attributes that a conversion needs."""
 
     vocab_size, end_of_text = V, None
 

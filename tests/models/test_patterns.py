@@ -1,4 +1,4 @@
-"""Layers that differ, against blocks called one by one with masks written by hand."""
+"""Kinds of layers, compared with blocks called one by one with explicit masks."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def tokens(B: int = 2, T: int = T) -> Tensor:
 
 
 def by_hand(model: Any, read: Tensor) -> Tensor:
-    """The same blocks; layer 1 and 5 are `middle`, 3 is `whole`, the others are `local`."""
+    """Calls the same blocks; layers 1 and 5 are `middle`, 3 is `whole`, the others are `local`."""
     x, S = model.embedding(read), read.shape[1]
     i = torch.arange(S)
     distance = i[:, None] - i
@@ -74,7 +74,7 @@ def by_hand(model: Any, read: Tensor) -> Tensor:
             position = Rotary(dim=16, heads=4, max_length=20)
         if window == 5:
             table = model.get_parameter("kinds.middle.position.weight")
-            assert S <= 16  # each distance has a bucket of its own
+            assert S <= 16  # each distance has its own bucket
             bias = bias + table[distance.clamp(min=0)].permute(2, 0, 1)
         x = block(x, position=position, causal=False, bias=bias)
     return model.norm(x) @ model.embedding.weight.T
@@ -117,7 +117,7 @@ def test_generation_with_a_cache_is_that_without(options: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("length", [4, 20])
 def test_packed_documents(length: int) -> None:
-    """Short documents are told apart by a mask, long ones by calls of their own."""
+    """Short documents are separated by a mask, long ones by separate calls."""
     model, read = made(), tokens(2, 40)
     model.max_length = 40
     documents = Documents(torch.arange(40).remainder(length).eq(0).expand(2, 40))

@@ -1,4 +1,4 @@
-"""A variant of attention overrides one of three steps."""
+"""Variants of attention that override one of three steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A variant of attention from outside the package: written once, it does what all parts do."""
+"""An attention variant from outside the package has the features of all parts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def tokens(B: int = 2, T: int = 9) -> Tensor:
 
 @torch.no_grad()
 def by_the_paper(module: DifferentialAttention, x: Tensor, layer: int) -> Tensor:
-    """Equations 1 to 3, and the heads of section 2.1, one head at a time; layers from 1."""
+    """Computes equations 1 to 3, and the heads of section 2.1, one head at a time; layers from
+    1.
+    """
     T = x.shape[1]
     w_q, w_k, w_v = module.qkv.weight.chunk(3)
     lambda_init = 0.8 - 0.6 * math.exp(-0.3 * (layer - 1))

@@ -1,4 +1,4 @@
-"""A part that names `layer` or `layers` is told; one that doesn't is not."""
+"""A part that names `layer` or `layers` receives it; other parts don't."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Placed(GELU):
 
 
 class DepthScaled(LayerNorm):
-    """Divided by the root of the depth (arXiv:2502.05795), in blocks."""
+    """A norm divided by the root of the depth (arXiv:2502.05795), in blocks."""
 
     def __init__(self, *, dim: int, bias: bool, layer: int | None = None) -> None:
         super().__init__(dim=dim, bias=bias)

@@ -21,7 +21,7 @@ def kernels(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) ->
 
 @pytest.fixture(params=["AuthenticAMD", "GenuineIntel"])
 def vendor(request: Any, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Either machine's choice, on whichever the test runs."""
+    """Simulates either vendor's CPU on any machine."""
     monkeypatch.setattr(module, "maker", lambda: request.param)
     return str(request.param)
 

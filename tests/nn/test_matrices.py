@@ -1,4 +1,4 @@
-"""An attention with names of its own, which declares its matrices, is treated as ours is."""
+"""A custom attention that declares its matrices is treated like the shipped one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TOKENS = torch.arange(22).view(2, 11) % 13
 
 
 class Apart(nn.Module):
-    """Queries, keys and values each by a layer of its own; no class of ours."""
+    """Custom attention with a separate layer for each of queries, keys and values."""
 
     def __init__(
         self, *, dim: int, heads: int, bias: bool, dropout: float, base_head_dim: int | None = None

@@ -1,4 +1,4 @@
-"""The parts beyond GPT-2's, each against `transformers` or torch's own."""
+"""Parts other than GPT-2's, compared with `transformers` or torch."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_cross_attention_is_torchs() -> None:
     call: dict[str, Any] = {"position": NOWHERE, "causal": False}
     given = {"memory": memory, "bias": keep[:, None, None, :]}
     torch.testing.assert_close(mine(x, **given, **call), expected, rtol=0, atol=1e-12)
-    cache = LayerCache(2, 0)  # later calls need not say the memory again
+    cache = LayerCache(2, 0)  # later calls need not pass the memory again
     first = mine(x[:, :2], **given, cache=cache, **call)
     rest = mine(x[:, 2:], bias=keep[:, None, None, :], cache=cache, **call)
     torch.testing.assert_close(torch.cat((first, rest), 1), expected, rtol=0, atol=1e-12)

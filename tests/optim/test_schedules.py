@@ -1,4 +1,4 @@
-"""Schedules against their closed formulas, in exact or double arithmetic."""
+"""Schedules, compared with their closed formulas in exact or float64 arithmetic."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHAPES = [
 
 @pytest.mark.parametrize("schedule", SHAPES, ids=lambda s: type(s).__name__)
 def test_warm_up_begins_above_zero_and_ends_at_the_base_rate(schedule: Schedule) -> None:
-    """Three steps at 1/4, 2/4, 3/4; the fourth runs at the full rate."""
+    """Three steps at 1/4, 2/4, 3/4; the fourth has the base learning rate."""
     assert [schedule(step, 50) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
 
 
@@ -102,7 +102,7 @@ def test_it_is_a_function_of_the_step_alone() -> None:
 
 @pytest.mark.parametrize("schedule", [Constant, Linear, Cosine, InverseSqrt, WSD])
 def test_defaults_are_neutral(schedule: type[Schedule]) -> None:
-    """They never change: a key equal to its default is left out of a run's signature."""
+    """Defaults must not change: a key equal to its default is not part of a run's signature."""
     defaults = {
         "warmup_steps": 0,
         "final_scale": 0.0,

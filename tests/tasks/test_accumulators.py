@@ -1,4 +1,4 @@
-"""Metrics accumulate to the same numbers whatever the batches, the ranks and their order."""
+"""Metrics don't depend on the batches, the ranks and their order."""
 
 from __future__ import annotations
 

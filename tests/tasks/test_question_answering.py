@@ -1,4 +1,6 @@
-"""Extractive answers: chosen as transformers' script does, scored as SQuAD's, with strides."""
+"""Extractive answers, selected as in transformers' script and scored as in SQuAD's, with
+strides.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,9 @@ CITIES = ["Paris", "Rome", "Oslo", "Cairo", "Lima"]
 
 
 def rows(file: Path, *, none: bool = False) -> list[dict[str, Any]]:
-    """Who lives where, in three to six sentences; a list of objects as in the user's own files."""
+    """Returns questions about names and cities, in texts of three to six sentences, as a list of
+    objects.
+    """
     draw, found = random.Random(2), []
     for number in range(48):
         names = draw.sample(["Ann", "Bob", "Carl", "Dora", "Emil", "Fred"], 3 + number % 4)
@@ -183,7 +187,7 @@ def test_from_command_to_answers(etude: Callable[..., Any], tmp_path: Path) -> N
 
 
 def test_the_loss_is_that_of_both_ends(etude: Callable[..., Any], tmp_path: Path) -> None:
-    """By the module alone, window by window, without padding."""
+    """Computed with the module alone, window by window, without padding."""
     rows(tmp_path / "rows.jsonl")
     run = trained(etude, tmp_path, "trainer.precision=64-true", "model.dropout=0")
     data, tokenizer = run.data(), run.tokenizer()

@@ -1,4 +1,4 @@
-"""The loss and the errors of `task=regression`, by NumPy."""
+"""Loss and errors of `task=regression`, compared with NumPy."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_loss_and_its_gradient_are_those_of_what_is_asked() -> None:
 
 
 class First(nn.Module):
-    """Says the first number at each place."""
+    """Model that predicts the first number of each position."""
 
     inputs, max_length = 3, 8
 

@@ -1,4 +1,4 @@
-"""Numbers of texts: the metrics by scipy and scikit-learn, the loss by the module alone."""
+"""Text regression: metrics compared with scipy and scikit-learn, the loss with the module alone."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def trained(etude: Callable[..., Any], tmp_path: Path, *more: str) -> Any:
 
 
 def said(run: Any, text: str) -> list[float]:
-    """By the module alone."""
+    """Returns the predictions of the module alone."""
     tokenizer = run.tokenizer()
     ids = torch.tensor([tokenizer.backend.encode(text).ids])
     with torch.no_grad():
@@ -175,7 +175,9 @@ def test_the_loss_does_not_depend_on_the_split(etude: Callable[..., Any], tmp_pa
 
 
 def test_an_undefined_correlation_ends_no_run(etude: Callable[..., Any], tmp_path: Path) -> None:
-    """Of constant numbers; where it decides it does, and says so."""
+    """The correlation of constant numbers is undefined; as the monitor, it fails the run with a
+    message.
+    """
     written = rows(tmp_path / "rows.jsonl")
     lines = [json.dumps({**row, "score": 2.0}) for row in written]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A number for each word: by scipy, by the module alone, over pieces of a sentence."""
+"""Token regression, compared with scipy and the module alone, also for sentences in pieces."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VOCABULARY = ["a", "to", "the", "that", "where", "little", "between", "somebody"
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
-    """Each word's length, but none of every fifth word."""
+    """Returns rows with the length of each word, except every fifth."""
     found = []
     for number in range(60):
         words = [VOCABULARY[(number * 7 + n * n) % 9] for n in range(2 + number % 9)]
@@ -40,7 +40,7 @@ def words_of(tmp_path: Path, *more: str) -> list[str]:
 
 
 def by_hand(run: Any, row: dict[str, Any]) -> list[float]:
-    """What the module says at the first token of each word, piece by piece."""
+    """Returns the module's predictions at the first token of each word, piece by piece."""
     data, tokenizer = run.data(), run.tokenizer()
     backend = tokenizer.backend
     backend.enable_truncation(data.sequence_length)

@@ -1,4 +1,4 @@
-"""Muon: momentum with orthogonalized matrices."""
+"""Muon: momentum with orthogonalised matrices."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Muon(OptimizerRecipe):
     embeddings, heads, norms, biases (Jordan et al. 2024,
     https://kellerjordan.github.io/posts/muon/).
 
-    Queries, keys and values are one matrix here, and are orthogonalized as one.
+    Queries, keys and values are one matrix here, and are orthogonalised as one.
 
     Args:
         lr, weight_decay: learning rate and weight decay of the matrices.

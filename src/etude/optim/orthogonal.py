@@ -1,4 +1,4 @@
-"""Momentum with orthogonalized matrices: the optimizer of `etude.optim.muon.Muon`."""
+"""Momentum with orthogonalised matrices: the optimizer of `etude.optim.muon.Muon`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ https://kellerjordan.github.io/posts/muon/)."""
 EPS = 1e-7
 
 
-def orthogonalized(matrices: Tensor, steps: int) -> Tensor:
+def orthogonalise(matrices: Tensor, steps: int) -> Tensor:
     """Returns approximately U V^T for each matrix U S V^T, by Newton-Schulz iterations: the
     singular values of the result are between 0.7 and 1.2.
 
@@ -70,7 +70,7 @@ class Orthogonal(torch.optim.Muon):
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         if group["nesterov"]:
             momenta = list(torch._foreach_lerp(gradients, momenta, group["momentum"]))
-        updates = orthogonalized(torch.stack(momenta), group["ns_steps"])
+        updates = orthogonalise(torch.stack(momenta), group["ns_steps"])
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(parameters, list(updates), alpha=-group["lr"] * scale)
 
