@@ -260,17 +260,20 @@ def test_what_only_seems_to_be_there() -> None:
 
 
 @pytest.mark.parametrize(
-    "made",
+    "factory",
     [
         functools.partial(nn.LayerNorm, eps=1e-3),
         lambda *, dim, bias: nn.LayerNorm(dim, bias=bias),
         lambda *, dim, bias: torch.jit.script(nn.LayerNorm(dim, bias=bias)),
     ],
 )
-def test_a_factory_of_any_form(made: Any) -> None:
-    assert describe_class(made).parameters
-    given = {"normalized_shape": 3} if isinstance(made, functools.partial) else {"dim": 3}
-    assert Factory("model.norm", made, {})(**given, bias=True)(torch.ones(1, 3)).shape == (1, 3)
+def test_a_factory_of_any_form(factory: Any) -> None:
+    assert describe_class(factory).parameters
+    arguments = {"normalized_shape": 3} if isinstance(factory, functools.partial) else {"dim": 3}
+    assert Factory("model.norm", factory, {})(**arguments, bias=True)(torch.ones(1, 3)).shape == (
+        1,
+        3,
+    )
 
 
 def test_buffers_and_submodules_by_name_are_attributes() -> None:

@@ -58,8 +58,8 @@ def test_one_without_launch_is_reported(
 ) -> None:
     conf = written(example("launcher").code.replace("def launch(", "def start("))
     monkeypatch.syspath_prepend(tmp_path / "code")
-    asked = tiny(corpus, tmp_path / "runs", "hydra/launcher=mine", "model.layers=1,2")
-    answer = etude("train", "-m", f"--config-dir={conf}", *asked)
+    overrides = tiny(corpus, tmp_path / "runs", "hydra/launcher=mine", "model.layers=1,2")
+    answer = etude("train", "-m", f"--config-dir={conf}", *overrides)
     sys.modules.pop("hydra_plugins.one_by_one", None)
     assert answer.code == 2
     assert (

@@ -29,7 +29,7 @@ from etude.optim.adamw import AdamW
 
 
 def decoder(**changes: Any) -> Decoder:
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "vocab_size": 97,
         "layers": 3,
         "heads": 4,
@@ -43,7 +43,7 @@ def decoder(**changes: Any) -> Decoder:
         "block": PreNormBlock,
         "bias": False,
     }
-    return Decoder(**given | changes)
+    return Decoder(**arguments | changes)
 
 
 VARIANTS: list[dict[str, Any]] = [
@@ -94,13 +94,13 @@ def test_equals_the_counter_of_torch_on_a_real_step(changes: dict[str, Any]) -> 
 
 
 def test_recomputation_costs_a_forward_pass_of_the_blocks_and_saves_memory() -> None:
-    plain = cost(partial(decoder, layers=6), length=48, batch=8)
+    baseline = cost(partial(decoder, layers=6), length=48, batch=8)
     found = cost(partial(decoder, layers=6, recompute=True), length=48, batch=8)
     # The backward pass recomputes neither the logits nor the output of each block's last product.
     not_again = 2 * 48 * 8 * (97 * 64 + 6 * 64 * 256)
-    assert found.forward_flops == plain.forward_flops
-    assert found.training_flops - plain.training_flops == plain.forward_flops - not_again
-    assert found.activation_bytes < plain.activation_bytes / 2
+    assert found.forward_flops == baseline.forward_flops
+    assert found.training_flops - baseline.training_flops == baseline.forward_flops - not_again
+    assert found.activation_bytes < baseline.activation_bytes / 2
 
 
 def test_weights_gradients_and_optimizer_state_are_those_of_a_real_step() -> None:

@@ -211,9 +211,9 @@ def test_dropout_acts_on_the_embedding():
     model(tokens)
     model.eval()(tokens)
     dropped, whole = entered
-    kept = dropped != 0
-    assert kept.double().mean().item() == pytest.approx(0.75, abs=0.03)
-    torch.testing.assert_close(dropped[kept], whole[kept] / 0.75)
+    retained = dropped != 0
+    assert retained.double().mean().item() == pytest.approx(0.75, abs=0.03)
+    torch.testing.assert_close(dropped[retained], whole[retained] / 0.75)
 
 
 def test_the_same_seed_makes_the_same_model():

@@ -25,12 +25,12 @@ V, D, H, L = 23, 16, 4, 3
 
 def make(**changes: Any) -> Encoder:
     torch.manual_seed(0)
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "vocab_size": V, "layers": L, "heads": H, "dim": D, "max_length": 12,
         "attention": MultiHeadAttention, "position": Learned, "norm": LayerNorm,
         "feedforward": GELU, "mask": Bidirectional, "block": PostNormBlock,
     }  # fmt: skip
-    model = Encoder(**(given | changes)).double()
+    model = Encoder(**(arguments | changes)).double()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -107,7 +107,7 @@ def test_heads_by_hand() -> None:
     bare = make()
     x = bare(tokens)
     labels = {MaskedLanguageHead: {}, ClassificationHead: {"labels": 3}, TaggingHead: {"labels": 4}}
-    heads = {kind: make(head=partial(kind, **given)) for kind, given in labels.items()}
+    heads = {kind: make(head=partial(kind, **arguments)) for kind, arguments in labels.items()}
     for model in heads.values():  # separate bodies with the same weights
         model.load_state_dict(bare.state_dict(), strict=False)
     masked = heads[MaskedLanguageHead]

@@ -155,13 +155,13 @@ class TestMuP:
 
     def test_the_answers_are_divided_by_the_width_and_a_folded_copy_says_the_same(self) -> None:
         model = randomised(self.wide())
-        plain = randomised(regressor(dim=256, heads=4))
-        plain.load_state_dict(model.state_dict())
-        for block in plain.blocks:
+        standard = randomised(regressor(dim=256, heads=4))
+        standard.load_state_dict(model.state_dict())
+        for block in standard.blocks:
             block.attention.scale /= 2
         x = numbers()
         bias = model.head.bias
-        torch.testing.assert_close(model(x) - bias, (plain(x) - bias) / 4, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(model(x) - bias, (standard(x) - bias) / 4, rtol=1e-9, atol=1e-9)
         copy = folded(model)
         assert copy.mup is None
         torch.testing.assert_close(copy(x), model(x), rtol=1e-9, atol=1e-9)

@@ -119,9 +119,9 @@ def test_dropout_drops_weights_and_scales_the_rest(attend):
     v = torch.eye(32).expand(4, 2, 32, 32)
     whole = attend(q, k, v, causal=True)
     dropped = attend(q, k, v, causal=True, dropout=0.25)
-    kept = dropped != 0
-    torch.testing.assert_close(dropped[kept], whole[kept] / 0.75)
-    assert kept[whole > 0].float().mean().item() == pytest.approx(0.75, abs=0.03)
+    retained = dropped != 0
+    torch.testing.assert_close(dropped[retained], whole[retained] / 0.75)
+    assert retained[whole > 0].float().mean().item() == pytest.approx(0.75, abs=0.03)
 
 
 @BOTH

@@ -138,11 +138,11 @@ def test_mup() -> None:
 def test_a_declaration_must_fit() -> None:
     with pytest.raises(InvalidArguments) as refused:
         make(Wrong)
-    said = [str(problem) for problem in refused.value.problems]
-    assert len(said) == 6
-    assert said[0].startswith("blocks.0.attention.wq")
-    assert "pieces that cover 64 rows" in said[0]
-    assert "blocks.0.attention.nothing" in said[1]
+    messages = [str(problem) for problem in refused.value.problems]
+    assert len(messages) == 6
+    assert messages[0].startswith("blocks.0.attention.wq")
+    assert "pieces that cover 64 rows" in messages[0]
+    assert "blocks.0.attention.nothing" in messages[1]
 
 
 def test_without_a_declaration_names_count() -> None:

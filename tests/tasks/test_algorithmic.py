@@ -22,8 +22,8 @@ LABELS = torch.tensor([[-100, 1, 2], [-100, -100, 0], [3, -100, -100]])
 
 def test_metrics_by_hand() -> None:
     logits = torch.zeros(3, 3, 4)
-    for row, place, said in [(0, 1, 1), (0, 2, 3), (1, 2, 0), (2, 0, 3)]:
-        logits[row, place, said] = 5.0
+    for row, position, predicted in [(0, 1, 1), (0, 2, 3), (1, 2, 0), (2, 0, 3)]:
+        logits[row, position, predicted] = 5.0
     metrics = AnswerMetrics()
     metrics.update({"labels": LABELS}, logits)
     found = metrics.compute()

@@ -56,9 +56,9 @@ def test_rates_by_chi_square(tokenizer: Tokenizer, rate: float, mask: float, ran
         (there == original).sum(),
     ]
     shares = np.array([mask, random - by_chance, 1 - mask - random + by_chance])
-    kept = shares > 0
-    assert np.array(counts)[~kept].sum() == 0
-    observed, wanted = np.array(counts)[kept], shares[kept] * chosen.sum()
+    possible = shares > 0
+    assert np.array(counts)[~possible].sum() == 0
+    observed, wanted = np.array(counts)[possible], shares[possible] * chosen.sum()
     assert len(observed) == 1 or stats.chisquare(observed, wanted).pvalue > LEAST
     replaced = there[(there != tokenizer.mask) & (there != original)]
     if len(replaced) > 10 * ordinary:
@@ -113,12 +113,12 @@ def test_a_tokenizer_without_a_mask_gets_one(tmp_path: Path, corpus: Path) -> No
     from etude.data.text_files import TextFiles
     from etude.data.tokenizer import Char
 
-    def made() -> TextFiles:
+    def new_data() -> TextFiles:
         return TextFiles(
             path=str(corpus), tokenizer=Char(), sequence_length=16, batch=Batch(examples=2)
         )
 
-    plain, masked = made(), made()
+    plain, masked = new_data(), new_data()
     masked.for_task(MaskedLM.objective())
     for data in (plain, masked):
         data.check()

@@ -173,13 +173,13 @@ def test_from_command_to_answers(etude: Callable[..., Any], tmp_path: Path) -> N
     assert answer.code == 2
     assert "the second text" in answer.err
     both = [run.predict([row["question"]], pair=row["context"])[0] for row in written[:3]]
-    asked = tmp_path / "asked.jsonl"
-    asked.write_text("".join(json.dumps(row) + "\n" for row in written[:3]), encoding="utf-8")
-    answer = etude("predict", run.path, "--file", asked, "--json")
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(json.dumps(row) + "\n" for row in written[:3]), encoding="utf-8")
+    answer = etude("predict", run.path, "--file", questions, "--json")
     assert answer.code == 0, answer.err
     found = [json.loads(line) for line in answer.out.splitlines()]
     assert [each["answer"] for each in found] == [each["answer"] for each in both]
-    answer = etude("predict", run.path, "--file", asked, "--pair", "Ann lives in Rome.")
+    answer = etude("predict", run.path, "--file", questions, "--pair", "Ann lives in Rome.")
     assert answer.code == 2
     assert "none: the file has the column context" in answer.err
     answer = etude("data", "show", *words_of(tmp_path))
