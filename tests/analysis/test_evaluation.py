@@ -109,7 +109,7 @@ class TestClassification:
     def test_options_of_running_text_are_refused(self, records: Records, etude: Callable) -> None:
         answer = etude("evaluate", records["classification"].path, "--stride", "4")
         assert answer.code == 2
-        assert "--stride = 4: expected none" in answer.err
+        assert "--stride = 4: expected no value" in answer.err
         for words in (["--beams", "2"], ["--length-penalty", "1"], ["--sequence-length", "8"]):
             answer = etude("evaluate", records["classification"].path, *words)
             assert answer.code == 2, words

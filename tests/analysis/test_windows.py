@@ -91,5 +91,5 @@ def test_logits_that_fit_into_no_memory(run: Any, monkeypatch: pytest.MonkeyPatc
 def test_other_tasks_have_none(toy: Callable[..., list[str]], kind: str, tmp_path: Path) -> None:
     found = package.train(package.compose(*toy(kind, tmp_path)))
     for key in ("sequence_length", "stride"):
-        with pytest.raises(RequestError, match=f"{key} = 4: expected none"):
+        with pytest.raises(RequestError, match=f"{key} = 4: expected no value"):
             found.evaluate("val", **{key: 4})

@@ -13,10 +13,10 @@ from etude.nn.memory import memory_for
 from etude.records.tables import size_of
 
 _REASONS = {
-    "beams": "does not generate targets",
-    "length_penalty": "does not generate targets",
-    "sequence_length": "is not language modelling of running text",
-    "stride": "is not language modelling of running text",
+    "beams": "has no beam search",
+    "length_penalty": "has no beam search",
+    "sequence_length": "does not predict next tokens of running text",
+    "stride": "does not predict next tokens of running text",
 }
 """Why a task does not have an option, by option."""
 
