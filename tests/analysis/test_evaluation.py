@@ -109,7 +109,7 @@ class TestClassification:
     def test_options_of_running_text_are_refused(self, records: Records, etude: Callable) -> None:
         answer = etude("evaluate", records["classification"].path, "--stride", "4")
         assert answer.code == 2
-        assert "--stride = 4: expected none" in answer.err
+        assert "--stride = 4: expected no value" in answer.err
         for words in (["--beams", "2"], ["--length-penalty", "1"], ["--sequence-length", "8"]):
             answer = etude("evaluate", records["classification"].path, *words)
             assert answer.code == 2, words
@@ -466,7 +466,7 @@ class TestRefusals:
         assert "no --pair" in etude("predict", path, "--text", "a", "--pair", "b").err
         told = etude("predict", records["masked_lm"].path, "--text", "a")
         assert told.code == 2
-        assert "a run of a task that makes predictions of texts" in told.err
+        assert "a run of a task that predicts on texts" in told.err
 
 
 def test_a_source_is_cut_between_characters() -> None:

@@ -63,8 +63,11 @@ def test_what_an_older_version_kept_is_not_used(run: Any) -> None:
         ({"sequence_length": 0}, "sequence_length = 0: expected a positive number"),
         ({"stride": 0}, "stride = 0: expected a positive number"),
         ({"stride": -1}, "stride = -1: expected a positive number"),
-        ({"stride": 9}, "stride = 9: expected at most the window's 8"),
-        ({"sequence_length": 4, "stride": 5}, "stride = 5: expected at most the window's 4"),
+        ({"stride": 9}, "stride = 9: expected at most the window's 8 targets"),
+        (
+            {"sequence_length": 4, "stride": 5},
+            "stride = 5: expected at most the window's 4 targets",
+        ),
     ],
 )
 def test_values_that_cannot_be(run: Any, given: dict[str, int], said: str) -> None:
@@ -79,7 +82,7 @@ def test_logits_that_fit_into_no_memory(run: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(options, "memory_for", lambda device: there)
     assert run.evaluate("val", sequence_length=100)["loss"] > 0
     with pytest.raises(
-        RequestError, match="sequence_length = 1000000000: expected at most 100, in"
+        RequestError, match="sequence_length = 1000000000: expected at most 100 targets in"
     ):
         run.evaluate("val", sequence_length=10**9)
 
@@ -88,5 +91,5 @@ def test_logits_that_fit_into_no_memory(run: Any, monkeypatch: pytest.MonkeyPatc
 def test_other_tasks_have_none(toy: Callable[..., list[str]], kind: str, tmp_path: Path) -> None:
     found = package.train(package.compose(*toy(kind, tmp_path)))
     for key in ("sequence_length", "stride"):
-        with pytest.raises(RequestError, match=f"{key} = 4: expected none"):
+        with pytest.raises(RequestError, match=f"{key} = 4: expected no value"):
             found.evaluate("val", **{key: 4})

@@ -49,7 +49,7 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "classification",
         [row | {"label": "a"} for row in GOOD],
         [],
-        "data.label = 'a': expected two labels or more",
+        "data.label = 'a': expected at least two labels",
     ),
     "a class that is not trained on": (
         "classification",
@@ -175,13 +175,13 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "tagging",
         TAGGED,
         ["task.monitor=val/f1"],
-        "task.monitor = 'val/f1': expected a metric of tags that mark no spans",
+        "task.monitor = 'val/f1': expected a metric of tags without spans",
     ),
     "a metric of no class": (
         "classification",
         GOOD,
         ["task.monitor=val/f1"],
-        "task.monitor = 'val/f1': expected a metric of the task (task.positive says of which",
+        "task.monitor = 'val/f1': expected a metric of the task (set task.positive to a class",
     ),
     "half a surrogate pair": (
         "classification",

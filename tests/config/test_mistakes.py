@@ -198,11 +198,15 @@ def test_what_constructors_refuse_is_told_together() -> None:
         (["trainer.max_steps=9999999999999999999999"], "trainer.max_steps", "fewer than 2**40"),
         (["trainer.strategy=fsdp"], "trainer.strategy", "auto, or ddp for several devices"),
         (["data=mixture", "data.sources.early=null"], "data.sources.early", "leave it out"),
-        (["optimizer.weight_decay=inf"], "optimizer.weight_decay", "a finite number from 0 on"),
+        (
+            ["optimizer.weight_decay=inf"],
+            "optimizer.weight_decay",
+            "a finite number of at least 0",
+        ),
         (
             ["schedule=wsd", "schedule.decay_steps=5"],
             "schedule.decay_steps",
-            "exactly one of decay_steps and decay_fraction",
+            "a value for exactly one of decay_steps and decay_fraction",
         ),
         (
             ["callbacks=early_stopping", "callbacks.early_stopping.monitor=val/los"],

@@ -1,4 +1,4 @@
-"""The examples of the contracts' pages, as a user would put them into files."""
+"""Code examples of the contracts' documentation pages."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ PAGES = Path(__file__).parents[2] / "docs" / "contracts"
 
 @dataclass(frozen=True)
 class Example:
-    """One page's code.
+    """Code and config of a documentation page.
 
     Attributes:
-        code: the module.
-        config: the file that names its class.
+        code: the Python module.
+        config: the config file that names its class.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Example:
 
     @property
     def kind(self) -> str:
-        """The class that the config names."""
+        """The name of the class in the config file."""
         found = re.search(r"_target_: my_parts\.(\w+)", self.config)
         assert found is not None
         return found[1]
@@ -42,9 +42,9 @@ class Example:
 
 
 def example(name: str) -> Example:
-    """That of a page."""
+    """Returns the example of a page."""
     text = (PAGES / f"{name}.md").read_text(encoding="utf-8")
     code, config = (
-        re.findall(rf"```{kind}\n(.*?)```", text, re.S)[0] for kind in ("python", "yaml")
+        re.findall(rf"```{language}\n(.*?)```", text, re.S)[0] for language in ("python", "yaml")
     )
     return Example(name, code, config)

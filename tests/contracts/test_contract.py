@@ -1,4 +1,4 @@
-"""How a class is compared with a contract."""
+"""Comparison of classes with a contract."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_all_that_is_missing_at_once() -> None:
     class Nothing: ...
 
     assert lacking(Nothing) == [
-        "a class whose constructor accepts width (width is given)",
+        "a class whose constructor accepts width; Nothing does not accept 'width'",
         "a class with a method turn(x, *, left, far=False)",
         "a class with an attribute size",
     ]
@@ -105,16 +105,16 @@ def test_what_a_method_does_not_accept() -> None:
     class NoMethod(Whole):
         turn = 3
 
-    shown = "turn(x, *, left, far=False)"
+    method = "a class with a method turn(x, *, left, far=False)"
     assert lacking(Narrow) == [
-        f"a class whose turn accepts 1 positional arguments: {shown}",
-        f"a class whose turn accepts far: {shown}",
+        f"{method}; turn does not accept 1 positional argument",
+        f"{method}; turn does not accept 'far'",
     ]
     assert lacking(Wide) == [
-        f"a class whose turn works without y: {shown}",
-        f"a class whose turn works without near: {shown}",
+        f"{method}; turn requires 'y', which is not passed",
+        f"{method}; turn requires 'near', which is not passed",
     ]
-    assert lacking(NoMethod) == [f"a class whose turn is a method {shown}"]
+    assert lacking(NoMethod) == [f"{method}; turn is not a method"]
 
 
 def test_what_a_base_class_leaves_open() -> None:
@@ -128,7 +128,7 @@ def test_what_a_base_class_leaves_open() -> None:
     class Mine(Base): ...
 
     assert lacking(Mine) == [
-        "a class that defines other: its base class leaves that to it",
+        "a class that defines the abstract method other",
         "a class with a method turn(x, *, left, far=False)",
     ]
 
@@ -164,7 +164,7 @@ def test_an_annotation_promises_an_attribute_and_a_class_variable_must_be_there(
         turn = Whole.turn
 
     assert lacking(Promised) == []
-    assert lacking(Declared) == []  # its base promises it
+    assert lacking(Declared) == []  # its base class annotates it
     assert lacking(Forgotten) == ["a class with an attribute size"]
 
 
@@ -222,9 +222,10 @@ def test_one_mistake_is_one_line() -> None:
 
         def forward(self, x: Any) -> Any: ...
 
-    (told,) = lacking(Plain, CONTRACTS["model.attention"])
-    names = "position, causal, bias, cache, positions, documents, memory"
-    assert told.startswith(f"a class whose forward accepts {names}: forward(x, *, position, ")
+    (message,) = lacking(Plain, CONTRACTS["model.attention"])
+    names = "'position', 'causal', 'bias', 'cache', 'positions', 'documents', 'memory'"
+    assert message.startswith("a class with a method forward(x, *, position, ")
+    assert message.endswith(f"; forward does not accept {names}")
     assert lacking(object, CONTRACTS["logger.*"]) == ["a subclass of etude.loggers.base.Logger"]
 
 
@@ -259,17 +260,20 @@ def test_what_only_seems_to_be_there() -> None:
 
 
 @pytest.mark.parametrize(
-    "made",
+    "factory",
     [
         functools.partial(nn.LayerNorm, eps=1e-3),
         lambda *, dim, bias: nn.LayerNorm(dim, bias=bias),
         lambda *, dim, bias: torch.jit.script(nn.LayerNorm(dim, bias=bias)),
     ],
 )
-def test_a_factory_of_any_form(made: Any) -> None:
-    assert describe_class(made).parameters
-    given = {"normalized_shape": 3} if isinstance(made, functools.partial) else {"dim": 3}
-    assert Factory("model.norm", made, {})(**given, bias=True)(torch.ones(1, 3)).shape == (1, 3)
+def test_a_factory_of_any_form(factory: Any) -> None:
+    assert describe_class(factory).parameters
+    arguments = {"normalized_shape": 3} if isinstance(factory, functools.partial) else {"dim": 3}
+    assert Factory("model.norm", factory, {})(**arguments, bias=True)(torch.ones(1, 3)).shape == (
+        1,
+        3,
+    )
 
 
 def test_buffers_and_submodules_by_name_are_attributes() -> None:

@@ -1,4 +1,4 @@
-"""A launcher of one's own carries out a sweep, and one that lacks a method is reported."""
+"""A custom launcher runs a sweep; a launcher without a required method is reported."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from pages import example
 
 @pytest.fixture
 def written(tmp_path: Path) -> Callable[[str], Path]:
-    """Writes the page's launcher as a plugin of Hydra's, changed as asked; the folder of its
-    config."""
+    """Writes the page's launcher as a Hydra plugin, and returns the folder of its config."""
 
     def write(code: str) -> Path:
         plugin = tmp_path / "code" / "hydra_plugins" / "one_by_one.py"
@@ -59,8 +58,8 @@ def test_one_without_launch_is_reported(
 ) -> None:
     conf = written(example("launcher").code.replace("def launch(", "def start("))
     monkeypatch.syspath_prepend(tmp_path / "code")
-    asked = tiny(corpus, tmp_path / "runs", "hydra/launcher=mine", "model.layers=1,2")
-    answer = etude("train", "-m", f"--config-dir={conf}", *asked)
+    overrides = tiny(corpus, tmp_path / "runs", "hydra/launcher=mine", "model.layers=1,2")
+    answer = etude("train", "-m", f"--config-dir={conf}", *overrides)
     sys.modules.pop("hydra_plugins.one_by_one", None)
     assert answer.code == 2
     assert (

@@ -1,4 +1,6 @@
-"""The examples of the contracts' pages train, and without one of their members are reported."""
+"""The examples of the contracts' pages can be trained; without a required member they are
+reported.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,10 @@ GROUPS = {
 
 
 @pytest.fixture
-def asked(
+def run_overrides(
     tmp_path: Path, tiny: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., list[str]]]:
-    """The overrides of a run with a page's class."""
+    """Function that returns the overrides of a run with a page's class."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("ETUDE_CACHE", str(tmp_path / "cache"))
     text = tmp_path / "text.txt"
@@ -79,11 +81,11 @@ ALONE = {"model", "model/head"}
     ],
 )
 def test_its_example_is_trained(
-    groups: list[str], asked: Callable, etude: Callable, tmp_path: Path
+    groups: list[str], run_overrides: Callable, etude: Callable, tmp_path: Path
 ) -> None:
     for group in groups:
         example(GROUPS[group]).write(tmp_path, group)
-    answer = etude("train", f"--config-dir={tmp_path / 'conf'}", *asked(*groups))
+    answer = etude("train", f"--config-dir={tmp_path / 'conf'}", *run_overrides(*groups))
     assert answer.code == 0, answer.err
     assert "finished" in answer.out
     (record,) = (tmp_path / "runs" / "tiny").iterdir()
@@ -104,7 +106,7 @@ def test_its_example_is_trained(
 
 
 def without(code: str, kind: str, member: str) -> str:
-    """The code without one member of a class, or without what sets it."""
+    """Returns the code without one member of a class, or without the statement that sets it."""
     tree = ast.parse(code)
     (found,) = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == kind]
     found.body = [
@@ -150,13 +152,13 @@ NEEDED = [
 
 @pytest.mark.parametrize(("group", "member"), NEEDED)
 def test_a_missing_member_is_reported_before_anything_is_built(
-    group: str, member: str, asked: Callable, tmp_path: Path
+    group: str, member: str, run_overrides: Callable, tmp_path: Path
 ) -> None:
     page = example(GROUPS[group])
     code = without(page.code, page.kind, member)
     assert code != ast.unparse(ast.parse(page.code))
     page.write(tmp_path, group, code)
-    config = compose(asked(group), config_dir=tmp_path / "conf")
+    config = compose(run_overrides(group), config_dir=tmp_path / "conf")
     with pytest.raises(RequestError) as error:
         check(config)
     (problem,) = error.value.problems
@@ -179,7 +181,7 @@ def test_every_contract_has_a_page_that_names_its_members() -> None:
 
 
 @pytest.mark.parametrize(
-    ("group", "own", "wrong", "told"),
+    ("group", "own", "wrong", "message"),
     [
         ("optimizer", "return torch.optim.RMSprop", "torch.optim.RMSprop", "NoneType is returned"),
         ("schedule", "return self.factor", "self.factor", "NoneType at step 0 of 3"),
@@ -189,14 +191,20 @@ def test_every_contract_has_a_page_that_names_its_members() -> None:
     ],
 )
 def test_a_wrong_result_is_reported_before_there_is_a_record(
-    group: str, own: str, wrong: str, told: str, asked: Callable, etude: Callable, tmp_path: Path
+    group: str,
+    own: str,
+    wrong: str,
+    message: str,
+    run_overrides: Callable,
+    etude: Callable,
+    tmp_path: Path,
 ) -> None:
     page = example(GROUPS[group])
     assert own in page.code
     page.write(tmp_path, group, page.code.replace(own, wrong))
-    answer = etude("train", f"--config-dir={tmp_path / 'conf'}", *asked(group))
+    answer = etude("train", f"--config-dir={tmp_path / 'conf'}", *run_overrides(group))
     assert answer.code == 2, answer.out
     assert f"{group}._target_ = '{page.module}.{page.kind}': expected a class whose" in answer.err
-    assert told in answer.err
+    assert message in answer.err
     assert f"see docs/contracts/{group}.md" in answer.err
     assert not list((tmp_path / "runs").glob("tiny/*"))

@@ -1,4 +1,4 @@
-"""What a model costs, against the formula, torch's own counter, and the memory of a real step."""
+"""Cost of a model, compared with the formula, torch's counter, and the memory of a real step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from etude.optim.adamw import AdamW
 
 
 def decoder(**changes: Any) -> Decoder:
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "vocab_size": 97,
         "layers": 3,
         "heads": 4,
@@ -43,7 +43,7 @@ def decoder(**changes: Any) -> Decoder:
         "block": PreNormBlock,
         "bias": False,
     }
-    return Decoder(**given | changes)
+    return Decoder(**arguments | changes)
 
 
 VARIANTS: list[dict[str, Any]] = [
@@ -94,13 +94,13 @@ def test_equals_the_counter_of_torch_on_a_real_step(changes: dict[str, Any]) -> 
 
 
 def test_recomputation_costs_a_forward_pass_of_the_blocks_and_saves_memory() -> None:
-    plain = cost(partial(decoder, layers=6), length=48, batch=8)
+    baseline = cost(partial(decoder, layers=6), length=48, batch=8)
     found = cost(partial(decoder, layers=6, recompute=True), length=48, batch=8)
-    # The backward pass needs neither the logits again nor what each block's last product gives.
+    # The backward pass recomputes neither the logits nor the output of each block's last product.
     not_again = 2 * 48 * 8 * (97 * 64 + 6 * 64 * 256)
-    assert found.forward_flops == plain.forward_flops
-    assert found.training_flops - plain.training_flops == plain.forward_flops - not_again
-    assert found.activation_bytes < plain.activation_bytes / 2
+    assert found.forward_flops == baseline.forward_flops
+    assert found.training_flops - baseline.training_flops == baseline.forward_flops - not_again
+    assert found.activation_bytes < baseline.activation_bytes / 2
 
 
 def test_weights_gradients_and_optimizer_state_are_those_of_a_real_step() -> None:
@@ -132,7 +132,7 @@ def test_what_is_frozen_costs_no_gradient() -> None:
     assert found.training_flops < whole.training_flops
 
 
-# What a process takes at most during a step, beyond what it had before.
+# Peak memory of a process during a step, in excess of the memory before.
 MEASURE = """
 import ctypes, torch, torch.nn.functional as F
 from tests.models.test_cost import {builder}
@@ -147,9 +147,9 @@ def step(B, T):
     loss.backward()
 def status(key):
     return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith(key)) * 1024
-step(1, 8)  # leaves gradients behind, as the first micro-batch of a step does
+step(1, 8)  # creates gradients, as the first micro-batch of a step does
 ctypes.CDLL(None).malloc_trim(0)
-open("/proc/self/clear_refs", "w").write("5")  # forget the peak so far
+open("/proc/self/clear_refs", "w").write("5")  # reset the peak
 before = status("VmRSS")
 step({batch}, 128)
 print(status("VmHWM") - before)
@@ -196,7 +196,7 @@ def test_memory_is_that_of_a_real_step(
     )
     measured = int(done.stdout)
     found = cost(build, length=128, batch=batch, autocast=torch.bfloat16 if autocast else None)
-    assert found.activation_bytes > 100e6  # else other things would be seen
+    assert found.activation_bytes > 100e6  # large compared with other memory
     assert found.activation_bytes == pytest.approx(measured, rel=0.12)
 
 
@@ -208,7 +208,7 @@ def test_a_giant_is_counted_without_memory() -> None:
 
 
 class Foreign(nn.Module):
-    """Somebody's own: a recurrent network with a shared table."""
+    """Custom model: a recurrent network with a shared table."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -247,5 +247,5 @@ class Looks(Foreign):
 
 
 def test_what_depends_on_values_is_said_to_be_uncountable() -> None:
-    with pytest.raises(Uncountable, match="cannot be counted"):
+    with pytest.raises(Uncountable, match="cannot count the model"):
         cost(Looks, length=7)

@@ -32,7 +32,7 @@ V = 11
 
 
 def make(**changes: Any) -> Decoder:
-    """A tiny model in float64 whose weights are large enough to matter."""
+    """Returns a tiny model in float64 whose weights are large enough to matter."""
     torch.manual_seed(0)
     parts = {
         "attention": MultiHeadAttention,
@@ -115,7 +115,7 @@ def test_last_only_is_the_last_column():
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("block", [PreNormBlock, PostNormBlock, SandwichBlock])
 def test_every_combination_trains_and_agrees_with_the_reference(position, block):
-    """The fused model's loss and gradients equal those of the reference attention."""
+    """Loss and gradients of the fused model equal those of the reference attention."""
     tokens = draw_tokens(2, 7)
     for attention, norm, feedforward in itertools.product(ATTENTIONS[:3], NORMS, FEEDFORWARDS):
         parts = {"position": position, "block": block, "norm": norm, "feedforward": feedforward}
@@ -140,7 +140,7 @@ def test_every_combination_trains_and_agrees_with_the_reference(position, block)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("mask", [Causal, Bidirectional])
 def test_a_causal_model_cannot_see_ahead(position, attention, mask):
-    """The gradient of the logits at t for each embedding: exactly zero after t, or nowhere."""
+    """The gradient of the logits at t with respect to later embeddings is exactly zero."""
     model = make(position=position, attention=attention, mask=mask)
     embedded = []
 
@@ -211,9 +211,9 @@ def test_dropout_acts_on_the_embedding():
     model(tokens)
     model.eval()(tokens)
     dropped, whole = entered
-    kept = dropped != 0
-    assert kept.double().mean().item() == pytest.approx(0.75, abs=0.03)
-    torch.testing.assert_close(dropped[kept], whole[kept] / 0.75)
+    retained = dropped != 0
+    assert retained.double().mean().item() == pytest.approx(0.75, abs=0.03)
+    torch.testing.assert_close(dropped[retained], whole[retained] / 0.75)
 
 
 def test_the_same_seed_makes_the_same_model():
@@ -258,7 +258,7 @@ def test_all_mistakes_in_the_sizes_are_reported_together():
     found = problems(vocab_size=0, layers=-1, heads=5, dim=16, max_length=0, dropout=1.0)
     assert set(found) == {"vocab_size", "layers", "heads", "max_length", "dropout"}
     assert found["heads"].expected == "a divisor of dim = 16"
-    assert found["heads"].hint == "the nearest: 4 or 8"
+    assert found["heads"].hint == "try 4 or 8"
 
 
 def test_a_size_that_is_not_positive_is_reported_once():

@@ -1,4 +1,4 @@
-"""The encoder and its heads, against torch's own encoder and by hand."""
+"""The encoder and its heads, compared with torch's encoder and with manual results."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ V, D, H, L = 23, 16, 4, 3
 
 def make(**changes: Any) -> Encoder:
     torch.manual_seed(0)
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "vocab_size": V, "layers": L, "heads": H, "dim": D, "max_length": 12,
         "attention": MultiHeadAttention, "position": Learned, "norm": LayerNorm,
         "feedforward": GELU, "mask": Bidirectional, "block": PostNormBlock,
     }  # fmt: skip
-    model = Encoder(**(given | changes)).double()
+    model = Encoder(**(arguments | changes)).double()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -49,7 +49,7 @@ LAYER = {
 
 
 def renamed(state: dict[str, Any], prefix: str, names: dict[str, str]) -> dict[str, Any]:
-    """What lies under `prefix`, by the names that torch gives."""
+    """Returns the weights under `prefix`, by torch's names."""
     found = {}
     for name, value in state.items():
         inner = name.removeprefix(prefix)
@@ -96,7 +96,7 @@ def test_what_is_added_to_the_embedding() -> None:
 
 
 def test_a_model_with_one_type_has_it_for_both_texts() -> None:
-    """RoBERTa: data of two texts states types that it has no rows for."""
+    """As in RoBERTa: data with two texts has token types for which the model has no rows."""
     model = make(token_types=1)
     tokens, kinds = torch.randint(V, (2, 5)), torch.randint(2, (2, 5))
     assert torch.equal(model(tokens, token_types=kinds), model(tokens))
@@ -107,8 +107,8 @@ def test_heads_by_hand() -> None:
     bare = make()
     x = bare(tokens)
     labels = {MaskedLanguageHead: {}, ClassificationHead: {"labels": 3}, TaggingHead: {"labels": 4}}
-    heads = {kind: make(head=partial(kind, **given)) for kind, given in labels.items()}
-    for model in heads.values():  # a body of its own each, but the same
+    heads = {kind: make(head=partial(kind, **arguments)) for kind, arguments in labels.items()}
+    for model in heads.values():  # separate bodies with the same weights
         model.load_state_dict(bare.state_dict(), strict=False)
     masked = heads[MaskedLanguageHead]
     head: Any = masked.head

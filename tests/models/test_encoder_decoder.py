@@ -1,4 +1,4 @@
-"""The encoder-decoder, against torch's own, and with a cache."""
+"""The encoder-decoder, compared with torch's, and with a cache."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ DECODER_LAYER = {
 
 def make(**changes: Any) -> EncoderDecoder:
     torch.manual_seed(0)
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "vocab_size": V, "layers": L, "heads": H, "dim": D, "max_length": 12,
         "attention": MultiHeadAttention, "position": Sinusoidal, "norm": LayerNorm,
         "feedforward": ReLU, "mask": Causal, "block": PostNormBlock,
     }  # fmt: skip
-    model = EncoderDecoder(**(given | changes)).double()
+    model = EncoderDecoder(**(arguments | changes)).double()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -45,7 +45,7 @@ def make(**changes: Any) -> EncoderDecoder:
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor]:
-    """A source, a target, and what of the source is there."""
+    """Returns a source, a target, and the source's padding mask."""
     g = torch.Generator().manual_seed(5)
     keep = torch.ones(3, 7, dtype=torch.bool)
     keep[1, 4:] = False
@@ -59,7 +59,7 @@ def test_it_is_torchs_transformer(first: bool) -> None:
         block=PreNormBlock if first else PostNormBlock,
     )  # fmt: skip
     theirs = nn.Transformer(D, H, L, 3, 4 * D, batch_first=True, norm_first=first).double().eval()
-    plain = {"weight": "weight", "bias": "bias"}
+    standard = {"weight": "weight", "bias": "bias"}
     for side, names in (("encoder", LAYER), ("decoder", DECODER_LAYER)):
         stack: Any = getattr(theirs, side)
         stack.enable_nested_tensor = False
@@ -67,7 +67,7 @@ def test_it_is_torchs_transformer(first: bool) -> None:
         for i, layer in enumerate(stack.layers):
             layer.load_state_dict(renamed(state, f"blocks.{i}.", names))
         if first:
-            stack.norm.load_state_dict(renamed(state, "norm.", plain))
+            stack.norm.load_state_dict(renamed(state, "norm.", standard))
         else:
             stack.norm = None
     source, target, keep = inputs()
@@ -84,7 +84,7 @@ def test_it_is_torchs_transformer(first: bool) -> None:
 @pytest.mark.parametrize("position", [Sinusoidal, Learned, Rotary, RelativeBias])
 @pytest.mark.parametrize("block", [PreNormBlock, PostNormBlock, ParallelBlock])
 def test_with_a_cache_the_logits_are_the_same(position: Any, block: Any) -> None:
-    """Also for two targets a source, for sources with padding, and after a beam's step."""
+    """Also for two targets per source, for padded sources, and after a step of beam search."""
     model = make(position=position, block=block, attention=partial(MultiHeadAttention, kv_heads=2))
     source, target, keep = inputs()
     twice = torch.cat((target, target.flip(0))).view(2, 3, 9).transpose(0, 1).flatten(0, 1)
@@ -98,7 +98,7 @@ def test_with_a_cache_the_logits_are_the_same(position: Any, block: Any) -> None
 
     cache = reading.new_cache(6, 9)
     reading(twice[:, :5], cache)
-    rows = torch.tensor([1, 1, 2, 3, 5, 4])  # each among its source's own
+    rows = torch.tensor([1, 1, 2, 3, 5, 4])  # each one of the same source
     cache.select(rows)
     after = reading(twice[rows, 5:], cache)
     torch.testing.assert_close(after, expected[rows, 5:], rtol=0, atol=1e-11)
@@ -129,20 +129,20 @@ def test_padding_changes_nothing() -> None:
 
 def test_what_is_done_to_the_logits() -> None:
     source, target, _ = inputs()
-    plain = make()(source, target)
+    standard = make()(source, target)
     scaled = make(logit_scale=0.25, logit_bias=True)
     shift = scaled.logit_bias.detach()
     torch.testing.assert_close(
         scaled(source, target), 0.25 * make_like(scaled)(source, target) + shift
     )
-    assert make(tie_embeddings=False)(source, target).shape == plain.shape
+    assert make(tie_embeddings=False)(source, target).shape == standard.shape
 
 
 def make_like(model: EncoderDecoder) -> EncoderDecoder:
-    """Its weights, without scale and bias."""
-    plain = make()
-    plain.load_state_dict({k: v for k, v in model.state_dict().items() if k != "logit_bias"})
-    return plain
+    """Returns a model with the same weights, without scale and bias."""
+    standard = make()
+    standard.load_state_dict({k: v for k, v in model.state_dict().items() if k != "logit_bias"})
+    return standard
 
 
 def test_bad_arguments_are_named_together() -> None:

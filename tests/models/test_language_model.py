@@ -20,7 +20,7 @@ from etude.nn.position import Rotary
 
 
 class Bytes:
-    """UTF-8 bytes, and 256 for the end of a text."""
+    """Tokenizer of UTF-8 bytes, with 256 for the end of a text."""
 
     vocab_size = 257
 
@@ -35,7 +35,7 @@ class Bytes:
 
 
 class Script(nn.Module):
-    """Says the given bytes, one after another, whatever it reads."""
+    """Model that predicts the given bytes, one after another, for any input."""
 
     window = 1000
 
@@ -110,7 +110,7 @@ def test_a_seed_fixes_the_choices():
 
 
 def test_rows_stop_on_their_own():
-    """Each sample ends at its own end of text, though the others go on."""
+    """Each sample ends at its own end of text, although the others continue."""
     model = random_model()
     with torch.no_grad():
         model.module.embedding.weight.mul_(0).add_(0.01 * torch.randn(257, 16))
@@ -183,7 +183,7 @@ def test_a_list_gives_each_prompt_the_text_it_has_alone():
         for i, prompt in enumerate(prompts[:4]):
             alone = model.generate(prompt, **({"max_new_tokens": 12} | way))
             assert together[n * i : n * i + n] == ([alone] if n == 1 else alone)
-    # The same prompt again is another sample of it.
+    # A repeated prompt is a further sample of it.
     assert model.generate(["a", "a"], **draw) == model.generate("a", samples=2, **draw)
     assert len(set(model.generate(["a"] * 5, **draw))) == 5
 
@@ -272,7 +272,7 @@ def test_called_with_ids_it_gives_the_logits_of_its_module():
 def test_more_text_than_there_is_memory_for(
     options: dict[str, int], key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """10^7 rows of 257 logits in four bytes, besides the cache, are 10 GB."""
+    """10^7 rows of 257 four-byte logits are 10 GB, without the cache."""
     monkeypatch.setattr("etude.models.text_generator.memory_for", lambda _: 8 * 2**30)
     with pytest.raises(InvalidArguments) as refused:
         random_model().generate("a", **options)

@@ -1,4 +1,4 @@
-"""Every file under conf/model composes, and builds what its name says."""
+"""Every file under conf/model composes, and builds the model in its name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONF = Path(__file__).parents[2] / "conf" / "model"
 MODELS = sorted(path.stem for path in CONF.glob("*.yaml"))
 PARTS = sorted(f"{path.parent.name}/{path.stem}" for path in CONF.glob("*/*.yaml"))
 SLOTS = ["attention", "position", "norm", "feedforward", "mask", "block"]
-NOT_GIVEN_BY_ALL = {"head", "initialise"}  # what a model has without is its own choice
+NOT_GIVEN_BY_ALL = {"head", "initialise"}  # each model has its own default
 MODULES = {"head": "etude.models.heads", "initialise": "etude.nn.init"}
 WITHOUT = {"head/none", "initialise/default"}  # null, and so not in a signature
 
@@ -33,7 +33,7 @@ def compose(model: str, *overrides: str) -> Any:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose(model, [*sizes, *overrides])
     resolved = OmegaConf.to_container(config, resolve=True)
-    nulls = resolved.pop("model", {})  # said with a package of their own
+    nulls = resolved.pop("model", {})  # set with an explicit package
     assert set(nulls.values()) <= {None}
     return {key: value for key, value in resolved.items() if key != "data"}
 
@@ -100,7 +100,7 @@ def test_every_part_fits_every_model(model, part):
     slot, name = part.split("/")
     if slot == "head":
         model = "bert_tiny"
-    elif name.endswith(("_3", "_8")):  # so many key-value heads
+    elif name.endswith(("_3", "_8")):  # the number of key-value heads
         model = "smollm2_135m" if name.endswith("_3") else "llama_1b"
     labels = 2 if name == "tagging" else 3
     known = {"labels": labels} if name in ("classification", "mean", "tagging") else {}
@@ -159,7 +159,7 @@ def slots_of(model: str) -> list[str]:
 
 
 def transformers_model(name: str) -> Any:
-    """The model of `transformers`, from the config that is published with the weights."""
+    """Returns the `transformers` model of the config that is published with the weights."""
     import transformers as hf
 
     def rope(theta: float, **more: Any) -> dict[str, Any]:
@@ -268,7 +268,7 @@ def test_released_models_have_the_parameters_of_their_releases(model, parameters
     ours, theirs = build(config), transformers_model(model)
     assert ours.num_parameters() == parameters
     count = sum(parameter.numel() for parameter in theirs.parameters())
-    if model == "marian_base":  # theirs has its sines among the parameters, its bias not
+    if model == "marian_base":  # in transformers, the sines are parameters, the bias is not
         sines = 2 * config["max_length"] * config["dim"]
         count += config["vocab_size"] - sines
     assert count == parameters
@@ -284,7 +284,7 @@ def test_released_models_have_the_parameters_of_their_releases(model, parameters
     [("transformer_base", 512, 8, 65e6), ("transformer_big", 1024, 16, 213e6)],
 )
 def test_the_original_transformers_are_torchs(model, dim, heads, paper):
-    """`nn.Transformer` of these sizes, without its two norms at the end, and one embedding."""
+    """`nn.Transformer` of these sizes, without its two final norms, and one embedding."""
     with torch.device("meta"):
         theirs = torch.nn.Transformer(dim, heads, 6, 6, 4 * dim)
     count = sum(parameter.numel() for parameter in theirs.parameters())

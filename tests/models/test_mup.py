@@ -1,4 +1,4 @@
-"""muP by its table, worked out by hand; the same as the standard parametrisation at the base width.
+"""muP, compared with its table and with the standard parametrisation at the base width.
 
 Yang et al. 2022 (arXiv:2203.03466), table 8.
 """
@@ -45,7 +45,7 @@ def decoder(dim: int = DIM, base: int | None = BASE, **more: Any) -> Decoder:
 
 
 def randomised(module: nn.Module) -> Any:
-    """Gains and biases too, so that each matters."""
+    """Randomises gains and biases too, so that each matters."""
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -87,7 +87,7 @@ def test_standard_deviations(name: str) -> None:
         block = "blocks.1." if part.startswith(("attention", "feedforward")) else ""
         weight = seen[f"{block}{part}.weight"]
         assert weight.std().item() == pytest.approx(std, rel=0.03), part
-    if name == "t5":  # queries stand for the scale of the scores: sqrt(16) at the base width
+    if name == "t5":  # queries replace the scale of the scores: sqrt(16) at the base width
         q, k, v = seen[f"blocks.1.{QKV}.weight"].chunk(3)
         for matrix, std in ((q, 1 / 64), (k, 1 / 16), (v, 1 / 16)):
             assert matrix.std().item() == pytest.approx(std, rel=0.03)
@@ -100,18 +100,18 @@ def test_a_relative_bias_begins_as_at_the_base_width() -> None:
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_multipliers_by_hand(tied: bool) -> None:
-    """Logits are divided by 4; q . k is by 4 sqrt(64 / 4) and not by sqrt(64): 16 and not 8."""
+    """Logits are divided by 4; q . k by 4 sqrt(64 / 4) = 16 instead of sqrt(64) = 8."""
     model = randomised(decoder(tie_embeddings=tied))
-    plain = randomised(decoder(base=None, tie_embeddings=tied))
-    plain.load_state_dict(model.state_dict())
-    for block in plain.blocks:
+    standard = randomised(decoder(base=None, tie_embeddings=tied))
+    standard.load_state_dict(model.state_dict())
+    for block in standard.blocks:
         assert block.attention.scale == 1 / 8
         block.attention.scale = 1 / 16
-    torch.testing.assert_close(model(TOKENS), plain(TOKENS) / 4, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(model(TOKENS), standard(TOKENS) / 4, rtol=1e-12, atol=1e-12)
 
 
 def test_wider_by_more_heads() -> None:
-    """With a head width of its own, q . k grows with nothing."""
+    """With a fixed head width, q . k does not grow."""
     attention = decoder(heads=16, head_dim=16).blocks[0].attention
     assert attention.scale == 1 / 4
 
@@ -178,15 +178,15 @@ def test_heads_of_encoders(head: Any) -> None:
         own = {"mask": Bidirectional, "head": head, "dim": DIM, "mup_base_dim": base}
         return randomised(Encoder(**PARTS | own))
 
-    model, plain = build(BASE), build(None)
+    model, standard = build(BASE), build(None)
     for one in model.blocks:
         assert one.attention.scale == 1 / 16
-    for one in plain.blocks:
+    for one in standard.blocks:
         one.attention.scale = 1 / 16
-    plain.load_state_dict(model.state_dict())
+    standard.load_state_dict(model.state_dict())
     name = "head.bias" if head is MaskedLanguageHead else "head.classifier.bias"
     bias = dict(model.named_parameters())[name]
-    torch.testing.assert_close(4 * (model(TOKENS) - bias), plain(TOKENS) - bias)
+    torch.testing.assert_close(4 * (model(TOKENS) - bias), standard(TOKENS) - bias)
     widths = model.widths()
     assert widths is not None
     assert widths.roles[name] == "fixed"
@@ -220,18 +220,18 @@ def test_folded_computes_the_same_with_nothing_of_mup_left(name: str) -> None:
     model = randomised(FOLDED[name]())
     inputs = [TOKENS, TOKENS.flip(0)] if isinstance(model, EncoderDecoder) else [TOKENS]
     before = model(*inputs)
-    plain = folded(model)
-    torch.testing.assert_close(plain(*inputs), before, rtol=1e-10, atol=1e-10)
+    standard = folded(model)
+    torch.testing.assert_close(standard(*inputs), before, rtol=1e-10, atol=1e-10)
     assert torch.equal(model(*inputs), before)  # a copy
-    assert plain.widths() is None
-    assert plain.logit_scale == pytest.approx(0.3 if "logit scale" in name else 1)
-    for part in plain.modules():
+    assert standard.widths() is None
+    assert standard.logit_scale == pytest.approx(0.3 if "logit scale" in name else 1)
+    for part in standard.modules():
         if isinstance(part, MultiHeadAttention):
             assert part.scale == part.standard_scale
 
 
 class Letters:
-    """Of a tokenizer, what a conversion asks."""
+    """Tokenizer with the attributes that a conversion needs."""
 
     vocab_size, end_of_text = V, None
 

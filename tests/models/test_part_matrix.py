@@ -1,4 +1,4 @@
-"""Every part trains beside every kind of other: a sampled design, on real text."""
+"""Every part can be trained with every kind of other part: a sampled design, on real text."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ rate of learning it stays at the letters' frequencies. A post-norm stack has the
 
 
 def design(rounds: int = 2) -> list[dict[str, str]]:
-    """Choices of parts: each value of a slot at least `rounds` times, beside others each time."""
+    """Returns choices of parts: each value of a slot at least `rounds` times, with random other
+    parts.
+    """
     draw = random.Random(0)
     files = {
         slot: sorted(p.stem for p in Path(conf_dir(), "model", slot).glob("*.yaml"))
@@ -54,7 +56,9 @@ def design(rounds: int = 2) -> list[dict[str, str]]:
 
 @cache
 def text() -> tuple[torch.Tensor, int, float]:
-    """Characters of the first speeches as numbers, how many kinds, and their entropy in nats."""
+    """Returns the characters of the first speeches as ids, the number of ids, and their entropy
+    in nats.
+    """
     sotu = Sotu(tokenizer=Byte(), sequence_length=1, batch=Batch(examples=1))
     letters = "".join(speech for speech, _ in zip(sotu.documents("train"), range(40), strict=False))
     kinds = {letter: number for number, letter in enumerate(sorted(set(letters)))}
@@ -74,7 +78,7 @@ def batches(seed: int) -> Iterator[dict[str, torch.Tensor]]:
 
 
 def build(choice: dict[str, str]) -> nn.Module:
-    """Two layers of width 96; as many heads as the key-value heads allow."""
+    """Builds two layers of width 96, with as many heads as the key-value heads allow."""
     heads = {"_3": "heads=3", "_8": "heads=8"}.get(choice["attention"][-2:], "heads=4")
     more = ["model.head_dim=16"] if heads == "heads=8" else []
     if choice["position"].startswith("sinusoidal"):  # of height 1, beside embeddings of 0.02

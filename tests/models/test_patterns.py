@@ -1,4 +1,4 @@
-"""Layers that differ, against blocks called one by one with masks written by hand."""
+"""Kinds of layers, compared with blocks called one by one with explicit masks."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ PARTS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def made(kind: Any = Decoder, **changes: Any) -> Any:
+def build(kind: Any = Decoder, **changes: Any) -> Any:
     torch.manual_seed(0)
     size = {"inputs": 3} if kind is Regressor else {"vocab_size": V}
     model = kind(**size | PARTS | changes).double().eval()
@@ -61,7 +61,7 @@ def tokens(B: int = 2, T: int = T) -> Tensor:
 
 
 def by_hand(model: Any, read: Tensor) -> Tensor:
-    """The same blocks; layer 1 and 5 are `middle`, 3 is `whole`, the others are `local`."""
+    """Calls the same blocks; layers 1 and 5 are `middle`, 3 is `whole`, the others are `local`."""
     x, S = model.embedding(read), read.shape[1]
     i = torch.arange(S)
     distance = i[:, None] - i
@@ -74,14 +74,14 @@ def by_hand(model: Any, read: Tensor) -> Tensor:
             position = Rotary(dim=16, heads=4, max_length=20)
         if window == 5:
             table = model.get_parameter("kinds.middle.position.weight")
-            assert S <= 16  # each distance has a bucket of its own
+            assert S <= 16  # each distance has its own bucket
             bias = bias + table[distance.clamp(min=0)].permute(2, 0, 1)
         x = block(x, position=position, causal=False, bias=bias)
     return model.norm(x) @ model.embedding.weight.T
 
 
 def test_against_blocks_called_by_hand() -> None:
-    model = made()
+    model = build()
     torch.testing.assert_close(model(tokens()), by_hand(model, tokens()), rtol=1e-10, atol=1e-10)
     kinds = [type(block) for block in model.blocks]
     assert kinds == [PreNormBlock, ParallelBlock, PreNormBlock, PreNormBlock, *kinds[:2]]
@@ -89,17 +89,17 @@ def test_against_blocks_called_by_hand() -> None:
 
 
 def test_names_in_the_state() -> None:
-    patterned, plain = made().state_dict(), made(pattern=None, kinds=None).state_dict()
+    patterned, uniform = build().state_dict(), build(pattern=None, kinds=None).state_dict()
     assert "kinds.middle.position.weight" in patterned
-    assert not any("kind" in name for name in plain)
-    alike = made(pattern=["one"], kinds={"one": LayerKind()})
-    assert list(alike.state_dict()) == list(plain)
-    assert all(torch.equal(alike.state_dict()[name], plain[name]) for name in plain)
-    assert torch.equal(alike(tokens()), made(pattern=None, kinds=None)(tokens()))
+    assert not any("kind" in name for name in uniform)
+    alike = build(pattern=["one"], kinds={"one": LayerKind()})
+    assert list(alike.state_dict()) == list(uniform)
+    assert all(torch.equal(alike.state_dict()[name], uniform[name]) for name in uniform)
+    assert torch.equal(alike(tokens()), build(pattern=None, kinds=None)(tokens()))
 
 
 def test_with_a_cache() -> None:
-    model, read = made(), tokens()
+    model, read = build(), tokens()
     cache = model.new_cache(2, T)
     steps = [model(part, cache) for part in (read[:, :5], *read[:, 5:].split(1, dim=1))]
     torch.testing.assert_close(torch.cat(steps, dim=1), model(read), rtol=1e-10, atol=1e-10)
@@ -107,7 +107,7 @@ def test_with_a_cache() -> None:
 
 @pytest.mark.parametrize("options", [{"greedy": True}, {"beams": 3}])
 def test_generation_with_a_cache_is_that_without(options: dict[str, Any]) -> None:
-    model = made()
+    model = build()
     found = [
         generate(model, tokens(2, 6), max_new_tokens=8, use_cache=use, **options)
         for use in (True, False)
@@ -117,8 +117,8 @@ def test_generation_with_a_cache_is_that_without(options: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("length", [4, 20])
 def test_packed_documents(length: int) -> None:
-    """Short documents are told apart by a mask, long ones by calls of their own."""
-    model, read = made(), tokens(2, 40)
+    """Short documents are separated by a mask, long ones by separate calls."""
+    model, read = build(), tokens(2, 40)
     model.max_length = 40
     documents = Documents(torch.arange(40).remainder(length).eq(0).expand(2, 40))
     packed = model(read, documents=documents)
@@ -127,7 +127,7 @@ def test_packed_documents(length: int) -> None:
 
 
 def test_padding_before_a_text_changes_nothing() -> None:
-    model, read = made(), tokens(1, 7)
+    model, read = build(), tokens(1, 7)
     keep = (torch.arange(10) >= 3)[None]
     padded = torch.cat([torch.zeros(1, 3, dtype=torch.long), read], dim=1)
     positions = (torch.arange(10) - 3).clamp(min=0)[None]
@@ -140,20 +140,20 @@ def test_an_encoder_and_a_regressor() -> None:
         "mask": Bidirectional, "pattern": ["near", "plain"],
         "kinds": {"near": LayerKind(position=ALiBi), "plain": LayerKind()},
     }  # fmt: skip
-    encoder = made(Encoder, **both)
+    encoder = build(Encoder, **both)
     assert encoder.kinds["near"].get_submodule("position").causal is False
     keep = torch.arange(T)[None] < 9
     found = encoder(tokens(1), keep=keep)[:, :9]
     torch.testing.assert_close(found, encoder(tokens(1)[:, :9]), rtol=1e-10, atol=1e-10)
-    plain = made(Encoder, mask=Bidirectional, pattern=None, kinds=None)
-    assert (encoder(tokens(1)) - plain(tokens(1))).abs().max() > 1e-3
-    assert made(Regressor)(torch.randn(2, 9, 3)).shape == (2, 9)
+    uniform = build(Encoder, mask=Bidirectional, pattern=None, kinds=None)
+    assert (encoder(tokens(1)) - uniform(tokens(1))).abs().max() > 1e-3
+    assert build(Regressor)(torch.randn(2, 9, 3)).shape == (2, 9)
 
 
 def test_gradients_with_recomputation() -> None:
     gradients = []
     for recompute in (False, True):
-        model = made(recompute=recompute).train()
+        model = build(recompute=recompute).train()
         model(tokens()).square().sum().backward()
         gradients.append([p.grad for p in model.parameters()])
     for one, other in zip(*gradients, strict=True):
@@ -161,14 +161,14 @@ def test_gradients_with_recomputation() -> None:
 
 
 def test_the_model_s_position_alone_embeds() -> None:
-    model = made(position=Learned)
-    assert (model(tokens()) - made(position=NoPosition)(tokens())).abs().max() > 1e-3
+    model = build(position=Learned)
+    assert (model(tokens()) - build(position=NoPosition)(tokens())).abs().max() > 1e-3
     no_turn = {**KINDS, "local": LayerKind(mask=partial(SlidingWindow, window=3))}
-    assert (made(kinds=no_turn)(tokens()) - model(tokens())).abs().max() > 1e-3
+    assert (build(kinds=no_turn)(tokens()) - model(tokens())).abs().max() > 1e-3
 
 
 def test_low_rank_changes_and_layer_decay() -> None:
-    model = made()
+    model = build()
     names = [name for name, _ in model.named_parameters()]
     groups = parameter_groups(model, 0.1, lr=1.0, layer_decay=0.5)
     bias = model.get_parameter("kinds.middle.position.weight")
@@ -179,8 +179,8 @@ def test_low_rank_changes_and_layer_decay() -> None:
 
 
 def test_mup_is_the_standard_parametrisation_at_the_base_width() -> None:
-    same = made(mup_base_dim=16)
-    assert torch.equal(same(tokens()), made()(tokens()))
+    same = build(mup_base_dim=16)
+    assert torch.equal(same(tokens()), build()(tokens()))
     torch.manual_seed(0)
     wide = Decoder(vocab_size=V, **PARTS | {"dim": 64, "mup_base_dim": 16})
     table = wide.get_parameter("kinds.middle.position.weight")
@@ -191,7 +191,7 @@ def test_mup_is_the_standard_parametrisation_at_the_base_width() -> None:
 
 
 def test_fewer_layers_than_names() -> None:
-    model = made(layers=1)
+    model = build(layers=1)
     assert list(model.masks) == ["kinds.local.mask"]
     assert not list(model.kinds)
     assert model(tokens()).shape == (2, T, V)
@@ -199,7 +199,7 @@ def test_fewer_layers_than_names() -> None:
 
 @pytest.mark.slow
 def test_compiled_blocks() -> None:
-    model = made().float().train()
+    model = build().float().train()
     expected = model(tokens())
     with compiled(model):
         found = model(tokens())
@@ -240,13 +240,13 @@ def causal_prefix() -> Any:
 )
 def test_mistakes(changes: dict[str, Any], keys: list[str]) -> None:
     with pytest.raises(InvalidArguments) as refused:
-        made(**changes)
+        build(**changes)
     assert [problem.where for problem in refused.value.problems] == keys
 
 
 def test_what_every_mask_must_be() -> None:
     prefixes = {"one": LayerKind(mask=Prefix), "two": LayerKind(attention=ReferenceAttention)}
-    model = made(mask=Bidirectional, pattern=["one", "two"], kinds=prefixes)
+    model = build(mask=Bidirectional, pattern=["one", "two"], kinds=prefixes)
     assert list(model.masks) == ["mask", "kinds.one.mask"]
     with pytest.raises(InvalidArguments, match="everywhere") as refused:
         model(tokens(), documents=Documents(torch.zeros(2, T, dtype=torch.bool)))

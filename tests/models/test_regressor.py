@@ -1,4 +1,6 @@
-"""The model of numbers against the same computed step by step, and what it has of a decoder."""
+"""The regressor, compared with a step-by-step computation, and its features shared with
+decoders.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,7 @@ def regressor(**changes: Any) -> Regressor:
 
 
 def randomised(model: Regressor) -> Regressor:
-    """Gains and biases too, so that each matters."""
+    """Randomises gains and biases too, so that each matters."""
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -50,7 +52,7 @@ def numbers(T: int = 9) -> torch.Tensor:
 
 
 def by_hand(model: Regressor, x: torch.Tensor) -> torch.Tensor:
-    """A pre-norm Transformer, written out."""
+    """Computes a pre-norm Transformer explicitly."""
     p = dict(model.named_parameters())
     B, T, _ = x.shape
     H, D = 2, 8
@@ -125,7 +127,7 @@ def test_what_cannot_be_is_told(changes: dict[str, Any], where: str) -> None:
 def test_its_cost_is_counted() -> None:
     found = cost(regressor, length=9)
     multiplied = 3 * 8 + 2 * (8 * 24 + 8 * 8 + 2 * 8 * 32) + 8
-    # as of any decoder, but for the gradient of what is read, which nobody needs
+    # as for any decoder, except the gradient of the inputs, which is not needed
     assert found.training_flops == 9 * (6 * multiplied + 12 * 2 * 8 * 9) - 9 * 2 * 3 * 8
     assert found.parameters == regressor().num_parameters()
 
@@ -153,13 +155,13 @@ class TestMuP:
 
     def test_the_answers_are_divided_by_the_width_and_a_folded_copy_says_the_same(self) -> None:
         model = randomised(self.wide())
-        plain = randomised(regressor(dim=256, heads=4))
-        plain.load_state_dict(model.state_dict())
-        for block in plain.blocks:
+        standard = randomised(regressor(dim=256, heads=4))
+        standard.load_state_dict(model.state_dict())
+        for block in standard.blocks:
             block.attention.scale /= 2
         x = numbers()
         bias = model.head.bias
-        torch.testing.assert_close(model(x) - bias, (plain(x) - bias) / 4, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(model(x) - bias, (standard(x) - bias) / 4, rtol=1e-9, atol=1e-9)
         copy = folded(model)
         assert copy.mup is None
         torch.testing.assert_close(copy(x), model(x), rtol=1e-9, atol=1e-9)

@@ -1,4 +1,4 @@
-"""A source text in, its target out."""
+"""Generation of a target text from a source text."""
 
 from __future__ import annotations
 

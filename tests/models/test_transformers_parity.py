@@ -1,4 +1,4 @@
-"""Our decoder against the models of `transformers`, with the same weights."""
+"""The decoder, compared with models of `transformers` with the same weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ L, H, G, D, V, MAX = 3, 4, 2, 24, 37, 16
 
 
 def randomised(model: nn.Module) -> nn.Module:
-    """Every weight matters: biases are not 0, norms not 1."""
+    """Randomises every weight: biases are not 0, norms not 1."""
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -32,7 +32,7 @@ def randomised(model: nn.Module) -> nn.Module:
 
 
 def compare(mine: nn.Module, theirs: nn.Module, dtype: torch.dtype) -> None:
-    """Logits, and the gradient of the loss for the embedding."""
+    """Compares logits, and the gradient of the loss for the embedding."""
     tokens = torch.randint(V, (3, MAX), generator=torch.Generator().manual_seed(1))
     logits, expected = mine(tokens), theirs(tokens).logits
     assert expected.std() > 0.3
@@ -89,7 +89,7 @@ def test_gpt2(dtype, attention):
 
 
 class ExactRotary(nn.Module):
-    """The peer's rotary angles in float64: its own are always computed in float32."""
+    """The rotary angles of `transformers` in float64: its own are always computed in float32."""
 
     def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         K = D // H
@@ -99,7 +99,7 @@ class ExactRotary(nn.Module):
 
 
 class ExactRMSNorm(nn.Module):
-    """The peer's norm without its rounding to float32."""
+    """The norm of `transformers` without its rounding to float32."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()

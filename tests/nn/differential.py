@@ -1,4 +1,4 @@
-"""Differential attention, as a user writes it: `extensions=[differential]` finds it."""
+"""Differential attention as a user extension: `extensions=[differential]` imports it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from etude.nn.position import Position
 
 
 class DifferentialAttention(MultiHeadAttention):
-    """The difference of two attention maps a head (Ye et al. 2024, arXiv:2410.05258, section 2.1).
+    """Difference of two attention maps per head (Ye et al. 2024, arXiv:2410.05258, section 2.1).
 
     Args:
         dim, heads, bias, dropout: as for `MultiHeadAttention`; a head has two queries and two keys
             of width K, and values of width 2 K.
-        head_dim: K; None is D / 2H. Positions that turn must know of it: state `model.head_dim`.
-        layer: from 0; the learned lambda begins at 0.8 - 0.6 exp(-0.3 layer).
+        head_dim: K; None is D / 2H. Rotary positions need it: set `model.head_dim`.
+        layer: from 0; the learned lambda is initially 0.8 - 0.6 exp(-0.3 layer).
     """
 
     def __init__(

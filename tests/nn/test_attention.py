@@ -36,7 +36,7 @@ def draw(
 def by_hand(
     q: Tensor, k: Tensor, v: Tensor, causal: bool, bias: Tensor | None, scale: float | None
 ) -> Tensor:
-    """The formula, one number at a time."""
+    """Computes the formula, one number at a time."""
     (B, H, T, K), (_, G, S, _) = q.shape, k.shape
     scale = K**-0.5 if scale is None else scale
     added = np.zeros((B, H, T, S)) if bias is None else bias.expand(B, H, T, S).numpy()
@@ -113,15 +113,15 @@ def test_a_learned_bias_gets_its_gradient():
 
 @BOTH
 def test_dropout_drops_weights_and_scales_the_rest(attend):
-    """With the identity as values the output is the matrix of attention weights."""
+    """With the identity as values, the output is the matrix of attention weights."""
     torch.manual_seed(0)
     q, k = torch.randn(4, 2, 32, 8), torch.randn(4, 2, 32, 8)
     v = torch.eye(32).expand(4, 2, 32, 32)
     whole = attend(q, k, v, causal=True)
     dropped = attend(q, k, v, causal=True, dropout=0.25)
-    kept = dropped != 0
-    torch.testing.assert_close(dropped[kept], whole[kept] / 0.75)
-    assert kept[whole > 0].float().mean().item() == pytest.approx(0.75, abs=0.03)
+    retained = dropped != 0
+    torch.testing.assert_close(dropped[retained], whole[retained] / 0.75)
+    assert retained[whole > 0].float().mean().item() == pytest.approx(0.75, abs=0.03)
 
 
 @BOTH
@@ -170,7 +170,7 @@ def test_dropout_acts_in_training_only():
     x = torch.randn(2, 6, 16)
     call = {"position": NOWHERE, "causal": True}
     assert not torch.equal(module(x, **call), module(x, **call))
-    # Half of the outputs are dropped; the rest also feel dropped attention weights.
+    # Half of the outputs are dropped; the rest are also affected by dropped attention weights.
     assert (module(x, **call) == 0).float().mean().item() == pytest.approx(0.5, abs=0.15)
     module.eval()
     torch.testing.assert_close(module(x, **call), module(x, **call), rtol=0, atol=0)

@@ -1,4 +1,4 @@
-"""A variant of attention overrides one of three steps."""
+"""Variants of attention that override one of three steps."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Largest(MultiHeadAttention):
 
 
 class Doubled(MultiHeadAttention):
-    def project(self, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = super().project(*given)
+    def project(self, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = super().project(*arguments)
         return q, k, 2 * v
 
 
@@ -49,18 +49,18 @@ def test_a_function_may_stand_for_the_middle_step() -> None:
     module = make(Largest)
     module.out.bias.data.zero_()
     first = run(module)[:, 0]  # sees itself alone, as with any weights
-    plain = make(MultiHeadAttention)
-    plain.out.bias.data.zero_()
-    torch.testing.assert_close(first, run(plain)[:, 0])
-    assert (run(module) - run(plain)).abs().max() > 1e-3
+    standard = make(MultiHeadAttention)
+    standard.out.bias.data.zero_()
+    torch.testing.assert_close(first, run(standard)[:, 0])
+    assert (run(module) - run(standard)).abs().max() > 1e-3
 
 
 def test_the_other_steps_are_overridden_alone() -> None:
-    plain, doubled, gated = make(MultiHeadAttention), make(Doubled), make(Gated)
-    q, k, v = plain.project(
+    standard, doubled, gated = make(MultiHeadAttention), make(Doubled), make(Gated)
+    q, k, v = standard.project(
         torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64),
         None, None, NOWHERE, None,
     )  # fmt: skip
     y = reference_attention(q, k, v, causal=True)
-    torch.testing.assert_close(run(doubled), plain.merge(2 * y))
-    torch.testing.assert_close(run(gated), plain.merge(y * y.sigmoid()))
+    torch.testing.assert_close(run(doubled), standard.merge(2 * y))
+    torch.testing.assert_close(run(gated), standard.merge(y * y.sigmoid()))

@@ -1,4 +1,4 @@
-"""A variant of attention from outside the package: written once, it does what all parts do."""
+"""An attention variant from outside the package has the features of all parts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def tokens(B: int = 2, T: int = 9) -> Tensor:
 
 @torch.no_grad()
 def by_the_paper(module: DifferentialAttention, x: Tensor, layer: int) -> Tensor:
-    """Equations 1 to 3, and the heads of section 2.1, one head at a time; layers from 1."""
+    """Computes equations 1 to 3, and the heads of section 2.1, one head at a time; layers from
+    1.
+    """
     T = x.shape[1]
     w_q, w_k, w_v = module.qkv.weight.chunk(3)
     lambda_init = 0.8 - 0.6 * math.exp(-0.3 * (layer - 1))
@@ -109,14 +111,14 @@ def test_generation_with_a_cache_is_that_without(options: dict[str, Any]) -> Non
 
 def test_low_rank_changes() -> None:
     model, read = make(), tokens()
-    plain = model(read)
+    unchanged = model(read)
     names = adapt(model, LoRA(rank=2, targets=("q", "v", "out")))
     assert names[:2] == ["blocks.0.attention.qkv", "blocks.0.attention.out"]
     for layer in adapted(model).values():
         for change in layer.changes.values():
             torch.nn.init.normal_(change.b)
     changed = model(read)
-    assert (changed - plain).abs().max() > 1e-3
+    assert (changed - unchanged).abs().max() > 1e-3
     torch.testing.assert_close(merge(model)(read), changed)
 
 
@@ -148,17 +150,17 @@ def test_trained_and_generated_from(
     (group / "differential.yaml").write_text(
         "_target_: differential.DifferentialAttention\n_partial_: true\n"
     )
-    asked = tiny(
+    overrides = tiny(
         corpus, tmp_path / "runs", "model/attention=differential", "model/position=rotary",
         "model.heads=2", "model.dim=16", "model.layers=2", "+model.head_dim=4",
     )  # fmt: skip
     answer = etude(
-        "train", f"--config-dir={tmp_path / 'my_conf'}", "extensions=[differential]", *asked
+        "train", f"--config-dir={tmp_path / 'my_conf'}", "extensions=[differential]", *overrides
     )
     assert answer.code == 0, answer.err
     (folder,) = (tmp_path / "runs" / "tiny").iterdir()
-    said = etude(
+    answer = etude(
         "generate", folder, "--trust", "differential", "--prompt", "th", "--max-new-tokens", "5"
     )
-    assert said.code == 0, said.err
-    assert said.out.strip()
+    assert answer.code == 0, answer.err
+    assert answer.out.strip()

@@ -1,4 +1,4 @@
-"""Packed documents: each as if it stood alone."""
+"""Packed documents give the results of separate sequences."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def make(**changes: Any) -> Decoder:
 
 
 def beginnings(rows: list[list[int]]) -> Tensor:
-    """(B, T), true where documents of these lengths begin."""
+    """Returns (B, T), true where documents of these lengths begin."""
     first = torch.zeros(len(rows), sum(rows[0]), dtype=torch.bool)
     for row, lengths in enumerate(rows):
         at = 0
@@ -82,7 +82,7 @@ def test_each_is_as_if_it_stood_alone(
     monkeypatch.setattr(documents, "SHORT", short)
     rows = [[5, 1, 6], [12], [3, 9], [3, 9]]
     packs = Documents(beginnings(rows))
-    assert packs.apart == (short == 0)
+    assert packs.prefers_split == (short == 0)
     model, tokens = make(position=position, mask=mask), torch.randint(11, (4, 12))
     found = model(tokens, documents=packs)
     for row, lengths in enumerate(rows):
@@ -98,7 +98,7 @@ def test_each_is_as_if_it_stood_alone(
 def test_changing_one_leaves_the_others_exactly(
     short: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the last bit; and without documents the change is felt."""
+    """Bit for bit; without documents, the change affects the others."""
     monkeypatch.setattr(documents, "SHORT", short)
     model, tokens = make().float(), torch.randint(11, (2, 20))
     packs = Documents(beginnings([[8, 12], [8, 12]]))

@@ -59,9 +59,9 @@ def test_dropout_acts_on_the_output(cls):
     module = cls(dim=64, bias=True, dropout=0.25)
     x = torch.randn(8, 16, 64)
     dropped, whole = module(x), module.eval()(x)
-    kept = dropped != 0
-    torch.testing.assert_close(dropped[kept], whole[kept] / 0.75)
-    assert kept.float().mean().item() == pytest.approx(0.75, abs=0.02)
+    retained = dropped != 0
+    torch.testing.assert_close(dropped[retained], whole[retained] / 0.75)
+    assert retained.float().mean().item() == pytest.approx(0.75, abs=0.02)
 
 
 @pytest.mark.parametrize("cls", [GELU, SwiGLU])

@@ -1,4 +1,4 @@
-"""A part that names `layer` or `layers` is told; one that doesn't is not."""
+"""A part that names `layer` or `layers` receives it; other parts don't."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from etude.nn.block import PreNormBlock
 from etude.nn.feedforward import GELU
 from etude.nn.mask import Causal
 from etude.nn.norm import LayerNorm
-from etude.nn.parts import asked
+from etude.nn.parts import accepted_arguments
 from etude.nn.position import NoPosition
 
 
@@ -26,7 +26,7 @@ class Placed(GELU):
 
 
 class DepthScaled(LayerNorm):
-    """Divided by the root of the depth (arXiv:2502.05795), in blocks."""
+    """A norm divided by the root of the depth (arXiv:2502.05795), in blocks."""
 
     def __init__(self, *, dim: int, bias: bool, layer: int | None = None) -> None:
         super().__init__(dim=dim, bias=bias)
@@ -75,6 +75,8 @@ def test_norms_of_blocks_and_blocks_themselves() -> None:
 
 
 def test_what_takes_anything_has_asked_for_nothing() -> None:
-    assert asked(lambda **given: given, layer=1) == {}
-    assert asked(dict, layer=1) == {}
-    assert asked(partial(partial(Placed, layers=1), step=2), layer=1, layers=2) == {"layer": 1}
+    assert accepted_arguments(lambda **given: given, layer=1) == {}
+    assert accepted_arguments(dict, layer=1) == {}
+    assert accepted_arguments(partial(partial(Placed, layers=1), step=2), layer=1, layers=2) == {
+        "layer": 1
+    }

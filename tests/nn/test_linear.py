@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from etude.nn import linear as module
-from etude.nn.linear import LARGE, SMALL, TURNED, kernel_for, linear, turned
+from etude.nn.linear import LARGE, MAX_TRANSPOSED_ROWS, SMALL, kernel_for, linear, turned
 
 D = 512
 ONEDNN = "mkldnn::_linear_pointwise"
@@ -21,7 +21,7 @@ def kernels(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) ->
 
 @pytest.fixture(params=["AuthenticAMD", "GenuineIntel"])
 def vendor(request: Any, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Either machine's choice, on whichever the test runs."""
+    """Simulates either vendor's CPU on any machine."""
     monkeypatch.setattr(module, "maker", lambda: request.param)
     return str(request.param)
 
@@ -54,8 +54,8 @@ def test_the_other_way_round_takes_rows_as_they_lie():
     [
         (1, LARGE, "AuthenticAMD", "torch"),
         (2, SMALL, "AuthenticAMD", "turned"),
-        (TURNED, LARGE, "AuthenticAMD", "turned"),
-        (TURNED + 1, LARGE, "AuthenticAMD", "onednn"),
+        (MAX_TRANSPOSED_ROWS, LARGE, "AuthenticAMD", "turned"),
+        (MAX_TRANSPOSED_ROWS + 1, LARGE, "AuthenticAMD", "onednn"),
         (8, LARGE - 1, "AuthenticAMD", "torch"),
         (16, LARGE, "AuthenticAMD", "torch"),
         (2, LARGE, "GenuineIntel", "torch"),

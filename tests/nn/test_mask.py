@@ -32,7 +32,7 @@ def test_a_bias_that_is_broadcast() -> None:
 
 
 class LearnedBias(Position):
-    """A number of its own for each head, query and key."""
+    """Position part with a learned number for each head, query and key."""
 
     def __init__(self, *, dim: int, heads: int, max_length: int) -> None:
         super().__init__(dim=dim, heads=heads, max_length=max_length)
@@ -61,7 +61,7 @@ def make(position: type[Position], attention: Any, mask: type) -> Decoder:
 
 @pytest.mark.parametrize("position", [ALiBi, LearnedBias])
 def test_a_biased_model_sees_no_later_token(position: type[Position]) -> None:
-    """Whatever comes later; and the mask is put over the bias once, not once a layer."""
+    """Later tokens have no effect; the mask is combined with the bias once, not once per layer."""
     model = make(position, MultiHeadAttention, Causal)
     biases: list[Tensor] = []
     for block in model.blocks:

@@ -1,4 +1,4 @@
-"""An attention with names of its own, which declares its matrices, is treated as ours is."""
+"""A custom attention that declares its matrices is treated like the shipped one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TOKENS = torch.arange(22).view(2, 11) % 13
 
 
 class Apart(nn.Module):
-    """Queries, keys and values each by a layer of its own; no class of ours."""
+    """Custom attention with a separate layer for each of queries, keys and values."""
 
     def __init__(
         self, *, dim: int, heads: int, bias: bool, dropout: float, base_head_dim: int | None = None
@@ -138,11 +138,11 @@ def test_mup() -> None:
 def test_a_declaration_must_fit() -> None:
     with pytest.raises(InvalidArguments) as refused:
         make(Wrong)
-    said = [str(problem) for problem in refused.value.problems]
-    assert len(said) == 6
-    assert said[0].startswith("blocks.0.attention.wq")
-    assert "pieces that cover 64 rows" in said[0]
-    assert "blocks.0.attention.nothing" in said[1]
+    messages = [str(problem) for problem in refused.value.problems]
+    assert len(messages) == 6
+    assert messages[0].startswith("blocks.0.attention.wq")
+    assert "pieces that cover 64 rows" in messages[0]
+    assert "blocks.0.attention.nothing" in messages[1]
 
 
 def test_without_a_declaration_names_count() -> None:

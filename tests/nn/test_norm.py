@@ -14,7 +14,7 @@ def randomised(module: torch.nn.Module) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("scale", [1.0, 1e-3])  # at 1e-3 eps is felt
+@pytest.mark.parametrize("scale", [1.0, 1e-3])  # at 1e-3, eps has an effect
 def test_layer_norm_is_its_formula(bias, scale):
     torch.manual_seed(0)
     norm = randomised(LayerNorm(dim=6, bias=bias))

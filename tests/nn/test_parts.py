@@ -1,4 +1,4 @@
-"""The parts beyond GPT-2's, each against `transformers` or torch's own."""
+"""Parts other than GPT-2's, compared with `transformers` or torch."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ NOWHERE = NoPosition(dim=1, heads=1, max_length=1)
 
 def attention(**changes: Any) -> MultiHeadAttention:
     torch.manual_seed(0)
-    given = {"dim": 16, "heads": 4, "bias": True, "dropout": 0.0}
-    return MultiHeadAttention(**(given | changes)).double()
+    arguments = {"dim": 16, "heads": 4, "bias": True, "dropout": 0.0}
+    return MultiHeadAttention(**(arguments | changes)).double()
 
 
 def noise(*shape: int, seed: int = 1) -> Tensor:
@@ -77,10 +77,10 @@ def test_cross_attention_is_torchs() -> None:
     keep[0, 4:] = False
     expected, _ = theirs(x, memory, memory, key_padding_mask=~keep, need_weights=False)
     call: dict[str, Any] = {"position": NOWHERE, "causal": False}
-    given = {"memory": memory, "bias": keep[:, None, None, :]}
-    torch.testing.assert_close(mine(x, **given, **call), expected, rtol=0, atol=1e-12)
-    cache = LayerCache(2, 0)  # later calls need not say the memory again
-    first = mine(x[:, :2], **given, cache=cache, **call)
+    arguments = {"memory": memory, "bias": keep[:, None, None, :]}
+    torch.testing.assert_close(mine(x, **arguments, **call), expected, rtol=0, atol=1e-12)
+    cache = LayerCache(2, 0)  # later calls need not pass the memory again
+    first = mine(x[:, :2], **arguments, cache=cache, **call)
     rest = mine(x[:, 2:], bias=keep[:, None, None, :], cache=cache, **call)
     torch.testing.assert_close(torch.cat((first, rest), 1), expected, rtol=0, atol=1e-12)
 
@@ -260,9 +260,9 @@ EVERY = [
 def test_positions_one_by_one_are_those_in_a_row(cls: Any) -> None:
     position: Position = cls(dim=16, heads=2, max_length=32, head_dim=12).double()
     x, q = noise(2, 4, 16), noise(2, 2, 4, 12)
-    places = torch.tensor([[3, 4, 5, 6], [0, 1, 2, 3]])
+    positions = torch.tensor([[3, 4, 5, 6], [0, 1, 2, 3]])
     position.reach(7)
-    rows, turned = position.embed(x, places), position.rotate(q, q, places)[1]
+    rows, turned = position.embed(x, positions), position.rotate(q, q, positions)[1]
     for row, start in enumerate((3, 0)):
         one = slice(row, row + 1)
         torch.testing.assert_close(rows[one], position.embed(x[one], start))
@@ -348,12 +348,12 @@ def test_masks_by_hand() -> None:
 
 def small(**changes: Any) -> Decoder:
     torch.manual_seed(0)
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "vocab_size": 29, "layers": 2, "heads": 4, "dim": 16, "max_length": 32,
         "attention": MultiHeadAttention, "position": Rotary, "norm": RMSNorm,
         "feedforward": SwiGLU, "mask": Causal, "block": PreNormBlock, "bias": False,
     }  # fmt: skip
-    model = Decoder(**(given | changes)).double()
+    model = Decoder(**(arguments | changes)).double()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -414,16 +414,16 @@ def test_padding_changes_nothing(position: Any, mask: Any) -> None:
     if isinstance(mask, partial) and mask.func is Prefix:
         return  # counts from the left
     left = keep.flip(1)
-    places = (left.cumsum(1) - 1).clamp(min=0)
+    positions = (left.cumsum(1) - 1).clamp(min=0)
     padded = torch.cat((F.pad(short, (3, 0), value=7), long))
-    found = model(padded, keep=left, positions=places)
+    found = model(padded, keep=left, positions=positions)
     torch.testing.assert_close(found[:1, 3:], expected, rtol=0, atol=1e-11)
     assert found.isfinite().all()
     if mask is Bidirectional:
         return
     cache = model.new_cache(2, 9)  # prompts, padded on the left, then one token at a time
     pieces = [
-        model(padded[:, a:b], cache, keep=left[:, :b], positions=places[:, a:b])
+        model(padded[:, a:b], cache, keep=left[:, :b], positions=positions[:, a:b])
         for a, b in ((0, 7), (7, 8), (8, 9))
     ]
     torch.testing.assert_close(torch.cat(pieces, 1)[:, 3:], found[:, 3:], rtol=0, atol=1e-11)
@@ -447,8 +447,8 @@ def test_the_prefix_sees_itself_and_a_cache_serves_the_rest() -> None:
 
 def test_soft_cap_of_logits() -> None:
     tokens = torch.randint(29, (2, 6))
-    plain = small()(tokens)
-    expected = 0.5 * (plain / 0.5).tanh()
+    uncapped = small()(tokens)
+    expected = 0.5 * (uncapped / 0.5).tanh()
     torch.testing.assert_close(small(logit_softcap=0.5)(tokens), expected)
 
 

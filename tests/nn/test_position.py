@@ -152,7 +152,7 @@ def test_tables_made_while_generating_serve_training(cls):
 
 @pytest.mark.parametrize("cls", [Rotary, Sinusoidal])
 def test_tables_follow_the_precision_of_what_they_meet(cls):
-    """A model used in float32 first is as exact in float64 afterwards as a new one."""
+    """A model that was used in float32 is as exact in float64 as a new one."""
     position, other = make(cls), make(cls)
     x = torch.randn(1, 1, 6, 16, dtype=torch.float64)
     position.embed(x[0].float())
@@ -163,7 +163,7 @@ def test_tables_follow_the_precision_of_what_they_meet(cls):
 
 
 def test_tables_are_made_seldom():
-    """Reading 1,000 positions one by one makes tables for 32, 64, ..., 1,024 positions."""
+    """Reading 1,000 positions one by one creates tables for 32, 64, ..., 1,024 positions."""
     position, sizes = make(Sinusoidal), []
     rows = position.rows.rows
     position.rows.rows = lambda t: (sizes.append(len(t)), rows(t))[1]
@@ -210,7 +210,7 @@ def test_alibi_slopes_of_the_paper():
 
 
 def test_alibi_slopes_between_powers_of_two():
-    """Those of 8 heads, then the first, third, ... of 16."""
+    """The slopes of 8 heads, then the first, third, ... of 16."""
     between = [2**-0.5, 2**-1.5, 2**-2.5, 2**-3.5]
     assert alibi_slopes(12) == pytest.approx([*alibi_slopes(8), *between])
     for heads in range(1, 40):

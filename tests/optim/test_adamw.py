@@ -1,4 +1,4 @@
-"""AdamW: what decays, and each step by the paper's formula."""
+"""AdamW: weight decay by parameter, and each step by the paper's formula."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_group_without_parameters_is_left_out() -> None:
 
 
 def test_two_steps_by_the_formula() -> None:
-    """Loshchilov and Hutter, algorithm 2, in double precision, with decay on the matrix only."""
+    """Loshchilov and Hutter, algorithm 2, in float64, with decay on the matrix only."""
     lr, b1, b2, eps, decay = 0.01, 0.8, 0.9, 1e-6, 0.3
     torch.manual_seed(0)
     layer = nn.Linear(3, 2).double()
@@ -91,7 +91,7 @@ def test_equals_the_optimizer_of_torch_step_by_step() -> None:
 
 
 def test_defaults_are_those_of_adam_without_decay() -> None:
-    """They never change: a key equal to its default is left out of a run's signature."""
+    """Defaults must not change: a key equal to its default is not part of a run's signature."""
     found = {name: p.default for name, p in inspect.signature(AdamW).parameters.items()}
     assert found == {
         "lr": 1e-3,

@@ -1,4 +1,4 @@
-"""The other optimizers: by their formulas, against torch's own, and continued to the bit."""
+"""The other optimizers, compared with their formulas and torch's, and resumed bit for bit."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_lion_by_the_formula() -> None:
 
 
 def test_schedule_free_by_the_formula() -> None:
-    """x, y and z of algorithm 1 in double precision, with a warm-up and then a falling rate."""
+    """x, y and z of algorithm 1 in float64, with a warm-up and then a decaying learning rate."""
     lr, (b1, b2), eps, decay = 0.02, (0.8, 0.9), 1e-6, 0.3
     net = Net().double()
     optimizer = ScheduleFree(lr, (b1, b2), eps, decay)(net)
@@ -189,7 +189,7 @@ def test_muon_by_its_formula_in_float64(scale: str, nesterov: bool) -> None:
 
 @pytest.mark.parametrize("steps", [0, -1, 100, 10**30])
 def test_muon_refuses_iterations_that_torch_refuses(steps: int) -> None:
-    """A step would not end; neither would counting what it takes."""
+    """Otherwise neither a step nor the count of its operations would end."""
     with pytest.raises(InvalidArguments, match="1 to 99 iterations"):
         Muon(steps=steps)
 
@@ -225,7 +225,7 @@ def test_several_share_groups_and_state() -> None:
 
 
 def test_layers_have_rates_of_their_own() -> None:
-    """0.5 of the rate from block to block downwards, by hand; each parameter once."""
+    """0.5 of the learning rate from block to block downwards; each parameter once."""
     net = Net()
     groups = parameter_groups(net, 0.1, lr=1.0, layer_decay=0.5)
     rate = {id(p): group["lr"] for group in groups for p in group["params"]}

@@ -1,4 +1,4 @@
-"""Schedules against their closed formulas, in exact or double arithmetic."""
+"""Schedules, compared with their closed formulas in exact or float64 arithmetic."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHAPES = [
 
 @pytest.mark.parametrize("schedule", SHAPES, ids=lambda s: type(s).__name__)
 def test_warm_up_begins_above_zero_and_ends_at_the_base_rate(schedule: Schedule) -> None:
-    """Three steps at 1/4, 2/4, 3/4; the fourth runs at the full rate."""
+    """Three steps at 1/4, 2/4, 3/4; the fourth has the base learning rate."""
     assert [schedule(step, 50) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
 
 
@@ -102,7 +102,7 @@ def test_it_is_a_function_of_the_step_alone() -> None:
 
 @pytest.mark.parametrize("schedule", [Constant, Linear, Cosine, InverseSqrt, WSD])
 def test_defaults_are_neutral(schedule: type[Schedule]) -> None:
-    """They never change: a key equal to its default is left out of a run's signature."""
+    """Defaults must not change: a key equal to its default is not part of a run's signature."""
     defaults = {
         "warmup_steps": 0,
         "final_scale": 0.0,
@@ -220,11 +220,15 @@ def test_bad_arguments_of_wsd_are_named(arguments: dict[str, Any], keys: list[st
     ("schedule", "total", "told"),
     [
         (Cosine(5), 6, None),
-        (Cosine(5), 5, "a warm-up of 5 steps does not end within a run of 5"),
-        (InverseSqrt(9), 3, "a warm-up of 9 steps does not end within a run of 3"),
+        (Cosine(5), 5, "warmup_steps=5 does not fit into the run (5 steps)"),
+        (InverseSqrt(9), 3, "warmup_steps=9 does not fit into the run (3 steps)"),
         (WSD(5, decay_steps=4), 10, None),
-        (WSD(5, decay_steps=5), 10, "leaves 4 of a run's 10 for a decay of 5"),
-        (WSD(50, decay_steps=5), 10, "does not end within a run of 10"),
+        (
+            WSD(5, decay_steps=5),
+            10,
+            "a decay of 5 steps do not fit into the run (10 steps): at most 4 steps remain",
+        ),
+        (WSD(50, decay_steps=5), 10, "does not fit into the run (10 steps)"),
     ],
 )
 def test_what_does_not_fit_is_told(schedule: Schedule, total: int, told: str | None) -> None:

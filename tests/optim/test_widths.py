@@ -1,4 +1,4 @@
-"""The rates that muP gives to each kind of parameter, by hand (Yang et al. 2022, table 8)."""
+"""muP's learning rates of each kind of parameter (Yang et al. 2022, table 8)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROLES: dict[str, Any] = {
 
 
 class Net(nn.Module):
-    """One parameter of each role."""
+    """Model with one parameter of each role."""
 
     def __init__(self, ratio: float = M) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Net(nn.Module):
 
 
 def rates(recipe: Any, net: Net) -> dict[str, tuple[float, float]]:
-    """Learning rate and weight decay by name."""
+    """Returns learning rate and weight decay by name."""
     names = {id(p): name for name, p in net.named_parameters()}
     return {
         names[id(p)]: (group["lr"], group["weight_decay"])
@@ -71,7 +71,9 @@ def test_rates(recipe: Any, factors: dict[str, float]) -> None:
     assert found.keys() == ROLES.keys()
     for name, parameter in net.named_parameters():
         factor = factors[ROLES[name]]
-        decay = 0.5 / factor if parameter.dim() == 2 else 0  # a step takes lr * decay of a weight
+        decay = (
+            0.5 / factor if parameter.dim() == 2 else 0
+        )  # a step subtracts lr * decay of a weight
         assert found[name] == pytest.approx((0.1 * factor, decay)), name
 
 
@@ -90,7 +92,9 @@ def test_rates_of_muon(scale: Any, hidden: float, inward: float) -> None:
 
 @pytest.mark.parametrize("factor", [4, 16])
 def test_a_step_of_muon_has_the_singular_values_that_features_ask_for(factor: int) -> None:
-    """Of a square matrix the same at any width (Yang et al. 2023, equation 5)."""
+    """For a square matrix, the singular values don't depend on the width (Yang et al. 2023,
+    equation 5).
+    """
     ratios = []
     for dim in (32, 32 * factor):
         for scale in ("original", "match_rms_adamw"):
@@ -128,7 +132,7 @@ def test_at_the_base_width_groups_are_the_standard_ones(recipe: Any) -> None:
 
 def test_an_optimizer_without_a_rule() -> None:
     Adafactor()(Net(ratio=1))
-    with pytest.raises(InvalidArguments, match="muP has a rule for: AdamW, Lion, Muon or SGD"):
+    with pytest.raises(InvalidArguments, match="muP supports: AdamW, Lion, Muon or SGD"):
         Adafactor()(Net())
 
 
@@ -138,5 +142,5 @@ def test_told_before_a_run(
     own = ["model.mup_base_dim=4", "optimizer=adafactor", "~optimizer.betas"]
     done = etude("train", *tiny(corpus, tmp_path / "runs", *own))
     assert done.code == 2
-    assert "optimizer = 'Adafactor': expected one that muP has a rule for" in done.err
+    assert "optimizer = 'Adafactor': expected an optimizer that muP supports" in done.err
     assert not (tmp_path / "runs").exists()

@@ -1,4 +1,4 @@
-"""A task's metrics of batches that no data module has made."""
+"""Task metrics of batches without a data module."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ from etude.tasks.base import Setup, Task
 def measured(
     kind: type[Task], model: nn.Module, batches: Iterable[Any], text_bytes: int | None = None
 ) -> dict[str, float]:
-    """The metrics that a task measures of batches."""
+    """Returns a task's metrics of batches."""
     data = SimpleNamespace(bytes_predicted=lambda split: text_bytes)
     return kind(Setup(model)).measured(Evaluated(data, "val", lambda: batches)).compute()

@@ -1,4 +1,4 @@
-"""Metrics accumulate to the same numbers whatever the batches, the ranks and their order."""
+"""Metrics don't depend on the batches, the ranks and their order."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def cases() -> dict[str, Case]:
     values[:, 1] = math.nan
     index = torch.arange(EXAMPLES)
     texts = [f"text {number}" for number in range(EXAMPLES)]
-    said = [text.replace("1", "one") for text in texts]
+    outputs_of_text = [text.replace("1", "one") for text in texts]
     labelled = {"index": index, "labels": labels, "weights": torch.rand(EXAMPLES)}
     return {
         "label": (lambda: LabelMetrics(NAMES, 1, ROW_OF), labelled, logits),
         "tag": (lambda: TagMetrics(NAMES, ROW_OF), {"index": index, "labels": words}, tags),
-        "text": (TextMetrics, {"row": index, "target": texts}, said),
+        "text": (TextMetrics, {"row": index, "target": texts}, outputs_of_text),
         "token": (TokenMetrics, {"labels": words}, tags),
         "answer": (AnswerMetrics, {"labels": words}, tags),
         "number": (lambda: NumberMetrics(2), {"values": values}, torch.randn(EXAMPLES, T)),
@@ -66,10 +66,10 @@ def some(values: Any, chosen: list[int]) -> Any:
 def of(case: Case, chosen: list[int]) -> Metrics:
     make, batch, outputs = case
     metrics = make()
-    told = {name: some(values, chosen) for name, values in batch.items()}
-    if "row" in told:
-        told["row"] = told["row"].tolist()
-    metrics.update(told, some(outputs, chosen))
+    selected = {name: some(values, chosen) for name, values in batch.items()}
+    if "row" in selected:
+        selected["row"] = selected["row"].tolist()
+    metrics.update(selected, some(outputs, chosen))
     return metrics
 
 
@@ -94,11 +94,11 @@ def test_any_batches_in_any_order_on_any_ranks(name: str, data: st.DataObject) -
 
 
 @given(st.lists(st.floats(-1e300, 1e300), max_size=30), st.integers(0, 30))
-def test_a_sum_is_rounded_once(numbers: list[float], place: int) -> None:
+def test_a_sum_is_rounded_once(numbers: list[float], split: int) -> None:
     left, right = Sum(), Sum()
-    for number in numbers[:place]:
+    for number in numbers[:split]:
         left.add(number)
-    if rest := numbers[place:]:
+    if rest := numbers[split:]:
         right.add(torch.tensor(rest, dtype=torch.float64))
     left.merge(right)
     assert left.value == math.fsum(numbers)

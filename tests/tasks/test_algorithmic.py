@@ -1,4 +1,6 @@
-"""The loss and the metrics of `task=algorithmic`, by torch's own and by hand."""
+"""Loss and metrics of `task=algorithmic`, compared with torch's functions and with manual
+results.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,8 @@ LABELS = torch.tensor([[-100, 1, 2], [-100, -100, 0], [3, -100, -100]])
 
 def test_metrics_by_hand() -> None:
     logits = torch.zeros(3, 3, 4)
-    for row, place, said in [(0, 1, 1), (0, 2, 3), (1, 2, 0), (2, 0, 3)]:
-        logits[row, place, said] = 5.0
+    for row, position, predicted in [(0, 1, 1), (0, 2, 3), (1, 2, 0), (2, 0, 3)]:
+        logits[row, position, predicted] = 5.0
     metrics = AnswerMetrics()
     metrics.update({"labels": LABELS}, logits)
     found = metrics.compute()
@@ -53,7 +55,7 @@ def test_a_run_of_another_rule_is_not_evaluated(tmp_path: Path) -> None:
     )  # fmt: skip
     run = etude.train(config)
     assert run.evaluate("val")["loss"] == pytest.approx(run.metrics["val/loss"].iloc[-1])
-    as_older(run.path)  # without hashes: what is edited by hand is not refused
+    as_older(run.path)  # without hashes, manual edits are accepted
     file = run.path / "run.json"
     info = json.loads(file.read_text())
     info["data"]["fingerprint"] = "0" * 64

@@ -1,4 +1,4 @@
-"""The loss, its gradient over micro-batches, and what is reported of it."""
+"""Loss of language models, its gradient over micro-batches, and its metrics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ V, T = 7, 5
 
 
 class Bigram(nn.Module):
-    """Tokens (B, T) -> logits (B, T, V), in double precision."""
+    """Bigram model: tokens (B, T) to logits (B, T, V), in float64."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ def batch(examples: int, seed: int = 1) -> dict[str, Tensor]:
 
 
 def nats_by_hand(model: nn.Module, micro: dict[str, Tensor]) -> float:
-    """sum over positions of log(sum_v exp z_v) - z_target, one position at a time."""
+    """Returns the sum over positions of log(sum_v exp z_v) - z_target, one position at a time."""
     logits = model(micro["tokens"]).tolist()
     total = 0.0
     for rows, targets in zip(logits, micro["targets"].tolist(), strict=True):
@@ -55,7 +55,7 @@ def test_the_loss_is_the_sum_of_negative_log_likelihoods() -> None:
 
 
 class Seen:
-    """An optimizer whose step runs the closure and keeps the gradient."""
+    """Optimizer whose step runs the closure and stores the gradient."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -71,7 +71,9 @@ class Seen:
 def train_step(
     monkeypatch: pytest.MonkeyPatch, sizes: list[int], world: int = 1
 ) -> tuple[float, list[Tensor]]:
-    """One step over `batch(8)` in micro-batches of `sizes`: its loss and its gradients."""
+    """Returns the loss and the gradients of one step over `batch(8)` in micro-batches of
+    `sizes`.
+    """
     setup = Setup(
         model=Bigram(),
         optimizer=lambda module: torch.optim.SGD(module.parameters(), lr=1.0),
@@ -101,7 +103,7 @@ def train_step(
 def test_the_gradient_does_not_depend_on_the_split(
     monkeypatch: pytest.MonkeyPatch, sizes: list[int]
 ) -> None:
-    """Also with a smaller last micro-batch: no mean of means."""
+    """Also with a smaller last micro-batch, where a mean of means would differ."""
     model, whole = Bigram(), batch(8)
     logits = model(whole["tokens"]).flatten(0, 1)
     mean = nn.functional.cross_entropy(logits, whole["targets"].flatten())
@@ -113,9 +115,9 @@ def test_the_gradient_does_not_depend_on_the_split(
 
 
 def test_the_mean_over_ranks_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A strategy averages gradients over two ranks, so each must give twice its own.
+    """The strategy averages gradients over two ranks, so each rank must return twice its own.
 
-    Two that really train together: `tests/training/test_ddp.py`.
+    Real training on two ranks is tested in `tests/training/test_ddp.py`.
     """
     monkeypatch.setattr(CausalLM, "sum_over_ranks", lambda self, value: value)
     loss, alone = train_step(monkeypatch, [8])
@@ -126,7 +128,7 @@ def test_the_mean_over_ranks_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_metrics_by_hand() -> None:
-    """Eight tokens of one bit each that spell four bytes: two bits a byte."""
+    """Eight tokens of one bit each that spell four bytes have two bits per byte."""
     found = language_model_metrics(8 * math.log(2), targets=8, text_bytes=4)
     assert found == pytest.approx({"loss": math.log(2), "perplexity": 2.0, "bits_per_byte": 2.0})
 
@@ -136,7 +138,9 @@ def test_a_perplexity_beyond_any_float_is_infinite() -> None:
 
 
 class Uniform(nn.Module):
-    """Every token equally likely; in training mode, nothing is."""
+    """Model with equal probabilities for all tokens in evaluation mode, but not in training
+    mode.
+    """
 
     def forward(self, tokens: Tensor) -> Tensor:
         return torch.full((*tokens.shape, V), math.nan if self.training else 0.0)

@@ -1,4 +1,4 @@
-"""Metrics from counts, against scikit-learn and seqeval."""
+"""Metrics from counts, compared with scikit-learn and seqeval."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_spans_by_hand() -> None:
 
 
 def test_calibration_by_hand() -> None:
-    """Two bins are taken: |0.95 - 0.5| weighs 2 of 3, |0.55 - 1| weighs 1 of 3."""
+    """Two bins are occupied: |0.95 - 0.5| has weight 2/3, |0.55 - 1| has weight 1/3."""
     confidences, right = np.array([0.95, 0.95, 0.55]), np.array([True, False, True])
     error, bins = calibration_error(confidences, right)
     assert error == pytest.approx(2 / 3 * 0.45 + 1 / 3 * 0.45)

@@ -1,4 +1,4 @@
-"""Losses against formulas written out in float64."""
+"""Losses, compared with formulas in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is hidden, how often, and that it is a function of seed and step."""
+"""Masking: which tokens, how often, and as a function of seed and step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from etude.data.wordpiece import WordPiece
 from etude.errors import InvalidArguments
 from etude.tasks.masked_lm import MaskedLM, MaskObjective, word_begins
 
-LEAST = 1e-4  # a p-value below it would surprise
+LEAST = 1e-4  # smallest accepted p-value
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def windows(tokenizer: Tokenizer, count: int = 400, length: int = 62) -> np.ndar
     ("rate", "mask", "random"), [(0.15, 0.8, 0.1), (0.4, 0.8, 0.1), (0.3, 1.0, 0.0), (0.2, 0, 0.5)]
 )
 def test_rates_by_chi_square(tokenizer: Tokenizer, rate: float, mask: float, random: float) -> None:
-    """Chosen or not; of the chosen, hidden, replaced or kept, as the config says."""
+    """The rates of selection, masking, replacement and unchanged tokens are those of the config."""
     objective = bound(tokenizer, rate=rate, mask=mask, random=random)
     text = windows(tokenizer)
     arrays = objective(text, generator(3, 1))
@@ -49,16 +49,16 @@ def test_rates_by_chi_square(tokenizer: Tokenizer, rate: float, mask: float, ran
     assert stats.chisquare([chosen.sum(), total - chosen.sum()], expected).pvalue > LEAST
     there, original = tokens[chosen], text[chosen]
     ordinary = tokenizer.vocab_size - 5
-    by_chance = random / ordinary  # another token may be the same one
+    by_chance = random / ordinary  # the random token may be the original one
     counts = [
         (there == tokenizer.mask).sum(),
         ((there != tokenizer.mask) & (there != original)).sum(),
         (there == original).sum(),
     ]
     shares = np.array([mask, random - by_chance, 1 - mask - random + by_chance])
-    kept = shares > 0
-    assert np.array(counts)[~kept].sum() == 0
-    observed, wanted = np.array(counts)[kept], shares[kept] * chosen.sum()
+    possible = shares > 0
+    assert np.array(counts)[~possible].sum() == 0
+    observed, wanted = np.array(counts)[possible], shares[possible] * chosen.sum()
     assert len(observed) == 1 or stats.chisquare(observed, wanted).pvalue > LEAST
     replaced = there[(there != tokenizer.mask) & (there != original)]
     if len(replaced) > 10 * ordinary:
@@ -76,7 +76,7 @@ def test_special_tokens_are_never_chosen(tokenizer: Tokenizer) -> None:
 
 
 def test_whole_words(tokenizer: Tokenizer) -> None:
-    """All pieces of a word are chosen, or none; words at the stated rate."""
+    """All pieces of a word are selected, or none; words at the configured rate."""
     objective = MaskedLM.objective(rate=0.3, whole_word=True).bound(tokenizer, None)
     text = windows(tokenizer)
     chosen = objective(text, generator(0, 0))["labels"][:, 1:-1] != IGNORE
@@ -113,12 +113,12 @@ def test_a_tokenizer_without_a_mask_gets_one(tmp_path: Path, corpus: Path) -> No
     from etude.data.text_files import TextFiles
     from etude.data.tokenizer import Char
 
-    def made() -> TextFiles:
+    def new_data() -> TextFiles:
         return TextFiles(
             path=str(corpus), tokenizer=Char(), sequence_length=16, batch=Batch(examples=2)
         )
 
-    plain, masked = made(), made()
+    plain, masked = new_data(), new_data()
     masked.for_task(MaskedLM.objective())
     for data in (plain, masked):
         data.check()

@@ -1,4 +1,6 @@
-"""Extractive answers: chosen as transformers' script does, scored as SQuAD's, with strides."""
+"""Extractive answers, selected as in transformers' script and scored as in SQuAD's, with
+strides.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,9 @@ CITIES = ["Paris", "Rome", "Oslo", "Cairo", "Lima"]
 
 
 def rows(file: Path, *, none: bool = False) -> list[dict[str, Any]]:
-    """Who lives where, in three to six sentences; a list of objects as in the user's own files."""
+    """Returns questions about names and cities, in texts of three to six sentences, as a list of
+    objects.
+    """
     draw, found = random.Random(2), []
     for number in range(48):
         names = draw.sample(["Ann", "Bob", "Carl", "Dora", "Emil", "Fred"], 3 + number % 4)
@@ -169,13 +173,13 @@ def test_from_command_to_answers(etude: Callable[..., Any], tmp_path: Path) -> N
     assert answer.code == 2
     assert "the second text" in answer.err
     both = [run.predict([row["question"]], pair=row["context"])[0] for row in written[:3]]
-    asked = tmp_path / "asked.jsonl"
-    asked.write_text("".join(json.dumps(row) + "\n" for row in written[:3]), encoding="utf-8")
-    answer = etude("predict", run.path, "--file", asked, "--json")
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(json.dumps(row) + "\n" for row in written[:3]), encoding="utf-8")
+    answer = etude("predict", run.path, "--file", questions, "--json")
     assert answer.code == 0, answer.err
     found = [json.loads(line) for line in answer.out.splitlines()]
     assert [each["answer"] for each in found] == [each["answer"] for each in both]
-    answer = etude("predict", run.path, "--file", asked, "--pair", "Ann lives in Rome.")
+    answer = etude("predict", run.path, "--file", questions, "--pair", "Ann lives in Rome.")
     assert answer.code == 2
     assert "none: the file has the column context" in answer.err
     answer = etude("data", "show", *words_of(tmp_path))
@@ -183,7 +187,7 @@ def test_from_command_to_answers(etude: Callable[..., Any], tmp_path: Path) -> N
 
 
 def test_the_loss_is_that_of_both_ends(etude: Callable[..., Any], tmp_path: Path) -> None:
-    """By the module alone, window by window, without padding."""
+    """Computed with the module alone, window by window, without padding."""
     rows(tmp_path / "rows.jsonl")
     run = trained(etude, tmp_path, "trainer.precision=64-true", "model.dropout=0")
     data, tokenizer = run.data(), run.tokenizer()

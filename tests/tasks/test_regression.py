@@ -1,4 +1,4 @@
-"""The loss and the errors of `task=regression`, by NumPy."""
+"""Loss and errors of `task=regression`, compared with NumPy."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from etude.tasks.regression import NumberMetrics, Regression, squared_errors
 
 NAN = math.nan
 VALUES = np.array([[1.0, NAN, 2.0, NAN, -1.0], [NAN, 0.5, NAN, NAN, 3.0]])
-SAID = np.array([[0.5, 9.0, 2.5, 9.0, 1.0], [9.0, 0.0, 9.0, 9.0, 2.0]])
+PREDICTIONS = np.array([[0.5, 9.0, 2.5, 9.0, 1.0], [9.0, 0.0, 9.0, 9.0, 2.0]])
 
 
 def test_metrics_by_hand() -> None:
     metrics = NumberMetrics(inputs=2)
-    metrics.update({"values": torch.tensor(VALUES)}, torch.tensor(SAID))
+    metrics.update({"values": torch.tensor(VALUES)}, torch.tensor(PREDICTIONS))
     found = metrics.compute()
-    squared = (SAID - VALUES) ** 2
+    squared = (PREDICTIONS - VALUES) ** 2
     assert found["loss"] == pytest.approx(np.nanmean(squared), rel=1e-12)
     first, second, third = (0.25 + 0.25) / 2, (0.25 + 1) / 2, 4.0
     assert found["error/0"] == pytest.approx(first / 2)
@@ -32,17 +32,17 @@ def test_metrics_by_hand() -> None:
 
 
 def test_the_loss_and_its_gradient_are_those_of_what_is_asked() -> None:
-    said = torch.tensor(SAID, requires_grad=True)
-    loss = squared_errors(said, torch.tensor(VALUES)).sum()
+    predictions = torch.tensor(PREDICTIONS, requires_grad=True)
+    loss = squared_errors(predictions, torch.tensor(VALUES)).sum()
     loss.backward()
-    assert loss.item() == pytest.approx(np.nansum((SAID - VALUES) ** 2), rel=1e-12)
-    expected = np.nan_to_num(2 * (SAID - VALUES))
-    assert said.grad is not None
-    np.testing.assert_allclose(said.grad.numpy(), expected, rtol=1e-12)
+    assert loss.item() == pytest.approx(np.nansum((PREDICTIONS - VALUES) ** 2), rel=1e-12)
+    expected = np.nan_to_num(2 * (PREDICTIONS - VALUES))
+    assert predictions.grad is not None
+    np.testing.assert_allclose(predictions.grad.numpy(), expected, rtol=1e-12)
 
 
 class First(nn.Module):
-    """Says the first number at each place."""
+    """Model that predicts the first number of each position."""
 
     inputs, max_length = 3, 8
 

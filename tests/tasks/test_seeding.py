@@ -1,4 +1,4 @@
-"""Seeds are a function of (seed, step, micro-batch, rank), for ever."""
+"""Seeds are a constant function of (seed, step, micro-batch, rank)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PLACES = st.tuples(
     st.integers(0, 2**62), st.integers(-1, 2**40), st.integers(0, 2**20), st.integers(0, 2**20)
 )
 
-# A change of one of these is a change of every run's weights and dropout.
+# A change of one of these values changes every run's weights and dropout.
 GOLDEN = {
     (0, INITIALISATION, 0, 0): 7445907386730616050,
     (0, 0, 0, 0): 5809880761037817570,
@@ -38,6 +38,6 @@ def test_torch_and_numpy_take_it(place: tuple) -> None:
 
 
 def test_neighbours_have_nothing_in_common() -> None:
-    """No seed of a small grid comes twice, though its sums and products do."""
+    """Seeds of a small grid are distinct, although its sums and products are not."""
     places = list(product(range(6), range(-1, 6), range(6), range(6)))
     assert len({seed_for(*place) for place in places}) == len(places)

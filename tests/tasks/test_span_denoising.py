@@ -1,4 +1,4 @@
-"""Spans that are taken out go back to where they were."""
+"""Removed spans can be restored from source and target."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from etude.data.objective import generator
 from etude.errors import InvalidArguments
-from etude.tasks.span_denoising import SpanDenoising, SpanObjective, _parted
+from etude.tasks.span_denoising import SpanDenoising, SpanObjective, _random_partition
 
 SENTINELS = tuple(range(1000, 1100))
 END = 999
@@ -20,7 +20,9 @@ def objective(rate: float = 0.15, mean: float = 3.0) -> SpanObjective:
 
 
 def reassembled(source: list[int], target: list[int]) -> list[int]:
-    """The text, by putting what follows each sentinel of the target in its place."""
+    """Returns the text, with the span after each sentinel of the target in the sentinel's
+    position.
+    """
     assert source[-1] == target[-1] == END
     spans: dict[int, list[int]] = {}
     for token in target[:-1]:
@@ -44,11 +46,11 @@ def test_the_source_with_its_spans_is_the_text(
     arrays = objective(rate, mean)(text, generator(seed, 0))
     for source, target, whole in zip(arrays["source"], arrays["labels"], text, strict=True):
         assert reassembled(source.tolist(), target.tolist()) == whole.tolist()
-        assert source[0] not in SENTINELS  # a window begins with what stays
+        assert source[0] not in SENTINELS  # a window begins with an unchanged span
 
 
 def test_the_lengths_are_those_of_t5() -> None:
-    """T5 reads 568 tokens into 512 of source and 114 of target (Raffel et al. 2019, the code's
+    """T5 splits 568 tokens into 512 of source and 114 of target (Raffel et al. 2019, the code's
     `random_spans_helper` for inputs_length=512, rate 0.15, mean 3).
     """
     arrays = objective()(np.zeros((1, 568), dtype=np.int64), generator(0, 0))
@@ -57,7 +59,7 @@ def test_the_lengths_are_those_of_t5() -> None:
 
 def test_all_ways_to_divide_are_equally_likely() -> None:
     draw = generator(0, 0)
-    seen = [tuple(_parted(5, 3, draw)) for _ in range(6000)]
+    seen = [tuple(_random_partition(5, 3, draw)) for _ in range(6000)]
     ways = {(a, b, 5 - a - b) for a in range(1, 4) for b in range(1, 5 - a)}
     assert set(seen) == ways
     assert min(seen.count(way) for way in ways) > 850  # of 1000

@@ -1,4 +1,4 @@
-"""Numbers of texts: the metrics by scipy and scikit-learn, the loss by the module alone."""
+"""Text regression: metrics compared with scipy and scikit-learn, the loss with the module alone."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def rows(file: Path) -> list[dict[str, Any]]:
     words = list(WORTH)
     found = []
     for number in range(80):
-        chosen = [words[(number * 3 + place * (number % 7)) % 5] for place in range(1 + number % 3)]
+        chosen = [words[(number * 3 + index * (number % 7)) % 5] for index in range(1 + number % 3)]
         text, score = " ".join(chosen), sum(WORTH[word] for word in chosen)
         found.append({"text": f"{text} {number}", "score": score, "count": len(chosen)})
     file.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
@@ -75,8 +75,8 @@ def trained(etude: Callable[..., Any], tmp_path: Path, *more: str) -> Any:
     return load_run(path)
 
 
-def said(run: Any, text: str) -> list[float]:
-    """By the module alone."""
+def predictions_of(run: Any, text: str) -> list[float]:
+    """Returns the predictions of the module alone."""
     tokenizer = run.tokenizer()
     ids = torch.tensor([tokenizer.backend.encode(text).ids])
     with torch.no_grad():
@@ -88,7 +88,7 @@ def test_one_number(etude: Callable[..., Any], tmp_path: Path) -> None:
     written = rows(tmp_path / "rows.jsonl")
     run = trained(etude, tmp_path)
     held = [row for n, row in enumerate(written) if int((n + 1) * 0.25) > int(n * 0.25)]
-    found = [said(run, row["text"])[0] for row in held]
+    found = [predictions_of(run, row["text"])[0] for row in held]
     actual = [row["score"] for row in held]
     squared = np.square(np.subtract(found, actual))
     metrics = run.evaluate("val")
@@ -100,7 +100,7 @@ def test_one_number(etude: Callable[..., Any], tmp_path: Path) -> None:
         assert last[f"val/{name}"] == pytest.approx(value, rel=1e-6)
     assert run.scores("val") == pytest.approx((-squared).tolist(), rel=1e-4)
     (told,) = run.predict(["a great one"])
-    assert told["scores"]["score"] == pytest.approx(said(run, "a great one")[0], rel=1e-5)
+    assert told["scores"]["score"] == pytest.approx(predictions_of(run, "a great one")[0], rel=1e-5)
     answer = etude("predict", run.path, "--text", "a great one")
     assert answer.out == f"{told['scores']['score']:.3f}\ta great one\n"
     answer = etude("data", "show", *words_of(tmp_path))
@@ -116,7 +116,7 @@ def test_several_numbers(etude: Callable[..., Any], tmp_path: Path) -> None:
     metrics = run.evaluate("val")
     assert metrics["error"] == pytest.approx((metrics["error/score"] + metrics["error/count"]) / 2)
     (told,) = run.predict(["fine"])
-    assert list(told["scores"].values()) == pytest.approx(said(run, "fine"), rel=1e-5)
+    assert list(told["scores"].values()) == pytest.approx(predictions_of(run, "fine"), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,9 @@ def test_the_loss_does_not_depend_on_the_split(etude: Callable[..., Any], tmp_pa
 
 
 def test_an_undefined_correlation_ends_no_run(etude: Callable[..., Any], tmp_path: Path) -> None:
-    """Of constant numbers; where it decides it does, and says so."""
+    """The correlation of constant numbers is undefined; as the monitor, it fails the run with a
+    message.
+    """
     written = rows(tmp_path / "rows.jsonl")
     lines = [json.dumps({**row, "score": 2.0}) for row in written]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -203,4 +205,7 @@ def test_a_column_that_is_called_text(etude: Callable[..., Any], tmp_path: Path)
     (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     run = trained(etude, tmp_path, "data.text=review", "data.score=text")
     (told,) = run.predict(["fine"])
-    assert told == {"text": "fine", "scores": {"text": pytest.approx(said(run, "fine")[0])}}
+    assert told == {
+        "text": "fine",
+        "scores": {"text": pytest.approx(predictions_of(run, "fine")[0])},
+    }

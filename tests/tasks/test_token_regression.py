@@ -1,4 +1,4 @@
-"""A number for each word: by scipy, by the module alone, over pieces of a sentence."""
+"""Token regression, compared with scipy and the module alone, also for sentences in pieces."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VOCABULARY = ["a", "to", "the", "that", "where", "little", "between", "somebody"
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
-    """Each word's length, but none of every fifth word."""
+    """Returns rows with the length of each word, except every fifth."""
     found = []
     for number in range(60):
         words = [VOCABULARY[(number * 7 + n * n) % 9] for n in range(2 + number % 9)]
@@ -40,7 +40,7 @@ def words_of(tmp_path: Path, *more: str) -> list[str]:
 
 
 def by_hand(run: Any, row: dict[str, Any]) -> list[float]:
-    """What the module says at the first token of each word, piece by piece."""
+    """Returns the module's predictions at the first token of each word, piece by piece."""
     data, tokenizer = run.data(), run.tokenizer()
     backend = tokenizer.backend
     backend.enable_truncation(data.sequence_length)
@@ -49,10 +49,10 @@ def by_hand(run: Any, row: dict[str, Any]) -> list[float]:
     found, done = [], -1
     for piece in [encoding, *encoding.overflowing]:
         with torch.no_grad():
-            said = run.model().module(torch.tensor([piece.ids]))[0, :, 0].tolist()
-        for place, word in enumerate(piece.word_ids):
+            predicted = run.model().module(torch.tensor([piece.ids]))[0, :, 0].tolist()
+        for index, word in enumerate(piece.word_ids):
             if word is not None and word > done:
-                found.append(said[place])
+                found.append(predicted[index])
                 done = word
     return found
 
@@ -68,13 +68,13 @@ def test_words_of_whole_rows(etude: Callable[..., Any], tmp_path: Path) -> None:
     actual, found, scores = [], [], []
     for row in held:
         pairs = [
-            (value, said)
-            for value, said in zip(row["values"], by_hand(run, row), strict=True)
+            (value, predicted)
+            for value, predicted in zip(row["values"], by_hand(run, row), strict=True)
             if value is not None
         ]
         actual += [value for value, _ in pairs]
-        found += [said for _, said in pairs]
-        scores.append(-np.mean([(value - said) ** 2 for value, said in pairs]))
+        found += [predicted for _, predicted in pairs]
+        scores.append(-np.mean([(value - predicted) ** 2 for value, predicted in pairs]))
     metrics = run.evaluate("val")
     assert metrics["loss"] == pytest.approx(np.square(np.subtract(actual, found)).mean(), rel=1e-4)
     pearson = scipy.stats.pearsonr(actual, found).statistic

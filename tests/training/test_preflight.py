@@ -102,8 +102,8 @@ def test_a_short_run_is_warned_of_and_found_again_without_its_device(
     small: Callable[..., DictConfig], caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     train(small(tmp_path, "trainer.max_steps=1"))
-    told = "schedule: a warm-up of 2 steps does not end within a run of 1"
-    assert f"{told}; schedule.warmup_steps=0 would" in caplog.messages
+    told = "schedule: warmup_steps=2 does not fit into the run (1 step)"
+    assert f"{told}; set schedule.warmup_steps=0" in caplog.messages
     outcome = train(small(tmp_path, "trainer.max_steps=1", "trainer.accelerator=cuda"))
     assert outcome.reused
 

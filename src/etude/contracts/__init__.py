@@ -1,1 +1,1 @@
-"""What a class of one's own must have to stand in a config: a contract for each kind."""
+"""Contracts of the classes that a config can name: one `typing.Protocol` for each kind of part."""

@@ -1,4 +1,4 @@
-"""A contract, and how a class is compared with it before anything is built."""
+"""Contracts, and the comparison of a class with its contract before it is built."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from typing import Any
 
 from etude.errors import Problem
 
-_NOTHING = object()
-_KNOWN = ("etude", "torch", "pytorch_lightning")
-_STAND_INS = ("torch.nn.modules.module", "pytorch_lightning.core.", "hydra.plugins.")
-"""Modules whose classes have the methods that subclasses are to define."""
-_MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_MISSING = object()
+_TRUSTED_PACKAGES = ("etude", "torch", "pytorch_lightning")
+_STUB_MODULES = ("torch.nn.modules.module", "pytorch_lightning.core.", "hydra.plugins.")
+"""Modules whose classes have stubs of the methods that subclasses must define."""
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 @dataclass(frozen=True)
 class Contract:
-    """What an object in a slot of the config must have, and what its constructor is given.
+    """Requirements on the object in a slot of the config, and the arguments of its constructor.
 
     Attributes:
-        name: of its page in the documentation.
-        protocol: a `typing.Protocol`. The parameters of its `__init__` are what a constructor is
-            given; one with a default is given only to constructors that name it.
-        base: the dotted name of a class that it must inherit from; None is any class.
-        open: arguments among the given that a config may state instead.
+        name: name of its page in the documentation.
+        protocol: a `typing.Protocol`. The parameters of its `__init__` are the arguments that the
+            constructor receives; one with a default is passed only to constructors that name it.
+        base: dotted name of the required base class; None accepts any class.
+        open: names of the arguments that a config may set instead.
     """
 
     name: str
@@ -39,12 +39,12 @@ class Contract:
 
     @property
     def page(self) -> str:
-        """The page of the documentation that explains it."""
+        """The page of the documentation that explains the contract."""
         return f"docs/contracts/{self.name}.md"
 
     @cached_property
     def arguments(self) -> Mapping[str, inspect.Parameter]:
-        """What the constructor is given."""
+        """The parameters that the constructor receives, by name."""
         own = vars(self.protocol).get("__init__")
         if not isinstance(own, FunctionType) or own.__qualname__.startswith("_no_init"):
             return {}
@@ -52,153 +52,162 @@ class Contract:
 
     @cached_property
     def methods(self) -> Mapping[str, FunctionType]:
-        """What it must have to be called."""
-        found = {
+        """The methods that the class must define, by name."""
+        functions = {
             name: value for name, value in vars(self.protocol).items() if inspect.isfunction(value)
         }
-        return {n: f for n, f in found.items() if not n.startswith("_") or n == "__call__"}
+        return {n: f for n, f in functions.items() if not n.startswith("_") or n == "__call__"}
 
     @cached_property
     def attributes(self) -> tuple[str, ...]:
-        """What it must have to be read."""
-        read = (n for n, value in vars(self.protocol).items() if isinstance(value, property))
-        return (*inspect.get_annotations(self.protocol), *read)
+        """The names of the attributes that the object must have."""
+        properties = (n for n, value in vars(self.protocol).items() if isinstance(value, property))
+        return (*inspect.get_annotations(self.protocol), *properties)
 
     def problems(self, constructor: Any, where: str, target: str) -> Iterator[Problem]:
-        """What a class lacks.
+        """Yields a problem for each requirement that a class does not meet.
 
         Args:
-            constructor: the class, or a function that makes objects.
+            constructor: the class, or a function that returns objects.
             where: its key path.
-            target: its name as written.
+            target: its name as written in the config.
         """
-        for lacking in self._lacking(constructor):
-            yield Problem(f"{where}._target_", lacking, target, f"see {self.page}")
+        for expected in self._unmet(constructor):
+            yield Problem(f"{where}._target_", expected, target, f"see {self.page}")
 
-    def problems_of(self, made: Any, where: str) -> Iterator[Problem]:
-        """What an object lacks that has been built, whatever its class says."""
-        kind = type(made)
-        for lacking in self._members(kind, lambda name: _has_own(made, name)):
-            yield Problem(f"{where}._target_", lacking, kind.__qualname__, f"see {self.page}")
+    def problems_of(self, instance: Any, where: str) -> Iterator[Problem]:
+        """Yields a problem for each requirement that a built object does not meet."""
+        kind = type(instance)
+        for expected in self._member_problems(
+            kind, lambda name: _has_instance_attribute(instance, name)
+        ):
+            yield Problem(f"{where}._target_", expected, kind.__qualname__, f"see {self.page}")
 
-    def _lacking(self, constructor: Any) -> Iterator[str]:
-        yield from self._constructor(constructor)
+    def _unmet(self, constructor: Any) -> Iterator[str]:
+        yield from self._constructor_problems(constructor)
         if isinstance(constructor, type):
-            unknown = _hides_what_it_sets(constructor)
-            yield from self._members(
-                constructor, lambda name: unknown or name in _set_in(constructor)
+            unknown = _sets_attributes_dynamically(constructor)
+            yield from self._member_problems(
+                constructor, lambda name: unknown or name in _assigned_attributes(constructor)
             )
 
-    def _constructor(self, constructor: Any) -> Iterator[str]:
+    def _constructor_problems(self, constructor: Any) -> Iterator[str]:
         try:
             parameters = inspect.signature(constructor).parameters
-        except ValueError:  # classes of the interpreter's own have none
+        except ValueError:  # built-in classes have no signature
             return
-        needed = [n for n, p in self.arguments.items() if p.default is inspect.Parameter.empty]
-        for name in needed:
-            if not _takes(parameters, name):
-                told = f"{', '.join(needed)} {'is' if len(needed) == 1 else 'are'} given"
-                yield f"a class whose constructor accepts {name} ({told})"
+        required = [n for n, p in self.arguments.items() if p.default is inspect.Parameter.empty]
+        kind = getattr(constructor, "__name__", type(constructor).__name__)
+        for name in required:
+            if not _accepts(parameters, name):
+                accepted = f"a class whose constructor accepts {', '.join(required)}"
+                yield f"{accepted}; {kind} does not accept {name!r}"
 
-    def _members(self, kind: type, own: Callable[[str], bool]) -> Iterator[str]:
-        """What objects of a class lack.
+    def _member_problems(self, kind: type, own: Callable[[str], bool]) -> Iterator[str]:
+        """Yields a description of each member that objects of a class lack.
 
         Args:
-            own: whether they have something that the class itself has not.
+            own: returns whether an object has an attribute that its class does not define.
         """
-        if self.base is not None and self.base not in map(_dotted, kind.__mro__):
+        if self.base is not None and self.base not in map(_dotted_name, kind.__mro__):
             yield f"a subclass of {self.base}"
             if not self.base.startswith("torch."):
-                return  # it has the rest
+                return  # only subclasses have the other members
         abstract: frozenset[str] = getattr(kind, "__abstractmethods__", frozenset())
         for name in sorted(abstract - self.methods.keys()):
-            yield f"a class that defines {name}: its base class leaves that to it"
+            yield f"a class that defines the abstract method {name}"
         for name, method in self.methods.items():
-            defined = _defined(kind, name)
-            special = name.startswith("__")  # Python looks for these in the class alone
-            if _is_open(kind, name) or not (defined or (own(name) and not special)):
-                yield f"a class with a method {name}{_shown(method)}"
+            defined = _defines(kind, name)
+            special = name.startswith("__")  # Python looks these up in the class only
+            if _is_abstract(kind, name) or not (defined or (own(name) and not special)):
+                yield f"a class with a method {name}{_format_parameters(method)}"
             elif defined:
-                yield from _misfits(kind, name, method)
+                yield from _method_problems(kind, name, method)
         for name in self.attributes:
-            static = inspect.getattr_static(kind, name, _NOTHING)
-            if static is _NOTHING and not own(name):
+            static = inspect.getattr_static(kind, name, _MISSING)
+            if static is _MISSING and not own(name):
                 yield f"a class with an attribute {name}"
             elif isinstance(static, FunctionType):
                 yield f"a class whose {name} is an attribute, not a method"
 
 
-def _misfits(kind: type, name: str, method: FunctionType) -> Iterator[str]:
-    """How a class's method differs from what is called."""
+def _method_problems(kind: type, name: str, method: FunctionType) -> Iterator[str]:
+    """Yields the differences between a class's method and its calls."""
     static: Any = inspect.getattr_static(kind, name)
-    shown = f"{name}{_shown(method)}"
+    expected = f"a class with a method {name}{_format_parameters(method)}"
     if not callable(static) and not hasattr(type(static), "__get__"):
-        yield f"a class whose {name} is a method {shown}"
+        yield f"{expected}; {name} is not a method"
     if not isinstance(static, FunctionType | staticmethod | classmethod):
-        return  # what such an object takes shows when it is called
+        return  # the signature of another kind of descriptor is unknown
     function = static if isinstance(static, FunctionType) else static.__func__
-    has = list(inspect.signature(function).parameters.values())
-    bound = not isinstance(static, staticmethod) and has[:1] and has[0].kind not in _MANY
-    own = has[1:] if bound else has
-    asked = list(inspect.signature(method).parameters.values())[1:]
-    for lacking in (*_not_accepted(own, asked), *_not_given(own, asked)):
-        yield f"a class whose {name} {lacking}: {shown}"
+    parameters = list(inspect.signature(function).parameters.values())
+    is_bound = (
+        not isinstance(static, staticmethod)
+        and parameters[:1]
+        and parameters[0].kind not in _VARIADIC
+    )
+    own = parameters[1:] if is_bound else parameters
+    passed = list(inspect.signature(method).parameters.values())[1:]
+    for difference in (*_not_accepted(own, passed), *_not_passed(own, passed)):
+        yield f"{expected}; {name} {difference}"
 
 
 def _not_accepted(
-    has: Sequence[inspect.Parameter], asked: Sequence[inspect.Parameter]
+    own: Sequence[inspect.Parameter], passed: Sequence[inspect.Parameter]
 ) -> Iterator[str]:
-    """What a method is called with and does not take."""
-    places = sum(p.kind is p.POSITIONAL_ONLY for p in asked)
-    takes = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in has)
-    if places > takes and not any(p.kind is p.VAR_POSITIONAL for p in has):
-        yield f"accepts {places} positional arguments"
-    parameters = {p.name: p for p in has}
-    named = (one.name for one in asked if one.kind is one.KEYWORD_ONLY)
-    if lacking := [name for name in named if not _takes(parameters, name)]:
-        yield f"accepts {', '.join(lacking)}"
+    """Yields the arguments that a method is called with and does not accept."""
+    count = sum(p.kind is p.POSITIONAL_ONLY for p in passed)
+    most = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in own)
+    if count > most and not any(p.kind is p.VAR_POSITIONAL for p in own):
+        yield f"does not accept {count} positional argument{'' if count == 1 else 's'}"
+    parameters = {p.name: p for p in own}
+    keywords = (p.name for p in passed if p.kind is p.KEYWORD_ONLY)
+    if rejected := [name for name in keywords if not _accepts(parameters, name)]:
+        yield f"does not accept {', '.join(map(repr, rejected))}"
 
 
-def _not_given(
-    has: Sequence[inspect.Parameter], asked: Sequence[inspect.Parameter]
+def _not_passed(
+    own: Sequence[inspect.Parameter], passed: Sequence[inspect.Parameter]
 ) -> Iterator[str]:
-    """What a method needs and is not called with."""
-    named = {p.name for p in asked if p.kind is p.KEYWORD_ONLY}
-    any_number = any(p.kind is p.VAR_POSITIONAL for p in asked)
-    places = len(has) if any_number else sum(p.kind is p.POSITIONAL_ONLY for p in asked)
-    for number, one in enumerate(has):
-        given = one.name in named or (number < places and one.kind is not one.KEYWORD_ONLY)
-        if not given and one.default is one.empty and one.kind not in _MANY:
-            yield f"works without {one.name}"
+    """Yields the arguments that a method requires and is not called with."""
+    keywords = {p.name for p in passed if p.kind is p.KEYWORD_ONLY}
+    any_number = any(p.kind is p.VAR_POSITIONAL for p in passed)
+    count = len(own) if any_number else sum(p.kind is p.POSITIONAL_ONLY for p in passed)
+    for number, p in enumerate(own):
+        is_passed = p.name in keywords or (number < count and p.kind is not p.KEYWORD_ONLY)
+        if not is_passed and p.default is p.empty and p.kind not in _VARIADIC:
+            yield f"requires {p.name!r}, which is not passed"
 
 
-def _takes(parameters: Mapping[str, inspect.Parameter], name: str) -> bool:
+def _accepts(parameters: Mapping[str, inspect.Parameter], name: str) -> bool:
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return True
-    found = parameters.get(name)
-    return found is not None and found.kind in (found.KEYWORD_ONLY, found.POSITIONAL_OR_KEYWORD)
+    parameter = parameters.get(name)
+    if parameter is None:
+        return False
+    return parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
 
 
-def _shown(method: FunctionType) -> str:
-    """A method's parameters, without their types."""
+def _format_parameters(method: FunctionType) -> str:
+    """Returns a method's parameters in parentheses, without their types."""
     parameters = list(inspect.signature(method).parameters.values())[1:]
-    plain = [p.replace(annotation=inspect.Parameter.empty) for p in parameters]
-    return str(inspect.Signature(plain)).replace(", /", "")
+    untyped = [p.replace(annotation=inspect.Parameter.empty) for p in parameters]
+    return str(inspect.Signature(untyped)).replace(", /", "")
 
 
-def _defined(kind: type, name: str) -> bool:
-    """Whether a class has a member, of its own or of a base class that does not stand in for it."""
-    owner = next((one for one in kind.__mro__ if name in vars(one)), None)
-    return owner is not None and not _stands_in(owner)
+def _defines(kind: type, name: str) -> bool:
+    """Returns whether a class, or a base class other than a stub, defines a member."""
+    owner = next((base for base in kind.__mro__ if name in vars(base)), None)
+    return owner is not None and not _is_stub(owner)
 
 
-def _stands_in(kind: type) -> bool:
-    return kind.__module__.startswith(_STAND_INS)
+def _is_stub(kind: type) -> bool:
+    return kind.__module__.startswith(_STUB_MODULES)
 
 
-def _is_open(kind: type, name: str) -> bool:
-    """Whether a class's bases leave a method to it: an abstract one, or one that does nothing but
-    raise `NotImplementedError`.
+def _is_abstract(kind: type, name: str) -> bool:
+    """Returns whether a class leaves a method to its subclasses: it is abstract, or only raises
+    `NotImplementedError`.
     """
     if name in getattr(kind, "__abstractmethods__", ()):
         return True
@@ -210,14 +219,16 @@ def _is_open(kind: type, name: str) -> bool:
 
 
 @cache
-def _hides_what_it_sets(kind: type) -> bool:
-    """Whether a class computes attributes that nobody set, or sets them where that cannot be read
-    off its methods: by their names, in nested functions, or in others that it hands itself to.
+def _sets_attributes_dynamically(kind: type) -> bool:
+    """Returns whether the attributes of a class cannot be read off its methods.
+
+    This is so where it has `__getattr__`, or sets attributes by name, in nested functions, or in
+    functions that it passes `self` to.
     """
-    for one in kind.__mro__:
-        if one is object or one.__module__.split(".")[0] in _KNOWN:
+    for base in kind.__mro__:
+        if base is object or base.__module__.split(".")[0] in _TRUSTED_PACKAGES:
             continue
-        members = vars(one)
+        members = vars(base)
         if "__getattr__" in members or "__getattribute__" in members:
             return True
         functions = (getattr(value, "__func__", value) for value in members.values())
@@ -240,43 +251,43 @@ def _is_opaque(function: FunctionType) -> bool:
     )
 
 
-def _has_own(made: Any, name: str) -> bool:
-    """Whether an object has something that its class has not."""
-    if name in getattr(made, "__dict__", ()):
+def _has_instance_attribute(instance: Any, name: str) -> bool:
+    """Returns whether an object has an attribute that its class does not define."""
+    if name in getattr(instance, "__dict__", ()):
         return True
-    in_class = inspect.getattr_static(type(made), name, _NOTHING) is not _NOTHING
-    return not in_class and hasattr(made, name)
+    in_class = inspect.getattr_static(type(instance), name, _MISSING) is not _MISSING
+    return not in_class and hasattr(instance, name)
 
 
-def _dotted(kind: type) -> str:
+def _dotted_name(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
 @cache
-def _set_in(kind: type) -> frozenset[str]:
-    """The names that a class annotates, and those that its methods set."""
-    found: set[str] = set()
-    for one in kind.__mro__:
-        if _stands_in(one):
+def _assigned_attributes(kind: type) -> frozenset[str]:
+    """Returns the names that a class annotates, and those that its methods set."""
+    names: set[str] = set()
+    for base in kind.__mro__:
+        if _is_stub(base):
             continue
-        annotated = inspect.get_annotations(one).items()
-        found |= {name for name, hint in annotated if "ClassVar" not in str(hint)}
-        for value in vars(one).values():
+        annotated = inspect.get_annotations(base).items()
+        names |= {name for name, hint in annotated if "ClassVar" not in str(hint)}
+        for value in vars(base).values():
             function = getattr(value, "__func__", value)
             if isinstance(function, FunctionType):
-                found |= _set_by(function)
-    return frozenset(found)
+                names |= _attributes_assigned_by(function)
+    return frozenset(names)
 
 
-def _set_by(function: FunctionType) -> set[str]:
-    """The attributes that a function sets, on whatever object; and buffers and modules by name."""
-    found: set[str] = set()
-    registers = set(function.__code__.co_names) & _REGISTER
+def _attributes_assigned_by(function: FunctionType) -> set[str]:
+    """Returns the attributes that a function sets on any object, including registered buffers."""
+    names: set[str] = set()
+    registers = set(function.__code__.co_names) & _REGISTER_METHODS
     for step in dis.get_instructions(function):
         named = registers and step.opname == "LOAD_CONST" and isinstance(step.argval, str)
         if named or step.opname == "STORE_ATTR":
-            found.add(step.argval)
-    return found
+            names.add(step.argval)
+    return names
 
 
-_REGISTER = {"register_buffer", "register_parameter", "register_module", "add_module"}
+_REGISTER_METHODS = {"register_buffer", "register_parameter", "register_module", "add_module"}

@@ -1,7 +1,7 @@
-"""What the parts of a model are given and must have.
+"""Contracts of the parts of a model: their constructor arguments and methods.
 
-Shapes: B sequences of T positions, of S with those in a cache, D numbers wide; H heads of K, and G
-heads of keys and values.
+Shapes: B sequences of T positions, of S with those in a cache, and of width D; H heads of width K,
+and G heads of keys and values.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 class Attention(Protocol):
-    """Lets each position gather from others: a `torch.nn.Module`, one a layer.
+    """Mixes information between positions: a `torch.nn.Module`, one per layer.
 
     Args:
         dim: D.
         heads: H.
         bias: whether projections have a bias.
-        dropout: a probability.
-        head_dim: K, where `model.head_dim` states it.
-        base_head_dim: K at muP's base width, where `model.mup_base_dim` states another.
-        layer, layers: the number of the block, from 0, and how many there are.
+        dropout: dropout probability.
+        head_dim: K, if `model.head_dim` is set.
+        base_head_dim: K at muP's base width, if `model.mup_base_dim` is set to another width.
+        layer, layers: index of the block, from 0, and number of blocks.
     """
 
     def __init__(
@@ -54,31 +54,32 @@ class Attention(Protocol):
         documents: Documents | None = None,
         memory: Tensor | None = None,
     ) -> Tensor:
-        """Vectors (B, T, D) to what is added to them, (B, T, D).
+        """Maps vectors (B, T, D) to the vectors that are added to them, (B, T, D).
 
         Args:
-            position: its `rotate` turns queries and keys before they meet.
+            position: its `rotate` is applied to queries and keys before the scores are computed.
             causal: whether keys after a query are hidden.
-            bias: added to the scores, broadcasts to (B, H, T, S); of booleans: true where a key may
-                be seen.
+            bias: added to the scores, broadcasts to (B, H, T, S). If boolean: true where a key is
+                visible.
             cache: keys and values of the positions before x; those of x are appended to it.
-            positions: where x stands, (B, T), or the first; None is where the cache ends.
-            documents: x is packed of them, and each sees itself alone.
-            memory: (B, M, D), what x attends to instead of itself.
+            positions: positions of x, (B, T), or the first one; None continues after the cache.
+            documents: the documents packed in x, which don't attend to each other.
+            memory: (B, M, D), the sequence that x attends to instead of itself.
         """
         ...
 
 
 class Position(Protocol):
-    """Tells a model the order of its tokens, in one of three places: on the embeddings, on queries
-    and keys, on the scores. A `torch.nn.Module`, one for all layers, whose `causal` the model sets:
-    whether later keys are hidden. `etude.nn.position.Position` does nothing in each place.
+    """Encodes the order of tokens in the embeddings, the queries and keys, or the scores.
+
+    A `torch.nn.Module`, shared by all layers. The model sets its attribute `causal`: whether later
+    keys are hidden. The methods of `etude.nn.position.Position` change nothing.
 
     Args:
         dim: D.
         heads: H.
-        max_length: the longest sequence that the model is trained on.
-        head_dim: K, where `model.head_dim` states it.
+        max_length: length of the longest training sequence.
+        head_dim: K, if `model.head_dim` is set.
     """
 
     def __init__(
@@ -86,28 +87,32 @@ class Position(Protocol):
     ) -> None: ...
 
     def embed(self, x: Tensor, start: int | Tensor = 0, /) -> Tensor:
-        """Embeddings (B, T, D) at positions start, start + 1, ..., or (B, T); same shape."""
+        """Maps embeddings (B, T, D) to the same shape.
+
+        Args:
+            start: position of the first embedding; or positions (B, T).
+        """
         ...
 
     def rotate(self, q: Tensor, k: Tensor, /, *, start: int | Tensor = 0) -> tuple[Tensor, Tensor]:
-        """Queries (B, H, T, K) and keys (B, G, T, K) at such positions; same shapes."""
+        """Maps queries (B, H, T, K) and keys (B, G, T, K) at these positions to the same shapes."""
         ...
 
     def bias(self, T: int, S: int, /, *, like: Tensor) -> Tensor | None:
-        """(H, T, S), added to the scores of the last T of S positions, or None."""
+        """Returns the bias (H, T, S) of the scores of the last T of S positions, or None."""
         ...
 
     def reach(self, length: int, /) -> None:
-        """Called before positions are told that may be up to `length`."""
+        """Prepares for positions below `length`; called before explicit positions are passed."""
         ...
 
     def at_base_width(self, ratio: float, /) -> None:
-        """Called in muP: what was drawn becomes what it would be at the base width."""
+        """Rescales the initial weights to those of the base width; called in muP."""
         ...
 
 
 class Norm(Protocol):
-    """Normalises vectors: a `torch.nn.Module`, one for each branch of a block, and a last one.
+    """Normalises vectors: a `torch.nn.Module`, one per branch of a block, and one for the output.
 
     Args:
         dim: D.
@@ -118,17 +123,17 @@ class Norm(Protocol):
     def __init__(self, *, dim: int, bias: bool, layer: int = 0, layers: int = 1) -> None: ...
 
     def forward(self, x: Tensor, /) -> Tensor:
-        """Vectors (..., D); same shape."""
+        """Maps vectors (..., D) to the same shape."""
         ...
 
 
 class FeedForward(Protocol):
-    """What a block does at each position alone: a `torch.nn.Module`, one a layer.
+    """Transforms each position independently: a `torch.nn.Module`, one per layer.
 
     Args:
         dim: D.
         bias: whether projections have a bias.
-        dropout: a probability.
+        dropout: dropout probability.
         layer, layers: as for `Attention`.
     """
 
@@ -137,41 +142,43 @@ class FeedForward(Protocol):
     ) -> None: ...
 
     def forward(self, x: Tensor, /) -> Tensor:
-        """Vectors (B, T, D) to what is added to them, (B, T, D)."""
+        """Maps vectors (B, T, D) to the vectors that are added to them, (B, T, D)."""
         ...
 
 
 class Mask(Protocol):
-    """Says which keys a query may see. `etude.nn.mask.Mask` lets it see all."""
+    """Visibility of keys to queries. `etude.nn.mask.Mask` hides no keys."""
 
     causal: bool
     """Whether no query sees a later key."""
 
     cacheable: bool
-    """Whether what a position has computed stays when tokens follow it."""
+    """Whether a position's output is independent of the tokens that follow."""
 
     everywhere: bool
-    """Whether it is the same wherever in a sequence a text begins."""
+    """Whether the mask is the same at any starting position of a text in a sequence."""
 
     def seen(self, T: int, S: int, device: Any = None, /) -> Tensor | None:
-        """(T, S), true where one of the last T of S positions may see a key; None where `causal`
-        says it all.
+        """Returns a mask (T, S), true where one of the last T of S positions may see a key.
+
+        None means that `causal` alone describes the mask.
         """
         ...
 
 
 class Block(Protocol):
-    """Attention and feed-forward part with their residual connections and norms: a
-    `torch.nn.Module`, one a layer.
+    """Attention and feed-forward part with their residual connections and norms.
+
+    A `torch.nn.Module`, one per layer.
 
     Args:
-        attention, norm, feedforward: called without arguments, each makes a module.
-        cross: makes the attention that reads a memory; only in a decoder that has one.
+        attention, norm, feedforward: factories without arguments; each call returns a module.
+        cross: factory of the cross-attention; only in the decoder of an encoder-decoder.
         layer, layers: as for `Attention`.
     """
 
     final_norm: bool
-    """Whether the last block's output still needs a norm."""
+    """Whether the output of the last block needs a final norm."""
 
     def __init__(
         self,
@@ -185,10 +192,10 @@ class Block(Protocol):
     ) -> None: ...
 
     def forward(self, x: Tensor, /, **context: Any) -> Tensor:
-        """Vectors (B, T, D); same shape.
+        """Maps vectors (B, T, D) to the same shape.
 
         Args:
-            context: what the attention takes beside x; and `across`, what the cross-attention
-                takes, where there is a memory.
+            context: keyword arguments of the attention; and `across`, those of the cross-attention,
+                if there is a memory.
         """
         ...

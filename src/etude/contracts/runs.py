@@ -1,4 +1,4 @@
-"""What the other parts of a run are given and must have."""
+"""Contracts of the parts of a run: their constructor arguments and methods."""
 
 from __future__ import annotations
 
@@ -12,50 +12,50 @@ if TYPE_CHECKING:
 
 
 class Model(Protocol):
-    """A `torch.nn.Module` that reads what the data gives; the task says what that is.
+    """A `torch.nn.Module` that reads the data's batches in the form that the task defines.
 
     Args:
-        vocab_size: V, the tokenizer's unless `model.vocab_size` states one.
+        vocab_size: V, the size of the tokenizer's vocabulary unless `model.vocab_size` is set.
     """
 
     max_length: int
-    """The longest sequence that it is trained on."""
+    """Length of the longest training sequence."""
 
     mask: Any
-    """Which keys a query may see; see `etude.contracts.parts.Mask`."""
+    """Visibility of keys to queries; see `etude.contracts.parts.Mask`."""
 
     def __init__(self, *, vocab_size: int = 0) -> None: ...
 
     def forward(self, *inputs: Tensor, **more: Any) -> Tensor:
-        """For a language model, token ids (B, T) to logits (B, T, V).
+        """Maps token ids (B, T) to logits (B, T, V) in a language model.
 
         Args:
-            more: what the task knows of the batch besides, such as `documents` where texts are
-                packed; see the `forward` of `Decoder`, `Encoder` and `EncoderDecoder`.
+            more: further arguments from the batch, such as `documents` for packed texts; see the
+                `forward` of `Decoder`, `Encoder` and `EncoderDecoder`.
         """
         ...
 
 
 class Head(Protocol):
-    """What stands on an encoder's vectors: a `torch.nn.Module`.
+    """Output layer on an encoder's vectors: a `torch.nn.Module`.
 
     Args:
         dim: D.
-        embedding: of the tokens, whose weights a head may share.
-        norm: makes a norm when called with dim and bias.
-        dropout: a probability.
-        labels: how many the data has, unless the config states it.
+        embedding: token embedding, whose weights a head may share.
+        norm: factory of a norm; called with dim and bias.
+        dropout: dropout probability.
+        labels: number of labels in the data, unless the config sets it.
     """
 
     gives: str
-    """What its logits are over: `vocabulary`, `tags` or `classes`."""
+    """Kind of its logits: `vocabulary`, `tags` or `classes`."""
 
     def __init__(
         self, *, dim: int, embedding: nn.Module, norm: Any, dropout: float, labels: int = 0
     ) -> None: ...
 
     def forward(self, x: Tensor, keep: Tensor | None = None, /) -> Tensor:
-        """Vectors (B, T, D) to logits: (B, T, ...), or of `classes` (B, ...).
+        """Maps vectors (B, T, D) to logits: (B, T, ...), or (B, ...) for `classes`.
 
         Args:
             keep: (B, T), false where a token is padding.
@@ -63,88 +63,88 @@ class Head(Protocol):
         ...
 
     def of_packed(self, x: Tensor, documents: Any, /) -> Tensor:
-        """The same for packed sequences; of `classes`, (N, ...) for N documents."""
+        """Maps packed sequences to logits, as `forward`; (N, ...) for `classes` and N documents."""
         ...
 
 
 class Initialise(Protocol):
-    """Fills a new model's weights."""
+    """Initialisation of a new model's weights."""
 
     def __call__(self, module: nn.Module, layers: int, /) -> None:
-        """Fills the weights of a model of so many layers, in place."""
+        """Fills the weights of a model with `layers` layers, in place."""
         ...
 
 
 class Data(Protocol):
-    """Where batches come from: an `etude.data.module.DataModule`, which has what all data has.
-    `etude.data.text.TextData`, `etude.data.examples.base.ExampleData` and
-    `etude.data.synthetic.base.SyntheticData` leave less to their subclasses.
+    """Source of batches: an `etude.data.module.DataModule`, which has the shared methods.
 
-    A run calls `for_task`, `check`, `fingerprint`, `prepare`, `attach`, and then the loaders.
+    Subclasses of `etude.data.text.TextData`, `etude.data.examples.base.ExampleData` and
+    `etude.data.synthetic.base.SyntheticData` need fewer methods. A run calls `for_task`, `check`,
+    `fingerprint`, `prepare`, `attach`, and then the loaders.
     """
 
     sequence_length: int
-    """Targets in the longest sequence."""
+    """Number of targets in the longest sequence."""
 
     labels: Any
-    """The names of the classes or tags; empty where there are none."""
+    """Names of the classes or tags; empty if there are none."""
 
     tokenizer_: Any
-    """The tokenizer; known after `prepare`."""
+    """The tokenizer; available after `prepare`."""
 
     meta: Any
-    """What the splits hold; known after `prepare`."""
+    """Metadata of the splits; available after `prepare`."""
 
     examples_per_step: int
-    """Examples in an optimizer step, over all processes."""
+    """Number of examples in an optimizer step, over all processes."""
 
     tokens_per_step: float
-    """Targets in an optimizer step, over all processes."""
+    """Number of targets in an optimizer step, over all processes."""
 
     steps_per_epoch: float
-    """Optimizer steps in which each training example is seen once."""
+    """Number of optimizer steps in which each training example is used once."""
 
     section_names: Any
-    """The sources of a mixture, each of which is validated apart too; usually none."""
+    """Names of a mixture's sources, each of which is also validated separately; usually empty."""
 
     def misfits(self, processes: int, max_epochs: float | None = None, /) -> Any:
-        """A `Problem` for each thing that does not fit how a run goes on."""
+        """Yields a `Problem` for each incompatibility with the trainer's settings."""
         ...
 
     def tokens_in(self, first: int, end: int, /) -> int:
-        """Targets in the optimizer steps from `first` on, before `end`."""
+        """Returns the number of targets in optimizer steps `first` to `end` - 1."""
         ...
 
     def for_task(self, objective: Any, /) -> None:
-        """Says what the task makes of the data; None takes it as it is.
+        """Sets the task's objective; None uses the data unchanged.
 
         Raises:
-            RequestError: the task needs other data.
+            RequestError: the task needs another kind of data.
         """
         ...
 
     def check(self) -> None:
-        """Looks whether everything is there and readable; writes nothing.
+        """Checks that all sources exist and are readable; writes nothing.
 
         Raises:
-            RequestError: it isn't.
+            RequestError: a source is missing or unreadable.
         """
         ...
 
     def fingerprint(self) -> str:
-        """sha256 (hex) of the content: other content is another run."""
+        """Returns the sha256 (hex) of the content; different content makes a different run."""
         ...
 
     def files_read(self) -> list[Path] | None:
-        """The files that the fingerprint is of; None if it is not of files alone."""
+        """Returns the files that the fingerprint covers; None if it covers other content too."""
         ...
 
     def origin(self) -> Mapping[str, object]:
-        """Where the content comes from, for the record."""
+        """Returns the origin of the content, for the record."""
         ...
 
     def prepare(self, cache_dir: Path, /) -> Any:
-        """Makes what the loaders read, in `cache_dir`, or finds it there."""
+        """Writes the prepared data to `cache_dir`, or reads it from there."""
         ...
 
     def attach(
@@ -157,37 +157,35 @@ class Data(Protocol):
         rank: int,
         world: int,
     ) -> None:
-        """Says which steps are loaded, and by which of `world` processes."""
+        """Sets the steps to load, and which of the `world` processes loads them."""
         ...
 
     def train_dataloader(self) -> Any:
-        """One item for each optimizer step: a list of micro-batches."""
+        """Returns a loader with one item per optimizer step: a list of micro-batches."""
         ...
 
     def val_dataloader(self) -> Any:
-        """The validation split, in order."""
+        """Returns a loader of the validation split, in order."""
         ...
 
     def evaluated(self, split: str, /) -> Any:
-        """A split as an `etude.data.evaluated.Evaluated`."""
+        """Returns a split as an `etude.data.evaluated.Evaluated`."""
         ...
 
     def evaluated_with_rows(self, asked: Any, /) -> Any:
-        """What an `etude.data.evaluated.Request` asks for, likewise; of data with rows also other
-        files.
-        """
+        """Returns the rows or files of an `etude.data.evaluated.Request` as an `Evaluated`."""
         ...
 
     def described(self, examples: int, /) -> Any:
-        """What `etude data show` says of it, a line each, with so many examples."""
+        """Returns the lines that `etude data show` prints, with this number of examples."""
         ...
 
 
 class Tokenizer(Protocol):
-    """How a tokenizer is made of a corpus."""
+    """Recipe for training a tokenizer on a corpus."""
 
     def train(self, texts: Iterable[str], /) -> Any:
-        """The `etude.data.tokenizer.Tokenizer` of the texts."""
+        """Trains the `etude.data.tokenizer.Tokenizer` on texts, and returns it."""
         ...
 
 
@@ -195,108 +193,109 @@ class Task(Protocol):
     """A model with its loss and metrics: a subclass of `etude.tasks.base.Task`.
 
     Args:
-        setup: the model, the optimizer's recipe, the schedule, ...; handed to `Task`.
+        setup: the model, optimizer recipe, schedule and so on; passed to `Task`.
     """
 
     monitor: str
-    """The validation metric that decides which checkpoint is best."""
+    """The validation metric that selects the best checkpoint."""
 
     metric_names: Any
-    """All that a validation measures; callbacks may watch these."""
+    """Names of all validation metrics; callbacks may monitor these."""
 
     def __init__(self, *, setup: Any) -> None: ...
 
     def loss(self, micro: Any, /) -> Tensor:
-        """The sum of the loss over a micro-batch's targets, a scalar."""
+        """Returns the sum of the loss over a micro-batch's targets, a scalar."""
         ...
 
     def outputs(self, micro: Any, /) -> Any:
-        """What the model says of a micro-batch, as the metrics read it."""
+        """Returns the model's output for a micro-batch, in the form that the metrics read."""
         ...
 
     def metrics(self, evaluated: Any, /) -> Any:
-        """A new `etude.tasks.metrics.Metrics` for what is going to be evaluated, an
-        `etude.data.evaluated.Evaluated`.
-        """
+        """Returns a new `etude.tasks.metrics.Metrics` for an `etude.data.evaluated.Evaluated`."""
         ...
 
 
 class Optimizer(Protocol):
-    """How an optimizer is made for a model."""
+    """Recipe for the optimizer of a model."""
 
     def __call__(self, module: nn.Module, /) -> torch.optim.Optimizer:
-        """The optimizer of a model's parameters."""
+        """Returns the optimizer of a model's parameters."""
         ...
 
 
 class Schedule(Protocol):
-    """The learning rate by step."""
+    """Learning-rate factor by step."""
 
     def __call__(self, step: int, total: int, /) -> float:
-        """What the rate is multiplied with at a step of `total`; the first is 0."""
+        """Returns the factor of the base learning rate at `step` (from 0) of `total`."""
         ...
 
 
 class Logger(Protocol):
-    """A view of a run: a subclass of `etude.loggers.base.Logger`, whose methods do nothing.
+    """View of a run: a subclass of `etude.loggers.base.Logger`, whose methods do nothing.
 
-    Each call comes from a thread of the logger's own, one after the other.
+    All calls come from the logger's own thread, one at a time.
     """
 
     patience: float
-    """Seconds that the run waits for it at its end."""
+    """Longest time that the run waits for the logger at its end, in seconds."""
 
     def start(self, run: Any, rows: Sequence[Any], /) -> None:
-        """Training begins. `run` is an `etude.loggers.base.ViewedRun`; `rows` are the metrics of
-        earlier starts.
+        """Called when training begins.
+
+        Args:
+            run: an `etude.loggers.base.ViewedRun`.
+            rows: the metric rows of earlier starts of the run.
         """
         ...
 
     def metrics(self, row: Mapping[str, Any], /) -> None:
-        """A row was written to `metrics.jsonl`."""
+        """Called when a row was written to `metrics.jsonl`."""
         ...
 
     def text(self, name: str, text: str, step: int, /) -> None:
-        """A text was written to the record, such as samples."""
+        """Called when a text, such as samples, was written to the record."""
         ...
 
     def figure(self, name: str, path: Path, step: int, /) -> None:
-        """A figure was written to the record."""
+        """Called when a figure was written to the record."""
         ...
 
     def finish(self, status: str, /) -> None:
-        """Training came to an end."""
+        """Called when training has ended."""
         ...
 
     def abandon(self) -> None:
-        """Lets go of everything at once, from another thread."""
+        """Releases all resources at once; called from another thread."""
         ...
 
 
 class Callback(Protocol):
-    """A callback of Lightning's; see its documentation."""
+    """A Lightning callback; see Lightning's documentation."""
 
 
 class Launcher(Protocol):
-    """Carries out the jobs of a sweep: one of Hydra's launchers."""
+    """Runner of a sweep's jobs: a Hydra launcher."""
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         """Called once, before the jobs.
 
         Args:
-            hydra_context: Hydra's; its `config_loader` composes.
-            task_function: to be called with a job's config.
-            config: of the sweep.
+            hydra_context: Hydra's context; its `config_loader` composes configs.
+            task_function: function to call with a job's config.
+            config: config of the sweep.
         """
         ...
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int, /
     ) -> Sequence[Any]:
-        """Carries out jobs and returns a `JobReturn` for each.
+        """Runs jobs and returns a `JobReturn` for each.
 
         Args:
-            job_overrides: of each job.
-            initial_job_idx: the number of the first.
+            job_overrides: overrides of each job.
+            initial_job_idx: index of the first job.
         """
         ...

@@ -1,4 +1,4 @@
-"""Which contract holds in which slot of the config."""
+"""The contract of each slot of the config."""
 
 from __future__ import annotations
 
@@ -35,4 +35,4 @@ CONTRACTS: Mapping[str, Contract] = {
     "logger.*": Contract("logger", runs.Logger, "etude.loggers.base.Logger"),
     "hydra.launcher": Contract("launcher", runs.Launcher, "hydra.plugins.launcher.Launcher"),
 }
-"""By slot (`etude.config.table`). Elsewhere a class of one's own needs to have nothing."""
+"""Contracts by slot (`etude.config.table`). A class in any other slot has no requirements."""

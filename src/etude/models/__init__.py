@@ -1,1 +1,1 @@
-"""Whole models, built from the parts in `etude.nn`."""
+"""Models, built from the parts in `etude.nn`."""

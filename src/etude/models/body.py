@@ -1,4 +1,4 @@
-"""What all models share: embedding, position, a stack of blocks, and a last norm."""
+"""Base of all models: embedding, position, a stack of blocks, and a final norm."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from etude.nn.attention import check_heads
 from etude.nn.cache import KVCache
 from etude.nn.documents import Documents
 from etude.nn.mask import Mask, causal_mask, own_key
-from etude.nn.parts import Part, asked
+from etude.nn.parts import Part, accepted_arguments
 from etude.nn.position import Position
 from etude.optim.widths import Widths
 
 
 class Body(nn.Module):
-    """Token ids to vectors, by a stack of blocks; the parts are those of `Decoder`.
+    """Maps token ids to vectors, by a stack of blocks; the parts are those of `Decoder`.
 
     Args:
-        embedding: makes vectors (B, T, D) of what is read: one shared with another body, or a layer
-            that reads something else than tokens. None makes one of `vocab_size` tokens.
-        cross: whether each block has a branch that reads a memory.
-        head_dim: K, told to the attention and the position part; None is D / H, and not told.
-        scale_embeddings: multiply them by sqrt(D) (Vaswani et al. 2017, section 3.4).
-        round_embedding_scale: round that factor to float32 and to the precision of the embeddings
-            before it is multiplied with, as Gemma's code does: in bfloat16 it is another number.
-        embedding_norm: a norm between the embeddings and the first block (BERT).
-        token_types: the number of kinds of tokens that have an embedding of their own (BERT's
-            segments); 0 is none.
-        recompute: keep no activations within a block for the backward pass, but compute them
-            again (Chen et al. 2016, arXiv:1604.06174): less memory, a third more time.
-        pattern, kinds: layers that differ, see `etude.models.kinds`; None is layers that are alike.
-        mup_base_dim: the width at which muP (`etude.models.mup`) is the standard parametrisation,
-            which is what None says at any width.
+        embedding: layer that returns vectors (B, T, D): one shared with another body, or one with
+            other inputs than tokens. None creates an embedding of `vocab_size` tokens.
+        cross: whether each block has a cross-attention.
+        head_dim: K, passed to the attention and the position part; None is D / H, and not passed.
+        scale_embeddings: whether to multiply embeddings by sqrt(D) (Vaswani et al. 2017, section
+            3.4).
+        round_embedding_scale: whether to round that factor to float32 and to the dtype of the
+            embeddings before the multiplication, as Gemma's code does; matters in bfloat16.
+        embedding_norm: whether there is a norm between the embeddings and the first block (BERT).
+        token_types: number of token types with an embedding (BERT's segments); 0 disables them.
+        recompute: whether to recompute the activations of each block in the backward pass (gradient
+            checkpointing, Chen et al. 2016, arXiv:1604.06174): less memory, a third more time.
+        pattern, kinds: kinds of layers, see `etude.models.kinds`; None makes all layers the same.
+        mup_base_dim: base width of muP (`etude.models.mup`); None uses the standard
+            parametrisation.
 
     Attributes:
         mup: None in the standard parametrisation.
-        kinds: a kind's own position part, by the kind's name.
+        kinds: position part of each kind that has its own, by the kind's name.
 
     Raises:
-        InvalidArguments: sizes that don't fit together, and whatever a part finds wrong.
+        InvalidArguments: sizes that don't fit together, and errors of the parts.
     """
 
     embedding: nn.Embedding | nn.Linear
@@ -84,49 +84,56 @@ class Body(nn.Module):
         super().__init__()
         checks = Checks()
         vocabulary = vocab_size or 0
-        known = embedding is not None or vocabulary > 0
-        checks.that(known, "vocab_size", vocab_size, "a positive number")
+        has_size = embedding is not None or vocabulary > 0
+        checks.that(has_size, "vocab_size", vocab_size, "a positive number")
         checks.positive(layers=layers, dim=dim, max_length=max_length)
         check_heads(checks, heads, head_dim, dim)
         checks.that(token_types >= 0, "token_types", token_types, "0 or more")
         checks.probability(dropout=dropout)
         checks.done()
         kinds = kinds or {}
-        kinds_here = kinds_of_layers(pattern, kinds, layers)
+        layer_kinds = kinds_of_layers(pattern, kinds, layers)
         self.mup = None if mup_base_dim is None else MuP(mup_base_dim, dim, heads, head_dim)
         self.max_length, self.recompute = max_length, recompute
         self.mask = mask()
-        self.embedding_scale = self._root_of(dim) if scale_embeddings else None
+        self.embedding_scale = self._embedding_scale(dim) if scale_embeddings else None
         self.round_embedding_scale = round_embedding_scale
         self.embedding = nn.Embedding(vocabulary, dim) if embedding is None else embedding
-        in_heads = {"heads": heads} if head_dim is None else {"heads": heads, "head_dim": head_dim}
-        for_position = {"dim": dim, "max_length": max_length, **in_heads}
-        self.position = self._new_position(position, for_position)
+        head_sizes = (
+            {"heads": heads} if head_dim is None else {"heads": heads, "head_dim": head_dim}
+        )
+        position_arguments = {"dim": dim, "max_length": max_length, **head_sizes}
+        self.position = self._new_position(position, position_arguments)
         self.token_types = nn.Embedding(token_types, dim) if token_types else None
         new_norm = partial(norm, dim=dim, bias=bias)
         self.embedding_norm = new_norm() if embedding_norm else None
         self.dropout = nn.Dropout(dropout)
         common = {"dim": dim, "bias": bias, "dropout": dropout}
-        told = {"attention": common | in_heads | self._of_base_width(), "feedforward": common}
-        usual = {"attention": attention, "feedforward": feedforward, "block": block}
-        here = [_parts_of(kinds.get(name or "", LayerKind()), usual) for name in kinds_here]
-        self.blocks = _new_blocks(here, told, new_norm, cross)
-        self._add_kinds(kinds, kinds_here, for_position)
+        arguments = {
+            "attention": common | head_sizes | self._base_width_arguments(),
+            "feedforward": common,
+        }
+        defaults = {"attention": attention, "feedforward": feedforward, "block": block}
+        layer_parts = [
+            _parts_of_kind(kinds.get(name or "", LayerKind()), defaults) for name in layer_kinds
+        ]
+        self.blocks = _new_blocks(layer_parts, arguments, new_norm, cross)
+        self._add_kinds(kinds, layer_kinds, position_arguments)
         self.norm = new_norm() if self.blocks[-1].final_norm else nn.Identity()
 
-    def _root_of(self, dim: int) -> float:
-        """What embeddings are scaled by; in muP not by the width, but by the base width."""
+    def _embedding_scale(self, dim: int) -> float:
+        """Returns the factor of the embeddings; in muP, that of the base width."""
         return math.sqrt(dim if self.mup is None else self.mup.base)
 
-    def _new_position(self, part: Part, told: dict[str, int]) -> Any:
-        made = part(**told)
-        made.causal = self.mask.causal
+    def _new_position(self, part: Part, arguments: dict[str, int]) -> Any:
+        position = part(**arguments)
+        position.causal = self.mask.causal
         if self.mup is not None and self.mup.ratio != 1:
-            made.at_base_width(self.mup.ratio)
-        return made
+            position.at_base_width(self.mup.ratio)
+        return position
 
-    def _of_base_width(self) -> dict[str, int]:
-        """What an attention is told besides where muP's base width is another."""
+    def _base_width_arguments(self) -> dict[str, int]:
+        """Returns the attention's extra arguments if muP's base width is another width."""
         if self.mup is None or self.mup.ratio == 1:
             return {}
         return {"base_head_dim": self.mup.base_head_dim}
@@ -134,33 +141,33 @@ class Body(nn.Module):
     def _add_kinds(
         self,
         kinds: Mapping[str, LayerKind],
-        kinds_here: Sequence[str | None],
-        for_position: dict[str, int],
+        layer_kinds: Sequence[str | None],
+        arguments: dict[str, int],
     ) -> None:
-        """Builds the masks and positions that kinds of layers have of their own.
+        """Builds the masks and position parts that kinds of layers have instead of the model's.
 
         Args:
-            kinds_here: the name of each layer's kind.
-            for_position: what a position is told.
+            layer_kinds: name of each layer's kind.
+            arguments: constructor arguments of a position part.
         """
         checks = Checks()
         self.kinds = nn.ModuleDict()
         self._masks: dict[str, Mask] = {}
         for name, kind in kinds.items():
-            if name not in kinds_here:  # fewer layers than the pattern has names
+            if name not in layer_kinds:  # fewer layers than the pattern has names
                 continue
             if kind.mask is not None:
                 self._masks[name] = kind.mask()
                 check_mask(checks, name, self._masks[name], self.mask)
             if kind.position is not None:
-                own = self._new_position(kind.position, for_position)
+                own = self._new_position(kind.position, arguments)
                 check_position(checks, name, own)
                 self.kinds[name] = nn.ModuleDict({"position": own})
         checks.done()
-        # Kinds without a mask and a position of their own see what the model's own parts let see.
+        # Kinds without a mask and a position part share the contexts of the model's own parts.
         self._views = tuple(
             name if name in self._masks or (name or "") in self.kinds else None
-            for name in kinds_here
+            for name in layer_kinds
         )
         self._layer_with = {view: i for i, view in enumerate(self._views)}
 
@@ -178,25 +185,26 @@ class Body(nn.Module):
         memory_documents: Documents | None = None,
         last_only: bool = False,
     ) -> Tensor:
-        """Token ids (B, T), or what else the embedding reads, to vectors (B, T, D), or (B, 1, D) of
-        the last position.
+        """Maps token ids (B, T), or other inputs of the embedding, to vectors (B, T, D), or (B, 1,
+        D) of the last position.
 
         Args:
-            cache: what came before `tokens`; they are appended to it.
-            keep: (B, S), false where a token, or one in the cache, is padding: nobody sees it.
-            positions: (B, T), where tokens stand if not one after the other, as after padding; all
-                below S.
-            documents: the sequences are packed of them; each begins at position 0 and sees
-                itself alone. Not with a cache.
-            token_types: (B, T), of 0 ... ; None is all 0.
-            memory: (B, M, D), what a cross-attention reads; see `KVCache` for later calls.
+            cache: keys and values of the tokens before `tokens`; those of `tokens` are appended.
+            keep: (B, S), false where a token, or one in the cache, is padding and hidden from all
+                queries.
+            positions: (B, T), explicit positions of the tokens, as after padding; all below S.
+            documents: the packed documents; each begins at position 0 and doesn't attend to others.
+                Not with a cache.
+            token_types: (B, T), token types from 0; None is all 0.
+            memory: (B, M, D), input of the cross-attention; see `KVCache` for later calls.
             memory_keep: (B, M), false where the memory is padding.
-            memory_documents: the memory is packed too; each document reads the one with its number.
-            last_only: only the last position.
+            memory_documents: documents of a packed memory; each document attends to the one with
+                its index.
+            last_only: whether to compute the last position only.
 
         Raises:
-            InvalidArguments: for a sequence longer than the position part can represent; documents
-                with a cache, or with a mask that depends on where a text begins.
+            InvalidArguments: a sequence longer than the position part supports; documents with a
+                cache, or with a mask that depends on the start of a text.
         """
         start = 0 if cache is None else cache.length
         if documents is not None:
@@ -204,25 +212,30 @@ class Body(nn.Module):
             positions = documents.positions
         if positions is not None:
             self._reach(start + tokens.shape[1])
-        x = self._embedded(tokens, start if positions is None else positions, token_types)
-        contexts = self._contexts(x, start, keep, positions, documents)
-        across = self._across(memory, memory_keep, cache, documents, memory_documents)
-        again = self.recompute and self.training and cache is None and torch.is_grad_enabled()
+        x = self._embed(tokens, start if positions is None else positions, token_types)
+        contexts = self._attention_contexts(x, start, keep, positions, documents)
+        cross_context = self._cross_context(memory, memory_keep, cache, documents, memory_documents)
+        recompute = self.recompute and self.training and cache is None and torch.is_grad_enabled()
         for i, block in enumerate(self.blocks):
             context = contexts[self._views[i]]
             if cache is not None:
                 context["cache"] = cache.layers[i]
-                if across:
-                    across["cache"] = cache.across[i]
-            each = context | ({"across": across} if across else {})
-            x = checkpoint(block, x, use_reentrant=False, **each) if again else block(x, **each)
+                if cross_context:
+                    cross_context["cache"] = cache.across[i]
+            arguments = context | ({"across": cross_context} if cross_context else {})
+            x = (
+                checkpoint(block, x, use_reentrant=False, **arguments)
+                if recompute
+                else block(x, **arguments)
+            )
         return self.norm(x[:, -1:] if last_only else x)
 
     def _check_packed(self, cache: KVCache | None) -> None:
         checks = Checks()
-        checks.that(cache is None, "documents", "a cache", "nothing kept from before")
+        checks.that(cache is None, "documents", "a cache", "a call without a cache")
         for mask in self.masks.values():
-            kind, expected = type(mask).__name__, "a mask that is the same everywhere"
+            expected = "a mask that is the same at any start of a text (`everywhere`)"
+            kind = type(mask).__name__
             checks.that(mask.everywhere, "documents", kind, expected)
         checks.done()
 
@@ -230,8 +243,8 @@ class Body(nn.Module):
         for part in (self.position, *self._positions.values()):
             part.reach(length)
 
-    def _embedded(self, tokens: Tensor, at: int | Tensor, token_types: Tensor | None) -> Tensor:
-        """What the first block reads, (B, T, D)."""
+    def _embed(self, tokens: Tensor, at: int | Tensor, token_types: Tensor | None) -> Tensor:
+        """Returns the input of the first block, (B, T, D)."""
         x = self.embedding(tokens)
         if self.embedding_scale is not None and self.round_embedding_scale:
             scale = torch.full((), self.embedding_scale, dtype=torch.float32, device=x.device)
@@ -240,15 +253,15 @@ class Body(nn.Module):
             x = x * self.embedding_scale
         x = self.position.embed(x, at)
         if self.token_types is not None:
-            # RoBERTa has one: of two texts, the second is told by the separator alone
-            told = token_types is not None and self.token_types.num_embeddings > 1
-            x = x + self.token_types(token_types if told else torch.zeros_like(tokens))
+            # RoBERTa has a single type: only the separator marks the second of two texts
+            has_types = token_types is not None and self.token_types.num_embeddings > 1
+            x = x + self.token_types(token_types if has_types else torch.zeros_like(tokens))
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         y: Tensor = self.dropout(x)
         return y
 
-    def _across(
+    def _cross_context(
         self,
         memory: Tensor | None,
         keep: Tensor | None,
@@ -256,26 +269,28 @@ class Body(nn.Module):
         documents: Documents | None,
         memory_documents: Documents | None,
     ) -> dict[str, Any]:
-        """What the cross-attention takes beside x; nothing where there is no memory to read. A
-        cache that has read one knows its padding too.
+        """Returns the arguments of the cross-attention; empty if there is no memory.
+
+        A cache that contains the memory also contains its padding mask.
         """
-        known = cache is not None and cache.across[0].memory is not None
-        if memory is None and not known:
+        is_cached = cache is not None and cache.across[0].memory is not None
+        if memory is None and not is_cached:
             return {}
         if cache is not None and keep is None:
             keep = cache.memory_keep
         elif cache is not None:
             cache.memory_keep = keep
-        seen = None
+        visible = None
         if keep is not None:
-            none = ~keep.any(dim=1, keepdim=True)  # a softmax needs something, be it padding
-            seen = (keep | none)[:, None, None, :]
+            all_padding = ~keep.any(dim=1, keepdim=True)  # a softmax needs at least one key
+            visible = (keep | all_padding)[:, None, None, :]
         if documents is not None and memory_documents is not None:
-            own = documents.mask(memory_documents)
-            seen = own | ~own.any(dim=-1, keepdim=True)  # likewise
-        return {"position": self.position, "causal": False, "bias": seen, "memory": memory}
+            same_document = documents.mask(memory_documents)
+            # a softmax needs at least one key
+            visible = same_document | ~same_document.any(dim=-1, keepdim=True)
+        return {"position": self.position, "causal": False, "bias": visible, "memory": memory}
 
-    def _contexts(
+    def _attention_contexts(
         self,
         x: Tensor,
         start: int,
@@ -283,25 +298,25 @@ class Body(nn.Module):
         positions: Tensor | None,
         documents: Documents | None,
     ) -> dict[str | None, dict[str, Any]]:
-        """What the attention takes beside x, by what its layer has of its own: made once for all
-        layers with the same mask and position, and not again in each.
+        """Returns the arguments of the attention, by the parts that its layer has instead of the
+        model's: computed once for all layers with the same mask and position part.
         """
-        # Compiled blocks would be compiled again for each new list of lengths.
-        compiled = self.blocks[0]._compiled_call_impl is not None
+        # Compiled blocks would be recompiled for each new list of lengths.
+        is_compiled = self.blocks[0]._compiled_call_impl is not None
         packed = None
         common: dict[str, Any] = {} if positions is None else {"positions": positions}
-        if documents is not None and not compiled and documents.apart:
+        if documents is not None and not is_compiled and documents.prefers_split:
             common["documents"] = documents
         elif documents is not None:
             packed = documents.mask()
         T, contexts = x.shape[1], {}
         for view, layer in self._layer_with.items():
             mask, position = self.at_layer(layer)
-            causal, bias = self._scores(mask, position, T, start + T, x, keep, packed)
+            causal, bias = self._score_bias(mask, position, T, start + T, x, keep, packed)
             contexts[view] = {"position": position, "causal": causal, "bias": bias, **common}
         return contexts
 
-    def _scores(
+    def _score_bias(
         self,
         mask: Mask,
         position: Position,
@@ -311,30 +326,31 @@ class Body(nn.Module):
         keep: Tensor | None,
         packed: Tensor | None,
     ) -> tuple[bool, Tensor | None]:
-        """Whether later keys are to be hidden, and what is added to the scores besides."""
+        """Returns whether the attention must hide later keys, and the bias of the scores."""
         causal, bias = mask.causal, position.bias(T, S, like=x)
-        seen = mask.seen(T, S, x.device)
+        visible = mask.seen(T, S, x.device)
         if keep is not None:
-            seen = keep[:, None, None, :] if seen is None else seen & keep[:, None, None, :]
+            visible = (
+                keep[:, None, None, :] if visible is None else visible & keep[:, None, None, :]
+            )
         if packed is not None:
-            seen = packed if seen is None else seen & packed
-        if seen is None and bias is None:
+            visible = packed if visible is None else visible & packed
+        if visible is None and bias is None:
             return causal, None
         if causal and T > 1:
-            later = causal_mask(T, S, x.device)
-            seen = later if seen is None else seen & later
-        if seen is None:
+            not_later = causal_mask(T, S, x.device)
+            visible = not_later if visible is None else visible & not_later
+        if visible is None:
             return False, bias
-        if keep is not None and seen.shape[-2] > 1:
-            # A query that is padding may have nothing to see; what it computes is not used, but
-            # must be a number.
-            seen = seen | own_key(T, S, x.device)
+        if keep is not None and visible.shape[-2] > 1:
+            # A padding query may have no visible key; its output is not used, but must not be NaN.
+            visible = visible | own_key(T, S, x.device)
         if bias is None:
-            return False, torch.zeros_like(seen, dtype=x.dtype).masked_fill(~seen, -torch.inf)
-        return False, bias.masked_fill(~seen, -torch.inf)
+            return False, torch.zeros_like(visible, dtype=x.dtype).masked_fill(~visible, -torch.inf)
+        return False, bias.masked_fill(~visible, -torch.inf)
 
     def at_layer(self, i: int) -> tuple[Mask, Position]:
-        """The mask and the position part of a layer."""
+        """Returns the mask and the position part of a layer."""
         view, mask, position = self._views[i], self.mask, self.position
         if view is not None:
             mask = self._masks.get(view, mask)
@@ -343,7 +359,7 @@ class Body(nn.Module):
 
     @property
     def alike(self) -> bool:
-        """Whether all layers have the model's own mask and position part."""
+        """Whether all layers use the model's mask and position part."""
         return all(view is None for view in self._views)
 
     @property
@@ -352,62 +368,66 @@ class Body(nn.Module):
 
     @property
     def masks(self) -> dict[str, Mask]:
-        """The masks of all layers, by the argument that states each: `mask`, `kinds.local.mask`.
-        They hide later keys all, or none does.
+        """The masks of all layers, by the argument that sets each: `mask`, `kinds.local.mask`.
+
+        Either all of them hide later keys, or none.
         """
         own = {"mask": self.mask} if any(v not in self._masks for v in self._views) else {}
         return own | {f"kinds.{name}.mask": mask for name, mask in self._masks.items()}
 
     @property
     def window(self) -> int:
-        """The number of tokens that the next one may depend on when generating."""
+        """Largest number of previous tokens that the next one depends on in generation."""
         return self.max_length
 
     def new_cache(self, batch: int, length: int) -> KVCache:
-        """An empty cache for `batch` sequences of up to `length` tokens.
+        """Returns an empty cache for `batch` sequences of up to `length` tokens.
 
         Raises:
-            InvalidArguments: for a bidirectional model: what it computes at a position changes
-                with the tokens that follow, so nothing can be kept.
+            InvalidArguments: a mask that is not `cacheable`: in a bidirectional model, the output
+                at a position changes with the tokens that follow.
         """
         for where, mask in self.masks.items():
             if not mask.cacheable:
-                kind = "mask that says it is `cacheable`" if mask.causal else "causal mask"
-                raise InvalidArguments(Problem(where, f"a {kind}; a cache needs one"))
+                kind = "mask with `cacheable = True`" if mask.causal else "causal mask"
+                raise InvalidArguments(Problem(where, f"a {kind}, which a cache requires"))
         return KVCache(len(self.blocks), batch, length)
 
     def widths(self) -> Widths | None:
-        """What the optimizer is told of muP; None in the standard parametrisation."""
+        """Returns the parameters' roles in muP; None in the standard parametrisation."""
         return widths(self)
 
     def num_parameters(self) -> int:
-        """All of them, a tied embedding once."""
+        """Returns the number of parameters; a tied embedding counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
 
-def _parts_of(kind: LayerKind, usual: dict[str, Part]) -> dict[str, Part]:
-    """The parts of a kind's blocks: its own, or else the usual ones."""
-    return {name: getattr(kind, name) or part for name, part in usual.items()}
+def _parts_of_kind(kind: LayerKind, defaults: dict[str, Part]) -> dict[str, Part]:
+    """Returns the parts of a kind's blocks: its own, or else the model's."""
+    return {name: getattr(kind, name) or part for name, part in defaults.items()}
 
 
 def _new_blocks(
-    layers: Sequence[dict[str, Part]], told: dict[str, dict[str, Any]], norm: Part, cross: bool
+    layers: Sequence[dict[str, Part]], arguments: dict[str, dict[str, Any]], norm: Part, cross: bool
 ) -> nn.ModuleList:
-    """A block for each layer; it and its parts are told its place if they ask for it.
+    """Builds the blocks; those that name `layer` or `layers` receive them, and so do their parts.
 
     Args:
-        layers: the attention, feedforward and block of each.
-        told: what the first two are told.
-        norm: takes no arguments.
-        cross: whether there is a second attention, which reads a memory.
+        layers: attention, feedforward and block part of each layer.
+        arguments: arguments of the attention and the feedforward part.
+        norm: factory of a norm, without arguments.
+        cross: whether there is a cross-attention.
     """
     blocks = nn.ModuleList()
     for i, parts in enumerate(layers):
-        place = {"layer": i, "layers": len(layers)}
+        index = {"layer": i, "layers": len(layers)}
         branches: dict[str, Part] = {"norm": norm}
-        branches |= {name: partial(parts[name], **given) for name, given in told.items()}
+        branches |= {name: partial(parts[name], **fixed) for name, fixed in arguments.items()}
         if cross:
             branches["cross"] = branches["attention"]
-        placed = {name: partial(part, **asked(part, **place)) for name, part in branches.items()}
-        blocks.append(parts["block"](**placed, **asked(parts["block"], **place)))
+        factories = {
+            name: partial(part, **accepted_arguments(part, **index))
+            for name, part in branches.items()
+        }
+        blocks.append(parts["block"](**factories, **accepted_arguments(parts["block"], **index)))
     return blocks

@@ -1,8 +1,8 @@
-"""What a model costs to train: operations and memory, counted without taking any.
+"""Cost of a training step of a model: operations and memory, counted without running it.
 
-The model is built on fake tensors, which have shapes and no content, and one forward and backward
-pass is followed operation by operation, with the kernels that the CPU would take. A model of 175
-billion parameters takes seconds.
+The model is built with fake tensors, which have shapes but no content. One forward and backward
+pass is traced operation by operation, with the kernels of the CPU. A model of 175 billion
+parameters takes seconds.
 """
 
 from __future__ import annotations
@@ -28,36 +28,35 @@ from etude.models.regressor import Regressor
 
 
 class Uncountable(EtudeError):
-    """The model does something that depends on the values of its tensors, or fails on them."""
+    """Error for a model that depends on the values of its tensors, or fails on fake tensors."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one forward and backward pass over `batch` sequences of `length` tokens takes.
+    """Cost of a forward and backward pass over `batch` sequences of `length` tokens.
 
-    An operation is an addition or a multiplication: a product of (m, k) and (k, n) matrices has
-    2 m k n. Only matrix products are counted, with attention in full although causal kernels skip
-    half of it, and without what a kernel computes twice to save memory (Chowdhery et al. 2022,
-    PaLM, arXiv:2204.02311, appendix B). For a decoder that is 6 N + 12 L D T a token, N being the
-    parameters that are multiplied with: the output projection counts, the look-up in the
-    embedding and the positions do not.
+    An operation is an addition or a multiplication: a product of (m, k) and (k, n) matrices has 2 m
+    k n. Only matrix products are counted, with attention in full although causal kernels skip half
+    of it, and without recomputation (Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B).
+    For a decoder that is 6 N + 12 L D T per token, where N counts the parameters in matrix
+    products: the output projection, but neither the embedding look-up nor the positions.
 
     Attributes:
-        parameters: how many the model has, a shared one once.
-        forward_flops: of the forward pass.
-        training_flops: of the forward and the backward pass.
-        weight_bytes: of parameters and buffers.
-        gradient_bytes: of the gradients of all parameters that are trained.
-        activation_bytes: the most memory that is taken at once besides these: what the forward
-            pass keeps for the backward pass, and what either holds for a moment. Gradients are
-            there from the micro-batch before; a step of one micro-batch takes somewhat less, as
-            its gradients come while activations go.
-        optimizer_bytes: of the optimizer's state after a step; 0 if no optimizer was given.
-        positions: tokens of all sequences, an encoder-decoder's of both sides.
-        central_bytes: of the activations' memory, the most from the middle of the forward pass to
-            the middle of the backward pass; each further layer adds the same.
-        outer_bytes: the most before and after, where tables are made and where the gradient of the
-            embedding is: further layers add nothing to what exceeds the centre.
+        parameters: number of parameters; a shared one counts once.
+        forward_flops: operations of the forward pass.
+        training_flops: operations of the forward and the backward pass.
+        weight_bytes: bytes of parameters and buffers.
+        gradient_bytes: bytes of the gradients of all trainable parameters.
+        activation_bytes: peak of all other memory: activations stored for the backward pass, and
+            temporary tensors. Gradients exist from the previous micro-batch; a step of one
+            micro-batch needs somewhat less, as its gradients are allocated while activations are
+            freed.
+        optimizer_bytes: bytes of the optimizer's state after a step; 0 without an optimizer.
+        positions: tokens of all sequences; for an encoder-decoder, of sources and targets.
+        central_bytes: peak of the activation memory between the middle of the forward pass and the
+            middle of the backward pass; it grows by the same amount with each further layer.
+        outer_bytes: peak of the activation memory before and after, where tables and the gradient
+            of the embedding are allocated; further layers don't add to its excess over the centre.
     """
 
     parameters: int
@@ -73,7 +72,7 @@ class Cost:
 
     @property
     def step_bytes(self) -> int:
-        """All of the memory together."""
+        """Total memory of a step, in bytes."""
         return (
             self.weight_bytes + self.gradient_bytes + self.activation_bytes + self.optimizer_bytes
         )
@@ -88,22 +87,22 @@ def cost(
     autocast: torch.dtype | None = None,
     optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
 ) -> Cost:
-    """Counts a training step of the model, its loss being the cross-entropy of its logits, or the
-    squares of the numbers that it says.
+    """Counts a training step of the model. The loss is the cross-entropy of its logits, or the sum
+    of squares of a `Regressor`'s predictions.
 
     Args:
-        build: makes a module that maps tokens (B, T) to logits, on the CPU; an `EncoderDecoder`
-            takes as many for its target, and a `Regressor` reads numbers and says some.
+        build: factory of a module that maps tokens (B, T) to logits, on the CPU; an
+            `EncoderDecoder` also receives a target of this shape, and a `Regressor` numbers.
         length: T.
-        batch: B, the sequences of a micro-batch.
-        dtype: of the weights.
-        autocast: compute in this precision where torch holds that to be safe.
-        optimizer: makes the optimizer of a module.
+        batch: B, sequences per micro-batch.
+        dtype: dtype of the weights.
+        autocast: dtype of torch's autocast; None disables it.
+        optimizer: factory of the module's optimizer.
 
     Raises:
-        Uncountable: the module cannot be followed without values.
+        Uncountable: the module cannot be traced without values.
     """
-    with _silenced(), FakeTensorMode():
+    with _silence_fake_tensors(), FakeTensorMode():
         with torch.device("cpu"):
             model = _cast(build(), dtype).train()
         try:
@@ -111,12 +110,12 @@ def cost(
         except Exception as error:
             message = str(error).strip().splitlines()
             reason = f"{type(error).__name__}: {message[0] if message else ''}"
-            raise Uncountable(f"the model's cost cannot be counted: {reason}") from error
+            raise Uncountable(f"cannot count the model's cost: {reason}") from error
 
 
 @contextmanager
-def _silenced() -> Iterator[None]:
-    """Without torch's own tracebacks for shapes that cannot be; what is raised says it."""
+def _silence_fake_tensors() -> Iterator[None]:
+    """Suppresses torch's tracebacks of invalid shapes; the raised error has the same text."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     before, logger.disabled = logger.disabled, True
     try:
@@ -132,29 +131,31 @@ def _count(
     autocast: torch.dtype | None,
     optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None,
 ) -> Cost:
-    read = torch.zeros(batch, length, dtype=torch.long, device="cpu")
+    inputs = torch.zeros(batch, length, dtype=torch.long, device="cpu")
     if isinstance(model, Regressor):
-        read = torch.zeros(batch, length, model.inputs, device="cpu")
+        inputs = torch.zeros(batch, length, model.inputs, device="cpu")
     casting: AbstractContextManager[Any] = (
         nullcontext() if autocast is None else torch.autocast("cpu", dtype=autocast)
     )
     sides = 2 if isinstance(model, EncoderDecoder) else 1
     parameters = list(model.parameters())
     for parameter in parameters:
-        if parameter.requires_grad:  # as after the first micro-batch of a step
+        if parameter.requires_grad:  # gradients exist from the second micro-batch of a step
             parameter.grad = torch.zeros_like(parameter)
     gradients = [p.grad for p in parameters if p.grad is not None]
-    with Counter([*parameters, *gradients, *model.buffers(), read]) as counter:
+    with Counter([*parameters, *gradients, *model.buffers(), inputs]) as counter:
         with casting:
-            loss = _loss(model, model(*[read] * sides))
-        forward, turn = counter.flops, len(counter.levels)
+            loss = _loss(model, model(*[inputs] * sides))
+        forward, middle = counter.flops, len(counter.levels)
         loss.backward()
-    first, last = turn // 2, (turn + len(counter.levels)) // 2
+    first, last = middle // 2, (middle + len(counter.levels)) // 2
     state = 0
     if optimizer is not None:
-        built = optimizer(model)
-        built.step()
-        state = _bytes(t for t in tree_leaves(dict(built.state)) if isinstance(t, torch.Tensor))
+        new_optimizer = optimizer(model)
+        new_optimizer.step()
+        state = _bytes(
+            t for t in tree_leaves(dict(new_optimizer.state)) if isinstance(t, torch.Tensor)
+        )
     return Cost(
         parameters=sum(p.numel() for p in parameters),
         forward_flops=forward,
@@ -177,17 +178,17 @@ def _loss(model: nn.Module, output: torch.Tensor) -> torch.Tensor:
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """`model.to(dtype)`, which fake tensors refuse."""
-    made: dict[int, Any] = {}
+    """Converts a module like `model.to(dtype)`, which fake tensors don't support."""
+    converted: dict[int, Any] = {}
 
     def cast(tensor: torch.Tensor | None) -> Any:
         if tensor is None or not tensor.is_floating_point() or tensor.dtype == dtype:
             return tensor
-        if id(tensor) not in made:
+        if id(tensor) not in converted:
             new = tensor.detach().to(dtype)
             shared = isinstance(tensor, nn.Parameter)
-            made[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if shared else new
-        return made[id(tensor)]
+            converted[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if shared else new
+        return converted[id(tensor)]
 
     for module in model.modules():
         for tensors in (module._parameters, module._buffers):
@@ -202,20 +203,20 @@ def _bytes(tensors: Any) -> int:
 
 
 class Counter(TorchDispatchMode):
-    """Sees every operation below autograd: adds up matrix products, and keeps books of memory.
+    """Dispatch mode that counts the operations of matrix products, and tracks memory.
 
     Args:
-        there: tensors that take memory anyway; only what comes beside them is counted.
+        allocated: tensors whose memory exists already and is not counted.
 
     Attributes:
         flops: additions and multiplications in matrix products so far.
-        levels: bytes that were taken after each operation.
+        levels: bytes in use after each operation.
     """
 
-    def __init__(self, there: Sequence[torch.Tensor] = ()) -> None:
+    def __init__(self, allocated: Sequence[torch.Tensor] = ()) -> None:
         super().__init__()
         self.flops = 0
-        self._there = {tensor.untyped_storage()._cdata for tensor in there}
+        self._allocated = {tensor.untyped_storage()._cdata for tensor in allocated}
         self.levels: list[int] = []
         self._now = 0
         self._alive: dict[int, Any] = {}  # weak references, by storage
@@ -237,7 +238,7 @@ class Counter(TorchDispatchMode):
 
     def _note(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
-        if key in self._alive or key in self._there:
+        if key in self._alive or key in self._allocated:
             return
 
         def freed(_: Any) -> None:
@@ -249,7 +250,7 @@ class Counter(TorchDispatchMode):
 
 
 def _attention(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
-    """Scores and weighted sum of the CPU's fused attention, which torch's counter leaves out."""
+    """Returns the operations of the CPU's fused attention, which torch's counter omits."""
     B, H, T, K = query.shape
     return int(2 * B * H * T * key.shape[-2] * (K + value.shape[-1]))
 

@@ -1,4 +1,4 @@
-"""The decoder-only Transformer: a language model's body and head."""
+"""The decoder-only Transformer: a body with a language-model head."""
 
 from __future__ import annotations
 
@@ -16,42 +16,43 @@ from etude.nn.parts import Part
 
 
 class Decoder(Body):
-    """Embedding, position, a stack of blocks, and logits over the vocabulary.
+    """Decoder-only Transformer: embedding, position, a stack of blocks, and logits over the
+    vocabulary.
 
     With learned positions, layer norm, tanh-GELU and pre-norm blocks this is GPT-2 (Radford et al.
     2019); with rotary positions, RMS norm and SwiGLU, Llama (Touvron et al. 2023,
-    arXiv:2302.13971). The parts are factories: a class, a `functools.partial` of one,
-    or any callable that takes the keyword arguments named below. One that names `layer` or
-    `layers` gets the number of its block, from 0, or how many there are (`etude.nn.parts`).
+    arXiv:2302.13971). The parts are factories: a class, a `functools.partial` of one, or any
+    callable that accepts the keyword arguments below. One that names `layer` or `layers` also
+    receives the index of its block, from 0, or the number of blocks (`etude.nn.parts`).
 
     Args:
-        vocab_size: V; a config's null is filled with the tokenizer's before this is called.
-        layers: the number of blocks.
+        vocab_size: V; null in a config is replaced by the tokenizer's vocabulary size.
+        layers: number of blocks.
         heads: H, which divides D.
         dim: D.
-        max_length: the longest sequence that the model is trained on.
-        attention: called once a layer with dim, heads, bias, dropout.
+        max_length: length of the longest training sequence.
+        attention: called once per layer with dim, heads, bias, dropout.
         position: called once with dim, heads, max_length; all layers share it.
         norm: called for each branch, and for the output, with dim, bias.
-        feedforward: called once a layer with dim, bias, dropout.
+        feedforward: called once per layer with dim, bias, dropout.
         mask: called once without arguments; see `etude.nn.mask.Mask`.
-        block: called once a layer with attention, norm, feedforward, which take no arguments.
-        dropout: probability, after the embedding and at the end of each branch.
+        block: called once per layer with attention, norm, feedforward, which have no arguments.
+        dropout: dropout probability, after the embedding and at the end of each branch.
         bias: whether projections and norms have a bias.
         tie_embeddings: whether the output projection is the embedding's transpose (Press & Wolf
             2016, arXiv:1608.05859).
         head_dim, scale_embeddings, round_embedding_scale, embedding_norm, recompute, mup_base_dim:
             see `Body`.
-        pattern: names of kinds for the first layers, repeated over the others: [local, global] is a
-            local layer, a global one, a local one, ...; None is layers that are alike.
-        kinds: what the layers of each kind have instead of the parts above, by the name.
-        logit_softcap: c, keeps the logits within (-c, c), by c tanh(logit / c) (Gemma Team 2024,
+        pattern: names of kinds for the first layers, repeated for the others: [local, global]
+            alternates local and global layers; None makes all layers the same.
+        kinds: parts that the layers of each kind have instead of those above, by the kind's name.
+        logit_softcap: c, limits the logits to (-c, c), by c tanh(logit / c) (Gemma Team 2024,
             arXiv:2408.00118, section 2).
-        initialise: fills the weights, given the model and the number of layers
-            (`etude.nn.init`); None is `GPT2`.
+        initialise: fills the weights, given the model and the number of layers (`etude.nn.init`);
+            None is `GPT2`.
 
     Raises:
-        InvalidArguments: sizes that don't fit together, and whatever a part finds wrong.
+        InvalidArguments: sizes that don't fit together, and errors of the parts.
     """
 
     embedding: nn.Embedding
@@ -113,17 +114,17 @@ class Decoder(Body):
         documents: Documents | None = None,
         last_only: bool = False,
     ) -> Tensor:
-        """Token ids (B, T) to logits (B, T, V), or (B, 1, V) of the last position.
+        """Maps token ids (B, T) to logits (B, T, V), or (B, 1, V) of the last position.
 
         Args:
-            cache: what came before `tokens`; they are appended to it.
+            cache: keys and values of the tokens before `tokens`; those of `tokens` are appended.
             keep: (B, S), false where a token, or one in the cache, is padding.
-            positions: (B, T), where tokens stand if not one after the other.
-            documents: the sequences are packed of them.
-            last_only: skip the logits that choosing the next token doesn't need.
+            positions: (B, T), explicit positions of the tokens.
+            documents: the packed documents.
+            last_only: whether to compute the logits of the last position only.
 
         Raises:
-            InvalidArguments: for a sequence longer than the position part can represent.
+            InvalidArguments: a sequence longer than the position part supports.
         """
         x = self.hidden(
             tokens, cache, keep=keep, positions=positions, documents=documents, last_only=last_only

@@ -1,4 +1,4 @@
-"""The encoder-only Transformer: every position sees every other."""
+"""The encoder-only Transformer: every position attends to every other."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from etude.nn.parts import Part
 
 
 class Encoder(Body):
-    """Embedding, position, a stack of blocks, and a head.
+    """Encoder-only Transformer: embedding, position, a stack of blocks, and a head.
 
     With learned positions, layer norm, GELU, post-norm blocks, two token types and a norm after the
     embedding this is BERT (Devlin et al. 2018, arXiv:1810.04805).
 
     Args:
         vocab_size, layers, heads, dim, max_length, attention, position, norm, feedforward, mask,
-            block, dropout, bias: see `Decoder`.
-        head: called once with dim, embedding, norm, dropout (`etude.models.heads`); None leaves
-            the vectors as they are.
+        block,
+            dropout, bias: see `Decoder`.
+        head: called once with dim, embedding, norm, dropout (`etude.models.heads`); None returns
+            the vectors.
         token_types, head_dim, scale_embeddings, embedding_norm, recompute, mup_base_dim: see
             `Body`.
         pattern, kinds: see `Decoder`.
         initialise: as for `Decoder`; None is `Normal`.
 
     Raises:
-        InvalidArguments: sizes that don't fit together, and whatever a part finds wrong.
+        InvalidArguments: sizes that don't fit together, and errors of the parts.
     """
 
     embedding: nn.Embedding
@@ -85,15 +86,15 @@ class Encoder(Body):
         positions: Tensor | None = None,
         documents: Documents | None = None,
     ) -> Tensor:
-        """Token ids (B, T) to what the head says of the vectors (B, T, D), or to these.
+        """Maps token ids (B, T) to the head's output, or to vectors (B, T, D) without a head.
 
-        Of packed sequences a head of `classes` says what each of their documents is, (N, classes).
+        For packed sequences, a head of `classes` returns logits of each document, (N, classes).
 
         Args:
             keep: (B, T), false where a token is padding.
             token_types: (B, T); None is all 0.
-            positions: (B, T), where tokens stand if not one after the other.
-            documents: the sequences are packed of them.
+            positions: (B, T), explicit positions of the tokens.
+            documents: the packed documents.
         """
         x = self.hidden(
             tokens, keep=keep, token_types=token_types, positions=positions, documents=documents

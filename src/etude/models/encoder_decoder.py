@@ -1,4 +1,4 @@
-"""The encoder-decoder Transformer: one sequence to another."""
+"""The encoder-decoder Transformer, for sequence-to-sequence tasks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from etude.optim.widths import Widths
 
 
 class EncoderDecoder(nn.Module):
-    """An encoder reads the source; a decoder, whose blocks attend to it, writes the target.
+    """Encoder-decoder Transformer: an encoder of the source, and a decoder of the target with
+    cross-attention to the encoder's output.
 
     With sinusoidal positions, layer norm, ReLU, post-norm blocks and scaled embeddings this is the
     original Transformer (Vaswani et al. 2017); with relative biases, RMS norm and no scale of the
@@ -28,20 +29,20 @@ class EncoderDecoder(nn.Module):
 
     Args:
         vocab_size, heads, dim, max_length, attention, position, norm, feedforward, block, dropout,
-            bias: see `Decoder`; encoder and decoder each build parts of their own.
-        layers: the number of blocks of the encoder.
-        mask: the decoder's.
-        decoder_layers: the number of blocks of the decoder; None is `layers`.
+            bias: see `Decoder`; encoder and decoder build separate parts.
+        layers: number of blocks of the encoder.
+        mask: mask of the decoder.
+        decoder_layers: number of blocks of the decoder; None is `layers`.
         tie_embeddings: whether the output projection is the embedding's transpose.
-        logit_scale: the decoder's output is multiplied by it (T5: D^-1/2 where tied).
+        logit_scale: factor of the decoder's output (T5: D^-1/2 where tied). In muP, that of the
+            base width.
         logit_bias: whether the logits have a bias (Marian).
-        start_token: what a target begins with before its first token.
-        head_dim, scale_embeddings, embedding_norm, recompute, mup_base_dim: see `Body`. In muP
-            the `logit_scale` that is stated is that of the base width.
+        start_token: id of the token before a target's first token.
+        head_dim, scale_embeddings, embedding_norm, recompute, mup_base_dim: see `Body`.
         initialise: as for `Decoder`; None is `Xavier`.
 
     Raises:
-        InvalidArguments: sizes that don't fit together, and whatever a part finds wrong.
+        InvalidArguments: sizes that don't fit together, and errors of the parts.
     """
 
     def __init__(
@@ -106,17 +107,17 @@ class EncoderDecoder(nn.Module):
 
     @property
     def mask(self) -> Any:
-        """The decoder's."""
+        """The decoder's mask."""
         return self.decoder.mask
 
     @property
     def masks(self) -> dict[str, Mask]:
-        """The decoder's; see `Body.masks`."""
+        """The decoder's masks; see `Body.masks`."""
         return self.decoder.masks
 
     @property
     def embedding(self) -> nn.Embedding:
-        """Of source and target."""
+        """The embedding of source and target."""
         shared = self.encoder.embedding
         assert isinstance(shared, nn.Embedding)
         return shared
@@ -124,11 +125,11 @@ class EncoderDecoder(nn.Module):
     def encode(
         self, source: Tensor, keep: Tensor | None = None, documents: Documents | None = None
     ) -> Tensor:
-        """Token ids (B, M) to the vectors that the decoder reads (B, M, D).
+        """Maps source ids (B, M) to the memory of the decoder's cross-attention (B, M, D).
 
         Args:
             keep: (B, M), false where a token is padding.
-            documents: the sources are packed of them.
+            documents: the packed documents of the sources.
         """
         return self.encoder.hidden(source, keep=keep, documents=documents)
 
@@ -142,14 +143,14 @@ class EncoderDecoder(nn.Module):
         source_documents: Documents | None = None,
         target_documents: Documents | None = None,
     ) -> Tensor:
-        """Source (B, M) and target (B, T), which begins with the start token, to logits (B, T, V)
-        of the token that follows each of the target's.
+        """Maps source ids (B, M) and target ids (B, T), which begin with the start token, to the
+        logits (B, T, V) of the token after each target token.
 
         Args:
-            source_keep: (B, M), false where a token is padding.
-            target_keep: (B, T), likewise.
-            source_documents, target_documents: sources and targets are packed of them; a target
-                reads the source with its number alone.
+            source_keep: (B, M), false where a source token is padding.
+            target_keep: (B, T), false where a target token is padding.
+            source_documents, target_documents: packed documents of sources and targets; a target
+                attends to the source with its index only.
         """
         memory = self.encode(source, source_keep, source_documents)
         x = self.decoder.hidden(
@@ -162,20 +163,20 @@ class EncoderDecoder(nn.Module):
         )
         return self._logits(x)
 
-    def reading(self, source: Tensor, keep: Tensor | None = None) -> Reading:
-        """What generates the target of a source (B, M).
+    def reading(self, source: Tensor, keep: Tensor | None = None) -> ConditionedDecoder:
+        """Encodes a source (B, M), and returns the decoder that generates its target.
 
         Args:
             keep: (B, M), false where a token is padding.
         """
-        return Reading(self, self.encode(source, keep), keep)
+        return ConditionedDecoder(self, self.encode(source, keep), keep)
 
     def widths(self) -> Widths | None:
-        """See `Body.widths`."""
+        """Returns the parameters' roles in muP; see `Body.widths`."""
         return widths(self)
 
     def num_parameters(self) -> int:
-        """All of them, shared ones once."""
+        """Returns the number of parameters; a shared one counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def _logits(self, x: Tensor) -> Tensor:
@@ -184,8 +185,8 @@ class EncoderDecoder(nn.Module):
         return logits(x, self.embedding if self.head is None else self.head, bias=self.logit_bias)
 
 
-class Reading:
-    """A decoder that has a source before it: tokens and a cache to logits, as a `Decoder`.
+class ConditionedDecoder:
+    """Decoder with an encoded source: maps tokens and a cache to logits, like a `Decoder`.
 
     Args:
         module: the model.
@@ -198,27 +199,27 @@ class Reading:
 
     @property
     def window(self) -> int:
-        """The number of target tokens that the next one may depend on."""
+        """Largest number of previous target tokens that the next one depends on."""
         return self.module.max_length
 
     def new_cache(self, batch: int, length: int) -> KVCache:
-        """See `Body.new_cache`."""
+        """Returns an empty cache; see `Body.new_cache`."""
         return self.module.decoder.new_cache(batch, length)
 
     def __call__(
         self, tokens: Tensor, cache: KVCache | None = None, *, last_only: bool = False, **more: Any
     ) -> Tensor:
-        """Target ids (B', T) to logits (B', T, V), or (B', 1, V) of the last position.
+        """Maps target ids (B', T) to logits (B', T, V), or (B', 1, V) of the last position.
 
-        B' is a multiple of B: the sequences of one source stand together. With a cache, the memory
-        is read at its first call, and later ones follow the cache.
+        B' is a multiple of B, with the sequences of a source next to each other. With a cache, the
+        first call reads the memory, and later ones use the cached keys and values.
         """
-        known = cache is not None and cache.across[0].memory is not None
-        memory, keep = (None, None) if known else (self.memory, self.keep)
-        times = tokens.shape[0] // self.memory.shape[0]
-        if memory is not None and times > 1:
-            memory = memory.repeat_interleave(times, dim=0)
-            keep = None if keep is None else keep.repeat_interleave(times, dim=0)
+        is_cached = cache is not None and cache.across[0].memory is not None
+        memory, keep = (None, None) if is_cached else (self.memory, self.keep)
+        copies = tokens.shape[0] // self.memory.shape[0]
+        if memory is not None and copies > 1:
+            memory = memory.repeat_interleave(copies, dim=0)
+            keep = None if keep is None else keep.repeat_interleave(copies, dim=0)
         x = self.module.decoder.hidden(
             tokens, cache, memory=memory, memory_keep=keep, last_only=last_only, **more
         )

@@ -1,4 +1,4 @@
-"""The families of our models, by the names that users know."""
+"""Model families and their names in messages."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ _FAMILIES = {
 }
 
 
-def of_another(model: Any, wanted: Sequence[type]) -> bool:
-    """Whether a model is of another family than is wanted; a user's own is of none."""
-    ours = isinstance(model, tuple(_FAMILIES))
-    return ours and bool(wanted) and not isinstance(model, tuple(wanted))
+def of_another(model: Any, supported: Sequence[type]) -> bool:
+    """Returns whether a model is of another family than the supported ones; a custom model is of
+    none.
+    """
+    is_known = isinstance(model, tuple(_FAMILIES))
+    return is_known and bool(supported) and not isinstance(model, tuple(supported))
 
 
 def called(families: Sequence[type]) -> tuple[str, str]:
-    """What families are called, and the configs that have one."""
-    known = [_FAMILIES.get(kind, (kind.__name__, "")) for kind in families]
-    choices = " or ".join(choice for _, choice in known if choice)
-    return " or ".join(name for name, _ in known), choices
+    """Returns the names of families, and the overrides that select one."""
+    entries = [_FAMILIES.get(kind, (kind.__name__, "")) for kind in families]
+    choices = " or ".join(choice for _, choice in entries if choice)
+    return " or ".join(name for name, _ in entries), choices
 
 
-def misses_head(model: Any, wanted: str | None) -> bool:
-    """Whether an encoder has no head, or one that gives something else than is wanted; None wants
-    nothing.
-    """
-    if wanted is None or not isinstance(model, Encoder):
+def misses_head(model: Any, required: str | None) -> bool:
+    """Returns whether an encoder lacks a head with the required `gives`; None requires no head."""
+    if required is None or not isinstance(model, Encoder):
         return False
-    return getattr(model.head, "gives", None) != wanted
+    return getattr(model.head, "gives", None) != required
 
 
 def has_head(module: Any) -> bool:
-    """Whether a module has a head that can be replaced: an encoder's."""
+    """Returns whether a module has a replaceable head: an encoder's."""
     return hasattr(getattr(module, "head", None), "gives")
 
 
 def head_of(module: Any) -> str:
-    """The name of the class of a module's head; `NoneType` without."""
+    """Returns the class name of a module's head; `NoneType` without a head."""
     return type(getattr(module, "head", None)).__name__

@@ -1,4 +1,4 @@
-"""What stands on top of a body: logits over the vocabulary, over classes, or over tags."""
+"""Heads on a body: logits over the vocabulary, over classes, or over tags."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def logits(
     bias: Tensor | None = None,
     scale: float = 1.0,
 ) -> Tensor:
-    """Vectors (..., D) to logits (..., V).
+    """Maps vectors (..., D) to logits (..., V).
 
     Args:
-        output: the projection; an embedding is used as its transpose.
-        softcap: c, keeps them within (-c, c).
-        bias: (V,), added.
-        scale: of the vectors.
+        output: output projection; an embedding is used as its transpose.
+        softcap: c, limits the logits to (-c, c).
+        bias: (V,), bias of the logits.
+        scale: factor of the vectors.
     """
     x = x if scale == 1 else x * scale
     if isinstance(output, nn.Embedding):
@@ -37,23 +37,23 @@ def logits(
 
 
 class Head(nn.Module):
-    """The base of an encoder's heads.
+    """Base class of an encoder's heads.
 
-    The model gives each head the arguments below. The base keeps none of them, so a head with a
-    constructor of its own need not pass them on.
+    The model passes the arguments below to each head. The base class ignores them, so a custom
+    constructor need not pass them on.
 
     Attributes:
-        gives: what its logits are over: the `vocabulary` at each position, `tags` at each position,
-            or `classes` of the whole.
-        readouts: the names of its layers that give logits, besides the embedding. None is a head
-            that does not say, and that no model in muP takes.
-        logit_scale: what the vectors that they read are multiplied with.
+        gives: kind of its logits: `vocabulary` at each position, `tags` at each position, or
+            `classes` of the whole sequence.
+        readouts: names of its layers that return logits, except the embedding. None is a head
+            without this declaration, which muP doesn't support.
+        logit_scale: factor of the vectors that these layers read.
 
     Args:
         dim: D.
-        embedding: of the tokens, whose weights a head may share.
-        norm: builds a norm when called with dim, bias.
-        dropout: probability.
+        embedding: token embedding, whose weights a head may share.
+        norm: factory of a norm; called with dim, bias.
+        dropout: dropout probability.
     """
 
     gives: ClassVar[Literal["vocabulary", "tags", "classes"]]
@@ -71,23 +71,26 @@ class Head(nn.Module):
         self.logit_scale = 1.0
 
     def divide_logits(self, ratio: float) -> None:
-        """Makes the logits those of muP, by the width over the base width.
+        """Scales the logits for muP.
+
+        Args:
+            ratio: the width over the base width.
 
         Raises:
-            InvalidArguments: the head does not say which of its layers give logits.
+            InvalidArguments: the head doesn't declare its `readouts`.
         """
         checks = Checks()
-        name, expected = type(self).__name__, "a head that says its `readouts`, for mup_base_dim"
+        name, expected = type(self).__name__, "a head with `readouts`, which mup_base_dim requires"
         checks.that(self.readouts is not None, "head", name, expected)
         checks.done()
         self.logit_scale = 1 / ratio
 
     def scaled(self, x: Tensor) -> Tensor:
-        """Vectors (..., D) as a layer that gives logits reads them; same shape."""
+        """Scales vectors (..., D) for a layer that returns logits; same shape."""
         return x if self.logit_scale == 1 else x * self.logit_scale
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Vectors (B, T, D) to what the head says.
+        """Maps vectors (B, T, D) to logits.
 
         Args:
             keep: (B, T), false where a token is padding.
@@ -95,18 +98,18 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def of_packed(self, x: Tensor, documents: Documents) -> Tensor:
-        """The same for packed sequences; what is said of a whole is said of each document (N, ...).
+        """Maps packed sequences to logits, as `forward`; (N, ...) for `classes` and N documents.
 
         Args:
-            documents: which the sequences are packed of.
+            documents: the packed documents.
         """
         if self.gives == "classes":
-            return self(*documents.parted(x))
+            return self(*documents.split(x))
         return self(x)
 
 
 class MaskedLanguageHead(Head):
-    """A transformation, then logits by the embedding's transpose and a bias: (B, T, V).
+    """A dense layer, then logits by the embedding's transpose and a bias: (B, T, V).
 
     Devlin et al. 2018 (arXiv:1810.04805), the authors' code.
     """
@@ -119,7 +122,7 @@ class MaskedLanguageHead(Head):
         self.dense = nn.Linear(dim, dim)
         self.norm = norm(dim=dim, bias=True)
         self.bias = nn.Parameter(embedding.weight.new_zeros(embedding.num_embeddings))
-        self._shared = [embedding]  # not a child: its weights are the body's
+        self._shared = [embedding]  # in a list: not a submodule, its weights belong to the body
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         x = self.scaled(self.norm(F.gelu(self.dense(x))))
@@ -132,7 +135,7 @@ class ClassificationHead(Head):
     tanh(dense(x[0])), dropout, a linear layer (Devlin et al. 2018, section 4.1, and its code).
 
     Args:
-        labels: the number of classes; a config's null is filled with the data's.
+        labels: number of classes; null in a config is replaced by the data's.
     """
 
     gives = "classes"
@@ -158,10 +161,10 @@ class ClassificationHead(Head):
 
 
 class LinearHead(Head):
-    """Dropout and a linear layer; the base of heads that add nothing else to learn.
+    """Dropout and a linear layer; base class of heads without other parameters.
 
     Args:
-        labels: how many there are; a config's null is filled with the data's.
+        labels: number of labels; null in a config is replaced by the data's.
     """
 
     readouts = ("classifier",)
@@ -184,7 +187,7 @@ class LinearHead(Head):
 class MeanClassificationHead(LinearHead):
     """Logits over classes from the mean of all positions: (B, labels).
 
-    The mean as sentence encoders take it (Reimers & Gurevych 2019, arXiv:1908.10084, section 3),
+    Mean pooling as in sentence encoders (Reimers & Gurevych 2019, arXiv:1908.10084, section 3),
     dropout, a linear layer.
 
     Args:
@@ -206,7 +209,7 @@ class TaggingHead(LinearHead):
     """Logits over tags at each position: (B, T, labels) (Devlin et al. 2018, section 5.3).
 
     Args:
-        labels: the number of tags; a config's null is filled with the data's.
+        labels: number of tags; null in a config is replaced by the data's.
     """
 
     gives = "tags"
@@ -216,7 +219,7 @@ class TaggingHead(LinearHead):
 
 
 def check_labels(labels: int | None) -> int:
-    """The number of labels, which must be known by now."""
+    """Returns the number of labels, after checking that it is set and positive."""
     checks = Checks()
     checks.that(labels is not None and labels > 0, "labels", labels, "a positive number")
     checks.done()

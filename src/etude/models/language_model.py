@@ -1,4 +1,4 @@
-"""A trained model together with its tokenizer: text in, text out."""
+"""A decoder with its tokenizer: text in, text out."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from etude.generation.words import Tokenizer
 from etude.models.decoder import Decoder
-from etude.models.padding import even, left_padded
-from etude.models.text_generator import Begun, TextGenerator, nothing_to_start_from
+from etude.models.padding import have_equal_length, left_padded
+from etude.models.text_generator import PromptBatch, TextGenerator, empty_prompt_error
 
 __all__ = ["LanguageModel", "Tokenizer"]
 
@@ -18,7 +18,7 @@ __all__ = ["LanguageModel", "Tokenizer"]
 class LanguageModel(TextGenerator):
     """A decoder and its tokenizer.
 
-    What it generates begins with the prompt, exactly as it was typed. An empty prompt starts a new
+    Generated text begins with the prompt, exactly as it was typed. An empty prompt starts a new
     document.
 
     Example:
@@ -26,9 +26,9 @@ class LanguageModel(TextGenerator):
 
     Args:
         module: the decoder.
-        tokenizer: the one it was trained with.
-        begin_token: an id that the module reads before every prompt, as Llama 2 its `<s>`.
-        stop_tokens: ids that end a text, besides the tokenizer's end of text.
+        tokenizer: the tokenizer of its training.
+        begin_token: id of a token before every prompt, such as Llama 2's `<s>`.
+        stop_tokens: ids that end a text, in addition to the tokenizer's end of text.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class LanguageModel(TextGenerator):
         self.begin_token = begin_token
 
     def __call__(self, ids: Tensor | Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
-        """Token ids (B, T) to logits (B, T, V); (T,) to (T, V)."""
+        """Maps token ids (B, T) to logits (B, T, V); (T,) to (T, V)."""
         tokens = torch.as_tensor(ids, dtype=torch.long, device=self.device)
         logits: Tensor = self.module(tokens[None] if tokens.ndim == 1 else tokens)
         return logits[0] if tokens.ndim == 1 else logits
@@ -52,16 +52,19 @@ class LanguageModel(TextGenerator):
     def _encode(self, text: str) -> list[int]:
         ids = self.tokenizer.encode(text)
         if self.begin_token is None and self.tokenizer.end_of_text is None and not ids:
-            raise nothing_to_start_from(text)
+            raise empty_prompt_error(text)
         return ids
 
-    def _begin(self, prompts: list[list[int]]) -> Begun:
+    def _begin(self, prompts: list[list[int]]) -> PromptBatch:
         start = self.tokenizer.end_of_text if self.begin_token is None else self.begin_token
         rows = []
         for ids in prompts:
             first = start if self.begin_token is not None or not ids else None
             rows.append(ids if first is None else [first, *ids])
         tokens, keep = left_padded(rows, self.device)
-        return Begun(
-            self.module, tokens, None if even(rows) else keep, [len(ids) for ids in prompts]
+        return PromptBatch(
+            self.module,
+            tokens,
+            None if have_equal_length(rows) else keep,
+            [len(ids) for ids in prompts],
         )

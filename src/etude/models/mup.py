@@ -1,8 +1,10 @@
-"""muP: a model whose features stay of one size, and whose best learning rate stays, at any width.
+"""muP: a parametrisation in which feature sizes and the best learning rate don't depend on the
+width.
 
 Yang et al. 2022 (arXiv:2203.03466), table 8, relative to a base width, at which the model is the
-standard one: each hidden matrix begins smaller by the root of the width, the logits are divided by
-it, and so is q . k once more than by its own root. `etude.optim.widths` has the learning rates.
+standard one: the initial standard deviation of each hidden matrix is divided by the root of the
+relative width, the logits by the relative width, and the scores q . k by its root, in addition to
+their usual scale. `etude.optim.widths` has the learning rates.
 """
 
 from __future__ import annotations
@@ -26,17 +28,17 @@ from etude.optim.widths import Role, Widths
 class MuP:
     """The width of a model, and its base width.
 
-    Without a head width of its own, the heads are as many at the base width, and narrower. With
-    one, they are as wide, and fewer. All other widths (F, the key-value heads) are in proportion.
+    Without `head_dim`, the model of the base width has as many heads, which are narrower. With it,
+    the heads are as wide, and fewer. All other widths (F, the key-value heads) are in proportion.
 
     Attributes:
         base: D at the base width.
         dim: D.
         heads: H.
-        head_dim: K if it is stated.
+        head_dim: K if it is set.
 
     Raises:
-        InvalidArguments: the base is no width of a model like this one.
+        InvalidArguments: the base is not a possible width of the model.
     """
 
     base: int
@@ -49,11 +51,11 @@ class MuP:
         if not checks.that(self.base > 0, "mup_base_dim", self.base, "a positive number"):
             checks.done()
         if self.head_dim is None:
-            whole, expected = self.base % self.heads == 0, f"a multiple of heads = {self.heads}"
+            is_whole, expected = self.base % self.heads == 0, f"a multiple of heads = {self.heads}"
         else:
-            whole = self.heads * self.base % self.dim == 0
-            expected = f"a width at which heads = {self.heads}, in proportion to dim, is whole"
-        checks.that(whole, "mup_base_dim", self.base, expected)
+            is_whole = self.heads * self.base % self.dim == 0
+            expected = f"a width at which the number of heads, {self.heads} x width / dim, is whole"
+        checks.that(is_whole, "mup_base_dim", self.base, expected)
         checks.done()
 
     @property
@@ -68,25 +70,25 @@ class MuP:
 
 
 def check_initialise(mup: MuP | None, initialise: Initialise | None) -> None:
-    """Refuses an initialisation that does not know muP.
+    """Checks that an initialisation supports muP.
 
     Raises:
-        InvalidArguments: names it.
+        InvalidArguments: the initialisation does not.
     """
     checks = Checks()
-    aware = mup is None or initialise is None or isinstance(initialise, WidthAware)
+    is_supported = mup is None or initialise is None or isinstance(initialise, WidthAware)
     name = getattr(initialise, "__name__", type(initialise).__name__)
-    expected = "a subclass of etude.nn.init.WidthAware: mup_base_dim is stated"
-    checks.that(aware, "initialise", name, expected)
+    expected = "a subclass of etude.nn.init.WidthAware, which mup_base_dim requires"
+    checks.that(is_supported, "initialise", name, expected)
     checks.done()
 
 
 def widths(module: Any) -> Widths | None:
-    """What the optimizer is told of a model; None in the standard parametrisation."""
+    """Returns the parameters' roles for the optimizer; None in the standard parametrisation."""
     if module.mup is None:
         return None
-    found = {name: _role(module, name, p) for name, p in module.named_parameters()}
-    return Widths(module.mup.ratio, found)
+    roles = {name: _role(module, name, p) for name, p in module.named_parameters()}
+    return Widths(module.mup.ratio, roles)
 
 
 def _role(module: Any, name: str, parameter: Tensor) -> Role:
@@ -100,12 +102,12 @@ def _role(module: Any, name: str, parameter: Tensor) -> Role:
     if isinstance(owner, RelativeBias) or name in ("logit_bias", "head.bias") or of_a_head:
         return "fixed"
     if parameter.dim() < 2 or isinstance(owner, nn.Embedding) or path == "embedding":
-        return "vector"  # the last is a layer in an embedding's place: its inputs are no width
+        return "vector"  # also a linear layer as embedding, whose inputs don't grow with the width
     return "hidden" if isinstance(owner, nn.Linear) or "blocks." in name else "vector"
 
 
 def _readouts(module: Any) -> tuple[str, ...]:
-    """The linear layers that give logits."""
+    """Returns the names of the linear layers that return logits."""
     head = getattr(module, "head", None)
     if isinstance(head, nn.Linear):
         return ("head",)
@@ -114,10 +116,10 @@ def _readouts(module: Any) -> tuple[str, ...]:
 
 @torch.no_grad()
 def folded(module: Any) -> Any:
-    """A copy that computes the same in the standard parametrisation: what muP multiplies with is
-    in the weights, so that software which does not know of it reads them. Not for training.
+    """Returns a copy that computes the same in the standard parametrisation, not for training.
 
-    Where the weights have no place for it, as of embeddings that are scaled, it stays.
+    The factors of muP are multiplied into the weights, so that software without muP support can
+    load them. Factors that no weight can absorb, such as those of scaled embeddings, remain.
     """
     if getattr(module, "mup", None) is None:
         return module
@@ -133,24 +135,26 @@ def folded(module: Any) -> Any:
 
 
 def _fold_readout(module: Any) -> None:
-    """Into the layers that give the logits, or the norm before them where that is the embedding."""
+    """Multiplies the logits' factor into the layers that return them, or into the norm before a
+    tied embedding.
+    """
     head: Any = getattr(module, "head", None)
     owner = head if hasattr(head, "logit_scale") else module
     if not hasattr(owner, "logit_scale"):
         return  # an encoder without a head
-    last = [module.get_submodule(name).weight for name in _readouts(module)]
-    for weight in last:
+    weights = [module.get_submodule(name).weight for name in _readouts(module)]
+    for weight in weights:
         weight.div_(module.mup.ratio)
-    if not last:
+    if not weights:
         norm = _last_norm(getattr(module, "decoder", module)) if owner is module else head.norm
-        last = list(norm.parameters())
+        weights = list(norm.parameters())
         multiply(norm, 1 / module.mup.ratio)
-    if last:
+    if weights:
         owner.logit_scale *= module.mup.ratio
 
 
 def _last_norm(body: Any) -> nn.Module:
-    """That which makes a body's output."""
+    """Returns the norm of a body's output."""
     last = body.blocks[-1]
     if last.final_norm:
         return body.norm

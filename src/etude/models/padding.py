@@ -1,4 +1,4 @@
-"""Rows of ids of different lengths as one batch."""
+"""Padding of id sequences of different lengths into a batch."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ from torch import Tensor
 
 
 def left_padded(rows: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows as (B, T), padded with 0 before the shorter ones, and where they are not, (B, T)."""
+    """Returns rows padded on the left with 0, (B, T), and a mask that is false at padding, (B,
+    T).
+    """
     T = max(map(len, rows), default=0)
     tokens = torch.tensor([[0] * (T - len(row)) + row for row in rows], device=device)
     return tokens, torch.arange(T, device=device) >= T - _lengths(rows, device)
 
 
 def right_padded(rows: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows as (B, T), padded with 0 after the shorter ones, and where they are not, (B, T)."""
+    """Returns rows padded on the right with 0, (B, T), and a mask that is false at padding, (B,
+    T).
+    """
     T = max(map(len, rows), default=0)
     tokens = torch.tensor([row + [0] * (T - len(row)) for row in rows], device=device)
     return tokens, torch.arange(T, device=device) < _lengths(rows, device)
 
 
-def even(rows: Sequence[list[int]]) -> bool:
-    """Whether all are of one length: nothing is padded then."""
+def have_equal_length(rows: Sequence[list[int]]) -> bool:
+    """Returns whether all rows have the same length, so that no padding is needed."""
     return len({len(row) for row in rows}) <= 1
 
 

@@ -1,4 +1,4 @@
-"""A Transformer that reads numbers and says numbers."""
+"""A Transformer that maps numbers to numbers."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from etude.nn.parts import Part
 
 
 class Regressor(Body):
-    """A linear layer that reads vectors of numbers, a decoder's position and blocks, and a linear
-    layer that says one number at each place.
+    """Transformer for regression: a linear input layer, a decoder's position and blocks, and a
+    linear output layer that predicts one number per position.
 
     With GPT-2's parts this is the model of Garg et al. 2022 (arXiv:2208.01066, section 2 and
     appendix A.1).
 
     Args:
-        inputs: I, numbers at each place.
+        inputs: I, numbers per position.
         layers, heads, dim, max_length, attention, position, norm, feedforward, mask, block,
-            dropout, initialise, pattern, kinds: see `Decoder`.
-        bias: whether projections and norms, and the layers that read and say, have a bias.
-        head_dim, recompute, mup_base_dim: see `Body`. In muP the layer that reads is what an
-            embedding is, and the one that says what the logits are.
+        dropout,
+            initialise, pattern, kinds: see `Decoder`.
+        bias: whether projections, norms, and the input and output layer have a bias.
+        head_dim, recompute, mup_base_dim: see `Body`. In muP the input layer is treated like an
+            embedding, and the output layer like one of logits.
 
     Raises:
-        InvalidArguments: sizes that don't fit together, and whatever a part finds wrong.
+        InvalidArguments: sizes that don't fit together, and errors of the parts.
     """
 
     def __init__(
@@ -75,17 +76,17 @@ class Regressor(Body):
         (initialise or GPT2())(self, layers)
 
     def forward(self, numbers: Tensor) -> Tensor:
-        """Numbers (B, T, I) to what is said at each place, (B, T).
+        """Maps numbers (B, T, I) to predictions (B, T).
 
         Raises:
-            InvalidArguments: for a sequence longer than the position part can represent.
+            InvalidArguments: a sequence longer than the position part supports.
         """
         x = self.hidden(numbers.to(self.embedding.weight.dtype))
         return logits(x, self.head, scale=self.logit_scale).squeeze(-1)
 
 
 class NumberModel:
-    """A trained model of numbers: numbers in, numbers out.
+    """A trained regressor: numbers in, numbers out.
 
     Example:
         model([[0.3, -1.2, 0.5], [0.9, 0, 0], [1.1, 0.2, -0.4]])[-1]
@@ -94,20 +95,20 @@ class NumberModel:
         module: the model.
     """
 
-    writes = False  # texts
+    writes = False
 
     def __init__(self, module: Regressor) -> None:
         self.module = module
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """The device of the weights."""
         return next(self.module.parameters()).device
 
     def __call__(
         self, numbers: Tensor | Sequence[Sequence[float]] | Sequence[Sequence[Sequence[float]]]
     ) -> Tensor:
-        """Numbers (B, T, I) to what is said at each place, (B, T); (T, I) to (T,)."""
-        read = torch.as_tensor(numbers, dtype=torch.float32, device=self.device)
-        said: Tensor = self.module(read[None] if read.ndim == 2 else read)
-        return said[0] if read.ndim == 2 else said
+        """Maps numbers (B, T, I) to predictions (B, T); (T, I) to (T,)."""
+        inputs = torch.as_tensor(numbers, dtype=torch.float32, device=self.device)
+        predictions: Tensor = self.module(inputs[None] if inputs.ndim == 2 else inputs)
+        return predictions[0] if inputs.ndim == 2 else predictions

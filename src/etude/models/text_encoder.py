@@ -1,4 +1,4 @@
-"""An encoder together with its tokenizer: text in, vectors or what the head says out."""
+"""An encoder with its tokenizer: text in, vectors or the head's output out."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from etude.models.padding import right_padded
 
 
 class FramingTokenizer(Protocol):
-    """What is needed of a tokenizer."""
+    """Tokenizer interface that `TextEncoder` requires."""
 
     def framed(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, with the special tokens around it."""
+        """Returns the ids of each text, with the special tokens around it."""
 
 
-class Read(NamedTuple):
-    """What an encoder says of texts.
+class EncoderOutput(NamedTuple):
+    """An encoder's output for texts.
 
     Attributes:
-        output: (B, T, D) without a head; else what the head gives, such as (B, T, V).
+        output: (B, T, D) without a head; otherwise the head's logits, such as (B, T, V).
         keep: (B, T), false where a shorter text is padded.
     """
 
@@ -40,11 +40,11 @@ class TextEncoder:
 
     Args:
         module: the encoder.
-        tokenizer: the one it was trained with.
-        labels: the names of what the module's head tells apart, by number.
+        tokenizer: the tokenizer of its training.
+        labels: names of the head's classes or tags, by index.
     """
 
-    writes = False  # texts
+    writes = False
 
     def __init__(
         self, module: Encoder, tokenizer: FramingTokenizer, *, labels: Sequence[str] = ()
@@ -53,33 +53,33 @@ class TextEncoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """The device of the weights."""
         return next(self.module.parameters()).device
 
     def __call__(self, ids: Tensor | Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
-        """Token ids (B, T) to the module's output for them; (T,) to that of one text."""
+        """Maps token ids (B, T) to the module's output; (T,) to the output for one text."""
         tokens = torch.as_tensor(ids, dtype=torch.long, device=self.device)
         output: Tensor = self.module(tokens[None] if tokens.ndim == 1 else tokens)
         return output[0] if tokens.ndim == 1 else output
 
     @torch.inference_mode()
-    def read(self, texts: str | Sequence[str]) -> Read:
-        """The output for texts as one batch, each with its special tokens around it.
+    def read(self, texts: str | Sequence[str]) -> EncoderOutput:
+        """Returns the output for texts as one batch, each with its special tokens.
 
-        A text longer than the model's positions is cut; the special token at its end stays.
+        A text that is too long for the model is cut, before its final special token.
         """
-        asked = [texts] if isinstance(texts, str) else list(texts)
+        inputs = [texts] if isinstance(texts, str) else list(texts)
         longest = self.module.max_length
         rows = [
             ids if len(ids) <= longest else [*ids[: longest - 1], ids[-1]]
-            for ids in self.tokenizer.framed(asked)
+            for ids in self.tokenizer.framed(inputs)
         ]
         tokens, keep = right_padded(rows, self.device)
         with evaluating(self.module):
-            return Read(self.module(tokens, keep=keep), keep)
+            return EncoderOutput(self.module(tokens, keep=keep), keep)
 
     def mean(self, texts: str | Sequence[str]) -> Tensor:
-        """The mean vector of each text's tokens, (B, D), as sentence encoders take it (Reimers &
+        """Returns the mean vector of each text's tokens, (B, D), as in sentence encoders (Reimers &
         Gurevych 2019, arXiv:1908.10084, section 3); for a module without a head.
         """
         output, keep = self.read(texts)

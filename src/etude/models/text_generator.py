@@ -1,4 +1,4 @@
-"""Text in, text out: what models that write have in common."""
+"""Base class of models that generate text from text."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from etude.nn.memory import memory_for
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A batch that is ready to be continued.
+class PromptBatch:
+    """A batch of prompts, ready for generation.
 
     Args:
-        model: gives the logits.
-        tokens: (B, T), what is continued.
-        keep: (B, T), false where a token is padding; None where none is.
-        shown: how many of the last tokens of each row belong to the text.
+        model: the model that returns the logits.
+        tokens: (B, T), ids to continue.
+        keep: (B, T), false where a token is padding; None without padding.
+        shown: number of the last tokens of each row that belong to the text.
     """
 
     model: CausalModel
@@ -42,20 +42,21 @@ class Begun:
 
 
 class TextGenerator(ABC):
-    """A module that writes, and its tokenizer.
+    """A module that generates text, and its tokenizer.
 
     Args:
-        module: gives the logits.
-        tokenizer: the one it was trained with.
-        stop_tokens: ids that end a text, besides the tokenizer's end of text.
+        module: the module that returns the logits.
+        tokenizer: the tokenizer of its training.
+        stop_tokens: ids that end a text, in addition to the tokenizer's end of text.
 
     Attributes:
-        continues: whether a text begins with its prompt.
+        continues: whether the generated text begins with its prompt.
+        writes: whether the model generates text.
     """
 
     continues: ClassVar[bool] = True
 
-    writes = True  # texts
+    writes = True
 
     def __init__(
         self, module: nn.Module, tokenizer: Tokenizer, *, stop_tokens: Sequence[int] = ()
@@ -67,7 +68,7 @@ class TextGenerator(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """The device of the weights."""
         return next(self._module.parameters()).device
 
     def generate(
@@ -95,42 +96,43 @@ class TextGenerator(ABC):
         batch_size: int = 64,
         ready: Callable[[list[str]], None] | None = None,
     ) -> str | list[str]:
-        """Continues a prompt, or writes the target of a source.
+        """Continues a prompt, or generates the target of a source.
 
-        A text that continues a prompt begins with the prompt exactly as it was typed, also where
-        the tokenizer reads something else (lower case, unknown characters); then comes what the new
-        tokens add to the prompt's. It ends at a stop token, which is not shown, at a text of
-        `stop`, or after `max_new_tokens`. It does not depend on the other prompts of its batch, but
-        for the rounding of sums: the same greedy text, and with a seed the same draws, as alone.
+        A text that continues a prompt begins with the prompt exactly as it was typed, even where
+        the tokenizer normalises it (lower case, unknown characters); the text of the new tokens
+        follows. The text ends before a stop token or a `stop` text, or after `max_new_tokens`. It
+        does not depend on the other prompts of its batch, except for rounding: greedy texts and,
+        with a seed, sampled texts are those of a batch of one.
 
         Args:
-            prompt: one, or several, which are continued together.
-            samples: texts for each prompt; of a beam search, the best ones.
-            min_new_tokens: no stop token before.
+            prompt: one prompt, or several, which are continued as a batch.
+            samples: number of texts per prompt; with beam search, the best ones.
+            max_new_tokens: largest number of new tokens.
+            min_new_tokens: number of new tokens before a stop token is allowed.
             temperature, top_k, top_p, min_p, greedy: see `etude.generation.sampling.choose`.
-            beams, length_penalty, early_stopping: above 1, a beam search; see
+            beams, length_penalty, early_stopping: beam search if `beams` is above 1; see
                 `etude.generation.beams.beam_search`.
             repetition_penalty, no_repeat_ngram: see `etude.generation.processors`.
-            stop: texts that end a text and are not shown.
-            forbidden: words that are not written; see `etude.generation.words.ForbiddenWords`.
-            processors: what else is to be done to the logits; see `etude.generation.processors`.
-            seed: makes the draws of a text a function of it, of the prompt, and of which of the
-                prompt's samples it is; torch's own generator if None.
-            stream: called with pieces of text as they come, the prompt first; joined they are the
-                text, and each ends with a whole character. For one prompt and one sample, and not
-                with beams.
-            batch_size: the most texts, or beams, that are worked on at a time.
+            stop: texts that end the generated text; they are not part of it.
+            forbidden: words that are not generated; see `etude.generation.words.ForbiddenWords`.
+            processors: additional logits processors; see `etude.generation.processors`.
+            seed: random seed; each text is a function of the seed, the prompt and its index among
+                the prompt's samples. None uses torch's global generator.
+            stream: called with pieces of text as they are generated, beginning with the prompt;
+                each ends with a whole character, and joined they are the text. For one prompt and
+                one sample, without beam search.
+            batch_size: largest number of texts, or beams, in a batch.
             ready: called with the texts of each batch when they are done, in order.
 
         Returns:
-            A string for one prompt and one sample; else a list, prompt after prompt.
+            A string for one prompt and one sample; otherwise a list, ordered by prompt.
 
         Raises:
-            InvalidArguments: options that describe no distribution, or don't go together; an
-                empty prompt where the tokenizer has no end of text; a stream of several texts.
+            InvalidArguments: options that are invalid or don't fit together; an empty prompt where
+                the tokenizer has no end of text; a stream of several texts.
         """
-        prompts, stops, words = _listed(prompt), _listed(stop), _listed(forbidden)
-        single = isinstance(prompt, str) and samples == 1
+        prompts, stops, words = _as_list(prompt), _as_list(stop), _as_list(forbidden)
+        is_single = isinstance(prompt, str) and samples == 1
         checks = Checks()
         with checks.collecting():
             config = GenerationConfig(
@@ -139,43 +141,43 @@ class TextGenerator(ABC):
                 beams=beams, length_penalty=length_penalty, early_stopping=early_stopping,
                 repetition_penalty=repetition_penalty, no_repeat_ngram=no_repeat_ngram,
             )  # fmt: skip
-        alone = stream is None or single
-        checks.that(alone, "stream", stream, "one prompt and one sample")
-        forward = stream is None or beams == 1
-        checks.that(forward, "stream", stream, "no beam search, which looks back")
+        is_allowed = stream is None or is_single
+        checks.that(is_allowed, "stream", stream, "one prompt and one sample for a stream")
+        is_allowed = stream is None or beams == 1
+        checks.that(is_allowed, "stream", stream, "no stream with beam search", "set beams=1")
         checks.positive(batch_size=batch_size)
         _check_texts(checks, prompts, stops, words)
         checks.done()
         encoded = [self._encode(text) for text in prompts]
         self._check_room(len(encoded), config, batch_size)
-        forbid = [ForbiddenWords(self.spelling, words)] if words else []
-        steps = [*forbid, *processors]
+        forbidding = [ForbiddenWords(self.spelling, words)] if words else []
+        steps = [*forbidding, *processors]
         seeds = None if seed is None else _seeds(seed, encoded, samples)
-        done: list[str] = []
-        at_once = max(1, batch_size // max(samples, beams))
-        for first in range(0, len(encoded), at_once):
-            batch = slice(first, first + at_once)
-            rows = slice(first * samples, (first + at_once) * samples)
-            drawn = None if seeds is None else self._generators(seeds[rows])
+        finished: list[str] = []
+        batch_prompts = max(1, batch_size // max(samples, beams))
+        for first in range(0, len(encoded), batch_prompts):
+            batch = slice(first, first + batch_prompts)
+            rows = slice(first * samples, (first + batch_prompts) * samples)
+            generators = None if seeds is None else self._generators(seeds[rows])
             texts = prompts[batch], encoded[batch]
-            written = self._write(*texts, config, steps, drawn, stops, stream)
-            done += written
+            new_texts = self._write(*texts, config, steps, generators, stops, stream)
+            finished += new_texts
             if ready is not None:
-                ready(written)
-        return done[0] if single else done
+                ready(new_texts)
+        return finished[0] if is_single else finished
 
     def _generators(self, seeds: Sequence[int]) -> list[torch.Generator]:
-        """One for each text, where the weights lie."""
+        """Returns a generator for each text, on the device of the weights."""
         return [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
 
     def _check_room(self, prompts: int, config: GenerationConfig, batch_size: int) -> None:
-        """Compares the texts of a batch, their cache and the logits with the memory there is.
+        """Checks that the texts of a batch, their cache and the logits fit into memory.
 
         Raises:
-            InvalidArguments: says what takes how much.
+            InvalidArguments: they don't; the message states the required memory.
         """
-        there = memory_for(self.device)
-        if there is None:
+        available = memory_for(self.device)
+        if available is None:
             return
         new, beams = config.max_new_tokens, config.beams
         copies = max(config.samples, beams)
@@ -183,53 +185,53 @@ class TextGenerator(ABC):
         module: Any = self._module
         weights = next(module.parameters())
         vocabulary = getattr(getattr(module, "embedding", None), "num_embeddings", 1)
-        kept = min(new, getattr(module, "max_length", new))  # positions in the cache, at least
+        cached = min(new, getattr(module, "max_length", new))  # positions in the cache, at least
         blocks = getattr(getattr(module, "decoder", module), "blocks", ())
         heads = sum(
             2 * getattr(block.attention, "kv_heads", 0) * getattr(block.attention, "head_dim", 0)
             for block in blocks
             if hasattr(block, "attention")
         )
-        takes = rows * (new * 8 + kept * heads * weights.itemsize + vocabulary * 4)
-        if takes > there:
+        required = rows * (new * 8 + cached * heads * weights.itemsize + vocabulary * 4)
+        if required > available:
             key, value = ("beams", beams) if beams > 1 else ("samples", copies)
             if rows == 1 or new > rows:
                 key, value = "max_new_tokens", new
-            gib = f"{takes / 2**30:,.1f} GiB"
-            expected = f"what fits into {there / 2**30:,.1f} GiB of memory; this takes {gib}"
+            gib = f"{required / 2**30:,.1f} GiB"
+            expected = f"at most {available / 2**30:,.1f} GiB of memory for generation, not {gib}"
             raise InvalidArguments(Problem(key, expected, value))
 
     def answer(
         self, prompt: Sequence[int], *, max_new_tokens: int = 100, stop_tokens: Sequence[int] = ()
     ) -> str:
-        """The text that follows a prompt of ids, the likeliest token after the other, alone.
+        """Returns the greedily decoded text that follows a prompt of ids, without the prompt.
 
         Args:
-            prompt: all that the module reads, special tokens included.
-            stop_tokens: further ones that end it.
+            prompt: the module's input, including special tokens.
+            stop_tokens: further ids that end the text.
         """
         stops = [*self.stop_tokens, *stop_tokens]
-        begun = self._begin([list(prompt)])
-        T = begun.tokens.shape[1]
+        batch = self._begin([list(prompt)])
+        T = batch.tokens.shape[1]
         row = generate(
-            begun.model, begun.tokens, max_new_tokens=max_new_tokens, greedy=True, stop_token=stops
+            batch.model, batch.tokens, max_new_tokens=max_new_tokens, greedy=True, stop_token=stops
         )
         new = row[0, T:].tolist()
-        end = next((place for place, token in enumerate(new) if token in stops), len(new))
+        end = next((index for index, token in enumerate(new) if token in stops), len(new))
         return self.tokenizer.decode(new[:end])
 
     @cached_property
     def spelling(self) -> Spelling:
-        """What the tokenizer's tokens spell."""
+        """The text of each of the tokenizer's tokens."""
         return Spelling(self.tokenizer)
 
     @abstractmethod
     def _encode(self, text: str) -> list[int]:
-        """The ids that the module reads of a prompt."""
+        """Returns the module's input ids for a prompt."""
 
     @abstractmethod
-    def _begin(self, prompts: list[list[int]]) -> Begun:
-        """The prompts as one batch."""
+    def _begin(self, prompts: list[list[int]]) -> PromptBatch:
+        """Returns the prompts as a batch."""
 
     def _write(
         self,
@@ -241,13 +243,13 @@ class TextGenerator(ABC):
         stops: list[str],
         stream: Callable[[str], None] | None,
     ) -> list[str]:
-        """The texts of a batch of prompts, which are given as typed and as read."""
+        """Generates the texts of a batch of prompts, given as text and as ids."""
         batch = self._begin(encoded)
         typed = texts if self.continues else [""] * len(texts)
         T, tokens = batch.tokens.shape[1], batch.tokens
         prompts = [row[T - n :] for row, n in zip(tokens.tolist(), batch.shown, strict=True)]
-        begins = any(not self.tokenizer.decode(ids) for ids in prompts)
-        ending = StopText(self.spelling, stops, begins=begins) if stops else None
+        may_begin = any(not self.tokenizer.decode(ids) for ids in prompts)
+        ending = StopText(self.spelling, stops, begins=may_begin) if stops else None
         streaming = None
         if stream is not None:
             streaming = _Stream(self._continuation(prompts[0], ending), stream)
@@ -272,7 +274,9 @@ class TextGenerator(ABC):
         ]
 
     def _text(self, prompt: list[int], new: list[int], ending: StopText | None) -> str:
-        """The text of the new tokens up to their end; the same as the pieces of a stream."""
+        """Returns the text of the new tokens up to its end, identical to the joined pieces of a
+        stream.
+        """
         text, pieces = self._continuation(prompt, ending), []
         for end, token in enumerate(new, 1):
             pieces.append(text.push(token))
@@ -288,13 +292,13 @@ class TextGenerator(ABC):
 
 
 class _Stream:
-    """Passes a text on as its tokens come; no empty pieces."""
+    """Passes a text on, token by token, without empty pieces."""
 
     def __init__(self, text: Continuation, stream: Callable[[str], None]) -> None:
         self.text, self.stream = text, stream
 
     def read(self, column: Tensor) -> None:
-        """Takes the next id, (1,)."""
+        """Adds the next id, (1,)."""
         self.show(self.text.push(int(column)))
 
     def show(self, piece: str) -> None:
@@ -302,20 +306,20 @@ class _Stream:
             self.stream(piece)
 
 
-def _listed(texts: str | Sequence[str]) -> list[str]:
+def _as_list(texts: str | Sequence[str]) -> list[str]:
     return [texts] if isinstance(texts, str) else list(texts)
 
 
 def _check_texts(checks: Checks, prompts: list[str], stops: list[str], words: list[str]) -> None:
     for where, texts in (("prompt", prompts), ("stop", stops), ("forbidden", words)):
         for text in texts:
-            checks.that(_is_unicode(text), where, text, "text that UTF-8 can hold")
-    checks.that(all(stops), "stop", stops, "texts that are not empty")
-    checks.that(all(words), "forbidden", words, "words that are not empty")
+            checks.that(_is_unicode(text), where, text, "text that can be encoded as UTF-8")
+    checks.that(all(stops), "stop", stops, "non-empty texts")
+    checks.that(all(words), "forbidden", words, "non-empty words")
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether a text can be written as UTF-8; bytes of a command line may come as half pairs."""
+    """Returns whether a text can be encoded as UTF-8; command-line bytes may be lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -323,22 +327,22 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def nothing_to_start_from(text: str) -> InvalidArguments:
-    """An empty prompt for a tokenizer that has no end of text."""
-    expected = "some text: this tokenizer has no end-of-text token to start from"
+def empty_prompt_error(text: str) -> InvalidArguments:
+    """Returns the error of an empty prompt for a tokenizer without an end-of-text token."""
+    expected = "a non-empty text, because the tokenizer has no end-of-text token"
     return InvalidArguments(Problem("prompt", expected, text))
 
 
 def _seeds(seed: int, prompts: list[list[int]], samples: int) -> list[int]:
-    """One for each text: a function of the seed, the prompt, and how many texts of the same prompt
-    come before, so that neither neighbours nor the batch matter.
+    """Returns a seed for each text: a function of the seed, the prompt and the number of earlier
+    texts of the same prompt, independent of the batch.
     """
-    found, before = [], Counter[tuple[int, ...]]()
+    seeds, counts = [], Counter[tuple[int, ...]]()
     for ids in prompts:
         name = hashlib.sha256(repr((seed, ids)).encode()).digest()
         for _ in range(samples):
-            number = before[tuple(ids)]
-            before[tuple(ids)] += 1
+            number = counts[tuple(ids)]
+            counts[tuple(ids)] += 1
             digest = hashlib.sha256(name + number.to_bytes(8, "big")).digest()
-            found.append(int.from_bytes(digest[:8], "big") >> 1)
-    return found
+            seeds.append(int.from_bytes(digest[:8], "big") >> 1)
+    return seeds

@@ -1,4 +1,4 @@
-"""A trained module, with its tokenizer if it reads text, as what it is good for."""
+"""Wrappers of trained modules: text generators, text encoders and number models."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ Trained = Textual | NumberModel
 
 
 def writer(module: nn.Module, tokenizer: Any) -> Writer | None:
-    """A module that writes texts, ready to; None of another."""
-    found: Any = for_use(module, tokenizer)
-    return found if isinstance(found, LanguageModel | Seq2Seq) else None
+    """Returns the text generator of a module; None if the module doesn't generate text."""
+    model: Any = for_use(module, tokenizer)
+    return model if isinstance(model, LanguageModel | Seq2Seq) else None
 
 
 def for_use(module: nn.Module, tokenizer: Any, labels: Sequence[str] = ()) -> Trained:
-    """A decoder as a `LanguageModel`, an encoder-decoder as a `Seq2Seq`, an encoder as a
-    `TextEncoder`, a regressor, which has no use for the tokenizer, as a `NumberModel`. A class of
-    the user's is a `LanguageModel` if it has what generation needs, else a `TextEncoder`.
+    """Returns the wrapper of a trained module.
+
+    A decoder becomes a `LanguageModel`, an encoder-decoder a `Seq2Seq`, an encoder a `TextEncoder`,
+    and a regressor, which needs no tokenizer, a `NumberModel`. A custom class is a `LanguageModel`
+    if it has the methods that generation needs, otherwise a `TextEncoder`.
 
     Args:
-        labels: the names of what the module's head tells apart.
+        labels: names of the head's classes or tags.
     """
     if isinstance(module, Regressor):
         return NumberModel(module)

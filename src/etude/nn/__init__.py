@@ -1,4 +1,4 @@
-"""The parts of a Transformer, in torch alone: attention, position, norm, feed-forward, block.
+"""The parts of a Transformer in plain PyTorch: attention, position, norm, feed-forward, block.
 
 Shape letters, used in comments and docstrings throughout the package:
 
@@ -9,8 +9,8 @@ Shape letters, used in comments and docstrings throughout the package:
 
 The T queries are the last T of the S positions: S = T without a cache, S > T with one.
 
-A part is chosen by a config file of its name and built by the model. In a part's constructor the
-keyword-only arguments without a default are what the model gives (`dim`, `heads`, ...); those
-with a default are what a config may state. Either kind may be `layer`, the number of the part's
-block from 0, or `layers`, how many blocks there are: who names them is told (`etude.nn.parts`).
+A config file selects a part by name, and the model builds it. In a part's constructor the
+keyword-only arguments without a default come from the model (`dim`, `heads`, ...); those with a
+default may be set in a config. An argument `layer` receives the index of the part's block from 0,
+`layers` the number of blocks (`etude.nn.parts`).
 """

@@ -1,4 +1,4 @@
-"""Attention: the formula, the same thing fused, and the multi-head module around them."""
+"""Attention: the reference formula, the fused kernels, and the multi-head module."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ SCALES: dict[str, Callable[[float], float]] = {
     "inverse": lambda K: 1 / K,
     "one": lambda K: 1.0,
 }
-"""What the scores are multiplied with, given the head width: Vaswani et al. 2017, equation 1;
-muP (Yang et al. 2022, arXiv:2203.03466, definition 4.1); T5 (Raffel et al. 2019)."""
+"""Factor of the scores, given the head width: Vaswani et al. 2017, equation 1; muP (Yang et al.
+2022, arXiv:2203.03466, definition 4.1); T5 (Raffel et al. 2019).
+"""
 
 
 def reference_attention(
@@ -40,23 +41,23 @@ def reference_attention(
     dropout: float = 0.0,
     softcap: float | None = None,
 ) -> Tensor:
-    """softmax(q k^T * scale + bias + mask) v, in plain operations.
+    """Computes softmax(q k^T * scale + bias + mask) v with elementary operations.
 
-    Vaswani et al. 2017, equation 1; with fewer key-value heads than heads, grouped-query
-    attention (Ainslie et al. 2023, arXiv:2305.13245, section 2.2): heads h * H/G to
-    (h + 1) * H/G - 1 share the key-value head h.
+    Vaswani et al. 2017, equation 1; with fewer key-value heads than heads, grouped-query attention
+    (Ainslie et al. 2023, arXiv:2305.13245, section 2.2): heads h * H/G to (h + 1) * H/G - 1 share
+    the key-value head h.
 
     Args:
         q: queries (B, H, T, K), the last T of the S positions.
         k, v: keys and values (B, G, S, K); G divides H.
-        causal: hide the keys that stand after a query.
-        bias: added to the scores; broadcasts to (B, H, T, S). Of booleans: true where a key may
-            be seen.
-        scale: 1 / sqrt(K) unless given.
-        dropout: the probability with which an attention weight is dropped, now: a module that
-            is evaluating passes 0.
-        softcap: c, keeps the scores within (-c, c), by c tanh(score / c) before bias and mask
-            (Gemma Team 2024, arXiv:2408.00118, section 2).
+        causal: whether to hide the keys after a query.
+        bias: added to the scores; broadcasts to (B, H, T, S). If boolean: true where a key is
+            visible.
+        scale: factor of the scores; None is 1 / sqrt(K).
+        dropout: dropout probability of the attention weights; always applied, so pass 0 in
+            evaluation.
+        softcap: c, limits the scores to (-c, c), by c tanh(score / c) before bias and mask (Gemma
+            Team 2024, arXiv:2408.00118, section 2).
 
     Returns:
         (B, H, T, K).
@@ -70,8 +71,8 @@ def reference_attention(
     elif bias is not None:
         scores = scores + bias
     if causal:
-        seen = causal_mask(scores.shape[-2], scores.shape[-1], scores.device)
-        scores = scores.masked_fill(~seen, -torch.inf)
+        visible = causal_mask(scores.shape[-2], scores.shape[-1], scores.device)
+        scores = scores.masked_fill(~visible, -torch.inf)
     weights = F.dropout(scores.softmax(dim=-1), dropout)  # (B, H, T, S)
     return weights.to(v.dtype) @ v
 
@@ -86,20 +87,20 @@ def fused_attention(
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """`reference_attention` by torch's fused kernels; the same result.
+    """Computes `reference_attention` with torch's fused kernels.
 
-    The kernels are fastest without an explicit mask, so one is made only where it says
-    something that `is_causal` (which counts the queries from position 0) cannot.
+    The kernels are fastest without an explicit mask, so one is created only where `is_causal`
+    (which counts the queries from position 0) is not sufficient.
     """
     T, S = q.shape[-2], k.shape[-2]
     mask = bias
     if causal and T == 1:
-        causal = False  # the only query is the last position: it sees every key
+        causal = False  # the only query is at the last position, so every key is visible
     elif causal and (bias is not None or T != S):
         mask = causal_mask(T, S, q.device) if bias is None else hide_later(bias, T, S)
         causal = False
     if mask is not None:
-        # Without the batch dimension the CPU takes its unfused path, four times slower.
+        # Without the batch dimension the CPU uses the unfused kernel, which is four times slower.
         mask = mask[(None,) * (4 - mask.ndim)]
         mask = mask if mask.dtype == torch.bool else mask.to(q.dtype)
     return F.scaled_dot_product_attention(
@@ -115,47 +116,46 @@ def fused_attention(
 
 
 class MultiHeadAttention(nn.Module):
-    """Attention of several heads (Vaswani et al. 2017, section 3.2.2).
+    """Multi-head attention (Vaswani et al. 2017, section 3.2.2).
 
-    One projection `qkv` makes queries, keys and values, in this order along its output; `out`
-    writes back into the residual stream. Dropout acts on the attention weights and on the
-    output, as in GPT-2. Given a memory, it is cross-attention: queries from x, keys and values
-    from the memory, and no positions.
+    One projection `qkv` computes queries, keys and values, in this order along its output; `out`
+    writes to the residual stream. Dropout acts on the attention weights and on the output, as in
+    GPT-2. Given a memory, it is cross-attention: queries from x, keys and values from the memory,
+    without positions.
 
-    Three steps, of which a variant overrides one or two: `project` makes queries, keys and values,
-    `attend` weighs the values, `merge` writes the heads back. Between the steps only the number of
-    positions is fixed: `project` may give keys and values of other widths and numbers of heads, if
-    `attend` can use them and `merge` what that returns.
+    It has three steps, of which a variant overrides one or two: `project` computes queries, keys
+    and values, `attend` averages the values, `merge` joins the heads. Between the steps only the
+    number of positions is fixed: `project` may return keys and values of other widths and numbers
+    of heads, if `attend` supports them and `merge` supports the result.
 
     Args:
         dim: D.
         heads: H, which divides D.
         bias: whether the projections have a bias.
-        dropout: probability, for the attention weights and the output.
-        kv_heads: G, which divides H; None is H. Fewer is grouped-query attention (Ainslie et
-            al. 2023), one is multi-query attention (Shazeer 2019, arXiv:1911.02150).
+        dropout: dropout probability of the attention weights and of the output.
+        kv_heads: G, which divides H; None is H. Fewer is grouped-query attention (Ainslie et al.
+            2023), one is multi-query attention (Shazeer 2019, arXiv:1911.02150).
         head_dim: K; None is D / H.
-        qkv_bias, out_bias: whether queries, keys and values, or the output, have a bias; None is
-            as `bias` says.
+        qkv_bias, out_bias: whether the `qkv` and the `out` projection have a bias; None is `bias`.
         qk_norm: whether each head's query and key are RMS-normalised over their width, with a
-            learned weight, before the positions turn them (Henry et al. 2020, arXiv:2010.04245;
-            the form of Qwen3, arXiv:2505.09388).
-        qk_norm_eps: of these norms.
-        qk_norm_offset: whether their weight is what the gain has beside 1 (`OffsetRMSNorm`; Gemma).
-        scale: of the scores: `inverse_sqrt` is 1 / sqrt(K), `inverse` 1 / K, `one` 1.
-        scale_dim: what stands in the scale for K (Gemma's `query_pre_attn_scalar`); None is K, at
-            muP's base width.
-        softcap: see `reference_attention`; it has no fused kernel.
-        attention_dropout: probability for the attention weights alone; None is `dropout`. On a CPU
-            there is no fused kernel with it, and 0 is several times faster.
+            learned weight, before the position part rotates them (Henry et al. 2020,
+            arXiv:2010.04245; the form of Qwen3, arXiv:2505.09388).
+        qk_norm_eps: epsilon of these norms.
+        qk_norm_offset: whether the gain of these norms is 1 + weight (`OffsetRMSNorm`; Gemma).
+        scale: scale of the scores: `inverse_sqrt` is 1 / sqrt(K), `inverse` 1 / K, `one` 1.
+        scale_dim: replaces K in the scale (Gemma's `query_pre_attn_scalar`); None is K, at muP's
+            base width.
+        softcap: see `reference_attention`; there is no fused kernel with it.
+        attention_dropout: dropout probability of the attention weights; None is `dropout`. On a CPU
+            there is no fused kernel with dropout, and 0 is several times faster.
         base_head_dim: K at muP's base width; None is K. The scale is that of the base width, times
-            base_head_dim / K: q . k, once both are learned, grows with K, and not with its root
-            (Yang et al. 2022, arXiv:2203.03466, definition 4.1).
+            base_head_dim / K: q . k of learned vectors grows with K, not with its root (Yang et al.
+            2022, arXiv:2203.03466, definition 4.1).
 
     Attributes:
-        fused: whether torch's fused kernels are taken where they can be.
-        standard_scale: what the scale is in the standard parametrisation.
-        base_share: base_head_dim / K.
+        fused: whether to use torch's fused kernels where possible.
+        standard_scale: the scale in the standard parametrisation.
+        base_ratio: base_head_dim / K.
 
     Raises:
         InvalidArguments: sizes that don't divide each other.
@@ -210,15 +210,15 @@ class MultiHeadAttention(nn.Module):
         self.head_dim = dim // heads if head_dim is None else head_dim
         self.standard_scale = SCALES[scale](self.head_dim if scale_dim is None else scale_dim)
         base = self.head_dim if base_head_dim is None else base_head_dim
-        self.base_share = base / self.head_dim
-        self.scale = SCALES[scale](base if scale_dim is None else scale_dim) * self.base_share
+        self.base_ratio = base / self.head_dim
+        self.scale = SCALES[scale](base if scale_dim is None else scale_dim) * self.base_ratio
         self.softcap = softcap
         H, G, K = self.heads, self.kv_heads, self.head_dim
         self.qkv = nn.Linear(dim, (H + 2 * G) * K, bias=bias if qkv_bias is None else qkv_bias)
         self.out = nn.Linear(H * K, dim, bias=bias if out_bias is None else out_bias)
-        of_a_head = OffsetRMSNorm if qk_norm_offset else RMSNorm
-        self.q_norm = of_a_head(dim=K, bias=False, eps=qk_norm_eps) if qk_norm else None
-        self.k_norm = of_a_head(dim=K, bias=False, eps=qk_norm_eps) if qk_norm else None
+        head_norm = OffsetRMSNorm if qk_norm_offset else RMSNorm
+        self.q_norm = head_norm(dim=K, bias=False, eps=qk_norm_eps) if qk_norm else None
+        self.k_norm = head_norm(dim=K, bias=False, eps=qk_norm_eps) if qk_norm else None
         self.residual_dropout = nn.Dropout(dropout)
 
     def forward(
@@ -233,18 +233,19 @@ class MultiHeadAttention(nn.Module):
         documents: Documents | None = None,
         memory: Tensor | None = None,
     ) -> Tensor:
-        """(B, T, D) to (B, T, D).
+        """Maps (B, T, D) to (B, T, D).
 
         Args:
-            position: turns queries and keys before they meet (`Rotary`).
-            causal: hide later keys.
-            bias: added to the scores; broadcasts to (B, H, T, S). Of booleans: true where a key
-                may be seen.
+            position: rotates queries and keys before the scores are computed (`Rotary`).
+            causal: whether to hide later keys.
+            bias: added to the scores; broadcasts to (B, H, T, S). If boolean: true where a key is
+                visible.
             cache: keys and values of the positions before x; those of x are appended to it.
-            positions: of x, (B, T), or the first; None is where the cache ends.
-            documents: x is packed of them, and each sees itself alone; not with a cache.
-            memory: (B, S, D), what x attends to instead of itself; None may be said again once
-                a cache has its keys and values.
+            positions: positions of x, (B, T), or the first one; None continues after the cache.
+            documents: the documents packed in x, which don't attend to each other; not with a
+                cache.
+            memory: (B, S, D), the sequence that x attends to instead of itself; may be None once a
+                cache has its keys and values.
         """
         q, k, v = self.project(x, memory, cache, position, positions)
         dropout = self.dropout if self.training else 0.0
@@ -263,14 +264,14 @@ class MultiHeadAttention(nn.Module):
         position: Position,
         positions: int | Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, H, T, K) of x (B, T, D), and all keys and values (B, G, S, K) that they may
-        meet: those in the cache too, to which those of x are added; or those of a memory.
+        """Returns queries (B, H, T, K) of x (B, T, D), and their keys and values (B, G, S, K).
 
-        Positions have turned queries and keys. The arguments are those of `forward`.
+        Keys and values are those of x, after those in the cache; or those of a memory. Queries and
+        keys are rotated. The arguments are those of `forward`.
         """
         if memory is not None or (cache is not None and cache.memory is not None):
-            return self._across(x, memory, cache)
-        q, k, v = self._within(x)
+            return self._project_cross(x, memory, cache)
+        q, k, v = self._project_self(x)
         start = 0 if cache is None else cache.length
         q, k = position.rotate(q, k, start=start if positions is None else positions)
         if cache is not None:
@@ -288,32 +289,36 @@ class MultiHeadAttention(nn.Module):
         scale: float | None = None,
         dropout: float = 0.0,
     ) -> Tensor:
-        """What each query gathers of the values, (B, H, T, K); see `reference_attention`. Of packed
-        sequences it is called for each document.
+        """Returns the average of the values for each query, (B, H, T, K); see
+        `reference_attention`.
+
+        For packed sequences it is called once per document.
         """
-        weigh: Callable[..., Tensor] = fused_attention
+        attention: Callable[..., Tensor] = fused_attention
         if not self.fused or self.softcap is not None:
-            weigh = partial(reference_attention, softcap=self.softcap)
-        return weigh(q, k, v, causal=causal, bias=bias, scale=scale, dropout=dropout)
+            attention = partial(reference_attention, softcap=self.softcap)
+        return attention(q, k, v, causal=causal, bias=bias, scale=scale, dropout=dropout)
 
     def merge(self, y: Tensor) -> Tensor:
-        """What the heads have gathered, (B, H, T, K), to what is added to the stream, (B, T, D)."""
+        """Maps the heads' outputs (B, H, T, K) to the vectors that are added to the stream, (B, T,
+        D).
+        """
         B, _, T, _ = y.shape
         return self.residual_dropout(self.out(y.transpose(1, 2).reshape(B, T, -1)))
 
-    def _within(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, H, T, K), keys and values (B, G, T, K) of x itself."""
+    def _project_self(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns queries (B, H, T, K), keys and values (B, G, T, K) of x."""
         B, T, _ = x.shape
         H, G, K = self.heads, self.kv_heads, self.head_dim
         heads = self.qkv(x).view(B, T, H + 2 * G, K).split_with_sizes((H, G, G), dim=2)
-        # Split first: so the gradients of the three come back side by side, in the layout of `qkv`.
+        # Split first, so that the gradients of the three are adjacent, in the layout of `qkv`.
         q, k, v = (each.transpose(1, 2) for each in heads)
         return self._normed(self.q_norm, q), self._normed(self.k_norm, k), v
 
-    def _across(
+    def _project_cross(
         self, x: Tensor, memory: Tensor | None, cache: LayerCache | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, H, T, K) of x, keys and values (B, G, S, K) of the memory."""
+        """Returns queries (B, H, T, K) of x, and keys and values (B, G, S, K) of the memory."""
         G, K = self.kv_heads, self.head_dim
         rows = (self.heads * K, 2 * G * K)
         weights = self.qkv.weight.split_with_sizes(rows)
@@ -331,17 +336,19 @@ class MultiHeadAttention(nn.Module):
         return q, k, v
 
     def matrices(self) -> dict[str, Matrix]:
-        """What its layers are for; see `etude.nn.matrices`."""
+        """Returns the purposes of its linear layers; see `etude.nn.matrices`."""
         H, G, K = self.heads, self.kv_heads, self.head_dim
         return {
-            "qkv": queries_keys_values(H * K, G * K, K * self.base_share),
+            "qkv": queries_keys_values(H * K, G * K, K * self.base_ratio),
             "out": whole("out", self.out, writes=True),
         }
 
     @torch.no_grad()
     def fold_scale(self) -> None:
-        """Puts what muP's scale is beside the standard one into the queries, or into the gain of
-        their norm: the scale is then the standard one, and the output the same.
+        """Multiplies the factor between muP's scale and the standard one into the queries, or into
+        the gain of their norm.
+
+        The scale is the standard one afterwards, and the output is unchanged.
         """
         factor = self.scale / self.standard_scale
         if self.q_norm is not None:
@@ -349,7 +356,7 @@ class MultiHeadAttention(nn.Module):
         else:
             for parameter in self.qkv.parameters():
                 parameter[: self.heads * self.head_dim].mul_(factor)
-        self.scale, self.base_share = self.standard_scale, 1.0
+        self.scale, self.base_ratio = self.standard_scale, 1.0
 
     @staticmethod
     def _normed(norm: nn.Module | None, x: Tensor) -> Tensor:
@@ -357,13 +364,13 @@ class MultiHeadAttention(nn.Module):
 
 
 class ReferenceAttention(MultiHeadAttention):
-    """`MultiHeadAttention` by the formula instead of the fused kernels: slow and readable."""
+    """`MultiHeadAttention` without fused kernels: slow, but readable."""
 
     fused = False
 
 
 def check_heads(checks: Checks, heads: int, head_dim: int | None, dim: int) -> None:
-    """Notes heads that don't divide the width, where they have no width of their own."""
+    """Records a problem if the heads don't divide the width, unless `head_dim` is set."""
     if head_dim is None:
         check_divides(checks, "heads", heads, "dim", dim)
     else:
@@ -371,7 +378,7 @@ def check_heads(checks: Checks, heads: int, head_dim: int | None, dim: int) -> N
 
 
 def check_divides(checks: Checks, key: str, value: int, of_key: str, of: int) -> None:
-    """Notes a problem unless `value` is positive and divides `of`; `of` is checked elsewhere."""
+    """Records a problem unless `value` is positive and divides `of`, which is checked elsewhere."""
     if not checks.that(value > 0, key, value, "a positive number") or of <= 0:
         return
     if of % value == 0:
@@ -382,4 +389,4 @@ def check_divides(checks: Checks, key: str, value: int, of_key: str, of: int) ->
     above = min((n for n in divisors if n >= value), default=below)
     nearest = " or ".join(str(n) for n in sorted({below, above}))
     expected = f"a divisor of {of_key} = {of}"
-    checks.that(False, key, value, expected, f"the nearest: {nearest}")
+    checks.that(False, key, value, expected, f"try {nearest}")

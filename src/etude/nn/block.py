@@ -1,4 +1,4 @@
-"""A block: attention and feed-forward, each with a residual connection and a norm."""
+"""Blocks: attention and feed-forward part, each with a residual connection and a norm."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ Context = dict[str, Any]
 
 
 class Block(nn.Module):
-    """What the blocks share: two branches, or three, and a norm for each.
+    """Base class of blocks: two or three branches, and a norm for each.
 
     Args:
-        attention, norm, feedforward: called without arguments, build the module; `norm` once
-            for each branch. `NoFeedForward` leaves that branch out.
-        cross: builds an attention of its own for a branch that reads a memory, after the first
-            (Vaswani et al. 2017, section 3.1); None leaves the branch out.
+        attention, norm, feedforward: factories without arguments; `norm` is called once per branch.
+            `NoFeedForward` omits that branch.
+        cross: factory of the cross-attention, a branch after the first (Vaswani et al. 2017,
+            section 3.1); None omits the branch.
 
     Attributes:
-        final_norm: whether the last block's output still needs a norm.
+        final_norm: whether the output of the last block needs a final norm.
     """
 
     final_norm: bool
@@ -50,7 +50,7 @@ class Block(nn.Module):
         self.add_norms(norm)
 
     def add_norms(self, norm: Callable[[], nn.Module]) -> None:
-        """Builds the norms that a kind of block has besides; here none."""
+        """Builds additional norms of a subclass; by default, none."""
 
 
 class PreNormBlock(Block):
@@ -62,11 +62,11 @@ class PreNormBlock(Block):
     final_norm = True
 
     def forward(self, x: Tensor, across: Context | None = None, **context: Any) -> Tensor:
-        """(B, T, D) to (B, T, D).
+        """Maps (B, T, D) to (B, T, D).
 
         Args:
-            across: what the cross-attention takes beside x.
-            context: what the attention takes beside x.
+            across: keyword arguments of the cross-attention.
+            context: keyword arguments of the attention.
         """
         x = x + self.attention(self.attention_norm(x), **context)
         if self.has_cross:
@@ -91,7 +91,7 @@ class SandwichBlock(Block):
             self.feedforward_post_norm = norm()
 
     def forward(self, x: Tensor, across: Context | None = None, **context: Any) -> Tensor:
-        """(B, T, D) to (B, T, D); see `PreNormBlock.forward`."""
+        """Maps (B, T, D) to (B, T, D); see `PreNormBlock.forward`."""
         x = x + self.attention_post_norm(self.attention(self.attention_norm(x), **context))
         if self.has_cross:
             x = x + self.cross_post_norm(self.cross(self.cross_norm(x), **(across or {})))
@@ -106,7 +106,7 @@ class PostNormBlock(Block):
     final_norm = False
 
     def forward(self, x: Tensor, across: Context | None = None, **context: Any) -> Tensor:
-        """(B, T, D) to (B, T, D); see `PreNormBlock.forward`."""
+        """Maps (B, T, D) to (B, T, D); see `PreNormBlock.forward`."""
         x = self.attention_norm(x + self.attention(x, **context))
         if self.has_cross:
             x = self.cross_norm(x + self.cross(x, **(across or {})))
@@ -116,16 +116,16 @@ class PostNormBlock(Block):
 
 
 class ParallelBlock(Block):
-    """x + attention(norm(x)) + feedforward(norm'(x)): the branches read the same x.
+    """x + attention(norm(x)) + feedforward(norm'(x)): all branches read the same x.
 
-    GPT-NeoX (Black et al. 2022, arXiv:2204.06745, section 2.1, which has a norm for each branch).
-    A branch that reads a memory is added likewise.
+    GPT-NeoX (Black et al. 2022, arXiv:2204.06745, section 2.1, with a norm for each branch). The
+    cross-attention also reads x.
     """
 
     final_norm = True
 
     def forward(self, x: Tensor, across: Context | None = None, **context: Any) -> Tensor:
-        """(B, T, D) to (B, T, D); see `PreNormBlock.forward`."""
+        """Maps (B, T, D) to (B, T, D); see `PreNormBlock.forward`."""
         y = x + self.attention(self.attention_norm(x), **context)
         if self.has_cross:
             y = y + self.cross(self.cross_norm(x), **(across or {}))

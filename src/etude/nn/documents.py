@@ -1,4 +1,4 @@
-"""Several documents packed into one sequence, none of which sees another."""
+"""Packed documents: several documents in one sequence, which don't attend to each other."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 SHORT = 16
-"""Documents shorter than this on average are told apart by a mask: a call for each costs more."""
+"""Mean length below which documents are separated by a mask, because a call for each is slower."""
 
 
 class Documents:
-    """Where the documents of packed sequences begin.
+    """Boundaries of the documents in packed sequences.
 
     Args:
-        first: (B, T), true at the first token of each document. A sequence's first token begins
-            one in any case: what stands there may be the rest of a document cut off.
+        first: (B, T), true at the first token of each document. A sequence's first token always
+            begins a document, such as the rest of one that was cut.
 
     Attributes:
-        positions: (B, T), of each token within its document, from 0.
-        number: (B, T), of the document within its sequence, from 0.
+        positions: (B, T), position of each token in its document, from 0.
+        number: (B, T), index of the document in its sequence, from 0.
     """
 
     def __init__(self, first: Tensor) -> None:
@@ -35,11 +35,11 @@ class Documents:
 
     @classmethod
     def beginning_with(cls, token: int, tokens: Tensor) -> Documents:
-        """Of tokens (B, T) where `token` stands before each document, and belongs to it."""
+        """Returns the documents of tokens (B, T), each of which begins with `token`."""
         return cls(tokens == token)
 
     def to(self, device: torch.device | str) -> Documents:
-        """The same on another device."""
+        """Returns the documents on another device."""
         if self.number.device == torch.device(device):
             return self
         return Documents((self.positions == 0).to(device))
@@ -52,30 +52,31 @@ class Documents:
         return self._lengths
 
     @property
-    def apart(self) -> bool:
-        """Whether `attend`, which calls for each document alone, is faster than a mask."""
+    def prefers_split(self) -> bool:
+        """Whether `attend`, with a call for each document, is faster than a mask."""
         if self.number.device.type != "cpu":
             return False
         return self.number.numel() >= SHORT * sum(map(len, self.lengths))
 
     def mask(self, of: Documents | None = None) -> Tensor:
-        """(B, 1, T, S), true where a query and a key are of the same document.
+        """Returns (B, 1, T, S), true where a query and a key belong to the same document.
 
         Args:
-            of: the documents of the keys (B, S), by number, if not these.
+            of: documents of the keys (B, S), matched by index; None is the documents of the
+                queries.
         """
         keys = self if of is None else of
         return self.number[:, None, :, None] == keys.number[:, None, None, :]
 
-    def parted(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors (B, T, D) of the packed sequences as (N, L, D), a row for each document, and
-        (N, L), false in the padding after shorter ones.
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Splits vectors (B, T, D) of packed sequences into documents, (N, L, D), padded, and
+        returns them with a mask (N, L) that is false at padding.
         """
         lengths = [length for row in self.lengths for length in row]
         pieces = x.flatten(0, 1).split(lengths)
-        keep = torch.arange(max(lengths), device=x.device)
-        kept = keep < torch.tensor(lengths, device=x.device)[:, None]
-        return pad_sequence(pieces, batch_first=True), kept
+        index = torch.arange(max(lengths), device=x.device)
+        is_token = index < torch.tensor(lengths, device=x.device)[:, None]
+        return pad_sequence(pieces, batch_first=True), is_token
 
     def attend(
         self,
@@ -87,14 +88,15 @@ class Documents:
         bias: Tensor | None,
         **options: object,
     ) -> Tensor:
-        """`attend` within each document: less work than over the sequence, however masked.
+        """Calls `attend` for each document, which is cheaper than masked attention over the
+        sequence.
 
         Args:
             bias: broadcasts to (B, H, T, T), or None.
         """
         square = None if bias is None else bias.expand(*bias.shape[:-2], q.shape[2], k.shape[2])
-        done, stop_row = [], 0
-        for lengths, group in groupby(self.lengths):  # sequences cut alike go together
+        outputs, stop_row = [], 0
+        for lengths, group in groupby(self.lengths):  # adjacent sequences with the same lengths
             start_row, stop_row = stop_row, stop_row + len(list(group))
             rows = slice(start_row, stop_row)
             pieces, stop = [], 0
@@ -104,9 +106,9 @@ class Documents:
                 if part is not None and part.ndim == 4 and part.shape[0] > 1:
                     part = part[rows]
                 pieces.append(attend(*each, bias=part, **options))
-            done.append(_joined(pieces, dim=2))
-        return _joined(done, dim=0)
+            outputs.append(_concatenate(pieces, dim=2))
+        return _concatenate(outputs, dim=0)
 
 
-def _joined(pieces: list[Tensor], dim: int) -> Tensor:
+def _concatenate(pieces: list[Tensor], dim: int) -> Tensor:
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=dim)

@@ -1,4 +1,4 @@
-"""Random numbers from a generator of one's own, or none, whatever the code that draws asks for."""
+"""Random numbers from a given generator, or none, in code that uses torch's global generator."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DRAWS = frozenset(
     + [getattr(torch, name) for name in _NEW]
     + [getattr(torch.nn.init, name) for name in _INIT]
 )
-"""Torch's functions that draw random numbers and take a generator."""
+"""Torch's functions that draw random numbers and accept a generator."""
 
 _FILLS = frozenset(
     [getattr(torch.Tensor, name) for name in _IN_PLACE]
@@ -30,11 +30,11 @@ _FILLS = frozenset(
 
 
 class DrawingFrom(TorchFunctionMode):
-    """Within, what this thread draws with `DRAWS` on the generator's device is from `generator`.
+    """Context in which this thread's calls of `DRAWS` on the generator's device use `generator`.
 
-    Torch's own generator belongs to the whole process: a model that is built to be loaded must not
-    draw from it while another thread trains. The numbers are those of torch's own generator with
-    the same seed. (A `TorchDispatchMode` would see every operation, but imports torch's compiler.)
+    Torch's global generator is shared by the whole process: loading a model must not draw from it
+    while another thread trains. The numbers are those of torch's generator with the same seed. (A
+    `TorchDispatchMode` would intercept every operation, but imports torch's compiler.)
     """
 
     def __init__(self, generator: torch.Generator) -> None:
@@ -44,16 +44,16 @@ class DrawingFrom(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        given = dict(kwargs or {})
-        if func in DRAWS and given.get("generator") is None:
-            device = _device(args, given)
+        options = dict(kwargs or {})
+        if func in DRAWS and options.get("generator") is None:
+            device = _device(args, options)
             if device.type in (self.generator.device.type, "meta"):
-                given["generator"] = self.generator
-        return func(*args, **given)
+                options["generator"] = self.generator
+        return func(*args, **options)
 
 
-class _Undrawn(TorchFunctionMode):
-    """Within, tensors stay as they are where they would be filled with random numbers."""
+class _SkipRandomFills(TorchFunctionMode):
+    """Context in which random fills leave tensors unchanged."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -65,17 +65,18 @@ class _Undrawn(TorchFunctionMode):
 
 @contextmanager
 def shapes_only() -> Iterator[None]:
-    """Within, what is built has shapes and no content: torch's meta device, and nothing drawn.
+    """Context in which modules are built without content: on torch's meta device, without random
+    fills.
 
-    Drawing on that device would import torch's compiler: seconds, and 70 MB.
+    Random fills on that device would import torch's compiler: seconds, and 70 MB.
     """
-    with torch.device("meta"), _Undrawn():
+    with torch.device("meta"), _SkipRandomFills():
         yield
 
 
-def _device(args: Any, given: dict[str, Any]) -> torch.device:
-    """Where a function draws."""
-    tensors = [value for value in (*args, *given.values()) if isinstance(value, torch.Tensor)]
+def _device(args: Any, options: dict[str, Any]) -> torch.device:
+    """Returns the device on which a function draws."""
+    tensors = [value for value in (*args, *options.values()) if isinstance(value, torch.Tensor)]
     if tensors:
         return tensors[0].device
-    return torch.device(given.get("device") or torch.get_default_device())
+    return torch.device(options.get("device") or torch.get_default_device())

@@ -1,6 +1,6 @@
-"""The feed-forward branch: what a block does at each position alone.
+"""Feed-forward parts: the branch of a block that transforms each position independently.
 
-Two shapes: `down(activation(up(x)))`, and gated `down(activation(gate(x)) * up(x))`.
+Two forms: `down(activation(up(x)))`, and gated `down(activation(gate(x)) * up(x))`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from etude.nn.matrices import Matrix, whole
 
 
 class FeedForward(nn.Module, ABC):
-    """down(activation(up(x))); the base of the two-matrix parts.
+    """down(activation(up(x))); base class of feed-forward parts with two matrices.
 
     Vaswani et al. 2017, section 3.3.
 
     Args:
         dim: D.
         bias: whether the projections have a bias.
-        dropout: probability, on the output.
+        dropout: dropout probability of the output.
         hidden: F; None is 4 D.
     """
 
@@ -37,41 +37,43 @@ class FeedForward(nn.Module, ABC):
 
     @abstractmethod
     def activation(self, x: Tensor) -> Tensor:
-        """What stands between the projections; same shape."""
+        """Applies the activation between the projections; same shape."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, D)."""
+        """Maps (B, T, D) to (B, T, D)."""
         return self.dropout(self.down(self.activation(self.up(x))))
 
     def matrices(self) -> dict[str, Matrix]:
-        """What its layers are for; see `etude.nn.matrices`."""
+        """Returns the purposes of its linear layers; see `etude.nn.matrices`."""
         return {"up": whole("up", self.up), "down": whole("down", self.down, writes=True)}
 
 
 class ReLU(FeedForward):
-    """max(0, x), the original Transformer's."""
+    """max(0, x), as in the original Transformer."""
 
     def activation(self, x: Tensor) -> Tensor:
         return F.relu(x)
 
 
 class GELU(FeedForward):
-    """x times the normal distribution function of x (Hendrycks & Gimpel 2016, arXiv:1606.08415)."""
+    """x times the standard normal distribution function of x (Hendrycks & Gimpel 2016,
+    arXiv:1606.08415).
+    """
 
     def activation(self, x: Tensor) -> Tensor:
         return F.gelu(x)
 
 
 class GELUTanh(FeedForward):
-    """GELU by its tanh approximation (the same paper, section 2), which GPT-2 was trained with."""
+    """GELU in its tanh approximation (the same paper, section 2), as in GPT-2."""
 
     def activation(self, x: Tensor) -> Tensor:
         return F.gelu(x, approximate="tanh")
 
 
 class SiLU(FeedForward):
-    """x * sigmoid(x) (Hendrycks & Gimpel 2016; Ramachandran et al. 2017, arXiv:1710.05941, who
-    call it Swish), as in Marian's models.
+    """x * sigmoid(x) (Hendrycks & Gimpel 2016; Ramachandran et al. 2017, arXiv:1710.05941: Swish),
+    as in Marian's models.
     """
 
     def activation(self, x: Tensor) -> Tensor:
@@ -83,20 +85,20 @@ class SquaredReLU(FeedForward):
 
     def activation(self, x: Tensor) -> Tensor:
         positive = F.relu(x)
-        return positive * positive  # the bits of a power, in less time there and back
+        return positive * positive  # same bits as a power, faster forward and backward
 
 
 class GatedFeedForward(nn.Module, ABC):
-    """down(activation(gate(x)) * up(x)); the base of the gated parts.
+    """down(activation(gate(x)) * up(x)); base class of gated feed-forward parts.
 
     Shazeer 2020 (arXiv:2002.05202), section 2.
 
     Args:
         dim: D.
         bias: whether the projections have a bias; Shazeer's have none.
-        dropout: probability, on the output.
-        hidden: F; None is 8/3 D rounded up to a multiple of 8, so that three matrices cost
-            about what two of 4 D would.
+        dropout: dropout probability of the output.
+        hidden: F; None is 8/3 D rounded up to a multiple of 8, so that three matrices have about
+            the size of two of 4 D.
     """
 
     def __init__(self, *, dim: int, bias: bool, dropout: float, hidden: int | None = None) -> None:
@@ -110,14 +112,14 @@ class GatedFeedForward(nn.Module, ABC):
 
     @abstractmethod
     def activation(self, x: Tensor) -> Tensor:
-        """What stands between the projections; same shape."""
+        """Applies the activation to the gate; same shape."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, D)."""
+        """Maps (B, T, D) to (B, T, D)."""
         return self.dropout(self.down(self.activation(self.gate(x)) * self.up(x)))
 
     def matrices(self) -> dict[str, Matrix]:
-        """What its layers are for; see `etude.nn.matrices`."""
+        """Returns the purposes of its linear layers; see `etude.nn.matrices`."""
         gate, up = whole("gate", self.gate), whole("up", self.up)
         return {"gate": gate, "up": up, "down": whole("down", self.down, writes=True)}
 
@@ -144,15 +146,15 @@ class GEGLUTanh(GatedFeedForward):
 
 
 class NoFeedForward(nn.Module):
-    """No second branch: blocks of attention alone (Elhage et al. 2021, "A Mathematical Framework
-    for Transformer Circuits"). A block that is given this drops the branch and its norm.
+    """No feed-forward branch, for attention-only blocks (Elhage et al. 2021, "A Mathematical
+    Framework for Transformer Circuits"). A block omits the branch and its norm.
     """
 
     def __init__(self, *, dim: int, bias: bool, dropout: float) -> None:
         super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Zeros: nothing is added."""
+        """Returns zeros."""
         return torch.zeros_like(x)
 
 

@@ -1,13 +1,12 @@
-"""How the weights begin: each class fills a model in place, given its number of layers.
+"""Weight initialisations: each class fills a model in place, given its number of layers.
 
-All set biases to 0 and leave norms (weight 1, bias 0) and what position parts draw for themselves.
-What writes into the residual stream, and where queries, keys and values lie, the layers' owners
-declare (`etude.nn.matrices`).
+All of them set biases to 0 and don't change norms (weight 1, bias 0) or the weights of position
+parts. The modules declare which layers write to the residual stream, and where queries, keys and
+values are (`etude.nn.matrices`).
 
-Of a model in muP (`etude.optim.widths`) each weight begins with the standard deviation that it
-would have at the base width, a hidden matrix with that times (width / base width)^(-1/2), so that
-it falls with the root of the inputs (Yang et al. 2022, arXiv:2203.03466, table 8). At the base
-width both are the same.
+In muP (`etude.optim.widths`) each weight has the standard deviation of the base width, and a hidden
+matrix that times (width / base width)^(-1/2), so that it falls with the root of the number of
+inputs (Yang et al. 2022, arXiv:2203.03466, table 8). At the base width both are the same.
 """
 
 from __future__ import annotations
@@ -26,24 +25,24 @@ Initialise = Callable[[nn.Module, int], None]
 
 
 class WidthAware:
-    """The base of what knows muP: models in muP take no other initialisation."""
+    """Base class of initialisations that support muP; models in muP accept no others."""
 
     def __call__(self, module: nn.Module, layers: int) -> None:
-        """Fills the weights of a model of so many layers."""
+        """Fills the weights of a model with `layers` layers."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight to be filled, of a linear layer or an embedding.
+    """A weight of a linear layer or an embedding, with its initialisation sizes.
 
     Attributes:
-        name: of the layer.
+        name: name of the layer.
         embeds: whether it is an embedding.
-        inputs: columns; of an embedding, D. In muP as many as at the base width.
-        outputs: rows, likewise.
-        factor: in muP, what the standard deviation that these ask for is multiplied with; else 1.
-        purpose: as declared; None of a layer that nobody knows.
+        inputs: number of columns; for an embedding, D. In muP, that of the base width.
+        outputs: number of rows; in muP, that of the base width.
+        factor: factor of the standard deviation; 1 except in muP.
+        purpose: declared purpose of the layer; None if undeclared.
     """
 
     name: str
@@ -56,11 +55,11 @@ class Weight:
 
     @property
     def writes(self) -> bool:
-        """Whether it writes into the residual stream."""
+        """Whether the layer writes to the residual stream."""
         return self.purpose is not None and self.purpose.writes
 
     def pieces(self) -> dict[str, Tensor]:
-        """The matrices in it, by name, each to be filled on its own."""
+        """Returns the matrices in the weight, by name, which are filled separately."""
         if self.purpose is None or self.embeds:
             return {"": self.weight}
         weight = self.weight.detach()
@@ -68,9 +67,10 @@ class Weight:
 
 
 class Normal(WidthAware):
-    """BERT's: N(0, std) for all weights (Devlin et al. 2018, arXiv:1810.04805, and the authors'
-    code, `initializer_range`, which truncates at two standard deviations; this does not, as
-    `transformers` doesn't).
+    """BERT's initialisation: N(0, std) for all weights (Devlin et al. 2018, arXiv:1810.04805).
+
+    The authors' code (`initializer_range`) truncates at two standard deviations; this class
+    doesn't, and neither does `transformers`.
     """
 
     def __init__(self, *, std: float = 0.02) -> None:
@@ -85,9 +85,11 @@ class Normal(WidthAware):
 
 
 class GPT2(Normal):
-    """GPT-2's (Radford et al. 2019, section 2.3): N(0, std), and N(0, std / sqrt(2 layers)) for the
-    projections that write into the residual stream, so that its variance does not grow with
-    depth: each of the blocks writes into it twice.
+    """GPT-2's initialisation: N(0, std), and N(0, std / sqrt(2 layers)) for the projections that
+    write to the residual stream, so that its variance does not grow with depth (Radford et al.
+    2019, section 2.3).
+
+    Each block writes to the stream twice.
     """
 
     def __call__(self, module: nn.Module, layers: int) -> None:
@@ -97,9 +99,9 @@ class GPT2(Normal):
 
 
 class Xavier(WidthAware):
-    """Glorot & Bengio 2010, equation 16: uniform with variance 2 / (fan_in + fan_out), for
-    queries, keys and values each as a matrix of its own; embeddings N(0, 1 / sqrt(D)), as the
-    original Transformer's code multiplies them by sqrt(D).
+    """Glorot & Bengio 2010, equation 16: uniform with variance 2 / (fan_in + fan_out), for queries,
+    keys and values as separate matrices; embeddings N(0, 1 / sqrt(D)), as the original
+    Transformer's code multiplies them by sqrt(D).
     """
 
     def __call__(self, module: nn.Module, layers: int) -> None:
@@ -109,14 +111,14 @@ class Xavier(WidthAware):
                 continue
             for piece in matrix.pieces().values():
                 rows = matrix.outputs * piece.shape[0] / matrix.weight.shape[0]
-                wider = sum(piece.shape) / (matrix.inputs + rows)
-                nn.init.xavier_uniform_(piece, gain=math.sqrt(wider) * matrix.factor)
+                width_factor = sum(piece.shape) / (matrix.inputs + rows)
+                nn.init.xavier_uniform_(piece, gain=math.sqrt(width_factor) * matrix.factor)
 
 
 class Small(WidthAware):
-    """GPT-NeoX's (Black et al. 2022, arXiv:2204.06745, section 2.1): N(0, sqrt(2 / (5 D)))
-    ("SmallInit", Nguyen & Salazar 2019, arXiv:1910.05895), and N(0, 2 / (layers sqrt(D))) for what
-    writes into the residual stream (Wang & Komatsuzaki 2021, the code of GPT-J).
+    """GPT-NeoX's initialisation (Black et al. 2022, arXiv:2204.06745, section 2.1): N(0, sqrt(2 /
+    (5 D))) ("SmallInit", Nguyen & Salazar 2019, arXiv:1910.05895), and N(0, 2 / (layers sqrt(D)))
+    for layers that write to the residual stream (Wang & Komatsuzaki 2021, the code of GPT-J).
     """
 
     def __call__(self, module: nn.Module, layers: int) -> None:
@@ -129,9 +131,10 @@ class Small(WidthAware):
 
 
 class T5(WidthAware):
-    """T5's (Raffel et al. 2019, arXiv:1910.10683, and the authors' code): embeddings N(0, 1);
-    queries N(0, 1 / sqrt(D K)), which stands for the missing scale of the scores; each other
-    weight N(0, 1 / sqrt(fan_in)).
+    """T5's initialisation (Raffel et al. 2019, arXiv:1910.10683, and the authors' code).
+
+    Embeddings are N(0, 1); queries N(0, 1 / sqrt(D K)), which replaces the scale of the scores;
+    each other weight N(0, 1 / sqrt(fan_in)).
     """
 
     def __call__(self, module: nn.Module, layers: int) -> None:
@@ -147,9 +150,11 @@ class T5(WidthAware):
 
 
 class ZeroOutput(WidthAware):
-    """Each block begins as the identity: what writes into the residual stream is 0 (Zhang et al.
-    2019, arXiv:1901.09321; Jordan et al. 2024, modded-nanogpt); embeddings N(0, embedding_std), all
-    other matrices N(0, 1 / sqrt(fan_in)).
+    """Zero initialisation of the layers that write to the residual stream, so that each block is
+    initially the identity (Zhang et al. 2019, arXiv:1901.09321; Jordan et al. 2024,
+    modded-nanogpt).
+
+    Embeddings are N(0, embedding_std), all other matrices N(0, 1 / sqrt(fan_in)).
     """
 
     def __init__(self, *, embedding_std: float = 1.0) -> None:
@@ -168,7 +173,7 @@ class ZeroOutput(WidthAware):
 
 
 def _matrices(module: nn.Module) -> Iterator[Weight]:
-    """The linear layers and embeddings, each once, by name; their biases are set to 0."""
+    """Yields each linear layer and embedding once, by name, and sets biases to 0."""
     widths = widths_of(module)
     ratio = 1 if widths is None else widths.ratio
     known = declared(module)
@@ -179,7 +184,8 @@ def _matrices(module: nn.Module) -> Iterator[Weight]:
             continue
         role = None if widths is None else widths.roles[f"{name}.weight"]
         hidden = role == "hidden"
-        reads = isinstance(part, nn.Linear) and role == "vector"  # from inputs that are no width
+        # a linear layer as embedding, whose inputs don't grow with the width
+        reads = isinstance(part, nn.Linear) and role == "vector"
         rows, columns = part.weight.shape
         yield Weight(
             name,

@@ -1,4 +1,4 @@
-"""x W^T + b, with the kernel that suits the number of rows when generating on a CPU."""
+"""Linear layer x W^T + b, with the fastest kernel for the number of rows in generation on a CPU."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SMALL = 2**18
-"""Weights of a matrix below which torch's own way is as fast as any: 512 x 512 is not."""
+"""Number of weights below which torch's kernel is as fast as any: 512 x 512 is not below."""
 LARGE = 3 * 2**19
-"""Weights from which on oneDNN's kernel is the faster one for several rows: 768 x 2304, but not
-576 x 1536 (measured for 4, 8 and 12 rows on two cores)."""
-TURNED = 5
-"""Rows up to which the product is faster the other way round, on a CPU of AMD's."""
+"""Number of weights from which oneDNN's kernel is faster for several rows: 768 x 2304, but not 576
+x 1536 (measured for 4, 8 and 12 rows on two cores).
+"""
+MAX_TRANSPOSED_ROWS = 5
+"""Number of rows up to which the transposed product is faster, on an AMD CPU."""
 
 Kernel = Literal["turned", "onednn", "torch"]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear`: x (..., D), weight (F, D), bias (F,) to (..., F).
+    """Computes `F.linear`: x (..., D), weight (F, D), bias (F,) to (..., F).
 
     In inference mode, on a CPU, in float32 and for 2 to 15 rows of x, a product that is not small
-    goes the way that is fastest for its shape; see `kernel_for`. The sums are rounded differently.
+    uses the fastest kernel for its shape; see `kernel_for`. The rounding of the sums differs.
     """
     if weight.numel() < SMALL or not _generating(x, weight):
         return F.linear(x, weight, bias)
@@ -35,33 +36,33 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if kernel == "turned":
         return turned(x, weight, bias)
     if kernel == "onednn":
-        # torch's compiler uses this kernel too; it has no other name.
+        # torch's compiler uses this kernel too; it has no public name.
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 
 
 def turned(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`linear` as (W x^T)^T: MKL then reads the weights as they lie."""
+    """Computes `linear` as (W x^T)^T, so that MKL reads the weights in their memory order."""
     columns = x.reshape(-1, x.shape[-1]).contiguous().t()  # (D, R)
     y = torch.mm(weight, columns) if bias is None else torch.addmm(bias[:, None], weight, columns)
     return y.t().contiguous().view(*x.shape[:-1], -1)
 
 
-def kernel_for(rows: int, weights: int, maker: str) -> Kernel:
-    """The fastest way of a product, as measured.
+def kernel_for(rows: int, weights: int, vendor: str) -> Kernel:
+    """Returns the fastest kernel of a product, according to measurements.
 
-    MKL, from which torch takes its float32 products, needs up to three times as long for a few rows
-    as for one. It has other kernels for CPUs of AMD's: there up to `TURNED` rows are faster the
-    other way round, by a quarter to two fifths (a Zen 3, the shapes of GPT-2, SmolLM2-135M and
-    T5-small; on Intel's that was not measured). oneDNN, which reads the weights once, is faster
-    for large matrices on both.
+    MKL, which computes torch's float32 products, needs up to three times as long for a few rows as
+    for one. On AMD CPUs it has other kernels: there, up to `MAX_TRANSPOSED_ROWS` rows are faster in
+    the transposed product, by 25 % to 40 % (a Zen 3, the shapes of GPT-2, SmolLM2-135M and
+    T5-small; not measured on Intel CPUs). oneDNN, which reads the weights once, is faster for large
+    matrices on both.
 
     Args:
-        rows: of x.
-        weights: their number, `SMALL` or more.
-        maker: of the CPU; see `maker`.
+        rows: number of rows of x.
+        weights: number of weights, `SMALL` or more.
+        vendor: vendor of the CPU; see `maker`.
     """
-    if maker == "AuthenticAMD" and 2 <= rows <= TURNED:
+    if vendor == "AuthenticAMD" and 2 <= rows <= MAX_TRANSPOSED_ROWS:
         return "turned"
     if weights >= LARGE and 3 <= rows < 16 and torch.backends.mkldnn.is_available():
         return "onednn"
@@ -70,10 +71,10 @@ def kernel_for(rows: int, weights: int, maker: str) -> Kernel:
 
 @cache
 def maker() -> str:
-    """Whose CPU this is, as it says itself; empty where the system does not tell."""
+    """Returns the CPU's vendor identifier; empty if the system does not report it."""
     info = Path("/proc/cpuinfo")
-    found = re.search(r"^vendor_id\s*:\s*(\S+)", info.read_text() if info.exists() else "", re.M)
-    return found[1] if found else platform.processor().rpartition(" ")[2]
+    match = re.search(r"^vendor_id\s*:\s*(\S+)", info.read_text() if info.exists() else "", re.M)
+    return match[1] if match else platform.processor().rpartition(" ")[2]
 
 
 def _generating(x: Tensor, weight: Tensor) -> bool:

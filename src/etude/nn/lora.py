@@ -1,4 +1,4 @@
-"""Low-rank changes of frozen matrices (Hu et al. 2021, arXiv:2106.09685)."""
+"""Low-rank adaptation of frozen matrices (LoRA; Hu et al. 2021, arXiv:2106.09685)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from etude.nn.matrices import declared
 
 QUERIES = ("q", "k", "v")
 TARGETS = (*QUERIES, "qkv", "out", "gate", "up", "down")
-"""What can be adapted: of an attention the queries, keys, values or all three as one matrix, and
-its output; the matrices of a feed-forward part. Which layers these are, their owners declare
-(`etude.nn.matrices`)."""
+"""Possible targets: an attention's queries, keys, values or all three as one matrix, and its
+output; the matrices of a feed-forward part. The modules declare which layers these are
+(`etude.nn.matrices`).
+"""
 
 
 @dataclass(frozen=True)
 class LoRA:
-    """What is adapted, and how.
+    """Options of low-rank adaptation.
 
     Attributes:
-        rank: r, of each change.
-        alpha: a change counts alpha / r.
-        dropout: probability, of what a change reads.
+        rank: r, rank of each adapter.
+        alpha: the scale of an adapter is alpha / r.
+        dropout: dropout probability of an adapter's input.
         targets: some of `TARGETS`.
     """
 
@@ -42,20 +43,22 @@ class LoRA:
         checks.positive(rank=self.rank, alpha=self.alpha)
         checks.probability(dropout=self.dropout)
         unknown = [name for name in self.targets if name not in TARGETS]
-        expected = f"some of {', '.join(TARGETS)}"
+        expected = f"one or more of {', '.join(TARGETS)}"
         checks.that(bool(self.targets) and not unknown, "targets", list(self.targets), expected)
-        twice = "qkv" in self.targets and any(name in self.targets for name in QUERIES)
-        checks.that(not twice, "targets", list(self.targets), "qkv, or some of q, k and v")
+        overlaps = "qkv" in self.targets and any(name in self.targets for name in QUERIES)
+        expected = "either qkv, or some of q, k and v"
+        checks.that(not overlaps, "targets", list(self.targets), expected)
         checks.done()
 
 
 class LowRank(nn.Module):
-    """B A x, for some rows of a matrix: A (r, in) is drawn, B (rows, r) begins at zero.
+    """Adapter B A x of some rows of a matrix: A (r, in) is random, B (rows, r) initially zero.
 
     Args:
-        rows: the first row and the one after the last.
-        inputs: of the matrix.
+        rows: the first row, and the row after the last.
+        inputs: number of the matrix's inputs.
         rank: r.
+        like: tensor with the adapter's dtype and device.
     """
 
     def __init__(self, rows: tuple[int, int], inputs: int, rank: int, like: Tensor) -> None:
@@ -69,13 +72,13 @@ class LowRank(nn.Module):
 
 
 class LoRALinear(nn.Linear):
-    """A linear layer whose weight stays, with low-rank changes of some of its rows:
-    y = W x + b + (alpha / r) B A dropout(x) (Hu et al. 2021, equation 3).
+    """Linear layer with a frozen weight and low-rank adapters of some of its rows: y = W x + b +
+    (alpha / r) B A dropout(x) (Hu et al. 2021, equation 3).
 
     Args:
-        whole: the layer, whose parameters are taken over.
-        slots: the rows to change, by name.
-        options: how.
+        whole: the layer, whose parameters are shared.
+        slots: rows of each adapter, by name.
+        options: options of the adapters.
     """
 
     def __init__(self, whole: nn.Linear, slots: dict[str, tuple[int, int]], options: LoRA) -> None:
@@ -93,66 +96,66 @@ class LoRALinear(nn.Linear):
 
     @property
     def changes(self) -> dict[str, LowRank]:
-        """By name, in the order of their rows."""
+        """The adapters by name, in the order of their rows."""
         return {name: part for name, part in self.lora.items() if isinstance(part, LowRank)}
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) to (..., out)."""
+        """Maps (..., in) to (..., out)."""
         y = linear(x, self.weight, self.bias)
-        read = self.lora_dropout(x)
-        changes: list[Tensor] = []
-        place = 0
+        dropped = self.lora_dropout(x)
+        outputs: list[Tensor] = []
+        row = 0
         for change in self.changes.values():  # in the order of their rows
             first, last = change.rows
-            if first > place:
-                changes.append(y[..., place:first])
-            low = F.linear(F.linear(read, change.a), change.b)
-            changes.append(y[..., first:last] + self.scale * low)
-            place = last
-        if place < self.out_features:
-            changes.append(y[..., place:])
-        return changes[0] if len(changes) == 1 else torch.cat(changes, dim=-1)
+            if first > row:
+                outputs.append(y[..., row:first])
+            low = F.linear(F.linear(dropped, change.a), change.b)
+            outputs.append(y[..., first:last] + self.scale * low)
+            row = last
+        if row < self.out_features:
+            outputs.append(y[..., row:])
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
-        """The plain layer that computes the same; it takes over the weight, changed in place."""
+        """Returns an equivalent `nn.Linear`; it shares the weight, which is changed in place."""
         for change in self.changes.values():
             first, last = change.rows
             self.weight[first:last] += self.scale * (change.b @ change.a)
-        plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
-        plain.weight, plain.bias = self.weight, self.bias
-        return plain
+        layer = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
+        layer.weight, layer.bias = self.weight, self.bias
+        return layer
 
 
 def adapt(module: nn.Module, options: LoRA) -> list[str]:
-    """Puts low-rank changes into a model and freezes all else but an encoder's head.
+    """Adds low-rank adapters to a model and freezes all other weights, except an encoder's head.
 
-    An attention that reads another sequence is left as it is.
+    Cross-attention is not adapted.
 
     Returns:
-        The names of the layers that are adapted.
+        The names of the adapted layers.
 
     Raises:
-        InvalidArguments: the model has none of the targets.
+        InvalidArguments: the model lacks one of the targets.
     """
-    found = [(name, part, slots) for name, part, slots in _targets(module, options.targets)]
+    targets = list(_targets(module, options.targets))
     checks = Checks()
-    have = sorted({slot for _, _, slots in found for slot in slots})
-    missing = [name for name in options.targets if name not in have]
-    hint = "the model has none of these"
-    checks.that(not missing, "targets", missing, "parts that the model has", hint)
+    present = sorted({slot for _, _, slots in targets for slot in slots})
+    missing = [name for name in options.targets if name not in present]
+    expected = f"targets that the model has: {', '.join(present) or 'none'}"
+    checks.that(not missing, "targets", missing, expected)
     checks.done()
     for name, parameter in module.named_parameters():
         is_head = name.startswith("head.") and hasattr(getattr(module, "head", None), "gives")
         parameter.requires_grad_(is_head)
-    for name, part, slots in found:
+    for name, part, slots in targets:
         path, _, key = name.rpartition(".")
         setattr(module.get_submodule(path), key, LoRALinear(part, slots, options))
-    return [name for name, _, _ in found]
+    return [name for name, _, _ in targets]
 
 
 def merge(module: nn.Module) -> nn.Module:
-    """Puts plain layers that compute the same in place of all adapted ones."""
+    """Replaces all adapted layers by equivalent `nn.Linear` layers."""
     for name, part in list(module.named_modules()):
         if isinstance(part, LoRALinear):
             path, _, key = name.rpartition(".")
@@ -161,7 +164,7 @@ def merge(module: nn.Module) -> nn.Module:
 
 
 def adapted(module: nn.Module) -> dict[str, LoRALinear]:
-    """The adapted layers by name."""
+    """Returns the adapted layers by name."""
     return {name: part for name, part in module.named_modules() if isinstance(part, LoRALinear)}
 
 

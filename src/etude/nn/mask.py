@@ -1,4 +1,4 @@
-"""Which keys a query may see."""
+"""Masks: the visibility of keys to queries."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from etude.errors import Checks
 
 
 class Mask:
-    """The base of all mask parts.
+    """Base class of masks.
 
     Attributes:
         causal: whether no query sees a later key.
-        cacheable: whether what a position has computed stays when tokens follow it.
-        everywhere: whether it is the same wherever in a sequence a text begins.
+        cacheable: whether a position's output is independent of the tokens that follow.
+        everywhere: whether the mask is the same at any starting position of a text in a sequence.
     """
 
     causal: bool = False
@@ -22,8 +22,9 @@ class Mask:
     everywhere: bool = True
 
     def seen(self, T: int, S: int, device: torch.device | None = None) -> Tensor | None:
-        """(T, S), true where one of the last T of S positions may see key j; None where
-        `causal` says it all.
+        """Returns a mask (T, S), true where one of the last T of S positions may see key j.
+
+        None means that `causal` alone describes the mask.
         """
         return None
 
@@ -40,11 +41,11 @@ class Bidirectional(Mask):
 
 
 class SlidingWindow(Mask):
-    """Query i sees the last `window` keys j <= i, itself among them (Beltagy et al. 2020,
+    """Query i sees the last `window` keys j <= i, including itself (Beltagy et al. 2020,
     arXiv:2004.05150, section 3.1; as Mistral 7B, Jiang et al. 2023, arXiv:2310.06825).
 
     Args:
-        window: the number of keys.
+        window: number of visible keys.
     """
 
     causal = True
@@ -63,14 +64,14 @@ class SlidingWindow(Mask):
 
 
 class Prefix(Mask):
-    """The first `length` tokens see each other, the others what stands before them (Raffel et
-    al. 2019, arXiv:1910.10683, section 3.2.1, "prefix LM").
+    """The first `length` tokens see each other, the others the tokens before them (Raffel et al.
+    2019, arXiv:1910.10683, section 3.2.1, "prefix LM").
 
-    With a cache, the first call must read the whole prefix. Packed documents would each need a
-    prefix of their own, and are refused.
+    With a cache, the first call must contain the whole prefix. Packed documents are not supported,
+    because each would need its own prefix.
 
     Args:
-        length: of the prefix, in tokens.
+        length: length of the prefix, in tokens.
     """
 
     cacheable = True
@@ -89,15 +90,15 @@ class Prefix(Mask):
 
 
 def causal_mask(T: int, S: int, device: torch.device | None = None) -> Tensor:
-    """(T, S), true where query i, which stands at position S - T + i, may see key j."""
+    """Returns (T, S), true where query i, at position S - T + i, may see key j."""
     return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
 
 
 def hide_later(bias: Tensor, T: int, S: int) -> Tensor:
-    """(..., T, S): what broadcasts to it, with minus infinity where a key stands after a query."""
+    """Returns the bias, broadcast to (..., T, S), with minus infinity at keys after the query."""
     return bias.masked_fill(~causal_mask(T, S, bias.device), -torch.inf)
 
 
 def own_key(T: int, S: int, device: torch.device | None = None) -> Tensor:
-    """(T, S), true where key j is the query's own position."""
+    """Returns (T, S), true where key j is at the query's own position."""
     return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T).triu(S - T)

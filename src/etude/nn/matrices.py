@@ -1,11 +1,11 @@
-"""What the linear layers of a model are for, as the modules that own them declare it.
+"""Purposes of a model's linear layers, as declared by the modules that own them.
 
 An attention or a feed-forward part has a method `matrices()` that returns a `Matrix` for each of
-its linear layers, by the layer's name. Low-rank changes (`etude.nn.lora`), initialisation
-(`etude.nn.init`) and muP go by it, so layers may have any name.
+its linear layers, by the layer's name. Low-rank adaptation (`etude.nn.lora`), initialisation
+(`etude.nn.init`) and muP use it, so layers may have any name.
 
-Of a module without the method, layers are known by five names: `out` and `down` write into the
-residual stream, `gate` and `up` don't, `qkv` makes queries, keys and values.
+In a module without the method, five names are recognised: `out` and `down` write to the residual
+stream, `gate` and `up` don't, `qkv` computes queries, keys and values.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Rows = tuple[int, int]
 
 @dataclass(frozen=True)
 class Matrix:
-    """What a linear layer is for.
+    """Purpose of a linear layer.
 
     Attributes:
-        pieces: the matrices that lie in it one below the other: of each the first row and the one
-            after the last, by name. They cover the layer. A low-rank change names one: `q`, `k`,
+        pieces: row ranges of the matrices in the layer, in order: the first row, and the row after
+            the last, by name. They cover the layer. Targets of low-rank adaptation are `q`, `k`,
             `v` and `out` of an attention, `gate`, `up` and `down` of a feed-forward part.
-        writes: whether what it gives is added to the residual stream.
-        head_dim: K, where a piece `q` makes queries; at muP's base width.
+        writes: whether its output is added to the residual stream.
+        head_dim: K, if a piece `q` computes queries; at muP's base width.
     """
 
     pieces: Mapping[str, Rows]
@@ -39,16 +39,16 @@ class Matrix:
 
 
 def whole(name: str, layer: nn.Linear, *, writes: bool = False) -> Matrix:
-    """A layer that is one matrix."""
+    """Returns the purpose of a layer that is a single matrix."""
     return Matrix({name: (0, layer.out_features)}, writes)
 
 
 def queries_keys_values(queries: int, others: int, head_dim: float) -> Matrix:
-    """A layer that makes all three, in this order.
+    """Returns the purpose of a layer that computes queries, keys and values, in this order.
 
     Args:
-        queries: rows of the queries, H K.
-        others: rows of the keys, and of the values, G K.
+        queries: number of rows of the queries, H K.
+        others: number of rows of the keys, and of the values, G K.
         head_dim: see `Matrix`.
     """
     ends = (0, queries, queries + others, queries + 2 * others)
@@ -57,52 +57,53 @@ def queries_keys_values(queries: int, others: int, head_dim: float) -> Matrix:
 
 
 def declared(module: nn.Module) -> dict[str, Matrix]:
-    """What is known of a model's linear layers, by their names; the others are nobody's.
+    """Returns the purposes of a model's linear layers, by name; layers without one are omitted.
 
     Raises:
-        InvalidArguments: a declaration that does not fit its layer.
+        InvalidArguments: a declaration that does not match its layer.
     """
-    found: dict[str, Matrix] = {}
+    purposes: dict[str, Matrix] = {}
     checks = Checks()
     for path, owner in module.named_modules():
-        said: Mapping[str, Matrix] = owner.matrices() if declares(owner) else _by_name(owner)
-        for name, matrix in said.items():
+        own: Mapping[str, Matrix] = owner.matrices() if declares(owner) else _by_name(owner)
+        for name, matrix in own.items():
             full = f"{path}.{name}" if path else name
             try:
                 layer: Any = module.get_submodule(full)
             except AttributeError:
                 layer = None
-            if checks.that(isinstance(layer, nn.Linear), full, layer, "a linear layer: declared"):
+            expected = "a linear layer, as declared by matrices()"
+            if checks.that(isinstance(layer, nn.Linear), full, layer, expected):
                 rows, expected = layer.out_features, f"pieces that cover {layer.out_features} rows"
                 checks.that(_cover(matrix, rows), full, dict(matrix.pieces), expected)
-            found[full] = matrix
+            purposes[full] = matrix
     checks.done()
-    return found
+    return purposes
 
 
 def declares(module: Any) -> bool:
-    """Whether a module says what its layers are for."""
+    """Returns whether a module declares the purposes of its layers."""
     return callable(getattr(type(module), "matrices", None))
 
 
 def _cover(matrix: Matrix, rows: int) -> bool:
-    at = 0
+    row = 0
     for first, last in matrix.pieces.values():
-        if first != at or last <= first:
+        if first != row or last <= first:
             return False
-        at = last
-    return at == rows
+        row = last
+    return row == rows
 
 
 def _by_name(owner: Any) -> dict[str, Matrix]:
-    found: dict[str, Matrix] = {}
+    purposes: dict[str, Matrix] = {}
     for name, layer in owner.named_children():
         if not isinstance(layer, nn.Linear):
             continue
         if name in ("gate", "up", "out", "down"):
-            found[name] = whole(name, layer, writes=name in ("out", "down"))
+            purposes[name] = whole(name, layer, writes=name in ("out", "down"))
         elif name == "qkv" and hasattr(owner, "kv_heads"):
             K = owner.head_dim
-            base = K * getattr(owner, "base_share", 1.0)
-            found[name] = queries_keys_values(owner.heads * K, owner.kv_heads * K, base)
-    return found
+            base = K * getattr(owner, "base_ratio", 1.0)
+            purposes[name] = queries_keys_values(owner.heads * K, owner.kv_heads * K, base)
+    return purposes

@@ -1,4 +1,4 @@
-"""Normalisation of the residual stream, a vector at a time."""
+"""Normalisation of the residual stream, vector by vector."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class LayerNorm(nn.LayerNorm):
 
     Args:
         dim: D.
-        bias: whether the shift is learned; without it there is none.
+        bias: whether there is a learned bias.
     """
 
     def __init__(self, *, dim: int, bias: bool, eps: float = 1e-5) -> None:
@@ -26,7 +26,7 @@ class RMSNorm(nn.RMSNorm):
 
     Args:
         dim: D.
-        bias: the model's, and without effect: this norm has no shift.
+        bias: ignored: this norm has no bias.
     """
 
     def __init__(self, *, dim: int, bias: bool, eps: float = 1e-6) -> None:
@@ -34,13 +34,13 @@ class RMSNorm(nn.RMSNorm):
 
 
 class OffsetRMSNorm(nn.RMSNorm):
-    """(1 + weight) * x / sqrt(mean(x^2) + eps): `RMSNorm` whose weight is what the gain has beside
-    1, and begins at 0 (Gemma Team 2024, arXiv:2403.08295, and the authors' code). Computed in
-    float32 at least.
+    """(1 + weight) * x / sqrt(mean(x^2) + eps): an `RMSNorm` with gain 1 + weight, where the weight
+    is initially 0 (Gemma Team 2024, arXiv:2403.08295, and the authors' code). Computed in float32
+    or higher.
 
     Args:
         dim: D.
-        bias: the model's, and without effect.
+        bias: ignored: this norm has no bias.
     """
 
     def __init__(self, *, dim: int, bias: bool, eps: float = 1e-6) -> None:
@@ -50,14 +50,14 @@ class OffsetRMSNorm(nn.RMSNorm):
         nn.init.zeros_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) to the same."""
+        """Maps (..., D) to the same shape."""
         precise = torch.promote_types(x.dtype, torch.float32)
         gain = 1 + self.weight.to(precise)
         return F.rms_norm(x.to(precise), self.normalized_shape, gain, self.eps).to(x.dtype)
 
 
 class NoNorm(nn.Module):
-    """The vector as it is."""
+    """The identity."""
 
     def __init__(self, *, dim: int, bias: bool) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class NoNorm(nn.Module):
 
 @torch.no_grad()
 def multiply(norm: nn.Module, factor: float) -> None:
-    """Makes what a norm gives so many times as large."""
+    """Multiplies a norm's output by a factor, in place."""
     for parameter in norm.parameters():
         if isinstance(norm, OffsetRMSNorm):
             parameter.copy_((1 + parameter) * factor - 1)

@@ -1,7 +1,7 @@
-"""What a part's factory is told beside what every part of its slot must take.
+"""Optional arguments of a part's factory.
 
-A constructor that names `layer` (the number of its block, from 0) or `layers` (how many there are)
-gets it; one that doesn't is called without.
+A constructor that names `layer` (the index of its block, from 0) or `layers` (the number of blocks)
+receives it.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from functools import partial
 from typing import Any
 
 Part = Callable[..., Any]
-"""A class, a function, a `functools.partial` of one, or what has a method `names_left`."""
+"""A class, a function, a `functools.partial` of one, or an object with a method `names_left`."""
 
 
-def asked(part: Part, **offered: Any) -> dict[str, Any]:
-    """Those of the offered arguments that the part names, and that nobody has stated for it."""
+def accepted_arguments(part: Part, **offered: Any) -> dict[str, Any]:
+    """Returns the offered arguments that the part names and that are not set already."""
     names = names_left(part)
     return {name: value for name, value in offered.items() if name in names}
 
 
 def names_left(part: Part) -> frozenset[str]:
-    """The arguments that a part names and that are still to be given.
+    """Returns the names of a part's arguments that are not set yet.
 
-    A factory of another kind says it by a method of this name (`etude.config.nodes.Factory`).
+    A factory of another kind has a method of this name (`etude.config.nodes.Factory`).
     """
     if isinstance(part, partial):
         return names_left(part.func) - part.keywords.keys()
-    tell = None if isinstance(part, type) else getattr(part, "names_left", None)
-    if tell is not None:
-        return frozenset(tell())
+    method = None if isinstance(part, type) else getattr(part, "names_left", None)
+    if method is not None:
+        return frozenset(method())
     try:
         parameters = inspect.signature(part).parameters.values()
-    except ValueError:  # classes of the interpreter's own have none
+    except ValueError:  # built-in classes have no signature
         return frozenset()
     return frozenset(p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL))

@@ -1,4 +1,4 @@
-"""Adafactor: second moments of a matrix from its rows and columns alone."""
+"""Adafactor: factored second moments of matrices."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from etude.optim.recipe import OptimizerRecipe
 
 
 class Adafactor(OptimizerRecipe):
-    """A recipe for `torch.optim.Adafactor` (Shazeer & Stern 2018, arXiv:1804.04235).
+    """Recipe for `torch.optim.Adafactor` (Shazeer & Stern 2018, arXiv:1804.04235).
 
-    Steps are relative to the size of what they change: `lr` is the largest relative step.
+    Steps are relative to the size of the parameters: `lr` is the largest relative step.
 
     Args:
         lr, weight_decay, layer_decay: see `OptimizerRecipe`.
-        beta2_decay: c of the second moment's rate 1 - t^c (section 7.2).
-        clip: d, the largest root mean square of an update (section 6).
-        eps: the smallest root mean square of a parameter that a step is relative to.
+        beta2_decay: c of the second moment's decay rate 1 - t^c (section 7.2).
+        clip: d, largest root mean square of an update (section 6).
+        eps: smallest root mean square of a parameter in a relative step.
     """
 
     def __init__(
@@ -32,12 +32,12 @@ class Adafactor(OptimizerRecipe):
     ) -> None:
         checks = Checks()
         checks.positive(clip=clip, eps=eps)
-        checks.that(beta2_decay <= 0, "beta2_decay", beta2_decay, "a number up to 0")
+        checks.that(beta2_decay <= 0, "beta2_decay", beta2_decay, "a number of at most 0")
         super().__init__(lr, weight_decay, layer_decay, checks)
         self.beta2_decay, self.clip, self.eps = beta2_decay, clip, eps
 
     def __call__(self, module: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer over the module's trainable parameters."""
+        """Returns the optimizer of the module's trainable parameters."""
         return torch.optim.Adafactor(
             self.groups(module),
             lr=self.lr,

@@ -1,4 +1,4 @@
-"""AdamW with decay on matrices only."""
+"""AdamW with weight decay on matrices only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["AdamW", "parameter_groups"]
 
 
 class AdamW(OptimizerRecipe):
-    """A recipe for `torch.optim.AdamW` (Loshchilov and Hutter, 1711.05101, algorithm 2).
+    """Recipe for `torch.optim.AdamW` (Loshchilov and Hutter, 1711.05101, algorithm 2).
 
     One fused kernel updates all parameters.
 
@@ -42,11 +42,11 @@ class AdamW(OptimizerRecipe):
         self.eps = eps
 
     def check_betas(self, checks: Checks, betas: tuple[float, float]) -> None:
-        """Notes betas that cannot be."""
+        """Records a problem for invalid betas."""
         check_betas(checks, betas=betas)
 
     def __call__(self, module: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer over the module's trainable parameters."""
+        """Returns the optimizer of the module's trainable parameters."""
         return torch.optim.AdamW(
             self.groups(module), lr=self.lr, betas=self.betas, eps=self.eps, fused=True
         )

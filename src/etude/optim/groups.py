@@ -1,4 +1,4 @@
-"""Which parameters share a learning rate and a weight decay."""
+"""Parameter groups: parameters with the same learning rate and weight decay."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ def parameter_groups(
     layer_decay: float = 1.0,
     rule: Rule | None = None,
 ) -> list[dict[str, Any]]:
-    """Matrices with weight decay, vectors without; each shared parameter once.
+    """Returns parameter groups: matrices with weight decay, vectors without; a shared parameter
+    once.
 
     Args:
-        module: its trainable parameters are taken.
-        weight_decay: of matrices and embeddings.
-        lr: the rate of the last layers; needed with a layer decay, and by muP.
-        layer_decay: the factor of the rate from a block to the one below it (Howard & Ruder 2018,
-            arXiv:1801.06146, section 3.2, who take 1 / 2.6): of L blocks, block i has
-            layer_decay^(L - 1 - i) of it, the embedding layer_decay^L, all else the whole.
-        rule: what muP makes of the rates in the optimizer's kind of steps. A weight decay changes
-            the other way: what a step takes of a weight, their product, is that of the base width.
+        module: module whose trainable parameters are grouped.
+        weight_decay: weight decay of matrices and embeddings.
+        lr: learning rate of the last layers; required with a layer decay, and in muP.
+        layer_decay: factor between the learning rate of a block and of the block below (Howard &
+            Ruder 2018, arXiv:1801.06146, section 3.2, with 1 / 2.6): of L blocks, block i has
+            layer_decay^(L - 1 - i), the embedding layer_decay^L, and all other layers 1.
+        rule: muP's rule for the optimizer's steps. Weight decays are divided by its factors, so
+            that the product of learning rate and weight decay is that of the base width.
 
     Raises:
         InvalidArguments: the module is in muP and there is no rule.
@@ -44,25 +45,27 @@ def parameter_groups(
         ]
         return [group for group in groups if group["params"]]
     assert lr is not None
-    numbers = [int(found[1]) for name, _ in named if (found := _BLOCK.search(name))]
-    layers = max(numbers, default=-1) + 1
-    alike: dict[tuple[int, float, bool], list[Any]] = {}
+    indices = [int(match[1]) for name, _ in named if (match := _BLOCK.search(name))]
+    layers = max(indices, default=-1) + 1
+    groups_by_key: dict[tuple[int, float, bool], list[Any]] = {}
     for name, parameter in named:
         depth = _depth_from_top(name, layers) if layer_decay != 1 else 0
         key = (depth, factors.get(name, 1.0), parameter.dim() >= 2)
-        alike.setdefault(key, []).append(parameter)
+        groups_by_key.setdefault(key, []).append(parameter)
     return [
         {
-            "params": found,
+            "params": parameters,
             "weight_decay": weight_decay / factor if decays else 0.0,
             "lr": lr * layer_decay**depth * factor,
         }
-        for (depth, factor, decays), found in sorted(alike.items(), key=lambda item: item[0])
+        for (depth, factor, decays), parameters in sorted(
+            groups_by_key.items(), key=lambda item: item[0]
+        )
     ]
 
 
 def _depth_from_top(name: str, layers: int) -> int:
-    """Blocks between a parameter and the head."""
+    """Returns the number of blocks between a parameter and the head."""
     block = _BLOCK.search(name)
     if block is not None:
         return layers - 1 - int(block[1])

@@ -1,4 +1,4 @@
-"""Lion: the sign of a momentum."""
+"""Lion: updates by the sign of a momentum."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from etude.optim.widths import BY_ENTRY
 
 
 class Lion(OptimizerRecipe):
-    """Every parameter moves by the learning rate (Chen et al. 2023, arXiv:2302.06675, algorithm 2).
+    """Recipe for Lion, which changes every weight by the learning rate (Chen et al. 2023,
+    arXiv:2302.06675, algorithm 2).
 
-    The authors take a rate 3 to 10 times smaller than AdamW's, and a weight decay as much larger.
+    The authors use a learning rate 3 to 10 times smaller than AdamW's, and a weight decay larger by
+    the same factor.
 
     Args:
         lr, weight_decay, layer_decay: see `OptimizerRecipe`.
-        betas: of the momentum that is stepped along, and of the one that is kept.
+        betas: decay rates of the momentum in the update, and of the stored momentum.
     """
 
     rule = BY_ENTRY
@@ -38,15 +40,15 @@ class Lion(OptimizerRecipe):
         self.betas = betas
 
     def __call__(self, module: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer over the module's trainable parameters."""
+        """Returns the optimizer of the module's trainable parameters."""
         return LionOptimizer(self.groups(module), lr=self.lr, betas=self.betas)
 
 
 class LionOptimizer(torch.optim.Optimizer):
-    """Lion over groups of parameters.
+    """Lion optimizer.
 
     Args:
-        params: groups with their `weight_decay`.
+        params: parameter groups with their `weight_decay`.
         lr, betas: see `Lion`.
     """
 
@@ -55,26 +57,26 @@ class LionOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step along the sign of the momentum."""
+        """Updates the parameters by the sign of the momentum."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
             first, second = group["betas"]
-            moved = [p for p in group["params"] if p.grad is not None]
-            if not moved:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
                 continue
-            for p in moved:
+            for p in parameters:
                 if not self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)
-            gradients = [p.grad for p in moved]
-            momenta = [self.state[p]["momentum"] for p in moved]
+            gradients = [p.grad for p in parameters]
+            momenta = [self.state[p]["momentum"] for p in parameters]
             # c = b1 m + (1 - b1) g;  p = p (1 - lr wd) - lr sign(c);  m = b2 m + (1 - b2) g
-            along = torch._foreach_lerp(momenta, gradients, 1 - first)
-            torch._foreach_sign_(along)
+            updates = torch._foreach_lerp(momenta, gradients, 1 - first)
+            torch._foreach_sign_(updates)
             if group["weight_decay"]:
-                torch._foreach_mul_(moved, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_add_(moved, along, alpha=-group["lr"])
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(parameters, updates, alpha=-group["lr"])
             torch._foreach_lerp_(momenta, gradients, 1 - second)
         return loss

@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrices are made orthogonal."""
+"""Muon: momentum with orthogonalised matrices."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from etude.optim.widths import BY_ENTRY, BY_RMS, BY_SPECTRUM, rate_factors
 
 
 class Muon(OptimizerRecipe):
-    """`Orthogonal` on the matrices within blocks, AdamW on all else: embeddings, heads, norms,
-    biases (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
+    """Recipe for Muon: `Orthogonal` for the matrices in blocks, and AdamW for all other parameters:
+    embeddings, heads, norms, biases (Jordan et al. 2024,
+    https://kellerjordan.github.io/posts/muon/).
 
-    Queries, keys and values are one matrix here, and are made orthogonal as one.
+    Queries, keys and values are one matrix here, and are orthogonalised as one.
 
     Args:
-        lr, weight_decay: of the matrices.
-        momentum, nesterov: of their gradients.
-        steps: of the Newton-Schulz iteration, at most 99.
-        scale: of an update of a matrix of a rows and b columns: `original` is
-            sqrt(max(1, a / b)), `match_rms_adamw` 0.2 sqrt(max(a, b)) (Liu et al. 2025,
-            arXiv:2502.16982, section 2.2).
-        adamw_lr, betas, eps, adamw_weight_decay: of AdamW.
+        lr, weight_decay: learning rate and weight decay of the matrices.
+        momentum, nesterov: momentum of the matrices' gradients.
+        steps: number of Newton-Schulz iterations, at most 99.
+        scale: scale of the update of a matrix of a rows and b columns: `original` is sqrt(max(1, a
+            / b)), `match_rms_adamw` 0.2 sqrt(max(a, b)) (Liu et al. 2025, arXiv:2502.16982, section
+            2.2).
+        adamw_lr, betas, eps, adamw_weight_decay: arguments of AdamW.
     """
 
     rule = BY_ENTRY  # of AdamW
@@ -51,27 +52,27 @@ class Muon(OptimizerRecipe):
         checks = Checks()
         checks.probability(momentum=momentum)
         checks.positive(adamw_lr=adamw_lr, eps=eps)
-        checks.that(0 < steps < 100, "steps", steps, "1 to 99 iterations, as in torch")
+        checks.that(0 < steps < 100, "steps", steps, "1 to 99 iterations, torch's limit")
         check_betas(checks, betas=betas)
-        inside = 0 <= adamw_weight_decay < math.inf
-        expected = "a finite number from 0 on"
-        checks.that(inside, "adamw_weight_decay", adamw_weight_decay, expected)
+        is_valid = 0 <= adamw_weight_decay < math.inf
+        expected = "a finite number of at least 0"
+        checks.that(is_valid, "adamw_weight_decay", adamw_weight_decay, expected)
         super().__init__(lr, weight_decay, checks=checks)
         self.momentum, self.nesterov, self.steps, self.scale = momentum, nesterov, steps, scale
         self.adamw_lr, self.betas, self.eps = adamw_lr, betas, eps
         self.adamw_weight_decay = adamw_weight_decay
 
     def __call__(self, module: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer over the module's trainable parameters."""
+        """Returns the optimizer of the module's trainable parameters."""
         named = {
             name: p
             for name, p in module.named_parameters()
             if p.requires_grad and p.dim() == 2 and "blocks." in name
         }
-        inside = self._matrices(module, named)
-        taken = {id(p) for p in named.values()}
+        matrix_groups = self._matrices(module, named)
+        matrix_ids = {id(p) for p in named.values()}
         rest = [
-            {**group, "params": [p for p in group["params"] if id(p) not in taken]}
+            {**group, "params": [p for p in group["params"] if id(p) not in matrix_ids]}
             for group in parameter_groups(
                 module, self.adamw_weight_decay, lr=self.adamw_lr, rule=self.rule
             )
@@ -79,10 +80,10 @@ class Muon(OptimizerRecipe):
         rest = [group for group in rest if group["params"]]
         adamw: Callable[..., Any] = torch.optim.AdamW
         optimizers = []
-        if inside:
+        if matrix_groups:
             optimizers.append(
                 Orthogonal(
-                    inside,
+                    matrix_groups,
                     lr=self.lr,
                     weight_decay=self.weight_decay,
                     momentum=self.momentum,
@@ -98,12 +99,18 @@ class Muon(OptimizerRecipe):
         return optimizers[0] if len(optimizers) == 1 else Several(optimizers)
 
     def _matrices(self, module: nn.Module, named: dict[str, Any]) -> list[dict[str, Any]]:
-        """The matrices by rate: one group in the standard parametrisation."""
+        """Returns the matrices grouped by learning rate: one group in the standard
+        parametrisation.
+        """
         factors = rate_factors(module, BY_SPECTRUM if self.scale == "original" else BY_RMS)
         groups: dict[float, list[Any]] = {}
         for name, parameter in named.items():
             groups.setdefault(factors.get(name, 1.0), []).append(parameter)
         return [
-            {"params": found, "lr": self.lr * factor, "weight_decay": self.weight_decay / factor}
-            for factor, found in groups.items()
+            {
+                "params": parameters,
+                "lr": self.lr * factor,
+                "weight_decay": self.weight_decay / factor,
+            }
+            for factor, parameters in groups.items()
         ]

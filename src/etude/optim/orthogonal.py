@@ -1,4 +1,4 @@
-"""Momentum whose matrices are made orthogonal: the optimizer behind `etude.optim.muon.Muon`."""
+"""Momentum with orthogonalised matrices: the optimizer of `etude.optim.muon.Muon`."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ import torch
 from torch import Tensor
 
 A, B, C = 3.4445, -4.7750, 2.0315
-"""Of the quintic iteration (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/)."""
+"""Coefficients of the quintic iteration (Jordan et al. 2024,
+https://kellerjordan.github.io/posts/muon/)."""
 EPS = 1e-7
 
 
-def orthogonalized(matrices: Tensor, steps: int) -> Tensor:
-    """About U V^T of each matrix U S V^T, by Newton-Schulz iterations: singular values end between
-    0.7 and 1.2.
+def orthogonalise(matrices: Tensor, steps: int) -> Tensor:
+    """Returns approximately U V^T for each matrix U S V^T, by Newton-Schulz iterations: the
+    singular values of the result are between 0.7 and 1.2.
 
-    On a CUDA device in bfloat16, as its authors compute it. Elsewhere as precise as the matrices
-    are: where bfloat16 products are emulated, they take thirty times as long as float32 ones.
+    On a CUDA device it computes in bfloat16, like the authors. On other devices it uses the dtype
+    of the matrices: emulated bfloat16 products take thirty times as long as float32 ones.
 
     Args:
-        matrices: (n, a, b), which share their shape.
-        steps: iterations.
+        matrices: (n, a, b), matrices of the same shape.
+        steps: number of iterations.
     """
     x = matrices.bfloat16() if matrices.device.type == "cuda" else matrices
     tall = x.size(-2) > x.size(-1)
@@ -38,13 +39,15 @@ def orthogonalized(matrices: Tensor, steps: int) -> Tensor:
 
 
 class Orthogonal(torch.optim.Muon):
-    """`torch.optim.Muon` step for step, but for the precision of its products, and with matrices of
-    one shape computed together. Its arguments are those of torch.
+    """`torch.optim.Muon` with another precision of its products, and with matrices of the same
+    shape computed together. The arguments are torch's.
     """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step: m += (1 - momentum) (g - m), along g + momentum (m - g), or along m."""
+        """Updates the parameters: m += (1 - momentum) (g - m), along g + momentum (m - g), or
+        along m.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -54,25 +57,25 @@ class Orthogonal(torch.optim.Muon):
             for p in group["params"]:
                 if p.grad is not None:
                     by_shape.setdefault(p.shape, []).append(p)
-            for shape, moved in by_shape.items():
-                self._move(moved, scale(shape, group["adjust_lr_fn"]), group)
+            for shape, parameters in by_shape.items():
+                self._update(parameters, scale(shape, group["adjust_lr_fn"]), group)
         return loss
 
-    def _move(self, moved: list[Tensor], scale: float, group: dict[str, Any]) -> None:
-        gradients: Any = [p.grad for p in moved]
-        for p, gradient in zip(moved, gradients, strict=True):
+    def _update(self, parameters: list[Tensor], scale: float, group: dict[str, Any]) -> None:
+        gradients: Any = [p.grad for p in parameters]
+        for p, gradient in zip(parameters, gradients, strict=True):
             if not self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(gradient)
-        momenta = [self.state[p]["momentum_buffer"] for p in moved]
+        momenta = [self.state[p]["momentum_buffer"] for p in parameters]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         if group["nesterov"]:
             momenta = list(torch._foreach_lerp(gradients, momenta, group["momentum"]))
-        along = orthogonalized(torch.stack(momenta), group["ns_steps"])
-        torch._foreach_mul_(moved, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(moved, list(along), alpha=-group["lr"] * scale)
+        updates = orthogonalise(torch.stack(momenta), group["ns_steps"])
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(parameters, list(updates), alpha=-group["lr"] * scale)
 
 
 def scale(shape: torch.Size, name: str | None) -> float:
-    """The factor of an update of a matrix of a rows and b columns; see `Muon`."""
+    """Returns the scale of the update of a matrix of a rows and b columns; see `Muon`."""
     a, b = shape
     return 0.2 * math.sqrt(max(a, b)) if name == "match_rms_adamw" else math.sqrt(max(1, a / b))

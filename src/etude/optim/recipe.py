@@ -1,4 +1,4 @@
-"""What the recipes of all optimizers share."""
+"""Base class of optimizer configs."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from etude.optim.widths import Rule
 
 
 class OptimizerRecipe:
-    """Called with a module, it makes the optimizer of the module's trainable parameters.
+    """Base class of optimizer configs: called with a module, returns its optimizer.
 
     Args:
-        lr: the base learning rate, which the schedule multiplies.
-        weight_decay: of parameters of two or more dimensions (matrices and embeddings); biases and
-            norm gains keep their size.
+        lr: base learning rate, which the schedule multiplies.
+        weight_decay: weight decay of parameters with two or more dimensions (matrices and
+            embeddings); biases and norm gains have none.
         layer_decay: see `etude.optim.groups.parameter_groups`.
-        checks: what a subclass has noted of its own arguments.
+        checks: problems that a subclass has recorded for its own arguments.
 
     Attributes:
-        averages: its optimizer keeps an average of the weights, which `averaged()` gives by
-            parameter; it is what the model is used with.
-        rule: what muP makes of the rates; None is of an optimizer that it says nothing of.
+        averages: whether the optimizer stores an average of the weights, returned by `averaged()`
+            per parameter, which replaces the training weights in use.
+        rule: muP's rule for its learning rates; None if muP has no rule for the optimizer.
     """
 
     averages = False
@@ -42,15 +42,18 @@ class OptimizerRecipe:
         checks = checks or Checks()
         checks.positive(lr=lr)
         checks.that(
-            0 <= weight_decay < math.inf, "weight_decay", weight_decay, "a finite number from 0 on"
+            0 <= weight_decay < math.inf,
+            "weight_decay",
+            weight_decay,
+            "a finite number of at least 0",
         )
-        inside = 0 < layer_decay <= 1
-        checks.that(inside, "layer_decay", layer_decay, "a factor above 0, up to 1")
+        is_valid = 0 < layer_decay <= 1
+        checks.that(is_valid, "layer_decay", layer_decay, "a factor in (0, 1]")
         checks.done()
         self.lr, self.weight_decay, self.layer_decay = lr, weight_decay, layer_decay
 
     def groups(self, module: nn.Module) -> list[dict[str, Any]]:
-        """The module's parameters by rate and decay."""
+        """Returns the module's parameters grouped by learning rate and weight decay."""
         return parameter_groups(
             module,
             self.weight_decay,
@@ -60,11 +63,11 @@ class OptimizerRecipe:
         )
 
     def __call__(self, module: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer."""
+        """Returns the optimizer."""
         raise NotImplementedError
 
 
 def check_betas(checks: Checks, **betas: tuple[float, float]) -> None:
-    """Each must be two decay rates."""
+    """Records a problem unless each argument is a pair of decay rates."""
     for key, value in betas.items():
         checks.that(all(0 <= b < 1 for b in value), key, value, "two numbers in [0, 1)")

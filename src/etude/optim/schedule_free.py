@@ -1,4 +1,4 @@
-"""Schedule-free AdamW: an average of the weights in the place of a falling rate."""
+"""Schedule-free AdamW: an average of the weights instead of a decaying learning rate."""
 
 from __future__ import annotations
 
@@ -13,39 +13,40 @@ from etude.optim.adamw import AdamW
 
 
 class ScheduleFree(AdamW):
-    """A recipe for the authors' `schedulefree.AdamWScheduleFree` (Defazio et al. 2024,
+    """Recipe for the authors' `schedulefree.AdamWScheduleFree` (Defazio et al. 2024,
     arXiv:2405.15682, algorithm 1).
 
-    Adam steps z; x averages z, each step weighted by the square of the largest rate so far; and
-    gradients are taken between them, at y = (1 - b1) z + b1 x. Training goes on at y; x is what is
-    validated, saved for use and kept (see `etude.tasks.averaging`).
+    Adam updates z; x is the average of z, each step weighted by the square of the largest learning
+    rate so far; and gradients are computed between them, at y = (1 - b1) z + b1 x. The training
+    weights are y; x is validated and saved for use (see `etude.tasks.averaging`).
 
-    The authors take rates 1 to 10 times AdamW's, and a schedule that warms up and stays. In
-    `bf16-true` the later, small moves of an average are lost.
+    The authors use learning rates 1 to 10 times AdamW's, and a schedule with a warm-up and no
+    decay. In `bf16-true` the later, small updates of an average are lost.
 
     Args:
-        lr, weight_decay, layer_decay, eps: as of `AdamW`; weights decay at y.
-        betas: of the way from z to x at which gradients are taken, and of the second moment.
+        lr, weight_decay, layer_decay, eps: as for `AdamW`; weight decay acts on y.
+        betas: b1, the position of y between z and x; and the decay rate of the second moment.
     """
 
     averages = True
 
     def check_betas(self, checks: Checks, betas: tuple[float, float]) -> None:
         super().check_betas(checks, betas)
-        checks.that(betas[0] > 0, "betas", betas, "a first one above 0: at 0 nothing is averaged")
+        expected = "a first number above 0, because 0 disables the average"
+        checks.that(betas[0] > 0, "betas", betas, expected)
 
     def __call__(self, module: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer over the module's trainable parameters."""
+        """Returns the optimizer of the module's trainable parameters."""
         return ScheduleFreeOptimizer(
             self.groups(module), lr=self.lr, betas=self.betas, eps=self.eps
         )
 
 
 class ScheduleFreeOptimizer(AdamWScheduleFree):
-    """The authors' optimizer, its parameters always at y.
+    """The authors' optimizer, with its parameters always at y.
 
-    Its own `eval()` and `train()` lead from y to x and back but for rounding, and a run would
-    depend on how often it was validated; here x is computed beside y, which is not touched.
+    Its own `eval()` and `train()` convert between y and x with rounding errors, so that a run would
+    depend on the number of validations; this class computes x separately and does not change y.
     """
 
     def __init__(self, params: Any, *, lr: float, betas: tuple[float, float], eps: float) -> None:
@@ -54,16 +55,16 @@ class ScheduleFreeOptimizer(AdamWScheduleFree):
 
     @torch.no_grad()
     def averaged(self) -> dict[Tensor, Tensor]:
-        """x of each parameter that was stepped, in single precision at least.
+        """Returns x of each updated parameter, in float32 or higher.
 
-        From y = (1 - b1) z + b1 x.
+        Computed from y = (1 - b1) z + b1 x.
         """
-        found = {}
+        averages = {}
         for group in self.param_groups:
             first = group["betas"][0]
             for y in group["params"]:
                 if "z" in self.state[y]:
                     precise = torch.promote_types(y.dtype, torch.float32)
                     z = self.state[y]["z"].to(precise)
-                    found[y] = y.detach().to(precise).lerp(z, 1 - 1 / first)
-        return found
+                    averages[y] = y.detach().to(precise).lerp(z, 1 - 1 / first)
+        return averages

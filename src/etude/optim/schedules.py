@@ -1,7 +1,7 @@
-"""Learning-rate schedules as pure functions of the step: nothing to save, nothing to restore.
+"""Learning-rate schedules as pure functions of the step, without state.
 
-A schedule gives the factor that multiplies every parameter group's base rate at optimizer step
-`step` (0 is the first) of `total` steps.
+A schedule returns the factor of every parameter group's base learning rate at optimizer step `step`
+(0 is the first) of `total` steps.
 """
 
 from __future__ import annotations
@@ -14,43 +14,46 @@ from etude.errors import Checks
 
 
 class Schedule:
-    """Linear warm-up over `warmup_steps`, then whatever `decay` says.
+    """Linear warm-up over `warmup_steps`, then a subclass's `decay`.
 
     Args:
-        warmup_steps: step i < warmup_steps runs at (i + 1) / (warmup_steps + 1) of the base rate,
-            so that the first step already learns.
-        final_scale: the factor at the last step.
+        warmup_steps: step i < warmup_steps has the factor (i + 1) / (warmup_steps + 1), so that it
+            is above 0 at the first step.
+        final_scale: factor at the last step.
     """
 
     def __init__(self, warmup_steps: int = 0, final_scale: float = 0.0) -> None:
         checks = Checks()
-        checks.that(warmup_steps >= 0, "warmup_steps", warmup_steps, "0 or more steps")
+        expected = "a number of steps of at least 0"
+        checks.that(warmup_steps >= 0, "warmup_steps", warmup_steps, expected)
         checks.that(0 <= final_scale <= 1, "final_scale", final_scale, "a factor in [0, 1]")
         checks.done()
         self.warmup_steps = warmup_steps
         self.final_scale = final_scale
 
     def __call__(self, step: int, total: int) -> float:
-        """The factor at `step` of `total`."""
+        """Returns the factor at `step` of `total`."""
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
         span = max(1, total - 1 - self.warmup_steps)
         return self.decay(min(1.0, (step - self.warmup_steps) / span))
 
     def decay(self, progress: float) -> float:
-        """The factor after warm-up, `progress` running from 0 to 1 at the last step."""
+        """Returns the factor after warm-up, at a `progress` from 0 to 1 (the last step)."""
         raise NotImplementedError
 
     def misfit(self, total: int) -> str | None:
-        """What does not fit into a run of `total` steps, in words; None if all does."""
+        """Returns what does not fit into a run of `total` steps, as a message; None if the
+        schedule fits.
+        """
         if self.warmup_steps < total:
             return None
-        told = f"a warm-up of {self.warmup_steps} steps does not end within a run of {total}"
-        return f"{told}; schedule.warmup_steps={total // 10} would"
+        message = f"warmup_steps={self.warmup_steps} does not fit into the run ({_steps(total)})"
+        return f"{message}; set schedule.warmup_steps={total // 10}"
 
 
 class Constant(Schedule):
-    """Warm-up, then the base rate."""
+    """Warm-up, then the base learning rate."""
 
     def __init__(self, warmup_steps: int = 0) -> None:
         super().__init__(warmup_steps, 1.0)
@@ -60,14 +63,14 @@ class Constant(Schedule):
 
 
 class Linear(Schedule):
-    """Warm-up, then a straight line down to `final_scale`."""
+    """Warm-up, then linear decay to `final_scale`."""
 
     def decay(self, progress: float) -> float:
         return 1.0 + progress * (self.final_scale - 1.0)
 
 
 class Cosine(Schedule):
-    """Warm-up, then half a cosine down to `final_scale` (Loshchilov and Hutter, 1608.03983)."""
+    """Warm-up, then cosine decay to `final_scale` (Loshchilov and Hutter, 1608.03983)."""
 
     def decay(self, progress: float) -> float:
         cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
@@ -75,12 +78,12 @@ class Cosine(Schedule):
 
 
 class InverseSqrt(Schedule):
-    """Warm-up, then down with the root of the step: sqrt(W / n) at the n-th step.
+    """Warm-up, then decay with the inverse root of the step: sqrt(W / n) at the n-th step.
 
     Vaswani et al. 2017, section 5.3, equation 3: min(n^-0.5, n W^-1.5) for the n-th step, here
-    divided by its largest value, W^-0.5, so that the optimizer's `lr` is the rate at the end of
-    the warm-up. Their W is `warmup_steps` + 1 here: the step after the warm-up has the base rate.
-    Knows nothing of the run's length: what was trained so far does not depend on it.
+    divided by its largest value, W^-0.5, so that the optimizer's `lr` is the learning rate at the
+    end of the warm-up. Their W is `warmup_steps` + 1 here: the step after the warm-up has the base
+    learning rate. The factor does not depend on the run's length.
     """
 
     def __init__(self, warmup_steps: int = 0) -> None:
@@ -92,18 +95,18 @@ class InverseSqrt(Schedule):
 
 
 class WSD(Schedule):
-    """Warm-up, stable, decay: the base rate for most of the run, a short way down at its end.
+    """Warm-up, stable, decay: the base learning rate for most of the run, and a short decay at its
+    end.
 
-    Hu et al. 2024 (MiniCPM, arXiv:2404.06395), section 4. What was trained at the base rate serves
-    runs of any length, each with a decay of its own.
+    Hu et al. 2024 (MiniCPM, arXiv:2404.06395), section 4. A checkpoint of the stable phase can be
+    continued to runs of any length, each with its own decay.
 
     Args:
-        final_scale: the factor at the last step.
-        decay_steps, decay_fraction: the length of the decay in steps, or as a share of the run;
-            exactly one. It begins after the warm-up at the earliest.
-        shape: of the decay, its progress p running from 0 to 1: `linear` falls as 1 - p, `sqrt` as
-            1 - sqrt(p) (Hägele et al. 2024, arXiv:2405.18392, section 3.2), `cosine` as half a
-            cosine.
+        final_scale: factor at the last step.
+        decay_steps, decay_fraction: length of the decay in steps, or as a fraction of the run; set
+            exactly one. The decay does not begin before the end of the warm-up.
+        shape: shape of the decay, for a progress p from 0 to 1: `linear` is 1 - p, `sqrt` 1 -
+            sqrt(p) (Hägele et al. 2024, arXiv:2405.18392, section 3.2), `cosine` half a cosine.
     """
 
     def __init__(
@@ -120,14 +123,15 @@ class WSD(Schedule):
             (decay_steps is None) != (decay_fraction is None),
             "decay_steps",
             decay_steps,
-            "exactly one of decay_steps and decay_fraction",
+            "a value for exactly one of decay_steps and decay_fraction",
         )
         if decay_steps is not None:
             checks.that(decay_steps > 0, "decay_steps", decay_steps, "a positive number of steps")
         if decay_fraction is not None:
-            right = 0 < decay_fraction <= 1
-            checks.that(right, "decay_fraction", decay_fraction, "a share of the run in (0, 1]")
-        checks.that(shape in _FALLS, "shape", shape, "one of " + ", ".join(_FALLS))
+            is_valid = 0 < decay_fraction <= 1
+            expected = "a fraction of the run in (0, 1]"
+            checks.that(is_valid, "decay_fraction", decay_fraction, expected)
+        checks.that(shape in _DECAYS, "shape", shape, "one of " + ", ".join(_DECAYS))
         checks.done()
         self.decay_steps = decay_steps
         self.decay_fraction = decay_fraction
@@ -139,10 +143,10 @@ class WSD(Schedule):
         last = total - 1
         begin = max(self.warmup_steps, last - self.length(total))  # the last step at the base rate
         progress = min(1.0, max(0, step - begin) / max(1, last - begin))
-        return self.final_scale + (1.0 - self.final_scale) * _FALLS[self.shape](progress)
+        return self.final_scale + (1.0 - self.final_scale) * _DECAYS[self.shape](progress)
 
     def length(self, total: int) -> int:
-        """The steps of the decay in a run of `total` steps."""
+        """Returns the number of decay steps in a run of `total` steps."""
         if self.decay_steps is not None:
             return self.decay_steps
         assert self.decay_fraction is not None
@@ -152,19 +156,26 @@ class WSD(Schedule):
         room = total - 1 - self.warmup_steps
         if room >= self.length(total) or room < 0:
             return super().misfit(total)
+        decay = _steps(self.length(total))
         return (
-            f"a warm-up of {self.warmup_steps} steps leaves {room} of a run's {total} for a decay"
-            f" of {self.length(total)}"
+            f"warmup_steps={self.warmup_steps} and a decay of {decay} do not fit into the run"
+            f" ({_steps(total)}): at most {_steps(room)} remain for the decay; shorten one of them"
         )
 
 
 def falls(schedule: Callable[[int, int], float], total: int) -> bool:
-    """Whether the rate ends below its largest in a run of `total` steps, seen at a hundred."""
+    """Returns whether the learning rate ends below its maximum, sampled at 100 of the `total`
+    steps.
+    """
     steps = {round(part / 100 * (total - 1)) for part in range(101)}
     return schedule(total - 1, total) < max(schedule(step, total) for step in steps)
 
 
-_FALLS = {
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count} steps"
+
+
+_DECAYS = {
     "linear": lambda p: 1.0 - p,
     "sqrt": lambda p: 1.0 - math.sqrt(p),
     "cosine": lambda p: 0.5 * (1.0 + math.cos(math.pi * p)),

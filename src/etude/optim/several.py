@@ -1,4 +1,4 @@
-"""Several optimizers, each with parameters of its own, as one."""
+"""Several optimizers, each with its own parameters, as one."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import torch
 
 
 class Several(torch.optim.Optimizer):
-    """Steps each in turn. Groups and state are those of the parts: a rate set here is theirs.
+    """Optimizer that steps each of its parts. It shares groups and state with them, so a learning
+    rate that is set here applies to the parts.
 
     Args:
-        parts: no parameter is in two of them.
+        parts: optimizers without common parameters.
     """
 
     def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
@@ -22,7 +23,7 @@ class Several(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Computes the gradients once, then lets each part step."""
+        """Computes the gradients once, then steps each part."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -32,7 +33,7 @@ class Several(torch.optim.Optimizer):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores the result of `state_dict`."""
         super().load_state_dict(state_dict)
         self._share()
 

@@ -11,12 +11,12 @@ from etude.optim.widths import BY_GRADIENT
 
 
 class SGD(OptimizerRecipe):
-    """A recipe for `torch.optim.SGD`.
+    """Recipe for `torch.optim.SGD`.
 
     Args:
         lr, weight_decay, layer_decay: see `OptimizerRecipe`.
         momentum: decay rate of the running sum of gradients.
-        nesterov: look ahead by the momentum (Sutskever et al. 2013).
+        nesterov: whether to use Nesterov momentum (Sutskever et al. 2013).
     """
 
     rule = BY_GRADIENT
@@ -31,13 +31,13 @@ class SGD(OptimizerRecipe):
     ) -> None:
         checks = Checks()
         checks.probability(momentum=momentum)
-        possible = momentum > 0 or not nesterov
-        checks.that(possible, "nesterov", nesterov, "false without momentum")
+        is_valid = momentum > 0 or not nesterov
+        checks.that(is_valid, "nesterov", nesterov, "false without momentum")
         super().__init__(lr, weight_decay, layer_decay, checks)
         self.momentum, self.nesterov = momentum, nesterov
 
     def __call__(self, module: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer over the module's trainable parameters."""
+        """Returns the optimizer of the module's trainable parameters."""
         return torch.optim.SGD(
             self.groups(module), lr=self.lr, momentum=self.momentum, nesterov=self.nesterov
         )

@@ -1,4 +1,4 @@
-"""Sequences that a rule makes: a decoder says what follows wherever the rule is certain."""
+"""Algorithmic sequences: a decoder predicts the next symbol wherever the rule determines it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from etude.tasks.token_task import TokenTask
 
 
 class MadeObjective(Objective):
-    """Takes the examples as the rule makes them."""
+    """Objective that uses generated examples unchanged."""
 
     reads = "made"
     such_as = "data=induction, sort, ..."
@@ -24,8 +24,8 @@ class MadeObjective(Objective):
 
 
 class AnswerMetrics(Metrics):
-    """`loss`, `accuracy` over the labels, and `exact`, the part of the examples without a wrong
-    one.
+    """`loss`, `accuracy` over the labels, and `exact`, the fraction of examples without an
+    error.
     """
 
     def __init__(self) -> None:
@@ -34,17 +34,17 @@ class AnswerMetrics(Metrics):
 
     def update(self, batch: Mapping[str, Any], outputs: Tensor) -> None:
         labels = batch["labels"]
-        there = labels != IGNORE
-        right = (outputs.argmax(-1) == labels) & there
+        counted = labels != IGNORE
+        right = (outputs.argmax(-1) == labels) & counted
         self.nats.add(cross_entropy(outputs, labels))
         self.right.add(right.sum())
-        self.labels.add(there.sum())
-        self.whole.add((right | ~there).all(-1).sum())
+        self.labels.add(counted.sum())
+        self.whole.add((right | ~counted).all(-1).sum())
         self.examples.add(len(labels))
 
     def merge(self, other: AnswerMetrics) -> None:
-        for name, mine in vars(self).items():
-            mine.merge(getattr(other, name))
+        for name, own in vars(self).items():
+            own.merge(getattr(other, name))
 
     def compute(self) -> dict[str, float]:
         return {
@@ -55,14 +55,15 @@ class AnswerMetrics(Metrics):
 
 
 class Algorithmic(TokenTask):
-    """The mean cross-entropy over the labels; all other places do not count.
+    """Prediction of the labels; the loss is the mean cross-entropy over them, and all other
+    positions are ignored.
 
-    `accuracy` is the part of the labels that are said rightly, `exact` that of the examples of
-    which all are. With `data.validate_training` the same of examples that are trained on, as
-    `seen/loss`, `seen/accuracy` and `seen/exact`.
+    `accuracy` is the fraction of labels that are predicted correctly, `exact` the fraction of
+    examples whose labels all are. `data.validate_training` adds the same metrics of training
+    examples, as `seen/loss`, `seen/accuracy` and `seen/exact`.
 
     Args:
-        setup: what the run gives.
+        setup: the run's arguments.
         label_smoothing, z_loss, monitor: see `TokenTask`.
     """
 

@@ -1,4 +1,4 @@
-"""A running average of the weights, which is what is validated, saved for use and kept."""
+"""Weight averages, which replace the training weights in validation and in saved models."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ WARM_UP = 10
 
 
 class Averaged:
-    """Averaged weights beside those in training.
+    """Base class of weight averages.
 
     Args:
-        model: whose trainable parameters are averaged.
+        model: model whose trainable parameters are averaged.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -24,22 +24,24 @@ class Averaged:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The averaged weights by name, in single precision at least."""
+        """The averaged weights by name, in float32 or higher."""
         raise NotImplementedError
 
     def update(self, step: int) -> None:
-        """Takes in the weights after optimizer step `step`, counted from 0."""
+        """Adds the weights after optimizer step `step`, counted from 0."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold beside the optimizer's state."""
+        """Returns the state that a checkpoint must contain in addition to the optimizer's."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes that back."""
+        """Restores the result of `state_dict`."""
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within, the model has the averaged weights; afterwards those in training, bit for bit."""
+        """Context manager that swaps in the averaged weights and restores the training weights on
+        exit, bit for bit.
+        """
         before = {name: p.detach().clone() for name, p in self._trained()}
         self.put()
         try:
@@ -48,7 +50,7 @@ class Averaged:
             self._copy(before)
 
     def put(self) -> None:
-        """Gives the model the averaged weights for good."""
+        """Copies the averaged weights into the model."""
         self._copy(self.weights)
 
     def _copy(self, weights: dict[str, Tensor]) -> None:
@@ -61,14 +63,14 @@ class Averaged:
 
 
 class Average(Averaged):
-    """After step t the average moves by 1 - d of the way to the weights, with
-    d = min(decay, (1 + t) / (10 + t)): early weights are soon forgotten (as in TensorFlow's
-    ExponentialMovingAverage; Polyak & Juditsky 1992 on averaging at all).
+    """Exponential moving average of the weights.
 
-    In single precision at least: in bfloat16 small moves would be lost.
+    After step t, average = d average + (1 - d) weights, with d = min(decay, (1 + t) / (10 + t)),
+    which soon forgets early weights (as in TensorFlow's ExponentialMovingAverage; averaging in
+    general: Polyak & Juditsky 1992). In float32 or higher: bfloat16 would lose small updates.
 
     Args:
-        model: whose trainable parameters are averaged.
+        model: model whose trainable parameters are averaged.
         decay: from 0 to 1.
     """
 
@@ -85,11 +87,11 @@ class Average(Averaged):
         return self._weights
 
     def update(self, step: int) -> None:
-        part = 1 - min(self.decay, (1 + step) / (WARM_UP + step))
+        fraction = 1 - min(self.decay, (1 + step) / (WARM_UP + step))
         with torch.no_grad():
             for name, p in self._trained():
-                place = self._weights[name]
-                place.lerp_(p.detach().to(place.dtype), part)
+                average = self._weights[name]
+                average.lerp_(p.detach().to(average.dtype), fraction)
 
     def state_dict(self) -> dict[str, Tensor]:
         return self._weights
@@ -100,13 +102,15 @@ class Average(Averaged):
 
 
 class OptimizersAverage(Averaged):
-    """The average that an optimizer keeps itself, in its own state.
+    """The average that an optimizer has in its own state.
 
-    It is computed from that and from the weights in training, so these must be in the model.
+    It is computed from the optimizer's state and the training weights, so the model must contain
+    the training weights.
 
     Args:
-        model: whose trainable parameters are averaged.
-        optimizer: with `averaged()`, the average of each parameter that it has stepped.
+        model: model whose trainable parameters are averaged.
+        optimizer: optimizer with `averaged()`, which returns the average of each parameter that it
+            has updated.
     """
 
     def __init__(self, model: nn.Module, optimizer: Any) -> None:
@@ -115,5 +119,5 @@ class OptimizersAverage(Averaged):
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        found = self.optimizer.averaged()
-        return {name: found.get(p, p.detach()) for name, p in self._trained()}
+        averaged = self.optimizer.averaged()
+        return {name: averaged.get(p, p.detach()) for name, p in self._trained()}

@@ -1,8 +1,8 @@
-"""What every task shares: one optimizer step over the micro-batches of one batch.
+"""Base class of all tasks: one optimizer step over the micro-batches of one batch.
 
-Lightning runs the task with manual optimisation, and one of its batches is one whole optimizer
-step. So steps are counted once, saves fall between steps, and the loss is scaled in one place:
-the gradient is that of (sum over all targets) / (number of targets), whatever the split into
+Lightning runs the task with manual optimisation, and one Lightning batch is one whole optimizer
+step. So steps are counted once, saves fall between steps, and the loss is scaled in one place: the
+gradient is that of (sum over all targets) / (number of targets), whatever the split into
 micro-batches and ranks.
 """
 
@@ -28,7 +28,7 @@ from etude.nn.lora import adapted
 from etude.optim.schedules import Schedule
 from etude.records.metrics import rises
 from etude.tasks.averaging import Average, Averaged, OptimizersAverage
-from etude.tasks.metrics import Evaluation, Metrics, merged, of_all_ranks
+from etude.tasks.metrics import Evaluation, Metrics, gather_ranks, merged
 from etude.tasks.options import EvaluationOptions
 from etude.tasks.samples import answers
 from etude.tasks.seeding import seed_for, seed_generators
@@ -38,20 +38,20 @@ MicroBatch = dict[str, Any]
 
 @dataclass(frozen=True)
 class Setup:
-    """What a run gives its task; a config states what else the task takes.
+    """Arguments that a run passes to its task; the config sets the task's other arguments.
 
-    A task that only evaluates needs no optimizer, schedule and steps.
+    A task that only evaluates needs no optimizer, schedule or steps.
 
     Attributes:
-        model: the module under training; checkpoints hold its weights.
-        optimizer: a recipe, called once with the model.
-        schedule: the learning-rate factor by step.
-        total_steps: optimizer steps of the whole run.
-        seed: the run's seed, from which every micro-batch's is derived.
-        gradient_clip_val: the largest global gradient norm; None does not clip.
-        ema_decay: of a running average of the weights; None is no average.
-        labels: the names of the data's labels or tags, by number.
-        tokenizer: the data's.
+        model: the module under training; checkpoints contain its weights.
+        optimizer: recipe, called once with the model.
+        schedule: learning-rate factor by step.
+        total_steps: number of optimizer steps of the whole run.
+        seed: the run's seed, from which the seed of every micro-batch is derived.
+        gradient_clip_val: largest global gradient norm; None disables clipping.
+        ema_decay: decay of the exponential moving average of the weights; None disables it.
+        labels: names of the data's labels or tags, by index.
+        tokenizer: the data's tokenizer.
     """
 
     model: nn.Module
@@ -66,7 +66,7 @@ class Setup:
 
 
 def packing(micro: MicroBatch) -> dict[str, Any]:
-    """What a model is told of a micro-batch whose sequences are packed of several texts."""
+    """Returns the model's extra arguments for a micro-batch of packed sequences."""
     return {"documents": micro["documents"]} if "documents" in micro else {}
 
 
@@ -74,25 +74,27 @@ class Task(pl.LightningModule):
     """A model with its loss and its optimizer.
 
     Args:
-        setup: what the run gives.
+        setup: the run's arguments.
 
     Attributes:
-        monitor: the validation metric that decides which checkpoint is best; of some more is
-            better, see `etude.records.metrics.better`.
-        more_is_better, less_is_better: names of metrics, without `val/`, of which that is so; those
-            that begin as the shipped ones do (`etude.records.metrics.RISING`, `FALLING`) are known.
-        loss_unit: of the loss, for figures.
-        scores_are: what `scores` gives, for tables.
-        metric_names: all that a validation measures; callbacks may watch these. A task that does
-            not say has its callbacks' monitors checked by Lightning, after the first validation.
-        needs_causal_model: the model must not see what follows a token, or it sees its target.
-        models: the kinds of models that fit; none says nothing of it.
-        head: what an encoder's head must give; see `etude.models.heads.Head`.
-        transformers_ending: of the class of `transformers` that a run is written as, where several
+        monitor: the validation metric that selects the best checkpoint; see
+            `etude.records.metrics.better` for its direction.
+        more_is_better, less_is_better: names of metrics, without `val/`, with their direction. The
+            direction of the shipped metrics is known by prefix (`etude.records.metrics.RISING`,
+            `FALLING`).
+        loss_unit: unit of the loss, for figures.
+        scores_are: description of `scores`, for tables.
+        metric_names: names of all validation metrics; callbacks may monitor these. If empty,
+            Lightning checks the callbacks' monitors, after the first validation.
+        needs_causal_model: whether the model must hide the tokens after a position, because they
+            include its target.
+        models: supported classes of models; empty accepts any.
+        head: required `gives` of an encoder's head; see `etude.models.heads.Head`.
+        transformers_ending: suffix of the `transformers` class for export, where several classes
             have the same head, such as `ForQuestionAnswering`.
-        transformers_fields: of its `config.json`, besides those of the model.
-        validation_metrics: of the latest validation, in double precision, by full name; the same
-            on every rank.
+        transformers_fields: extra fields of the exported `config.json`.
+        validation_metrics: metrics of the latest validation, in double precision, by full name; the
+            same on every rank.
     """
 
     monitor = "val/loss"
@@ -118,7 +120,7 @@ class Task(pl.LightningModule):
         self.labels = list(setup.labels)
         self.tokenizer = setup.tokenizer
         self._optimizer_recipe = setup.optimizer
-        self.average: Averaged | None = None  # begins when training does, after the weights
+        self.average: Averaged | None = None  # set when training starts, once the weights are final
         self._ema_decay = setup.ema_decay
         self._averaged_before: dict[str, Tensor] | None = None
         self._grad_norm: Tensor | None = None
@@ -127,68 +129,67 @@ class Task(pl.LightningModule):
 
     @classmethod
     def objective(cls, **arguments: Any) -> Objective | None:
-        """What the task with these arguments makes of the data; None takes windows as they are.
+        """Returns the objective that the task's arguments define; None uses windows unchanged.
 
         Args:
-            arguments: those that the config states.
+            arguments: the task's arguments in the config.
 
         Raises:
-            InvalidArguments: they cannot work.
+            InvalidArguments: the arguments are invalid.
         """
         return None
 
     @classmethod
     def misfits(cls, model: Any, data: Any) -> Iterator[Problem]:
-        """What of a model and of data does not fit together for this task, before anything is
-        prepared.
+        """Yields incompatibilities of the model with the data, before anything is prepared.
 
         Args:
-            model: of one layer, or one of each kind, without memory.
-            data: that takes the task's objective.
+            model: the model with one layer, or one of each kind, on the meta device.
+            data: data that has the task's objective.
         """
         yield from ()
 
     def stand_in(self, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
-        """A micro-batch without meaning, to try out how long one takes.
+        """Returns a micro-batch of random values, for measuring the time of a step.
 
         Args:
-            labels: how many there are, for a task that has some.
+            labels: number of labels, for a task that has labels.
         """
         tokens, targets = (torch.randint(vocabulary, (batch, length)) for _ in range(2))
         return {"tokens": tokens, "targets": targets, "step_targets": targets.numel()}
 
     def loss(self, micro: MicroBatch) -> Tensor:
-        """The sum of the loss over the micro-batch's targets, a scalar."""
+        """Returns the sum of the loss over the micro-batch's targets, a scalar."""
         raise NotImplementedError
 
     def outputs(self, micro: MicroBatch) -> Any:
-        """What the model says of a micro-batch; here of its `tokens`."""
+        """Returns the model's output for a micro-batch; by default, for its `tokens`."""
         return self.model(micro["tokens"], **packing(micro))
 
     def metrics(self, evaluated: Evaluated) -> Metrics:
-        """A new accumulator of what is measured.
+        """Returns a new metric accumulator.
 
         Args:
-            evaluated: what it will be given.
+            evaluated: the split or rows that will be added to it.
         """
         raise NotImplementedError
 
     @classmethod
-    def evaluation_options(cls, data: Any, **given: Any) -> EvaluationOptions:
-        """How an evaluation or prediction is made; a task without options refuses all.
+    def evaluation_options(cls, data: Any, **options: Any) -> EvaluationOptions:
+        """Returns validated options of an evaluation or prediction; by default, a task has none.
 
         Args:
-            data: the run's.
-            given: by name; None is as usual.
+            data: the run's data.
+            options: options by name; None selects the default.
 
         Raises:
-            RequestError: an option that the task does not have, or a wrong value.
+            RequestError: an option that the task does not have, or an invalid value.
         """
-        return EvaluationOptions.checked(cls.__name__, **given)
+        return EvaluationOptions.checked(cls.__name__, **options)
 
     @torch.inference_mode()
     def measured(self, evaluated: Evaluated) -> Metrics:
-        """The metrics of a whole split, or of rows, outside any training."""
+        """Returns the metrics of a whole split, or of rows, outside training."""
         metrics = self.metrics(evaluated)
         with evaluating(self.model):
             for batch in self.batches_of(evaluated):
@@ -196,63 +197,67 @@ class Task(pl.LightningModule):
         return metrics
 
     def batches_of(self, evaluated: Evaluated) -> Iterator[MicroBatch]:
-        """Batches on the model's device."""
+        """Yields batches on the model's device."""
         for batch in evaluated.batches():
             yield self.transfer_batch_to_device(batch, self.device_of_model, 0)
 
     @property
     def device_of_model(self) -> torch.device:
+        """The device of the model's parameters."""
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
     def evaluate(self, evaluated: Evaluated, options: EvaluationOptions) -> Evaluation:
-        """Scores the model.
+        """Evaluates the model.
 
         Args:
-            options: those of `evaluation_options`.
+            options: the result of `evaluation_options`.
         """
         return self.measured(evaluated).evaluation(evaluated)
 
     def scores(self, evaluated: Evaluated) -> list[float]:
-        """How well each example is done, in their order, for comparing runs: the `score` of each
-        row of an evaluation as usual, unless a task says it of something else.
+        """Returns a score for each example, in order, for comparing runs: by default, the `score`
+        of each row of a default evaluation.
 
         Raises:
-            RequestError: it says it of nothing.
+            RequestError: the task does not score examples.
         """
-        found = self.evaluate(evaluated, self.evaluation_options(evaluated.data)).predictions
-        if not found:
+        rows = self.evaluate(evaluated, self.evaluation_options(evaluated.data)).predictions
+        if not rows:
             raise RequestError(
                 Problem("RUN", "a run whose task scores examples", type(self).__name__)
             )
-        return [float(each["score"]) for each in found]
+        return [float(each["score"]) for each in rows]
 
     @classmethod
     def says_scores(cls) -> bool:
-        """Whether the task defines `scores`."""
+        """Returns whether the task defines `scores`."""
         return cls.scores is not Task.scores
 
     def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
-        """What the model says of each row, in their order; what the rows state as their label or
-        target stands in for none. A task without this method makes no predictions.
+        """Yields a prediction for each row, in order. Rows need no labels or targets.
+
+        A task without this method makes no predictions.
         """
         raise NotImplementedError
 
-    def line(self, found: Mapping[str, Any]) -> str:
-        """What `predict` says of a row, on one line, the text last; here as JSON."""
-        said = {key: value for key, value in found.items() if key != "text"}
-        return f"{json.dumps(said, ensure_ascii=False)}\t{shortened(str(found.get('text', '')))}"
+    def line(self, prediction: Mapping[str, Any]) -> str:
+        """Formats a prediction as one line that ends with the text; by default, as JSON."""
+        fields = {key: value for key, value in prediction.items() if key != "text"}
+        text = shortened(str(prediction.get("text", "")))
+        return f"{json.dumps(fields, ensure_ascii=False)}\t{text}"
 
     def samples(self, data: Any, options: Any) -> list[str]:
-        """What the model writes, for people to look at once a run is finished; nothing here.
+        """Returns samples of the model's output for the finished run; by default, none.
 
         Args:
-            data: prepared.
-            options: `samples`, how many; `sample_tokens`, the most in one; `sample_prompt`.
+            data: the prepared data.
+            options: `samples`, the number of samples; `sample_tokens`, the largest number of tokens
+                in one; `sample_prompt`.
         """
         return []
 
     def answered(self, data: Any, options: Any, *, whole: bool = False) -> list[str]:
-        """The samples of a task whose `labels` a model can write; see
+        """Returns samples of a task whose `labels` are tokens; see
         `etude.tasks.samples.answers`.
         """
         model = writer(self.model, self.tokenizer)
@@ -269,16 +274,16 @@ class Task(pl.LightningModule):
 
     @classmethod
     def no_predictions(cls, run: str) -> Problem:
-        """Says that the task makes no predictions of texts, and what does instead.
+        """Returns the problem of a task that cannot predict on texts.
 
         Args:
-            run: where the run is.
+            run: path of the run.
         """
-        expected = "a run of a task that makes predictions of texts, such as classification"
+        expected = "a run of a task that predicts on texts, such as classification"
         return Problem("RUN", expected, cls.__name__)
 
     def watch(self, monitor: str) -> None:
-        """Says which metric decides; for a constructor whose config may.
+        """Sets `monitor`; for constructors with such an argument.
 
         Raises:
             InvalidArguments: the task has no such metric.
@@ -293,17 +298,17 @@ class Task(pl.LightningModule):
 
     @classmethod
     def rises(cls, metric: str) -> bool | None:
-        """Whether more is better of a metric; None if that is not known."""
+        """Returns whether larger values of a metric are better; None if unknown."""
         return rises(metric, cls.more_is_better, cls.less_is_better)
 
     @property
     def section_names(self) -> Sequence[str]:
-        """The sources of a mixture, each of which is validated apart too."""
-        found: Sequence[str] = self._data.section_names
-        return found
+        """Names of a mixture's sources, each of which is also validated separately."""
+        names: Sequence[str] = self._data.section_names
+        return names
 
     def on_fit_start(self) -> None:
-        """The average begins at the first weights, or where a checkpoint left it."""
+        """Starts the weight average at the initial weights, or restores it from a checkpoint."""
         if getattr(self._optimizer_recipe, "averages", False):
             self.average = OptimizersAverage(self.model, self.trainer.optimizers[0])
         elif self._ema_decay is not None:
@@ -316,30 +321,33 @@ class Task(pl.LightningModule):
         self._validated = {}
 
     def validation_step(self, batch: MicroBatch, batch_idx: int) -> None:
-        """Adds a batch to the metrics of its part of the validation, and of its section."""
+        """Adds a batch to the metrics of its split and section."""
         if not self.is_mine(batch_idx):
             return
-        where = (batch.get("part", "val"), batch.get("section", 0))
-        if where not in self._validated:
-            self._validated[where] = self.metrics(self._data.evaluated("val"))
-        self._validated[where].update(batch, self.outputs(batch))
+        key = (batch.get("part", "val"), batch.get("section", 0))
+        if key not in self._validated:
+            self._validated[key] = self.metrics(self._data.evaluated("val"))
+        self._validated[key].update(batch, self.outputs(batch))
 
     def on_validation_epoch_end(self) -> None:
-        """Sets `validation_metrics`: of each part, and the loss of each section."""
-        ranks = of_all_ranks(self._validated, self.trainer.world_size)
-        places = sorted({where for some in ranks for where in some}, key=_in_order)
+        """Sets `validation_metrics`: all metrics of each split, and the loss of each section."""
+        ranks = gather_ranks(self._validated, self.trainer.world_size)
+        keys = sorted({key for rank in ranks for key in rank}, key=_validation_first)
         evaluated = self._data.evaluated("val")
-        found = {
-            where: merged(self.metrics(evaluated), [some[where] for some in ranks if where in some])
-            for where in places
+        by_key = {
+            key: merged(
+                self.metrics(evaluated),
+                [rank[key] for rank in ranks if key in rank],
+            )
+            for key in keys
         }
         metrics: dict[str, float] = {}
         names = self.section_names
-        for (part, section), each in found.items():
+        for (part, section), each in by_key.items():
             if names:
                 metrics[f"{part}/{names[section]}/loss"] = each.compute()["loss"]
-        for part in dict.fromkeys(part for part, _ in places):
-            sections = [each for (where, _), each in found.items() if where == part]
+        for part in dict.fromkeys(part for part, _ in keys):
+            sections = [each for (key, _), each in by_key.items() if key == part]
             whole = merged(self.metrics(evaluated), sections)
             computed = {f"{part}/{name}": value for name, value in whole.compute().items()}
             metrics = computed | metrics
@@ -351,49 +359,51 @@ class Task(pl.LightningModule):
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def for_use(self) -> AbstractContextManager[None]:
-        """Within, the model has the weights that it will be used with: averaged ones if any."""
+        """Context manager that gives the model its final weights: the average, if there is one."""
         return nullcontext() if self.average is None else self.average.in_place()
 
     @property
     def strict_loading(self) -> bool:
-        """Whether a checkpoint holds all weights: beside low-rank changes the source does."""
+        """Whether a checkpoint contains all weights; with LoRA, it omits the frozen ones."""
         return not adapted(self.model)
 
     @strict_loading.setter
     def strict_loading(self, value: bool) -> None:
-        pass  # Lightning asks for what is known
+        pass  # Lightning sets it; the model determines the value
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leaves out what low-rank changes leave as it is: the source has it. With an average the
-        weights are the averaged ones; those in training go into the rest of the state.
+        """Adapts a checkpoint to LoRA and averaging.
+
+        With LoRA, it omits the frozen weights, which the source has. With an average, the weights
+        are the averaged ones; the training weights go into the rest of the state.
         """
         if not self.strict_loading:
-            kept = {f"model.{n}" for n, p in self.model.named_parameters() if p.requires_grad}
+            trainable = {f"model.{n}" for n, p in self.model.named_parameters() if p.requires_grad}
             state = checkpoint["state_dict"]
-            checkpoint["state_dict"] = {n: x for n, x in state.items() if n in kept}
+            checkpoint["state_dict"] = {n: x for n, x in state.items() if n in trainable}
         if self.average is not None:
-            mine = {name: p.detach() for name, p in self.model.named_parameters()}
-            averaged = {name: x.to(mine[name].dtype) for name, x in self.average.weights.items()}
-            checkpoint["in_training"] = {name: mine[name] for name in averaged}
+            weights = {name: p.detach() for name, p in self.model.named_parameters()}
+            averaged = {name: x.to(weights[name].dtype) for name, x in self.average.weights.items()}
+            checkpoint["in_training"] = {name: weights[name] for name in averaged}
             checkpoint["averaged"] = self.average.state_dict()
             named = self._under_each_name(averaged)
             checkpoint["state_dict"] = {**checkpoint["state_dict"], **named}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the weights in training, and the average, from where they were put."""
+        """Restores the training weights and the average from a checkpoint."""
         if "in_training" in checkpoint:
             checkpoint["state_dict"] |= self._under_each_name(checkpoint["in_training"])
             self._averaged_before = checkpoint["averaged"]
 
     def _under_each_name(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Parameters by the task's names; of a shared one all of them."""
+        """Returns parameters by the task's names; a shared parameter under all of its names."""
         first = {id(p): name for name, p in self.model.named_parameters()}
         every = self.model.named_parameters(remove_duplicate=False)
         names = [(name, first[id(p)]) for name, p in every]
         return {f"model.{name}": weights[one] for name, one in names if one in weights}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Builds the optimizer, each group remembering its base rate."""
+        """Builds the optimizer, and stores the base learning rate in each group."""
         assert self._optimizer_recipe is not None
         optimizer = self._optimizer_recipe(self.model)
         for group in optimizer.param_groups:
@@ -401,7 +411,9 @@ class Task(pl.LightningModule):
         return optimizer
 
     def training_step(self, batch: list[MicroBatch], batch_idx: int) -> dict[str, Tensor]:
-        """One optimizer step; returns the mean loss over its targets, not yet on the host."""
+        """Runs one optimizer step and returns the mean loss over its targets, without a device
+        sync.
+        """
         step = self.trainer.global_step
         optimizer: Any = self.optimizers()
         self.set_learning_rate(optimizer, step)
@@ -414,10 +426,10 @@ class Task(pl.LightningModule):
                 seed_generators(seed_for(self.seed, step, index, self.global_rank), self.device)
                 with self._no_sync_before(index == len(batch) - 1):
                     loss = self.loss(micro) / micro["step_targets"]
-                    # Lightning's autocast lasts for the whole step; the backward pass has its own
-                    # precisions, and would only pay for the look-ups.
+                    # Lightning's autocast covers the whole step; the backward pass does not need
+                    # it, and each operation would pay for the look-up.
                     with torch.autocast(self.device.type, enabled=False):
-                        # data-parallel strategies average over ranks; the sum is what is wanted
+                        # data-parallel strategies average over ranks; the sum is needed
                         self.manual_backward(loss * self.trainer.world_size)
                 losses.append(loss.detach())
             return losses[-1]
@@ -434,13 +446,13 @@ class Task(pl.LightningModule):
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
-        """Batches are made on the CPU: there is nothing to look through if that is the device."""
+        """Moves a batch to a device; skips the traversal on the CPU, where batches are created."""
         if device.type == "cpu":
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def set_learning_rate(self, optimizer: Any, step: int) -> float:
-        """Sets every group's rate for `step` and returns the schedule's factor."""
+        """Sets every group's learning rate for `step` and returns the schedule's factor."""
         assert self.schedule is not None
         scale = self.schedule(step, self.total_steps)
         for group in optimizer.param_groups:
@@ -448,33 +460,33 @@ class Task(pl.LightningModule):
         return scale
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clips, after mixed precision has unscaled the gradients."""
+        """Clips the gradients, after mixed precision has unscaled them."""
         if self.clip is not None:
             self._grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
 
     def sum_over_ranks(self, value: Tensor) -> Tensor:
-        """The sum of what each rank holds, on every rank; `value` is changed in place."""
+        """Returns the sum of a tensor over all ranks, on every rank; changes `value` in place."""
         if self.trainer.world_size > 1:
             dist.all_reduce(value)
         return value
 
     def is_mine(self, batch_idx: int) -> bool:
-        """Whether this rank validates a batch; each batch is one rank's."""
+        """Returns whether this rank validates a batch; each batch belongs to one rank."""
         return batch_idx % self.trainer.world_size == self.global_rank
 
     def _no_sync_before(self, last: bool) -> AbstractContextManager[None]:
-        """Ranks exchange gradients at the last micro-batch only."""
+        """Returns a context that exchanges gradients between ranks at the last micro-batch only."""
         if last or self.trainer.world_size == 1:
             return nullcontext()
         return self.trainer.strategy.block_backward_sync()  # type: ignore[attr-defined]
 
 
 def shortened(text: str) -> str:
-    """A text on one line, of at most 60 characters."""
-    plain = " ".join(text.split())
-    return plain if len(plain) <= 60 else plain[:57] + "..."
+    """Returns a text on one line, shortened to at most 60 characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= 60 else line[:57] + "..."
 
 
-def _in_order(where: tuple[str, int]) -> tuple[bool, str, int]:
-    """What is held out comes before what is trained on."""
-    return (where[0] != "val", *where)
+def _validation_first(key: tuple[str, int]) -> tuple[bool, str, int]:
+    """Sort key that puts the validation split before training examples."""
+    return (key[0] != "val", *key)

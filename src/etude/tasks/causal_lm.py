@@ -1,4 +1,4 @@
-"""Predicting the next token (GPT-style pretraining)."""
+"""Next-token prediction (GPT-style pretraining)."""
 
 from __future__ import annotations
 
@@ -24,42 +24,44 @@ from etude.tasks.options import EvaluationOptions, Windows
 
 
 def next_token_loss(model: nn.Module, micro: MicroBatch) -> Tensor:
-    """The summed negative log-likelihood of the targets, in nats.
+    """Returns the summed negative log-likelihood of the targets, in nats.
 
-    At least in single precision: a sum in bfloat16 would keep three digits.
+    The sum is in float32 at least: in bfloat16 it would have three significant digits.
 
     Args:
-        model: tokens (B, T) -> logits (B, T, V).
-        micro: `tokens` and `targets`, both (B, T); targets are the tokens one position on. Perhaps
-            `documents`, which are not to see each other.
+        model: maps tokens (B, T) to logits (B, T, V).
+        micro: `tokens` and `targets`, both (B, T); targets are the tokens shifted by one position.
+            `documents`, if present, don't attend to each other.
     """
     return summed_nats(model(micro["tokens"], **packing(micro)), micro["targets"])
 
 
 def summed_nats(logits: Tensor, targets: Tensor) -> Tensor:
-    """The negative log-likelihood of targets (B, T), of their logits (B, T, V): the sum."""
+    """Returns the summed negative log-likelihood of targets (B, T), given logits (B, T, V), in
+    nats.
+    """
     logits = logits.flatten(0, 1)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.cross_entropy(logits, targets.flatten(), reduction="sum")
 
 
 def window_nats(logits: Tensor, targets: Tensor) -> Tensor:
-    """The same of each target, (B, T)."""
+    """Returns the negative log-likelihood of each target, (B, T), in nats."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).transpose(1, 2)
     return F.cross_entropy(logits, targets, reduction="none")
 
 
 def language_model_metrics(nats: float, targets: int, text_bytes: int | None) -> dict[str, float]:
-    """What a summed loss over a text means.
+    """Returns the metrics of a summed loss over a text.
 
     Args:
-        nats: the summed negative log-likelihood of all predicted tokens.
-        targets: how many tokens were predicted.
-        text_bytes: the UTF-8 bytes of the text that these tokens spell; None if they spell none.
+        nats: summed negative log-likelihood of all predicted tokens.
+        targets: number of predicted tokens.
+        text_bytes: UTF-8 bytes of the text that these tokens spell; None if they spell no text.
 
     Returns:
-        `loss` (nats a token), `perplexity` (its exponential), `bits_per_byte`, which compares
-        models with different tokenizers, unless `text_bytes` is None.
+        `loss` (nats per token), `perplexity` (its exponential) and, unless `text_bytes` is None,
+        `bits_per_byte`, which is comparable between tokenizers.
     """
     loss = nats / targets
     metrics = {"loss": loss, "perplexity": perplexity(loss)}
@@ -69,10 +71,10 @@ def language_model_metrics(nats: float, targets: int, text_bytes: int | None) ->
 
 
 class LanguageModelMetrics(Metrics):
-    """What the loss over a text means; see `language_model_metrics`.
+    """Metrics of the loss over a text; see `language_model_metrics`.
 
     Args:
-        text_bytes: of the text that the targets spell.
+        text_bytes: UTF-8 bytes of the text that the targets spell.
     """
 
     def __init__(self, text_bytes: int | None) -> None:
@@ -92,7 +94,7 @@ class LanguageModelMetrics(Metrics):
 
 
 class CausalLM(Task):
-    """Next-token prediction, validated on the whole split, and on each source of a mixture."""
+    """Next-token prediction, validated on the whole split and on each source of a mixture."""
 
     metrics_class: ClassVar[type[LanguageModelMetrics]] = LanguageModelMetrics
     metric_names = ("val/loss", "val/perplexity", "val/bits_per_byte")
@@ -107,7 +109,7 @@ class CausalLM(Task):
         return self.metrics_class(evaluated.text_bytes)
 
     def samples(self, data: Any, options: Any) -> list[str]:
-        """Texts that continue the prompt, the same for the same weights and seed of the run."""
+        """Returns continuations of the prompt, determined by the weights and the run's seed."""
         model = writer(self.model, self.tokenizer)
         if model is None:
             return []
@@ -121,8 +123,8 @@ class CausalLM(Task):
         return [texts] if isinstance(texts, str) else texts
 
     @classmethod
-    def evaluation_options(cls, data: Any, **given: Any) -> Windows:
-        options: Any = Windows.checked(cls.__name__, **given)
+    def evaluation_options(cls, data: Any, **stated: Any) -> Windows:
+        options: Any = Windows.checked(cls.__name__, **stated)
         options.check(data)
         return options
 
@@ -136,8 +138,8 @@ class CausalLM(Task):
             if windows.stride is not None:
                 ids = data.store.column(split, TOKENS).values
                 length = length or data.sequence_length
-                found = sliding_score(self.model, ids, length, windows.stride, vocabulary)
-                return Evaluation({**found, **data.bytes_metrics(split, found)})
+                metrics = sliding_score(self.model, ids, length, windows.stride, vocabulary)
+                return Evaluation({**metrics, **data.bytes_metrics(split, metrics)})
             cut = replace(evaluated, batches=lambda: data.evaluation_batches(split, length))
             return super().evaluate(cut, options)
         except InvalidArguments as error:
@@ -145,7 +147,7 @@ class CausalLM(Task):
 
     @torch.inference_mode()
     def scores(self, evaluated: Evaluated) -> list[float]:
-        """The mean negative log-likelihood of each window, in nats a token, in their order."""
+        """Returns the mean negative log-likelihood of each window, in nats per token, in order."""
         losses: list[float] = []
         with evaluating(self.model):
             for batch in self.batches_of(evaluated):
@@ -155,7 +157,7 @@ class CausalLM(Task):
 
     @classmethod
     def no_predictions(cls, run: str) -> Problem:
-        return replace(super().no_predictions(run), hint=f"etude generate {run} continues texts")
+        return replace(super().no_predictions(run), hint=f"to continue texts: etude generate {run}")
 
 
 @torch.inference_mode()
@@ -165,21 +167,22 @@ def sliding_score(
     length: int,
     stride: int,
     vocabulary: int,
-    told: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, float]:
-    """Loss and perplexity with windows that overlap: window w begins at token `w * stride`, and of
-    each but the first only the last `stride` targets count, which have seen at least
-    `length - stride` tokens.
+    """Returns loss and perplexity over overlapping windows.
+
+    Window w begins at token `w * stride`. Of each window but the first only the last `stride`
+    targets count, which have at least `length - stride` tokens of context.
 
     Args:
-        tokens: the split's ids.
-        length: targets in a window.
-        stride: at most `length`; with `length` + 1 the first token of each window is no target.
-        vocabulary: tokens that the model chooses among.
-        told: is called with how many of the ids are done.
+        tokens: ids of the split.
+        length: number of targets in a window.
+        stride: at most `length`; at `length` + 1, the first token of each window is no target.
+        vocabulary: vocabulary size.
+        on_progress: called with the number of ids that are done.
 
     Returns:
-        `loss` in nats a token, `perplexity`, and `nats`, the sum.
+        `loss` in nats per token, `perplexity`, and `nats`, the sum.
     """
     ids = torch.from_numpy(tokens.astype("int64"))
     total = len(ids) - 1
@@ -200,6 +203,6 @@ def sliding_score(
             nats += float(new.sum())
             counted += len(new)
             done = max(done, start + len(row))
-        told(done)
+        on_progress(done)
     metrics = language_model_metrics(nats, counted, None)
     return {**metrics, "nats": nats}

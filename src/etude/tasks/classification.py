@@ -1,4 +1,4 @@
-"""One label for each text, or pair of texts."""
+"""Text classification: one label per text, or per pair of texts."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from etude.tasks.options import EvaluationOptions
 
 @dataclass(frozen=True)
 class LabelObjective(ExampleObjective):
-    """Tokens and one label.
+    """Objective with tokens and one label.
 
     Args:
-        balanced: whether each class weighs the same in all, whatever its number.
-        positive: the name of the class that is looked for.
-        weights: of each class, once the data is known.
+        balanced: whether all classes have the same total weight, whatever their frequency.
+        positive: name of the positive class.
+        weights: weight of each class; set once the data is known.
     """
 
     balanced: bool = False
@@ -42,12 +42,15 @@ class LabelObjective(ExampleObjective):
 
     def bound(self, tokenizer: Any, meta: Any) -> LabelObjective:
         if len(meta.labels) < 2:
-            found = ", ".join(meta.labels)
-            raise RequestError(Problem("data.label", "two labels or more", found or "none"))
+            names = ", ".join(meta.labels)
+            raise RequestError(Problem("data.label", "at least two labels", names or "none"))
         if self.positive is not None and self.positive not in meta.labels:
             hint = "; ".join(
                 each
-                for each in (nearest(self.positive, meta.labels), "null scores all labels alike")
+                for each in (
+                    nearest(self.positive, meta.labels),
+                    "set task.positive=null for averages over all labels",
+                )
                 if each
             )
             problem = Problem("task.positive", "one of the data's labels", self.positive, hint)
@@ -55,9 +58,9 @@ class LabelObjective(ExampleObjective):
         if not self.balanced:
             return self
         counts = meta.splits["train"].labels
-        there = [count for count in counts if count]
-        each = sum(there) / len(there)
-        return replace(self, weights=tuple(each / count if count else 1.0 for count in counts))
+        present = [count for count in counts if count]
+        mean = sum(present) / len(present)
+        return replace(self, weights=tuple(mean / count if count else 1.0 for count in counts))
 
     def bound_to_rows(self, tokenizer: Any, sequence_length: int) -> LabelObjective:
         return replace(self, weights=None)
@@ -80,25 +83,25 @@ class LabelObjective(ExampleObjective):
 
 
 def class_logits(model: nn.Module, micro: MicroBatch) -> Tensor:
-    """Logits over classes, (B, classes), or over the tags of each position, (B, T, tags); of packed
-    examples over the classes of each, (N, classes).
+    """Returns logits over classes (B, classes), or over the tags of each position (B, T, tags); for
+    packed examples, over the classes of each example (N, classes).
     """
-    told = {"keep": micro.get("keep"), "token_types": micro.get("types"), **packing(micro)}
-    logits: Tensor = model(micro["tokens"], **told)
+    options = {"keep": micro.get("keep"), "token_types": micro.get("types"), **packing(micro)}
+    logits: Tensor = model(micro["tokens"], **options)
     return logits
 
 
 BINS = 10
-"""Of the calibration error."""
+"""Number of bins of the calibration error."""
 
 
 class LabelMetrics(RowMetrics):
-    """Of a row in several pieces the probabilities are the mean of theirs.
+    """Classification metrics of rows. The probabilities of a row in several pieces are their mean.
 
     Args:
-        labels: the names of the classes.
-        positive: the class that is looked for.
-        row_of: the row that each example is from.
+        labels: names of the classes.
+        positive: index of the positive class.
+        row_of: index of the row of each example.
     """
 
     def __init__(
@@ -111,7 +114,7 @@ class LabelMetrics(RowMetrics):
         self._chances: list[NDArray[np.float64]] = []
 
     def update(self, batch: Mapping[str, Any], outputs: Tensor) -> None:
-        outputs, labels = outputs.cpu(), batch["labels"].cpu()  # not every device has doubles
+        outputs, labels = outputs.cpu(), batch["labels"].cpu()  # not every device has float64
         weights = batch["weights"].cpu() if "weights" in batch else None
         self._nats.add(each_cross_entropy(outputs, labels, weights))
         self._weight.add(len(labels) if weights is None else weights)
@@ -138,15 +141,15 @@ class LabelMetrics(RowMetrics):
         return classification_metrics(self._counts(rows), self.positive)
 
     def probabilities(self) -> Iterator[tuple[int, NDArray[np.float64]]]:
-        """The number of each row, and what is said of it, (classes,)."""
+        """Yields the index and the class probabilities (classes,) of each row."""
         numbers, _, chances = self._rows
         yield from zip(numbers.tolist(), chances, strict=True)
 
     def predictions(self) -> list[dict[str, Any]]:
-        found = []
+        predictions = []
         for number, actual, chances in zip(*self._rows, strict=True):
             label, best = self.labels[actual], self.labels[int(chances.argmax())]
-            found.append(
+            predictions.append(
                 {
                     "row": int(number),
                     "label": label,
@@ -156,7 +159,7 @@ class LabelMetrics(RowMetrics):
                     "probabilities": [round(float(p), 6) for p in chances],
                 }
             )
-        return found
+        return predictions
 
     def details(self) -> dict[str, Any]:
         _, bins = self._calibration()
@@ -164,7 +167,7 @@ class LabelMetrics(RowMetrics):
 
     @cached_property
     def _rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """Numbers, labels and probabilities of the rows, in their order."""
+        """Indices, labels and probabilities of the rows, in order."""
         index, actual = np.concatenate(self._index), np.concatenate(self._actual)
         chances = np.concatenate(self._chances)
         order = np.argsort(index, kind="stable")
@@ -177,17 +180,17 @@ class LabelMetrics(RowMetrics):
     def outcomes(
         self, rows: Container[int] | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The actual and the likeliest label of each row, by number.
+        """Returns the actual and the most probable label of each row, as indices.
 
         Args:
-            rows: these alone; None is all.
+            rows: indices of the selected rows; None selects all.
         """
         numbers, actual, chances = self._rows
-        found = chances.argmax(-1)
+        predicted = chances.argmax(-1)
         if rows is not None:
             inside = np.array([number in rows for number in numbers.tolist()], dtype=bool)
-            actual, found = actual[inside], found[inside]
-        return actual, found
+            actual, predicted = actual[inside], predicted[inside]
+        return actual, predicted
 
     def _counts(self, rows: Container[int] | None = None) -> NDArray[np.int64]:
         return confusion(*self.outcomes(rows), len(self.labels))
@@ -197,28 +200,28 @@ class LabelMetrics(RowMetrics):
         return calibration_error(chances.max(-1), chances.argmax(-1) == actual, BINS)
 
 
-OF_POSITIVE = ("val/precision", "val/recall", "val/f1")
-"""Metrics of the class that is looked for."""
+POSITIVE_METRICS = ("val/precision", "val/recall", "val/f1")
+"""Metrics of the positive class."""
 
 
 class Classification(Task):
-    """A label for each text; the loss is the mean cross-entropy over the examples of a step.
+    """Text classification; the loss is the mean cross-entropy over the examples of a step.
 
-    With `class_weights=balanced` the mean is weighted by n / (k n_c) for a label that n_c of n
-    training examples have, of k labels that occur.
+    With `class_weights=balanced` the mean is weighted by n / (k n_c), for n training examples, n_c
+    of them with the label, and k labels that occur.
 
     Args:
         class_weights: `none` or `balanced`.
         label_smoothing: see `etude.tasks.losses.cross_entropy`.
-        positive: the class that is looked for; its precision, recall and F1 are measured too.
-        monitor: the metric that decides which checkpoint is best.
-        setup: what the run gives.
+        positive: name of the positive class; adds its precision, recall and F1.
+        monitor: the metric that selects the best checkpoint.
+        setup: the run's arguments.
     """
 
     metrics_class: ClassVar[type[LabelMetrics]] = LabelMetrics
     metric_names = (
         "val/loss", "val/accuracy", "val/f1_macro", "val/precision_macro", "val/recall_macro",
-        "val/mcc", *OF_POSITIVE, "val/calibration_error",
+        "val/mcc", *POSITIVE_METRICS, "val/calibration_error",
     )  # fmt: skip
     loss_unit = "nats per text"
     models = (Encoder,)
@@ -235,9 +238,9 @@ class Classification(Task):
     ) -> None:
         checks = Checks()
         checks.probability(label_smoothing=label_smoothing)
-        of_positive = positive is not None or monitor not in OF_POSITIVE
-        hint = f"task.positive says of which class; {monitor}_macro is the mean of all"
-        checks.that(of_positive, "monitor", monitor, "a metric of the task", hint)
+        is_available = positive is not None or monitor not in POSITIVE_METRICS
+        hint = f"set task.positive to a class, or use {monitor}_macro, the mean over all classes"
+        checks.that(is_available, "monitor", monitor, "a metric of the task", hint)
         checks.done()
         super().__init__(setup)
         self.watch(monitor)
@@ -268,16 +271,17 @@ class Classification(Task):
         )
 
     def metrics(self, evaluated: Evaluated) -> LabelMetrics:
-        named = self.positive in self.labels
-        positive = self.labels.index(str(self.positive)) if named else None
+        is_known = self.positive in self.labels
+        positive = self.labels.index(str(self.positive)) if is_known else None
         return self.metrics_class(self.labels, positive, evaluated.row_of)
 
-    def line(self, found: Mapping[str, Any]) -> str:
-        return f"{found['label']}\t{found['probability']:.3f}\t{shortened(found['text'])}"
+    def line(self, prediction: Mapping[str, Any]) -> str:
+        label, probability = prediction["label"], prediction["probability"]
+        return f"{label}\t{probability:.3f}\t{shortened(prediction['text'])}"
 
     def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
-        found: Any = self.measured(evaluated)
-        for number, chances in found.probabilities():
+        measured: Any = self.measured(evaluated)
+        for number, chances in measured.probabilities():
             best = int(chances.argmax())
             yield {
                 "text": evaluated.text(number),

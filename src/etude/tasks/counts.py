@@ -1,4 +1,4 @@
-"""What classifiers and taggers are judged by, from counts alone: those of several ranks add up."""
+"""Metrics of classifiers and taggers from counts alone; counts of several ranks add up."""
 
 from __future__ import annotations
 
@@ -13,41 +13,45 @@ Counts = NDArray[np.int64]
 
 
 def confusion(labels: NDArray[np.int64], predictions: NDArray[np.int64], classes: int) -> Counts:
-    """How often each label (row) was predicted as each class (column), (classes, classes)."""
+    """Returns how often each label (row) was predicted as each class (column), (classes,
+    classes).
+    """
     flat = np.bincount(labels * classes + predictions, minlength=classes * classes)
     return flat.reshape(classes, classes)
 
 
 def class_scores(counts: Counts) -> dict[str, NDArray[np.float64]]:
-    """`precision`, `recall`, `f1` and `support` of each class, (classes,); 0 where undefined."""
+    """Returns `precision`, `recall`, `f1` and `support` of each class, (classes,); 0 where
+    undefined.
+    """
     right = np.diag(counts).astype(float)
     predicted, actual = counts.sum(0), counts.sum(1)
     return {
-        "precision": _over(right, predicted),
-        "recall": _over(right, actual),
-        "f1": _over(2 * right, predicted + actual),
+        "precision": _safe_divide(right, predicted),
+        "recall": _safe_divide(right, actual),
+        "f1": _safe_divide(2 * right, predicted + actual),
         "support": actual.astype(float),
     }
 
 
 def classification_metrics(counts: Counts, positive: int | None = None) -> dict[str, float]:
-    """What a confusion matrix says.
+    """Returns the metrics of a confusion matrix.
 
     Args:
         counts: see `confusion`.
-        positive: the class that is looked for, such as spam.
+        positive: index of the positive class, such as spam.
 
     Returns:
         `accuracy`; `f1_macro`, `precision_macro` and `recall_macro`, means over the classes that
-        were labelled or predicted; `mcc` (Matthews 1975; of several classes Gorodkin 2004); with
-        `positive` its `precision`, `recall` and `f1`.
+        occur as a label or a prediction; `mcc` (Matthews 1975; for several classes Gorodkin 2004);
+        with `positive`, its `precision`, `recall` and `f1`.
     """
     total = counts.sum()
     scores = class_scores(counts)
-    there = (counts.sum(0) + counts.sum(1)) > 0
+    occurs = (counts.sum(0) + counts.sum(1)) > 0
     metrics = {"accuracy": float(np.trace(counts) / total) if total else 0.0}
     for name in ("precision", "recall", "f1"):
-        metrics[f"{name}_macro"] = float(scores[name][there].mean()) if there.any() else 0.0
+        metrics[f"{name}_macro"] = float(scores[name][occurs].mean()) if occurs.any() else 0.0
     metrics["mcc"] = _mcc(counts)
     if positive is not None:
         metrics |= {name: float(scores[name][positive]) for name in ("precision", "recall", "f1")}
@@ -57,7 +61,7 @@ def classification_metrics(counts: Counts, positive: int | None = None) -> dict[
 def calibration_error(
     confidences: NDArray[np.float64], right: NDArray[np.bool_], bins: int = 10
 ) -> tuple[float, list[tuple[float, float, int]]]:
-    """The expected calibration error, and of each bin mean confidence, accuracy and number.
+    """Returns the expected calibration error, and mean confidence, accuracy and count of each bin.
 
     Guo et al. 2017, arXiv:1706.04599, equation 3, with bins of equal width.
     """
@@ -76,37 +80,37 @@ def calibration_error(
 
 
 Span = tuple[str, int, int]
-"""A kind, the first word and the last."""
+"""Kind, first word and last word of a span."""
 
 
 def are_spans(names: Sequence[str]) -> bool:
-    """Whether tags mark spans of words: `B-LOC`, `I-LOC`, `O`, and `E-`, `S-` (IOBES) or `L-`, `U-`
-    (BILOU).
+    """Returns whether tags mark spans of words: `B-LOC`, `I-LOC`, `O`, and `E-`, `S-` (IOBES) or
+    `L-`, `U-` (BILOU).
     """
     marks = {name[:2] for name in names}
     return marks <= {"B-", "I-", "E-", "S-", "L-", "U-", "O"} and any("-" in name for name in names)
 
 
 def spans(tags: Sequence[str]) -> set[Span]:
-    """The spans that a sentence's tags mark, as the CoNLL-2000 script reads them: one begins also
-    at an inside tag after nothing or another kind.
+    """Returns the spans that a sentence's tags mark, by the rules of the CoNLL-2000 script: a span
+    also begins at an inside tag that follows no span or a span of another kind.
     """
-    found: set[Span] = set()
-    kind, start, before = "", 0, "O"
-    for place, tag in enumerate([*tags, "O"]):
+    marked: set[Span] = set()
+    kind, start, previous = "", 0, "O"
+    for index, tag in enumerate([*tags, "O"]):
         mark, _, name = tag.partition("-")
-        goes_on = mark in ("I", "E", "L") and name == kind and before in ("B", "I")
-        if kind and not goes_on:
-            found.add((kind, start, place - 1))
+        continues = mark in ("I", "E", "L") and name == kind and previous in ("B", "I")
+        if kind and not continues:
+            marked.add((kind, start, index - 1))
             kind = ""
         if mark != "O" and not kind:
-            kind, start = name, place
-        before = mark
-    return found
+            kind, start = name, index
+        previous = mark
+    return marked
 
 
 def span_metrics(right: int, predicted: int, actual: int) -> dict[str, float]:
-    """`precision`, `recall` and `f1` of spans, over all kinds together."""
+    """Returns `precision`, `recall` and `f1` of spans, over all kinds together."""
     return {
         "precision": right / predicted if predicted else 0.0,
         "recall": right / actual if actual else 0.0,
@@ -115,14 +119,14 @@ def span_metrics(right: int, predicted: int, actual: int) -> dict[str, float]:
 
 
 def span_scores(pairs: Iterable[tuple[Sequence[str], Sequence[str]]]) -> list[dict[str, Any]]:
-    """Of sentences' actual and predicted tags, for each kind of span: `precision`, `recall`, `f1`
-    and `support`, the spans that there are.
+    """Returns `precision`, `recall`, `f1` and `support` (number of actual spans) of each kind of
+    span, given the actual and predicted tags of sentences.
     """
     right, predicted, actual = Counter[str](), Counter[str](), Counter[str]()
     for tags, guesses in pairs:
-        there, found = spans(tags), spans(guesses)
-        for counter, some in ((right, there & found), (predicted, found), (actual, there)):
-            counter.update(kind for kind, _, _ in some)
+        true, guessed = spans(tags), spans(guesses)
+        for counter, counted in ((right, true & guessed), (predicted, guessed), (actual, true)):
+            counter.update(kind for kind, _, _ in counted)
     return [
         {
             "label": kind,
@@ -133,13 +137,13 @@ def span_scores(pairs: Iterable[tuple[Sequence[str], Sequence[str]]]) -> list[di
     ]
 
 
-def _over(above: NDArray[np.float64], below: Counts) -> NDArray[np.float64]:
-    return np.divide(above, below, out=np.zeros(len(below)), where=below > 0)
+def _safe_divide(numerator: NDArray[np.float64], denominator: Counts) -> NDArray[np.float64]:
+    return np.divide(numerator, denominator, out=np.zeros(len(denominator)), where=denominator > 0)
 
 
 def _mcc(counts: Counts) -> float:
     total, right = float(counts.sum()), float(np.trace(counts))
     predicted, actual = counts.sum(0).astype(float), counts.sum(1).astype(float)
-    above = right * total - predicted @ actual
-    below = (total**2 - predicted @ predicted) * (total**2 - actual @ actual)
-    return float(above / np.sqrt(below)) if below > 0 else 0.0
+    numerator = right * total - predicted @ actual
+    denominator = (total**2 - predicted @ predicted) * (total**2 - actual @ actual)
+    return float(numerator / np.sqrt(denominator)) if denominator > 0 else 0.0

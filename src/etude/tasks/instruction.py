@@ -1,4 +1,4 @@
-"""Answers to instructions: a decoder that is trained on the answers alone."""
+"""Instruction tuning: a decoder that is trained on the answers only."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ PROMPT, ANSWER = "{source}", "{target}"
 
 @dataclass(frozen=True)
 class AnswerObjective(ExampleObjective):
-    """Prompt and answer one after the other; the answer's tokens and its end are the targets.
+    """Objective that joins prompt and answer; the answer's tokens and its end are the targets.
 
     Args:
-        template: text with `{source}` and `{target}`; special tokens in it count as such.
-        before, between, after: its tokens, once the tokenizer is known, and
-        longest: the most tokens in an example; the rest of its answer is cut off.
+        template: text with `{source}` and `{target}`; names of special tokens in it are encoded as
+            these.
+        before, between, after: tokens of the template's parts; set once the tokenizer is known.
+        longest: largest number of tokens in an example; the rest of its answer is cut off.
     """
 
     template: str = "{source}\n{target}"
@@ -51,8 +52,9 @@ class AnswerObjective(ExampleObjective):
         before, between, after = (tokenizer.encode_special(part) for part in (head, middle, tail))
         if not after:
             if tokenizer.end_of_text is None:
-                expected = "a tokenizer with an end-of-text token, or a template that ends itself"
-                raise RequestError(Problem("data.tokenizer", expected))
+                expected = "a tokenizer with an end-of-text token"
+                hint = "or end task.template with text after {target}"
+                raise RequestError(Problem("data.tokenizer", expected, hint=hint))
             after = [tokenizer.end_of_text]
         return replace(
             self,
@@ -70,8 +72,8 @@ class AnswerObjective(ExampleObjective):
         return 0 if self.longest is None else int((self._whole(lengths) > self.longest).sum())
 
     def _whole(self, lengths: Mapping[str, Numbers]) -> Numbers:
-        around = len(self.before) + len(self.between) + len(self.after)
-        return lengths["source"] + lengths["target"] + around - 1
+        template = len(self.before) + len(self.between) + len(self.after)
+        return lengths["source"] + lengths["target"] + template - 1
 
     def compose(self, fields: Arrays) -> Arrays:
         prompt = [*self.before, *fields["source"], *self.between]
@@ -83,16 +85,16 @@ class AnswerObjective(ExampleObjective):
 
 
 class Instruction(TokenTask):
-    """Predicts the answer after a prompt; the loss is the mean cross-entropy of the answer's
-    tokens, its end included, and of nothing in the prompt (Ouyang et al. 2022, arXiv:2203.02155).
+    """Prediction of the answer after a prompt; the loss is the mean cross-entropy of the answer's
+    tokens and its end, without the prompt (Ouyang et al. 2022, arXiv:2203.02155).
 
-    Padding after a text needs no mask: no target sees what follows it.
+    Padding after a text needs no mask: no target attends to later positions.
 
     Args:
-        setup: what the run gives.
-        template: what stands around prompt and answer, with `{source}` and `{target}` for these;
-            names of special tokens in it become those. If nothing follows the answer, the
-            tokenizer's end of text does.
+        setup: the run's arguments.
+        template: text of an example, with `{source}` and `{target}` for prompt and answer; names of
+            special tokens in it are encoded as these. If it ends with the answer, the tokenizer's
+            end of text is added.
         label_smoothing, z_loss: see `etude.tasks.losses.cross_entropy`.
     """
 
@@ -115,9 +117,10 @@ class Instruction(TokenTask):
     def objective(cls, **arguments: Any) -> AnswerObjective:
         template = arguments.get("template", AnswerObjective.template)
         checks = Checks()
-        once = template.count(PROMPT) == template.count(ANSWER) == 1
-        once = once and template.index(PROMPT) < template.index(ANSWER)
-        checks.that(once, "template", template, "{source} and then {target}, once each")
+        is_valid = template.count(PROMPT) == template.count(ANSWER) == 1
+        is_valid = is_valid and template.index(PROMPT) < template.index(ANSWER)
+        expected = "a text with {source} and then {target}, once each"
+        checks.that(is_valid, "template", template, expected)
         checks.done()
         return AnswerObjective(template)
 
@@ -127,23 +130,24 @@ class Instruction(TokenTask):
     def evaluate(self, evaluated: Evaluated, options: EvaluationOptions) -> Evaluation:
         losses = self.measured(evaluated).compute()
         losses["token_accuracy"] = losses.pop("accuracy")
-        found = TextMetrics()
+        texts = TextMetrics()
         for number, _, target, text in self._answers(evaluated):
-            found.add(number, target, text)
-        whole = found.evaluation(evaluated)
-        return replace(whole, metrics=losses | whole.metrics)
+            texts.add(number, target, text)
+        evaluation = texts.evaluation(evaluated)
+        return replace(evaluation, metrics=losses | evaluation.metrics)
 
-    def line(self, found: Mapping[str, Any]) -> str:
-        return str(found["target"])
+    def line(self, prediction: Mapping[str, Any]) -> str:
+        return str(prediction["target"])
 
     def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
         for _, source, _, text in self._answers(evaluated):
             yield {"source": source, "target": text}
 
     def _answers(self, evaluated: Evaluated) -> Iterator[tuple[int, str, str, str]]:
-        """Of each row its number, source and target, and what the model answers, the likeliest
-        token after the other: up to what the template has after an answer, or `sequence_length`
-        tokens.
+        """Yields the index, source and target of each row, and the model's answer.
+
+        The answer is decoded greedily, up to the template's text after an answer, or to
+        `sequence_length` tokens.
         """
         tokenizer, length = self.tokenizer, evaluated.data.sequence_length
         template = AnswerObjective(self.template).bound_to_rows(tokenizer, length)
@@ -157,6 +161,6 @@ class Instruction(TokenTask):
         for number, (source, target), (piece, *_) in zip(
             evaluated.read, pairs, encoded, strict=True
         ):
-            read = [*template.before, *piece.ids, *template.between]
-            text = model.answer(read, max_new_tokens=length, stop_tokens=ends)
+            prompt = [*template.before, *piece.ids, *template.between]
+            text = model.answer(prompt, max_new_tokens=length, stop_tokens=ends)
             yield number, source, target, (text.partition(tail)[0] if tail else text).strip()

@@ -1,4 +1,4 @@
-"""Losses over targets, some of which do not count."""
+"""Losses over targets, with ignored labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from etude.data.objective import IGNORE
 
 
 def each_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """The cross-entropy of each label in double precision, in nats, 0 where it does not count.
+    """Returns the cross-entropy of each label in float64, in nats; 0 for ignored labels.
 
     Args:
         logits: (..., C).
@@ -30,16 +30,16 @@ def cross_entropy(
     z_loss: float = 0.0,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """The summed cross-entropy, in nats; at least in single precision.
+    """Returns the summed cross-entropy, in nats, in float32 or higher.
 
     Args:
         logits: (..., C).
-        labels: (...), below C; those that are `IGNORE` do not count.
-        label_smoothing: e, the target is 1 - e on the label and e / C on each class (Szegedy et al.
-            2015, arXiv:1512.00567, section 7).
+        labels: (...), below C; `IGNORE` excludes a label.
+        label_smoothing: e, the target is 1 - e on the label plus e / C on each class (Szegedy et
+            al. 2015, arXiv:1512.00567, section 7).
         z_loss: c, adds c log(Z)^2 for each target, Z being the softmax's denominator (Chowdhery et
             al. 2022, arXiv:2204.02311, section 5).
-        weights: (...), of each target.
+        weights: (...), weight of each target.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(0, -2)
     labels = labels.flatten()

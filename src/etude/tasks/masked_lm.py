@@ -1,4 +1,4 @@
-"""Predicting hidden tokens (BERT-style pretraining)."""
+"""Masked language modelling (BERT-style pretraining)."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ from etude.tasks.token_task import TokenTask
 
 @dataclass(frozen=True)
 class MaskObjective(WindowObjective):
-    """Windows of text, framed if the tokenizer has a frame, some of whose tokens are hidden.
+    """Objective that masks tokens in windows of text; windows are framed if the tokenizer has a
+    frame.
 
     Args:
-        rate: the part of the tokens, or of the words, that is to be predicted.
-        mask, random: the parts of these that are hidden, and that become another token; the rest
-            stays.
-        whole_word: choose words rather than tokens.
-        vocabulary, masked, frame, begins: known with the tokenizer: its size, the hiding token,
-            what stands around a window, and for each token whether a word begins with it.
-        ordinary: the tokens that may stand in place of another.
+        rate: fraction of the tokens, or of the words, that are predicted.
+        mask, random: fractions of these that are masked, and replaced by a random token; the rest
+            is unchanged.
+        whole_word: whether to select words rather than tokens.
+        masked, frame, begins: id of the mask token, ids before and after a window, and for each
+            token whether it begins a word; set once the tokenizer is known.
+        ordinary: ids of the tokens that may replace another.
+        special: ids of the special tokens, which are never selected.
     """
 
     rate: float = 0.15
@@ -67,14 +69,14 @@ class MaskObjective(WindowObjective):
             sides = [np.full((len(windows), 1), token) for token in self.frame]
             windows = np.concatenate([sides[0], windows, sides[1]], axis=1)
         assert self.ordinary is not None
-        may = ~np.isin(windows, self.special)
-        chosen = may & self._chosen(windows, random)
-        fate = random.random(windows.shape)
-        tokens = np.where(chosen & (fate < self.mask), self.masked, windows)
+        selectable = ~np.isin(windows, self.special)
+        selected = selectable & self._chosen(windows, random)
+        action = random.random(windows.shape)
+        tokens = np.where(selected & (action < self.mask), self.masked, windows)
         others = self.ordinary[random.integers(len(self.ordinary), size=windows.shape)]
-        swapped = chosen & (fate >= self.mask) & (fate < self.mask + self.random)
+        swapped = selected & (action >= self.mask) & (action < self.mask + self.random)
         tokens = np.where(swapped, others, tokens)
-        return {"tokens": tokens, "labels": np.where(chosen, windows, IGNORE)}
+        return {"tokens": tokens, "labels": np.where(selected, windows, IGNORE)}
 
     def _chosen(self, windows: Numbers, random: np.random.Generator) -> NDArray[np.bool_]:
         drawn = random.random(windows.shape)
@@ -88,33 +90,34 @@ class MaskObjective(WindowObjective):
 
 
 def word_begins(tokenizer: Tokenizer) -> NDArray[np.bool_]:
-    """Of each id, whether a word begins with it, as its spelling tells: not `##ing`, but `▁the`
-    and ` the`. A tokenizer that marks neither has words of one token.
+    """Returns, for each id, whether it begins a word, according to its spelling: not `##ing`, but
+    `▁the` and ` the`. If the tokenizer marks neither, each token is a word.
     """
     size = tokenizer.vocab_size
-    spelt = [tokenizer.backend.id_to_token(number) or "" for number in range(size)]
-    if any(piece.startswith("##") for piece in spelt):
-        return np.array([not piece.startswith("##") for piece in spelt])
-    for mark in ("\u2581", "\u0120"):  # of SentencePiece, and a byte-level tokenizer's space
-        if any(piece.startswith(mark) for piece in spelt):
-            # in byte-level pieces a line's end begins something new too
-            return np.array([piece.startswith((mark, "\u010a")) for piece in spelt])
+    pieces = [tokenizer.backend.id_to_token(number) or "" for number in range(size)]
+    if any(piece.startswith("##") for piece in pieces):
+        return np.array([not piece.startswith("##") for piece in pieces])
+    for mark in ("\u2581", "\u0120"):  # the space of SentencePiece and of byte-level tokenizers
+        if any(piece.startswith(mark) for piece in pieces):
+            # in byte-level pieces, a newline also begins a word
+            return np.array([piece.startswith((mark, "\u010a")) for piece in pieces])
     return np.ones(size, dtype=bool)
 
 
 class MaskedLM(TokenTask):
-    """Predicts hidden tokens from both sides; the loss is the mean cross-entropy over them.
+    """Prediction of masked tokens from both sides; the loss is the mean cross-entropy over them.
 
-    Each token of a window, but special ones, is chosen with probability `rate`; of the chosen a
-    part `mask` is hidden, a part `random` becomes any other ordinary token and the rest stays
-    (Devlin et al. 2018, arXiv:1810.04805, section 3.1: 15 %, 80 %, 10 %, 10 %). The choice is a
-    function of the seed and the step, in validation of the batch alone.
+    Each token of a window, except special tokens, is selected with probability `rate`; of the
+    selected tokens a fraction `mask` is masked, a fraction `random` is replaced by any ordinary
+    token and the rest is unchanged (Devlin et al. 2018, arXiv:1810.04805, section 3.1: 15 %, 80 %,
+    10 %, 10 %). The selection is a function of the seed and the step; in validation, of the batch
+    only.
 
     Args:
-        setup: what the run gives.
-        rate, mask, random: see above. 40 % may do better than 15 % (Wettig et al. 2022,
+        setup: the run's arguments.
+        rate, mask, random: see above. 40 % may be better than 15 % (Wettig et al. 2022,
             arXiv:2202.08005).
-        whole_word: choose whole words, each with probability `rate`.
+        whole_word: whether to select whole words, each with probability `rate`.
     """
 
     models = (Encoder,)
@@ -137,13 +140,15 @@ class MaskedLM(TokenTask):
     @classmethod
     def objective(cls, **arguments: Any) -> MaskObjective:
         names = ("rate", "mask", "random", "whole_word")
-        made = MaskObjective(**{name: arguments[name] for name in names if name in arguments})
+        objective = MaskObjective(**{name: arguments[name] for name in names if name in arguments})
         checks = Checks()
-        checks.that(0 < made.rate < 1, "rate", made.rate, "a part between 0 and 1")
+        checks.that(0 < objective.rate < 1, "rate", objective.rate, "a fraction between 0 and 1")
         for name in ("mask", "random"):
-            value = getattr(made, name)
-            checks.that(0 <= value <= 1, name, value, "a part from 0 to 1")
-        both = made.mask + made.random
-        checks.that(both <= 1, "random", made.random, f"at most 1 - mask = {1 - made.mask:g}")
+            value = getattr(objective, name)
+            checks.that(0 <= value <= 1, name, value, "a fraction from 0 to 1")
+        total = objective.mask + objective.random
+        checks.that(
+            total <= 1, "random", objective.random, f"at most 1 - mask = {1 - objective.mask:g}"
+        )
         checks.done()
-        return made
+        return objective

@@ -1,4 +1,4 @@
-"""Metrics that accumulate: over batches, over ranks, in any order with the same result."""
+"""Metrics that accumulate over batches and ranks, with the same result in any order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from etude.data.evaluated import Evaluated
 class Sum:
     """A sum of numbers that is rounded once, whatever their order (`math.fsum`).
 
-    Tensors stay on their device until the sum is asked for: adding one does not wait for it.
+    Tensors stay on their device until the sum is read, so adding one does not wait for it.
     """
 
     def __init__(self) -> None:
@@ -33,16 +33,17 @@ class Sum:
             self._numbers.append(float(number))
 
     def merge(self, other: Sum) -> None:
-        """Adds all that another sum holds."""
+        """Adds all numbers of another sum."""
         self._numbers += other._settled()
 
     @property
     def value(self) -> float:
+        """The sum; reading it waits for the device."""
         return math.fsum(self._settled())
 
     def _settled(self) -> list[float]:
         if self._tensors:
-            # On the CPU, as not every device has double precision.
+            # On the CPU: not every device supports double precision.
             self._numbers += torch.cat(self._tensors).cpu().double().tolist()
             self._tensors = []
         return self._numbers
@@ -51,30 +52,31 @@ class Sum:
         return {"_numbers": self._settled(), "_tensors": []}
 
 
-def ratio(above: Sum, below: Sum) -> float:
-    """A mean; not a number where nothing was counted."""
-    count = below.value
-    return above.value / count if count else math.nan
+def ratio(numerator: Sum, denominator: Sum) -> float:
+    """Returns a mean; NaN if nothing was counted."""
+    count = denominator.value
+    return numerator.value / count if count else math.nan
 
 
 def perplexity(loss: float) -> float:
-    """The exponential of a loss in nats."""
+    """Returns the exponential of a loss in nats."""
     return math.exp(loss) if not loss >= 700 else math.inf
 
 
 @dataclass
 class Evaluation:
-    """What an evaluation found.
+    """Result of an evaluation.
 
     Attributes:
-        metrics: by name.
-        predictions: an object for each row, with `row`, its number from 0, and `score`, more being
+        metrics: metrics by name.
+        predictions: one object per row, with `row`, its index from 0, and `score`, where more is
             better.
-        of: the metrics of some rows, given by their numbers; None for data without rows.
-        counts: of a classifier or tagger, how often each label was predicted as each.
-        labels: the names of these.
-        calibration: of a classifier, of each bin mean confidence, accuracy and number.
-        spans: of a tagger of spans, the scores of each kind.
+        of: function that returns the metrics of a subset of rows, given by index; None for data
+            without rows.
+        counts: confusion matrix of a classifier or tagger.
+        labels: names of its classes.
+        calibration: mean confidence, accuracy and count of each bin, of a classifier.
+        spans: scores of each kind of span, of a span tagger.
     """
 
     metrics: dict[str, float]
@@ -87,53 +89,52 @@ class Evaluation:
 
 
 class Metrics(ABC):
-    """Accumulates what a model says of batches."""
+    """Base class of metric accumulators over a model's outputs."""
 
     @abstractmethod
     def update(self, batch: Mapping[str, Any], outputs: Any) -> None:
         """Adds a batch.
 
         Args:
-            batch: as the data gives it.
-            outputs: of the task for this batch; see `etude.tasks.base.Task.outputs`.
+            batch: batch from the data.
+            outputs: the task's output for this batch; see `etude.tasks.base.Task.outputs`.
         """
 
     @abstractmethod
     def merge(self, other: Self) -> None:
-        """Adds all that another one of the same kind holds."""
+        """Adds everything in another accumulator of the same class."""
 
     @abstractmethod
     def compute(self) -> dict[str, float]:
-        """The metrics of everything that was added, by name."""
+        """Returns the metrics of everything that was added, by name."""
 
     def evaluation(self, evaluated: Evaluated) -> Evaluation:
-        """The metrics, and what else is known of what was evaluated."""
+        """Returns the metrics with details and predictions."""
         return Evaluation(self.compute())
 
 
 class RowMetrics(Metrics):
-    """Metrics of whole rows, whatever examples they were cut into.
+    """Base class of metrics of whole rows, which may have been split into several examples.
 
-    What is put together of the examples may be a cached property `_rows`; `update` and `merge` call
-    `changed`.
+    A subclass may cache its rows in a cached property `_rows`; `update` and `merge` call `changed`.
     """
 
     def changed(self) -> None:
-        """Something was added: the rows are to be put together again."""
+        """Clears the cached rows after an addition."""
         self.__dict__.pop("_rows", None)
 
     @abstractmethod
     def of(self, rows: Container[int] | None = None) -> dict[str, float]:
-        """The metrics of some rows, given by their numbers; None is all."""
+        """Returns the metrics of a subset of rows, given by index; None selects all rows."""
 
     @abstractmethod
     def predictions(self) -> list[dict[str, Any]]:
-        """An object for each row: `row`, its number; `label` and `prediction`, as JSON can hold
-        them; `score`, more being better; and whatever else there is to say.
+        """Returns one object per row: `row`, its index; `label` and `prediction`, as JSON values;
+        `score`, where more is better; and optional further fields.
         """
 
     def details(self) -> dict[str, Any]:
-        """Further attributes of the `Evaluation`."""
+        """Returns further attributes of the `Evaluation`."""
         return {}
 
     def evaluation(self, evaluated: Evaluated) -> Evaluation:
@@ -141,16 +142,16 @@ class RowMetrics(Metrics):
 
 
 def merged(empty: Metrics, parts: Sequence[Metrics]) -> Metrics:
-    """A new accumulator with all that several others hold."""
+    """Merges several accumulators into an empty one, and returns it."""
     for part in parts:
         empty.merge(part)
     return empty
 
 
-def of_all_ranks(mine: Any, world: int) -> list[Any]:
-    """What each rank holds, in the order of the ranks, on every rank."""
+def gather_ranks(value: Any, world: int) -> list[Any]:
+    """Returns the value of each rank, in the order of the ranks, on every rank."""
     if world == 1:
-        return [mine]
-    every: list[Any] = [None] * world
-    dist.all_gather_object(every, mine)
-    return every
+        return [value]
+    values: list[Any] = [None] * world
+    dist.all_gather_object(values, value)
+    return values

@@ -1,4 +1,4 @@
-"""How evaluations and predictions are made: windows of a language model, a search for targets."""
+"""Options of evaluations and predictions: windows of language models, and beam search."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from etude.errors import Problem, RequestError
 from etude.nn.memory import memory_for
 from etude.records.tables import size_of
 
-PURPOSES = {
-    "beams": "searches for no targets",
-    "length_penalty": "searches for no targets",
-    "sequence_length": "is no language model on running text",
-    "stride": "is no language model on running text",
+_REASONS = {
+    "beams": "has no beam search",
+    "length_penalty": "has no beam search",
+    "sequence_length": "does not predict next tokens of running text",
+    "stride": "does not predict next tokens of running text",
 }
-"""Of each option, what a task does that does not have it."""
+"""Why a task does not have an option, by option."""
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """The base: none."""
+    """Base class of evaluation options, without any option."""
 
     @classmethod
-    def checked(cls, task: str, **given: Any) -> EvaluationOptions:
-        """The options, None being as usual.
+    def checked(cls, task: str, **requested: Any) -> EvaluationOptions:
+        """Returns validated options; None selects the default.
 
         Args:
-            task: its name.
+            task: name of the task.
 
         Raises:
-            RequestError: one is not of this kind, or is out of its range.
+            RequestError: an option that the task does not have, or a value out of range.
         """
-        stated = {key: value for key, value in given.items() if value is not None}
+        stated = {key: value for key, value in requested.items() if value is not None}
         unknown = stated.keys() - cls.__dataclass_fields__.keys()
         if unknown:
             raise RequestError(
-                Problem(key, f"none: {task} {PURPOSES[key]}", stated[key])
-                for key in given
+                Problem(key, f"no value: {task} {_REASONS[key]}", stated[key])
+                for key in requested
                 if key in unknown
             )
         options = cls(**stated)
@@ -49,28 +49,28 @@ class EvaluationOptions:
         return options
 
     def problems(self) -> list[Problem]:
-        """What is out of its range."""
+        """Returns a problem for each value out of range."""
         return []
 
     @property
     def name(self) -> str:
-        """What an evaluation's file is called by; nothing if all is as usual."""
+        """Suffix of the evaluation's file name; empty for the default options."""
         return ""
 
     @property
     def told(self) -> dict[str, Any] | None:
-        """What the evaluation's file says of them; None is nothing."""
+        """The options as stored in the evaluation's file; None stores nothing."""
         return None
 
 
 @dataclass(frozen=True)
 class Beams(EvaluationOptions):
-    """How targets are searched for.
+    """Options of a beam search for targets.
 
     Attributes:
-        beams: continuations kept; 1 takes the likeliest token each time.
-        length_penalty: above 0 favours long targets.
-        max_new_tokens: their length at most.
+        beams: number of continuations in the search; 1 decodes greedily.
+        length_penalty: exponent of the length; above 0 it favours long targets.
+        max_new_tokens: largest number of tokens of a target.
     """
 
     beams: int = 4
@@ -78,27 +78,27 @@ class Beams(EvaluationOptions):
     max_new_tokens: int | None = None
 
     def problems(self) -> list[Problem]:
-        found = []
+        problems = []
         if self.beams < 1:
-            found.append(Problem("beams", "a positive number", self.beams))
+            problems.append(Problem("beams", "a positive number", self.beams))
         if not math.isfinite(self.length_penalty):
-            found.append(Problem("length_penalty", "a finite number", self.length_penalty))
-        return found
+            problems.append(Problem("length_penalty", "a finite number", self.length_penalty))
+        return problems
 
     @property
     def name(self) -> str:
-        usual = self == Beams()
-        return "" if usual else f"-beams{self.beams}-penalty{self.length_penalty:g}"
+        is_default = self == Beams()
+        return "" if is_default else f"-beams{self.beams}-penalty{self.length_penalty:g}"
 
 
 @dataclass(frozen=True)
 class Windows(EvaluationOptions):
-    """How a split of running text is cut.
+    """Options of the windows of running text.
 
     Attributes:
-        sequence_length: targets in a window; None is the training's.
-        stride: the windows overlap, and each but the first counts its last `stride` targets
-            alone; None if they don't overlap.
+        sequence_length: number of targets in a window; None uses the training's.
+        stride: distance between the starts of overlapping windows, each of which, except the first,
+            counts only its last `stride` targets; None uses windows without overlap.
     """
 
     sequence_length: int | None = None
@@ -117,31 +117,33 @@ class Windows(EvaluationOptions):
         return {key: value for key, value in asdict(self).items() if value is not None}
 
     def check(self, data: Any) -> None:
-        """Compares the stride with the window.
+        """Checks that the stride does not exceed the window.
 
         Raises:
-            RequestError: it is larger.
+            RequestError: the stride exceeds the window.
         """
         length = self.sequence_length or int(data.sequence_length)
         if self.stride is not None and self.stride > max(length, 1):
-            expected = f"at most the window's {length}"
+            expected = f"at most the window's {length} targets"
             raise RequestError(Problem("stride", expected, self.stride))
 
     def check_room(self, tokens: int, vocabulary: int, device: torch.device) -> None:
-        """Compares the logits of a window with the memory there is.
+        """Checks that the logits of a window fit into memory.
 
         Args:
-            tokens: of the split; a window is no longer.
-            device: where the model lies.
+            tokens: number of tokens in the split, which limits the window.
+            vocabulary: vocabulary size.
+            device: device of the model.
 
         Raises:
-            RequestError: names how many targets fit.
+            RequestError: the logits don't fit; the message states how many targets do.
         """
-        there = memory_for(device)
-        takes = 4 * vocabulary
-        if there is None or self.sequence_length is None:
+        available = memory_for(device)
+        per_target = 4 * vocabulary
+        if available is None or self.sequence_length is None:
             return
-        if min(self.sequence_length, tokens) * takes > there:
-            hint = f"{size_of(takes)} a target for the logits over {vocabulary:,} tokens"
-            expected = f"at most {there // takes:,}, in {size_of(there)} of memory"
+        if min(self.sequence_length, tokens) * per_target > available:
+            most = available // per_target
+            hint = f"the logits of a target over {vocabulary:,} tokens need {size_of(per_target)}"
+            expected = f"at most {most:,} targets in {size_of(available)} of memory"
             raise RequestError(Problem("sequence_length", expected, self.sequence_length, hint))

@@ -1,4 +1,4 @@
-"""Answers to questions that stand in a text (extractive question answering)."""
+"""Extractive question answering: the answer is a span of a given text."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ from etude.tasks.metrics import RowMetrics, Sum, ratio
 from etude.tasks.options import EvaluationOptions
 
 
-class SpanObjective(ExampleObjective):
-    """Tokens, what they spell of the context, and the tokens that begin and end the answer."""
+class AnswerSpanObjective(ExampleObjective):
+    """Objective with tokens, their positions in the context, and the first and last token of the
+    answer.
+    """
 
     fields: ClassVar[tuple[str, ...]] = ("tokens", "types", "begins", "ends", "span")
 
@@ -41,11 +43,11 @@ class SpanObjective(ExampleObjective):
 
 
 class Candidate(NamedTuple):
-    """A part of a context that may be the answer.
+    """A span of a context that may be the answer.
 
     Attributes:
-        score: the sum of the logits of its first and its last token.
-        begin, end: characters of the context; both 0 is no answer.
+        score: sum of the logits of its first and its last token.
+        begin, end: characters of the context; both 0 means no answer.
     """
 
     score: float
@@ -54,14 +56,13 @@ class Candidate(NamedTuple):
 
 
 class SpanMetrics(RowMetrics):
-    """`loss`, and over questions `exact_match` and `f1`, from 0 to 100, as the script of SQuAD
-    counts them.
+    """`loss`, and over questions `exact_match` and `f1`, from 0 to 100, as in the SQuAD script.
 
     Args:
-        evaluated: what is scored; contexts and answers are read from its rows.
-        longest: the most tokens in an answer.
-        candidates: first and last tokens that are tried in each window.
-        no_answer: whether there may be none.
+        evaluated: the scored split or rows; contexts and answers are read from its rows.
+        longest: largest number of tokens in an answer.
+        candidates: number of first and of last tokens that are tried in each window.
+        no_answer: whether a question may have no answer.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class SpanMetrics(RowMetrics):
         self._windows: dict[int, tuple[list[Candidate], float]] = {}  # and the score of no answer
 
     def update(self, batch: Mapping[str, Any], outputs: Tensor) -> None:
-        outputs = outputs.cpu()  # not every device has doubles
+        outputs = outputs.cpu()  # not every device has float64
         nats = each_cross_entropy(outputs.transpose(1, 2), batch["labels"].cpu()).mean(-1)
         self._nats.add(nats)
         self._count.add(len(nats))
@@ -92,15 +93,15 @@ class SpanMetrics(RowMetrics):
     def _best(
         self, logits: NDArray[np.float64], begins: NDArray[Any], ends: NDArray[Any]
     ) -> list[Candidate]:
-        """The best spans of a window, the likeliest first."""
+        """Returns the best spans of a window, the most probable first."""
         starts, stops = (np.argsort(-side, kind="stable")[: self.candidates] for side in logits.T)
-        found = [
+        spans = [
             Candidate(float(logits[i, 0] + logits[j, 1]), int(begins[i]), int(ends[j]))
             for i in starts.tolist()
             for j in stops.tolist()
             if begins[i] >= 0 and begins[j] >= 0 and i <= j < i + self.longest
         ]
-        return sorted(found, key=lambda each: -each.score)[: self.candidates]
+        return sorted(spans, key=lambda each: -each.score)[: self.candidates]
 
     def merge(self, other: SpanMetrics) -> None:
         self._nats.merge(other._nats)
@@ -109,7 +110,7 @@ class SpanMetrics(RowMetrics):
         self.changed()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_evaluated": None}  # of the rank that merges
+        return {**self.__dict__, "_evaluated": None}  # the merging rank has its own
 
     def compute(self) -> dict[str, float]:
         return {"loss": ratio(self._nats, self._count), **self.of()}
@@ -124,8 +125,9 @@ class SpanMetrics(RowMetrics):
         return {"exact_match": exact, "f1": f1}
 
     def answers(self) -> dict[int, tuple[str, float]]:
-        """Of each row, by its number, the answer, empty for none, and its probability among the
-        candidates.
+        """Returns the answer of each row, by index, and its probability among the candidates.
+
+        An empty answer means no answer.
         """
         return self._rows
 
@@ -139,32 +141,32 @@ class SpanMetrics(RowMetrics):
     def _answer(
         self, number: int, windows: Sequence[tuple[list[Candidate], float]]
     ) -> tuple[str, float]:
-        spans = [span for found, _ in windows for span in found]
+        spans = [span for candidates, _ in windows for span in candidates]
         none = Candidate(min(score for _, score in windows), 0, 0)
         may_be_none = self.no_answer or not spans
         spans = sorted([*spans, none] if may_be_none else spans, key=lambda span: -span.score)
-        kept = spans[: self.candidates]
-        spans = kept if none in kept or not may_be_none else [*kept, none]
+        best_spans = spans[: self.candidates]
+        spans = best_spans if none in best_spans or not may_be_none else [*best_spans, none]
         scores = np.array([span.score for span in spans])
-        chances = np.exp(scores - scores.max())
-        best = spans[0]
+        weights = np.exp(scores - scores.max())
+        first = spans[0]
         context = self._evaluated.data.context_of(self._evaluated.row(number))
-        return context[best.begin : best.end], float(chances[0] / chances.sum())
+        return context[first.begin : first.end], float(weights[0] / weights.sum())
 
     def _truth(self, number: int) -> list[str]:
-        answers = self._evaluated.data.answers_of(self._evaluated.row(number))
-        return [answer.text for answer in answers] or [""]
+        references = self._evaluated.data.answers_of(self._evaluated.row(number))
+        return [answer.text for answer in references] or [""]
 
     def _scores(self, number: int, text: str) -> tuple[float, float]:
         truth = self._truth(number)
         return max(exact(text, each) for each in truth), max(overlap(text, each) for each in truth)
 
     def predictions(self) -> list[dict[str, Any]]:
-        found = []
+        predictions = []
         for number, (text, chance) in self.answers().items():
             right, f1 = self._scores(number, text)
             truth = self._truth(number)
-            found.append(
+            predictions.append(
                 {
                     "row": number,
                     "label": truth,
@@ -174,23 +176,23 @@ class SpanMetrics(RowMetrics):
                     "score": f1,
                 }
             )
-        return found
+        return predictions
 
 
 class QuestionAnswering(Task):
-    """The tokens that begin and end an answer; the loss is the mean of both cross-entropies, over
-    the windows of a step (Devlin et al. 2018, arXiv:1810.04805, section 4.2).
+    """Prediction of the first and last token of an answer; the loss is the mean of both
+    cross-entropies, over the windows of a step (Devlin et al. 2018, arXiv:1810.04805, section 4.2).
 
-    A window without the answer has its first token as both. The answer to a question is the span
-    with the largest sum of logits in any window.
+    The target of a window without the answer is its first token. The answer to a question is the
+    span with the largest sum of logits in any window.
 
     Args:
-        setup: what the run gives.
-        longest_answer: the most tokens in an answer that is given.
-        candidates: first and last tokens that are tried in each window.
-        no_answer: whether a question may have no answer (SQuAD 2.0): none is given where the first
+        setup: the run's arguments.
+        longest_answer: largest number of tokens in a predicted answer.
+        candidates: number of first and of last tokens that are tried in each window.
+        no_answer: whether a question may have no answer (SQuAD 2.0): it has none where the first
             token's logits are larger than those of each span (section 4.3).
-        monitor: the metric that decides which checkpoint is best.
+        monitor: the metric that selects the best checkpoint.
     """
 
     metrics_class: ClassVar[type[SpanMetrics]] = SpanMetrics
@@ -218,8 +220,8 @@ class QuestionAnswering(Task):
         self.no_answer = no_answer
 
     @classmethod
-    def objective(cls, **arguments: Any) -> SpanObjective:
-        return SpanObjective()
+    def objective(cls, **arguments: Any) -> AnswerSpanObjective:
+        return AnswerSpanObjective()
 
     def stand_in(self, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
         return {
@@ -229,7 +231,7 @@ class QuestionAnswering(Task):
         }
 
     def outputs(self, micro: MicroBatch) -> Tensor:
-        """Logits (B, T, 2) of first and last token; no padding is one."""
+        """Returns logits (B, T, 2) of first and last token; padding has minus infinity."""
         logits = class_logits(self.model, micro)
         keep = micro.get("keep")
         return logits if keep is None else logits.masked_fill(~keep[..., None], -torch.inf)
@@ -251,9 +253,9 @@ class QuestionAnswering(Task):
             question = evaluated.text(number)
             yield {"question": question, "answer": text, "probability": chance}
 
-    def line(self, found: Mapping[str, Any]) -> str:
-        answer = found["answer"] or "(no answer)"
-        return f"{answer}\t{found['probability']:.3f}\t{shortened(found['question'])}"
+    def line(self, prediction: Mapping[str, Any]) -> str:
+        answer = prediction["answer"] or "(no answer)"
+        return f"{answer}\t{prediction['probability']:.3f}\t{shortened(prediction['question'])}"
 
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -261,19 +263,23 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def words_of(text: str) -> list[str]:
-    """The words that answers are compared by: in lower case, without punctuation and articles."""
+    """Returns the words that answers are compared by: lower case, without punctuation and
+    articles.
+    """
     return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
 
 
-def exact(found: str, truth: str) -> float:
-    """1 if two answers have the same words, else 0."""
-    return float(words_of(found) == words_of(truth))
+def exact(prediction: str, truth: str) -> float:
+    """Returns 1 if two answers have the same words, else 0."""
+    return float(words_of(prediction) == words_of(truth))
 
 
-def overlap(found: str, truth: str) -> float:
-    """F1 of the words of two answers; without any in one of them, whether both have none."""
-    ours, theirs = words_of(found), words_of(truth)
-    if not ours or not theirs:
-        return float(ours == theirs)
-    common = (Counter(ours) & Counter(theirs)).total()
-    return 2 * common / (len(ours) + len(theirs))
+def overlap(prediction: str, truth: str) -> float:
+    """Returns the F1 of the words of two answers; if one has no words, 1 if both have none, else
+    0.
+    """
+    predicted, actual = words_of(prediction), words_of(truth)
+    if not predicted or not actual:
+        return float(predicted == actual)
+    common = (Counter(predicted) & Counter(actual)).total()
+    return 2 * common / (len(predicted) + len(actual))

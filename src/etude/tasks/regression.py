@@ -1,4 +1,4 @@
-"""Sequences of numbers that a rule makes: a model says a number wherever one is asked."""
+"""Regression on generated sequences of numbers: the model predicts a number at each query."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from etude.tasks.metrics import Metrics, Sum
 
 
 class NumbersObjective(Objective):
-    """Takes the examples as the rule makes them."""
+    """Objective that uses generated examples unchanged."""
 
     reads = "made"
     such_as = "data=icl_regression"
@@ -26,16 +26,16 @@ class NumbersObjective(Objective):
 
 
 class Regression(Task):
-    """The mean squared error over all places where a number is asked.
+    """Regression; the loss is the mean squared error over all queries.
 
-    `loss` is that, and `error/k` the same where k numbers have been asked before in the sequence,
-    divided by how many numbers stand at a place, d: with inputs and weights of variance 1 it is 1
-    for whoever always says 0 (Garg et al. 2022, arXiv:2208.01066, figure 2). With
-    `data.validate_training` the same of examples that are trained on, as `seen/loss`, ...
+    `error/k` is the mean squared error of the queries after k earlier queries of the sequence,
+    divided by the input dimension d: with inputs and weights of variance 1 it is 1 for a model that
+    always predicts 0 (Garg et al. 2022, arXiv:2208.01066, figure 2). `data.validate_training` adds
+    the same metrics of training examples, as `seen/loss`, ...
 
     Args:
-        setup: what the run gives.
-        monitor: the metric that decides which checkpoint is best.
+        setup: the run's arguments.
+        monitor: the metric that selects the best checkpoint.
     """
 
     metric_names = ("val/loss", "seen/loss")
@@ -53,10 +53,12 @@ class Regression(Task):
 
     @classmethod
     def misfits(cls, model: Any, data: Any) -> Iterator[Problem]:
-        given = data.dimensions
-        inputs = getattr(model, "inputs", given)  # a user's own may not say it
-        if given != inputs:
-            yield Problem("model.inputs", f"the {given} numbers at each place of the data", inputs)
+        dimensions = data.dimensions
+        inputs = getattr(model, "inputs", dimensions)  # custom models may not have it
+        if dimensions != inputs:
+            expected = f"the data's {dimensions} numbers per position"
+            hint = f"set model.inputs={dimensions}"
+            yield Problem("model.inputs", expected, inputs, hint)
 
     def stand_in(self, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
         model: Any = self.model
@@ -64,8 +66,8 @@ class Regression(Task):
         return {"numbers": numbers, "values": values, "step_targets": values.numel()}
 
     def outputs(self, micro: MicroBatch) -> Tensor:
-        said: Tensor = self.model(micro["numbers"])
-        return said
+        predictions: Tensor = self.model(micro["numbers"])
+        return predictions
 
     def loss(self, micro: MicroBatch) -> Tensor:
         return squared_errors(self.outputs(micro), micro["values"]).sum()
@@ -75,56 +77,56 @@ class Regression(Task):
         return NumberMetrics(model.inputs)
 
 
-def squared_errors(said: Tensor, values: Tensor) -> Tensor:
-    """Of each place, (B, T); 0 where nothing is asked, which `values` say by not being a number."""
-    return (said - values).masked_fill(values.isnan(), 0.0).square()
+def squared_errors(predictions: Tensor, values: Tensor) -> Tensor:
+    """Returns the squared error at each position, (B, T); 0 where `values` is NaN (no query)."""
+    return (predictions - values).masked_fill(values.isnan(), 0.0).square()
 
 
 class NumberMetrics(Metrics):
-    """`loss`, the mean squared error, and `error/k` of the numbers before which k were asked,
-    divided by how many numbers stand at a place.
+    """`loss`, the mean squared error, and `error/k` of the queries after k earlier queries, divided
+    by the input dimension.
 
     Args:
-        inputs: numbers at a place.
+        inputs: numbers per position.
     """
 
     def __init__(self, inputs: int) -> None:
         self.inputs = inputs
         self._squared: list[Sum] = []
-        self._asked: list[int] = []
+        self._counts: list[int] = []
 
     def update(self, batch: Mapping[str, Any], outputs: Tensor) -> None:
-        values, outputs = batch["values"].cpu(), outputs.cpu()  # not every device has doubles
-        there = ~values.isnan()
-        squared = squared_errors(outputs.double(), values.double())[there]
-        before = (there.cumsum(1) - 1)[there]
+        values, outputs = batch["values"].cpu(), outputs.cpu()  # not every device has float64
+        is_query = ~values.isnan()
+        squared = squared_errors(outputs.double(), values.double())[is_query]
+        before = (is_query.cumsum(1) - 1)[is_query]
         sums = torch.zeros(values.shape[1], dtype=torch.float64)
         sums.index_add_(0, before, squared)
         counts = torch.bincount(before, minlength=values.shape[1])
-        self._add([_sum_of(one) for one in sums.tolist()], counts.tolist())
+        self._add([_new_sum(value) for value in sums.tolist()], counts.tolist())
 
     def merge(self, other: NumberMetrics) -> None:
-        self._add(other._squared, other._asked)
+        self._add(other._squared, other._counts)
 
-    def _add(self, squared: Sequence[Sum], asked: Sequence[int]) -> None:
-        more = len(asked) - len(self._asked)
+    def _add(self, squared: Sequence[Sum], counts: Sequence[int]) -> None:
+        more = len(counts) - len(self._counts)
         self._squared += [Sum() for _ in range(more)]
-        self._asked += [0] * more
-        for place, (each, count) in enumerate(zip(squared, asked, strict=True)):
-            self._squared[place].merge(each)
-            self._asked[place] += count
+        self._counts += [0] * more
+        for index, (each, count) in enumerate(zip(squared, counts, strict=True)):
+            self._squared[index].merge(each)
+            self._counts[index] += count
 
     def compute(self) -> dict[str, float]:
         squared = [each.value for each in self._squared]
-        asked = sum(self._asked)
-        found = {"loss": math.fsum(squared) / asked if asked else math.nan}
-        for number, (error, count) in enumerate(zip(squared, self._asked, strict=True)):
+        queries = sum(self._counts)
+        metrics = {"loss": math.fsum(squared) / queries if queries else math.nan}
+        for number, (error, count) in enumerate(zip(squared, self._counts, strict=True)):
             if count:
-                found[f"error/{number}"] = error / count / self.inputs
-        return found
+                metrics[f"error/{number}"] = error / count / self.inputs
+        return metrics
 
 
-def _sum_of(number: float) -> Sum:
-    found = Sum()
-    found.add(number)
-    return found
+def _new_sum(number: float) -> Sum:
+    total = Sum()
+    total.add(number)
+    return total

@@ -1,4 +1,4 @@
-"""What a trained model writes, beside what it reads and what would be right."""
+"""Samples of a trained model's answers, with sources and targets."""
 
 from __future__ import annotations
 
@@ -13,39 +13,41 @@ from etude.models.textual import Writer
 def answers(
     model: Writer, examples: Iterable[dict[str, Any]], count: int, longest: int, *, whole: bool
 ) -> list[str]:
-    """Of some examples what the model reads, what it should write, and what it writes, the
-    likeliest token after the other.
+    """Returns the source, the target and the model's greedy answer of some examples, as texts.
 
     Args:
-        examples: the arrays of each: `labels`, and `source` or `tokens`.
-        count: how many are wanted.
-        longest: the most tokens to write.
-        whole: as many tokens are written as there should be; else up to one that ends a text.
+        examples: arrays of each example: `labels`, and `source` or `tokens`.
+        count: number of examples.
+        longest: largest number of tokens in an answer.
+        whole: whether to generate as many tokens as the target has; otherwise until a token that
+            ends a text.
     """
     tokenizer: Any = model.tokenizer
     special = set(tokenizer.special_tokens().values())
-    found = []
-    for read, target in islice(_asked(examples), count):
+    samples = []
+    for source, target in islice(_sources_and_targets(examples), count):
         end = target[-1]
         ends = [end] if end in special else []
-        enough = min(longest, len(target)) if whole else longest
-        written = model.answer(read, max_new_tokens=enough, stop_tokens=ends)
-        kept = [ids[:-1] if ids[-1:] == [end] and ends else ids for ids in (read, target)]
-        texts = [*(tokenizer.decode(ids) for ids in kept), written]
+        most = min(longest, len(target)) if whole else longest
+        answer = model.answer(source, max_new_tokens=most, stop_tokens=ends)
+        trimmed = [ids[:-1] if ids[-1:] == [end] and ends else ids for ids in (source, target)]
+        texts = [*(tokenizer.decode(ids) for ids in trimmed), answer]
         names = ("source", "target", "model")
-        found.append("\n".join(f"{n}: {t.strip()}" for n, t in zip(names, texts, strict=True)))
-    return found
+        samples.append("\n".join(f"{n}: {t.strip()}" for n, t in zip(names, texts, strict=True)))
+    return samples
 
 
-def _asked(examples: Iterable[dict[str, Any]]) -> Iterator[tuple[list[int], list[int]]]:
-    """Of each example the ids that are read before the targets, and these."""
+def _sources_and_targets(
+    examples: Iterable[dict[str, Any]],
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Yields the source ids and the target ids of each example."""
     for arrays in examples:
         labels = arrays["labels"].tolist()
-        counted = [label for label in labels if label != IGNORE]
-        if not counted:  # an answer of which nothing is left
+        targets = [label for label in labels if label != IGNORE]
+        if not targets:  # the answer was cut off completely
             continue
         if "source" in arrays:
-            yield arrays["source"].tolist(), counted
+            yield arrays["source"].tolist(), targets
         else:  # a decoder's labels are the next tokens
-            begins = next(place for place, label in enumerate(labels) if label != IGNORE)
-            yield arrays["tokens"][: begins + 1].tolist(), counted
+            start = next(index for index, label in enumerate(labels) if label != IGNORE)
+            yield arrays["tokens"][: start + 1].tolist(), targets

@@ -1,7 +1,7 @@
-"""Random numbers as a function of (seed, step, micro-batch, rank), and of nothing else.
+"""Random seeds as a pure function of (seed, step, micro-batch, rank).
 
-Dropout masks then do not depend on what ran before: a continued run draws what an uninterrupted
-one would have drawn.
+Dropout masks therefore don't depend on earlier steps: a continued run draws the same numbers as an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import struct
 import torch
 
 INITIALISATION = -1
-"""The `step` of the weights' initialisation."""
+"""The `step` of the weight initialisation."""
 
 
 def seed_for(seed: int, step: int, micro: int = 0, rank: int = 0) -> int:
-    """A 63-bit seed, unrelated for any two different arguments (BLAKE2b)."""
+    """Returns a 63-bit seed, independent for different arguments (BLAKE2b)."""
     key = struct.pack("<qqqq", seed, step, micro, rank)
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
 
@@ -24,8 +24,8 @@ def seed_for(seed: int, step: int, micro: int = 0, rank: int = 0) -> int:
 def seed_generators(seed: int, device: torch.device) -> None:
     """Seeds the generators that dropout on `device` draws from.
 
-    `torch.manual_seed` does more: where CUDA was never used it formats a stack trace and queues
-    it, at each call.
+    `torch.manual_seed` does more: if CUDA was never used, it formats a stack trace and queues the
+    seed, at each call.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":

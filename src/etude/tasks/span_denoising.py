@@ -1,4 +1,4 @@
-"""Restoring spans that were taken out of a text (T5-style pretraining)."""
+"""Span denoising (T5-style pretraining)."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ SENTINEL = "<extra_id_{}>"
 
 @dataclass(frozen=True)
 class SpanObjective(WindowObjective):
-    """The source is a window with each noise span replaced by a sentinel; the target names each
-    sentinel with the span that it stands for.
+    """Objective that replaces noise spans of a window by sentinels; the target is each sentinel
+    followed by the span that it replaces.
 
-    Raffel et al. 2019, arXiv:1910.10683, section 3.1.4, and the authors' code: of T tokens
-    round(T rate) are noise, in round(noise / mean) spans; the lengths of the noise spans, and of
-    those between, are drawn uniformly among all ways to divide them; a window begins with
-    a span that stays. So all windows of T tokens have sources, and targets, of one length.
+    Raffel et al. 2019, arXiv:1910.10683, section 3.1.4, and the authors' code: of T tokens round(T
+    rate) are noise, in round(noise / mean) spans; the lengths of the noise spans, and of those
+    between, are drawn uniformly among all ways to divide them; a window begins with an unchanged
+    span. So all windows of T tokens have sources, and targets, of one length.
 
     Args:
-        rate: the part of the tokens that is taken out.
-        mean: the mean length of a span.
-        sentinels: the ids that stand for the spans, and
-        end: what ends both source and target, once the tokenizer is known.
+        rate: fraction of the tokens that are removed.
+        mean: mean length of a noise span, in tokens.
+        sentinels: ids of the sentinels; set once the tokenizer is known.
+        end: id of the token that ends source and target; set once the tokenizer is known.
     """
 
     rate: float = 0.15
@@ -43,10 +43,10 @@ class SpanObjective(WindowObjective):
     shortest = 2
 
     def raw(self, length: int) -> int:
-        return length - 1  # the source ends with a token of its own
+        return length - 1  # the source ends with an extra token
 
     def spans(self, length: int) -> tuple[int, int]:
-        """Noise tokens in a window, and the spans that they make."""
+        """Returns the number of noise tokens in a window, and of the spans that they form."""
         noise = min(max(round(length * self.rate), 1), max(1, length - 1))
         count = min(max(round(noise / self.mean), 1), noise, max(1, length - noise))
         return noise, count
@@ -67,39 +67,41 @@ class SpanObjective(WindowObjective):
         length = windows.shape[1]
         noise, count = self.spans(length)
         if count > len(self.sentinels) or length < 2:
-            expected = f"a window with at most {len(self.sentinels)} spans, and 2 tokens or more"
+            expected = (
+                f"a window of at least 2 tokens with at most {len(self.sentinels)} noise spans"
+            )
             raise RequestError(Problem("data.sequence_length", expected, length))
         sources, targets = [], []
         for window in windows:
-            taken = _parted(noise, count, random)
-            stays = _parted(length - noise, count, random)
+            removed = _random_partition(noise, count, random)
+            retained = _random_partition(length - noise, count, random)
             source: list[int] = []
             target: list[int] = []
-            place = 0
-            for sentinel, keep, take in zip(self.sentinels, stays, taken, strict=False):
-                source += [*window[place : place + keep], sentinel]
-                target += [sentinel, *window[place + keep : place + keep + take]]
-                place += keep + take
+            position = 0
+            for sentinel, keep, remove in zip(self.sentinels, retained, removed, strict=False):
+                source += [*window[position : position + keep], sentinel]
+                target += [sentinel, *window[position + keep : position + keep + remove]]
+                position += keep + remove
             assert self.end is not None
             sources.append([*source, self.end])
             targets.append([*target, self.end])
         return {"source": np.array(sources), "labels": np.array(targets)}
 
 
-def _parted(total: int, count: int, random: np.random.Generator) -> NDArray[np.int64]:
-    """`total` as a sum of `count` positive numbers, all ways being equally likely."""
+def _random_partition(total: int, count: int, random: np.random.Generator) -> NDArray[np.int64]:
+    """Returns `total` as a sum of `count` positive numbers, drawn uniformly among all such sums."""
     cuts = np.sort(random.permutation(total - 1)[: count - 1]) + 1
     return np.diff(cuts, prepend=0, append=total)
 
 
 class SpanDenoising(TargetTask):
-    """Predicts the spans that were taken out of a text; the loss is the mean cross-entropy over
-    the targets, sentinels and end included.
+    """Prediction of the removed spans of a text; the loss is the mean cross-entropy over the
+    targets, including sentinels and end.
 
     Args:
-        setup: what the run gives.
-        rate: the part of the tokens that is taken out.
-        mean_span: the mean length of what is taken out, in tokens.
+        setup: the run's arguments.
+        rate: fraction of the tokens that are removed.
+        mean_span: mean length of a removed span, in tokens.
     """
 
     def __init__(
@@ -118,7 +120,7 @@ class SpanDenoising(TargetTask):
     def objective(cls, **arguments: Any) -> SpanObjective:
         rate, mean = arguments.get("rate", 0.15), arguments.get("mean_span", 3.0)
         checks = Checks()
-        checks.that(0 < rate < 1, "rate", rate, "a part between 0 and 1")
-        checks.that(1 <= mean < float("inf"), "mean_span", mean, "1 token or more")
+        checks.that(0 < rate < 1, "rate", rate, "a fraction between 0 and 1")
+        checks.that(1 <= mean < float("inf"), "mean_span", mean, "a finite number from 1 token")
         checks.done()
         return SpanObjective(rate, mean)

@@ -1,4 +1,4 @@
-"""A tag for each word of a sentence."""
+"""Tagging: one tag per word of a sentence."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ from etude.tasks.losses import cross_entropy, each_cross_entropy
 from etude.tasks.metrics import RowMetrics, Sum, ratio
 from etude.tasks.options import EvaluationOptions
 
-OF_SPANS = ("val/precision", "val/recall", "val/f1")
+SPAN_METRICS = ("val/precision", "val/recall", "val/f1")
 """Metrics of whole spans."""
 
 
 @dataclass(frozen=True)
 class TagObjective(ExampleObjective):
-    """Tokens, and a tag at the first token of each word.
+    """Objective with tokens, and a tag at the first token of each word.
 
     Args:
-        monitor: the metric that decides; of spans it needs tags that mark some.
+        monitor: the metric that selects the best checkpoint; span metrics need tags that mark
+            spans.
     """
 
     monitor: str = "val/loss"
@@ -49,11 +50,12 @@ class TagObjective(ExampleObjective):
 
     def bound(self, tokenizer: Any, meta: Any) -> TagObjective:
         if len(meta.labels) < 2:
-            found = ", ".join(meta.labels)
-            raise RequestError(Problem("data.tags", "two tags or more", found or "none"))
-        if self.monitor in OF_SPANS and not are_spans(meta.labels):
-            expected = "a metric of tags that mark no spans (B-..., I-..., O)"
-            hint = f"val/accuracy or val/f1_macro; the tags are {', '.join(meta.labels[:8])}"
+            names = ", ".join(meta.labels)
+            raise RequestError(Problem("data.tags", "at least two tags", names or "none"))
+        if self.monitor in SPAN_METRICS and not are_spans(meta.labels):
+            expected = "a metric of tags without spans, val/accuracy or val/f1_macro"
+            tags = ", ".join(meta.labels[:8])
+            hint = f"span metrics need tags such as B-LOC, I-LOC, O; the data has {tags}"
             raise RequestError(Problem("task.monitor", expected, self.monitor, hint))
         return self
 
@@ -68,13 +70,14 @@ Tags = NDArray[np.int64]
 
 
 class TagMetrics(RowMetrics):
-    """Counts words; spans and sentences of whole rows, whatever pieces they were cut into.
+    """Tagging metrics over words, and over spans and sentences of whole rows, even if a row was
+    split.
 
     Args:
-        labels: the names of the tags.
-        row_of: the row that each example is from.
-        labels_of: all tags of a row, by its number; None takes those of its examples, which lack
-            what was cut off.
+        labels: names of the tags.
+        row_of: index of the row of each example.
+        labels_of: function that returns all tags of a row, given its index; None uses the tags of
+            its examples, without those that were cut off.
     """
 
     def __init__(
@@ -88,11 +91,11 @@ class TagMetrics(RowMetrics):
         self._pieces: dict[int, tuple[Tags, Tags]] = {}  # actual and predicted, by example
 
     def update(self, batch: Mapping[str, Any], outputs: Tensor) -> None:
-        outputs, targets = outputs.cpu(), batch["labels"].cpu()  # not every device has doubles
+        outputs, targets = outputs.cpu(), batch["labels"].cpu()  # not every device has float64
         self._nats.add(each_cross_entropy(outputs, targets).sum(-1))
         self._weight.add((targets != IGNORE).sum())
-        labels, found = targets.numpy(), outputs.argmax(-1).numpy()
-        for example, *tags in zip(batch["index"].tolist(), labels, found, strict=True):
+        labels, predicted = targets.numpy(), outputs.argmax(-1).numpy()
+        for example, *tags in zip(batch["index"].tolist(), labels, predicted, strict=True):
             words = tags[0] != IGNORE
             self._pieces[example] = (tags[0][words], tags[1][words])
         self.changed()
@@ -104,11 +107,11 @@ class TagMetrics(RowMetrics):
         self.changed()
 
     def compute(self) -> dict[str, float]:
-        found = {"loss": ratio(self._nats, self._weight), **self.of()}
+        metrics = {"loss": ratio(self._nats, self._weight), **self.of()}
         if self.labels_of is not None:
-            lost = sum(len(actual) - len(tags) for actual, tags in self.rows().values())
-            found["words_cut_off"] = float(lost)
-        return found
+            cut_off = sum(len(actual) - len(tags) for actual, tags in self.rows().values())
+            metrics["words_cut_off"] = float(cut_off)
+        return metrics
 
     def of(self, rows: Container[int] | None = None) -> dict[str, float]:
         pairs = [tags for number, tags in self.rows().items() if rows is None or number in rows]
@@ -119,24 +122,26 @@ class TagMetrics(RowMetrics):
         metrics["sentence_accuracy"] = float(np.mean([np.array_equal(*pair) for pair in pairs]))
         if are_spans(self.labels):
             counts = [span_counts(*pair) for pair in self._named(pairs)]
-            metrics |= span_metrics(*(sum(count[place] for count in counts) for place in range(3)))
+            metrics |= span_metrics(*(sum(count[i] for count in counts) for i in range(3)))
         return metrics
 
     def rows(self) -> dict[int, tuple[Tags, Tags]]:
-        """Actual and predicted tags of each row; of what was cut off nothing is predicted."""
+        """Returns actual and predicted tags of each row; words that were cut off have no
+        prediction.
+        """
         return self._rows
 
     @cached_property
     def _rows(self) -> dict[int, tuple[Tags, Tags]]:
-        found: dict[int, tuple[list[Tags], list[Tags]]] = {}
+        pieces: dict[int, tuple[list[Tags], list[Tags]]] = {}
         for example, pair in sorted(self._pieces.items(), key=lambda item: item[0]):
-            both = found.setdefault(int(self.row_of[example]), ([], []))
+            both = pieces.setdefault(int(self.row_of[example]), ([], []))
             for side, tags in zip(both, pair, strict=True):
                 side.append(tags)
-        joined = {n: (np.concatenate(a), np.concatenate(b)) for n, (a, b) in found.items()}
+        joined = {n: (np.concatenate(a), np.concatenate(b)) for n, (a, b) in pieces.items()}
         if self.labels_of is None:
             return joined
-        number = {name: place for place, name in enumerate(self.labels)}
+        number = {name: index for index, name in enumerate(self.labels)}
         return {
             row: (np.array([number[name] for name in self.labels_of(row)]), tags)
             for row, (_, tags) in joined.items()
@@ -148,50 +153,53 @@ class TagMetrics(RowMetrics):
             {
                 "row": number,
                 "label": actual,
-                "prediction": found,
-                "right": actual == found,
-                "score": sum(a == b for a, b in zip(actual, found, strict=False)) / len(actual),
+                "prediction": predicted,
+                "right": actual == predicted,
+                "score": sum(a == b for a, b in zip(actual, predicted, strict=False)) / len(actual),
             }
-            for number, (actual, found) in zip(
+            for number, (actual, predicted) in zip(
                 rows, self._named(rows.values(), cut=False), strict=True
             )
         ]
 
     def details(self) -> dict[str, Any]:
         pairs = list(self.rows().values())
-        told: dict[str, Any] = {"counts": self._counts(pairs), "labels": self.labels}
+        details: dict[str, Any] = {"counts": self._counts(pairs), "labels": self.labels}
         if are_spans(self.labels):
-            told["spans"] = span_scores(self._named(pairs))
-        return told
+            details["spans"] = span_scores(self._named(pairs))
+        return details
 
     def _counts(self, pairs: Iterable[tuple[Tags, Tags]]) -> NDArray[np.int64]:
-        cut = [(actual[: len(found)], found) for actual, found in pairs]
-        actual, found = (np.concatenate(side) for side in zip(*cut, strict=True))
-        return confusion(actual, found, len(self.labels))
+        cut = [(actual[: len(predicted)], predicted) for actual, predicted in pairs]
+        actual, predicted = (np.concatenate(side) for side in zip(*cut, strict=True))
+        return confusion(actual, predicted, len(self.labels))
 
     def _named(
         self, pairs: Iterable[tuple[Tags, Tags]], *, cut: bool = True
     ) -> Iterator[tuple[list[str], list[str]]]:
-        """The names of the tags of rows, as far as they were predicted unless `cut` is false."""
-        for actual, found in pairs:
-            kept = actual[: len(found)] if cut else actual
-            yield [self.labels[tag] for tag in kept], [self.labels[tag] for tag in found]
+        """Yields the names of actual and predicted tags of rows; `cut` omits words without a
+        prediction.
+        """
+        for actual, predicted in pairs:
+            shown = actual[: len(predicted)] if cut else actual
+            yield [self.labels[tag] for tag in shown], [self.labels[tag] for tag in predicted]
 
 
 class Tagging(Task):
-    """A tag for each word, at its first token; the loss is the mean cross-entropy over the words.
+    """Tagging, with the tag of a word at its first token; the loss is the mean cross-entropy over
+    words.
 
-    Where the tags mark spans (`B-LOC`, `I-LOC`, `O`), whole spans are counted too.
+    If the tags mark spans (`B-LOC`, `I-LOC`, `O`), spans are scored too.
 
     Args:
         label_smoothing: see `etude.tasks.losses.cross_entropy`.
-        monitor: the metric that decides which checkpoint is best.
-        setup: what the run gives.
+        monitor: the metric that selects the best checkpoint.
+        setup: the run's arguments.
     """
 
     metrics_class: ClassVar[type[TagMetrics]] = TagMetrics
     metric_names = (
-        "val/loss", "val/accuracy", "val/f1_macro", "val/sentence_accuracy", *OF_SPANS,
+        "val/loss", "val/accuracy", "val/f1_macro", "val/sentence_accuracy", *SPAN_METRICS,
     )  # fmt: skip
     loss_unit = "nats per word"
     models = (Encoder,)
@@ -229,13 +237,13 @@ class Tagging(Task):
     def metrics(self, evaluated: Evaluated) -> TagMetrics:
         return self.metrics_class(self.labels, evaluated.row_of, evaluated.labels_of)
 
-    def line(self, found: Mapping[str, Any]) -> str:
-        pairs = zip(found["words"], found["tags"], strict=False)
+    def line(self, prediction: Mapping[str, Any]) -> str:
+        pairs = zip(prediction["words"], prediction["tags"], strict=False)
         return " ".join(f"{word}/{tag}" for word, tag in pairs)
 
     def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
-        found: Any = self.measured(evaluated)
-        for number, (_, tags) in found.rows().items():
+        measured: Any = self.measured(evaluated)
+        for number, (_, tags) in measured.rows().items():
             words = evaluated.rows[number].values["words"]
             yield {
                 "text": " ".join(words),
@@ -245,6 +253,6 @@ class Tagging(Task):
 
 
 def span_counts(actual: list[str], predicted: list[str]) -> tuple[int, int, int]:
-    """Spans of a sentence that are right, that were predicted, and that there are."""
-    there, found = spans(actual), spans(predicted)
-    return len(there & found), len(found), len(there)
+    """Returns the numbers of correct, predicted and actual spans of a sentence."""
+    true, guessed = spans(actual), spans(predicted)
+    return len(true & guessed), len(guessed), len(true)

@@ -1,4 +1,4 @@
-"""One number, or several, for each text or pair of texts."""
+"""Text regression: one or several numbers per text, or per pair of texts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from etude.tasks.options import EvaluationOptions
 
 
 class ValuesObjective(ExampleObjective):
-    """Tokens and numbers."""
+    """Objective with tokens and numbers."""
 
     fields: ClassVar[tuple[str, ...]] = ("tokens", "values")
 
@@ -37,8 +37,8 @@ class ValueMetrics(RowMetrics):
     """`loss`, the mean squared error over all numbers, and `etude.tasks.numbers.number_metrics`.
 
     Args:
-        names: of the numbers of a row.
-        row_of: the row that each example is from.
+        names: names of the numbers of a row.
+        row_of: index of the row of each example.
     """
 
     def __init__(self, names: Sequence[str], row_of: NDArray[np.int64]) -> None:
@@ -47,10 +47,10 @@ class ValueMetrics(RowMetrics):
         self._rows: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}  # actual and predicted
 
     def update(self, batch: Mapping[str, Any], outputs: Tensor) -> None:
-        actual, found = batch["labels"].cpu().double(), outputs.cpu().double()
-        self._squared.add((found - actual).square())
+        actual, predicted = batch["labels"].cpu().double(), outputs.cpu().double()
+        self._squared.add((predicted - actual).square())
         self._count.add(actual.numel())
-        pairs = zip(actual.numpy(), found.numpy(), strict=True)
+        pairs = zip(actual.numpy(), predicted.numpy(), strict=True)
         rows = self.row_of[batch["index"].cpu().numpy()].tolist()
         self._rows |= dict(zip(rows, pairs, strict=True))
 
@@ -64,32 +64,34 @@ class ValueMetrics(RowMetrics):
 
     def of(self, rows: Container[int] | None = None) -> dict[str, float]:
         pairs = [pair for row, pair in self.rows() if rows is None or row in rows]
-        actual, found = (np.stack(side) for side in zip(*pairs, strict=True))
-        return number_metrics(actual, found, self.names)
+        actual, predicted = (np.stack(side) for side in zip(*pairs, strict=True))
+        return number_metrics(actual, predicted, self.names)
 
     def rows(self) -> list[tuple[int, tuple[NDArray[Any], NDArray[Any]]]]:
-        """By their numbers, in order: the actual numbers and those that the model says, (k,)."""
+        """Returns the actual and the predicted numbers (k,) of each row, in the order of the
+        indices.
+        """
         return sorted(self._rows.items(), key=lambda item: item[0])
 
     def predictions(self) -> list[dict[str, Any]]:
         return [
             {
                 "row": row,
-                "label": _shown(actual),
-                "prediction": _shown(found),
-                "error": float(np.abs(found - actual).mean()),
-                "score": -float(np.square(found - actual).mean()),
+                "label": _as_json(actual),
+                "prediction": _as_json(predicted),
+                "error": float(np.abs(predicted - actual).mean()),
+                "score": -float(np.square(predicted - actual).mean()),
             }
-            for row, (actual, found) in self.rows()
+            for row, (actual, predicted) in self.rows()
         ]
 
 
 class TextRegression(Task):
-    """Numbers for each text; the loss is the mean squared error over the numbers of a step.
+    """Text regression; the loss is the mean squared error over the numbers of a step.
 
     Args:
-        setup: what the run gives.
-        monitor: the metric that decides which checkpoint is best.
+        setup: the run's arguments.
+        monitor: the metric that selects the best checkpoint.
     """
 
     metrics_class: ClassVar[type[ValueMetrics]] = ValueMetrics
@@ -119,25 +121,25 @@ class TextRegression(Task):
         return class_logits(self.model, micro)
 
     def loss(self, micro: MicroBatch) -> Tensor:
-        found = self.outputs(micro)
-        found = found.to(torch.promote_types(found.dtype, torch.float32))
-        return (found - micro["labels"]).square().sum()
+        predicted = self.outputs(micro)
+        predicted = predicted.to(torch.promote_types(predicted.dtype, torch.float32))
+        return (predicted - micro["labels"]).square().sum()
 
     def metrics(self, evaluated: Evaluated) -> ValueMetrics:
         return self.metrics_class(self.labels, evaluated.row_of)
 
     def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
         measured: Any = self.measured(evaluated)
-        for row, (_, found) in measured.rows():
-            named = dict(zip(self.labels, found.tolist(), strict=True))
+        for row, (_, predicted) in measured.rows():
+            named = dict(zip(self.labels, predicted.tolist(), strict=True))
             yield {"text": evaluated.text(row), "scores": named}
 
-    def line(self, found: Mapping[str, Any]) -> str:
-        numbers = "\t".join(f"{number:.3f}" for number in found["scores"].values())
-        return f"{numbers}\t{shortened(found['text'])}"
+    def line(self, prediction: Mapping[str, Any]) -> str:
+        numbers = "\t".join(f"{number:.3f}" for number in prediction["scores"].values())
+        return f"{numbers}\t{shortened(prediction['text'])}"
 
 
-def _shown(numbers: NDArray[Any]) -> float | list[float]:
-    """A single number as one."""
-    found: list[float] = numbers.tolist()
-    return found[0] if len(found) == 1 else found
+def _as_json(numbers: NDArray[Any]) -> float | list[float]:
+    """Returns numbers as a list, or a single one as a number."""
+    values: list[float] = numbers.tolist()
+    return values[0] if len(values) == 1 else values

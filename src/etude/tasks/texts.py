@@ -1,4 +1,4 @@
-"""What models write, and how it compares with the targets: translations and answers."""
+"""Metrics of generated texts: translations and answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TextMetrics(RowMetrics):
         self._texts: dict[int, tuple[str, str]] = {}
 
     def add(self, row: int, target: str, text: str) -> None:
-        """Adds what was written for a row."""
+        """Adds the generated text of a row."""
         self._texts[row] = (target, text)
 
     def update(self, batch: Mapping[str, Any], outputs: Sequence[str]) -> None:
@@ -38,8 +38,8 @@ class TextMetrics(RowMetrics):
         pairs = [self._texts[row] for row in sorted(self._texts) if rows is None or row in rows]
         if not pairs:
             return {}
-        targets, found = zip(*pairs, strict=True)
-        return translation_metrics(found, targets)
+        targets, texts = zip(*pairs, strict=True)
+        return translation_metrics(texts, targets)
 
     def predictions(self) -> list[dict[str, Any]]:
         return [
@@ -55,54 +55,56 @@ class TextMetrics(RowMetrics):
 
 
 def translations(model: Any, sources: Sequence[str], beams: Beams, length: int) -> list[str]:
-    """The targets that a `Seq2Seq` finds, in the order of the sources."""
+    """Returns the targets that a `Seq2Seq` generates, in the order of the sources."""
     longest = beams.max_new_tokens or length
-    order = sorted(range(len(sources)), key=lambda place: -len(sources[place]))
-    found: dict[int, str] = {}
+    order = sorted(range(len(sources)), key=lambda index: -len(sources[index]))
+    targets: dict[int, str] = {}
     size = max(1, EVALUATION_POSITIONS // (longest * beams.beams))
-    read = [cut_to(model.tokenizer, source, length - 1) for source in sources]
-    warn_of_cut(sum(a != b for a, b in zip(read, sources, strict=True)), length)
+    inputs = [cut_to(model.tokenizer, source, length - 1) for source in sources]
+    warn_of_cut(sum(a != b for a, b in zip(inputs, sources, strict=True)), length)
     for first in range(0, len(order), size):
-        places = order[first : first + size]
+        batch = order[first : first + size]
         texts = model.generate(
-            [read[place] for place in places],
+            [inputs[index] for index in batch],
             max_new_tokens=longest,
             batch_size=size * beams.beams,
             beams=beams.beams,
             greedy=beams.beams == 1,
             length_penalty=beams.length_penalty,
         )
-        found |= dict(zip(places, [text.strip() for text in texts], strict=True))
-    return [found[place] for place in range(len(sources))]
+        targets |= dict(zip(batch, [text.strip() for text in texts], strict=True))
+    return [targets[index] for index in range(len(sources))]
 
 
 def cut_to(tokenizer: Any, text: str, longest: int) -> str:
-    """The text, or as many whole characters of it as `longest` tokens spell."""
+    """Returns the text, shortened to whole characters that at most `longest` tokens spell."""
     ids = tokenizer.encode(text)
     return text if len(ids) <= longest else whole(tokenizer.decode(ids[:longest]))
 
 
-def translation_metrics(found: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
-    """`bleu` (Papineni et al. 2002) and `chrf` (Popovic 2015) of a corpus, from 0 to 100, by
-    sacrebleu; Chinese and Japanese targets are cut as it does for these (`zh`, by characters for
-    Japanese), and `exact`, the part of the targets met to the letter.
+def translation_metrics(texts: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
+    """Returns `bleu` (Papineni et al. 2002) and `chrf` (Popovic 2015) of a corpus, from 0 to 100,
+    by sacrebleu, and `exact`, the fraction of exact matches.
+
+    Chinese and Japanese targets are split as sacrebleu does for Chinese (`zh`: Japanese by
+    characters).
     """
     import sacrebleu
 
-    cut = "zh" if _is_chinese(targets) else "13a"
-    bleu = sacrebleu.corpus_bleu(list(found), [list(targets)], tokenize=cut)
-    chrf = sacrebleu.corpus_chrf(list(found), [list(targets)])
-    exact = float(np.mean([a == b for a, b in zip(found, targets, strict=True)]))
+    tokenizer = "zh" if _is_chinese(targets) else "13a"
+    bleu = sacrebleu.corpus_bleu(list(texts), [list(targets)], tokenize=tokenizer)
+    chrf = sacrebleu.corpus_chrf(list(texts), [list(targets)])
+    exact = float(np.mean([a == b for a, b in zip(texts, targets, strict=True)]))
     return {"bleu": bleu.score, "chrf": chrf.score, "exact": exact}
 
 
-def translation_score(found: str, target: str) -> float:
-    """chrF of one text, from 0 to 1."""
+def translation_score(text: str, target: str) -> float:
+    """Returns the chrF of one text, from 0 to 1."""
     import sacrebleu
 
-    return float(sacrebleu.sentence_chrf(found, [target]).score / 100)
+    return float(sacrebleu.sentence_chrf(text, [target]).score / 100)
 
 
 def _is_chinese(texts: Sequence[str]) -> bool:
-    some = "".join(texts[:1000])
-    return sum("\u4e00" <= letter <= "\u9fff" for letter in some) > len(some) / 10
+    sample = "".join(texts[:1000])
+    return sum("\u4e00" <= letter <= "\u9fff" for letter in sample) > len(sample) / 10

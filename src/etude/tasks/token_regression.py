@@ -1,4 +1,4 @@
-"""A number for each word of a sentence."""
+"""Token regression: one number per word of a sentence."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from etude.tasks.numbers import number_metrics
 from etude.tasks.options import EvaluationOptions
 
 Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""Actual and predicted numbers of words; not a number where a word has none."""
+"""Actual and predicted numbers of words; NaN where a word has none."""
 
 
 class WordValuesObjective(ExampleObjective):
-    """Tokens, and a number at the first token of each word."""
+    """Objective with tokens, and a number at the first token of each word."""
 
     fields: ClassVar[tuple[str, ...]] = ("tokens", "values")
 
@@ -39,7 +39,7 @@ class WordValueMetrics(RowMetrics):
     """`loss`, the mean squared error over words, and `etude.tasks.numbers.number_metrics`.
 
     Args:
-        row_of: the row that each example is from.
+        row_of: index of the row of each example.
     """
 
     def __init__(self, row_of: NDArray[np.int64]) -> None:
@@ -49,13 +49,13 @@ class WordValueMetrics(RowMetrics):
 
     def update(self, batch: Mapping[str, Any], outputs: Tensor) -> None:
         labels, outputs = batch["labels"].cpu().double(), outputs.cpu().double()
-        there = ~labels.isnan()
-        self._squared.add((outputs - labels)[there].square())
-        self._count.add(there.sum())
-        for index, actual, found, words in zip(
-            batch["index"].tolist(), labels, outputs, there, strict=True
+        has_value = ~labels.isnan()
+        self._squared.add((outputs - labels)[has_value].square())
+        self._count.add(has_value.sum())
+        for index, actual, predicted, words in zip(
+            batch["index"].tolist(), labels, outputs, has_value, strict=True
         ):
-            self._pieces[index] = (actual[words].numpy(), found[words].numpy())
+            self._pieces[index] = (actual[words].numpy(), predicted[words].numpy())
 
     def merge(self, other: WordValueMetrics) -> None:
         self._squared.merge(other._squared)
@@ -66,19 +66,19 @@ class WordValueMetrics(RowMetrics):
         return {"loss": ratio(self._squared, self._count), **self.of()}
 
     def of(self, rows: Container[int] | None = None) -> dict[str, float]:
-        none = (np.zeros(0), np.zeros(0))
+        empty = (np.zeros(0), np.zeros(0))
         pairs = [pair for row, pair in self.rows().items() if rows is None or row in rows]
-        actual, found = (np.concatenate(s)[:, None] for s in zip(none, *pairs, strict=True))
-        return number_metrics(actual, found, ["value"])
+        actual, predicted = (np.concatenate(s)[:, None] for s in zip(empty, *pairs, strict=True))
+        return number_metrics(actual, predicted, ["value"])
 
     def rows(self) -> dict[int, Pair]:
-        """Of each row the words that have a number, in order."""
-        found: dict[int, list[Pair]] = {}
+        """Returns the words that have a number, in order, of each row."""
+        pieces: dict[int, list[Pair]] = {}
         for index, pair in sorted(self._pieces.items(), key=lambda item: item[0]):
-            found.setdefault(int(self.row_of[index]), []).append(pair)
+            pieces.setdefault(int(self.row_of[index]), []).append(pair)
         return {
             row: (np.concatenate([a for a, _ in pairs]), np.concatenate([b for _, b in pairs]))
-            for row, pairs in found.items()
+            for row, pairs in pieces.items()
         }
 
     def predictions(self) -> list[dict[str, Any]]:
@@ -86,21 +86,21 @@ class WordValueMetrics(RowMetrics):
             {
                 "row": row,
                 "label": actual.tolist(),
-                "prediction": found.tolist(),
-                "score": -float(np.square(found - actual).mean()),
+                "prediction": predicted.tolist(),
+                "score": -float(np.square(predicted - actual).mean()),
             }
-            for row, (actual, found) in self.rows().items()
+            for row, (actual, predicted) in self.rows().items()
             if len(actual)
         ]
 
 
 class TokenRegression(Task):
-    """A number for each word, at its first token; the loss is the mean squared error over the words
-    that have one.
+    """Token regression, with the number of a word at its first token; the loss is the mean squared
+    error over the words that have a number.
 
     Args:
-        setup: what the run gives.
-        monitor: the metric that decides which checkpoint is best.
+        setup: the run's arguments.
+        monitor: the metric that selects the best checkpoint.
     """
 
     metrics_class: ClassVar[type[WordValueMetrics]] = WordValueMetrics
@@ -127,23 +127,23 @@ class TokenRegression(Task):
         }
 
     def outputs(self, micro: MicroBatch) -> Tensor:
-        """A number at each position, (B, T)."""
+        """Returns a number at each position, (B, T)."""
         return class_logits(self.model, micro)[..., 0]
 
     def loss(self, micro: MicroBatch) -> Tensor:
-        found, labels = self.outputs(micro), micro["labels"]
-        found = found.to(torch.promote_types(found.dtype, torch.float32))
-        return (found - labels)[~labels.isnan()].square().sum()
+        predicted, labels = self.outputs(micro), micro["labels"]
+        predicted = predicted.to(torch.promote_types(predicted.dtype, torch.float32))
+        return (predicted - labels)[~labels.isnan()].square().sum()
 
     def metrics(self, evaluated: Evaluated) -> WordValueMetrics:
         return self.metrics_class(evaluated.row_of)
 
     def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
         measured: Any = self.measured(evaluated)
-        for row, (_, found) in measured.rows().items():
+        for row, (_, predicted) in measured.rows().items():
             words: Sequence[str] = evaluated.rows[row].values["words"]
-            yield {"text": " ".join(words), "words": words, "values": found.tolist()}
+            yield {"text": " ".join(words), "words": words, "values": predicted.tolist()}
 
-    def line(self, found: Mapping[str, Any]) -> str:
-        pairs = zip(found["words"], found["values"], strict=False)
+    def line(self, prediction: Mapping[str, Any]) -> str:
+        pairs = zip(prediction["words"], prediction["values"], strict=False)
         return " ".join(f"{word}/{value:.3f}" for word, value in pairs)

@@ -1,4 +1,4 @@
-"""What the tasks share whose targets are tokens, some of which do not count."""
+"""Base class of tasks whose targets are tokens, with ignored labels."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from etude.tasks.metrics import Metrics, Sum, perplexity, ratio
 
 
 class TokenMetrics(Metrics):
-    """`loss`, `perplexity` and `accuracy` over the targets of logits."""
+    """`loss`, `perplexity` and `accuracy` over the targets."""
 
     def __init__(self) -> None:
         self.nats, self.right, self.targets = Sum(), Sum(), Sum()
 
     def update(self, batch: Mapping[str, Any], outputs: Tensor) -> None:
         labels = batch["labels"]
-        there = labels != IGNORE
+        counted = labels != IGNORE
         self.nats.add(cross_entropy(outputs, labels))
-        self.right.add(((outputs.argmax(-1) == labels) & there).sum())
-        self.targets.add(there.sum())
+        self.right.add(((outputs.argmax(-1) == labels) & counted).sum())
+        self.targets.add(counted.sum())
 
     def merge(self, other: TokenMetrics) -> None:
         self.nats.merge(other.nats)
@@ -42,13 +42,14 @@ class TokenMetrics(Metrics):
 
 
 class TokenTask(Task):
-    """The mean cross-entropy over the targets of a step; `outputs` are logits (B, T, V) of the
-    micro-batch's `labels`.
+    """Token prediction; the loss is the mean cross-entropy over the targets of a step.
+
+    `outputs` returns logits (B, T, V) of the micro-batch's `labels`.
 
     Args:
-        setup: what the run gives.
-        label_smoothing, z_loss: see `etude.tasks.losses.cross_entropy`; validation is without.
-        monitor: the metric that decides which checkpoint is best.
+        setup: the run's arguments.
+        label_smoothing, z_loss: see `etude.tasks.losses.cross_entropy`; not applied in validation.
+        monitor: the metric that selects the best checkpoint.
     """
 
     metrics_class: ClassVar[type[TokenMetrics]] = TokenMetrics
@@ -64,7 +65,7 @@ class TokenTask(Task):
     ) -> None:
         checks = Checks()
         checks.probability(label_smoothing=label_smoothing)
-        checks.that(0 <= z_loss < math.inf, "z_loss", z_loss, "a number from 0 on")
+        checks.that(0 <= z_loss < math.inf, "z_loss", z_loss, "a finite number of at least 0")
         checks.done()
         super().__init__(setup)
         self.watch(monitor)

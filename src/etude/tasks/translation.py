@@ -1,4 +1,4 @@
-"""One text from another: translation, summaries, whatever comes in pairs."""
+"""Sequence-to-sequence tasks: translation, summarisation and other pairs of texts."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from etude.tasks.token_task import TokenTask
 
 @dataclass(frozen=True)
 class PairObjective(ExampleObjective):
-    """A source and a target, each with the end of text after it.
+    """Objective with a source and a target, each followed by the end of text.
 
     Args:
-        end: that token, once the tokenizer is known.
+        end: id of the end-of-text token; set once the tokenizer is known.
     """
 
     end: int | None = None
@@ -41,8 +41,8 @@ class PairObjective(ExampleObjective):
 
     def bound_to_rows(self, tokenizer: Any, sequence_length: int) -> PairObjective:
         if tokenizer.end_of_text is None:
-            expected = "a tokenizer with an end-of-text token, which says where a target ends"
-            hint = "data.tokenizer.end_of_text can name one"
+            expected = "a tokenizer with an end-of-text token, which ends a target"
+            hint = "set data.tokenizer.end_of_text"
             raise RequestError(Problem("data.tokenizer", expected, hint=hint))
         return replace(self, end=tokenizer.end_of_text)
 
@@ -58,23 +58,23 @@ class PairObjective(ExampleObjective):
 
 
 def target_logits(model: nn.Module, micro: MicroBatch) -> Tensor:
-    """Logits (B, T, V) of `labels`, each from the source and the labels before it."""
+    """Returns logits (B, T, V) of `labels`, each given the source and the labels before it."""
     labels = micro["labels"]
-    before = labels.new_full(labels.shape, model.start_token)
-    before[:, 1:] = labels[:, :-1].clamp_min(0)
+    inputs = labels.new_full(labels.shape, model.start_token)
+    inputs[:, 1:] = labels[:, :-1].clamp_min(0)
     names = ("source_keep", "source_documents", "target_documents")
-    told = {name: micro[name] for name in names if name in micro}
+    options = {name: micro[name] for name in names if name in micro}
     if "target_documents" in micro:
-        before[micro["target_documents"].positions == 0] = model.start_token
-    logits: Tensor = model(micro["source"], before, **told)
+        inputs[micro["target_documents"].positions == 0] = model.start_token
+    logits: Tensor = model(micro["source"], inputs, **options)
     return logits
 
 
 class TargetTask(TokenTask):
-    """Predicts the target of a source; the loss is the mean cross-entropy of the target's tokens,
-    its end included (Sutskever et al. 2014, arXiv:1409.3215; Vaswani et al. 2017).
+    """Prediction of the target of a source; the loss is the mean cross-entropy of the target's
+    tokens, including its end (Sutskever et al. 2014, arXiv:1409.3215; Vaswani et al. 2017).
 
-    Padding after a target needs no mask: no target sees what follows it.
+    Padding after a target needs no mask: no target attends to later positions.
     """
 
     needs_causal_model = True
@@ -92,11 +92,11 @@ class TargetTask(TokenTask):
 
 
 class Translation(TargetTask):
-    """One text of another; see `TargetTask`.
+    """Translation of a source text; see `TargetTask`.
 
     Args:
-        setup: what the run gives.
-        label_smoothing, z_loss: see `etude.tasks.losses.cross_entropy`; validation is without.
+        setup: the run's arguments.
+        label_smoothing, z_loss: see `etude.tasks.losses.cross_entropy`; not applied in validation.
     """
 
     @classmethod
@@ -104,21 +104,21 @@ class Translation(TargetTask):
         return PairObjective()
 
     @classmethod
-    def evaluation_options(cls, data: Any, **given: Any) -> EvaluationOptions:
-        return Beams.checked(cls.__name__, **given)
+    def evaluation_options(cls, data: Any, **options: Any) -> EvaluationOptions:
+        return Beams.checked(cls.__name__, **options)
 
     def evaluate(self, evaluated: Evaluated, options: EvaluationOptions) -> Evaluation:
-        found = TextMetrics()
+        metrics = TextMetrics()
         pairs = {number: evaluated.data.pair(evaluated.rows[number]) for number in evaluated.read}
         sources = [source for source, _ in pairs.values()]
         for (number, (_, target)), text in zip(
             pairs.items(), self._targets(evaluated, sources, options), strict=True
         ):
-            found.add(number, target, text)
-        return found.evaluation(evaluated)
+            metrics.add(number, target, text)
+        return metrics.evaluation(evaluated)
 
-    def line(self, found: Mapping[str, Any]) -> str:
-        return str(found["target"])
+    def line(self, prediction: Mapping[str, Any]) -> str:
+        return str(prediction["target"])
 
     def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
         sources = [evaluated.data.pair(evaluated.rows[number])[0] for number in evaluated.read]
