@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kinds import FALLING_BACK, TEXT, TOKENIZERS
 from torch import Tensor, nn
 
-from etude.generation.streaming import Pieces, UpTo
+from etude.generation.streaming import IncrementalDecoder, StopTextFilter
 from etude.models.language_model import LanguageModel
 
 PROMPTS = st.one_of(
@@ -43,7 +43,7 @@ def unfinished(text: str) -> int:
 
 def check_pieces(tokenizer: Any, before: list[int], ids: list[int]) -> None:
     start = len(tokenizer.decode(before))
-    pieces, joined = Pieces(tokenizer, before), ""
+    pieces, joined = IncrementalDecoder(tokenizer, before), ""
     for count, token in enumerate(ids, 1):
         joined += pieces.push(token)
         text = tokenizer.decode([*before, *ids[:count]])
@@ -94,7 +94,7 @@ def test_the_cost_is_in_proportion_to_the_length(name: str) -> None:
     for sort, ids in runs(name).items():
         ids = ids[:300]
         counting = Counting(tokenizer)
-        pieces = Pieces(counting)
+        pieces = IncrementalDecoder(counting)
         text = "".join([*(pieces.push(i) for i in ids), pieces.finish()])
         assert text == tokenizer.decode(ids), sort
         few = 6 if sort in ("text", "one") else 36  # from the start each time: 150
@@ -125,15 +125,15 @@ def test_a_text_passes_up_to_the_first_stop_that_is_complete(
         if places:
             expected = text[: min(places)]
             break
-    up_to, passed = UpTo(stops), ""
+    up_to, passed = StopTextFilter(stops), ""
     for character in text:
         passed += up_to.push(character)
         assert expected.startswith(passed)
     assert passed + up_to.finish() == expected
-    # Pieces of any size: with a single stop the same.
+    # IncrementalDecoder of any size: with a single stop the same.
     if len(stops) == 1:
         cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=3)))
-        up_to = UpTo(stops)
+        up_to = StopTextFilter(stops)
         parts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
         assert "".join([*map(up_to.push, parts), up_to.finish()]) == expected
 

@@ -61,7 +61,7 @@ def test_only_what_completes_the_word_is_forbidden(name: str) -> None:
     assert completing(tokenizer, ["on the"], "on th") == {"e", "E"}
 
 
-class Pieces:
+class IncrementalDecoder:
     """Tokens that are what they say; the first is the end of a text."""
 
     end_of_text = 0
@@ -79,7 +79,7 @@ class Pieces:
 
 def test_tokens_that_show_where_a_word_ends() -> None:
     """With `cat` forbidden, ` category` and `concat` may be written, ` cat` and `Cat,` not."""
-    pieces = Pieces(
+    pieces = IncrementalDecoder(
         *(" cat", " category", "Cat,", "cats", "a cat sat", "concat", "con-cat", "the category "),
         *("t", "ts", "T!", "tegory", " ", "c", "x"),
     )

@@ -16,7 +16,7 @@ import zoo
 from torch import Tensor
 
 from etude.errors import RequestError
-from etude.interop.families import FAMILIES, family_of
+from etude.interop.family_registry import FAMILIES, family_of
 from etude.interop.hf_config import ALLOWED, INERT, HFConfig
 from etude.interop.pretrained import load_weights
 from etude.interop.rope import rotary
@@ -115,7 +115,7 @@ def names(family: str) -> list[str]:
     """Those of `transformers`' class, of its older names, of our tables, and more."""
     config = hf.AutoConfig.for_model(family)
     stated = {*config.to_dict(), *type(config).attribute_map, *MORE}
-    return sorted({*stated, *INERT, *ALLOWED, *FAMILIES[family].fields})
+    return sorted({*stated, *INERT, *ALLOWED, *FAMILIES[family].ignored_fields})
 
 
 def values(field: str, now: Any) -> list[Any]:
@@ -253,7 +253,7 @@ def test_the_configs_of_released_models_are_read(name: str) -> None:
     """As they stand on the hub, with all that older versions of `transformers` wrote."""
     config = HFConfig(dict(RELEASED[name]), "config.json")
     family = family_of(config)
-    family.settle(config, None)
+    family.adjust_config(config, None)
     family.build(config, family.architecture(config, None))
 
 
@@ -263,6 +263,6 @@ def test_every_field_that_transformers_knows_is_known(name: str) -> None:
     family = FAMILIES[name]
     reading = HFConfig(config, "config.json")
     for architecture in family.architectures:
-        family.settle(reading, None)
+        family.adjust_config(reading, None)
         family.build(reading, architecture)
     assert {*config} <= {*reading.seen, *INERT, *ALLOWED}

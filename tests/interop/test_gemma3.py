@@ -17,7 +17,7 @@ from etude.config.nodes import check_node
 from etude.errors import RequestError
 from etude.generation.generate import generate
 from etude.interop.describe import node_of
-from etude.interop.families import FAMILIES
+from etude.interop.family_registry import FAMILIES
 from etude.interop.hf_config import HFConfig
 from etude.interop.pretrained import family_for, load_weights, save_weights
 from etude.models.decoder import Decoder

@@ -8,20 +8,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from etude.generation.ends import Ends
 from etude.generation.options import GenerationConfig
 from etude.generation.processors import Processor, apply
 from etude.generation.reader import Reader
+from etude.generation.stopping import StopConditions
 
-_NEVER = -1e9
+_MASKED = -1e9
 """The score of what must not be chosen; it can be added to, as minus infinity cannot."""
-DONE = 0.25
+DONE_FRACTION = 0.25
 """The part of the prompts that must be done before they are left out of the batch: each time, what
 is kept of the others is copied."""
 
 
 @dataclass(frozen=True)
-class Found:
+class BeamSearchResult:
     """What a beam search returns, the best first.
 
     Attributes:
@@ -37,10 +37,10 @@ def beam_search(
     reader: Reader,
     tokens: Tensor,
     config: GenerationConfig,
-    ends: Ends,
+    ends: StopConditions,
     *,
     processors: Sequence[Processor] = (),
-) -> Found:
+) -> BeamSearchResult:
     """Continues `tokens` (B, T); a hypothesis' score is log p(new tokens) / n^length_penalty, n its
     new tokens with the one that ends it (Wu et al. 2016, arXiv:1609.08144, section 7, whose penalty
     is another power law).
@@ -74,7 +74,7 @@ def beam_search(
     ending = torch.tensor(stop_tokens, dtype=torch.long, device=device)
     text = tokens.new_full((B, beams, end), ends.fill)
     text[..., :T] = tokens[:, None]
-    scores = torch.full((B, beams), _NEVER, device=device)
+    scores = torch.full((B, beams), _MASKED, device=device)
     scores[:, 0] = 0.0  # of equal beams only one is continued
     improvable = torch.ones(B, 1, dtype=torch.bool, device=device)
 
@@ -82,10 +82,10 @@ def beam_search(
     reader.repeat(beams)
     logits = logits.repeat_interleave(beams, dim=0)
     precision = torch.promote_types(logits.dtype, torch.float32)
-    going = torch.arange(B, device=device)  # the prompts that are not done
-    found, kept = (_Hypotheses.none(text, precision) for _ in range(2))  # of all; of those
+    active = torch.arange(B, device=device)  # the prompts that are not done
+    results, current = (_Hypotheses.empty(text, precision) for _ in range(2))  # of all; of those
     for length in range(T, end):
-        B = len(going)
+        B = len(active)
         if length > T:
             logits = reader.read(text.view(B * beams, end), length)
         log_p = logits.log_softmax(dim=-1, dtype=precision)
@@ -96,60 +96,60 @@ def beam_search(
         best, index = total.topk(min(width, beams * V), dim=-1)  # (B, width), best first
         parent, token = index // V, index % V
 
-        over = torch.isin(token, ending) if len(stop_tokens) else torch.zeros_like(best).bool()
+        is_end = torch.isin(token, ending) if len(stop_tokens) else torch.zeros_like(best).bool()
         if stop is not None:
-            new = torch.cat((_rows(text[..., T:length], parent), token[..., None]), dim=-1)
-            over = over | stop(new.flatten(0, 1)).view_as(over)
+            new = torch.cat((_gather_beams(text[..., T:length], parent), token[..., None]), dim=-1)
+            is_end = is_end | stop(new.flatten(0, 1)).view_as(is_end)
         if length + 1 == end:
-            over = torch.ones_like(over)
+            is_end = torch.ones_like(is_end)
 
-        if bool(over[:, :beams].any()):
+        if bool(is_end[:, :beams].any()):
             n = length + 1 - T
-            ended = over & (torch.arange(over.shape[1], device=device) < beams)
-            value = best / n**length_penalty + _NEVER * ~ended + _NEVER * ~improvable
+            ended = is_end & (torch.arange(is_end.shape[1], device=device) < beams)
+            value = best / n**length_penalty + _MASKED * ~ended + _MASKED * ~improvable
             if early_stopping is True:
-                value = value + _NEVER * kept.complete.all(dim=-1, keepdim=True)
-            candidates = _rows(text, parent)
+                value = value + _MASKED * current.complete.all(dim=-1, keepdim=True)
+            candidates = _gather_beams(text, parent)
             candidates[..., length] = token
-            kept = kept.or_better(candidates, value, ended, length + 1)
+            current = current.merge_best(candidates, value, ended, length + 1)
 
-        scores, going_on = (best + _NEVER * over).topk(beams, dim=-1)
-        if length + 1 == end or bool(over.all()):
+        scores, continuing = (best + _MASKED * is_end).topk(beams, dim=-1)
+        if length + 1 == end or bool(is_end.all()):
             break
         n = max_new_tokens if early_stopping == "never" and length_penalty > 0 else length + 1 - T
-        worst = torch.where(kept.complete, kept.scores.amin(dim=1, keepdim=True), _NEVER)
+        worst = torch.where(current.complete, current.scores.amin(dim=1, keepdim=True), _MASKED)
         within_reach = (scores[:, :1] / n**length_penalty > worst).any(dim=-1, keepdim=True)
         improvable = improvable & within_reach
         done = ~improvable[:, 0]
         if early_stopping is True:
-            done = done | kept.complete.all(dim=1)
+            done = done | current.complete.all(dim=1)
         count = int(done.sum())
         if count == B:
             break
 
-        parent, token = parent.gather(1, going_on), token.gather(1, going_on)
+        parent, token = parent.gather(1, continuing), token.gather(1, continuing)
         rows = beams * torch.arange(B, device=device)[:, None] + parent
         text = text.view(B * beams, end)
-        if count >= DONE * B and reader.can_drop:
-            found.put(going, kept)
+        if count >= DONE_FRACTION * B and reader.can_drop:
+            results.update(active, current)
             stay = (~done).nonzero()[:, 0]
-            kept = kept.of(stay)
-            going, scores, improvable = going[stay], scores[stay], improvable[stay]
+            current = current.select(stay)
+            active, scores, improvable = active[stay], scores[stay], improvable[stay]
             token, rows = token[stay], rows[stay].view(-1)
             text = text.index_select(0, rows)
             reader.select(rows)
         elif bool((rows.view(-1) != torch.arange(B * beams, device=device)).any()):
             rows = rows.view(-1)
-            since = _shared(text.view(B, beams, end), T, length)
+            since = _first_difference(text.view(B, beams, end), T, length)
             text[:, since:length] = text[:, since:length].index_select(0, rows)
             reader.select(rows, since)
         text[:, length] = token.view(-1)
         text = text.view(-1, beams, end)
-    found.put(going, kept)
+    results.update(active, current)
     # Only of logits that are no numbers nothing comes.
-    nothing = ~found.complete.any(dim=1, keepdim=True)
-    values = found.scores.masked_fill(nothing, torch.nan)
-    return Found(found.tokens[..., : max(T, int(found.lengths.max()))], values)
+    nothing = ~results.complete.any(dim=1, keepdim=True)
+    values = results.scores.masked_fill(nothing, torch.nan)
+    return BeamSearchResult(results.tokens[..., : max(T, int(results.lengths.max()))], values)
 
 
 @dataclass(frozen=True)
@@ -169,17 +169,17 @@ class _Hypotheses:
     lengths: Tensor
 
     @classmethod
-    def none(cls, text: Tensor, dtype: torch.dtype) -> _Hypotheses:
+    def empty(cls, text: Tensor, dtype: torch.dtype) -> _Hypotheses:
         """Nothing yet, for texts (B, beams, end) and scores of this precision."""
         shape, device = text.shape[:2], text.device
         return cls(
             text.clone(),
-            torch.full(shape, _NEVER, dtype=dtype, device=device),
+            torch.full(shape, _MASKED, dtype=dtype, device=device),
             torch.zeros(shape, dtype=torch.bool, device=device),
             torch.zeros(shape, dtype=torch.long, device=device),
         )
 
-    def or_better(
+    def merge_best(
         self, candidates: Tensor, value: Tensor, ended: Tensor, length: int
     ) -> _Hypotheses:
         """The best of these and of candidates (B, N, end) with scores (B, N) and `length` tokens,
@@ -188,29 +188,29 @@ class _Hypotheses:
         scores, order = torch.cat((self.scores, value), dim=1).topk(self.scores.shape[1], dim=-1)
         lengths = torch.full_like(ended, length, dtype=torch.long)
         return _Hypotheses(
-            _rows(torch.cat((self.tokens, candidates), dim=1), order),
+            _gather_beams(torch.cat((self.tokens, candidates), dim=1), order),
             scores,
             torch.cat((self.complete, ended), dim=1).gather(1, order),
             torch.cat((self.lengths, lengths), dim=1).gather(1, order),
         )
 
-    def of(self, prompts: Tensor) -> _Hypotheses:
+    def select(self, prompts: Tensor) -> _Hypotheses:
         """Those of some prompts (B',)."""
         fields = (self.tokens, self.scores, self.complete, self.lengths)
         return _Hypotheses(*(x[prompts] for x in fields))
 
-    def put(self, prompts: Tensor, others: _Hypotheses) -> None:
+    def update(self, prompts: Tensor, others: _Hypotheses) -> None:
         """Takes over the hypotheses of `prompts` (B',)."""
         self.tokens[prompts], self.scores[prompts] = others.tokens, others.scores.to(self.scores)
         self.complete[prompts], self.lengths[prompts] = others.complete, others.lengths
 
 
-def _rows(text: Tensor, index: Tensor) -> Tensor:
+def _gather_beams(text: Tensor, index: Tensor) -> Tensor:
     """The beams (B, N, ...) that `index` (B, N) names, of text (B, beams, ...)."""
     return text.gather(1, index[..., None].expand(*index.shape, text.shape[-1]))
 
 
-def _shared(text: Tensor, prompt: int, length: int) -> int:
+def _first_difference(text: Tensor, prompt: int, length: int) -> int:
     """The first column at which beams of one prompt differ. Beams soon descend from a common one;
     what came before need not be moved when one takes over another.
     """

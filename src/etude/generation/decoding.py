@@ -58,24 +58,24 @@ def evaluating(model: object) -> Iterator[None]:
 
 def _shortcuts(module: nn.Module) -> dict[str, Any]:
     """What a module finds under its own names while it decodes."""
-    found: dict[str, Any] = {**module._parameters, **module._buffers, **module._modules}
+    shortcuts: dict[str, Any] = {**module._parameters, **module._buffers, **module._modules}
     if type(module) is nn.Dropout:
-        found["forward"] = _same
-    elif "weight" not in found:  # else it may be computed anew at each call
+        shortcuts["forward"] = _identity
+    elif "weight" not in shortcuts:  # else it may be computed anew at each call
         pass
     elif type(module) is nn.Linear:
         product = linear if module.weight.numel() >= SMALL else F.linear
-        found["forward"] = partial(product, weight=module.weight, bias=module.bias)
+        shortcuts["forward"] = partial(product, weight=module.weight, bias=module.bias)
     elif isinstance(module, nn.LayerNorm) and type(module).forward is nn.LayerNorm.forward:
-        found["forward"] = partial(
+        shortcuts["forward"] = partial(
             torch.layer_norm,
             normalized_shape=module.normalized_shape,
             weight=module.weight,
             bias=module.bias,
             eps=module.eps,
         )
-    return found
+    return shortcuts
 
 
-def _same(x: Tensor) -> Tensor:
+def _identity(x: Tensor) -> Tensor:
     return x

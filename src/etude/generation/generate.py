@@ -12,7 +12,6 @@ from torch import Tensor
 from etude.errors import Checks, InvalidArguments, Problem
 from etude.generation.beams import beam_search
 from etude.generation.decoding import decoding
-from etude.generation.ends import Ends
 from etude.generation.options import GenerationConfig
 from etude.generation.processors import (
     MinNewTokens,
@@ -23,6 +22,7 @@ from etude.generation.processors import (
 )
 from etude.generation.reader import CausalModel, Reader
 from etude.generation.sampling import Generators, sampler
+from etude.generation.stopping import StopConditions
 
 
 @torch.inference_mode()
@@ -68,39 +68,41 @@ def generate(
     B, T = tokens.shape
     checks = Checks()
     checks.that(T > 0, "tokens", tuple(tokens.shape), "at least one token to start from")
-    asked = config or GenerationConfig()
+    settings = config or GenerationConfig()
     with checks.collecting():
-        asked = replace(asked, **options)
-        alone = on_token is None or asked.beams == 1
+        settings = replace(settings, **options)
+        alone = on_token is None or settings.beams == 1
         checks.that(alone, "on_token", on_token, "None in a beam search")
         if isinstance(generator, Sequence):
-            rows, given = B * asked.samples, len(generator)
-            checks.that(given == rows, "generator", given, f"one, or {rows}")
+            rows, count = B * settings.samples, len(generator)
+            checks.that(count == rows, "generator", count, f"one, or {rows}")
     padding = None if keep is None else _padding(keep, tokens, checks)
     checks.done()
-    if asked.max_new_tokens == 0:
-        return tokens.repeat_interleave(asked.samples, dim=0)
+    if settings.max_new_tokens == 0:
+        return tokens.repeat_interleave(settings.samples, dim=0)
 
     stop_tokens = [stop_token] if isinstance(stop_token, int) else list(stop_token or ())
-    ends = Ends(stop_tokens, stop)
-    steps = [*_processors(asked, T, ends), *processors]
+    ends = StopConditions(stop_tokens, stop)
+    steps = [*_processors(settings, T, ends), *processors]
     begin = tokens if keep is None else tokens.masked_fill(~keep, -1)
     with decoding(getattr(model, "module", model)):
-        reader = Reader(model, B, T + asked.max_new_tokens, padding, use_cache)
-        if asked.beams > 1:
-            found = beam_search(reader, begin, asked, ends, processors=steps)
-            bad = bool(found.scores.isnan().any())
-            text = found.tokens[:, : asked.samples].flatten(0, 1)
+        reader = Reader(model, B, T + settings.max_new_tokens, padding, use_cache)
+        if settings.beams > 1:
+            result = beam_search(reader, begin, settings, ends, processors=steps)
+            has_nan = bool(result.scores.isnan().any())
+            text = result.tokens[:, : settings.samples].flatten(0, 1)
         else:
-            text, bad = _write(reader, begin, asked, ends, steps, generator, on_token)
-    if bad:
+            text, has_nan = _generate_tokens(
+                reader, begin, settings, ends, steps, generator, on_token
+            )
+    if has_nan:
         raise InvalidArguments(Problem("model", "logits that are numbers", "NaN"))
     if keep is not None:
-        text[:, :T] = tokens.repeat_interleave(asked.samples, dim=0)
+        text[:, :T] = tokens.repeat_interleave(settings.samples, dim=0)
     return text
 
 
-def _processors(config: GenerationConfig, prompt: int, ends: Ends) -> list[Processor]:
+def _processors(config: GenerationConfig, prompt: int, ends: StopConditions) -> list[Processor]:
     """What the options do to the logits, for prompts of so many tokens."""
     steps: list[Processor] = []
     if config.repetition_penalty != 1:
@@ -112,11 +114,11 @@ def _processors(config: GenerationConfig, prompt: int, ends: Ends) -> list[Proce
     return steps
 
 
-def _write(
+def _generate_tokens(
     reader: Reader,
     tokens: Tensor,
     config: GenerationConfig,
-    ends: Ends,
+    ends: StopConditions,
     processors: Sequence[Processor],
     generator: Generators,
     on_token: Callable[[Tensor], None] | None,

@@ -10,7 +10,7 @@ from typing import Literal
 
 from etude.errors import Checks
 
-MOST = 10_000_000
+MAX_COUNT = 10_000_000
 """Tokens, samples or beams: more are a mistake."""
 EarlyStopping = bool | Literal["never"]
 _TYPES: Mapping[str, tuple[type, str]] = {
@@ -60,7 +60,7 @@ class GenerationConfig:
         check_sampling(checks, self.temperature, self.top_k, self.top_p, self.min_p)
         self._check_search(checks)
         if self.beams > 1 or self.greedy:
-            self._check_nothing_drawn(checks)
+            self._check_no_sampling(checks)
         checks.done()
 
     def _check_types(self, checks: Checks) -> None:
@@ -69,8 +69,8 @@ class GenerationConfig:
             if kind not in _TYPES or (value is None and other == "None"):
                 continue
             wanted, expected = _TYPES[kind]
-            sound = isinstance(value, wanted) and isinstance(value, bool) is (wanted is bool)
-            checks.that(sound, field.name, value, expected)
+            is_valid = isinstance(value, wanted) and isinstance(value, bool) is (wanted is bool)
+            checks.that(is_valid, field.name, value, expected)
 
     def _check_counts(self, checks: Checks) -> None:
         most = self.max_new_tokens
@@ -80,7 +80,7 @@ class GenerationConfig:
         checks.that(fits, "min_new_tokens", self.min_new_tokens, expected)
         for name in ("max_new_tokens", "samples", "beams"):
             count = getattr(self, name)
-            checks.that(count <= MOST, name, count, f"at most {MOST:,}")
+            checks.that(count <= MAX_COUNT, name, count, f"at most {MAX_COUNT:,}")
         for name in ("samples", "beams", "repetition_penalty"):
             checks.positive(**{name: getattr(self, name)})
         n, hint = self.no_repeat_ngram, "0 forbids no repetition"
@@ -100,7 +100,7 @@ class GenerationConfig:
         expected = "false without a beam search"
         checks.that(early is False or not known, "early_stopping", early, expected, hint)
 
-    def _check_nothing_drawn(self, checks: Checks) -> None:
+    def _check_no_sampling(self, checks: Checks) -> None:
         beside, why = "greedy", "the likeliest token is taken, none is drawn"
         if self.beams > 1:
             beside, why = f"beams = {self.beams}", "a beam search draws nothing"

@@ -130,7 +130,7 @@ def draw(probabilities: Tensor, generator: Generators = None) -> Tensor:
     """
     times = torch.empty_like(probabilities)
     if generator is None and used_elsewhere():
-        generator = _apart(probabilities.device)
+        generator = _fresh_generator(probabilities.device)
     if generator is None or isinstance(generator, torch.Generator):
         times.exponential_(generator=generator)
     else:
@@ -139,7 +139,7 @@ def draw(probabilities: Tensor, generator: Generators = None) -> Tensor:
     return (probabilities / times).argmax(dim=-1)
 
 
-def _apart(device: torch.device) -> torch.Generator:
+def _fresh_generator(device: torch.device) -> torch.Generator:
     """A generator with an unpredictable state, on `device`."""
     generator = torch.Generator(device)
     generator.seed()

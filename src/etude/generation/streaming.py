@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from etude.generation.words import UNFINISHED, Tokenizer, whole
+from etude.generation.words import MAX_INCOMPLETE, Tokenizer, whole
 
-KEPT = 16
+TAIL_TOKENS = 16
 """The tokens that are kept where many in a row make no character."""
 
 
-class Pieces:
+class IncrementalDecoder:
     """The text that tokens add to a text, piece by piece.
 
     Joined, the pieces are what `decode` adds for all tokens together, with every tokenizer whose
@@ -48,7 +48,7 @@ class Pieces:
             self._window = self._window[self._settled :]
             self._settled = len(self._window)
             self._text, self._shown = spelt, len(spelt)
-        elif len(self._window) - self._settled > 2 * KEPT:
+        elif len(self._window) - self._settled > 2 * TAIL_TOKENS:
             self._shorten()
         return piece
 
@@ -59,17 +59,17 @@ class Pieces:
 
     def _shorten(self) -> None:
         """Forgets tokens, of many that make no character, if the others give the same without."""
-        context, tail = self._window[: self._settled], self._window[-KEPT:]
+        context, tail = self._window[: self._settled], self._window[-TAIL_TOKENS:]
         before, text = self._decode(context), self._decode([*context, *tail])
-        forgotten = len(self._decode(self._window[:-KEPT])) - len(before)
+        forgotten = len(self._decode(self._window[:-TAIL_TOKENS])) - len(before)
         same = self._text[forgotten + len(before) :] == text[len(before) :]
-        enough = whole(text) == text or len(text) - len(before) > UNFINISHED
+        enough = whole(text) == text or len(text) - len(before) > MAX_INCOMPLETE
         if same and enough and text.startswith(before):
             self._window = [*context, *tail]
             self._text, self._shown = text, self._shown - forgotten
 
 
-class UpTo:
+class StopTextFilter:
     """Passes text on up to the first of some other texts, which is not passed on.
 
     Args:
@@ -86,7 +86,7 @@ class UpTo:
         text = self._held + piece
         places = [place for stop in self.stops if (place := text.find(stop)) >= 0]
         self.ended = bool(places)
-        sure = min(places) if places else len(text) - self._begun(text)
+        sure = min(places) if places else len(text) - self._partial_stop_length(text)
         self._held = "" if self.ended else text[sure:]
         return text[:sure]
 
@@ -95,7 +95,7 @@ class UpTo:
         held, self._held = self._held, ""
         return held
 
-    def _begun(self, text: str) -> int:
+    def _partial_stop_length(self, text: str) -> int:
         """How many characters at the end of `text` may be the beginning of a stop."""
         longest = max((len(stop) for stop in self.stops), default=1) - 1
         for count in range(min(longest, len(text)), 0, -1):
@@ -121,7 +121,7 @@ class Continuation:
         stop_tokens: Iterable[int],
         stops: Sequence[str],
     ) -> None:
-        self._pieces, self._up_to = Pieces(tokenizer, prompt), UpTo(stops)
+        self._decoder, self._filter = IncrementalDecoder(tokenizer, prompt), StopTextFilter(stops)
         self._stop_tokens, self.ended = frozenset(stop_tokens), False
 
     def push(self, token: int) -> str:
@@ -129,11 +129,11 @@ class Continuation:
         self.ended = self.ended or token in self._stop_tokens
         if self.ended:
             return ""
-        piece = self._up_to.push(self._pieces.push(token))
-        self.ended = self._up_to.ended
+        piece = self._filter.push(self._decoder.push(token))
+        self.ended = self._filter.ended
         return piece
 
     def finish(self) -> str:
         """What is left, when no token comes any more."""
-        last = self._up_to.push(self._pieces.finish())
-        return last + self._up_to.finish()
+        last = self._filter.push(self._decoder.finish())
+        return last + self._filter.finish()

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from etude.errors import Checks
 
-BROKEN = "\ufffd"
+REPLACEMENT = "\ufffd"
 """What a tokenizer shows for bytes that are no character, or not all of one."""
 
-UNFINISHED = 3
+MAX_INCOMPLETE = 3
 """The most U+FFFD at the end of a text that further bytes can turn into a character: of a character
 of four bytes three may be there, and some tokenizers give one for each."""
 
@@ -54,7 +54,7 @@ class Spelling:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self._before = _plain_token(tokenizer)
+        self._before = _find_complete_token(tokenizer)
         self._skip = len(tokenizer.decode(self._before))
 
     def __call__(self, ids: Sequence[int]) -> str:
@@ -80,9 +80,9 @@ class Spelling:
     @cached_property
     def partial(self) -> list[int]:
         """Tokens with parts of characters in them."""
-        return [i for i, text in enumerate(self.tokens) if BROKEN in text]
+        return [i for i, text in enumerate(self.tokens) if REPLACEMENT in text]
 
-    def beginning_with(self, prefix: str) -> Iterator[tuple[int, str]]:
+    def tokens_with_prefix(self, prefix: str) -> Iterator[tuple[int, str]]:
         """The tokens whose text begins so, and the rest of their text."""
         texts, order = self.sorted
         for place in range(bisect_left(texts, prefix), len(texts)):
@@ -121,10 +121,13 @@ class ForbiddenWords:
         # Each token spells a character or more, if not always a whole one; and one token more,
         # to know what stands before the word.
         self.reach = 4 + max((len(word.encode()) for word in self.words), default=0)
-        holding = {i for word in self.words for i in self._holding(word)}
+        holding = {i for word in self.words for i in self._tokens_containing(word)}
         self._always = torch.tensor(sorted(holding), dtype=torch.long)
         self._after = [
-            [torch.tensor(self._completing(word, k), dtype=torch.long) for k in range(len(word))]
+            [
+                torch.tensor(self._tokens_completing(word, k), dtype=torch.long)
+                for k in range(len(word))
+            ]
             for word in self.words
         ]
 
@@ -136,34 +139,36 @@ class ForbiddenWords:
             text = self.spelling(written).casefold()
             for word, after in zip(self.words, self._after, strict=True):
                 for k, banned in enumerate(after):
-                    if len(banned) and _begun(text, word, k):
+                    if len(banned) and _ends_with_start_of(text, word, k):
                         row[banned.to(row.device)] = -torch.inf
-            if text.endswith(BROKEN):
-                banned = torch.tensor(self._closing(written, text), dtype=torch.long)
+            if text.endswith(REPLACEMENT):
+                banned = torch.tensor(
+                    self._tokens_completing_character(written, text), dtype=torch.long
+                )
                 row[banned.to(row.device)] = -torch.inf
         return logits
 
-    def _holding(self, word: str) -> list[int]:
+    def _tokens_containing(self, word: str) -> list[int]:
         """The tokens that hold the whole word, but not at their beginning."""
         return [
             i
             for i, text in enumerate(self.spelling.tokens)
-            if word in text and any(start > 0 for start in _places(text, word))
+            if word in text and any(start > 0 for start in _find_whole_words(text, word))
         ]
 
-    def _completing(self, word: str, k: int) -> list[int]:
+    def _tokens_completing(self, word: str, k: int) -> list[int]:
         """The tokens that complete the word after its first k characters."""
-        found = self.spelling.beginning_with(word[k:])
-        return [i for i, rest in found if not _joined(word[-1], rest[:1])]
+        found = self.spelling.tokens_with_prefix(word[k:])
+        return [i for i, rest in found if not _in_same_word(word[-1], rest[:1])]
 
-    def _closing(self, written: list[int], text: str) -> list[int]:
+    def _tokens_completing_character(self, written: list[int], text: str) -> list[int]:
         """The tokens that complete a word with the last bytes of a character."""
         words = [word for word in self.words if not word.isascii()]
-        known = len(text.rstrip(BROKEN))
+        known = len(text.rstrip(REPLACEMENT))
         found = []
         for i in self.spelling.partial if words else ():
             longer = self.spelling([*written, i]).casefold()
-            if any(s + len(w) > known for w in words for s in _places(longer, w)):
+            if any(s + len(w) > known for w in words for s in _find_whole_words(longer, w)):
                 found.append(i)
         return found
 
@@ -171,7 +176,7 @@ class ForbiddenWords:
 class StopText:
     """Says which rows end, because what they wrote last completes one of some texts.
 
-    Where the text is cut is decided by `etude.generation.streaming.UpTo`; here a row only ends
+    Where the text is cut is decided by `etude.generation.streaming.StopTextFilter`; here a row only ends
     early.
 
     Args:
@@ -203,7 +208,7 @@ class StopText:
         spelt = whole(self.spelling(last))
         whole_text = len(ids) <= self.reach
         if not whole_text:
-            spelt = spelt.lstrip(BROKEN)
+            spelt = spelt.lstrip(REPLACEMENT)
         found = [text for text in self.texts if text in spelt]
         if found and self.begins and whole_text:
             begun = whole(self.spelling.tokenizer.decode(list(ids)))
@@ -213,42 +218,47 @@ class StopText:
 
 def whole(text: str) -> str:
     """`text` without the U+FFFD at its end that may yet become a character."""
-    known = len(text.rstrip(BROKEN))
-    return text[: max(known, len(text) - UNFINISHED)]
+    known = len(text.rstrip(REPLACEMENT))
+    return text[: max(known, len(text) - MAX_INCOMPLETE)]
 
 
-def _plain_token(tokenizer: Tokenizer) -> list[int]:
+def _find_complete_token(tokenizer: Tokenizer) -> list[int]:
     """A token that spells whole characters: after it, others are spelt as within a text."""
     for number in range(tokenizer.vocab_size):
         text = tokenizer.decode([number])
-        if number != tokenizer.end_of_text and text and not text.isspace() and BROKEN not in text:
+        if (
+            number != tokenizer.end_of_text
+            and text
+            and not text.isspace()
+            and REPLACEMENT not in text
+        ):
             return [number]
     return []
 
 
-def _places(text: str, word: str) -> Iterator[int]:
+def _find_whole_words(text: str, word: str) -> Iterator[int]:
     """Where `word` stands in `text` as a whole word."""
     start = text.find(word)
     while start >= 0:
         before, after = text[:start][-1:], text[start + len(word) :][:1]
-        if not _joined(before, word[0]) and not _joined(word[-1], after):
+        if not _in_same_word(before, word[0]) and not _in_same_word(word[-1], after):
             yield start
         start = text.find(word, start + 1)
 
 
-def _begun(text: str, word: str, k: int) -> bool:
+def _ends_with_start_of(text: str, word: str, k: int) -> bool:
     """Whether `text` ends with the first k characters of `word`, and no word goes on there."""
     if not text.endswith(word[:k]):
         return False
-    return not _joined(text[: len(text) - k][-1:], word[0])
+    return not _in_same_word(text[: len(text) - k][-1:], word[0])
 
 
-def _joined(left: str, right: str) -> bool:
+def _in_same_word(left: str, right: str) -> bool:
     """Whether two characters, either of which may be missing, belong to one word."""
-    return _of_a_word(left) and _of_a_word(right)
+    return _is_word_character(left) and _is_word_character(right)
 
 
-def _of_a_word(character: str) -> bool:
+def _is_word_character(character: str) -> bool:
     if not character:
         return False
     if character.isascii():

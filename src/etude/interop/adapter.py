@@ -15,14 +15,14 @@ from etude.errors import Problem, RequestError, nearest
 from etude.interop.adapter_config import ALL_LINEAR, NAME, AdapterConfig
 from etude.interop.family import Family
 from etude.interop.peft import PREFIX, WEIGHTS
-from etude.interop.places import Place, places
 from etude.interop.pretrained import Loaded
 from etude.interop.rules import Piece
+from etude.interop.tensor_slices import TensorSlice, tensor_slices
 from etude.interop.tensors import SafeTensors
 from etude.models.decoder import Decoder
 from etude.models.encoder_decoder import EncoderDecoder
 
-KINDS = {
+PART_SUFFIXES = {
     ".lora_A.weight": "a",
     ".lora_B.weight": "b",
     ".lora_embedding_A": "embedding_a",
@@ -30,15 +30,15 @@ KINDS = {
     ".lora_magnitude_vector": "size",
 }
 """The tensors of one change, by the end of their name."""
-SHOWN = 5
+MAX_PROBLEMS = 5
 
 
 @dataclass
-class Change:
+class LowRankChange:
     """What an adapter says of one released module.
 
     Attributes:
-        parts: by the values of `KINDS`.
+        parts: by the values of `PART_SUFFIXES`.
     """
 
     parts: dict[str, Tensor] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class Change:
             return (self.parts["embedding_b"] @ self.parts["embedding_a"]).mT
         return self.parts["b"] @ self.parts["a"]
 
-    def shapes(self, known: _Known, rank: int, dora: bool) -> dict[str, tuple[int, ...]]:
+    def shapes(self, known: _AdaptableTensor, rank: int, dora: bool) -> dict[str, tuple[int, ...]]:
         """What the tensors must be."""
         rows, inputs = len(known.place.rows), known.place.parameter.shape[-1]
         if not known.is_linear:
@@ -82,84 +82,84 @@ def merge_adapter(loaded: Loaded, folder: Path) -> None:
         raise RequestError(Problem(str(file), "the weights of an adapter", hint=hint))
     tensors = SafeTensors(file, [file])
     names = {name.removeprefix(PREFIX): name for name in tensors.names()}
-    untied = _needs_a_projection(loaded, names, tensors)
+    untied = _needs_untying(loaded, names, tensors)
     if untied:
-        loaded.module.head = _projection(loaded.module)
-    known = _known(loaded)
-    changes, whole, problems = _sorted_out(loaded, config, known, names, tensors)
-    problems += _wrong_changes(config, known, changes, str(file))
-    problems += _wrong_tensors(config, known, changes, whole, str(file))
+        loaded.module.head = _untied_projection(loaded.module)
+    known = _adaptable_tensors(loaded)
+    changes, whole, problems = _read_changes(loaded, config, known, names, tensors)
+    problems += _check_changes(config, known, changes, str(file))
+    problems += _check_whole_tensors(config, known, changes, whole, str(file))
     if problems:
         if untied:
             loaded.module.head = None
-        more = len(problems) - SHOWN
+        more = len(problems) - MAX_PROBLEMS
         last = [Problem(str(file), "an adapter for this model", hint=f"{more} more like these")]
-        raise RequestError(problems[:SHOWN] + (last if more > 0 else []))
+        raise RequestError(problems[:MAX_PROBLEMS] + (last if more > 0 else []))
     with torch.no_grad():
         for name, tensor in whole.items():
             view = known[name].place.piece.view
             view.copy_(tensor.view(view.shape))
         for name, change in changes.items():
-            _add(known[f"{name}.weight"].place, change, config.scale(name))
+            _apply_change(known[f"{name}.weight"].place, change, config.scale(name))
 
 
-def _add(place: Place, change: Change, scale: float) -> None:
+def _apply_change(place: TensorSlice, change: LowRankChange, scale: float) -> None:
     """W + s B A; with DoRA each row of that has the size that is stated. At least in float32."""
     rows = place.rows
     exact = torch.promote_types(place.parameter.dtype, torch.float32)
     parts = {key: x.to(rows.device, exact) for key, x in change.parts.items()}
-    weight = place.parameter[rows].to(exact) + scale * Change(parts).product()
+    weight = place.parameter[rows].to(exact) + scale * LowRankChange(parts).product()
     if "size" in parts:
         weight *= (parts["size"] / weight.norm(dim=1))[:, None]
     place.parameter[rows] = weight.to(place.parameter.dtype)
 
 
 @dataclass(frozen=True)
-class _Known:
+class _AdaptableTensor:
     """A released tensor that was read, and whether it is a matrix that multiplies vectors."""
 
-    place: Place
+    place: TensorSlice
     is_linear: bool
 
 
-def _known(loaded: Loaded) -> dict[str, _Known]:
+def _adaptable_tensors(loaded: Loaded) -> dict[str, _AdaptableTensor]:
     """All tensors that were read, those that our module has no use for among them."""
     owners = dict(loaded.module.named_modules())
     found = {
-        name: _Known(place, isinstance(owners[place.name.rpartition(".")[0]], nn.Linear))
-        for name, place in places(loaded.module, loaded.family, loaded.architecture).items()
+        name: _AdaptableTensor(place, isinstance(owners[place.name.rpartition(".")[0]], nn.Linear))
+        for name, place in tensor_slices(loaded.module, loaded.family, loaded.architecture).items()
     }
     for name, tensor in loaded.rest.items():
         piece = Piece(name, tuple(tensor.shape), tensor)
-        found[name] = _Known(
-            Place(name, tensor, piece, torch.arange(len(tensor))), tensor.ndim == 2
+        found[name] = _AdaptableTensor(
+            TensorSlice(name, tensor, piece, torch.arange(len(tensor))), tensor.ndim == 2
         )
     return found
 
 
-def _sorted_out(
+def _read_changes(
     loaded: Loaded,
     config: AdapterConfig,
-    known: Mapping[str, _Known],
+    known: Mapping[str, _AdaptableTensor],
     names: Mapping[str, str],
     tensors: SafeTensors,
-) -> tuple[dict[str, Change], dict[str, Tensor], list[Problem]]:
+) -> tuple[dict[str, LowRankChange], dict[str, Tensor], list[Problem]]:
     """Changes by module, whole tensors by name, and what is neither."""
-    changes: dict[str, Change] = {}
+    changes: dict[str, LowRankChange] = {}
     whole: dict[str, Tensor] = {}
     problems = []
     for short, name in names.items():
         where = f"{tensors.where}, {name}"
-        end = next((end for end in KINDS if short.endswith(end)), None)
-        module = _present(loaded.family, short.removesuffix(end or ""), is_module=bool(end))
+        end = next((end for end in PART_SUFFIXES if short.endswith(end)), None)
+        module = _current_name(loaded.family, short.removesuffix(end or ""), is_module=bool(end))
         tensor = tensors.read(name)
         if not tensor.is_floating_point():
             problems.append(Problem(where, "numbers of a weight", str(tensor.dtype)))
         elif end is not None and f"{module}.weight" in known:
-            changes.setdefault(module, Change()).parts[KINDS[end]] = tensor
+            changes.setdefault(module, LowRankChange()).parts[PART_SUFFIXES[end]] = tensor
         elif end is None and module in known:
             whole[module] = tensor
-            if not _is_stated(config, short):
+            if not _is_declared(config, short):
                 expected = "no tensor that is neither a change nor named by bias or modules_to_save"
                 problems.append(Problem(where, expected))
         elif not _is_copy(loaded, module, tensor, names, tensors):
@@ -169,7 +169,7 @@ def _sorted_out(
     return changes, whole, problems
 
 
-def _present(family: Family, name: str, *, is_module: bool) -> str:
+def _current_name(family: Family, name: str, *, is_module: bool) -> str:
     """The name of a module, or of a tensor, as our tables have it."""
     name = name.replace(".base_layer.", ".")
     today = f"{name}.weight" if is_module else name
@@ -178,7 +178,7 @@ def _present(family: Family, name: str, *, is_module: bool) -> str:
     return today.removesuffix(".weight") if is_module else today
 
 
-def _is_stated(config: AdapterConfig, name: str) -> bool:
+def _is_declared(config: AdapterConfig, name: str) -> bool:
     """Whether the config says that a tensor is in the file as a whole."""
     if "bias" in name and config.values.get("bias", "none") != "none":
         return True
@@ -204,10 +204,10 @@ def _equals_embedding(loaded: Loaded, tensor: Tensor) -> bool:
     return tensor.shape == ours.shape and torch.equal(tensor.to(ours), ours)
 
 
-def _wrong_changes(
+def _check_changes(
     config: AdapterConfig,
-    known: Mapping[str, _Known],
-    changes: Mapping[str, Change],
+    known: Mapping[str, _AdaptableTensor],
+    changes: Mapping[str, LowRankChange],
     where: str,
 ) -> list[Problem]:
     """Changes that are missing, misshapen, or not where the config says."""
@@ -234,17 +234,17 @@ def _wrong_changes(
         for key in sorted(shapes.keys() | change.parts.keys()):
             there, shape = change.parts.get(key), shapes.get(key)
             if there is None or there.shape != shape:
-                end = next(end for end, each in KINDS.items() if each == key)
-                expected = "no such tensor" if shape is None else f"the shape {_shape(shape)}"
-                have = None if there is None else _shape(there.shape)
+                end = next(end for end, each in PART_SUFFIXES.items() if each == key)
+                expected = "no such tensor" if shape is None else f"the shape {_shape_text(shape)}"
+                have = None if there is None else _shape_text(there.shape)
                 problems.append(Problem(f"{where}, {module}{end}", expected, have))
     return problems
 
 
-def _wrong_tensors(
+def _check_whole_tensors(
     config: AdapterConfig,
-    known: Mapping[str, _Known],
-    changes: Mapping[str, Change],
+    known: Mapping[str, _AdaptableTensor],
+    changes: Mapping[str, LowRankChange],
     whole: Mapping[str, Tensor],
     where: str,
 ) -> list[Problem]:
@@ -257,14 +257,14 @@ def _wrong_tensors(
         needed = config.replaces(module) or (kind == "bias" and stated)
         shape, there = tensor.place.piece.shape, whole.get(name)
         if (there is None and needed) or (there is not None and there.shape != shape):
-            have = None if there is None else _shape(there.shape)
-            problems.append(Problem(f"{where}, {name}", f"the shape {_shape(shape)}", have))
+            have = None if there is None else _shape_text(there.shape)
+            problems.append(Problem(f"{where}, {name}", f"the shape {_shape_text(shape)}", have))
         if there is not None and not (needed or module in changes or biases != "none"):
             problems.append(Problem(f"{where}, {name}", "a change beside the frozen matrix"))
     return problems
 
 
-def _needs_a_projection(loaded: Loaded, names: Mapping[str, str], tensors: SafeTensors) -> bool:
+def _needs_untying(loaded: Loaded, names: Mapping[str, str], tensors: SafeTensors) -> bool:
     """Whether an adapter changes only one of the two that are one matrix in the model: the
     embedding and the output projection.
 
@@ -276,8 +276,8 @@ def _needs_a_projection(loaded: Loaded, names: Mapping[str, str], tensors: SafeT
     embedding = family.embedding.removeprefix(bare).removesuffix(".weight")
     output = family.output.removesuffix(".weight")
     for short, name in names.items():
-        end = next((end for end in KINDS if short.endswith(end)), "")
-        there = _present(family, short.removesuffix(end), is_module=bool(end))
+        end = next((end for end in PART_SUFFIXES if short.endswith(end)), "")
+        there = _current_name(family, short.removesuffix(end), is_module=bool(end))
         there = there if end else there.removesuffix(".weight")
         if there not in (embedding, output):
             continue
@@ -292,7 +292,7 @@ def _needs_a_projection(loaded: Loaded, names: Mapping[str, str], tensors: SafeT
     return False
 
 
-def _projection(module: Any) -> nn.Linear:
+def _untied_projection(module: Any) -> nn.Linear:
     """An output projection of its own, with the embedding's numbers."""
     weight = module.embedding.weight
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
@@ -300,5 +300,5 @@ def _projection(module: Any) -> nn.Linear:
     return layer
 
 
-def _shape(shape: Iterable[int]) -> str:
+def _shape_text(shape: Iterable[int]) -> str:
     return " x ".join(map(str, shape)) or "one number"

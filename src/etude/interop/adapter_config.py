@@ -19,7 +19,7 @@ from etude.interop.json_file import read_object
 NAME = "adapter_config.json"
 ALL_LINEAR = "all-linear"
 
-INITIAL = (True, False, None, "gaussian", "eva", "orthogonal")
+PLAIN_INITIALISATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
 """Values of `init_lora_weights` that set only the changes. `pissa`, `olora`, `loftq`, `corda` and
 `lora_ga` also change the frozen weights, which the adapter does not contain; `mica` is untested.
 """
@@ -32,7 +32,7 @@ Check = Callable[[object], str | None]
 """What was expected of a value, if it is wrong."""
 
 
-def _only(*allowed: object) -> Check:
+def _one_of(*allowed: object) -> Check:
     def check(value: object) -> str | None:
         if any(value == each and type(value) is type(each) for each in allowed):
             return None
@@ -41,80 +41,80 @@ def _only(*allowed: object) -> Check:
     return check
 
 
-def _that(expected: str, holds: Callable[[Any], bool]) -> Check:
+def _check(expected: str, holds: Callable[[Any], bool]) -> Check:
     return lambda value: None if holds(value) else expected
 
 
-def _any(value: object) -> str | None:
+def _accept_any(value: object) -> str | None:
     return None
 
 
-def _names(value: object) -> bool:
+def _is_name_list(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) and each for each in value)
 
 
-def _chosen(value: object) -> bool:
-    return _names(value) or (isinstance(value, str) and is_simple(value))
+def _is_module_choice(value: object) -> bool:
+    return _is_name_list(value) or (isinstance(value, str) and is_simple(value))
 
 
-def _patterns(value: object, number: Callable[[object], bool]) -> bool:
+def _are_patterns(value: object, number: Callable[[object], bool]) -> bool:
     return isinstance(value, dict) and all(
         is_simple(key) and number(each) for key, each in value.items()
     )
 
 
-def _positive(value: object) -> bool:
+def _is_positive(value: object) -> bool:
     return is_number(value) and isinstance(value, int | float) and value > 0
 
 
-def _whole(value: object) -> bool:
+def _is_positive_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _layers(value: object) -> bool:
+def _is_layer_choice(value: object) -> bool:
     each = value if isinstance(value, list) else [value]
     return all(isinstance(i, int) and not isinstance(i, bool) for i in each)
 
 
 PATTERN = "a name, or a pattern with at most 3 of * + ? and none after a bracket"
 MODULES = f"a list of module names, or {PATTERN}"
-FLAG = _that("true or false", lambda value: isinstance(value, bool | None))
+FLAG = _check("true or false", lambda value: isinstance(value, bool | None))
 
 FIELDS: dict[str, Check] = {
     # what the changes are
-    "peft_type": _only("LORA"),
-    "r": _that("a positive whole number", _whole),
-    "lora_alpha": _that("a positive number", _positive),
-    "lora_dropout": _that("a probability", lambda p: p is None or (is_number(p) and 0 <= p < 1)),
+    "peft_type": _one_of("LORA"),
+    "r": _check("a positive whole number", _is_positive_integer),
+    "lora_alpha": _check("a positive number", _is_positive),
+    "lora_dropout": _check("a probability", lambda p: p is None or (is_number(p) and 0 <= p < 1)),
     "use_rslora": FLAG,
     "use_dora": FLAG,
-    "rank_pattern": _that(
-        f"whole numbers by {PATTERN}", lambda v: v is None or _patterns(v, _whole)
+    "rank_pattern": _check(
+        f"whole numbers by {PATTERN}", lambda v: v is None or _are_patterns(v, _is_positive_integer)
     ),
-    "alpha_pattern": _that(f"numbers by {PATTERN}", lambda v: v is None or _patterns(v, _positive)),
-    "init_lora_weights": _only(*INITIAL),
-    "bias": _only("none", "all", "lora_only"),
+    "alpha_pattern": _check(f"numbers by {PATTERN}", lambda v: v is None or _are_patterns(v, _is_positive)),
+    "init_lora_weights": _one_of(*PLAIN_INITIALISATIONS),
+    "bias": _one_of("none", "all", "lora_only"),
     # where they are
-    "target_modules": _that(MODULES, _chosen),
-    "exclude_modules": _that(MODULES, lambda v: v is None or _chosen(v)),
-    "modules_to_save": _that("a list of module names", lambda v: v is None or _names(v)),
-    "layers_to_transform": _that("numbers of layers", lambda v: v is None or _layers(v)),
-    "layers_pattern": _that(MODULES, lambda v: v is None or _chosen(v)),
+    "target_modules": _check(MODULES, _is_module_choice),
+    "exclude_modules": _check(MODULES, lambda v: v is None or _is_module_choice(v)),
+    "modules_to_save": _check("a list of module names", lambda v: v is None or _is_name_list(v)),
+    "layers_to_transform": _check("numbers of layers", lambda v: v is None or _is_layer_choice(v)),
+    "layers_pattern": _check(MODULES, lambda v: v is None or _is_module_choice(v)),
     # of what Étude has not
-    "alora_invocation_tokens": _only(None),
-    "arrow_config": _only(None),
-    "enable_lora": _only(None),
-    "ensure_weight_tying": _only(False, None),
-    "kasa_config": _only(None),
-    "layer_replication": _only(None),
-    "lora_bias": _only(False, None),
-    "megatron_config": _only(None),
-    "monteclora_config": _only(None),
-    "target_parameters": _only(None, []),
-    "trainable_token_indices": _only(None),
-    "use_bdlora": _only(None),
-    "use_qalora": _only(False, None),
-    "velora_config": _only(None),
+    "alora_invocation_tokens": _one_of(None),
+    "arrow_config": _one_of(None),
+    "enable_lora": _one_of(None),
+    "ensure_weight_tying": _one_of(False, None),
+    "kasa_config": _one_of(None),
+    "layer_replication": _one_of(None),
+    "lora_bias": _one_of(False, None),
+    "megatron_config": _one_of(None),
+    "monteclora_config": _one_of(None),
+    "target_parameters": _one_of(None, []),
+    "trainable_token_indices": _one_of(None),
+    "use_bdlora": _one_of(None),
+    "use_qalora": _one_of(False, None),
+    "velora_config": _one_of(None),
     # without an effect: how training began, who wrote it, and what `peft` finds in the model itself
     **dict.fromkeys(
         (
@@ -123,7 +123,7 @@ FIELDS: dict[str, Check] = {
             "merge_weights", "peft_version", "qalora_group_size", "revision", "runtime_config",
             "task_type",
         ),
-        _any,
+        _accept_any,
     ),
 }  # fmt: skip
 """The fields of `peft` 0.21's LoraConfig, and older ones. One that is not here may only be off:
@@ -174,12 +174,12 @@ class AdapterConfig:
 
     def rank(self, module: str) -> int:
         """Of the changes of a module, by its released name."""
-        return int(self._of(module, "rank_pattern", self.values["r"]))
+        return int(self._pattern_value(module, "rank_pattern", self.values["r"]))
 
     def scale(self, module: str) -> float:
         """What the product of the two matrices counts."""
         alpha, rank = (
-            self._of(module, "alpha_pattern", self.values["lora_alpha"]),
+            self._pattern_value(module, "alpha_pattern", self.values["lora_alpha"]),
             self.rank(module),
         )
         return float(alpha / math.sqrt(rank) if self.values.get("use_rslora") else alpha / rank)
@@ -189,16 +189,16 @@ class AdapterConfig:
         names = self.values.get("modules_to_save") or []
         outer = module.split(".")
         within = (".".join(outer[: n + 1]) for n in range(len(outer)))
-        return any(_among(each, names) for each in within)
+        return any(_is_selected(each, names) for each in within)
 
     def targets(self, module: str, *, is_linear: bool) -> bool:
         """Whether `peft` puts changes into it."""
         wanted, excluded = self.values["target_modules"], self.values.get("exclude_modules")
-        if (excluded and _among(module, excluded)) or self.replaces(module):
+        if (excluded and _is_selected(module, excluded)) or self.replaces(module):
             return False
         if isinstance(wanted, str) and wanted.lower() == ALL_LINEAR:
             return is_linear
-        if not _among(module, wanted):
+        if not _is_selected(module, wanted):
             return False
         layers = self.values.get("layers_to_transform")
         if layers is None or layers == [] or isinstance(wanted, str) or module in wanted:
@@ -209,7 +209,7 @@ class AdapterConfig:
         number = next((int(match[1]) for match in found if match), None)
         return number in (layers if isinstance(layers, list) else [layers])
 
-    def _of(self, module: str, patterns: str, usual: Any) -> Any:
+    def _pattern_value(self, module: str, patterns: str, usual: Any) -> Any:
         for key, value in (self.values.get(patterns) or {}).items():
             if re.match(rf"(.*\.)?({key})$", module):
                 return value
@@ -231,7 +231,7 @@ def is_simple(pattern: str) -> bool:
     return True
 
 
-def _among(module: str, chosen: str | list[str]) -> bool:
+def _is_selected(module: str, chosen: str | list[str]) -> bool:
     if isinstance(chosen, str):
         return re.fullmatch(chosen, module) is not None
     return any(module == name or module.endswith(f".{name}") for name in chosen)

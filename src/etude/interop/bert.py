@@ -39,7 +39,7 @@ def body(prefix: str) -> dict[str, Rule]:
     }
 
 
-class Bert(Family):
+class BertFamily(Family):
     """An encoder with learned positions, segments, and a norm after each branch.
 
     The body alone has a pooler in `transformers`, which our `Encoder` has no use for: `Loaded.rest`
@@ -76,10 +76,10 @@ class Bert(Family):
         r"cls\.predictions\.decoder\.bias": "cls.predictions.bias"
     }
     output = "cls.predictions.decoder.weight"
-    kept: ClassVar[tuple[str, ...]] = (
+    retained: ClassVar[tuple[str, ...]] = (
         r"bert\.pooler\..*", r"cls\..*", r"classifier\..*", r"qa_outputs\..*",
     )  # fmt: skip
-    fields: ClassVar[tuple[str, ...]] = (
+    ignored_fields: ClassVar[tuple[str, ...]] = (
         "attention_probs_dropout_prob", "hidden_dropout_prob", "directionality",
         "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers",
         "pooler_size_per_head", "pooler_type", "tie_word_embeddings",
@@ -153,7 +153,7 @@ class Bert(Family):
             "layer_norm_eps": block.attention_norm.eps,
             "hidden_dropout_prob": module.dropout.p,
             "attention_probs_dropout_prob": module.dropout.p,
-            **self.more(module),
+            **self.extra_fields(module),
         }
         if isinstance(head, ClassificationHead | TaggingHead):
             labels = range(head.classifier.out_features)
@@ -161,7 +161,7 @@ class Bert(Family):
             fields["label2id"] = {f"LABEL_{i}": i for i in labels}
         return fields
 
-    def more(self, module: Any) -> dict[str, Any]:
+    def extra_fields(self, module: Any) -> dict[str, Any]:
         """Fields that BERT and RoBERTa do not share."""
         return {}
 

@@ -28,12 +28,12 @@ ROWS, LENGTH = 2, 48
 """Of the token ids that are compared on."""
 
 
-class Unreadable(EtudeError):
+class UnreadableByTransformers(EtudeError):
     """`transformers` cannot read it here."""
 
 
 @dataclass(frozen=True)
-class Difference:
+class LogitDifference:
     """Between two readings.
 
     Attributes:
@@ -50,12 +50,12 @@ class Difference:
         return self.largest <= tolerance
 
 
-def difference(ours: Tensor, theirs: Tensor) -> Difference:
+def logit_difference(ours: Tensor, theirs: Tensor) -> LogitDifference:
     """Of two tensors of logits of one shape."""
     if ours.shape != theirs.shape:
-        return Difference(float("inf"), float("inf"), float(ours.abs().max()))
+        return LogitDifference(float("inf"), float("inf"), float(ours.abs().max()))
     apart = (ours.double() - theirs.double()).abs()
-    return Difference(float(apart.max()), float(apart.mean()), float(ours.abs().max()))
+    return LogitDifference(float(apart.max()), float(apart.mean()), float(ours.abs().max()))
 
 
 def token_ids(vocabulary: int, longest: int, pad: int | None = None) -> Tensor:
@@ -78,8 +78,8 @@ def logits_of(module: Any, architecture: str, pad: int | None = None) -> Tensor:
     copy = _in_float64(module)
     ids = token_ids(copy.embedding.num_embeddings, copy.max_length, pad)
     if isinstance(copy, EncoderDecoder):
-        return copy(ids, _target(ids, copy.start_token))
-    if isinstance(copy, Decoder) and _headless(architecture):
+        return copy(ids, _target_ids(ids, copy.start_token))
+    if isinstance(copy, Decoder) and _has_no_head(architecture):
         return copy.hidden(ids)
     output: Tensor = copy(ids)
     return output
@@ -96,10 +96,10 @@ def logits_of_transformers(
         like: our module, for the sizes.
 
     Raises:
-        Unreadable: it isn't installed, or says no.
+        UnreadableByTransformers: it isn't installed, or says no.
     """
     if find_spec("transformers") is None:
-        raise Unreadable("transformers is not installed")
+        raise UnreadableByTransformers("transformers is not installed")
     import transformers
 
     if source.suffix == ".gguf":
@@ -113,10 +113,10 @@ def logits_of_transformers(
             )
         except Exception as error:
             said = next((line for line in str(error).splitlines() if line.strip()), "")
-            raise Unreadable(f"{type(error).__name__}: {said}") from error
+            raise UnreadableByTransformers(f"{type(error).__name__}: {said}") from error
         ids = token_ids(like.embedding.num_embeddings, like.max_length, pad)
         if isinstance(like, EncoderDecoder):
-            given = {"input_ids": ids, "decoder_input_ids": _target(ids, like.start_token)}
+            given = {"input_ids": ids, "decoder_input_ids": _target_ids(ids, like.start_token)}
         else:
             given = {"input_ids": ids}
         output = model.eval()(**given, attention_mask=torch.ones_like(ids))
@@ -126,7 +126,7 @@ def logits_of_transformers(
         if key in output:
             found: Tensor = output[key]
             return found
-    raise Unreadable(f"{architecture} gives no logits")
+    raise UnreadableByTransformers(f"{architecture} gives no logits")
 
 
 def logits_read_again(folder: Path, architecture: str, pad: int | None = None) -> Tensor:
@@ -135,12 +135,12 @@ def logits_read_again(folder: Path, architecture: str, pad: int | None = None) -
     return logits_of(module, architecture, pad)
 
 
-def _headless(architecture: str) -> bool:
+def _has_no_head(architecture: str) -> bool:
     """`LlamaModel`, `GPT2Model`; but GPT2LMHeadModel has one."""
     return architecture.endswith("Model") and not architecture.endswith("LMHeadModel")
 
 
-def _target(ids: Tensor, start: int) -> Tensor:
+def _target_ids(ids: Tensor, start: int) -> Tensor:
     """A target that begins with the start token, (2, T/2)."""
     half = ids[:, : max(1, ids.shape[1] // 2)].flip(1).clone()
     half[:, 0] = start

@@ -17,12 +17,12 @@ from torch import Tensor
 from etude.data.tokenizer import Tokenizer
 from etude.errors import Checks, EtudeError, Problem, RequestError
 from etude.interop import comparing, tokenizers
-from etude.interop.comparing import Difference, Unreadable, difference
+from etude.interop.comparing import LogitDifference, UnreadableByTransformers, logit_difference
 from etude.interop.family import Family, Model
 from etude.interop.hf_config import NAME
 from etude.interop.pretrained import family_for, save_weights
-from etude.interop.released import Released
-from etude.interop.sentence import MODULES, logits_of_mean, parted, write_modules
+from etude.interop.released import ReleasedModel
+from etude.interop.sentence_modules import MODULES, mean_head_logits, split_mean_head, write_modules
 from etude.models.heads import MeanClassificationHead
 from etude.models.mup import folded
 from etude.records.files import sweep_temporaries, temporary
@@ -34,7 +34,7 @@ _ABANDONED = 3600.0  # seconds after which a half-written folder is a killed pro
 log = logging.getLogger("etude.interop")
 
 
-class NotEqual(EtudeError):
+class LogitMismatch(EtudeError):
     """What was written does not compute what the source does."""
 
 
@@ -80,7 +80,7 @@ class Source:
         return found if isinstance(found, int) else None
 
 
-def of_released(named: str, released: Released) -> Source:
+def of_released(named: str, released: ReleasedModel) -> Source:
     """What was read from a folder, a file or the hub."""
     loaded = released.loaded
     if released.without is not None:
@@ -124,9 +124,9 @@ def of_run(
     Raises:
         RequestError: no family has all its parts; they are named.
     """
-    module, mean = parted(folded(module))
+    module, mean = split_mean_head(folded(module))
     family = family_for(module)
-    architecture = family.class_of(module, ending)
+    architecture = family.architecture_for(module, ending)
     end = tokenizer.end_of_text
     named_labels = {
         "id2label": {str(number): label for number, label in enumerate(labels)},
@@ -175,7 +175,7 @@ def convert(
     tolerance: float = TOLERANCE,
     force: bool = False,
     tell: Callable[[str], None] = log.info,
-) -> dict[str, Difference]:
+) -> dict[str, LogitDifference]:
     """Writes `config.json`, weights and tokenizer, and compares logits both ways: of the source as
     `transformers` reads it with ours, and of what was written, likewise. Where `transformers` is
     not installed, what was written is read again by us.
@@ -195,7 +195,7 @@ def convert(
 
     Raises:
         RequestError: see `check_destination`; a source that is the destination.
-        NotEqual: a difference is above the tolerance; nothing is left.
+        LogitMismatch: a difference is above the tolerance; nothing is left.
     """
     checks = Checks()
     checks.positive(tolerance=tolerance)
@@ -208,9 +208,9 @@ def convert(
     # Hidden, and of this process: what another has just begun to write is not touched.
     sweep_temporaries(destination.parent, of=destination.name, age=_ABANDONED)
     beside = temporary(destination)
-    found: dict[str, Difference] = {}
+    found: dict[str, LogitDifference] = {}
     try:
-        kind, size = source.family.model_type, _millions(source.module)
+        kind, size = source.family.model_type, _format_size(source.module)
         tell(f"writing {source.named} as {kind}, {size} parameters")
         beside.mkdir()
         save_weights(
@@ -222,21 +222,21 @@ def convert(
             rest=source.rest,
             dtype=dtype,
         )
-        _write_text(source, beside)
+        _write_tokenizer(source, beside)
         if source.mean is not None:
             write_modules(beside, source.mean, source.reads or source.module.max_length)
         ours = comparing.logits_of(source.module, source.architecture, source.pad)
         if source.files is not None:
             tell("comparing with the source as transformers reads it")
             try:
-                theirs = _theirs(source, source.files)
-                found["source by transformers"] = difference(ours, theirs)
-            except Unreadable as error:
+                theirs = _transformers_logits(source, source.files)
+                found["source by transformers"] = logit_difference(ours, theirs)
+            except UnreadableByTransformers as error:
                 tell(f"the source is not compared: {error}")
         if dtype is not None and dtype != next(source.module.parameters()).dtype:
             rounded = deepcopy(source.module).to(dtype)
             exact, ours = ours, comparing.logits_of(rounded, source.architecture, source.pad)
-            moved = difference(exact, ours)
+            moved = logit_difference(exact, ours)
             name = str(dtype).removeprefix("torch.")
             tell(
                 f"rounding to {name} moves logits by at most {moved.largest:.2g}, "
@@ -244,38 +244,38 @@ def convert(
             )
         tell("comparing with what was written")
         try:
-            theirs, reader = _theirs(source, beside), "transformers"
-        except Unreadable as error:
+            theirs, reader = _transformers_logits(source, beside), "transformers"
+        except UnreadableByTransformers as error:
             if "not installed" not in str(error):
-                raise NotEqual(f"{destination} is not kept: {error}") from error
+                raise LogitMismatch(f"{destination} is not kept: {error}") from error
             tell(f"{error}: what was written is read again by Étude instead")
             theirs = comparing.logits_read_again(beside, source.architecture, source.pad)
             reader = "Étude"
-        found[f"{destination.name} by {reader}"] = difference(ours, theirs)
+        found[f"{destination.name} by {reader}"] = logit_difference(ours, theirs)
         if source.mean is not None:
             head = deepcopy(source.mean).double().eval()
             with torch.inference_mode():
                 said = head(ours.double())
-            pooled = logits_of_mean(beside, theirs.double())
-            found[f"the logits of {MODULES}"] = difference(said, pooled)
-        _tell(found, tell)
+            pooled = mean_head_logits(beside, theirs.double())
+            found[f"the logits of {MODULES}"] = logit_difference(said, pooled)
+        _report_differences(found, tell)
         wrong = [what for what, apart in found.items() if not apart.within(tolerance)]
         if wrong:
-            raise NotEqual(
+            raise LogitMismatch(
                 f"logits differ by more than {tolerance:g}: {' and '.join(wrong)}; "
                 f"{destination} is not written"
             )
-        _put(beside, destination)
+        _move_into_place(beside, destination)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return found
 
 
-def _theirs(source: Source, files: Path) -> Tensor:
+def _transformers_logits(source: Source, files: Path) -> Tensor:
     return comparing.logits_of_transformers(files, source.architecture, source.module, source.pad)
 
 
-def _write_text(source: Source, folder: Path) -> None:
+def _write_tokenizer(source: Source, folder: Path) -> None:
     if source.tokenizer is None:
         return
     tokenizers.write(
@@ -304,7 +304,7 @@ def has_types(module: Any) -> bool:
     return types is not None and types.num_embeddings > 1
 
 
-def _put(beside: Path, destination: Path) -> None:
+def _move_into_place(beside: Path, destination: Path) -> None:
     """Renames; what was there is gone once the new folder is in its place."""
     if not destination.exists():
         beside.replace(destination)
@@ -319,7 +319,7 @@ def _put(beside: Path, destination: Path) -> None:
     shutil.rmtree(old)
 
 
-def _tell(found: Mapping[str, Difference], tell: Callable[[str], None]) -> None:
+def _report_differences(found: Mapping[str, LogitDifference], tell: Callable[[str], None]) -> None:
     width = max(map(len, found))
     for what, apart in found.items():
         tell(
@@ -328,5 +328,5 @@ def _tell(found: Mapping[str, Difference], tell: Callable[[str], None]) -> None:
         )
 
 
-def _millions(module: Model) -> str:
+def _format_size(module: Model) -> str:
     return f"{sum(p.numel() for p in module.parameters()) / 1e6:.1f} M"

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from etude.errors import InvalidArguments, Problem, RequestError, nearest
 from etude.interop.hf_config import HFConfig
-from etude.interop.parts import differences, parts
 from etude.interop.rules import Piece, Rule
+from etude.interop.structure import module_structure, structure_differences
 from etude.models.decoder import Decoder
 from etude.models.encoder import Encoder
 from etude.models.encoder_decoder import EncoderDecoder
@@ -51,8 +51,8 @@ class Family:
     renamed: ClassVar[Mapping[str, str]] = {}
     unused: ClassVar[tuple[str, ...]] = ()
     copies: ClassVar[Mapping[str, str]] = {}
-    kept: ClassVar[tuple[str, ...]] = ()
-    fields: ClassVar[tuple[str, ...]] = ()
+    retained: ClassVar[tuple[str, ...]] = ()
+    ignored_fields: ClassVar[tuple[str, ...]] = ()
     synonyms: ClassVar[Mapping[str, str]] = {}
     embedding: ClassVar[str]
     output: ClassVar[str]
@@ -69,7 +69,7 @@ class Family:
         """
         raise NotImplementedError
 
-    def class_of(self, module: Any, ending: str = "") -> str:
+    def architecture_for(self, module: Any, ending: str = "") -> str:
         """The class of `transformers` that a module of ours is written as.
 
         Args:
@@ -83,7 +83,7 @@ class Family:
         """The names in one class of `transformers`, of what the module has."""
         return self.names
 
-    def settle(self, config: HFConfig, same: bool | None) -> None:
+    def adjust_config(self, config: HFConfig, same: bool | None) -> None:
         """Corrects a config by what the file holds.
 
         Args:
@@ -111,13 +111,13 @@ class Family:
             RequestError: every field that cannot be represented.
         """
         arguments = self.arguments(config, architecture)
-        for field in self.fields:
+        for field in self.ignored_fields:
             config.get(field)
         config.synonyms(self.synonyms)
         config.done()
         try:
             with shapes_only():
-                return self.kind(**arguments, initialise=_nothing)
+                return self.kind(**arguments, initialise=_keep_weights)
         except InvalidArguments as error:
             raise RequestError(problem.under(config.where) for problem in error.problems) from error
         except (RuntimeError, OverflowError) as error:  # more bytes than can be counted
@@ -154,7 +154,7 @@ class Family:
                 ]
             yield name, pieces
 
-    def mismatch(self, module: nn.Module) -> list[str]:
+    def mismatches(self, module: nn.Module) -> list[str]:
         """What our module has that the family has not, in words; nothing if it fits."""
         if type(module) is not self.kind:
             return [f"{type(module).__name__}, not {self.kind.__name__}"]
@@ -166,7 +166,7 @@ class Family:
             twin = self.build(HFConfig(config, self.model_type), config["architectures"][0])
         except RequestError as error:
             return [str(problem) for problem in error.problems]
-        return differences(parts(module), parts(twin))
+        return structure_differences(module_structure(module), module_structure(twin))
 
 
 def matches(patterns: Iterable[str], name: str) -> bool:
@@ -174,5 +174,5 @@ def matches(patterns: Iterable[str], name: str) -> bool:
     return any(re.fullmatch(pattern, name) for pattern in patterns)
 
 
-def _nothing(module: nn.Module, layers: int) -> None:
+def _keep_weights(module: nn.Module, layers: int) -> None:
     """Leaves the weights as they are: they are about to be read."""

@@ -29,7 +29,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu_pytorch_tanh": GEGLUTanh, **GAT
 """The usual one first: `transformers` rounds `gelu_new` otherwise."""
 
 
-class Gemma3(Family):
+class Gemma3Family(Family):
     """Layers that see a window and, every so often, one that sees all, each with a rotary base of
     its own; norms before and after each branch and of queries and keys; embeddings times sqrt(D).
     """
@@ -49,7 +49,7 @@ class Gemma3(Family):
         "blocks.{i}.feedforward_norm": Same(LAYER + "pre_feedforward_layernorm"),
         "blocks.{i}.feedforward_post_norm": Same(LAYER + "post_feedforward_layernorm"),
     }
-    fields: ClassVar[tuple[str, ...]] = ("attention_dropout", "cache_implementation")
+    ignored_fields: ClassVar[tuple[str, ...]] = ("attention_dropout", "cache_implementation")
 
     def arguments(self, config: HFConfig, architecture: str) -> dict[str, Any]:
         config.only("use_bidirectional_attention", False)

@@ -90,17 +90,17 @@ class GGUF:
         try:
             self._reader = _Reader(self.where)
         except (ValueError, IndexError, KeyError, OverflowError, OSError) as error:
-            raise RequestError(_unreadable(self.where, error)) from error
+            raise RequestError(_unreadable_problem(self.where, error)) from error
         self.architecture = str(self.get("general.architecture"))
         if self.architecture not in ARCHITECTURES:
             expected = f"an architecture that can be read: {', '.join(ARCHITECTURES)}"
             where = f"{file}, general.architecture"
             close = nearest(self.architecture, ARCHITECTURES)
             raise RequestError(Problem(where, expected, self.architecture, close))
-        self._tensors = {_released(tensor.name): tensor for tensor in self._reader.tensors}
+        self._tensors = {_released_name(tensor.name): tensor for tensor in self._reader.tensors}
         if len(self._tensors) < len(self._reader.tensors):
             raise RequestError(Problem(str(file), "each tensor once"))
-        self._factors = self._tensors.pop(_released(ROPE_FACTORS), None)
+        self._factors = self._tensors.pop(_released_name(ROPE_FACTORS), None)
         self._check_quantisations()
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -123,7 +123,7 @@ class GGUF:
     def read(self, name: str) -> Tensor:
         """One of them in float32, with the rows of queries and keys as released."""
         tensor = self._tensors[name]
-        values = _numbers(tensor).view(self.shape(name))
+        values = _dequantised(tensor).view(self.shape(name))
         kind = tensor.name.rpartition(".")[0].rpartition(".")[2]
         if kind in ARCHITECTURES[self.architecture]:
             key = "head_count_kv" if kind == "attn_k" else "head_count"
@@ -155,12 +155,12 @@ class GGUF:
         for key, name in FIELDS.items():
             value = self._value(key)
             if value is None and key in REQUIRED and key != "attention.head_count_kv":
-                problems.append(Problem(self._place(key), "a number", value))
+                problems.append(Problem(self._key_path(key), "a number", value))
             if isinstance(value, list):
                 expected = "one number: a model whose layers differ cannot be read"
-                problems.append(Problem(self._place(key), expected, value))
+                problems.append(Problem(self._key_path(key), expected, value))
             elif value is not None and (not is_number(value) or value <= 0):
-                problems.append(Problem(self._place(key), "a positive number", value))
+                problems.append(Problem(self._key_path(key), "a positive number", value))
             elif value is not None:
                 fields[name] = value
         if problems:
@@ -175,18 +175,21 @@ class GGUF:
             "vocab_size": (fields["vocab_size"], "the rows of the token embedding"),
             "rope.dimension_count": (width, "the width of a head: all of it is turned"),
             "attention.value_length": (width, "the width of a head, of keys too"),
-            "attention.scale": (_shortest(width**-0.5), "1 over the root of a head's width"),
+            "attention.scale": (
+                _shortest_decimal(width**-0.5),
+                "1 over the root of a head's width",
+            ),
         }
         for key, (expected, means) in expected_of.items():
             value = self._value(key)
             unset = key == "attention.scale" and value == 0
             same = is_number(value) and math.isclose(value, expected, rel_tol=TOLERANCE)
             if value is not None and not same and not unset:
-                problems.append(Problem(self._place(key), f"{expected}, {means}", value))
+                problems.append(Problem(self._key_path(key), f"{expected}, {means}", value))
         if problems:
             raise RequestError(problems)
-        fields["rms_norm_eps"] = _shortest(fields["rms_norm_eps"])
-        fields["rope_theta"] = _shortest(fields.get("rope_theta", 10000.0))
+        fields["rms_norm_eps"] = _shortest_decimal(fields["rms_norm_eps"])
+        fields["rope_theta"] = _shortest_decimal(fields.get("rope_theta", 10000.0))
         fields["rope_scaling"] = self._scaling(fields)
         fields["tie_word_embeddings"] = "lm_head.weight" not in self._tensors
         fields["attention_bias"] = "model.layers.0.self_attn.q_proj.bias" in self._tensors
@@ -208,22 +211,22 @@ class GGUF:
         said = {key: self._value(key) for key in ("rope.scaling.factor", "rope.scale_linear")}
         for key, value in said.items():
             if value is not None and (not is_number(value) or value < 0):
-                raise RequestError(Problem(self._place(key), "a number, 0 or more", value))
+                raise RequestError(Problem(self._key_path(key), "a number, 0 or more", value))
         factors = {value for value in said.values() if value not in (None, 0)}
-        factor = _shortest(next(iter(factors), 1.0))
+        factor = _shortest_decimal(next(iter(factors), 1.0))
         kind = self._value("rope.scaling.type", "linear" if factors else "none")
-        place = self._place("rope.scaling.type")
+        place = self._key_path("rope.scaling.type")
         if kind not in ("none", "linear"):
             expected = "none or linear: no other scaling of rotary positions is read from GGUF"
             raise RequestError(Problem(place, expected, kind))
         if len(factors) > 1:
             expected = f"what rope.scaling.factor says, {said['rope.scaling.factor']}"
-            where = self._place("rope.scale_linear")
+            where = self._key_path("rope.scale_linear")
             raise RequestError(Problem(where, expected, said["rope.scale_linear"]))
         if factor != 1 and (kind == "none" or self._factors is not None):
             key = next(key for key, value in said.items() if value)
             what = "rope.scaling.type is none" if kind == "none" else f"there is {ROPE_FACTORS}"
-            raise RequestError(Problem(self._place(key), f"1: {what}", factor))
+            raise RequestError(Problem(self._key_path(key), f"1: {what}", factor))
         if self._factors is not None:
             return self._llama3(fields)
         return {"rope_type": "linear", "factor": factor} if factor != 1 else None
@@ -231,7 +234,7 @@ class GGUF:
     def _llama3(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Llama 3's scaling, of which the file has only what each frequency is divided by."""
         assert self._factors is not None
-        factors = _numbers(self._factors).flatten()
+        factors = _dequantised(self._factors).flatten()
         K = fields["head_dim"]
         said = {"factor": float(factors.max()), "low": 1.0, "high": 4.0, "original_length": 8192}
         waves = 2 * math.pi * fields["rope_theta"] ** (torch.arange(0, K, 2).double() / K)
@@ -248,7 +251,7 @@ class GGUF:
     def _value(self, key: str, default: Any = None) -> Any:
         return self.get(f"{self.architecture}.{key}", default)
 
-    def _place(self, key: str) -> str:
+    def _key_path(self, key: str) -> str:
         return f"{self.where}, {self.architecture}.{key}"
 
     def _check_quantisations(self) -> None:
@@ -266,13 +269,13 @@ class GGUF:
             raise RequestError(problems)
 
 
-def _numbers(tensor: ReaderTensor) -> Tensor:
+def _dequantised(tensor: ReaderTensor) -> Tensor:
     """Dequantised; a copy where that is a view of the file, which is not to be written to."""
     found = dequantize(tensor.data, tensor.tensor_type)
     return torch.from_numpy(np.require(found, np.float32, ["C", "W"]))
 
 
-def _released(name: str) -> str:
+def _released_name(name: str) -> str:
     """The released name of a tensor; its own if there is none."""
     path, _, kind = name.rpartition(".")
     block = re.match(r"blk\.(\d+)\.", path)
@@ -283,12 +286,12 @@ def _released(name: str) -> str:
     return f"{found.replace('{i}', block[1] if block else '')}.{kind}"
 
 
-def _shortest(value: float) -> float:
+def _shortest_decimal(value: float) -> float:
     """The decimal number that a float32 was written for: 9.999999747e-06 is 1e-05."""
     return float(f"{value:.6g}")
 
 
-def _unreadable(file: Path, error: Exception) -> Problem:
+def _unreadable_problem(file: Path, error: Exception) -> Problem:
     unknown = re.search(r"(\d+)\)? is not a valid GGMLQuantizationType", str(error))
     if unknown:
         known = ", ".join(kind.name for kind in GGMLQuantizationType)

@@ -107,7 +107,7 @@ def unknown_keys(
     read = {f"{architecture}.{key}" for key in READ}
     inert = tuple(each.replace("{arch}", architecture) for each in INERT)
     only = {key.replace("{arch}", architecture): allowed for key, allowed in ONLY.items()}
-    return _wrong((key for key in keys if key not in read), value, inert, only, where)
+    return _refused_keys((key for key in keys if key not in read), value, inert, only, where)
 
 
 def unknown_tokenizer_keys(
@@ -115,19 +115,19 @@ def unknown_tokenizer_keys(
 ) -> list[Problem]:
     """What of a file's metadata makes other tokens than Étude's byte-level tokenizer."""
     kept = (key for key in keys if key.startswith("tokenizer.") and key not in TOKENIZER_READ)
-    return _wrong(kept, value, TOKENIZER_INERT, TOKENIZER_ONLY, where)
+    return _refused_keys(kept, value, TOKENIZER_INERT, TOKENIZER_ONLY, where)
 
 
-def wrong_tokenizer_values(value: Callable[[str], Any], where: str) -> list[Problem]:
+def invalid_tokenizer_values(value: Callable[[str], Any], where: str) -> list[Problem]:
     """What of a file's tokens is of another type than the format says, or no id of a token."""
     texts = value("tokenizer.ggml.tokens")
     count = len(texts) if isinstance(texts, list) else 0
     checks: dict[str, tuple[str, Callable[[Any], bool]]] = {
-        "tokens": ("a list of texts", lambda v: _all(v, str)),
-        "merges": ("a list of texts", lambda v: _all(v, str)),
+        "tokens": ("a list of texts", lambda v: _is_list_of(v, str)),
+        "merges": ("a list of texts", lambda v: _is_list_of(v, str)),
         "token_type": (
             "a list of whole numbers, one a token",
-            lambda v: _all(v, int) and len(v) == count,
+            lambda v: _is_list_of(v, int) and len(v) == count,
         ),
         "add_bos_token": ("true or false", lambda v: isinstance(v, bool)),
         **{
@@ -146,11 +146,11 @@ def wrong_tokenizer_values(value: Callable[[str], Any], where: str) -> list[Prob
     ]
 
 
-def _all(value: object, kind: type) -> bool:
+def _is_list_of(value: object, kind: type) -> bool:
     return isinstance(value, list) and all(isinstance(each, kind) for each in value)
 
 
-def _wrong(
+def _refused_keys(
     keys: Iterable[str],
     value: Callable[[str], Any],
     inert: tuple[str, ...],

@@ -35,7 +35,7 @@ log = logging.getLogger("etude.interop")
 
 
 @dataclass(frozen=True)
-class Place:
+class WeightsLocation:
     """Where weights lie on this machine.
 
     Attributes:
@@ -48,7 +48,7 @@ class Place:
     commit: str | None = None
 
 
-def locate(source: str | Path, revision: str | None = None) -> Place:
+def locate(source: str | Path, revision: str | None = None) -> WeightsLocation:
     """A local path as it is; a hub id as the folder that it was downloaded to.
 
     Args:
@@ -65,7 +65,7 @@ def locate(source: str | Path, revision: str | None = None) -> Place:
         if revision is not None:
             expected = "none: the source is a path on this machine"
             raise RequestError(Problem("revision", expected, revision))
-        return Place(path)
+        return WeightsLocation(path)
     inner = _HUB_FILE.fullmatch(typed)
     if inner is not None:
         return _from_hub(inner[1], revision, inner[2])
@@ -79,7 +79,7 @@ def is_hub_id(source: str) -> bool:
     return bool(_HUB_ID.fullmatch(source) or _HUB_FILE.fullmatch(source))
 
 
-def _from_hub(name: str, revision: str | None, file: str | None) -> Place:
+def _from_hub(name: str, revision: str | None, file: str | None) -> WeightsLocation:
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -88,13 +88,13 @@ def _from_hub(name: str, revision: str | None, file: str | None) -> Place:
         RevisionNotFoundError,
     )
 
-    here = _seen(name, revision, file)
+    here = _find_cached(name, revision, file)
     if here is not None and (constants.HF_HUB_OFFLINE or COMMIT.fullmatch(revision or "")):
         return here  # a commit's files never change: nothing is asked
     try:
         info = HfApi().model_info(name, revision=revision, timeout=TIMEOUT)
         names = {sibling.rfilename for sibling in info.siblings or []}
-        wanted = _wanted(name, names, file)
+        wanted = _required_files(name, names, file)
         if here is None or here.commit != info.sha:
             log.info("downloading %s, commit %s", name, info.sha)
         folder = Path(snapshot_download(name, revision=info.sha, allow_patterns=wanted))
@@ -102,8 +102,8 @@ def _from_hub(name: str, revision: str | None, file: str | None) -> Place:
         if index is not None:
             shards = files_named(folder / index)
             folder = Path(snapshot_download(name, revision=info.sha, allow_patterns=shards))
-        _remember(name, revision, str(info.sha))
-        return Place(folder / file if file else folder, name, info.sha)
+        _save_reference(name, revision, str(info.sha))
+        return WeightsLocation(folder / file if file else folder, name, info.sha)
     except RequestError:
         raise
     except RevisionNotFoundError as error:
@@ -121,10 +121,10 @@ def _from_hub(name: str, revision: str | None, file: str | None) -> Place:
         if here is not None:
             log.warning("no hub; %s as last seen here: commit %s", name, here.commit)
             return here
-        raise RequestError(_offline(name, revision, file, error)) from error
+        raise RequestError(_offline_problem(name, revision, file, error)) from error
 
 
-def _wanted(name: str, names: set[str], file: str | None) -> list[str]:
+def _required_files(name: str, names: set[str], file: str | None) -> list[str]:
     """The files of a repository that are needed."""
     if file is not None:
         if file not in names:
@@ -148,7 +148,7 @@ def _cache(name: str) -> Path:
     return Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}")
 
 
-def _seen(name: str, revision: str | None, file: str | None) -> Place | None:
+def _find_cached(name: str, revision: str | None, file: str | None) -> WeightsLocation | None:
     """What was downloaded before, if it is all there."""
     reference = _cache(name) / "refs" / (revision or "main")
     if revision and COMMIT.fullmatch(revision):
@@ -159,17 +159,17 @@ def _seen(name: str, revision: str | None, file: str | None) -> Place | None:
         return None
     folder = _cache(name) / "snapshots" / commit
     if file is not None:
-        return Place(folder / file, name, commit) if (folder / file).is_file() else None
+        return WeightsLocation(folder / file, name, commit) if (folder / file).is_file() else None
     weights = next((folder / each for each in WEIGHTS if (folder / each).is_file()), None)
     if weights is None or not (folder / NAME).is_file():
         return None
     shards = files_named(weights) if weights.name.endswith(INDEX) else []
     if not all((folder / shard).is_file() for shard in shards):
         return None
-    return Place(folder, name, commit)
+    return WeightsLocation(folder, name, commit)
 
 
-def _remember(name: str, revision: str | None, commit: str) -> None:
+def _save_reference(name: str, revision: str | None, commit: str) -> None:
     """Notes what a branch pointed to, where the hub's own library does."""
     if revision and COMMIT.fullmatch(revision):
         return
@@ -178,7 +178,9 @@ def _remember(name: str, revision: str | None, commit: str) -> None:
     reference.write_text(commit, encoding="utf-8")
 
 
-def _offline(name: str, revision: str | None, file: str | None, error: Exception) -> Problem:
+def _offline_problem(
+    name: str, revision: str | None, file: str | None, error: Exception
+) -> Problem:
     reason = next((line for line in str(error).splitlines() if line.strip()), "")
     files = file or f"{NAME} {SAFETENSORS} tokenizer.json tokenizer_config.json"
     folder = name.rpartition("/")[2]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from etude.interop.family import Family
 from etude.interop.hf_config import ACTIVATIONS, HFConfig, activation_name
-from etude.interop.rules import Row, Rule, Same, Stacked
+from etude.interop.rules import RowVector, Rule, Same, Stacked
 from etude.models.encoder_decoder import EncoderDecoder
 from etude.nn.attention import MultiHeadAttention
 from etude.nn.block import PostNormBlock
@@ -36,7 +36,7 @@ def _stack(stack: str) -> dict[str, Rule]:
     }
 
 
-class Marian(Family):
+class MarianFamily(Family):
     """The original Transformer, with a bias of the logits; its sinusoids are not read but
     computed.
     """
@@ -51,12 +51,12 @@ class Marian(Family):
         **_stack("encoder"),
         **_stack("decoder"),
         **_attention("decoder.blocks.{i}.cross", "model.decoder.layers.{i}.encoder_attn"),
-        "logit_bias": Row("final_logits_bias"),
+        "logit_bias": RowVector("final_logits_bias"),
         "head": Same("lm_head"),
     }
     unused: ClassVar[tuple[str, ...]] = (r"model\.(en|de)coder\.embed_positions\.weight",)
     copies: ClassVar = {r"model\.(en|de)coder\.embed_tokens\.weight": embedding}
-    fields: ClassVar[tuple[str, ...]] = (
+    ignored_fields: ClassVar[tuple[str, ...]] = (
         "activation_dropout", "add_bias_logits", "attention_dropout", "classif_dropout",
         "decoder_layerdrop", "dropout", "encoder_layerdrop",
     )  # fmt: skip

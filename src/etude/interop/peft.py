@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from etude.errors import Problem, RequestError
 from etude.interop.adapter_config import NAME as CONFIG
 from etude.interop.family import Family
-from etude.interop.places import Place, places
 from etude.interop.pretrained import family_for
-from etude.interop.sentence import parted, write_modules
+from etude.interop.sentence_modules import split_mean_head, write_modules
+from etude.interop.tensor_slices import TensorSlice, tensor_slices
 from etude.nn.lora import LoRA, LoRALinear, adapted
 
 WEIGHTS = "adapter_model.safetensors"
@@ -58,20 +58,20 @@ def save_adapter(
     layers = adapted(module)
     if not layers:
         raise RequestError(Problem("the model", "low-rank changes; it has none"))
-    twin, mean = parted(_plain_twin(module))
+    twin, mean = split_mean_head(_without_changes(module))
     family = family or family_for(twin)
-    kind = family.class_of(twin, ending)
-    known = places(twin, family, kind)
+    kind = family.architecture_for(twin, ending)
+    known = tensor_slices(twin, family, kind)
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     for name, place in known.items():
         layer = layers.get(place.name.removesuffix(".weight"))
-        if layer is None or (change := _joined(layer, place.rows)) is None:
+        if layer is None or (change := _concatenate_changes(layer, place.rows)) is None:
             continue
         there = name.removesuffix(".weight")
         tensors[f"{there}.lora_A.weight"], tensors[f"{there}.lora_B.weight"] = change
         ranks[there] = len(change[0])
-    head = _head(twin, family, known)
+    head = _head_tensors(twin, family, known)
     modules = [name.removesuffix(".weight") for name in known if name.endswith(".weight")]
     usual = min(ranks.values())
     larger = {rank: [name for name in ranks if ranks[name] == rank] for rank in {*ranks.values()}}
@@ -84,11 +84,13 @@ def save_adapter(
         "r": usual,
         "lora_alpha": each * usual,
         "lora_dropout": options.dropout,
-        "rank_pattern": {n: r for r, some in larger.items() for n in _suffixes(some, modules)},
-        "alpha_pattern": {
-            n: each * r for r, some in larger.items() for n in _suffixes(some, modules)
+        "rank_pattern": {
+            n: r for r, some in larger.items() for n in _shortest_suffixes(some, modules)
         },
-        "target_modules": _suffixes(ranks, modules),
+        "alpha_pattern": {
+            n: each * r for r, some in larger.items() for n in _shortest_suffixes(some, modules)
+        },
+        "target_modules": _shortest_suffixes(ranks, modules),
         "modules_to_save": _outermost(name.rpartition(".")[0] for name in head) or None,
         "bias": "none",
         "fan_in_fan_out": any(_is_transposed(known[f"{name}.weight"]) for name in ranks),
@@ -104,7 +106,7 @@ def save_adapter(
         write_modules(folder, mean, reads or twin.max_length)
 
 
-def _joined(layer: LoRALinear, rows: Tensor) -> tuple[Tensor, Tensor] | None:
+def _concatenate_changes(layer: LoRALinear, rows: Tensor) -> tuple[Tensor, Tensor] | None:
     """A (r, in) and B (rows, r) of all changes of some of a layer's rows, in the order given."""
     found: list[tuple[Tensor, Tensor]] = []
     for change in layer.changes.values():
@@ -119,7 +121,7 @@ def _joined(layer: LoRALinear, rows: Tensor) -> tuple[Tensor, Tensor] | None:
     return torch.cat([a for a, _ in found]), torch.cat([b for _, b in found], dim=1)
 
 
-def _head(module: Any, family: Family, known: dict[str, Place]) -> dict[str, Tensor]:
+def _head_tensors(module: Any, family: Family, known: dict[str, TensorSlice]) -> dict[str, Tensor]:
     """The released tensors of an encoder's head, whole modules."""
     if not hasattr(getattr(module, "head", None), "gives"):
         return {}
@@ -143,12 +145,12 @@ def _outermost(modules: Iterable[str]) -> list[str]:
     )
 
 
-def _is_transposed(place: Place) -> bool:
+def _is_transposed(place: TensorSlice) -> bool:
     """Whether the released matrix is (input, output)."""
     return place.piece.view.stride(-1) != 1 and place.piece.view.ndim == 2
 
 
-def _suffixes(chosen: Iterable[str], modules: list[str]) -> list[str]:
+def _shortest_suffixes(chosen: Iterable[str], modules: list[str]) -> list[str]:
     """The shortest ends of names, of two parts or more, that only the chosen ones have."""
     chosen = set(chosen)
     found = set()
@@ -163,7 +165,7 @@ def _suffixes(chosen: Iterable[str], modules: list[str]) -> list[str]:
     return sorted(found)
 
 
-def _plain_twin(module: Any) -> Any:
+def _without_changes(module: Any) -> Any:
     """The module without its changes, sharing its weights; itself if it has none."""
     if not adapted(module):
         return module

@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from etude.errors import Problem, RequestError
-from etude.interop.families import FAMILIES, family_of
 from etude.interop.family import Family, Model, matches
+from etude.interop.family_registry import FAMILIES, family_of
 from etude.interop.hf_config import NAME, HFConfig
-from etude.interop.parts import differences, parts
 from etude.interop.rules import Piece
-from etude.interop.sentence import parted
+from etude.interop.sentence_modules import split_mean_head
+from etude.interop.structure import module_structure, structure_differences
 from etude.interop.tensors import INDEX, SAFETENSORS, Tensors, open_tensors
 
 SHARD = 5 * 10**9
@@ -37,7 +37,7 @@ DEPTHS = (
     "decoder_layers",
 )  # fmt: skip
 """Fields that count layers, in all families."""
-SHOWN = 5
+MAX_LISTED = 5
 """Mismatches that a message lists."""
 
 log = logging.getLogger("etude.interop")
@@ -106,18 +106,18 @@ def load_tensors(
     family = family_of(config)
     kind = family.architecture(config, architecture)
     _check_depth(config, tensors)
-    found = _by_present_name(family, tensors)
+    found = _file_names_by_current_name(family, tensors)
     same = None
     if family.output in found and family.embedding in found:
-        same = _equal(tensors, found[family.output], found[family.embedding])
-    family.settle(config, same)
+        same = _tensors_equal(tensors, found[family.output], found[family.embedding])
+    family.adjust_config(config, same)
     module = family.build(config, kind)
     pieces = dict(family.pieces(module, kind))
-    rest = _check(family, config, tensors, found, pieces, same)
+    rest = _check_tensors(family, config, tensors, found, pieces, same)
     kept = {name: tensors.read(name).clone() for name in rest}
     if kept:
-        log.info("not used by %s, kept aside: %s", type(module).__name__, _listed(rest))
-    _fill(family, module, kind, tensors, found, dtype, torch.device(device))
+        log.info("not used by %s, kept aside: %s", type(module).__name__, _join_names(rest))
+    _fill_parameters(family, module, kind, tensors, found, dtype, torch.device(device))
     where = tensors.where if tensors.where.is_dir() else tensors.where.parent
     arguments = family.arguments(config, kind)
     return Loaded(module.eval(), family, kind, config.values, where, arguments, kept)
@@ -135,12 +135,12 @@ def _check_depth(config: HFConfig, tensors: Tensors) -> None:
         raise RequestError(problems)
 
 
-def _by_present_name(family: Family, tensors: Tensors) -> dict[str, str]:
+def _file_names_by_current_name(family: Family, tensors: Tensors) -> dict[str, str]:
     """The name in the file of each tensor, by what a class with a head calls it today."""
     found = {}
     names = tensors.names()
     bare = family.prefix and not any(name.startswith(family.prefix) for name in names)
-    heads = {rule for rule in family.kept if not rule.startswith(re.escape(family.prefix))}
+    heads = {rule for rule in family.retained if not rule.startswith(re.escape(family.prefix))}
     for name in names:
         present = name
         for pattern, today in family.renamed.items():
@@ -151,11 +151,11 @@ def _by_present_name(family: Family, tensors: Tensors) -> dict[str, str]:
     return found
 
 
-def _equal(tensors: Tensors, a: str, b: str) -> bool:
+def _tensors_equal(tensors: Tensors, a: str, b: str) -> bool:
     return tensors.shape(a) == tensors.shape(b) and torch.equal(tensors.read(a), tensors.read(b))
 
 
-def _check(
+def _check_tensors(
     family: Family,
     config: HFConfig,
     tensors: Tensors,
@@ -175,21 +175,21 @@ def _check(
     extra: list[Problem] = []
     for name, shape in wanted.items():
         if name not in found:
-            missing.append(Problem(f"{where}, {name}", f"a tensor of shape {_shape(shape)}"))
+            missing.append(Problem(f"{where}, {name}", f"a tensor of shape {_shape_text(shape)}"))
         elif tensors.shape(found[name]) != shape:
             have = tensors.shape(found[name])
             hint = None
             if name == family.embedding and have[1:] == shape[1:]:
                 hint = f"vocab_size in {NAME} is {shape[0]}"
-            expected = f"the shape {_shape(shape)} that {NAME} says"
-            misshapen.append(Problem(f"{where}, {found[name]}", expected, _shape(have), hint))
+            expected = f"the shape {_shape_text(shape)} that {NAME} says"
+            misshapen.append(Problem(f"{where}, {found[name]}", expected, _shape_text(have), hint))
     rest = []
     for name, there in found.items():
         original = next((of for rule, of in family.copies.items() if matches([rule], name)), None)
         if name in wanted or matches(family.unused, name):
             continue
         if original is not None:
-            if original in found and not _equal(tensors, there, found[original]):
+            if original in found and not _tensors_equal(tensors, there, found[original]):
                 expected = f"what {found[original]} has: Étude has one tensor for both"
                 extra.append(Problem(f"{where}, {there}", expected))
             continue
@@ -197,19 +197,19 @@ def _check(
             if not same:
                 expected = f"what the embedding has: tie_word_embeddings in {NAME} is true"
                 extra.append(Problem(f"{where}, {there}", expected))
-        elif matches(family.kept, name):
+        elif matches(family.retained, name):
             rest.append(there)
         else:
             expected = f"no such tensor in {family.model_type} as {NAME} describes it"
             extra.append(Problem(f"{where}, {there}", expected))
     problems = misshapen + missing + extra
     if len(missing) > len(wanted) // 2:
-        other = _likely(tensors.names(), family)
+        other = _guess_family(tensors.names(), family)
         hint = f"the names are those of {other}" if other else "is this another architecture?"
         problems.insert(0, Problem(where, f"the tensors of {family.model_type}", hint=hint))
     if problems:
-        more = len(problems) - SHOWN
-        shown = problems[:SHOWN]
+        more = len(problems) - MAX_LISTED
+        shown = problems[:MAX_LISTED]
         if more > 0:
             last = f"{len(missing)} missing, {len(misshapen)} of another shape, {len(extra)} extra"
             shown.append(
@@ -219,7 +219,7 @@ def _check(
     return rest
 
 
-def _likely(names: list[str], but: Family) -> str | None:
+def _guess_family(names: list[str], but: Family) -> str | None:
     """The family whose names a file has, if another than `but`."""
     general = {re.sub(r"\.\d+\.", ".{i}.", name) for name in names}
 
@@ -235,7 +235,7 @@ def _likely(names: list[str], but: Family) -> str | None:
     return best.model_type if score(best) > len(general) // 2 else None
 
 
-def _fill(
+def _fill_parameters(
     family: Family,
     module: nn.Module,
     architecture: str,
@@ -246,7 +246,7 @@ def _fill(
 ) -> None:
     """Puts a parameter with the file's numbers in place of each on the meta device."""
     if dtype is None:
-        dtype = _read(tensors, found[family.embedding]).dtype
+        dtype = _read_floats(tensors, found[family.embedding]).dtype
     for name, parameter in list(module.named_parameters()):
         path, _, key = name.rpartition(".")
         owner = module.get_submodule(path)
@@ -255,11 +255,11 @@ def _fill(
     with torch.no_grad():
         for _, pieces in family.pieces(module, architecture):
             for piece in pieces:
-                there = _read(tensors, found[piece.name])
+                there = _read_floats(tensors, found[piece.name])
                 piece.view.copy_(there.view(piece.view.shape))
 
 
-def _read(tensors: Tensors, name: str) -> Tensor:
+def _read_floats(tensors: Tensors, name: str) -> Tensor:
     """A tensor of numbers that a model can be computed with.
 
     Raises:
@@ -280,7 +280,7 @@ def family_for(module: nn.Module) -> Family:
     """
     said = {}
     for name, family in FAMILIES.items():
-        wrong = family.mismatch(module)
+        wrong = family.mismatches(module)
         if not wrong:
             return family
         said[name] = wrong
@@ -289,7 +289,7 @@ def family_for(module: nn.Module) -> Family:
         key=lambda name: len(said[name]),
     )
     problems = [
-        Problem(f"as {name}", "parts that this family has", hint=_listed(said[name], "; "))
+        Problem(f"as {name}", "parts that this family has", hint=_join_names(said[name], "; "))
         for name in near[:4]
     ]
     kinds = ", ".join(sorted({family.kind.__name__ for family in FAMILIES.values()}))
@@ -306,7 +306,7 @@ def check_writable(module: nn.Module, where: str) -> None:
         RequestError: it could not; names what is in the way, and the choices that can be written.
     """
     try:
-        family_for(parted(module)[0])
+        family_for(split_mean_head(module)[0])
     except RequestError as error:
         names = [name for name, family in FAMILIES.items() if type(module) is family.kind]
         heads = " and model/head=classification, mean, tagging or masked_lm"
@@ -342,12 +342,12 @@ def save_weights(
     """
     if family is None:
         family = family_for(module)
-    elif wrong := family.mismatch(module):
-        hint = _listed(wrong, "; ")
+    elif wrong := family.mismatches(module):
+        hint = _join_names(wrong, "; ")
         raise RequestError(Problem(f"as {family.model_type}", "parts it has", hint=hint))
     fields = family.config(module)
     if config is not None:
-        fields = _agreeing(family, module, dict(config), fields)
+        fields = _merge_config(family, module, dict(config), fields)
     kind = architecture or fields["architectures"][0]
     if kind not in family.architectures:
         kind = family.config(module)["architectures"][0]
@@ -357,19 +357,19 @@ def save_weights(
     fields.pop("torch_dtype", None)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(_released(family, module, kind, rest or {}, kept_dtype), folder)
+    _write_shards(_released_tensors(family, module, kind, rest or {}, kept_dtype), folder)
     text = json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False)
     (folder / NAME).write_text(text + "\n", encoding="utf-8")
 
 
-def _agreeing(
+def _merge_config(
     family: Family, module: nn.Module, config: dict[str, Any], ours: dict[str, Any]
 ) -> dict[str, Any]:
     """The released config if it describes the module, else with our fields over it."""
     reading = HFConfig(dict(config), NAME)
     try:
         twin = family.build(reading, family.architecture(reading, None))
-        if not differences(parts(module), parts(twin)):
+        if not structure_differences(module_structure(module), module_structure(twin)):
             return config
     except RequestError:
         pass
@@ -378,7 +378,7 @@ def _agreeing(
     return {**config, **ours}
 
 
-def _released(
+def _released_tensors(
     family: Family,
     module: nn.Module,
     architecture: str,
@@ -395,7 +395,7 @@ def _released(
         yield name, tensor.to("cpu", dtype)
 
 
-def _write(tensors: Iterator[tuple[str, Tensor]], folder: Path) -> None:
+def _write_shards(tensors: Iterator[tuple[str, Tensor]], folder: Path) -> None:
     """One file, or several with an index; a shard at a time is in memory."""
     shards: list[Path] = []
     places: dict[str, int] = {}
@@ -432,10 +432,10 @@ def _write(tensors: Iterator[tuple[str, Tensor]], folder: Path) -> None:
     (folder / (SAFETENSORS + INDEX)).write_text(json.dumps(index, indent=2), encoding="utf-8")
 
 
-def _shape(shape: tuple[int, ...]) -> str:
+def _shape_text(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape)) or "one number"
 
 
-def _listed(names: list[str], between: str = ", ") -> str:
-    more = len(names) - SHOWN
-    return between.join(names[:SHOWN]) + (f"{between}{more} more" if more > 0 else "")
+def _join_names(names: list[str], between: str = ", ") -> str:
+    more = len(names) - MAX_LISTED
+    return between.join(names[:MAX_LISTED]) + (f"{between}{more} more" if more > 0 else "")

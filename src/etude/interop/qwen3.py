@@ -10,7 +10,7 @@ from etude.interop.llama import NAMES, Llama
 from etude.interop.rules import Same
 
 
-class Qwen3(Llama):
+class Qwen3Family(Llama):
     """Llama with normalised queries and keys, and a head width of its own."""
 
     model_type = "qwen3"
@@ -21,7 +21,7 @@ class Qwen3(Llama):
         "blocks.{i}.attention.q_norm": Same("model.layers.{i}.self_attn.q_norm"),
         "blocks.{i}.attention.k_norm": Same("model.layers.{i}.self_attn.k_norm"),
     }
-    fields: ClassVar[tuple[str, ...]] = ("attention_dropout", "max_window_layers")
+    ignored_fields: ClassVar[tuple[str, ...]] = ("attention_dropout", "max_window_layers")
 
     def arguments(self, config: HFConfig, architecture: str) -> dict[str, Any]:
         config.only("use_sliding_window", False)

@@ -10,9 +10,9 @@ import torch
 from etude.errors import Problem, RequestError, nearest
 from etude.interop import hub, tokenizers
 from etude.interop.gguf import GGUF, SUFFIX
-from etude.interop.hub import Place
+from etude.interop.hub import WeightsLocation
 from etude.interop.pretrained import DTYPES, Loaded, load_tensors, load_weights
-from etude.interop.tokenizers import Ends, ReleasedTokenizer
+from etude.interop.tokenizers import ReleasedTokenizer, TextBoundaries
 from etude.models.decoder import Decoder
 from etude.models.encoder_decoder import EncoderDecoder
 from etude.models.language_model import LanguageModel
@@ -21,7 +21,7 @@ from etude.models.text_encoder import TextEncoder
 
 
 @dataclass(frozen=True)
-class Released:
+class ReleasedModel:
     """A released model, read.
 
     Attributes:
@@ -32,10 +32,10 @@ class Released:
         chat: the template of a chat in a GGUF file.
     """
 
-    place: Place
+    place: WeightsLocation
     loaded: Loaded
     tokenizer: ReleasedTokenizer | None
-    ends: Ends
+    ends: TextBoundaries
     without: RequestError | None = None
     chat: str | None = None
 
@@ -69,7 +69,7 @@ def read(
     device: str | torch.device = "cpu",
     revision: str | None = None,
     architecture: str | None = None,
-) -> Released:
+) -> ReleasedModel:
     """The model at a path or on the hub.
 
     Args:
@@ -104,26 +104,26 @@ def read(
             architecture=architecture,
         )
         without = None
-        tokenizer, ends = None, Ends()
+        tokenizer, ends = None, TextBoundaries()
         try:
             tokenizer, ends = tokenizers.of_gguf(file)
         except RequestError as error:
             without = error
         chat = file.get("tokenizer.chat_template")
-        found = Released(place, loaded, tokenizer, ends, without, chat)
+        found = ReleasedModel(place, loaded, tokenizer, ends, without, chat)
     else:
         loaded = load_weights(place.path, dtype=wanted, device=where, architecture=architecture)
         folder = place.path if place.path.is_dir() else place.path.parent
         try:
             tokenizer = tokenizers.of_folder(folder, loaded.config)
             ends = tokenizers.ends_of_folder(folder, loaded.config, tokenizer)
-            found = Released(place, loaded, tokenizer, ends)
+            found = ReleasedModel(place, loaded, tokenizer, ends)
         except RequestError as error:
-            found = Released(place, loaded, None, Ends(), error)
+            found = ReleasedModel(place, loaded, None, TextBoundaries(), error)
     return _agreeing(found)
 
 
-def with_text(released: Released) -> LanguageModel | Seq2Seq | TextEncoder:
+def with_text(released: ReleasedModel) -> LanguageModel | Seq2Seq | TextEncoder:
     """Module and tokenizer as one object.
 
     Raises:
@@ -140,12 +140,12 @@ def with_text(released: Released) -> LanguageModel | Seq2Seq | TextEncoder:
     return TextEncoder(module, tokenizer)
 
 
-def _agreeing(released: Released) -> Released:
+def _agreeing(released: ReleasedModel) -> ReleasedModel:
     """The same, if its tokenizer's ids all have an embedding; without ends that have none."""
     tokenizer, module = released.tokenizer, released.loaded.module
     known, ends = range(module.embedding.num_embeddings), released.ends
     begin = ends.begin if ends.begin in known else None
-    ends = Ends(begin, tuple(token for token in ends.stops if token in known))
+    ends = TextBoundaries(begin, tuple(token for token in ends.stops if token in known))
     released = replace(released, ends=ends)
     if tokenizer is None or tokenizer.vocab_size <= module.embedding.num_embeddings:
         return released

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from etude.interop.bert import Bert, Heads, body
+from etude.interop.bert import BertFamily, Heads, body
 from etude.interop.hf_config import HFConfig
 from etude.interop.rules import Same
 from etude.models.heads import ClassificationHead, MaskedLanguageHead, TaggingHead
 
 
-class Roberta(Bert):
+class RobertaFamily(BertFamily):
     """BERT whose positions begin after that of the padding."""
 
     model_type = "roberta"
@@ -43,7 +43,7 @@ class Roberta(Bert):
     unused: ClassVar[tuple[str, ...]] = (r"roberta\.embeddings\.position_ids",)
     copies: ClassVar[Mapping[str, str]] = {r"lm_head\.decoder\.bias": "lm_head.bias"}
     output = "lm_head.decoder.weight"
-    kept: ClassVar[tuple[str, ...]] = (
+    retained: ClassVar[tuple[str, ...]] = (
         r"roberta\.pooler\..*", r"lm_head\..*", r"classifier\..*", r"qa_outputs\..*",
     )  # fmt: skip
     sizes = (50265, 512, 1e-12)
@@ -58,5 +58,5 @@ class Roberta(Bert):
     def check_head(self, config: HFConfig) -> None:
         """Nothing: RoBERTa's is always GELU's."""
 
-    def more(self, module: Any) -> dict[str, Any]:
+    def extra_fields(self, module: Any) -> dict[str, Any]:
         return {"pad_token_id": getattr(module.position, "offset", 0) - 1}

@@ -58,7 +58,7 @@ class Transposed(Same):
 
 
 @dataclass(frozen=True)
-class Row(Same):
+class RowVector(Same):
     """A vector that is kept as a matrix of one row."""
 
     def pieces(self, parameter: Tensor, suffix: str, owner: Any) -> list[Piece]:

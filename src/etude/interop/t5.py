@@ -60,7 +60,7 @@ def _middle(gated: bool) -> dict[str, Rule]:
 ACROSS = "decoder.block.{i}.layer.1.EncDecAttention."
 
 
-class T5(Family):
+class T5Family(Family):
     """Relative biases, RMS norm before each branch, no scale of the scores, no biases."""
 
     model_type = "t5"
@@ -81,7 +81,7 @@ class T5(Family):
         r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
     )
     copies: ClassVar[Mapping[str, str]] = {r"(en|de)coder\.embed_tokens\.weight": embedding}
-    fields: ClassVar[tuple[str, ...]] = ("dropout_rate",)
+    ignored_fields: ClassVar[tuple[str, ...]] = ("dropout_rate",)
     synonyms: ClassVar = {
         "hidden_size": "d_model",
         "num_attention_heads": "num_heads",
@@ -92,7 +92,7 @@ class T5(Family):
     def rules(self, module: Any, architecture: str) -> Mapping[str, Rule]:
         return {**self.names, **_middle(hasattr(module.encoder.blocks[0].feedforward, "gate"))}
 
-    def settle(self, config: HFConfig, same: bool | None) -> None:
+    def adjust_config(self, config: HFConfig, same: bool | None) -> None:
         # Version 1.1 has a projection of its own and no scale; transformers 5 calls it tied.
         tied = config.flag("tie_word_embeddings", True)
         config.values.setdefault("scale_decoder_outputs", tied)

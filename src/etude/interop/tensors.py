@@ -52,7 +52,7 @@ class Tensors(Protocol):
         """Lets go of the files."""
 
 
-class _Files:
+class _FileTensors:
     """The base of the readers below: each tensor is in one of several files.
 
     A file is opened at the first read from it, and anew after every `MAPPED` bytes.
@@ -81,8 +81,8 @@ class _Files:
         file = self._files[name]
         if self._open is None or self._open[0] != file or self._read > MAPPED:
             self._open, self._read = None, 0
-            self._open = (file, self._opened(file))
-        tensor = self._taken(self._open[1], name)
+            self._open = (file, self._open_file(file))
+        tensor = self._get_tensor(self._open[1], name)
         self._read += tensor.nbytes
         return tensor
 
@@ -98,15 +98,15 @@ class _Files:
         self._open = None
 
     @staticmethod
-    def _opened(file: Path) -> Any:
+    def _open_file(file: Path) -> Any:
         raise NotImplementedError
 
     @staticmethod
-    def _taken(opened: Any, name: str) -> Tensor:
+    def _get_tensor(opened: Any, name: str) -> Tensor:
         raise NotImplementedError
 
 
-class SafeTensors(_Files):
+class SafeTensors(_FileTensors):
     """Tensors of one or several safetensors files.
 
     Raises:
@@ -116,14 +116,14 @@ class SafeTensors(_Files):
     def __init__(self, where: Path, files: Iterable[Path]) -> None:
         place, shapes = {}, {}
         for file in files:
-            opened = self._opened(file)
+            opened = self._open_file(file)
             for name in opened.keys():  # noqa: SIM118 (it is no dictionary)
                 place[name] = file
                 shapes[name] = tuple(opened.get_slice(name).get_shape())
         super().__init__(where, place, shapes)
 
     @staticmethod
-    def _opened(file: Path) -> Any:
+    def _open_file(file: Path) -> Any:
         try:
             return safe_open(file, framework="pt")
         except (SafetensorError, OSError) as error:
@@ -131,12 +131,12 @@ class SafeTensors(_Files):
             raise RequestError(Problem(str(file), expected)) from error
 
     @staticmethod
-    def _taken(opened: Any, name: str) -> Tensor:
+    def _get_tensor(opened: Any, name: str) -> Tensor:
         tensor: Tensor = opened.get_tensor(name)
         return tensor
 
 
-class PickledTensors(_Files):
+class PickledTensors(_FileTensors):
     """Tensors of one or several files of `torch.save`, read with `weights_only=True`: nothing that
     such a file asks for is imported or called.
 
@@ -148,13 +148,13 @@ class PickledTensors(_Files):
     def __init__(self, where: Path, files: Iterable[Path]) -> None:
         place, shapes = {}, {}
         for file in files:
-            for name, tensor in self._opened(file).items():
+            for name, tensor in self._open_file(file).items():
                 place[name] = file
                 shapes[name] = tuple(tensor.shape)
         super().__init__(where, place, shapes)
 
     @staticmethod
-    def _opened(file: Path) -> Any:
+    def _open_file(file: Path) -> Any:
         try:
             try:
                 found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
@@ -175,7 +175,7 @@ class PickledTensors(_Files):
         return found
 
     @staticmethod
-    def _taken(opened: Any, name: str) -> Tensor:
+    def _get_tensor(opened: Any, name: str) -> Tensor:
         tensor: Tensor = opened[name]
         return tensor
 
@@ -197,7 +197,7 @@ def open_tensors(source: Path) -> Tensors:
     if not source.is_file():
         raise RequestError(Problem(str(source), "a file or a folder of weights", hint="no such"))
     pickled = BIN.rpartition(".")[2] in source.name.split(".") or source.suffix in (".pt", ".pth")
-    files = _shards(source) if source.name.endswith(INDEX) else [source]
+    files = _shard_paths(source) if source.name.endswith(INDEX) else [source]
     return PickledTensors(source, files) if pickled else SafeTensors(source, files)
 
 
@@ -214,7 +214,7 @@ def files_named(index: Path) -> list[str]:
     raise RequestError(Problem(f"{index}, weight_map", expected, places))
 
 
-def _shards(index: Path) -> list[Path]:
+def _shard_paths(index: Path) -> list[Path]:
     """The files that an index names, beside it."""
     names = files_named(index)
     strange = [name for name in names if Path(name).name != name]

@@ -14,9 +14,14 @@ import tokenizers
 from etude.errors import Problem
 
 NAME = "tokenizer_config.json"
-AS_IT_IS = ("PreTrainedTokenizerFast", "TokenizersBackend", "LlamaTokenizer", "LlamaTokenizerFast")
+VERBATIM_CLASSES = (
+    "PreTrainedTokenizerFast",
+    "TokenizersBackend",
+    "LlamaTokenizer",
+    "LlamaTokenizerFast",
+)
 """Classes that take `tokenizer.json` for these as it is."""
-STATED = {
+SHARED_SETTINGS = {
     "do_lower_case": ("normalizer", "BertNormalizer", "lowercase"),
     "strip_accents": ("normalizer", "BertNormalizer", "strip_accents"),
     "tokenize_chinese_chars": ("normalizer", "BertNormalizer", "handle_chinese_chars"),
@@ -36,13 +41,13 @@ def contradictions(
         backend: the tokenizer, of `tokenizer.json` or of vocabulary files.
     """
     whole = (folder / "tokenizer.json").is_file()
-    problems = list(_wrong_tokens(folder, config, backend))
-    if whole and config.get("tokenizer_class") in (None, *AS_IT_IS):
+    problems = list(_check_added_tokens(folder, config, backend))
+    if whole and config.get("tokenizer_class") in (None, *VERBATIM_CLASSES):
         return problems
     spec = json.loads(backend.to_str())
-    for field, (slot, kind, key) in STATED.items():
+    for field, (slot, kind, key) in SHARED_SETTINGS.items():
         said = config.get(field)
-        parts = [part for part in _parts(spec[slot]) if part["type"] == kind and key in part]
+        parts = [part for part in _flatten(spec[slot]) if part["type"] == kind and key in part]
         found = [part["lowercase"] if part[key] is None else part[key] for part in parts]
         if said is None or not found:
             continue
@@ -54,7 +59,7 @@ def contradictions(
     return problems
 
 
-def _wrong_tokens(
+def _check_added_tokens(
     folder: Path, config: dict[str, Any], backend: tokenizers.Tokenizer
 ) -> Iterator[Problem]:
     """Added tokens that the tokenizer does not have under their ids."""
@@ -74,9 +79,9 @@ def _wrong_tokens(
             yield Problem(f"{folder}/{place}, {number}", expected, name, hint)
 
 
-def _parts(part: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+def _flatten(part: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
     """A part of a tokenizer, and those that it is a sequence of."""
     if part is not None:
         yield part
         for inner in part.get("normalizers", part.get("pretokenizers", [])):
-            yield from _parts(inner)
+            yield from _flatten(inner)

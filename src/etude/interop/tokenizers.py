@@ -26,7 +26,7 @@ from etude.data.pretrained import FILES, Pretrained
 from etude.data.tokenizer import Tokenizer, special_token
 from etude.errors import Problem, RequestError
 from etude.interop.gguf import GGUF
-from etude.interop.gguf_keys import unknown_tokenizer_keys, wrong_tokenizer_values
+from etude.interop.gguf_keys import invalid_tokenizer_values, unknown_tokenizer_keys
 from etude.interop.hub import SENTENCEPIECE, TEXT
 from etude.interop.json_file import read_object
 from etude.interop.tokenizer_config import contradictions
@@ -34,7 +34,7 @@ from etude.records.opening import TOKENIZER
 
 CONFIG = "tokenizer_config.json"
 GENERATION = "generation_config.json"
-FRAMES = {"bert": ("[CLS]", "[SEP]"), "roberta": ("<s>", "</s>")}
+TEMPLATES = {"bert": ("[CLS]", "[SEP]"), "roberta": ("<s>", "</s>")}
 """What stands around a text, by family, where the vocabulary's files don't say it."""
 
 CONTROL, USER_DEFINED, BYTE = 3, 4, 6  # kinds of tokens in a GGUF file
@@ -67,7 +67,7 @@ class ReleasedTokenizer(Tokenizer):
 
 
 @dataclass(frozen=True)
-class Ends:
+class TextBoundaries:
     """The tokens around a generated text.
 
     Attributes:
@@ -89,66 +89,70 @@ def of_folder(folder: Path, config: Mapping[str, Any]) -> ReleasedTokenizer:
         RequestError: there is none, or a broken one.
     """
     if not any((folder / name).is_file() for name in FILES):
-        raise RequestError(_none_in(folder, config))
+        raise RequestError(_no_tokenizer_problem(folder, config))
     try:
         found = Pretrained(str(folder)).train(())
     except RequestError as error:
-        if _sentencepiece(folder):
-            raise RequestError(_none_in(folder, config)) from error
+        if _find_sentencepiece(folder):
+            raise RequestError(_no_tokenizer_problem(folder, config)) from error
         problems = [Problem(str(folder), p.expected, hint=p.hint) for p in error.problems]
         raise RequestError(problems) from error
     backend = found.backend
     tokenizer = ReleasedTokenizer(backend, found.file)
-    stated = _json(folder / CONFIG)
+    stated = _read_optional(folder / CONFIG)
     if not (folder / "tokenizer.json").is_file():
-        stated.setdefault("added_tokens", _json(folder / "added_tokens.json"))
+        stated.setdefault("added_tokens", _read_optional(folder / "added_tokens.json"))
     if problems := contradictions(folder, stated, backend):
         raise RequestError(problems)
     if not (folder / "tokenizer.json").is_file():
-        frame = FRAMES.get(str(config.get("model_type")))
+        frame = TEMPLATES.get(str(config.get("model_type")))
         if frame is not None:
-            tokenizer = _framed(tokenizer, *frame)
+            tokenizer = _add_template(tokenizer, *frame)
     if tokenizer.end_of_text is None:
-        name = _content(_json(folder / CONFIG).get("eos_token"))
+        name = _token_text(_read_optional(folder / CONFIG).get("eos_token"))
         tokenizer.end_of_text = None if name is None else tokenizer.backend.token_to_id(name)
     return tokenizer
 
 
-def ends_of_folder(folder: Path, config: Mapping[str, Any], tokenizer: ReleasedTokenizer) -> Ends:
+def ends_of_folder(
+    folder: Path, config: Mapping[str, Any], tokenizer: ReleasedTokenizer
+) -> TextBoundaries:
     """What `generation_config.json`, else `config.json`, says of the end, and the tokenizer of the
     beginning.
     """
-    said = {**config, **_json(folder / GENERATION)}
+    said = {**config, **_read_optional(folder / GENERATION)}
     stops = said.get("eos_token_id")
     listed = [stop for stop in (stops if isinstance(stops, list) else [stops]) if stop is not None]
     if wrong := [stop for stop in listed if type(stop) is not int or stop < 0]:
         raise RequestError(Problem(f"{folder}: eos_token_id", "a token's id, or several", wrong))
-    begin = _opening(tokenizer)
-    stated = _json(folder / CONFIG)
+    begin = _first_special_token(tokenizer)
+    stated = _read_optional(folder / CONFIG)
     if begin is None and stated.get("add_bos_token") is True:
-        name = _content(stated.get("bos_token"))
+        name = _token_text(stated.get("bos_token"))
         begin = None if name is None else tokenizer.backend.token_to_id(name)
         if begin is None and name is not None:
             expected = "a token of the vocabulary, as add_bos_token is true"
             raise RequestError(Problem(f"{folder / CONFIG}: bos_token", expected, name))
-    return Ends(begin, tuple(listed))
+    return TextBoundaries(begin, tuple(listed))
 
 
-def of_gguf(file: GGUF) -> tuple[ReleasedTokenizer, Ends]:
+def of_gguf(file: GGUF) -> tuple[ReleasedTokenizer, TextBoundaries]:
     """The byte-level tokenizer that a GGUF file describes; a `tokenizer.json` beside the file is
     taken instead.
 
     Raises:
         RequestError: the file has none, or one of another kind.
     """
-    if problems := wrong_tokenizer_values(file.get, str(file.where)):
+    if problems := invalid_tokenizer_values(file.get, str(file.where)):
         raise RequestError(problems)
     begin = file.get("tokenizer.ggml.bos_token_id")
     splitting = str(file.get("tokenizer.ggml.pre", "gpt-2"))
-    if not file.get("tokenizer.ggml.add_bos_token", splitting in _BEGUN):
+    if not file.get("tokenizer.ggml.add_bos_token", splitting in _BEGIN_BY_DEFAULT):
         begin = None
     stops = (file.get(f"tokenizer.ggml.{each}_token_id") for each in ("eos", "eot", "eom"))
-    ends = Ends(begin, tuple(dict.fromkeys(token for token in stops if token is not None)))
+    ends = TextBoundaries(
+        begin, tuple(dict.fromkeys(token for token in stops if token is not None))
+    )
     if (file.where.parent / "tokenizer.json").is_file():
         return of_folder(file.where.parent, {}), ends
     kind = file.get("tokenizer.ggml.model")
@@ -158,13 +162,13 @@ def of_gguf(file: GGUF) -> tuple[ReleasedTokenizer, Ends]:
         raise RequestError(Problem(f"{file.where}, tokenizer.ggml.model", expected, kind, hint))
     if problems := unknown_tokenizer_keys(file.keys(), file.get, str(file.where)):
         raise RequestError(problems)
-    backend = tokenizers.Tokenizer(_byte_level(file))
+    backend = tokenizers.Tokenizer(_byte_level_model(file))
     if splitting not in _SPLITTINGS:
         expected = f"a splitting of text that Étude knows: {', '.join(_SPLITTINGS)}"
         hint = "with the model's tokenizer.json beside the file, that is taken"
         raise RequestError(Problem(f"{file.where}, tokenizer.ggml.pre", expected, splitting, hint))
     steps = [*_SPLITTINGS[splitting], pre_tokenizers.ByteLevel(add_prefix_space=False,
-             use_regex=splitting in _AS_GPT2)]  # fmt: skip
+             use_regex=splitting in _GPT2_REGEX)]  # fmt: skip
     backend.pre_tokenizer = pre_tokenizers.Sequence(steps) if len(steps) > 1 else steps[0]
     backend.decoder = decoders.ByteLevel()
     if splitting == "qwen2":
@@ -183,9 +187,9 @@ def _split(pattern: str) -> Any:
     return pre_tokenizers.Split(Regex(pattern), behavior="isolated")
 
 
-_BEGUN = ("llama-bpe",)
+_BEGIN_BY_DEFAULT = ("llama-bpe",)
 """Splittings with which llama.cpp puts the first token before a text where the file is silent."""
-_AS_GPT2 = ("gpt-2", "smollm")
+_GPT2_REGEX = ("gpt-2", "smollm")
 _SPLITTINGS: dict[str, list[Any]] = {
     "gpt-2": [],
     "smollm": [pre_tokenizers.Digits(individual_digits=True)],
@@ -195,7 +199,7 @@ _SPLITTINGS: dict[str, list[Any]] = {
 """What is done before bytes become letters, by llama.cpp's names."""
 
 
-def _byte_level(file: GGUF) -> models.BPE:
+def _byte_level_model(file: GGUF) -> models.BPE:
     names = file.get("tokenizer.ggml.tokens")
     merges = file.get("tokenizer.ggml.merges")
     where = f"{file.where}, tokenizer.ggml"
@@ -278,7 +282,7 @@ def write(
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
-def _framed(tokenizer: ReleasedTokenizer, first: str, last: str) -> ReleasedTokenizer:
+def _add_template(tokenizer: ReleasedTokenizer, first: str, last: str) -> ReleasedTokenizer:
     backend = tokenizer.backend
     numbers = {name: backend.token_to_id(name) for name in (first, last)}
     if None in numbers.values():
@@ -292,7 +296,7 @@ def _framed(tokenizer: ReleasedTokenizer, first: str, last: str) -> ReleasedToke
     return ReleasedTokenizer(backend, tokenizer.file)
 
 
-def _opening(tokenizer: ReleasedTokenizer) -> int | None:
+def _first_special_token(tokenizer: ReleasedTokenizer) -> int | None:
     """The special token that the tokenizer puts before a text."""
     (empty,) = tokenizer.framed([""])
     (text,) = tokenizer.framed(["a"])
@@ -302,12 +306,12 @@ def _opening(tokenizer: ReleasedTokenizer) -> int | None:
     return None
 
 
-def _sentencepiece(folder: Path) -> str | None:
+def _find_sentencepiece(folder: Path) -> str | None:
     return next((name for name in SENTENCEPIECE if (folder / name).is_file()), None)
 
 
-def _none_in(folder: Path, config: Mapping[str, Any]) -> Problem:
-    found = _sentencepiece(folder)
+def _no_tokenizer_problem(folder: Path, config: Mapping[str, Any]) -> Problem:
+    found = _find_sentencepiece(folder)
     hint = None
     if config.get("model_type") == "marian":
         hint = (
@@ -326,12 +330,12 @@ def _none_in(folder: Path, config: Mapping[str, Any]) -> Problem:
     )
 
 
-def _json(file: Path) -> dict[str, Any]:
+def _read_optional(file: Path) -> dict[str, Any]:
     """The object in a file that a folder may lack."""
     return read_object(file) if os.path.lexists(file) else {}
 
 
-def _content(token: Any) -> str | None:
+def _token_text(token: Any) -> str | None:
     """The text of a special token, which is stated as such or as an object; None if it is none."""
     text = token.get("content") if isinstance(token, dict) else token
     if text is not None and not isinstance(text, str):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Ends:
+class StopConditions:
     """Stop tokens and a rule, either of which ends a row.
 
     Args:

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from etude.errors import Problem, RequestError, nearest
-from etude.interop.bert import Bert
+from etude.interop.bert import BertFamily
 from etude.interop.family import Family
-from etude.interop.gemma3 import Gemma3
-from etude.interop.gpt2 import GPT2
-from etude.interop.gpt_neox import GPTNeoX
+from etude.interop.gemma3 import Gemma3Family
+from etude.interop.gpt2 import GPT2Family
+from etude.interop.gpt_neox import GPTNeoXFamily
 from etude.interop.hf_config import HFConfig
 from etude.interop.llama import Llama
-from etude.interop.marian import Marian
-from etude.interop.qwen3 import Qwen3
-from etude.interop.roberta import Roberta
-from etude.interop.t5 import T5
+from etude.interop.marian import MarianFamily
+from etude.interop.qwen3 import Qwen3Family
+from etude.interop.roberta import RobertaFamily
+from etude.interop.t5 import T5Family
 
 FAMILIES: dict[str, Family] = {
     each.model_type: each
-    for each in (GPT2(), GPTNeoX(), Llama(), Qwen3(), Gemma3(), Bert(), Roberta(), T5(), Marian())
+    for each in (
+        GPT2Family(),
+        GPTNeoXFamily(),
+        Llama(),
+        Qwen3Family(),
+        Gemma3Family(),
+        BertFamily(),
+        RobertaFamily(),
+        T5Family(),
+        MarianFamily(),
+    )
 }
 
 

@@ -24,7 +24,7 @@ WEIGHTS = "model.safetensors"
 _KINDS = {"": "Transformer", POOLING: "Pooling", DENSE: "Dense"}
 
 
-def parted(module: Any) -> tuple[Any, MeanClassificationHead | None]:
+def split_mean_head(module: Any) -> tuple[Any, MeanClassificationHead | None]:
     """A module without its head, and the head, if that takes the mean; else the module."""
     head = getattr(module, "head", None)
     if not isinstance(head, MeanClassificationHead):
@@ -68,7 +68,7 @@ def write_modules(folder: Path, head: MeanClassificationHead, max_length: int) -
     (folder / DENSE / WEIGHTS).chmod(folder.stat().st_mode & 0o666)
 
 
-def logits_of_mean(folder: Path, vectors: Tensor) -> Tensor:
+def mean_head_logits(folder: Path, vectors: Tensor) -> Tensor:
     """What the modules in a folder make of a body's vectors (B, T, D) without padding: (B, labels).
 
     In the vectors' precision.

@@ -15,7 +15,7 @@ from etude.interop.rules import Piece
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorSlice:
     """Where a released tensor is in a module of ours.
 
     Attributes:
@@ -31,14 +31,16 @@ class Place:
     rows: Tensor
 
 
-def places(module: Any, family: Family, architecture: str) -> dict[str, Place]:
+def tensor_slices(module: Any, family: Family, architecture: str) -> dict[str, TensorSlice]:
     """By the names that a class of `transformers` gives its tensors."""
     parameters = dict(module.named_parameters())
     pieces = family.pieces(module, architecture)
     numbered = family.pieces(module, architecture, _row_numbers)
     bare = family.prefix if architecture in family.bodies else ""
     return {
-        piece.name.removeprefix(bare): Place(name, parameters[name], piece, rows.view.reshape(-1))
+        piece.name.removeprefix(bare): TensorSlice(
+            name, parameters[name], piece, rows.view.reshape(-1)
+        )
         for (name, ours), (_, numbers) in zip(pieces, numbered, strict=True)
         for piece, rows in zip(ours, numbers, strict=True)
     }
