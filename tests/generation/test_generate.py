@@ -426,5 +426,5 @@ def test_refuses_before_the_model_is_asked(changes, where):
 )
 def test_greedy_takes_no_option_of_drawing(given: dict[str, float]) -> None:
     (key,) = given
-    with pytest.raises(InvalidArguments, match=f"{key} = .*: expected .* beside greedy"):
+    with pytest.raises(InvalidArguments, match=f"{key} = .*: expected .* with greedy"):
         generate(Counting(), torch.tensor([[1]]), max_new_tokens=1, greedy=True, **given)  # type: ignore[arg-type]

@@ -293,7 +293,7 @@ def test_all_fields_are_reported_at_once(folder: Path) -> None:
     assert len(text.splitlines()) == 3
     assert "path_initial_model_for_weight_conversion" in text
     (folder / CONFIG).write_text("{}")
-    assert "lora_alpha: expected a field of an adapter" in refused(folder)
+    assert "lora_alpha: expected a value (the field is required)" in refused(folder)
 
 
 Q = "base_model.model.model.layers.0.self_attn.q_proj."
@@ -305,7 +305,7 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj."
         (lambda w: w.pop(Q + "lora_B.weight"), "q_proj.lora_B.weight = None: expected the shape"),
         (
             lambda w: [w.pop(Q + f"lora_{each}.weight") for each in "AB"],
-            "layers.0.self_attn.q_proj: expected its change: target_modules",
+            "layers.0.self_attn.q_proj: expected an update, since target_modules",
         ),
         (
             lambda w: w.update({Q + "lora_A.weight": torch.zeros(5, 24)}),
@@ -313,11 +313,11 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj."
         ),
         (
             lambda w: w.update({Q.replace("q_", "v_") + "lora_A.weight": torch.zeros(4, 24)}),
-            "v_proj: expected no change: target_modules in adapter_config.json does not name it",
+            "v_proj: expected no update, since target_modules in adapter_config.json does not name",
         ),
         (
             lambda w: w.update({Q.replace("0", "7") + "lora_A.weight": torch.zeros(4, 24)}),
-            "layers.7.self_attn.q_proj.lora_A.weight: expected a change of a module",
+            "layers.7.self_attn.q_proj.lora_A.weight: expected an update of a module",
         ),
         (
             lambda w: w.update({Q + "lora_magnitude_vector": torch.zeros(24)}),
@@ -325,19 +325,19 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj."
         ),
         (
             lambda w: w.update({Q + "lora_B.bias": torch.zeros(24)}),
-            "q_proj.lora_B.bias: expected a change of a module",
+            "q_proj.lora_B.bias: expected an update of a module",
         ),
         (
             lambda w: w.update({Q + "bias": torch.zeros(24)}),
-            "q_proj.bias: expected no tensor that is neither a change nor named by bias",
+            "q_proj.bias: expected no full tensor that bias and modules_to_save do not name",
         ),
         (
             lambda w: w.update({"base_model.model.model.norm.weight": torch.zeros(24)}),
-            "norm.weight: expected no tensor that is neither a change nor named by bias",
+            "norm.weight: expected no full tensor that bias and modules_to_save do not name",
         ),
         (
             lambda w: w.update({Q + "lora_A.weight": torch.zeros(4, 24, dtype=torch.int8)}),
-            "q_proj.lora_A.weight = 'torch.int8': expected numbers of a weight",
+            "q_proj.lora_A.weight = 'torch.int8': expected a floating-point tensor",
         ),
     ],
 )  # fmt: skip
@@ -351,9 +351,9 @@ def test_each_tensor_is_used_or_refused_by_name(edit: Any, said: str, folder: Pa
 def test_no_weights_or_damaged_ones(folder: Path) -> None:
     whole = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(whole[:99])
-    assert "expected a whole safetensors file" in refused(folder)
+    assert "expected a complete safetensors file" in refused(folder)
     (folder / WEIGHTS).rename(folder / "adapter_model.bin")
-    assert "adapter_model.bin is not read" in refused(folder)
+    assert "adapter_model.bin is not supported" in refused(folder)
     (folder / CONFIG).write_text("[" * 9000)
     assert "adapter_config.json: expected valid JSON" in refused(folder)
 
@@ -365,7 +365,7 @@ def test_no_weights_or_damaged_ones(folder: Path) -> None:
 def test_an_embedding_that_a_model_uses_twice(name: str, module: str, tmp_path: Path) -> None:
     theirs = of_peft(saved(tmp_path / "model", name), target_modules=[module])
     theirs.save_pretrained(tmp_path / "adapter")
-    assert "expected no change of the embedding" in refused(tmp_path / "adapter")
+    assert "expected no update of the embedding" in refused(tmp_path / "adapter")
 
 
 @pytest.mark.parametrize(

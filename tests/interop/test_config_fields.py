@@ -239,7 +239,7 @@ def test_a_base_of_null_is_the_usual_one(fields: dict[str, Any]) -> None:
 def test_two_names_of_one_field_that_differ(family: str, fields: dict[str, Any]) -> None:
     kind = FAMILIES[family]
     other = list(fields)[-1]
-    with pytest.raises(RequestError, match=f"{other} = .*: expected what"):
+    with pytest.raises(RequestError, match=f"{other} = .*: expected the value of"):
         kind.build(HFConfig({"model_type": family, **fields}, "config.json"), kind.architectures[0])
 
 

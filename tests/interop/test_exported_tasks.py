@@ -152,11 +152,11 @@ def test_what_cannot_be_written_is_refused_before_training(
     words = toy("classification", tmp_path / "runs", "run.exportable=true")
     answer = etude("train", *words)
     assert answer.code == 2
-    assert "run.exportable: expected a model that transformers has" in answer.err
-    assert "families of such models: bert, roberta" in answer.err
+    assert "run.exportable: expected a model whose parts all exist in transformers" in answer.err
+    assert "families that can be exported: bert, roberta" in answer.err
     assert "model/head=classification, mean, tagging or masked_lm" in answer.err
     assert not (tmp_path / "runs").exists()
     mine = [f"model={'bert_tiny'}" if w == "model=encoder_nano" else w for w in words]
     assert etude("train", *mine, "model/head=mean").code == 0
     pairs = [*toy("translation", tmp_path / "runs"), "run.exportable=true"]
-    assert "families of such models: t5, marian" in etude("train", *pairs).err
+    assert "families that can be exported: t5, marian" in etude("train", *pairs).err

@@ -135,11 +135,11 @@ def test_a_linear_scaling_by_any_of_its_names(
     [
         ({"rope__scale_linear": 2.0, "rope__scaling__factor": 4.0}, "rope.scale_linear = 2.0"),
         ({"rope__scaling__type": "none", "rope__scaling__factor": 4.0}, "scaling.type is none"),
-        ({"rope__scaling__factor": -1.0}, "rope.scaling.factor = -1.0: expected a number, 0"),
+        ({"rope__scaling__factor": -1.0}, "rope.scaling.factor = -1.0: expected a number of at"),
         ({"rope__scaling__type": "yarn"}, "rope.scaling.type = 'yarn'"),
         ({"rope__scaling__type": "longrope"}, "rope.scaling.type = 'longrope'"),
         ({"rope_freqs": np.full(3, 2.0, np.float32), "rope__scale_linear": 2.0},
-         "rope.scale_linear = 2.0: expected 1: there is rope_freqs.weight"),
+         "rope.scale_linear = 2.0: expected 1, since the file has rope_freqs.weight"),
         ({"attention__value_length": 4}, "attention.value_length = 4: expected 6"),
         ({"attention__scale": 1.0}, "attention.scale = 1.0: expected 0.408248"),
         ({"rope__freq_base": -1.0}, "rope.freq_base = -1.0: expected a positive number"),
@@ -181,7 +181,7 @@ def test_all_keys_are_reported_at_once(small: Any, tmp_path: Path) -> None:
 
 def test_a_vocabulary_of_another_size(small: Any, tmp_path: Path) -> None:
     file = with_keys(write_gguf(tmp_path / "m.gguf", small), {"llama.vocab_size": 41})
-    with pytest.raises(RequestError, match="vocab_size = 41: expected 40, the rows of the token"):
+    with pytest.raises(RequestError, match="vocab_size = 41: expected 40, the number of rows of"):
         GGUF(file).config()
 
 
@@ -239,9 +239,9 @@ def test_tokens_and_kinds_of_different_numbers(bpe: Tokenizer, small: Any, tmp_p
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("eos_token_id", [1], "the id of a token"),
-        ("eos_token_id", 4_000_000_000, "the id of a token"),
-        ("bos_token_id", "x", "the id of a token"),
+        ("eos_token_id", [1], "a token id"),
+        ("eos_token_id", 4_000_000_000, "a token id"),
+        ("bos_token_id", "x", "a token id"),
         ("add_bos_token", "false", "true or false"),
         ("merges", [1, 2], "a list of texts"),
         ("tokens", [1, 2], "a list of texts"),

@@ -139,8 +139,8 @@ def test_an_end_of_text_of_an_unusual_name(tmp_path: Path) -> None:
     ("names", "model_type", "said"),
     [
         ([], "t5", "expected a tokenizer: tokenizer.json, vocab.json and merges.txt, or vocab.txt"),
-        (["spiece.model"], "t5", "spiece.model is SentencePiece's: where transformers and"),
-        (["source.spm", "vocab.json"], "marian", "Marian's two SentencePiece models make no"),
+        (["spiece.model"], "t5", "spiece.model is a SentencePiece model: install transformers and"),
+        (["source.spm", "vocab.json"], "marian", "Marian's two SentencePiece models cannot"),
     ],
 )
 def test_no_tokenizer_says_what_is_needed(
@@ -195,7 +195,9 @@ def test_two_files_that_contradict_each_other(make, config, field, tmp_path: Pat
         assert of_folder(tmp_path, {}).framed(["War of peace"]) == [theirs]
         return
     assert ReleasedTokenizer(make().backend).framed(["War of peace"]) != [theirs]
-    with pytest.raises(RequestError, match=f"tokenizer_config.json, {field} = .*: expected what"):
+    with pytest.raises(
+        RequestError, match=f"tokenizer_config.json, {field} = .*: expected the tokenizer's own"
+    ):
         of_folder(tmp_path, {})
 
 
@@ -230,5 +232,5 @@ def test_settings_beside_vocabulary_files(file, content, said, tmp_path: Path) -
 def test_ends_that_are_no_ids(stops: object, tmp_path: Path) -> None:
     folder = vocabulary_files(tmp_path, "<|endoftext|>")
     tokenizer = of_folder(folder, {"model_type": "gpt2"})
-    with pytest.raises(RequestError, match=r"eos_token_id = .*: expected a token's id"):
+    with pytest.raises(RequestError, match=r"eos_token_id = .*: expected a token id"):
         ends_of_folder(folder, {"eos_token_id": stops}, tokenizer)

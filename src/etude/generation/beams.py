@@ -1,4 +1,4 @@
-"""Beam search: the most probable continuations that keeping a few at a time finds."""
+"""Beam search."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ from etude.generation.reader import Reader
 from etude.generation.stopping import StopConditions
 
 _MASKED = -1e9
-"""The score of what must not be chosen; it can be added to, as minus infinity cannot."""
+"""The score of excluded candidates; finite, so that sums of it are never NaN."""
 DONE_FRACTION = 0.25
-"""The part of the prompts that must be done before they are left out of the batch: each time, what
-is kept of the others is copied."""
+"""The fraction of prompts that must be done before they leave the batch, which copies the rest."""
 
 
 @dataclass(frozen=True)
 class BeamSearchResult:
-    """What a beam search returns, the best first.
+    """The result of a beam search, the best hypotheses first.
 
     Attributes:
-        tokens: (B, beams, T + n), filled up with the fill token.
-        scores: (B, beams), log-probability / length^length_penalty; NaN where the logits were.
+        tokens: (B, beams, T + n), padded with the fill token.
+        scores: (B, beams), log-probability / length^length_penalty; NaN if the logits were NaN.
     """
 
     tokens: Tensor
@@ -41,28 +40,29 @@ def beam_search(
     *,
     processors: Sequence[Processor] = (),
 ) -> BeamSearchResult:
-    """Continues `tokens` (B, T); a hypothesis' score is log p(new tokens) / n^length_penalty, n its
-    new tokens with the one that ends it (Wu et al. 2016, arXiv:1609.08144, section 7, whose penalty
-    is another power law).
+    """Continues `tokens` (B, T) with a beam search.
 
-    Each step takes the best continuations of all beams of a prompt, twice as many as there are
-    beams or more, so that enough are left that go on. Those which end are kept as hypotheses if
-    they are among the best `beams`. Prompts that are done leave the batch when there are enough of
-    them.
+    A hypothesis' score is log p(new tokens) / n^length_penalty, where n is the number of its new
+    tokens with the stop token (Wu et al. 2016, arXiv:1609.08144, section 7, whose penalty is
+    another power law).
+
+    Each step ranks the continuations of all beams of a prompt and considers at least the best
+    2 * `beams`, so that `beams` unfinished ones remain. Finished ones among the best `beams` become
+    hypotheses. Prompts that are done leave the batch together, see `DONE_FRACTION`.
 
     Args:
-        reader: of `tokens`, not read from yet.
-        config: of which a search goes by these.
+        reader: a new reader of `tokens`.
+        config: the options. A search uses these:
 
             `max_new_tokens`.
-            `beams`: how many continuations are kept; the hypotheses returned are as many.
-            `length_penalty`: above 0 longer texts gain, below 0 shorter ones do.
+            `beams`: the number of beams, and of hypotheses returned.
+            `length_penalty`: above 0 favours longer texts, below 0 shorter ones.
             `early_stopping`: when a prompt is done. `False`: when the best continuation, at its
-            present length, scores below the worst hypothesis; a heuristic where the penalty is not
-            0. `"never"`: when none can come to score above it. `True`: as soon as there are `beams`
+            current length, scores below the worst hypothesis; a heuristic if the penalty is not 0.
+            `"never"`: when no continuation can score above it. `True`: as soon as there are `beams`
             hypotheses.
-        ends: what ends a hypothesis.
-        processors: see `etude.generation.processors`; they are shown the prompts that go on.
+        ends: the stop conditions of a hypothesis.
+        processors: see `etude.generation.processors`; they receive the unfinished prompts only.
     """
     beams, length_penalty = config.beams, config.length_penalty
     max_new_tokens, early_stopping = config.max_new_tokens, config.early_stopping
@@ -70,20 +70,21 @@ def beam_search(
     B, T = tokens.shape
     device = tokens.device
     end = T + max_new_tokens
-    width = max(2, 1 + len(stop_tokens)) * beams  # candidates a step
+    width = max(2, 1 + len(stop_tokens)) * beams  # candidates per step
     ending = torch.tensor(stop_tokens, dtype=torch.long, device=device)
     text = tokens.new_full((B, beams, end), ends.fill)
     text[..., :T] = tokens[:, None]
     scores = torch.full((B, beams), _MASKED, device=device)
-    scores[:, 0] = 0.0  # of equal beams only one is continued
+    scores[:, 0] = 0.0  # all beams are equal at first: continue one
     improvable = torch.ones(B, 1, dtype=torch.bool, device=device)
 
     logits = reader.read(tokens, T)
     reader.repeat(beams)
     logits = logits.repeat_interleave(beams, dim=0)
     precision = torch.promote_types(logits.dtype, torch.float32)
-    active = torch.arange(B, device=device)  # the prompts that are not done
-    results, current = (_Hypotheses.empty(text, precision) for _ in range(2))  # of all; of those
+    active = torch.arange(B, device=device)  # indices of the unfinished prompts
+    # `results` has all prompts, `current` the active ones.
+    results, current = (_Hypotheses.empty(text, precision) for _ in range(2))
     for length in range(T, end):
         B = len(active)
         if length > T:
@@ -146,20 +147,20 @@ def beam_search(
         text[:, length] = token.view(-1)
         text = text.view(-1, beams, end)
     results.update(active, current)
-    # Only of logits that are no numbers nothing comes.
-    nothing = ~results.complete.any(dim=1, keepdim=True)
-    values = results.scores.masked_fill(nothing, torch.nan)
+    # A prompt without hypotheses had NaN logits.
+    is_empty = ~results.complete.any(dim=1, keepdim=True)
+    values = results.scores.masked_fill(is_empty, torch.nan)
     return BeamSearchResult(results.tokens[..., : max(T, int(results.lengths.max()))], values)
 
 
 @dataclass(frozen=True)
 class _Hypotheses:
-    """The best texts that have ended, of some prompts.
+    """The best finished texts of some prompts.
 
     Attributes:
         tokens: (B, beams, end).
         scores: (B, beams), the best first.
-        complete: (B, beams), whether there is one.
+        complete: (B, beams), whether the slot has a hypothesis.
         lengths: (B, beams), in tokens.
     """
 
@@ -170,7 +171,7 @@ class _Hypotheses:
 
     @classmethod
     def empty(cls, text: Tensor, dtype: torch.dtype) -> _Hypotheses:
-        """Nothing yet, for texts (B, beams, end) and scores of this precision."""
+        """Returns empty slots for texts (B, beams, end), with scores of `dtype`."""
         shape, device = text.shape[:2], text.device
         return cls(
             text.clone(),
@@ -182,8 +183,13 @@ class _Hypotheses:
     def merge_best(
         self, candidates: Tensor, value: Tensor, ended: Tensor, length: int
     ) -> _Hypotheses:
-        """The best of these and of candidates (B, N, end) with scores (B, N) and `length` tokens,
-        of which those count that have `ended` (B, N).
+        """Returns the best of these hypotheses and of new candidates.
+
+        Args:
+            candidates: the tokens (B, N, end).
+            value: the scores (B, N).
+            ended: (B, N), whether a candidate is finished; the others do not count.
+            length: the number of tokens of each candidate.
         """
         scores, order = torch.cat((self.scores, value), dim=1).topk(self.scores.shape[1], dim=-1)
         lengths = torch.full_like(ended, length, dtype=torch.long)
@@ -195,24 +201,25 @@ class _Hypotheses:
         )
 
     def select(self, prompts: Tensor) -> _Hypotheses:
-        """Those of some prompts (B',)."""
+        """Returns the hypotheses of `prompts` (B',)."""
         fields = (self.tokens, self.scores, self.complete, self.lengths)
         return _Hypotheses(*(x[prompts] for x in fields))
 
     def update(self, prompts: Tensor, others: _Hypotheses) -> None:
-        """Takes over the hypotheses of `prompts` (B',)."""
+        """Replaces the hypotheses of `prompts` (B',) by `others`."""
         self.tokens[prompts], self.scores[prompts] = others.tokens, others.scores.to(self.scores)
         self.complete[prompts], self.lengths[prompts] = others.complete, others.lengths
 
 
 def _gather_beams(text: Tensor, index: Tensor) -> Tensor:
-    """The beams (B, N, ...) that `index` (B, N) names, of text (B, beams, ...)."""
+    """Returns the beams (B, N, ...) of text (B, beams, ...) at `index` (B, N)."""
     return text.gather(1, index[..., None].expand(*index.shape, text.shape[-1]))
 
 
 def _first_difference(text: Tensor, prompt: int, length: int) -> int:
-    """The first column at which beams of one prompt differ. Beams soon descend from a common one;
-    what came before need not be moved when one takes over another.
+    """Returns the first column at which the beams of any prompt differ.
+
+    Beams soon share an ancestor, so the columns before need not be copied when beams are reordered.
     """
     new = text[:, :, prompt:length]
     differs = (new != new[:, :1]).any(dim=1).any(dim=0)  # (length - prompt,)

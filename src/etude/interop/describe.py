@@ -1,4 +1,4 @@
-"""A released model as a config of ours: what its module was built with, as plain data."""
+"""Conversion of a released model to a config node, the arguments of its module as plain data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from etude.models.kinds import LayerKind
 
 
 def node_of(loaded: Loaded) -> dict[str, Any]:
-    """The config node that builds the same module, without the weights."""
+    """Returns the config node that builds the same module, without the weights."""
     arguments = {key: _to_plain(value) for key, value in loaded.arguments.items()}
     return {"_target_": table().identifier(type(loaded.module)), **arguments}
 

@@ -1,4 +1,4 @@
-"""All families, by what `config.json` calls them."""
+"""The supported families, by their `model_type` in `config.json`."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(config: HFConfig) -> Family:
-    """The family that a config names.
+    """Returns the family that a config names.
 
     Raises:
-        RequestError: it names none, or one that is not here.
+        RequestError: the config names no family, or an unsupported one.
     """
     name = config.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:

@@ -17,7 +17,7 @@ from etude.nn.position import Learned
 
 
 class GPT2Family(Family):
-    """Learned positions, layer norm before each branch; matrices kept as (input, output)."""
+    """GPT-2: learned positions, layer norm before each branch; matrices stored transposed."""
 
     model_type = "gpt2"
     kind = Decoder

@@ -21,7 +21,7 @@ LAYER = "gpt_neox.layers.{i}."
 
 
 class GPTNeoXFamily(Family):
-    """Rotary positions over a part of each head, attention and feed-forward side by side."""
+    """GPT-NeoX: partial rotary positions, parallel attention and feed-forward branches."""
 
     model_type = "gpt_neox"
     kind = Decoder

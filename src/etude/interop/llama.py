@@ -35,7 +35,7 @@ NAMES: dict[str, Rule] = {
 
 
 class Llama(Family):
-    """Rotary positions, RMS norm before each branch, SwiGLU, grouped-query attention."""
+    """Llama: rotary positions, RMS norm before each branch, SwiGLU, grouped-query attention."""
 
     model_type = "llama"
     kind = Decoder

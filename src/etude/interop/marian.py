@@ -1,4 +1,4 @@
-"""Marian's translation models (Junczys-Dowmunt et al. 2018, arXiv:1804.00344), as OPUS-MT's."""
+"""Marian translation models (Junczys-Dowmunt et al. 2018, arXiv:1804.00344), such as OPUS-MT."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from etude.nn.position import Sinusoidal
 
 
 def _attention(ours: str, theirs: str) -> dict[str, Rule]:
-    """The names of an attention and the norm after it."""
+    """Returns the rules of an attention and the norm after it."""
     return {
         f"{ours}.qkv": Stacked(*(f"{theirs}.{each}_proj" for each in ("q", "k", "v"))),
         f"{ours}.out": Same(f"{theirs}.out_proj"),
@@ -26,7 +26,7 @@ def _attention(ours: str, theirs: str) -> dict[str, Rule]:
 
 
 def _stack(stack: str) -> dict[str, Rule]:
-    """The names that the encoder's and the decoder's blocks share."""
+    """Returns the rules that the blocks of the encoder and the decoder share."""
     ours, theirs = f"{stack}.blocks.{{i}}.", f"model.{stack}.layers.{{i}}."
     return {
         **_attention(ours + "attention", theirs + "self_attn"),
@@ -37,9 +37,7 @@ def _stack(stack: str) -> dict[str, Rule]:
 
 
 class MarianFamily(Family):
-    """The original Transformer, with a bias of the logits; its sinusoids are not read but
-    computed.
-    """
+    """Marian: the original Transformer with a logit bias; sinusoids are computed, not read."""
 
     model_type = "marian"
     kind = EncoderDecoder
@@ -80,7 +78,7 @@ class MarianFamily(Family):
             ("decoder_vocab_size", vocabulary, vocabulary),
         ):
             if config.size(field, default) != value:
-                config.refuse(field, f"the encoder's, {value}", config.get(field, default))
+                config.refuse(field, f"the encoder's value, {value}", config.get(field, default))
         config.only("share_encoder_decoder_embeddings", True)
         config.only("static_position_embeddings", True)
         config.only("is_encoder_decoder", True)

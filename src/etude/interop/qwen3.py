@@ -1,4 +1,4 @@
-"""Qwen3 (Yang et al. 2025, arXiv:2505.09388), the dense models."""
+"""Qwen3 (Yang et al. 2025, arXiv:2505.09388), dense models only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from etude.interop.rules import Same
 
 
 class Qwen3Family(Llama):
-    """Llama with normalised queries and keys, and a head width of its own."""
+    """Qwen3: Llama with normalised queries and keys, and a separate head width."""
 
     model_type = "qwen3"
     architectures: ClassVar[tuple[str, ...]] = ("Qwen3ForCausalLM", "Qwen3Model")
@@ -25,10 +25,10 @@ class Qwen3Family(Llama):
 
     def arguments(self, config: HFConfig, architecture: str) -> dict[str, Any]:
         config.only("use_sliding_window", False)
-        config.get("sliding_window")  # says nothing then
+        config.get("sliding_window")  # without effect if use_sliding_window is false
         types = config.get("layer_types", [])
         if any(each != "full_attention" for each in types):
-            config.refuse("layer_types", "full_attention in each layer", types)
+            config.refuse("layer_types", "full_attention for each layer", types)
         config.only("mlp_bias", False)
         arguments = super().arguments(config, architecture)
         sizes = {
@@ -48,5 +48,5 @@ class Qwen3Family(Llama):
 
     def config(self, module: Any) -> dict[str, Any]:
         fields = super().config(module)
-        del fields["mlp_bias"]  # it has no such field
+        del fields["mlp_bias"]  # Qwen3 configs have no such field
         return fields

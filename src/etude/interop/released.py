@@ -1,4 +1,4 @@
-"""A released model from wherever it lies: module, tokenizer, and where it came from."""
+"""Loading of a released model from a path or the Hub: module, tokenizer and origin."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from etude.models.text_encoder import TextEncoder
 
 @dataclass(frozen=True)
 class ReleasedModel:
-    """A released model, read.
+    """A released model with its tokenizer.
 
     Attributes:
-        place: where it lies.
+        place: the location of the files.
         loaded: the module and its config.
-        tokenizer: None where none can be read; `without` then says why.
-        ends: the tokens around a generated text.
-        chat: the template of a chat in a GGUF file.
+        tokenizer: the tokenizer; None if it cannot be read.
+        ends: the tokens before and after a generated text.
+        without: the error that explains a missing tokenizer.
+        chat: the chat template of a GGUF file.
     """
 
     place: WeightsLocation
@@ -41,7 +42,7 @@ class ReleasedModel:
 
     @property
     def folder(self) -> Path | None:
-        """The released folder; None for a GGUF file, which says all by itself."""
+        """The released folder; None for a GGUF file, which contains all data itself."""
         path = self.place.path
         if path.suffix == SUFFIX:
             return None
@@ -49,10 +50,10 @@ class ReleasedModel:
 
 
 def dtype_of(name: str | torch.dtype | None) -> torch.dtype | None:
-    """A number format by its name.
+    """Returns the dtype of a name.
 
     Raises:
-        RequestError: there is no such, or none that weights can have.
+        RequestError: the dtype is unknown, or not supported for weights.
     """
     if name is None or name in DTYPES.values():
         return name if isinstance(name, torch.dtype) else None
@@ -70,29 +71,29 @@ def read(
     revision: str | None = None,
     architecture: str | None = None,
 ) -> ReleasedModel:
-    """The model at a path or on the hub.
+    """Loads the model at a path or on the Hub.
 
     Args:
         source, revision: see `etude.interop.hub.locate`.
-        dtype: of the parameters; None is the files' (float32 for GGUF).
-        device: where they shall lie.
+        dtype: the dtype of the parameters; None is that of the files (float32 for GGUF).
+        device: the device of the parameters.
         architecture: the class of `transformers` to read the weights as; None is the config's.
 
     Raises:
-        RequestError: the source cannot be read; nothing is half loaded.
+        RequestError: the source cannot be read.
     """
     wanted = dtype_of(dtype)
     place = hub.locate(source, revision)
     if (place.path / "run.json").is_file():
-        expected = "released weights; this is a run, which etude.load_run reads"
-        raise RequestError(Problem("SOURCE", expected, str(source)))
+        hint = "this is a run: use etude.load_run"
+        raise RequestError(Problem("SOURCE", "released weights", str(source), hint))
     try:
         where = torch.device(device)
         torch.empty(0, device=where)
     except (RuntimeError, AssertionError) as error:
-        said = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0]
         raise RequestError(
-            Problem("device", "a device of this machine", str(device), said)
+            Problem("device", "a device of this machine", str(device), reason)
         ) from error
     if place.path.suffix == SUFFIX:
         file = GGUF(place.path)
@@ -110,24 +111,24 @@ def read(
         except RequestError as error:
             without = error
         chat = file.get("tokenizer.chat_template")
-        found = ReleasedModel(place, loaded, tokenizer, ends, without, chat)
+        released = ReleasedModel(place, loaded, tokenizer, ends, without, chat)
     else:
         loaded = load_weights(place.path, dtype=wanted, device=where, architecture=architecture)
         folder = place.path if place.path.is_dir() else place.path.parent
         try:
             tokenizer = tokenizers.of_folder(folder, loaded.config)
             ends = tokenizers.ends_of_folder(folder, loaded.config, tokenizer)
-            found = ReleasedModel(place, loaded, tokenizer, ends)
+            released = ReleasedModel(place, loaded, tokenizer, ends)
         except RequestError as error:
-            found = ReleasedModel(place, loaded, None, TextBoundaries(), error)
-    return _agreeing(found)
+            released = ReleasedModel(place, loaded, None, TextBoundaries(), error)
+    return _without_unknown_ids(released)
 
 
 def with_text(released: ReleasedModel) -> LanguageModel | Seq2Seq | TextEncoder:
-    """Module and tokenizer as one object.
+    """Combines the module and the tokenizer into one object.
 
     Raises:
-        RequestError: there is no tokenizer that can be read.
+        RequestError: the model has no readable tokenizer.
     """
     if released.tokenizer is None:
         assert released.without is not None
@@ -140,8 +141,8 @@ def with_text(released: ReleasedModel) -> LanguageModel | Seq2Seq | TextEncoder:
     return TextEncoder(module, tokenizer)
 
 
-def _agreeing(released: ReleasedModel) -> ReleasedModel:
-    """The same, if its tokenizer's ids all have an embedding; without ends that have none."""
+def _without_unknown_ids(released: ReleasedModel) -> ReleasedModel:
+    """Removes begin and stop tokens without an embedding, and a tokenizer with such tokens."""
     tokenizer, module = released.tokenizer, released.loaded.module
     known, ends = range(module.embedding.num_embeddings), released.ends
     begin = ends.begin if ends.begin in known else None
@@ -149,8 +150,6 @@ def _agreeing(released: ReleasedModel) -> ReleasedModel:
     released = replace(released, ends=ends)
     if tokenizer is None or tokenizer.vocab_size <= module.embedding.num_embeddings:
         return released
-    expected = (
-        f"at most the {module.embedding.num_embeddings} ids that the model has embeddings for"
-    )
+    expected = f"at most {module.embedding.num_embeddings} ids, the number of the embeddings"
     problem = Problem(f"{released.place.path}, the tokenizer", expected, tokenizer.vocab_size)
     return replace(released, tokenizer=None, without=RequestError(problem))

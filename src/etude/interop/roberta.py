@@ -12,7 +12,7 @@ from etude.models.heads import ClassificationHead, MaskedLanguageHead, TaggingHe
 
 
 class RobertaFamily(BertFamily):
-    """BERT whose positions begin after that of the padding."""
+    """RoBERTa: BERT whose positions begin after the padding token's id."""
 
     model_type = "roberta"
     prefix = "roberta."
@@ -52,11 +52,11 @@ class RobertaFamily(BertFamily):
         padding = config.get("pad_token_id", 1)
         if isinstance(padding, int) and padding >= 0:
             return padding + 1
-        config.refuse("pad_token_id", "a token's id: positions begin after it", padding)
+        config.refuse("pad_token_id", "a token id, after which the positions begin", padding)
         return 0
 
     def check_head(self, config: HFConfig) -> None:
-        """Nothing: RoBERTa's is always GELU's."""
+        """Does nothing: RoBERTa's head always uses GELU."""
 
     def extra_fields(self, module: Any) -> dict[str, Any]:
         return {"pad_token_id": getattr(module.position, "offset", 0) - 1}

@@ -1,4 +1,4 @@
-"""What a module is made of, as plain values: whether a released config describes it."""
+"""Structure of a module as plain values, to check whether a released config describes it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from etude.nn.position import embeds
 PLAIN_TYPES = (int, float, str, bool, type(None), tuple)
 IGNORED = ("training", "dropout", "p", "inplace", "recompute", "embedding_dim", "padding_idx",
             "max_norm", "norm_type", "scale_grad_by_freq", "sparse")  # fmt: skip
-"""Attributes that change nothing in what an evaluating module computes, or that a shape says."""
+"""Attributes without effect in evaluation mode, or that follow from a shape."""
 
 
 def module_structure(module: nn.Module) -> dict[str, Any]:
-    """Each submodule's class, its plain attributes and the shapes of its parameters, by path.
+    """Returns each submodule's class, plain attributes and parameter shapes, by path.
 
-    Two modules that agree in this compute the same with the same weights.
+    Two modules of equal structure compute the same with the same weights.
     """
-    found: dict[str, Any] = {}
+    structure: dict[str, Any] = {}
     bodies = [(path, part) for path, part in module.named_modules() if isinstance(part, Body)]
-    # Of layers that differ, masks and positions are compared one by one, whatever the kinds' names.
+    # Where layers differ, masks and positions are compared layer by layer: the names of the kinds
+    # are arbitrary.
     differing = [(path, body) for path, body in bodies if not body.alike]
     left_out = [_join(path, "kinds") for path, _ in bodies]
     left_out += [_join(path, "mask") for path, _ in differing]
@@ -34,30 +35,30 @@ def module_structure(module: nn.Module) -> dict[str, Any]:
     for path, part in module.named_modules():
         if isinstance(part, nn.Dropout | nn.ModuleList):
             continue
-        found |= _part_structure(path, part)
-    found = {path: value for path, value in found.items() if not _is_inside(path, left_out)}
+        structure |= _part_structure(path, part)
+    structure = {path: value for path, value in structure.items() if not _is_inside(path, left_out)}
     for path, body in differing:
         for i in range(len(body.blocks)):
             for name, part in zip(("mask", "position"), body.at_layer(i), strict=True):
-                found |= _part_structure(_join(path, f"blocks.{i}.{name}"), part)
-    return found
+                structure |= _part_structure(_join(path, f"blocks.{i}.{name}"), part)
+    return structure
 
 
 def _part_structure(path: str, part: Any) -> dict[str, Any]:
-    """One part's class, its plain attributes and the shapes of its parameters."""
-    found: dict[str, Any] = {
+    """Returns one part's class, plain attributes and parameter shapes."""
+    structure: dict[str, Any] = {
         path: MultiHeadAttention if type(part) is ReferenceAttention else type(part)
     }
     for key, value in vars(part).items():
         if key.startswith("_") or key in IGNORED:
             continue
         if isinstance(value, Mask):
-            found |= _part_structure(_join(path, key), value)
+            structure |= _part_structure(_join(path, key), value)
         elif isinstance(value, PLAIN_TYPES):
-            found[_join(path, key)] = value
+            structure[_join(path, key)] = value
     for key, parameter in getattr(part, "_parameters", {}).items():
-        found[_join(path, key)] = None if parameter is None else tuple(parameter.shape)
-    return found
+        structure[_join(path, key)] = None if parameter is None else tuple(parameter.shape)
+    return structure
 
 
 def _is_inside(path: str, outer: list[str]) -> bool:
@@ -65,37 +66,37 @@ def _is_inside(path: str, outer: list[str]) -> bool:
 
 
 def structure_differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """Where two results of `module_structure` differ, in words; each once for all blocks.
+    """Returns messages about the differences of two structures, one for all blocks.
 
-    A part of another class is told, and not what lies within it.
+    If the classes of two parts differ, their attributes are not compared.
     """
     ours, theirs = _per_layer(ours, theirs), _per_layer(theirs, ours)
-    said: dict[str, str] = {}
-    within: list[str] = []
+    messages: dict[str, str] = {}
+    outer: list[str] = []
     for path in sorted(ours.keys() | theirs.keys(), key=lambda path: (path.count("."), path)):
         a, b = ours.get(path), theirs.get(path)
-        if _same(a, b) or any(path.startswith(outer) for outer in within):
+        if _equal_values(a, b) or any(path.startswith(each) for each in outer):
             continue
         if isinstance(a, type) or isinstance(b, type):
-            within.append(path + "." if path else "")
-        place = re.sub(r"\bblocks\.\d+", "blocks", path) or "model"
-        said.setdefault(place, f"{place} {_value_text(a)}, not {_value_text(b)}")
-    return list(said.values())
+            outer.append(path + "." if path else "")
+        where = re.sub(r"\bblocks\.\d+", "blocks", path) or "model"
+        messages.setdefault(where, f"{where} is {_value_text(a)}, not {_value_text(b)}")
+    return list(messages.values())
 
 
 def _per_layer(alike: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Masks and positions of layers that are alike, stated as those of others that differ are."""
+    """Repeats the mask and the position of equal layers for each layer, if `other` is by layer."""
     numbers = [path.split(".")[1] for path in other if re.fullmatch(r"blocks\.\d+\.mask", path)]
     if not numbers or "mask" not in alike:
         return alike
     own = {path: value for path, value in alike.items() if _is_inside(path, ["mask", "position"])}
-    found = {path: value for path, value in alike.items() if path not in own}
-    return found | {f"blocks.{i}.{path}": value for i in numbers for path, value in own.items()}
+    rest = {path: value for path, value in alike.items() if path not in own}
+    return rest | {f"blocks.{i}.{path}": value for i in numbers for path, value in own.items()}
 
 
-def _same(a: object, b: object) -> bool:
+def _equal_values(a: object, b: object) -> bool:
     if isinstance(a, float) and isinstance(b, float):
-        return math.isclose(a, b, rel_tol=1e-9)  # one may have been typed
+        return math.isclose(a, b, rel_tol=1e-9)  # one may come from a decimal in a config
     return a == b
 
 
@@ -105,5 +106,5 @@ def _join(path: str, key: str) -> str:
 
 def _value_text(value: object) -> str:
     if value is None:
-        return "nothing"
+        return "none"
     return value.__name__ if isinstance(value, type) else str(value)
