@@ -12,7 +12,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from etude.data.tokenizer import BPE, Byte, Char, Tokenizer, special_token
 from etude.data.unigram import Unigram
 from etude.data.wordpiece import WordPiece
-from etude.interop.tokenizers import ReleasedTokenizer, of_gguf
+from etude.interop.tokenizers import ReleasedTokenizer, load_gguf_tokenizer
 
 TEXT = "The cat sat on the mat; cats, naïve café. 我爱北京。 Two  spaces\nand é, 🙂 too."
 SPACE = "▁"
@@ -95,7 +95,7 @@ def _byte_level_with_more() -> Tokenizer:
 
 
 def _gguf() -> Tokenizer:
-    """As `of_gguf` builds it from a file's metadata."""
+    """As `load_gguf_tokenizer` builds it from a file's metadata."""
     spec = BPE(vocab_size=290).train([TEXT * 20])
     model = SimpleNamespace(**_model(spec))
     names = [*model.vocab, "<|im_start|>", "café"]
@@ -114,7 +114,7 @@ def _gguf() -> Tokenizer:
         keys = staticmethod(values.keys)
         get = staticmethod(values.get)
 
-    return of_gguf(File())[0]  # type: ignore[arg-type]
+    return load_gguf_tokenizer(File())[0]  # type: ignore[arg-type]
 
 
 def _model(tokenizer: Tokenizer) -> dict[str, Any]:

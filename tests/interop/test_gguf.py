@@ -18,7 +18,7 @@ from etude.data.tokenizer import BPE, Tokenizer
 from etude.errors import RequestError
 from etude.interop.gguf import GGUF
 from etude.interop.pretrained import Loaded, load_tensors
-from etude.interop.tokenizers import of_gguf
+from etude.interop.tokenizers import load_gguf_tokenizer
 
 TEXT = [
     "The people, the people's 1862 and 12345 of them; don't they?  Two spaces\n\n end. Été 中文 "
@@ -140,7 +140,7 @@ def test_the_tokenizer_gives_the_ids_of_the_one_that_was_written(
     bpe: Tokenizer, tmp_path: Path
 ) -> None:
     file = GGUF(write_gguf(tmp_path / "m.gguf", llama(), tokenizer=bpe, end=bpe.end_of_text))
-    tokenizer, ends = of_gguf(file)
+    tokenizer, ends = load_gguf_tokenizer(file)
     assert tokenizer.encode_batch(TEXT) == bpe.encode_batch(TEXT)
     assert tokenizer.decode(tokenizer.encode(TEXT[0])) == TEXT[0]
     assert (tokenizer.end_of_text, ends.stops) == (bpe.end_of_text, (bpe.end_of_text,))
@@ -154,14 +154,16 @@ def test_smollm_s_digits_stand_alone(bpe: Tokenizer, tmp_path: Path) -> None:
     joined = BPE(vocab_size=290).train([text * 50])
     assert len(joined.encode("1862")) < 4
     file = GGUF(write_gguf(tmp_path / "m.gguf", llama(), tokenizer=joined, pre="smollm"))
-    assert of_gguf(file)[0].encode("1862") == [joined.encode(digit)[0] for digit in "1862"]
+    assert load_gguf_tokenizer(file)[0].encode("1862") == [
+        joined.encode(digit)[0] for digit in "1862"
+    ]
 
 
 @pytest.mark.parametrize(("pre", "largest"), [("llama-bpe", 3), ("qwen2", 1)])
 def test_splittings_by_name(pre: str, largest: int, bpe: Tokenizer, tmp_path: Path) -> None:
     digits = BPE(vocab_size=290).train(["12345678 " * 50])
     file = GGUF(write_gguf(tmp_path / "m.gguf", llama(), tokenizer=digits, pre=pre))
-    tokenizer, _ = of_gguf(file)
+    tokenizer, _ = load_gguf_tokenizer(file)
     pieces = tokenizer.backend.pre_tokenizer.pre_tokenize_str("12345678 don't")
     assert max(len(piece) for piece, _ in pieces if piece.isdigit()) == largest
     assert [piece for piece, _ in pieces][-2:] == ["Ġdon", "'t"]
@@ -170,15 +172,15 @@ def test_splittings_by_name(pre: str, largest: int, bpe: Tokenizer, tmp_path: Pa
 def test_a_tokenizer_json_beside_the_file_is_taken(bpe: Tokenizer, tmp_path: Path) -> None:
     file = write_gguf(tmp_path / "m.gguf", llama())
     with pytest.raises(RequestError, match=r"tokenizer.ggml.model = None: expected gpt2.*next to"):
-        of_gguf(GGUF(file))
+        load_gguf_tokenizer(GGUF(file))
     bpe.save(tmp_path / "tokenizer.json")
-    assert of_gguf(GGUF(file))[0].encode_batch(TEXT) == bpe.encode_batch(TEXT)
+    assert load_gguf_tokenizer(GGUF(file))[0].encode_batch(TEXT) == bpe.encode_batch(TEXT)
 
 
 def test_an_unknown_splitting_is_refused(bpe: Tokenizer, tmp_path: Path) -> None:
     file = GGUF(write_gguf(tmp_path / "m.gguf", llama(), tokenizer=bpe, pre="tekken"))
     with pytest.raises(RequestError, match=r"tokenizer.ggml.pre = 'tekken'.*smollm.*next to"):
-        of_gguf(file)
+        load_gguf_tokenizer(file)
 
 
 def change(file: Path, before: bytes, after: bytes) -> Path:

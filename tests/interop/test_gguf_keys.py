@@ -19,7 +19,7 @@ from etude.errors import RequestError
 from etude.interop.gguf import GGUF
 from etude.interop.gguf_keys import READ, TOKENIZER_READ
 from etude.interop.pretrained import Loaded, load_tensors
-from etude.interop.tokenizers import of_gguf
+from etude.interop.tokenizers import load_gguf_tokenizer
 
 IDS = torch.arange(24).view(2, 12)
 CLOSE = 1e-4
@@ -195,13 +195,13 @@ def test_every_key_of_a_tokenizer_is_read_harmless_or_refused_by_name(
 ) -> None:
     plain = write_gguf(tmp_path / "plain.gguf", small, tokenizer=bpe, end=bpe.end_of_text)
     text = "The people, 1862"
-    expected = of_gguf(GGUF(plain))[0].encode(text)
+    expected = load_gguf_tokenizer(GGUF(plain))[0].encode(text)
     names = {key for key in stated(Keys) if key.startswith("tokenizer.") and "{" not in key}
     keys = {*names, "tokenizer.ggml.a_key_of_tomorrow"} - {*TOKENIZER_READ}
     with pytest.raises(RequestError) as caught:
-        of_gguf(GGUF(with_keys(plain, dict.fromkeys(keys, True))))
+        load_gguf_tokenizer(GGUF(with_keys(plain, dict.fromkeys(keys, True))))
     told = {problem.where.rpartition(", ")[2] for problem in caught.value.problems}
-    found, _ = of_gguf(GGUF(with_keys(plain, dict.fromkeys(keys - told, True))))
+    found, _ = load_gguf_tokenizer(GGUF(with_keys(plain, dict.fromkeys(keys - told, True))))
     assert found.encode(text) == expected
     refused = {key.removeprefix("tokenizer.") for key in told}
     assert refused == {
@@ -225,7 +225,7 @@ def test_whether_a_text_begins_with_a_token(
     if stated is not None:
         file.rename(tmp_path / "n.gguf")
         file = with_keys(tmp_path / "n.gguf", {"tokenizer.ggml.add_bos_token": stated})
-    _, ends = of_gguf(GGUF(file))
+    _, ends = load_gguf_tokenizer(GGUF(file))
     assert ends.begin == (7 if begins else None)
     assert ends.stops == (3,)
 
@@ -233,7 +233,7 @@ def test_whether_a_text_begins_with_a_token(
 def test_tokens_and_kinds_of_different_numbers(bpe: Tokenizer, small: Any, tmp_path: Path) -> None:
     file = write_gguf(tmp_path / "m.gguf", small, tokenizer=bpe)
     with pytest.raises(RequestError, match=r"token_type = .*: expected a list of whole numbers"):
-        of_gguf(GGUF(with_keys(file, {"tokenizer.ggml.token_type": [1, 1]})))
+        load_gguf_tokenizer(GGUF(with_keys(file, {"tokenizer.ggml.token_type": [1, 1]})))
 
 
 @pytest.mark.parametrize(
@@ -253,4 +253,4 @@ def test_values_of_another_type(
 ) -> None:
     file = write_gguf(tmp_path / "m.gguf", small, tokenizer=bpe)
     with pytest.raises(RequestError, match=rf"tokenizer.ggml.{key} = .*: expected {expected}"):
-        of_gguf(GGUF(with_keys(file, {f"tokenizer.ggml.{key}": value})))
+        load_gguf_tokenizer(GGUF(with_keys(file, {f"tokenizer.ggml.{key}": value})))

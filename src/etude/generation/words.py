@@ -99,8 +99,9 @@ class ForbiddenWords:
 
     Only whole words match: with `he` forbidden, `the` is allowed. A token that completes the word
     is forbidden unless its own text continues the word: the token `he` is forbidden, `hello` is
-    not. In scripts without spaces, words are also forbidden inside others. A word may contain spaces;
-    spaces around it are ignored. Strings without letters or digits (`://`) are forbidden anywhere.
+    not. In scripts without spaces, words are also forbidden inside others. A word may contain
+    spaces; spaces around it are ignored. Strings without letters or digits (`://`) are forbidden
+    anywhere.
 
     Not prevented: other encodings of the same characters (a separate combining accent), and changes
     when a tokenizer joins tokens (WordPiece's spaces around punctuation).

@@ -56,7 +56,7 @@ class LowRankChange:
 
     def shapes(self, known: _AdaptableTensor, rank: int, dora: bool) -> dict[str, tuple[int, ...]]:
         """Returns the expected shapes of the tensors."""
-        rows, inputs = len(known.place.rows), known.place.parameter.shape[-1]
+        rows, inputs = len(known.slice_.rows), known.slice_.parameter.shape[-1]
         if not known.is_linear:
             return {"embedding_a": (rank, rows), "embedding_b": (inputs, rank)}
         size = {"size": (rows,)} if dora else {}
@@ -99,28 +99,33 @@ def merge_adapter(loaded: Loaded, folder: Path) -> None:
         raise RequestError(problems[:MAX_PROBLEMS] + (last if more > 0 else []))
     with torch.no_grad():
         for name, tensor in whole.items():
-            view = known[name].place.piece.view
+            view = known[name].slice_.piece.view
             view.copy_(tensor.view(view.shape))
         for name, change in changes.items():
-            _apply_change(known[f"{name}.weight"].place, change, config.scale(name))
+            _apply_change(known[f"{name}.weight"].slice_, change, config.scale(name))
 
 
-def _apply_change(place: TensorSlice, change: LowRankChange, scale: float) -> None:
+def _apply_change(slice_: TensorSlice, change: LowRankChange, scale: float) -> None:
     """Computes W + s B A in at least float32; with DoRA, each row is scaled to its magnitude."""
-    rows = place.rows
-    exact = torch.promote_types(place.parameter.dtype, torch.float32)
+    rows = slice_.rows
+    exact = torch.promote_types(slice_.parameter.dtype, torch.float32)
     parts = {key: x.to(rows.device, exact) for key, x in change.parts.items()}
-    weight = place.parameter[rows].to(exact) + scale * LowRankChange(parts).product()
+    weight = slice_.parameter[rows].to(exact) + scale * LowRankChange(parts).product()
     if "size" in parts:
         weight *= (parts["size"] / weight.norm(dim=1))[:, None]
-    place.parameter[rows] = weight.to(place.parameter.dtype)
+    slice_.parameter[rows] = weight.to(slice_.parameter.dtype)
 
 
 @dataclass(frozen=True)
 class _AdaptableTensor:
-    """A released tensor that an adapter may change; `is_linear` is false for embeddings."""
+    """A released tensor that an adapter may update.
 
-    place: TensorSlice
+    Attributes:
+        slice_: the part of our parameter.
+        is_linear: whether the module multiplies vectors by it; false for embeddings.
+    """
+
+    slice_: TensorSlice
     is_linear: bool
 
 
@@ -128,8 +133,10 @@ def _adaptable_tensors(loaded: Loaded) -> dict[str, _AdaptableTensor]:
     """Returns all released tensors by name, including those that the module does not use."""
     owners = dict(loaded.module.named_modules())
     tensors = {
-        name: _AdaptableTensor(place, isinstance(owners[place.name.rpartition(".")[0]], nn.Linear))
-        for name, place in tensor_slices(loaded.module, loaded.family, loaded.architecture).items()
+        name: _AdaptableTensor(
+            slice_, isinstance(owners[slice_.name.rpartition(".")[0]], nn.Linear)
+        )
+        for name, slice_ in tensor_slices(loaded.module, loaded.family, loaded.architecture).items()
     }
     for name, tensor in loaded.rest.items():
         piece = Piece(name, tuple(tensor.shape), tensor)
@@ -219,7 +226,7 @@ def _check_changes(
         module, _, kind = name.rpartition(".")
         if kind != "weight":
             continue
-        change, is_matrix = changes.get(module), len(tensor.place.piece.shape) == 2
+        change, is_matrix = changes.get(module), len(tensor.slice_.piece.shape) == 2
         wanted = is_matrix and config.targets(module, is_linear=tensor.is_linear)
         if change is None:
             if wanted and not all_linear:
@@ -258,7 +265,7 @@ def _check_whole_tensors(
         module, _, kind = name.rpartition(".")
         stated = biases == "all" or (biases == "lora_only" and module in changes)
         needed = config.replaces(module) or (kind == "bias" and stated)
-        shape, full = tensor.place.piece.shape, whole.get(name)
+        shape, full = tensor.slice_.piece.shape, whole.get(name)
         if (full is None and needed) or (full is not None and full.shape != shape):
             actual = None if full is None else _shape_text(full.shape)
             problems.append(Problem(f"{where}, {name}", f"the shape {_shape_text(shape)}", actual))

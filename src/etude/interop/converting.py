@@ -83,8 +83,8 @@ class Source:
 def of_released(named: str, released: ReleasedModel) -> Source:
     """Returns the export source for a released model."""
     loaded = released.loaded
-    if released.without is not None:
-        log.warning("no tokenizer is exported: %s", released.without)
+    if released.tokenizer_error is not None:
+        log.warning("no tokenizer is exported: %s", released.tokenizer_error)
     location = released.place
     return Source(
         named=named if location.commit is None else f"{named} (commit {location.commit})",
@@ -209,24 +209,24 @@ def convert(
         raise RequestError(Problem("DEST", "another folder than the source", str(destination)))
     # The age protects the folder that another process is writing.
     sweep_temporaries(destination.parent, of=destination.name, age=_ABANDONED)
-    beside = temporary(destination)
+    staging = temporary(destination)
     differences: dict[str, LogitDifference] = {}
     try:
         kind, size = source.family.model_type, _format_size(source.module)
         tell(f"writing {source.named} as {kind}, {size} parameters")
-        beside.mkdir()
+        staging.mkdir()
         save_weights(
             source.module,
-            beside,
+            staging,
             family=source.family,
             config=source.config,
             architecture=source.architecture,
             rest=source.rest,
             dtype=dtype,
         )
-        _write_tokenizer(source, beside)
+        _write_tokenizer(source, staging)
         if source.mean is not None:
-            write_modules(beside, source.mean, source.reads or source.module.max_length)
+            write_modules(staging, source.mean, source.reads or source.module.max_length)
         ours = comparing.logits_of(source.module, source.architecture, source.pad)
         if source.files is not None:
             tell("comparing the logits with those of the source in transformers")
@@ -246,19 +246,19 @@ def convert(
             )
         tell("comparing the logits with those of the export")
         try:
-            theirs, reader = _transformers_logits(source, beside), "transformers"
+            theirs, reader = _transformers_logits(source, staging), "transformers"
         except UnreadableByTransformers as error:
             if "not installed" not in str(error):
                 raise LogitMismatch(f"{destination} is not written: {error}") from error
             tell(f"{error}: the export is read by Étude instead")
-            theirs = comparing.logits_read_again(beside, source.architecture, source.pad)
+            theirs = comparing.logits_read_again(staging, source.architecture, source.pad)
             reader = "Étude"
         differences[f"{destination.name} by {reader}"] = logit_difference(ours, theirs)
         if source.mean is not None:
             head = deepcopy(source.mean).double().eval()
             with torch.inference_mode():
                 expected = head(ours.double())
-            pooled = mean_head_logits(beside, theirs.double())
+            pooled = mean_head_logits(staging, theirs.double())
             differences[f"the logits of {MODULES}"] = logit_difference(expected, pooled)
         _report_differences(differences, tell)
         wrong = [name for name, each in differences.items() if not each.within(tolerance)]
@@ -267,9 +267,9 @@ def convert(
                 f"logits differ by more than {tolerance:g}: {' and '.join(wrong)}; "
                 f"{destination} is not written"
             )
-        _move_into_place(beside, destination)
+        _move_into_place(staging, destination)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
     return differences
 
 
@@ -306,15 +306,15 @@ def has_types(module: Any) -> bool:
     return types is not None and types.num_embeddings > 1
 
 
-def _move_into_place(beside: Path, destination: Path) -> None:
+def _move_into_place(staging: Path, destination: Path) -> None:
     """Renames the finished folder to `destination`, then deletes the folder it replaces."""
     if not destination.exists():
-        beside.replace(destination)
+        staging.replace(destination)
         return
     old = temporary(destination, "-old")
     destination.replace(old)
     try:
-        beside.replace(destination)
+        staging.replace(destination)
     except OSError:
         old.replace(destination)
         raise

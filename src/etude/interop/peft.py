@@ -66,9 +66,9 @@ def save_adapter(
     known = tensor_slices(twin, family, kind)
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
-    for name, place in known.items():
-        layer = layers.get(place.name.removesuffix(".weight"))
-        if layer is None or (change := _concatenate_changes(layer, place.rows)) is None:
+    for name, slice_ in known.items():
+        layer = layers.get(slice_.name.removesuffix(".weight"))
+        if layer is None or (change := _concatenate_changes(layer, slice_.rows)) is None:
             continue
         target = name.removesuffix(".weight")
         tensors[f"{target}.lora_A.weight"], tensors[f"{target}.lora_B.weight"] = change
@@ -128,9 +128,9 @@ def _head_tensors(module: Any, family: Family, known: dict[str, TensorSlice]) ->
     if not hasattr(getattr(module, "head", None), "gives"):
         return {}
     tensors = {
-        name: place.piece.view.reshape(place.piece.shape)
-        for name, place in known.items()
-        if place.name.startswith("head.")
+        name: slice_.piece.view.reshape(slice_.piece.shape)
+        for name, slice_ in known.items()
+        if slice_.name.startswith("head.")
     }
     if module.head.gives == "vocabulary":  # in `transformers` this head has a copy of the embedding
         output = family.output.removesuffix(".weight")
@@ -147,9 +147,9 @@ def _outermost(modules: Iterable[str]) -> list[str]:
     )
 
 
-def _is_transposed(place: TensorSlice) -> bool:
+def _is_transposed(slice_: TensorSlice) -> bool:
     """Returns whether the released matrix is stored as (input, output)."""
-    return place.piece.view.stride(-1) != 1 and place.piece.view.ndim == 2
+    return slice_.piece.view.stride(-1) != 1 and slice_.piece.view.ndim == 2
 
 
 def _shortest_suffixes(chosen: Iterable[str], modules: list[str]) -> list[str]:

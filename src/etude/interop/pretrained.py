@@ -108,18 +108,18 @@ def load_tensors(
     family = family_of(config)
     kind = family.architecture(config, architecture)
     _check_depth(config, tensors)
-    found = _file_names_by_current_name(family, tensors)
+    file_names = _file_names_by_current_name(family, tensors)
     same = None
-    if family.output in found and family.embedding in found:
-        same = _tensors_equal(tensors, found[family.output], found[family.embedding])
+    if family.output in file_names and family.embedding in file_names:
+        same = _tensors_equal(tensors, file_names[family.output], file_names[family.embedding])
     family.adjust_config(config, same)
     module = family.build(config, kind)
     pieces = dict(family.pieces(module, kind))
-    rest = _check_tensors(family, config, tensors, found, pieces, same)
+    rest = _check_tensors(family, config, tensors, file_names, pieces, same)
     unused = {name: tensors.read(name).clone() for name in rest}
     if unused:
         log.info("tensors not used by %s: %s", type(module).__name__, _join_names(rest))
-    _fill_parameters(family, module, kind, tensors, found, dtype, torch.device(device))
+    _fill_parameters(family, module, kind, tensors, file_names, dtype, torch.device(device))
     where = tensors.where if tensors.where.is_dir() else tensors.where.parent
     arguments = family.arguments(config, kind)
     return Loaded(module.eval(), family, kind, config.values, where, arguments, unused)
@@ -141,18 +141,18 @@ def _check_depth(config: HFConfig, tensors: Tensors) -> None:
 
 def _file_names_by_current_name(family: Family, tensors: Tensors) -> dict[str, str]:
     """Maps each tensor's current name, as in a class with a head, to its name in the file."""
-    found = {}
+    file_names = {}
     names = tensors.names()
     bare = family.prefix and not any(name.startswith(family.prefix) for name in names)
     heads = {rule for rule in family.retained if not rule.startswith(re.escape(family.prefix))}
     for name in names:
-        present = name
+        current = name
         for pattern, today in family.renamed.items():
-            present = re.sub(f"^{pattern}$", today, present)
-        if bare and present != family.output and not matches(heads, present):
-            present = family.prefix + present
-        found[present] = name
-    return found
+            current = re.sub(f"^{pattern}$", today, current)
+        if bare and current != family.output and not matches(heads, current):
+            current = family.prefix + current
+        file_names[current] = name
+    return file_names
 
 
 def _tensors_equal(tensors: Tensors, a: str, b: str) -> bool:
@@ -163,7 +163,7 @@ def _check_tensors(
     family: Family,
     config: HFConfig,
     tensors: Tensors,
-    found: Mapping[str, str],
+    file_names: Mapping[str, str],
     pieces: Mapping[str, list[Piece]],
     same: bool | None,
 ) -> list[str]:
@@ -179,37 +179,39 @@ def _check_tensors(
     misshapen: list[Problem] = []
     extra: list[Problem] = []
     for name, shape in wanted.items():
-        if name not in found:
+        if name not in file_names:
             missing.append(Problem(f"{where}, {name}", f"a tensor of shape {_shape_text(shape)}"))
-        elif tensors.shape(found[name]) != shape:
-            actual = tensors.shape(found[name])
+        elif tensors.shape(file_names[name]) != shape:
+            actual = tensors.shape(file_names[name])
             hint = None
             if name == family.embedding and actual[1:] == shape[1:]:
                 hint = f"vocab_size in {NAME} is {shape[0]}"
             expected = f"the shape {_shape_text(shape)}, according to {NAME}"
             misshapen.append(
-                Problem(f"{where}, {found[name]}", expected, _shape_text(actual), hint)
+                Problem(f"{where}, {file_names[name]}", expected, _shape_text(actual), hint)
             )
     rest = []
-    for name, there in found.items():
+    for name, file_name in file_names.items():
         original = next((of for rule, of in family.copies.items() if matches([rule], name)), None)
         if name in wanted or matches(family.unused, name):
             continue
         if original is not None:
-            if original in found and not _tensors_equal(tensors, there, found[original]):
-                expected = f"the same values as {found[original]}"
-                extra.append(Problem(f"{where}, {there}", expected, hint=SHARED))
+            if original in file_names and not _tensors_equal(
+                tensors, file_name, file_names[original]
+            ):
+                expected = f"the same values as {file_names[original]}"
+                extra.append(Problem(f"{where}, {file_name}", expected, hint=SHARED))
             continue
         if name == family.output:
             if not same:
                 expected = "the same values as the embedding"
                 hint = f"tie_word_embeddings in {NAME} is true"
-                extra.append(Problem(f"{where}, {there}", expected, hint=hint))
+                extra.append(Problem(f"{where}, {file_name}", expected, hint=hint))
         elif matches(family.retained, name):
-            rest.append(there)
+            rest.append(file_name)
         else:
             expected = f"no such tensor in {family.model_type}, according to {NAME}"
-            extra.append(Problem(f"{where}, {there}", expected))
+            extra.append(Problem(f"{where}, {file_name}", expected))
     problems = misshapen + missing + extra
     if len(missing) > len(wanted) // 2:
         other = _guess_family(tensors.names(), family)
@@ -249,13 +251,13 @@ def _fill_parameters(
     module: nn.Module,
     architecture: str,
     tensors: Tensors,
-    found: Mapping[str, str],
+    file_names: Mapping[str, str],
     dtype: torch.dtype | None,
     device: torch.device,
 ) -> None:
     """Replaces each parameter on the meta device by one with the file's values."""
     if dtype is None:
-        dtype = _read_floats(tensors, found[family.embedding]).dtype
+        dtype = _read_floats(tensors, file_names[family.embedding]).dtype
     for name, parameter in list(module.named_parameters()):
         path, _, key = name.rpartition(".")
         owner = module.get_submodule(path)
@@ -264,7 +266,7 @@ def _fill_parameters(
     with torch.no_grad():
         for _, pieces in family.pieces(module, architecture):
             for piece in pieces:
-                tensor = _read_floats(tensors, found[piece.name])
+                tensor = _read_floats(tensors, file_names[piece.name])
                 piece.view.copy_(tensor.view(piece.view.shape))
 
 

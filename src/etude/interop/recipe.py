@@ -40,11 +40,11 @@ class Released(Recipe):
 def _read(source: str, revision: str | None) -> Tokenizer:
     path = hub.locate(source, revision).path
     if path.suffix == SUFFIX:
-        released, ends = tokenizers.of_gguf(GGUF(path))
+        released, ends = tokenizers.load_gguf_tokenizer(GGUF(path))
         end = ends.stops[0] if ends.stops else None
     else:
         folder = path if path.is_dir() else path.parent
-        released = tokenizers.of_folder(folder, HFConfig.of(folder).values)
+        released = tokenizers.load_folder_tokenizer(folder, HFConfig.of(folder).values)
         end = released.end_of_text
     tokenizer = Tokenizer(released.backend, released.file)
     if end is None or tokenizer.end_of_text == end:

@@ -29,7 +29,7 @@ class ReleasedModel:
         loaded: the module and its config.
         tokenizer: the tokenizer; None if it cannot be read.
         ends: the tokens before and after a generated text.
-        without: the error that explains a missing tokenizer.
+        tokenizer_error: the error that explains a missing tokenizer.
         chat: the chat template of a GGUF file.
     """
 
@@ -37,7 +37,7 @@ class ReleasedModel:
     loaded: Loaded
     tokenizer: ReleasedTokenizer | None
     ends: TextBoundaries
-    without: RequestError | None = None
+    tokenizer_error: RequestError | None = None
     chat: str | None = None
 
     @property
@@ -83,8 +83,8 @@ def read(
         RequestError: the source cannot be read.
     """
     wanted = dtype_of(dtype)
-    place = hub.locate(source, revision)
-    if (place.path / "run.json").is_file():
+    location = hub.locate(source, revision)
+    if (location.path / "run.json").is_file():
         hint = "this is a run: use etude.load_run"
         raise RequestError(Problem("SOURCE", "released weights", str(source), hint))
     try:
@@ -95,8 +95,8 @@ def read(
         raise RequestError(
             Problem("device", "a device of this machine", str(device), reason)
         ) from error
-    if place.path.suffix == SUFFIX:
-        file = GGUF(place.path)
+    if location.path.suffix == SUFFIX:
+        file = GGUF(location.path)
         loaded = load_tensors(
             file,
             file.config(),
@@ -104,23 +104,23 @@ def read(
             device=where,
             architecture=architecture,
         )
-        without = None
+        tokenizer_error = None
         tokenizer, ends = None, TextBoundaries()
         try:
-            tokenizer, ends = tokenizers.of_gguf(file)
+            tokenizer, ends = tokenizers.load_gguf_tokenizer(file)
         except RequestError as error:
-            without = error
+            tokenizer_error = error
         chat = file.get("tokenizer.chat_template")
-        released = ReleasedModel(place, loaded, tokenizer, ends, without, chat)
+        released = ReleasedModel(location, loaded, tokenizer, ends, tokenizer_error, chat)
     else:
-        loaded = load_weights(place.path, dtype=wanted, device=where, architecture=architecture)
-        folder = place.path if place.path.is_dir() else place.path.parent
+        loaded = load_weights(location.path, dtype=wanted, device=where, architecture=architecture)
+        folder = location.path if location.path.is_dir() else location.path.parent
         try:
-            tokenizer = tokenizers.of_folder(folder, loaded.config)
-            ends = tokenizers.ends_of_folder(folder, loaded.config, tokenizer)
-            released = ReleasedModel(place, loaded, tokenizer, ends)
+            tokenizer = tokenizers.load_folder_tokenizer(folder, loaded.config)
+            ends = tokenizers.load_boundaries(folder, loaded.config, tokenizer)
+            released = ReleasedModel(location, loaded, tokenizer, ends)
         except RequestError as error:
-            released = ReleasedModel(place, loaded, None, TextBoundaries(), error)
+            released = ReleasedModel(location, loaded, None, TextBoundaries(), error)
     return _without_unknown_ids(released)
 
 
@@ -131,8 +131,8 @@ def with_text(released: ReleasedModel) -> LanguageModel | Seq2Seq | TextEncoder:
         RequestError: the model has no readable tokenizer.
     """
     if released.tokenizer is None:
-        assert released.without is not None
-        raise released.without
+        assert released.tokenizer_error is not None
+        raise released.tokenizer_error
     module, tokenizer, ends = released.loaded.module, released.tokenizer, released.ends
     if isinstance(module, Decoder):
         return LanguageModel(module, tokenizer, begin_token=ends.begin, stop_tokens=ends.stops)
@@ -152,4 +152,4 @@ def _without_unknown_ids(released: ReleasedModel) -> ReleasedModel:
         return released
     expected = f"at most {module.embedding.num_embeddings} ids, the number of the embeddings"
     problem = Problem(f"{released.place.path}, the tokenizer", expected, tokenizer.vocab_size)
-    return replace(released, tokenizer=None, without=RequestError(problem))
+    return replace(released, tokenizer=None, tokenizer_error=RequestError(problem))

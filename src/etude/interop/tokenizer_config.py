@@ -64,10 +64,10 @@ def _check_added_tokens(
     folder: Path, config: dict[str, Any], backend: tokenizers.Tokenizer
 ) -> Iterator[Problem]:
     """Yields a problem for each added token that the tokenizer lacks under its id."""
-    listed = config.get("added_tokens_decoder") or {}
+    added_by_id = config.get("added_tokens_decoder") or {}
     tokens = [
         (f"{NAME}, added_tokens_decoder", key, token.get("content"))
-        for key, token in (listed.items() if isinstance(listed, dict) else ())
+        for key, token in (added_by_id.items() if isinstance(added_by_id, dict) else ())
         if isinstance(token, dict)
     ]
     added = config.get("added_tokens") or {}

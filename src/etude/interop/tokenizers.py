@@ -78,7 +78,7 @@ class TextBoundaries:
     stops: tuple[int, ...] = ()
 
 
-def of_folder(folder: Path, config: Mapping[str, Any]) -> ReleasedTokenizer:
+def load_folder_tokenizer(folder: Path, config: Mapping[str, Any]) -> ReleasedTokenizer:
     """Reads the tokenizer in a folder: `tokenizer.json`, else GPT-2's or BERT's vocabulary files.
 
     Args:
@@ -113,7 +113,7 @@ def of_folder(folder: Path, config: Mapping[str, Any]) -> ReleasedTokenizer:
     return tokenizer
 
 
-def ends_of_folder(
+def load_boundaries(
     folder: Path, config: Mapping[str, Any], tokenizer: ReleasedTokenizer
 ) -> TextBoundaries:
     """Reads the stop tokens and the first token of a text.
@@ -122,8 +122,10 @@ def ends_of_folder(
     that of the tokenizer's template, else of `tokenizer_config.json`.
     """
     stops = {**config, **_read_optional(folder / GENERATION)}.get("eos_token_id")
-    listed = [stop for stop in (stops if isinstance(stops, list) else [stops]) if stop is not None]
-    if wrong := [stop for stop in listed if type(stop) is not int or stop < 0]:
+    stop_tokens = [
+        stop for stop in (stops if isinstance(stops, list) else [stops]) if stop is not None
+    ]
+    if wrong := [stop for stop in stop_tokens if type(stop) is not int or stop < 0]:
         expected = "a token id or a list of token ids"
         raise RequestError(Problem(f"{folder}: eos_token_id", expected, wrong))
     begin = _first_special_token(tokenizer)
@@ -134,10 +136,10 @@ def ends_of_folder(
         if begin is None and name is not None:
             expected = "a token of the vocabulary, since add_bos_token is true"
             raise RequestError(Problem(f"{folder / CONFIG}: bos_token", expected, name))
-    return TextBoundaries(begin, tuple(listed))
+    return TextBoundaries(begin, tuple(stop_tokens))
 
 
-def of_gguf(file: GGUF) -> tuple[ReleasedTokenizer, TextBoundaries]:
+def load_gguf_tokenizer(file: GGUF) -> tuple[ReleasedTokenizer, TextBoundaries]:
     """Builds the byte-level tokenizer of a GGUF file's metadata.
 
     A `tokenizer.json` next to the file takes precedence.
@@ -156,7 +158,7 @@ def of_gguf(file: GGUF) -> tuple[ReleasedTokenizer, TextBoundaries]:
         begin, tuple(dict.fromkeys(token for token in stops if token is not None))
     )
     if (file.where.parent / "tokenizer.json").is_file():
-        return of_folder(file.where.parent, {}), ends
+        return load_folder_tokenizer(file.where.parent, {}), ends
     kind = file.get("tokenizer.ggml.model")
     if kind != "gpt2":
         expected = "gpt2, the only kind of tokenizer that is read from GGUF metadata"
