@@ -1,4 +1,4 @@
-"""How a text is written, as one object."""
+"""Tests of `GenerationConfig`."""
 
 from __future__ import annotations
 

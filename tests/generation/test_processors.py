@@ -80,7 +80,7 @@ def test_a_text_that_may_not_go_on() -> None:
 
 
 class Bigrams:
-    """Log-probabilities of the next token given the last one, as a table."""
+    """Model with a table of log-probabilities of the next token given the last one."""
 
     window = 100
 
@@ -95,7 +95,7 @@ class Bigrams:
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
 def test_enough_beams_find_the_best_of_all_texts(seed: int, penalty: float) -> None:
-    """Every text of up to four tokens, scored by hand; token 3 ends one."""
+    """Scores every text of up to four tokens by hand; token 3 is the stop token."""
     model, start = Bigrams(seed), seed % 3
     scored: dict[tuple[int, ...], float] = {}
     open_texts: dict[tuple[int, ...], float] = {(start,): 0.0}

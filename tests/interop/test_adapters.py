@@ -1,4 +1,4 @@
-"""Adapters of `peft` for each family, in both directions: the logits are those of `peft`."""
+"""Adapters of `peft` for each family, in both directions: the logits equal those of `peft`."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ PARTS: dict[str, list[Any]] = {
 }  # fmt: skip
 LIKE = {"qwen3": "llama", "gemma3": "llama", "roberta": "bert"}
 SHARED = ("bert", "roberta", "t5", "marian")
-"""Models with a vocabulary's logits whose embedding cannot be one of two matrices here."""
+"""Models with an output vocabulary whose embedding cannot be untied in Étude."""
 
 
 def cases() -> list[Any]:
-    """Each model with all its linear modules, and with each of the usual sets of modules."""
+    """Returns each model with all its linear modules, and with each usual set of modules."""
     found = []
     for name in MODELS:
         kind = name.split()[0]
@@ -85,14 +85,14 @@ def cases() -> list[Any]:
 
 
 def quick(name: str, targets: Any) -> bool:
-    """A few that stand for all: each family once with all, and what is particular to one."""
+    """Returns whether the quick suite covers a case: each family once, and special modules."""
     once = ("gpt2", "gpt_neox", "qwen3", "bert classes", "t5")
     particular = {"gpt2": (["wte", "wpe"],), "gpt_neox tied": (["embed_in"],)}
     return (name in once and targets == "all-linear") or targets in particular.get(name, ())
 
 
 def logits(model: Any) -> Tensor:
-    """Of a model of `transformers`, or of one of ours."""
+    """Computes the logits of a model of `transformers` or of Étude."""
     is_ours = not hasattr(model, "config")
     is_pair = hasattr(model, "decoder") if is_ours else model.config.is_encoder_decoder
     with torch.no_grad():
@@ -111,7 +111,7 @@ def ours(loaded: Any) -> Tensor:
 
 
 def of_peft(model: Any, **options: Any) -> Any:
-    """A `peft` model in which every change is something."""
+    """Returns a `peft` model whose updates are all non-zero."""
     kind = type(model).__name__
     task = "SEQ_CLS" if "SequenceCl" in kind else "TOKEN_CLS" if "TokenCl" in kind else None
     config = LoraConfig(**{"r": 4, "lora_alpha": 9, "task_type": task, **options})
@@ -171,7 +171,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 FULL = "llama biased, tied"
 TRIED = ("patterns", "dora, rslora", "biases", "an embedding")
-"""Of the options, in the quick suite."""
+"""The options that the quick test suite covers."""
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_dora_of_matrices_that_are_kept_otherwise(name: str, tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A llama and an adapter of it, in two folders."""
+    """A Llama model and its adapter, in two folders."""
     folder = tmp_path_factory.mktemp("written")
     theirs = of_peft(saved(folder / "model", FULL), target_modules=["q_proj", "o_proj"])
     theirs.save_pretrained(folder / "adapter")
@@ -211,7 +211,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(written: Path, tmp_path: Path) -> Path:
-    """An adapter that may be changed; its model is beside it."""
+    """A copy of the adapter that tests may change, next to its model."""
     (tmp_path / "model").symlink_to(written / "model")
     shutil.copytree(written / "adapter", tmp_path / "adapter")
     return tmp_path / "adapter"

@@ -1,4 +1,4 @@
-"""Weights and configs that cannot work: one message that names the first mismatches."""
+"""Invalid weights and configs: one message names the first mismatches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GGUF: names, the order of rows, quantisations, metadata, tokenizer; and what is refused."""
+"""GGUF: names, order of rows, quantisations, metadata, tokenizer, and errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CLOSE = 1e-4  # transformers computes norms and rotary positions in float32
 
 
 def llama(**more: Any) -> Any:
-    """Blocks of quantised numbers are 32 long."""
+    """Returns a Llama model whose sizes fit quantisation blocks of 32 values."""
     size = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
     return zoo.randomised(zoo.llama(**{**size, **more}))
 
@@ -86,7 +86,7 @@ def test_quantised_weights_are_those_that_the_package_gives(kind: str, tmp_path:
 
 @pytest.mark.parametrize("kind", ["Q4_K", "Q6_K"])
 def test_k_quants(kind: str, tmp_path: Path) -> None:
-    """Their writer is in llama.cpp alone: the blocks are filled by hand."""
+    """Only llama.cpp can write these quantisations, so the test fills the blocks itself."""
     import gguf
 
     block, size = gguf.GGML_QUANT_SIZES[Kind[kind]]
@@ -103,7 +103,7 @@ def test_k_quants(kind: str, tmp_path: Path) -> None:
 
 
 def llama3_factors(theta: float, K: int, factor: float) -> np.ndarray:
-    """As llama.cpp's convert_hf_to_gguf.py computes them."""
+    """Computes the factors as llama.cpp's convert_hf_to_gguf.py does."""
     found = []
     for i in range(0, K, 2):
         wave = 2 * math.pi * theta ** (i / K)
@@ -144,7 +144,7 @@ def test_the_tokenizer_gives_the_ids_of_the_one_that_was_written(
     assert tokenizer.encode_batch(TEXT) == bpe.encode_batch(TEXT)
     assert tokenizer.decode(tokenizer.encode(TEXT[0])) == TEXT[0]
     assert (tokenizer.end_of_text, ends.stops) == (bpe.end_of_text, (bpe.end_of_text,))
-    # In a prompt a special token is one; in the text of a corpus it never is.
+    # Special tokens are encoded as such in a prompt, never in the text of a corpus.
     assert tokenizer.encode("a<|endoftext|>")[-1] == bpe.end_of_text
     assert bpe.end_of_text not in bpe.encode("a<|endoftext|>")
 

@@ -1,4 +1,4 @@
-"""Every key of the GGUF format: read, without an effect, or refused by its name."""
+"""Every key of the GGUF format is read, has no effect, or raises an error that names it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HARMLESS = {"pooling_type", "rope.scaling.finetuned", "rope.scaling.original_con
 
 
 def stated(cls: type) -> Iterator[str]:
-    """The keys of the package's table."""
+    """Yields the keys in the package's table."""
     for name, value in vars(cls).items():
         if isinstance(value, str) and not name.startswith("__"):
             yield value
@@ -41,7 +41,7 @@ def llama(**more: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def small() -> Any:
-    """The smallest llama whose logits say something."""
+    """A small Llama model with meaningful logits."""
     return llama(num_hidden_layers=1, vocab_size=40)
 
 
@@ -51,14 +51,14 @@ def read(file: Path) -> Loaded:
 
 
 def said_of(model: Any, file: Path, **more: Any) -> str:
-    """What is refused when a file has these keys below the architecture's name."""
+    """Returns the error for a file with these keys below the architecture's name."""
     with pytest.raises(RequestError) as caught:
         GGUF(write_gguf(file, model, **more)).config()
     return str(caught.value)
 
 
 def with_keys(file: Path, more: dict[str, Any]) -> Path:
-    """A copy of a file with more keys."""
+    """Returns a copy of a file with more keys."""
     before = gguf.GGUFReader(file)
     after = file.with_name("changed.gguf")
     writer = gguf.GGUFWriter(after, "llama")
@@ -219,7 +219,7 @@ def test_every_key_of_a_tokenizer_is_read_harmless_or_refused_by_name(
 def test_whether_a_text_begins_with_a_token(
     pre: str, stated: bool | None, begins: bool, bpe: Tokenizer, small: Any, tmp_path: Path
 ) -> None:
-    """As llama.cpp does where the file is silent: Llama 3's texts begin with one."""
+    """Follows llama.cpp's default: Llama 3's texts begin with a token."""
     file = write_gguf(tmp_path / "m.gguf", small, tokenizer=bpe, pre=pre, end=3)
     file = with_keys(file, {"tokenizer.ggml.bos_token_id": 7})
     if stated is not None:

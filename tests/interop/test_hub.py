@@ -1,4 +1,4 @@
-"""Weights from a hub: only what is needed, fixed to a commit, found again without a network."""
+"""Weights from a Hub: only the needed files, fixed to a commit, also offline."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Ask = Callable[..., list[str]]
 
 @pytest.fixture
 def ask(tmp_path: Path) -> Ask:
-    """`ask(url, source, ..., home="home")`: a line for each source, in a process of its own."""
+    """`ask(url, source, ..., home="home")` returns a line per source, from a separate process."""
 
     def call(url: str, *sources: str, home: str = "home", **more: str) -> list[str]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
@@ -68,7 +68,7 @@ def test_what_is_needed_is_downloaded_once_and_found_again(ask: Ask, tmp_path: P
         assert sum("GET" in line and "model.safetensors" in line for line in hub.asked) == 1
         assert not any(word in line for line in hub.asked for word in ("bin", "README", "onnx"))
         url = hub.url
-    assert ask(url, "owner/name") == [first]  # gone now, and known from before
+    assert ask(url, "owner/name") == [first]  # the hub is stopped: the cache is used
     assert ask(url, "owner/name", HF_HUB_OFFLINE="1") == [first]
 
     (repository / "config.json").write_text((repository / "config.json").read_text() + "\n")
@@ -131,5 +131,5 @@ def test_shards_are_those_of_the_index(ask: Ask, tmp_path: Path) -> None:
         url = hub.url
     assert [word for word in found.split() if word.startswith("model-")] == shards
     assert ask(url, "owner/large") == [found]
-    next((tmp_path / "home").rglob(shards[1])).unlink()  # as if the download had been cut
+    next((tmp_path / "home").rglob(shards[1])).unlink()  # like an interrupted download
     assert "expected a local path, or access to the Hub" in ask(url, "owner/large")[0]

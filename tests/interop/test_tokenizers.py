@@ -1,4 +1,4 @@
-"""The tokenizer of a released folder: its ids, what stands around a text, where it ends."""
+"""The tokenizer of a released folder: its ids, the tokens around a text, the stop tokens."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HARD = [*TEXT, " two  spaces\n", "Ünïcode, 中文 and 1862!", ""]
 
 
 def vocabulary_files(folder: Path, *special: str) -> Path:
-    """GPT-2's two files, and ids for `special` after them."""
+    """Writes GPT-2's two files, with ids for `special` at the end."""
     spec = json.loads(bpe().backend.to_str())["model"]
     vocabulary = spec["vocab"]
     for name in special:
@@ -194,7 +194,7 @@ def test_what_is_written_is_read_by_transformers_alike(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_two_files_that_contradict_each_other(make, config, field, tmp_path: Path) -> None:
-    """`transformers` gives other ids there; where the two agree, or it ignores one, the same."""
+    """The ids of `transformers` differ if the files contradict each other, else not."""
     from transformers import AutoTokenizer
 
     make().save(tmp_path / "tokenizer.json")
