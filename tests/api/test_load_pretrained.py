@@ -125,11 +125,11 @@ def test_no_part_of_it_needs_transformers_or_lightning(tmp_path: Path) -> None:
         (
             "{folder}",
             {"revision": "main"},
-            "revision = 'main': expected none: the source is a path",
+            "revision = 'main': expected no value, since the source is a local path",
         ),
-        ("{empty}", {}, "expected a folder with config.json beside the weights"),
-        ("{run}", {}, "this is a run, which etude.load_run reads"),
-        ("{small}", {}, "the tokenizer = 300: expected at most the 37 ids"),
+        ("{empty}", {}, "expected a folder with config.json and weights"),
+        ("{run}", {}, "this is a run: use etude.load_run"),
+        ("{small}", {}, "the tokenizer = 300: expected at most 37 ids"),
         ("{mute}", {}, "expected a tokenizer: tokenizer.json"),
     ],
 )

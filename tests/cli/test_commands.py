@@ -55,7 +55,7 @@ def test_version(etude) -> None:
         (["runs", "list", "--root", ""], "--root: the path of a folder is expected"),
         (
             ["generate", "nano", "--greedy", "--top-k", "3"],
-            "--top-k = 3: expected no value beside greedy",
+            "--top-k = 3: expected no value with greedy",
         ),
         (["reproduce", "no_such_paper"], "no_such_paper"),
     ],

@@ -172,7 +172,9 @@ def test_rounding_is_told_apart_from_mistakes(etude: Command, tmp_path: Path) ->
     done = etude("convert", source, tmp_path / "dest", "--dtype", "bfloat16")
     assert done.code == 0, done.err
     assert all(largest < 1e-9 for largest, _ in measured(done.out).values())
-    assert re.search(r"rounding to bfloat16 moves logits by at most \d\.\d+, in the mean", done.out)
+    assert re.search(
+        r"rounding to bfloat16 changes the logits by at most \d\.\d+, \d\.\d+", done.out
+    )
     theirs = hf.AutoModelForCausalLM.from_pretrained(tmp_path / "dest")
     assert theirs.dtype == torch.bfloat16
 
@@ -190,22 +192,22 @@ def test_without_transformers_it_is_read_again_and_said(tmp_path: Path) -> None:
     words = [sys.executable, "-c", code, "convert", str(source), str(tmp_path / "dest")]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "transformers is not installed: what was written is read again by" in done.stdout
+    assert "transformers is not installed: the export is read by Étude instead" in done.stdout
     assert measured(done.stdout) == {"dest by Étude": (0.0, 0.0)}
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("{source}", "{source}"), "DEST = .*expected a folder that is not there yet"),
+        (("{source}", "{source}"), "DEST = .*expected a path that does not exist yet"),
         (("{source}", "{source}", "--force"), "DEST = .*expected another folder than the source"),
-        (("{source}", "{full}", "--force"), "expected a folder of a model, with config.json"),
-        (("{source}", "{full}/a.txt", "--force"), "expected a folder of a model, with config.json"),
-        (("{source}", "no/where/dest"), "DEST = 'no/where/dest': expected a place in a folder"),
+        (("{source}", "{full}", "--force"), "expected a model's folder, with config.json"),
+        (("{source}", "{full}/a.txt", "--force"), "expected a model's folder, with config.json"),
+        (("{source}", "no/where/dest"), "DEST = 'no/where/dest': expected a path in an existing"),
         (("{source}", "{run}/checkpoints/dest"), "DEST = .*expected a place outside the records"),
         (("{source}", "dest", "--tolerance", "0"), "--tolerance = 0.0: expected a positive number"),
         (("{source}", "dest", "--dtype", "float23"), "dtype = 'float23'.*did you mean float32"),
-        (("{full}", "dest"), "expected a folder with config.json beside the weights"),
+        (("{full}", "dest"), "expected a folder with config.json and weights"),
         (("./gone", "dest"), "SOURCE = './gone': expected a folder with config.json and weights"),
     ],
 )

@@ -139,7 +139,7 @@ def test_a_moved_record_still_generates(etude, copy: Path, tmp_path: Path) -> No
         (["--samples", "0"], "--samples = 0"),
         (["--stream", "--samples", "2"], "--samples = 2: expected 1 with --stream"),
         (["--temprature", "1"], "unrecognized arguments: --temprature 1"),
-        (["--beams", "4", "--top-k", "3"], "--top-k = 3: expected no value beside beams = 4"),
+        (["--beams", "4", "--top-k", "3"], "--top-k = 3: expected no value with beams = 4"),
         (["--length-penalty", "2"], "--length-penalty = 2.0: expected 1.0 without a beam search"),
         (["--min-p", "3", "--samples", "0"], "2 mistakes in the request"),
         (["--forbid", ""], "--forbid"),

@@ -1,4 +1,4 @@
-"""A tokenizer of each kind that a model may have: our own, those of released models, and others."""
+"""Tokenizers of each kind: Étude's own, those of released models, and others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from etude.data.tokenizer import BPE, Byte, Char, Tokenizer, special_token
 from etude.data.unigram import Unigram
 from etude.data.wordpiece import WordPiece
-from etude.interop.tokenizers import ReleasedTokenizer, of_gguf
+from etude.interop.tokenizers import ReleasedTokenizer, load_gguf_tokenizer
 
 TEXT = "The cat sat on the mat; cats, naïve café. 我爱北京。 Two  spaces\nand é, 🙂 too."
 SPACE = "▁"
@@ -21,7 +21,7 @@ LLAMA = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
 
 
 def _pieces() -> list[str]:
-    """Special tokens, the bytes, letters and a few words, as SentencePiece spells them."""
+    """Returns special tokens, bytes, letters and a few words, as in SentencePiece."""
     in_bytes = [f"<0x{byte:02X}>" for byte in range(256)]
     words = ["the", "cat", "mat", "on", "é", "🙂", "北", "\ufffd", SPACE * 2, "\n"]
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
@@ -30,7 +30,7 @@ def _pieces() -> list[str]:
 
 
 def _falling_back(decoder: list[Any], normalizer: Any = None, splitting: Any = None) -> Any:
-    """A byte-pair encoding with bytes for what it lacks, as Llama, Gemma and Mistral have it."""
+    """Returns a byte-pair encoding with byte fallback, as of Llama, Gemma and Mistral."""
     numbers = {piece: number for number, piece in enumerate(_pieces())}
     merges = [("t", "h"), ("th", "e"), (SPACE, "the"), ("c", "a"), ("ca", "t"), (SPACE, "cat")]
     numbers |= {"".join(pair): len(numbers) + n for n, pair in enumerate(merges)}
@@ -47,7 +47,7 @@ def _falling_back(decoder: list[Any], normalizer: Any = None, splitting: Any = N
 
 
 def _metaspace_unigram() -> Tokenizer:
-    """As T5's: no bytes, what it lacks is unknown."""
+    """Returns a tokenizer like T5's, with an unknown token instead of bytes."""
     others = [piece for piece in _pieces() if not piece.startswith("<0x")]
     scores = [(piece, -1.0 - len(piece) / 9) for piece in others]
     backend = tokenizers.Tokenizer(models.Unigram(scores, unk_id=0, byte_fallback=False))
@@ -58,7 +58,7 @@ def _metaspace_unigram() -> Tokenizer:
 
 
 def _ends_of_words() -> Tokenizer:
-    """As the first GPT's: `</w>` at the end of a word."""
+    """Returns a tokenizer like that of the first GPT: `</w>` marks the end of a word."""
     pieces = ["<unk>", *"abcdet", "a</w>", "t</w>", "cat</w>", "the</w>", ",</w>", "é</w>"]
     numbers = {piece: number for number, piece in enumerate(pieces)}
     model = models.BPE(numbers, [], unk_token="<unk>", end_of_word_suffix="</w>")
@@ -70,7 +70,7 @@ def _ends_of_words() -> Tokenizer:
 
 
 def _words() -> Tokenizer:
-    """Whole words, without a decoder: the library puts spaces between them."""
+    """Returns a tokenizer of whole words without a decoder: the library joins them with spaces."""
     numbers = {word: n for n, word in enumerate(["<unk>", "the", "cat", "sat", "é", "北京", ";"])}
     backend = tokenizers.Tokenizer(models.WordLevel(numbers, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -79,14 +79,14 @@ def _words() -> Tokenizer:
 
 
 def _tidied() -> Tokenizer:
-    """A BERT's as it is published: spaces before punctuation are removed."""
+    """Returns a tokenizer like the published BERT's, which removes spaces before punctuation."""
     tokenizer = WordPiece(vocab_size=150, lowercase=False).train([TEXT * 5])
     tokenizer.backend.decoder = decoders.WordPiece("##", cleanup=True)
     return Tokenizer(tokenizer.backend)
 
 
 def _byte_level_with_more() -> Tokenizer:
-    """Byte-level with added tokens, a gap in the numbering and special tokens read in prompts."""
+    """Returns a byte-level tokenizer with added tokens and a gap in the ids."""
     backend = BPE(vocab_size=300).train([TEXT * 20]).backend
     names = ["café", "Ġx", "  ", "北京", "ÿþ"]
     backend.add_tokens([AddedToken(name, normalized=False) for name in names])
@@ -95,7 +95,7 @@ def _byte_level_with_more() -> Tokenizer:
 
 
 def _gguf() -> Tokenizer:
-    """As `of_gguf` builds it from a file's metadata."""
+    """Returns the tokenizer that `load_gguf_tokenizer` builds from a file's metadata."""
     spec = BPE(vocab_size=290).train([TEXT * 20])
     model = SimpleNamespace(**_model(spec))
     names = [*model.vocab, "<|im_start|>", "café"]
@@ -114,7 +114,7 @@ def _gguf() -> Tokenizer:
         keys = staticmethod(values.keys)
         get = staticmethod(values.get)
 
-    return of_gguf(File())[0]  # type: ignore[arg-type]
+    return load_gguf_tokenizer(File())[0]  # type: ignore[arg-type]
 
 
 def _model(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def _model(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 class WithGaps(Tokenizer):
-    """Ids beyond the vocabulary, as where a model has more rows than its tokenizer has tokens."""
+    """Tokenizer with ids beyond its vocabulary, as of a model with more rows than tokens."""
 
     vocab_size = 400  # type: ignore[assignment]
 

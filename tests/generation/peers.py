@@ -13,7 +13,7 @@ from torch import Tensor
 from etude.generation.generate import generate
 
 V = 61
-SEED = 2  # texts and lengths vary with it, as the tests want them to
+SEED = 2  # chosen so that texts and lengths vary
 _FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "twins.py"
 _SPEC = importlib.util.spec_from_file_location("benchmark_twins", _FILE)
 assert _SPEC is not None
@@ -24,7 +24,7 @@ _SPEC.loader.exec_module(twins)
 
 @cache
 def pair(family: str) -> tuple[Any, Any]:
-    """(ours, theirs); large weights, so that what comes next depends on what was there."""
+    """Returns (ours, theirs), with weights so large that the next token depends on the context."""
     torch.manual_seed(SEED)
     # A tied embedding makes a model repeat its input.
     shape = {"layers": 2, "heads": 4, "dim": 32, "vocab_size": V, "tied": False}
@@ -36,13 +36,13 @@ def pair(family: str) -> tuple[Any, Any]:
         theirs = twins.t5(**shape, head_dim=6, hidden=48)
     with torch.no_grad():
         for name, parameter in theirs.named_parameters():
-            gentle = family == "t5" and name == "lm_head.weight"  # its vectors are large already
+            gentle = family == "t5" and name == "lm_head.weight"  # its vectors are already large
             parameter.add_((0.15 if gentle else 0.4) * torch.randn_like(parameter))
     return twins.ours(theirs), theirs
 
 
 def prompts(rows: int, length: int, padded: bool, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Ids and where they are no padding, which stands left."""
+    """Returns ids, and a mask that is false for the padding on the left."""
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(1, V, (rows, length), generator=generator)
     keep = torch.ones_like(tokens, dtype=torch.bool)
@@ -56,14 +56,14 @@ def prompts(rows: int, length: int, padded: bool, seed: int = 0) -> tuple[Tensor
 def both(
     family: str, tokens: Tensor, keep: Tensor, mine: dict[str, Any], peers: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
-    """What each generates; sources where the model has an encoder."""
+    """Returns the ids that each model generates."""
     ours, theirs = pair(family)
     padded = not bool(keep.all())
-    # Their own defaults of 20 tokens and top-k 50 are not meant.
+    # Overrides the defaults of `transformers`: 20 tokens and top-k 50.
     asked = {"do_sample": False, "top_k": 0} | peers
     expected = theirs.generate(tokens, attention_mask=keep.long(), pad_token_id=0, **asked)
     if family == "t5":
-        # Padding of a source stands behind in practice; masked, it may stand before as well.
+        # In practice a source is padded on the right; masked, padding on the left works too.
         reading = ours.reading(tokens, keep if padded else None)
         start = torch.zeros(len(tokens), 1, dtype=torch.long)
         return generate(reading, start, **mine), expected

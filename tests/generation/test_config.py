@@ -1,4 +1,4 @@
-"""How a text is written, as one object."""
+"""Tests of `GenerationConfig`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from test_generate import Counting
 
 from etude.errors import Checks, InvalidArguments
-from etude.generation.ends import Ends
 from etude.generation.generate import generate
 from etude.generation.options import GenerationConfig
+from etude.generation.stopping import StopConditions
 from etude.models.text_generator import TextGenerator
 
 PROMPT = torch.tensor([[1, 2, 3]])
@@ -61,8 +61,8 @@ def test_a_model_takes_the_same_options_with_the_same_defaults() -> None:
 
 
 def test_ends() -> None:
-    assert Ends().fill == 0
-    assert Ends([7, 8]).fill == 7
+    assert StopConditions().fill == 0
+    assert StopConditions([7, 8]).fill == 7
 
 
 def test_what_is_collected() -> None:

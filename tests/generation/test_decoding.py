@@ -1,4 +1,4 @@
-"""Modules that are cheap to call while decoding compute the same, and are given back."""
+"""Modules compute the same inside `decoding`, and are restored afterwards."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_what_is_no_module_is_left_alone() -> None:
 
 
 def test_large_products_of_few_rows_take_the_other_kernel() -> None:
-    """And say the same to rounding."""
+    """The outputs are equal up to rounding."""
     size = int(LARGE**0.5) + 1
     module = nn.Linear(size, size)
     x = torch.randn(8, 1, size)

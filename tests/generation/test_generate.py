@@ -45,7 +45,7 @@ def make(position: type = Learned, **changes: Any) -> Decoder:
 
 
 class Counting(nn.Module):
-    """Says that after n comes n + 1, modulo V; notes what it was shown."""
+    """Model that predicts n + 1 after n, modulo V, and records its inputs."""
 
     window = 6
 
@@ -95,7 +95,7 @@ def test_a_prompt_longer_than_the_window_is_kept_and_its_end_is_read():
 @pytest.mark.parametrize("position", [Learned, Sinusoidal, Rotary, ALiBi, NoPosition])
 @pytest.mark.parametrize("T", [1, 5, 8, 11])
 def test_with_and_without_a_cache_the_same_past_the_window(position, T):
-    """And the same as the loop written out: the last `window` tokens, the largest logit."""
+    """Also equals an explicit loop over the last `window` tokens and the largest logit."""
     model = make(position, tie_embeddings=False, bias=False).eval()
     tokens = torch.randint(V, (3, T), generator=torch.Generator().manual_seed(T))
     cached, uncached = (
@@ -135,7 +135,7 @@ def test_a_stop_token_in_the_prompt_stops_nothing():
 @pytest.mark.parametrize("T", [1, 5, 11])
 @pytest.mark.parametrize("draw", [{"greedy": True}, {"temperature": 2.0}, {"top_k": 3}])
 def test_samples_are_those_of_repeated_rows(use_cache, T, draw):
-    """Past the window too; rows of one prompt stand together."""
+    """Holds past the window too; the rows of a prompt are adjacent."""
     model = make(tie_embeddings=False)
     tokens = torch.randint(V, (2, T), generator=torch.Generator().manual_seed(T))
     first, second = (
@@ -161,7 +161,7 @@ def test_samples_read_their_prompt_once():
 
 
 def test_a_token_costs_no_slow_look_up(monkeypatch):
-    """`nn.Module.__getattr__` is asked while a model is made ready, and not again each token."""
+    """`nn.Module.__getattr__` is called during preparation, not for each token."""
     model, asked, slow = make(dropout=0.1), [], nn.Module.__getattr__
 
     def noted(module: nn.Module, name: str) -> Any:
@@ -181,7 +181,7 @@ def test_a_token_costs_no_slow_look_up(monkeypatch):
 @pytest.mark.parametrize("use_cache", [True, False])
 @pytest.mark.parametrize("way", [{"greedy": True}, {"beams": 3}, {"temperature": 2.0}])
 def test_a_padded_batch_gives_the_texts_of_each_row_alone(position, use_cache, way):
-    """Past the window too, which each row reaches at another step; whatever the padding is."""
+    """Holds past the window, which the rows reach at different steps, and for any padding id."""
     model = make(position, tie_embeddings=False)
     lengths = [5, 1, 11, 8]
     source = torch.Generator().manual_seed(1)
@@ -217,7 +217,7 @@ def test_beams_with_and_without_a_cache(position):
 @pytest.mark.parametrize("early", [False, True, "never"])
 @pytest.mark.parametrize("max_length", [28, 8])
 def test_prompts_that_are_done_leave_the_batch(max_length, early):
-    """And find what they find alone; past the window, where nothing is kept, all stay."""
+    """Results equal those of single prompts; past the window, without a cache, all prompts stay."""
     model = make(Rotary, max_length=max_length)
     tokens = torch.randint(4, V, (6, 4), generator=torch.Generator().manual_seed(1))
     rows: list[int] = []
@@ -343,7 +343,7 @@ def test_one_prompt_without_numbers_is_told_though_it_leaves_the_batch():
 
 
 def test_the_same_text_as_transformers():
-    """Greedy, with the cache of each, GPT-2's parts and the same weights."""
+    """Greedy decoding with each library's cache, GPT-2's parts and the same weights."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     model = make(feedforward=GELUTanh, attention=MultiHeadAttention, max_length=24).float()
@@ -426,5 +426,5 @@ def test_refuses_before_the_model_is_asked(changes, where):
 )
 def test_greedy_takes_no_option_of_drawing(given: dict[str, float]) -> None:
     (key,) = given
-    with pytest.raises(InvalidArguments, match=f"{key} = .*: expected .* beside greedy"):
+    with pytest.raises(InvalidArguments, match=f"{key} = .*: expected .* with greedy"):
         generate(Counting(), torch.tensor([[1]]), max_new_tokens=1, greedy=True, **given)  # type: ignore[arg-type]

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from etude.errors import InvalidArguments
 from etude.generation.beams import beam_search
-from etude.generation.ends import Ends
 from etude.generation.options import GenerationConfig
 from etude.generation.processors import (
     ForbiddenTokens,
@@ -18,6 +17,7 @@ from etude.generation.processors import (
     apply,
 )
 from etude.generation.reader import Reader
+from etude.generation.stopping import StopConditions
 
 V = 5
 rows = st.lists(st.lists(st.integers(0, V - 1), min_size=4, max_size=4), min_size=1, max_size=3)
@@ -80,7 +80,7 @@ def test_a_text_that_may_not_go_on() -> None:
 
 
 class Bigrams:
-    """Log-probabilities of the next token given the last one, as a table."""
+    """Model with a table of log-probabilities of the next token given the last one."""
 
     window = 100
 
@@ -95,7 +95,7 @@ class Bigrams:
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
 def test_enough_beams_find_the_best_of_all_texts(seed: int, penalty: float) -> None:
-    """Every text of up to four tokens, scored by hand; token 3 ends one."""
+    """Scores every text of up to four tokens by hand; token 3 is the stop token."""
     model, start = Bigrams(seed), seed % 3
     scored: dict[tuple[int, ...], float] = {}
     open_texts: dict[tuple[int, ...], float] = {(start,): 0.0}
@@ -117,7 +117,7 @@ def test_enough_beams_find_the_best_of_all_texts(seed: int, penalty: float) -> N
         GenerationConfig(
             max_new_tokens=4, beams=81, length_penalty=penalty, early_stopping="never"
         ),
-        Ends([3]),
+        StopConditions([3]),
     )
     texts = [tuple(row) for row in found.tokens[0, :3].tolist()]
     assert [text[: len(b)] for text, b in zip(texts, best, strict=True)] == best

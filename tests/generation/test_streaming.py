@@ -1,4 +1,4 @@
-"""Text in pieces: what is passed on is the text, in time, at a bounded cost, for each tokenizer."""
+"""Streaming: the pieces are the text, without delay, at a bounded cost, for each tokenizer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kinds import FALLING_BACK, TEXT, TOKENIZERS
 from torch import Tensor, nn
 
-from etude.generation.streaming import Pieces, UpTo
+from etude.generation.streaming import IncrementalDecoder, StopTextFilter
 from etude.models.language_model import LanguageModel
 
 PROMPTS = st.one_of(
@@ -26,7 +26,7 @@ NAMES = st.sampled_from(sorted(TOKENIZERS))
 
 
 def ids_of(name: str) -> st.SearchStrategy[list[int]]:
-    """Any ids; and those of whole texts, of which some are left out."""
+    """Strategy of random ids, and of ids of texts with some left out."""
     tokenizer = TOKENIZERS[name]
     anything = st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=12)
     some = st.one_of(st.text(max_size=5), st.sampled_from(["the cat, é北京", "🙂", " a  b\n"]))
@@ -37,13 +37,13 @@ def ids_of(name: str) -> st.SearchStrategy[list[int]]:
 
 
 def unfinished(text: str) -> int:
-    """How many characters at the end of a text may still change."""
+    """Returns the number of characters at the end of a text that may still change."""
     return min(3, len(text) - len(text.rstrip("\ufffd")))
 
 
 def check_pieces(tokenizer: Any, before: list[int], ids: list[int]) -> None:
     start = len(tokenizer.decode(before))
-    pieces, joined = Pieces(tokenizer, before), ""
+    pieces, joined = IncrementalDecoder(tokenizer, before), ""
     for count, token in enumerate(ids, 1):
         joined += pieces.push(token)
         text = tokenizer.decode([*before, *ids[:count]])
@@ -72,7 +72,7 @@ def any_pieces(name: str, data: st.DataObject) -> None:
 
 
 def runs(name: str) -> dict[str, list[int]]:
-    """Many tokens in a row, of each sort: text, parts of characters, nothing at all."""
+    """Long sequences of each kind of token: text, parts of characters, empty text."""
     tokenizer = TOKENIZERS[name]
     spelt = {text: i for i in range(tokenizer.vocab_size) if (text := tokenizer.decode([i]))}
     broken = [i for i in range(tokenizer.vocab_size) if "\ufffd" in tokenizer.decode([i])]
@@ -94,7 +94,7 @@ def test_the_cost_is_in_proportion_to_the_length(name: str) -> None:
     for sort, ids in runs(name).items():
         ids = ids[:300]
         counting = Counting(tokenizer)
-        pieces = Pieces(counting)
+        pieces = IncrementalDecoder(counting)
         text = "".join([*(pieces.push(i) for i in ids), pieces.finish()])
         assert text == tokenizer.decode(ids), sort
         few = 6 if sort in ("text", "one") else 36  # from the start each time: 150
@@ -118,28 +118,28 @@ class Counting:
 def test_a_text_passes_up_to_the_first_stop_that_is_complete(
     text: str, stops: list[str], data: st.DataObject
 ) -> None:
-    """By characters: the first stop to be complete cuts, at its first place."""
+    """The stop text that is complete first cuts the text, at its first position."""
     expected = text
     for end in range(len(text) + 1):
         places = [text[:end].find(stop) for stop in stops if stop in text[:end]]
         if places:
             expected = text[: min(places)]
             break
-    up_to, passed = UpTo(stops), ""
+    up_to, passed = StopTextFilter(stops), ""
     for character in text:
         passed += up_to.push(character)
         assert expected.startswith(passed)
     assert passed + up_to.finish() == expected
-    # Pieces of any size: with a single stop the same.
+    # IncrementalDecoder of any size: with a single stop the same.
     if len(stops) == 1:
         cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=3)))
-        up_to = UpTo(stops)
+        up_to = StopTextFilter(stops)
         parts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
         assert "".join([*map(up_to.push, parts), up_to.finish()]) == expected
 
 
 class Script(nn.Module):
-    """Says the given ids, one after another, whatever it reads; then the last again."""
+    """Model that predicts the given ids in turn for any input, then repeats the last."""
 
     window = 10_000
 
@@ -159,7 +159,7 @@ class Script(nn.Module):
 
 
 def said(name: str, ids: list[int], prompt: str, **more: Any) -> tuple[str, list[str]]:
-    """The text that is returned, and its pieces."""
+    """Returns the text and its pieces."""
     tokenizer = TOKENIZERS[name]
     module = Script(ids, tokenizer.vocab_size)
     begin = tokenizer.vocab_size - 1
@@ -218,7 +218,7 @@ def any_stop(name: str, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("name", FALLING_BACK)
 def test_half_a_character_takes_none_of_the_prompt_s(name: str) -> None:
-    """One byte more makes the library give U+FFFD for every byte of the emoji before it."""
+    """One more byte makes the library return U+FFFD for every byte of the previous emoji."""
     tokenizer = TOKENIZERS[name]
     half = tokenizer.backend.token_to_id("<0xF0>")
     assert said(name, [half], "🙂")[0] == "🙂\ufffd"
@@ -230,7 +230,7 @@ def test_half_a_character_takes_none_of_the_prompt_s(name: str) -> None:
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_the_first_word_of_a_text_ends_at_no_space_before_it(name: str) -> None:
-    """SentencePiece's first token begins with a space that is not shown: it is no stop."""
+    """SentencePiece's first token begins with a hidden space, which is not a stop text."""
     tokenizer = TOKENIZERS[name]
     ids = tokenizer.encode("the cat")
     expected = tokenizer.decode(ids).partition(" ")[0]

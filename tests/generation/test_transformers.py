@@ -1,4 +1,4 @@
-"""The same texts as `transformers`, token for token, from the same weights."""
+"""Generated texts equal those of `transformers`, token for token, with the same weights."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def test_each_way(family: str, way: str, padded: bool) -> None:
     mine, peers = WAYS[way]
     tokens, keep = prompts(5, 9, padded)
-    # Theirs takes padding for tokens that were repeated; without it in the text, none is.
+    # `transformers` counts padding as repeated tokens, so the text must not contain it.
     a, b = both(
         family,
         tokens,
@@ -59,7 +59,7 @@ def test_each_way(family: str, way: str, padded: bool) -> None:
 @pytest.mark.parametrize("penalty", [-1.0, 0.0, 0.6, 1.0, 2.5])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_beams_that_end(family: str, penalty: float, early: Any) -> None:
-    """Hypotheses of different lengths compete; rows of a batch are done at different times."""
+    """Hypotheses of different lengths compete; rows of a batch end at different steps."""
     tokens, keep = prompts(6, 7, padded=True, seed=3)
     stops = [*range(1, 56, 3)]
     a, b = both(
@@ -126,7 +126,7 @@ def test_minimum_length_and_stop_tokens(family: str) -> None:
 )
 @pytest.mark.parametrize("family", FAMILIES)
 def test_draws_with_the_same_random_numbers(family: str, draw: dict[str, float]) -> None:
-    """Where no top-k comes in, both draw by the same rule from torch's generator."""
+    """Without top-k, both use the same sampling rule and torch's generator."""
     tokens, keep = prompts(4, 6, padded=True, seed=2)
     generator = torch.Generator()
     texts = []
@@ -153,7 +153,7 @@ def test_draws_with_the_same_random_numbers(family: str, draw: dict[str, float])
 
 
 def test_top_k_draws_in_the_same_proportions() -> None:
-    """A chi-square test of two samples: the first two tokens after one prompt."""
+    """Chi-square test of two samples of the first two tokens after one prompt."""
     tokens, keep = prompts(1, 6, padded=False, seed=4)
     draw = {"temperature": 3.0, "top_k": 5}
     n = 6000

@@ -1,4 +1,4 @@
-"""Words that are not written and texts that end a text, whatever the tokens."""
+"""Forbidden words and stop texts, for any split into tokens."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TOKENIZERS = {
 
 
 def completing(tokenizer: Tokenizer, words: list[str], text: str) -> set[str]:
-    """The texts of the tokens that may not follow."""
+    """Returns the texts of the forbidden next tokens."""
     spelling = Spelling(tokenizer)
     ids = torch.tensor([tokenizer.encode(text)])
     logits = ForbiddenWords(spelling, words)(ids, torch.zeros(1, tokenizer.vocab_size))
@@ -61,8 +61,8 @@ def test_only_what_completes_the_word_is_forbidden(name: str) -> None:
     assert completing(tokenizer, ["on the"], "on th") == {"e", "E"}
 
 
-class Pieces:
-    """Tokens that are what they say; the first is the end of a text."""
+class IncrementalDecoder:
+    """Tokenizer with the given texts as tokens; the first is the end of text."""
 
     end_of_text = 0
 
@@ -78,8 +78,8 @@ class Pieces:
 
 
 def test_tokens_that_show_where_a_word_ends() -> None:
-    """With `cat` forbidden, ` category` and `concat` may be written, ` cat` and `Cat,` not."""
-    pieces = Pieces(
+    """With `cat` forbidden, ` category` and `concat` are allowed, ` cat` and `Cat,` are not."""
+    pieces = IncrementalDecoder(
         *(" cat", " category", "Cat,", "cats", "a cat sat", "concat", "con-cat", "the category "),
         *("t", "ts", "T!", "tegory", " ", "c", "x"),
     )
@@ -112,7 +112,7 @@ def test_scripts_without_spaces_and_split_characters() -> None:
 
 @pytest.mark.parametrize("name", ["llama", "gemma"])
 def test_words_and_stops_of_single_bytes(name: str) -> None:
-    """What is looked at begins and ends in the middle of characters."""
+    """The checked part of the text begins and ends inside characters."""
     tokenizer = TOKENIZERS[name]
     ids = tokenizer.encode("爱" * 9 + "茶京")[1:-1]
     forbid = ForbiddenWords(Spelling(tokenizer), ["茶京"])
@@ -124,7 +124,7 @@ def test_words_and_stops_of_single_bytes(name: str) -> None:
     assert stop(torch.tensor([[*ids, last, tokenizer.encode("爱")[-3]]])).item()
     assert not stop(torch.tensor([ids])).item()
     broken = StopText(Spelling(tokenizer), ["\ufffd"])
-    assert not broken(torch.tensor([ids])).item()  # a character may yet come of it
+    assert not broken(torch.tensor([ids])).item()  # further bytes may complete a character
 
 
 @settings(max_examples=15, deadline=None)
@@ -138,7 +138,7 @@ def test_words_and_stops_of_single_bytes(name: str) -> None:
     seed=st.integers(0, 1000),
 )
 def test_random_texts_never_hold_them(words: list[str], name: str, seed: int) -> None:
-    """Draws among tokens of the text, which otherwise are full of the words."""
+    """Samples among the tokens of a text that contains the words many times."""
     tokenizer = TOKENIZERS[name]
     generator = torch.Generator().manual_seed(seed)
     usual = torch.tensor(sorted({*tokenizer.encode(TEXT), *tokenizer.encode(TEXT.upper())}))
@@ -153,7 +153,7 @@ def test_random_texts_never_hold_them(words: list[str], name: str, seed: int) ->
     for row in tokens.tolist():
         text = tokenizer.decode(row)
         for word in words:
-            # A word that stood in the prompt already is not what was written.
+            # A word in the prompt is not generated text.
             edges = r"(?<!\w){}(?!\w)" if word.isascii() and word.isalpha() else "{}"
             pattern = re.compile(edges.format(re.escape(word)), re.IGNORECASE)
             assert not [m for m in pattern.finditer(text) if m.end() > begun], (word, text)

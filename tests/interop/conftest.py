@@ -1,4 +1,4 @@
-"""The miniature hub lies with the tests of data."""
+"""Makes the fake Hub of tests/data importable."""
 
 import sys
 from pathlib import Path

@@ -24,12 +24,12 @@ def wordpiece() -> Tokenizer:
 
 
 def closed(tokenizer: Tokenizer) -> Tokenizer:
-    """With a token after each text, as T5's."""
+    """Adds a token after each text, as T5's tokenizer does."""
     return tokenizer.closed_by("<|endoftext|>")
 
 
 def framed(tokenizer: Tokenizer) -> Tokenizer:
-    """With BERT's tokens around each text."""
+    """Adds BERT's tokens around each text."""
     backend = tokenizer.backend
     names = {name: backend.token_to_id(name) for name in ("[CLS]", "[SEP]")}
     backend.post_processor = processors.TemplateProcessing(
@@ -39,7 +39,7 @@ def framed(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def write_folder(folder: Path, model: Any, tokenizer: Tokenizer | None, **generation: Any) -> Path:
-    """Weights, config, and `tokenizer.json`."""
+    """Writes weights, config and `tokenizer.json`."""
     zoo.randomised(model).save_pretrained(folder)
     if tokenizer is not None:
         tokenizer.save(folder / "tokenizer.json")

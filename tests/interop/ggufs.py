@@ -29,13 +29,13 @@ OUTER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_he
 
 
 def permuted(weight: np.ndarray, heads: int) -> np.ndarray:
-    """`LlamaModel.permute` of llama.cpp's convert_hf_to_gguf.py."""
+    """Permutes rows as `LlamaModel.permute` in llama.cpp's convert_hf_to_gguf.py."""
     split = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
     return split.swapaxes(1, 2).reshape(weight.shape)
 
 
 def name_of(name: str) -> str:
-    """llama.cpp's name of a released tensor."""
+    """Returns llama.cpp's name of a released tensor."""
     path, _, kind = name.rpartition(".")
     if path in OUTER:
         return f"{OUTER[path]}.{kind}"
@@ -102,7 +102,7 @@ def write_gguf(
 
 
 def put_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer, pre: str, end: int | None) -> None:
-    """A byte-level tokenizer as metadata."""
+    """Writes a byte-level tokenizer as metadata."""
     import json
 
     spec = json.loads(tokenizer.backend.to_str())
@@ -119,7 +119,7 @@ def put_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer, pre: str, end: 
 
 
 def rounded(model: Any, kind: Kind) -> dict[str, torch.Tensor]:
-    """The weights as they come out of a quantisation, by released names."""
+    """Returns the weights after quantisation and dequantisation, by released names."""
     found = {}
     for name, tensor in model.state_dict().items():
         values = tensor.float().numpy()

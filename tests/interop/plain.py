@@ -1,7 +1,6 @@
-"""Llama, Qwen3, Gemma 3, GPT-NeoX and T5 as plain functions of the released tensors, in float64
-throughout.
+"""Llama, Qwen3, Gemma 3, GPT-NeoX and T5 as plain functions of the released tensors, in float64.
 
-Where `transformers` computes norms, angles or the softmax in float32, this does not.
+Unlike in `transformers`, no norm, angle or softmax is computed in float32.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ def rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def frequencies(width: int, rope: dict[str, Any]) -> list[float]:
-    """Of each plane, one at a time, by the published rules."""
+    """Computes the frequency of each plane by the published rules."""
     found = []
     for i in range(width // 2):
         f = rope["rope_theta"] ** (-2 * i / width)
@@ -40,7 +39,7 @@ def frequencies(width: int, rope: dict[str, Any]) -> list[float]:
 
 
 def turned(x: Tensor, f: list[float]) -> Tensor:
-    """x (B, H, T, K): the first 2 len(f) coordinates, turned pair by pair."""
+    """Rotates the first 2 len(f) coordinates of x (B, H, T, K) pair by pair."""
     y, n = x.clone(), len(f)
     for t in range(x.shape[2]):
         for i, each in enumerate(f):
@@ -65,7 +64,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | float =
 
 
 def llama(w: W, c: Any, ids: Tensor) -> Tensor:
-    """Also Qwen3, which has norms of queries and keys."""
+    """Computes Llama's logits, and Qwen3's, which normalises queries and keys."""
 
     def project(x: Tensor, name: str) -> Tensor:
         return F.linear(x, w[name + ".weight"], w.get(name + ".bias"))
@@ -152,7 +151,7 @@ def gpt_neox(w: W, c: Any, ids: Tensor) -> Tensor:
 
 
 def bucket(distance: int, buckets: int, longest: int, both: bool) -> int:
-    """Raffel et al. 2019, section 2.1, for one distance key - query."""
+    """Computes the bucket of one distance key - query (Raffel et al. 2019, section 2.1)."""
     first = 0
     if both:
         buckets //= 2

@@ -1,4 +1,4 @@
-"""Adapters of `peft` for each family, in both directions: the logits are those of `peft`."""
+"""Adapters of `peft` for each family, in both directions: the logits equal those of `peft`."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ PARTS: dict[str, list[Any]] = {
 }  # fmt: skip
 LIKE = {"qwen3": "llama", "gemma3": "llama", "roberta": "bert"}
 SHARED = ("bert", "roberta", "t5", "marian")
-"""Models with a vocabulary's logits whose embedding cannot be one of two matrices here."""
+"""Models with an output vocabulary whose embedding cannot be untied in Étude."""
 
 
 def cases() -> list[Any]:
-    """Each model with all its linear modules, and with each of the usual sets of modules."""
+    """Returns each model with all its linear modules, and with each usual set of modules."""
     found = []
     for name in MODELS:
         kind = name.split()[0]
@@ -85,14 +85,14 @@ def cases() -> list[Any]:
 
 
 def quick(name: str, targets: Any) -> bool:
-    """A few that stand for all: each family once with all, and what is particular to one."""
+    """Returns whether the quick suite covers a case: each family once, and special modules."""
     once = ("gpt2", "gpt_neox", "qwen3", "bert classes", "t5")
     particular = {"gpt2": (["wte", "wpe"],), "gpt_neox tied": (["embed_in"],)}
     return (name in once and targets == "all-linear") or targets in particular.get(name, ())
 
 
 def logits(model: Any) -> Tensor:
-    """Of a model of `transformers`, or of one of ours."""
+    """Computes the logits of a model of `transformers` or of Étude."""
     is_ours = not hasattr(model, "config")
     is_pair = hasattr(model, "decoder") if is_ours else model.config.is_encoder_decoder
     with torch.no_grad():
@@ -111,7 +111,7 @@ def ours(loaded: Any) -> Tensor:
 
 
 def of_peft(model: Any, **options: Any) -> Any:
-    """A `peft` model in which every change is something."""
+    """Returns a `peft` model whose updates are all non-zero."""
     kind = type(model).__name__
     task = "SEQ_CLS" if "SequenceCl" in kind else "TOKEN_CLS" if "TokenCl" in kind else None
     config = LoraConfig(**{"r": 4, "lora_alpha": 9, "task_type": task, **options})
@@ -171,7 +171,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 FULL = "llama biased, tied"
 TRIED = ("patterns", "dora, rslora", "biases", "an embedding")
-"""Of the options, in the quick suite."""
+"""The options that the quick test suite covers."""
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_dora_of_matrices_that_are_kept_otherwise(name: str, tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A llama and an adapter of it, in two folders."""
+    """A Llama model and its adapter, in two folders."""
     folder = tmp_path_factory.mktemp("written")
     theirs = of_peft(saved(folder / "model", FULL), target_modules=["q_proj", "o_proj"])
     theirs.save_pretrained(folder / "adapter")
@@ -211,7 +211,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(written: Path, tmp_path: Path) -> Path:
-    """An adapter that may be changed; its model is beside it."""
+    """A copy of the adapter that tests may change, next to its model."""
     (tmp_path / "model").symlink_to(written / "model")
     shutil.copytree(written / "adapter", tmp_path / "adapter")
     return tmp_path / "adapter"
@@ -293,7 +293,7 @@ def test_all_fields_are_reported_at_once(folder: Path) -> None:
     assert len(text.splitlines()) == 3
     assert "path_initial_model_for_weight_conversion" in text
     (folder / CONFIG).write_text("{}")
-    assert "lora_alpha: expected a field of an adapter" in refused(folder)
+    assert "lora_alpha: expected a value (the field is required)" in refused(folder)
 
 
 Q = "base_model.model.model.layers.0.self_attn.q_proj."
@@ -305,7 +305,7 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj."
         (lambda w: w.pop(Q + "lora_B.weight"), "q_proj.lora_B.weight = None: expected the shape"),
         (
             lambda w: [w.pop(Q + f"lora_{each}.weight") for each in "AB"],
-            "layers.0.self_attn.q_proj: expected its change: target_modules",
+            "layers.0.self_attn.q_proj: expected an update, since target_modules",
         ),
         (
             lambda w: w.update({Q + "lora_A.weight": torch.zeros(5, 24)}),
@@ -313,11 +313,11 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj."
         ),
         (
             lambda w: w.update({Q.replace("q_", "v_") + "lora_A.weight": torch.zeros(4, 24)}),
-            "v_proj: expected no change: target_modules in adapter_config.json does not name it",
+            "v_proj: expected no update, since target_modules in adapter_config.json does not name",
         ),
         (
             lambda w: w.update({Q.replace("0", "7") + "lora_A.weight": torch.zeros(4, 24)}),
-            "layers.7.self_attn.q_proj.lora_A.weight: expected a change of a module",
+            "layers.7.self_attn.q_proj.lora_A.weight: expected an update of a module",
         ),
         (
             lambda w: w.update({Q + "lora_magnitude_vector": torch.zeros(24)}),
@@ -325,19 +325,19 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj."
         ),
         (
             lambda w: w.update({Q + "lora_B.bias": torch.zeros(24)}),
-            "q_proj.lora_B.bias: expected a change of a module",
+            "q_proj.lora_B.bias: expected an update of a module",
         ),
         (
             lambda w: w.update({Q + "bias": torch.zeros(24)}),
-            "q_proj.bias: expected no tensor that is neither a change nor named by bias",
+            "q_proj.bias: expected no full tensor that bias and modules_to_save do not name",
         ),
         (
             lambda w: w.update({"base_model.model.model.norm.weight": torch.zeros(24)}),
-            "norm.weight: expected no tensor that is neither a change nor named by bias",
+            "norm.weight: expected no full tensor that bias and modules_to_save do not name",
         ),
         (
             lambda w: w.update({Q + "lora_A.weight": torch.zeros(4, 24, dtype=torch.int8)}),
-            "q_proj.lora_A.weight = 'torch.int8': expected numbers of a weight",
+            "q_proj.lora_A.weight = 'torch.int8': expected a floating-point tensor",
         ),
     ],
 )  # fmt: skip
@@ -351,9 +351,9 @@ def test_each_tensor_is_used_or_refused_by_name(edit: Any, said: str, folder: Pa
 def test_no_weights_or_damaged_ones(folder: Path) -> None:
     whole = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(whole[:99])
-    assert "expected a whole safetensors file" in refused(folder)
+    assert "expected a complete safetensors file" in refused(folder)
     (folder / WEIGHTS).rename(folder / "adapter_model.bin")
-    assert "adapter_model.bin is not read" in refused(folder)
+    assert "adapter_model.bin is not supported" in refused(folder)
     (folder / CONFIG).write_text("[" * 9000)
     assert "adapter_config.json: expected valid JSON" in refused(folder)
 
@@ -365,7 +365,7 @@ def test_no_weights_or_damaged_ones(folder: Path) -> None:
 def test_an_embedding_that_a_model_uses_twice(name: str, module: str, tmp_path: Path) -> None:
     theirs = of_peft(saved(tmp_path / "model", name), target_modules=[module])
     theirs.save_pretrained(tmp_path / "adapter")
-    assert "expected no change of the embedding" in refused(tmp_path / "adapter")
+    assert "expected no update of the embedding" in refused(tmp_path / "adapter")
 
 
 @pytest.mark.parametrize(

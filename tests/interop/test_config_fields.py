@@ -1,4 +1,4 @@
-"""Every field of every family's config, changed: `transformers`' logits, or refused by name."""
+"""Every changed config field of every family gives `transformers`' logits, or an error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import zoo
 from torch import Tensor
 
 from etude.errors import RequestError
-from etude.interop.families import FAMILIES, family_of
+from etude.interop.family_registry import FAMILIES, family_of
 from etude.interop.hf_config import ALLOWED, INERT, HFConfig
 from etude.interop.pretrained import load_weights
 from etude.interop.rope import rotary
@@ -102,24 +102,24 @@ MEANS = {
     "num_attention_heads": "heads", "tie_word_embeddings": "one tensor for both",
     "partial_rotary_factor": "fraction", "rotary_pct": "fraction",
 }  # fmt: skip
-"""What a message may name instead: the other of two that must agree, or our argument."""
+"""Alternative names in messages: the other of two fields that must agree, or our argument."""
 MORE = ("attention_bias", "mlp_bias", "use_sliding_window", "sliding_window", "layer_types",
         "rope_scaling", "rope_theta", "rotary_pct", "rotary_emb_base", "partial_rotary_factor",
         "scale_attn_by_inverse_layer_idx", "normalize_before", "normalize_embedding",
         "static_position_embeddings", "extra_pos_embeddings", "add_final_layer_norm",
         "n_ctx", "gated_attention", "attention_scale", "logit_scale")  # fmt: skip
-"""Fields that stand in released configs, or in those of other families."""
+"""Further fields, of released configs or of other families."""
 
 
 def names(family: str) -> list[str]:
-    """Those of `transformers`' class, of its older names, of our tables, and more."""
+    """Returns the fields in `transformers`, their older names, and those in our tables."""
     config = hf.AutoConfig.for_model(family)
     stated = {*config.to_dict(), *type(config).attribute_map, *MORE}
-    return sorted({*stated, *INERT, *ALLOWED, *FAMILIES[family].fields})
+    return sorted({*stated, *INERT, *ALLOWED, *FAMILIES[family].ignored_fields})
 
 
 def values(field: str, now: Any) -> list[Any]:
-    if field in VALUES:  # copies: `transformers` writes into what it is given
+    if field in VALUES:  # copies, since `transformers` modifies its arguments
         return [deepcopy(value) for value in VALUES[field] if value != now]
     if isinstance(now, bool):
         return [not now]
@@ -140,7 +140,7 @@ def logits(model: Any) -> Tensor:
 
 
 def outcome(family: str, field: str, value: Any, folder: Path) -> str:
-    """What happens to a model that `transformers` makes of a config with that field."""
+    """Returns the outcome of loading a model that `transformers` builds with a field's value."""
     try:
         made = SMALL[family](**{**BASE.get(family, {}), field: value})
         theirs = zoo.randomised(made, torch.float32)
@@ -150,7 +150,7 @@ def outcome(family: str, field: str, value: Any, folder: Path) -> str:
         return f"transformers: {type(error).__name__} {error}"
     file = folder / "config.json"
     config = json.loads(file.read_text())
-    config.setdefault(field, value)  # what `transformers` knows, but does not write
+    config.setdefault(field, value)  # a field that `transformers` reads but does not write
     file.write_text(json.dumps(config))
     try:
         ours = logits(load_weights(folder).module)
@@ -164,13 +164,14 @@ QUICK = ("rope_parameters", "layer_types", "num_key_value_heads",
          "per_layer_config", "scale_attn_by_inverse_layer_idx", "use_cache")  # fmt: skip
 UNABLE = {"add_cross_attention", "is_encoder_decoder", "layer_types", "model_type",
           "output_attentions", "per_layer_config", "return_dict", "use_return_dict"}  # fmt: skip
-"""Fields of which a family of `transformers` makes no model, or none that gives logits by name,
-with any value that is tried. Those of them with an effect are refused: see `ALLOWED`.
+"""Fields with which `transformers` builds no model, or none that returns logits by name.
+
+Those with an effect raise an error: see `ALLOWED`.
 """
 
 
 def check(family: str, fields: list[str], folder: Path) -> set[str]:
-    """Tries each value of each field; those fields with which `transformers` makes no model."""
+    """Tries all values of the fields; returns those with which `transformers` builds no model."""
     base = SMALL[family](**BASE.get(family, {})).config
     unable, wrong = set(), []
     for field in fields:
@@ -195,7 +196,7 @@ def test_some_fields_changed(family: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("family", SMALL)
 def test_every_field_changed(family: str, tmp_path: Path) -> None:
-    """Each makes another model of `transformers`, with the same logits here, or is refused."""
+    """Each field gives the same logits as in `transformers`, or an error."""
     assert check(family, names(family), tmp_path) <= UNABLE
 
 
@@ -239,7 +240,7 @@ def test_a_base_of_null_is_the_usual_one(fields: dict[str, Any]) -> None:
 def test_two_names_of_one_field_that_differ(family: str, fields: dict[str, Any]) -> None:
     kind = FAMILIES[family]
     other = list(fields)[-1]
-    with pytest.raises(RequestError, match=f"{other} = .*: expected what"):
+    with pytest.raises(RequestError, match=f"{other} = .*: expected the value of"):
         kind.build(HFConfig({"model_type": family, **fields}, "config.json"), kind.architectures[0])
 
 
@@ -250,10 +251,10 @@ RELEASED: dict[str, dict[str, Any]] = json.loads(
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_the_configs_of_released_models_are_read(name: str) -> None:
-    """As they stand on the hub, with all that older versions of `transformers` wrote."""
+    """Reads configs from the Hub, with fields of older versions of `transformers`."""
     config = HFConfig(dict(RELEASED[name]), "config.json")
     family = family_of(config)
-    family.settle(config, None)
+    family.adjust_config(config, None)
     family.build(config, family.architecture(config, None))
 
 
@@ -263,6 +264,6 @@ def test_every_field_that_transformers_knows_is_known(name: str) -> None:
     family = FAMILIES[name]
     reading = HFConfig(config, "config.json")
     for architecture in family.architectures:
-        family.settle(reading, None)
+        family.adjust_config(reading, None)
         family.build(reading, architecture)
     assert {*config} <= {*reading.seen, *INERT, *ALLOWED}

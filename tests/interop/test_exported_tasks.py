@@ -1,4 +1,4 @@
-"""What is finetuned leaves: each task's run as `transformers` opens it."""
+"""Export of finetuned runs of each task to `transformers`."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_each_task(
 
 
 def logits_of_modules(folder: Path, body: Any, ids: torch.Tensor) -> torch.Tensor:
-    """As `sentence-transformers` computes them: the mean of the vectors, a linear layer."""
+    """Computes logits as `sentence-transformers` does: the mean of the vectors, a linear layer."""
     listed = json.loads((folder / "modules.json").read_text())
     assert [module["path"] for module in listed] == ["", "1_Pooling", "2_Dense"]
     pooling = json.loads((folder / "1_Pooling" / "config.json").read_text())
@@ -96,11 +96,11 @@ def test_the_mean_of_all_positions(
     tokenizer = hf.AutoTokenizer.from_pretrained(out)
     assert tokenizer(TEXT)["input_ids"] == ids[0].tolist()
     length = json.loads((out / "sentence_bert_config.json").read_text())["max_seq_length"]
-    assert length == 24  # of the data: what follows was not read in training
+    assert length == 24  # the sequence length in training
 
 
 def test_two_texts(toy: Toy, toy_files: Path, etude: Any, tmp_path: Path) -> None:
-    """By `transformers`' own tokenizer, which gives the token types that training had."""
+    """The tokenizer in `transformers` returns the same token types as in training."""
     run = trained(toy, "question_answering", tmp_path / "runs")
     out = tmp_path / "out"
     assert etude("convert", str(run.path), str(out)).code == 0
@@ -152,11 +152,11 @@ def test_what_cannot_be_written_is_refused_before_training(
     words = toy("classification", tmp_path / "runs", "run.exportable=true")
     answer = etude("train", *words)
     assert answer.code == 2
-    assert "run.exportable: expected a model that transformers has" in answer.err
-    assert "families of such models: bert, roberta" in answer.err
+    assert "run.exportable: expected a model whose parts all exist in transformers" in answer.err
+    assert "families that can be exported: bert, roberta" in answer.err
     assert "model/head=classification, mean, tagging or masked_lm" in answer.err
     assert not (tmp_path / "runs").exists()
     mine = [f"model={'bert_tiny'}" if w == "model=encoder_nano" else w for w in words]
     assert etude("train", *mine, "model/head=mean").code == 0
     pairs = [*toy("translation", tmp_path / "runs"), "run.exportable=true"]
-    assert "families of such models: t5, marian" in etude("train", *pairs).err
+    assert "families that can be exported: t5, marian" in etude("train", *pairs).err

@@ -1,4 +1,4 @@
-"""Each family and variant: `transformers`' model to ours and back, without losing anything."""
+"""Loading and saving of each family and variant of `transformers`, without any loss."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ EXACT = ("gpt2", "bert", "roberta", "marian")
 
 
 def ids(shape: tuple[int, int], seed: int = 1) -> Tensor:
-    """Random tokens, without the special ones."""
+    """Returns random tokens without special ones."""
     return torch.randint(3, V - 2, shape, generator=torch.Generator().manual_seed(seed))
 
 
 def opened(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Loaded]:
-    """A model of the zoo and ours, read from what it saved."""
+    """Returns a model of the zoo, and ours, loaded from its files."""
     theirs = randomised(ALL[name](), dtype)
     theirs.save_pretrained(folder)
     loaded = load_weights(folder)
@@ -50,7 +50,7 @@ def opened(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> tuple
 
 
 def output(found: Any) -> Tensor:
-    """Logits, or vectors of a body."""
+    """Returns the logits, or the vectors of a body."""
     if "start_logits" in found:
         return torch.stack((found["start_logits"], found["end_logits"]), -1)
     for key in ("logits", "prediction_logits", "last_hidden_state"):
@@ -60,7 +60,7 @@ def output(found: Any) -> Tensor:
 
 
 def both(name: str, theirs: Any, loaded: Loaded) -> tuple[Tensor, Tensor]:
-    """What the two say of the same tokens."""
+    """Returns the outputs of both models for the same tokens."""
     source = ids((B, T))
     if name in PAIRS:
         target = ids((B, 7), seed=2)
@@ -126,7 +126,7 @@ def test_same_output_in_padded_batches(name, tmp_path):
 
 
 def right_positions(name: str, keep: Tensor) -> dict[str, Tensor]:
-    """RoBERTa counts padding by its token, which these random tokens are not."""
+    """Returns position ids, since RoBERTa derives positions from the padding token, absent here."""
     first = 2 if name.startswith("roberta") else 0
     return {"position_ids": (torch.arange(T) + first).expand(keep.shape)}
 
@@ -164,7 +164,7 @@ def test_float64(name, tmp_path):
 
 
 def exact_sinusoids(model: Any) -> None:
-    """Marian's table as its formula says; `transformers` rounds it to float32."""
+    """Sets Marian's table of sinusoids in float64; `transformers` rounds it to float32."""
     for part in (model.model.encoder, model.model.decoder):
         n, D = part.embed_positions.weight.shape
         angles = np.arange(n)[:, None] / 10000 ** (np.arange(0, D, 2) / D)

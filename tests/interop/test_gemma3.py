@@ -1,4 +1,4 @@
-"""What Gemma 3 has and no other family: layers that differ, scaled embeddings, offset norms."""
+"""Features of Gemma 3 alone: different layers, scaled embeddings, offset norms."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from etude.config.nodes import check_node
 from etude.errors import RequestError
 from etude.generation.generate import generate
 from etude.interop.describe import node_of
-from etude.interop.families import FAMILIES
+from etude.interop.family_registry import FAMILIES
 from etude.interop.hf_config import HFConfig
 from etude.interop.pretrained import family_for, load_weights, save_weights
 from etude.models.decoder import Decoder
@@ -131,7 +131,7 @@ def test_the_scale_of_embeddings_is_rounded_as_theirs(tmp_path: Path) -> None:
 
 @torch.inference_mode()
 def test_older_configs(tmp_path: Path) -> None:
-    """`sliding_window_pattern`, `rope_theta` and `rope_local_base_freq`, as released."""
+    """Covers `sliding_window_pattern`, `rope_theta` and `rope_local_base_freq`, as released."""
     theirs = zoo.randomised(zoo.gemma3(layer_types=None, sliding_window_pattern=3))
     theirs.save_pretrained(tmp_path)
     file = tmp_path / "config.json"
@@ -151,7 +151,7 @@ def test_older_configs(tmp_path: Path) -> None:
 
 @torch.inference_mode()
 def test_as_a_config(tmp_path: Path) -> None:
-    """What `init_from` states for a run that begins with it."""
+    """The config node of `init_from` builds the same module."""
     zoo.randomised(zoo.gemma3()).save_pretrained(tmp_path)
     loaded = load_weights(tmp_path)
     node, problems = check_node("model", node_of(loaded), [])

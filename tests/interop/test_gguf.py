@@ -1,4 +1,4 @@
-"""GGUF: names, the order of rows, quantisations, metadata, tokenizer; and what is refused."""
+"""GGUF: names, order of rows, quantisations, metadata, tokenizer, and errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from etude.data.tokenizer import BPE, Tokenizer
 from etude.errors import RequestError
 from etude.interop.gguf import GGUF
 from etude.interop.pretrained import Loaded, load_tensors
-from etude.interop.tokenizers import of_gguf
+from etude.interop.tokenizers import load_gguf_tokenizer
 
 TEXT = [
     "The people, the people's 1862 and 12345 of them; don't they?  Two spaces\n\n end. Été 中文 "
@@ -28,7 +28,7 @@ CLOSE = 1e-4  # transformers computes norms and rotary positions in float32
 
 
 def llama(**more: Any) -> Any:
-    """Blocks of quantised numbers are 32 long."""
+    """Returns a Llama model whose sizes fit quantisation blocks of 32 values."""
     size = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
     return zoo.randomised(zoo.llama(**{**size, **more}))
 
@@ -86,7 +86,7 @@ def test_quantised_weights_are_those_that_the_package_gives(kind: str, tmp_path:
 
 @pytest.mark.parametrize("kind", ["Q4_K", "Q6_K"])
 def test_k_quants(kind: str, tmp_path: Path) -> None:
-    """Their writer is in llama.cpp alone: the blocks are filled by hand."""
+    """Only llama.cpp can write these quantisations, so the test fills the blocks itself."""
     import gguf
 
     block, size = gguf.GGML_QUANT_SIZES[Kind[kind]]
@@ -103,7 +103,7 @@ def test_k_quants(kind: str, tmp_path: Path) -> None:
 
 
 def llama3_factors(theta: float, K: int, factor: float) -> np.ndarray:
-    """As llama.cpp's convert_hf_to_gguf.py computes them."""
+    """Computes the factors as llama.cpp's convert_hf_to_gguf.py does."""
     found = []
     for i in range(0, K, 2):
         wave = 2 * math.pi * theta ** (i / K)
@@ -140,11 +140,11 @@ def test_the_tokenizer_gives_the_ids_of_the_one_that_was_written(
     bpe: Tokenizer, tmp_path: Path
 ) -> None:
     file = GGUF(write_gguf(tmp_path / "m.gguf", llama(), tokenizer=bpe, end=bpe.end_of_text))
-    tokenizer, ends = of_gguf(file)
+    tokenizer, ends = load_gguf_tokenizer(file)
     assert tokenizer.encode_batch(TEXT) == bpe.encode_batch(TEXT)
     assert tokenizer.decode(tokenizer.encode(TEXT[0])) == TEXT[0]
     assert (tokenizer.end_of_text, ends.stops) == (bpe.end_of_text, (bpe.end_of_text,))
-    # In a prompt a special token is one; in the text of a corpus it never is.
+    # Special tokens are encoded as such in a prompt, never in the text of a corpus.
     assert tokenizer.encode("a<|endoftext|>")[-1] == bpe.end_of_text
     assert bpe.end_of_text not in bpe.encode("a<|endoftext|>")
 
@@ -154,14 +154,16 @@ def test_smollm_s_digits_stand_alone(bpe: Tokenizer, tmp_path: Path) -> None:
     joined = BPE(vocab_size=290).train([text * 50])
     assert len(joined.encode("1862")) < 4
     file = GGUF(write_gguf(tmp_path / "m.gguf", llama(), tokenizer=joined, pre="smollm"))
-    assert of_gguf(file)[0].encode("1862") == [joined.encode(digit)[0] for digit in "1862"]
+    assert load_gguf_tokenizer(file)[0].encode("1862") == [
+        joined.encode(digit)[0] for digit in "1862"
+    ]
 
 
 @pytest.mark.parametrize(("pre", "largest"), [("llama-bpe", 3), ("qwen2", 1)])
 def test_splittings_by_name(pre: str, largest: int, bpe: Tokenizer, tmp_path: Path) -> None:
     digits = BPE(vocab_size=290).train(["12345678 " * 50])
     file = GGUF(write_gguf(tmp_path / "m.gguf", llama(), tokenizer=digits, pre=pre))
-    tokenizer, _ = of_gguf(file)
+    tokenizer, _ = load_gguf_tokenizer(file)
     pieces = tokenizer.backend.pre_tokenizer.pre_tokenize_str("12345678 don't")
     assert max(len(piece) for piece, _ in pieces if piece.isdigit()) == largest
     assert [piece for piece, _ in pieces][-2:] == ["Ġdon", "'t"]
@@ -169,16 +171,16 @@ def test_splittings_by_name(pre: str, largest: int, bpe: Tokenizer, tmp_path: Pa
 
 def test_a_tokenizer_json_beside_the_file_is_taken(bpe: Tokenizer, tmp_path: Path) -> None:
     file = write_gguf(tmp_path / "m.gguf", llama())
-    with pytest.raises(RequestError, match=r"tokenizer.ggml.model = None: expected gpt2.*beside"):
-        of_gguf(GGUF(file))
+    with pytest.raises(RequestError, match=r"tokenizer.ggml.model = None: expected gpt2.*next to"):
+        load_gguf_tokenizer(GGUF(file))
     bpe.save(tmp_path / "tokenizer.json")
-    assert of_gguf(GGUF(file))[0].encode_batch(TEXT) == bpe.encode_batch(TEXT)
+    assert load_gguf_tokenizer(GGUF(file))[0].encode_batch(TEXT) == bpe.encode_batch(TEXT)
 
 
 def test_an_unknown_splitting_is_refused(bpe: Tokenizer, tmp_path: Path) -> None:
     file = GGUF(write_gguf(tmp_path / "m.gguf", llama(), tokenizer=bpe, pre="tekken"))
-    with pytest.raises(RequestError, match=r"tokenizer.ggml.pre = 'tekken'.*smollm.*beside"):
-        of_gguf(file)
+    with pytest.raises(RequestError, match=r"tokenizer.ggml.pre = 'tekken'.*smollm.*next to"):
+        load_gguf_tokenizer(file)
 
 
 def change(file: Path, before: bytes, after: bytes) -> Path:
@@ -201,7 +203,7 @@ def test_bad_files_are_told_in_one_message(tmp_path: Path) -> None:
     whole = written().read_bytes()
     for size in (0, 3, 20, 300, len(whole) // 2, len(whole) - 4):
         (tmp_path / "cut.gguf").write_bytes(whole[:size])
-        assert "expected a whole GGUF file" in refused(tmp_path / "cut.gguf")
+        assert "expected a complete GGUF file" in refused(tmp_path / "cut.gguf")
     (tmp_path / "no.gguf").write_bytes(b"not one at all, but long enough to be read")
     assert "GGUF magic invalid" in refused(tmp_path / "no.gguf")
     assert "no such file" in refused(tmp_path / "gone.gguf")
@@ -219,7 +221,9 @@ def test_bad_files_are_told_in_one_message(tmp_path: Path) -> None:
     assert "k.gguf" in refused(tmp_path / "k.gguf")
 
     assert "general.architecture = 'gemma'" in refused(change(written(), b"llama", b"gemma"))
-    assert "expert_count = 8: expected 0: Étude has" in refused(written(expert_count=8))
+    assert "expert_count = 8: expected 0, the only supported value" in refused(
+        written(expert_count=8)
+    )
     assert "rope.scaling.type = 'yarn': expected none or linear" in refused(
         written(rope__scaling__type="yarn")
     )

@@ -1,4 +1,4 @@
-"""Weights from a hub: only what is needed, fixed to a commit, found again without a network."""
+"""Weights from a Hub: only the needed files, fixed to a commit, also offline."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Ask = Callable[..., list[str]]
 
 @pytest.fixture
 def ask(tmp_path: Path) -> Ask:
-    """`ask(url, source, ..., home="home")`: a line for each source, in a process of its own."""
+    """`ask(url, source, ..., home="home")` returns a line per source, from a separate process."""
 
     def call(url: str, *sources: str, home: str = "home", **more: str) -> list[str]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
@@ -68,7 +68,7 @@ def test_what_is_needed_is_downloaded_once_and_found_again(ask: Ask, tmp_path: P
         assert sum("GET" in line and "model.safetensors" in line for line in hub.asked) == 1
         assert not any(word in line for line in hub.asked for word in ("bin", "README", "onnx"))
         url = hub.url
-    assert ask(url, "owner/name") == [first]  # gone now, and known from before
+    assert ask(url, "owner/name") == [first]  # the hub is stopped: the cache is used
     assert ask(url, "owner/name", HF_HUB_OFFLINE="1") == [first]
 
     (repository / "config.json").write_text((repository / "config.json").read_text() + "\n")
@@ -82,10 +82,12 @@ def test_offline_it_says_what_to_download_and_where_to_put_it(ask: Ask, tmp_path
     with Models(tmp_path) as hub:
         url = hub.url
     (said,) = ask(url, "owner/name", HF_TOKEN="hf_abcdefghijklmnop")
-    assert said.startswith("REFUSED SOURCE = 'owner/name': expected a path, or a hub that can be")
+    assert said.startswith(
+        "REFUSED SOURCE = 'owner/name': expected a local path, or access to the Hub"
+    )
     files = "config.json model.safetensors tokenizer.json tokenizer_config.json"
     assert f"`hf download owner/name {files} --local-dir name`" in said
-    assert "put the folder on this machine and give its path" in said
+    assert "copy the folder here and use its path" in said
 
 
 def test_mistakes_are_told(ask: Ask, tmp_path: Path) -> None:
@@ -104,12 +106,12 @@ def test_mistakes_are_told(ask: Ask, tmp_path: Path) -> None:
         )  # fmt: skip
         (found,) = ask(hub.url, "owner/quantised/m.gguf")
         url = hub.url
-    assert "'owner/nam': expected a path on this machine, or a model on the hub" in misspelt
-    assert "revision = 'v9': expected a branch, a tag or a commit of owner/name" in revision
-    assert "'owner/secret': expected a model that you may read; this one is gated" in gated
+    assert "'owner/nam': expected a local path, or a model on the Hub" in misspelt
+    assert "revision = 'v9': expected a branch, tag or commit of owner/name" in revision
+    assert "'owner/secret': expected a model that you have access to (this model is gated" in gated
     assert "expected a model with config.json and model.safetensors or pytorch_model.bin" in none
-    assert "its GGUF files are named owner/quantised/FILE: m.gguf" in which
-    assert "'n.gguf': expected a file of owner/quantised (there is m.gguf)" in other
+    assert "use owner/quantised/FILE for one of its GGUF files: m.gguf" in which
+    assert "'n.gguf': expected a file of owner/quantised (available: m.gguf)" in other
     assert found.endswith(" m.gguf")
     assert ask(url, "owner/quantised/m.gguf") == [found]
 
@@ -129,5 +131,5 @@ def test_shards_are_those_of_the_index(ask: Ask, tmp_path: Path) -> None:
         url = hub.url
     assert [word for word in found.split() if word.startswith("model-")] == shards
     assert ask(url, "owner/large") == [found]
-    next((tmp_path / "home").rglob(shards[1])).unlink()  # as if the download had been cut
-    assert "expected a path, or a hub that can be reached" in ask(url, "owner/large")[0]
+    next((tmp_path / "home").rglob(shards[1])).unlink()  # like an interrupted download
+    assert "expected a local path, or access to the Hub" in ask(url, "owner/large")[0]

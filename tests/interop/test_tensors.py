@@ -1,4 +1,4 @@
-"""The forms of files that weights come in."""
+"""File formats of weights."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_an_index_that_leads_elsewhere(folder):
     (folder / "model.safetensors").rename(folder.parent / "elsewhere.safetensors")
     index = {"weight_map": {"model.norm.weight": "../elsewhere.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(RequestError, match="names of files beside it"):
+    with pytest.raises(RequestError, match="names of files in the same folder"):
         load_weights(folder)
 
 
@@ -87,7 +87,7 @@ def test_files_are_mapped_anew_after_a_while(folder, monkeypatch):
 
 
 def test_names_without_prefix_and_with_buffers(tmp_path):
-    """As the file of `gpt2` on the hub."""
+    """Covers the names in the file of `gpt2` on the Hub."""
     model = randomised(gpt2())
     model.save_pretrained(tmp_path)
     expected = load_weights(tmp_path).module
@@ -99,7 +99,7 @@ def test_names_without_prefix_and_with_buffers(tmp_path):
 
 
 def test_old_names_of_norms_and_heads_left_out(tmp_path):
-    """As the file of `bert-base-uncased` on the hub."""
+    """Covers the names in the file of `bert-base-uncased` on the Hub."""
     model = randomised(bert())
     model.save_pretrained(tmp_path)
     expected = load_weights(tmp_path).module
@@ -122,7 +122,7 @@ def test_whole_numbers_are_no_weights(folder):
     weights = load_file(folder / "model.safetensors")
     weights["model.norm.weight"] = torch.ones(24, dtype=torch.int8)
     save_file(weights, folder / "model.safetensors")
-    with pytest.raises(RequestError, match=r"model\.norm\.weight = 'int8': expected numbers"):
+    with pytest.raises(RequestError, match=r"model\.norm\.weight = 'int8': expected a dtype"):
         load_weights(folder)
 
 
@@ -154,7 +154,7 @@ print((status("VmHWM") - before) / sum(p.nbytes for p in module.parameters()))
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 @pytest.mark.parametrize("form", ["safetensors", "torch"])
 def test_no_second_copy_in_memory(form, tmp_path):
-    """About 300 MB, a good part of it in projections that ours keeps stacked."""
+    """Loads about 300 MB, much of it in projections that Étude concatenates."""
     size = {"hidden_size": 768, "num_hidden_layers": 10, "intermediate_size": 2048}
     llama(**size, num_key_value_heads=4).save_pretrained(tmp_path)
     if form == "torch":

@@ -1,4 +1,4 @@
-"""The tokenizer of a released folder: its ids, what stands around a text, where it ends."""
+"""The tokenizer of a released folder: its ids, the tokens around a text, the stop tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from transformers import BertTokenizerFast, GPT2Tokenizer, RobertaTokenizer
 
 from etude.data.tokenizer import Tokenizer
 from etude.errors import RequestError
-from etude.interop.tokenizers import ReleasedTokenizer, ends_of_folder, of_folder, write
+from etude.interop.tokenizers import (
+    ReleasedTokenizer,
+    load_boundaries,
+    load_folder_tokenizer,
+    write,
+)
 
 
 def framed_words() -> Tokenizer:
@@ -23,7 +28,7 @@ HARD = [*TEXT, " two  spaces\n", "Ünïcode, 中文 and 1862!", ""]
 
 
 def vocabulary_files(folder: Path, *special: str) -> Path:
-    """GPT-2's two files, and ids for `special` after them."""
+    """Writes GPT-2's two files, with ids for `special` at the end."""
     spec = json.loads(bpe().backend.to_str())["model"]
     vocabulary = spec["vocab"]
     for name in special:
@@ -36,7 +41,9 @@ def vocabulary_files(folder: Path, *special: str) -> Path:
 
 
 def test_gpt2_s_files_give_the_ids_of_transformers(tmp_path: Path) -> None:
-    tokenizer = of_folder(vocabulary_files(tmp_path, "<|endoftext|>"), {"model_type": "gpt2"})
+    tokenizer = load_folder_tokenizer(
+        vocabulary_files(tmp_path, "<|endoftext|>"), {"model_type": "gpt2"}
+    )
     theirs = GPT2Tokenizer.from_pretrained(tmp_path)
     assert [theirs(text)["input_ids"] for text in HARD] == tokenizer.framed(HARD)
     assert tokenizer.framed(HARD) == tokenizer.encode_batch(HARD)
@@ -44,7 +51,9 @@ def test_gpt2_s_files_give_the_ids_of_transformers(tmp_path: Path) -> None:
 
 def test_roberta_s_files_frame_a_text_as_transformers_does(tmp_path: Path) -> None:
     special = ("<s>", "</s>", "<pad>", "<unk>", "<mask>")
-    tokenizer = of_folder(vocabulary_files(tmp_path, *special), {"model_type": "roberta"})
+    tokenizer = load_folder_tokenizer(
+        vocabulary_files(tmp_path, *special), {"model_type": "roberta"}
+    )
     theirs = RobertaTokenizer.from_pretrained(tmp_path)
     assert [theirs(text)["input_ids"] for text in HARD] == tokenizer.framed(HARD)
     assert tokenizer.framed([""]) == [[tokenizer.special_tokens()[x] for x in ("<s>", "</s>")]]
@@ -54,17 +63,17 @@ def test_bert_s_vocabulary_frames_a_text_as_transformers_does(tmp_path: Path) ->
     vocabulary = wordpiece().backend.get_vocab()
     lines = sorted(vocabulary, key=lambda name: vocabulary[name])
     (tmp_path / "vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    tokenizer = of_folder(tmp_path, {"model_type": "bert"})
+    tokenizer = load_folder_tokenizer(tmp_path, {"model_type": "bert"})
     theirs = BertTokenizerFast.from_pretrained(tmp_path)
     assert [theirs(text)["input_ids"] for text in HARD] == tokenizer.framed(HARD)
 
 
 def test_a_special_token_in_a_prompt_is_one_also_after_pickling(tmp_path: Path) -> None:
     bpe().save(tmp_path / "tokenizer.json")
-    tokenizer = of_folder(tmp_path, {})
+    tokenizer = load_folder_tokenizer(tmp_path, {})
     for each in (tokenizer, pickle.loads(pickle.dumps(tokenizer))):
         assert each.encode("war<|endoftext|>")[-1] == each.end_of_text
-    again = of_folder(tmp_path, {})
+    again = load_folder_tokenizer(tmp_path, {})
     again.backend.encode_special_tokens = True
     assert tokenizer.encode("<|endoftext|>") == [tokenizer.end_of_text]  # not one object
 
@@ -99,8 +108,8 @@ def test_where_a_text_begins_and_ends(
     for name, content in files.items():
         (tmp_path / name).write_text(json.dumps(content))
     config = {"eos_token_id": 7}
-    tokenizer = of_folder(tmp_path, config)
-    ends = ends_of_folder(tmp_path, config, tokenizer)
+    tokenizer = load_folder_tokenizer(tmp_path, config)
+    ends = load_boundaries(tmp_path, config, tokenizer)
     assert ends.stops == stops
     assert ends.begin == (None if begin is None else tokenizer.special_tokens()[begin])
 
@@ -109,19 +118,19 @@ def test_where_a_text_begins_and_ends(
 def test_a_beginning_that_is_no_token_is_refused(token: object, tmp_path: Path) -> None:
     bpe().save(tmp_path / "tokenizer.json")
     stated = {"add_bos_token": True, "bos_token": token}
-    tokenizer = of_folder(tmp_path, {})
+    tokenizer = load_folder_tokenizer(tmp_path, {})
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(stated))
     with pytest.raises(RequestError, match="token"):
-        ends_of_folder(tmp_path, {}, tokenizer)
+        load_boundaries(tmp_path, {}, tokenizer)
 
 
 def test_a_template_says_what_stands_before_a_text(tmp_path: Path) -> None:
     framed(wordpiece()).save(tmp_path / "tokenizer.json")
-    tokenizer = of_folder(tmp_path, {})
-    assert ends_of_folder(tmp_path, {}, tokenizer).begin == tokenizer.special_tokens()["[CLS]"]
+    tokenizer = load_folder_tokenizer(tmp_path, {})
+    assert load_boundaries(tmp_path, {}, tokenizer).begin == tokenizer.special_tokens()["[CLS]"]
     closed(bpe()).save(tmp_path / "tokenizer.json")
-    tokenizer = of_folder(tmp_path, {})
-    assert ends_of_folder(tmp_path, {}, tokenizer).begin is None
+    tokenizer = load_folder_tokenizer(tmp_path, {})
+    assert load_boundaries(tmp_path, {}, tokenizer).begin is None
     assert tokenizer.end_of_text == tokenizer.special_tokens()["<|endoftext|>"]
 
 
@@ -131,7 +140,7 @@ def test_an_end_of_text_of_an_unusual_name(tmp_path: Path) -> None:
     text = tokenizer.backend.to_str().replace("<|endoftext|>", "<|nothing|>")
     (tmp_path / "tokenizer.json").write_text(text)
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<over>"}')
-    found = of_folder(tmp_path, {})
+    found = load_folder_tokenizer(tmp_path, {})
     assert found.end_of_text == found.special_tokens()["<over>"]
 
 
@@ -139,8 +148,8 @@ def test_an_end_of_text_of_an_unusual_name(tmp_path: Path) -> None:
     ("names", "model_type", "said"),
     [
         ([], "t5", "expected a tokenizer: tokenizer.json, vocab.json and merges.txt, or vocab.txt"),
-        (["spiece.model"], "t5", "spiece.model is SentencePiece's: where transformers and"),
-        (["source.spm", "vocab.json"], "marian", "Marian's two SentencePiece models make no"),
+        (["spiece.model"], "t5", "spiece.model is a SentencePiece model: install transformers and"),
+        (["source.spm", "vocab.json"], "marian", "Marian's two SentencePiece models cannot"),
     ],
 )
 def test_no_tokenizer_says_what_is_needed(
@@ -149,7 +158,7 @@ def test_no_tokenizer_says_what_is_needed(
     for name in names:
         (tmp_path / name).write_text("{}")
     with pytest.raises(RequestError) as caught:
-        of_folder(tmp_path, {"model_type": model_type})
+        load_folder_tokenizer(tmp_path, {"model_type": model_type})
     assert said in str(caught.value)
     assert str(tmp_path) in str(caught.value)
 
@@ -157,7 +166,7 @@ def test_no_tokenizer_says_what_is_needed(
 def test_a_broken_one_names_the_folder_and_not_a_config_key(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text('{"model": 3}')
     with pytest.raises(RequestError) as caught:
-        of_folder(tmp_path, {})
+        load_folder_tokenizer(tmp_path, {})
     assert str(caught.value).startswith(f"{tmp_path}: expected tokenizer.json as the library")
 
 
@@ -185,18 +194,20 @@ def test_what_is_written_is_read_by_transformers_alike(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_two_files_that_contradict_each_other(make, config, field, tmp_path: Path) -> None:
-    """`transformers` gives other ids there; where the two agree, or it ignores one, the same."""
+    """The ids of `transformers` differ if the files contradict each other, else not."""
     from transformers import AutoTokenizer
 
     make().save(tmp_path / "tokenizer.json")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     theirs = AutoTokenizer.from_pretrained(tmp_path)("War of peace")["input_ids"]
     if field is None:
-        assert of_folder(tmp_path, {}).framed(["War of peace"]) == [theirs]
+        assert load_folder_tokenizer(tmp_path, {}).framed(["War of peace"]) == [theirs]
         return
     assert ReleasedTokenizer(make().backend).framed(["War of peace"]) != [theirs]
-    with pytest.raises(RequestError, match=f"tokenizer_config.json, {field} = .*: expected what"):
-        of_folder(tmp_path, {})
+    with pytest.raises(
+        RequestError, match=f"tokenizer_config.json, {field} = .*: expected the tokenizer's own"
+    ):
+        load_folder_tokenizer(tmp_path, {})
 
 
 END = '{"content": "<|endoftext|>", "special": true}'
@@ -219,16 +230,19 @@ def test_settings_beside_vocabulary_files(file, content, said, tmp_path: Path) -
     ids = json.loads((folder / "vocab.json").read_text())
     (folder / file).write_text(content.replace("END", END).replace("ID", str(ids["<|endoftext|>"])))
     if said is None:
-        assert of_folder(folder, {"model_type": "gpt2"}).end_of_text == ids["<|endoftext|>"]
+        assert (
+            load_folder_tokenizer(folder, {"model_type": "gpt2"}).end_of_text
+            == ids["<|endoftext|>"]
+        )
         return
     with pytest.raises(RequestError) as caught:
-        of_folder(folder, {"model_type": "gpt2"})
+        load_folder_tokenizer(folder, {"model_type": "gpt2"})
     assert said in str(caught.value)
 
 
 @pytest.mark.parametrize("stops", [[True], ["x"], -1, "x", 1.5])
 def test_ends_that_are_no_ids(stops: object, tmp_path: Path) -> None:
     folder = vocabulary_files(tmp_path, "<|endoftext|>")
-    tokenizer = of_folder(folder, {"model_type": "gpt2"})
-    with pytest.raises(RequestError, match=r"eos_token_id = .*: expected a token's id"):
-        ends_of_folder(folder, {"eos_token_id": stops}, tokenizer)
+    tokenizer = load_folder_tokenizer(folder, {"model_type": "gpt2"})
+    with pytest.raises(RequestError, match=r"eos_token_id = .*: expected a token id"):
+        load_boundaries(folder, {"eos_token_id": stops}, tokenizer)

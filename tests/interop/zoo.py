@@ -1,4 +1,4 @@
-"""Small random models of `transformers`, one for each family and variant; every weight matters."""
+"""Small random models of `transformers` for each family and variant; every weight has an effect."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ IDS = {"bos_token_id": 1, "eos_token_id": 2}
 
 
 def randomised(model: nn.Module, dtype: torch.dtype = torch.float32) -> Any:
-    """Biases are not 0 and norms not 1; what is shared stays shared."""
+    """Randomises a model: biases are not 0, norms not 1; shared tensors stay shared."""
     torch.manual_seed(0)
-    # T5 does not scale its scores: the float32 norms of `transformers` weigh more there.
+    # T5 does not scale its scores, so the float32 norms of `transformers` have a larger effect.
     std = 0.1 if isinstance(model, hf.T5ForConditionalGeneration) else 0.3
     with torch.no_grad():
         for parameter in model.parameters():
@@ -48,7 +48,7 @@ def qwen3(**more: Any) -> Any:
 
 
 def gemma3(**more: Any) -> Any:
-    """Windows of 4 tokens in layers 0, 1 and 3; layer 2 sees all."""
+    """Returns a model with 4-token windows in layers 0, 1 and 3; layer 2 has full attention."""
     layers = more.pop("num_hidden_layers", 4)
     types = (2 * LOCAL_GLOBAL)[:layers]
     size = {
@@ -165,7 +165,7 @@ ALL = {**DECODERS, **ENCODERS, **PAIRS}
 
 
 def untied(model: Any) -> Any:
-    """T5 1.1's own projection, which `transformers` 5 makes shared when it builds a model."""
+    """Adds T5 1.1's separate projection, which `transformers` 5 ties in a new model."""
     model.lm_head.weight = nn.Parameter(torch.randn(V, D))
     model.all_tied_weights_keys.pop("lm_head.weight", None)
     return model

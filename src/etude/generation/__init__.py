@@ -1,1 +1,1 @@
-"""Decoding: from logits to tokens to sequences."""
+"""Text generation: sampling, beam search and streaming."""

@@ -1,4 +1,4 @@
-"""Beam search: the most probable continuations that keeping a few at a time finds."""
+"""Beam search."""
 
 from __future__ import annotations
 
@@ -8,25 +8,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from etude.generation.ends import Ends
 from etude.generation.options import GenerationConfig
 from etude.generation.processors import Processor, apply
 from etude.generation.reader import Reader
+from etude.generation.stopping import StopConditions
 
-_NEVER = -1e9
-"""The score of what must not be chosen; it can be added to, as minus infinity cannot."""
-DONE = 0.25
-"""The part of the prompts that must be done before they are left out of the batch: each time, what
-is kept of the others is copied."""
+_MASKED = -1e9
+"""The score of excluded candidates; finite, so that sums of it are never NaN."""
+DONE_FRACTION = 0.25
+"""The fraction of prompts that must be done before they leave the batch, which copies the rest."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a beam search returns, the best first.
+class BeamSearchResult:
+    """The result of a beam search, the best hypotheses first.
 
     Attributes:
-        tokens: (B, beams, T + n), filled up with the fill token.
-        scores: (B, beams), log-probability / length^length_penalty; NaN where the logits were.
+        tokens: (B, beams, T + n), padded with the fill token.
+        scores: (B, beams), log-probability / length^length_penalty; NaN if the logits were NaN.
     """
 
     tokens: Tensor
@@ -37,32 +36,33 @@ def beam_search(
     reader: Reader,
     tokens: Tensor,
     config: GenerationConfig,
-    ends: Ends,
+    ends: StopConditions,
     *,
     processors: Sequence[Processor] = (),
-) -> Found:
-    """Continues `tokens` (B, T); a hypothesis' score is log p(new tokens) / n^length_penalty, n its
-    new tokens with the one that ends it (Wu et al. 2016, arXiv:1609.08144, section 7, whose penalty
-    is another power law).
+) -> BeamSearchResult:
+    """Continues `tokens` (B, T) with a beam search.
 
-    Each step takes the best continuations of all beams of a prompt, twice as many as there are
-    beams or more, so that enough are left that go on. Those which end are kept as hypotheses if
-    they are among the best `beams`. Prompts that are done leave the batch when there are enough of
-    them.
+    A hypothesis' score is log p(new tokens) / n^length_penalty, where n is the number of its new
+    tokens with the stop token (Wu et al. 2016, arXiv:1609.08144, section 7, whose penalty is
+    another power law).
+
+    Each step ranks the continuations of all beams of a prompt and considers at least the best
+    2 * `beams`, so that `beams` unfinished ones remain. Finished ones among the best `beams` become
+    hypotheses. Prompts that are done leave the batch together, see `DONE_FRACTION`.
 
     Args:
-        reader: of `tokens`, not read from yet.
-        config: of which a search goes by these.
+        reader: a new reader of `tokens`.
+        config: the options. A search uses these:
 
             `max_new_tokens`.
-            `beams`: how many continuations are kept; the hypotheses returned are as many.
-            `length_penalty`: above 0 longer texts gain, below 0 shorter ones do.
+            `beams`: the number of beams, and of hypotheses returned.
+            `length_penalty`: above 0 favours longer texts, below 0 shorter ones.
             `early_stopping`: when a prompt is done. `False`: when the best continuation, at its
-            present length, scores below the worst hypothesis; a heuristic where the penalty is not
-            0. `"never"`: when none can come to score above it. `True`: as soon as there are `beams`
+            current length, scores below the worst hypothesis; a heuristic if the penalty is not 0.
+            `"never"`: when no continuation can score above it. `True`: as soon as there are `beams`
             hypotheses.
-        ends: what ends a hypothesis.
-        processors: see `etude.generation.processors`; they are shown the prompts that go on.
+        ends: the stop conditions of a hypothesis.
+        processors: see `etude.generation.processors`; they receive the unfinished prompts only.
     """
     beams, length_penalty = config.beams, config.length_penalty
     max_new_tokens, early_stopping = config.max_new_tokens, config.early_stopping
@@ -70,22 +70,23 @@ def beam_search(
     B, T = tokens.shape
     device = tokens.device
     end = T + max_new_tokens
-    width = max(2, 1 + len(stop_tokens)) * beams  # candidates a step
+    width = max(2, 1 + len(stop_tokens)) * beams  # candidates per step
     ending = torch.tensor(stop_tokens, dtype=torch.long, device=device)
     text = tokens.new_full((B, beams, end), ends.fill)
     text[..., :T] = tokens[:, None]
-    scores = torch.full((B, beams), _NEVER, device=device)
-    scores[:, 0] = 0.0  # of equal beams only one is continued
+    scores = torch.full((B, beams), _MASKED, device=device)
+    scores[:, 0] = 0.0  # all beams are equal at first: continue one
     improvable = torch.ones(B, 1, dtype=torch.bool, device=device)
 
     logits = reader.read(tokens, T)
     reader.repeat(beams)
     logits = logits.repeat_interleave(beams, dim=0)
     precision = torch.promote_types(logits.dtype, torch.float32)
-    going = torch.arange(B, device=device)  # the prompts that are not done
-    found, kept = (_Hypotheses.none(text, precision) for _ in range(2))  # of all; of those
+    active = torch.arange(B, device=device)  # indices of the unfinished prompts
+    # `results` has all prompts, `current` the active ones.
+    results, current = (_Hypotheses.empty(text, precision) for _ in range(2))
     for length in range(T, end):
-        B = len(going)
+        B = len(active)
         if length > T:
             logits = reader.read(text.view(B * beams, end), length)
         log_p = logits.log_softmax(dim=-1, dtype=precision)
@@ -96,70 +97,70 @@ def beam_search(
         best, index = total.topk(min(width, beams * V), dim=-1)  # (B, width), best first
         parent, token = index // V, index % V
 
-        over = torch.isin(token, ending) if len(stop_tokens) else torch.zeros_like(best).bool()
+        is_end = torch.isin(token, ending) if len(stop_tokens) else torch.zeros_like(best).bool()
         if stop is not None:
-            new = torch.cat((_rows(text[..., T:length], parent), token[..., None]), dim=-1)
-            over = over | stop(new.flatten(0, 1)).view_as(over)
+            new = torch.cat((_gather_beams(text[..., T:length], parent), token[..., None]), dim=-1)
+            is_end = is_end | stop(new.flatten(0, 1)).view_as(is_end)
         if length + 1 == end:
-            over = torch.ones_like(over)
+            is_end = torch.ones_like(is_end)
 
-        if bool(over[:, :beams].any()):
+        if bool(is_end[:, :beams].any()):
             n = length + 1 - T
-            ended = over & (torch.arange(over.shape[1], device=device) < beams)
-            value = best / n**length_penalty + _NEVER * ~ended + _NEVER * ~improvable
+            ended = is_end & (torch.arange(is_end.shape[1], device=device) < beams)
+            value = best / n**length_penalty + _MASKED * ~ended + _MASKED * ~improvable
             if early_stopping is True:
-                value = value + _NEVER * kept.complete.all(dim=-1, keepdim=True)
-            candidates = _rows(text, parent)
+                value = value + _MASKED * current.complete.all(dim=-1, keepdim=True)
+            candidates = _gather_beams(text, parent)
             candidates[..., length] = token
-            kept = kept.or_better(candidates, value, ended, length + 1)
+            current = current.merge_best(candidates, value, ended, length + 1)
 
-        scores, going_on = (best + _NEVER * over).topk(beams, dim=-1)
-        if length + 1 == end or bool(over.all()):
+        scores, continuing = (best + _MASKED * is_end).topk(beams, dim=-1)
+        if length + 1 == end or bool(is_end.all()):
             break
         n = max_new_tokens if early_stopping == "never" and length_penalty > 0 else length + 1 - T
-        worst = torch.where(kept.complete, kept.scores.amin(dim=1, keepdim=True), _NEVER)
+        worst = torch.where(current.complete, current.scores.amin(dim=1, keepdim=True), _MASKED)
         within_reach = (scores[:, :1] / n**length_penalty > worst).any(dim=-1, keepdim=True)
         improvable = improvable & within_reach
         done = ~improvable[:, 0]
         if early_stopping is True:
-            done = done | kept.complete.all(dim=1)
+            done = done | current.complete.all(dim=1)
         count = int(done.sum())
         if count == B:
             break
 
-        parent, token = parent.gather(1, going_on), token.gather(1, going_on)
+        parent, token = parent.gather(1, continuing), token.gather(1, continuing)
         rows = beams * torch.arange(B, device=device)[:, None] + parent
         text = text.view(B * beams, end)
-        if count >= DONE * B and reader.can_drop:
-            found.put(going, kept)
+        if count >= DONE_FRACTION * B and reader.can_drop:
+            results.update(active, current)
             stay = (~done).nonzero()[:, 0]
-            kept = kept.of(stay)
-            going, scores, improvable = going[stay], scores[stay], improvable[stay]
+            current = current.select(stay)
+            active, scores, improvable = active[stay], scores[stay], improvable[stay]
             token, rows = token[stay], rows[stay].view(-1)
             text = text.index_select(0, rows)
             reader.select(rows)
         elif bool((rows.view(-1) != torch.arange(B * beams, device=device)).any()):
             rows = rows.view(-1)
-            since = _shared(text.view(B, beams, end), T, length)
+            since = _first_difference(text.view(B, beams, end), T, length)
             text[:, since:length] = text[:, since:length].index_select(0, rows)
             reader.select(rows, since)
         text[:, length] = token.view(-1)
         text = text.view(-1, beams, end)
-    found.put(going, kept)
-    # Only of logits that are no numbers nothing comes.
-    nothing = ~found.complete.any(dim=1, keepdim=True)
-    values = found.scores.masked_fill(nothing, torch.nan)
-    return Found(found.tokens[..., : max(T, int(found.lengths.max()))], values)
+    results.update(active, current)
+    # A prompt without hypotheses had NaN logits.
+    is_empty = ~results.complete.any(dim=1, keepdim=True)
+    values = results.scores.masked_fill(is_empty, torch.nan)
+    return BeamSearchResult(results.tokens[..., : max(T, int(results.lengths.max()))], values)
 
 
 @dataclass(frozen=True)
 class _Hypotheses:
-    """The best texts that have ended, of some prompts.
+    """The best finished texts of some prompts.
 
     Attributes:
         tokens: (B, beams, end).
         scores: (B, beams), the best first.
-        complete: (B, beams), whether there is one.
+        complete: (B, beams), whether the slot has a hypothesis.
         lengths: (B, beams), in tokens.
     """
 
@@ -169,50 +170,56 @@ class _Hypotheses:
     lengths: Tensor
 
     @classmethod
-    def none(cls, text: Tensor, dtype: torch.dtype) -> _Hypotheses:
-        """Nothing yet, for texts (B, beams, end) and scores of this precision."""
+    def empty(cls, text: Tensor, dtype: torch.dtype) -> _Hypotheses:
+        """Returns empty slots for texts (B, beams, end), with scores of `dtype`."""
         shape, device = text.shape[:2], text.device
         return cls(
             text.clone(),
-            torch.full(shape, _NEVER, dtype=dtype, device=device),
+            torch.full(shape, _MASKED, dtype=dtype, device=device),
             torch.zeros(shape, dtype=torch.bool, device=device),
             torch.zeros(shape, dtype=torch.long, device=device),
         )
 
-    def or_better(
+    def merge_best(
         self, candidates: Tensor, value: Tensor, ended: Tensor, length: int
     ) -> _Hypotheses:
-        """The best of these and of candidates (B, N, end) with scores (B, N) and `length` tokens,
-        of which those count that have `ended` (B, N).
+        """Returns the best of these hypotheses and of new candidates.
+
+        Args:
+            candidates: the tokens (B, N, end).
+            value: the scores (B, N).
+            ended: (B, N), whether a candidate is finished; the others do not count.
+            length: the number of tokens of each candidate.
         """
         scores, order = torch.cat((self.scores, value), dim=1).topk(self.scores.shape[1], dim=-1)
         lengths = torch.full_like(ended, length, dtype=torch.long)
         return _Hypotheses(
-            _rows(torch.cat((self.tokens, candidates), dim=1), order),
+            _gather_beams(torch.cat((self.tokens, candidates), dim=1), order),
             scores,
             torch.cat((self.complete, ended), dim=1).gather(1, order),
             torch.cat((self.lengths, lengths), dim=1).gather(1, order),
         )
 
-    def of(self, prompts: Tensor) -> _Hypotheses:
-        """Those of some prompts (B',)."""
+    def select(self, prompts: Tensor) -> _Hypotheses:
+        """Returns the hypotheses of `prompts` (B',)."""
         fields = (self.tokens, self.scores, self.complete, self.lengths)
         return _Hypotheses(*(x[prompts] for x in fields))
 
-    def put(self, prompts: Tensor, others: _Hypotheses) -> None:
-        """Takes over the hypotheses of `prompts` (B',)."""
+    def update(self, prompts: Tensor, others: _Hypotheses) -> None:
+        """Replaces the hypotheses of `prompts` (B',) by `others`."""
         self.tokens[prompts], self.scores[prompts] = others.tokens, others.scores.to(self.scores)
         self.complete[prompts], self.lengths[prompts] = others.complete, others.lengths
 
 
-def _rows(text: Tensor, index: Tensor) -> Tensor:
-    """The beams (B, N, ...) that `index` (B, N) names, of text (B, beams, ...)."""
+def _gather_beams(text: Tensor, index: Tensor) -> Tensor:
+    """Returns the beams (B, N, ...) of text (B, beams, ...) at `index` (B, N)."""
     return text.gather(1, index[..., None].expand(*index.shape, text.shape[-1]))
 
 
-def _shared(text: Tensor, prompt: int, length: int) -> int:
-    """The first column at which beams of one prompt differ. Beams soon descend from a common one;
-    what came before need not be moved when one takes over another.
+def _first_difference(text: Tensor, prompt: int, length: int) -> int:
+    """Returns the first column at which the beams of any prompt differ.
+
+    Beams soon share an ancestor, so the columns before need not be copied when beams are reordered.
     """
     new = text[:, :, prompt:length]
     differs = (new != new[:, :1]).any(dim=1).any(dim=0)  # (length - prompt,)

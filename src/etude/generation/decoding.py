@@ -1,7 +1,7 @@
-"""Calling a model once a token: cheaply, and without changing what it is.
+"""Context managers that put a model in evaluation mode and make decoding steps faster.
 
-A decoding step of a small model is mostly Python: dozens of module calls around kernels of a few
-microseconds. `decoding` takes away what can be avoided, and gives every module back as it was.
+A decoding step of a small model is mostly Python overhead: dozens of module calls around kernels of
+a few microseconds. `decoding` avoids a part of it, and restores every module afterwards.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from etude.nn.linear import SMALL, linear
 
 @contextmanager
 def decoding(model: object) -> Iterator[None]:
-    """Within, `model` is in evaluation mode and cheap to call; only an `nn.Module` is touched.
+    """Context manager that puts `model` in evaluation mode and makes calls of it faster.
 
-    - Parameters and children are plain attributes. `module.weight` else goes through
-      `nn.Module.__getattr__`, which is Python and comes after the ordinary look-up has failed.
-    - `nn.Linear` and layer norms call their kernel directly, products that are not small the one of
-      `etude.nn.linear`; dropout, which does nothing when evaluating, calls none.
+    Has no effect on a model that is not an `nn.Module`.
+
+    - Parameters and children become instance attributes. Otherwise `module.weight` goes through
+      `nn.Module.__getattr__`, a Python function that runs after the normal lookup has failed.
+    - `nn.Linear` and layer norms call their kernel directly, large products that of
+      `etude.nn.linear`; dropout, which has no effect in evaluation mode, is skipped.
     """
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     with evaluating(model):
@@ -44,7 +46,7 @@ def decoding(model: object) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: object) -> Iterator[None]:
-    """Evaluation mode within; afterwards every submodule is as it was, frozen ones too."""
+    """Context manager for evaluation mode; restores the mode of every submodule on exit."""
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     before = [module.training for module in modules]
     for module in modules:
@@ -57,25 +59,25 @@ def evaluating(model: object) -> Iterator[None]:
 
 
 def _shortcuts(module: nn.Module) -> dict[str, Any]:
-    """What a module finds under its own names while it decodes."""
-    found: dict[str, Any] = {**module._parameters, **module._buffers, **module._modules}
+    """Returns the instance attributes that a module gets during decoding."""
+    shortcuts: dict[str, Any] = {**module._parameters, **module._buffers, **module._modules}
     if type(module) is nn.Dropout:
-        found["forward"] = _same
-    elif "weight" not in found:  # else it may be computed anew at each call
+        shortcuts["forward"] = _identity
+    elif "weight" not in shortcuts:  # a parametrised weight is computed at each call
         pass
     elif type(module) is nn.Linear:
         product = linear if module.weight.numel() >= SMALL else F.linear
-        found["forward"] = partial(product, weight=module.weight, bias=module.bias)
+        shortcuts["forward"] = partial(product, weight=module.weight, bias=module.bias)
     elif isinstance(module, nn.LayerNorm) and type(module).forward is nn.LayerNorm.forward:
-        found["forward"] = partial(
+        shortcuts["forward"] = partial(
             torch.layer_norm,
             normalized_shape=module.normalized_shape,
             weight=module.weight,
             bias=module.bias,
             eps=module.eps,
         )
-    return found
+    return shortcuts
 
 
-def _same(x: Tensor) -> Tensor:
+def _identity(x: Tensor) -> Tensor:
     return x

@@ -1,4 +1,4 @@
-"""Continuing sequences token by token, with anything that turns tokens into logits."""
+"""Generation of token sequences with any model that maps tokens to logits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor
 from etude.errors import Checks, InvalidArguments, Problem
 from etude.generation.beams import beam_search
 from etude.generation.decoding import decoding
-from etude.generation.ends import Ends
 from etude.generation.options import GenerationConfig
 from etude.generation.processors import (
     MinNewTokens,
@@ -23,6 +22,7 @@ from etude.generation.processors import (
 )
 from etude.generation.reader import CausalModel, Reader
 from etude.generation.sampling import Generators, sampler
+from etude.generation.stopping import StopConditions
 
 
 @torch.inference_mode()
@@ -42,66 +42,68 @@ def generate(
 ) -> Tensor:
     """Continues `tokens` (B, T), T >= 1, to (B * samples, T + n) with n <= max_new_tokens.
 
-    The logits pass, in the order of `transformers`, the repetition penalty, n-grams, minimum
-    length, `processors`, and last temperature, top-k, top-p and min-p. Past `model.window` the
-    next token depends on the last `window` tokens alone; see `Reader`.
+    The logits pass, in the order of `transformers`, through the repetition penalty, the n-gram and
+    the minimum-length constraints, `processors`, temperature, top-k, top-p and min-p. Once a text
+    is longer than `model.window`, the next token depends on its last `window` tokens; see `Reader`.
 
     Args:
-        config: how many tokens are written, and how they are chosen. The samples of a row stand
-            together; with a cache the row itself is read once for all of them.
-        keep: (B, T), false where a token is padding, which stands before the others of its row: a
-            row is continued as it would be without its padding.
-        generator: of the draws; one a row, or one for all.
-        processors: further ones.
-        stop_token: a row that has produced it, or one of them, is filled with it (the first) from
-            there on; when all rows have, generation ends.
-        stop: says of the new tokens (R, n) which rows end, (R,); they are filled likewise, or
-            with 0.
-        use_cache: keep keys and values; without it every token costs a pass over all before it.
-        on_token: called with each new column of ids (B * samples,); not in a beam search.
-        options: fields of `config`, instead of one or to change some of it.
+        config: the options of generation. The samples of a prompt are adjacent rows; with a cache
+            the prompt is read once for all of them.
+        keep: (B, T), false for padding, which must precede the tokens of its row. Padding does not
+            change the continuation of a row.
+        generator: the source of randomness: one per row, or one for all rows.
+        processors: additional processors of the logits.
+        stop_token: the stop token or tokens. A row is filled with the first one after its end;
+            generation ends when all rows have ended.
+        stop: a function that maps the new tokens (R, n) to booleans (R,), true for rows that end.
+        use_cache: whether to cache keys and values; without, each token costs a pass over the text.
+        on_token: a function that receives each new column of ids (B * samples,); not available in a
+            beam search.
+        options: fields of `config`, which they replace.
 
     Raises:
-        InvalidArguments: values that describe no distribution, or don't go together; no tokens to
-            start from; a model whose logits are no numbers.
+        InvalidArguments: options are invalid or incompatible; there are no tokens to start from;
+            the model's logits are NaN.
     """
     B, T = tokens.shape
     checks = Checks()
     checks.that(T > 0, "tokens", tuple(tokens.shape), "at least one token to start from")
-    asked = config or GenerationConfig()
+    settings = config or GenerationConfig()
     with checks.collecting():
-        asked = replace(asked, **options)
-        alone = on_token is None or asked.beams == 1
-        checks.that(alone, "on_token", on_token, "None in a beam search")
+        settings = replace(settings, **options)
+        can_stream = on_token is None or settings.beams == 1
+        checks.that(can_stream, "on_token", on_token, "None in a beam search")
         if isinstance(generator, Sequence):
-            rows, given = B * asked.samples, len(generator)
-            checks.that(given == rows, "generator", given, f"one, or {rows}")
+            rows, count = B * settings.samples, len(generator)
+            checks.that(count == rows, "generator", count, f"one generator, or {rows} of them")
     padding = None if keep is None else _padding(keep, tokens, checks)
     checks.done()
-    if asked.max_new_tokens == 0:
-        return tokens.repeat_interleave(asked.samples, dim=0)
+    if settings.max_new_tokens == 0:
+        return tokens.repeat_interleave(settings.samples, dim=0)
 
     stop_tokens = [stop_token] if isinstance(stop_token, int) else list(stop_token or ())
-    ends = Ends(stop_tokens, stop)
-    steps = [*_processors(asked, T, ends), *processors]
-    begin = tokens if keep is None else tokens.masked_fill(~keep, -1)
+    ends = StopConditions(stop_tokens, stop)
+    steps = [*_processors(settings, T, ends), *processors]
+    prompts = tokens if keep is None else tokens.masked_fill(~keep, -1)
     with decoding(getattr(model, "module", model)):
-        reader = Reader(model, B, T + asked.max_new_tokens, padding, use_cache)
-        if asked.beams > 1:
-            found = beam_search(reader, begin, asked, ends, processors=steps)
-            bad = bool(found.scores.isnan().any())
-            text = found.tokens[:, : asked.samples].flatten(0, 1)
+        reader = Reader(model, B, T + settings.max_new_tokens, padding, use_cache)
+        if settings.beams > 1:
+            result = beam_search(reader, prompts, settings, ends, processors=steps)
+            has_nan = bool(result.scores.isnan().any())
+            text = result.tokens[:, : settings.samples].flatten(0, 1)
         else:
-            text, bad = _write(reader, begin, asked, ends, steps, generator, on_token)
-    if bad:
+            text, has_nan = _generate_tokens(
+                reader, prompts, settings, ends, steps, generator, on_token
+            )
+    if has_nan:
         raise InvalidArguments(Problem("model", "logits that are numbers", "NaN"))
     if keep is not None:
-        text[:, :T] = tokens.repeat_interleave(asked.samples, dim=0)
+        text[:, :T] = tokens.repeat_interleave(settings.samples, dim=0)
     return text
 
 
-def _processors(config: GenerationConfig, prompt: int, ends: Ends) -> list[Processor]:
-    """What the options do to the logits, for prompts of so many tokens."""
+def _processors(config: GenerationConfig, prompt: int, ends: StopConditions) -> list[Processor]:
+    """Returns the processors for the options, for prompts of `prompt` tokens."""
     steps: list[Processor] = []
     if config.repetition_penalty != 1:
         steps.append(RepetitionPenalty(config.repetition_penalty))
@@ -112,16 +114,16 @@ def _processors(config: GenerationConfig, prompt: int, ends: Ends) -> list[Proce
     return steps
 
 
-def _write(
+def _generate_tokens(
     reader: Reader,
     tokens: Tensor,
     config: GenerationConfig,
-    ends: Ends,
+    ends: StopConditions,
     processors: Sequence[Processor],
     generator: Generators,
     on_token: Callable[[Tensor], None] | None,
 ) -> tuple[Tensor, bool]:
-    """A token a step, each chosen for good; and whether the logits were no numbers."""
+    """Generates one token per step, and returns the text and whether the last logits had NaN."""
     choose = sampler(
         config.temperature, config.top_k, config.top_p, config.min_p, config.greedy, generator
     )
@@ -133,7 +135,7 @@ def _write(
     ending = torch.tensor(stop_tokens, dtype=torch.long, device=tokens.device)
     may_stop = stop is not None or len(stop_tokens) > 0
     stopped = torch.zeros(len(text), dtype=torch.bool, device=tokens.device)
-    # The samples of a row are one row so far.
+    # The prompt is read once for all samples of a row.
     logits = reader.read(tokens, T).repeat_interleave(samples, dim=0)
     reader.repeat(samples)
     for length in range(T, end):
@@ -160,11 +162,13 @@ def _write(
 
 
 def _padding(keep: Tensor, tokens: Tensor, checks: Checks) -> Tensor | None:
-    """How many columns before each row are padding, (B,); None where there are none."""
-    if not checks.that(keep.shape == tokens.shape, "keep", tuple(keep.shape), "one for each token"):
+    """Returns the number of padding columns of each row, (B,); None without any padding."""
+    expected = f"the shape of the tokens, {tuple(tokens.shape)}"
+    if not checks.that(keep.shape == tokens.shape, "keep", tuple(keep.shape), expected):
         return None
     ordered = bool((keep[:, 1:] >= keep[:, :-1]).all())
-    checks.that(ordered, "keep", "padding between", "padding before the tokens of a row only")
-    checks.that(bool(keep[:, -1:].all()), "keep", "an empty row", "a token or more in each row")
+    expected = "padding only before the tokens of a row"
+    checks.that(ordered, "keep", "padding after tokens", expected)
+    checks.that(bool(keep[:, -1:].all()), "keep", "an empty row", "at least one token in each row")
     padding = (~keep).sum(dim=1)
     return padding if bool(padding.any()) else None

@@ -1,4 +1,4 @@
-"""Which ways of choosing tokens make sense together; said without importing torch."""
+"""Options of generation and their checks. The module does not import torch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Literal
 
 from etude.errors import Checks
 
-MOST = 10_000_000
-"""Tokens, samples or beams: more are a mistake."""
+MAX_COUNT = 10_000_000
+"""Maximum number of tokens, samples or beams, to detect typing errors."""
 EarlyStopping = bool | Literal["never"]
 _TYPES: Mapping[str, tuple[type, str]] = {
     "int": (Integral, "a whole number"),
@@ -22,20 +22,22 @@ _TYPES: Mapping[str, tuple[type, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
-    """How a text is written: how long it is, and how each token is chosen.
+    """Options of generation: the length of the texts, and how each token is selected.
 
     Args:
-        samples: continuations of each prompt; of a beam search, the best ones.
-        max_new_tokens: the most that are written.
-        min_new_tokens: no stop token before; a rule that ends a text is not held back.
+        samples: the number of continuations of each prompt; in a beam search, the best ones.
+        max_new_tokens: the maximum number of new tokens.
+        min_new_tokens: the number of new tokens before which stop tokens are forbidden; other stop
+            conditions are not affected.
         temperature, top_k, top_p, min_p, greedy: see `etude.generation.sampling.choose`.
-        beams: above 1, a beam search; with length_penalty and early_stopping, see
-            `etude.generation.beams.beam_search`.
-        repetition_penalty: of tokens that have occurred, the prompt's among them; 1 is none.
-        no_repeat_ngram: so many tokens in a row occur once only, in prompt and text; 0 is off.
+        beams: the number of beams; above 1 it selects a beam search. For length_penalty and
+            early_stopping see `etude.generation.beams.beam_search`.
+        repetition_penalty: the penalty of tokens that occur in the prompt or the text; 1 is off.
+        no_repeat_ngram: the length of n-grams that may occur only once in the prompt and the text;
+            0 is off.
 
     Raises:
-        InvalidArguments: values that describe no distribution, or don't go together.
+        InvalidArguments: options are invalid or incompatible.
     """
 
     samples: int = 1
@@ -60,7 +62,7 @@ class GenerationConfig:
         check_sampling(checks, self.temperature, self.top_k, self.top_p, self.min_p)
         self._check_search(checks)
         if self.beams > 1 or self.greedy:
-            self._check_nothing_drawn(checks)
+            self._check_no_sampling(checks)
         checks.done()
 
     def _check_types(self, checks: Checks) -> None:
@@ -69,22 +71,22 @@ class GenerationConfig:
             if kind not in _TYPES or (value is None and other == "None"):
                 continue
             wanted, expected = _TYPES[kind]
-            sound = isinstance(value, wanted) and isinstance(value, bool) is (wanted is bool)
-            checks.that(sound, field.name, value, expected)
+            is_valid = isinstance(value, wanted) and isinstance(value, bool) is (wanted is bool)
+            checks.that(is_valid, field.name, value, expected)
 
     def _check_counts(self, checks: Checks) -> None:
         most = self.max_new_tokens
-        checks.that(most >= 0, "max_new_tokens", most, "0 or more")
+        checks.that(most >= 0, "max_new_tokens", most, "a number of at least 0")
         fits = 0 <= self.min_new_tokens <= max(most, 0)
-        expected = f"0 to max_new_tokens = {most}"
+        expected = f"a number from 0 to max_new_tokens = {most}"
         checks.that(fits, "min_new_tokens", self.min_new_tokens, expected)
         for name in ("max_new_tokens", "samples", "beams"):
             count = getattr(self, name)
-            checks.that(count <= MOST, name, count, f"at most {MOST:,}")
+            checks.that(count <= MAX_COUNT, name, count, f"at most {MAX_COUNT:,}")
         for name in ("samples", "beams", "repetition_penalty"):
             checks.positive(**{name: getattr(self, name)})
-        n, hint = self.no_repeat_ngram, "0 forbids no repetition"
-        checks.that(n >= 0, "no_repeat_ngram", n, "0 or more tokens", hint)
+        n, hint = self.no_repeat_ngram, "0 allows all repetitions"
+        checks.that(n >= 0, "no_repeat_ngram", n, "a number of at least 0", hint)
 
     def _check_search(self, checks: Checks) -> None:
         penalty, early = self.length_penalty, self.early_stopping
@@ -100,13 +102,13 @@ class GenerationConfig:
         expected = "false without a beam search"
         checks.that(early is False or not known, "early_stopping", early, expected, hint)
 
-    def _check_nothing_drawn(self, checks: Checks) -> None:
-        beside, why = "greedy", "the likeliest token is taken, none is drawn"
+    def _check_no_sampling(self, checks: Checks) -> None:
+        other, why = "greedy", "greedy decoding does not sample"
         if self.beams > 1:
-            beside, why = f"beams = {self.beams}", "a beam search draws nothing"
+            other, why = f"beams = {self.beams}", "a beam search does not sample"
         neutrals = {"temperature": 1.0, "top_k": None, "top_p": None, "min_p": None}
         for key, neutral in neutrals.items():
-            value, expected = getattr(self, key), f"{neutral or 'no value'} beside {beside}"
+            value, expected = getattr(self, key), f"{neutral or 'no value'} with {other}"
             checks.that(value == neutral, key, value, expected, why)
 
 
@@ -117,9 +119,10 @@ def check_sampling(
     top_p: float | None,
     min_p: float | None,
 ) -> None:
-    """Notes values that describe no distribution."""
-    finite = math.isfinite(temperature)
-    checks.that(finite and temperature >= 0, "temperature", temperature, "a number of 0 or more")
-    checks.that(top_k is None or top_k >= 1, "top_k", top_k, "1 or more", "leave it out for all")
+    """Adds a problem for each value that does not define a distribution."""
+    is_valid = math.isfinite(temperature) and temperature >= 0
+    checks.that(is_valid, "temperature", temperature, "a finite number of at least 0")
+    expected, hint = "a number of at least 1", "omit it to sample from all tokens"
+    checks.that(top_k is None or top_k >= 1, "top_k", top_k, expected, hint)
     checks.that(top_p is None or 0 < top_p <= 1, "top_p", top_p, "a probability in (0, 1]")
     checks.that(min_p is None or 0 <= min_p <= 1, "min_p", min_p, "a fraction in [0, 1]")

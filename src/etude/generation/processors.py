@@ -1,6 +1,6 @@
-"""What is done to the logits before a token is chosen from them: small classes, one after another.
+"""Processors, which change the logits before a token is selected. They are applied in sequence.
 
-A processor of your own is a function or class with `__call__(tokens, logits)`, handed to `generate`
+A custom processor is a function, or a class with `__call__(tokens, logits)`; pass it to `generate`
 as `processors=[...]`.
 """
 
@@ -16,24 +16,26 @@ from etude.errors import Checks, InvalidArguments, Problem
 
 
 class Processor(Protocol):
-    """Changes the logits of the next token."""
+    """Contract of processors, which change the logits of the next token."""
 
     def __call__(self, tokens: Tensor, logits: Tensor) -> Tensor:
-        """What the next token is chosen from, (B, V).
+        """Returns the changed logits (B, V); minus infinity forbids a token.
 
         Args:
-            tokens: (B, T), all that is there so far; what stands before a shorter prompt is -1.
-            logits: (B, V), not to be changed in place; minus infinity forbids a token. In a beam
-                search, log-probabilities.
+            tokens: (B, T), the prompt and the text so far; padding is -1.
+            logits: (B, V), which must not be changed in place; in a beam search,
+                log-probabilities.
         """
 
 
 class RepetitionPenalty:
-    """Makes tokens that have occurred less likely: positive logits are divided by the penalty,
-    negative ones multiplied (Keskar et al. 2019, arXiv:1909.05858, section 4.1).
+    """Processor that makes tokens that have occurred less probable.
+
+    Positive logits are divided by the penalty, negative ones multiplied (Keskar et al. 2019,
+    arXiv:1909.05858, section 4.1).
 
     Args:
-        penalty: 1 changes nothing; below 1 favours repetition.
+        penalty: the penalty; 1 has no effect, values below 1 favour repetition.
     """
 
     def __init__(self, penalty: float) -> None:
@@ -50,11 +52,11 @@ class RepetitionPenalty:
 
 
 class NoRepeatNGrams:
-    """Forbids every token that would end an n-gram which has occurred (Paulus et al. 2017,
+    """Processor that forbids tokens which would repeat an n-gram (Paulus et al. 2017,
     arXiv:1705.04304, section 2.5).
 
     Args:
-        n: the length in tokens; 1 forbids every token that has occurred.
+        n: the length of the n-grams in tokens; 1 forbids every token that has occurred.
     """
 
     def __init__(self, n: int) -> None:
@@ -68,25 +70,25 @@ class NoRepeatNGrams:
         if self.n > T:
             return logits
         ngrams = tokens.unfold(1, self.n, 1)  # (B, T - n + 1, n)
-        begun = tokens[:, None, T - self.n + 1 :]  # what the next token will end
-        again = (ngrams[..., :-1] == begun).all(dim=-1) & (ngrams[..., -1] >= 0)
+        prefix = tokens[:, None, T - self.n + 1 :]  # of the n-gram that the next token completes
+        repeats = (ngrams[..., :-1] == prefix).all(dim=-1) & (ngrams[..., -1] >= 0)
         banned = torch.zeros(len(logits), V + 1, dtype=torch.bool, device=logits.device)
-        banned.scatter_(1, torch.where(again, ngrams[..., -1], V), True)
+        banned.scatter_(1, torch.where(repeats, ngrams[..., -1], V), True)
         return logits.masked_fill(banned[:, :V], -torch.inf)
 
 
 class ForbiddenTokens:
-    """Forbids sequences of tokens: the last of one, after those before it.
+    """Processor that forbids sequences of tokens: the last token after all others of a sequence.
 
     Args:
-        sequences: of ids, each with one id or more.
+        sequences: the sequences, each of at least one id.
     """
 
     def __init__(self, sequences: Sequence[Sequence[int]]) -> None:
         checks = Checks()
         for i, ids in enumerate(sequences):
-            sound = len(ids) > 0 and min(ids) >= 0
-            checks.that(sound, f"sequences[{i}]", list(ids), "one or more token ids")
+            is_valid = len(ids) > 0 and min(ids) >= 0
+            checks.that(is_valid, f"sequences[{i}]", list(ids), "at least one token id")
         checks.done()
         self.sequences = [tuple(ids) for ids in sequences]
 
@@ -96,18 +98,18 @@ class ForbiddenTokens:
             if not before:
                 logits[:, last] = -torch.inf
             elif len(before) <= tokens.shape[1]:
-                there = tokens[:, -len(before) :] == tokens.new_tensor(before)
-                logits[there.all(dim=-1), last] = -torch.inf
+                equal = tokens[:, -len(before) :] == tokens.new_tensor(before)
+                logits[equal.all(dim=-1), last] = -torch.inf
         return logits
 
 
 class MinNewTokens:
-    """Forbids the stop tokens until enough is written.
+    """Processor that forbids the stop tokens before a minimum number of new tokens.
 
     Args:
-        least: new tokens.
-        prompt: the length of what stands before them, with padding.
-        stop_tokens: ids.
+        least: the minimum number of new tokens.
+        prompt: the length of the prompt in tokens, with padding.
+        stop_tokens: the stop tokens' ids.
     """
 
     def __init__(self, least: int, prompt: int, stop_tokens: Sequence[int]) -> None:
@@ -122,14 +124,14 @@ class MinNewTokens:
 
 
 def apply(processors: Sequence[Processor], tokens: Tensor, logits: Tensor) -> Tensor:
-    """The logits (B, V) after all processors.
+    """Returns the logits (B, V) after all processors.
 
     Raises:
-        InvalidArguments: they leave a row no token.
+        InvalidArguments: the processors forbid all tokens of a row.
     """
     for processor in processors:
         logits = processor(tokens, logits)
     if bool((logits.amax(dim=-1) == -torch.inf).any()):
-        expected = "one token or more that may follow; together they forbid all"
-        raise InvalidArguments(Problem("processors", expected))
+        expected, hint = "at least one allowed token", "together they forbid all tokens"
+        raise InvalidArguments(Problem("processors", expected, hint=hint))
     return logits

@@ -1,4 +1,4 @@
-"""Texts that grow by a token at a time, read by a model: with a cache, padding, and the window."""
+"""Reader of growing texts with a model, with a cache, padding, and the model's window."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from torch import Tensor
 
 @runtime_checkable
 class CausalModel(Protocol):
-    """What generation needs of a model (an `nn.Module` besides, or a `Reading` of one)."""
+    """Contract of models that can generate: an `nn.Module`, or a `Reading` of one."""
 
     @property
     def window(self) -> int:
-        """The number of tokens that the next one may depend on."""
+        """The maximum number of tokens that the next token depends on."""
 
     def new_cache(self, batch: int, length: int) -> Any:
-        """An empty cache for `batch` sequences of up to `length` tokens; see `KVCache`."""
+        """Returns an empty cache for `batch` sequences of up to `length` tokens; see `KVCache`."""
 
     def __call__(self, tokens: Tensor, cache: Any, *, last_only: bool, **more: Any) -> Tensor:
-        """Logits of the last position (B, 1, V), given what the cache holds.
+        """Returns the logits of the last position (B, 1, V), after the tokens in the cache.
 
         Args:
-            more: for a batch of different lengths, `keep` and `positions`; see `Decoder.forward`.
+            more: `keep` and `positions`, for a batch of different lengths; see `Decoder.forward`.
         """
 
 
 class Reader:
-    """Reads what is new in growing texts.
+    """Computes the logits of growing texts, and reads only the new tokens of each.
 
-    Once a text is longer than `model.window`, the next token depends on its last `window` tokens
-    alone, read anew at positions 0, 1, ...: with and without a cache the same.
+    Once a text is longer than `model.window`, the next token depends only on its last `window`
+    tokens, which are read again at positions 0, 1, ..., with and without a cache.
 
     Args:
-        model: gives the logits.
-        rows: B.
-        end: the number of columns that the texts will have at most.
-        padding: (B,), how many columns before each text are none of it; None is 0 for all.
-        use_cache: keep keys and values; without it every token costs a pass over all before it.
+        model: the model that computes the logits.
+        rows: the batch size B.
+        end: the maximum number of columns of the texts.
+        padding: (B,), the number of padding columns before each text; None is 0 for all.
+        use_cache: whether to cache keys and values; without, each token costs a pass over the text.
     """
 
     def __init__(
@@ -51,8 +51,9 @@ class Reader:
             self._columns = torch.arange(end, device=padding.device)
 
     def read(self, text: Tensor, length: int) -> Tensor:
-        """The logits (B, V) of what follows the first `length` columns of `text`, which begins
-        with what was read before.
+        """Returns the logits (B, V) of the token after the first `length` columns of `text`.
+
+        `text` must begin with the columns of earlier calls.
         """
         cache = self.cache
         if cache is not None and length <= self.window:
@@ -76,7 +77,7 @@ class Reader:
         )[:, -1]
 
     def repeat(self, times: int) -> None:
-        """Makes each text `times` texts, which stand together."""
+        """Repeats each text `times` times, in adjacent rows."""
         if times == 1:
             return
         if self.padding is not None:
@@ -86,17 +87,19 @@ class Reader:
 
     @property
     def can_drop(self) -> bool:
-        """Whether `select` may leave prompts out: they must be in a cache, to the end. A model with
-        a source before it tells by the number of rows which one each has, until that is cached.
+        """Whether `select` may drop prompts, which requires a cache for the whole text.
+
+        Without a cache, an encoder-decoder assigns sources to rows by the number of rows.
         """
-        return self.cache is not None and self._end - 1 <= self.window  # the last isn't read
+        return self.cache is not None and self._end - 1 <= self.window  # the last token is not read
 
     def select(self, rows: Tensor, since: int = 0) -> None:
-        """Goes on with the texts that `rows` (B',) names, in the place of as many others of the
-        same prompts; or, where `can_drop` says so, of some prompts only.
+        """Continues with the texts at `rows` (B',).
+
+        Each must replace a text of the same prompt, unless `can_drop` is true.
 
         Args:
-            since: before this column, a row and the one that takes its place are the same.
+            since: the column before which a row and its replacement are equal.
         """
         if self.padding is not None:
             self.padding = self.padding.index_select(0, rows)

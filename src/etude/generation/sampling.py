@@ -1,4 +1,4 @@
-"""Choosing the next token: pure functions on logits (..., V)."""
+"""Selection of the next token: pure functions of logits (..., V)."""
 
 from __future__ import annotations
 
@@ -12,28 +12,30 @@ from etude.exclusive import used_elsewhere
 from etude.generation.options import check_sampling
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
-"""The source of randomness: one for all rows, or one for each.
+"""The source of randomness: one generator for all rows, or one per row.
 
-None is torch's own; while another thread trains it is a new one, as a draw from torch's own would
-change that training.
+None is torch's default generator. While another thread trains, None is a new generator, since
+drawing from the default one would change that training.
 """
 
 
 def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
-    """logits / temperature: below 1 sharpens the distribution, above 1 flattens it."""
+    """Returns logits / temperature: below 1 sharpens the distribution, above 1 flattens it."""
     return logits / temperature
 
 
 def keep_top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest logits (..., k), largest first, and their ids; all of them where k >= V."""
+    """Returns the k largest logits (..., k), largest first, and their ids; all if k >= V."""
     values, ids = logits.topk(min(k, logits.shape[-1]), dim=-1)
     return values, ids
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """The nucleus: the smallest set of most probable tokens that has probability p or more; the
-    logits of the others become minus infinity (Holtzman et al. 2019, arXiv:1904.09751,
-    section 3.1). With p above 0 the most probable token always stays.
+    """Sets the logits outside the nucleus to minus infinity.
+
+    The nucleus is the smallest set of most probable tokens with a total probability of at least p
+    (Holtzman et al. 2019, arXiv:1904.09751, section 3.1). With p above 0 it always contains the
+    most probable token.
     """
     if p >= 1:
         return logits
@@ -45,8 +47,8 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def keep_min_p(logits: Tensor, p: float) -> Tensor:
-    """The logits of tokens that are less probable than p times the most probable one become minus
-    infinity (Nguyen et al. 2024, arXiv:2407.01082, section 3).
+    """Sets the logits of tokens less probable than p times the most probable one to minus infinity
+    (Nguyen et al. 2024, arXiv:2407.01082, section 3).
     """
     if p == 0:
         return logits
@@ -65,16 +67,16 @@ def choose(
     greedy: bool = False,
     generator: Generators = None,
 ) -> Tensor:
-    """Token ids (...) drawn from logits (..., V): temperature first, then top-k, top-p, min-p.
+    """Samples token ids (...) from logits (..., V): temperature first, then top-k, top-p, min-p.
 
     Args:
-        temperature: 0 is its limit, the most probable token.
-        top_k: draw from the k most probable tokens only.
-        top_p: draw from the nucleus of probability p only.
-        min_p: draw from the tokens at least p times as probable as the most probable one only.
-        greedy: take the most probable token, whatever the other arguments say.
-        generator: the source of randomness, on the logits' device; one for each row of logits
-            (B, V) makes a row's draw independent of the others.
+        temperature: the divisor of the logits; 0 selects the most probable token.
+        top_k: the number of most probable tokens to sample from.
+        top_p: the probability of the nucleus to sample from.
+        min_p: the minimum probability of a token, relative to that of the most probable one.
+        greedy: whether to select the most probable token, regardless of the other arguments.
+        generator: the source of randomness, on the logits' device; one generator per row of logits
+            (B, V) makes the rows independent of each other.
 
     Raises:
         InvalidArguments: a negative temperature, top_k below 1, top_p outside (0, 1], min_p
@@ -91,7 +93,7 @@ def sampler(
     greedy: bool,
     generator: Generators,
 ) -> Callable[[Tensor], Tensor]:
-    """`choose` for many tokens: its arguments are checked once, here."""
+    """Returns `choose` as a function of the logits, with its arguments checked once."""
     checks = Checks()
     check_sampling(checks, temperature, top_k, top_p, min_p)
     checks.done()
@@ -110,27 +112,26 @@ def sampler(
         if min_p is not None:
             logits = keep_min_p(logits, min_p)
         chosen = draw(logits.softmax(dim=-1), generator)
-        # From k tokens alone: random numbers for a whole vocabulary take longer than all the rest.
+        # Draws among k tokens: random numbers for the whole vocabulary cost more than all the rest.
         return chosen if ids is None else ids.gather(-1, chosen[..., None])[..., 0]
 
     return sample
 
 
 def most_probable(logits: Tensor) -> Tensor:
-    """The ids (...) of the largest logits (..., V)."""
+    """Returns the ids (...) of the largest logits (..., V)."""
     return logits.argmax(dim=-1)
 
 
 def draw(probabilities: Tensor, generator: Generators = None) -> Tensor:
-    """Ids (...) drawn from probabilities (..., V): i with probability p_i.
+    """Samples ids (...) from probabilities (..., V).
 
-    Of independent exponential times with rates p_i, the first is the i-th with probability p_i.
-    `torch.multinomial` draws the very same ids, after checks of its input that cost more than the
-    draw.
+    Among independent exponential times with rates p_i, the i-th is the smallest with probability
+    p_i. `torch.multinomial` draws the same ids, but its input checks cost more than the draw.
     """
     times = torch.empty_like(probabilities)
     if generator is None and used_elsewhere():
-        generator = _apart(probabilities.device)
+        generator = _fresh_generator(probabilities.device)
     if generator is None or isinstance(generator, torch.Generator):
         times.exponential_(generator=generator)
     else:
@@ -139,8 +140,8 @@ def draw(probabilities: Tensor, generator: Generators = None) -> Tensor:
     return (probabilities / times).argmax(dim=-1)
 
 
-def _apart(device: torch.device) -> torch.Generator:
-    """A generator with an unpredictable state, on `device`."""
+def _fresh_generator(device: torch.device) -> torch.Generator:
+    """Returns a generator on `device` with a random seed."""
     generator = torch.Generator(device)
     generator.seed()
     return generator

@@ -1,102 +1,101 @@
-"""Text in pieces as its tokens come; what has been passed on does not change afterwards.
+"""Streaming of generated text in pieces. A piece never changes once it has been returned.
 
-A tokenizer's `decode` is asked for a few tokens at a time, so that a text costs in proportion to
-its length. Two things make that more than decoding each token by itself. A character may be spread
-over several tokens: until all of it is there, `decode` gives U+FFFD. And many tokenizers spell the
-first token of a text differently (SentencePiece drops the space before it): so the tokens that are
-decoded always begin with some that have been passed on already.
+Only a few tokens are decoded at a time, so the cost is proportional to the text's length. Tokens
+cannot be decoded one by one, for two reasons. A character may consist of several tokens; `decode`
+returns U+FFFD until it is complete. And many tokenizers decode the first token of a text
+differently (SentencePiece drops the space before it), so the decoded tokens always begin with some
+whose text has been returned already.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from etude.generation.words import UNFINISHED, Tokenizer, whole
+from etude.generation.words import MAX_INCOMPLETE, Tokenizer, whole
 
-KEPT = 16
-"""The tokens that are kept where many in a row make no character."""
+TAIL_TOKENS = 16
+"""The number of tokens retained from a long sequence that does not form a character."""
 
 
-class Pieces:
-    """The text that tokens add to a text, piece by piece.
+class IncrementalDecoder:
+    """Decoder that returns the text of each new token, in pieces of complete characters.
 
-    Joined, the pieces are what `decode` adds for all tokens together, with every tokenizer whose
-    decoded text only grows at its end.
+    The joined pieces equal the text that `decode` adds for all tokens together, for every tokenizer
+    whose decoded text only grows at its end.
 
     Args:
-        tokenizer: decodes.
-        before: the tokens that the text begins with, all of it whole characters; their text is in
-            no piece.
+        tokenizer: the tokenizer.
+        before: the tokens before the text, which form complete characters and are not returned.
     """
 
     def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
         self._decode = tokenizer.decode
         self._window = list(before)
-        self._settled = len(before)  # the tokens of the window that are passed on and whole
-        self._text = self._decode(self._window)  # of the window
-        self._shown = len(self._text)  # the characters of it that are passed on
+        self._settled = len(before)  # tokens of the window whose text was returned
+        self._text = self._decode(self._window)
+        self._shown = len(self._text)  # characters of the window that were returned
 
     def push(self, token: int) -> str:
-        """What can be passed on now that `token` has come; often nothing."""
+        """Adds a token and returns the text that is now complete; often empty."""
         self._window.append(token)
         self._text = self._decode(self._window)
         known = whole(self._text)
         piece = known[self._shown :]
         self._shown += len(piece)
-        if piece and known == self._text and (spelt := self._decode(self._window[self._settled :])):
-            # All characters are whole: the tokens since the last such place are enough to go on.
+        if piece and known == self._text and (text := self._decode(self._window[self._settled :])):
+            # All characters are complete: the tokens since the last such position are sufficient.
             self._window = self._window[self._settled :]
             self._settled = len(self._window)
-            self._text, self._shown = spelt, len(spelt)
-        elif len(self._window) - self._settled > 2 * KEPT:
+            self._text, self._shown = text, len(text)
+        elif len(self._window) - self._settled > 2 * TAIL_TOKENS:
             self._shorten()
         return piece
 
     def finish(self) -> str:
-        """What is left at the end of the text: an unfinished character, as U+FFFD."""
+        """Returns the rest at the end of the text: an incomplete character, as U+FFFD."""
         piece, self._shown = self._text[self._shown :], len(self._text)
         return piece
 
     def _shorten(self) -> None:
-        """Forgets tokens, of many that make no character, if the others give the same without."""
-        context, tail = self._window[: self._settled], self._window[-KEPT:]
+        """Drops tokens of a long sequence without characters, if the text stays the same."""
+        context, tail = self._window[: self._settled], self._window[-TAIL_TOKENS:]
         before, text = self._decode(context), self._decode([*context, *tail])
-        forgotten = len(self._decode(self._window[:-KEPT])) - len(before)
+        forgotten = len(self._decode(self._window[:-TAIL_TOKENS])) - len(before)
         same = self._text[forgotten + len(before) :] == text[len(before) :]
-        enough = whole(text) == text or len(text) - len(before) > UNFINISHED
+        enough = whole(text) == text or len(text) - len(before) > MAX_INCOMPLETE
         if same and enough and text.startswith(before):
             self._window = [*context, *tail]
             self._text, self._shown = text, self._shown - forgotten
 
 
-class UpTo:
-    """Passes text on up to the first of some other texts, which is not passed on.
+class StopTextFilter:
+    """Filter that returns a text up to the first stop text, which is not returned.
 
     Args:
-        stops: the texts that end it; without any, everything passes at once.
+        stops: the stop texts.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self.stops, self.ended, self._held = list(stops), False, ""
 
     def push(self, piece: str) -> str:
-        """What can be passed on: all that is not the beginning of a stop."""
+        """Adds a piece and returns all text that cannot be the start of a stop text."""
         if self.ended:
             return ""
         text = self._held + piece
-        places = [place for stop in self.stops if (place := text.find(stop)) >= 0]
-        self.ended = bool(places)
-        sure = min(places) if places else len(text) - self._begun(text)
+        positions = [position for stop in self.stops if (position := text.find(stop)) >= 0]
+        self.ended = bool(positions)
+        sure = min(positions) if positions else len(text) - self._partial_stop_length(text)
         self._held = "" if self.ended else text[sure:]
         return text[:sure]
 
     def finish(self) -> str:
-        """What was held back, and was no stop after all."""
+        """Returns the text that was held back and is not a stop text."""
         held, self._held = self._held, ""
         return held
 
-    def _begun(self, text: str) -> int:
-        """How many characters at the end of `text` may be the beginning of a stop."""
+    def _partial_stop_length(self, text: str) -> int:
+        """Returns the number of characters at the end of `text` that may start a stop text."""
         longest = max((len(stop) for stop in self.stops), default=1) - 1
         for count in range(min(longest, len(text)), 0, -1):
             if any(stop.startswith(text[-count:]) for stop in self.stops):
@@ -105,13 +104,13 @@ class UpTo:
 
 
 class Continuation:
-    """The text that tokens add to a prompt, up to where it ends, in pieces.
+    """Stream of the text after a prompt, up to a stop token or a stop text.
 
     Args:
-        tokenizer: decodes.
-        prompt: the tokens of the prompt, as far as it belongs to the text.
-        stop_tokens: ids that end the text and are not shown.
-        stops: texts that end it and are not shown.
+        tokenizer: the tokenizer.
+        prompt: the tokens of the prompt that belong to the text.
+        stop_tokens: ids that end the text and are not returned.
+        stops: texts that end the text and are not returned.
     """
 
     def __init__(
@@ -121,19 +120,19 @@ class Continuation:
         stop_tokens: Iterable[int],
         stops: Sequence[str],
     ) -> None:
-        self._pieces, self._up_to = Pieces(tokenizer, prompt), UpTo(stops)
+        self._decoder, self._filter = IncrementalDecoder(tokenizer, prompt), StopTextFilter(stops)
         self._stop_tokens, self.ended = frozenset(stop_tokens), False
 
     def push(self, token: int) -> str:
-        """What can be passed on now that `token` has come."""
+        """Adds a token and returns the text that is now certain."""
         self.ended = self.ended or token in self._stop_tokens
         if self.ended:
             return ""
-        piece = self._up_to.push(self._pieces.push(token))
-        self.ended = self._up_to.ended
+        piece = self._filter.push(self._decoder.push(token))
+        self.ended = self._filter.ended
         return piece
 
     def finish(self) -> str:
-        """What is left, when no token comes any more."""
-        last = self._up_to.push(self._pieces.finish())
-        return last + self._up_to.finish()
+        """Returns the rest of the text after the last token."""
+        last = self._filter.push(self._decoder.finish())
+        return last + self._filter.finish()

@@ -1,7 +1,7 @@
-"""Where text, not tokens, decides: words that must not be written, and text that ends a text.
+"""Constraints on the generated text rather than on its tokens: forbidden words and stop texts.
 
-The same words can be cut into tokens in many ways (` the`, `The`, `t` + `he`), so both look at
-characters: at what the tokens written last and each possible next one spell together.
+A word can be split into tokens in many ways (` the`, `The`, `t` + `he`). So both compare
+characters: the joint text of the last tokens and of each possible next token.
 """
 
 from __future__ import annotations
@@ -17,114 +17,119 @@ from torch import Tensor
 
 from etude.errors import Checks
 
-BROKEN = "\ufffd"
-"""What a tokenizer shows for bytes that are no character, or not all of one."""
+REPLACEMENT = "\ufffd"
+"""The replacement character, for bytes that form no character or an incomplete one."""
 
-UNFINISHED = 3
-"""The most U+FFFD at the end of a text that further bytes can turn into a character: of a character
-of four bytes three may be there, and some tokenizers give one for each."""
+MAX_INCOMPLETE = 3
+"""Maximum number of U+FFFD at the end of a text that further bytes can complete to a character.
+
+A character has up to four bytes, and some tokenizers return one U+FFFD per byte."""
 
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 
 
 class Tokenizer(Protocol):
-    """What is needed of a tokenizer."""
+    """Contract of tokenizers for generation."""
 
     @property
     def vocab_size(self) -> int:
-        """V."""
+        """The number of tokens V."""
 
     @property
     def end_of_text(self) -> int | None:
-        """The id that ends a document, if there is one."""
+        """The id of the end-of-text token; None if there is none."""
 
     def encode(self, text: str) -> list[int]:
-        """Text to ids."""
+        """Encodes a text to ids."""
 
     def decode(self, ids: list[int]) -> str:
-        """Ids to text; bytes that form no character become U+FFFD."""
+        """Decodes ids to a text; bytes that form no character become U+FFFD."""
 
 
 class Spelling:
-    """What tokens spell in the middle of a text; some tokenizers write a text's first differently.
+    """Text of tokens in the middle of a text; some tokenizers decode the first token differently.
 
     Args:
-        tokenizer: asked for every token once, when that is first needed.
+        tokenizer: the tokenizer; each token is decoded once, on first use of `tokens`.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self._before = _plain_token(tokenizer)
+        self._before = _find_complete_token(tokenizer)
         self._skip = len(tokenizer.decode(self._before))
 
     def __call__(self, ids: Sequence[int]) -> str:
-        """The text of `ids`, or of those after the last end of text among them."""
+        """Returns the text of `ids` after the last end-of-text token among them."""
         end = self.tokenizer.end_of_text
-        for place in range(len(ids) - 1, -1, -1):
-            if ids[place] == end:
-                ids = ids[place + 1 :]
+        for i in range(len(ids) - 1, -1, -1):
+            if ids[i] == end:
+                ids = ids[i + 1 :]
                 break
         return self.tokenizer.decode([*self._before, *ids])[self._skip :]
 
     @cached_property
     def tokens(self) -> list[str]:
-        """The text of each token, in lower case; nothing for the end of text."""
+        """The text of each token, case-folded; empty for the end-of-text token."""
         return [self([i]).casefold() for i in range(self.tokenizer.vocab_size)]
 
     @cached_property
     def sorted(self) -> tuple[list[str], list[int]]:
-        """The texts in alphabetical order, and the token of each."""
+        """The texts of all tokens in sorted order, and the token of each."""
         order = sorted(range(len(self.tokens)), key=self.tokens.__getitem__)
         return [self.tokens[i] for i in order], order
 
     @cached_property
     def partial(self) -> list[int]:
-        """Tokens with parts of characters in them."""
-        return [i for i, text in enumerate(self.tokens) if BROKEN in text]
+        """The tokens that contain incomplete characters."""
+        return [i for i, text in enumerate(self.tokens) if REPLACEMENT in text]
 
-    def beginning_with(self, prefix: str) -> Iterator[tuple[int, str]]:
-        """The tokens whose text begins so, and the rest of their text."""
+    def tokens_with_prefix(self, prefix: str) -> Iterator[tuple[int, str]]:
+        """Yields the tokens whose text begins with `prefix`, and the rest of their text."""
         texts, order = self.sorted
-        for place in range(bisect_left(texts, prefix), len(texts)):
-            if not texts[place].startswith(prefix):
+        for i in range(bisect_left(texts, prefix), len(texts)):
+            if not texts[i].startswith(prefix):
                 return
-            yield order[place], texts[place][len(prefix) :]
+            yield order[i], texts[i][len(prefix) :]
 
 
 class ForbiddenWords:
-    """A processor that keeps words from being written, however they are cut into tokens, in upper
-    or lower case, after a space or not, and also where the prompt begins one.
+    """Processor that forbids words, regardless of their split into tokens and of their case.
 
-    Words are whole: with `he` forbidden, `the` may be written. A token that completes the word is
-    forbidden unless it goes on with the same word itself: `he` is, a token `hello` is not. Words
-    of scripts without spaces are forbidden within others. A word may have spaces in it; those
-    around it don't count. What is no word (`://`) is forbidden wherever it stands.
+    It also applies to a word that begins in the prompt.
 
-    Not prevented: other spellings of the same look (an accent as a character of its own), and
-    what a tokenizer changes when it joins tokens to text (WordPiece's spaces around punctuation).
+    Only whole words match: with `he` forbidden, `the` is allowed. A token that completes the word
+    is forbidden unless its own text continues the word: the token `he` is forbidden, `hello` is
+    not. In scripts without spaces, words are also forbidden inside others. A word may contain
+    spaces; spaces around it are ignored. Strings without letters or digits (`://`) are forbidden
+    anywhere.
+
+    Not prevented: other encodings of the same characters (a separate combining accent), and changes
+    when a tokenizer joins tokens (WordPiece's spaces around punctuation).
 
     Args:
-        spelling: of the tokenizer.
-        words: those not to be written.
+        spelling: the spelling of the tokenizer's tokens.
+        words: the forbidden words.
 
     Raises:
-        InvalidArguments: an empty word.
+        InvalidArguments: a word is empty.
     """
 
     def __init__(self, spelling: Spelling, words: Sequence[str]) -> None:
         checks = Checks()
         for i, word in enumerate(words):
-            checks.that(bool(word), f"forbidden[{i}]", word, "a word")
+            checks.that(bool(word), f"forbidden[{i}]", word, "a non-empty word")
         checks.done()
         self.spelling = spelling
         self.words = sorted({(word.strip() or word).casefold() for word in words})
-        # Each token spells a character or more, if not always a whole one; and one token more,
-        # to know what stands before the word.
+        # Each token has at least one byte; one more token shows the character before the word.
         self.reach = 4 + max((len(word.encode()) for word in self.words), default=0)
-        holding = {i for word in self.words for i in self._holding(word)}
+        holding = {i for word in self.words for i in self._tokens_containing(word)}
         self._always = torch.tensor(sorted(holding), dtype=torch.long)
         self._after = [
-            [torch.tensor(self._completing(word, k), dtype=torch.long) for k in range(len(word))]
+            [
+                torch.tensor(self._tokens_completing(word, k), dtype=torch.long)
+                for k in range(len(word))
+            ]
             for word in self.words
         ]
 
@@ -132,123 +137,129 @@ class ForbiddenWords:
         logits = logits.clone()
         logits[:, self._always.to(logits.device)] = -torch.inf
         for row, ids in zip(logits, tokens[:, -self.reach :].tolist(), strict=True):
-            written = [i for i in ids if i >= 0]
-            text = self.spelling(written).casefold()
+            unpadded = [i for i in ids if i >= 0]
+            text = self.spelling(unpadded).casefold()
             for word, after in zip(self.words, self._after, strict=True):
                 for k, banned in enumerate(after):
-                    if len(banned) and _begun(text, word, k):
+                    if len(banned) and _ends_with_start_of(text, word, k):
                         row[banned.to(row.device)] = -torch.inf
-            if text.endswith(BROKEN):
-                banned = torch.tensor(self._closing(written, text), dtype=torch.long)
+            if text.endswith(REPLACEMENT):
+                banned = torch.tensor(
+                    self._tokens_completing_character(unpadded, text), dtype=torch.long
+                )
                 row[banned.to(row.device)] = -torch.inf
         return logits
 
-    def _holding(self, word: str) -> list[int]:
-        """The tokens that hold the whole word, but not at their beginning."""
+    def _tokens_containing(self, word: str) -> list[int]:
+        """Returns the tokens that contain the whole word, but not at their start."""
         return [
             i
             for i, text in enumerate(self.spelling.tokens)
-            if word in text and any(start > 0 for start in _places(text, word))
+            if word in text and any(start > 0 for start in _find_whole_words(text, word))
         ]
 
-    def _completing(self, word: str, k: int) -> list[int]:
-        """The tokens that complete the word after its first k characters."""
-        found = self.spelling.beginning_with(word[k:])
-        return [i for i, rest in found if not _joined(word[-1], rest[:1])]
+    def _tokens_completing(self, word: str, k: int) -> list[int]:
+        """Returns the tokens that complete the word after its first k characters."""
+        candidates = self.spelling.tokens_with_prefix(word[k:])
+        return [i for i, rest in candidates if not _in_same_word(word[-1], rest[:1])]
 
-    def _closing(self, written: list[int], text: str) -> list[int]:
-        """The tokens that complete a word with the last bytes of a character."""
+    def _tokens_completing_character(self, ids: list[int], text: str) -> list[int]:
+        """Returns the tokens that complete a word with the last bytes of a character."""
         words = [word for word in self.words if not word.isascii()]
-        known = len(text.rstrip(BROKEN))
-        found = []
+        known = len(text.rstrip(REPLACEMENT))
+        tokens = []
         for i in self.spelling.partial if words else ():
-            longer = self.spelling([*written, i]).casefold()
-            if any(s + len(w) > known for w in words for s in _places(longer, w)):
-                found.append(i)
-        return found
+            longer = self.spelling([*ids, i]).casefold()
+            if any(s + len(w) > known for w in words for s in _find_whole_words(longer, w)):
+                tokens.append(i)
+        return tokens
 
 
 class StopText:
-    """Says which rows end, because what they wrote last completes one of some texts.
+    """Stop rule for rows whose last tokens complete a stop text.
 
-    Where the text is cut is decided by `etude.generation.streaming.UpTo`; here a row only ends
-    early.
+    It only ends a row early; `etude.generation.streaming.StopTextFilter` cuts the text.
 
     Args:
-        spelling: of the tokenizer.
-        texts: that end a row.
-        begins: whether some rows begin a text, with a first token that may be spelt differently.
+        spelling: the spelling of the tokenizer's tokens.
+        texts: the stop texts.
+        begins: whether some rows are at the start of a text, where tokens may decode differently.
 
     Raises:
-        InvalidArguments: an empty text.
+        InvalidArguments: a text is empty.
     """
 
     def __init__(self, spelling: Spelling, texts: Sequence[str], *, begins: bool = False) -> None:
         checks = Checks()
         for i, text in enumerate(texts):
-            checks.that(bool(text), f"stop[{i}]", text, "some text")
+            checks.that(bool(text), f"stop[{i}]", text, "a non-empty text")
         checks.done()
         self.spelling, self.texts, self.begins = spelling, list(texts), begins
-        # Each token spells a byte or more; the first ones may be part of a character before.
+        # Each token has at least one byte; the first tokens may belong to a previous character.
         self.reach = 4 + max((len(text.encode()) for text in texts), default=0)
 
     def __call__(self, new: Tensor) -> Tensor:
-        """New tokens (R, n) to booleans (R,)."""
+        """Maps new tokens (R, n) to booleans (R,), true for rows that end."""
         rows = new[:, -self.reach - 1 :].tolist()
         return torch.tensor([self.ends(ids) for ids in rows], device=new.device)
 
     def ends(self, ids: Sequence[int]) -> bool:
-        """Whether the last of the tokens complete one of the texts."""
+        """Returns whether the last of the tokens complete one of the texts."""
         last = ids[-self.reach :]
-        spelt = whole(self.spelling(last))
-        whole_text = len(ids) <= self.reach
-        if not whole_text:
-            spelt = spelt.lstrip(BROKEN)
-        found = [text for text in self.texts if text in spelt]
-        if found and self.begins and whole_text:
-            begun = whole(self.spelling.tokenizer.decode(list(ids)))
-            found = [text for text in found if text in begun]
-        return bool(found)
+        tail = whole(self.spelling(last))
+        is_complete = len(ids) <= self.reach
+        if not is_complete:
+            tail = tail.lstrip(REPLACEMENT)
+        stops = [text for text in self.texts if text in tail]
+        if stops and self.begins and is_complete:
+            decoded = whole(self.spelling.tokenizer.decode(list(ids)))
+            stops = [text for text in stops if text in decoded]
+        return bool(stops)
 
 
 def whole(text: str) -> str:
-    """`text` without the U+FFFD at its end that may yet become a character."""
-    known = len(text.rstrip(BROKEN))
-    return text[: max(known, len(text) - UNFINISHED)]
+    """Returns `text` without the U+FFFD at its end that further bytes can complete."""
+    known = len(text.rstrip(REPLACEMENT))
+    return text[: max(known, len(text) - MAX_INCOMPLETE)]
 
 
-def _plain_token(tokenizer: Tokenizer) -> list[int]:
-    """A token that spells whole characters: after it, others are spelt as within a text."""
+def _find_complete_token(tokenizer: Tokenizer) -> list[int]:
+    """Returns one token of complete characters, after which others decode as inside a text."""
     for number in range(tokenizer.vocab_size):
         text = tokenizer.decode([number])
-        if number != tokenizer.end_of_text and text and not text.isspace() and BROKEN not in text:
+        if (
+            number != tokenizer.end_of_text
+            and text
+            and not text.isspace()
+            and REPLACEMENT not in text
+        ):
             return [number]
     return []
 
 
-def _places(text: str, word: str) -> Iterator[int]:
-    """Where `word` stands in `text` as a whole word."""
+def _find_whole_words(text: str, word: str) -> Iterator[int]:
+    """Yields the positions of `word` in `text` as a whole word."""
     start = text.find(word)
     while start >= 0:
         before, after = text[:start][-1:], text[start + len(word) :][:1]
-        if not _joined(before, word[0]) and not _joined(word[-1], after):
+        if not _in_same_word(before, word[0]) and not _in_same_word(word[-1], after):
             yield start
         start = text.find(word, start + 1)
 
 
-def _begun(text: str, word: str, k: int) -> bool:
-    """Whether `text` ends with the first k characters of `word`, and no word goes on there."""
+def _ends_with_start_of(text: str, word: str, k: int) -> bool:
+    """Returns whether `text` ends with the first k characters of `word`, at the start of a word."""
     if not text.endswith(word[:k]):
         return False
-    return not _joined(text[: len(text) - k][-1:], word[0])
+    return not _in_same_word(text[: len(text) - k][-1:], word[0])
 
 
-def _joined(left: str, right: str) -> bool:
-    """Whether two characters, either of which may be missing, belong to one word."""
-    return _of_a_word(left) and _of_a_word(right)
+def _in_same_word(left: str, right: str) -> bool:
+    """Returns whether two characters, either of which may be missing, belong to the same word."""
+    return _is_word_character(left) and _is_word_character(right)
 
 
-def _of_a_word(character: str) -> bool:
+def _is_word_character(character: str) -> bool:
     if not character:
         return False
     if character.isascii():

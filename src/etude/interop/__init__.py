@@ -1,1 +1,1 @@
-"""Released weights in and out: the names and configs of Hugging Face, one file a family."""
+"""Import and export of released weights in the formats of Hugging Face, one module per family."""

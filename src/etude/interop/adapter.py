@@ -1,4 +1,4 @@
-"""A `peft` adapter made part of released weights: each of its tensors is used once, or refused."""
+"""Merges a `peft` adapter into released weights. Tensors that cannot be merged raise an error."""
 
 from __future__ import annotations
 
@@ -15,48 +15,48 @@ from etude.errors import Problem, RequestError, nearest
 from etude.interop.adapter_config import ALL_LINEAR, NAME, AdapterConfig
 from etude.interop.family import Family
 from etude.interop.peft import PREFIX, WEIGHTS
-from etude.interop.places import Place, places
 from etude.interop.pretrained import Loaded
 from etude.interop.rules import Piece
+from etude.interop.tensor_slices import TensorSlice, tensor_slices
 from etude.interop.tensors import SafeTensors
 from etude.models.decoder import Decoder
 from etude.models.encoder_decoder import EncoderDecoder
 
-KINDS = {
+PART_SUFFIXES = {
     ".lora_A.weight": "a",
     ".lora_B.weight": "b",
     ".lora_embedding_A": "embedding_a",
     ".lora_embedding_B": "embedding_b",
     ".lora_magnitude_vector": "size",
 }
-"""The tensors of one change, by the end of their name."""
-SHOWN = 5
+"""Short names of an adapter's tensors, by the suffix of their names in the file."""
+MAX_PROBLEMS = 5
 
 
 @dataclass
-class Change:
-    """What an adapter says of one released module.
+class LowRankChange:
+    """An adapter's low-rank update of one released module.
 
     Attributes:
-        parts: by the values of `KINDS`.
+        parts: the tensors, by the values of `PART_SUFFIXES`.
     """
 
     parts: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def embedding(self) -> bool:
-        """Whether it is of an embedding, whose matrix is the transpose of the product."""
+        """Whether the module is an embedding, whose matrix is the transpose of the product."""
         return "embedding_a" in self.parts
 
     def product(self) -> Tensor:
-        """The change of the matrix (out, in), before its scale."""
+        """Returns the unscaled update of the matrix (out, in)."""
         if self.embedding:
             return (self.parts["embedding_b"] @ self.parts["embedding_a"]).mT
         return self.parts["b"] @ self.parts["a"]
 
-    def shapes(self, known: _Known, rank: int, dora: bool) -> dict[str, tuple[int, ...]]:
-        """What the tensors must be."""
-        rows, inputs = len(known.place.rows), known.place.parameter.shape[-1]
+    def shapes(self, known: _AdaptableTensor, rank: int, dora: bool) -> dict[str, tuple[int, ...]]:
+        """Returns the expected shapes of the tensors."""
+        rows, inputs = len(known.slice_.rows), known.slice_.parameter.shape[-1]
         if not known.is_linear:
             return {"embedding_a": (rank, rows), "embedding_b": (inputs, rank)}
         size = {"size": (rows,)} if dora else {}
@@ -64,132 +64,141 @@ class Change:
 
 
 def merge_adapter(loaded: Loaded, folder: Path) -> None:
-    """Adds the changes of a folder of `peft` to the weights of a released model, in place.
+    """Adds the updates of a `peft` adapter folder to a released model's weights, in place.
 
-    In float32 the logits are those of `peft`, to rounding: about 1e-6 of their size.
+    In float32 the logits equal those of `peft` up to a relative error of about 1e-6.
 
     Raises:
-        RequestError: a field of the config, or a tensor, that Étude cannot follow; tensors that are
-            missing, or of another shape. The model is not changed then.
+        RequestError: a config field or a tensor is unsupported; tensors are missing, or of another
+            shape. The model is not changed then.
     """
     config = AdapterConfig.of(folder)
     file = folder / WEIGHTS
     if not file.is_file():
         pickled = (folder / "adapter_model.bin").is_file()
         hint = (
-            "adapter_model.bin is not read: load it in peft and save it anew" if pickled else None
+            "adapter_model.bin is not supported: load it with peft and save it as safetensors"
+            if pickled
+            else "no such file"
         )
-        raise RequestError(Problem(str(file), "the weights of an adapter", hint=hint))
+        raise RequestError(Problem(str(file), "an adapter's weights", hint=hint))
     tensors = SafeTensors(file, [file])
     names = {name.removeprefix(PREFIX): name for name in tensors.names()}
-    untied = _needs_a_projection(loaded, names, tensors)
+    untied = _needs_untying(loaded, names, tensors)
     if untied:
-        loaded.module.head = _projection(loaded.module)
-    known = _known(loaded)
-    changes, whole, problems = _sorted_out(loaded, config, known, names, tensors)
-    problems += _wrong_changes(config, known, changes, str(file))
-    problems += _wrong_tensors(config, known, changes, whole, str(file))
+        loaded.module.head = _untied_projection(loaded.module)
+    known = _adaptable_tensors(loaded)
+    changes, whole, problems = _read_changes(loaded, config, known, names, tensors)
+    problems += _check_changes(config, known, changes, str(file))
+    problems += _check_whole_tensors(config, known, changes, whole, str(file))
     if problems:
         if untied:
             loaded.module.head = None
-        more = len(problems) - SHOWN
-        last = [Problem(str(file), "an adapter for this model", hint=f"{more} more like these")]
-        raise RequestError(problems[:SHOWN] + (last if more > 0 else []))
+        more = len(problems) - MAX_PROBLEMS
+        last = [Problem(str(file), "an adapter for this model", hint=f"{more} more problems")]
+        raise RequestError(problems[:MAX_PROBLEMS] + (last if more > 0 else []))
     with torch.no_grad():
         for name, tensor in whole.items():
-            view = known[name].place.piece.view
+            view = known[name].slice_.piece.view
             view.copy_(tensor.view(view.shape))
         for name, change in changes.items():
-            _add(known[f"{name}.weight"].place, change, config.scale(name))
+            _apply_change(known[f"{name}.weight"].slice_, change, config.scale(name))
 
 
-def _add(place: Place, change: Change, scale: float) -> None:
-    """W + s B A; with DoRA each row of that has the size that is stated. At least in float32."""
-    rows = place.rows
-    exact = torch.promote_types(place.parameter.dtype, torch.float32)
+def _apply_change(slice_: TensorSlice, change: LowRankChange, scale: float) -> None:
+    """Computes W + s B A in at least float32; with DoRA, each row is scaled to its magnitude."""
+    rows = slice_.rows
+    exact = torch.promote_types(slice_.parameter.dtype, torch.float32)
     parts = {key: x.to(rows.device, exact) for key, x in change.parts.items()}
-    weight = place.parameter[rows].to(exact) + scale * Change(parts).product()
+    weight = slice_.parameter[rows].to(exact) + scale * LowRankChange(parts).product()
     if "size" in parts:
         weight *= (parts["size"] / weight.norm(dim=1))[:, None]
-    place.parameter[rows] = weight.to(place.parameter.dtype)
+    slice_.parameter[rows] = weight.to(slice_.parameter.dtype)
 
 
 @dataclass(frozen=True)
-class _Known:
-    """A released tensor that was read, and whether it is a matrix that multiplies vectors."""
+class _AdaptableTensor:
+    """A released tensor that an adapter may update.
 
-    place: Place
+    Attributes:
+        slice_: the part of our parameter.
+        is_linear: whether the module multiplies vectors by it; false for embeddings.
+    """
+
+    slice_: TensorSlice
     is_linear: bool
 
 
-def _known(loaded: Loaded) -> dict[str, _Known]:
-    """All tensors that were read, those that our module has no use for among them."""
+def _adaptable_tensors(loaded: Loaded) -> dict[str, _AdaptableTensor]:
+    """Returns all released tensors by name, including those that the module does not use."""
     owners = dict(loaded.module.named_modules())
-    found = {
-        name: _Known(place, isinstance(owners[place.name.rpartition(".")[0]], nn.Linear))
-        for name, place in places(loaded.module, loaded.family, loaded.architecture).items()
+    tensors = {
+        name: _AdaptableTensor(
+            slice_, isinstance(owners[slice_.name.rpartition(".")[0]], nn.Linear)
+        )
+        for name, slice_ in tensor_slices(loaded.module, loaded.family, loaded.architecture).items()
     }
     for name, tensor in loaded.rest.items():
         piece = Piece(name, tuple(tensor.shape), tensor)
-        found[name] = _Known(
-            Place(name, tensor, piece, torch.arange(len(tensor))), tensor.ndim == 2
+        tensors[name] = _AdaptableTensor(
+            TensorSlice(name, tensor, piece, torch.arange(len(tensor))), tensor.ndim == 2
         )
-    return found
+    return tensors
 
 
-def _sorted_out(
+def _read_changes(
     loaded: Loaded,
     config: AdapterConfig,
-    known: Mapping[str, _Known],
+    known: Mapping[str, _AdaptableTensor],
     names: Mapping[str, str],
     tensors: SafeTensors,
-) -> tuple[dict[str, Change], dict[str, Tensor], list[Problem]]:
-    """Changes by module, whole tensors by name, and what is neither."""
-    changes: dict[str, Change] = {}
+) -> tuple[dict[str, LowRankChange], dict[str, Tensor], list[Problem]]:
+    """Reads the low-rank updates by module, the full tensors by name, and the problems."""
+    changes: dict[str, LowRankChange] = {}
     whole: dict[str, Tensor] = {}
     problems = []
     for short, name in names.items():
         where = f"{tensors.where}, {name}"
-        end = next((end for end in KINDS if short.endswith(end)), None)
-        module = _present(loaded.family, short.removesuffix(end or ""), is_module=bool(end))
+        end = next((end for end in PART_SUFFIXES if short.endswith(end)), None)
+        module = _current_name(loaded.family, short.removesuffix(end or ""), is_module=bool(end))
         tensor = tensors.read(name)
         if not tensor.is_floating_point():
-            problems.append(Problem(where, "numbers of a weight", str(tensor.dtype)))
+            problems.append(Problem(where, "a floating-point tensor", str(tensor.dtype)))
         elif end is not None and f"{module}.weight" in known:
-            changes.setdefault(module, Change()).parts[KINDS[end]] = tensor
+            changes.setdefault(module, LowRankChange()).parts[PART_SUFFIXES[end]] = tensor
         elif end is None and module in known:
             whole[module] = tensor
-            if not _is_stated(config, short):
-                expected = "no tensor that is neither a change nor named by bias or modules_to_save"
+            if not _is_declared(config, short):
+                expected = "no full tensor that bias and modules_to_save do not name"
                 problems.append(Problem(where, expected))
         elif not _is_copy(loaded, module, tensor, names, tensors):
-            expected = f"a change of a module of {loaded.architecture} that Étude has"
+            expected = f"an update of a module of {loaded.architecture} that Étude supports"
             modules = [each.removesuffix(".weight") for each in known]
             problems.append(Problem(where, expected, hint=nearest(module, modules)))
     return changes, whole, problems
 
 
-def _present(family: Family, name: str, *, is_module: bool) -> str:
-    """The name of a module, or of a tensor, as our tables have it."""
+def _current_name(family: Family, name: str, *, is_module: bool) -> str:
+    """Returns the current name of a module or a tensor, as in the family's tables."""
     name = name.replace(".base_layer.", ".")
-    today = f"{name}.weight" if is_module else name
+    current = f"{name}.weight" if is_module else name
     for pattern, new in family.renamed.items():
-        today = re.sub(f"^{pattern}$", new, today)
-    return today.removesuffix(".weight") if is_module else today
+        current = re.sub(f"^{pattern}$", new, current)
+    return current.removesuffix(".weight") if is_module else current
 
 
-def _is_stated(config: AdapterConfig, name: str) -> bool:
-    """Whether the config says that a tensor is in the file as a whole."""
+def _is_declared(config: AdapterConfig, name: str) -> bool:
+    """Returns whether the config declares that the file contains a full tensor."""
     if "bias" in name and config.values.get("bias", "none") != "none":
         return True
-    # `peft` adds the frozen matrix of an embedding or a projection that is changed.
+    # `peft` also saves the frozen matrix of an embedding or a projection that it updates.
     return config.replaces(name.rpartition(".")[0]) or name.endswith(".base_layer.weight")
 
 
 def _is_copy(
     loaded: Loaded, name: str, tensor: Tensor, names: Mapping[str, str], tensors: SafeTensors
 ) -> bool:
-    """Whether it is the second copy of a tensor that `transformers` keeps in a head."""
+    """Returns whether a tensor is the second copy of another one in a head of `transformers`."""
     output = loaded.family.output.removesuffix(".weight")
     if name == f"{output}.weight":
         return _equals_embedding(loaded, tensor)
@@ -204,82 +213,83 @@ def _equals_embedding(loaded: Loaded, tensor: Tensor) -> bool:
     return tensor.shape == ours.shape and torch.equal(tensor.to(ours), ours)
 
 
-def _wrong_changes(
+def _check_changes(
     config: AdapterConfig,
-    known: Mapping[str, _Known],
-    changes: Mapping[str, Change],
+    known: Mapping[str, _AdaptableTensor],
+    changes: Mapping[str, LowRankChange],
     where: str,
 ) -> list[Problem]:
-    """Changes that are missing, misshapen, or not where the config says."""
+    """Checks that the updates exist for the target modules only, and have the expected shapes."""
     problems = []
-    every = str(config.values["target_modules"]).lower() == ALL_LINEAR
+    all_linear = str(config.values["target_modules"]).lower() == ALL_LINEAR
     for name, tensor in known.items():
         module, _, kind = name.rpartition(".")
         if kind != "weight":
             continue
-        change, is_matrix = changes.get(module), len(tensor.place.piece.shape) == 2
+        change, is_matrix = changes.get(module), len(tensor.slice_.piece.shape) == 2
         wanted = is_matrix and config.targets(module, is_linear=tensor.is_linear)
         if change is None:
-            if wanted and not every:
-                expected = f"its change: target_modules in {NAME} names it"
+            if wanted and not all_linear:
+                expected = f"an update, since target_modules in {NAME} names this module"
                 problems.append(Problem(f"{where}, {module}", expected))
             continue
         if not wanted:
-            expected = f"no change: target_modules in {NAME} does not name it"
+            expected = f"no update, since target_modules in {NAME} does not name this module"
             problems.append(Problem(f"{where}, {module}", expected))
             continue
         if change.embedding and config.dora:
-            problems.append(Problem(f"{config.where}, use_dora", "false beside an embedding", True))
+            expected = "false for an adapter of an embedding"
+            problems.append(Problem(f"{config.where}, use_dora", expected, True))
         shapes = change.shapes(tensor, config.rank(module), config.dora)
         for key in sorted(shapes.keys() | change.parts.keys()):
-            there, shape = change.parts.get(key), shapes.get(key)
-            if there is None or there.shape != shape:
-                end = next(end for end, each in KINDS.items() if each == key)
-                expected = "no such tensor" if shape is None else f"the shape {_shape(shape)}"
-                have = None if there is None else _shape(there.shape)
-                problems.append(Problem(f"{where}, {module}{end}", expected, have))
+            part, shape = change.parts.get(key), shapes.get(key)
+            if part is None or part.shape != shape:
+                end = next(end for end, each in PART_SUFFIXES.items() if each == key)
+                expected = "no such tensor" if shape is None else f"the shape {_shape_text(shape)}"
+                actual = None if part is None else _shape_text(part.shape)
+                problems.append(Problem(f"{where}, {module}{end}", expected, actual))
     return problems
 
 
-def _wrong_tensors(
+def _check_whole_tensors(
     config: AdapterConfig,
-    known: Mapping[str, _Known],
-    changes: Mapping[str, Change],
+    known: Mapping[str, _AdaptableTensor],
+    changes: Mapping[str, LowRankChange],
     whole: Mapping[str, Tensor],
     where: str,
 ) -> list[Problem]:
-    """Whole tensors that are missing or misshapen."""
+    """Checks that full tensors exist where the config declares them, with the expected shapes."""
     problems = []
     biases = config.values.get("bias", "none")
     for name, tensor in known.items():
         module, _, kind = name.rpartition(".")
         stated = biases == "all" or (biases == "lora_only" and module in changes)
         needed = config.replaces(module) or (kind == "bias" and stated)
-        shape, there = tensor.place.piece.shape, whole.get(name)
-        if (there is None and needed) or (there is not None and there.shape != shape):
-            have = None if there is None else _shape(there.shape)
-            problems.append(Problem(f"{where}, {name}", f"the shape {_shape(shape)}", have))
-        if there is not None and not (needed or module in changes or biases != "none"):
-            problems.append(Problem(f"{where}, {name}", "a change beside the frozen matrix"))
+        shape, full = tensor.slice_.piece.shape, whole.get(name)
+        if (full is None and needed) or (full is not None and full.shape != shape):
+            actual = None if full is None else _shape_text(full.shape)
+            problems.append(Problem(f"{where}, {name}", f"the shape {_shape_text(shape)}", actual))
+        if full is not None and not (needed or module in changes or biases != "none"):
+            expected = "a low-rank update in addition to the frozen matrix"
+            problems.append(Problem(f"{where}, {name}", expected))
     return problems
 
 
-def _needs_a_projection(loaded: Loaded, names: Mapping[str, str], tensors: SafeTensors) -> bool:
-    """Whether an adapter changes only one of the two that are one matrix in the model: the
-    embedding and the output projection.
+def _needs_untying(loaded: Loaded, names: Mapping[str, str], tensors: SafeTensors) -> bool:
+    """Returns whether an adapter updates only one of the tied embedding and output projection.
 
     Raises:
-        RequestError: they cannot be two here.
+        RequestError: the two cannot be untied in this family.
     """
     module, family = loaded.module, loaded.family
     bare = family.prefix if loaded.architecture in family.bodies else ""
     embedding = family.embedding.removeprefix(bare).removesuffix(".weight")
     output = family.output.removesuffix(".weight")
     for short, name in names.items():
-        end = next((end for end in KINDS if short.endswith(end)), "")
-        there = _present(family, short.removesuffix(end), is_module=bool(end))
-        there = there if end else there.removesuffix(".weight")
-        if there not in (embedding, output):
+        end = next((end for end in PART_SUFFIXES if short.endswith(end)), "")
+        current = _current_name(family, short.removesuffix(end), is_module=bool(end))
+        current = current if end else current.removesuffix(".weight")
+        if current not in (embedding, output):
             continue
         if not end and _equals_embedding(loaded, tensors.read(name)):
             continue
@@ -287,18 +297,19 @@ def _needs_a_projection(loaded: Loaded, names: Mapping[str, str], tensors: SafeT
             return module.head is None
         gives = getattr(getattr(module, "head", None), "gives", None)
         if isinstance(module, EncoderDecoder) or gives == "vocabulary":
-            expected = f"no change of the embedding: {family.model_type} uses it in several places"
-            raise RequestError(Problem(f"{tensors.where}, {name}", expected))
+            expected = "no update of the embedding"
+            hint = f"Étude shares the embedding of {family.model_type} between several modules"
+            raise RequestError(Problem(f"{tensors.where}, {name}", expected, hint=hint))
     return False
 
 
-def _projection(module: Any) -> nn.Linear:
-    """An output projection of its own, with the embedding's numbers."""
+def _untied_projection(module: Any) -> nn.Linear:
+    """Returns a separate output projection with the embedding's values."""
     weight = module.embedding.weight
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     layer.weight = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
     return layer
 
 
-def _shape(shape: Iterable[int]) -> str:
-    return " x ".join(map(str, shape)) or "one number"
+def _shape_text(shape: Iterable[int]) -> str:
+    return " x ".join(map(str, shape)) or "one value"

@@ -21,7 +21,7 @@ Heads = dict[str, tuple[type | None, dict[str, Rule]]]
 
 
 def body(prefix: str) -> dict[str, Rule]:
-    """The names of BERT's body, which RoBERTa shares."""
+    """Returns the rules of BERT's body, which RoBERTa shares."""
     layer = prefix + "encoder.layer.{i}."
     return {
         "embedding": Same(prefix + "embeddings.word_embeddings"),
@@ -39,11 +39,11 @@ def body(prefix: str) -> dict[str, Rule]:
     }
 
 
-class Bert(Family):
-    """An encoder with learned positions, segments, and a norm after each branch.
+class BertFamily(Family):
+    """BERT: an encoder with learned positions, token types, and a norm after each branch.
 
-    The body alone has a pooler in `transformers`, which our `Encoder` has no use for: `Loaded.rest`
-    keeps it, as also the next-sentence head of the pretraining.
+    `Encoder` does not use the pooler of a body in `transformers`, nor the next-sentence head of
+    pretraining; `Loaded.rest` retains their tensors.
     """
 
     model_type = "bert"
@@ -76,10 +76,10 @@ class Bert(Family):
         r"cls\.predictions\.decoder\.bias": "cls.predictions.bias"
     }
     output = "cls.predictions.decoder.weight"
-    kept: ClassVar[tuple[str, ...]] = (
+    retained: ClassVar[tuple[str, ...]] = (
         r"bert\.pooler\..*", r"cls\..*", r"classifier\..*", r"qa_outputs\..*",
     )  # fmt: skip
-    fields: ClassVar[tuple[str, ...]] = (
+    ignored_fields: ClassVar[tuple[str, ...]] = (
         "attention_probs_dropout_prob", "hidden_dropout_prob", "directionality",
         "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers",
         "pooler_size_per_head", "pooler_type", "tie_word_embeddings",
@@ -87,21 +87,21 @@ class Bert(Family):
     sizes = (30522, 512, 1e-12)
 
     def head(self, architecture: str) -> tuple[type | None, dict[str, Rule]]:
-        """Our head of a class of `transformers`, and its names."""
+        """Returns the class of our head, and its rules, for a class of `transformers`."""
         return self.heads[architecture.replace("ForPreTraining", "ForMaskedLM")]
 
     def rules(self, module: Any, architecture: str) -> Mapping[str, Rule]:
         return {**self.names, **self.head(architecture)[1]}
 
     def first_position(self, config: HFConfig) -> int:
-        """The row of the first position."""
+        """Returns the row of the first position in the position embedding."""
         return 0
 
     def arguments(self, config: HFConfig, architecture: str) -> dict[str, Any]:
         head: Any = self.head(architecture)[0]
         if head in (ClassificationHead, TaggingHead):
-            named = config.get("id2label", {})
-            labels = len(named) if named else config.size("num_labels", 2)
+            names = config.get("id2label", {})
+            labels = len(names) if names else config.size("num_labels", 2)
             head = partial(head, labels=labels)
         elif head is MaskedLanguageHead:
             config.only("tie_word_embeddings", True)
@@ -133,7 +133,7 @@ class Bert(Family):
         }
 
     def check_head(self, config: HFConfig) -> None:
-        """Notes what the masked language head cannot do."""
+        """Adds a problem if the masked language head does not support the activation."""
         config.only("hidden_act", "gelu", "gelu_python")
 
     def config(self, module: Any) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class Bert(Family):
             "layer_norm_eps": block.attention_norm.eps,
             "hidden_dropout_prob": module.dropout.p,
             "attention_probs_dropout_prob": module.dropout.p,
-            **self.more(module),
+            **self.extra_fields(module),
         }
         if isinstance(head, ClassificationHead | TaggingHead):
             labels = range(head.classifier.out_features)
@@ -161,8 +161,8 @@ class Bert(Family):
             fields["label2id"] = {f"LABEL_{i}": i for i in labels}
         return fields
 
-    def more(self, module: Any) -> dict[str, Any]:
-        """Fields that BERT and RoBERTa do not share."""
+    def extra_fields(self, module: Any) -> dict[str, Any]:
+        """Returns the config fields that BERT and RoBERTa do not share."""
         return {}
 
     def _architecture(self, head: object) -> str:
@@ -170,4 +170,4 @@ class Bert(Family):
         for name, (ours, _) in self.heads.items():
             if ours is kind:
                 return name
-        raise AttributeError(f"a {type(head).__name__}, which {self.model_type} has not")
+        raise AttributeError(f"{self.model_type} has no {type(head).__name__}")

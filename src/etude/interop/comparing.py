@@ -1,7 +1,7 @@
-"""How far the logits of two readings of the same weights are apart, on fixed token ids.
+"""Comparison of the logits that two implementations compute from the same weights.
 
-Both compute in float64: the rounding of float32 alone moves the logits of SmolLM2-135M by up to
-1e-3, and would hide a mistake of that size.
+The token ids are fixed. Both compute in float64: the rounding of float32 alone changes the logits
+of SmolLM2-135M by up to 1e-3, which would hide an error of that size.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from etude.models.decoder import Decoder
 from etude.models.encoder_decoder import EncoderDecoder
 
 ROWS, LENGTH = 2, 48
-"""Of the token ids that are compared on."""
+"""The shape of the fixed token ids."""
 
 
-class Unreadable(EtudeError):
-    """`transformers` cannot read it here."""
+class UnreadableByTransformers(EtudeError):
+    """`transformers` is not installed, or cannot read the files."""
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Between two readings.
+class LogitDifference:
+    """Difference between two tensors of logits.
 
     Attributes:
-        largest, mean: of the absolute differences of all logits.
+        largest, mean: the maximum and the mean of the absolute differences.
         scale: the largest absolute logit.
     """
 
@@ -46,23 +46,23 @@ class Difference:
     scale: float
 
     def within(self, tolerance: float) -> bool:
-        """Whether all logits agree to `tolerance`; not-a-number never does."""
+        """Returns whether all logits agree to `tolerance`; NaN never does."""
         return self.largest <= tolerance
 
 
-def difference(ours: Tensor, theirs: Tensor) -> Difference:
-    """Of two tensors of logits of one shape."""
+def logit_difference(ours: Tensor, theirs: Tensor) -> LogitDifference:
+    """Returns the difference of two tensors of logits; infinite if the shapes differ."""
     if ours.shape != theirs.shape:
-        return Difference(float("inf"), float("inf"), float(ours.abs().max()))
-    apart = (ours.double() - theirs.double()).abs()
-    return Difference(float(apart.max()), float(apart.mean()), float(ours.abs().max()))
+        return LogitDifference(float("inf"), float("inf"), float(ours.abs().max()))
+    errors = (ours.double() - theirs.double()).abs()
+    return LogitDifference(float(errors.max()), float(errors.mean()), float(ours.abs().max()))
 
 
 def token_ids(vocabulary: int, longest: int, pad: int | None = None) -> Tensor:
-    """Fixed ids (2, T), T at most `LENGTH`, spread over the vocabulary.
+    """Returns fixed token ids (2, T), T at most `LENGTH`, spread over the vocabulary.
 
     Args:
-        pad: an id that is left out: some families count positions by it.
+        pad: the padding id, which is avoided: some families derive positions from it.
     """
     ids = (torch.arange(ROWS * min(LENGTH, longest)) * 7919 + 13) % vocabulary
     if pad is not None and vocabulary > 1:
@@ -72,14 +72,16 @@ def token_ids(vocabulary: int, longest: int, pad: int | None = None) -> Tensor:
 
 @torch.inference_mode()
 def logits_of(module: Any, architecture: str, pad: int | None = None) -> Tensor:
-    """Our module's, in float64 and on the CPU, for `token_ids`; the vectors of the last norm where
-    the class of `transformers` has no head. The module is left as it was.
+    """Computes an Étude module's logits for `token_ids`, in float64 on the CPU.
+
+    Returns the vectors of the last norm if the class of `transformers` has no head. The module is
+    not changed.
     """
     copy = _in_float64(module)
     ids = token_ids(copy.embedding.num_embeddings, copy.max_length, pad)
     if isinstance(copy, EncoderDecoder):
-        return copy(ids, _target(ids, copy.start_token))
-    if isinstance(copy, Decoder) and _headless(architecture):
+        return copy(ids, _target_ids(ids, copy.start_token))
+    if isinstance(copy, Decoder) and _has_no_head(architecture):
         return copy.hidden(ids)
     output: Tensor = copy(ids)
     return output
@@ -89,59 +91,59 @@ def logits_of(module: Any, architecture: str, pad: int | None = None) -> Tensor:
 def logits_of_transformers(
     source: Path, architecture: str, like: Any, pad: int | None = None
 ) -> Tensor:
-    """Those of what `transformers` reads from a folder or a GGUF file.
+    """Computes the logits of a folder or a GGUF file with `transformers`.
 
     Args:
-        architecture: the class.
-        like: our module, for the sizes.
+        architecture: the class of `transformers`.
+        like: the Étude module, which determines the sizes of the input.
 
     Raises:
-        Unreadable: it isn't installed, or says no.
+        UnreadableByTransformers: `transformers` is not installed, or cannot read the files.
     """
     if find_spec("transformers") is None:
-        raise Unreadable("transformers is not installed")
+        raise UnreadableByTransformers("transformers is not installed")
     import transformers
 
     if source.suffix == ".gguf":
-        place: tuple[Path, dict[str, Any]] = source.parent, {"gguf_file": source.name}
+        folder, options = source.parent, {"gguf_file": source.name}
     else:
-        place = source if source.is_dir() else source.parent, {}
+        folder, options = source if source.is_dir() else source.parent, {}
     with _quiet(transformers):
         try:
             model = getattr(transformers, architecture).from_pretrained(
-                place[0], dtype=torch.float64, local_files_only=True, **place[1]
+                folder, dtype=torch.float64, local_files_only=True, **options
             )
         except Exception as error:
-            said = next((line for line in str(error).splitlines() if line.strip()), "")
-            raise Unreadable(f"{type(error).__name__}: {said}") from error
+            reason = next((line for line in str(error).splitlines() if line.strip()), "")
+            raise UnreadableByTransformers(f"{type(error).__name__}: {reason}") from error
         ids = token_ids(like.embedding.num_embeddings, like.max_length, pad)
         if isinstance(like, EncoderDecoder):
-            given = {"input_ids": ids, "decoder_input_ids": _target(ids, like.start_token)}
+            inputs = {"input_ids": ids, "decoder_input_ids": _target_ids(ids, like.start_token)}
         else:
-            given = {"input_ids": ids}
-        output = model.eval()(**given, attention_mask=torch.ones_like(ids))
+            inputs = {"input_ids": ids}
+        output = model.eval()(**inputs, attention_mask=torch.ones_like(ids))
     if "start_logits" in output:
         return torch.stack((output["start_logits"], output["end_logits"]), dim=-1)
     for key in ("logits", "prediction_logits", "last_hidden_state"):
         if key in output:
-            found: Tensor = output[key]
-            return found
-    raise Unreadable(f"{architecture} gives no logits")
+            logits: Tensor = output[key]
+            return logits
+    raise UnreadableByTransformers(f"{architecture} returns no logits")
 
 
 def logits_read_again(folder: Path, architecture: str, pad: int | None = None) -> Tensor:
-    """Those of what we ourselves read from a folder."""
+    """Computes the logits of a folder with Étude's own modules."""
     module = load_weights(folder, architecture=architecture).module
     return logits_of(module, architecture, pad)
 
 
-def _headless(architecture: str) -> bool:
-    """`LlamaModel`, `GPT2Model`; but GPT2LMHeadModel has one."""
+def _has_no_head(architecture: str) -> bool:
+    """Returns whether a class is a body, such as `LlamaModel`, but not `GPT2LMHeadModel`."""
     return architecture.endswith("Model") and not architecture.endswith("LMHeadModel")
 
 
-def _target(ids: Tensor, start: int) -> Tensor:
-    """A target that begins with the start token, (2, T/2)."""
+def _target_ids(ids: Tensor, start: int) -> Tensor:
+    """Returns target ids (2, T/2) that begin with the start token."""
     half = ids[:, : max(1, ids.shape[1] // 2)].flip(1).clone()
     half[:, 0] = start
     return half
@@ -153,7 +155,7 @@ def _in_float64(module: nn.Module) -> Any:
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Without its bars and remarks."""
+    """Context manager that silences the progress bars and log messages of `transformers`."""
     logger = transformers.utils.logging
     before, bars = logger.get_verbosity(), logger.is_progress_bar_enabled()
     logger.set_verbosity_error()
@@ -162,7 +164,7 @@ def _quiet(transformers: Any) -> Iterator[None]:
     level = other.level
     other.setLevel(logging.CRITICAL)
     try:
-        with redirect_stderr(io.StringIO()):  # of a GGUF its bar heeds no setting
+        with redirect_stderr(io.StringIO()):  # the GGUF progress bar ignores the setting
             yield
     finally:
         logger.set_verbosity(before)

@@ -1,4 +1,4 @@
-"""A model of ours into a folder that `transformers` opens, measured before it is believed."""
+"""Exports a model to a folder that `transformers` can load, and compares the logits."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ from torch import Tensor
 from etude.data.tokenizer import Tokenizer
 from etude.errors import Checks, EtudeError, Problem, RequestError
 from etude.interop import comparing, tokenizers
-from etude.interop.comparing import Difference, Unreadable, difference
+from etude.interop.comparing import LogitDifference, UnreadableByTransformers, logit_difference
 from etude.interop.family import Family, Model
 from etude.interop.hf_config import NAME
 from etude.interop.pretrained import family_for, save_weights
-from etude.interop.released import Released
-from etude.interop.sentence import MODULES, logits_of_mean, parted, write_modules
+from etude.interop.released import ReleasedModel
+from etude.interop.sentence_modules import MODULES, mean_head_logits, split_mean_head, write_modules
 from etude.models.heads import MeanClassificationHead
 from etude.models.mup import folded
 from etude.records.files import sweep_temporaries, temporary
 from etude.records.registry import check_outside
 
 TOLERANCE = 1e-4
-_ABANDONED = 3600.0  # seconds after which a half-written folder is a killed process's
+_ABANDONED = 3600.0  # seconds after which an incomplete folder is that of a killed process
 
 log = logging.getLogger("etude.interop")
 
 
-class NotEqual(EtudeError):
-    """What was written does not compute what the source does."""
+class LogitMismatch(EtudeError):
+    """The exported model's logits differ from those of the source."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is to be written.
+    """The model to export.
 
     Attributes:
-        named: as messages call it.
-        module: ours.
-        family, architecture: what it is written as.
-        config: released fields that are kept; None for a model of ours.
-        files: what `transformers` can read of the source itself; None for a model of ours.
-        folder: whose files for text are copied.
+        named: the source's name in messages.
+        module: the Étude module.
+        family, architecture: the family and the class of `transformers` to export it as.
+        config: the released config's fields, which are preserved; None for a trained run.
+        files: the source's files that `transformers` can read; None for a trained run.
+        folder: the folder whose tokenizer files are copied.
         rest: see `etude.interop.pretrained.Loaded`.
         begin, ends, chat: see `etude.interop.tokenizers.write`.
-        fields: of `config.json`, besides those of the family: names of labels and the like.
-        mean: what reads the mean of the module's vectors, which is written as modules of
+        fields: additional fields of `config.json`, such as the names of the labels.
+        mean: the head that reads the mean of the module's vectors, which is exported as modules of
             `sentence-transformers`; None for all other models.
-        reads: the most tokens of a text that it was trained on; None is all that it can read.
+        reads: the maximum number of tokens per text in training; None is the model's maximum.
     """
 
     named: str
@@ -75,25 +75,25 @@ class Source:
 
     @property
     def pad(self) -> int | None:
-        """The id of padding."""
-        found = None if self.config is None else self.config.get("pad_token_id")
-        return found if isinstance(found, int) else None
+        """The padding token's id."""
+        token = None if self.config is None else self.config.get("pad_token_id")
+        return token if isinstance(token, int) else None
 
 
-def of_released(named: str, released: Released) -> Source:
-    """What was read from a folder, a file or the hub."""
+def of_released(named: str, released: ReleasedModel) -> Source:
+    """Returns the export source for a released model."""
     loaded = released.loaded
-    if released.without is not None:
-        log.warning("without a tokenizer: %s", released.without)
-    place = released.place
+    if released.tokenizer_error is not None:
+        log.warning("no tokenizer is exported: %s", released.tokenizer_error)
+    location = released.place
     return Source(
-        named=named if place.commit is None else f"{named} (commit {place.commit})",
+        named=named if location.commit is None else f"{named} (commit {location.commit})",
         module=loaded.module,
         family=loaded.family,
         architecture=loaded.architecture,
         tokenizer=released.tokenizer,
         config=loaded.config,
-        files=place.path,
+        files=location.path,
         folder=released.folder,
         rest=loaded.rest,
         begin=released.ends.begin,
@@ -112,21 +112,21 @@ def of_run(
     fields: Mapping[str, Any] | None = None,
     reads: int | None = None,
 ) -> Source:
-    """A model that was trained here; what muP multiplies with goes into the weights.
+    """Returns the export source for a trained model; muP's multipliers are folded into the weights.
 
     Args:
-        labels: of its head.
-        ending: of the class that the task is written as, where several of a family have the
-            model's head: `ForQuestionAnswering`.
-        fields: of `config.json`, that the task states.
-        reads: the most tokens of a text that it was trained on.
+        labels: the names of the head's labels.
+        ending: the end of the class name to export as, such as `ForQuestionAnswering`, where
+            several classes of the family have the model's head.
+        fields: additional fields of `config.json`, set by the task.
+        reads: the maximum number of tokens per text in training.
 
     Raises:
-        RequestError: no family has all its parts; they are named.
+        RequestError: no family supports all of the model's parts; the message names them.
     """
-    module, mean = parted(folded(module))
+    module, mean = split_mean_head(folded(module))
     family = family_for(module)
-    architecture = family.class_of(module, ending)
+    architecture = family.architecture_for(module, ending)
     end = tokenizer.end_of_text
     named_labels = {
         "id2label": {str(number): label for number, label in enumerate(labels)},
@@ -146,25 +146,26 @@ def of_run(
 
 
 def check_destination(destination: Path, *, force: bool) -> None:
-    """Refuses a place that cannot be written to, before anything is read.
+    """Checks that a folder can be written, before the source is read.
 
     Raises:
-        RequestError: something is there and `force` is not given, or it is no folder of a model;
-            there is no folder to put it in, or that is part of a record.
+        RequestError: the destination exists and `force` is false, or it is not a model's folder;
+            its parent folder is missing, or part of a run's record.
     """
     if not destination.parent.is_dir():
-        expected = "a place in a folder that exists"
+        expected = "a path in an existing folder"
         raise RequestError(Problem("DEST", expected, str(destination)))
     check_outside(destination, "DEST")
     if not destination.exists():
         return
     if not force:
-        expected = "a folder that is not there yet"
+        expected = "a path that does not exist yet"
         raise RequestError(Problem("DEST", expected, str(destination), "--force replaces it"))
-    mine = destination.is_dir() and not destination.is_symlink()
-    if not mine or (any(destination.iterdir()) and not (destination / NAME).is_file()):
-        expected = f"a folder of a model, with {NAME}: nothing else is replaced"
-        raise RequestError(Problem("DEST", expected, str(destination)))
+    is_folder = destination.is_dir() and not destination.is_symlink()
+    if not is_folder or (any(destination.iterdir()) and not (destination / NAME).is_file()):
+        expected = f"a model's folder, with {NAME}"
+        hint = "--force replaces no other files"
+        raise RequestError(Problem("DEST", expected, str(destination), hint))
 
 
 def convert(
@@ -175,27 +176,28 @@ def convert(
     tolerance: float = TOLERANCE,
     force: bool = False,
     tell: Callable[[str], None] = log.info,
-) -> dict[str, Difference]:
-    """Writes `config.json`, weights and tokenizer, and compares logits both ways: of the source as
-    `transformers` reads it with ours, and of what was written, likewise. Where `transformers` is
-    not installed, what was written is read again by us.
+) -> dict[str, LogitDifference]:
+    """Writes `config.json`, weights and tokenizer, and compares the logits.
 
-    The folder appears at the end, whole, or not at all.
+    The source and the export are loaded with `transformers`, and the logits of both are compared
+    with those of the Étude module. If `transformers` is not installed, Étude reads the export.
+
+    The folder appears at the end, complete, or not at all.
 
     Args:
         destination: the folder.
-        dtype: of the weights that are written; None is the source's. The comparison is with the
-            source's weights rounded to it.
-        tolerance: of the largest difference of a logit.
-        force: replace a folder of a model.
-        tell: is called with what is being done, and with the differences.
+        dtype: the dtype of the exported weights; None is the source's. The logits are compared
+            with those of the source's weights rounded to this dtype.
+        tolerance: the largest accepted difference of a logit.
+        force: whether to replace an existing model folder.
+        tell: a function that receives each progress message and the differences.
 
     Returns:
-        The differences by what was read and by whom.
+        The differences, by what was read and by which library.
 
     Raises:
-        RequestError: see `check_destination`; a source that is the destination.
-        NotEqual: a difference is above the tolerance; nothing is left.
+        RequestError: see `check_destination`; the source and the destination are the same folder.
+        LogitMismatch: a difference exceeds the tolerance; the folder is removed.
     """
     checks = Checks()
     checks.positive(tolerance=tolerance)
@@ -205,77 +207,77 @@ def convert(
     same = source.folder is not None and destination.exists()
     if same and destination.samefile(source.folder or ""):
         raise RequestError(Problem("DEST", "another folder than the source", str(destination)))
-    # Hidden, and of this process: what another has just begun to write is not touched.
+    # The age protects the folder that another process is writing.
     sweep_temporaries(destination.parent, of=destination.name, age=_ABANDONED)
-    beside = temporary(destination)
-    found: dict[str, Difference] = {}
+    staging = temporary(destination)
+    differences: dict[str, LogitDifference] = {}
     try:
-        kind, size = source.family.model_type, _millions(source.module)
+        kind, size = source.family.model_type, _format_size(source.module)
         tell(f"writing {source.named} as {kind}, {size} parameters")
-        beside.mkdir()
+        staging.mkdir()
         save_weights(
             source.module,
-            beside,
+            staging,
             family=source.family,
             config=source.config,
             architecture=source.architecture,
             rest=source.rest,
             dtype=dtype,
         )
-        _write_text(source, beside)
+        _write_tokenizer(source, staging)
         if source.mean is not None:
-            write_modules(beside, source.mean, source.reads or source.module.max_length)
+            write_modules(staging, source.mean, source.reads or source.module.max_length)
         ours = comparing.logits_of(source.module, source.architecture, source.pad)
         if source.files is not None:
-            tell("comparing with the source as transformers reads it")
+            tell("comparing the logits with those of the source in transformers")
             try:
-                theirs = _theirs(source, source.files)
-                found["source by transformers"] = difference(ours, theirs)
-            except Unreadable as error:
+                theirs = _transformers_logits(source, source.files)
+                differences["source by transformers"] = logit_difference(ours, theirs)
+            except UnreadableByTransformers as error:
                 tell(f"the source is not compared: {error}")
         if dtype is not None and dtype != next(source.module.parameters()).dtype:
             rounded = deepcopy(source.module).to(dtype)
             exact, ours = ours, comparing.logits_of(rounded, source.architecture, source.pad)
-            moved = difference(exact, ours)
+            moved = logit_difference(exact, ours)
             name = str(dtype).removeprefix("torch.")
             tell(
-                f"rounding to {name} moves logits by at most {moved.largest:.2g}, "
-                f"in the mean {moved.mean:.2g}"
+                f"rounding to {name} changes the logits by at most {moved.largest:.2g}, "
+                f"{moved.mean:.2g} on average"
             )
-        tell("comparing with what was written")
+        tell("comparing the logits with those of the export")
         try:
-            theirs, reader = _theirs(source, beside), "transformers"
-        except Unreadable as error:
+            theirs, reader = _transformers_logits(source, staging), "transformers"
+        except UnreadableByTransformers as error:
             if "not installed" not in str(error):
-                raise NotEqual(f"{destination} is not kept: {error}") from error
-            tell(f"{error}: what was written is read again by Étude instead")
-            theirs = comparing.logits_read_again(beside, source.architecture, source.pad)
+                raise LogitMismatch(f"{destination} is not written: {error}") from error
+            tell(f"{error}: the export is read by Étude instead")
+            theirs = comparing.logits_read_again(staging, source.architecture, source.pad)
             reader = "Étude"
-        found[f"{destination.name} by {reader}"] = difference(ours, theirs)
+        differences[f"{destination.name} by {reader}"] = logit_difference(ours, theirs)
         if source.mean is not None:
             head = deepcopy(source.mean).double().eval()
             with torch.inference_mode():
-                said = head(ours.double())
-            pooled = logits_of_mean(beside, theirs.double())
-            found[f"the logits of {MODULES}"] = difference(said, pooled)
-        _tell(found, tell)
-        wrong = [what for what, apart in found.items() if not apart.within(tolerance)]
+                expected = head(ours.double())
+            pooled = mean_head_logits(staging, theirs.double())
+            differences[f"the logits of {MODULES}"] = logit_difference(expected, pooled)
+        _report_differences(differences, tell)
+        wrong = [name for name, each in differences.items() if not each.within(tolerance)]
         if wrong:
-            raise NotEqual(
+            raise LogitMismatch(
                 f"logits differ by more than {tolerance:g}: {' and '.join(wrong)}; "
                 f"{destination} is not written"
             )
-        _put(beside, destination)
+        _move_into_place(staging, destination)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    return found
+        shutil.rmtree(staging, ignore_errors=True)
+    return differences
 
 
-def _theirs(source: Source, files: Path) -> Tensor:
+def _transformers_logits(source: Source, files: Path) -> Tensor:
     return comparing.logits_of_transformers(files, source.architecture, source.module, source.pad)
 
 
-def _write_text(source: Source, folder: Path) -> None:
+def _write_tokenizer(source: Source, folder: Path) -> None:
     if source.tokenizer is None:
         return
     tokenizers.write(
@@ -289,7 +291,7 @@ def _write_text(source: Source, folder: Path) -> None:
         types=has_types(source.module),
     )
     fields = dict(source.fields)
-    if source.config is None and source.ends:  # a family's defaults are ids of its own tokenizer
+    if source.config is None and source.ends:  # a family's default ids are of another tokenizer
         fields |= {f"{each}_token_id": source.ends[0] for each in ("bos", "eos")}
     if fields:
         file = folder / NAME
@@ -299,34 +301,36 @@ def _write_text(source: Source, folder: Path) -> None:
 
 
 def has_types(module: Any) -> bool:
-    """Whether a model tells the second of two texts from the first by token types."""
+    """Returns whether a model distinguishes the second of two texts by token types."""
     types = getattr(module, "token_types", None)
     return types is not None and types.num_embeddings > 1
 
 
-def _put(beside: Path, destination: Path) -> None:
-    """Renames; what was there is gone once the new folder is in its place."""
+def _move_into_place(staging: Path, destination: Path) -> None:
+    """Renames the finished folder to `destination`, then deletes the folder it replaces."""
     if not destination.exists():
-        beside.replace(destination)
+        staging.replace(destination)
         return
     old = temporary(destination, "-old")
     destination.replace(old)
     try:
-        beside.replace(destination)
+        staging.replace(destination)
     except OSError:
         old.replace(destination)
         raise
     shutil.rmtree(old)
 
 
-def _tell(found: Mapping[str, Difference], tell: Callable[[str], None]) -> None:
-    width = max(map(len, found))
-    for what, apart in found.items():
+def _report_differences(
+    differences: Mapping[str, LogitDifference], tell: Callable[[str], None]
+) -> None:
+    width = max(map(len, differences))
+    for name, each in differences.items():
         tell(
-            f"{what:<{width}}  largest {apart.largest:.2e}  mean {apart.mean:.2e}  "
-            f"(logits up to {apart.scale:.3g})"
+            f"{name:<{width}}  largest {each.largest:.2e}  mean {each.mean:.2e}  "
+            f"(logits up to {each.scale:.3g})"
         )
 
 
-def _millions(module: Model) -> str:
+def _format_size(module: Model) -> str:
     return f"{sum(p.numel() for p in module.parameters()) / 1e6:.1f} M"

@@ -1,4 +1,4 @@
-"""A released model as a config of ours: what its module was built with, as plain data."""
+"""Conversion of a released model to a config node, the arguments of its module as plain data."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from etude.models.kinds import LayerKind
 
 
 def node_of(loaded: Loaded) -> dict[str, Any]:
-    """The config node that builds the same module, without the weights."""
-    arguments = {key: _plain(value) for key, value in loaded.arguments.items()}
+    """Returns the config node that builds the same module, without the weights."""
+    arguments = {key: _to_plain(value) for key, value in loaded.arguments.items()}
     return {"_target_": table().identifier(type(loaded.module)), **arguments}
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     if isinstance(value, partial):
-        stated = {key: _plain(inner) for key, inner in value.keywords.items()}
+        stated = {key: _to_plain(inner) for key, inner in value.keywords.items()}
         return {"_target_": table().identifier(value.func), "_partial_": True, **stated}
     if isinstance(value, type):
         return {"_target_": table().identifier(value), "_partial_": True}
     if isinstance(value, LayerKind):
         stated = {each.name: getattr(value, each.name) for each in fields(value)}
-        return {key: _plain(part) for key, part in stated.items() if part is not None}
+        return {key: _to_plain(part) for key, part in stated.items() if part is not None}
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: _to_plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [_to_plain(inner) for inner in value]
     return value

@@ -1,4 +1,4 @@
-"""What there is to know about a family of released models: its config and its names."""
+"""Base class of the families of released models: their configs and tensor names."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from etude.errors import InvalidArguments, Problem, RequestError, nearest
 from etude.interop.hf_config import HFConfig
-from etude.interop.parts import differences, parts
 from etude.interop.rules import Piece, Rule
+from etude.interop.structure import module_structure, structure_differences
 from etude.models.decoder import Decoder
 from etude.models.encoder import Encoder
 from etude.models.encoder_decoder import EncoderDecoder
@@ -21,25 +21,25 @@ Model = Decoder | Encoder | EncoderDecoder
 
 
 class Family:
-    """The base of the families; a subclass is mostly data.
+    """Base class of the families; a subclass is mostly data.
 
     Attributes:
-        model_type: what `config.json` calls it.
-        kind: the class of ours that it becomes.
-        architectures: the classes of `transformers` that are read, the one without a name in a
-            config first.
-        bodies: those of them without a head, whose names have no prefix.
-        prefix: what a class with a head puts before the names of the body.
-        names: the released module of each of ours. A name of ours is the parameter's without
-            `.weight` or `.bias`, and with `{i}` for the block's number.
-        renamed: patterns of older names, and what they are called now.
-        unused: patterns of released tensors that hold nothing learned.
-        copies: patterns of released tensors, and the one that each must be equal to.
-        kept: patterns of released tensors that our module has no use for.
-        fields: those of `config.json` that matter in training, or for heads that are not read.
-        synonyms: other names of fields in `transformers`, and the field that is read.
-        embedding: the released tensor of the token embedding.
-        output: the released tensor of the logits' projection, which may be a second copy of it.
+        model_type: the value of `model_type` in `config.json`.
+        kind: the Étude class of the models.
+        architectures: the supported classes of `transformers`; the first is the default if the
+            config names none.
+        bodies: the classes without a head, whose tensor names have no prefix.
+        prefix: the prefix of the body's tensor names in a class with a head.
+        names: the rule of each Étude module. The key is a parameter's name without `.weight` or
+            `.bias`, and with `{i}` for the block's number.
+        renamed: patterns of older tensor names, and the current names.
+        unused: patterns of released tensors without learned values.
+        copies: patterns of released tensors, and the tensor that each must equal.
+        retained: patterns of released tensors that the Étude module does not use.
+        ignored_fields: fields of `config.json` that affect only training, or unsupported heads.
+        synonyms: other names of fields in `transformers`, and the names that are read.
+        embedding: the name of the released token embedding.
+        output: the name of the released output projection, which may be a copy of the embedding.
     """
 
     model_type: ClassVar[str]
@@ -51,49 +51,52 @@ class Family:
     renamed: ClassVar[Mapping[str, str]] = {}
     unused: ClassVar[tuple[str, ...]] = ()
     copies: ClassVar[Mapping[str, str]] = {}
-    kept: ClassVar[tuple[str, ...]] = ()
-    fields: ClassVar[tuple[str, ...]] = ()
+    retained: ClassVar[tuple[str, ...]] = ()
+    ignored_fields: ClassVar[tuple[str, ...]] = ()
     synonyms: ClassVar[Mapping[str, str]] = {}
     embedding: ClassVar[str]
     output: ClassVar[str]
 
     def arguments(self, config: HFConfig, architecture: str) -> dict[str, Any]:
-        """The arguments of our model that a config describes; mistakes are noted in the config."""
+        """Returns the Étude model's arguments for a config; problems are added to the config."""
         raise NotImplementedError
 
     def config(self, module: Any) -> dict[str, Any]:
-        """The config that describes our module best, `architectures` and dropout among its fields.
+        """Returns the released config that describes an Étude module best.
+
+        Its fields include `architectures` and the dropout.
 
         Raises:
-            AttributeError: for a module that lacks what every model of the family has.
+            AttributeError: the module lacks an attribute that every model of the family has.
         """
         raise NotImplementedError
 
-    def class_of(self, module: Any, ending: str = "") -> str:
-        """The class of `transformers` that a module of ours is written as.
+    def architecture_for(self, module: Any, ending: str = "") -> str:
+        """Returns the class of `transformers` to export an Étude module as.
 
         Args:
-            ending: of its name, where several have the module's head.
+            ending: the end of the class name, where several classes have the module's head.
         """
-        found: str = self.config(module)["architectures"][0]
-        chosen = (each for each in self.architectures if ending and each.endswith(ending))
-        return next(chosen, found)
+        default: str = self.config(module)["architectures"][0]
+        matching = (each for each in self.architectures if ending and each.endswith(ending))
+        return next(matching, default)
 
     def rules(self, module: Any, architecture: str) -> Mapping[str, Rule]:
-        """The names in one class of `transformers`, of what the module has."""
+        """Returns the rules of a module's parameters in one class of `transformers`."""
         return self.names
 
-    def settle(self, config: HFConfig, same: bool | None) -> None:
-        """Corrects a config by what the file holds.
+    def adjust_config(self, config: HFConfig, same: bool | None) -> None:
+        """Corrects a config according to the tensors in the file.
 
         Args:
-            same: whether the output projection is the embedding; None where the file has none.
+            same: whether the output projection equals the embedding; None if the file has no
+                output projection.
         """
 
-    def architecture(self, config: HFConfig, asked: str | None) -> str:
-        """The class of `transformers` whose weights these are."""
+    def architecture(self, config: HFConfig, requested: str | None) -> str:
+        """Returns the class of `transformers` of the weights: `requested`, or the config's."""
         stated = config.get("architectures") or [self.architectures[0]]
-        name = asked or (stated[0] if isinstance(stated, list) else stated)
+        name = requested or (stated[0] if isinstance(stated, list) else stated)
         if name not in self.architectures:
             config.refuse(
                 "architectures",
@@ -105,24 +108,25 @@ class Family:
         return str(name)
 
     def build(self, config: HFConfig, architecture: str) -> Model:
-        """Our module on the meta device, in float32: no memory is taken, nothing initialised.
+        """Builds the Étude module on the meta device in float32, without initialising it.
 
         Raises:
-            RequestError: every field that cannot be represented.
+            RequestError: the config has fields that Étude cannot represent; the message names all.
         """
         arguments = self.arguments(config, architecture)
-        for field in self.fields:
+        for field in self.ignored_fields:
             config.get(field)
         config.synonyms(self.synonyms)
         config.done()
         try:
             with shapes_only():
-                return self.kind(**arguments, initialise=_nothing)
+                return self.kind(**arguments, initialise=_keep_weights)
         except InvalidArguments as error:
             raise RequestError(problem.under(config.where) for problem in error.problems) from error
-        except (RuntimeError, OverflowError) as error:  # more bytes than can be counted
-            said = str(error).partition("\n")[0]
-            raise RequestError(Problem(config.where, f"sizes of a model ({said})")) from error
+        except (RuntimeError, OverflowError) as error:  # more bytes than an int64 can count
+            reason = str(error).partition("\n")[0]
+            expected = "sizes that fit in memory"
+            raise RequestError(Problem(config.where, expected, hint=reason)) from error
 
     def pieces(
         self,
@@ -130,13 +134,14 @@ class Family:
         architecture: str,
         of: Callable[[Tensor], Tensor] = lambda parameter: parameter,
     ) -> Iterator[tuple[str, list[Piece]]]:
-        """Each parameter's name of ours, and the released tensors in it.
+        """Yields each parameter's name and the released tensors that it consists of.
 
         Args:
-            of: gives a tensor with as many rows as a parameter; the pieces are views of it.
+            of: a function that returns, for a parameter, the tensor to take the views of, with as
+                many rows as the parameter.
 
         Raises:
-            KeyError: a parameter that the family has no name for.
+            KeyError: the family has no rule for a parameter.
         """
         rules = self.rules(module, architecture)
         for name, parameter in module.named_parameters():
@@ -154,10 +159,10 @@ class Family:
                 ]
             yield name, pieces
 
-    def mismatch(self, module: nn.Module) -> list[str]:
-        """What our module has that the family has not, in words; nothing if it fits."""
+    def mismatches(self, module: nn.Module) -> list[str]:
+        """Returns messages about a module's parts that the family lacks; empty if it fits."""
         if type(module) is not self.kind:
-            return [f"{type(module).__name__}, not {self.kind.__name__}"]
+            return [f"model is {type(module).__name__}, not {self.kind.__name__}"]
         try:
             config = self.config(module)
         except AttributeError as error:
@@ -166,13 +171,13 @@ class Family:
             twin = self.build(HFConfig(config, self.model_type), config["architectures"][0])
         except RequestError as error:
             return [str(problem) for problem in error.problems]
-        return differences(parts(module), parts(twin))
+        return structure_differences(module_structure(module), module_structure(twin))
 
 
 def matches(patterns: Iterable[str], name: str) -> bool:
-    """Whether one of the patterns is the whole name."""
+    """Returns whether one of the patterns matches the whole name."""
     return any(re.fullmatch(pattern, name) for pattern in patterns)
 
 
-def _nothing(module: nn.Module, layers: int) -> None:
-    """Leaves the weights as they are: they are about to be read."""
+def _keep_weights(module: nn.Module, layers: int) -> None:
+    """Leaves the weights uninitialised: they are read from a file next."""

@@ -1,4 +1,4 @@
-"""Gemma 3 (Gemma Team 2025, arXiv:2503.19786), the models of text."""
+"""Gemma 3 (Gemma Team 2025, arXiv:2503.19786), text models only."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ from etude.nn.position import Rotary
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 BASES = {FULL: ("rope_theta", 1_000_000.0), SLIDING: ("rope_local_base_freq", 10_000.0)}
-"""Of each type of layers, the older field with the rotary base, and the usual base."""
+"""The older field of the rotary base and its default, by type of layer."""
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu_pytorch_tanh": GEGLUTanh, **GATED}
-"""The usual one first: `transformers` rounds `gelu_new` otherwise."""
+"""Activations by name, the default first: `transformers` rounds `gelu_new` differently."""
 
 
-class Gemma3(Family):
-    """Layers that see a window and, every so often, one that sees all, each with a rotary base of
-    its own; norms before and after each branch and of queries and keys; embeddings times sqrt(D).
+class Gemma3Family(Family):
+    """Gemma 3: layers with sliding-window and, at intervals, full attention.
+
+    The two types of layers have different rotary bases. Norms are before and after each branch, and
+    on queries and keys; embeddings are multiplied by sqrt(D).
     """
 
     model_type = "gemma3_text"
@@ -49,7 +51,7 @@ class Gemma3(Family):
         "blocks.{i}.feedforward_norm": Same(LAYER + "pre_feedforward_layernorm"),
         "blocks.{i}.feedforward_post_norm": Same(LAYER + "post_feedforward_layernorm"),
     }
-    fields: ClassVar[tuple[str, ...]] = ("attention_dropout", "cache_implementation")
+    ignored_fields: ClassVar[tuple[str, ...]] = ("attention_dropout", "cache_implementation")
 
     def arguments(self, config: HFConfig, architecture: str) -> dict[str, Any]:
         config.only("use_bidirectional_attention", False)
@@ -59,7 +61,7 @@ class Gemma3(Family):
         types = layer_types(config, layers)
         window = config.size("sliding_window", 4096)
         if SLIDING in types and config.values.get("sliding_window", window) is None:
-            config.refuse("sliding_window", "a number of tokens: layers have a window", None)
+            config.refuse("sliding_window", "a number of tokens, since layers have a window", None)
         masks: dict[str, Any] = {FULL: Causal, SLIDING: partial(SlidingWindow, window=window)}
         positions = {each: _rotary(config, each) for each in BASES}
         own = FULL if FULL in types else SLIDING
@@ -148,20 +150,20 @@ class Gemma3(Family):
 
 
 def layer_types(config: HFConfig, layers: int) -> list[str]:
-    """What each layer sees, as stated or by the older field: every so-many-th all."""
+    """Returns the attention type of each layer: as stated, or by the older interval field."""
     every = config.size("sliding_window_pattern", config.size("_sliding_window_pattern", 6))
     types = config.get("layer_types")
     if types is None:
         return [FULL if (i + 1) % every == 0 else SLIDING for i in range(layers)]
     if not isinstance(types, list) or len(types) != layers or not set(types) <= BASES.keys():
-        expected = f"{SLIDING} or {FULL} for each of {layers} layers"
+        expected = f"a list of {layers} values, each {SLIDING} or {FULL}"
         config.refuse("layer_types", expected, types)
         return [FULL] * layers
     return types
 
 
 def period(types: list[str]) -> list[str]:
-    """The shortest list that, repeated, gives them."""
+    """Returns the shortest list that yields `types` when repeated."""
     for length in range(1, len(types)):
         if all(each == types[i % length] for i, each in enumerate(types)):
             return types[:length]
@@ -169,14 +171,14 @@ def period(types: list[str]) -> list[str]:
 
 
 def _rotary(config: HFConfig, kind: str) -> Any:
-    """The position part of one type of layers; `rope_scaling` is that of those that see all."""
+    """Returns the position part of a type of layer; `rope_scaling` applies to full attention."""
     field, base = BASES[kind]
-    said: Any = config.get("rope_parameters") or {}
-    known = isinstance(said, dict) and said.keys() <= BASES.keys()
-    if not known or not all(each is None or isinstance(each, dict) for each in said.values()):
-        config.refuse("rope_parameters", f"an object for each of {', '.join(BASES)}", said)
+    by_type: Any = config.get("rope_parameters") or {}
+    known = isinstance(by_type, dict) and by_type.keys() <= BASES.keys()
+    if not known or not all(each is None or isinstance(each, dict) for each in by_type.values()):
+        config.refuse("rope_parameters", f"an object with {' and '.join(BASES)}", by_type)
         return Rotary
-    parameters = dict(said.get(kind) or {})
+    parameters = dict(by_type.get(kind) or {})
     scaling = config.get("rope_scaling")
     if kind == FULL and isinstance(scaling, dict):
         parameters |= scaling
@@ -188,12 +190,12 @@ def _rotary(config: HFConfig, kind: str) -> Any:
         "rope_scaling" if kind == FULL and scaling else "rope_parameters": parameters,
         "max_position_embeddings": config.get("max_position_embeddings", 131072),
     }
-    alone = HFConfig(values, f"{config.where}, {kind}")
-    part = rotary(alone)
-    config.problems += alone.problems
+    layer_config = HFConfig(values, f"{config.where}, {kind}")
+    part = rotary(layer_config)
+    config.problems += layer_config.problems
     return part
 
 
 def _base(position: Any) -> dict[str, Any]:
-    """The base of a window's rotary positions, which have no scaling in the older spelling."""
+    """Returns the rotary base of windowed layers, which have no scaling in the older form."""
     return {BASES[SLIDING][0]: position.base}

@@ -1,5 +1,7 @@
-"""The metadata of a GGUF file: each key is read, has no effect on the logits, or may have only the
-value that leaves the plain architecture. All others are refused by name.
+"""Tables of the metadata keys of GGUF files, and their checks.
+
+Each key is read, has no effect on the logits, or may have only the value of the plain architecture.
+Any other key is an error that names it.
 
 The keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and `gguf.constants.Keys`.
 """
@@ -23,7 +25,7 @@ FIELDS: dict[str, str] = {
     "attention.key_length": "head_dim",
     "rope.freq_base": "rope_theta",
 }
-"""The released field of each key below the architecture's name."""
+"""The released config field of each key below the architecture's name."""
 REQUIRED = tuple(FIELDS)[:7]
 
 READ = frozenset(
@@ -32,19 +34,19 @@ READ = frozenset(
         "rope.scale_linear", "rope.scaling.factor", "rope.scaling.type", "vocab_size",
     )
 )  # fmt: skip
-"""Other keys below the architecture's name that `etude.interop.gguf` looks at."""
+"""The keys below the architecture's name that `etude.interop.gguf` reads."""
 
 INERT = (
-    r"GGUF\..*",  # the header's numbers, as the package gives them
-    r"general\.(?!type$).*",  # names, licences, sampling; the architecture, which is checked
+    r"GGUF\..*",  # the header, as the package lists it
+    r"general\.(?!type$).*",  # names, licences, sampling; the architecture is checked apart
     r"mradermacher\..*",
     r"quantize\.imatrix\..*",
     r"split\.(no|tensors\.count)",
-    r"tokenizer\..*",  # of text: see `TOKENIZER`
+    r"tokenizer\..*",  # no effect on the weights; see `TOKENIZER_READ`
     r"{arch}\.pooling_type",
     r"{arch}\.rope\.scaling\.(finetuned|original_context_length)",
 )
-"""Patterns of keys that change no logits."""
+"""Patterns of keys without an effect on the logits."""
 
 ONLY: dict[str, tuple[object, ...]] = {
     "general.type": ("model",),
@@ -65,12 +67,13 @@ ONLY: dict[str, tuple[object, ...]] = {
     "{arch}.residual_scale": (0, 1),
     "{arch}.rope.scaling.attn_factor": (1,),
     "{arch}.rope.scaling.yarn_log_multiplier": (0,),
-    # The order of rows of queries and keys; both names mean the one that llama.cpp writes.
+    # The order of the rows of queries and keys; both names mean the order that llama.cpp writes.
     "{arch}.tensor_data_layout": ("reference", "Meta AI original pth"),
     "{arch}.use_parallel_residual": (False,),
 }
-"""Keys with an effect, and the values that have none. A key that is nowhere may only be off: false
-or empty.
+"""Keys with an effect, and their values without one.
+
+A key in no table may only be false or empty.
 """
 
 TOKENIZER_READ = (
@@ -84,7 +87,7 @@ TOKENIZER_INERT = (
     r"tokenizer\.chat_templates?(\..*)?",
     r"tokenizer\.ggml\.(fim_\w+|prefix|suffix|middle)_token_id",
     r"tokenizer\.ggml\.(unknown|seperator|separator|mask|cls)_token_id",
-    r"tokenizer\.ggml\.scores",  # of SentencePiece; in a byte-level one the merges decide
+    r"tokenizer\.ggml\.scores",  # of SentencePiece; a byte-level tokenizer uses the merges
 )
 TOKENIZER_ONLY: dict[str, tuple[object, ...]] = {
     "tokenizer.ggml.add_eos_token": (False,),
@@ -92,47 +95,47 @@ TOKENIZER_ONLY: dict[str, tuple[object, ...]] = {
     "tokenizer.ggml.add_space_prefix": (False,),
     "tokenizer.ggml.remove_extra_whitespaces": (False,),
 }
-"""The same for what makes tokens of text."""
+"""Tokenizer keys with an effect, and their values without one."""
 
 
 def unknown_keys(
     keys: Iterable[str], value: Callable[[str], Any], architecture: str, where: str
 ) -> list[Problem]:
-    """What of a file's metadata changes logits in a way that Étude has not.
+    """Returns the problems of metadata keys that could change the logits.
 
     Args:
-        value: of a key.
-        where: the file.
+        value: a function that returns a key's value.
+        where: the file's name in messages.
     """
     read = {f"{architecture}.{key}" for key in READ}
     inert = tuple(each.replace("{arch}", architecture) for each in INERT)
     only = {key.replace("{arch}", architecture): allowed for key, allowed in ONLY.items()}
-    return _wrong((key for key in keys if key not in read), value, inert, only, where)
+    return _refused_keys((key for key in keys if key not in read), value, inert, only, where)
 
 
 def unknown_tokenizer_keys(
     keys: Iterable[str], value: Callable[[str], Any], where: str
 ) -> list[Problem]:
-    """What of a file's metadata makes other tokens than Étude's byte-level tokenizer."""
-    kept = (key for key in keys if key.startswith("tokenizer.") and key not in TOKENIZER_READ)
-    return _wrong(kept, value, TOKENIZER_INERT, TOKENIZER_ONLY, where)
+    """Returns the problems of metadata keys that could change the tokens of a text."""
+    unread = (key for key in keys if key.startswith("tokenizer.") and key not in TOKENIZER_READ)
+    return _refused_keys(unread, value, TOKENIZER_INERT, TOKENIZER_ONLY, where)
 
 
-def wrong_tokenizer_values(value: Callable[[str], Any], where: str) -> list[Problem]:
-    """What of a file's tokens is of another type than the format says, or no id of a token."""
+def invalid_tokenizer_values(value: Callable[[str], Any], where: str) -> list[Problem]:
+    """Returns the problems of tokenizer values with a wrong type, or that are no token ids."""
     texts = value("tokenizer.ggml.tokens")
     count = len(texts) if isinstance(texts, list) else 0
     checks: dict[str, tuple[str, Callable[[Any], bool]]] = {
-        "tokens": ("a list of texts", lambda v: _all(v, str)),
-        "merges": ("a list of texts", lambda v: _all(v, str)),
+        "tokens": ("a list of texts", lambda v: _is_list_of(v, str)),
+        "merges": ("a list of texts", lambda v: _is_list_of(v, str)),
         "token_type": (
-            "a list of whole numbers, one a token",
-            lambda v: _all(v, int) and len(v) == count,
+            "a list of whole numbers, one per token",
+            lambda v: _is_list_of(v, int) and len(v) == count,
         ),
         "add_bos_token": ("true or false", lambda v: isinstance(v, bool)),
         **{
             f"{each}_token_id": (
-                "the id of a token",
+                "a token id",
                 lambda v: type(v) is int and 0 <= v < (count or v + 1),
             )
             for each in ("bos", "eos", "eot", "eom")
@@ -140,17 +143,17 @@ def wrong_tokenizer_values(value: Callable[[str], Any], where: str) -> list[Prob
     }
     keys = {f"tokenizer.ggml.{key}": check for key, check in checks.items()}
     return [
-        Problem(f"{where}, {key}", expected, found)
-        for key, (expected, holds) in keys.items()
-        if (found := value(key)) is not None and not holds(found)
+        Problem(f"{where}, {key}", expected, actual)
+        for key, (expected, is_valid) in keys.items()
+        if (actual := value(key)) is not None and not is_valid(actual)
     ]
 
 
-def _all(value: object, kind: type) -> bool:
+def _is_list_of(value: object, kind: type) -> bool:
     return isinstance(value, list) and all(isinstance(each, kind) for each in value)
 
 
-def _wrong(
+def _refused_keys(
     keys: Iterable[str],
     value: Callable[[str], Any],
     inert: tuple[str, ...],
@@ -161,12 +164,17 @@ def _wrong(
     for key in keys:
         if any(re.fullmatch(pattern, key) for pattern in inert):
             continue
-        found, allowed = value(key), only.get(key)
+        actual, allowed = value(key), only.get(key)
         if allowed is None:
-            if found is not False and found not in ([], ""):
-                expected = "a key that Étude knows: this one could change what is computed"
-                problems.append(Problem(f"{where}, {key}", expected, found))
-        elif not any(found == each for each in allowed):
-            said = " or ".join(str(each) for each in allowed)
-            problems.append(Problem(f"{where}, {key}", f"{said}: Étude has nothing else", found))
+            if actual is not False and actual not in ([], ""):
+                expected, hint = (
+                    "a key that Étude supports",
+                    "an unknown key could change the model",
+                )
+                problems.append(Problem(f"{where}, {key}", expected, actual, hint))
+        elif not any(actual == each for each in allowed):
+            values = " or ".join(str(each) for each in allowed)
+            plural = "s" if len(allowed) > 1 else ""
+            expected = f"{values}, the only supported value{plural}"
+            problems.append(Problem(f"{where}, {key}", expected, actual))
     return problems

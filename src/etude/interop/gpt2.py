@@ -16,8 +16,8 @@ from etude.nn.norm import LayerNorm
 from etude.nn.position import Learned
 
 
-class GPT2(Family):
-    """Learned positions, layer norm before each branch; matrices kept as (input, output)."""
+class GPT2Family(Family):
+    """GPT-2: learned positions, layer norm before each branch; matrices stored transposed."""
 
     model_type = "gpt2"
     kind = Decoder
@@ -39,7 +39,7 @@ class GPT2(Family):
         "head": Same("lm_head"),
     }
     unused: ClassVar[tuple[str, ...]] = (r"transformer\.h\.\d+\.attn\.(masked_)?bias",)
-    fields: ClassVar[tuple[str, ...]] = (
+    ignored_fields: ClassVar[tuple[str, ...]] = (
         "attn_pdrop", "embd_pdrop", "resid_pdrop", "n_ctx", "n_special", "predict_special_tokens",
         "reorder_and_upcast_attn",
     )  # fmt: skip

@@ -20,8 +20,8 @@ from etude.nn.norm import LayerNorm
 LAYER = "gpt_neox.layers.{i}."
 
 
-class GPTNeoX(Family):
-    """Rotary positions over a part of each head, attention and feed-forward side by side."""
+class GPTNeoXFamily(Family):
+    """GPT-NeoX: partial rotary positions, parallel attention and feed-forward branches."""
 
     model_type = "gpt_neox"
     kind = Decoder
@@ -46,7 +46,7 @@ class GPTNeoX(Family):
         r"gpt_neox\.layers\.\d+\.attention\.(masked_)?bias",
         r"gpt_neox\.layers\.\d+\.attention\.rotary_emb\.inv_freq",
     )
-    fields: ClassVar[tuple[str, ...]] = ("attention_dropout", "hidden_dropout")
+    ignored_fields: ClassVar[tuple[str, ...]] = ("attention_dropout", "hidden_dropout")
     synonyms: ClassVar = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}
 
     def arguments(self, config: HFConfig, architecture: str) -> dict[str, Any]:

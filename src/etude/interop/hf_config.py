@@ -1,4 +1,7 @@
-"""A released model's `config.json`: each field is used, known to be harmless, or refused."""
+"""Reading and checking of a released `config.json`.
+
+Each field is used, or known to have no effect; any other field is an error that names it.
+"""
 
 from __future__ import annotations
 
@@ -49,21 +52,21 @@ GATED: dict[str, type[nn.Module]] = {
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 INERT = frozenset(
     (
-        # who wrote it, and where it belongs
+        # metadata
         "_commit_hash", "_name_or_path", "architectures", "auto_map", "finetuning_task",
         "is_llama_config", "language", "model_type", "name_or_path", "tokenizer_class",
         "transformers.js_config", "transformers_version", "unsloth_fixed", "unsloth_version",
-        # how it is computed, to rounding
+        # implementation, which changes rounding only
         "_attn_implementation_autoset", "_flash_attn_2_enabled", "chunk_size_feed_forward", "dtype",
         "gradient_checkpointing", "keys_to_ignore_at_inference", "output_attentions",
         "output_hidden_states", "output_past", "pretraining_tp", "return_dict", "torch_dtype",
         "torchscript", "use_bfloat16", "use_cache", "use_return_dict", "xla_device",
-        # training, and heads' labels
+        # training, and the labels of heads
         "_num_labels", "classifier_dropout", "id2label", "initializer_factor", "initializer_range",
         "init_std", "label2id", "num_labels", "problem_type", "summary_activation",
         "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
         "task_specific_params", "tf_legacy_loss", "tie_last_hidden_states",
-        # defaults of generation, which a request states here; the ends of a text are read
+        # defaults of generation, which Étude's options replace; the stop tokens are used
         "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "decoder_start_token_id",
         "diversity_penalty", "do_sample", "early_stopping", "encoder_no_repeat_ngram_size",
         "eos_token_id", "exponential_decay_length_penalty", "forced_bos_token_id",
@@ -74,8 +77,9 @@ INERT = frozenset(
         "sep_token_id", "suppress_tokens", "temperature", "top_k", "top_p", "typical_p",
     )
 )  # fmt: skip
-"""Fields of all families that change nothing in what a model computes from tokens, whatever they
-say: of `transformers`' PretrainedConfig, old and new, and of released models.
+"""Fields of all families without an effect on the logits, whatever their value.
+
+They come from old and new versions of PretrainedConfig in `transformers`, and from released models.
 """
 
 ALLOWED: dict[str, tuple[object, ...]] = {
@@ -105,18 +109,19 @@ ALLOWED: dict[str, tuple[object, ...]] = {
     "tie_encoder_decoder": (False,),
     "use_sliding_window": (False,),
 }
-"""Fields of other families, or of variants, that do change it, and what they may say beside null.
-A family that reads one decides itself. A field that is nowhere may only be off: null, false or
+"""Fields with an effect on the logits, and the values that are allowed in addition to null.
+
+A family that reads such a field checks it itself. A field in no table may only be null, false or
 empty.
 """
 
 
 class HFConfig:
-    """A `config.json`: values by field, mistakes noted with the file's name.
+    """The fields of a `config.json`, with methods that check them and collect the problems.
 
     Args:
-        values: the fields.
-        where: the file, as messages name it.
+        values: the values by field.
+        where: the file's name in messages.
     """
 
     def __init__(self, values: dict[str, Any], where: str) -> None:
@@ -126,54 +131,54 @@ class HFConfig:
 
     @classmethod
     def of(cls, folder: Path) -> HFConfig:
-        """The one in a folder.
+        """Reads the config in a folder.
 
         Raises:
-            RequestError: there is none, or it is no JSON object.
+            RequestError: the file is missing, or not a JSON object.
         """
         file = folder / NAME
         if not file.is_file():
-            there = sorted(each.name for each in folder.iterdir())[:8] if folder.is_dir() else []
-            hint = f"there is {', '.join(there)}" if there else None
-            expected = f"a folder with {NAME} beside the weights"
+            names = sorted(each.name for each in folder.iterdir())[:8] if folder.is_dir() else []
+            hint = f"it contains {', '.join(names)}" if names else None
+            expected = f"a folder with {NAME} and weights"
             raise RequestError(Problem(str(folder), expected, hint=hint))
         return cls(read_object(file), str(file))
 
     def get(self, field: str, default: Any = None) -> Any:
-        """A field's value; `default` where it is missing or null."""
+        """Returns a field's value; `default` if it is missing or null."""
         self.seen.add(field)
         value = self.values.get(field)
         return default if value is None else value
 
     def size(self, field: str, default: Any = REQUIRED) -> Any:
-        """A positive whole number; `default`, which may be None, where it is missing or null."""
+        """Returns a positive integer; `default`, which may be None, if it is missing or null."""
         value = self.get(field, default)
         if value is default and default is not REQUIRED:
             return value
-        whole = isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**63
-        if not whole:
-            shown = MISSING_VALUE if value is REQUIRED else value
-            self.refuse(field, "a positive whole number", shown)
-        return value if whole else 1
+        is_size = isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**63
+        if not is_size:
+            actual = MISSING_VALUE if value is REQUIRED else value
+            self.refuse(field, "a positive whole number", actual)
+        return value if is_size else 1
 
     def number(self, field: str, default: float) -> float:
-        """A number of 0 or more."""
+        """Returns a non-negative number."""
         value = self.get(field, default)
         if not is_number(value) or value < 0:
-            self.refuse(field, "a number, 0 or more", value)
+            self.refuse(field, "a number of at least 0", value)
             return default
         return float(value)
 
     def token(self, field: str, default: int) -> int:
-        """A token's id."""
+        """Returns a token id."""
         value = self.get(field, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            self.refuse(field, "a token's id", value)
+            self.refuse(field, "a token id", value)
             return default
         return value
 
     def flag(self, field: str, default: bool) -> bool:
-        """True or false."""
+        """Returns a boolean."""
         value = self.get(field, default)
         if not isinstance(value, bool):
             self.refuse(field, "true or false", value)
@@ -181,70 +186,74 @@ class HFConfig:
         return value
 
     def synonyms(self, fields: Mapping[str, str]) -> None:
-        """Notes a problem with a field that says otherwise than the one of the same meaning.
+        """Adds a problem for each synonym whose value differs from that of the field it means.
 
         Args:
-            fields: the field that is read, by the other name.
+            fields: the name of the field that is read, by its synonym.
         """
         for other, field in fields.items():
             value = self.get(other)
             if value is not None and value != self.values.get(field):
-                expected = f"what {field} says, {json.dumps(self.values.get(field))}"
+                expected = f"the value of {field}, {json.dumps(self.values.get(field))}"
                 self.refuse(other, expected, value)
 
     def only(self, field: str, *values: object) -> None:
-        """Notes a problem if the field is there and is none of `values`, nor null."""
+        """Adds a problem if a field is present, not null, and not one of `values`."""
         value = self.get(field)
         if value is not None and value not in values:
-            said = " or ".join(json.dumps(each) for each in values) or "null"
-            self.refuse(field, f"{said}: Étude has nothing else for this", value)
+            allowed = " or ".join(json.dumps(each) for each in values) or "null"
+            plural = "s" if len(values) > 1 else ""
+            self.refuse(field, f"{allowed}, the only supported value{plural}", value)
 
     def activation(
         self, field: str, default: str, choices: dict[str, type[nn.Module]], hidden: int | None
     ) -> Callable[..., nn.Module]:
-        """A feed-forward part of that activation and width F."""
+        """Returns the feed-forward part of a field's activation, with hidden width F."""
         name = self.get(field, default)
         if not isinstance(name, str) or name not in choices:
-            self.refuse(field, "an activation that Étude has", name, nearest(str(name), choices))
+            self.refuse(field, f"one of {', '.join(choices)}", name, nearest(str(name), choices))
             name = default
         return partial(choices[name], hidden=hidden)
 
     def refuse(
         self, field: str, expected: str, value: object = MISSING_VALUE, hint: str | None = None
     ) -> None:
-        """Notes a problem with a field."""
+        """Adds a problem with a field."""
         self.problems.append(Problem(f"{self.where}, {field}", expected, value, hint))
 
     def done(self) -> None:
-        """Looks at the fields that nobody read, and raises what was noted.
+        """Checks the fields that were not read, and raises the collected problems.
 
         Raises:
-            RequestError: all problems of this config.
+            RequestError: the config has problems; the message lists all.
         """
         for field in self.values.keys() - self.seen - INERT:
             allowed = ALLOWED.get(field)
             if allowed is not None:
                 self.only(field, *allowed)
             elif not is_off(self.values[field]):
-                expected = "a field that Étude knows: this one could change what is computed"
+                expected = "a field that Étude supports"
                 hint = nearest(field, self.seen | INERT | ALLOWED.keys())
+                hint = hint or "an unknown field could change the logits"
                 self.refuse(field, expected, self.values[field], hint)
         if self.problems:
             raise RequestError(sorted(self.problems, key=lambda problem: problem.where))
 
 
 def is_off(value: object) -> bool:
-    """Whether a field that is not known says that what it is about is not there."""
+    """Returns whether the value of an unknown field turns its feature off."""
     return value is None or value is False or value in ({}, [], "")
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a finite number, and no truth value."""
+    """Returns whether a value is a finite number, not a boolean."""
     return is_real(value) and math.isfinite(value)
 
 
 def activation_name(part: object, choices: dict[str, type[nn.Module]]) -> str:
-    """What a released config calls a feed-forward part; of one without a name, the first, which
-    the comparison of all parts then tells apart.
+    """Returns the name of a feed-forward part in a released config.
+
+    For a part without a name it is the first choice; the comparison of all parts reports the
+    difference.
     """
     return next((name for name, cls in choices.items() if type(part) is cls), next(iter(choices)))

@@ -35,7 +35,7 @@ NAMES: dict[str, Rule] = {
 
 
 class Llama(Family):
-    """Rotary positions, RMS norm before each branch, SwiGLU, grouped-query attention."""
+    """Llama: rotary positions, RMS norm before each branch, SwiGLU, grouped-query attention."""
 
     model_type = "llama"
     kind = Decoder
@@ -46,7 +46,7 @@ class Llama(Family):
     output = "lm_head.weight"
     names: ClassVar = NAMES
     unused: ClassVar[tuple[str, ...]] = (r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",)
-    fields: ClassVar[tuple[str, ...]] = ("attention_dropout",)
+    ignored_fields: ClassVar[tuple[str, ...]] = ("attention_dropout",)
 
     def arguments(self, config: HFConfig, architecture: str) -> dict[str, Any]:
         biased = config.flag("attention_bias", False)

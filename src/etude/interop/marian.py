@@ -1,4 +1,4 @@
-"""Marian's translation models (Junczys-Dowmunt et al. 2018, arXiv:1804.00344), as OPUS-MT's."""
+"""Marian translation models (Junczys-Dowmunt et al. 2018, arXiv:1804.00344), such as OPUS-MT."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from etude.interop.family import Family
 from etude.interop.hf_config import ACTIVATIONS, HFConfig, activation_name
-from etude.interop.rules import Row, Rule, Same, Stacked
+from etude.interop.rules import RowVector, Rule, Same, Stacked
 from etude.models.encoder_decoder import EncoderDecoder
 from etude.nn.attention import MultiHeadAttention
 from etude.nn.block import PostNormBlock
@@ -17,7 +17,7 @@ from etude.nn.position import Sinusoidal
 
 
 def _attention(ours: str, theirs: str) -> dict[str, Rule]:
-    """The names of an attention and the norm after it."""
+    """Returns the rules of an attention and the norm after it."""
     return {
         f"{ours}.qkv": Stacked(*(f"{theirs}.{each}_proj" for each in ("q", "k", "v"))),
         f"{ours}.out": Same(f"{theirs}.out_proj"),
@@ -26,7 +26,7 @@ def _attention(ours: str, theirs: str) -> dict[str, Rule]:
 
 
 def _stack(stack: str) -> dict[str, Rule]:
-    """The names that the encoder's and the decoder's blocks share."""
+    """Returns the rules that the blocks of the encoder and the decoder share."""
     ours, theirs = f"{stack}.blocks.{{i}}.", f"model.{stack}.layers.{{i}}."
     return {
         **_attention(ours + "attention", theirs + "self_attn"),
@@ -36,10 +36,8 @@ def _stack(stack: str) -> dict[str, Rule]:
     }
 
 
-class Marian(Family):
-    """The original Transformer, with a bias of the logits; its sinusoids are not read but
-    computed.
-    """
+class MarianFamily(Family):
+    """Marian: the original Transformer with a logit bias; sinusoids are computed, not read."""
 
     model_type = "marian"
     kind = EncoderDecoder
@@ -51,12 +49,12 @@ class Marian(Family):
         **_stack("encoder"),
         **_stack("decoder"),
         **_attention("decoder.blocks.{i}.cross", "model.decoder.layers.{i}.encoder_attn"),
-        "logit_bias": Row("final_logits_bias"),
+        "logit_bias": RowVector("final_logits_bias"),
         "head": Same("lm_head"),
     }
     unused: ClassVar[tuple[str, ...]] = (r"model\.(en|de)coder\.embed_positions\.weight",)
     copies: ClassVar = {r"model\.(en|de)coder\.embed_tokens\.weight": embedding}
-    fields: ClassVar[tuple[str, ...]] = (
+    ignored_fields: ClassVar[tuple[str, ...]] = (
         "activation_dropout", "add_bias_logits", "attention_dropout", "classif_dropout",
         "decoder_layerdrop", "dropout", "encoder_layerdrop",
     )  # fmt: skip
@@ -80,7 +78,7 @@ class Marian(Family):
             ("decoder_vocab_size", vocabulary, vocabulary),
         ):
             if config.size(field, default) != value:
-                config.refuse(field, f"the encoder's, {value}", config.get(field, default))
+                config.refuse(field, f"the encoder's value, {value}", config.get(field, default))
         config.only("share_encoder_decoder_embeddings", True)
         config.only("static_position_embeddings", True)
         config.only("is_encoder_decoder", True)

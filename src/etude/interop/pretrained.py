@@ -1,4 +1,4 @@
-"""Released weights into a module of ours, and back."""
+"""Loads released weights into Étude modules, and saves modules as released weights."""
 
 from __future__ import annotations
 
@@ -15,47 +15,48 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from etude.errors import Problem, RequestError
-from etude.interop.families import FAMILIES, family_of
 from etude.interop.family import Family, Model, matches
+from etude.interop.family_registry import FAMILIES, family_of
 from etude.interop.hf_config import NAME, HFConfig
-from etude.interop.parts import differences, parts
 from etude.interop.rules import Piece
-from etude.interop.sentence import parted
+from etude.interop.sentence_modules import split_mean_head
+from etude.interop.structure import module_structure, structure_differences
 from etude.interop.tensors import INDEX, SAFETENSORS, Tensors, open_tensors
 
 SHARD = 5 * 10**9
-"""Bytes of the largest file that is written, as `transformers` does."""
+"""Maximum size of a saved file in bytes, as in `transformers`."""
 DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-"""Formats of numbers that weights may have."""
+"""Supported dtypes of weights, by name."""
 DEPTHS = (
     "num_hidden_layers", "n_layer", "num_layers", "num_decoder_layers", "encoder_layers",
     "decoder_layers",
 )  # fmt: skip
-"""Fields that count layers, in all families."""
-SHOWN = 5
-"""Mismatches that a message lists."""
+"""Config fields of all families that contain a number of layers."""
+SHARED = "Étude has one tensor for both"
+MAX_LISTED = 5
+"""Maximum number of mismatches in a message."""
 
 log = logging.getLogger("etude.interop")
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A released model as one of ours.
+    """A released model, loaded into an Étude module.
 
     Attributes:
-        module: ours, evaluating.
-        family: whose names and config these are.
-        architecture: the class of `transformers` that it was read as.
-        config: of `config.json`.
-        folder: where it was.
-        arguments: of the module's class, as its config describes it.
-        rest: released tensors that our module has no use for, by name: BERT's pooler. Without
-            them what `save_weights` writes is not all that was read.
+        module: the Étude module, in evaluation mode.
+        family: the family of the names and the config.
+        architecture: the class of `transformers` that the weights were read as.
+        config: the fields of `config.json`.
+        folder: the folder of the weights.
+        arguments: the constructor arguments of the module's class.
+        rest: released tensors that the module does not use, by name, such as BERT's pooler.
+            `save_weights` needs them to write a complete checkpoint.
     """
 
     module: Model
@@ -74,19 +75,20 @@ def load_weights(
     device: torch.device | str = "cpu",
     architecture: str | None = None,
 ) -> Loaded:
-    """A folder of Hugging Face's form, or one file of weights with `config.json` beside it.
+    """Loads a Hugging Face model folder, or one weights file with `config.json` next to it.
 
-    Nothing in the files names code that is run, and `transformers` is not needed. Each tensor is
-    read straight into its place: the memory taken is the model's, and one tensor's more.
+    No code from the files is run, and `transformers` is not needed. Each tensor is read directly
+    into its parameter, so the peak memory is that of the model plus one tensor.
 
     Args:
-        dtype: of all parameters; None is that of the token embedding in the file.
-        device: where they shall lie.
-        architecture: the class of `transformers` to read it as; None is the config's first.
+        dtype: the dtype of all parameters; None is that of the token embedding in the file.
+        device: the device of the parameters.
+        architecture: the class of `transformers` to read the weights as; None is the first in the
+            config.
 
     Raises:
-        RequestError: a family, class or field that Étude has not; tensors that are missing, left
-            over, or of another shape; a file that is damaged. Each names what was expected.
+        RequestError: the config has an unsupported family, class or field; tensors are missing,
+            unexpected, or of another shape; a file is damaged.
     """
     folder = Path(folder)
     config = HFConfig.of(folder.parent if folder.is_file() else folder)
@@ -102,32 +104,34 @@ def load_tensors(
     device: torch.device | str = "cpu",
     architecture: str | None = None,
 ) -> Loaded:
-    """`load_weights` from tensors and a config that are read already."""
+    """Loads a model from opened tensors and a parsed config; see `load_weights`."""
     family = family_of(config)
     kind = family.architecture(config, architecture)
     _check_depth(config, tensors)
-    found = _by_present_name(family, tensors)
+    file_names = _file_names_by_current_name(family, tensors)
     same = None
-    if family.output in found and family.embedding in found:
-        same = _equal(tensors, found[family.output], found[family.embedding])
-    family.settle(config, same)
+    if family.output in file_names and family.embedding in file_names:
+        same = _tensors_equal(tensors, file_names[family.output], file_names[family.embedding])
+    family.adjust_config(config, same)
     module = family.build(config, kind)
     pieces = dict(family.pieces(module, kind))
-    rest = _check(family, config, tensors, found, pieces, same)
-    kept = {name: tensors.read(name).clone() for name in rest}
-    if kept:
-        log.info("not used by %s, kept aside: %s", type(module).__name__, _listed(rest))
-    _fill(family, module, kind, tensors, found, dtype, torch.device(device))
+    rest = _check_tensors(family, config, tensors, file_names, pieces, same)
+    unused = {name: tensors.read(name).clone() for name in rest}
+    if unused:
+        log.info("tensors not used by %s: %s", type(module).__name__, _join_names(rest))
+    _fill_parameters(family, module, kind, tensors, file_names, dtype, torch.device(device))
     where = tensors.where if tensors.where.is_dir() else tensors.where.parent
     arguments = family.arguments(config, kind)
-    return Loaded(module.eval(), family, kind, config.values, where, arguments, kept)
+    return Loaded(module.eval(), family, kind, config.values, where, arguments, unused)
 
 
 def _check_depth(config: HFConfig, tensors: Tensors) -> None:
-    """Refuses more layers than there are tensors, before they are built."""
+    """Checks that the config has no more layers than the file has tensors, before building them."""
     most = len(tensors.names())
     problems = [
-        Problem(f"{config.where}, {field}", f"at most {most}, the number of tensors", layers)
+        Problem(
+            f"{config.where}, {field}", f"at most {most}, the number of tensors in the file", layers
+        )
         for field in DEPTHS
         if isinstance(layers := config.values.get(field), int) and layers > most
     ]
@@ -135,38 +139,39 @@ def _check_depth(config: HFConfig, tensors: Tensors) -> None:
         raise RequestError(problems)
 
 
-def _by_present_name(family: Family, tensors: Tensors) -> dict[str, str]:
-    """The name in the file of each tensor, by what a class with a head calls it today."""
-    found = {}
+def _file_names_by_current_name(family: Family, tensors: Tensors) -> dict[str, str]:
+    """Maps each tensor's current name, as in a class with a head, to its name in the file."""
+    file_names = {}
     names = tensors.names()
     bare = family.prefix and not any(name.startswith(family.prefix) for name in names)
-    heads = {rule for rule in family.kept if not rule.startswith(re.escape(family.prefix))}
+    heads = {rule for rule in family.retained if not rule.startswith(re.escape(family.prefix))}
     for name in names:
-        present = name
+        current = name
         for pattern, today in family.renamed.items():
-            present = re.sub(f"^{pattern}$", today, present)
-        if bare and present != family.output and not matches(heads, present):
-            present = family.prefix + present
-        found[present] = name
-    return found
+            current = re.sub(f"^{pattern}$", today, current)
+        if bare and current != family.output and not matches(heads, current):
+            current = family.prefix + current
+        file_names[current] = name
+    return file_names
 
 
-def _equal(tensors: Tensors, a: str, b: str) -> bool:
+def _tensors_equal(tensors: Tensors, a: str, b: str) -> bool:
     return tensors.shape(a) == tensors.shape(b) and torch.equal(tensors.read(a), tensors.read(b))
 
 
-def _check(
+def _check_tensors(
     family: Family,
     config: HFConfig,
     tensors: Tensors,
-    found: Mapping[str, str],
+    file_names: Mapping[str, str],
     pieces: Mapping[str, list[Piece]],
     same: bool | None,
 ) -> list[str]:
-    """The names in the file of what our module has no use for, after everything was found right.
+    """Checks all tensors and returns the names of those that the module does not use.
 
     Raises:
-        RequestError: the first tensors that are missing, misshapen, or left over.
+        RequestError: tensors are missing, unexpected, or of another shape; the message lists the
+            first ones.
     """
     wanted = {piece.name: piece.shape for each in pieces.values() for piece in each}
     where = str(tensors.where)
@@ -174,53 +179,59 @@ def _check(
     misshapen: list[Problem] = []
     extra: list[Problem] = []
     for name, shape in wanted.items():
-        if name not in found:
-            missing.append(Problem(f"{where}, {name}", f"a tensor of shape {_shape(shape)}"))
-        elif tensors.shape(found[name]) != shape:
-            have = tensors.shape(found[name])
+        if name not in file_names:
+            missing.append(Problem(f"{where}, {name}", f"a tensor of shape {_shape_text(shape)}"))
+        elif tensors.shape(file_names[name]) != shape:
+            actual = tensors.shape(file_names[name])
             hint = None
-            if name == family.embedding and have[1:] == shape[1:]:
+            if name == family.embedding and actual[1:] == shape[1:]:
                 hint = f"vocab_size in {NAME} is {shape[0]}"
-            expected = f"the shape {_shape(shape)} that {NAME} says"
-            misshapen.append(Problem(f"{where}, {found[name]}", expected, _shape(have), hint))
+            expected = f"the shape {_shape_text(shape)}, according to {NAME}"
+            misshapen.append(
+                Problem(f"{where}, {file_names[name]}", expected, _shape_text(actual), hint)
+            )
     rest = []
-    for name, there in found.items():
+    for name, file_name in file_names.items():
         original = next((of for rule, of in family.copies.items() if matches([rule], name)), None)
         if name in wanted or matches(family.unused, name):
             continue
         if original is not None:
-            if original in found and not _equal(tensors, there, found[original]):
-                expected = f"what {found[original]} has: Étude has one tensor for both"
-                extra.append(Problem(f"{where}, {there}", expected))
+            if original in file_names and not _tensors_equal(
+                tensors, file_name, file_names[original]
+            ):
+                expected = f"the same values as {file_names[original]}"
+                extra.append(Problem(f"{where}, {file_name}", expected, hint=SHARED))
             continue
         if name == family.output:
             if not same:
-                expected = f"what the embedding has: tie_word_embeddings in {NAME} is true"
-                extra.append(Problem(f"{where}, {there}", expected))
-        elif matches(family.kept, name):
-            rest.append(there)
+                expected = "the same values as the embedding"
+                hint = f"tie_word_embeddings in {NAME} is true"
+                extra.append(Problem(f"{where}, {file_name}", expected, hint=hint))
+        elif matches(family.retained, name):
+            rest.append(file_name)
         else:
-            expected = f"no such tensor in {family.model_type} as {NAME} describes it"
-            extra.append(Problem(f"{where}, {there}", expected))
+            expected = f"no such tensor in {family.model_type}, according to {NAME}"
+            extra.append(Problem(f"{where}, {file_name}", expected))
     problems = misshapen + missing + extra
     if len(missing) > len(wanted) // 2:
-        other = _likely(tensors.names(), family)
-        hint = f"the names are those of {other}" if other else "is this another architecture?"
+        other = _guess_family(tensors.names(), family)
+        hint = f"the names are those of {other}" if other else f"check model_type in {NAME}"
         problems.insert(0, Problem(where, f"the tensors of {family.model_type}", hint=hint))
     if problems:
-        more = len(problems) - SHOWN
-        shown = problems[:SHOWN]
+        more = len(problems) - MAX_LISTED
+        shown = problems[:MAX_LISTED]
         if more > 0:
-            last = f"{len(missing)} missing, {len(misshapen)} of another shape, {len(extra)} extra"
-            shown.append(
-                Problem(where, "the tensors of the model", last, f"{more} more like these")
+            last = (
+                f"{len(missing)} missing, {len(misshapen)} of another shape, "
+                f"{len(extra)} unexpected"
             )
+            shown.append(Problem(where, "the tensors of the model", last, f"{more} more problems"))
         raise RequestError(shown)
     return rest
 
 
-def _likely(names: list[str], but: Family) -> str | None:
-    """The family whose names a file has, if another than `but`."""
+def _guess_family(names: list[str], but: Family) -> str | None:
+    """Returns the family, other than `but`, that most of a file's tensor names belong to."""
     general = {re.sub(r"\.\d+\.", ".{i}.", name) for name in names}
 
     def score(family: Family) -> int:
@@ -235,85 +246,85 @@ def _likely(names: list[str], but: Family) -> str | None:
     return best.model_type if score(best) > len(general) // 2 else None
 
 
-def _fill(
+def _fill_parameters(
     family: Family,
     module: nn.Module,
     architecture: str,
     tensors: Tensors,
-    found: Mapping[str, str],
+    file_names: Mapping[str, str],
     dtype: torch.dtype | None,
     device: torch.device,
 ) -> None:
-    """Puts a parameter with the file's numbers in place of each on the meta device."""
+    """Replaces each parameter on the meta device by one with the file's values."""
     if dtype is None:
-        dtype = _read(tensors, found[family.embedding]).dtype
+        dtype = _read_floats(tensors, file_names[family.embedding]).dtype
     for name, parameter in list(module.named_parameters()):
         path, _, key = name.rpartition(".")
         owner = module.get_submodule(path)
-        place = torch.empty(parameter.shape, dtype=dtype, device=device)
-        owner._parameters[key] = nn.Parameter(place)
+        storage = torch.empty(parameter.shape, dtype=dtype, device=device)
+        owner._parameters[key] = nn.Parameter(storage)
     with torch.no_grad():
         for _, pieces in family.pieces(module, architecture):
             for piece in pieces:
-                there = _read(tensors, found[piece.name])
-                piece.view.copy_(there.view(piece.view.shape))
+                tensor = _read_floats(tensors, file_names[piece.name])
+                piece.view.copy_(tensor.view(piece.view.shape))
 
 
-def _read(tensors: Tensors, name: str) -> Tensor:
-    """A tensor of numbers that a model can be computed with.
+def _read_floats(tensors: Tensors, name: str) -> Tensor:
+    """Reads a floating-point tensor.
 
     Raises:
-        RequestError: whole numbers; quantised ones, whose factors Étude would not know.
+        RequestError: the tensor has integers or quantised values, whose scales are not read.
     """
-    there = tensors.read(name)
-    if there.dtype not in DTYPES.values():
-        expected = f"numbers of {', '.join(DTYPES)}"
-        raise RequestError(Problem(f"{tensors.where}, {name}", expected, str(there.dtype)[6:]))
-    return there
+    tensor = tensors.read(name)
+    if tensor.dtype not in DTYPES.values():
+        expected = f"a dtype of {', '.join(DTYPES)}"
+        raise RequestError(Problem(f"{tensors.where}, {name}", expected, str(tensor.dtype)[6:]))
+    return tensor
 
 
 def family_for(module: nn.Module) -> Family:
-    """The family that has all parts of a module.
+    """Returns the family that supports all parts of a module.
 
     Raises:
-        RequestError: none has; it names what the nearest ones lack.
+        RequestError: no family does; the message names the mismatches of the nearest families.
     """
-    said = {}
+    mismatches = {}
     for name, family in FAMILIES.items():
-        wrong = family.mismatch(module)
-        if not wrong:
+        mismatches[name] = family.mismatches(module)
+        if not mismatches[name]:
             return family
-        said[name] = wrong
-    near = sorted(
-        (name for name in said if type(module) is FAMILIES[name].kind),
-        key=lambda name: len(said[name]),
+    nearest = sorted(
+        (name for name in mismatches if type(module) is FAMILIES[name].kind),
+        key=lambda name: len(mismatches[name]),
     )
     problems = [
-        Problem(f"as {name}", "parts that this family has", hint=_listed(said[name], "; "))
-        for name in near[:4]
+        Problem(f"as {name}", "the parts of this family", hint=_join_names(mismatches[name], "; "))
+        for name in nearest[:4]
     ]
     kinds = ", ".join(sorted({family.kind.__name__ for family in FAMILIES.values()}))
     raise RequestError(problems or Problem("the model", f"one of {kinds}", type(module).__name__))
 
 
 def check_writable(module: nn.Module, where: str) -> None:
-    """Looks whether `etude convert` could write a model.
+    """Checks that `etude convert` can export a model.
 
     Args:
-        where: the key that asks for it.
+        where: the config key that requires it.
 
     Raises:
-        RequestError: it could not; names what is in the way, and the choices that can be written.
+        RequestError: the model cannot be exported; the message names the mismatches and the
+            choices that can be exported.
     """
     try:
-        family_for(parted(module)[0])
+        family_for(split_mean_head(module)[0])
     except RequestError as error:
         names = [name for name, family in FAMILIES.items() if type(module) is family.kind]
         heads = " and model/head=classification, mean, tagging or masked_lm"
-        choices = f"families of such models: {', '.join(names) or 'none'}"
+        choices = f"families that can be exported: {', '.join(names) or 'none'}"
         choices += heads if hasattr(getattr(module, "head", None), "gives") else ""
-        near = "; ".join(f"{each.where} {each.hint}" for each in error.problems if each.hint)
-        expected = "a model that transformers has, with all its parts"
+        near = "; ".join(f"{each.where}: {each.hint}" for each in error.problems if each.hint)
+        expected = "a model whose parts all exist in transformers"
         raise RequestError(Problem(where, expected, hint=f"{near}; {choices}")) from error
 
 
@@ -327,49 +338,50 @@ def save_weights(
     rest: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Writes `config.json` and `model.safetensors`, or shards of it, that `transformers` opens.
+    """Writes `config.json` and `model.safetensors`, or shards of it, for `transformers`.
 
     Args:
-        folder: made if it is not there; files of these names in it are replaced.
-        family: None is the one that has all parts of the module.
-        config: fields of the released config, kept where they say the same.
+        folder: the folder, created if missing; existing files of these names are replaced.
+        family: the family to save as; None is the one that supports all parts of the module.
+        config: the released config's fields, preserved where they describe the module.
         architecture: the class of `transformers`; None is the one with the module's head.
-        rest: tensors of `Loaded.rest`, by name.
-        dtype: of what is written; None is the parameters'.
+        rest: the tensors of `Loaded.rest`, by name.
+        dtype: the dtype of the saved weights; None is the parameters'.
 
     Raises:
-        RequestError: no family, or not this one, has all parts of the module; nothing is written.
+        RequestError: the family, or each family, lacks parts of the module; no file is written.
     """
     if family is None:
         family = family_for(module)
-    elif wrong := family.mismatch(module):
-        hint = _listed(wrong, "; ")
-        raise RequestError(Problem(f"as {family.model_type}", "parts it has", hint=hint))
+    elif wrong := family.mismatches(module):
+        hint = _join_names(wrong, "; ")
+        expected = "the parts of this family"
+        raise RequestError(Problem(f"as {family.model_type}", expected, hint=hint))
     fields = family.config(module)
     if config is not None:
-        fields = _agreeing(family, module, dict(config), fields)
+        fields = _merge_config(family, module, dict(config), fields)
     kind = architecture or fields["architectures"][0]
     if kind not in family.architectures:
         kind = family.config(module)["architectures"][0]
     first = next(module.parameters())
-    kept_dtype = first.dtype if dtype is None else dtype
-    fields = {**fields, "architectures": [kind], "dtype": str(kept_dtype).removeprefix("torch.")}
+    dtype = first.dtype if dtype is None else dtype
+    fields = {**fields, "architectures": [kind], "dtype": str(dtype).removeprefix("torch.")}
     fields.pop("torch_dtype", None)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(_released(family, module, kind, rest or {}, kept_dtype), folder)
+    _write_shards(_released_tensors(family, module, kind, rest or {}, dtype), folder)
     text = json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False)
     (folder / NAME).write_text(text + "\n", encoding="utf-8")
 
 
-def _agreeing(
+def _merge_config(
     family: Family, module: nn.Module, config: dict[str, Any], ours: dict[str, Any]
 ) -> dict[str, Any]:
-    """The released config if it describes the module, else with our fields over it."""
+    """Returns the released config if it describes the module, else updated with our fields."""
     reading = HFConfig(dict(config), NAME)
     try:
         twin = family.build(reading, family.architecture(reading, None))
-        if not differences(parts(module), parts(twin)):
+        if not structure_differences(module_structure(module), module_structure(twin)):
             return config
     except RequestError:
         pass
@@ -378,14 +390,14 @@ def _agreeing(
     return {**config, **ours}
 
 
-def _released(
+def _released_tensors(
     family: Family,
     module: nn.Module,
     architecture: str,
     rest: Mapping[str, Tensor],
     dtype: torch.dtype,
 ) -> Iterator[tuple[str, Tensor]]:
-    """The released tensors by name, each made when asked for."""
+    """Yields the released tensors by name."""
     bare = architecture in family.bodies
     for _, pieces in family.pieces(module, architecture):
         for piece in pieces:
@@ -395,30 +407,30 @@ def _released(
         yield name, tensor.to("cpu", dtype)
 
 
-def _write(tensors: Iterator[tuple[str, Tensor]], folder: Path) -> None:
-    """One file, or several with an index; a shard at a time is in memory."""
+def _write_shards(tensors: Iterator[tuple[str, Tensor]], folder: Path) -> None:
+    """Writes one file, or several with an index, with one shard in memory at a time."""
     shards: list[Path] = []
-    places: dict[str, int] = {}
+    shard_of: dict[str, int] = {}
     total = 0
     held: dict[str, Tensor] = {}
     size = 0
 
-    def put() -> None:
+    def write_shard() -> None:
         path = folder / f".shard-{len(shards)}"
         save_file({k: x.contiguous() for k, x in held.items()}, path, metadata={"format": "pt"})
-        path.chmod(folder.stat().st_mode & 0o666)  # safetensors lets nobody else read it
+        path.chmod(folder.stat().st_mode & 0o666)  # safetensors makes the file private
         shards.append(path)
         held.clear()
 
     for name, tensor in tensors:
         if held and size + tensor.nbytes > SHARD:
-            put()
+            write_shard()
             size = 0
         held[name] = tensor
-        places[name] = len(shards)
+        shard_of[name] = len(shards)
         size += tensor.nbytes
         total += tensor.nbytes
-    put()
+    write_shard()
     if len(shards) == 1:
         shards[0].replace(folder / SAFETENSORS)
         return
@@ -427,15 +439,15 @@ def _write(tensors: Iterator[tuple[str, Tensor]], folder: Path) -> None:
         path.replace(folder / name)
     index = {
         "metadata": {"total_size": total},
-        "weight_map": {name: names[i] for name, i in places.items()},
+        "weight_map": {name: names[i] for name, i in shard_of.items()},
     }
     (folder / (SAFETENSORS + INDEX)).write_text(json.dumps(index, indent=2), encoding="utf-8")
 
 
-def _shape(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape)) or "one number"
+def _shape_text(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "one value"
 
 
-def _listed(names: list[str], between: str = ", ") -> str:
-    more = len(names) - SHOWN
-    return between.join(names[:SHOWN]) + (f"{between}{more} more" if more > 0 else "")
+def _join_names(names: list[str], between: str = ", ") -> str:
+    more = len(names) - MAX_LISTED
+    return between.join(names[:MAX_LISTED]) + (f"{between}{more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""Qwen3 (Yang et al. 2025, arXiv:2505.09388), the dense models."""
+"""Qwen3 (Yang et al. 2025, arXiv:2505.09388), dense models only."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from etude.interop.llama import NAMES, Llama
 from etude.interop.rules import Same
 
 
-class Qwen3(Llama):
-    """Llama with normalised queries and keys, and a head width of its own."""
+class Qwen3Family(Llama):
+    """Qwen3: Llama with normalised queries and keys, and a separate head width."""
 
     model_type = "qwen3"
     architectures: ClassVar[tuple[str, ...]] = ("Qwen3ForCausalLM", "Qwen3Model")
@@ -21,14 +21,14 @@ class Qwen3(Llama):
         "blocks.{i}.attention.q_norm": Same("model.layers.{i}.self_attn.q_norm"),
         "blocks.{i}.attention.k_norm": Same("model.layers.{i}.self_attn.k_norm"),
     }
-    fields: ClassVar[tuple[str, ...]] = ("attention_dropout", "max_window_layers")
+    ignored_fields: ClassVar[tuple[str, ...]] = ("attention_dropout", "max_window_layers")
 
     def arguments(self, config: HFConfig, architecture: str) -> dict[str, Any]:
         config.only("use_sliding_window", False)
-        config.get("sliding_window")  # says nothing then
+        config.get("sliding_window")  # without effect if use_sliding_window is false
         types = config.get("layer_types", [])
         if any(each != "full_attention" for each in types):
-            config.refuse("layer_types", "full_attention in each layer", types)
+            config.refuse("layer_types", "full_attention for each layer", types)
         config.only("mlp_bias", False)
         arguments = super().arguments(config, architecture)
         sizes = {
@@ -48,5 +48,5 @@ class Qwen3(Llama):
 
     def config(self, module: Any) -> dict[str, Any]:
         fields = super().config(module)
-        del fields["mlp_bias"]  # it has no such field
+        del fields["mlp_bias"]  # Qwen3 configs have no such field
         return fields

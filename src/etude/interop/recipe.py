@@ -1,4 +1,4 @@
-"""The tokenizer of released weights as a recipe that a config can name."""
+"""The recipe of a released model's tokenizer, for use in a config."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from etude.interop.hf_config import HFConfig
 
 
 class Released(Recipe):
-    """A released model's own tokenizer; special tokens in a text are letters here.
+    """A released model's own tokenizer; the names of special tokens in a text are ordinary text.
 
     Args:
         source, revision: see `etude.interop.hub.locate`.
@@ -40,17 +40,17 @@ class Released(Recipe):
 def _read(source: str, revision: str | None) -> Tokenizer:
     path = hub.locate(source, revision).path
     if path.suffix == SUFFIX:
-        found, ends = tokenizers.of_gguf(GGUF(path))
+        released, ends = tokenizers.load_gguf_tokenizer(GGUF(path))
         end = ends.stops[0] if ends.stops else None
     else:
         folder = path if path.is_dir() else path.parent
-        found = tokenizers.of_folder(folder, HFConfig.of(folder).values)
-        end = found.end_of_text
-    tokenizer = Tokenizer(found.backend, found.file)
+        released = tokenizers.load_folder_tokenizer(folder, HFConfig.of(folder).values)
+        end = released.end_of_text
+    tokenizer = Tokenizer(released.backend, released.file)
     if end is None or tokenizer.end_of_text == end:
         return tokenizer
     name = tokenizer.backend.id_to_token(end)
     if name is None:
-        expected = "a tokenizer whose end of text is one of its tokens"
+        expected = "a tokenizer that contains its end-of-text token"
         raise RequestError(Problem(str(Path(path)), expected, end))
     return tokenizer.closed_by(name)

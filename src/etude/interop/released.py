@@ -1,4 +1,4 @@
-"""A released model from wherever it lies: module, tokenizer, and where it came from."""
+"""Loading of a released model from a path or the Hub: module, tokenizer and origin."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from etude.errors import Problem, RequestError, nearest
 from etude.interop import hub, tokenizers
 from etude.interop.gguf import GGUF, SUFFIX
-from etude.interop.hub import Place
+from etude.interop.hub import WeightsLocation
 from etude.interop.pretrained import DTYPES, Loaded, load_tensors, load_weights
-from etude.interop.tokenizers import Ends, ReleasedTokenizer
+from etude.interop.tokenizers import ReleasedTokenizer, TextBoundaries
 from etude.models.decoder import Decoder
 from etude.models.encoder_decoder import EncoderDecoder
 from etude.models.language_model import LanguageModel
@@ -21,27 +21,28 @@ from etude.models.text_encoder import TextEncoder
 
 
 @dataclass(frozen=True)
-class Released:
-    """A released model, read.
+class ReleasedModel:
+    """A released model with its tokenizer.
 
     Attributes:
-        place: where it lies.
+        place: the location of the files.
         loaded: the module and its config.
-        tokenizer: None where none can be read; `without` then says why.
-        ends: the tokens around a generated text.
-        chat: the template of a chat in a GGUF file.
+        tokenizer: the tokenizer; None if it cannot be read.
+        ends: the tokens before and after a generated text.
+        tokenizer_error: the error that explains a missing tokenizer.
+        chat: the chat template of a GGUF file.
     """
 
-    place: Place
+    place: WeightsLocation
     loaded: Loaded
     tokenizer: ReleasedTokenizer | None
-    ends: Ends
-    without: RequestError | None = None
+    ends: TextBoundaries
+    tokenizer_error: RequestError | None = None
     chat: str | None = None
 
     @property
     def folder(self) -> Path | None:
-        """The released folder; None for a GGUF file, which says all by itself."""
+        """The released folder; None for a GGUF file, which contains all data itself."""
         path = self.place.path
         if path.suffix == SUFFIX:
             return None
@@ -49,10 +50,10 @@ class Released:
 
 
 def dtype_of(name: str | torch.dtype | None) -> torch.dtype | None:
-    """A number format by its name.
+    """Returns the dtype of a name.
 
     Raises:
-        RequestError: there is no such, or none that weights can have.
+        RequestError: the dtype is unknown, or not supported for weights.
     """
     if name is None or name in DTYPES.values():
         return name if isinstance(name, torch.dtype) else None
@@ -69,33 +70,33 @@ def read(
     device: str | torch.device = "cpu",
     revision: str | None = None,
     architecture: str | None = None,
-) -> Released:
-    """The model at a path or on the hub.
+) -> ReleasedModel:
+    """Loads the model at a path or on the Hub.
 
     Args:
         source, revision: see `etude.interop.hub.locate`.
-        dtype: of the parameters; None is the files' (float32 for GGUF).
-        device: where they shall lie.
+        dtype: the dtype of the parameters; None is that of the files (float32 for GGUF).
+        device: the device of the parameters.
         architecture: the class of `transformers` to read the weights as; None is the config's.
 
     Raises:
-        RequestError: the source cannot be read; nothing is half loaded.
+        RequestError: the source cannot be read.
     """
     wanted = dtype_of(dtype)
-    place = hub.locate(source, revision)
-    if (place.path / "run.json").is_file():
-        expected = "released weights; this is a run, which etude.load_run reads"
-        raise RequestError(Problem("SOURCE", expected, str(source)))
+    location = hub.locate(source, revision)
+    if (location.path / "run.json").is_file():
+        hint = "this is a run: use etude.load_run"
+        raise RequestError(Problem("SOURCE", "released weights", str(source), hint))
     try:
         where = torch.device(device)
         torch.empty(0, device=where)
     except (RuntimeError, AssertionError) as error:
-        said = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0]
         raise RequestError(
-            Problem("device", "a device of this machine", str(device), said)
+            Problem("device", "a device of this machine", str(device), reason)
         ) from error
-    if place.path.suffix == SUFFIX:
-        file = GGUF(place.path)
+    if location.path.suffix == SUFFIX:
+        file = GGUF(location.path)
         loaded = load_tensors(
             file,
             file.config(),
@@ -103,35 +104,35 @@ def read(
             device=where,
             architecture=architecture,
         )
-        without = None
-        tokenizer, ends = None, Ends()
+        tokenizer_error = None
+        tokenizer, ends = None, TextBoundaries()
         try:
-            tokenizer, ends = tokenizers.of_gguf(file)
+            tokenizer, ends = tokenizers.load_gguf_tokenizer(file)
         except RequestError as error:
-            without = error
+            tokenizer_error = error
         chat = file.get("tokenizer.chat_template")
-        found = Released(place, loaded, tokenizer, ends, without, chat)
+        released = ReleasedModel(location, loaded, tokenizer, ends, tokenizer_error, chat)
     else:
-        loaded = load_weights(place.path, dtype=wanted, device=where, architecture=architecture)
-        folder = place.path if place.path.is_dir() else place.path.parent
+        loaded = load_weights(location.path, dtype=wanted, device=where, architecture=architecture)
+        folder = location.path if location.path.is_dir() else location.path.parent
         try:
-            tokenizer = tokenizers.of_folder(folder, loaded.config)
-            ends = tokenizers.ends_of_folder(folder, loaded.config, tokenizer)
-            found = Released(place, loaded, tokenizer, ends)
+            tokenizer = tokenizers.load_folder_tokenizer(folder, loaded.config)
+            ends = tokenizers.load_boundaries(folder, loaded.config, tokenizer)
+            released = ReleasedModel(location, loaded, tokenizer, ends)
         except RequestError as error:
-            found = Released(place, loaded, None, Ends(), error)
-    return _agreeing(found)
+            released = ReleasedModel(location, loaded, None, TextBoundaries(), error)
+    return _without_unknown_ids(released)
 
 
-def with_text(released: Released) -> LanguageModel | Seq2Seq | TextEncoder:
-    """Module and tokenizer as one object.
+def with_text(released: ReleasedModel) -> LanguageModel | Seq2Seq | TextEncoder:
+    """Combines the module and the tokenizer into one object.
 
     Raises:
-        RequestError: there is no tokenizer that can be read.
+        RequestError: the model has no readable tokenizer.
     """
     if released.tokenizer is None:
-        assert released.without is not None
-        raise released.without
+        assert released.tokenizer_error is not None
+        raise released.tokenizer_error
     module, tokenizer, ends = released.loaded.module, released.tokenizer, released.ends
     if isinstance(module, Decoder):
         return LanguageModel(module, tokenizer, begin_token=ends.begin, stop_tokens=ends.stops)
@@ -140,17 +141,15 @@ def with_text(released: Released) -> LanguageModel | Seq2Seq | TextEncoder:
     return TextEncoder(module, tokenizer)
 
 
-def _agreeing(released: Released) -> Released:
-    """The same, if its tokenizer's ids all have an embedding; without ends that have none."""
+def _without_unknown_ids(released: ReleasedModel) -> ReleasedModel:
+    """Removes begin and stop tokens without an embedding, and a tokenizer with such tokens."""
     tokenizer, module = released.tokenizer, released.loaded.module
     known, ends = range(module.embedding.num_embeddings), released.ends
     begin = ends.begin if ends.begin in known else None
-    ends = Ends(begin, tuple(token for token in ends.stops if token in known))
+    ends = TextBoundaries(begin, tuple(token for token in ends.stops if token in known))
     released = replace(released, ends=ends)
     if tokenizer is None or tokenizer.vocab_size <= module.embedding.num_embeddings:
         return released
-    expected = (
-        f"at most the {module.embedding.num_embeddings} ids that the model has embeddings for"
-    )
+    expected = f"at most {module.embedding.num_embeddings} ids, the number of the embeddings"
     problem = Problem(f"{released.place.path}, the tokenizer", expected, tokenizer.vocab_size)
-    return replace(released, tokenizer=None, without=RequestError(problem))
+    return replace(released, tokenizer=None, tokenizer_error=RequestError(problem))

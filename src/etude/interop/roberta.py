@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from etude.interop.bert import Bert, Heads, body
+from etude.interop.bert import BertFamily, Heads, body
 from etude.interop.hf_config import HFConfig
 from etude.interop.rules import Same
 from etude.models.heads import ClassificationHead, MaskedLanguageHead, TaggingHead
 
 
-class Roberta(Bert):
-    """BERT whose positions begin after that of the padding."""
+class RobertaFamily(BertFamily):
+    """RoBERTa: BERT whose positions begin after the padding token's id."""
 
     model_type = "roberta"
     prefix = "roberta."
@@ -43,7 +43,7 @@ class Roberta(Bert):
     unused: ClassVar[tuple[str, ...]] = (r"roberta\.embeddings\.position_ids",)
     copies: ClassVar[Mapping[str, str]] = {r"lm_head\.decoder\.bias": "lm_head.bias"}
     output = "lm_head.decoder.weight"
-    kept: ClassVar[tuple[str, ...]] = (
+    retained: ClassVar[tuple[str, ...]] = (
         r"roberta\.pooler\..*", r"lm_head\..*", r"classifier\..*", r"qa_outputs\..*",
     )  # fmt: skip
     sizes = (50265, 512, 1e-12)
@@ -52,11 +52,11 @@ class Roberta(Bert):
         padding = config.get("pad_token_id", 1)
         if isinstance(padding, int) and padding >= 0:
             return padding + 1
-        config.refuse("pad_token_id", "a token's id: positions begin after it", padding)
+        config.refuse("pad_token_id", "a token id, after which the positions begin", padding)
         return 0
 
     def check_head(self, config: HFConfig) -> None:
-        """Nothing: RoBERTa's is always GELU's."""
+        """Does nothing: RoBERTa's head always uses GELU."""
 
-    def more(self, module: Any) -> dict[str, Any]:
+    def extra_fields(self, module: Any) -> dict[str, Any]:
         return {"pad_token_id": getattr(module.position, "offset", 0) - 1}

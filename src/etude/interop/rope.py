@@ -1,5 +1,6 @@
-"""Rotary positions in a released config, in both spellings: `rope_theta` with `rope_scaling`, and
-`rope_parameters` (transformers 5).
+"""Rotary positions in released configs.
+
+Both forms are supported: `rope_theta` with `rope_scaling`, and `rope_parameters` (transformers 5).
 """
 
 from __future__ import annotations
@@ -17,83 +18,86 @@ LLAMA3 = {
     "high": "high_freq_factor",
     "original_length": "original_max_position_embeddings",
 }
-"""Our arguments and the released names."""
+"""The released name of each of our arguments."""
 NUMBERS: dict[str, dict[str, str]] = {
     "default": {},
     "linear": {"factor": "factor"},
     "llama3": LLAMA3,
 }
-"""The kinds of scaling, and the numbers that each has, likewise."""
+"""The kinds of scaling, each with the released names of its arguments."""
 
 
 def rotary(
     config: HFConfig, *, base: str = "rope_theta", fraction: str | None = None, part: float = 1.0
 ) -> Callable[..., Position]:
-    """The position part that a config describes.
+    """Returns the position part that a config describes.
 
     Args:
-        base: the field of the older spelling with the base.
-        fraction: the field with the part of the width that is turned; None: all of it is.
-        part: that part where the config does not say.
+        base: the field with the base, in the older form.
+        fraction: the field with the fraction of the head width that is rotated; None for all.
+        part: the default of that fraction.
     """
     theta = config.number(base, 10000.0)
     scaling, parameters = config.get("rope_scaling"), config.get("rope_parameters")
-    said: Any = scaling or parameters or {}
+    values: Any = scaling or parameters or {}
     where = "rope_scaling" if scaling else "rope_parameters"
-    turned = part if fraction is None else config.number(fraction, part)
+    rotated = part if fraction is None else config.number(fraction, part)
     if fraction is None:
         config.only("partial_rotary_factor", 1, 1.0)
-    if not isinstance(said, dict) or any(isinstance(each, dict) for each in said.values()):
-        config.refuse(where, "one object for all layers", said)
-        said = {}
-    kind = said.get("rope_type", said.get("type", "default"))
+    if not isinstance(values, dict) or any(isinstance(each, dict) for each in values.values()):
+        config.refuse(where, "one object for all layers", values)
+        values = {}
+    kind = values.get("rope_type", values.get("type", "default"))
     numbers = ("rope_theta", "partial_rotary_factor", *LLAMA3.values())
-    wrong = [name for name in numbers if said.get(name) is not None and not is_number(said[name])]
+    wrong = [
+        name for name in numbers if values.get(name) is not None and not is_number(values[name])
+    ]
     for name in wrong:
-        config.refuse(f"{where}.{name}", "a number", said[name])
+        config.refuse(f"{where}.{name}", "a number", values[name])
     if wrong:
         return Rotary
-    theta = theta if said.get("rope_theta") is None else said["rope_theta"]
-    stated = said.get("partial_rotary_factor")
-    within = turned if stated is None else stated
-    if fraction is None and within != 1:
-        config.refuse(f"{where}.partial_rotary_factor", "1", within)
+    theta = theta if values.get("rope_theta") is None else values["rope_theta"]
+    factor = values.get("partial_rotary_factor")
+    factor = rotated if factor is None else factor
+    if fraction is None and factor != 1:
+        config.refuse(f"{where}.partial_rotary_factor", "1", factor)
     common: dict[str, Any] = {
         "base": float(theta),
-        "fraction": turned if fraction is None else float(within),
+        "fraction": rotated if fraction is None else float(factor),
     }
     names = NUMBERS.get(str(kind))
     if names is None:
         config.refuse(f"{where}.rope_type", f"one of {', '.join(NUMBERS)}", kind)
         return Rotary
-    older = said.get("type", kind)
+    older = values.get("type", kind)
     if older != kind:
-        config.refuse(f"{where}.type", f"what rope_type says, {kind}", older)
+        config.refuse(f"{where}.type", f"the value of rope_type, {kind}", older)
     known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *names.values()}
-    for name in said.keys() - known:
-        if not is_off(said[name]):
-            config.refuse(f"{where}.{name}", f"no such number in the scaling {kind}", said[name])
+    for name in values.keys() - known:
+        if not is_off(values[name]):
+            expected = f"no such field with rope_type {kind}"
+            config.refuse(f"{where}.{name}", expected, values[name])
     if kind == "default":
         return partial(Rotary, **common)
     if kind == "llama3":
-        said = {LLAMA3["original_length"]: config.get("max_position_embeddings"), **said}
-    missing = [name for name in names.values() if said.get(name) is None]
+        values = {LLAMA3["original_length"]: config.get("max_position_embeddings"), **values}
+    missing = [name for name in names.values() if values.get(name) is None]
     for name in missing:
-        config.refuse(f"{where}.{name}", f"a number: {kind} needs it")
+        config.refuse(f"{where}.{name}", f"a number, required by rope_type {kind}")
     if missing:
         return Rotary
-    stated = {ours: said[name] for ours, name in names.items()}
-    return partial(LinearRotary if kind == "linear" else Llama3Rotary, **common, **stated)
+    arguments = {ours: values[name] for ours, name in names.items()}
+    return partial(LinearRotary if kind == "linear" else Llama3Rotary, **common, **arguments)
 
 
 def rope_fields(position: object, *, base: str = "rope_theta") -> dict[str, Any]:
-    """The fields that describe a position part, in the spelling that all versions read."""
+    """Returns the fields that describe a position part, in the form that all versions read."""
     if not isinstance(position, Rotary):
         return {}
     fields: dict[str, Any] = {base: position.base}
     if type(position) is LinearRotary:
         fields["rope_scaling"] = {"rope_type": "linear", "factor": position.factor}
     elif type(position) is Llama3Rotary:
-        said = {name: getattr(position, ours) for ours, name in LLAMA3.items()}
-        fields["rope_scaling"] = {"rope_type": "llama3", **said}
+        values = {name: getattr(position, ours) for ours, name in LLAMA3.items()}
+        fields["rope_scaling"] = {"rope_type": "llama3", **values}
     return fields

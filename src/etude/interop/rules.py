@@ -1,7 +1,7 @@
-"""How a tensor of ours is made of the tensors of a released checkpoint, and these of ours.
+"""Rules that map the tensors of a released checkpoint to the parameters of Étude modules.
 
-A rule says which view of our parameter each released tensor is. Copying into the view loads it,
-reading the view saves it: so both directions are the same numbers.
+A rule defines the view of a parameter that each released tensor corresponds to. Loading copies into
+the view, saving reads the view, so both directions are exact.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Piece:
-    """A released tensor and its place in a parameter of ours.
+    """A released tensor as a part of an Étude parameter.
 
     Args:
-        name: of the released tensor.
-        shape: of the released tensor.
-        view: the part of our parameter, with as many numbers, in the same order.
+        name: the released tensor's name.
+        shape: the released tensor's shape.
+        view: the view of the parameter, with as many values in the same order.
     """
 
     name: str
@@ -29,28 +29,28 @@ class Piece:
 
 @dataclass(frozen=True)
 class Same:
-    """As it is.
+    """Rule for a tensor that is stored unchanged.
 
     Args:
-        name: of the module that holds the released tensor, before `.weight` or `.bias`; of the
-            tensor itself where ours is neither.
+        name: the released module's name, without `.weight` or `.bias`; the tensor's full name for
+            other parameters.
     """
 
     name: str
 
     def pieces(self, parameter: Tensor, suffix: str, owner: Any) -> list[Piece]:
-        """The released tensors in a parameter of ours.
+        """Returns the released tensors of a parameter.
 
         Args:
-            suffix: `.weight`, `.bias`, or nothing.
-            owner: the module around the one that has the parameter: an attention for its `qkv`.
+            suffix: `.weight`, `.bias`, or empty.
+            owner: the parent of the parameter's module, such as the attention of a `qkv`.
         """
         return [Piece(self.name + suffix, tuple(parameter.shape), parameter)]
 
 
 @dataclass(frozen=True)
 class Transposed(Same):
-    """A matrix that is kept as (input, output); a bias as it is."""
+    """Rule for a matrix that is stored as (input, output); a bias is stored unchanged."""
 
     def pieces(self, parameter: Tensor, suffix: str, owner: Any) -> list[Piece]:
         view = parameter.mT if parameter.ndim == 2 else parameter
@@ -58,8 +58,8 @@ class Transposed(Same):
 
 
 @dataclass(frozen=True)
-class Row(Same):
-    """A vector that is kept as a matrix of one row."""
+class RowVector(Same):
+    """Rule for a vector that is stored as a matrix of one row."""
 
     def pieces(self, parameter: Tensor, suffix: str, owner: Any) -> list[Piece]:
         return [Piece(self.name + suffix, (1, *parameter.shape), parameter[None])]
@@ -67,7 +67,7 @@ class Row(Same):
 
 @dataclass(frozen=True)
 class Stacked:
-    """Queries, keys and values each in a tensor of its own: ours is one above the other.
+    """Rule for separate tensors of queries, keys and values; ours is their concatenation.
 
     Args:
         queries, keys, values: the names of the released modules.
@@ -89,8 +89,9 @@ class Stacked:
 
 @dataclass(frozen=True)
 class Interleaved(Same):
-    """One tensor of queries, keys and values, head after head (GPT-NeoX): H times (q, k, v),
-    where ours is (q, k, v), each of all heads.
+    """Rule for one tensor of queries, keys and values by head (GPT-NeoX).
+
+    The released order is (q, k, v) of each head in turn; ours is all q, all k, all v.
     """
 
     def pieces(self, parameter: Tensor, suffix: str, owner: Any) -> list[Piece]:

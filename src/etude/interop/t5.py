@@ -21,7 +21,7 @@ from etude.nn.position import RelativeBias
 
 FEEDFORWARDS: dict[str, type[nn.Module]] = {
     "relu": ReLU,
-    "gated-gelu": GEGLUTanh,  # by the tanh approximation, whatever it is called
+    "gated-gelu": GEGLUTanh,  # despite the name, the tanh approximation
     "gated-silu": SwiGLU,
     "gelu": GELU,
     "gelu_new": GELUTanh,
@@ -30,7 +30,7 @@ FEEDFORWARDS: dict[str, type[nn.Module]] = {
 
 
 def _stack(stack: str, feedforward: int) -> dict[str, Rule]:
-    """The names of the encoder or the decoder; the branch `feedforward` comes last."""
+    """Returns the rules of the encoder or the decoder; `feedforward` is the last branch's index."""
     ours, block = f"{stack}.blocks.{{i}}.", f"{stack}.block.{{i}}.layer."
     last = f"{block}{feedforward}."
     attention = block + "0.SelfAttention."
@@ -46,7 +46,7 @@ def _stack(stack: str, feedforward: int) -> dict[str, Rule]:
 
 
 def _middle(gated: bool) -> dict[str, Rule]:
-    """The first matrices of the feed-forwards."""
+    """Returns the rules of the input projections of the feed-forward branches."""
     names: dict[str, Rule] = {}
     for stack, last in (("encoder", 1), ("decoder", 2)):
         ours = f"{stack}.blocks.{{i}}.feedforward."
@@ -60,8 +60,8 @@ def _middle(gated: bool) -> dict[str, Rule]:
 ACROSS = "decoder.block.{i}.layer.1.EncDecAttention."
 
 
-class T5(Family):
-    """Relative biases, RMS norm before each branch, no scale of the scores, no biases."""
+class T5Family(Family):
+    """T5: relative position biases, RMS norm before each branch, unscaled scores, no biases."""
 
     model_type = "t5"
     kind = EncoderDecoder
@@ -81,7 +81,7 @@ class T5(Family):
         r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
     )
     copies: ClassVar[Mapping[str, str]] = {r"(en|de)coder\.embed_tokens\.weight": embedding}
-    fields: ClassVar[tuple[str, ...]] = ("dropout_rate",)
+    ignored_fields: ClassVar[tuple[str, ...]] = ("dropout_rate",)
     synonyms: ClassVar = {
         "hidden_size": "d_model",
         "num_attention_heads": "num_heads",
@@ -92,8 +92,9 @@ class T5(Family):
     def rules(self, module: Any, architecture: str) -> Mapping[str, Rule]:
         return {**self.names, **_middle(hasattr(module.encoder.blocks[0].feedforward, "gate"))}
 
-    def settle(self, config: HFConfig, same: bool | None) -> None:
-        # Version 1.1 has a projection of its own and no scale; transformers 5 calls it tied.
+    def adjust_config(self, config: HFConfig, same: bool | None) -> None:
+        # Version 1.1 has a separate, unscaled output projection, but transformers 5 writes
+        # tie_word_embeddings=true for it.
         tied = config.flag("tie_word_embeddings", True)
         config.values.setdefault("scale_decoder_outputs", tied)
         config.values["tie_word_embeddings"] = same is None or (tied and same)
@@ -106,7 +107,7 @@ class T5(Family):
         feedforward = config.activation(
             "feed_forward_proj", "relu", FEEDFORWARDS, config.size("d_ff", 2048)
         )
-        # What `transformers` derives of feed_forward_proj, and lets a config say otherwise.
+        # `transformers` derives these fields from feed_forward_proj; a config can override them.
         stated = str(config.get("feed_forward_proj", "relu"))
         middle = {"gated-gelu": "gelu_new"}.get(stated, stated.removeprefix("gated-"))
         config.only("dense_act_fn", middle)

@@ -1,4 +1,4 @@
-"""Named tensors in files, read one at a time: safetensors, sharded or not, and `torch.save`'s."""
+"""Readers of named tensors: safetensors and `torch.save` files, in one file or in shards."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"
 EXPECTED = f"{SAFETENSORS}, {SAFETENSORS}{INDEX} with its shards, or {BIN}"
 MAPPED = 2**25
-"""Bytes read from a file before it is mapped anew: pages once touched count as the process's."""
+"""Bytes read from a file before it is mapped again, which releases the pages that were read."""
 
 
 class Tensors(Protocol):
-    """Tensors by name, each read when asked for.
+    """Contract of the readers: tensors by name, each read on demand.
 
     Attributes:
-        where: the file or folder, as messages name it.
+        where: the file or folder.
     """
 
     where: Path
 
     def names(self) -> list[str]:
-        """All of them, in the file's order."""
+        """Returns the names of all tensors, in the file's order."""
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of one of them, without reading it."""
+        """Returns a tensor's shape without reading the tensor."""
 
     def read(self, name: str) -> Tensor:
-        """One of them, on the CPU; perhaps a view of the file, so not to be written to."""
+        """Reads a tensor to the CPU. It may be a view of the file: do not modify it."""
 
     def __enter__(self) -> Self:
-        """Itself."""
+        """Returns the reader."""
 
     def __exit__(
         self,
@@ -49,18 +49,18 @@ class Tensors(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Lets go of the files."""
+        """Closes the files."""
 
 
-class _Files:
-    """The base of the readers below: each tensor is in one of several files.
+class _FileTensors:
+    """Base class of the readers: each tensor is in one of several files.
 
-    A file is opened at the first read from it, and anew after every `MAPPED` bytes.
+    A file is opened at the first read from it, and again after every `MAPPED` bytes.
 
     Args:
-        where: as `Tensors` says.
-        files: of each tensor.
-        shapes: of each tensor.
+        where: the file or folder.
+        files: the file of each tensor.
+        shapes: the shape of each tensor.
     """
 
     def __init__(
@@ -81,8 +81,8 @@ class _Files:
         file = self._files[name]
         if self._open is None or self._open[0] != file or self._read > MAPPED:
             self._open, self._read = None, 0
-            self._open = (file, self._opened(file))
-        tensor = self._taken(self._open[1], name)
+            self._open = (file, self._open_file(file))
+        tensor = self._get_tensor(self._open[1], name)
         self._read += tensor.nbytes
         return tensor
 
@@ -98,132 +98,134 @@ class _Files:
         self._open = None
 
     @staticmethod
-    def _opened(file: Path) -> Any:
+    def _open_file(file: Path) -> Any:
         raise NotImplementedError
 
     @staticmethod
-    def _taken(opened: Any, name: str) -> Tensor:
+    def _get_tensor(opened: Any, name: str) -> Tensor:
         raise NotImplementedError
 
 
-class SafeTensors(_Files):
+class SafeTensors(_FileTensors):
     """Tensors of one or several safetensors files.
 
     Raises:
-        RequestError: a file that is no safetensors file, or not all of one.
+        RequestError: a file is not a safetensors file, or is incomplete.
     """
 
     def __init__(self, where: Path, files: Iterable[Path]) -> None:
-        place, shapes = {}, {}
+        file_of, shapes = {}, {}
         for file in files:
-            opened = self._opened(file)
+            opened = self._open_file(file)
             for name in opened.keys():  # noqa: SIM118 (it is no dictionary)
-                place[name] = file
+                file_of[name] = file
                 shapes[name] = tuple(opened.get_slice(name).get_shape())
-        super().__init__(where, place, shapes)
+        super().__init__(where, file_of, shapes)
 
     @staticmethod
-    def _opened(file: Path) -> Any:
+    def _open_file(file: Path) -> Any:
         try:
             return safe_open(file, framework="pt")
         except (SafetensorError, OSError) as error:
-            expected = f"a whole safetensors file ({error})"
-            raise RequestError(Problem(str(file), expected)) from error
+            expected, hint = "a complete safetensors file", str(error)
+            raise RequestError(Problem(str(file), expected, hint=hint)) from error
 
     @staticmethod
-    def _taken(opened: Any, name: str) -> Tensor:
+    def _get_tensor(opened: Any, name: str) -> Tensor:
         tensor: Tensor = opened.get_tensor(name)
         return tensor
 
 
-class PickledTensors(_Files):
-    """Tensors of one or several files of `torch.save`, read with `weights_only=True`: nothing that
-    such a file asks for is imported or called.
+class PickledTensors(_FileTensors):
+    """Tensors of one or several `torch.save` files, read with `weights_only=True`.
+
+    No code from the files is imported or called.
 
     Raises:
-        RequestError: a file that is not of `torch.save`, not all of one, or that holds more than
-            tensors.
+        RequestError: a file is not a `torch.save` file, is incomplete, or contains other objects
+            than tensors.
     """
 
     def __init__(self, where: Path, files: Iterable[Path]) -> None:
-        place, shapes = {}, {}
+        file_of, shapes = {}, {}
         for file in files:
-            for name, tensor in self._opened(file).items():
-                place[name] = file
+            for name, tensor in self._open_file(file).items():
+                file_of[name] = file
                 shapes[name] = tuple(tensor.shape)
-        super().__init__(where, place, shapes)
+        super().__init__(where, file_of, shapes)
 
     @staticmethod
-    def _opened(file: Path) -> Any:
+    def _open_file(file: Path) -> Any:
         try:
             try:
-                found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+                content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
             except RuntimeError:  # the format before torch 1.6 cannot be mapped
-                found = torch.load(file, map_location="cpu", weights_only=True)
+                content = torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            expected = "a file of tensors alone: what would run code is not unpickled"
-            hint = "the same weights as model.safetensors can be read"
+            expected = "a file that contains only tensors"
+            hint = "other objects are not unpickled, as they could run code; use model.safetensors"
             raise RequestError(Problem(str(file), expected, hint=hint)) from error
         except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-            said = str(error).partition("\n")[0]
-            raise RequestError(
-                Problem(str(file), f"a whole file of torch.save ({said})")
-            ) from error
-        if not isinstance(found, dict) or not all(isinstance(x, Tensor) for x in found.values()):
-            kind = type(found).__name__
+            expected, hint = "a complete torch.save file", str(error).partition("\n")[0]
+            raise RequestError(Problem(str(file), expected, hint=hint)) from error
+        is_state = isinstance(content, dict)
+        if not is_state or not all(isinstance(x, Tensor) for x in content.values()):
+            kind = type(content).__name__
             raise RequestError(Problem(str(file), "tensors by name, as of state_dict()", kind))
-        return found
+        return content
 
     @staticmethod
-    def _taken(opened: Any, name: str) -> Tensor:
+    def _get_tensor(opened: Any, name: str) -> Tensor:
         tensor: Tensor = opened[name]
         return tensor
 
 
 def open_tensors(source: Path) -> Tensors:
-    """The tensors of a folder (safetensors before `torch.save`'s, one file before shards), or of
-    one file.
+    """Opens the tensors of a folder or of one file.
+
+    In a folder, safetensors take precedence over `torch.save` files, and one file over shards.
 
     Raises:
-        RequestError: no such file or folder; nothing in it that is known; an index that names a
-            file which is not there; see also `SafeTensors` and `PickledTensors`.
+        RequestError: the file or folder is missing; the folder has no weights; an index names a
+            missing file; see also `SafeTensors` and `PickledTensors`.
     """
     if source.is_dir():
         for name in (SAFETENSORS, SAFETENSORS + INDEX, BIN, BIN + INDEX):
             if (source / name).is_file():
                 return open_tensors(source / name)
         names = ", ".join(sorted(file.name for file in source.iterdir())[:8]) or "nothing"
-        raise RequestError(Problem(str(source), EXPECTED, hint=f"there is {names}"))
+        raise RequestError(Problem(str(source), EXPECTED, hint=f"it contains {names}"))
     if not source.is_file():
-        raise RequestError(Problem(str(source), "a file or a folder of weights", hint="no such"))
+        expected = "a file or a folder of weights"
+        raise RequestError(Problem(str(source), expected, hint="no such path"))
     pickled = BIN.rpartition(".")[2] in source.name.split(".") or source.suffix in (".pt", ".pth")
-    files = _shards(source) if source.name.endswith(INDEX) else [source]
+    files = _shard_paths(source) if source.name.endswith(INDEX) else [source]
     return PickledTensors(source, files) if pickled else SafeTensors(source, files)
 
 
 def files_named(index: Path) -> list[str]:
-    """The names of files that the index of split weights states.
+    """Returns the names of the files in the index of sharded weights.
 
     Raises:
-        RequestError: the index is none.
+        RequestError: the file is not an index of sharded weights.
     """
-    places = read_object(index).get("weight_map")
-    if isinstance(places, dict) and all(isinstance(name, str) for name in places.values()):
-        return sorted(set(places.values()))
+    files = read_object(index).get("weight_map")
+    if isinstance(files, dict) and all(isinstance(name, str) for name in files.values()):
+        return sorted(set(files.values()))
     expected = "an object with the file of each tensor"
-    raise RequestError(Problem(f"{index}, weight_map", expected, places))
+    raise RequestError(Problem(f"{index}, weight_map", expected, files))
 
 
-def _shards(index: Path) -> list[Path]:
-    """The files that an index names, beside it."""
+def _shard_paths(index: Path) -> list[Path]:
+    """Returns the paths of the files that an index names, which are in the index's folder."""
     names = files_named(index)
-    strange = [name for name in names if Path(name).name != name]
+    outside = [name for name in names if Path(name).name != name]
     missing = [
-        name for name in names if name not in strange and not (index.parent / name).is_file()
+        name for name in names if name not in outside and not (index.parent / name).is_file()
     ]
-    problems = [Problem(str(index), "names of files beside it", name) for name in strange]
+    problems = [Problem(str(index), "names of files in the same folder", name) for name in outside]
     problems += [
-        Problem(str(index.parent / name), f"this file, {index.name} names it", hint="no such file")
+        Problem(str(index.parent / name), f"the file that {index.name} names", hint="no such file")
         for name in missing
     ]
     if problems:

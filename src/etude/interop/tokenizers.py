@@ -1,4 +1,4 @@
-"""The tokenizer of a released model: from its folder, or from a GGUF file's metadata."""
+"""Tokenizers of released models, read from a folder or from a GGUF file's metadata."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from etude.data.pretrained import FILES, Pretrained
 from etude.data.tokenizer import Tokenizer, special_token
 from etude.errors import Problem, RequestError
 from etude.interop.gguf import GGUF
-from etude.interop.gguf_keys import unknown_tokenizer_keys, wrong_tokenizer_values
+from etude.interop.gguf_keys import invalid_tokenizer_values, unknown_tokenizer_keys
 from etude.interop.hub import SENTENCEPIECE, TEXT
 from etude.interop.json_file import read_object
 from etude.interop.tokenizer_config import contradictions
@@ -34,10 +34,10 @@ from etude.records.opening import TOKENIZER
 
 CONFIG = "tokenizer_config.json"
 GENERATION = "generation_config.json"
-FRAMES = {"bert": ("[CLS]", "[SEP]"), "roberta": ("<s>", "</s>")}
-"""What stands around a text, by family, where the vocabulary's files don't say it."""
+TEMPLATES = {"bert": ("[CLS]", "[SEP]"), "roberta": ("<s>", "</s>")}
+"""The special tokens around a text, by family, which the vocabulary files do not state."""
 
-CONTROL, USER_DEFINED, BYTE = 3, 4, 6  # kinds of tokens in a GGUF file
+CONTROL, USER_DEFINED, BYTE = 3, 4, 6  # token types in a GGUF file
 
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -47,15 +47,14 @@ _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 
 
 class ReleasedTokenizer(Tokenizer):
-    """A released model's tokenizer: special tokens that stand in a prompt are read as such, so that
-    a chat can be typed as the model knows it (`<|im_start|>user`).
+    """A released model's tokenizer, which encodes the names of special tokens as special tokens.
 
-    Who passes on text of strangers to a model should know that; the tokenizer of a run never
-    does it.
+    So a prompt can contain the chat format of the model (`<|im_start|>user`). Mind this if you pass
+    untrusted text to a model. A run's own tokenizer treats such names as ordinary text.
 
     Args:
-        backend: of the `tokenizers` library; it is copied.
-        file: what it was read from, for errors.
+        backend: a tokenizer of the `tokenizers` library, which is copied.
+        file: the file's name in messages.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, file: str = TOKENIZER.name) -> None:
@@ -67,104 +66,111 @@ class ReleasedTokenizer(Tokenizer):
 
 
 @dataclass(frozen=True)
-class Ends:
-    """The tokens around a generated text.
+class TextBoundaries:
+    """Tokens before and after a generated text.
 
     Attributes:
-        begin: what the model reads before every prompt, if anything.
-        stops: any of them ends a text.
+        begin: the token before every prompt; None for no token.
+        stops: the stop tokens, each of which ends a text.
     """
 
     begin: int | None = None
     stops: tuple[int, ...] = ()
 
 
-def of_folder(folder: Path, config: Mapping[str, Any]) -> ReleasedTokenizer:
-    """The tokenizer in a folder: `tokenizer.json`, else GPT-2's or BERT's vocabulary files.
+def load_folder_tokenizer(folder: Path, config: Mapping[str, Any]) -> ReleasedTokenizer:
+    """Reads the tokenizer in a folder: `tokenizer.json`, else GPT-2's or BERT's vocabulary files.
 
     Args:
-        config: of `config.json`.
+        config: the fields of `config.json`.
 
     Raises:
-        RequestError: there is none, or a broken one.
+        RequestError: the folder has no tokenizer, or an invalid one.
     """
     if not any((folder / name).is_file() for name in FILES):
-        raise RequestError(_none_in(folder, config))
+        raise RequestError(_no_tokenizer_problem(folder, config))
     try:
-        found = Pretrained(str(folder)).train(())
+        trained = Pretrained(str(folder)).train(())
     except RequestError as error:
-        if _sentencepiece(folder):
-            raise RequestError(_none_in(folder, config)) from error
+        if _find_sentencepiece(folder):
+            raise RequestError(_no_tokenizer_problem(folder, config)) from error
         problems = [Problem(str(folder), p.expected, hint=p.hint) for p in error.problems]
         raise RequestError(problems) from error
-    backend = found.backend
-    tokenizer = ReleasedTokenizer(backend, found.file)
-    stated = _json(folder / CONFIG)
+    backend = trained.backend
+    tokenizer = ReleasedTokenizer(backend, trained.file)
+    stated = _read_optional(folder / CONFIG)
     if not (folder / "tokenizer.json").is_file():
-        stated.setdefault("added_tokens", _json(folder / "added_tokens.json"))
+        stated.setdefault("added_tokens", _read_optional(folder / "added_tokens.json"))
     if problems := contradictions(folder, stated, backend):
         raise RequestError(problems)
     if not (folder / "tokenizer.json").is_file():
-        frame = FRAMES.get(str(config.get("model_type")))
-        if frame is not None:
-            tokenizer = _framed(tokenizer, *frame)
+        template = TEMPLATES.get(str(config.get("model_type")))
+        if template is not None:
+            tokenizer = _add_template(tokenizer, *template)
     if tokenizer.end_of_text is None:
-        name = _content(_json(folder / CONFIG).get("eos_token"))
+        name = _token_text(_read_optional(folder / CONFIG).get("eos_token"))
         tokenizer.end_of_text = None if name is None else tokenizer.backend.token_to_id(name)
     return tokenizer
 
 
-def ends_of_folder(folder: Path, config: Mapping[str, Any], tokenizer: ReleasedTokenizer) -> Ends:
-    """What `generation_config.json`, else `config.json`, says of the end, and the tokenizer of the
-    beginning.
+def load_boundaries(
+    folder: Path, config: Mapping[str, Any], tokenizer: ReleasedTokenizer
+) -> TextBoundaries:
+    """Reads the stop tokens and the first token of a text.
+
+    The stop tokens are those of `generation_config.json`, else of `config.json`. The first token is
+    that of the tokenizer's template, else of `tokenizer_config.json`.
     """
-    said = {**config, **_json(folder / GENERATION)}
-    stops = said.get("eos_token_id")
-    listed = [stop for stop in (stops if isinstance(stops, list) else [stops]) if stop is not None]
-    if wrong := [stop for stop in listed if type(stop) is not int or stop < 0]:
-        raise RequestError(Problem(f"{folder}: eos_token_id", "a token's id, or several", wrong))
-    begin = _opening(tokenizer)
-    stated = _json(folder / CONFIG)
+    stops = {**config, **_read_optional(folder / GENERATION)}.get("eos_token_id")
+    stop_tokens = [
+        stop for stop in (stops if isinstance(stops, list) else [stops]) if stop is not None
+    ]
+    if wrong := [stop for stop in stop_tokens if type(stop) is not int or stop < 0]:
+        expected = "a token id or a list of token ids"
+        raise RequestError(Problem(f"{folder}: eos_token_id", expected, wrong))
+    begin = _first_special_token(tokenizer)
+    stated = _read_optional(folder / CONFIG)
     if begin is None and stated.get("add_bos_token") is True:
-        name = _content(stated.get("bos_token"))
+        name = _token_text(stated.get("bos_token"))
         begin = None if name is None else tokenizer.backend.token_to_id(name)
         if begin is None and name is not None:
-            expected = "a token of the vocabulary, as add_bos_token is true"
+            expected = "a token of the vocabulary, since add_bos_token is true"
             raise RequestError(Problem(f"{folder / CONFIG}: bos_token", expected, name))
-    return Ends(begin, tuple(listed))
+    return TextBoundaries(begin, tuple(stop_tokens))
 
 
-def of_gguf(file: GGUF) -> tuple[ReleasedTokenizer, Ends]:
-    """The byte-level tokenizer that a GGUF file describes; a `tokenizer.json` beside the file is
-    taken instead.
+def load_gguf_tokenizer(file: GGUF) -> tuple[ReleasedTokenizer, TextBoundaries]:
+    """Builds the byte-level tokenizer of a GGUF file's metadata.
+
+    A `tokenizer.json` next to the file takes precedence.
 
     Raises:
-        RequestError: the file has none, or one of another kind.
+        RequestError: the file has no tokenizer, or one of another kind.
     """
-    if problems := wrong_tokenizer_values(file.get, str(file.where)):
+    if problems := invalid_tokenizer_values(file.get, str(file.where)):
         raise RequestError(problems)
     begin = file.get("tokenizer.ggml.bos_token_id")
     splitting = str(file.get("tokenizer.ggml.pre", "gpt-2"))
-    if not file.get("tokenizer.ggml.add_bos_token", splitting in _BEGUN):
+    if not file.get("tokenizer.ggml.add_bos_token", splitting in _BEGIN_BY_DEFAULT):
         begin = None
     stops = (file.get(f"tokenizer.ggml.{each}_token_id") for each in ("eos", "eot", "eom"))
-    ends = Ends(begin, tuple(dict.fromkeys(token for token in stops if token is not None)))
+    ends = TextBoundaries(
+        begin, tuple(dict.fromkeys(token for token in stops if token is not None))
+    )
     if (file.where.parent / "tokenizer.json").is_file():
-        return of_folder(file.where.parent, {}), ends
+        return load_folder_tokenizer(file.where.parent, {}), ends
     kind = file.get("tokenizer.ggml.model")
     if kind != "gpt2":
-        expected = "gpt2, a byte-level tokenizer: no other is made of a GGUF file's metadata"
-        hint = "with the model's tokenizer.json beside the file, that is taken"
-        raise RequestError(Problem(f"{file.where}, tokenizer.ggml.model", expected, kind, hint))
+        expected = "gpt2, the only kind of tokenizer that is read from GGUF metadata"
+        raise RequestError(Problem(f"{file.where}, tokenizer.ggml.model", expected, kind, _HINT))
     if problems := unknown_tokenizer_keys(file.keys(), file.get, str(file.where)):
         raise RequestError(problems)
-    backend = tokenizers.Tokenizer(_byte_level(file))
+    backend = tokenizers.Tokenizer(_byte_level_model(file))
     if splitting not in _SPLITTINGS:
-        expected = f"a splitting of text that Étude knows: {', '.join(_SPLITTINGS)}"
-        hint = "with the model's tokenizer.json beside the file, that is taken"
-        raise RequestError(Problem(f"{file.where}, tokenizer.ggml.pre", expected, splitting, hint))
+        expected = f"one of {', '.join(_SPLITTINGS)}"
+        raise RequestError(Problem(f"{file.where}, tokenizer.ggml.pre", expected, splitting, _HINT))
     steps = [*_SPLITTINGS[splitting], pre_tokenizers.ByteLevel(add_prefix_space=False,
-             use_regex=splitting in _AS_GPT2)]  # fmt: skip
+             use_regex=splitting in _GPT2_REGEX)]  # fmt: skip
     backend.pre_tokenizer = pre_tokenizers.Sequence(steps) if len(steps) > 1 else steps[0]
     backend.decoder = decoders.ByteLevel()
     if splitting == "qwen2":
@@ -183,39 +189,40 @@ def _split(pattern: str) -> Any:
     return pre_tokenizers.Split(Regex(pattern), behavior="isolated")
 
 
-_BEGUN = ("llama-bpe",)
-"""Splittings with which llama.cpp puts the first token before a text where the file is silent."""
-_AS_GPT2 = ("gpt-2", "smollm")
+_HINT = "put the model's tokenizer.json next to the file to use it instead"
+_BEGIN_BY_DEFAULT = ("llama-bpe",)
+"""Pre-tokenizers with which llama.cpp adds the first token by default."""
+_GPT2_REGEX = ("gpt-2", "smollm")
 _SPLITTINGS: dict[str, list[Any]] = {
     "gpt-2": [],
     "smollm": [pre_tokenizers.Digits(individual_digits=True)],
     "llama-bpe": [_split(_LLAMA3)],
     "qwen2": [_split(_QWEN2)],
 }
-"""What is done before bytes become letters, by llama.cpp's names."""
+"""The pre-tokenization steps before the byte-level one, by their names in llama.cpp."""
 
 
-def _byte_level(file: GGUF) -> models.BPE:
+def _byte_level_model(file: GGUF) -> models.BPE:
     names = file.get("tokenizer.ggml.tokens")
     merges = file.get("tokenizer.ggml.merges")
     where = f"{file.where}, tokenizer.ggml"
     if not isinstance(names, list) or not isinstance(merges, list):
-        raise RequestError(Problem(where, "lists of tokens and merges"))
+        raise RequestError(Problem(where, "a list of tokens and a list of merges"))
     letters = byte_letters()
     alphabet = set(letters)
 
-    def spelt(name: str) -> str:
-        """User-defined tokens stand there as text."""
+    def to_byte_letters(name: str) -> str:
+        """Converts a token that is stored as text to the letters of its bytes."""
         return name if set(name) <= alphabet else "".join(letters[b] for b in name.encode())
 
     kinds = file.get("tokenizer.ggml.token_type", [1] * len(names))
     if not isinstance(kinds, list) or len(kinds) != len(names) or BYTE in kinds:
-        expected = f"{len(names)} kinds of tokens, none of them a byte ({BYTE})"
+        expected = f"{len(names)} token types, none of them a byte ({BYTE})"
         raise RequestError(Problem(f"{where}.token_type", expected))
     if len(set(names)) != len(names):
-        raise RequestError(Problem(f"{where}.tokens", "each token once"))
+        raise RequestError(Problem(f"{where}.tokens", "a list without duplicates"))
     vocabulary = {
-        name if kind in (CONTROL, USER_DEFINED) else spelt(name): number
+        name if kind in (CONTROL, USER_DEFINED) else to_byte_letters(name): number
         for number, (name, kind) in enumerate(zip(names, kinds, strict=True))
     }
     pairs = [(first, second) for first, _, second in (merge.partition(" ") for merge in merges)]
@@ -224,7 +231,8 @@ def _byte_level(file: GGUF) -> models.BPE:
         return models.BPE(vocabulary, pairs, ignore_merges=whole)
     except Exception as error:  # the library raises a bare Exception
         hint = f"{type(error).__name__}: {error}"
-        raise RequestError(Problem(where, "merges of tokens that are there", hint=hint)) from error
+        expected = "merges whose tokens are in the vocabulary"
+        raise RequestError(Problem(where, expected, hint=hint)) from error
 
 
 def write(
@@ -238,15 +246,16 @@ def write(
     chat: str | None = None,
     types: bool = False,
 ) -> None:
-    """Puts a tokenizer where `transformers` finds it beside weights.
+    """Writes a tokenizer's files into a folder of weights, for `transformers`.
 
     Args:
-        tokenizer: written as `tokenizer.json` unless `source` has that file.
-        source: a released folder, whose files for text are copied as they are.
-        begin, ends: the first of `ends` is the end of text that `tokenizer_config.json` names.
-        max_length: the most tokens of a text.
-        chat: the template of a chat, Jinja.
-        types: the model tells the second of two texts from the first by token types.
+        tokenizer: the tokenizer, saved as `tokenizer.json` unless `source` has that file.
+        source: a released folder, whose tokenizer files are copied unchanged.
+        begin: the id of the `bos_token`.
+        ends: the stop tokens; the first is the `eos_token`.
+        max_length: the maximum number of tokens per text.
+        chat: the chat template (Jinja).
+        types: whether the model distinguishes the second of two texts by token types.
     """
     if source is not None:
         for name in TEXT:
@@ -257,11 +266,11 @@ def write(
     if (folder / CONFIG).is_file():
         return
     end = ends[0] if ends else tokenizer.end_of_text
-    named = {"bos_token": begin, "eos_token": end, "unk_token": tokenizer.unknown}
+    ids = {"bos_token": begin, "eos_token": end, "unk_token": tokenizer.unknown}
     special = tokenizer.special_tokens()
-    spelt = {number: name for name, number in special.items()}
+    name_of = {number: name for name, number in special.items()}
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
-    config |= {key: spelt[number] for key, number in named.items() if number in spelt}
+    config |= {key: name_of[number] for key, number in ids.items() if number in name_of}
     config |= {
         f"{key}_token": name
         for key, name in (("cls", "[CLS]"), ("sep", "[SEP]"), ("pad", "[PAD]"), ("mask", "[MASK]"))
@@ -278,7 +287,7 @@ def write(
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
-def _framed(tokenizer: ReleasedTokenizer, first: str, last: str) -> ReleasedTokenizer:
+def _add_template(tokenizer: ReleasedTokenizer, first: str, last: str) -> ReleasedTokenizer:
     backend = tokenizer.backend
     numbers = {name: backend.token_to_id(name) for name in (first, last)}
     if None in numbers.values():
@@ -292,32 +301,32 @@ def _framed(tokenizer: ReleasedTokenizer, first: str, last: str) -> ReleasedToke
     return ReleasedTokenizer(backend, tokenizer.file)
 
 
-def _opening(tokenizer: ReleasedTokenizer) -> int | None:
-    """The special token that the tokenizer puts before a text."""
+def _first_special_token(tokenizer: ReleasedTokenizer) -> int | None:
+    """Returns the special token that the tokenizer adds before a text; None if it adds none."""
     (empty,) = tokenizer.framed([""])
     (text,) = tokenizer.framed(["a"])
-    plain = tokenizer.encode("a")
-    if len(text) > len(plain) and text[0] != plain[0] and empty and empty[0] == text[0]:
+    bare = tokenizer.encode("a")
+    if len(text) > len(bare) and text[0] != bare[0] and empty and empty[0] == text[0]:
         return text[0]
     return None
 
 
-def _sentencepiece(folder: Path) -> str | None:
+def _find_sentencepiece(folder: Path) -> str | None:
     return next((name for name in SENTENCEPIECE if (folder / name).is_file()), None)
 
 
-def _none_in(folder: Path, config: Mapping[str, Any]) -> Problem:
-    found = _sentencepiece(folder)
+def _no_tokenizer_problem(folder: Path, config: Mapping[str, Any]) -> Problem:
+    model = _find_sentencepiece(folder)
     hint = None
     if config.get("model_type") == "marian":
         hint = (
-            "Marian's two SentencePiece models make no tokenizer.json; the module alone, which "
-            "takes ids, is etude.interop.pretrained.load_weights(FOLDER).module"
+            "Marian's two SentencePiece models cannot become a tokenizer.json; load the module "
+            "alone with etude.interop.pretrained.load_weights(FOLDER).module"
         )
-    elif found is not None:
+    elif model is not None:
         hint = (
-            f"{found} is SentencePiece's: where transformers and sentencepiece are installed, "
-            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes tokenizer.json"
+            f"{model} is a SentencePiece model: install transformers and sentencepiece, and write "
+            "tokenizer.json with AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         )
     return Problem(
         str(folder),
@@ -326,16 +335,16 @@ def _none_in(folder: Path, config: Mapping[str, Any]) -> Problem:
     )
 
 
-def _json(file: Path) -> dict[str, Any]:
-    """The object in a file that a folder may lack."""
+def _read_optional(file: Path) -> dict[str, Any]:
+    """Reads the JSON object in a file; empty if the file is missing."""
     return read_object(file) if os.path.lexists(file) else {}
 
 
-def _content(token: Any) -> str | None:
-    """The text of a special token, which is stated as such or as an object; None if it is none."""
+def _token_text(token: Any) -> str | None:
+    """Returns the text of a special token, which is a string or an object; None for null."""
     text = token.get("content") if isinstance(token, dict) else token
     if text is not None and not isinstance(text, str):
-        raise RequestError(Problem(CONFIG, "the text of a special token", text))
+        raise RequestError(Problem(CONFIG, "a special token as text", text))
     return text
 
 

@@ -1,4 +1,4 @@
-"""What ends a row that is being written."""
+"""Stop conditions of generated rows."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Ends:
+class StopConditions:
     """Stop tokens and a rule, either of which ends a row.
 
     Args:
-        tokens: ids that end a row, and belong to it.
-        rule: says of the new tokens (R, n) which rows end, (R,).
+        tokens: the stop tokens' ids; a stop token is part of its row.
+        rule: a function that maps the new tokens (R, n) to booleans (R,), true for rows that end.
     """
 
     tokens: Sequence[int] = ()
@@ -22,5 +22,5 @@ class Ends:
 
     @property
     def fill(self) -> int:
-        """The id that stands behind the end: the first stop token, or 0."""
+        """The id that fills a row after its end: the first stop token, or 0."""
         return self.tokens[0] if self.tokens else 0

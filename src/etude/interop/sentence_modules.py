@@ -1,8 +1,8 @@
-"""Classifiers of the mean of all positions, as modules of `sentence-transformers`: a body that
-`transformers` opens, the mean, and a linear layer.
+"""Export of classifiers of the mean over all positions, as modules of `sentence-transformers`.
 
-No class of `transformers` for BERT or RoBERTa takes the mean. `SentenceTransformer(folder).encode`
-gives the logits, and `AutoModel` the body.
+The modules are a body that `transformers` can load, the mean, and a linear layer: no class of
+`transformers` for BERT or RoBERTa uses the mean. `SentenceTransformer(folder).encode` computes the
+logits, and `AutoModel` loads the body.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ WEIGHTS = "model.safetensors"
 _KINDS = {"": "Transformer", POOLING: "Pooling", DENSE: "Dense"}
 
 
-def parted(module: Any) -> tuple[Any, MeanClassificationHead | None]:
-    """A module without its head, and the head, if that takes the mean; else the module."""
+def split_mean_head(module: Any) -> tuple[Any, MeanClassificationHead | None]:
+    """Splits a module with a mean head into the body and the head; other modules stay whole."""
     head = getattr(module, "head", None)
     if not isinstance(head, MeanClassificationHead):
         return module, None
@@ -35,14 +35,14 @@ def parted(module: Any) -> tuple[Any, MeanClassificationHead | None]:
 
 
 def write_modules(folder: Path, head: MeanClassificationHead, max_length: int) -> None:
-    """Writes what comes after the body, beside it.
+    """Writes the modules after the body into the body's folder.
 
     Args:
-        folder: of the body.
-        max_length: the most tokens that the body reads.
+        folder: the folder of the body.
+        max_length: the maximum number of tokens per text.
     """
     layer = head.classifier
-    listed = [
+    modules = [
         {
             "idx": number,
             "name": str(number),
@@ -51,7 +51,7 @@ def write_modules(folder: Path, head: MeanClassificationHead, max_length: int) -
         }
         for number, (path, kind) in enumerate(_KINDS.items())
     ]
-    _write_json(folder / MODULES, listed)
+    _write_json(folder / MODULES, modules)
     length = {"max_seq_length": max_length, "do_lower_case": False}
     _write_json(folder / "sentence_bert_config.json", length)
     width = {"word_embedding_dimension": layer.in_features, "pooling_mode_mean_tokens": True}
@@ -68,18 +68,20 @@ def write_modules(folder: Path, head: MeanClassificationHead, max_length: int) -
     (folder / DENSE / WEIGHTS).chmod(folder.stat().st_mode & 0o666)
 
 
-def logits_of_mean(folder: Path, vectors: Tensor) -> Tensor:
-    """What the modules in a folder make of a body's vectors (B, T, D) without padding: (B, labels).
+def mean_head_logits(folder: Path, vectors: Tensor) -> Tensor:
+    """Computes the logits (B, labels) of the modules in a folder, in the vectors' precision.
 
-    In the vectors' precision.
+    Args:
+        folder: the folder of the modules.
+        vectors: the body's output (B, T, D), without padding.
     """
     sizes = json.loads((folder / DENSE / "config.json").read_text(encoding="utf-8"))
     layer = nn.Linear(sizes["in_features"], sizes["out_features"], sizes["bias"])
     weights = load_file(folder / DENSE / WEIGHTS)
     layer.load_state_dict({name.removeprefix("linear."): x for name, x in weights.items()})
     with torch.inference_mode():
-        found: Tensor = layer.to(vectors.dtype)(vectors.mean(1))
-        return found
+        logits: Tensor = layer.to(vectors.dtype)(vectors.mean(1))
+        return logits
 
 
 def _write_json(file: Path, content: Any) -> None:

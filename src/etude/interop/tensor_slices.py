@@ -1,5 +1,6 @@
-"""Which rows of a parameter of ours each released tensor is: for what is said of released modules
-one by one, and is part of a larger matrix here.
+"""The rows of our parameters that each released tensor corresponds to.
+
+Adapters state changes by released module, which may be a part of a larger matrix in Étude.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from etude.interop.rules import Piece
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a released tensor is in a module of ours.
+class TensorSlice:
+    """A released tensor as a part of an Étude parameter.
 
     Attributes:
-        name: of our parameter.
-        parameter: ours, of which the tensor may be a part.
-        piece: the released tensor, and the view of ours that it is.
-        rows: for each of its outputs, in its own order, the row of our parameter.
+        name: the parameter's name.
+        parameter: the parameter.
+        piece: the released tensor and its view of the parameter.
+        rows: the row of the parameter for each output of the released tensor, in its order.
     """
 
     name: str
@@ -31,14 +32,16 @@ class Place:
     rows: Tensor
 
 
-def places(module: Any, family: Family, architecture: str) -> dict[str, Place]:
-    """By the names that a class of `transformers` gives its tensors."""
+def tensor_slices(module: Any, family: Family, architecture: str) -> dict[str, TensorSlice]:
+    """Returns the slices by the tensor names in a class of `transformers`."""
     parameters = dict(module.named_parameters())
     pieces = family.pieces(module, architecture)
     numbered = family.pieces(module, architecture, _row_numbers)
     bare = family.prefix if architecture in family.bodies else ""
     return {
-        piece.name.removeprefix(bare): Place(name, parameters[name], piece, rows.view.reshape(-1))
+        piece.name.removeprefix(bare): TensorSlice(
+            name, parameters[name], piece, rows.view.reshape(-1)
+        )
         for (name, ours), (_, numbers) in zip(pieces, numbered, strict=True)
         for piece, rows in zip(ours, numbers, strict=True)
     }
