@@ -33,9 +33,7 @@ class NotBuilt(Exception):
 
 @contextmanager
 def only_looking() -> Iterator[None]:
-    """Context manager in which `built_once` only finds folders; it raises `NotBuilt` instead of
-    building.
-    """
+    """Context manager in which `build_once` raises `NotBuilt` instead of building a folder."""
     token = _only_looking.set(True)
     try:
         yield
@@ -60,7 +58,7 @@ def build_once(cache_dir: Path, key: str, build: Callable[[Path], None]) -> Path
         return final
     if _only_looking.get():
         raise NotBuilt(str(final))
-    with _explained(cache_dir):
+    with _convert_errors(cache_dir):
         cache_dir.mkdir(parents=True, exist_ok=True)
         with _locked(cache_dir / f"{key}.lock"):
             if final.is_dir():
@@ -112,7 +110,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _explained(cache_dir: Path) -> Iterator[None]:
+def _convert_errors(cache_dir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

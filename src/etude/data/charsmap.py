@@ -19,9 +19,7 @@ _LABEL, _VALUE = 0x800000FF, 0x7FFFFFFF
 
 
 def growth(content: bytes) -> float | None:
-    """Returns the maximum factor by which a table lengthens a text, in bytes; None if it is
-    invalid.
-    """
+    """Returns the maximum growth factor of a text in bytes; None if the table is invalid."""
     size = int.from_bytes(content[:4], "little")
     if len(content) < 4 or size % 4 or size == 0 or 4 + size > len(content):
         return None
@@ -50,8 +48,9 @@ def growth(content: bytes) -> float | None:
 
 
 def _leaves(units: _Units) -> tuple[_Units, _Units] | None:
-    """Returns the positions of all texts and the fewest bytes that lead to each; None if the trie
-    is left.
+    """Returns the positions of all texts and the fewest bytes that lead to each.
+
+    None if a path leads out of the trie.
     """
     bases = _follow(np.zeros(1, dtype=np.int64), units[:1])
     seen = np.zeros(len(units), dtype=bool)

@@ -1,5 +1,6 @@
-"""Columns: lists of numbers of different lengths, stored in two files: the numbers, and the ends of
-the lists. The files are memory-mapped, so a column may be larger than memory.
+"""Columns: lists of numbers of different lengths, stored as the numbers and the ends of the lists.
+
+The two files are memory-mapped, so a column may be larger than memory.
 """
 
 from __future__ import annotations

@@ -16,8 +16,7 @@ WHOLE = "a whole number"
 
 @dataclass(frozen=True)
 class Curriculum:
-    """Schedules of values, each valid from a step on; before the first step, the data's own values
-    are used.
+    """Schedules of values that override the data's own from a step on.
 
     Args:
         sequence_length: by step, a divisor of the data's: the windows of a step are cut into

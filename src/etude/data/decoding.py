@@ -51,9 +51,7 @@ class Decoding:
 
 
 def byte_letters() -> list[str]:
-    """Returns the printable letter by which byte-level tokenizers represent each byte (GPT-2's
-    table).
-    """
+    """Returns the printable letter of each byte in byte-level tokenizers (GPT-2's table)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     letters = {byte: chr(byte) for byte in printable}
@@ -86,10 +84,10 @@ def _kinds(decoder: Any) -> set[str]:
 
 
 def _misread_names(backend: tokenizers.Tokenizer) -> dict[int, str]:
-    """Returns the added tokens whose names a byte-level decoder reads as bytes, encoded such that
-    it returns their names.
+    """Returns encodings of the added tokens whose names a byte-level decoder misreads as bytes.
 
-    Excludes tokens that the model also creates from text, which do represent bytes.
+    The decoder converts the encodings to the names. Tokens that the model also creates from text do
+    represent bytes, and are excluded.
     """
     letters = byte_letters()
     encoded_names = {}

@@ -115,9 +115,7 @@ class Evaluated:
 
     @property
     def text_bytes(self) -> int | None:
-        """Number of UTF-8 bytes of the predicted text; None if the data has no text or it is
-        unknown.
-        """
+        """Number of UTF-8 bytes of the predicted text; None if unknown or not text."""
         size: int | None = None if self.split is None else self.data.bytes_predicted(self.split)
         return size
 

@@ -89,8 +89,8 @@ def find_problem(pattern: str) -> str | None:
     try:
         alternatives = _parse(pattern)
         _check(alternatives)
-    except _Rejected as refused:
-        return str(refused)
+    except _Rejected as rejected:
+        return str(rejected)
     return None
 
 

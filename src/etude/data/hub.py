@@ -105,9 +105,7 @@ class Repository:
             raise RequestError(_failed(self.name, error).under(self.key)) from error
 
     def _downloaded(self, split: str) -> Any | None:
-        """Returns the split if exactly this commit was downloaded before; sends no request to the
-        hub.
-        """
+        """Returns the split if exactly this commit was downloaded before, without a request."""
         from datasets.packaged_modules.cache.cache import Cache  # type: ignore[import-untyped]
 
         to_snake_case = quiet_datasets().naming.camelcase_to_snakecase

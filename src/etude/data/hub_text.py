@@ -13,9 +13,9 @@ from etude.data.rows import (
     HEAD,
     choose_column,
     column_values,
-    seen_columns,
+    declared_text_columns,
+    infer_text_columns,
     split_rows,
-    text_columns,
     texts,
 )
 from etude.data.splits import Document, Split
@@ -150,5 +150,7 @@ class HubText(TextData):
         key = "data.split" if split == self.split else "data.validation_split"
         rows = self.repository.rows(split, key)
         features = rows.features
-        columns = text_columns(features) if features else seen_columns(islice(rows, HEAD))
+        columns = (
+            declared_text_columns(features) if features else infer_text_columns(islice(rows, HEAD))
+        )
         return rows, choose_column(columns, self.column, self.repository.name)

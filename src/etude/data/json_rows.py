@@ -22,8 +22,7 @@ NEAR = 16  # characters before the end of the buffer in which it may cause an er
 
 
 def rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields all objects of the file in order, each with its position: `line 3`, or of a list `row
-    3`.
+    """Yields all objects of the file in order, with their positions, `line 3` or `row 3`.
 
     Raises:
         RequestError: if the file is not JSON, contains anything but objects, or an object has a
@@ -53,7 +52,10 @@ _DECODER = json.JSONDecoder(object_pairs_hook=each_key_once)
 
 
 def _is_list(file: Path) -> bool:
-    with explained(file), io.TextIOWrapper(open_bytes(file), encoding="utf-8-sig") as stream:
+    with (
+        explained(file),
+        io.TextIOWrapper(open_bytes(file), encoding="utf-8-sig") as stream,
+    ):
         while character := stream.read(1):
             if not character.isspace():
                 return character == "["

@@ -1,5 +1,6 @@
-"""Data loaders of datasets whose items are whole batches: without collation, and without drawing
-from the run's random numbers.
+"""Data loaders of datasets whose items are whole batches.
+
+They neither collate nor draw from the run's random numbers.
 """
 
 from __future__ import annotations
@@ -12,9 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 EVALUATION_POSITIONS = 8192
 """Approximate number of positions in an evaluation batch, padding included."""
 EVALUATION_LOGITS = 2**27
-"""Maximum number of logits of an evaluation batch: half a gigabyte in float32, and as much again
-for the loss.
-"""
+"""Maximum number of logits of an evaluation batch: 0.5 GiB in float32, and as much for the loss."""
 
 
 def evaluation_positions(vocabulary: int) -> int:

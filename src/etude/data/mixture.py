@@ -249,9 +249,7 @@ class MixtureOrder:
         return self.windows(step, step * self.batch, self.batch)
 
     def windows(self, step: int, first: int, count: int) -> NDArray[np.int64]:
-        """Returns the same for a step of `count` windows, after `first` windows of all earlier
-        steps.
-        """
+        """Returns the same for a step of `count` windows after `first` in all earlier steps."""
         stage = bisect_right(self.stages, first) - 1
         ends = self.stages[1 : stage + 1]
         shares = self.shares[stage]

@@ -36,9 +36,8 @@ class Batch:
     examples: int | None = None
 
 
-class Attributes(pl.LightningDataModule, ABC):
-    """Attributes of a data module that are not arguments, so they are declared before the
-    dataclass.
+class DataAttributes(pl.LightningDataModule, ABC):
+    """Attributes of a data module that are not arguments, declared before the dataclass.
 
     Attributes:
         reads: kind of objectives that read this data; see `etude.data.objective.Objective`.
@@ -61,7 +60,7 @@ class Attributes(pl.LightningDataModule, ABC):
 
 
 @dataclass(kw_only=True, eq=False)
-class DataModule(Attributes):
+class DataModule(DataAttributes):
     """Optimizer steps for training, and splits for evaluation.
 
     A run calls, in this order: `for_task`, `check`, `prepare`, `attach`, and then the loaders any
@@ -110,8 +109,9 @@ class DataModule(Attributes):
         """
 
     def content_files(self) -> list[Path] | None:
-        """Returns the files with this content, and the folders that were searched for them; None if
-        the content is not only in files.
+        """Returns the files with this content, and the folders that were searched for them.
+
+        None if the content is not only in files.
         """
         return None
 
@@ -172,8 +172,9 @@ class DataModule(Attributes):
     @property
     @abstractmethod
     def examples_per_step(self) -> int:
-        """Number of examples of an optimizer step over all ranks; the maximum, or approximate, if
-        steps differ.
+        """Number of examples of an optimizer step over all ranks.
+
+        The maximum, or approximate, if steps differ.
         """
 
     @property
@@ -222,8 +223,9 @@ class DataModule(Attributes):
         return self.content_fingerprint()
 
     def files_read(self) -> list[Path] | None:
-        """Returns the files that the fingerprint covers, and the folders that were searched for
-        them; None if it does not only depend on files.
+        """Returns the files that the fingerprint covers, and the folders searched for them.
+
+        None if the fingerprint does not only depend on files.
         """
         return self.content_files()
 
@@ -234,8 +236,9 @@ class DataModule(Attributes):
 
     @property
     def tokens_per_step(self) -> int:
-        """Number of positions of an optimizer step over all ranks; the maximum, or approximate, if
-        steps differ.
+        """Number of positions of an optimizer step over all ranks.
+
+        The maximum, or approximate, if steps differ.
         """
         return self.examples_per_step * self.sequence_length
 
@@ -257,9 +260,7 @@ class DataModule(Attributes):
         return result
 
     def bytes_predicted(self, split: Any) -> int | None:
-        """Returns the number of UTF-8 bytes that a split's targets represent; None if they
-        represent no text.
-        """
+        """Returns the number of UTF-8 bytes that a split's targets represent; None if not text."""
         return None
 
     def attach(
@@ -309,8 +310,9 @@ class DataModule(Attributes):
         return iter(())
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Returns the run's optimizer steps from `start_step` on; its length is that of the whole
-        run.
+        """Returns the run's optimizer steps from `start_step` on.
+
+        The loader's length is that of the whole run.
         """
         if self._attached is None:
             raise RuntimeError("call attach(...) before train_dataloader()")
@@ -325,8 +327,7 @@ class DataModule(Attributes):
         return Evaluated(self, split, lambda: self.evaluation_batches(split))
 
     def evaluated_with_rows(self, asked: Request) -> Evaluated:
-        """Returns a split of the data, or other files, including the contents of rows if the data
-        has rows.
+        """Returns a split of the data, or other files, with the contents of rows if there are any.
 
         Raises:
             RequestError: if the rows don't exist, can't be read, or lack the requested contents.
@@ -339,7 +340,5 @@ class DataModule(Attributes):
         return ("val", "train")
 
     def padding(self, micro: Mapping[str, Any]) -> float | None:
-        """Returns the fraction of a packed micro-batch's positions that is padding; None if not
-        packed.
-        """
+        """Returns the fraction of padding in a packed micro-batch; None if not packed."""
         return None

@@ -28,8 +28,7 @@ CORRUPTION_STREAM = 0x4D41534B
 """Tag that separates an objective's random numbers from others of the run's seed."""
 
 Reads = Literal["windows", "examples", "made"]
-"""The data that an objective reads: windows of running text, examples with fields, or synthetic
-examples.
+"""Kind of data that an objective reads: windows of text, examples with fields, or synthetic data.
 """
 
 
@@ -111,9 +110,7 @@ class ExampleObjective(Objective):
         """Returns the number of positions of each example, from the lengths of its fields."""
 
     def cut(self, lengths: Mapping[str, Numbers]) -> int:
-        """Returns the number of examples that `compose` truncates although each of their fields
-        fits.
-        """
+        """Returns the number of examples that `compose` truncates although each field fits."""
         return 0
 
     def compose(self, fields: Arrays) -> Arrays:
@@ -192,9 +189,7 @@ def wanted(objective: Objective | None) -> tuple[str, str | None]:
 
 
 def counted(labels: NDArray[Any]) -> NDArray[np.bool_]:
-    """Returns which labels enter the loss: all but `IGNORE`, and for floating-point labels all but
-    NaN.
-    """
+    """Returns which labels enter the loss: all but `IGNORE`, or all but NaN if floating-point."""
     return ~np.isnan(labels) if labels.dtype.kind == "f" else labels != IGNORE
 
 

@@ -1,5 +1,4 @@
-"""Orders: which windows of the text make up an optimizer step, as stateless functions of (seed,
-step).
+"""Orders: the windows of text in each optimizer step, as stateless functions of (seed, step).
 
 A window of `length` + 1 tokens gives `length` inputs and `length` targets. An order returns the
 first token of each of the step's windows. It keeps no state between steps, so a run reads the same
@@ -43,9 +42,7 @@ class Order(Protocol):
         """Returns the first token of each window of step `step` (from 0), shape (batch,)."""
 
     def windows(self, step: int, first: int, count: int) -> NDArray[np.int64]:
-        """Returns the same for a step of `count` windows, after `first` windows of all earlier
-        steps.
-        """
+        """Returns the same for a step of `count` windows after `first` in all earlier steps."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +108,7 @@ class EveryExampleOnce:
         return self.windows(step, step * self.batch, self.batch)
 
     def windows(self, step: int, first: int, count: int) -> NDArray[np.int64]:
-        """Returns the same for `count` examples after the first `first` of the run, independent of
-        `step`.
-        """
+        """Returns the same for `count` examples after the first `first`, independent of `step`."""
         examples = self.examples
         result = np.empty(count, dtype=np.int64)
         done = 0

@@ -36,7 +36,7 @@ class Reading:
     Attributes:
         step: number of the step, from 0.
         example: number of the example in the step that contains the place, from 0.
-        place: the place.
+        place: the place that is read.
         whole: whether the example contains all of it.
     """
 
@@ -67,9 +67,7 @@ def stretches(ends: NDArray[np.int64], first: int, end: int) -> list[Place]:
 def occurrences(
     document: str, text: str, tokenizer: Tokenizer
 ) -> tuple[list[tuple[int, int]], int]:
-    """Returns the token spans of a text's occurrences in a document, and the document's number of
-    tokens.
-    """
+    """Returns the token spans of a text in a document, and the document's number of tokens."""
     offsets: list[tuple[int, int]] = []
     characters = 0
     for passage in cut([document]):

@@ -64,9 +64,7 @@ def scan(file: Path) -> Scan:
 
 
 class ReadOnce:
-    """Cache of `read(file, *more)`, valid while the file's size and modification time are
-    unchanged.
-    """
+    """Cache of `read(file, *more)`, valid while the file's size and time are unchanged."""
 
     def __init__(self) -> None:
         self._results: dict[tuple[Any, ...], Any] = {}
@@ -122,7 +120,10 @@ def lines_of(file: Path) -> Iterator[str]:
         RequestError: if the file is damaged, is not UTF-8, or has a line of more than `LONGEST`
             characters; contains the line number.
     """
-    with explained(file), io.TextIOWrapper(open_bytes(file), encoding="utf-8-sig") as stream:
+    with (
+        explained(file),
+        io.TextIOWrapper(open_bytes(file), encoding="utf-8-sig") as stream,
+    ):
         number = 0
         try:
             while line := stream.readline(LONGEST + 1):

@@ -39,12 +39,12 @@ def columns_of(file: Path, form: Format, quoting: Quoting | None = None) -> dict
     Raises:
         RequestError: if the file is not in the format that its name states.
     """
-    with _explained(file, form):
+    with _convert_errors(file, form):
         if form.kind == "csv":
             return dict.fromkeys(filter(None, delimited.header(file, form, quoting)), True)
         if form.kind == "parquet":
             return parquet_rows.columns(file)
-        return seen_columns(row for _, row in islice(json_rows.rows(file), HEAD))
+        return infer_text_columns(row for _, row in islice(json_rows.rows(file), HEAD))
 
 
 def values_of(
@@ -68,7 +68,7 @@ def records_of(
     Raises:
         RequestError: as for `values_of`.
     """
-    with _explained(file, form):
+    with _convert_errors(file, form):
         if form.kind == "json":
             for where, row in json_rows.rows(file):
                 yield f"{file}, {where}", {name: row.get(name) for name in columns}
@@ -118,12 +118,12 @@ def texts(values: Iterable[tuple[str, Any]], *, tell: bool) -> Iterator[tuple[st
 
 
 def choose_column(
-    found: Mapping[str, bool], stated: str | None, where: str, key: str = "data.column"
+    columns: Mapping[str, bool], stated: str | None, where: str, key: str = "data.column"
 ) -> str:
     """Returns the column to read: the stated one, else `text`, else the only text column.
 
     Args:
-        found: the columns, and whether each contains text.
+        columns: the columns, and whether each contains text.
         stated: the column that the config names, or None.
         where: the file or dataset with these columns.
         key: the config key of the column.
@@ -132,31 +132,31 @@ def choose_column(
         RequestError: if the stated column is missing, or the text column is ambiguous.
     """
     if stated is not None:
-        if stated in found:
+        if stated in columns:
             return stated
-        hint = f"{where} has {_format_columns(found)}"
-        if close := nearest(stated, found):
+        hint = f"{where} has {_format_columns(columns)}"
+        if close := nearest(stated, columns):
             hint += f"; {close}" if close.startswith("did you mean") else ""
         raise RequestError(Problem(key, "an existing column", stated, hint))
-    with_text = [name for name, has_text in found.items() if has_text]
+    with_text = [name for name, has_text in columns.items() if has_text]
     if "text" in with_text:
         return "text"
     # A column named `text` that has no text makes the choice ambiguous.
-    if len(with_text) == 1 and "text" not in found:
+    if len(with_text) == 1 and "text" not in columns:
         return with_text[0]
     expected = "the name of the text column" if with_text else "a column with text"
-    raise RequestError(Problem(key, expected, None, f"{where} has {_format_columns(found)}"))
+    raise RequestError(Problem(key, expected, None, f"{where} has {_format_columns(columns)}"))
 
 
-def text_columns(features: Mapping[str, Any]) -> dict[str, bool]:
-    """Returns whether each column contains text, by the types that `datasets` states."""
+def declared_text_columns(features: Mapping[str, Any]) -> dict[str, bool]:
+    """Returns whether each column contains text, by the types that `datasets` declares."""
     return {
         name: getattr(feature, "dtype", None) in ("string", "large_string")
         for name, feature in features.items()
     }
 
 
-def seen_columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
+def infer_text_columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
     """Returns whether each column contains text, by its values: some text, otherwise only null."""
     seen: dict[str, set[type]] = {}
     for row in rows:
@@ -168,11 +168,11 @@ def seen_columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
 def split_rows(
     documents: Iterable[Document], *, held_out: bool, validation: float
 ) -> Iterator[Document]:
-    """Yields the documents of one split: document i (from 0) is held out if floor((i + 1) v) >
-    floor(i v).
+    """Yields the documents of one split, of which validation contains every n-th.
 
-    With v = 0.1 that is every tenth. The split depends on i alone, so documents appended at the end
-    don't move earlier ones to the other split.
+    Document i (from 0) is held out if floor((i + 1) v) > floor(i v); with v = 0.1 that is every
+    tenth. The split depends on i alone, so documents appended at the end don't move earlier ones to
+    the other split.
 
     Args:
         documents: all documents, in order.
@@ -213,7 +213,7 @@ def quiet_datasets() -> Any:
 
 
 @contextmanager
-def _explained(file: Path, form: Format) -> Iterator[None]:
+def _convert_errors(file: Path, form: Format) -> Iterator[None]:
     """Converts a library's exception into a `RequestError` with the file and position."""
     try:
         with explained(file):

@@ -19,7 +19,7 @@ from etude.data.places import Place, Reading, stretches
 from etude.nn.documents import Documents
 
 
-class Windows(TypedDict):
+class WindowBatch(TypedDict):
     """Batch of B windows of T tokens, and the token after each: both (B, T), int64.
 
     In evaluation, `section` is the number of the mixture's source that contains all windows; 0 for
@@ -34,7 +34,7 @@ class Windows(TypedDict):
     labels: NotRequired[torch.Tensor]
 
 
-class MicroBatch(Windows):
+class MicroBatch(WindowBatch):
     """Windows, and the number of targets of the whole step over all micro-batches and ranks."""
 
     step_targets: int
@@ -111,8 +111,9 @@ class Steps(IterableDataset[list[Any]]):
         self.assembly, self.start_step, self.total_steps = assembly, start_step, total_steps
 
     def __len__(self) -> int:
-        """Number of steps in the whole run: Lightning interprets a smaller length as the epoch's
-        end.
+        """Number of steps in the whole run.
+
+        Lightning interprets a smaller length as the epoch's end.
         """
         return self.total_steps
 
@@ -186,9 +187,7 @@ class WindowSteps:
         return self.ids.windows(self.width(length))[starts]
 
     def width(self, length: int) -> int:
-        """Returns the number of ids of a sequence of `length` targets, including the last next
-        token.
-        """
+        """Returns the number of ids in a sequence of `length` targets, with the last target."""
         return self._raw(length) + (self.objective is None)
 
     def places(self, number: int) -> list[list[Place]]:
@@ -218,17 +217,13 @@ class WindowSteps:
                         yield Reading(number, example, sorted_places[index], bool(whole))
 
     def _extents(self, number: int) -> tuple[Numbers, int]:
-        """Returns the first token of each sequence of a step, over all ranks, and their number of
-        tokens.
-        """
+        """Returns the first token of each sequence of a step, over all ranks, and their width."""
         length = self.lengths.at(number)
         starts = self.sequences(self.starts(number), length)
         return starts, self.width(length)
 
     def sequences(self, starts: Numbers, length: int) -> Numbers:
-        """Returns the first token of each sequence of `length` targets in windows with these
-        starts.
-        """
+        """Returns the first token of each sequence of `length` targets in windows at `starts`."""
         if length == self.length:
             return starts
         raw = self._raw(length)
@@ -239,11 +234,11 @@ class WindowSteps:
         return length if self.objective is None else self.objective.raw(length)
 
 
-class EvaluationBatches(IterableDataset[Windows]):
-    """Dataset of a whole split: windows that don't overlap, with every token but the first a target
-    once.
+class EvaluationBatches(IterableDataset[WindowBatch]):
+    """Dataset of a whole split, in which every token but the first is a target once.
 
-    A shorter last window is a batch of its own, for each of several texts in the file.
+    The windows don't overlap. A shorter last window is a batch of its own, for each of several
+    texts in the file.
 
     Args:
         ids: token ids of the split.
@@ -274,7 +269,7 @@ class EvaluationBatches(IterableDataset[Windows]):
     def __len__(self) -> int:
         return sum(1 for _, tokens in self.places for _ in self._shapes(tokens))
 
-    def __iter__(self) -> Iterator[Windows]:
+    def __iter__(self) -> Iterator[WindowBatch]:
         if self.objective is not None:
             yield from self._objective_batches(self.objective)
             return
@@ -283,7 +278,7 @@ class EvaluationBatches(IterableDataset[Windows]):
                 begin = start + first
                 ids = self.ids.values[begin : begin + count * length + 1].astype(np.int64)
                 inputs, targets = torch.from_numpy(ids[:-1]), torch.from_numpy(ids[1:])
-                batch: Windows = {
+                batch: WindowBatch = {
                     "tokens": inputs.view(count, length),
                     "targets": targets.view(count, length),
                     "section": section,
@@ -305,9 +300,7 @@ class EvaluationBatches(IterableDataset[Windows]):
                 yield batch
 
     def _shapes(self, tokens: int) -> Iterator[tuple[int, int, int]]:
-        """Yields, for each batch of a text, the position of the first input, the number of windows
-        and their length.
-        """
+        """Yields the first input, the number of windows and their length for each batch."""
         length, shortest = self.length, 1
         if self.objective is None:
             tokens -= 1  # the last token is only a target
@@ -320,7 +313,7 @@ class EvaluationBatches(IterableDataset[Windows]):
             yield full * length, 1, rest
 
 
-def _separate(batch: Windows, separator: int | None) -> None:
+def _separate(batch: WindowBatch, separator: int | None) -> None:
     """Adds the document boundaries to a batch, if there is a separator.
 
     A separator belongs to the document that follows it. So each target is predicted from its own

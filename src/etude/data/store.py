@@ -132,9 +132,7 @@ class Stored(DataModule):
 
     @abstractmethod
     def decided_by(self) -> dict[str, Any]:
-        """Returns the settings that, in addition to the content and the tokenizer, determine the
-        files, as JSON values.
-        """
+        """Returns the settings that, with content and tokenizer, determine the files, as JSON."""
 
     @abstractmethod
     def write(self, folder: Path, identity: dict[str, Any]) -> None:
@@ -158,8 +156,7 @@ class Stored(DataModule):
     # -- shared by all stored data ------------------------------------------------------------
 
     def fingerprint(self) -> str:
-        """Returns the sha256 (hex) of everything from which the examples are created: the content,
-        and a tokenizer from files.
+        """Returns the sha256 (hex) of the content, and of a tokenizer from files.
 
         Raises:
             RequestError: if one of them can't be read.
@@ -206,9 +203,7 @@ class Stored(DataModule):
         return self.recipe.stated_size
 
     def _code(self) -> dict[str, Any]:
-        """Returns hashes of the files of user-defined classes, since changed code may read other
-        data.
-        """
+        """Returns hashes of the files of user-defined classes, whose code determines the data."""
         files = {}
         for kind in type(self).__mro__:
             if kind.__module__.partition(".")[0] not in _NOT_USERS:

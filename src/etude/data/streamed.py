@@ -146,7 +146,7 @@ class Streamed(TextData):
         write_text(folder, self.parts(), self.splits[1:], self.recipe, identity)
 
     def opened(self, store: Store) -> None:
-        if problems := [*self.no_separator(store), *self.too_small(store)]:
+        if problems := [*self.separator_problems(store), *self.size_problems(store)]:
             raise RequestError(problems)
 
     # -- the stream ---------------------------------------------------------------------------
@@ -177,8 +177,10 @@ class Streamed(TextData):
         )
 
     def stream(self, start: StreamPosition) -> Iterator[tuple[StreamPosition, list[int]]]:
-        """Yields the ids of the training documents from a position on, endlessly, in pieces, each
-        with its position.
+        """Yields the ids of the training documents from a position on, in pieces.
+
+        Each piece has its position. The stream is endless: it repeats the documents epoch after
+        epoch.
 
         Raises:
             RequestError: if an epoch has no token.
@@ -365,10 +367,9 @@ def _drop_first(
 def _encoded_passages(
     corpus: TextData, tokenizer: Tokenizer, first: int
 ) -> Iterator[tuple[int, list[int]]]:
-    """Yields the ids of the training documents that have text, from number `first` on, in pieces,
-    each with the document's number.
+    """Yields the ids of the training documents from number `first` on, with the documents' numbers.
 
-    Earlier documents are read and not encoded.
+    Documents are in pieces; those without text are not counted, and earlier ones are not encoded.
     """
     for batch, encoded in encoded_passages(_passages_from(corpus, first), tokenizer):
         for (document, _), ids in zip(batch, encoded, strict=True):

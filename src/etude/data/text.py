@@ -29,7 +29,7 @@ from etude.data.splits import SPLITS, Document, Part, Passage, SectionMeta, Spli
 from etude.data.steps import EvaluationBatches, Share, WindowSteps
 from etude.data.store import Store, Stored
 from etude.data.tokenizer import WithSpecial
-from etude.data.view import of_text
+from etude.data.view import describe_text
 from etude.errors import Checks, EtudeError, Problem, RequestError
 
 
@@ -106,11 +106,13 @@ class TextData(Stored):
     def prepare(self, cache_dir: Path) -> Store:
         store = super().prepare(cache_dir)
         lengths = {} if self.curriculum is None else self.curriculum.sequence_length or {}
-        if problems := [p for step, each in lengths.items() for p in self._too_short(step, each)]:
+        if problems := [
+            p for step, each in lengths.items() for p in self._length_problems(step, each)
+        ]:
             raise RequestError(problems)
         return store
 
-    def _too_short(self, step: int, length: int) -> Iterator[Problem]:
+    def _length_problems(self, step: int, length: int) -> Iterator[Problem]:
         """Yields a problem if the objective can't use sequences of a curriculum's length."""
         if self.objective is None:
             return
@@ -152,13 +154,12 @@ class TextData(Stored):
 
     @abstractmethod
     def split_settings(self) -> dict[str, object]:
-        """Returns the settings that, in addition to the content, determine the splits, as JSON
-        values.
-        """
+        """Returns the settings that, with the content, determine the splits, as JSON values."""
 
     def passages(self, split: Split) -> Iterator[Passage]:
-        """Yields the documents of a split, numbered and cut into passages; override it for huge
-        documents.
+        """Yields the documents of a split, numbered and cut into passages.
+
+        A corpus with huge documents should override it.
         """
         for number, document in enumerate(self.documents(split)):
             if not isinstance(document, str):
@@ -181,27 +182,25 @@ class TextData(Stored):
         write_text(folder, self.parts(), self.splits, self.recipe, identity)
 
     def opened(self, store: Store) -> None:
-        problems = list(self.no_separator(store))
+        problems = list(self.separator_problems(store))
         for name, section in _sections(store.meta.splits["train"]).items():
             if section.tokens <= self.window:
                 owner = f"the training split of {name}" if name else "the training split"
                 expected = f"less than the {section.tokens:,} tokens of {owner}"
                 problems.append(Problem("data.sequence_length", expected, self.sequence_length))
-        problems += self.too_small(store)
+        problems += self.size_problems(store)
         if problems:
             raise RequestError(problems)
 
-    def no_separator(self, store: Store) -> Iterator[Problem]:
-        """Yields a problem if documents must be separated and the tokenizer has no end-of-text
-        token.
-        """
+    def separator_problems(self, store: Store) -> Iterator[Problem]:
+        """Yields a problem if documents are to be separated and there is no end-of-text token."""
         if self.separate_documents and store.tokenizer.end_of_text is None:
             expected = "a tokenizer with an end-of-text token, which separates documents"
             name = type(self.recipe).__name__
             hint = "set data.tokenizer.end_of_text, or use data/tokenizer=bpe"
             yield Problem("data.separate_documents", expected, name, hint)
 
-    def too_small(self, store: Store) -> Iterator[Problem]:
+    def size_problems(self, store: Store) -> Iterator[Problem]:
         """Yields a problem for each evaluation split that has no target."""
         for split in self.splits[1:]:
             for name, section in _sections(store.meta.splits[split]).items():
@@ -250,9 +249,7 @@ class TextData(Stored):
 
     @property
     def steps_per_epoch(self) -> float:
-        """Number of optimizer steps that read as many windows as fit into the split without
-        overlap.
-        """
+        """Number of optimizer steps that read as many windows as fit without overlap."""
         sections = _sections(self._split("train")).values()
         windows = sum((section.tokens - 1) // self.window for section in sections)
         return windows / self.examples_per_step
@@ -262,18 +259,17 @@ class TextData(Stored):
         return max(0, self._split(split).tokens - 1)
 
     def bytes_predicted(self, split: Split) -> int | None:
-        """Returns the number of UTF-8 bytes that a split's targets represent: all but the first
-        token's.
+        """Returns the number of UTF-8 bytes of a split's targets: all but those of the first token.
 
         None if the tokens don't decode to the text, since lost text would count as predicted.
         """
         meta = self._split(split)
         return meta.bytes - meta.first_token_bytes if meta.lossless else None
 
-    def bytes_metrics(self, split: Split, found: dict[str, float]) -> dict[str, float]:
+    def bytes_metrics(self, split: Split, metrics: dict[str, float]) -> dict[str, float]:
         """Returns `bits_per_byte` of an evaluated split, if its tokens decode to the text."""
         size = self.bytes_predicted(split)
-        return {} if size is None else {"bits_per_byte": found["nats"] / math.log(2) / size}
+        return {} if size is None else {"bits_per_byte": metrics["nats"] / math.log(2) / size}
 
     def assembly(self, share: Share) -> WindowSteps:
         return WindowSteps(
@@ -318,7 +314,7 @@ class TextData(Stored):
         return kind(self._split("train").tokens, self.window, self.examples_per_step, seed)
 
     def described(self, examples: int) -> Iterator[str]:
-        return of_text(self)
+        return describe_text(self)
 
     def evaluation_batches(
         self, split: Split, sequence_length: int | None = None

@@ -88,18 +88,18 @@ class TextFiles(TextData):
 
     def __post_init__(self) -> None:
         self.paths = [self.path] if isinstance(self.path, str) else list(self.path)
-        self.part, self.held_out = _part_or_files(self.validation)
-        self.tested = [self.test] if isinstance(self.test, str) else list(self.test or ())
+        self.fraction, self.validation_paths = _parse_validation(self.validation)
+        self.test_paths = [self.test] if isinstance(self.test, str) else list(self.test or ())
         super().__post_init__()
         self._once = ReadOnce()
 
     def validate(self, checks: Checks) -> None:
         is_stated = bool(self.paths) and all(self.paths)
         checks.that(is_stated, "path", self.path, "a file, a folder, a glob, or a list")
-        is_valid = all(self.held_out) if self.part is None else 0 < self.part < 1
+        is_valid = all(self.validation_paths) if self.fraction is None else 0 < self.fraction < 1
         expected = "a fraction between 0 and 1, or files"
         checks.that(is_valid, "validation", self.validation, expected)
-        has_valid_test = self.test is None or (bool(self.tested) and all(self.tested))
+        has_valid_test = self.test is None or (bool(self.test_paths) and all(self.test_paths))
         checks.that(has_valid_test, "test", self.test, "null or files")
         is_known = self.split in ("regular", "keyed")
         checks.that(is_known, "split", self.split, "regular or keyed")
@@ -109,7 +109,7 @@ class TextFiles(TextData):
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        return (*SPLITS, "test") if self.tested else SPLITS
+        return (*SPLITS, "test") if self.test_paths else SPLITS
 
     def files(self) -> list[Path]:
         """Returns the training files in order, then the validation files, then the test files.
@@ -133,7 +133,7 @@ class TextFiles(TextData):
 
     def _own(self, split: Split) -> list[Path]:
         """Returns the files that the config names for a split."""
-        paths = {"train": self.paths, "val": self.held_out, "test": self.tested}[split]
+        paths = {"train": self.paths, "val": self.validation_paths, "test": self.test_paths}[split]
         return files_of(paths, KEYS[split]) if paths else []
 
     def _files_of(self, split: Split) -> list[Path]:
@@ -200,17 +200,17 @@ class TextFiles(TextData):
         return digest.hexdigest()
 
     def content_files(self) -> list[Path] | None:
-        return searched([*self.paths, *self.held_out, *self.tested], self.files())
+        return searched([*self.paths, *self.validation_paths, *self.test_paths], self.files())
 
     def split_settings(self) -> dict[str, object]:
         lines = {"lines": True} if self.lines else {}
         quoting = {"quoting": self.quoting} if self.quoting else {}
         reading = {"reading": READING} if self._has_rows() else {}
-        test = {"test": "files"} if self.tested else {}
+        test = {"test": "files"} if self.test_paths else {}
         keyed = {"split": "keyed"} if self.split == "keyed" else {}
         return {
             "corpus": "text_files",
-            "validation": "files" if self.part is None else self.part,
+            "validation": "files" if self.fraction is None else self.fraction,
             **lines,
             **quoting,
             **reading,
@@ -250,10 +250,10 @@ class TextFiles(TextData):
     def _documents_in(self, split: Split) -> Iterator[Document]:
         """Yields the documents that belong to a split."""
         documents = self._all_documents(split)
-        if split == "test" or self.part is None:
+        if split == "test" or self.fraction is None:
             yield from documents
         elif self.split == "regular":
-            yield from split_rows(documents, held_out=split == "val", validation=self.part)
+            yield from split_rows(documents, held_out=split == "val", validation=self.fraction)
         else:
             largest = self._largest_held_out
             for where, text in documents:
@@ -263,7 +263,7 @@ class TextFiles(TextData):
     @cached_property
     def _largest_held_out(self) -> int:
         """The largest hash of a held-out document."""
-        assert self.part is not None
+        assert self.fraction is not None
         if self._has_rows() or self.lines:
             keys = array(
                 "Q", (hash_text(text.encode()) for _, text in self._all_documents("train"))
@@ -271,7 +271,7 @@ class TextFiles(TextData):
         else:
             files = [file for file in self._own("train") if self._scan(file).characters]
             keys = array("Q", (self._once(hash_file, file) for file in files))
-        return held_out(keys, self.part)
+        return find_largest_held_out(keys, self.fraction)
 
     def _has_rows(self) -> bool:
         return _format(self.files()[0]).rows
@@ -315,7 +315,7 @@ class TextFiles(TextData):
         """Yields each file's non-empty range of characters [first, last) in the split."""
         files = self._files_of(split)
         counts = [self._scan(file).characters for file in files]
-        if split == "test" or self.part is None:
+        if split == "test" or self.fraction is None:
             yield from ((file, 0, n) for file, n in zip(files, counts, strict=True) if n)
             return
         if self.split == "keyed" and sum(count > 0 for count in counts) > 1:
@@ -324,11 +324,11 @@ class TextFiles(TextData):
                 if count and is_held_out == (split == "val"):
                     yield file, 0, count
             return
-        border = int(sum(counts) * (1 - self.part))
+        boundary = int(sum(counts) * (1 - self.fraction))
         start = 0
         for file, count in zip(files, counts, strict=True):
-            inside = min(max(border - start, 0), count)
-            first, last = (0, inside) if split == "train" else (inside, count)
+            in_training = min(max(boundary - start, 0), count)
+            first, last = (0, in_training) if split == "train" else (in_training, count)
             if first < last:
                 yield file, first, last
             start += count
@@ -339,7 +339,7 @@ class TextFiles(TextData):
         return result
 
 
-def _part_or_files(validation: float | str | list[str]) -> tuple[float | None, list[str]]:
+def _parse_validation(validation: float | str | list[str]) -> tuple[float | None, list[str]]:
     """Returns the held-out fraction, or the paths of the validation files."""
     if isinstance(validation, str):
         return None, [validation]
@@ -361,21 +361,21 @@ def hash_file(file: Path) -> int:
     return int.from_bytes(digest.digest(), "big")
 
 
-def held_out(keys: Sequence[int], part: float) -> int:
+def find_largest_held_out(keys: Sequence[int], fraction: float) -> int:
     """Returns the largest hash among the held-out documents, those with the smallest hashes.
 
-    The number of held-out documents is the fraction `part` of all, at least one.
+    The number of held-out documents is the given fraction of all, at least one.
 
     Raises:
         RequestError: if no document would be left for training.
     """
     ordered = np.sort(np.asarray(keys, dtype=np.uint64))
-    count = max(1, round(part * len(ordered)))
+    count = max(1, round(fraction * len(ordered)))
     if len(ordered) < 2 or ordered[count - 1] == ordered[-1]:
         expected = f"a fraction that leaves some of the {len(ordered):,} documents for training"
         has_duplicates = len(np.unique(ordered)) < len(ordered)
         hint = "equal documents are in the same split" if has_duplicates else None
-        raise RequestError(Problem("data.validation", expected, part, hint))
+        raise RequestError(Problem("data.validation", expected, fraction, hint))
     return int(ordered[count - 1])
 
 
@@ -445,8 +445,8 @@ def _resolve(typed: str, where: str, rows: bool) -> list[Path]:
             raise RequestError(Problem(where, "a file with content (it is empty)", typed))
         return [path]
     if path.is_dir():
-        inside = [Path(root, name) for root, _, names in os.walk(path) for name in names]
-        visible = [file for file in inside if not _hidden(file.relative_to(path))]
+        files = [Path(root, name) for root, _, names in os.walk(path) for name in names]
+        visible = [file for file in files if not _hidden(file.relative_to(path))]
         expected = f"a folder with {_FILES[rows]}"
         return _readable(visible, typed, where, expected, without_suffix=False)
     if glob.has_magic(typed):

@@ -1,5 +1,4 @@
-"""Tokenizers: a wrapper that converts text to token ids and back, and recipes that train
-tokenizers.
+"""Tokenizers: conversion of text to token ids and back, and recipes for training tokenizers.
 
 Every tokenizer wraps a `tokenizers.Tokenizer`, so all share one file format (`tokenizer.json`) that
 other libraries read too. A config states a recipe; training it on the training split gives the
@@ -84,9 +83,7 @@ class Tokenizer:
         return 1 + max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1)
 
     def for_text(self) -> tokenizers.Tokenizer:
-        """Returns a copy of the backend, always the same one, on which the caller may set
-        truncation.
-        """
+        """Returns a copy of the backend, always the same one, whose truncation may be set."""
         self._copy.no_truncation()
         return self._copy
 
@@ -162,9 +159,7 @@ class Tokenizer:
             return list(backend.encode(text, add_special_tokens=False).ids)
 
     def framed(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns the ids of each text with the special tokens that the file's template adds around
-        it.
-        """
+        """Returns the ids of each text with the special tokens of the file's template."""
         with no_panic(self.file):
             encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=True)
         return [encoding.ids for encoding in encodings]
@@ -182,9 +177,7 @@ class Tokenizer:
         return Decoding(self.backend)
 
     def first_token_bytes(self, text: str) -> int:
-        """Returns the number of UTF-8 bytes of `text` that its first token represents (0 for empty
-        text).
-        """
+        """Returns the number of UTF-8 bytes of the first token of `text` (0 for empty text)."""
         encoding = self._encoding(text)
         if not encoding.ids:
             return 0
@@ -193,9 +186,7 @@ class Tokenizer:
         return len(text[: encoding.offsets[0][1]].encode())
 
     def unknown_pieces(self, text: str) -> Counter[str]:
-        """Returns the characters or words of `text` encoded as the unknown token, with their
-        counts.
-        """
+        """Returns the counts of characters or words of `text` encoded as the unknown token."""
         if self.unknown is None:
             return Counter()
         encoding = self._encoding(text)
@@ -224,10 +215,10 @@ class Tokenizer:
         return not ("ByteLevel" in steps and set(byte_letters()) <= self._model_vocabulary.keys())
 
     def lost_pieces(self, text: str) -> Counter[str]:
-        """Returns the characters of `text`, after normalization, that have no token, with their
-        counts; for a tokenizer that `loses` them.
+        """Returns the counts of characters of `text`, after normalization, that have no token.
 
-        Their positions are unknown, since the library's offsets skip them.
+        For a tokenizer that `loses` them. Their positions are unknown, since the library's offsets
+        skip them.
         """
         model, normalizer, splitting = (
             self.backend.model, self.backend.normalizer, self.backend.pre_tokenizer,
@@ -340,9 +331,7 @@ class Recipe(ABC):
         """Reads `texts` once and returns the tokenizer; equal texts give equal tokenizers."""
 
     def settings(self) -> dict[str, object]:
-        """Returns the settings that determine the tokenizer in addition to the text, as JSON
-        values.
-        """
+        """Returns the settings that, with the text, determine the tokenizer, as JSON values."""
         return {"recipe": f"{type(self).__module__}.{type(self).__qualname__}", **vars(self)}
 
     def fingerprint(self) -> str | None:

@@ -394,8 +394,9 @@ def _growth_problems(spec: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 _FACTORS = {"ByteLevel": 2, "Metaspace": 2, "BertNormalizer": 3, "CTC": 2, "BPEDecoder": 2}
-"""Factors by which parts lengthen a text: bytes become two-byte letters, letters become words, and
-some parts insert spaces between letters.
+"""Factors by which parts lengthen a text.
+
+Bytes become two-byte letters, letters become words, and some parts insert spaces between letters.
 """
 
 
@@ -423,9 +424,7 @@ def _growth(part: Mapping[str, Any], table: bool) -> int:
 
 
 def _size(content: Any, table: bool) -> int:
-    """Returns the maximum number of characters of a replacement after Unicode normalization or a
-    table.
-    """
+    """Returns the maximum length of a replacement after Unicode normalization or a table."""
     if not isinstance(content, str):
         return 0
     content = content[: _WORD + 1]
@@ -437,8 +436,9 @@ def _size(content: Any, table: bool) -> int:
 
 
 def _prefix_problems(model: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yields a problem if a merge's second part lacks the prefix, which the library removes
-    unchecked.
+    """Yields a problem if a merge's second part lacks the prefix.
+
+    The library removes the prefix without checking it.
     """
     prefix, merges = model.get("continuing_subword_prefix"), model.get("merges")
     if not isinstance(prefix, str) or not prefix or not isinstance(merges, list):

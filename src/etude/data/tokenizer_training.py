@@ -1,6 +1,4 @@
-"""Shared functions for training tokenizers: bounded cost, interruption, and checks of the
-vocabulary size.
-"""
+"""Shared functions for training tokenizers: bounded cost, interruption, and size checks."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ from etude.data.passages import BREAK
 from etude.errors import Checks
 
 LONG_STRETCH = 512  # characters without a position to cut: longer than any word of a language
-MAX_LONG_STRETCHES = (
-    1 << 21
-)  # characters of long stretches: byte-pair encoding needs about 8 us each
+MAX_LONG_STRETCHES = 1 << 21  # characters in total: byte-pair encoding needs about 8 us each
 LOG_INTERVAL = 5.0  # seconds between progress messages
 LARGEST_VOCABULARY = 1 << 20  # four times the largest in use
 
@@ -31,7 +27,7 @@ def learnable(texts: Iterable[str]) -> Iterator[str]:
     Training processes each distinct word repeatedly, which is slow for words of thousands of
     characters and for millions of words that occur once. So a stretch of at least `LONG_STRETCH`
     characters without a position to cut (base64, a line of one letter) is cut into pieces of that
-    length, and after `LEARNT_FROM` characters of such stretches, further ones are skipped.
+    length, and after `MAX_LONG_STRETCHES` characters of such stretches, further ones are skipped.
     (SentencePiece skips every line of more than 4192 bytes.) A text without long stretches is
     unchanged.
     """
@@ -123,8 +119,7 @@ def learn(backend: tokenizers.Tokenizer, trainer: Any, texts: Iterable[str]) -> 
 
 
 def check_vocabulary(size: int, least: int, needed: str) -> None:
-    """Checks that a vocabulary size is at least that of the smallest tokenizer, and fits into
-    memory.
+    """Checks that a vocabulary size is not too small for the tokenizer or too large for memory.
 
     Args:
         size: the vocabulary size.

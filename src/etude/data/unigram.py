@@ -94,8 +94,7 @@ def count_words(texts: Iterable[str]) -> dict[bytes, int]:
 
 
 def learn_pieces(words: dict[bytes, int], size: int) -> list[tuple[bytes, float]]:
-    """Returns all bytes and the best pieces of `words`, with their log-probabilities: at most
-    `size`.
+    """Returns all bytes and the best pieces of `words`, at most `size`, with log-probabilities.
 
     Alternates expectation maximisation with pruning the pieces whose removal changes the likelihood
     least (Kudo 2018, section 3.2).
@@ -126,10 +125,8 @@ def learn_pieces(words: dict[bytes, int], size: int) -> list[tuple[bytes, float]
                 "training the tokenizer: %d candidate pieces left, target %d", alive.sum(), size
             )
         probability = _normalise(expected, alive)
-        alternative = others.best(probability)
-        better = (
-            alive & (probability > alternative) & (alternative > 0.0)
-        )  # a byte has no other spelling
+        alternative = others.best(probability)  # 0 for a byte, which has no other spelling
+        better = alive & (probability > alternative) & (alternative > 0.0)
         loss = np.where(alive, 0.0, -1.0)
         loss[better] = expected[better] * np.log(probability[better] / alternative[better])
         loss[:256] = np.inf
@@ -258,8 +255,10 @@ class _Lattices:
 
 
 def _group_by_offset(offset: Integers, node: Integers) -> list[tuple[Integers, Integers, Integers]]:
-    """Groups edges by offset; returns for each offset the edges, the first edge of each node, and
-    the nodes.
+    """Groups edges by offset.
+
+    Returns:
+        For each offset the edges, the first edge of each node, and the nodes.
     """
     order = np.lexsort((node, offset))
     result = []

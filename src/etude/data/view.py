@@ -94,7 +94,7 @@ def _examples(data: Any, count: int) -> Iterator[str]:
                 yield f"  tags: {cut(tags)}"
 
 
-def of_text(data: Any) -> Iterator[str]:
+def describe_text(data: Any) -> Iterator[str]:
     """Yields the description of a `TextData`."""
     rows = []
     for name, meta in data.meta.splits.items():

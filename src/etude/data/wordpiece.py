@@ -90,8 +90,10 @@ def bert_tokenizer(vocabulary: list[str], lowercase: bool) -> Tokenizer:
 
 
 def bert_normalizer(lowercase: bool) -> normalizers.BertNormalizer:
-    """Returns BERT's normalizer: removes control characters, separates Chinese characters;
-    optionally lowercases and strips accents.
+    """Returns BERT's normalizer.
+
+    It removes control characters, separates Chinese characters, and optionally lowercases and
+    strips accents.
     """
     return normalizers.BertNormalizer(
         clean_text=True, handle_chinese_chars=True, strip_accents=None, lowercase=lowercase

@@ -31,8 +31,10 @@ NAMED_FROM = 100  # number of passages from which unknown words are recorded
 def write_split(
     path: Path, parts: Mapping[str, Part], tokenizer: Tokenizer, dtype: str, name: Split
 ) -> SplitMeta:
-    """Writes the ids of a split, part after part, to the column `path`, one list per document, and
-    returns the metadata.
+    """Writes the ids of a split, part after part, to the column `path`, one list per document.
+
+    Returns:
+        The metadata of the split.
     """
     with beside(path, ".values").open("wb") as file, beside(path, ".ends").open("wb") as ends:
         writer = _Writer(file, ends, tokenizer, dtype, name)
@@ -174,9 +176,7 @@ class _Writer:
 def encoded_passages(
     passages: Iterable[Passage], tokenizer: Tokenizer
 ) -> Iterator[tuple[list[Passage], list[list[int]]]]:
-    """Yields passages in batches with their ids; encodes the next batch while the caller processes
-    this one.
-    """
+    """Yields passages in batches with their ids; encodes the next batch in the background."""
     with ThreadPoolExecutor(1, "encoding") as pool:
         pending: tuple[list[Passage], Future[list[list[int]]]] | None = None
         for batch in _batches(passages):
