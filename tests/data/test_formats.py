@@ -319,7 +319,7 @@ class TestPlainText:
     def test_with_rows_beside_it_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "README.md").write_text("about")
         (tmp_path / "a.jsonl").write_bytes(as_jsonl(DOCUMENTS))
-        with pytest.raises(RequestError, match=r"not both \(.*README.md and .*a.jsonl are there"):
+        with pytest.raises(RequestError, match=r"not both \(.*README.md and .*a.jsonl; select"):
             data(tmp_path).check()
         data(tmp_path / "*.jsonl").check()
 
@@ -368,7 +368,7 @@ class TestDamage:
         whole = COMPRESS[compression](raw)
         path.write_bytes(whole[: int(len(whole) * keep)])
         source = data(path)
-        with pytest.raises(RequestError, match=f"expected a whole {compression} file") as caught:
+        with pytest.raises(RequestError, match=f"expected a complete {compression} file") as caught:
             prepare(source, tmp_path)
         assert caught.value.problems[0].where == str(path)
         assert [entry.suffix for entry in (tmp_path / "cache").glob("*")] in ([], [".lock"])
@@ -416,7 +416,7 @@ class TestDamage:
         ("content", "where", "hint"),
         [
             (b"id,text\n1,a\n2,b,c\n", ", line 3", "2 cells, as in the header"),
-            (b"text\na, b\nc\n", ", line 2", "in quotes"),
+            (b"text\na, b\nc\n", ", line 2", "in quotation marks"),
             (b'id,text\n1,"open\n2,b\n', ", line 2", "a closing quotation mark"),
             (b"id,text\n1,caf\xe9\n", ", line 2, byte 13", "iconv"),
         ],
@@ -438,7 +438,7 @@ class TestDamage:
         }
         path = tmp_path / "a.parquet"
         path.write_bytes(contents[damage])
-        with pytest.raises(RequestError, match=r"a .*file that can be read") as caught:
+        with pytest.raises(RequestError, match=r"a (readable|valid \.parquet) file") as caught:
             prepare(data(path), tmp_path)
         assert caught.value.problems[0].where == str(path)
 

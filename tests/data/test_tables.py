@@ -358,7 +358,7 @@ class TestCompression:
         raw = first + (b"no stream at all" if damage == "text behind it" else bytes(second))
         path = written(tmp_path / f"a.jsonl{suffix}", raw)
         assert len(module.open(path).read().splitlines()) == 1
-        assert f"expected a whole {suffix} file" in refused(path)
+        assert f"expected a complete {suffix} file" in refused(path)
 
 
 class TestLongLines:

@@ -53,7 +53,9 @@ class Curriculum:
         for name in ("sequence_length", "batch", "weights"):
             for step in getattr(self, name) or {}:
                 fits = _whole(step) and step >= 0
-                checks.that(fits, f"curriculum.{name}", step, "a step (a whole number, at least 0)")
+                checks.that(
+                    fits, f"curriculum.{name}", step, "a step (a non-negative whole number)"
+                )
         for step, value in (self.sequence_length or {}).items():
             if not checks.that(_whole(value), f"curriculum.sequence_length.{step}", value, WHOLE):
                 continue
@@ -82,7 +84,7 @@ class Curriculum:
                 if checks.that(name in sources, f"{key}.{name}", weight, "a source's name", close):
                     number = isinstance(weight, int | float) and not isinstance(weight, bool)
                     fits = number and 0 <= weight < float("inf")
-                    checks.that(fits, f"{key}.{name}", weight, "a number of at least 0")
+                    checks.that(fits, f"{key}.{name}", weight, "a non-negative number")
             has_weight = any(weight != 0 for weight in weights.values())
             checks.that(has_weight, key, weights, "a positive weight for at least one source")
 

@@ -46,7 +46,7 @@ class Request:
         problems = []
         if self.files is not None:
             problems.append(
-                Problem("--data", f"none ({subject} only its own splits)", list(self.files))
+                Problem("--data", f"none ({subject} no rows, only splits)", list(self.files))
             )
         if self.by is not None:
             problems.append(Problem("--by", "none (this data has no columns)", self.by))

@@ -199,7 +199,7 @@ def _item_cost(item: _Item, after: bool) -> _Cost:
     if is_repeated and (
         inner_ways > 1 or _has_unbounded(item) or min(map(_shortest, item.inner)) < 1
     ):
-        raise _Rejected("groups without repetition, or of fixed length")
+        raise _Rejected("repeated groups of fixed length only")
     return _Cost(steps * max(1, count), inner_ways + ways - 1, loops)
 
 

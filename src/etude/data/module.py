@@ -96,7 +96,7 @@ class DataModule(DataAttributes):
 
     def validate(self, checks: Checks) -> None:
         """Checks the arguments; a subclass adds the checks of its own."""
-        checks.that(self.workers >= 0, "workers", self.workers, "a number of at least 0")
+        checks.that(self.workers >= 0, "workers", self.workers, "a non-negative number")
 
     # -- defined by a subclass ----------------------------------------------------------------
 

@@ -185,5 +185,5 @@ def _check(tokens: int, length: int, batch: int, seed: int) -> None:
     checks = Checks()
     checks.positive(length=length, batch=batch)
     checks.that(tokens > length, "tokens", tokens, f"more than length = {length} tokens")
-    checks.that(seed >= 0, "seed", seed, "a number of at least 0")
+    checks.that(seed >= 0, "seed", seed, "a non-negative number")
     checks.done()

@@ -187,9 +187,10 @@ def _load(stamps: tuple[tuple[Path, int, int], ...], end_of_text: str | None) ->
             raise InvalidArguments(Problem("end_of_text", expected, end_of_text, close))
         tokenizer = tokenizer.closed_by(end_of_text)
     if tokenizer.end_of_text is None:
-        names = ", ".join(list(special)[:8]) or "(the tokenizer has no special tokens)"
+        names = ", ".join(list(special)[:8]) or "none"
         log.warning(
-            "documents are not separated by a token; set data.tokenizer.end_of_text to one of: %s",
+            "documents are not separated by a token; special tokens for "
+            "data.tokenizer.end_of_text: %s",
             names,
         )
     spellings = zip(special.items(), tokenizer.encode_batch(list(special)), strict=True)
