@@ -288,9 +288,7 @@ class _Parser:
         if operator[0] != "{":
             most = 1 if operator[0] == "?" else None
             return replace(item, low=int(operator[0] == "+"), high=most, lazy=operator[1:] == "?")
-        if self.pattern.startswith(
-            ("?", "+", "*"), self.at
-        ):  # this is a repetition of a repetition
+        if self.pattern.startswith(("?", "+", "*"), self.at):  # repeats a repetition
             raise _Rejected("at most one repetition of a part")
         low, comma, high = match[1] or "0", match[2] or match[4], match[3] or match[4] or ""
         if max(len(low), len(high)) > 9 or max(int(low), int(high or 0)) > MOST:
@@ -307,9 +305,7 @@ def _known_escape(text: str) -> bool:
 
 
 def _class_end(pattern: str, at: int) -> int | None:
-    """Returns the end of the class that opens at `at`; classes may be nested. None if it isn't
-    closed.
-    """
+    """Returns the end of the class that opens at `at`, maybe with nested ones; None if open."""
     depth = 0
     while at < len(pattern):
         if pattern[at] == "\\":

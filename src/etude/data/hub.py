@@ -15,9 +15,7 @@ from typing import Any
 from etude.data.rows import quiet_datasets
 from etude.errors import Checks, EtudeError, InvalidArguments, Problem, RequestError, nearest
 
-TIMEOUT = (
-    10.0  # seconds for the request that resolves the commit, which is part of a run's identity
-)
+TIMEOUT = 10.0  # seconds for resolving the commit, which is part of a run's identity
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _NETWORK = ("httpx", "httpx2", "httpcore", "aiohttp", "requests", "urllib3", "huggingface_hub")
 NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)

@@ -253,7 +253,7 @@ class MixtureOrder:
         stage = bisect_right(self.stages, first) - 1
         ends = self.stages[1 : stage + 1]
         shares = self.shares[stage]
-        stage_counts = shares.counts(first - self.stages[stage])  # in this stage
+        stage_counts = shares.counts(first - self.stages[stage])
         before_each = list(stage_counts)
         for earlier, start, end in zip(self.shares, self.stages, ends, strict=False):
             before_each = [*map(sum, zip(before_each, earlier.counts(end - start), strict=True))]

@@ -58,9 +58,8 @@ class Tokenizer:
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, file: str = TOKENIZER.name) -> None:
-        backend.encode_special_tokens = (
-            True  # don't parse special tokens in text; the flag isn't stored in the file
-        )
+        # Don't parse special tokens in text; the flag isn't stored in the file.
+        backend.encode_special_tokens = True
         backend.no_truncation()  # a file may truncate each text to 128 tokens
         backend.no_padding()
         self.backend, self.file = backend, file

@@ -13,7 +13,7 @@ import tokenizers
 from etude.data.passages import BREAK
 from etude.errors import Checks
 
-LONG_STRETCH = 512  # characters without a position to cut: longer than any word of a language
+LONG_STRETCH = 512  # characters without a position to cut: longer than any word
 MAX_LONG_STRETCHES = 1 << 21  # characters in total: byte-pair encoding needs about 8 us each
 LOG_INTERVAL = 5.0  # seconds between progress messages
 LARGEST_VOCABULARY = 1 << 20  # four times the largest in use
