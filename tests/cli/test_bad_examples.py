@@ -133,7 +133,7 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "translation",
         PAIRS,
         ["data.target=zh"],
-        "data.target = 'zh': expected an existing column",
+        "data.target = 'zh': expected a column that is",
     ),
     "pairs in pieces": (
         "translation",

@@ -213,7 +213,7 @@ class TestEndToEnd:
             (remote.folder / "org/speech").rmdir()
         assert code == 2
         assert "data=text_files" in err
-        assert "with data.path=org/speech, reads it" in err
+        assert "pairs or tagged with data.path=org/speech" in err
 
 
 class TestWithoutANetwork:

@@ -83,7 +83,7 @@ class TestTSV:
         path = written(tmp_path / "a.tsv", 'id\ttext\n1\tplain\n2\t"said"\n3\tmore\n')
         told = refused(path)
         assert told.startswith(", line 3: expected a value of data.quoting, since a cell")
-        assert "data.quoting=csv reads 'said', data.quoting=none '\"said\"'" in told
+        assert "data.quoting=csv reads 'said', data.quoting=none reads '\"said\"'" in told
         assert table(path, "csv")[1][1] == ("2", "said")
         assert table(path, "none")[1][1] == ("2", '"said"')
 

@@ -261,5 +261,7 @@ def test_another_reader_is_other_data(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_document_that_is_no_text_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"Corpus.documents = 'tuple': expected texts"):
+    with pytest.raises(
+        RequestError, match=r"Corpus.documents = 'tuple': expected documents of type str"
+    ):
         corpus(train=[("a", "b")]).prepare(tmp_path)  # type: ignore[list-item]

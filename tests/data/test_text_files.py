@@ -218,15 +218,15 @@ class TestPaths:
     @pytest.mark.parametrize(
         ("name", "message"),
         [
-            ("b.tx", "has no b.tx; did you mean b.txt?"),
-            ("aa/deep/z.md", "has no aa; "),
+            ("b.tx", "does not contain b.tx; did you mean b.txt?"),
+            ("aa/deep/z.md", "does not contain aa; "),
             (
                 "notes.py",
                 r"a file in a supported format: \.txt, \.md, .*or plain text without a suffix",
             ),
             ("empty.txt", "it is empty"),
             ("*.csv", "a glob that matches text files"),
-            (".hidden/none", "has no none; choose from: x.txt"),
+            (".hidden/none", "does not contain none; choose from: x.txt"),
         ],
     )
     def test_a_path_that_cannot_be_used(self, folder: Path, name: str, message: str) -> None:

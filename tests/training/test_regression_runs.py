@@ -66,7 +66,7 @@ def test_from_command_to_score(etude: Any, tmp_path: Path) -> None:
 
 def test_what_is_shown_and_planned(etude: Any, tmp_path: Path) -> None:
     told = etude("data", "show", *WORDS).out
-    assert "examples of 13 places" in told
+    assert "examples of 13 positions" in told
     assert "numbers per position: 3" in told
     assert "numbers (32, 13, 3)" in told
     targets = next(line for line in told.splitlines() if line.startswith("  targets: "))

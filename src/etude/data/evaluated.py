@@ -62,7 +62,7 @@ class Request:
 
 def needless(quoting: str) -> Problem:
     """Returns the problem of a stated quoting without files of rows."""
-    return Problem("--quoting", "no value without --data and files of rows", quoting)
+    return Problem("--quoting", "--data with CSV or TSV files", quoting)
 
 
 @dataclass

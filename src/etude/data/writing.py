@@ -158,7 +158,7 @@ class _Writer:
             self._warned_of_cuts = True
             log.warning(
                 "%s: a text of more than %s characters without a space is cut in the middle; the "
-                "tokens next to the cut may differ from those of the uncut text",
+                "tokens next to a cut may differ from those of the uncut text",
                 self.name,
                 f"{PASSAGE:,}",
             )
