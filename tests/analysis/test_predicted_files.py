@@ -41,7 +41,9 @@ def test_lines_end_at_line_ends_alone(name: str, tmp_path: Path) -> None:
 def test_a_table_is_read_as_the_run_reads_its_own(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_text('id\ttext\n1\t"said"\n')
-    with pytest.raises(RequestError, match=r"line 2: expected data\.quoting to be stated"):
+    with pytest.raises(
+        RequestError, match=r"line 2: expected a value of data\.quoting, since a cell"
+    ):
         list(labels().read(path))
     assert list(labels(quoting="csv").read(path)) == ["said"]
     assert list(labels(quoting="none").read(path)) == ['"said"']

@@ -197,7 +197,7 @@ def test_what_constructors_refuse_is_told_together() -> None:
     [
         (["trainer.max_steps=9999999999999999999999"], "trainer.max_steps", "fewer than 2**40"),
         (["trainer.strategy=fsdp"], "trainer.strategy", "auto, or ddp for several devices"),
-        (["data=mixture", "data.sources.early=null"], "data.sources.early", "leave it out"),
+        (["data=mixture", "data.sources.early=null"], "data.sources.early", "to remove it"),
         (
             ["optimizer.weight_decay=inf"],
             "optimizer.weight_decay",

@@ -59,18 +59,18 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "truncated gzip": (
         "a.txt.gz",
         gzip.compress(WORDS.encode() * 999)[:-20],
-        "a.txt.gz: expected a whole .gz file (it is cut short or damaged",
+        "a.txt.gz: expected a complete .gz file (the file is truncated or damaged",
     ),
     "truncated rows": (
         "a.jsonl.bz2",
         bz2.compress(jsonl(ROWS * 99))[:-20],
-        "a.jsonl.bz2: expected a whole .bz2 file (it is cut short or damaged",
+        "a.jsonl.bz2: expected a complete .bz2 file (the file is truncated or damaged",
     ),
-    "not gzip at all": ("a.txt.gz", b"plain text", "a.txt.gz: expected a whole .gz file"),
+    "not gzip at all": ("a.txt.gz", b"plain text", "a.txt.gz: expected a complete .gz file"),
     "broken JSON": (
         "a.jsonl",
         jsonl(ROWS * 9) + b'{"text": "half\n' + jsonl(ROWS),
-        "a.jsonl, line 361, column 10: expected JSON: an object a line",
+        "a.jsonl, line 361, column 10: expected JSON with one object per line",
     ),
     "a number": (
         "a.jsonl",
@@ -93,11 +93,11 @@ BAD: dict[str, tuple[str, bytes, str]] = {
         "a.jsonl.gz, line 361, byte ",
     ),
     "empty": ("a.txt", b"", "data.path = "),
-    "no rows": ("a.jsonl", b"\n\n", "expected rows; its files have none"),
-    "nothing but null": ("a.jsonl", jsonl([None] * 30), "expected a column that holds text"),
+    "no rows": ("a.jsonl", b"\n\n", "expected files with rows (no file has any)"),
+    "nothing but null": ("a.jsonl", jsonl([None] * 30), "expected a column with text"),
     "one row": ("a.jsonl", jsonl(ROWS[:1]), "leaves some of the 1 documents for training"),
-    "equal rows": ("a.jsonl", jsonl(ROWS[:1] * 5), "equal documents are in one split"),
-    "no table": ("a.parquet", b"not a table", "a.parquet: expected a .parquet file that can"),
+    "equal rows": ("a.jsonl", jsonl(ROWS[:1] * 5), "equal documents are in the same split"),
+    "no table": ("a.parquet", b"not a table", "a.parquet: expected a valid .parquet file ("),
 }
 
 
@@ -167,7 +167,7 @@ def test_a_window_longer_than_the_corpus(train: Etude, tmp_path: Path) -> None:
         path, "data.sequence_length=5000", "data.batch.examples=1", "model.max_length=5000"
     )
     assert answer.code == 2
-    assert "data.sequence_length = 5000: expected less than the training split's 2," in answer.err
+    assert "data.sequence_length = 5000: expected less than the 2," in answer.err
     assert not (tmp_path / "runs").exists()
 
 
@@ -198,9 +198,7 @@ class TestTheDisk:
         path.write_bytes(jsonl(ROWS))
         answer = train(path, f"run.cache={path}/cache")
         assert answer.code == 2
-        assert (
-            f"{path}/cache: expected a folder for prepared data that can be written" in answer.err
-        )
+        assert f"{path}/cache: expected a writable folder for prepared data" in answer.err
         assert not (tmp_path / "runs").exists()
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from etude.data.cache import built_once
+from etude.data.cache import build_once
 from etude.errors import RequestError
 
 # Builds one folder, slowly, and notes the build in a log that all processes share.
 BUILDER = """
 import sys, time
 from pathlib import Path
-from etude.data.cache import built_once
+from etude.data.cache import build_once
 
 cache, log, seconds = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
 
@@ -29,7 +29,7 @@ def build(folder):
     time.sleep(seconds)
     (folder / "second").write_text("2")
 
-built_once(cache, "key", build)
+build_once(cache, "key", build)
 print("done", flush=True)
 """
 
@@ -54,8 +54,8 @@ def test_a_folder_is_built_once_and_then_found(tmp_path: Path) -> None:
         builds.append(folder)
         write(folder)
 
-    first = built_once(tmp_path / "a" / "b", "key", build)
-    second = built_once(tmp_path / "a" / "b", "key", build)
+    first = build_once(tmp_path / "a" / "b", "key", build)
+    second = build_once(tmp_path / "a" / "b", "key", build)
     assert first == second == tmp_path / "a" / "b" / "key"
     assert (first / "file").read_text() == "whole"
     assert len(builds) == 1
@@ -67,7 +67,7 @@ def test_nothing_stands_under_the_final_name_while_it_is_built(tmp_path: Path) -
         assert folder.parent == tmp_path  # a rename within one file system is atomic
         write(folder)
 
-    built_once(tmp_path, "key", build)
+    build_once(tmp_path, "key", build)
     assert names(tmp_path) == ["key", "key.lock"]
 
 
@@ -88,7 +88,7 @@ def test_a_killed_builder_leaves_nothing_that_counts(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert names(cache) == ["key.lock", "key.partial"]
-    built_once(cache, "key", write)
+    build_once(cache, "key", write)
     assert names(cache) == ["key", "key.lock"]
     assert names(cache / "key") == ["file"]
 
@@ -98,7 +98,7 @@ def test_what_killed_builders_of_other_folders_left_is_swept(tmp_path: Path) -> 
     (tmp_path / "alive.partial").mkdir()
     with (tmp_path / "alive.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        built_once(tmp_path, "key", write)
+        build_once(tmp_path, "key", write)
     assert not (tmp_path / "dead.partial").exists()
     assert (tmp_path / "alive.partial").exists()
 
@@ -110,9 +110,9 @@ def test_a_failed_build_cleans_up_and_is_tried_again(tmp_path: Path, error: Base
         raise error
 
     with pytest.raises(type(error)):
-        built_once(tmp_path, "key", fail)
+        build_once(tmp_path, "key", fail)
     assert names(tmp_path) == ["key.lock"]
-    assert built_once(tmp_path, "key", write).is_dir()
+    assert build_once(tmp_path, "key", write).is_dir()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
@@ -121,26 +121,26 @@ def test_a_full_disk_is_said_and_cleaned_up(tmp_path: Path) -> None:
         write(folder)
         Path("/dev/full").write_bytes(b"x")
 
-    with pytest.raises(RequestError, match="room on its disk") as caught:
-        built_once(tmp_path, "key", fill)
+    with pytest.raises(RequestError, match="free disk space") as caught:
+        build_once(tmp_path, "key", fill)
     assert caught.value.problems[0].where == str(tmp_path)
     assert names(tmp_path) == ["key.lock"]
 
 
 def test_a_cache_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(RequestError, match="a folder for prepared data that can be written"):
-        built_once(tmp_path / "file" / "cache", "key", write)
+    with pytest.raises(RequestError, match="a writable folder for prepared data"):
+        build_once(tmp_path / "file" / "cache", "key", write)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_cache_serves_what_it_has(tmp_path: Path) -> None:
-    folder = built_once(tmp_path, "key", write)
+    folder = build_once(tmp_path, "key", write)
     tmp_path.chmod(0o500)
     try:
-        assert built_once(tmp_path, "key", write) == folder
-        with pytest.raises(RequestError, match="that can be written"):
-            built_once(tmp_path, "other", write)
+        assert build_once(tmp_path, "key", write) == folder
+        with pytest.raises(RequestError, match="a writable folder"):
+            build_once(tmp_path, "other", write)
     finally:
         tmp_path.chmod(0o700)
 
@@ -150,4 +150,4 @@ def test_an_error_of_the_source_is_not_blamed_on_the_cache(tmp_path: Path) -> No
         raise FileNotFoundError(errno.ENOENT, "No such file", "/somewhere/else.txt")
 
     with pytest.raises(FileNotFoundError):
-        built_once(tmp_path / "cache", "key", missing)
+        build_once(tmp_path / "cache", "key", missing)

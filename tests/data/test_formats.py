@@ -186,7 +186,7 @@ class TestRows:
             with caplog.at_level("INFO", "etude.data"):
                 assert in_order(data(tmp_path / name, validation=0.5)) == ["a", "b", "c"]
             told = [record.getMessage() for record in caplog.records]
-            assert told == ["2 rows without text are left out"]
+            assert told == ["skipped 2 rows without text"]
 
     @pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv"])
     def test_a_windows_file_gives_the_documents_of_its_unix_twin(
@@ -276,10 +276,10 @@ class TestColumns:
     @pytest.mark.parametrize(
         ("name", "content", "message"),
         [
-            ("a.csv", "title,body\na,b\n", "the column that holds the text .*columns title, body"),
-            ("a.jsonl", '{"a": "x", "b": "y"}\n', "the column that holds the text .*columns a, b"),
-            ("a.jsonl", '{"a": 1, "b": null}\n', r"a column that .*a \(no text\), b \(no text\)"),
-            ("a.jsonl", '{"a": 1}\n{"a": "x"}\n', r"a column that holds text .*a \(no text\)"),
+            ("a.csv", "title,body\na,b\n", "the name of the text column .*columns title, body"),
+            ("a.jsonl", '{"a": "x", "b": "y"}\n', "the name of the text column .*columns a, b"),
+            ("a.jsonl", '{"a": 1, "b": null}\n', r"a column with .*a \(no text\), b \(no text\)"),
+            ("a.jsonl", '{"a": 1}\n{"a": "x"}\n', r"a column with text .*a \(no text\)"),
         ],
     )
     def test_none_that_is_clear(
@@ -319,7 +319,7 @@ class TestPlainText:
     def test_with_rows_beside_it_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "README.md").write_text("about")
         (tmp_path / "a.jsonl").write_bytes(as_jsonl(DOCUMENTS))
-        with pytest.raises(RequestError, match=r"not both \(.*README.md and .*a.jsonl are there"):
+        with pytest.raises(RequestError, match=r"not both \(.*README.md and .*a.jsonl; select"):
             data(tmp_path).check()
         data(tmp_path / "*.jsonl").check()
 
@@ -368,7 +368,7 @@ class TestDamage:
         whole = COMPRESS[compression](raw)
         path.write_bytes(whole[: int(len(whole) * keep)])
         source = data(path)
-        with pytest.raises(RequestError, match=f"expected a whole {compression} file") as caught:
+        with pytest.raises(RequestError, match=f"expected a complete {compression} file") as caught:
             prepare(source, tmp_path)
         assert caught.value.problems[0].where == str(path)
         assert [entry.suffix for entry in (tmp_path / "cache").glob("*")] in ([], [".lock"])
@@ -388,7 +388,7 @@ class TestDamage:
         ("content", "where", "expected"),
         [
             (b'{"text": "a"}\n{"text": "b"\n{"text": "c"}\n', "line 2, column 13", "JSON"),
-            (b'{"text": "a"}\n\n"b"\n', "line 3", "an object a line"),
+            (b'{"text": "a"}\n\n"b"\n', "line 3", "one object per line"),
             (b'{"text": "a"}\n' + b"[" * 100_000 + b"\n", "line 2", "JSON"),
             (b'{"text": "a"}\n{"text": 5}\n', "line 2, column text", "text or null"),
             (b'{"text": "a"}\n{"text": ["b"]}\n', "line 2, column text", "text or null"),
@@ -415,9 +415,9 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("content", "where", "hint"),
         [
-            (b"id,text\n1,a\n2,b,c\n", ", line 3", "as many cells as the header names, 2"),
-            (b"text\na, b\nc\n", ", line 2", "in quotes"),
-            (b'id,text\n1,"open\n2,b\n', ", line 2", "a quotation mark that ends the cell"),
+            (b"id,text\n1,a\n2,b,c\n", ", line 3", "2 cells, as in the header"),
+            (b"text\na, b\nc\n", ", line 2", "in quotation marks"),
+            (b'id,text\n1,"open\n2,b\n', ", line 2", "a closing quotation mark"),
             (b"id,text\n1,caf\xe9\n", ", line 2, byte 13", "iconv"),
         ],
     )
@@ -438,7 +438,7 @@ class TestDamage:
         }
         path = tmp_path / "a.parquet"
         path.write_bytes(contents[damage])
-        with pytest.raises(RequestError, match=r"a .*file that can be read") as caught:
+        with pytest.raises(RequestError, match=r"a (readable|valid \.parquet) file") as caught:
             prepare(data(path), tmp_path)
         assert caught.value.problems[0].where == str(path)
 

@@ -167,7 +167,7 @@ def test_rows_without_stated_features(remote: Remote) -> None:
         (["data.path.name=mood"], "data.path.name = 'mood': expected owner/name"),
         (
             ["data.path.name=org/none"],
-            "data.path.name = 'org/none': expected a data set on the hub",
+            "data.path.name = 'org/none': expected a dataset on the hub",
         ),
         (
             [f"data.path.revision={COMMIT}"],
@@ -182,7 +182,7 @@ def test_rows_without_stated_features(remote: Remote) -> None:
             "data.validation = 'validaton': expected a split of org/mood: train, validation, test",
         ),
         (["data.path.config=en"], "data.path.config = 'en': expected a config of org/mood"),
-        (["data.text=txt"], "data.text = 'txt': expected a column that is there (org/mood has"),
+        (["data.text=txt"], "data.text = 'txt': expected an existing column (org/mood has"),
         (
             ["data.path.name=org/unnamed"],
             "org/unnamed, split train, row 1, column label = None: expected a label",
@@ -205,6 +205,6 @@ def test_without_a_network_it_says_what_helps(hub: Hub, remote: Remote) -> None:
     finally:
         hub.gone.clear()
     assert code == 2
-    assert "expected a hub that can be reached" in err
-    assert "state revision=<commit, 40 digits> beside the name" in err
+    assert "expected a reachable hub" in err
+    assert "set revision=<commit, 40 digits> if this data" in err
     assert "labelled_files, pairs or tagged" in err

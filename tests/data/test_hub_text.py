@@ -160,8 +160,8 @@ class TestEndToEnd:
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            (["data.name=org/none"], "data.name = 'org/none': expected a data set on the hub"),
-            (["data.name=org/gated"], "this one is gated (accept its terms"),
+            (["data.name=org/none"], "data.name = 'org/none': expected a dataset on the hub"),
+            (["data.name=org/gated"], "to which you have access (it is gated: accept its terms"),
             (["data.name=speech"], "data.name = 'speech': expected owner/name"),
             (
                 ["data.name=org/speech", "data.revision=v7"],
@@ -188,8 +188,8 @@ class TestEndToEnd:
                 ["data.name=org/two", "data.config=en", "data.column=boddy"],
                 "has the columns id (no text), body; did you mean body?",
             ),
-            (["data.name=org/broken"], "a data set whose files are rows that can be read"),
-            (["data.name=org/numbers"], "a column that holds text (org/numbers has the columns"),
+            (["data.name=org/broken"], "a dataset with readable rows"),
+            (["data.name=org/numbers"], "a column with text (org/numbers has the columns"),
             (
                 ["data.name=org/numbers", "data.column=text"],
                 "org/numbers, split train, row 1, column text = 1: expected text or null",
@@ -213,7 +213,7 @@ class TestEndToEnd:
             (remote.folder / "org/speech").rmdir()
         assert code == 2
         assert "data=text_files" in err
-        assert "with data.path=org/speech, reads it" in err
+        assert "pairs or tagged with data.path=org/speech" in err
 
 
 class TestWithoutANetwork:
@@ -236,7 +236,10 @@ class TestWithoutANetwork:
         code, out, err = remote(*words)
         assert code == 0
         assert "finished before" in out
-        assert "no hub; main of org/later as last seen here" in out + err
+        assert (
+            "could not reach the hub; using the last known commit for main of org/later"
+            in out + err
+        )
         # Another tokenizer: the rows that were downloaded are still there, of this commit.
         other = record_of(remote(*words, "data/tokenizer=char"))
         assert other["data"]["commit"] == first["data"]["commit"]
@@ -247,8 +250,8 @@ class TestWithoutANetwork:
         for more in (("data.name=org/other",), (*words, f"data.revision={COMMIT}")):
             code, _, err = remote(*more)
             assert code == 2
-            assert "expected a hub that can be reached" in err
-            assert "prepare it once where there is a network" in err
+            assert "expected a reachable hub" in err
+            assert "prepare it once with network access" in err
             assert "data=text_files" in err
         assert time.monotonic() - began < 30
 
@@ -262,7 +265,7 @@ class TestWithoutANetwork:
             code, _, err = remote(*words)
             assert code == 2
             assert "OfflineModeIsEnabled" in err
-            assert "state revision=<commit" in err
+            assert "set revision=<commit" in err
         assert not (tmp_path / "runs").exists()
         remote.close()
 
@@ -275,7 +278,7 @@ class TestWithoutANetwork:
             began = time.monotonic()
             code, _, err = remote("data.name=org/speech")
             assert code == 2
-            assert "expected a hub that can be reached" in err
+            assert "expected a reachable hub" in err
             assert time.monotonic() - began < 60
             remote.close()
 

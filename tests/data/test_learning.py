@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.data import learning
-from etude.data.learning import LONG_STRETCH, learnable
+from etude.data import tokenizer_training
 from etude.data.tokenizer import BPE
+from etude.data.tokenizer_training import LONG_STRETCH, learnable
 
 PLAIN = st.text(alphabet="ab \n茶，", max_size=40)
 LONG = st.builds(
@@ -23,13 +23,13 @@ LONG = st.builds(
 @given(st.lists(st.one_of(PLAIN, LONG), max_size=8))
 def test_only_long_stretches_are_cut_and_only_too_many_left_out(parts: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learning, "LONG_STRETCH", 16)
+        patch.setattr(tokenizer_training, "LONG_STRETCH", 16)
         text = "".join(parts)
-        patch.setattr(learning, "LEARNT_FROM", 10**9)
+        patch.setattr(tokenizer_training, "MAX_LONG_STRETCHES", 10**9)
         assert "".join(learnable([text])) == text
-        patch.setattr(learning, "LEARNT_FROM", 0)
+        patch.setattr(tokenizer_training, "MAX_LONG_STRETCHES", 0)
         kept = list(learnable([text]))
-        stretches = [text[first:last] for first, last in learning._stretches(text)]
+        stretches = [text[first:last] for first, last in tokenizer_training._stretches(text)]
         assert "".join(kept) == "".join(s for s in stretches if len(s) < 16)
         if all(len(stretch) < 16 for stretch in stretches):
             assert kept == [text]
@@ -43,7 +43,7 @@ def test_ordinary_text_passes_as_it_is() -> None:
 def test_a_long_stretch_comes_in_pieces_up_to_a_bound(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(learning, "LEARNT_FROM", 3 * LONG_STRETCH + 100)
+    monkeypatch.setattr(tokenizer_training, "MAX_LONG_STRETCHES", 3 * LONG_STRETCH + 100)
     texts = ["a " + "x" * 2 * LONG_STRETCH + " b", "y" * 5 * LONG_STRETCH + " c", "z" * 9999]
     kept = list(learnable(texts))
     assert [len(text) for text in kept] == [1, 512, 512, 1, 2, 512, 99, 2]
@@ -57,12 +57,12 @@ CPU_SECONDS = 20  # ten times what one takes; uncut, byte-pair encoding takes mo
 ENORMOUS = """
 import random, resource
 resource.setrlimit(resource.RLIMIT_CPU, ({seconds}, {seconds}))  # the kernel ends what takes longer
-from etude.data import learning
+from etude.data import tokenizer_training
 from etude.data.tokenizer import BPE
 from etude.data.unigram import Unigram
 from etude.data.wordpiece import WordPiece
 
-learning.LEARNT_FROM = 1 << 15
+tokenizer_training.MAX_LONG_STRETCHES = 1 << 15
 words = {{
     "one letter": "a" * 400_000,
     "base64": "".join(random.Random(0).choices("ABCDEFGHabcdefgh0123456789+/", k=400_000)),

@@ -253,7 +253,7 @@ class TestMistakes:
 
     def test_no_source_and_strange_names_are_refused(self) -> None:
         sizes: dict[str, Any] = {"sequence_length": 8, "batch": Batch(examples=6)}
-        with pytest.raises(InvalidArguments, match="a source or more"):
+        with pytest.raises(InvalidArguments, match="at least one source"):
             Mixture(sources={}, weights={}, tokenizer=Char(), **sizes)
         sources = {"a/b": partial(TextFiles, path="x.txt")}
         with pytest.raises(InvalidArguments, match="a name of letters"):
@@ -274,7 +274,9 @@ class TestMistakes:
         assert where == ["data.sources.a.path", "data.sources.b.path"]
 
     def test_a_window_longer_than_a_source_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(RequestError, match="less than upper's training split has 120 tokens"):
+        with pytest.raises(
+            RequestError, match="less than the 120 tokens of the training split of upper"
+        ):
             mixture(tmp_path, sequence_length=120).prepare(tmp_path / "cache")
 
 

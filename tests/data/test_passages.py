@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from etude.data.passages import cut, parted_well
+from etude.data.passages import cut, is_clean_cut
 from etude.data.tokenizer import BPE, Byte, Char
 from etude.data.unigram import Unigram
 from etude.data.wordpiece import WordPiece
@@ -44,7 +44,7 @@ def test_how_the_text_arrives_does_not_matter(chunks: list[str], size: int, more
 def test_it_is_known_where_a_cut_may_change_tokens(text: str, size: int, more: int) -> None:
     passages = list(cut([text], size, size + more))
     for before, after in pairwise(passages):
-        assert parted_well(before, after) or len(before) == size + more
+        assert is_clean_cut(before, after) or len(before) == size + more
 
 
 def test_characters_and_bytes_may_be_cut_anywhere() -> None:

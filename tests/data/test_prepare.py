@@ -118,7 +118,7 @@ def test_characters_without_a_token_are_counted_and_named(
     splits = prepared(tmp_path, recipe).meta.splits
     assert (splits["train"].unknown, splits["val"].unknown) == (0, 5)
     assert splits["val"].most_unknown == {"☕": 3, "é": 1, "y": 1}
-    assert "val: 5 characters are in none of the tokenizer's tokens" in caplog.text
+    assert "val: dropped 5 characters that are in none of the tokenizer's tokens" in caplog.text
     assert not Char().train(TRAIN).loses
     assert not Byte().train(TRAIN).loses
 
@@ -238,7 +238,7 @@ class TestCuts:
     def warnings(self, recipe: Recipe, cache: Path, caplog: pytest.LogCaptureFixture) -> int:
         texts = ["aaa bbb", "ccc ddd", " eee", "fff"]
         prepare_text(cache, parts=one_document(*texts), content="", settings={}, recipe=recipe)
-        return sum("beside a cut" in record.message for record in caplog.records)
+        return sum("next to a cut" in record.message for record in caplog.records)
 
     @pytest.mark.parametrize(
         ("recipe", "expected"), [(Char(), 0), (Byte(), 0), (BPE(270), 2), (Unigram(270), 2)]
@@ -263,7 +263,7 @@ class TestCuts:
     ) -> None:
         parts = one_document("aaa", " bbb", "\nccc")
         prepare_text(tmp_path, parts=parts, content="", settings={}, recipe=BPE(270))
-        assert "beside a cut" not in caplog.text
+        assert "next to a cut" not in caplog.text
 
 
 def test_whether_the_ids_spell_the_text_is_measured(tmp_path: Path) -> None:

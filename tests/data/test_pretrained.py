@@ -70,9 +70,11 @@ class TestGPT2:
     def test_the_other_file_is_asked_for(self, tmp_path: Path) -> None:
         write_gpt2(tmp_path)
         (tmp_path / "merges.txt").unlink()
-        with pytest.raises(RequestError, match=r"tokenizer\.path = .*merges\.txt beside vocab\.js"):
+        with pytest.raises(
+            RequestError, match=r"tokenizer\.path = .*merges\.txt in the folder of vocab\.js"
+        ):
             Pretrained(str(tmp_path / "vocab.json")).train([])
-        with pytest.raises(RequestError, match=r"the folder holds vocab\.json"):
+        with pytest.raises(RequestError, match=r"the folder contains vocab\.json"):
             Pretrained(str(tmp_path)).train([])
 
 
@@ -202,7 +204,7 @@ class TestEndOfText:
         backend.save(str(tmp_path / "tokenizer.json"))
         recipe = Pretrained(str(tmp_path))
         assert recipe.train([]).end_of_text is None
-        assert "no token stands between documents" in caplog.text
+        assert "documents are not separated by a token" in caplog.text
         data = prepare_text(
             tmp_path / "cache",
             parts={"": lambda split: iter([(0, "a"), (1, "b"), (2, "b")])},
@@ -241,12 +243,13 @@ class TestMistakes:
     def test_a_sentencepiece_model_is_told_how(self, tmp_path: Path) -> None:
         (tmp_path / "spiece.model").write_bytes(b"\x0a")
         with pytest.raises(
-            RequestError, match=r"transformers reads .* saves it as tokenizer\.json"
+            RequestError, match=r"load a .* with transformers and save it as tokenizer\.json"
         ):
             Pretrained(str(tmp_path / "spiece.model")).train([])
 
     @pytest.mark.parametrize(
-        ("change", "said"), [(lambda i: 0, "different ids"), (lambda i: i + 10**9, "ids up to")]
+        ("change", "said"),
+        [(lambda i: 0, "unique token ids"), (lambda i: i + 10**9, "ids up to")],
     )
     def test_ids_that_no_model_can_have(
         self, change: Callable[[int], int], said: str, tmp_path: Path
@@ -344,4 +347,4 @@ def test_a_repository_on_a_hub_is_fixed_to_its_commit(tmp_path: Path) -> None:
     assert ask("owner/name", hub.url, "home") == expected  # gone now, and known from before
     refused = ask("owner/name", hub.url, "elsewhere")
     assert refused.startswith("InvalidArguments path = 'owner/name': expected a tokenizer.json")
-    assert "without a network, give a folder" in refused
+    assert "without a network, set data.tokenizer.path to a folder" in refused

@@ -86,7 +86,7 @@ def test_speeches_after_the_last_year_are_left_out() -> None:
     )
     assert data.split_settings()["last_year"] == 1979
     assert "last_year" not in sotu().split_settings()  # what was prepared before is still found
-    with pytest.raises(InvalidArguments, match="last_year = 1969: expected a year from"):
+    with pytest.raises(InvalidArguments, match="last_year = 1969: expected a year not before"):
         sotu(held_out_from=1970, last_year=1969)
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from etude.data.mixture import Mixture
 from etude.data.sotu import Sotu
 from etude.data.steps import Share
-from etude.data.streamed import POSITION, Position, Streamed
+from etude.data.streamed import POSITION, Streamed, StreamPosition
 from etude.data.text import Batch
 from etude.data.text_files import TextFiles
 from etude.data.tokenizer import BPE, Byte, Char
@@ -115,7 +115,7 @@ def test_goes_on_from_a_saved_position(tmp_path_factory: Any, step: int) -> None
     if rest:
         assert asked[0] == documents[state["document"]]
     if step == 11:
-        assert Position(**state).block == 5
+        assert StreamPosition(**state).block == 5
 
 
 def test_places_and_readings(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_only_validation_is_stored(tmp_path: Path) -> None:
         ({"shuffle": 0}, "shuffle"),
         ({"learn_from": 0}, "learn_from"),
         ({"workers": 2}, "0 or 1"),
-        ({"order": "epochs"}, "see `shuffle`"),
+        ({"order": "epochs"}, "data.shuffle sets the order"),
     ],
 )
 def test_arguments_that_cannot_be(arguments: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_what_cannot_be(tmp_path: Path) -> None:
     stated: Any = {"tokenizer": Byte(), "sequence_length": 8, "batch": Batch(examples=4)}
     sources = {"a": partial(Sotu)}
     mixed = partial(Mixture, sources=sources, weights={"a": 1})
-    with pytest.raises(RequestError, match="not mixed in a stream"):
+    with pytest.raises(RequestError, match="a stream does not support mixtures"):
         Streamed(source=mixed, **stated)
     missing = partial(TextFiles, path=str(tmp_path / "none.txt"))
     with pytest.raises(RequestError, match=r"data\.source\.path"):
@@ -223,16 +223,16 @@ def test_the_stream_is_read_once_though_steps_cross_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = streamed(tmp_path, shuffle=3)
-    started: list[Position] = []
+    started: list[StreamPosition] = []
     stream = Streamed.stream
 
-    def noted(self: Streamed, start: Position) -> Any:
+    def noted(self: Streamed, start: StreamPosition) -> Any:
         started.append(start)
         return stream(self, start)
 
     monkeypatch.setattr(Streamed, "stream", noted)
     assert len(steps(data, 12)) == 12
-    assert started == [Position()]
+    assert started == [StreamPosition()]
 
 
 def test_a_shipped_class_states_no_code(tmp_path: Path) -> None:

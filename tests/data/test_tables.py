@@ -82,8 +82,8 @@ class TestTSV:
     def test_two_readings_that_differ_have_to_be_decided(self, tmp_path: Path) -> None:
         path = written(tmp_path / "a.tsv", 'id\ttext\n1\tplain\n2\t"said"\n3\tmore\n')
         told = refused(path)
-        assert told.startswith(", line 3: expected data.quoting to be stated")
-        assert "data.quoting=csv reads 'said', data.quoting=none '\"said\"'" in told
+        assert told.startswith(", line 3: expected a value of data.quoting, since a cell")
+        assert "data.quoting=csv reads 'said', data.quoting=none reads '\"said\"'" in told
         assert table(path, "csv")[1][1] == ("2", "said")
         assert table(path, "none")[1][1] == ("2", '"said"')
 
@@ -137,7 +137,7 @@ class TestTSV:
         data = LabelledFiles(**common, quoting="csv")
         assert [data.labels_of(row) for row in data.rows("val")] == [["a1"], ["a1"]]
         lines_only = written(tmp_path / "a.jsonl", '{"text": "a", "label": 1}\n')
-        with pytest.raises(RequestError, match=r"data\.quoting = 'csv': expected null: no file"):
+        with pytest.raises(RequestError, match=r"data\.quoting = 'csv': expected null \(no file"):
             LabelledFiles(**common | {"path": str(lines_only)}, quoting="csv").check()
 
 
@@ -167,19 +167,19 @@ class TestCSV:
     @pytest.mark.parametrize(
         ("content", "told"),
         [
-            ("text,text\na,b\n", ", line 1 = 'text': expected names of columns that all differ"),
+            ("text,text\na,b\n", ", line 1 = 'text': expected unique column names"),
             ("a,,b\n1,2,3\n", ", line 1 = '': expected a name for column 2"),
-            ("a,b,,\n1,2,,\n", ", line 1 = '': expected names of columns that all differ"),
-            ("a,b\n1,2\n3\n", ", line 3 = 1: expected as many cells as the header names, 2"),
-            ("a,b\n1,2\n3,4,\n", ", line 3 = 3: expected as many cells as the header names, 2"),
-            ('a,b\n1,"x\n2,y\n', ", line 2: expected a quotation mark that ends the cell"),
+            ("a,b,,\n1,2,,\n", ", line 1 = '': expected unique column names"),
+            ("a,b\n1,2\n3\n", ", line 3 = 1: expected 2 cells, as in the header"),
+            ("a,b\n1,2\n3,4,\n", ", line 3 = 3: expected 2 cells, as in the header"),
+            ('a,b\n1,"x\n2,y\n', ", line 2: expected a closing quotation mark"),
             ('a,b\n1,"x"y\n', ", line 2: expected a row of CSV"),
-            ('a,b\n1,2\n1,x"y"\n', ", line 3: expected quotation marks around the whole cell"),
-            ('a,b\n1, "x"\n', ", line 2: expected quotation marks around the whole cell"),
-            ("a;b\n1;2\n", ", line 1 = 'a;b': expected names between commas"),
-            ("a\tb\n1\t2\n", ", line 1 = 'a\\tb': expected names between commas"),
+            ('a,b\n1,2\n1,x"y"\n', ", line 3: expected quotation marks only around the whole cell"),
+            ('a,b\n1, "x"\n', ", line 2: expected quotation marks only around the whole cell"),
+            ("a;b\n1;2\n", ", line 1 = 'a;b': expected column names separated by commas"),
+            ("a\tb\n1\t2\n", ", line 1 = 'a\\tb': expected column names separated by commas"),
             ("a,b\n1,2\n".encode("utf-16"), ", line 1, byte 0 = '0xff': expected UTF-8 text"),
-            ("a,b\n1,2\n".encode("utf-16-le"), "a file in UTF-16 is converted by iconv"),
+            ("a,b\n1,2\n".encode("utf-16-le"), "convert UTF-16 with iconv"),
             (b"a,b\n1,2\n\xff,3\n", ", line 3, byte 8 = '0xff': expected UTF-8 text"),
         ],
     )
@@ -219,7 +219,8 @@ class TestJSON:
         [
             (
                 '{"text": "a"}\n{"text": "b", "text": "c"}\n',
-                ", line 2: expected JSON: an object a line, or one list of objects (the key 'text' "
+                ", line 2: expected JSON with one object per line, or one list of objects "
+                "(the key 'text' "
                 "stands twice in one object)",
             ),
             ('{"a": {"b": 1, "b": 2}}\n', ", line 1: expected JSON"),
@@ -230,8 +231,8 @@ class TestJSON:
             ('[{"a": 1}, 5]', ", row 2 = 5: expected an object"),
             ('[{"a": 1}] x', ", line 1, column 12: expected the end of the file"),
             ('[{"a": 1}', ", line 1, column 10"),
-            ('{"a": 1}\n[1]\n', ", line 2 = [1]: expected JSON: an object a line"),
-            ('{\n "a": 1\n}\n', ", line 1, column 2: expected JSON: an object a line"),
+            ('{"a": 1}\n[1]\n', ", line 2 = [1]: expected JSON with one object per line"),
+            ('{\n "a": 1\n}\n', ", line 1, column 2: expected JSON with one object per line"),
         ],
     )
     def test_what_no_rows_are_is_refused_by_line(
@@ -329,13 +330,13 @@ class TestParquet:
         form = format_of(path)
         assert form is not None
         assert [row["text"] for _, row in records_of(path, form, ["text"])] == words
-        with pytest.raises(RequestError, match="file that can be read"):
+        with pytest.raises(RequestError, match=r"a valid \.parquet file"):
             list(records_of(path, form, ["other"]))
 
     def test_a_name_that_stands_twice(self, tmp_path: Path) -> None:
         path = tmp_path / "a.parquet"
         pq.write_table(pa.Table.from_arrays([pa.array(["a"])] * 2, names=["text", "text"]), path)
-        assert "= 'text': expected names of columns that all differ" in refused(path)
+        assert "= 'text': expected unique column names" in refused(path)
 
 
 @pytest.mark.parametrize(("suffix", "module"), [(".bz2", bz2), (".xz", lzma)])
@@ -357,7 +358,7 @@ class TestCompression:
         raw = first + (b"no stream at all" if damage == "text behind it" else bytes(second))
         path = written(tmp_path / f"a.jsonl{suffix}", raw)
         assert len(module.open(path).read().splitlines()) == 1
-        assert f"expected a whole {suffix} file" in refused(path)
+        assert f"expected a complete {suffix} file" in refused(path)
 
 
 class TestLongLines:

@@ -65,8 +65,8 @@ class TestArguments:
         ("arguments", "message"),
         [
             ({"length": 0}, "sequence_length = 0: expected a positive number"),
-            ({"batch": Batch()}, "tokens or examples, just one"),
-            ({"batch": Batch(tokens=16, examples=1)}, "tokens or examples, just one"),
+            ({"batch": Batch()}, "exactly one of tokens and examples"),
+            ({"batch": Batch(tokens=16, examples=1)}, "exactly one of tokens and examples"),
             ({"batch": Batch(examples=0)}, "batch.examples = 0"),
             ({"batch": Batch(tokens=0)}, r"batch.tokens = 0.*nearest is 16"),
             ({"batch": Batch(tokens=39)}, r"multiple of sequence_length = 16.*nearest is 32"),
@@ -148,7 +148,7 @@ class TestPreparation:
             corpus(length=tokens).prepare(tmp_path)
 
     def test_a_validation_split_without_a_target_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(RequestError, match="2 tokens or more for validation, not 1"):
+        with pytest.raises(RequestError, match="at least 2 tokens for validation, not 1"):
             corpus(val=["x"]).prepare(tmp_path)
 
     def test_steps_in_the_wrong_order_are_said(self) -> None:
@@ -261,5 +261,7 @@ def test_another_reader_is_other_data(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_document_that_is_no_text_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"Corpus.documents = 'tuple': expected texts"):
+    with pytest.raises(
+        RequestError, match=r"Corpus.documents = 'tuple': expected documents of type str"
+    ):
         corpus(train=[("a", "b")]).prepare(tmp_path)  # type: ignore[list-item]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from etude.data import plain
 from etude.data.plain import scan
 from etude.data.text import Batch
-from etude.data.text_files import TextFiles, files_of, key_of
+from etude.data.text_files import TextFiles, files_of, hash_text
 from etude.data.tokenizer import BPE, Byte, Char
 from etude.errors import InvalidArguments, RequestError
 
@@ -218,12 +218,15 @@ class TestPaths:
     @pytest.mark.parametrize(
         ("name", "message"),
         [
-            ("b.tx", "has no b.tx; did you mean b.txt?"),
-            ("aa/deep/z.md", "has no aa; "),
-            ("notes.py", r"a file that can be read: \.txt, \.md, .*or plain text without a suffix"),
+            ("b.tx", "does not contain b.tx; did you mean b.txt?"),
+            ("aa/deep/z.md", "does not contain aa; "),
+            (
+                "notes.py",
+                r"a file in a supported format: \.txt, \.md, .*or plain text without a suffix",
+            ),
             ("empty.txt", "it is empty"),
             ("*.csv", "a glob that matches text files"),
-            (".hidden/none", "has no none; choose from: x.txt"),
+            (".hidden/none", "does not contain none; choose from: x.txt"),
         ],
     )
     def test_a_path_that_cannot_be_used(self, folder: Path, name: str, message: str) -> None:
@@ -241,7 +244,7 @@ class TestPaths:
             files_of([""])
 
     def test_a_folder_without_rows_asks_for_rows(self, tmp_path: Path) -> None:
-        with pytest.raises(RequestError, match=r"files of rows: \.jsonl"):
+        with pytest.raises(RequestError, match=r"files with rows: \.jsonl"):
             files_of([str(tmp_path)], rows=True)
 
     def test_a_folder_without_texts(self, tmp_path: Path) -> None:
@@ -251,7 +254,7 @@ class TestPaths:
 
     def test_a_folder_of_empty_texts(self, tmp_path: Path) -> None:
         (tmp_path / "a.txt").touch()
-        with pytest.raises(RequestError, match="its files are empty"):
+        with pytest.raises(RequestError, match="all files are empty"):
             data(tmp_path).check()
 
     def test_every_wrong_path_is_reported(self, folder: Path) -> None:
@@ -350,13 +353,13 @@ class TestFilesOfItsOwnForValidation:
 
     def test_what_cannot_be(self, tmp_path: Path) -> None:
         path, held = self.files(tmp_path, "txt")
-        with pytest.raises(RequestError, match=r"data\.validation.*other files than those of"):
+        with pytest.raises(RequestError, match=r"data\.validation.*files that are not in"):
             data([path, held], validation=held).check()
         with pytest.raises(RequestError, match=r"data\.validation.*none\.txt"):
             data(path, validation=str(tmp_path / "none.txt")).check()
-        with pytest.raises(InvalidArguments, match="a part between 0 and 1, or files"):
+        with pytest.raises(InvalidArguments, match="a fraction between 0 and 1, or files"):
             data(path, validation=1.5)
-        with pytest.raises(InvalidArguments, match="a part between 0 and 1, or files"):
+        with pytest.raises(InvalidArguments, match="a fraction between 0 and 1, or files"):
             data(path, validation="")
 
     def test_from_a_command(self, etude: Any, tmp_path: Path) -> None:
@@ -421,7 +424,7 @@ class TestKeyed:
         assert (len(before), len(after)) == (90, 100)
         # by the same keys: of those held out before, the ones with the smallest still are
         assert len(before & after) >= 85
-        smallest = sorted(every, key=lambda text: key_of(text.encode()))
+        smallest = sorted(every, key=lambda text: hash_text(text.encode()))
         assert after == set(smallest[:100])
 
     def test_equal_texts_in_files_that_differ(self, tmp_path: Path) -> None:
@@ -453,7 +456,7 @@ class TestKeyed:
 
     def test_what_cannot_be(self, tmp_path: Path) -> None:
         folder = self.folder(tmp_path, ["the same"] * 4)
-        with pytest.raises(RequestError, match="equal documents are in one split"):
+        with pytest.raises(RequestError, match="equal documents are in the same split"):
             texts(data(folder, split="keyed"))
         with pytest.raises(InvalidArguments, match="regular or keyed"):
             data(folder, split="random")
@@ -474,7 +477,7 @@ class TestFilesForTesting:
             (f"{tmp_path}/tested.jsonl, line 1, column text", "one"),
             (f"{tmp_path}/tested.jsonl, line 3, column text", "two"),
         ]
-        with pytest.raises(RequestError, match=r"data\.test.*other files than those of data\.path"):
+        with pytest.raises(RequestError, match=r"data\.test.*files that are not in data\.path"):
             data(tmp_path / "train.jsonl", test=str(tmp_path / "train.jsonl")).check()
         with pytest.raises(InvalidArguments, match="null or files"):
             data(tmp_path / "train.jsonl", test="")
@@ -511,4 +514,7 @@ class TestFilesForTesting:
         for name in ("one", "two"):
             (tmp_path / f"{name}.txt").write_text(TEXT)
         data(tmp_path / "one.txt", test=str(tmp_path / "two.txt")).check()
-        assert f"data.test: {tmp_path}/two.txt has the content of {tmp_path}/one.txt" in caplog.text
+        assert (
+            f"data.test: {tmp_path}/two.txt has the same content as {tmp_path}/one.txt"
+            in caplog.text
+        )

@@ -15,7 +15,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from etude.data.expressions import bounded
+from etude.data.expressions import find_problem
 from etude.data.panics import no_panic
 from etude.data.tokenizer import BPE, Byte, Char, Tokenizer
 from etude.data.tokenizer_parts import KNOWN
@@ -61,7 +61,7 @@ WHOLE = (GPT2, LLAMA3, DEEPSEEK, O200K, NANOCHAT, CL100K, CLIP, QWEN3_5, KIMI)
 
 @pytest.mark.parametrize("pattern", [*WHOLE, *OTHERS])
 def test_what_released_tokenizers_split_with_is_accepted(pattern: str) -> None:
-    assert bounded(pattern) is None
+    assert find_problem(pattern) is None
     assert tokenizers.Regex(pattern) is not None  # and is a regular expression to the library
 
 
@@ -122,15 +122,15 @@ ENDLESS: dict[str, tuple[dict[str, Any], str]] = {
     "a letter becomes many": ({"normalizer": _replace("a", "b" * 1000)}, "normalizer.content"),
     "doubled 30 times": (
         {"normalizer": {"type": "Sequence", "normalizers": [_replace("a", "aa")] * 30}},
-        "at most 16 times as long",
+        "lengthen a text at most by a factor of 16",
     ),
     "a table of long entries": (
         {"normalizer": {"type": "Precompiled", "precompiled_charsmap": _table(100_000)}},
         "precompiled_charsmap",
     ),
     "a long template": ({"post_processor": _template(10_000)}, "at most 64 pieces"),
-    "a very long one": ({"post_processor": _template(140_000)}, "at most 262,144 of the sign {"),
-    "a text again and again": ({"post_processor": _template(2)}, "each text once"),
+    "a very long one": ({"post_processor": _template(140_000)}, "at most 262,144 occurrences of {"),
+    "a text again and again": ({"post_processor": _template(2)}, "each text at most once"),
     "templates of templates": (
         {"post_processor": {"type": "Sequence", "processors": [_template(1)] * 2}},
         "at most 1 TemplateProcessing",
@@ -154,15 +154,16 @@ ENDLESS: dict[str, tuple[dict[str, Any], str]] = {
                 "pretokenizers": [{"type": "ByteLevel"}, {"type": "Metaspace"}],
             },
         },
-        "normalizer and pre_tokenizer = 32: expected parts that make a text at most 16 times",
+        "normalizer and pre_tokenizer = 32: expected parts that lengthen a text at most by a "
+        "factor of 16",
     ),
     "a letter that has 18 in another form": (
         {"normalizer": _replace("a", "\ufdfa")},
-        "at most 16 times as long",
+        "lengthen a text at most by a factor of 16",
     ),
     "a long prefix": (
         {"normalizer": {"type": "Prepend", "prepend": "a" * 64}},
-        "at most 16 times as long",
+        "lengthen a text at most by a factor of 16",
     ),
     "a decoder that puts spaces between": (
         {
@@ -175,7 +176,7 @@ ENDLESS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "millions of lists": (
         {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [[]] * 2_200_000}},
-        "at most 2,097,152 of the sign [",
+        "at most 2,097,152 occurrences of [",
     ),
     "a token of thousands of letters": (
         {"added_tokens": [{"id": 9, "content": "a" * 1001}]},
@@ -199,7 +200,7 @@ ENDLESS: dict[str, tuple[dict[str, Any], str]] = {
                 "continuing_subword_prefix": "####",
             }
         },
-        "a second part that begins with the prefix ####",
+        "a merge whose second part begins with the prefix ####",
     ),
     "a decoder that takes letters from an empty word": (
         {"decoder": {"type": "Strip", "content": "a", "start": 1, "stop": 1}},
@@ -207,7 +208,7 @@ ENDLESS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a table that leads out of itself": (
         {"normalizer": {"type": "Precompiled", "precompiled_charsmap": _leading_out()}},
-        "whose ways and texts lie within it",
+        "a table without references outside itself",
     ),
     "a prefix of a megabyte": (
         {"decoder": {"type": "WordPiece", "prefix": "a" * 2**20, "cleanup": False}},
@@ -339,7 +340,7 @@ def test_a_table_replaces_what_it_says(tmp_path: Path) -> None:
 
 
 class TestAPanicOfTheLibrary:
-    """Which `must_be_known` refuses, where it knows it."""
+    """Which `check_parts` refuses, where it knows it."""
 
     def test_of_a_call_names_the_file_and_says_what_it_said(self) -> None:
         backend = Char().train(["abc"]).backend
@@ -352,19 +353,19 @@ class TestAPanicOfTheLibrary:
             lambda: tokenizer.unknown_pieces("abc"),
             lambda: tokenizer.first_token_bytes("abc"),
         ):
-            with pytest.raises(RequestError, match=r"^theirs\.json: .*it broke off: .*zero"):
+            with pytest.raises(RequestError, match=r"^theirs\.json: .*it panicked: .*zero"):
                 call()
 
     def test_of_decoding(self) -> None:
         backend = Char().train(["abc"]).backend
         backend.decoder = decoders.Strip("a", 64, 64)
-        with pytest.raises(RequestError, match="it broke off"):
+        with pytest.raises(RequestError, match="it panicked"):
             Tokenizer(backend).decode([0])
 
     def test_of_reading(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("etude.data.tokenizer.must_be_known", lambda *_: None)
+        monkeypatch.setattr("etude.data.tokenizer.check_parts", lambda *_: None)
         file = written(tmp_path, **ENDLESS["a prefix that the merges lack"][0])
-        with pytest.raises(RequestError, match="it broke off"):
+        with pytest.raises(RequestError, match="it panicked"):
             Tokenizer.load(file)
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])

@@ -167,7 +167,9 @@ def test_a_broken_one_names_the_folder_and_not_a_config_key(tmp_path: Path) -> N
     (tmp_path / "tokenizer.json").write_text('{"model": 3}')
     with pytest.raises(RequestError) as caught:
         load_folder_tokenizer(tmp_path, {})
-    assert str(caught.value).startswith(f"{tmp_path}: expected tokenizer.json as the library")
+    assert str(caught.value).startswith(
+        f"{tmp_path}: expected a tokenizer.json with supported parts"
+    )
 
 
 def test_what_is_written_is_read_by_transformers_alike(tmp_path: Path) -> None:

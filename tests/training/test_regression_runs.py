@@ -66,8 +66,8 @@ def test_from_command_to_score(etude: Any, tmp_path: Path) -> None:
 
 def test_what_is_shown_and_planned(etude: Any, tmp_path: Path) -> None:
     told = etude("data", "show", *WORDS).out
-    assert "examples of 13 places" in told
-    assert "numbers at a place: 3" in told
+    assert "examples of 13 positions" in told
+    assert "numbers per position: 3" in told
     assert "numbers (32, 13, 3)" in told
     targets = next(line for line in told.splitlines() if line.startswith("  targets: "))
     assert targets.split()[2::2] == ["·"] * 6
@@ -103,7 +103,7 @@ def test_from_another_run(tmp_path: Path) -> None:
         (["data=sort"], "expected examples with numbers, values"),
         (
             ["data=hkcancor", "~data.validation"],
-            "data that a rule makes for this task, such as data=icl_regression",
+            "synthetic data for this task, such as data=icl_regression",
         ),
         (["task=algorithmic"], "expected a decoder for Algorithmic"),
         (["task=causal_lm"], "for task=regression"),

@@ -1,8 +1,8 @@
-"""Folders that are built once, by whichever process comes first, and are whole or absent.
+"""Folders that the first process builds once, atomically.
 
-A folder is built beside its final name, flushed to disk and renamed, under a lock file. So the
-final name never shows a part of the work, whatever kills the builder, and a process that finds
-the folder needs no lock to use it.
+A folder is built under a temporary name, flushed to disk and renamed, under a lock file. So the
+final name never refers to an incomplete folder, even if the building process is killed, and a
+process that finds the folder needs no lock to use it.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class NotBuilt(Exception):
-    """The folder is not there, and `only_looking` forbids to build it."""
+    """Raised inside `only_looking` for a folder that doesn't exist."""
 
 
 @contextmanager
 def only_looking() -> Iterator[None]:
-    """Within, `built_once` finds folders and builds none: it raises `NotBuilt`."""
+    """Context manager in which `build_once` raises `NotBuilt` instead of building a folder."""
     token = _only_looking.set(True)
     try:
         yield
@@ -41,29 +41,29 @@ def only_looking() -> Iterator[None]:
         _only_looking.reset(token)
 
 
-def built_once(cache_dir: Path, key: str, build: Callable[[Path], None]) -> Path:
-    """The folder `cache_dir/key`, built by `build(folder)` if it isn't there yet.
+def build_once(cache_dir: Path, key: str, build: Callable[[Path], None]) -> Path:
+    """Returns the folder `cache_dir/key`, built by `build(folder)` if it doesn't exist.
 
     Args:
-        cache_dir: the parent, made if it is missing.
+        cache_dir: the parent; created if missing.
         key: the folder's name; equal keys must mean equal contents.
-        build: fills an empty folder; it is given another name than the final one.
+        build: fills an empty folder, which has a temporary name.
 
     Raises:
-        RequestError: the parent can't be written, or the disk is full.
-        NotBuilt: it is not there, within `only_looking`.
+        RequestError: if the parent can't be written, or the disk is full.
+        NotBuilt: if the folder doesn't exist, inside `only_looking`.
     """
     final = cache_dir / key
     if final.is_dir():
         return final
     if _only_looking.get():
         raise NotBuilt(str(final))
-    with _explained(cache_dir):
+    with _convert_errors(cache_dir):
         cache_dir.mkdir(parents=True, exist_ok=True)
         with _locked(cache_dir / f"{key}.lock"):
             if final.is_dir():
                 return final
-            _sweep(cache_dir)
+            _remove_partial(cache_dir)
             partial = cache_dir / f"{key}.partial"
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
@@ -79,45 +79,45 @@ def built_once(cache_dir: Path, key: str, build: Callable[[Path], None]) -> Path
     return final
 
 
-def _sweep(cache_dir: Path) -> None:
-    """Removes what killed builders left: partial folders that nobody holds the lock of."""
+def _remove_partial(cache_dir: Path) -> None:
+    """Removes the partial folders of killed processes: those whose lock no process holds."""
     for partial in cache_dir.glob("*.partial"):
         try:
             with partial.with_suffix(".lock").open("a") as file:
                 if not lock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB):
                     continue
                 shutil.rmtree(partial, ignore_errors=True)
-        except OSError:  # it is being built, or is somebody else's
+        except OSError:  # it is being built, or belongs to another user
             continue
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    # The lock goes with the process, however it ends. The file stays: were it removed, two
+    # The lock is released when the process ends. The file is not removed: otherwise two
     # processes could hold locks on two files of the same name.
     with path.open("a") as file:
         try:
             if not lock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB):
                 log.warning(
-                    "%s: the file system has no locks (flock); do not prepare the same data "
-                    "with two processes at once",
+                    "%s: the file system does not support locks (flock); do not prepare the same "
+                    "data in two processes at once",
                     path.parent,
                 )
         except BlockingIOError:
-            log.info("another process is preparing this data; waiting for %s", path)
+            log.info("waiting for another process that prepares this data (lock file %s)", path)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 @contextmanager
-def _explained(cache_dir: Path) -> Iterator[None]:
+def _convert_errors(cache_dir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         if error.errno in DISK_FULL:
-            expected, hint = "room on its disk for the prepared data", "nothing was left behind"
+            expected, hint = "free disk space for the prepared data", "partial files were removed"
         elif error.filename is None or Path(error.filename).is_relative_to(cache_dir):
-            expected, hint = "a folder for prepared data that can be written", str(error)
+            expected, hint = "a writable folder for prepared data", str(error)
         else:
             raise
         raise RequestError(Problem(str(cache_dir), expected, hint=hint)) from error

@@ -1,8 +1,8 @@
-"""The table of a `Precompiled` normalizer: which letters it replaces, and whether it is whole.
+"""Validation of the table of a `Precompiled` normalizer, which replaces characters.
 
 SentencePiece writes it: the length of a double-array trie in bytes, the trie (units of 4 bytes),
-and after it the texts that letters become, each with a zero at its end. The library follows the
-trie without looking whether a place is in it, so this is done here.
+and then the replacement texts, each with a zero at its end. The library follows the trie without
+bounds checks, so this module checks it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LABEL, _VALUE = 0x800000FF, 0x7FFFFFFF
 
 
 def growth(content: bytes) -> float | None:
-    """By how much a table lengthens a text at most, in bytes; None if it is not whole."""
+    """Returns the maximum growth factor of a text in bytes; None if the table is invalid."""
     size = int.from_bytes(content[:4], "little")
     if len(content) < 4 or size % 4 or size == 0 or 4 + size > len(content):
         return None
@@ -31,27 +31,30 @@ def growth(content: bytes) -> float | None:
         return None
     if texts and texts[-1]:
         return None
-    found = _leaves(units)
-    if found is None:
+    leaves = _leaves(units)
+    if leaves is None:
         return None
-    places, depths = found
-    if len(places) == 0:
+    positions, depths = leaves
+    if len(positions) == 0:
         return 1.0
-    if places.max() >= len(texts):
+    if positions.max() >= len(texts):
         return None
     letters = np.frombuffer(texts, dtype=np.uint8)
-    if np.any(letters[places] & 0xC0 == 0x80):  # within a letter
+    if np.any(letters[positions] & 0xC0 == 0x80):  # inside a character
         return None
     ends = np.flatnonzero(letters == 0)
-    lengths = ends[np.searchsorted(ends, places)] - places
+    lengths = ends[np.searchsorted(ends, positions)] - positions
     return max(1.0, float((lengths / depths).max()))
 
 
 def _leaves(units: _Units) -> tuple[_Units, _Units] | None:
-    """The places of all texts and the fewest bytes that lead to each; None if a way leads out."""
+    """Returns the positions of all texts and the fewest bytes that lead to each.
+
+    None if a path leads out of the trie.
+    """
     bases = _follow(np.zeros(1, dtype=np.int64), units[:1])
     seen = np.zeros(len(units), dtype=bool)
-    places: list[Any] = []
+    positions: list[Any] = []
     depths: list[Any] = []
     depth = 0
     while len(bases):
@@ -69,13 +72,13 @@ def _leaves(units: _Units) -> tuple[_Units, _Units] | None:
             leaf = base[(units[nodes] >> 8) & 1 == 1]
             if len(leaf) and leaf.max() >= len(units):
                 return None
-            places.append(units[leaf] & _VALUE)
+            positions.append(units[leaf] & _VALUE)
             depths.append(np.full(len(leaf), depth, dtype=np.int64))
             following.append(base)
         bases = np.concatenate(following)
-    return np.concatenate(places), np.concatenate(depths)
+    return np.concatenate(positions), np.concatenate(depths)
 
 
 def _follow(nodes: _Units, units: _Units) -> _Units:
-    """Where the nodes after `nodes` lie, but for the byte that leads to each."""
+    """Returns the positions after `nodes`, except for the byte that leads to each."""
     return nodes ^ ((units >> 10) << ((units & 0x200) >> 6))

@@ -1,5 +1,6 @@
-"""Columns: many lists of numbers, of different lengths, in two files: the numbers, and where each
-list ends. They are mapped into memory, so a column may be larger than it.
+"""Columns: lists of numbers of different lengths, stored as the numbers and the ends of the lists.
+
+The two files are memory-mapped, so a column may be larger than memory.
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ from numpy.typing import NDArray
 Numbers = NDArray[np.int64]
 
 INTEGERS, FLOATS = "<i4", "<f4"
-"""The types that rows are written in."""
+"""The types of stored rows."""
 
 
 class Column:
-    """Lists of numbers, mapped when they are first read. It may be pickled or forked: each process
-    maps the files for itself.
+    """Lists of numbers, memory-mapped at the first access.
+
+    A column may be pickled or forked: each process maps the files itself.
 
     Args:
-        path: without the suffixes.
-        dtype: of the numbers, little-endian.
+        path: the path without suffixes.
+        dtype: type of the numbers, little-endian.
     """
 
     def __init__(self, path: Path, dtype: str = INTEGERS) -> None:
@@ -36,30 +38,30 @@ class Column:
 
     @cached_property
     def ends(self) -> Numbers:
-        """Where each list ends, shape (lists,)."""
+        """End of each list in `values`, shape (lists,)."""
         return _mapped(beside(self.path, ".ends"), "<i8")
 
     @cached_property
     def values(self) -> NDArray[Any]:
-        """All numbers, one list after the other, read-only."""
+        """All numbers, list after list, read-only."""
         return _mapped(beside(self.path, ".values"), self.dtype)
 
     @cached_property
     def lengths(self) -> Numbers:
-        """Of each list, shape (lists,)."""
+        """Length of each list, shape (lists,)."""
         return np.diff(self.ends, prepend=0)
 
     def __len__(self) -> int:
         return len(self.ends)
 
     def __getitem__(self, index: int) -> NDArray[Any]:
-        """A list: int64, or float32."""
+        """Returns a list as int64 or float32."""
         start = self.ends[index - 1] if index else 0
         floats = np.dtype(self.dtype).kind == "f"
         return self.values[start : self.ends[index]].astype(np.float32 if floats else np.int64)
 
     def windows(self, width: int) -> NDArray[Any]:
-        """All stretches of so many numbers, wherever they begin: a view, (places, width)."""
+        """Returns all windows of `width` numbers, at every position: a view, (positions, width)."""
         if width not in self._windows:
             self._windows[width] = sliding_window_view(self.values, width)
         return self._windows[width]
@@ -69,11 +71,11 @@ class Column:
 
 
 class ColumnWriter:
-    """Writes lists one after the other.
+    """Writer of lists, one after the other.
 
     Args:
-        path: without the suffixes.
-        dtype: one of four bytes.
+        path: the path without suffixes.
+        dtype: a type of four bytes.
     """
 
     def __init__(self, path: Path, dtype: str = INTEGERS) -> None:
@@ -84,10 +86,10 @@ class ColumnWriter:
         self._digest = hashlib.sha256()
 
     def extend(self, lists: Sequence[Sequence[float]]) -> Numbers:
-        """Adds lists, and returns their lengths.
+        """Appends lists, and returns their lengths.
 
         Raises:
-            OverflowError: a number does not fit the type.
+            OverflowError: if a number does not fit the type.
         """
         lengths = np.fromiter(map(len, lists), np.int64, len(lists))
         numbers = chain.from_iterable(lists)
@@ -95,25 +97,25 @@ class ColumnWriter:
         ends = (self._end + np.cumsum(lengths)).astype("<i8")
         self._values.write(values.tobytes())
         self._ends.write(ends.tobytes())
-        # the digest is of each list's numbers and then its end, in two words
+        # the digest covers each list's numbers and then its end, in two words
         words = np.empty(len(values) + 2 * len(lists), dtype="<u4")
-        after = np.cumsum(lengths) + 2 * np.arange(len(lists))
-        places = np.arange(len(values)) + 2 * np.repeat(np.arange(len(lists)), lengths)
-        words[places] = values.view("<u4")
-        words[after], words[after + 1] = ends.view("<u4").reshape(-1, 2).T
+        end_positions = np.cumsum(lengths) + 2 * np.arange(len(lists))
+        positions = np.arange(len(values)) + 2 * np.repeat(np.arange(len(lists)), lengths)
+        words[positions] = values.view("<u4")
+        words[end_positions], words[end_positions + 1] = ends.view("<u4").reshape(-1, 2).T
         self._digest.update(words.tobytes())
         self._end += len(values)
         return lengths
 
     def close(self) -> str:
-        """Ends writing; the sha256 (hex) of all that was written."""
+        """Closes the files and returns the sha256 (hex) of everything written."""
         self._values.close()
         self._ends.close()
         return self._digest.hexdigest()
 
 
 def beside(path: Path, suffix: str) -> Path:
-    """A column's file of numbers (`.values`), or of where its lists end (`.ends`)."""
+    """Returns a column's file of numbers (`.values`), or of list ends (`.ends`)."""
     return path.with_name(path.name + suffix)
 
 
@@ -121,5 +123,5 @@ def _mapped(file: Path, dtype: str) -> NDArray[Any]:
     count = file.stat().st_size // np.dtype(dtype).itemsize
     if count == 0:  # an empty file can't be mapped
         return np.empty(0, dtype=dtype)
-    # As a plain array: each operation on a `memmap` costs microseconds more.
+    # A regular array: each operation on a `memmap` costs microseconds more.
     return np.asarray(np.memmap(file, dtype=dtype, mode="r", shape=(count,)))

@@ -1,4 +1,4 @@
-"""Curricula: the sizes of a step, and the weights of a mixture, as schedules of the step."""
+"""Curricula: step sizes, and weights of a mixture, as schedules of the step."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ WHOLE = "a whole number"
 
 @dataclass(frozen=True)
 class Curriculum:
-    """Values that hold from a step on: before the first one stated, those of the data.
+    """Schedules of values that override the data's own from a step on.
 
     Args:
         sequence_length: by step, a divisor of the data's: the windows of a step are cut into
             shorter sequences, so the step reads the same text.
         batch: by step, the size of a step in the unit of the data's `batch`, at most as large.
-        weights: by step, the weights of a mixture's sources; a weight of 0 leaves a source out.
+        weights: by step, the weights of a mixture's sources; a weight of 0 excludes a source.
 
-    For example `batch: {0: 4, 200: 12}`: 4 examples a step, and 12 from step 200 on. Steps are
+    For example `batch: {0: 4, 200: 12}`: 4 examples per step, and 12 from step 200 on. Steps are
     counted from 0.
     """
 
@@ -33,7 +33,7 @@ class Curriculum:
     weights: dict[int, dict[str, float]] | None = None
 
     def points(self) -> Iterator[tuple[str, int]]:
-        """What changes, and at which step."""
+        """Yields the names of the values that change, and the steps at which they change."""
         for name in ("sequence_length", "batch", "weights"):
             for step in sorted(getattr(self, name) or {}):
                 yield name, step
@@ -41,18 +41,21 @@ class Curriculum:
     def validate(
         self, checks: Checks, *, length: int, batch: int, unit: int, sources: Mapping[str, object]
     ) -> None:
-        """Notes what is wrong.
+        """Checks the schedules.
 
         Args:
+            checks: collects the problems.
             length: the data's `sequence_length`.
-            batch: its size of a step.
-            unit: what that must be a multiple of.
-            sources: of a mixture, by name; none of other data.
+            batch: size of a step of the data.
+            unit: number of which a size must be a multiple.
+            sources: sources of a mixture, by name; empty for other data.
         """
         for name in ("sequence_length", "batch", "weights"):
             for step in getattr(self, name) or {}:
                 fits = _whole(step) and step >= 0
-                checks.that(fits, f"curriculum.{name}", step, "a step, a whole number from 0 on")
+                checks.that(
+                    fits, f"curriculum.{name}", step, "a step (a non-negative whole number)"
+                )
         for step, value in (self.sequence_length or {}).items():
             if not checks.that(_whole(value), f"curriculum.sequence_length.{step}", value, WHOLE):
                 continue
@@ -66,11 +69,11 @@ class Curriculum:
                 continue
             fits = 0 < value <= batch and value % unit == 0
             multiple = "" if unit == 1 else f", a multiple of sequence_length = {unit}"
-            expected = f"a positive number, at most the batch of {batch}{multiple}"
+            expected = f"a positive number, at most the data's batch of {batch}{multiple}"
             checks.that(fits, f"curriculum.batch.{step}", value, expected)
         for step, weights in (self.weights or {}).items():
             key = f"curriculum.weights.{step}"
-            if not checks.that(bool(sources), key, weights, "null: this data is no mixture"):
+            if not checks.that(bool(sources), key, weights, "null (this data is not a mixture)"):
                 continue
             for name in sources:
                 if name not in weights:
@@ -81,18 +84,18 @@ class Curriculum:
                 if checks.that(name in sources, f"{key}.{name}", weight, "a source's name", close):
                     number = isinstance(weight, int | float) and not isinstance(weight, bool)
                     fits = number and 0 <= weight < float("inf")
-                    checks.that(fits, f"{key}.{name}", weight, "a number from 0 on")
-            some = any(weight != 0 for weight in weights.values())
-            checks.that(some, key, weights, "a weight above 0 for one source or more")
+                    checks.that(fits, f"{key}.{name}", weight, "a non-negative number")
+            has_weight = any(weight != 0 for weight in weights.values())
+            checks.that(has_weight, key, weights, "a positive weight for at least one source")
 
 
 @dataclass(frozen=True)
 class Stages(Generic[Value]):
-    """A value for each step: constant from some steps on.
+    """Piecewise constant value of each step.
 
     Args:
-        usual: before the first of them.
-        changes: by step, the value from there on; None has none.
+        usual: value before the first change.
+        changes: by step, the value from there on; None for no change.
     """
 
     usual: Value
@@ -100,24 +103,24 @@ class Stages(Generic[Value]):
 
     @cached_property
     def values(self) -> list[tuple[int, Value]]:
-        """From which step on each value holds, in order; the first from 0 on."""
-        found = {0: self.usual, **(self.changes or {})}
-        return sorted(found.items(), key=lambda each: each[0])
+        """The first step of each value, and the value, in order; the first step is 0."""
+        values = {0: self.usual, **(self.changes or {})}
+        return sorted(values.items(), key=lambda each: each[0])
 
     def at(self, step: int) -> Value:
-        """The value of a step."""
+        """Returns the value of a step."""
         return self.values[self.stage(step)][1]
 
     def stage(self, step: int) -> int:
-        """How many changes there are up to a step."""
+        """Returns the number of changes up to a step."""
         return bisect_right([first for first, _ in self.values], step) - 1
 
 
 class Sizes(Stages[int]):
-    """How many examples each step takes."""
+    """Number of examples of each optimizer step."""
 
     def before(self, step: int) -> int:
-        """The examples of all steps before this one."""
+        """Returns the number of examples of all steps before this one."""
         count = 0
         ends = [first for first, _ in self.values[1:]]
         for (first, size), end in zip(self.values, [*ends, step], strict=True):

@@ -1,11 +1,11 @@
-"""Token ids back to text, without the characters that the library `tokenizers` loses.
+"""Decoding of token ids without the characters that the library `tokenizers` loses.
 
-Two of its decoders lose some. `ByteFallback` (SentencePiece's `<0xE4>`, one token a byte) replaces
-*all* bytes of a run by U+FFFD when one of them is part of no character; so a letter that was whole
-disappears when half of another follows. `ByteLevel` reads the name of an added token as letters
-that stand for bytes, where it can: `café` becomes `caf` and a broken byte. Here only the bytes that
-are part of no character become U+FFFD, as in Python's `bytes.decode(errors="replace")`, and an
-added token is its name. All other ids give what the library gives.
+Two of its decoders lose some. `ByteFallback` (SentencePiece's `<0xE4>`, one token per byte)
+replaces *all* bytes of a run by U+FFFD if one of them is part of no character; so a complete
+character is lost next to an incomplete one. `ByteLevel` reads the name of an added token as letters
+that represent bytes, if possible: `café` becomes `caf` and an invalid byte. Here only the bytes
+that are part of no character become U+FFFD, as in Python's `bytes.decode(errors="replace")`, and an
+added token is decoded as its name. All other ids are decoded as in the library.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class Decoding:
-    """Decodes the ids of one tokenizer.
+    """Decoder for the ids of one tokenizer.
 
     Args:
-        backend: the tokenizer, complete with its added tokens.
+        backend: the tokenizer, with its added tokens.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
@@ -36,7 +36,7 @@ class Decoding:
         self._names = _misread_names(backend) if "ByteLevel" in kinds else {}
 
     def __call__(self, ids: list[int]) -> str:
-        """The text of `ids`, special tokens by name."""
+        """Returns the text of `ids`, special tokens by name."""
         if self._names and not self._names.keys().isdisjoint(ids):
             return str(self.decoder.decode(self._tokens(ids)))
         text = str(self.backend.decode(ids, skip_special_tokens=False))
@@ -45,13 +45,13 @@ class Decoding:
         return text
 
     def _tokens(self, ids: Sequence[int]) -> list[str]:
-        """As the decoder takes them; an id that stands for nothing is left out, as there."""
-        found = (self._names.get(i) or self.backend.id_to_token(i) for i in ids)
-        return [token for token in found if token is not None]
+        """Returns the tokens of `ids`, without unknown ids, as the library does."""
+        tokens = (self._names.get(i) or self.backend.id_to_token(i) for i in ids)
+        return [token for token in tokens if token is not None]
 
 
 def byte_letters() -> list[str]:
-    """The printable letter that byte-level tokenizers write for each byte (GPT-2's table)."""
+    """Returns the printable letter of each byte in byte-level tokenizers (GPT-2's table)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     letters = {byte: chr(byte) for byte in printable}
@@ -60,10 +60,10 @@ def byte_letters() -> list[str]:
 
 
 def _without_broken(tokens: list[str]) -> Iterator[str]:
-    """`tokens` with U+FFFD in the place of bytes that are part of no character.
+    """Yields `tokens` with U+FFFD in place of bytes that are part of no character.
 
-    The bytes of whole characters stay tokens: the library decodes them in the place that
-    `ByteFallback` has among its steps.
+    The bytes of complete characters remain tokens, which the library decodes in the `ByteFallback`
+    step of its decoder.
     """
     for are_bytes, run in groupby(tokens, lambda token: _BYTE.fullmatch(token) is not None):
         if not are_bytes:
@@ -78,27 +78,29 @@ def _without_broken(tokens: list[str]) -> Iterator[str]:
 
 
 def _kinds(decoder: Any) -> set[str]:
-    """The kinds of a decoder's steps."""
+    """Returns the types of a decoder's steps."""
     state = {} if decoder is None else json.loads(decoder.__getstate__())
     return {step.get("type", "") for step in state.get("decoders", [state])}
 
 
 def _misread_names(backend: tokenizers.Tokenizer) -> dict[int, str]:
-    """The added tokens whose names a byte-level decoder takes for bytes, spelt so that it gives
-    their names. One that the model also makes of text by itself does stand for bytes.
+    """Returns encodings of the added tokens whose names a byte-level decoder misreads as bytes.
+
+    The decoder converts the encodings to the names. Tokens that the model also creates from text do
+    represent bytes, and are excluded.
     """
     letters = byte_letters()
-    found = {}
+    encoded_names = {}
     for number, token in backend.get_added_tokens_decoder().items():
         name = token.content
         misread = not name.isascii() and set(name) <= set(letters)
-        if misread and not _spells(backend.model, name, number):
-            found[number] = "".join(letters[byte] for byte in name.encode())
-    return found
+        if misread and not _is_own_token(backend.model, name, number):
+            encoded_names[number] = "".join(letters[byte] for byte in name.encode())
+    return encoded_names
 
 
-def _spells(model: Any, word: str, number: int) -> bool:
-    """Whether the model itself makes this one token of a word."""
+def _is_own_token(model: Any, word: str, number: int) -> bool:
+    """Returns whether the model encodes `word` as this one token."""
     try:
         return [token.id for token in model.tokenize(word)] == [number]
     except Exception:  # the library raises a bare Exception where a word is unknown

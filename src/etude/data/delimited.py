@@ -1,12 +1,11 @@
-"""Rows of cells between commas (CSV) or tabs (TSV).
+"""Rows of cells separated by commas (CSV) or tabs (TSV).
 
-CSV is RFC 4180: a cell may stand in quotation marks, and only such a cell may hold a comma, a line
-end or a quotation mark, which is doubled. TSV is IANA's text/tab-separated-values: no cell holds a
-tab or a line end, and a quotation mark is a character like any other. Many programs write TSV with
-the quotation marks of CSV all the same; `quoted` decides which of both a file is.
+CSV follows RFC 4180: a cell may be enclosed in quotation marks, and only such a cell may contain a
+comma, a line end or a quotation mark, which is doubled. TSV follows IANA's
+text/tab-separated-values: no cell contains a tab or a line end, and a quotation mark is a regular
+character. Many programs write TSV with the quotation marks of CSV; `quoted` detects them.
 
-Lines without any character are skipped, and every kind of line end is read as a newline, also
-within a cell.
+Empty lines are skipped, and every kind of line end is read as a newline, also within a cell.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from etude.data.plain import LONGEST, ReadOnce, lines_of, too_long
 from etude.errors import Problem, RequestError
 
 Quoting = Literal["csv", "none"]
-"""How quotation marks around a cell are read: as CSV has it, or as characters like any other."""
+"""How quotation marks around a cell are read: as in CSV, or as regular characters."""
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 QUOTE = '"'
@@ -34,118 +33,127 @@ _once = ReadOnce()
 
 
 def header(file: Path, form: Format, quoting: Quoting | None = None) -> list[str]:
-    """The names of the columns, which the first line states; none if the file has no line.
+    """Returns the column names from the first line; empty if the file has no line.
 
-    pandas writes the numbers of the rows as a first column without a name; its name is empty here.
+    pandas writes row numbers as a first column without a name; its name is empty here.
 
     Raises:
-        RequestError: a name stands twice, or a column other than the first has none.
+        RequestError: if a name is repeated, or a column other than the first has no name.
     """
     for number, names in _records(file, form, quoting):
-        return _checked(names, f"{file}, line {number}", form)
+        return _check_names(names, f"{file}, line {number}", form)
     return []
 
 
 def rows(
     file: Path, form: Format, quoting: Quoting | None = None
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """All rows after the header: the line in which each begins, and its cells by column.
+    """Yields all rows after the header: the line on which each begins, and its cells by column.
 
     Raises:
-        RequestError: a row has more or fewer cells than the header, or quotation marks that CSV
-            does not allow; says in which line.
+        RequestError: if a row has more or fewer cells than the header, or invalid quotation marks;
+            contains the line number.
     """
     names: list[str] | None = None
     for number, cells in _records(file, form, quoting):
         if names is None:
-            names = _checked(cells, f"{file}, line {number}", form)
+            names = _check_names(cells, f"{file}, line {number}", form)
         else:
             yield number, dict(zip(names, cells, strict=True))
 
 
 def quoted(file: Path, form: Format, quoting: Quoting | None = None) -> bool:
-    """Whether quotation marks around a cell are read as in CSV.
+    """Returns whether quotation marks around a cell are read as in CSV.
 
-    They are in CSV. In TSV it matters only where a cell begins with one. Then the file is read in
-    both ways, and the one that gives each row as many cells as the header is right.
+    True for CSV. In TSV it matters only if a cell begins with a quotation mark. The file is then
+    parsed both ways, and the parse whose rows all have as many cells as the header is used.
 
     Args:
-        quoting: what the config states; None decides.
+        file: the file.
+        form: its format.
+        quoting: the config's value; None detects it.
 
     Raises:
-        RequestError: both readings are possible, and differ.
+        RequestError: if both parses are valid and differ.
     """
     if quoting is not None:
         return quoting == "csv"
     if form.suffix == ".csv":
         return True
-    found: bool = _once(_decided, file, SEPARATORS[form.suffix])
-    return found
+    result: bool = _once(_detect_quoting, file, SEPARATORS[form.suffix])
+    return result
 
 
-def _decided(file: Path, separator: str) -> bool:
-    plain: tuple[int, list[str]] | None = None  # the first line with a cell that begins with a mark
+def _detect_quoting(file: Path, separator: str) -> bool:
+    # The first line with a cell that begins with a quotation mark.
+    first: tuple[int, list[str]] | None = None
     width, fits = 0, True
-    for number, cells in _plain(file, separator):
+    for number, cells in _read_unquoted(file, separator):
         width = width or len(cells)
         fits = fits and len(cells) == width
-        if plain is None and any(cell.startswith(QUOTE) for cell in cells):
-            plain = number, cells
-        if plain is not None and not fits:
+        if first is None and any(cell.startswith(QUOTE) for cell in cells):
+            first = number, cells
+        if first is not None and not fits:
             break
-    if plain is None:
+    if first is None:
         return False
-    line, written = plain
-    other: list[str] = []
+    line, unquoted_cells = first
+    quoted_cells: list[str] = []
     try:
-        for number, cells in _even(_quoted(file, separator), file, separator):
+        for number, cells in _same_width(_read_quoted(file, separator), file, separator):
             if number <= line:
-                other = cells
+                quoted_cells = cells
     except RequestError:
         return False
     if not fits:
-        log.info("%s: quotation marks around a cell are read as in CSV (line %s)", file, line)
+        log.info("%s, line %s: quotation marks around a cell are read as in CSV", file, line)
         return True
-    place = next((n for n, cell in enumerate(written) if cell.startswith(QUOTE)), 0)
-    both = [cells[place] if place < len(cells) else "" for cells in (other, written)]
-    csv_reads, none_reads = (repr(cell if len(cell) < 40 else f"{cell[:37]}...") for cell in both)
-    expected = "data.quoting to be stated: a cell begins with a quotation mark"
-    hint = f"data.quoting=csv reads {csv_reads}, data.quoting=none {none_reads}; "
-    hint += "evaluate and predict take --quoting"
+    column = next((n for n, cell in enumerate(unquoted_cells) if cell.startswith(QUOTE)), 0)
+    samples = [
+        cells[column] if column < len(cells) else "" for cells in (quoted_cells, unquoted_cells)
+    ]
+    csv_reads, none_reads = (
+        repr(cell if len(cell) < 40 else f"{cell[:37]}...") for cell in samples
+    )
+    expected = "a value of data.quoting, since a cell begins with a quotation mark"
+    hint = f"data.quoting=csv reads {csv_reads}, data.quoting=none reads {none_reads}; "
+    hint += "for evaluate and predict, use --quoting"
     raise RequestError(Problem(f"{file}, line {line}", expected, hint=hint))
 
 
 def _records(file: Path, form: Format, quoting: Quoting | None) -> Iterator[tuple[int, list[str]]]:
     separator = SEPARATORS[form.suffix]
-    read = _quoted if quoted(file, form, quoting) else _plain
-    return _even(read(file, separator), file, separator)
+    read = _read_quoted if quoted(file, form, quoting) else _read_unquoted
+    return _same_width(read(file, separator), file, separator)
 
 
-def _even(
+def _same_width(
     records: Iterator[tuple[int, list[str]]], file: Path, separator: str
 ) -> Iterator[tuple[int, list[str]]]:
-    """The records, each with as many cells as the first."""
+    """Yields the records after checking that each has as many cells as the first."""
     width = None
     for number, cells in records:
         if width is None:
             width = len(cells)
         elif len(cells) != width:
             name = {",": "a comma", "\t": "a tab"}[separator]
-            expected = f"as many cells as the header names, {width}"
-            hint = f"a cell with {name} in it stands in quotes" if separator == "," else None
+            expected = f"{width} cells, as in the header"
+            hint = (
+                f"put a cell that contains {name} in quotation marks" if separator == "," else None
+            )
             raise RequestError(Problem(f"{file}, line {number}", expected, len(cells), hint))
         yield number, cells
 
 
-def _plain(file: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
+def _read_unquoted(file: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
     for number, line in enumerate(lines_of(file), 1):
         if line != "\n":
             yield number, line.removesuffix("\n").split(separator)
 
 
-def _quoted(file: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
-    record: list[str] = []  # the lines of the record that is being read
-    csv.field_size_limit(sys.maxsize)  # `LONGEST` is the limit
+def _read_quoted(file: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
+    record: list[str] = []  # the lines of the current record
+    csv.field_size_limit(sys.maxsize)  # `LONGEST` limits it below
 
     def lines() -> Iterator[str]:
         size = 0
@@ -157,7 +165,7 @@ def _quoted(file: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
             yield line
 
     cell = rf'(?:"[^"]*+(?:""[^"]*+)*+"|[^"\n{separator}]*+)'
-    right = re.compile(rf"{cell}(?:{separator}{cell})*+\n?")
+    well_quoted = re.compile(rf"{cell}(?:{separator}{cell})*+\n?")
     first = 1  # the line in which the record begins
     parsed = csv.reader(lines(), delimiter=separator, strict=True)
     while True:
@@ -165,16 +173,16 @@ def _quoted(file: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
             cells = next(parsed, None)
         except csv.Error as error:
             open_mark = "unexpected end" in str(error)
-            expected = "a quotation mark that ends the cell" if open_mark else "a row of CSV"
+            expected = "a closing quotation mark" if open_mark else "a row of CSV"
             raise RequestError(
                 Problem(f"{file}, line {first}", expected, hint=str(error))
             ) from error
         if cells is None:
             return
         text = "".join(record) if len(record) > 1 else record[0]
-        if QUOTE in text and not right.fullmatch(text):
-            expected = "quotation marks around the whole cell alone"
-            hint = 'a cell with a quotation mark in it is written "like ""this"""'
+        if QUOTE in text and not well_quoted.fullmatch(text):
+            expected = "quotation marks only around the whole cell"
+            hint = 'double the quotation marks inside a cell: "like ""this"""'
             raise RequestError(Problem(f"{file}, line {first}", expected, hint=hint))
         if cells:
             yield first, cells
@@ -182,9 +190,9 @@ def _quoted(file: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
         record.clear()
 
 
-def _checked(names: list[str], where: str, form: Format) -> list[str]:
+def _check_names(names: list[str], where: str, form: Format) -> list[str]:
     problems = [
-        Problem(where, "names of columns that all differ", name)
+        Problem(where, "unique column names", name)
         for name in dict.fromkeys(name for name in names if names.count(name) > 1)
     ]
     problems += [
@@ -193,15 +201,15 @@ def _checked(names: list[str], where: str, form: Format) -> list[str]:
         if not name.strip() and number > 1 and names.count(name) == 1
     ]
     problems += [
-        Problem(where, "text", name, "a file in UTF-16 is converted by iconv -f utf-16 -t utf-8")
+        Problem(where, "text", name, "convert UTF-16 with iconv -f utf-16 -t utf-8")
         for name in names
         if "\0" in name
     ]
     others = [mark for mark in (",", ";", "\t") if mark != SEPARATORS[form.suffix]]
     if len(names) == 1 and any(mark in names[0] for mark in others):
-        named = {",": "commas", "\t": "tabs"}[SEPARATORS[form.suffix]]
-        hint = "in .csv cells stand between commas, in .tsv between tabs"
-        problems.append(Problem(where, f"names between {named}", names[0], hint))
+        separator = {",": "commas", "\t": "tabs"}[SEPARATORS[form.suffix]]
+        hint = "separate cells by commas in .csv files and by tabs in .tsv files"
+        problems.append(Problem(where, f"column names separated by {separator}", names[0], hint))
     if problems:
         raise RequestError(problems)
     return names

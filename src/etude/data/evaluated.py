@@ -1,4 +1,4 @@
-"""What a model is evaluated on: a split of the data, or other rows."""
+"""The examples of an evaluation: a split of the data, or other rows."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from etude.errors import Problem, RequestError
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of an evaluation.
+    """Request for an evaluation.
 
     Attributes:
-        split: of the run's own data.
-        files: other files instead.
-        by: a column; the rows with each of its values are scored apart too.
-        quoting: of CSV and TSV among the files.
-        tokenizer, labels: the run's.
+        split: split of the run's own data.
+        files: files to evaluate instead of a split.
+        by: column by whose values the rows are also scored separately.
+        quoting: how quotation marks in CSV and TSV files are read.
+        tokenizer, labels: those of the run.
     """
 
     split: str
@@ -33,25 +33,27 @@ class Request:
     tokenizer: Any = None
     labels: Sequence[str] = ()
 
-    def without_rows(self, splits: Sequence[str], told: str) -> str:
-        """The split, of data that has no rows.
+    def without_rows(self, splits: Sequence[str], subject: str) -> str:
+        """Returns the split, for data that has no rows.
 
         Args:
-            splits: those that it has.
-            told: what it has none of.
+            splits: the splits of the data.
+            subject: subject and verb for messages: the data and that it has these splits.
 
         Raises:
-            RequestError: it has no such split, or rows are asked for.
+            RequestError: if there is no such split, or rows are requested.
         """
         problems = []
         if self.files is not None:
-            problems.append(Problem("--data", f"none: {told} its own splits", list(self.files)))
+            problems.append(
+                Problem("--data", f"none ({subject} no rows, only splits)", list(self.files))
+            )
         if self.by is not None:
-            problems.append(Problem("--by", "none: it has no columns", self.by))
+            problems.append(Problem("--by", "none (this data has no columns)", self.by))
         if self.quoting is not None:
             problems.append(needless(self.quoting))
         if self.files is None and self.split not in splits:
-            expected = f"{' or '.join(splits)}: {told} no other"
+            expected = f"{' or '.join(splits)} ({subject} no other split)"
             problems.append(Problem("split", expected, self.split))
         if problems:
             raise RequestError(problems)
@@ -59,24 +61,27 @@ class Request:
 
 
 def needless(quoting: str) -> Problem:
-    """Quoting is stated, and no file of rows is read."""
-    return Problem("--quoting", "--data with files of rows beside it", quoting)
+    """Returns the problem of a stated quoting without files of rows."""
+    return Problem("--quoting", "--data with CSV or TSV files", quoting)
 
 
 @dataclass
 class Evaluated:
-    """Examples in batches, and the rows that they are from.
+    """Examples in batches, and the rows from which they were created.
 
     Attributes:
         data: the data module.
-        split: None of other rows than its own.
-        batches: makes the batches, each example once; `index` in a batch says which these are.
-        numbers: of data with rows, makes the number of the row that each example is from.
-        rows: with their contents, where these were read.
-        read: the numbers of those that have text, and so examples.
-        labels_of: of rows with their contents the names of a row's labels, by its number.
-        contents: reads the rows that `row_of` names, where `rows` have no contents.
-        in_order: makes the arrays of the examples in their order, of data that has them.
+        split: the split; None for other rows.
+        batches: function that returns the batches, with each example once; `index` in a batch
+            contains the examples' numbers.
+        numbers: for data with rows, function that returns the row number of each example.
+        rows: the rows with their contents, if these were read.
+        read: numbers of the rows that have text, and so examples.
+        labels_of: for rows with contents, function that returns the label names of a row, by its
+            number.
+        contents: function that reads the rows in `row_of`, if `rows` have no contents.
+        in_order: for data that supports it, function that yields the arrays of the examples in
+            order.
     """
 
     data: Any
@@ -90,7 +95,7 @@ class Evaluated:
     in_order: Callable[[], Iterator[dict[str, Any]]] | None = None
 
     def examples(self) -> Iterator[dict[str, Any]]:
-        """The arrays of each example without padding, as the data has them in order."""
+        """Yields the arrays of each example without padding, in the order of the data."""
         if self.in_order is not None:
             yield from self.in_order()
             return
@@ -100,21 +105,21 @@ class Evaluated:
                 yield dict(zip(arrays, values, strict=True))
 
     def row(self, number: int) -> Row:
-        """A row with its contents."""
+        """Returns a row with its contents."""
         return self.rows[number] if self.contents is None else self.contents()[number]
 
     @cached_property
     def row_of(self) -> NDArray[np.int64]:
-        """The row that each example is from."""
+        """Row number of each example."""
         return self.numbers()
 
     @property
     def text_bytes(self) -> int | None:
-        """The UTF-8 bytes of what is predicted; None where that is no text, or not known."""
-        found: int | None = None if self.split is None else self.data.bytes_predicted(self.split)
-        return found
+        """Number of UTF-8 bytes of the predicted text; None if unknown or not text."""
+        size: int | None = None if self.split is None else self.data.bytes_predicted(self.split)
+        return size
 
     def text(self, row: int) -> str:
-        """The first text of a row."""
-        found: str = self.data.texts(self.rows[row])[0]
-        return found
+        """Returns the first text of a row."""
+        text: str = self.data.texts(self.rows[row])[0]
+        return text

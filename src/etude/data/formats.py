@@ -1,4 +1,4 @@
-"""Which files are read, told by their names, and how their bytes are had: plain or compressed."""
+"""File formats, derived from file names, and readers of their decompressed bytes."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ KINDS: dict[str, Kind] = {
 }
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 CHUNK = 1 << 20
-STEP = 1 << 10  # compressed bytes at a time: 4 of them can stand for 128 kB
+STEP = 1 << 10  # compressed bytes at a time: 4 of them can expand to 128 kB
 
 BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
-"""What the readers below raise for a file that is cut short, damaged or can't be read."""
+"""The exceptions of the readers below for a file that is truncated, damaged or unreadable."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """What a file's name says of it.
+    """Format of a file, derived from its name.
 
     Attributes:
         kind: `text`, or rows as JSON, CSV or Parquet.
-        suffix: without the compression's, in lower case: `.jsonl` of `a.jsonl.gz`.
+        suffix: the suffix without the compression's, in lower case: `.jsonl` for `a.jsonl.gz`.
         compression: `.gz`, `.bz2`, `.xz`, `.zst`, or empty.
     """
 
@@ -55,11 +55,11 @@ class Format:
 
 
 def format_of(path: Path, *, without_suffix: bool = False) -> Format | None:
-    """The format that the name of `path` tells, or None.
+    """Returns the format of `path`, or None if its suffix is unknown.
 
     Args:
-        path: only its name is looked at.
-        without_suffix: take a name without a suffix for plain text.
+        path: the file; only its name is read.
+        without_suffix: whether a name without a suffix means plain text.
     """
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSED else ""
@@ -67,21 +67,21 @@ def format_of(path: Path, *, without_suffix: bool = False) -> Format | None:
     if not suffix:
         return Format("text", "", compression) if without_suffix else None
     kind = KINDS.get(suffix)
-    if kind is None or (compression and kind == "parquet"):  # is compressed within
+    if kind is None or (compression and kind == "parquet"):  # Parquet compresses internally
         return None
     return Format(kind, suffix, compression)
 
 
 def endings(*, rows: bool = False) -> str:
-    """All that can be read, for a message; with `rows` those of tables alone."""
-    plain = ", ".join(suffix for suffix, kind in KINDS.items() if not rows or kind != "text")
-    return f"{plain}; all but the last also with {', '.join(COMPRESSED)}"
+    """Returns the supported suffixes, for a message; with `rows`, those of tables alone."""
+    suffixes = ", ".join(suffix for suffix, kind in KINDS.items() if not rows or kind != "text")
+    return f"{suffixes}; all but the last also with {', '.join(COMPRESSED)}"
 
 
 def open_bytes(path: Path) -> IO[bytes]:
-    """The file's content, decompressed as its last suffix says.
+    """Opens a file and decompresses it according to its last suffix.
 
-    Reading raises one of `BROKEN` where the content ends too early or is damaged.
+    Reading raises one of `BROKEN` if the content is truncated or damaged.
     """
     openers: dict[str, Callable[[Path], Any]] = {
         ".gz": gzip.open,
@@ -94,13 +94,13 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 
 def open_zstd(file: IO[bytes], mode: str = "rb") -> IO[bytes]:
-    """A reader of all frames of a zstd file.
+    """Returns a reader of all frames of a zstd file.
 
     Raises:
-        ValueError: a mode other than reading.
+        ValueError: if the mode is not a reading mode.
     """
     if "r" not in mode:
-        raise ValueError("only for reading")
+        raise ValueError("zstd files can only be read")
     return _buffered(file, lambda: zstandard.ZstdDecompressor().decompressobj())
 
 
@@ -109,21 +109,21 @@ def _buffered(file: IO[bytes], new: Callable[[], Any], padding: bytes = b"") -> 
 
 
 class _Streams(io.RawIOBase):
-    """Decompresses all streams of a file, one after the other.
+    """Raw reader that decompresses all streams of a file, one after the other.
 
-    The libraries' own readers stop in silence where something else follows a stream (bz2, xz), or
-    where the file ends within one (zstd).
+    The libraries' own readers stop silently where other data follows a stream (bz2, xz), or where
+    the file ends within one (zstd).
 
     Args:
         file: the compressed bytes.
-        new: makes the decompressor of one stream.
-        padding: the byte that may stand between streams; empty allows none.
+        new: creates the decompressor of one stream.
+        padding: the byte that is allowed between streams; empty allows none.
     """
 
     def __init__(self, file: IO[bytes], new: Callable[[], Any], padding: bytes) -> None:
         self._file, self._new, self._padding = file, new, padding
         self._stream = new()
-        self._begun = False  # whether the stream has any bytes yet
+        self._begun = False  # whether any bytes of the stream were read
         self._ready = memoryview(b"")
 
     def readable(self) -> bool:
@@ -131,13 +131,13 @@ class _Streams(io.RawIOBase):
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         while not self._ready:
-            rest = self._stream.unused_data if self._stream.eof else b""
-            data = rest or self._file.read(STEP)
+            leftover = self._stream.unused_data if self._stream.eof else b""
+            data = leftover or self._file.read(STEP)
             if self._stream.eof:
                 self._stream, self._begun = self._new(), False
             if not data:
                 if self._begun:
-                    raise EOFError("Compressed file ended before the end of a stream")
+                    raise EOFError("compressed file ended before the end of a stream")
                 return 0
             if not self._begun and self._padding:
                 data = data.lstrip(self._padding)

@@ -1,4 +1,4 @@
-"""A data set on the Hugging Face hub, fixed to a commit: its splits, and their rows."""
+"""A dataset on the Hugging Face hub, fixed to a commit: its splits, and their rows."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from typing import Any
 from etude.data.rows import quiet_datasets
 from etude.errors import Checks, EtudeError, InvalidArguments, Problem, RequestError, nearest
 
-TIMEOUT = 10.0  # seconds for the one question that decides what a run is called
+TIMEOUT = 10.0  # seconds for resolving the commit, which is part of a run's identity
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _NETWORK = ("httpx", "httpx2", "httpcore", "aiohttp", "requests", "urllib3", "huggingface_hub")
 NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 FILES = "data=text_files, labelled_files, pairs or tagged"
 OFFLINE = (
-    "state revision=<commit, 40 digits> beside the name if this data was prepared here before, "
-    f"prepare it once where there is a network, or read files of your own: {FILES}"
+    "set revision=<commit, 40 digits> if this data was prepared on this machine before, "
+    f"prepare it once with network access, or read your own files: {FILES}"
 )
 
 log = logging.getLogger("etude.data")
@@ -31,20 +31,20 @@ log = logging.getLogger("etude.data")
 
 @dataclass(frozen=True)
 class Repository:
-    """A data set on the hub.
+    """A dataset on the hub.
 
-    A run belongs to a commit: a branch or a tag in `revision`, and None (the main branch), become
-    the commit they point to before the run is named, and the record says so. With a full commit no
-    network is needed for that. `HF_ENDPOINT`, `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what
-    they mean to `huggingface_hub`.
+    A run belongs to a commit: a branch or a tag in `revision`, and None (the main branch), are
+    resolved to a commit before the run is named, and the record contains it. A full commit needs no
+    network for that. `HF_ENDPOINT`, `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` work as in
+    `huggingface_hub`.
 
     Args:
         name: `owner/name`.
-        config: of the data set; None takes its only or its default one.
+        config: config of the dataset; None selects its only or its default one.
         revision: a commit, a branch or a tag.
-        streaming: read over the network as far as is needed. False downloads the data set first,
-            into `HF_HOME`, and finds it there the next time. The rows are the same.
-        key: the config's, that says all this; for messages.
+        streaming: whether to read over the network, only as far as needed. False downloads the
+            dataset first, into `HF_HOME`, and reuses it the next time. The rows are the same.
+        key: config key of these arguments, for messages.
     """
 
     name: str
@@ -54,22 +54,23 @@ class Repository:
     key: str = "data"
 
     def noted(self, checks: Checks) -> None:
-        """Notes what is wrong with the name."""
-        right = NAME.fullmatch(self.name) is not None
-        checks.that(right, "name", self.name, "owner/name, as on the hub")
+        """Checks the name."""
+        is_valid = NAME.fullmatch(self.name) is not None
+        checks.that(is_valid, "name", self.name, "owner/name, as on the hub")
 
     @property
     def commit(self) -> str:
-        """The commit that is read."""
+        """The commit to read."""
         if self.revision and COMMIT.fullmatch(self.revision):
             return self.revision
         return commit_of(self.name, self.revision or "main")
 
     def rows(self, split: str, key: str) -> Any:
-        """The rows of a split, an `IterableDataset` or a `Dataset`.
+        """Returns the rows of a split, an `IterableDataset` or a `Dataset`.
 
         Args:
-            key: the config's, that says which split.
+            split: name of the split.
+            key: config key of the split, for messages.
         """
         rows = None if self.streaming else self._downloaded(split)
         if rows is not None:
@@ -81,11 +82,11 @@ class Repository:
         if self.streaming:
             return streams[split]
         log.info("downloading %s", self.name)
-        return quiet_datasets().load_dataset(**self._place, split=split)
+        return quiet_datasets().load_dataset(**self._load_arguments, split=split)
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Says what is wrong for what the libraries raise."""
+        """Converts exceptions of the libraries into a `RequestError`."""
         from datasets.exceptions import DatasetNotFoundError  # type: ignore[import-untyped]
 
         try:
@@ -102,7 +103,7 @@ class Repository:
             raise RequestError(_failed(self.name, error).under(self.key)) from error
 
     def _downloaded(self, split: str) -> Any | None:
-        """The split as this very commit was downloaded before; nothing is asked of the hub."""
+        """Returns the split if exactly this commit was downloaded before, without a request."""
         from datasets.packaged_modules.cache.cache import Cache  # type: ignore[import-untyped]
 
         to_snake_case = quiet_datasets().naming.camelcase_to_snakecase
@@ -118,21 +119,21 @@ class Repository:
         return builder.as_dataset(split=split) if split in builder.info.splits else None
 
     @property
-    def _place(self) -> dict[str, str | None]:
+    def _load_arguments(self) -> dict[str, str | None]:
         return {"path": self.name, "name": self.config, "revision": self.commit}
 
     @cached_property
     def _streams(self) -> Any:
-        """All splits by name; nothing of them is read yet."""
-        if os.path.exists(self.name):  # the library would take it instead
-            expected = "a repository on the hub; here is a folder of that name"
-            hint = f"{FILES}, with data.path={self.name}, reads it"
+        """All splits by name, not yet read."""
+        if os.path.exists(self.name):  # the library would read the folder instead
+            expected = "a repository on the hub, not a local folder"
+            hint = f"to read the folder, use {FILES} with data.path={self.name}"
             raise RequestError(Problem(f"{self.key}.name", expected, self.name, hint))
-        commit_of(self.name, self.commit)  # tells what is wrong without a minute of retries
+        commit_of(self.name, self.commit)  # reports errors without a minute of retries
         datasets = quiet_datasets()
         try:
-            return datasets.load_dataset(**self._place, streaming=True)
-        except ValueError as error:  # among others for a config that isn't there
+            return datasets.load_dataset(**self._load_arguments, streaming=True)
+        except ValueError as error:  # among others, for a missing config
             names = datasets.get_dataset_config_names(self.name, revision=self.commit)
             if self.config in names or (self.config is None and len(names) == 1):
                 raise
@@ -144,7 +145,7 @@ class Repository:
 
 
 def pinned(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The commit that `revision` stands for now (see `etude.config.pins`)."""
+    """Returns the commit to which `revision` currently points (see `etude.config.pins`)."""
     name, revision = str(arguments.get("name", "")), arguments.get("revision")
     if not NAME.fullmatch(name) or (revision and COMMIT.fullmatch(revision)):
         return {}
@@ -153,13 +154,13 @@ def pinned(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def commit_of(name: str, revision: str) -> str:
-    """The commit that a branch or a tag of a data set on the hub points to.
+    """Returns the commit to which a branch or a tag of a dataset on the hub points.
 
-    Asked once a process, so that all runs of a sweep have the same. Where the hub can't be reached
-    it is the commit that was last seen on this machine, if one was.
+    Resolved once per process, so that all runs of a sweep read the same commit. If the hub can't be
+    reached, it is the commit that was last seen on this machine, if any.
 
     Raises:
-        InvalidArguments: there is no such repository or revision, or nobody can tell.
+        InvalidArguments: if there is no such repository or revision, or the hub can't be reached.
     """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import (
@@ -169,7 +170,7 @@ def commit_of(name: str, revision: str) -> str:
         RevisionNotFoundError,
     )
 
-    # Where the hub's own library keeps what a branch pointed to when it was last asked.
+    # Where the hub's own library caches the commit of a branch.
     seen = Path(constants.HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}", "refs", revision)
     try:
         commit = str(HfApi().dataset_info(name, revision=revision, timeout=TIMEOUT).sha)
@@ -181,34 +182,42 @@ def commit_of(name: str, revision: str) -> str:
     except RevisionNotFoundError as error:
         expected = f"a branch, a tag or a commit of {name}"
         raise InvalidArguments(Problem("revision", expected, revision)) from error
-    except (RepositoryNotFoundError, HFValidationError) as error:  # a gated one is among these
+    except (RepositoryNotFoundError, HFValidationError) as error:  # includes gated repositories
         raise InvalidArguments(_missing(name, gated=isinstance(error, GatedRepoError))) from error
     except Exception as error:
         if seen.is_file():
             commit = seen.read_text(encoding="utf-8").strip()
-            log.warning("no hub; %s of %s as last seen here: %s", revision, name, commit)
+            log.warning(
+                "could not reach the hub; using the last known commit for %s of %s: %s",
+                revision,
+                name,
+                commit,
+            )
             return commit
         raise InvalidArguments(_failed(name, error)) from error
 
 
 def _missing(name: str, *, gated: bool) -> Problem:
     if gated:
-        hint = "accept its terms on its page, then log in with `hf auth login` or set HF_TOKEN"
-        return Problem("name", "a data set that you may read; this one is gated", name, hint)
-    hint = "check the spelling; a private one needs `hf auth login` or HF_TOKEN"
-    return Problem("name", "a data set on the hub", name, hint)
+        hint = (
+            "it is gated: accept its terms on its page, then log in with `hf auth login` or set "
+            "HF_TOKEN"
+        )
+        return Problem("name", "a dataset to which you have access", name, hint)
+    hint = "check the spelling; a private dataset needs `hf auth login` or HF_TOKEN"
+    return Problem("name", "a dataset on the hub", name, hint)
 
 
 def _failed(name: str, error: Exception) -> Problem:
     reason = next((line for line in str(error).splitlines() if line.strip()), "")
     reason = f"{type(error).__name__}: {reason}"
     if _is_network(error):
-        return Problem("name", "a hub that can be reached", name, f"{OFFLINE}; {reason}")
-    return Problem("name", "a data set whose files are rows that can be read", name, reason)
+        return Problem("name", "a reachable hub", name, f"{OFFLINE}; {reason}")
+    return Problem("name", "a dataset with readable rows", name, reason)
 
 
 def _is_network(error: BaseException | None) -> bool:
-    """Whether `error`, or one that it comes from, is the network's."""
+    """Returns whether `error`, or one of its causes, is a network error."""
     while error is not None:
         library = type(error).__module__.partition(".")[0]
         if isinstance(error, ConnectionError | TimeoutError) or library in _NETWORK:

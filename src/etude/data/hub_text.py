@@ -1,4 +1,4 @@
-"""Text from a data set on the Hugging Face hub, fixed to a commit."""
+"""Text from a dataset on the Hugging Face hub, fixed to a commit."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from etude.data.rows import (
     HEAD,
     choose_column,
     column_values,
-    seen_columns,
+    declared_text_columns,
+    infer_text_columns,
     split_rows,
-    text_columns,
     texts,
 )
 from etude.data.splits import Document, Split
@@ -25,24 +25,24 @@ from etude.errors import Checks
 
 
 class HubText(TextData):
-    """One column of a data set on the hub, each row a document, the text as it stands there.
+    """One column of a dataset on the hub; each row is a document, with its text unchanged.
 
-    The text is tokenised once into the cache like every corpus; once that is done, nothing of the
-    hub is asked again.
+    The text is tokenized once into the cache like every corpus; after that, no request is sent to
+    the hub.
 
     Args:
         name, config, revision: see `etude.data.hub.Repository`.
-        split: where the training text is.
-        validation_split: where the validation text is. None holds out a part of `split`: document
-            i, from 0, if floor((i + 1) v) > floor(i v) with v = `validation`.
-        validation: that part, between 0 and 1; without effect if `validation_split` is stated.
-        column: of the text; None takes `text`, else the only one of text.
-        streaming: see `Repository`; the network is read once for training the tokenizer and once
-            for each split.
-        documents: take only so many of the first rows of `split`; None takes all.
+        split: name of the split with the training text.
+        validation_split: name of the split with the validation text. None holds out a part of
+            `split`: document i, from 0, if floor((i + 1) v) > floor(i v) with v = `validation`.
+        validation: the held-out fraction, between 0 and 1; unused with `validation_split`.
+        column: the text column; None selects `text`, else the only text column.
+        streaming: see `Repository`; the data is read over the network once for training the
+            tokenizer and once for each split.
+        documents: number of rows of `split` to read, the first ones; None reads all.
     """
 
-    # Written out, and no dataclass: the argument `documents` has the name of a method.
+    # Not a dataclass, since the argument `documents` has the name of a method.
     def __init__(
         self,
         *,
@@ -79,15 +79,15 @@ class HubText(TextData):
 
     def validate(self, checks: Checks) -> None:
         self.repository.noted(checks)
-        inside, part = 0 < self.validation < 1, "a part between 0 and 1"
-        checks.that(inside, "validation", self.validation, part)
-        checks.that(bool(self.split), "split", self.split, "a split's name")
+        is_valid, fraction = 0 < self.validation < 1, "a fraction between 0 and 1"
+        checks.that(is_valid, "validation", self.validation, fraction)
+        checks.that(bool(self.split), "split", self.split, "the name of a split")
         checks.that(
             self.validation_split != self.split,
             "validation_split",
             self.validation_split,
-            "another split than the training's",
-            "null holds out a part of it",
+            "a split other than data.split",
+            "to hold out a part of it, set data.validation_split=null",
         )
         if self.limit is not None:
             checks.positive(documents=self.limit)
@@ -95,19 +95,19 @@ class HubText(TextData):
 
     @classmethod
     def pinned(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The commit that `revision` stands for now (see `etude.config.pins`)."""
+        """Returns the commit to which `revision` currently points (see `etude.config.pins`)."""
         return pinned(arguments)
 
     @property
     def commit(self) -> str:
-        """The commit that is read."""
+        """The commit to read."""
         return self.repository.commit
 
     def check(self) -> None:
-        """Nothing: what lies on the hub is looked at when it is prepared, which may be done."""
+        """Does nothing: the dataset is checked by `prepare`."""
 
     def content_fingerprint(self) -> str:
-        # A commit's content is fixed, so saying what is read of it says the content.
+        # A commit's content is fixed, so the selection identifies the content.
         values = {**self.origin(), "column": self.column, "documents": self.limit}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
@@ -130,15 +130,15 @@ class HubText(TextData):
     def sourced(self, split: Split) -> Iterator[Document]:
         held_out = split == "val"
         if self.validation_split is None:
-            found = texts(self._values(self.split, self.limit), tell=held_out)
-            yield from split_rows(found, held_out=held_out, validation=self.validation)
+            documents = texts(self._values(self.split, self.limit), tell=held_out)
+            yield from split_rows(documents, held_out=held_out, validation=self.validation)
         elif held_out:
             yield from texts(self._values(self.validation_split, None), tell=True)
         else:
             yield from texts(self._values(self.split, self.limit), tell=True)
 
     def _values(self, split: str, limit: int | None) -> Iterator[tuple[str, Any]]:
-        """The column's values, with where each comes from."""
+        """Yields the column's values, each with its position."""
         with self.repository.explained():
             rows, column = self._rows(split)
             for number, value in enumerate(islice(column_values(rows, column), limit), 1):
@@ -146,9 +146,11 @@ class HubText(TextData):
                 yield where, value
 
     def _rows(self, split: str) -> tuple[Any, str]:
-        """The rows of a split, an `IterableDataset` or a `Dataset`, and the column to read."""
+        """Returns a split's rows, an `IterableDataset` or a `Dataset`, and the column to read."""
         key = "data.split" if split == self.split else "data.validation_split"
         rows = self.repository.rows(split, key)
         features = rows.features
-        found = text_columns(features) if features else seen_columns(islice(rows, HEAD))
-        return rows, choose_column(found, self.column, self.repository.name)
+        columns = (
+            declared_text_columns(features) if features else infer_text_columns(islice(rows, HEAD))
+        )
+        return rows, choose_column(columns, self.column, self.repository.name)

@@ -1,7 +1,7 @@
-"""Rows of JSON: an object a line, or one list of objects. Neither is read as a whole.
+"""Rows of JSON: one object per line, or one list of objects. Both are streamed.
 
-A name that an object has twice is refused: which of both values counts, programs decide
-differently. `NaN` and `Infinity`, which Python writes for numbers, are read as such.
+Duplicate names in an object are rejected, since programs differ in which value they use. `NaN` and
+`Infinity`, which Python writes for numbers, are read as such.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from etude.data.plain import LONGEST, explained, lines_of, too_long
 from etude.errors import Problem, RequestError
 from etude.records.files import each_key_once
 
-EXPECTED = "JSON: an object a line, or one list of objects"
-NEAR = 16  # characters before the end of what was read, in which an error can come from the cut
+EXPECTED = "JSON with one object per line, or one list of objects"
+NEAR = 16  # characters before the end of the buffer in which it may cause an error by truncation
 
 
 def rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """All objects of the file in order, and where each is: `line 3`, or of a list `row 3`.
+    """Yields all objects of the file in order, with their positions, `line 3` or `row 3`.
 
     Raises:
-        RequestError: it is no JSON, holds something other than objects, or an object has a name
-            twice; says where.
+        RequestError: if the file is not JSON, contains anything but objects, or an object has a
+            duplicate name; contains the position.
     """
     if _is_list(file):
         for number, row in enumerate(_List(file), 1):
@@ -39,8 +39,8 @@ def rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             row = _DECODER.decode(line.rstrip())
         except json.JSONDecodeError as error:
-            place = f"{file}, {where}, column {error.colno}"
-            raise RequestError(Problem(place, EXPECTED, hint=error.msg)) from error
+            position = f"{file}, {where}, column {error.colno}"
+            raise RequestError(Problem(position, EXPECTED, hint=error.msg)) from error
         except (ValueError, RecursionError) as error:
             raise RequestError(Problem(f"{file}, {where}", EXPECTED, hint=str(error))) from error
         if not isinstance(row, dict):
@@ -52,7 +52,10 @@ _DECODER = json.JSONDecoder(object_pairs_hook=each_key_once)
 
 
 def _is_list(file: Path) -> bool:
-    with explained(file), io.TextIOWrapper(open_bytes(file), encoding="utf-8-sig") as stream:
+    with (
+        explained(file),
+        io.TextIOWrapper(open_bytes(file), encoding="utf-8-sig") as stream,
+    ):
         while character := stream.read(1):
             if not character.isspace():
                 return character == "["
@@ -60,78 +63,79 @@ def _is_list(file: Path) -> bool:
 
 
 class _List:
-    """The objects of a file that is one list, read a piece at a time."""
+    """Iterator over the objects of a file that is one list; reads a chunk at a time."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.text, self.place = "", 0  # what was read, and how far it is done with
+        self.text, self.position = "", 0  # the buffer, and the position of the next character
         self.line, self.column = 1, 1  # of the first character of `text`
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         with io.TextIOWrapper(open_bytes(self.file), encoding="utf-8-sig") as self.stream:
-            self._take("[")
+            self._expect("[")
             if self._next() == "]":
-                self._take("]")
+                self._expect("]")
             else:
                 number = 1
-                yield self._item(number)
+                yield self._read_item(number)
                 while self._next() == ",":
-                    self._take(",")
+                    self._expect(",")
                     number += 1
-                    yield self._item(number)
-                self._take("]")
+                    yield self._read_item(number)
+                self._expect("]")
             if self._next():
                 raise self._error("the end of the file after the list")
 
-    def _more(self, size: int = CHUNK) -> bool:
-        """Reads on; False at the end of the file."""
-        done = self.text[: self.place]
+    def _read_more(self, size: int = CHUNK) -> bool:
+        """Reads the next chunk; returns False at the end of the file."""
+        done = self.text[: self.position]
         self.line += done.count("\n")
         last = done.rfind("\n")
         self.column = len(done) - last if last >= 0 else self.column + len(done)
         more = self.stream.read(size)
-        self.text, self.place = self.text[self.place :] + more, 0
+        self.text, self.position = self.text[self.position :] + more, 0
         return bool(more)
 
-    def _step(self, held: int) -> int:
-        """How much to read on, where so many characters of a row are held: as much again, but no
-        more than shows that the row is too long.
+    def _read_size(self, held: int) -> int:
+        """Returns how many characters to read when `held` characters of a row are buffered.
+
+        This doubles the buffer, but reads no more than needed to detect that the row is too long.
         """
         return min(max(CHUNK, held), LONGEST + CHUNK - held)
 
     def _next(self) -> str:
-        """The next character that is no white space; empty at the end."""
+        """Returns the next character that is not whitespace; empty at the end."""
         while True:
-            while self.place < len(self.text):
-                if self.text[self.place] not in " \t\r\n":
-                    return self.text[self.place]
-                self.place += 1
-            if not self._more():
+            while self.position < len(self.text):
+                if self.text[self.position] not in " \t\r\n":
+                    return self.text[self.position]
+                self.position += 1
+            if not self._read_more():
                 return ""
 
-    def _take(self, character: str) -> None:
+    def _expect(self, character: str) -> None:
         if self._next() != character:
-            raise self._error(f"{EXPECTED}; here {character}")
-        self.place += 1
+            raise self._error(f"{EXPECTED}, with {character} at this position")
+        self.position += 1
 
-    def _item(self, number: int) -> dict[str, Any]:
+    def _read_item(self, number: int) -> dict[str, Any]:
         self._next()
         where = f"{self.file}, row {number}"
         while True:
             try:
-                row, end = _DECODER.raw_decode(self.text, self.place)
-                if end - self.place > LONGEST:
+                row, end = _DECODER.raw_decode(self.text, self.position)
+                if end - self.position > LONGEST:
                     raise RequestError(too_long(where))
-                self.place = end
+                self.position = end
                 break
             except json.JSONDecodeError as error:
-                begun, at = self.place, error.pos
+                begun, at = self.position, error.pos
                 cut = error.msg.startswith("Unterminated string") or at > len(self.text) - NEAR
                 if cut and len(self.text) - begun > LONGEST:
                     raise RequestError(too_long(where)) from error
-                if cut and self._more(self._step(len(self.text) - begun)):
+                if cut and self._read_more(self._read_size(len(self.text) - begun)):
                     continue
-                self.place = at - begun if cut else at
+                self.position = at - begun if cut else at
                 raise self._error(EXPECTED, error.msg) from error
             except (ValueError, RecursionError) as error:
                 raise RequestError(Problem(where, EXPECTED, hint=str(error))) from error
@@ -140,8 +144,8 @@ class _List:
         return row
 
     def _error(self, expected: str, hint: str | None = None) -> RequestError:
-        self.place = min(self.place, len(self.text))
-        before = self.text[: self.place]
+        self.position = min(self.position, len(self.text))
+        before = self.text[: self.position]
         line = self.line + before.count("\n")
         last = before.rfind("\n")
         column = len(before) - last if last >= 0 else self.column + len(before)

@@ -1,4 +1,7 @@
-"""Loaders of batches that are made whole: nothing is collated, nothing of the run is drawn."""
+"""Data loaders of datasets whose items are whole batches.
+
+They neither collate nor draw from the run's random numbers.
+"""
 
 from __future__ import annotations
 
@@ -8,28 +11,28 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 EVALUATION_POSITIONS = 8192
-"""Positions in a batch of evaluation, about, padding included."""
+"""Approximate number of positions in an evaluation batch, padding included."""
 EVALUATION_LOGITS = 2**27
-"""The most logits of such a batch: half a gigabyte in float32, and as much again for the loss."""
+"""Maximum number of logits of an evaluation batch: 0.5 GiB in float32, and as much for the loss."""
 
 
 def evaluation_positions(vocabulary: int) -> int:
-    """The positions in a batch of evaluation of a model that predicts one of so many tokens."""
+    """Returns the number of positions in an evaluation batch for a vocabulary size."""
     return max(1, min(EVALUATION_POSITIONS, EVALUATION_LOGITS // vocabulary))
 
 
 def loader(dataset: IterableDataset[Any], workers: int = 0) -> DataLoader[Any]:
-    """The batches of a data set as they are, in its order."""
+    """Returns a loader of a dataset's batches, unchanged and in order."""
     return DataLoader(
         dataset,
         batch_size=None,
         num_workers=workers,
-        collate_fn=_as_it_is,
+        collate_fn=_identity,
         pin_memory=torch.cuda.is_available(),
-        # With a generator of its own the loader leaves the run's random numbers alone.
+        # With its own generator, the loader doesn't draw from the run's random numbers.
         generator=torch.Generator(),
     )
 
 
-def _as_it_is(step: Any) -> Any:
+def _identity(step: Any) -> Any:
     return step

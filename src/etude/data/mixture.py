@@ -1,4 +1,4 @@
-"""Several corpora as one, each with its share of the examples."""
+"""Mixtures: several corpora as one, each with a fraction of the examples."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from etude.data.text import Batch, TextData, of_source
 from etude.errors import Checks, Problem, RequestError, nearest
 
 MIXTURE_STREAM = 0x4D495854
-CHUNK = 256  # a source's examples whose places are drawn at once
+CHUNK = 256  # number of examples of a source whose positions are drawn together
 
 _NOTHING = (-1, np.empty(0, dtype=np.int64))
 _NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
@@ -30,18 +30,19 @@ _NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 
 @dataclass(kw_only=True, eq=False)
 class Mixture(TextData):
-    """Corpora with weights: of the run's examples each source gives the share of its weight.
+    """Weighted corpora: a source's weight sets its fraction of the run's examples.
 
-    In the long run the shares are exact, and no step is further from them than about one example a
-    source; within a source its own order holds (`windows` or `epochs`, by its own count of
-    examples). Nothing is remembered: example g of the run is a function of (seed, batch, g).
+    The fractions are exact in the long run, and at each step the counts deviate by at most about
+    one example per source. The examples of a source are in its own order (`windows` or `epochs`,
+    by the count of its own examples). The order has no state: example g of the run is a function
+    of (seed, batch, g).
 
-    There is one tokenizer, learnt from the training splits of all sources; the weights play no
-    part in it, so that a sweep over weights prepares its data once. Validation is on all validation
-    splits (`val/loss`, by token and not by weight) and on each alone (`val/<name>/loss`).
+    One tokenizer is trained on the training splits of all sources, regardless of the weights, so a
+    sweep over weights prepares its data once. Validation is on all validation splits (`val/loss`,
+    a mean over tokens, not by weight) and on each separately (`val/<name>/loss`).
 
-    A source is any data node as a factory; the mixture gives it the tokenizer and the sizes. A
-    file of your own, used as `data=mine`:
+    A source is any data node as a factory; the mixture passes it the tokenizer and the sizes. An
+    example of a config file, used as `data=mine`:
 
         defaults:
           - tokenizer: bpe
@@ -54,18 +55,19 @@ class Mixture(TextData):
         sequence_length: 64
         batch: {examples: 12}
 
-    `data=mixture data.weights.early=3` changes a weight of the file that comes with Étude.
+    `data=mixture data.weights.early=3` changes a weight of the config file included in Étude.
 
     Args:
-        sources: by name; what makes each of them, given tokenizer, sequence_length and batch.
-        weights: by the same names, above zero; they need not sum to one.
-        order: of the examples of a source.
+        sources: by name, the factory of each source, which accepts tokenizer, sequence_length and
+            batch.
+        weights: by the same names, positive weights; they need not sum to one.
+        order: order of the examples of a source.
 
     Attributes:
-        corpora: what the sources are, by name.
+        corpora: the sources, by name.
 
     Raises:
-        RequestError: with what the sources refuse.
+        RequestError: with the errors of the sources.
     """
 
     sources: dict[str, Callable[..., TextData]]
@@ -73,18 +75,18 @@ class Mixture(TextData):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.section_names = tuple(sorted(self.sources))  # a mapping's own order means nothing
+        self.section_names = tuple(sorted(self.sources))  # independent of the order in the config
         self.weights = {name: self.weights[name] for name in self.section_names}
         self.corpora: dict[str, TextData] = {}
         problems: list[Problem] = []
         for name in self.section_names:
             source = self.sources[name]
             if not callable(source):
-                hint = f"'~data.sources.{name}' '~data.weights.{name}' leave it out"
+                hint = f"to remove it: '~data.sources.{name}' '~data.weights.{name}'"
                 expected = "a data node with its _target_ and _partial_: true"
                 problems.append(Problem(f"data.sources.{name}", expected, source, hint))
                 continue
-            try:  # sizes are the mixture's: the source prepares no windows of its own
+            try:  # the sizes are placeholders: the mixture forms the windows
                 self.corpora[name] = source(
                     tokenizer=self.tokenizer, sequence_length=1, batch=Batch(examples=1)
                 )
@@ -92,7 +94,7 @@ class Mixture(TextData):
                 problems += error.problems
             else:
                 if "test" in self.corpora[name].splits:
-                    expected = "null: a mixture has no split for testing"
+                    expected = "null (a mixture has no test split)"
                     problems.append(Problem(f"data.sources.{name}.test", expected))
         if problems:
             raise RequestError(problems)
@@ -123,8 +125,8 @@ class Mixture(TextData):
 
     def origin(self) -> dict[str, object]:
         origins = {name: source.origin() for name, source in self.corpora.items()}
-        told = {name: origin for name, origin in origins.items() if origin}
-        return {"sources": told} if told else {}
+        known_origins = {name: origin for name, origin in origins.items() if origin}
+        return {"sources": known_origins} if known_origins else {}
 
     def documents(self, split: Split) -> Iterator[str]:
         return (text for _, text in self.sourced(split))
@@ -155,17 +157,17 @@ class Mixture(TextData):
 
 @dataclass(frozen=True)
 class Shares:
-    """Which source each example is from, such that every count stays near its share.
+    """Assignment of examples to sources in which every count stays near its proportion.
 
     Example j of a source with weight w (all weights sum to one) is due at time (j + 1/2) / w, and
-    the examples come in the order of these times, at equal times the earlier source first. That is
-    the method of Webster or Sainte-Laguë for the apportionment of seats (Balinski and Young 1982,
-    "Fair representation"), one seat after the other. After m examples of K sources a
-    source has given m w of them, up to (1 + K w) / 2.
+    the examples are in the order of these times, ties in the order of the sources. This is the
+    method of Webster or Sainte-Laguë for the apportionment of seats (Balinski and Young 1982, "Fair
+    representation"), one seat at a time. After m examples of K sources, a source has provided m w
+    examples, up to a deviation of (1 + K w) / 2.
 
     Args:
-        weights: in any unit, one above zero at least; taken as the decimal numbers that they are
-            printed as.
+        weights: in any unit, at least one positive; interpreted as the decimal numbers that they
+            print as.
     """
 
     weights: tuple[float, ...]
@@ -179,17 +181,17 @@ class Shares:
         return tuple(unit // math.gcd(*units) for unit in units)
 
     def counts(self, examples: int) -> list[int]:
-        """How many of the first `examples` each source gives."""
-        # Up to time t a source gives floor(w t + 1/2), and all of K sources t up to K / 2.
-        given = sum(unit > 0 for unit in self.units)
-        twice, whole = max(2 * examples - given, 0), sum(self.units)
+        """Returns the number of examples of each source among the first `examples`."""
+        # Up to time t a source provides floor(w t + 1/2) examples, and all K sources t +- K / 2.
+        active = sum(unit > 0 for unit in self.units)
+        twice, whole = max(2 * examples - active, 0), sum(self.units)
         counts = [(unit * twice + whole) // (2 * whole) for unit in self.units]
         for source in self._after(counts, examples - sum(counts)):
             counts[source] += 1
         return counts
 
     def sources(self, counts: list[int], number: int) -> list[int]:
-        """The sources of the next examples, where each has given as many as `counts` says."""
+        """Returns the sources of the next `number` examples after `counts` examples of each."""
         return list(self._after(counts, number))
 
     def _after(self, counts: list[int], number: int) -> Iterator[int]:
@@ -204,18 +206,20 @@ class Shares:
 
 
 class MixtureOrder:
-    """The windows of each optimizer step, of several texts that lie in one file.
+    """Order of windows for several texts that are stored in one file.
 
-    The sources of a step's windows are those of `Shares`, shuffled by (seed, step), so that each
-    micro-batch and each rank meets all of them. A source's windows come in its own order.
+    The sources of a step's windows are assigned by `Shares` and shuffled by (seed, step), so that
+    each micro-batch and each rank contains all of them. The windows of a source are in its own
+    order.
 
     Args:
-        sections: where each source's tokens lie, by name.
-        stages: of the run, each from how many examples on, and its weights by name.
-        length: targets in a window.
-        batch: windows in an optimizer step.
+        sections: by name, the position of each source's tokens.
+        stages: the stages of the run, each with the number of examples before it and its weights by
+            name.
+        length: number of targets in a window.
+        batch: number of windows in an optimizer step.
         seed: the run's seed, not negative.
-        within: a source's own order, `windows` or `epochs`.
+        within: order of the windows of a source, `windows` or `epochs`.
     """
 
     def __init__(
@@ -237,33 +241,35 @@ class MixtureOrder:
             ORDERS[within](section.tokens, length, CHUNK, _seed_of(name, seed))
             for name, section in sections.items()
         ]
-        # What was drawn last serves the next steps too; it decides nothing.
+        # Cache of the last drawn chunk of each source, for the next steps.
         self._latest: list[tuple[int, NDArray[np.int64]]] = [_NOTHING] * len(sections)
 
     def starts(self, step: int) -> NDArray[np.int64]:
-        """The first token of each window of optimizer step `step`, shape (batch,)."""
+        """Returns the first token of each window of optimizer step `step`, shape (batch,)."""
         return self.windows(step, step * self.batch, self.batch)
 
     def windows(self, step: int, first: int, count: int) -> NDArray[np.int64]:
-        """The same of a step that takes `count` windows, after `first` of all steps before."""
+        """Returns the same for a step of `count` windows after `first` in all earlier steps."""
         stage = bisect_right(self.stages, first) - 1
         ends = self.stages[1 : stage + 1]
         shares = self.shares[stage]
-        begun = shares.counts(first - self.stages[stage])  # of this stage
-        given = list(begun)
+        stage_counts = shares.counts(first - self.stages[stage])
+        before_each = list(stage_counts)
         for earlier, start, end in zip(self.shares, self.stages, ends, strict=False):
-            given = [*map(sum, zip(given, earlier.counts(end - start), strict=True))]
+            before_each = [*map(sum, zip(before_each, earlier.counts(end - start), strict=True))]
         keys = round_keys(MIXTURE_STREAM, self.seed, step)
         places = permute(np.arange(count, dtype=np.uint64), count, keys)
-        sources = np.array(shares.sources(begun, count))[places.astype(np.int64)]
+        sources = np.array(shares.sources(stage_counts, count))[places.astype(np.int64)]
         starts = np.empty(count, dtype=np.int64)
-        for source, before in enumerate(given):
+        for source, before in enumerate(before_each):
             rows = np.flatnonzero(sources == source)
-            starts[rows] = self.begins[source] + self._own(source, before, len(rows))
+            starts[rows] = self.begins[source] + self._source_starts(source, before, len(rows))
         return starts
 
-    def _own(self, source: int, first: int, number: int) -> NDArray[np.int64]:
-        """Where in its text the examples first, ..., first + number - 1 of a source begin."""
+    def _source_starts(self, source: int, first: int, number: int) -> NDArray[np.int64]:
+        """Returns the first tokens of the examples first, ..., first + number - 1 of a source, in
+        its text.
+        """
         last = first + max(number, 1) - 1
         chunks = [self._chunk(source, c) for c in range(first // CHUNK, last // CHUNK + 1)]
         return np.concatenate(chunks)[first % CHUNK :][:number]
@@ -275,7 +281,7 @@ class MixtureOrder:
 
 
 def _seed_of(name: str, seed: int) -> int:
-    # By name, so that a source keeps its windows when others come and go.
+    # By name, so that a source's windows don't change when others are added or removed.
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -283,7 +289,7 @@ def _seed_of(name: str, seed: int) -> int:
 def _check_names(
     checks: Checks, sources: Mapping[str, object], weights: Mapping[str, float]
 ) -> None:
-    checks.that(bool(sources), "sources", sources, "a source or more, by name")
+    checks.that(bool(sources), "sources", sources, "at least one source, by name")
     for name in sources:
         expected = "a name of letters, digits, _ and -"
         checks.that(_NAME.fullmatch(name) is not None, "sources", name, expected)
@@ -293,5 +299,5 @@ def _check_names(
         key = f"weights.{name}"
         if not checks.that(name in sources, key, weight, "a source's name", nearest(name, sources)):
             continue
-        hint = "a source that gives nothing is left out of sources" if weight == 0 else None
+        hint = "remove an unused source from sources and weights" if weight == 0 else None
         checks.that(0 < weight < math.inf, key, weight, "a positive number", hint)

@@ -1,7 +1,7 @@
-"""The data module: what all data has in common, whether it is stored, made by a rule, or read on.
+"""The base class of data modules: stored, synthetic, or streamed.
 
-A source of data says what its optimizer steps and its splits hold; all the rest is here: what fits
-a task, which steps a run reads, by how many processes, and what is evaluated.
+A subclass defines the content of its optimizer steps and splits; the base class does the rest: it
+checks that the data fits the task, assigns steps to a run and its processes, and evaluates splits.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from etude.errors import Checks, Problem, RequestError
 
 @dataclass(frozen=True)
 class Batch:
-    """The size of an optimizer step over all ranks, in one of two units.
+    """Size of an optimizer step over all ranks, in one of two units.
 
     Args:
-        tokens: positions that enter the loss.
-        examples: windows of `sequence_length` such positions.
+        tokens: number of positions that enter the loss.
+        examples: number of windows of `sequence_length` such positions.
     """
 
     tokens: int | None = None
     examples: int | None = None
 
 
-class Attributes(pl.LightningDataModule, ABC):
-    """What a source says of itself: no arguments, so they stand before the dataclass.
+class DataAttributes(pl.LightningDataModule, ABC):
+    """Attributes of a data module that are not arguments, declared before the dataclass.
 
     Attributes:
-        reads: which objectives read this data; see `etude.data.objective.Objective`.
-        fields: of an example.
-        section_names: the sources of a mixture, in the order in which they lie in the files; a
-            source of one has none.
-        labels: the names of labels or tags, by number, once `prepare` has found them.
-        has_splits: what has these splits and no rows, for messages.
-        shares_exactly: whether a step must be a multiple of the ranks.
-        pack: whether several examples share a sequence, so that one may begin anywhere in it.
+        reads: kind of objectives that read this data; see `etude.data.objective.Objective`.
+        fields: names of the fields of an example.
+        section_names: sources of a mixture, in the order in which they are stored; empty for a
+            single source.
+        labels: names of labels or tags, by number, available after `prepare`.
+        has_splits: subject and verb for messages about splits, for data without rows.
+        shares_exactly: whether the size of a step must be a multiple of the number of ranks.
+        pack: whether several examples share a sequence, so an example may begin at any position.
     """
 
     reads: Reads
@@ -60,25 +60,25 @@ class Attributes(pl.LightningDataModule, ABC):
 
 
 @dataclass(kw_only=True, eq=False)
-class DataModule(Attributes):
-    """Optimizer steps to train on, and splits to evaluate.
+class DataModule(DataAttributes):
+    """Optimizer steps for training, and splits for evaluation.
 
-    A run calls, in this order: `for_task`, `check`, `prepare`, `attach`, and then the loaders as
-    often as it likes.
+    A run calls, in this order: `for_task`, `check`, `prepare`, `attach`, and then the loaders any
+    number of times.
 
-    The arguments are the fields of a dataclass: a source declares its own and inherits these.
+    The arguments are the fields of a dataclass: a subclass declares its own and inherits these.
 
     Args:
-        sequence_length: the most positions of an example (T).
-        batch: the size of an optimizer step.
-        workers: processes that assemble batches; 0 is the training process itself. The batches
-            don't depend on it.
+        sequence_length: maximum number of positions of an example (T).
+        batch: size of an optimizer step.
+        workers: number of processes that assemble batches; 0 for the training process itself. The
+            batches don't depend on it.
 
     Attributes:
-        objective: what the task makes of the data; None where it takes running text as it is.
+        objective: converts the data to inputs and targets; None for next tokens of running text.
 
     Raises:
-        InvalidArguments: with every mistake in the arguments.
+        InvalidArguments: with every error in the arguments.
     """
 
     sequence_length: int
@@ -95,104 +95,108 @@ class DataModule(Attributes):
         self._attached: Steps | None = None
 
     def validate(self, checks: Checks) -> None:
-        """Notes what is wrong with the arguments; a source adds what is wrong with its own."""
-        checks.that(self.workers >= 0, "workers", self.workers, "a number from 0 on")
+        """Checks the arguments; a subclass adds the checks of its own."""
+        checks.that(self.workers >= 0, "workers", self.workers, "a non-negative number")
 
-    # -- what a source says -------------------------------------------------------------------
+    # -- defined by a subclass ----------------------------------------------------------------
 
     @abstractmethod
     def content_fingerprint(self) -> str:
-        """sha256 (hex) of the raw content, wherever it lies.
+        """Returns the sha256 (hex) of the raw content, independent of its location.
 
         Raises:
-            RequestError: it can't be read.
+            RequestError: if the content can't be read.
         """
 
     def content_files(self) -> list[Path] | None:
-        """The files that this content is in, and the folders that were searched for them; None if
-        it is not in files alone.
+        """Returns the files with this content, and the folders that were searched for them.
+
+        None if the content is not only in files.
         """
         return None
 
     def origin(self) -> dict[str, object]:
-        """Where the data comes from, for the record, if a path in the config doesn't say it."""
+        """Returns the origin of the data, for the record, unless a path in the config states it."""
         return {}
 
     @abstractmethod
     def check(self) -> None:
-        """Looks whether the data is there and readable; writes nothing.
+        """Checks that the data exists and is readable; writes nothing.
 
         Raises:
-            RequestError: it isn't.
+            RequestError: if it doesn't or isn't.
         """
 
     @abstractmethod
     def prepare(self, cache_dir: Path) -> Any:
-        """Makes what the loaders read, in `cache_dir`, or finds it there.
+        """Creates the files of the loaders in `cache_dir`, or finds them there.
 
         Raises:
-            RequestError: the data can't be used; says what, and why.
+            RequestError: if the data can't be used; contains the reason.
         """
 
     @property
     @abstractmethod
     def tokenizer_(self) -> Any:
-        """The tokenizer, once the data is prepared."""
+        """The tokenizer, available after `prepare`."""
 
     @property
     @abstractmethod
     def meta(self) -> Any:
-        """What the splits hold, once the data is prepared."""
+        """Metadata of the splits, available after `prepare`."""
 
     @abstractmethod
     def assembly(self, share: Share) -> Assembly:
-        """What puts a run's optimizer steps together."""
+        """Returns the object that assembles a run's optimizer steps."""
 
     @abstractmethod
     def evaluation_batches(self, split: Any) -> DataLoader[Any]:
-        """A whole split, each example once.
+        """Returns batches of a whole split, with each example once.
 
         Raises:
-            RequestError: there is no such split, or nothing in it.
+            RequestError: if there is no such split, or it is empty.
         """
 
     @abstractmethod
     def sources_of(self, documents: Collection[int]) -> dict[int, str]:
-        """Where documents of the training split come from, for people, by their numbers."""
+        """Returns, by number, descriptions of where documents of the training split come from."""
 
     @abstractmethod
     def places_of(self, text: str) -> Iterator[Place]:
-        """Where a text stands in the training split.
+        """Yields the positions of a text in the training split.
 
         Raises:
-            RequestError: this data has no texts.
+            RequestError: if this data has no texts.
         """
 
     @property
     @abstractmethod
     def examples_per_step(self) -> int:
-        """Examples in an optimizer step over all ranks; the most, or about, where steps differ."""
+        """Number of examples of an optimizer step over all ranks.
+
+        The maximum, or approximate, if steps differ.
+        """
 
     @property
     @abstractmethod
     def steps_per_epoch(self) -> float:
-        """Optimizer steps in which as many examples are read as there are."""
+        """Number of optimizer steps that read as many examples as there are."""
 
     @abstractmethod
     def evaluated_tokens(self, split: Any) -> int:
-        """Positions that an evaluation of a split computes."""
+        """Returns the number of positions that an evaluation of a split computes."""
 
     @abstractmethod
     def described(self, examples: int) -> Iterator[str]:
-        """What it holds, once prepared, a line each, and some of its examples."""
+        """Yields lines that describe the prepared data, and some of its examples."""
 
-    # -- what every source has ----------------------------------------------------------------
+    # -- shared by all data -------------------------------------------------------------------
 
     def for_task(self, objective: Objective | None) -> None:
-        """Says what the task makes of the data; None takes running text as it is.
+        """Sets the objective that converts the data; None for next tokens of running text.
 
         Raises:
-            RequestError: the task reads other data, or fields that these examples have not.
+            RequestError: if the task reads other data, or fields that these examples don't have.
         """
         name = type(self).__name__
         if (reads := "windows" if objective is None else objective.reads) != self.reads:
@@ -200,59 +204,63 @@ class DataModule(Attributes):
             raise RequestError(Problem("data", expected, name, hint or self.meant_for(reads)))
         needed = () if objective is None else objective.fields
         if any(field not in self.fields for field in needed):
-            given = f"{name} gives {', '.join(self.fields)}"
-            hint = ", ".join(filter(None, [given, self.meant_for(reads)]))
+            fields_hint = f"{name} has the fields {', '.join(self.fields)}"
+            hint = ", ".join(filter(None, [fields_hint, self.meant_for(reads)]))
             expected = f"examples with {', '.join(needed)}"
             raise RequestError(Problem("data", expected, hint=hint))
         self.objective = objective
 
     def meant_for(self, reads: Reads) -> str | None:
-        """Which task this data is for, for the message about one that is not."""
+        """Returns a hint with the task of this data, for the message about other tasks."""
         return None
 
     def fingerprint(self) -> str:
-        """sha256 (hex) of all that the examples come from.
+        """Returns the sha256 (hex) of everything from which the examples are created.
 
         Raises:
-            RequestError: it can't be read.
+            RequestError: if it can't be read.
         """
         return self.content_fingerprint()
 
     def files_read(self) -> list[Path] | None:
-        """The files that the fingerprint is of, and the folders that were searched for them; None
-        if it is not of files alone.
+        """Returns the files that the fingerprint covers, and the folders searched for them.
+
+        None if the fingerprint does not only depend on files.
         """
         return self.content_files()
 
     @property
     def stated_vocabulary(self) -> int | None:
-        """The size of the vocabulary, as far as it is known before the data is prepared."""
+        """Size of the vocabulary, if it is known before the data is prepared."""
         return None
 
     @property
     def tokens_per_step(self) -> int:
-        """Positions in an optimizer step over all ranks; the most, or about, where steps differ."""
+        """Number of positions of an optimizer step over all ranks.
+
+        The maximum, or approximate, if steps differ.
+        """
         return self.examples_per_step * self.sequence_length
 
     def tokens_in(self, first: int, end: int) -> int:
-        """Positions in the optimizer steps from `first` on, before `end`; about, where steps
-        differ.
+        """Returns the number of positions in the optimizer steps first, ..., end - 1; approximate
+        if steps differ.
         """
         return (end - first) * self.tokens_per_step
 
     def batch_of(self, seed: int, number: int) -> dict[str, Any]:
-        """All that an optimizer step reads, over all processes, as one batch.
+        """Returns an optimizer step, over all processes, as one batch.
 
         Args:
-            seed: the run's.
-            number: of the step, from 0.
+            seed: the run's seed.
+            number: number of the step, from 0.
         """
         (batch,) = self.assembly(Share(seed)).step(number)
-        found: dict[str, Any] = batch
-        return found
+        result: dict[str, Any] = batch
+        return result
 
     def bytes_predicted(self, split: Any) -> int | None:
-        """UTF-8 bytes of the text that a split's targets stand for; None where they spell none."""
+        """Returns the number of UTF-8 bytes that a split's targets represent; None if not text."""
         return None
 
     def attach(
@@ -265,18 +273,18 @@ class DataModule(Attributes):
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        """Says which part of which run the training loader gives.
+        """Sets the run and the process for which the training loader returns steps.
 
         Args:
             seed: the run's seed.
-            micro_batch: the most examples in a micro-batch; None for no limit.
-            total_steps: optimizer steps in the whole run.
-            start_step: steps that are done already.
-            rank: this process, of `world`.
-            world: processes that share each step.
+            micro_batch: maximum number of examples in a micro-batch; None for no limit.
+            total_steps: number of optimizer steps in the whole run.
+            start_step: number of steps that are already done.
+            rank: index of this process among `world` processes.
+            world: number of processes that share each step.
 
         Raises:
-            RequestError: the step can't be shared equally, or the micro-batch is empty.
+            RequestError: if the step can't be shared equally, or the micro-batch is empty.
         """
         problems = list(self.misfits(world))
         if micro_batch is not None and micro_batch < 1:
@@ -287,39 +295,42 @@ class DataModule(Attributes):
         self._attached = Steps(self.assembly(self._share), start_step, total_steps)
 
     def misfits(self, processes: int, max_epochs: float | None = None) -> Iterator[Problem]:
-        """What does not fit how a run goes on.
+        """Yields a problem for each incompatibility of the data with a run.
 
         Args:
-            processes: share each step, equally if they must.
-            max_epochs: how long it is, if that is stated in epochs.
+            processes: number of processes that share each step, equally if they must.
+            max_epochs: length of the run, if it is stated in epochs.
         """
         if self.shares_exactly and self.examples_per_step % processes:
-            expected = f"a multiple of the {processes} processes, in examples"
+            expected = f"a multiple of {processes} (the number of processes), in examples"
             yield Problem("data.batch", expected, self.examples_per_step)
 
     def changes(self) -> Iterator[tuple[str, int]]:
-        """What changes as a run goes on, and at which step."""
+        """Yields the keys of values that change during a run, and the steps of the changes."""
         return iter(())
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """The run's optimizer steps from `start_step` on; its length is that of the whole run."""
+        """Returns the run's optimizer steps from `start_step` on.
+
+        The loader's length is that of the whole run.
+        """
         if self._attached is None:
-            raise RuntimeError("attach(...) comes first")
+            raise RuntimeError("call attach(...) before train_dataloader()")
         return loader(self._attached, self.workers)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """The whole validation split, on every rank."""
+        """Returns the whole validation split, on every rank."""
         return self.evaluation_batches("val")
 
     def evaluated(self, split: Any) -> Evaluated:
-        """A split of the data."""
+        """Returns a split of the data for evaluation."""
         return Evaluated(self, split, lambda: self.evaluation_batches(split))
 
     def evaluated_with_rows(self, asked: Request) -> Evaluated:
-        """A split of the data, or, where it has rows, other files, the rows with their contents.
+        """Returns a split of the data, or other files, with the contents of rows if there are any.
 
         Raises:
-            RequestError: there are none, they can't be read, or lack what is asked.
+            RequestError: if the rows don't exist, can't be read, or lack the requested contents.
         """
         return self.evaluated(asked.without_rows(self.evaluated_splits, self.has_splits))
 
@@ -329,5 +340,5 @@ class DataModule(Attributes):
         return ("val", "train")
 
     def padding(self, micro: Mapping[str, Any]) -> float | None:
-        """The part of a packed micro-batch's positions that holds nothing; None without any."""
+        """Returns the fraction of padding in a packed micro-batch; None if not packed."""
         return None

@@ -1,8 +1,8 @@
-"""What a task makes of the data: inputs, and targets for its loss.
+"""Objectives: convert data to inputs, and targets for the loss of a task.
 
-A task's class says which objective its config describes. The data module applies it while it
-assembles a step, before the step is cut into micro-batches and shared among ranks; so masks and
-the number of targets depend on neither.
+A task's class returns the objective of its config. The data module applies it while assembling a
+step, before the step is split into micro-batches and ranks; so masks and the number of targets
+depend on neither.
 """
 
 from __future__ import annotations
@@ -22,22 +22,24 @@ Numbers = NDArray[np.int64]
 Arrays = dict[str, NDArray[Any]]
 
 IGNORE = -100
-"""A target that does not enter the loss."""
+"""Target that does not enter the loss."""
 
 CORRUPTION_STREAM = 0x4D41534B
-"""Tells an objective's random numbers from others of the run's seed."""
+"""Tag that separates an objective's random numbers from others of the run's seed."""
 
 Reads = Literal["windows", "examples", "made"]
-"""What an objective reads: windows of running text, examples with fields, or what a rule makes."""
+"""Kind of data that an objective reads: windows of text, examples with fields, or synthetic data.
+"""
 
 
 class Objective(ABC):
-    """The base of all kinds. It is handed to loader processes: no model, no tensors in it.
+    """Base class of objectives. It is pickled to loader processes, so it contains no model and no
+    tensors.
 
     Attributes:
-        such_as: which data it reads, for messages.
-        fields: those that the data must have.
-        packs: whether the task can keep several texts in one sequence apart.
+        such_as: example of data that it reads, for messages.
+        fields: fields that the data must have.
+        packs: whether the task can separate several texts in one sequence.
     """
 
     reads: ClassVar[Reads]
@@ -46,31 +48,31 @@ class Objective(ABC):
     packs: ClassVar[bool] = False
 
     def special_tokens(self, known: Mapping[str, int]) -> list[str]:
-        """Those that the tokenizer must have and lacks; they are added at its end.
+        """Returns the required special tokens that the tokenizer lacks; they are added at its end.
 
         Args:
-            known: its special tokens, by name.
+            known: the tokenizer's special tokens, by name.
         """
         return []
 
     def bound(self, tokenizer: Any, meta: Any) -> Self:
-        """The same, knowing what is known once the data is prepared.
+        """Returns the objective with the properties of the prepared data.
 
         Args:
             tokenizer: an `etude.data.tokenizer.Tokenizer`.
-            meta: what the data says of its splits.
+            meta: metadata of the splits.
 
         Raises:
-            RequestError: they don't fit the task.
+            RequestError: if they don't fit the task.
         """
         return self
 
 
 class WindowObjective(Objective):
-    """Makes inputs and targets of windows of running text, perhaps at random.
+    """Objective that converts windows of running text to inputs and targets, possibly at random.
 
     Attributes:
-        shortest: the fewest tokens that a window may have.
+        shortest: minimum number of tokens in a window.
     """
 
     reads = "windows"
@@ -79,24 +81,24 @@ class WindowObjective(Objective):
     shortest: ClassVar[int] = 1
 
     def raw(self, length: int) -> int:
-        """The tokens of text in a window of `length` positions."""
+        """Returns the number of tokens of text in a window of `length` positions."""
         return length
 
     @abstractmethod
     def __call__(self, windows: Numbers, random: np.random.Generator) -> Arrays:
-        """Windows (n, raw) to arrays with n rows; targets that don't count are `IGNORE`."""
+        """Converts windows (n, raw) to arrays with n rows; ignored targets are `IGNORE`."""
 
     def targets(self, arrays: Arrays) -> int:
-        """How many targets enter the loss."""
+        """Returns the number of targets that enter the loss."""
         return int((arrays["labels"] != IGNORE).sum())
 
 
 class ExampleObjective(Objective):
-    """Makes inputs and targets of the fields of an example.
+    """Objective that converts the fields of an example to inputs and targets.
 
     Attributes:
-        padded: arrays whose padding the model must not see, and the name of the mask that says
-            where there is none.
+        padded: arrays whose padding must be hidden from the model, and the name of the mask of
+            their other positions.
     """
 
     reads = "examples"
@@ -105,35 +107,35 @@ class ExampleObjective(Objective):
 
     @abstractmethod
     def lengths(self, lengths: Mapping[str, Numbers]) -> Numbers:
-        """The positions that each example takes, of the lengths of its fields."""
+        """Returns the number of positions of each example, from the lengths of its fields."""
 
     def cut(self, lengths: Mapping[str, Numbers]) -> int:
-        """How many examples `compose` cuts, each of whose fields alone would have room."""
+        """Returns the number of examples that `compose` truncates although each field fits."""
         return 0
 
     def compose(self, fields: Arrays) -> Arrays:
-        """An example's arrays of its fields; each of one dimension, or a number."""
+        """Returns the arrays of an example from its fields; each is one-dimensional or a number."""
         return fields
 
     def targets(self, arrays: Arrays) -> float:
-        """How much of the example enters the loss: the number of targets, or their weight."""
+        """Returns the number of targets of the example that enter the loss, or their weight."""
         return float(counted(arrays["labels"]).sum())
 
     def bound_to_rows(self, tokenizer: Any, sequence_length: int) -> Self:
-        """The same for rows that are only evaluated: all of one weight, whatever was trained."""
+        """Returns the objective for rows that are only evaluated, all with the same weight."""
         return self
 
     def without_targets(self, arrays: Arrays) -> Arrays:
-        """The example such that nothing of it enters the loss."""
+        """Returns the example with all targets ignored."""
         labels = arrays["labels"]
         return arrays | {"labels": np.full_like(labels, _fill("labels", labels))}
 
     def positions(self, arrays: Arrays) -> int:
-        """The positions that a model computes for it, padding aside."""
+        """Returns the number of positions that a model computes for the example, unpadded."""
         return sum(len(arrays[name]) for name in self.padded)
 
     def collated(self, examples: Sequence[Arrays]) -> dict[str, torch.Tensor]:
-        """One batch of several, padded after their ends."""
+        """Returns one batch of several examples, padded at the end."""
         batch: dict[str, torch.Tensor] = {}
         for name, first in examples[0].items():
             arrays = [example[name] for example in examples]
@@ -148,20 +150,20 @@ class ExampleObjective(Objective):
         return batch
 
     def packed(self, rows: Sequence[Sequence[Arrays]]) -> dict[str, Any]:
-        """One batch of several sequences, each of several examples one after the other.
+        """Returns one batch of several sequences, each of several examples one after the other.
 
-        For the mask that `padded` names it has `documents` in its place: where each example begins.
-        The padding after a sequence's last example is one more, which has no target. Of an array
-        with one number an example there is one for each of these, (N,).
+        The mask that `padded` names is replaced by `documents`, the starts of the examples. The
+        padding after a sequence's last example is another document, without targets. An array with
+        one number per example has one number for each document, (N,).
         """
         documents = {}
         for name, keep in self.padded.items():
             lengths = [[len(example[name]) for example in row] for row in rows]
-            first = np.zeros((len(rows), max(map(sum, lengths))), dtype=bool)
-            for marks, counts in zip(first, lengths, strict=True):
+            is_start = np.zeros((len(rows), max(map(sum, lengths))), dtype=bool)
+            for row_starts, counts in zip(is_start, lengths, strict=True):
                 starts = np.cumsum([0, *counts])
-                marks[starts[starts < len(marks)]] = True
-            documents[keep.replace("keep", "documents")] = Documents(torch.from_numpy(first))
+                row_starts[starts[starts < len(row_starts)]] = True
+            documents[keep.replace("keep", "documents")] = Documents(torch.from_numpy(is_start))
         batch: dict[str, Any] = {}
         for name, array in rows[0][0].items():
             if array.ndim:
@@ -169,37 +171,37 @@ class ExampleObjective(Objective):
                 batch[name] = _rows(joined, _fill(name, array))
                 continue
             numbers: list[Any] = []
-            for row, found in zip(rows, documents["documents"].lengths, strict=True):
+            for row, lengths_of_row in zip(rows, documents["documents"].lengths, strict=True):
                 numbers += [example[name] for example in row]
-                numbers += [_fill(name, array)] * (len(found) - len(row))
+                numbers += [_fill(name, array)] * (len(lengths_of_row) - len(row))
             batch[name] = torch.from_numpy(np.array(numbers, dtype=array.dtype))
         return batch | documents
 
 
 def wanted(objective: Objective | None) -> tuple[str, str | None]:
-    """The data that an objective reads, and which that is, for messages."""
+    """Returns the data that an objective reads, and an example of such data, for messages."""
     if objective is None or objective.reads == "windows":
-        return "data of running text for this task, such as data=text_files", None
+        return "running text for this task, such as data=text_files", None
     if objective.reads == "made":
-        return f"data that a rule makes for this task, such as {objective.such_as}", None
+        return f"synthetic data for this task, such as {objective.such_as}", None
     fields = ", ".join(objective.fields)
-    return f"data of examples with {fields} for this task", objective.such_as
+    return f"examples with the fields {fields} for this task", objective.such_as
 
 
 def counted(labels: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which labels enter the loss: all but `IGNORE`, and of floating-point ones all numbers."""
+    """Returns which labels enter the loss: all but `IGNORE`, or all but NaN if floating-point."""
     return ~np.isnan(labels) if labels.dtype.kind == "f" else labels != IGNORE
 
 
 def _fill(name: str, like: NDArray[Any]) -> float:
-    """What stands where an array has nothing."""
+    """Returns the padding value of an array."""
     if name != "labels":
         return 0
     return math.nan if like.dtype.kind == "f" else IGNORE
 
 
 def _rows(arrays: Sequence[NDArray[Any]], fill: float) -> torch.Tensor:
-    """(B, T), `fill` after the shorter ones."""
+    """Returns the arrays as (B, T), with `fill` after the shorter ones."""
     rows = np.full((len(arrays), max(map(len, arrays))), fill, dtype=arrays[0].dtype)
     for row, array in zip(rows, arrays, strict=True):
         row[: len(array)] = array
@@ -207,6 +209,6 @@ def _rows(arrays: Sequence[NDArray[Any]], fill: float) -> torch.Tensor:
 
 
 def generator(seed: int, step: int) -> np.random.Generator:
-    """Random numbers of a step of a run."""
+    """Returns the random numbers of a step of a run."""
     entropy = np.random.SeedSequence(seed, spawn_key=(CORRUPTION_STREAM, step))
     return np.random.Generator(np.random.Philox(entropy))

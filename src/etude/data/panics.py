@@ -1,7 +1,7 @@
-"""Calls of the library `tokenizers` that a tokenizer of a stranger can bring down.
+"""Handling of panics of the library `tokenizers`, which an invalid tokenizer can cause.
 
-It is written in Rust, which ends a call that went wrong with a panic. In Python that is a
-`PanicException`, which is no `Exception`, so that nobody catches it by mistake.
+The library is written in Rust; a panic is a `PanicException` in Python, which is not an
+`Exception`, so that `except Exception` does not catch it.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from etude.errors import Problem, RequestError
 
 @contextmanager
 def no_panic(name: str) -> Iterator[None]:
-    """Makes an error for people of a panic, and of nothing else.
+    """Context manager that converts a panic, and no other exception, into a `RequestError`.
 
     Args:
-        name: of the tokenizer's file.
+        name: the name of the tokenizer's file.
 
     Raises:
-        RequestError: the library panicked; says what it said.
+        RequestError: if the library panicked; contains its message.
     """
     try:
         yield
     except BaseException as error:
         if type(error).__name__ != "PanicException":
             raise
-        told = " ".join(str(error).split())[:500]
-        expected = "a tokenizer that the library tokenizers can work with"
-        raise RequestError(Problem(name, expected, hint=f"it broke off: {told}")) from error
+        message = " ".join(str(error).split())[:500]
+        expected = "a tokenizer that the library tokenizers can run"
+        raise RequestError(Problem(name, expected, hint=f"it panicked: {message}")) from error

@@ -1,4 +1,4 @@
-"""Rows of Parquet: of a file only the columns that are asked for are read."""
+"""Rows of Parquet files; only the requested columns are read."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 from etude.data.plain import LONGEST, too_long
 from etude.errors import Problem, RequestError
 
-GROUP = 256  # rows read at a time, at most
-SIZE = 1 << 24  # bytes of a group, about
+GROUP = 256  # maximum number of rows read at a time
+SIZE = 1 << 24  # approximate bytes of a group
 
 
 def columns(file: Path) -> dict[str, bool]:
-    """The names of the columns, and whether each holds text.
+    """Returns the names of the columns, and whether each contains text.
 
     Raises:
-        RequestError: a name stands twice.
+        RequestError: if a name is repeated.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -25,19 +25,19 @@ def columns(file: Path) -> dict[str, bool]:
     def is_text(kind: Any) -> bool:
         if pa.types.is_dictionary(kind):
             kind = kind.value_type
-        of_text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-        return any(each(kind) for each in of_text)
+        type_checks = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+        return any(check(kind) for check in type_checks)
 
     with pq.ParquetFile(file) as table:
         names = list(table.schema_arrow.names)
-        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-            expected = "names of columns that all differ"
-            raise RequestError(Problem(str(file), expected, name) for name in twice)
+        if duplicates := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            expected = "unique column names"
+            raise RequestError(Problem(str(file), expected, name) for name in duplicates)
         return {field.name: is_text(field.type) for field in table.schema_arrow}
 
 
 def rows(file: Path, wanted: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """All rows, with the number of each, from 1, and its values in the columns that are wanted."""
+    """Yields all rows, with the number of each, from 1, and its values in the requested columns."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -45,7 +45,7 @@ def rows(file: Path, wanted: Sequence[str]) -> Iterator[tuple[int, dict[str, Any
     count = 0
     with pq.ParquetFile(file, pre_buffer=False) as table:
         _check_sizes(file, table, wanted)
-        for batch in table.iter_batches(_group(table, wanted), columns=list(wanted)):
+        for batch in table.iter_batches(_group_rows(table, wanted), columns=list(wanted)):
             for name in wanted:
                 column = batch.column(name)
                 kind = column.type
@@ -62,29 +62,29 @@ def rows(file: Path, wanted: Sequence[str]) -> Iterator[tuple[int, dict[str, Any
 
 
 def _check_sizes(file: Path, table: Any, wanted: Sequence[str]) -> None:
-    """Refuses groups of rows whose mean is too long, before anything of them is read."""
+    """Rejects row groups whose mean value is too long, before any data is read."""
     first = 1
     for number in range(table.metadata.num_row_groups):
         group = table.metadata.row_group(number)
-        for place in range(group.num_columns):
-            column = group.column(place)
+        for index in range(group.num_columns):
+            column = group.column(index)
             # A character has at most 4 bytes.
-            most = 4 * LONGEST * group.num_rows
-            inside = column.path_in_schema.split(".")[0] in wanted
-            if inside and column.total_uncompressed_size > most:
+            max_bytes = 4 * LONGEST * group.num_rows
+            is_wanted = column.path_in_schema.split(".")[0] in wanted
+            if is_wanted and column.total_uncompressed_size > max_bytes:
                 last = first + group.num_rows - 1
                 where = f"row {first}" if last == first else f"one of the rows {first} to {last}"
                 raise RequestError(too_long(f"{file}, {where}"))
         first += group.num_rows
 
 
-def _group(table: Any, wanted: Sequence[str]) -> int:
-    """Rows to read at a time: fewer where they are long."""
+def _group_rows(table: Any, wanted: Sequence[str]) -> int:
+    """Returns the number of rows to read at a time; smaller for long rows."""
     size = 0
     for number in range(table.metadata.num_row_groups):
         group = table.metadata.row_group(number)
-        for place in range(group.num_columns):
-            column = group.column(place)
+        for index in range(group.num_columns):
+            column = group.column(index)
             if column.path_in_schema.split(".")[0] in wanted:
                 size += column.total_uncompressed_size
     mean = size / max(1, table.metadata.num_rows)

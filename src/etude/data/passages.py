@@ -1,15 +1,15 @@
-"""Long texts in pieces that are tokenised apart and give the tokens of the whole.
+"""Passages: pieces of long texts that, tokenized separately, give the tokens of the whole text.
 
-A document can be larger than memory, so it travels as passages. A passage ends where a space
-or a newline follows a character that isn't white space, or where Chinese or Japanese punctuation
-follows a letter. There GPT-2's splitting (its pattern takes white space at the start of a piece
-only, looks ahead no further than the end of a run of white space, and puts letters and
-punctuation in different pieces) always begins a new piece, and no merge of byte-pair encoding
-crosses pieces; so the tokens are exactly those of the uncut text. For characters and bytes any
-place would do.
+A document can be larger than memory, so it is processed as passages. A passage ends where a space
+or a newline follows a character that isn't whitespace, or where Chinese or Japanese punctuation
+follows a letter. At these positions GPT-2's pre-tokenizer always begins a new piece (its pattern
+matches whitespace only at the start of a piece, looks ahead no further than the end of a run of
+whitespace, and puts letters and punctuation in different pieces), and no merge of byte-pair
+encoding crosses pieces; so the tokens are exactly those of the uncut text. For character and byte
+tokenizers, any position would do.
 
-A text without such a place is cut all the same, at a stated size: memory stays bounded, and a few
-tokens beside the cut may differ from those of the whole.
+A text without such a position is cut at a maximum size, so that memory is bounded; a few tokens
+next to the cut may then differ from those of the uncut text.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-PASSAGE = 1 << 17  # characters; enough passages in a batch to keep the tokenizer's threads busy
-LONGEST = 2  # times the size: where a text without a place to cut is cut
+PASSAGE = 1 << 17  # characters; small enough that a batch has a passage for each thread
+LONGEST = 2  # times the size: maximum length of a passage
 
-# A character, then what is before it: `re` is fast at finding one of a few characters.
+# The character first, then a lookbehind: `re` is fast at finding one of a few characters.
 BREAK = re.compile(r"[ \n。，、！？；：](?:(?<=\S[ \n])|(?<=[^\W\d_][。，、！？；：]))")
 
 
 def cut(chunks: Iterable[str], size: int = PASSAGE, limit: int | None = None) -> Iterator[str]:
-    """The text of `chunks` as passages of `size` characters or somewhat more.
+    """Yields the text of `chunks` as passages of `size` characters or slightly more.
 
     Args:
-        chunks: a text in pieces of any length; where they end doesn't matter.
-        size: a passage is cut at the first place from here on.
-        limit: the longest passage, cut there if there is no place before; twice the size if None.
+        chunks: a text in pieces of any length, with any boundaries.
+        size: a passage is cut at the first suitable position from here on.
+        limit: maximum length of a passage, cut there if there is no suitable position; None for
+            twice the size.
     """
     limit = LONGEST * size if limit is None else limit
     rest, searched = "", size
@@ -50,6 +51,6 @@ def cut(chunks: Iterable[str], size: int = PASSAGE, limit: int | None = None) ->
         yield rest
 
 
-def parted_well(before: str, after: str) -> bool:
-    """Whether the text `before` + `after` has a place to cut between the two."""
+def is_clean_cut(before: str, after: str) -> bool:
+    """Returns whether a text may be cut between `before` and `after`."""
     return BREAK.match(before[-1:] + after[:1], 1) is not None

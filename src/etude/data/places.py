@@ -1,4 +1,4 @@
-"""Where examples come from: documents, rows, or numbers of a rule's examples."""
+"""Origins of examples: documents, rows, or numbers of synthetic examples."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from etude.data.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Place:
-    """A document, or a stretch of it, that an example holds.
+    """Document, or a span of it, that an example contains.
 
     Attributes:
-        document: its number in the training split, from 0: of a document, a row, or an example that
-            a rule makes.
-        first, end: the stretch, in the document's tokens; None where it is no stretch of running
-            text.
-        example: of a row the number of one of its examples, among all of the split; None is any.
+        document: number in the training split, from 0, of a document, a row, or a synthetic
+            example.
+        first, end: the span, in tokens of the document; None if it is not running text.
+        example: for a row, the number of one of its examples among all of the split; None for any.
     """
 
     document: int
@@ -32,13 +31,13 @@ class Place:
 
 @dataclass(frozen=True)
 class Reading:
-    """An optimizer step that reads a place.
+    """Optimizer step that reads a place.
 
     Attributes:
-        step: its number, from 0.
-        example: the number of the example that holds it, in the step, from 0.
-        place: what is read.
-        whole: whether all of it is in this example.
+        step: number of the step, from 0.
+        example: number of the example in the step that contains the place, from 0.
+        place: the place that is read.
+        whole: whether the example contains all of it.
     """
 
     step: int
@@ -48,42 +47,40 @@ class Reading:
 
 
 def stretches(ends: NDArray[np.int64], first: int, end: int) -> list[Place]:
-    """The documents that a stretch of a text's tokens goes through.
+    """Returns the spans of documents that a span of a text's tokens covers.
 
     Args:
-        ends: where each document ends.
-        first, end: the stretch.
+        ends: end of each document.
+        first, end: the span of the text.
     """
-    found = []
+    places = []
     document = int(np.searchsorted(ends, first, side="right"))
     while first < end:
         start = int(ends[document - 1]) if document else 0
         stop = min(end, int(ends[document]))
-        if first < stop:  # a document without tokens is in nothing
-            found.append(Place(document, first - start, stop - start))
+        if first < stop:  # skip documents without tokens
+            places.append(Place(document, first - start, stop - start))
         first, document = stop, document + 1
-    return found
+    return places
 
 
 def occurrences(
     document: str, text: str, tokenizer: Tokenizer
 ) -> tuple[list[tuple[int, int]], int]:
-    """Where a text stands in a document: the first of its tokens, and the end of the last; and how
-    many tokens the document has.
-    """
+    """Returns the token spans of a text in a document, and the document's number of tokens."""
     offsets: list[tuple[int, int]] = []
     characters = 0
     for passage in cut([document]):
         encoding: Any = tokenizer.backend.encode(passage, add_special_tokens=False)
         offsets += [(first + characters, end + characters) for first, end in encoding.offsets]
         characters += len(passage)
-    found = []
+    spans = []
     starts, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
-    at = document.find(text)
-    while at >= 0:
-        first = int(np.searchsorted(ends, at, side="right"))
-        end = int(np.searchsorted(starts, at + len(text)))
+    position = document.find(text)
+    while position >= 0:
+        first = int(np.searchsorted(ends, position, side="right"))
+        end = int(np.searchsorted(starts, position + len(text)))
         if first < end:
-            found.append((first, end))
-        at = document.find(text, at + 1)
-    return found, len(offsets)
+            spans.append((first, end))
+        position = document.find(text, position + 1)
+    return spans, len(offsets)

@@ -1,4 +1,4 @@
-"""Plain text in files: read through once for what must be known of it, then as characters."""
+"""Text files: scanning, and reading as characters or lines."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from etude.data.formats import BROKEN, CHUNK, COMPRESSED, open_bytes
 from etude.errors import Problem, RequestError
 
 LONGEST = 1 << 25
-"""The most characters in a line or a row that is read as a whole: 33,554,432."""
+"""Maximum number of characters of a line or a row that is read as a whole: 33,554,432."""
 
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What a file holds: sha256 of its bytes, and its characters after reading as text."""
+    """Result of scanning a file: sha256 of its bytes, and the number of characters of its text."""
 
     sha256: str
     characters: int
 
 
 def scan(file: Path) -> Scan:
-    """Reads a file through, a chunk at a time.
+    """Reads a file to the end, a chunk at a time, and checks its encoding.
 
     Raises:
-        RequestError: it can't be read, or isn't UTF-8; with the line and the byte (of the text, in
-            a compressed file).
+        RequestError: if the file can't be read or is not UTF-8; contains the line and the byte (of
+            the decompressed text).
     """
     compressed = file.suffix.lower() in COMPRESSED
     with explained(file):
@@ -53,8 +53,8 @@ def scan(file: Path) -> Scan:
                     line = lines + chunk[: max(bad - offset, 0)].count(b"\n") + 1
                     where = f"{file}, line {line}, byte {bad}"
                     value = f"0x{error.object[error.start]:02x}"
-                    wide = bad == 0 and chunk.startswith(UTF16)
-                    encoding = "utf-16" if wide else "latin1"
+                    is_utf16 = bad == 0 and chunk.startswith(UTF16)
+                    encoding = "utf-16" if is_utf16 else "latin1"
                     hint = f"convert the file, for example with iconv -f {encoding} -t utf-8"
                     raise RequestError(Problem(where, "UTF-8 text", value, hint)) from error
                 offset += len(chunk)
@@ -64,24 +64,24 @@ def scan(file: Path) -> Scan:
 
 
 class ReadOnce:
-    """`read(file, *more)`, once as long as the file's size and time stay."""
+    """Cache of `read(file, *more)`, valid while the file's size and time are unchanged."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Any, ...], Any] = {}
+        self._results: dict[tuple[Any, ...], Any] = {}
 
     def __call__(self, read: Any, file: Path, *more: Any) -> Any:
         state = file.stat()
         key = (read, file, state.st_size, state.st_mtime_ns)
-        if key not in self._known:
-            self._known[key] = read(file, *more)
-        return self._known[key]
+        if key not in self._results:
+            self._results[key] = read(file, *more)
+        return self._results[key]
 
 
 def sha256(file: Path) -> str:
-    """sha256 (hex) of the bytes of a file, as they lie on the disk.
+    """Returns the sha256 (hex) of the bytes of a file as stored.
 
     Raises:
-        RequestError: it can't be read.
+        RequestError: if the file can't be read.
     """
     with explained(file), file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -89,21 +89,21 @@ def sha256(file: Path) -> str:
 
 @contextmanager
 def explained(file: Path) -> Iterator[None]:
-    """Says what is wrong with `file` where reading it fails."""
+    """Converts read errors of `file` into a `RequestError` that names it."""
     try:
         yield
     except BROKEN as error:
-        expected, hint = "a file that can be read", str(error)
+        expected, hint = "a readable file", str(error)
         if isinstance(error, OSError) and error.errno is not None:
             hint = error.strerror or hint
         elif (suffix := file.suffix.lower()) in COMPRESSED:
-            expected = f"a whole {suffix} file"
-            hint = f"it is cut short or damaged: {error}"
+            expected = f"a complete {suffix} file"
+            hint = f"the file is truncated or damaged: {error}"
         raise RequestError(Problem(str(file), expected, hint=hint)) from error
 
 
 def characters_of(file: Path, first: int, last: int) -> Iterator[str]:
-    """Characters [first, last) of a file, in chunks."""
+    """Yields the characters [first, last) of a file, in chunks."""
     with io.TextIOWrapper(open_bytes(file), encoding="utf-8-sig") as stream:
         while first > 0:
             skipped = len(stream.read(min(first, CHUNK)))
@@ -114,13 +114,16 @@ def characters_of(file: Path, first: int, last: int) -> Iterator[str]:
 
 
 def lines_of(file: Path) -> Iterator[str]:
-    """The lines of a text, each with its newline; every kind of line end is read as one.
+    """Yields the lines of a text, each with its newline; every kind of line end is read as one.
 
     Raises:
-        RequestError: the file is damaged, is not UTF-8, or has a line of more than `LONGEST`
-            characters; says which line.
+        RequestError: if the file is damaged, is not UTF-8, or has a line of more than `LONGEST`
+            characters; contains the line number.
     """
-    with explained(file), io.TextIOWrapper(open_bytes(file), encoding="utf-8-sig") as stream:
+    with (
+        explained(file),
+        io.TextIOWrapper(open_bytes(file), encoding="utf-8-sig") as stream,
+    ):
         number = 0
         try:
             while line := stream.readline(LONGEST + 1):
@@ -134,6 +137,6 @@ def lines_of(file: Path) -> Iterator[str]:
 
 
 def too_long(where: str) -> Problem:
-    """A line or a row that is not read, since it would have to be held in memory as a whole."""
-    hint = "plain text of any length is read where data.lines is false"
+    """Returns the problem of a line or row that is too long to be held in memory."""
+    hint = "with data.lines=false, lines of plain text may have any length"
     return Problem(where, f"at most {LONGEST:,} characters in a line or a row", hint=hint)

@@ -1,4 +1,4 @@
-"""Text to columns of token ids, once: a tokenizer, the ids of each split, and what is in them."""
+"""Prepares text: trains the tokenizer and writes the token ids and metadata of each split."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from etude.data.learning import NEWS_EVERY
 from etude.data.splits import Part, Split
 from etude.data.store import TOKENIZER, write_store
 from etude.data.tokenizer import Recipe
+from etude.data.tokenizer_training import LOG_INTERVAL
 from etude.data.writing import write_split
 
 log = logging.getLogger("etude.data")
 
 TOKENS = "tokens"
-"""The column of a text's ids: a list for each document."""
+"""The column with a text's ids: one list per document."""
 
 
 def write_text(
@@ -33,12 +33,12 @@ def write_text(
     first.
 
     Args:
-        folder: empty.
-        parts: the text; one part, or the sources of a mixture by name, which lie one after the
-            other in the files. Each is called twice for "train".
-        names: of the splits.
-        recipe: how to make the tokenizer.
-        identity: what decides all that.
+        folder: an empty folder.
+        parts: the text: one part, or the sources of a mixture by name, which are stored one after
+            the other. Each is called twice for "train".
+        names: names of the splits.
+        recipe: recipe of the tokenizer.
+        identity: everything that determines the files.
     """
     log.info("preparing data in %s", folder.with_suffix(""))
     tokenizer = recipe.train(_texts(parts))
@@ -52,12 +52,12 @@ def write_text(
 
 
 def _texts(parts: Mapping[str, Part]) -> Iterator[str]:
-    """What the tokenizer learns from, with a line now and then about how far that is."""
-    read, news = 0, time.monotonic() + NEWS_EVERY
+    """Yields the texts for training the tokenizer, and logs the progress."""
+    read, next_log = 0, time.monotonic() + LOG_INTERVAL
     for part in parts.values():
         for _, text in part("train"):
             yield text
             read += len(text)
-            if time.monotonic() > news:
-                news = time.monotonic() + NEWS_EVERY
-                log.info("learning the tokenizer: %s characters read", f"{read:,}")
+            if time.monotonic() > next_log:
+                next_log = time.monotonic() + LOG_INTERVAL
+                log.info("training the tokenizer: %s characters read", f"{read:,}")

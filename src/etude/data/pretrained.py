@@ -1,4 +1,4 @@
-"""A tokenizer that exists already: from a file, a folder, or a hub."""
+"""A pretrained tokenizer: from a file, a folder, or a hub."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from etude.data.panics import no_panic
 from etude.data.tokenizer import END_OF_TEXT, Recipe, Tokenizer, special_token
-from etude.data.tokenizer_parts import must_be_known
+from etude.data.tokenizer_parts import check_parts
 from etude.data.wordpiece import bert_tokenizer
 from etude.errors import Checks, InvalidArguments, Problem, RequestError, nearest
 from etude.records.opening import TOKENIZER, is_there, odd, read_bytes
 
-# What a folder may hold, in the order in which it is looked for.
+# The files of a folder, in the order of preference.
 GPT2_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 FILES = ("tokenizer.json", *(name for pair in GPT2_FILES for name in pair), "vocab.txt")
 WHERE = "data.tokenizer"
 EXPECTED = "a tokenizer.json, vocab.json and merges.txt, or vocab.txt; or a folder or hub id of one"
-NEVER = -1e4  # log-probability of a piece that no text shall be spelt with
+NEVER = -1e4  # log-probability of a piece that must not occur in a text
 
 TIMEOUT = 10.0  # seconds for the hub's answer
 
@@ -39,22 +39,21 @@ log = logging.getLogger("etude.data")
 
 @dataclass(frozen=True)
 class Pretrained(Recipe):
-    """A tokenizer from files; it learns nothing from the text.
+    """Tokenizer from files; the corpus is not used for training it.
 
     The files are `tokenizer.json` (of the library `tokenizers`; `transformers` writes it), GPT-2's
     `vocab.json` and `merges.txt` or `encoder.json` and `vocab.bpe`, or BERT's `vocab.txt`.
-    What a file says of truncation, padding, dropout and special tokens around a text is left aside.
+    A file's settings for truncation, padding, dropout and special tokens around a text are ignored.
 
-    `path` enters a run's signature as typed; what it holds is compared with what the run was
-    trained with when the run is met again, as for a corpus. Whoever shares a run shares its
-    `tokenizer.json` too.
+    `path` enters a run's signature as typed; the content is compared with that of the training
+    when the run is used again, as for a corpus. A run's record contains its `tokenizer.json`.
 
     Args:
         path: a file, a folder with such files, or a repository on a hub (`gpt2`, `org/name`).
-        end_of_text: the special token that stands between documents; None takes the one with
-            which the file's own template closes a text, or the first known one of its special
-            tokens (`<|endoftext|>`, `</s>`, `[SEP]`, `<eos>`, ...). Without any, documents follow
-            each other without a mark.
+        end_of_text: the special token between documents; None selects the token with which the
+            file's own template ends a text, or the first known one of its special tokens
+            (`<|endoftext|>`, `</s>`, `[SEP]`, `<eos>`, ...). Without any, documents are
+            concatenated without a separator.
         revision: a branch, tag or commit of the repository on the hub.
     """
 
@@ -69,7 +68,7 @@ class Pretrained(Recipe):
 
     @classmethod
     def pinned(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The commit that a hub id stands for now (see `etude.config.pins`)."""
+        """Returns the commit to which a hub id currently points (see `etude.config.pins`)."""
         path, revision = str(arguments.get("path", "")), arguments.get("revision")
         if not _is_hub_id(path) or (revision and _COMMIT.fullmatch(revision)):
             return {}
@@ -85,7 +84,7 @@ class Pretrained(Recipe):
         return self._loaded().fingerprint
 
     def files_read(self) -> list[Path] | None:
-        return None  # which of them there are says which are read
+        return None  # the files read depend on which of them exist
 
     def _loaded(self) -> Tokenizer:
         try:
@@ -123,13 +122,15 @@ def _with_companion(file: Path, typed: str) -> list[Path]:
         if file.name in pair:
             files = [file.with_name(name) for name in pair]
             for missing in (other for other in files if not other.is_file()):
-                raise InvalidArguments(Problem("path", f"{missing.name} beside {file.name}", typed))
+                raise InvalidArguments(
+                    Problem("path", f"{missing.name} in the folder of {file.name}", typed)
+                )
             return files
     if file.suffix not in (".json", ".txt"):
-        converted = "transformers reads a SentencePiece model and saves it as tokenizer.json"
-        hint = converted if file.suffix == ".model" else None
+        conversion = "load a SentencePiece model with transformers and save it as tokenizer.json"
+        hint = conversion if file.suffix == ".model" else None
         raise InvalidArguments(Problem("path", EXPECTED, typed, hint))
-    return [file, *_config_beside(file)]
+    return [file, *_tokenizer_config(file)]
 
 
 def _in_folder(folder: Path, typed: str) -> list[Path]:
@@ -139,41 +140,42 @@ def _in_folder(folder: Path, typed: str) -> list[Path]:
         if all((folder / name).is_file() for name in pair):
             return [folder / name for name in pair]
     if (file := folder / "vocab.txt").is_file():
-        return [file, *_config_beside(file)]
-    found = sorted(path.name for path in folder.iterdir())
-    hint = f"the folder holds {', '.join(found[:8])}" if found else "the folder is empty"
+        return [file, *_tokenizer_config(file)]
+    names = sorted(path.name for path in folder.iterdir())
+    hint = f"the folder contains {', '.join(names[:8])}" if names else "the folder is empty"
     raise InvalidArguments(Problem("path", EXPECTED, typed, hint))
 
 
-def _config_beside(vocabulary: Path) -> list[Path]:
-    """`tokenizer_config.json` says whether BERT's tokenizer brings text to lower case."""
+def _tokenizer_config(vocabulary: Path) -> list[Path]:
+    """Returns the `tokenizer_config.json`, which sets whether BERT's tokenizer lowercases."""
     config = vocabulary.with_name("tokenizer_config.json")
     return [config] if vocabulary.suffix == ".txt" and config.is_file() else []
 
 
 @lru_cache(maxsize=4)
 def _load(stamps: tuple[tuple[Path, int, int], ...], end_of_text: str | None) -> Tokenizer:
-    """Reads the files, once while they stay the same.
+    """Reads the files; cached while they are unchanged.
 
     Raises:
-        InvalidArguments: one of them isn't what its name says, or has no such end of text.
+        InvalidArguments: if a file is not in the format of its name, or lacks the end-of-text
+            token.
     """
     files = [file for file, _, _ in stamps]
     try:
         if files[0].suffix == ".txt":
-            tokenizer = _bert(files[0], *files[1:])
+            tokenizer = _load_bert(files[0], *files[1:])
         elif len(files) == 2:
-            tokenizer = _gpt2(*files)
+            tokenizer = _load_gpt2(*files)
         else:
-            tokenizer = _whole(files[0])
+            tokenizer = _load_json(files[0])
     except InvalidArguments:
         raise
     except RequestError as error:
-        expected = f"{files[0].name} as the library writes it, of known parts"
+        expected = f"a {files[0].name} with supported parts"
         hint = "; ".join(map(str, error.problems))
         raise InvalidArguments(Problem("path", expected, str(files[0]), hint)) from error
     except Exception as error:  # the library raises a bare Exception
-        expected = f"{' and '.join(file.name for file in files)} as the library writes it"
+        expected = f"a valid {' and '.join(file.name for file in files)}"
         hint = f"{type(error).__name__}: {error}"
         raise InvalidArguments(Problem("path", expected, str(files[0]), hint)) from error
     _check_ids(tokenizer, files[0])
@@ -185,46 +187,50 @@ def _load(stamps: tuple[tuple[Path, int, int], ...], end_of_text: str | None) ->
             raise InvalidArguments(Problem("end_of_text", expected, end_of_text, close))
         tokenizer = tokenizer.closed_by(end_of_text)
     if tokenizer.end_of_text is None:
-        names = ", ".join(list(special)[:8]) or "it has no special tokens"
+        names = ", ".join(list(special)[:8]) or "none"
         log.warning(
-            "no token stands between documents; data.tokenizer.end_of_text can name one: %s", names
+            "documents are not separated by a token; special tokens for "
+            "data.tokenizer.end_of_text: %s",
+            names,
         )
-    spelt = zip(special.items(), tokenizer.encode_batch(list(special)), strict=True)
-    taken = [n for (n, i), ids in spelt if i in ids and i != tokenizer.unknown]
-    if taken:
-        log.warning("text with the letters %s becomes a special token", ", ".join(taken[:5]))
+    spellings = zip(special.items(), tokenizer.encode_batch(list(special)), strict=True)
+    confused = [n for (n, i), ids in spellings if i in ids and i != tokenizer.unknown]
+    if confused:
+        log.warning(
+            "occurrences of %s in the text are encoded as special tokens", ", ".join(confused[:5])
+        )
     return tokenizer
 
 
 def _check_ids(tokenizer: Tokenizer, file: Path) -> None:
-    """A model has a row for each id up to the largest, and a text is read back by its ids."""
+    """Checks that ids are unique and dense: a model has a row for each id up to the largest."""
     ids = list(tokenizer.backend.get_vocab().values())
     largest, most = max(ids, default=0), 2 * len(ids) + 1000
     expected = None
     if len(set(ids)) < len(ids):
-        expected = "a tokenizer whose tokens have different ids"
+        expected = "a tokenizer with unique token ids"
     elif largest > most:
-        expected = f"ids up to about the number of its {len(ids)} tokens, not {largest}"
+        expected = f"a tokenizer with ids near its number of tokens ({len(ids)}), not {largest}"
     if expected:
         raise InvalidArguments(Problem("path", expected, str(file)))
 
 
-def _whole(file: Path) -> Tokenizer:
+def _load_json(file: Path) -> Tokenizer:
     text = read_bytes(file, TOKENIZER, links=True).decode()
-    must_be_known(text, file.name)
+    check_parts(text, file.name)
     spec: dict[str, Any] = json.loads(text)
     model = spec["model"]
     if "dropout" in model:
-        model["dropout"] = None  # else a text is encoded anew each time
+        model["dropout"] = None  # otherwise encoding is random
     if isinstance(model["vocab"], list):
-        # A unigram model's own search would find the piece `</s>` in a text with these letters.
+        # Otherwise a unigram model finds the piece `</s>` in a text with these characters.
         special = {token["content"] for token in spec["added_tokens"] if token["special"]}
         model["vocab"] = [[p, NEVER if p in special else score] for p, score in model["vocab"]]
     with no_panic(str(file)):
         return Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(spec)), str(file))
 
 
-def _gpt2(vocabulary: Path, merges: Path) -> Tokenizer:
+def _load_gpt2(vocabulary: Path, merges: Path) -> Tokenizer:
     with no_panic(str(merges)):
         backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
@@ -234,50 +240,52 @@ def _gpt2(vocabulary: Path, merges: Path) -> Tokenizer:
     return Tokenizer(backend, str(vocabulary))
 
 
-def _bert(vocabulary: Path, config: Path | None = None) -> Tokenizer:
+def _load_bert(vocabulary: Path, config: Path | None = None) -> Tokenizer:
     pieces = vocabulary.read_text(encoding="utf-8").split("\n")
     if pieces[-1] == "":
         pieces.pop()
     pieces = [piece.rstrip("\r") for piece in pieces]
     if "[UNK]" not in pieces:
         raise InvalidArguments(
-            Problem("path", "a vocab.txt of BERT, with a line [UNK]", str(vocabulary))
+            Problem("path", "a BERT vocab.txt with a line [UNK]", str(vocabulary))
         )
-    stated = json.loads(config.read_text(encoding="utf-8")) if config else {}
-    upper = any(piece != piece.lower() for piece in pieces if not piece.startswith("["))
-    return bert_tokenizer(pieces, bool(stated.get("do_lower_case", not upper)))
+    settings = json.loads(config.read_text(encoding="utf-8")) if config else {}
+    is_cased = any(piece != piece.lower() for piece in pieces if not piece.startswith("["))
+    return bert_tokenizer(pieces, bool(settings.get("do_lower_case", not is_cased)))
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
-    """The folder with a repository's tokenizer files, named by the commit.
+    """Returns the folder with a repository's tokenizer files, named by the commit.
 
-    Those of a commit that are here already are taken without asking. Where the hub can't be
-    reached, they are those that were last seen here.
+    A downloaded commit is used without a request. If the hub can't be reached, the most recently
+    downloaded files are used.
 
     Raises:
-        InvalidArguments: there is no such repository, or nobody can tell.
+        InvalidArguments: if there is no such repository, or the hub can't be reached.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    wanted = [*FILES, "tokenizer_config.json"]
+    patterns = [*FILES, "tokenizer_config.json"]
     try:
         if revision and _COMMIT.fullmatch(revision):
             with suppress(LocalEntryNotFoundError):
                 folder = Path(
                     snapshot_download(
-                        name, revision=revision, allow_patterns=wanted, local_files_only=True
+                        name, revision=revision, allow_patterns=patterns, local_files_only=True
                     )
                 )
                 if any((folder / file).is_file() for file in FILES):
                     return folder
         return Path(
-            snapshot_download(name, revision=revision, allow_patterns=wanted, etag_timeout=TIMEOUT)
+            snapshot_download(
+                name, revision=revision, allow_patterns=patterns, etag_timeout=TIMEOUT
+            )
         )
-    except Exception as error:  # of many kinds, from no network to no such repository
-        told = next((line for line in str(error).splitlines() if line.strip()), "")
+    except Exception as error:  # the library raises many types, for example without a network
+        reason = next((line for line in str(error).splitlines() if line.strip()), "")
         hint = (
-            f"no such path here; the hub: {type(error).__name__}: {told}; without a network, give "
-            "a folder with the tokenizer's files"
+            f"no such local path; the hub: {type(error).__name__}: {reason}; without a network, "
+            "set data.tokenizer.path to a folder with the tokenizer's files"
         )
         raise InvalidArguments(Problem("path", EXPECTED, name, hint)) from error

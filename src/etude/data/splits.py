@@ -1,4 +1,4 @@
-"""What a corpus gives and what is said of it once it is written: splits, passages, counts."""
+"""Splits of a corpus, the passages of a split, and the metadata of a prepared split."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any, Literal
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val")
-"""Those that every corpus has; some have one for testing."""
+"""The splits that every corpus has; some also have a test split."""
 
 Document = tuple[str, str]
-"""Where a document comes from, for people, and its text."""
+"""A readable description of where a document comes from, and its text."""
 
 Passage = tuple[int, str]
 """The number of a document, and a piece of its text (see `etude.data.passages`)."""
 
 Part = Callable[[Split], Iterator[Passage]]
-"""The text of a split, or of what one source of a mixture gives to it, in order."""
+"""Function that yields the text of a split, or of one source of a mixture in it, in order."""
 
 
 @dataclass(frozen=True)
 class SectionMeta:
-    """What a part of a split's file holds: the text of one source of a mixture.
+    """Metadata of a section of a split's file: the text of one source of a mixture.
 
     Attributes:
-        start: the place of its first id.
+        start: the position of its first id.
         tokens, bytes, first_token_bytes: as for a split.
     """
 
@@ -37,20 +37,20 @@ class SectionMeta:
 
 @dataclass(frozen=True)
 class SplitMeta:
-    """What a split's file holds.
+    """Metadata of a split's file.
 
     Attributes:
-        tokens: ids in the file, end-of-text ids included.
-        bytes: UTF-8 bytes of the text; an end-of-text id has none.
-        characters: code points of the text.
-        documents: how many there are, a part of one counted as one.
-        first_token_bytes: UTF-8 bytes that the first token stands for.
-        unknown: how many characters or words the tokenizer doesn't know, or has no token for.
-        most_unknown: the most frequent of these with their counts, in the first passages that have
-            any; in a text of a few megabytes, in all of it.
-        sha256: of the file.
-        lossless: whether the ids spell the text, unknown characters apart.
-        sections: where in the file each source of a mixture lies.
+        tokens: number of ids in the file, end-of-text ids included.
+        bytes: number of UTF-8 bytes of the text; an end-of-text id has none.
+        characters: number of code points of the text.
+        documents: number of documents; a part of a document counts as one.
+        first_token_bytes: number of UTF-8 bytes that the first token represents.
+        unknown: number of characters or words that are unknown to the tokenizer or have no token.
+        most_unknown: the most frequent of these with their counts, in the first passages that
+            contain any; in a text of a few megabytes, in all of it.
+        sha256: hash of the file.
+        lossless: whether the ids decode to the text, except for unknown characters.
+        sections: the section of each source of a mixture.
     """
 
     tokens: int
@@ -66,11 +66,11 @@ class SplitMeta:
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> SplitMeta:
-        """From plain data, as `meta.json` holds it."""
+        """Creates the metadata from plain data, as stored in `meta.json`."""
         sections = values.pop("sections", {})
         return cls(**values, sections={name: SectionMeta(**s) for name, s in sections.items()})
 
     @property
     def lists(self) -> int:
-        """Of each column."""
+        """Number of lists in each column."""
         return self.documents

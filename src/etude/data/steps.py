@@ -1,4 +1,4 @@
-"""Token ids to batches: whole optimizer steps for training, the whole split for evaluation."""
+"""Token ids to batches: whole optimizer steps for training, whole splits for evaluation."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from etude.data.places import Place, Reading, stretches
 from etude.nn.documents import Documents
 
 
-class Windows(TypedDict):
-    """B windows of T tokens, and the token that follows each: both (B, T), int64.
+class WindowBatch(TypedDict):
+    """Batch of B windows of T tokens, and the token after each: both (B, T), int64.
 
-    In evaluation `section` is the number of the mixture's source that all of them are from, 0 if
-    there is only one. `documents` says which ones the tokens are of, if these are to be separate.
+    In evaluation, `section` is the number of the mixture's source that contains all windows; 0 for
+    a single source. `documents` contains the document boundaries of the tokens, if documents are
+    separated.
     """
 
     tokens: torch.Tensor
@@ -33,7 +34,7 @@ class Windows(TypedDict):
     labels: NotRequired[torch.Tensor]
 
 
-class MicroBatch(Windows):
+class MicroBatch(WindowBatch):
     """Windows, and the number of targets of the whole step over all micro-batches and ranks."""
 
     step_targets: int
@@ -41,13 +42,14 @@ class MicroBatch(Windows):
 
 @dataclass(frozen=True)
 class Share:
-    """Whose optimizer steps are put together.
+    """The part of each optimizer step that a process assembles.
 
     Attributes:
-        seed: the run's.
-        micro_batch: the most examples in a micro-batch; None for no limit. The last may be smaller.
-        rank: a process, of `world`; it takes the rank-th contiguous share of each step.
-        world: processes.
+        seed: the run's seed.
+        micro_batch: maximum number of examples in a micro-batch; None for no limit. The last may be
+            smaller.
+        rank: index of the process, which assembles the rank-th contiguous part of each step.
+        world: number of processes.
     """
 
     seed: int
@@ -56,58 +58,63 @@ class Share:
     world: int = 1
 
     def of(self, examples: int) -> slice:
-        """The examples of a step, of so many, that this process takes."""
+        """Returns the slice of a step of `examples` examples that this process assembles."""
         first, end = (examples * rank // self.world for rank in (self.rank, self.rank + 1))
         return slice(first, end)
 
     def micro_batches(
-        self, arrays: Mapping[str, torch.Tensor], told: Mapping[str, Any], parts: int = 1
+        self, arrays: Mapping[str, torch.Tensor], step_values: Mapping[str, Any], parts: int = 1
     ) -> list[Any]:
-        """Arrays of this process's examples, a row each, as micro-batches.
+        """Splits the arrays of this process's examples, a row each, into micro-batches.
 
         Args:
-            told: of the step as a whole; each micro-batch has it.
-            parts: rows that an example was cut into.
+            arrays: the arrays, by name.
+            step_values: values of the step as a whole, which are added to each micro-batch.
+            parts: number of rows into which an example was cut.
         """
         count = len(next(iter(arrays.values())))
         size = parts * self.micro_batch if self.micro_batch else max(1, count)
         pieces = {name: array.split(size) for name, array in arrays.items()}
         return [
-            {**{name: each[number] for name, each in pieces.items()}, **told}
+            {**{name: each[number] for name, each in pieces.items()}, **step_values}
             for number in range(-(-count // size))
         ]
 
 
 class Assembly(Protocol):
-    """What puts optimizer steps together: each is a function of its number."""
+    """Assembler of optimizer steps: each step is a function of its number."""
 
     def step(self, number: int, /) -> list[Any]:
-        """A process's share of an optimizer step, counted from 0, as micro-batches."""
+        """Returns a process's part of an optimizer step, counted from 0, as micro-batches."""
 
     def places(self, number: int, /) -> list[list[Place]]:
-        """Where each example of the step, over all processes, comes from, in their order."""
+        """Returns the places of each example of the step, over all processes, in order."""
 
     def readings(self, places: Collection[Place], steps: Iterable[int], /) -> Iterator[Reading]:
-        """Which examples of some steps hold some of these places."""
+        """Yields the examples of some steps that contain any of these places."""
 
 
 class Steps(IterableDataset[list[Any]]):
-    """The optimizer steps `start_step`, ..., `total_steps - 1`, each a list of micro-batches.
+    """Dataset of the optimizer steps `start_step`, ..., `total_steps - 1`, each a list of
+    micro-batches.
 
-    Worker w of W gives steps start + w, start + w + W, ...; a `DataLoader` takes from its workers
-    in turn, so the steps come in order with any number of them.
+    Worker w of W yields steps start + w, start + w + W, ...; a `DataLoader` reads from its workers
+    in turn, so the steps are in order with any number of workers.
 
     Args:
-        assembly: puts them together.
-        start_step: steps that are done already.
-        total_steps: steps in the whole run.
+        assembly: assembles the steps.
+        start_step: number of steps that are already done.
+        total_steps: number of steps in the whole run.
     """
 
     def __init__(self, assembly: Assembly, start_step: int, total_steps: int) -> None:
         self.assembly, self.start_step, self.total_steps = assembly, start_step, total_steps
 
     def __len__(self) -> int:
-        """The steps of the whole run: Lightning takes a shorter length for the epoch's end."""
+        """Number of steps in the whole run.
+
+        Lightning interprets a smaller length as the epoch's end.
+        """
         return self.total_steps
 
     def __iter__(self) -> Iterator[list[Any]]:
@@ -121,18 +128,18 @@ class Steps(IterableDataset[list[Any]]):
 class WindowSteps:
     """Optimizer steps of windows of running text; see `Assembly`.
 
-    A window may be cut into shorter sequences: the inputs of the first are its first tokens, and so
-    on; what an objective leaves over is not read.
+    A window may be cut into shorter sequences, in order; tokens that an objective doesn't need are
+    not read.
 
     Args:
-        ids: the split's token ids.
-        order: which windows make up a step.
-        share: whose steps these are.
-        length: targets in a window.
-        sizes: windows in each step, over all ranks.
-        lengths: targets in the sequences of each step, divisors of `length`.
-        separator: the token before each document, if documents are to be separate.
-        objective: what a task makes of the windows; None takes the next tokens for targets.
+        ids: token ids of the split.
+        order: selects the windows of a step.
+        share: the part of each step to assemble.
+        length: number of targets in a window.
+        sizes: number of windows in each step, over all ranks.
+        lengths: number of targets in the sequences of each step, divisors of `length`.
+        separator: the token before each document, if documents are separated.
+        objective: converts windows to inputs and targets; None for next tokens.
     """
 
     ids: Column
@@ -145,10 +152,10 @@ class WindowSteps:
     objective: WindowObjective | None = None
 
     def step(self, number: int) -> list[MicroBatch]:
-        """This process's share of a step."""
+        """Returns this process's part of a step."""
         length = self.lengths.at(number)
         windows = self.sizes.at(number)
-        told: dict[str, Any]
+        step_values: dict[str, Any]
         if self.objective is None:
             rows = self.rows(number, length, self.share.of(windows))
             arrays = {
@@ -156,31 +163,31 @@ class WindowSteps:
                 "targets": rows[:, 1:].astype(np.int64),
             }
             count = windows * self.length
-            told = {"step_targets": count, "step_tokens": count}
-        else:  # made as a whole, whatever the ranks and micro-batches
+            step_values = {"step_targets": count, "step_tokens": count}
+        else:  # for the whole step, so that ranks and micro-batches make no difference
             rows = self.rows(number, length, slice(None)).astype(np.int64)
             whole = self.objective(rows, generator(self.share.seed, number))
             targets = self.objective.targets(whole) or 1.0
-            told = {"step_targets": targets, "step_tokens": len(rows) * length}
+            step_values = {"step_targets": targets, "step_tokens": len(rows) * length}
             mine = self.share.of(len(rows))
             arrays = {name: each[mine] for name, each in whole.items()}
         tensors = {name: torch.from_numpy(each) for name, each in arrays.items()}
-        found = self.share.micro_batches(tensors, told, self.length // length)
-        for micro in found:
+        micro_batches = self.share.micro_batches(tensors, step_values, self.length // length)
+        for micro in micro_batches:
             _separate(micro, self.separator)
-        return found
+        return micro_batches
 
     def starts(self, number: int) -> Numbers:
-        """The first token of each window of a step, over all ranks."""
+        """Returns the first token of each window of a step, over all ranks."""
         return self.order.windows(number, self.sizes.before(number), self.sizes.at(number))
 
     def rows(self, number: int, length: int, windows: slice) -> NDArray[Any]:
-        """The ids of some windows of a step, in sequences of `length` targets, (n, width)."""
+        """Returns the ids of windows of a step, in sequences of `length` targets, (n, width)."""
         starts = self.sequences(self.starts(number)[windows], length)
         return self.ids.windows(self.width(length))[starts]
 
     def width(self, length: int) -> int:
-        """Ids of a sequence of `length` targets: with the last target, where these are the next."""
+        """Returns the number of ids in a sequence of `length` targets, with the last target."""
         return self._raw(length) + (self.objective is None)
 
     def places(self, number: int) -> list[list[Place]]:
@@ -194,7 +201,9 @@ class WindowSteps:
         spans = [
             (b + (p.first or 0), b + (p.end or 0)) for p, b in zip(places, begins, strict=True)
         ]
-        listed = [place for _, place in sorted(zip(spans, places, strict=True), key=lambda x: x[0])]
+        sorted_places = [
+            place for _, place in sorted(zip(spans, places, strict=True), key=lambda x: x[0])
+        ]
         first, end = np.array(sorted(spans), dtype=np.int64).reshape(-1, 2).T
         longest = int((end - first).max(initial=0))
         for number in steps:
@@ -202,19 +211,19 @@ class WindowSteps:
             low = np.searchsorted(first, starts - longest, side="right")
             high = np.searchsorted(first, starts + width)
             for example, start in enumerate(starts.tolist()):
-                for at in range(low[example], high[example]):
-                    if end[at] > start:
-                        whole = start <= first[at] and end[at] <= start + width
-                        yield Reading(number, example, listed[at], bool(whole))
+                for index in range(low[example], high[example]):
+                    if end[index] > start:
+                        whole = start <= first[index] and end[index] <= start + width
+                        yield Reading(number, example, sorted_places[index], bool(whole))
 
     def _extents(self, number: int) -> tuple[Numbers, int]:
-        """The first token of each sequence of a step, over all ranks, and how many each reads."""
+        """Returns the first token of each sequence of a step, over all ranks, and their width."""
         length = self.lengths.at(number)
         starts = self.sequences(self.starts(number), length)
         return starts, self.width(length)
 
     def sequences(self, starts: Numbers, length: int) -> Numbers:
-        """The first token of each sequence of `length` targets, of windows that begin there."""
+        """Returns the first token of each sequence of `length` targets in windows at `starts`."""
         if length == self.length:
             return starts
         raw = self._raw(length)
@@ -225,19 +234,19 @@ class WindowSteps:
         return length if self.objective is None else self.objective.raw(length)
 
 
-class EvaluationBatches(IterableDataset[Windows]):
-    """A whole split: windows that don't overlap, every token but the first a target once.
+class EvaluationBatches(IterableDataset[WindowBatch]):
+    """Dataset of a whole split, in which every token but the first is a target once.
 
-    The last window, where it is shorter, is a batch of its own. So it is for each of several texts
-    in the file.
+    The windows don't overlap. A shorter last window is a batch of its own, for each of several
+    texts in the file.
 
     Args:
-        ids: the split's token ids.
-        length: targets in a window.
-        examples: the most windows in a batch.
-        places: the first token and the number of tokens of each text; None is one, the whole.
-        separator: the token before each document, if documents are to be separate.
-        objective: as for `WindowSteps`; its random numbers are those of the batch's number.
+        ids: token ids of the split.
+        length: number of targets in a window.
+        examples: maximum number of windows in a batch.
+        places: the first token and the number of tokens of each text; None for one text.
+        separator: the token before each document, if documents are separated.
+        objective: as for `WindowSteps`; its random numbers are seeded with the batch's number.
     """
 
     def __init__(
@@ -260,16 +269,16 @@ class EvaluationBatches(IterableDataset[Windows]):
     def __len__(self) -> int:
         return sum(1 for _, tokens in self.places for _ in self._shapes(tokens))
 
-    def __iter__(self) -> Iterator[Windows]:
+    def __iter__(self) -> Iterator[WindowBatch]:
         if self.objective is not None:
-            yield from self._made(self.objective)
+            yield from self._objective_batches(self.objective)
             return
         for section, (start, tokens) in enumerate(self.places):
             for first, count, length in self._shapes(tokens):
                 begin = start + first
                 ids = self.ids.values[begin : begin + count * length + 1].astype(np.int64)
                 inputs, targets = torch.from_numpy(ids[:-1]), torch.from_numpy(ids[1:])
-                batch: Windows = {
+                batch: WindowBatch = {
                     "tokens": inputs.view(count, length),
                     "targets": targets.view(count, length),
                     "section": section,
@@ -277,7 +286,7 @@ class EvaluationBatches(IterableDataset[Windows]):
                 _separate(batch, self.separator)
                 yield batch
 
-    def _made(self, objective: WindowObjective) -> Iterator[Any]:
+    def _objective_batches(self, objective: WindowObjective) -> Iterator[Any]:
         number = 0
         for section, (start, tokens) in enumerate(self.places):
             for first, count, length in self._shapes(tokens):
@@ -291,10 +300,10 @@ class EvaluationBatches(IterableDataset[Windows]):
                 yield batch
 
     def _shapes(self, tokens: int) -> Iterator[tuple[int, int, int]]:
-        """Of a text's batches, the place of the first input, the windows and their length."""
+        """Yields the first input, the number of windows and their length for each batch."""
         length, shortest = self.length, 1
         if self.objective is None:
-            tokens -= 1  # the last is a target alone
+            tokens -= 1  # the last token is only a target
         else:
             length, shortest = self.objective.raw(self.length), self.objective.shortest
         full, rest = divmod(max(tokens, 0), length)
@@ -304,15 +313,15 @@ class EvaluationBatches(IterableDataset[Windows]):
             yield full * length, 1, rest
 
 
-def _separate(batch: Windows, separator: int | None) -> None:
-    """Notes where documents begin, if the separator says it.
+def _separate(batch: WindowBatch, separator: int | None) -> None:
+    """Adds the document boundaries to a batch, if there is a separator.
 
-    The separator belongs to the document that it stands before: so each target is predicted from
-    its own document alone, the first word of a document from the separator, and the separator, as
-    the end, from the last word; and all of them count.
+    A separator belongs to the document that follows it. So each target is predicted from its own
+    document alone: the first word of a document from the separator, and the separator that ends it
+    from the last word. All of them count.
     """
     if separator is not None:
         tokens, labels = batch["tokens"], batch.get("labels")
-        if labels is not None:  # a separator is never hidden
+        if labels is not None:  # labels contain the original tokens of masked positions
             tokens = torch.where(labels == IGNORE, tokens, labels)
         batch["documents"] = Documents.beginning_with(separator, tokens)

@@ -1,4 +1,4 @@
-"""Stored data: prepared once into a folder of typed columns, a tokenizer, and what is in them."""
+"""Stored data: prepared once into a folder with typed columns, a tokenizer, and metadata."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from etude.collecting import rarely
-from etude.data.cache import built_once
+from etude.data.cache import build_once
 from etude.data.columns import Column
 from etude.data.module import DataModule
 from etude.data.tokenizer import Recipe, Tokenizer
@@ -23,21 +23,21 @@ from etude.errors import Problem, RequestError
 _NOT_USERS = {"etude", "pytorch_lightning", "lightning_fabric", *sys.stdlib_module_names}
 
 META, TOKENIZER = "meta.json", "tokenizer.json"
-FORMAT = 5  # of the folder, and of how data is read; a change makes new folders
+FORMAT = 5  # version of the folder and of its readers; a change creates new folders
 
 
 @dataclass(frozen=True)
 class Meta:
-    """What a prepared folder holds: `meta.json`.
+    """Metadata of a prepared folder: `meta.json`.
 
     Attributes:
-        identity: what decided it: the content, the settings, the tokenizer's recipe.
+        identity: everything that determined it: the content, the settings, the tokenizer's recipe.
         tokenizer: fingerprint of the tokenizer.
-        vocab_size: its number of ids.
-        columns: the type of the numbers in each, little-endian.
-        splits: what each holds, by name.
-        labels: the names of the labels or tags, by number.
-        notes: what a user should know of how the data was read, a line each.
+        vocab_size: number of ids of the tokenizer.
+        columns: the type of the numbers in each column, little-endian.
+        splits: metadata of each split, by name.
+        labels: names of the labels or tags, by number.
+        notes: notes for the user on how the data was read, one line each.
     """
 
     identity: dict[str, Any]
@@ -50,43 +50,46 @@ class Meta:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What, besides the content and the tokenizer, decided what is written."""
-        found: dict[str, Any] = self.identity["settings"]
-        return found
+        """The settings that, in addition to the content and the tokenizer, determined the files."""
+        settings: dict[str, Any] = self.identity["settings"]
+        return settings
 
 
 @dataclass(frozen=True)
 class Store:
-    """A prepared folder, opened."""
+    """Opened prepared folder."""
 
     folder: Path
     tokenizer: Tokenizer
     meta: Meta
 
     def column(self, split: str, name: str) -> Column:
-        """A column of a split."""
+        """Returns a column of a split."""
         return Column(self.folder / f"{split}.{name}", self.meta.columns[name])
 
 
 def write_store(folder: Path, tokenizer: Tokenizer, **meta: Any) -> None:
-    """Writes `meta.json`, beside a tokenizer and columns that are there.
+    """Writes `meta.json` into a folder that contains a tokenizer and columns.
 
     Args:
-        meta: as for `Meta`.
+        folder: the folder.
+        tokenizer: the tokenizer.
+        meta: further fields of `Meta`.
     """
-    found = Meta(tokenizer=tokenizer.fingerprint, vocab_size=tokenizer.vocab_size, **meta)
-    text = json.dumps(asdict(found), indent=2, ensure_ascii=False)
+    metadata = Meta(tokenizer=tokenizer.fingerprint, vocab_size=tokenizer.vocab_size, **meta)
+    text = json.dumps(asdict(metadata), indent=2, ensure_ascii=False)
     (folder / META).write_text(text + "\n", encoding="utf-8")
 
 
 def open_store(folder: Path, split_meta: Any) -> Store:
-    """Reads what `write_store` wrote.
+    """Opens a folder that `write_store` completed.
 
     Args:
-        split_meta: the class that says what a split holds.
+        folder: the folder.
+        split_meta: class of the metadata of a split.
 
     Raises:
-        RequestError: a file is missing or broken.
+        RequestError: if a file is missing or broken.
     """
     try:
         values = json.loads((folder / META).read_text(encoding="utf-8"))
@@ -96,11 +99,11 @@ def open_store(folder: Path, split_meta: Any) -> Store:
             column = store.column(split, name)
             numbers = int(column.ends[-1]) if len(column) else 0
             if (len(column), len(column.values)) != (splits[split].lists, numbers):
-                raise ValueError(f"{split}.{name} is not of the size that was written")
+                raise ValueError(f"{split}.{name} has a wrong size")
         return store
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RequestError) as error:
-        hint = f"remove the folder {folder} and it will be made again; {error}"
-        expected = "prepared data as it was written"
+        hint = f"remove the folder {folder}, and it will be prepared again; {error}"
+        expected = "complete, unmodified prepared data"
         raise RequestError(Problem(str(folder), expected, hint=hint)) from error
 
 
@@ -109,11 +112,11 @@ class Stored(DataModule):
     """Data that is prepared once.
 
     Args:
-        tokenizer: how to make the tokenizer.
+        tokenizer: recipe of the tokenizer.
 
     Attributes:
-        recipe: the tokenizer's, with the special tokens that the task needs.
-        split_meta: the class that says what a split holds.
+        recipe: recipe of the tokenizer, with the special tokens that the task needs.
+        split_meta: class of the metadata of a split.
     """
 
     tokenizer: Recipe
@@ -125,43 +128,41 @@ class Stored(DataModule):
         self.recipe = self.tokenizer
         self._store: Store | None = None
 
-    # -- what a source says -------------------------------------------------------------------
+    # -- defined by a subclass ----------------------------------------------------------------
 
     @abstractmethod
     def decided_by(self) -> dict[str, Any]:
-        """What, besides the content and the tokenizer, decides what is written, as plain JSON
-        values.
-        """
+        """Returns the settings that, with content and tokenizer, determine the files, as JSON."""
 
     @abstractmethod
     def write(self, folder: Path, identity: dict[str, Any]) -> None:
         """Writes the columns and the tokenizer, and calls `write_store`.
 
         Args:
-            folder: empty.
-            identity: what decides what is written.
+            folder: an empty folder.
+            identity: everything that determines the files.
 
         Raises:
-            RequestError: the data can't be used; says what, and why.
+            RequestError: if the data can't be used; contains the reason.
         """
 
     def opened(self, store: Store) -> None:
-        """Looks at what is prepared, and says what a user should know.
+        """Checks the prepared data against the arguments, and logs notes for the user.
 
         Raises:
-            RequestError: it does not fit the arguments.
+            RequestError: if the data does not fit the arguments.
         """
 
-    # -- what every stored source has ---------------------------------------------------------
+    # -- shared by all stored data ------------------------------------------------------------
 
     def fingerprint(self) -> str:
-        """sha256 (hex) of all that the examples come from: the content, and a tokenizer from files.
+        """Returns the sha256 (hex) of the content, and of a tokenizer from files.
 
         Raises:
-            RequestError: one of them can't be read.
+            RequestError: if one of them can't be read.
         """
         content, tokenizer = self.content_fingerprint(), self.recipe.fingerprint()
-        if tokenizer is None:  # it is learnt from the content
+        if tokenizer is None:  # it is trained on the content
             return content
         return hashlib.sha256(f"{content} {tokenizer}".encode()).hexdigest()
 
@@ -173,7 +174,7 @@ class Stored(DataModule):
         """Writes the data into `cache_dir`, or finds it there.
 
         Raises:
-            RequestError: the data can't be used; says what, and why.
+            RequestError: if the data can't be used; contains the reason.
         """
         identity = {
             "format": FORMAT,
@@ -186,10 +187,10 @@ class Stored(DataModule):
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
 
         def build(folder: Path) -> None:
-            with rarely():  # a quarter of the time would go into looking for garbage
+            with rarely():  # garbage collection would take a quarter of the time
                 self.write(folder, identity)
 
-        folder = built_once(Path(cache_dir), key, build)
+        folder = build_once(Path(cache_dir), key, build)
         store = open_store(folder, self.split_meta)
         self.opened(store)
         self._store = store
@@ -202,30 +203,30 @@ class Stored(DataModule):
         return self.recipe.stated_size
 
     def _code(self) -> dict[str, Any]:
-        """Hashes of the files of the user's own classes: another code reads other data."""
+        """Returns hashes of the files of user-defined classes, whose code determines the data."""
         files = {}
         for kind in type(self).__mro__:
             if kind.__module__.partition(".")[0] not in _NOT_USERS:
                 try:
                     content = Path(inspect.getfile(kind)).read_bytes()
-                except (OSError, TypeError):  # of a notebook's cell, or of the interpreter
+                except (OSError, TypeError):  # defined in a notebook or the interpreter
                     continue
                 files[kind.__module__] = hashlib.sha256(content).hexdigest()
         return {"code": files} if files else {}
 
     @property
     def store(self) -> Store:
-        """What `prepare` returned."""
+        """The prepared data (the result of `prepare`)."""
         if self._store is None:
-            raise RuntimeError("prepare(cache_dir) comes first")
+            raise RuntimeError("the data is not prepared: call prepare(cache_dir) first")
         return self._store
 
     @property
     def tokenizer_(self) -> Tokenizer:
-        """The tokenizer that the data was encoded with."""
+        """The tokenizer with which the data was encoded."""
         return self.store.tokenizer
 
     @property
     def meta(self) -> Meta:
-        """What the splits hold."""
+        """Metadata of the splits."""
         return self.store.meta

@@ -1,4 +1,4 @@
-"""Text that is read on while a run trains: tokenised on the way, and never stored."""
+"""Text that is tokenized while a run trains, and never stored."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from etude.errors import Checks, Problem, RequestError
 
 STREAM = 0x5354524D
 POSITION = "stream"
-"""The key of a micro-batch that says where the stream was."""
+"""The key of a micro-batch that contains the position of the stream."""
 
 
-class Position(NamedTuple):
-    """A place in the stream: the next token.
+class StreamPosition(NamedTuple):
+    """Position in the stream: the next token.
 
     Attributes:
-        block: the number of the block of windows that begins there.
-        epoch: how often all documents were read before.
-        document: of the epoch.
-        token: of the document, the separator before it included.
+        block: number of the block of windows that begins there.
+        epoch: number of complete passes over all documents before.
+        document: number of the document in the epoch.
+        token: number of the token in the document, the separator before it included.
     """
 
     block: int = 0
@@ -49,19 +49,20 @@ class Position(NamedTuple):
 
 @dataclass(kw_only=True, eq=False)
 class Streamed(TextData):
-    """A corpus whose training documents are read in order, one epoch after the other, while the run
-    trains; nothing of them is stored. Validation is prepared as usual.
+    """Corpus whose training documents are tokenized during training, in order, epoch after epoch.
 
-    The stream is cut into windows that follow each other: each token is a target once an epoch.
-    `shuffle` windows at a time are a block, whose order is a function of (seed, block), so a step
-    is a function of (seed, step) as with all data. A checkpoint holds where the stream's block
-    begins; a run that goes on reads from there.
+    Training text is not stored. Validation is prepared as usual.
+
+    The stream is cut into consecutive windows: each token is a target once per epoch. `shuffle`
+    windows form a block, whose order is a function of (seed, block), so a step is a function of
+    (seed, step) as with all data. A checkpoint contains the position of the stream's current block;
+    a resumed run reads from there.
 
     Args:
         source: the corpus: a data node as a factory, as for a mixture's sources.
-        shuffle: windows in a block; 1 keeps the order of the stream.
-        learn_from: training documents that the tokenizer learns from, the first ones; a tokenizer
-            from files reads none.
+        shuffle: number of windows in a block; 1 keeps the order of the stream.
+        learn_from: number of training documents, the first ones, on which the tokenizer is
+            trained; a tokenizer from files reads none.
         workers: 0, or 1 to read ahead.
     """
 
@@ -69,7 +70,7 @@ class Streamed(TextData):
     shuffle: int = 1024
     learn_from: int = 10_000
 
-    position: Position = field(default=Position(), init=False)
+    position: StreamPosition = field(default=StreamPosition(), init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,17 +81,19 @@ class Streamed(TextData):
             tokenizer=self.tokenizer, sequence_length=1, batch=Batch(examples=1)
         )
         if self.corpus.section_names:
-            expected = "one corpus: the sources of a mixture are not mixed in a stream"
+            expected = "one corpus (a stream does not support mixtures)"
             raise RequestError(Problem("data.source", expected, type(self.corpus).__name__))
 
     def validate(self, checks: Checks) -> None:
         super().validate(checks)
         checks.positive(shuffle=self.shuffle, learn_from=self.learn_from)
-        expected = "0 or 1: the stream is read by one process"
+        expected = "0 or 1 (one process reads the stream)"
         checks.that(self.workers in (0, 1), "workers", self.workers, expected)
-        checks.that(self.order == "windows", "order", self.order, "windows: see `shuffle`")
-        none = self.curriculum is None
-        checks.that(none, "curriculum", self.curriculum, "null: a stream has none")
+        checks.that(
+            self.order == "windows", "order", self.order, "windows (data.shuffle sets the order)"
+        )
+        is_unset = self.curriculum is None
+        checks.that(is_unset, "curriculum", self.curriculum, "null (a stream has no curriculum)")
 
     # -- the corpus ---------------------------------------------------------------------------
 
@@ -115,8 +118,8 @@ class Streamed(TextData):
         return self.corpus.content_files()
 
     def split_settings(self) -> dict[str, object]:
-        learnt = {} if self.recipe.fingerprint() else {"learn_from": self.learn_from}
-        return {"corpus": "streamed", "source": self.corpus.split_settings(), **learnt}
+        trained_on = {} if self.recipe.fingerprint() else {"learn_from": self.learn_from}
+        return {"corpus": "streamed", "source": self.corpus.split_settings(), **trained_on}
 
     def origin(self) -> dict[str, object]:
         return self.corpus.origin()
@@ -128,14 +131,14 @@ class Streamed(TextData):
             problems = (of_source("data.source", each) for each in error.problems)
             raise RequestError(problems) from error
 
-    # -- what is stored: the tokenizer, and validation ----------------------------------------
+    # -- stored: the tokenizer, and the validation split -------------------------------------
 
     def parts(self) -> dict[str, Part]:
         def passages(split: Split) -> Iterator[tuple[int, str]]:
-            found = self.corpus.passages(split)
+            pairs = self.corpus.passages(split)
             if split != "train":
-                return found
-            return itertools.takewhile(lambda each: each[0] < self.learn_from, found)
+                return pairs
+            return itertools.takewhile(lambda each: each[0] < self.learn_from, pairs)
 
         return {"": passages}
 
@@ -143,21 +146,21 @@ class Streamed(TextData):
         write_text(folder, self.parts(), self.splits[1:], self.recipe, identity)
 
     def opened(self, store: Store) -> None:
-        if problems := [*self.no_separator(store), *self.too_small(store)]:
+        if problems := [*self.separator_problems(store), *self.size_problems(store)]:
             raise RequestError(problems)
 
     # -- the stream ---------------------------------------------------------------------------
 
     @property
     def steps_per_epoch(self) -> float:
-        """Not known: a stream is not counted before it is read."""
+        """Infinite: the length of a stream is unknown."""
         return math.inf
 
     def misfits(self, processes: int, max_epochs: float | None = None) -> Iterator[Problem]:
         yield from super().misfits(processes, max_epochs)
         if max_epochs is not None:
-            hint = "trainer.max_steps says how long the run is"
-            expected = "null: the length of a stream is not known"
+            hint = "the length of a stream is unknown; set trainer.max_steps instead"
+            expected = "null"
             yield Problem("trainer.max_epochs", expected, max_epochs, hint)
 
     def assembly(self, share: Share) -> StreamSteps:
@@ -173,77 +176,80 @@ class Streamed(TextData):
             data=self,
         )
 
-    def stream(self, start: Position) -> Iterator[tuple[Position, list[int]]]:
-        """The ids of the training documents from a position on, for ever, in pieces, each with
-        where it begins.
+    def stream(self, start: StreamPosition) -> Iterator[tuple[StreamPosition, list[int]]]:
+        """Yields the ids of the training documents from a position on, in pieces.
+
+        Each piece has its position. The stream is endless: it repeats the documents epoch after
+        epoch.
 
         Raises:
-            RequestError: an epoch has no token.
+            RequestError: if an epoch has no token.
         """
         end = self.tokenizer_.end_of_text
         for epoch in itertools.count(start.epoch):
-            first = start if epoch == start.epoch else Position(epoch=epoch)
-            some = first.document > 0 or first.token > 0
+            first = start if epoch == start.epoch else StreamPosition(epoch=epoch)
+            has_tokens = first.document > 0 or first.token > 0
             current, token = -1, 0
-            for document, ids in _passages(self.corpus, self.tokenizer_, first.document):
+            for document, ids in _encoded_passages(self.corpus, self.tokenizer_, first.document):
                 if document != current:
                     current, token = document, 0
                     ids = [end, *ids] if end is not None and (epoch or document) else ids
                 skipped = max(0, first.token - token) if document == first.document else 0
                 if len(ids) > skipped:
-                    some = True
-                    yield Position(0, epoch, document, token + skipped), ids[skipped:]
+                    has_tokens = True
+                    yield StreamPosition(0, epoch, document, token + skipped), ids[skipped:]
                 token += len(ids)
-            if not some:
-                expected = "training documents with a token"
+            if not has_tokens:
+                expected = "training documents with at least one token"
                 raise RequestError(Problem("data.source", expected))
 
     def places_of(self, text: str) -> Iterator[Place]:
         for number, (_, document) in self._documents():
             if text in document:
-                found, _ = occurrences(document, text, self.tokenizer_)
+                spans, _ = occurrences(document, text, self.tokenizer_)
                 separator = int(number > 0 and self.tokenizer_.end_of_text is not None)
-                for first, end in found:
+                for first, end in spans:
                     yield Place(number, separator + first, separator + end)
 
-    # -- where it is --------------------------------------------------------------------------
+    # -- position ----------------------------------------------------------------------------
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Notes where the stream was when a step was put together."""
+        """Records the position of the stream at which the step was assembled."""
         for micro in batch if isinstance(batch, list) else ():
-            self.position = Position(*micro.pop(POSITION, self.position))
+            self.position = StreamPosition(*micro.pop(POSITION, self.position))
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream's present block begins."""
+        """Returns the position of the stream's current block."""
         return self.position._asdict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.position = Position(**state_dict)
+        self.position = StreamPosition(**state_dict)
 
 
 @dataclass
 class StreamSteps(WindowSteps):
     """Optimizer steps of a stream; see `WindowSteps`.
 
-    They are made in order. One that lies before what was read last is read from the beginning.
+    Steps are assembled in order. A step before the last one read is read from the beginning of the
+    stream.
 
     Args:
-        data: whose stream it is, and who knows where to begin.
+        data: the module with the stream and its starting position.
     """
 
     data: Streamed = field(kw_only=True)
 
     def __post_init__(self) -> None:
-        self._block: Block | None = None
-        self._rest: Iterator[Block] = iter(())
-        self._latest: tuple[int, list[tuple[Block, int]]] = (-1, [])
+        self._block: StreamBlock | None = None
+        self._rest: Iterator[StreamBlock] = iter(())
+        self._latest: tuple[int, list[tuple[StreamBlock, int]]] = (-1, [])
 
     def step(self, number: int) -> list[MicroBatch]:
-        found = super().step(number)
+        micro_batches = super().step(number)
         position = tuple(self._windows(number)[0][0].position)
-        told: list[Any] = [{**micro, POSITION: position} for micro in found]
-        return told
+        with_position: list[Any] = [{**micro, POSITION: position} for micro in micro_batches]
+        return with_position
 
     def rows(self, number: int, length: int, windows: slice) -> NDArray[Any]:
         return np.stack([block.ids[row] for block, row in self._windows(number)[windows]])
@@ -256,124 +262,127 @@ class StreamSteps(WindowSteps):
         for place in places:
             by_document.setdefault(place.document, []).append(place)
         for number in steps:
-            for example, inside in enumerate(self.places(number)):
-                for each in inside:
-                    for place in by_document.get(each.document, ()):
+            for example, spans in enumerate(self.places(number)):
+                for span in spans:
+                    for place in by_document.get(span.document, ()):
                         first, end = place.first or 0, place.end or 0
-                        if (each.first or 0) < end and first < (each.end or 0):
-                            whole = (each.first or 0) <= first and end <= (each.end or 0)
+                        if (span.first or 0) < end and first < (span.end or 0):
+                            whole = (span.first or 0) <= first and end <= (span.end or 0)
                             yield Reading(number, example, place, whole)
 
-    def _windows(self, number: int) -> list[tuple[Block, int]]:
-        """The windows of a step: a block, and the window's row in it. Those of the latest are kept,
-        since the stream may have gone on to another block within it.
+    def _windows(self, number: int) -> list[tuple[StreamBlock, int]]:
+        """Returns the windows of a step: a block, and the window's row in it.
+
+        The windows of the latest step are cached, since a step may end in a later block.
         """
         if self._latest[0] == number:
             return self._latest[1]
         size, first = self.data.shuffle, number * self.sizes.usual
-        found = []
+        windows = []
         for index in range(first, first + self.sizes.usual):
-            block = self._of(index)
-            found.append((block, int(block.order[index % size])))
-        self._latest = number, found
-        return found
+            block = self._block_of(index)
+            windows.append((block, int(block.order[index % size])))
+        self._latest = number, windows
+        return windows
 
-    def _of(self, index: int) -> Block:
-        """The block of a window, by its number in the run."""
-        wanted = index // self.data.shuffle
-        if self._block is None or self._block.position.block > wanted:
+    def _block_of(self, index: int) -> StreamBlock:
+        """Returns the block of a window, given its number in the run."""
+        number = index // self.data.shuffle
+        if self._block is None or self._block.position.block > number:
             start = self.data.position
-            begin = start if start.block <= wanted else Position()
+            begin = start if start.block <= number else StreamPosition()
             self._rest = self._blocks(begin)
             self._block = next(self._rest)
-        while self._block.position.block < wanted:
+        while self._block.position.block < number:
             self._block = next(self._rest)
         return self._block
 
-    def _blocks(self, start: Position) -> Iterator[Block]:
-        """The blocks from one that begins at a position on, for ever."""
+    def _blocks(self, start: StreamPosition) -> Iterator[StreamBlock]:
+        """Yields the blocks from the one that begins at a position, endlessly."""
         width = self.width(self.length)
         stride = width - (self.objective is None)  # the last target is the next window's first
         size = self.data.shuffle
         needed = stride * size + width - stride
-        held: list[tuple[Position, NDArray[np.int64]]] = []
+        pieces: list[tuple[StreamPosition, NDArray[np.int64]]] = []
         count, block = 0, start.block
         for position, ids in self.data.stream(start):
-            held.append((position, np.array(ids, dtype=np.int64)))
+            pieces.append((position, np.array(ids, dtype=np.int64)))
             count += len(ids)
             while count >= needed:
                 keys = round_keys(STREAM, self.share.seed, block)
                 order = permute(np.arange(size, dtype=np.uint64), size, keys).astype(np.int64)
-                tokens = np.concatenate([each for _, each in held])[:needed]
+                tokens = np.concatenate([each for _, each in pieces])[:needed]
                 windows = np.lib.stride_tricks.sliding_window_view(tokens, width)[::stride]
-                begin = held[0][0]._replace(block=block)
-                yield Block(begin, windows, order, list(held), stride, width)
-                held = _after(held, stride * size)
+                begin = pieces[0][0]._replace(block=block)
+                yield StreamBlock(begin, windows, order, list(pieces), stride, width)
+                pieces = _drop_first(pieces, stride * size)
                 count -= stride * size
                 block += 1
 
 
 @dataclass
-class Block:
-    """Windows that follow each other in the stream.
+class StreamBlock:
+    """Consecutive windows of the stream.
 
     Attributes:
-        position: where the first begins.
-        ids: (windows, width).
-        order: in which they are read.
-        pieces: the ids of documents that they were cut from, each with where it begins.
-        stride, width: of the windows.
+        position: the position of the first window.
+        ids: token ids, (windows, width).
+        order: the order in which windows are read.
+        pieces: the document ids from which the windows were cut, each with its position.
+        stride: number of ids from one window to the next.
+        width: number of ids of a window.
     """
 
-    position: Position
+    position: StreamPosition
     ids: NDArray[np.int64]
     order: NDArray[np.int64]
-    pieces: list[tuple[Position, NDArray[np.int64]]]
+    pieces: list[tuple[StreamPosition, NDArray[np.int64]]]
     stride: int
     width: int
 
     def places(self, row: int) -> list[Place]:
-        """Where a window's tokens come from."""
-        first, found, at = row * self.stride, [], 0
+        """Returns the document spans of a window's tokens."""
+        first, spans, at = row * self.stride, [], 0
         for position, ids in self.pieces:
             low, high = max(first - at, 0), min(first + self.width - at, len(ids))
             if low < high:
                 begin = position.token
-                found.append(Place(position.document, begin + low, begin + high))
+                spans.append(Place(position.document, begin + low, begin + high))
             at += len(ids)
-        return found
+        return spans
 
 
-def _after(
-    held: list[tuple[Position, NDArray[np.int64]]], count: int
-) -> list[tuple[Position, NDArray[np.int64]]]:
-    """The pieces without their first `count` ids."""
-    for number, (position, ids) in enumerate(held):
+def _drop_first(
+    pieces: list[tuple[StreamPosition, NDArray[np.int64]]], count: int
+) -> list[tuple[StreamPosition, NDArray[np.int64]]]:
+    """Returns the pieces without their first `count` ids."""
+    for number, (position, ids) in enumerate(pieces):
         if count < len(ids):
-            later = position._replace(token=position.token + count)
-            return [(later, ids[count:]), *held[number + 1 :]]
+            position_after = position._replace(token=position.token + count)
+            return [(position_after, ids[count:]), *pieces[number + 1 :]]
         count -= len(ids)
     return []
 
 
-def _passages(
+def _encoded_passages(
     corpus: TextData, tokenizer: Tokenizer, first: int
 ) -> Iterator[tuple[int, list[int]]]:
-    """The ids of a corpus's training documents that have text, from one on, in pieces, each with
-    the document's number. Those before are read and not encoded.
+    """Yields the ids of the training documents from number `first` on, with the documents' numbers.
+
+    Documents are in pieces; those without text are not counted, and earlier ones are not encoded.
     """
-    for batch, encoded in encoded_passages(_from(corpus, first), tokenizer):
+    for batch, encoded in encoded_passages(_passages_from(corpus, first), tokenizer):
         for (document, _), ids in zip(batch, encoded, strict=True):
             yield document, ids
 
 
-def _from(corpus: TextData, first: int) -> Iterator[tuple[int, str]]:
-    """The passages of these documents."""
-    number, known = -1, None
+def _passages_from(corpus: TextData, first: int) -> Iterator[tuple[int, str]]:
+    """Yields the passages of these documents."""
+    number, current = -1, None
     for document, text in corpus.passages("train"):
         if not text:
             continue
-        if document != known:
-            number, known = number + 1, document
+        if document != current:
+            number, current = number + 1, document
         if number >= first:
             yield number, text

@@ -1,7 +1,7 @@
 """Language modelling data: any corpus of documents as a Lightning data module.
 
-A corpus says what its documents are (`Sotu`, `TextFiles`); all the rest is here: splits to
-token ids, once (`prepare`), ids to batches (`attach`, `train_dataloader`, `val_dataloader`).
+A corpus defines its documents (`Sotu`, `TextFiles`); this module does the rest: it converts splits
+to token ids once (`prepare`), and ids to batches (`attach`, `train_dataloader`, `val_dataloader`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from etude.data.splits import SPLITS, Document, Part, Passage, SectionMeta, Spli
 from etude.data.steps import EvaluationBatches, Share, WindowSteps
 from etude.data.store import Store, Stored
 from etude.data.tokenizer import WithSpecial
-from etude.data.view import of_text
+from etude.data.view import describe_text
 from etude.errors import Checks, EtudeError, Problem, RequestError
 
 
@@ -37,24 +37,25 @@ from etude.errors import Checks, EtudeError, Problem, RequestError
 class TextData(Stored):
     """Windows of `sequence_length` tokens from a corpus of documents.
 
-    A corpus gives `documents`, `content_fingerprint`, `split_settings` and `check`.
+    A corpus implements `documents`, `content_fingerprint`, `split_settings` and `check`.
 
     The arguments are the fields of a dataclass: a corpus declares its own and inherits these.
 
     Args:
-        sequence_length: targets in a window (T).
-        order: `windows`, drawn uniformly from all places with replacement, or `epochs`, windows
-            that don't overlap, each once an epoch.
-        separate_documents: a window's documents don't see each other, and each begins at position
-            0; the tokenizer must have an end-of-text token, which tells them apart.
-        curriculum: sizes of the steps, and weights of a mixture, that change as the run goes on;
-            None is no change.
+        sequence_length: number of targets in a window (T).
+        order: `windows` draws windows uniformly from all positions with replacement; `epochs` reads
+            windows that don't overlap, each once per epoch.
+        separate_documents: whether attention is restricted to the tokens of the same document, and
+            each document begins at position 0; the tokenizer must have an end-of-text token, which
+            separates them.
+        curriculum: step sizes, and weights of a mixture, that change during the run; None for no
+            change.
 
     Attributes:
-        given: what a mixture gives to its sources; see `etude.config.constructors`.
+        given: the arguments that a mixture passes to its sources; see `etude.config.constructors`.
 
     Raises:
-        InvalidArguments: with every mistake in the arguments.
+        InvalidArguments: with every error in the arguments.
     """
 
     order: Literal["windows", "epochs"] = "windows"
@@ -68,7 +69,7 @@ class TextData(Stored):
     split_meta = SplitMeta
 
     def validate(self, checks: Checks) -> None:
-        """Notes what is wrong with the arguments; a corpus adds what is wrong with its own."""
+        """Checks the arguments; a corpus adds the checks of its own."""
         checks.positive(sequence_length=self.sequence_length)
         known = self.order in ("windows", "epochs")
         checks.that(known, "order", self.order, "windows or epochs")
@@ -84,20 +85,20 @@ class TextData(Stored):
             )
 
     def mixed(self) -> Mapping[str, object]:
-        """The sources of a mixture, by name."""
+        """Returns the sources of a mixture, by name; empty for other data."""
         return {}
 
     def for_task(self, objective: Any) -> None:
-        """Says what the task makes of the windows; None takes them as they are.
+        """Sets the objective that converts windows to inputs and targets; None uses next tokens.
 
         Raises:
-            RequestError: the task reads examples with fields, or no separate documents.
+            RequestError: if the task reads examples with fields, or can't separate documents.
         """
         super().for_task(objective)
         if objective is None:
             return
         if self.separate_documents and not objective.packs:
-            expected = "false: this task takes windows as running text"
+            expected = "false (this task reads windows as running text)"
             raise RequestError(Problem("data.separate_documents", expected, True))
         if objective.special_tokens({}):
             self.recipe = WithSpecial(self.recipe, objective)
@@ -105,12 +106,14 @@ class TextData(Stored):
     def prepare(self, cache_dir: Path) -> Store:
         store = super().prepare(cache_dir)
         lengths = {} if self.curriculum is None else self.curriculum.sequence_length or {}
-        if problems := [p for step, each in lengths.items() for p in self._too_short(step, each)]:
+        if problems := [
+            p for step, each in lengths.items() for p in self._length_problems(step, each)
+        ]:
             raise RequestError(problems)
         return store
 
-    def _too_short(self, step: int, length: int) -> Iterator[Problem]:
-        """That the task makes nothing of sequences of a curriculum's length."""
+    def _length_problems(self, step: int, length: int) -> Iterator[Problem]:
+        """Yields a problem if the objective can't use sequences of a curriculum's length."""
         if self.objective is None:
             return
         try:
@@ -122,27 +125,27 @@ class TextData(Stored):
             fits = False
         if not fits:
             name = type(self.objective).__name__
-            expected = f"a length of which {name} can make inputs and targets"
+            expected = f"a length from which {name} can create inputs and targets"
             yield Problem(f"data.curriculum.sequence_length.{step}", expected, length)
 
     @property
     def window(self) -> int:
-        """Tokens of text in a window."""
+        """Number of tokens of text in a window."""
         length = self.sequence_length
         return length if self.objective is None else self.objective.raw(length)
 
     @abstractmethod
     def documents(self, split: Split) -> Iterator[str]:
-        """The documents of a split, in order."""
+        """Yields the documents of a split, in order."""
 
     def sourced(self, split: Split) -> Iterator[Document]:
-        """The same, each with where it comes from."""
+        """Yields the documents of a split, each with a description of where it comes from."""
         for number, document in enumerate(self.documents(split)):
             yield f"document {number:,}", document
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """The splits that there are."""
+        """The splits of this data."""
         return SPLITS
 
     @property
@@ -151,20 +154,25 @@ class TextData(Stored):
 
     @abstractmethod
     def split_settings(self) -> dict[str, object]:
-        """What, besides the content, decides the splits, as plain JSON values."""
+        """Returns the settings that, with the content, determine the splits, as JSON values."""
 
     def passages(self, split: Split) -> Iterator[Passage]:
-        """The documents of a split, numbered and cut; override it where documents are huge."""
+        """Yields the documents of a split, numbered and cut into passages.
+
+        A corpus with huge documents should override it.
+        """
         for number, document in enumerate(self.documents(split)):
             if not isinstance(document, str):
                 where = f"{type(self).__name__}.documents"
-                found = type(document).__name__
-                raise RequestError(Problem(where, "texts", found, f"document {number:,}"))
+                type_name = type(document).__name__
+                raise RequestError(
+                    Problem(where, "documents of type str", type_name, f"document {number:,}")
+                )
             for text in cut([document]):
                 yield number, text
 
     def parts(self) -> dict[str, Part]:
-        """The text as it is prepared: in one part, or in several, by name."""
+        """Returns the text to prepare: one part, or several by name."""
         return {"": self.passages}
 
     def decided_by(self) -> dict[str, Any]:
@@ -174,37 +182,37 @@ class TextData(Stored):
         write_text(folder, self.parts(), self.splits, self.recipe, identity)
 
     def opened(self, store: Store) -> None:
-        problems = list(self.no_separator(store))
+        problems = list(self.separator_problems(store))
         for name, section in _sections(store.meta.splits["train"]).items():
             if section.tokens <= self.window:
-                whose = f"{name}'s training split has" if name else "the training split's"
-                expected = f"less than {whose} {section.tokens:,} tokens"
+                owner = f"the training split of {name}" if name else "the training split"
+                expected = f"less than the {section.tokens:,} tokens of {owner}"
                 problems.append(Problem("data.sequence_length", expected, self.sequence_length))
-        problems += self.too_small(store)
+        problems += self.size_problems(store)
         if problems:
             raise RequestError(problems)
 
-    def no_separator(self, store: Store) -> Iterator[Problem]:
-        """That the tokenizer cannot tell documents apart."""
+    def separator_problems(self, store: Store) -> Iterator[Problem]:
+        """Yields a problem if documents are to be separated and there is no end-of-text token."""
         if self.separate_documents and store.tokenizer.end_of_text is None:
-            expected = "a tokenizer with an end-of-text token, which tells documents apart"
+            expected = "a tokenizer with an end-of-text token, which separates documents"
             name = type(self.recipe).__name__
-            hint = "data.tokenizer.end_of_text can name one, or data/tokenizer=bpe has one"
+            hint = "set data.tokenizer.end_of_text, or use data/tokenizer=bpe"
             yield Problem("data.separate_documents", expected, name, hint)
 
-    def too_small(self, store: Store) -> Iterator[Problem]:
-        """Splits to evaluate that have no target."""
+    def size_problems(self, store: Store) -> Iterator[Problem]:
+        """Yields a problem for each evaluation split that has no target."""
         for split in self.splits[1:]:
             for name, section in _sections(store.meta.splits[split]).items():
                 if section.tokens < 2:
                     where = f"data.sources.{name}" if name else "data"
                     purpose = "validation" if split == "val" else "testing"
-                    expected = f"2 tokens or more for {purpose}, not {section.tokens}"
+                    expected = f"at least 2 tokens for {purpose}, not {section.tokens}"
                     yield Problem(where, expected)
 
     @property
     def examples_per_step(self) -> int:
-        """Windows in an optimizer step over all ranks."""
+        """Number of windows of an optimizer step, over all ranks."""
         if self.batch.tokens is not None:
             return self.batch.tokens // self.sequence_length
         assert self.batch.examples is not None  # exactly one is set
@@ -212,7 +220,7 @@ class TextData(Stored):
 
     @cached_property
     def sizes(self) -> Sizes:
-        """Windows in each optimizer step over all ranks."""
+        """Number of windows of each optimizer step, over all ranks."""
         changes = None if self.curriculum is None else self.curriculum.batch
         unit = 1 if self.batch.tokens is None else self.sequence_length
         return Sizes(
@@ -228,11 +236,11 @@ class TextData(Stored):
         changes = {} if self.curriculum is None else self.curriculum.batch or {}
         for step in changes:
             if (size := self.sizes.at(step)) % processes:
-                expected = f"a multiple of the {processes} processes, in examples"
+                expected = f"a multiple of {processes} (the number of processes), in examples"
                 yield Problem(f"data.curriculum.batch.{step}", expected, size)
         if changes and max_epochs is not None:
-            expected = "null: data.curriculum.batch changes the size of steps"
-            hint = "trainer.max_steps says how many there are"
+            expected = "null"
+            hint = "data.curriculum.batch changes the size of steps; set trainer.max_steps instead"
             yield Problem("trainer.max_epochs", expected, max_epochs, hint)
 
     def changes(self) -> Iterator[tuple[str, int]]:
@@ -241,27 +249,27 @@ class TextData(Stored):
 
     @property
     def steps_per_epoch(self) -> float:
-        """Optimizer steps in which as many windows are read as fit the split side by side."""
+        """Number of optimizer steps that read as many windows as fit without overlap."""
         sections = _sections(self._split("train")).values()
         windows = sum((section.tokens - 1) // self.window for section in sections)
         return windows / self.examples_per_step
 
     def evaluated_tokens(self, split: Split) -> int:
-        """Targets in a whole split."""
+        """Returns the number of targets in a whole split."""
         return max(0, self._split(split).tokens - 1)
 
     def bytes_predicted(self, split: Split) -> int | None:
-        """UTF-8 bytes of the text that a split's targets stand for: all but the first token.
+        """Returns the number of UTF-8 bytes of a split's targets: all but those of the first token.
 
-        None where the tokens don't spell the text: then what was lost would count as predicted.
+        None if the tokens don't decode to the text, since lost text would count as predicted.
         """
         meta = self._split(split)
         return meta.bytes - meta.first_token_bytes if meta.lossless else None
 
-    def bytes_metrics(self, split: Split, found: dict[str, float]) -> dict[str, float]:
-        """`bits_per_byte` of a split that was scored, if its tokens spell the text."""
+    def bytes_metrics(self, split: Split, metrics: dict[str, float]) -> dict[str, float]:
+        """Returns `bits_per_byte` of an evaluated split, if its tokens decode to the text."""
         size = self.bytes_predicted(split)
-        return {} if size is None else {"bits_per_byte": found["nats"] / math.log(2) / size}
+        return {} if size is None else {"bits_per_byte": metrics["nats"] / math.log(2) / size}
 
     def assembly(self, share: Share) -> WindowSteps:
         return WindowSteps(
@@ -279,45 +287,45 @@ class TextData(Stored):
         )
 
     def sources_of(self, documents: Collection[int]) -> dict[int, str]:
-        found = {}
+        sources = {}
         for number, (where, _) in self._documents():
             if number in documents:
-                found[number] = where
-                if len(found) == len(documents):
+                sources[number] = where
+                if len(sources) == len(documents):
                     break
-        return found
+        return sources
 
     def places_of(self, text: str) -> Iterator[Place]:
         column = self.store.column("train", TOKENS)
         for number, (_, document) in self._documents():
             if text in document:
-                found, tokens = occurrences(document, text, self.tokenizer_)
+                spans, tokens = occurrences(document, text, self.tokenizer_)
                 separator = int(column.lengths[number]) - tokens  # one, or none
-                for first, end in found:
+                for first, end in spans:
                     yield Place(number, separator + first, separator + end)
 
     def _documents(self) -> Iterator[tuple[int, Document]]:
-        """The documents of the training split that have text, numbered as they are stored."""
+        """Yields the training documents that have text, numbered as they are stored."""
         return enumerate(each for each in self.sourced("train") if each[1])
 
     def order_of(self, seed: int) -> Order:
-        """Which windows of the prepared text make up each step of the run with this seed."""
+        """Returns the order of windows of the prepared text, for a run with this seed."""
         kind = ORDERS[self.order]
         return kind(self._split("train").tokens, self.window, self.examples_per_step, seed)
 
     def described(self, examples: int) -> Iterator[str]:
-        return of_text(self)
+        return describe_text(self)
 
     def evaluation_batches(
         self, split: Split, sequence_length: int | None = None
     ) -> DataLoader[Any]:
-        """A whole split, each token but the first a target once, in windows of any length.
+        """Returns batches of a whole split, in which each token but the first is a target once.
 
-        Of a mixture that is each source's text, one after the other.
+        For a mixture, these are the texts of its sources, one after the other.
 
         Args:
-            split: "train" or "val".
-            sequence_length: targets in a window; the training's own if None.
+            split: "train", "val" or "test".
+            sequence_length: number of targets in a window; None for the training's.
         """
         length = self.sequence_length if sequence_length is None else sequence_length
         examples = max(1, evaluation_positions(self.tokenizer_.vocab_size) // length)
@@ -341,21 +349,21 @@ class TextData(Stored):
 
 
 def _sections(meta: SplitMeta) -> dict[str, SectionMeta]:
-    """The sources of a mixture, or the whole under an empty name."""
+    """Returns the sections of a mixture by source, or the whole split under an empty name."""
     whole = SectionMeta(0, meta.tokens, meta.bytes, meta.first_token_bytes)
     return meta.sections or {"": whole}
 
 
 def _check_batch(checks: Checks, batch: Batch, sequence_length: int) -> int | None:
-    """The size of a step in its unit; None if it is wrong."""
+    """Returns the size of a step in its unit; None if it is invalid."""
     tokens, examples = batch.tokens, batch.examples
     if (tokens is None) == (examples is None):
         hint = (
-            "state one"
+            "set one of them"
             if tokens is None
             else "set the other to null, as in data.batch.examples=null"
         )
-        checks.that(False, "batch", batch, "tokens or examples, just one", hint)
+        checks.that(False, "batch", batch, "exactly one of tokens and examples", hint)
         return None
     if examples is not None:
         fits = checks.that(examples > 0, "batch.examples", examples, "a positive number")
@@ -374,11 +382,12 @@ def _check_batch(checks: Checks, batch: Batch, sequence_length: int) -> int | No
 
 
 def of_source(where: str, problem: Problem) -> Problem:
-    """What a corpus says of itself as `data`, where it is the source of other data.
+    """Returns a corpus's problem with its key, `data`, replaced by the key of the source.
 
     Args:
         where: the key of the source.
+        problem: the problem of the corpus.
     """
     if problem.where != "data" and not problem.where.startswith("data."):
-        return problem  # a file
+        return problem  # its position is a file
     return replace(problem, where=f"{where}{problem.where.removeprefix('data')}")

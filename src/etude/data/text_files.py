@@ -1,4 +1,4 @@
-"""Files of one's own: plain text, or rows in JSON, CSV or Parquet; compressed or not."""
+"""User-supplied files: plain text, or rows in JSON, CSV or Parquet; compressed or not."""
 
 from __future__ import annotations
 
@@ -37,43 +37,45 @@ from etude.records.opening import is_there, odd
 log = logging.getLogger("etude.data")
 
 KEYS = {"train": "data.path", "val": "data.validation", "test": "data.test"}
-"""What states the files of each split."""
+"""The config key that names the files of each split."""
 
 
 @dataclass(kw_only=True, eq=False)
 class TextFiles(TextData):
-    """A corpus in files: plain text, each file a document, or tables, each row a document.
+    """Corpus stored in files: plain text (each file a document) or tables (each row a document).
 
-    *Plain text* (`.txt`, `.md`, no suffix). The text is the files one after the other: those of a
-    folder or a glob sorted by path, a list in its own order, a file that is met twice taken once.
-    The first `int(n * (1 - validation))` of its n characters are for training, so the file in which
-    that place lies is in both splits. With one file that is the split of nanoGPT's Shakespeare.
+    *Plain text* (`.txt`, `.md`, no suffix). The text is the concatenation of the files: the files
+    of a folder or a glob sorted by path, a list in its own order; duplicates are read once. The
+    first `int(n * (1 - validation))` of the n characters are for training, so the file that
+    contains this position is in both splits. With one file, this is the split of nanoGPT's
+    Shakespeare.
 
-    *Rows* (`.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, `.parquet`), streamed, except for a
+    *Rows* (`.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, `.parquet`) are streamed, except for a
     `.json` file that is one list of objects, which is read whole. Documents are never cut:
     document i of the corpus, from 0, is held out if floor((i + 1) v) > floor(i v) with
-    v = `validation`, so with 0.1 every tenth. Rows without text (null, empty, or the key left out)
-    are no documents. In CSV the first line names the columns, every cell is text as it stands (`NA`
-    too), and an empty one is empty.
+    v = `validation`, so with 0.1 every tenth. Rows without text (null, empty, or no such key) are
+    skipped. In CSV, the first line names the columns, and every cell is read as text unchanged
+    (`NA` too; an empty cell is the empty string).
 
-    All but Parquet, which is compressed within, may be compressed, with `.gz`, `.bz2`, `.xz` or
-    `.zst` after the suffix. Text is UTF-8. A byte order mark is dropped and every line end is read
-    as a newline, so what was saved on Windows gives the same tokens as its Unix twin.
+    All formats but Parquet, which has its own compression, may be compressed, with `.gz`, `.bz2`,
+    `.xz` or `.zst` after the suffix. Text is UTF-8. A byte order mark is dropped and every line
+    end is read as a newline, so a file saved on Windows gives the same tokens as on Unix.
 
     Args:
         path: a file, a folder (its files of these kinds at any depth, hidden ones left out), a
             glob (`**` included), or a list of these. Plain text and rows can't be mixed.
-        validation: the part of the characters or rows that is held out, between 0 and 1; or the
-            files that are, as for `path`, and then all of `path` is trained on.
-        test: the files of a split for testing, as for `path`; None is no such split.
-        split: which part is held out. `regular`: as above, the end of plain text, and every so many
-            rows. `keyed`: documents (files, rows, lines) drawn by what stands in them, so equal
-            ones are in one split, and most stay where they are when others come; at least one. A
-            single file of plain text is held out at its end.
-        column: for rows, the column of the text; None takes `text`, else the only one of text.
-        lines: each line of plain text is a document, and is held out as a row would be; those that
-            are blank are none.
-        quoting: of TSV and CSV, see `etude.data.delimited.quoted`.
+        validation: the fraction of the characters or rows that is held out, between 0 and 1; or
+            the validation files, as for `path`, and then all of `path` is used for training.
+        test: the files of the test split, as for `path`; None for no test split.
+        split: how held-out documents are selected. `regular`: as above, the end of plain text, and
+            every n-th row. `keyed`: by a hash of the content of each document (file, row or line),
+            so equal documents are in the same split, and most documents stay in their split when
+            others are added; at least one is held out. Of a single plain text file, the end is
+            held out.
+        column: for rows, the text column; None selects `text`, else the only text column.
+        lines: whether each line of plain text is a document, and is held out like a row; blank
+            lines are skipped.
+        quoting: how quotation marks in TSV and CSV are read; see `etude.data.delimited.quoted`.
     """
 
     path: str | list[str]
@@ -86,56 +88,56 @@ class TextFiles(TextData):
 
     def __post_init__(self) -> None:
         self.paths = [self.path] if isinstance(self.path, str) else list(self.path)
-        self.part, self.held_out = _part_or_files(self.validation)
-        self.tested = [self.test] if isinstance(self.test, str) else list(self.test or ())
+        self.fraction, self.validation_paths = _parse_validation(self.validation)
+        self.test_paths = [self.test] if isinstance(self.test, str) else list(self.test or ())
         super().__post_init__()
         self._once = ReadOnce()
 
     def validate(self, checks: Checks) -> None:
-        some = bool(self.paths) and all(self.paths)
-        checks.that(some, "path", self.path, "a file, a folder, a glob, or a list")
-        inside = all(self.held_out) if self.part is None else 0 < self.part < 1
-        expected = "a part between 0 and 1, or files"
-        checks.that(inside, "validation", self.validation, expected)
-        tested = self.test is None or (bool(self.tested) and all(self.tested))
-        checks.that(tested, "test", self.test, "null or files")
-        known = self.split in ("regular", "keyed")
-        checks.that(known, "split", self.split, "regular or keyed")
-        named = self.column is None or bool(self.column)
-        checks.that(named, "column", self.column, "a column's name")
+        is_stated = bool(self.paths) and all(self.paths)
+        checks.that(is_stated, "path", self.path, "a file, a folder, a glob, or a list")
+        is_valid = all(self.validation_paths) if self.fraction is None else 0 < self.fraction < 1
+        expected = "a fraction between 0 and 1, or files"
+        checks.that(is_valid, "validation", self.validation, expected)
+        has_valid_test = self.test is None or (bool(self.test_paths) and all(self.test_paths))
+        checks.that(has_valid_test, "test", self.test, "null or files")
+        is_known = self.split in ("regular", "keyed")
+        checks.that(is_known, "split", self.split, "regular or keyed")
+        has_valid_column = self.column is None or bool(self.column)
+        checks.that(has_valid_column, "column", self.column, "a column name")
         super().validate(checks)
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        return (*SPLITS, "test") if self.tested else SPLITS
+        return (*SPLITS, "test") if self.test_paths else SPLITS
 
     def files(self) -> list[Path]:
-        """The files in order, and then those that are held out, and those for testing.
+        """Returns the training files in order, then the validation files, then the test files.
 
         Raises:
-            RequestError: with every path that can't be used, and every file that is in two splits.
+            RequestError: for every path that can't be used, and every file that is in two splits.
         """
-        known: dict[Path, str] = {}
-        found: list[Path] = []
+        key_by_file: dict[Path, str] = {}
+        files: list[Path] = []
         problems: list[Problem] = []
         for split in ("train", "val", "test"):
             key = KEYS[split]
             for file in self._own(split):
-                other = known.setdefault(file.resolve(), key)
+                other = key_by_file.setdefault(file.resolve(), key)
                 if other != key:
-                    problems.append(Problem(key, f"other files than those of {other}", str(file)))
-                found.append(file)
+                    problems.append(Problem(key, f"files that are not in {other}", str(file)))
+                files.append(file)
         if problems:
             raise RequestError(problems)
-        return found
+        return files
 
     def _own(self, split: Split) -> list[Path]:
-        """The files that are stated for a split."""
-        paths = {"train": self.paths, "val": self.held_out, "test": self.tested}[split]
+        """Returns the files that the config names for a split."""
+        paths = {"train": self.paths, "val": self.validation_paths, "test": self.test_paths}[split]
         return files_of(paths, KEYS[split]) if paths else []
 
     def _files_of(self, split: Split) -> list[Path]:
-        """Those that a split is in; it is a part of the training files, if it has none."""
+        """Returns the split's own files, or the training files that contain it."""
         return self._own(split) or self._own("train")
 
     def check(self) -> None:
@@ -146,18 +148,20 @@ class TextFiles(TextData):
                 form.rows: file for file, form in reversed([*zip(files, formats, strict=True)])
             }
             expected = "plain text or rows, not both"
-            hint = f"{first[False]} and {first[True]} are there; a glob like data/*.jsonl takes one"
+            hint = (
+                f"{first[False]} and {first[True]}; select one kind with a glob like data/*.jsonl"
+            )
             raise RequestError(Problem("data.path", expected, self.paths, hint))
-        if needless := needless_quoting(self.quoting, files):
-            raise RequestError(needless)
-        if self._rows():
+        if quoting_problems := needless_quoting(self.quoting, files):
+            raise RequestError(quoting_problems)
+        if self._has_rows():
             if self.lines:
-                expected = "false: each row is a document already"
+                expected = "false (each row is already a document)"
                 raise RequestError(Problem("data.lines", expected, True))
             self._check_rows()
             return
         if self.column is not None:
-            expected = "null: plain text has no columns"
+            expected = "null (plain text has no columns)"
             raise RequestError(Problem("data.column", expected, self.column))
         problems: list[Problem] = []
         for file in files:
@@ -168,38 +172,45 @@ class TextFiles(TextData):
         if problems:
             raise RequestError(problems)
         if not any(self._scan(file).characters for file in files):
-            raise RequestError(Problem("data.path", "text; its files are empty", self.paths))
+            raise RequestError(
+                Problem("data.path", "files with text (all files are empty)", self.paths)
+            )
         trained = {self._scan(file).sha256: file for file in self._own("train")}
         for split in ("val", "test"):
             for file in self._own(split):
                 if (other := trained.get(self._scan(file).sha256)) is not None:
-                    log.warning("%s: %s has the content of %s", KEYS[split], file, other)
+                    log.warning(
+                        "%s: %s has the same content as %s, a training file",
+                        KEYS[split],
+                        file,
+                        other,
+                    )
 
     def content_fingerprint(self) -> str:
         digest = hashlib.sha256()
-        rows = self._rows()
+        rows = self._has_rows()
         for split, mark in (("train", b""), ("val", b"validation"), ("test", b"test")):
             files = self._own(split)  # type: ignore[arg-type]
             digest.update(mark if files else b"")
             for file in files:
-                found = self._once(sha256, file) if rows else self._scan(file).sha256
-                digest.update(bytes.fromhex(found))
+                file_hash = self._once(sha256, file) if rows else self._scan(file).sha256
+                digest.update(bytes.fromhex(file_hash))
         if rows:
             digest.update(self._column().encode())
         return digest.hexdigest()
 
     def content_files(self) -> list[Path] | None:
-        return searched([*self.paths, *self.held_out, *self.tested], self.files())
+        return searched([*self.paths, *self.validation_paths, *self.test_paths], self.files())
 
     def split_settings(self) -> dict[str, object]:
         lines = {"lines": True} if self.lines else {}
         quoting = {"quoting": self.quoting} if self.quoting else {}
-        reading = {"reading": READING} if self._rows() else {}
-        test = {"test": "files"} if self.tested else {}
+        reading = {"reading": READING} if self._has_rows() else {}
+        test = {"test": "files"} if self.test_paths else {}
         keyed = {"split": "keyed"} if self.split == "keyed" else {}
         return {
             "corpus": "text_files",
-            "validation": "files" if self.part is None else self.part,
+            "validation": "files" if self.fraction is None else self.fraction,
             **lines,
             **quoting,
             **reading,
@@ -211,24 +222,24 @@ class TextFiles(TextData):
         return (text for _, text in self.sourced(split))
 
     def sourced(self, split: Split) -> Iterator[Document]:
-        if self._rows() or self.lines:
-            yield from self._belonging(split)
+        if self._has_rows() or self.lines:
+            yield from self._documents_in(split)
             return
         for file, first, last in self._spans(split):
-            place = f"{file}, from character {first:,}" if first else str(file)
-            yield place, "".join(characters_of(file, first, last))
+            where = f"{file}, from character {first:,}" if first else str(file)
+            yield where, "".join(characters_of(file, first, last))
 
     def passages(self, split: Split) -> Iterator[Passage]:
-        if self._rows() or self.lines:
+        if self._has_rows() or self.lines:
             yield from super().passages(split)
             return
         for number, (file, first, last) in enumerate(self._spans(split)):
             for text in cut(characters_of(file, first, last)):
                 yield number, text
 
-    def _all(self, split: Split) -> Iterator[Document]:
-        """All documents of a split's files, of rows and lines."""
-        if self._rows():
+    def _all_documents(self, split: Split) -> Iterator[Document]:
+        """Yields all documents of a split's files, for rows and lines."""
+        if self._has_rows():
             for where, text in texts(self._values(split), tell=split == "val"):
                 yield where, newlines(text)
             return
@@ -236,31 +247,33 @@ class TextFiles(TextData):
             for number, line in _lines(file):
                 yield f"{file}, line {number}", line
 
-    def _belonging(self, split: Split) -> Iterator[Document]:
-        """Those documents of a split's files that belong to it."""
-        documents = self._all(split)
-        if split == "test" or self.part is None:
+    def _documents_in(self, split: Split) -> Iterator[Document]:
+        """Yields the documents that belong to a split."""
+        documents = self._all_documents(split)
+        if split == "test" or self.fraction is None:
             yield from documents
         elif self.split == "regular":
-            yield from split_rows(documents, held_out=split == "val", validation=self.part)
+            yield from split_rows(documents, held_out=split == "val", validation=self.fraction)
         else:
-            border = self._border
+            largest = self._largest_held_out
             for where, text in documents:
-                if (key_of(text.encode()) <= border) == (split == "val"):
+                if (hash_text(text.encode()) <= largest) == (split == "val"):
                     yield where, text
 
     @cached_property
-    def _border(self) -> int:
-        """The largest key of a document that is held out."""
-        assert self.part is not None
-        if self._rows() or self.lines:
-            keys = array("Q", (key_of(text.encode()) for _, text in self._all("train")))
+    def _largest_held_out(self) -> int:
+        """The largest hash of a held-out document."""
+        assert self.fraction is not None
+        if self._has_rows() or self.lines:
+            keys = array(
+                "Q", (hash_text(text.encode()) for _, text in self._all_documents("train"))
+            )
         else:
             files = [file for file in self._own("train") if self._scan(file).characters]
-            keys = array("Q", (self._once(key_of_file, file) for file in files))
-        return held_out(keys, self.part)
+            keys = array("Q", (self._once(hash_file, file) for file in files))
+        return find_largest_held_out(keys, self.fraction)
 
-    def _rows(self) -> bool:
+    def _has_rows(self) -> bool:
         return _format(self.files()[0]).rows
 
     def _check_rows(self) -> None:
@@ -274,21 +287,21 @@ class TextFiles(TextData):
             raise RequestError(problems)
         column = self._column()
         for file in self.files():
-            if found := self._columns(file):
-                choose_column(found, column, str(file))
+            if columns := self._columns(file):
+                choose_column(columns, column, str(file))
 
     def _column(self) -> str:
-        """The column to read, as the first file that has rows tells."""
+        """Returns the name of the column to read, decided by the first file that has rows."""
         for file in self.files():
-            if found := self._columns(file):
-                return choose_column(found, self.column, str(file))
-        raise RequestError(Problem("data.path", "rows; its files have none", self.paths))
+            if columns := self._columns(file):
+                return choose_column(columns, self.column, str(file))
+        raise RequestError(Problem("data.path", "files with rows (no file has any)", self.paths))
 
     def _columns(self, file: Path) -> dict[str, bool]:
         if file.stat().st_size == 0:
             return {}
-        found: dict[str, bool] = self._once(columns_of, file, _format(file), self.quoting)
-        return found
+        columns: dict[str, bool] = self._once(columns_of, file, _format(file), self.quoting)
+        return columns
 
     def _values(self, split: Split) -> Iterator[tuple[str, Any]]:
         column = self._column()
@@ -299,35 +312,35 @@ class TextFiles(TextData):
                 yield f"{where}, column {column}", value
 
     def _spans(self, split: Split) -> Iterator[tuple[Path, int, int]]:
-        """Each file's characters [first, last) that belong to the split, unless there are none."""
+        """Yields each file's non-empty range of characters [first, last) in the split."""
         files = self._files_of(split)
         counts = [self._scan(file).characters for file in files]
-        if split == "test" or self.part is None:
+        if split == "test" or self.fraction is None:
             yield from ((file, 0, n) for file, n in zip(files, counts, strict=True) if n)
             return
         if self.split == "keyed" and sum(count > 0 for count in counts) > 1:
             for file, count in zip(files, counts, strict=True):
-                drawn = count and self._once(key_of_file, file) <= self._border
-                if count and drawn == (split == "val"):
+                is_held_out = count and self._once(hash_file, file) <= self._largest_held_out
+                if count and is_held_out == (split == "val"):
                     yield file, 0, count
             return
-        border = int(sum(counts) * (1 - self.part))
+        boundary = int(sum(counts) * (1 - self.fraction))
         start = 0
         for file, count in zip(files, counts, strict=True):
-            inside = min(max(border - start, 0), count)
-            first, last = (0, inside) if split == "train" else (inside, count)
+            in_training = min(max(boundary - start, 0), count)
+            first, last = (0, in_training) if split == "train" else (in_training, count)
             if first < last:
                 yield file, first, last
             start += count
 
     def _scan(self, file: Path) -> Scan:
-        """One reading serves the checks, the fingerprint and the border of the splits."""
-        found: Scan = self._once(scan, file)
-        return found
+        """Scans a file once for the checks, the fingerprint and the boundary of the splits."""
+        result: Scan = self._once(scan, file)
+        return result
 
 
-def _part_or_files(validation: float | str | list[str]) -> tuple[float | None, list[str]]:
-    """The part that is held out, or the paths of what is."""
+def _parse_validation(validation: float | str | list[str]) -> tuple[float | None, list[str]]:
+    """Returns the held-out fraction, or the paths of the validation files."""
     if isinstance(validation, str):
         return None, [validation]
     if isinstance(validation, Sequence):
@@ -335,77 +348,79 @@ def _part_or_files(validation: float | str | list[str]) -> tuple[float | None, l
     return float(validation), []
 
 
-def key_of(content: bytes) -> int:
-    """A number by which documents are drawn: of what stands in them."""
+def hash_text(content: bytes) -> int:
+    """Returns the hash by which documents are assigned to splits."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8, person=b"split").digest(), "big")
 
 
-def key_of_file(file: Path) -> int:
-    """That of a file of plain text: of the text, however its lines end."""
+def hash_file(file: Path) -> int:
+    """Returns the hash of a plain text file's text, with line ends as newlines."""
     digest = hashlib.blake2b(digest_size=8, person=b"split")
     for text in characters_of(file, 0, sys.maxsize):
         digest.update(text.encode())
     return int.from_bytes(digest.digest(), "big")
 
 
-def held_out(keys: Sequence[int], part: float) -> int:
-    """The largest key of those that are held out: a part of them, the smallest, and one at least.
+def find_largest_held_out(keys: Sequence[int], fraction: float) -> int:
+    """Returns the largest hash among the held-out documents, those with the smallest hashes.
+
+    The number of held-out documents is the given fraction of all, at least one.
 
     Raises:
-        RequestError: none would be left for training.
+        RequestError: if no document would be left for training.
     """
     ordered = np.sort(np.asarray(keys, dtype=np.uint64))
-    count = max(1, round(part * len(ordered)))
+    count = max(1, round(fraction * len(ordered)))
     if len(ordered) < 2 or ordered[count - 1] == ordered[-1]:
-        expected = f"a part that leaves some of the {len(ordered):,} documents for training"
-        equal = len(np.unique(ordered)) < len(ordered)
-        hint = "equal documents are in one split" if equal else None
-        raise RequestError(Problem("data.validation", expected, part, hint))
+        expected = f"a fraction that leaves some of the {len(ordered):,} documents for training"
+        has_duplicates = len(np.unique(ordered)) < len(ordered)
+        hint = "equal documents are in the same split" if has_duplicates else None
+        raise RequestError(Problem("data.validation", expected, fraction, hint))
     return int(ordered[count - 1])
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text that have something in them, numbered, without their ends."""
+    """Yields the non-blank lines of a text with their numbers, without line ends."""
     for number, line in enumerate(lines_of(file), 1):
         if line.strip():
             yield number, line.removesuffix("\n")
 
 
 def _format(file: Path) -> Format:
-    found = format_of(file, without_suffix=True)
-    assert found is not None  # no other file is taken
-    return found
+    form = format_of(file, without_suffix=True)
+    assert form is not None  # other files were rejected before
+    return form
 
 
 def files_of(paths: Sequence[str], where: str = "data.path", *, rows: bool = False) -> list[Path]:
-    """The files that are meant, in order, each once.
+    """Returns the files that the paths select, in order, without duplicates.
 
     Args:
         paths: files, folders, globs.
-        where: the key that states them.
-        rows: they are to be tables, which is for the messages only.
+        where: the config key of the paths.
+        rows: whether the files must be tables; changes the messages only.
 
     Raises:
-        RequestError: with every path that can't be used.
+        RequestError: for every path that can't be used.
     """
-    found: dict[Path, Path] = {}
+    files: dict[Path, Path] = {}
     problems: list[Problem] = []
     for path in paths:
         try:
             for file in _resolve(path, where, rows):
-                found.setdefault(file.resolve(), file)
+                files.setdefault(file.resolve(), file)
         except RequestError as error:
             problems += error.problems
     if problems:
         raise RequestError(problems)
-    return list(found.values())
+    return list(files.values())
 
 
-_FILES = {False: f"text files: {endings()}", True: f"files of rows: {endings(rows=True)}"}
+_FILES = {False: f"text files: {endings()}", True: f"files with rows: {endings(rows=True)}"}
 
 
 def searched(paths: Sequence[str], files: Sequence[Path]) -> list[Path]:
-    """The files, and each folder in which another might be found."""
+    """Returns the files, and each folder that was searched for them."""
     folders: set[Path] = set()
     for path in paths:
         fixed = Path(os.path.expanduser(path))
@@ -423,44 +438,44 @@ def _resolve(typed: str, where: str, rows: bool) -> list[Path]:
     path = Path(os.path.expanduser(typed))
     if path.is_file():
         if format_of(path, without_suffix=True) is None:
-            expected = f"a file that can be read: {endings(rows=rows)}"
+            expected = f"a file in a supported format: {endings(rows=rows)}"
             expected += "" if rows else ", or plain text without a suffix"
             raise RequestError(Problem(where, expected, typed))
         if path.stat().st_size == 0:
-            raise RequestError(Problem(where, "a file with text in it; it is empty", typed))
+            raise RequestError(Problem(where, "a file with content (it is empty)", typed))
         return [path]
     if path.is_dir():
-        inside = [Path(root, name) for root, _, names in os.walk(path) for name in names]
-        seen = [file for file in inside if not _hidden(file.relative_to(path))]
-        what = f"a folder with {_FILES[rows]}"
-        return _readable(seen, typed, where, what, without_suffix=False)
+        files = [Path(root, name) for root, _, names in os.walk(path) for name in names]
+        visible = [file for file in files if not _hidden(file.relative_to(path))]
+        expected = f"a folder with {_FILES[rows]}"
+        return _readable(visible, typed, where, expected, without_suffix=False)
     if glob.has_magic(typed):
         matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
-        what = f"a glob that matches {_FILES[rows]}"
-        return _readable(matches, typed, where, what, without_suffix=True)
+        expected = f"a glob that matches {_FILES[rows]}"
+        return _readable(matches, typed, where, expected, without_suffix=True)
     if is_there(path):
         raise RequestError(Problem(where, "a file, a folder or a glob", typed, odd(path)))
     parent = path.parent
     while not parent.is_dir():
         path, parent = parent, parent.parent
     names = [entry.name for entry in parent.iterdir()]
-    hint = f"{parent} has no {path.name}"
+    hint = f"{parent} does not contain {path.name}"
     close = nearest(path.name, names)
     hint = f"{hint}; {close}" if close else hint
     raise RequestError(Problem(where, "a file, a folder or a glob", typed, hint))
 
 
 def _readable(
-    files: list[Path], typed: str, where: str, what: str, *, without_suffix: bool
+    files: list[Path], typed: str, where: str, expected: str, *, without_suffix: bool
 ) -> list[Path]:
-    found = sorted(
+    readable = sorted(
         file
         for file in files
         if format_of(file, without_suffix=without_suffix) is not None and file.is_file()
     )
-    if not found:
-        raise RequestError(Problem(where, what, typed))
-    return found
+    if not readable:
+        raise RequestError(Problem(where, expected, typed))
+    return readable
 
 
 def _hidden(path: Path) -> bool:

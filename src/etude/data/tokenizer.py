@@ -1,12 +1,12 @@
-"""Text to token ids and back: one wrapper, and the recipes that make a tokenizer from text.
+"""Tokenizers: conversion of text to token ids and back, and recipes for training tokenizers.
 
-Every tokenizer is a `tokenizers.Tokenizer` underneath, so that all of them share one file format
-(`tokenizer.json`) that other libraries read too. A recipe is what a config states; it becomes a
-tokenizer by being trained on the training split. Those that need no more than a few lines are
-here; `unigram`, `wordpiece` and `pretrained` have files of their own.
+Every tokenizer wraps a `tokenizers.Tokenizer`, so all share one file format (`tokenizer.json`) that
+other libraries read too. A config states a recipe; training it on the training split gives the
+tokenizer. Short recipes are in this module; `unigram`, `wordpiece` and `pretrained` have modules of
+their own.
 
-Ordinary text never becomes a special token: a document that contains the letters
-`<|endoftext|>` is encoded letter by letter.
+Text never becomes a special token: a document that contains the characters `<|endoftext|>` is
+encoded character by character.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
 
 from etude.data.decoding import Decoding, byte_letters
-from etude.data.learning import check_vocabulary, learn, told_if_smaller
 from etude.data.panics import no_panic
-from etude.data.tokenizer_parts import must_be_known
+from etude.data.tokenizer_parts import check_parts
+from etude.data.tokenizer_training import check_vocabulary, learn, warn_if_smaller
 from etude.errors import Problem, RequestError, nearest
 from etude.records.files import write_text
 from etude.records.opening import TOKENIZER, read_bytes
@@ -35,12 +35,12 @@ from etude.records.opening import TOKENIZER, read_bytes
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<unk>"
 
-# What other tokenizers call them, first come first taken.
+# Names of these tokens in other tokenizers; the first one present is used.
 ENDS_OF_TEXT = (END_OF_TEXT, "</s>", "[SEP]", "<eos>", "<|end_of_text|>", "<|im_end|>")
 UNKNOWNS = (UNKNOWN, "[UNK]")
 MASKS = ("[MASK]", "<mask>")
 FRAMES = (("[CLS]", "[SEP]"), ("<s>", "</s>"), (END_OF_TEXT, END_OF_TEXT))
-"""What stands around a text that an encoder reads, first come first taken."""
+"""Special tokens around a text that an encoder reads; the first pair present is used."""
 
 
 class Tokenizer:
@@ -48,18 +48,19 @@ class Tokenizer:
 
     Args:
         backend: the trained tokenizer of the `tokenizers` library.
-        file: what it was read from, for errors.
+        file: the file that it was read from, for errors.
 
     Attributes:
-        end_of_text: the id that stands between documents: of the special token with which the
-            file's own template closes a text, else of the first of `ENDS_OF_TEXT`; or None.
-        unknown: the id that stands for what the vocabulary lacks, or None.
-        mask: the id that hides a token, or None.
+        end_of_text: id of the token between documents: the special token with which the file's own
+            template ends a text, else the first of `ENDS_OF_TEXT`; or None.
+        unknown: id of the token for text outside the vocabulary, or None.
+        mask: id of the mask token, or None.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, file: str = TOKENIZER.name) -> None:
-        backend.encode_special_tokens = True  # text is text; the flag isn't stored in the file
-        backend.no_truncation()  # a file may ask for 128 tokens of each text
+        # Don't parse special tokens in text; the flag isn't stored in the file.
+        backend.encode_special_tokens = True
+        backend.no_truncation()  # a file may truncate each text to 128 tokens
         backend.no_padding()
         self.backend, self.file = backend, file
         special = self.special_tokens()
@@ -71,17 +72,17 @@ class Tokenizer:
         self.mask: int | None = next((special[name] for name in MASKS if name in special), None)
 
     def special_tokens(self) -> dict[str, int]:
-        """The ids of tokens that are no text, by name."""
+        """Returns the ids of special tokens, by name."""
         added = self.backend.get_added_tokens_decoder()
         return {token.content: number for number, token in added.items() if token.special}
 
     @cached_property
     def vocab_size(self) -> int:
-        """The number of token ids, special tokens and gaps in the numbering included."""
+        """Number of token ids, including special tokens and gaps in the numbering."""
         return 1 + max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1)
 
     def for_text(self) -> tokenizers.Tokenizer:
-        """A copy of the backend, always the same one, whose truncation a caller may set."""
+        """Returns a copy of the backend, always the same one, whose truncation may be set."""
         self._copy.no_truncation()
         return self._copy
 
@@ -93,22 +94,22 @@ class Tokenizer:
 
     @cached_property
     def rewrites(self) -> bool:
-        """Whether text may come back changed: lower case, lost spaces, words that are unknown.
+        """Whether decoding may return a different text: lower case, lost spaces, unknown words.
 
-        False for byte-level tokenizers, and for characters, each of which has its own token.
+        False for byte-level tokenizers, and for character tokenizers.
         """
         backend = self.backend
         splitting = _state(backend.pre_tokenizer)
-        plain = backend.normalizer is None and not splitting.get("add_prefix_space")
-        whole = isinstance(backend.decoder, decoders.ByteLevel | decoders.Fuse)
-        return not (plain and whole and splitting.get("type") in (None, "ByteLevel"))
+        unchanged = backend.normalizer is None and not splitting.get("add_prefix_space")
+        joins_exactly = isinstance(backend.decoder, decoders.ByteLevel | decoders.Fuse)
+        return not (unchanged and joins_exactly and splitting.get("type") in (None, "ByteLevel"))
 
     @cached_property
     def cuts(self) -> Literal["anywhere", "at_spaces", "unknown"]:
-        """Where a text may be cut so that its parts give the tokens of the whole.
+        """Where a text may be cut so that its pieces give the tokens of the whole.
 
-        `at_spaces` are the places of `etude.data.passages`, which hold for GPT-2's splitting and
-        for BERT's; what another tokenizer does there isn't known.
+        `at_spaces` means the positions of `etude.data.passages`, which are valid for the
+        pre-tokenizers of GPT-2 and BERT; `unknown` means that no position is known to be valid.
         """
         splitting = _state(self.backend.pre_tokenizer)
         if splitting.get("type") == "BertPreTokenizer":
@@ -125,15 +126,15 @@ class Tokenizer:
         return hashlib.sha256(_canonical(self.backend.to_str()).encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """The token ids of `text`; no special token is added or recognised.
+        """Returns the token ids of `text`; special tokens are neither added nor recognised.
 
         Raises:
-            RequestError: a word is none of a vocabulary that has no token for others.
+            RequestError: if a word is not in a vocabulary without an unknown token.
         """
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The token ids of each text, on as many threads as the library uses."""
+        """Returns the token ids of each text, on as many threads as the library uses."""
         try:
             with no_panic(self.file):
                 encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -147,24 +148,25 @@ class Tokenizer:
         known = self.backend.get_vocab()
         unknown = [word for text in texts for word in text.split() if word not in known]
         hint = nearest(unknown[0], known) if unknown else None
-        return Problem("text", "words of the vocabulary", unknown[0] if unknown else None, hint)
+        return Problem("text", "words in the vocabulary", unknown[0] if unknown else None, hint)
 
     def encode_special(self, text: str) -> list[int]:
-        """The ids of `text`, in which the names of special tokens are read as these."""
+        """Returns the ids of `text`, with the names of special tokens recognised."""
         backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
         backend.encode_special_tokens = False
         with no_panic(self.file):
             return list(backend.encode(text, add_special_tokens=False).ids)
 
     def framed(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text with the special tokens that the file's template puts around it."""
+        """Returns the ids of each text with the special tokens of the file's template."""
         with no_panic(self.file):
             encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=True)
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`, special tokens by name; bytes that are part of no character become
-        U+FFFD, and change nothing else (see `etude.data.decoding`).
+        """Returns the text of `ids`, special tokens by name.
+
+        Only bytes that are part of no character become U+FFFD (see `etude.data.decoding`).
         """
         with no_panic(self.file):
             return self._decoding(list(ids))
@@ -174,16 +176,16 @@ class Tokenizer:
         return Decoding(self.backend)
 
     def first_token_bytes(self, text: str) -> int:
-        """How many UTF-8 bytes of `text` its first token stands for (0 for empty text)."""
+        """Returns the number of UTF-8 bytes of the first token of `text` (0 for empty text)."""
         encoding = self._encoding(text)
         if not encoding.ids:
             return 0
         if isinstance(self.backend.decoder, decoders.ByteLevel):
-            return len(encoding.tokens[0])  # a byte-level token has one letter a byte
+            return len(encoding.tokens[0])  # a byte-level token has one letter per byte
         return len(text[: encoding.offsets[0][1]].encode())
 
     def unknown_pieces(self, text: str) -> Counter[str]:
-        """What the unknown token stands for in `text`, characters or words, with their counts."""
+        """Returns the counts of characters or words of `text` encoded as the unknown token."""
         if self.unknown is None:
             return Counter()
         encoding = self._encoding(text)
@@ -192,9 +194,9 @@ class Tokenizer:
 
     @cached_property
     def loses(self) -> bool:
-        """Whether letters that the vocabulary lacks vanish from a text, without a token for them.
+        """Whether characters outside the vocabulary are dropped without a token.
 
-        That is what byte-pair encoding does without an unknown token, unless it has all bytes.
+        Byte-pair encoding does so if it has neither an unknown token nor all bytes.
         """
         model = self.backend.model
         if not isinstance(model, models.BPE) or model.unk_token is not None:
@@ -208,14 +210,14 @@ class Tokenizer:
             for step in state.get("normalizers", state.get("pretokenizers", [state]))
         ]
         if model.end_of_word_suffix or model.continuing_subword_prefix:
-            return True  # a letter has two tokens then, of which one may be missing
-        return not ("ByteLevel" in steps and set(byte_letters()) <= self._own.keys())
+            return True  # a letter then has two tokens, of which one may be missing
+        return not ("ByteLevel" in steps and set(byte_letters()) <= self._model_vocabulary.keys())
 
     def lost_pieces(self, text: str) -> Counter[str]:
-        """The letters of `text`, as the model gets them, that no token stands for, with their
-        counts; for a tokenizer that `loses` them.
+        """Returns the counts of characters of `text`, after normalization, that have no token.
 
-        Where these are is not said by the library, whose offsets pass them over.
+        For a tokenizer that `loses` them. Their positions are unknown, since the library's offsets
+        skip them.
         """
         model, normalizer, splitting = (
             self.backend.model, self.backend.normalizer, self.backend.pre_tokenizer,
@@ -224,34 +226,34 @@ class Tokenizer:
             return Counter()
         with no_panic(self.file):
             text = text if normalizer is None else normalizer.normalize_str(text)
-            found = [(text, None)] if splitting is None else splitting.pre_tokenize_str(text)
+            words = [(text, None)] if splitting is None else splitting.pre_tokenize_str(text)
         before, after = model.continuing_subword_prefix or "", model.end_of_word_suffix or ""
         lost: Counter[str] = Counter()
-        for word, count in Counter(word for word, _ in found).items():
-            if model.ignore_merges and word in self._own:
+        for word, count in Counter(word for word, _ in words).items():
+            if model.ignore_merges and word in self._model_vocabulary:
                 continue
             last = len(word) - 1
-            for place, letter in enumerate(word):
-                spelt = (before if place else "") + letter + (after if place == last else "")
-                if spelt not in self._own:
+            for index, letter in enumerate(word):
+                piece = (before if index else "") + letter + (after if index == last else "")
+                if piece not in self._model_vocabulary:
                     lost[letter] += count
         return lost
 
     @cached_property
-    def _own(self) -> dict[str, int]:
-        """The model's own tokens."""
+    def _model_vocabulary(self) -> dict[str, int]:
+        """The model's tokens without added tokens."""
         return self.backend.get_vocab(with_added_tokens=False)
 
     @cached_property
     def _spells_bytes(self) -> bool:
-        return {f"<0x{byte:02X}>" for byte in range(256)} <= self._own.keys()
+        return {f"<0x{byte:02X}>" for byte in range(256)} <= self._model_vocabulary.keys()
 
     def _encoding(self, text: str) -> tokenizers.Encoding:
         with no_panic(self.file):
             return self.backend.encode(text, add_special_tokens=False)
 
     def save(self, path: Path | str) -> None:
-        """Writes `tokenizer.json`; a reader sees the old file or the new one, never a part."""
+        """Writes `tokenizer.json` atomically."""
         write_text(Path(path), self.backend.to_str(pretty=True), TOKENIZER)
 
     @classmethod
@@ -259,17 +261,18 @@ class Tokenizer:
         """Reads a `tokenizer.json`.
 
         Args:
-            links: the file may be a link, as in a folder that the user named; not in a record.
+            path: the file.
+            links: whether the file may be a link, as in a user's folder; not in a record.
 
         Raises:
-            RequestError: the file is missing, unreadable or not a tokenizer.
+            RequestError: if the file is missing, unreadable or not a tokenizer.
         """
         expected = "a tokenizer.json of the tokenizers library"
         try:
             text = read_bytes(path, TOKENIZER, links=links).decode()
         except (OSError, UnicodeDecodeError) as error:
             raise RequestError(Problem(str(path), expected, hint=str(error))) from error
-        must_be_known(text, str(path))
+        check_parts(text, str(path))
         try:
             with no_panic(str(path)):
                 return cls(tokenizers.Tokenizer.from_str(text), str(path))
@@ -279,7 +282,7 @@ class Tokenizer:
             raise RequestError(Problem(str(path), expected, hint=str(error))) from error
 
     def closed_by(self, name: str) -> Tokenizer:
-        """The same with the special token `name` as the end of text, also after `save`."""
+        """Returns a copy with the special token `name` as the end of text, also after `save`."""
         copy = tokenizers.Tokenizer.from_str(self.backend.to_str())
         number = copy.token_to_id(name)
         copy.post_processor = processors.TemplateProcessing(
@@ -288,10 +291,10 @@ class Tokenizer:
         return Tokenizer(copy, self.file)
 
     def with_frame(self) -> Tokenizer:
-        """The same with a template of special tokens around a text, if it has none.
+        """Returns a copy with a template of special tokens around a text, if it has none.
 
-        A text becomes `[CLS] text [SEP]`, two become `[CLS] first [SEP] second [SEP]`, the second's
-        tokens being of type 1, with the first pair of `FRAMES` that there is.
+        A text becomes `[CLS] text [SEP]`; two become `[CLS] first [SEP] second [SEP]`, with tokens
+        of type 1 for the second. The first available pair of `FRAMES` is used.
         """
         special = self.special_tokens()
         frames = [frame for frame in FRAMES if all(name in special for name in frame)]
@@ -307,60 +310,60 @@ class Tokenizer:
         return Tokenizer(copy, self.file)
 
     def with_special(self, names: Sequence[str]) -> Tokenizer:
-        """The same with further special tokens, whose ids follow the others'."""
+        """Returns a copy with additional special tokens, with ids after the others'."""
         if not names:
             return self
         copy = tokenizers.Tokenizer.from_str(self.backend.to_str())
         copy.add_special_tokens([special_token(name) for name in names])
         return Tokenizer(copy, self.file)
 
-    # The library's tokenizer forgets `encode_special_tokens` when it is pickled.
+    # The library's tokenizer loses `encode_special_tokens` when it is pickled.
     def __reduce__(self) -> tuple[object, tuple[str, str]]:
         return _from_string, (self.backend.to_str(), self.file)
 
 
 class Recipe(ABC):
-    """How to make a tokenizer from text: the config part of group `data/tokenizer`."""
+    """Recipe for training a tokenizer: the config part of group `data/tokenizer`."""
 
     @abstractmethod
     def train(self, texts: Iterable[str]) -> Tokenizer:
         """Reads `texts` once and returns the tokenizer; equal texts give equal tokenizers."""
 
     def settings(self) -> dict[str, object]:
-        """What the tokenizer depends on besides the text, as plain JSON values."""
+        """Returns the settings that, with the text, determine the tokenizer, as JSON values."""
         return {"recipe": f"{type(self).__module__}.{type(self).__qualname__}", **vars(self)}
 
     def fingerprint(self) -> str | None:
-        """That of the tokenizer, where it is known before any text is read; else None.
+        """Returns the tokenizer's fingerprint if it is known before any text is read; else None.
 
         Raises:
-            RequestError: the files that it comes from are missing or broken.
+            RequestError: if its files are missing or broken.
         """
         return None
 
     def files_read(self) -> list[Path] | None:
-        """The files that the fingerprint is of; None if it is not of files alone."""
+        """Returns the files that the fingerprint covers; None if it depends on other things too."""
         return []
 
     @property
     def stated_size(self) -> int | None:
-        """The number of ids that is asked for, where it is stated."""
+        """The requested number of ids, if stated."""
         return None
 
 
 class NeedsSpecialTokens(Protocol):
-    """Who knows which special tokens a tokenizer must have."""
+    """Task that requires special tokens."""
 
     def special_tokens(self, known: Mapping[str, int]) -> list[str]:
-        """Those to add to the ones that are known."""
+        """Returns the special tokens to add to the `known` ones."""
 
 
 class WithSpecial(Recipe):
-    """A recipe whose tokenizer gets the special tokens that a task needs and it lacks.
+    """Recipe that adds the special tokens that a task needs to another recipe's tokenizer.
 
     Args:
-        recipe: of the tokenizer.
-        task: says what it lacks.
+        recipe: recipe of the tokenizer.
+        task: returns the missing special tokens.
     """
 
     def __init__(self, recipe: Recipe, task: NeedsSpecialTokens) -> None:
@@ -386,9 +389,9 @@ class WithSpecial(Recipe):
 
 @dataclass(frozen=True)
 class Char(Recipe):
-    """One token a character, ids in order of code point, then `<|endoftext|>` and `<unk>`.
+    """Character tokenizer: ids in order of code point, then `<|endoftext|>` and `<unk>`.
 
-    A character that the training text lacks becomes `<unk>`.
+    A character that is not in the training text becomes `<unk>`.
     """
 
     def train(self, texts: Iterable[str]) -> Tokenizer:
@@ -398,8 +401,8 @@ class Char(Recipe):
         vocabulary = {character: index for index, character in enumerate(sorted(characters))}
         vocabulary[END_OF_TEXT] = len(vocabulary)
         vocabulary[UNKNOWN] = len(vocabulary)
-        # BPE without merges leaves single characters. Of the library's arrangements that do, it
-        # is the fastest: it needs no splitting (1.7 s for 12 M characters; WordLevel 4.8 s).
+        # BPE without merges gives single characters, and is the fastest of the library's models
+        # that do, since it needs no splitting (1.7 s for 12 M characters; WordLevel 4.8 s).
         model = models.BPE(vocabulary, [], unk_token=UNKNOWN, fuse_unk=False)
         backend = tokenizers.Tokenizer(model)
         backend.decoder = decoders.Fuse()
@@ -409,7 +412,7 @@ class Char(Recipe):
 
 @dataclass(frozen=True)
 class Byte(Recipe):
-    """One token a UTF-8 byte, whose id is the byte's value; `<|endoftext|>` is 256."""
+    """UTF-8 byte tokenizer: the id is the byte's value; `<|endoftext|>` is 256."""
 
     def train(self, texts: Iterable[str]) -> Tokenizer:
         vocabulary = {letter: byte for byte, letter in enumerate(byte_letters())}
@@ -422,13 +425,12 @@ class Byte(Recipe):
 
 @dataclass(frozen=True)
 class BPE(Recipe):
-    """Byte-level byte-pair encoding with GPT-2's splitting (Radford et al. 2019, section 2.2).
+    """Byte-level byte-pair encoding with GPT-2's pre-tokenizer (Radford et al. 2019, section 2.2).
 
-    Ids as in GPT-2: 256 bytes, then merges in the order they were learnt, `<|endoftext|>` last.
+    Ids as in GPT-2: 256 bytes, then merges in the order of training, `<|endoftext|>` last.
 
     Args:
-        vocab_size: the number of ids, all included; a text too small for that many merges gives
-            fewer.
+        vocab_size: number of ids in total; fewer if the text is too small for that many merges.
     """
 
     vocab_size: int = 8192
@@ -453,35 +455,36 @@ class BPE(Recipe):
         learn(backend, trainer, texts)
         backend.add_special_tokens([special_token(END_OF_TEXT)])
         tokenizer = Tokenizer(backend)
-        told_if_smaller(tokenizer.vocab_size, self.vocab_size)
+        warn_if_smaller(tokenizer.vocab_size, self.vocab_size)
         return tokenizer
 
 
 def special_token(content: str) -> AddedToken:
-    """One that is found in no text."""
+    """Returns a special token that is not matched in text."""
     return AddedToken(content, special=True, normalized=False)
 
 
 def most_is_lost(lost: Counter[str], characters: int, split: str) -> Problem | None:
-    """What is wrong with a split of which a tokenizer keeps less than half; None if it keeps more.
+    """Returns the problem of a split of which a tokenizer drops more than half; else None.
 
     Args:
-        lost: of `Tokenizer.lost_pieces`.
-        characters: of the split.
+        lost: counts from `Tokenizer.lost_pieces`.
+        characters: number of characters of the split.
+        split: name of the split.
     """
     if 2 * lost.total() <= characters:
         return None
     first = ", ".join(repr(letter) for letter, _ in lost.most_common(5))
     hint = (
-        f"{lost.total():,} of {characters:,} characters, most of all {first}, are in none of its "
-        "tokens, and it has no token for what it does not know"
+        f"{lost.total():,} of {characters:,} characters, most often {first}, are in none of its "
+        "tokens, and it has no unknown token"
     )
-    expected = f"a tokenizer that knows most characters of the split {split}"
+    expected = f"a tokenizer with tokens for most characters of the split {split}"
     return Problem("data.tokenizer", expected, hint=hint)
 
 
 def _closing_token(backend: tokenizers.Tokenizer) -> str | None:
-    """The special token that the template of `backend` puts after a text, if it has a template."""
+    """Returns the special token that the template of `backend` adds after a text, if any."""
     state = _state(backend.post_processor)
     steps = state.get("processors", [state])
     templates = [step["single"] for step in steps if step.get("type") == "TemplateProcessing"]
@@ -490,7 +493,7 @@ def _closing_token(backend: tokenizers.Tokenizer) -> str | None:
 
 
 def _state(part: Any) -> dict[str, Any]:
-    """What `tokenizer.json` says of a part of a tokenizer; empty if there is none."""
+    """Returns the `tokenizer.json` entry of a part of a tokenizer; empty without the part."""
     return {} if part is None else json.loads(part.__getstate__())
 
 

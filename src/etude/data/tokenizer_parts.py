@@ -1,14 +1,14 @@
-"""What a `tokenizer.json` may consist of: parts that are known, with values that stay bounded.
+"""Validation of `tokenizer.json`: known parts only, with bounded values.
 
-A tokenizer can come from anybody, and a small file can ask for endless work: a normalizer that
-replaces each letter by a megabyte, a regular expression that backtracks for ever, a template that
-puts a million tokens around a text. So each part's type and fields are looked up here, and all
-others are refused by name before the `tokenizers` library sees them.
+A tokenizer may come from an untrusted source, and a small file can require endless work: a
+normalizer that replaces each character by a megabyte, a regular expression with catastrophic
+backtracking, a template that adds a million tokens to a text. So the type and fields of each part
+are checked here, and all others are rejected by name before the `tokenizers` library reads them.
 
-What an accepted tokenizer costs: the normalizer and the pre-tokenizer together lengthen a text at
-most `GROWTH` times, and so do the decoders; a `Precompiled` table does once more, and Unicode's own
-forms for their rare letters. A template adds at most 64 tokens. Regular expressions match in linear
-time (see `etude.data.expressions`).
+Cost of an accepted tokenizer: the normalizer and the pre-tokenizer together lengthen a text at most
+by a factor of `GROWTH`, and so do the decoders; a `Precompiled` table may do so once more, and so
+may Unicode normalization for rare characters. A template adds at most 64 tokens. Regular
+expressions match in linear time (see `etude.data.expressions`).
 """
 
 from __future__ import annotations
@@ -22,34 +22,35 @@ from itertools import islice
 from typing import Any
 
 from etude.data.charsmap import growth as table_growth
-from etude.data.expressions import bounded, shortest_match
+from etude.data.expressions import find_problem, shortest_match
 from etude.errors import Problem, RequestError, nearest
 from etude.records.files import each_key_once
 
 GROWTH = 16
 _PARTS, _PIECES, _ADDED = 32, 64, 2**17
 _WORD, _NAME, _TOKEN = 64, 1000, 2**16  # characters of an affix, a special token, a token
-_PIECE = 256  # characters of a unigram model's token: all that begin at a place are looked up
+_PIECE = 256  # characters of a unigram model's token: all lengths are tried at each position
 _ALL_ADDED = 4 * 10**6  # characters of all added tokens
 _IDS = 2**24
 _SIGNS = {"{": 2**18, "[": 2**21, ",": 2**22}
-"""How often each may stand in a file: a list for each merge or score, a comma for each value."""
+"""Maximum count of each sign in a file: a bracket for each merge or score, a comma for each value.
+"""
 _TABLE = 4 * 2**20  # characters of `Precompiled`'s table
 
 
-def must_be_known(text: str, file: str) -> None:
-    """Refuses a `tokenizer.json` with parts that are not known, or that could take endless work.
+def check_parts(text: str, file: str) -> None:
+    """Checks that a `tokenizer.json` has only known parts with bounded cost.
 
     Args:
-        text: its content.
-        file: its name, for errors.
+        text: content of the file.
+        file: name of the file, for errors.
 
     Raises:
-        RequestError: names each part that is refused.
+        RequestError: names each rejected part.
     """
-    for sign, most in _SIGNS.items():  # counted first, as many millions take minutes to read
+    for sign, most in _SIGNS.items():  # counted first, since parsing many millions takes minutes
         if text.count(sign) > most:
-            raise RequestError(Problem(file, f"at most {most:,} of the sign {sign}"))
+            raise RequestError(Problem(file, f"at most {most:,} occurrences of {sign}"))
     try:
         spec = json.loads(text, object_pairs_hook=each_key_once)
     except (ValueError, RecursionError) as error:
@@ -60,7 +61,7 @@ def must_be_known(text: str, file: str) -> None:
 
 
 _Check = Callable[[Any], str | None]
-"""Says what was expected of a value; None for one that is right."""
+"""Returns the expected value, for a message; None for a valid value."""
 
 
 def _flag(value: Any) -> str | None:
@@ -68,13 +69,13 @@ def _flag(value: Any) -> str | None:
 
 
 def _word(value: Any) -> str | None:
-    right = value is None or (isinstance(value, str) and len(value) <= _WORD)
-    return None if right else f"at most {_WORD} characters"
+    is_valid = value is None or (isinstance(value, str) and len(value) <= _WORD)
+    return None if is_valid else f"at most {_WORD} characters"
 
 
 def _name(value: Any) -> str | None:
-    right = value is None or (isinstance(value, str) and len(value) <= _NAME)
-    return None if right else f"at most {_NAME} characters"
+    is_valid = value is None or (isinstance(value, str) and len(value) <= _NAME)
+    return None if is_valid else f"at most {_NAME} characters"
 
 
 def _count(largest: int) -> _Check:
@@ -84,10 +85,10 @@ def _count(largest: int) -> _Check:
 
 def _number(least: int, largest: int) -> _Check:
     def check(value: Any) -> str | None:
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        right = whole and least <= value <= largest
-        several = f"a whole number from {least} to {largest:,}"
-        return None if right else several if least < largest else f"{least}"
+        is_integer = isinstance(value, int) and not isinstance(value, bool)
+        is_valid = is_integer and least <= value <= largest
+        expected = f"a whole number from {least} to {largest:,}"
+        return None if is_valid else expected if least < largest else f"{least}"
 
     return check
 
@@ -100,37 +101,41 @@ def _one_of(*values: str) -> _Check:
 
 
 def _fraction(value: Any) -> str | None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return None if value is None or (number and 0 <= value <= 1) else "a number from 0 to 1"
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return None if value is None or (is_number and 0 <= value <= 1) else "a number from 0 to 1"
 
 
 def _pair(value: Any) -> str | None:
-    right = isinstance(value, list) and len(value) == 2 and _name(value[0]) is None
-    return None if right and _count(_IDS)(value[1]) is None else "a token and its id"
+    is_valid = isinstance(value, list) and len(value) == 2 and _name(value[0]) is None
+    return None if is_valid and _count(_IDS)(value[1]) is None else "a token and its id"
 
 
 def _pattern(value: Any) -> str | None:
     if not isinstance(value, dict) or len(value) != 1:
-        return "one of String and Regex"
+        return "String or Regex"
     ((kind, text),) = value.items()
     if kind not in ("String", "Regex") or not isinstance(text, str):
-        return "one of String and Regex"
+        return "String or Regex"
     if kind == "Regex":
-        return bounded(text)
+        return find_problem(text)
     return None if 0 < len(text) <= _NAME else f"1 to {_NAME:,} characters"
 
 
 def _table(value: Any) -> str | None:
     if not isinstance(value, str) or len(value) > _TABLE:
-        return f"at most {_TABLE:,} characters of base 64"
+        return f"at most {_TABLE:,} base64 characters"
     try:
         content = base64.b64decode(value, validate=True)
     except ValueError:
-        return "base 64"
+        return "base64"
     growth = table_growth(content)
     if growth is None:
-        return "a table whose ways and texts lie within it"
-    return None if growth <= GROWTH else f"texts at most {GROWTH} times what they replace"
+        return "a table without references outside itself"
+    return (
+        None
+        if growth <= GROWTH
+        else f"replacements at most {GROWTH} times as long as the replaced text"
+    )
 
 
 def _template(value: Any) -> str | None:
@@ -139,10 +144,10 @@ def _template(value: Any) -> str | None:
     texts = []
     for piece in value:
         if not isinstance(piece, dict) or not set(piece) <= {"SpecialToken", "Sequence"}:
-            return "pieces that are a SpecialToken or a Sequence"
+            return "pieces of type SpecialToken or Sequence"
         if isinstance(text := piece.get("Sequence"), dict):
             texts.append(text.get("id"))
-    return None if max(map(texts.count, texts), default=0) <= 1 else "each text once"
+    return None if max(map(texts.count, texts), default=0) <= 1 else "each text at most once"
 
 
 def _specials(value: Any) -> str | None:
@@ -151,13 +156,13 @@ def _specials(value: Any) -> str | None:
     for each in value.values():
         lists = [each.get("ids"), each.get("tokens")] if isinstance(each, dict) else [None]
         if not all(isinstance(one, list) and len(one) <= 8 for one in lists):
-            return "special tokens of at most 8 ids each"
+            return "special tokens with at most 8 ids each"
     return None
 
 
 def _vocabulary(value: Any) -> str | None:
     if not isinstance(value, dict):
-        return "tokens and their ids"
+        return "an object of tokens and their ids"
     if not all(isinstance(number, int) and 0 <= number < _IDS for number in value.values()):
         return f"ids up to {_IDS - 1:,}"
     return None if max(map(len, value), default=0) <= _TOKEN else _TOO_LONG
@@ -168,15 +173,15 @@ _TOO_LONG = f"tokens of at most {_TOKEN:,} characters"
 
 def _scores(value: Any) -> str | None:
     if not isinstance(value, list) or len(value) > _IDS:
-        return "a list of tokens and scores"
+        return "a list of pairs of token and score"
     pairs = (one for one in value if isinstance(one, list) and len(one) == 2)
     if sum(isinstance(one[0], str) for one in pairs) < len(value):
-        return "a list of tokens and scores"
+        return "a list of pairs of token and score"
     longest = max((len(one[0]) for one in value), default=0)
     return None if longest <= _PIECE else f"tokens of at most {_PIECE:,} characters"
 
 
-def _listed(value: Any) -> str | None:
+def _list(value: Any) -> str | None:
     return None if isinstance(value, list) else "a list"
 
 
@@ -215,7 +220,7 @@ KNOWN: dict[str, dict[str, dict[str, _Check]]] = {
         "Precompiled": {"precompiled_charsmap": _table},
         "Replace": _REPLACE,
         "Prepend": {"prepend": _word},
-        "Sequence": {"normalizers": _listed},
+        "Sequence": {"normalizers": _list},
         **{name: {} for name in ("StripAccents", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Lowercase")},
         "ByteLevel": {},
     },
@@ -227,7 +232,7 @@ KNOWN: dict[str, dict[str, dict[str, _Check]]] = {
         "Digits": {"individual_digits": _flag},
         "CharDelimiterSplit": {"delimiter": _word},
         "FixedLength": {"length": _number(1, 2**20)},
-        "Sequence": {"pretokenizers": _listed},
+        "Sequence": {"pretokenizers": _list},
         **{name: {} for name in ("BertPreTokenizer", "Whitespace", "WhitespaceSplit")},
         "UnicodeScripts": {},
     },
@@ -236,7 +241,7 @@ KNOWN: dict[str, dict[str, dict[str, _Check]]] = {
         "BertProcessing": _FRAME,
         "RobertaProcessing": _FRAME,
         "TemplateProcessing": {"single": _template, "pair": _template, "special_tokens": _specials},
-        "Sequence": {"processors": _listed},
+        "Sequence": {"processors": _list},
     },
     "decoder": {
         "ByteLevel": _BYTE_LEVEL,
@@ -246,7 +251,7 @@ KNOWN: dict[str, dict[str, dict[str, _Check]]] = {
         "CTC": {"pad_token": _word, "word_delimiter_token": _word, "cleanup": _flag},
         "Strip": {"content": _word, "start": _count(_WORD), "stop": _number(0, 0)},
         "Replace": _REPLACE,
-        "Sequence": {"decoders": _listed},
+        "Sequence": {"decoders": _list},
         "ByteFallback": {},
         "Fuse": {},
     },
@@ -260,7 +265,7 @@ KNOWN: dict[str, dict[str, dict[str, _Check]]] = {
             "byte_fallback": _flag,
             "ignore_merges": _flag,
             "vocab": _vocabulary,
-            "merges": _listed,
+            "merges": _list,
         },
         "WordPiece": {
             "unk_token": _name,
@@ -272,7 +277,7 @@ KNOWN: dict[str, dict[str, dict[str, _Check]]] = {
         "Unigram": {"unk_id": _count(_IDS), "vocab": _scores, "byte_fallback": _flag},
     },
 }
-"""The types of each part and their fields."""
+"""Allowed types of each part, and the checks of their fields."""
 
 _INNER = {
     "normalizer": "normalizers",
@@ -286,7 +291,7 @@ _ADDED_FIELDS: dict[str, _Check] = {
     **{name: _flag for name in ("single_word", "lstrip", "rstrip", "normalized", "special")},
 }
 _UNUSED = ("version", "truncation", "padding")
-"""Neither is carried out: `Tokenizer` takes both back."""
+"""Keys without effect: `Tokenizer` resets truncation and padding."""
 
 
 def _problems(spec: Any) -> Iterator[Problem]:
@@ -295,9 +300,9 @@ def _problems(spec: Any) -> Iterator[Problem]:
         return
     known = (*KNOWN, *_UNUSED, "added_tokens")
     for key in set(spec) - set(known):
-        yield Problem(key, "a part that is known", hint=nearest(key, known))
+        yield Problem(key, "a known part", hint=nearest(key, known))
     for slot in KNOWN:
-        parts = list(_flat(slot, spec.get(slot), slot))
+        parts = list(_iterate_parts(slot, spec.get(slot), slot))
         if len(parts) > _PARTS:
             yield Problem(slot, f"at most {_PARTS} parts", len(parts))
             continue
@@ -318,21 +323,21 @@ def _problems(spec: Any) -> Iterator[Problem]:
         yield Problem("added_tokens", f"at most {_ALL_ADDED:,} characters in all", characters)
 
 
-def _flat(slot: str, part: Any, where: str, depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """A part and what a sequence holds, each with its place."""
+def _iterate_parts(slot: str, part: Any, where: str, depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Yields a part and the parts of its sequences, each with its position."""
     if part is None:
         return
     yield where, part
     inner = part.get(_INNER.get(slot, "")) if isinstance(part, dict) else None
     if isinstance(inner, list) and depth < _PARTS:
         for number, each in enumerate(inner[: _PARTS + 1]):
-            yield from _flat(slot, each, f"{where}.{_INNER[slot]}[{number}]", depth + 1)
+            yield from _iterate_parts(slot, each, f"{where}.{_INNER[slot]}[{number}]", depth + 1)
 
 
 def _part_problems(slot: str, where: str, part: Any) -> Iterator[Problem]:
     kinds = KNOWN[slot]
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind is None and slot == "model" and isinstance(part, dict):  # older files do not say it
+    if kind is None and slot == "model" and isinstance(part, dict):  # older files have no type
         kind = next((name for name, fields in kinds.items() if set(part) <= set(fields)), None)
     if not isinstance(kind, str) or kind not in kinds:
         expected = f"one of {', '.join(kinds)}"
@@ -341,13 +346,13 @@ def _part_problems(slot: str, where: str, part: Any) -> Iterator[Problem]:
     yield from _field_problems(where, part, {"type": _name, **kinds[kind]})
 
 
-def _field_problems(where: str, found: Any, fields: Mapping[str, _Check]) -> Iterator[Problem]:
-    if not isinstance(found, dict):
+def _field_problems(where: str, part: Any, fields: Mapping[str, _Check]) -> Iterator[Problem]:
+    if not isinstance(part, dict):
         yield Problem(where, "an object")
         return
-    for key, value in found.items():
+    for key, value in part.items():
         if key not in fields:
-            yield Problem(f"{where}.{key}", "a field that is known", hint=nearest(key, fields))
+            yield Problem(f"{where}.{key}", "a known field", hint=nearest(key, fields))
         elif (expected := fields[key](value)) is not None:
             yield Problem(f"{where}.{key}", expected)
 
@@ -358,7 +363,8 @@ _AT_MOST = {
     **dict.fromkeys(("BertProcessing", "RobertaProcessing", "TemplateProcessing"), 1),
     **dict.fromkeys(("CTC", "BPEDecoder", "WordPiece"), 1),
 }
-"""How often a part that may lengthen a text may stand in one place; `_growth` counts others."""
+"""Maximum number of occurrences of a part that may lengthen a text; `_growth` limits other parts.
+"""
 
 
 def _kind(part: Any) -> str:
@@ -373,29 +379,33 @@ def _repeated_problems(slot: str, kinds: list[str]) -> Iterator[Problem]:
 
 
 def _growth_problems(spec: Mapping[str, Any]) -> Iterator[Problem]:
-    """By how much all parts together may lengthen a text."""
+    """Yields a problem if the parts together may lengthen a text too much."""
     for slots in (("normalizer", "pre_tokenizer"), ("decoder",)):
-        parts = [part for slot in slots for _, part in _flat(slot, spec.get(slot), slot)]
+        parts = [part for slot in slots for _, part in _iterate_parts(slot, spec.get(slot), slot)]
         if len(parts) > 2 * _PARTS:
-            return  # reported as such
+            return  # already reported
         growth = 1
         for number, part in enumerate(parts):
             if isinstance(part, dict):
                 growth *= _growth(part, "Precompiled" in map(_kind, parts[number:]))
         if growth > GROWTH:
-            expected = f"parts that make a text at most {GROWTH} times as long"
+            expected = f"parts that lengthen a text at most by a factor of {GROWTH}"
             yield Problem(" and ".join(slots), expected, growth)
 
 
 _FACTORS = {"ByteLevel": 2, "Metaspace": 2, "BertNormalizer": 3, "CTC": 2, "BPEDecoder": 2}
-"""Bytes become letters of two, a letter a word of its own; some put a space between letters."""
+"""Factors by which parts lengthen a text.
+
+Bytes become two-byte letters, letters become words, and some parts insert spaces between letters.
+"""
 
 
 def _growth(part: Mapping[str, Any], table: bool) -> int:
-    """By how much a part may lengthen a text.
+    """Returns the maximum factor by which a part lengthens a text.
 
     Args:
-        table: whether a table comes after it, which lengthens rare letters.
+        part: the part.
+        table: whether a later table may lengthen rare characters.
     """
     kind = _kind(part)
     if kind == "Prepend":
@@ -409,12 +419,12 @@ def _growth(part: Mapping[str, Any], table: bool) -> int:
     if isinstance(literal, str) and literal:
         return max(1, -(-size // len(literal)))
     shortest = shortest_match(expression) if isinstance(expression, str) else 0
-    # One that may match nothing does so between any two letters.
+    # An expression that may match the empty string matches between any two characters.
     return max(1, -(-size // shortest)) if shortest else 1 + size
 
 
 def _size(content: Any, table: bool) -> int:
-    """The letters of a replacement, after Unicode's forms or a table made the most of each."""
+    """Returns the maximum length of a replacement after Unicode normalization or a table."""
     if not isinstance(content, str):
         return 0
     content = content[: _WORD + 1]
@@ -426,14 +436,17 @@ def _size(content: Any, table: bool) -> int:
 
 
 def _prefix_problems(model: Mapping[str, Any]) -> Iterator[Problem]:
-    """The library cuts the prefix off the second part of each merge without looking for it."""
+    """Yields a problem if a merge's second part lacks the prefix.
+
+    The library removes the prefix without checking it.
+    """
     prefix, merges = model.get("continuing_subword_prefix"), model.get("merges")
     if not isinstance(prefix, str) or not prefix or not isinstance(merges, list):
         return
     for number, merge in enumerate(merges):
         parts = merge.split(" ") if isinstance(merge, str) else merge
-        right = isinstance(parts, list) and len(parts) == 2 and isinstance(parts[1], str)
-        if right and not parts[1].startswith(prefix):
-            expected = f"a second part that begins with the prefix {prefix}"
+        is_pair = isinstance(parts, list) and len(parts) == 2 and isinstance(parts[1], str)
+        if is_pair and not parts[1].startswith(prefix):
+            expected = f"a merge whose second part begins with the prefix {prefix}"
             yield Problem(f"model.merges[{number}]", expected, merge)
             return

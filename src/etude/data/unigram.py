@@ -1,14 +1,14 @@
-"""A unigram language model as a tokenizer, on bytes, so that every text survives.
+"""Unigram language model as a byte-level tokenizer, lossless for every text.
 
-The pieces of a text are those whose probabilities have the largest product (Kudo 2018, "Subword
-regularization", arXiv:1804.10959, section 3.2). SentencePiece keeps a text whole by marking spaces
-with U+2581 and falling back on bytes, but a text with that mark in it does not come back, nor does
-one that its normaliser changes. Here text is split as in GPT-2 and a piece is a string of bytes;
-all 256 bytes are pieces, so nothing is unknown and nothing is lost.
+A text is split into the pieces whose probabilities have the largest product (Kudo 2018, "Subword
+regularization", arXiv:1804.10959, section 3.2). SentencePiece marks spaces with U+2581 and falls
+back to bytes, but it doesn't reproduce a text that contains this mark or that its normalizer
+changes. Here text is split as in GPT-2 and a piece is a string of bytes; all 256 bytes are pieces,
+so nothing is unknown or lost.
 
-The trainer of the library `tokenizers` adds up in the order of a hash map, which differs from
-process to process: its scores, and now and then its pieces, differ as well. This one adds up in a
-fixed order, and rounds what it compares.
+The trainer of the library `tokenizers` sums in the order of a hash map, which differs between
+processes: its scores, and occasionally its pieces, differ too. This trainer sums in a fixed order,
+and rounds values before comparing them.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers
 
 from etude.data.decoding import byte_letters
-from etude.data.learning import NEWS_EVERY, check_vocabulary, learnable, told_if_smaller
 from etude.data.tokenizer import END_OF_TEXT, Recipe, Tokenizer, special_token
+from etude.data.tokenizer_training import LOG_INTERVAL, check_vocabulary, learnable, warn_if_smaller
 
-WORDS = 1 << 17  # the most frequent ones, which are learnt from
-LONGEST_WORD = 48  # bytes; a longer one is learnt from in parts
+WORDS = 1 << 17  # maximum number of words for training, the most frequent ones
+LONGEST_WORD = 48  # bytes; a longer word is split into parts
 LONGEST_PIECE = 24  # bytes
-SEEDS = 10  # times the vocabulary: pieces to begin with; fewer if that is
+# Number of initial pieces: `SEEDS` times the vocabulary, or `MOST_SEEDS` if that is smaller, but
+# at least twice the vocabulary.
+SEEDS = 10
 MOST_SEEDS = 1 << 17
-KEPT = 0.75  # of the pieces at each pruning (Kudo: 0.8)
-LEAST = 1e-6  # probability of a byte; 48 of them are still a normal number
-DIGITS = 6  # of what is compared and written: far from where machines may differ
+KEPT = 0.75  # fraction of the pieces that remain after each pruning (Kudo: 0.8)
+LEAST = 1e-6  # minimum probability of a byte; the product of 48 is still a normal number
+DIGITS = 6  # for comparing and saving values: far above differences between machines
 
-# GPT-2's splitting as Python's `re` can say it; only what is learnt from depends on it.
+# GPT-2's pattern as far as Python's `re` supports it; used only for counting words.
 _WORD = re.compile(r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]+| ?\d+| ?[^\s\w]+|\s+(?!\S)|\s+|_+")
 
 log = logging.getLogger("etude.data")
@@ -49,13 +51,12 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Unigram(Recipe):
-    """Byte-level pieces of a unigram language model, with GPT-2's splitting.
+    """Byte-level pieces of a unigram language model, with GPT-2's pre-tokenizer.
 
-    Ids are the 256 bytes, then pieces by falling probability, then `<|endoftext|>`.
+    Ids are the 256 bytes, then pieces by decreasing probability, then `<|endoftext|>`.
 
     Args:
-        vocab_size: the number of ids, all included; a text too small for that many pieces gives
-            fewer.
+        vocab_size: number of ids in total; fewer if the text is too small for that many pieces.
     """
 
     vocab_size: int = 8192
@@ -76,12 +77,12 @@ class Unigram(Recipe):
         backend.decoder = decoders.ByteLevel()
         backend.add_special_tokens([special_token(END_OF_TEXT)])
         tokenizer = Tokenizer(backend)
-        told_if_smaller(tokenizer.vocab_size, self.vocab_size)
+        warn_if_smaller(tokenizer.vocab_size, self.vocab_size)
         return tokenizer
 
 
 def count_words(texts: Iterable[str]) -> dict[bytes, int]:
-    """The most frequent words of `texts`, a longer one in parts; equal counts in byte order."""
+    """Returns the most frequent words of `texts`, long ones in parts, ties in byte order."""
     words: Counter[str] = Counter()
     for text in learnable(texts):
         words.update(_WORD.findall(text))
@@ -93,52 +94,54 @@ def count_words(texts: Iterable[str]) -> dict[bytes, int]:
 
 
 def learn_pieces(words: dict[bytes, int], size: int) -> list[tuple[bytes, float]]:
-    """All bytes and the best pieces of `words`, with their log-probabilities: `size` or fewer.
+    """Returns all bytes and the best pieces of `words`, at most `size`, with log-probabilities.
 
-    Expectation maximisation in turn with leaving out the pieces whose loss would change the
-    likelihood least (Kudo 2018, section 3.2).
+    Alternates expectation maximisation with pruning the pieces whose removal changes the likelihood
+    least (Kudo 2018, section 3.2).
 
     Args:
-        words: with their counts.
-        size: at least 256.
+        words: words with their counts.
+        size: maximum number of pieces, at least 256.
     """
     seeds = _seeds(words, max(2 * size, min(SEEDS * size, MOST_SEEDS)))
     pieces = [*(bytes([byte]) for byte in range(256)), *sorted(seeds)]
     numbers = {piece: number for number, piece in enumerate(pieces)}
     counts = np.array(list(words.values()), dtype=np.float64)
     text = _Lattices(list(words), numbers)
-    others = _Lattices(pieces, numbers, whole=False)  # a piece spelt by others
+    others = _Lattices(pieces, numbers, whole=False)  # spellings of a piece by other pieces
     expected = np.array([float(seeds.get(piece, 1)) for piece in pieces])
     alive = np.ones(len(pieces), dtype=bool)
-    news = time.monotonic() + NEWS_EVERY
+    next_log = time.monotonic() + LOG_INTERVAL
     while True:
         for _ in range(2):
             alive[256:] &= expected[256:] >= 0.5
-            probability = _normalised(expected, alive)
+            probability = _normalise(expected, alive)
             expected = text.expected(probability, counts)
         if alive.sum() <= size:
             break
-        if time.monotonic() > news:
-            news = time.monotonic() + NEWS_EVERY
-            log.info("learning the tokenizer: %d pieces tried, for %d", alive.sum(), size)
-        probability = _normalised(expected, alive)
-        instead = others.best(probability)
-        better = alive & (probability > instead) & (instead > 0.0)  # a byte has no other spelling
+        if time.monotonic() > next_log:
+            next_log = time.monotonic() + LOG_INTERVAL
+            log.info(
+                "training the tokenizer: %d candidate pieces left, target %d", alive.sum(), size
+            )
+        probability = _normalise(expected, alive)
+        alternative = others.best(probability)  # 0 for a byte, which has no other spelling
+        better = alive & (probability > alternative) & (alternative > 0.0)
         loss = np.where(alive, 0.0, -1.0)
-        loss[better] = expected[better] * np.log(probability[better] / instead[better])
+        loss[better] = expected[better] * np.log(probability[better] / alternative[better])
         loss[:256] = np.inf
         keep = max(size, int(KEPT * alive.sum()))
         alive[np.argsort(-np.round(loss, DIGITS), kind="stable")[keep:]] = False
         for lattices in (text, others):
             lattices.leave_out(~alive)
     remaining = np.flatnonzero(alive)
-    scores = np.round(np.log(_normalised(expected, alive)[remaining]), DIGITS).tolist()
+    scores = np.round(np.log(_normalise(expected, alive)[remaining]), DIGITS).tolist()
     chosen = [(pieces[n], score) for n, score in zip(remaining.tolist(), scores, strict=True)]
     return [*chosen[:256], *sorted(chosen[256:], key=lambda item: (-item[1], item[0]))]
 
 
-def _normalised(expected: Floats, alive: NDArray[np.bool_]) -> Floats:
-    """Probabilities, 0 for pieces that were left out; no byte is impossible."""
+def _normalise(expected: Floats, alive: NDArray[np.bool_]) -> Floats:
+    """Returns probabilities, 0 for pruned pieces and positive for every byte."""
     left = np.where(alive, expected, 0.0)
     probability = left / max(float(left.sum()), 1.0)
     np.maximum(probability[:256], LEAST, out=probability[:256])
@@ -154,22 +157,22 @@ def _parts(word: str) -> Iterator[bytes]:
         yield word[first : first + step].encode()
 
 
-def _seeds(words: dict[bytes, int], most: int) -> dict[bytes, int]:
-    """Strings of whole characters that occur twice or more: those that cover most bytes."""
-    found: Counter[bytes] = Counter()
+def _seeds(words: dict[bytes, int], limit: int) -> dict[bytes, int]:
+    """Returns the initial pieces: repeated strings of whole characters that cover most bytes."""
+    counts: Counter[bytes] = Counter()
     for word, count in words.items():
         for start, end in _spans(word):
-            found[word[start:end]] += count
-    several = [(piece, count) for piece, count in found.items() if count > 1]
-    several.sort(key=lambda item: (-item[1] * len(item[0]), item[0]))
-    return dict(several[:most])
+            counts[word[start:end]] += count
+    repeated = [(piece, count) for piece, count in counts.items() if count > 1]
+    repeated.sort(key=lambda item: (-item[1] * len(item[0]), item[0]))
+    return dict(repeated[:limit])
 
 
 def _spans(word: bytes) -> Iterator[tuple[int, int]]:
-    """Where strings of whole characters lie in `word`: of 2 bytes and more, as long as a piece."""
-    borders = [place for place, byte in enumerate(word) if byte & 0xC0 != 0x80] + [len(word)]
-    for number, start in enumerate(borders):
-        for end in borders[number + 1 :]:
+    """Yields the spans of strings of whole characters in `word`, of 2 to `LONGEST_PIECE` bytes."""
+    boundaries = [index for index, byte in enumerate(word) if byte & 0xC0 != 0x80] + [len(word)]
+    for number, start in enumerate(boundaries):
+        for end in boundaries[number + 1 :]:
             if end - start > LONGEST_PIECE:
                 break
             if end - start > 1:
@@ -177,14 +180,14 @@ def _spans(word: bytes) -> Iterator[tuple[int, int]]:
 
 
 class _Lattices:
-    """All ways to spell each of many strings with pieces: edges from place to place.
+    """All ways to spell each of many strings with pieces, as edges between positions.
 
-    A string of n bytes has n + 1 nodes. All strings are gone through at once, an offset at a
-    time: the edges that end there are added up by the node in which they end.
+    A string of n bytes has n + 1 nodes. All strings are processed together, one offset at a time:
+    the edges that end at this offset are summed by their end node.
 
     Args:
-        strings: what is spelt.
-        numbers: the pieces' numbers; those of bytes are their values.
+        strings: the strings to spell.
+        numbers: number of each piece; those of bytes are their values.
         whole: whether a string may be spelt by itself.
     """
 
@@ -196,7 +199,7 @@ class _Lattices:
         self.last = self.first + lengths
         of_bytes = np.frombuffer(b"".join(strings), dtype=np.uint8).astype(np.int64)
         string = np.repeat(np.arange(len(strings)), lengths)
-        start = np.arange(len(of_bytes)) + string  # a node more for each string before
+        start = np.arange(len(of_bytes)) + string  # one additional node for each string before
         if not whole:
             several = lengths[string] > 1
             of_bytes, string, start = of_bytes[several], string[several], start[several]
@@ -212,29 +215,29 @@ class _Lattices:
         self.string = np.concatenate([string, more[1]])
         self.start = np.concatenate([start, more[2]])
         self.end = np.concatenate([start + 1, more[3]])
-        self._arrange()
+        self._group_edges()
 
     def leave_out(self, pieces: NDArray[np.bool_]) -> None:
-        """Takes away the edges of some pieces."""
-        stay = ~pieces[self.piece]
-        self.piece, self.string = self.piece[stay], self.string[stay]
-        self.start, self.end = self.start[stay], self.end[stay]
-        self._arrange()
+        """Removes the edges of some pieces."""
+        remaining = ~pieces[self.piece]
+        self.piece, self.string = self.piece[remaining], self.string[remaining]
+        self.start, self.end = self.start[remaining], self.end[remaining]
+        self._group_edges()
 
     def best(self, probability: Floats) -> Floats:
-        """The probability of each string's best spelling, 0 for one without any."""
+        """Returns the probability of each string's best spelling; 0 without any."""
         return self._forward(probability, np.maximum)[self.last]
 
     def expected(self, probability: Floats, counts: Floats) -> Floats:
-        """How often each piece is used, over all spellings of all strings."""
+        """Returns the expected count of each piece, over all spellings of all strings."""
         forward = self._forward(probability, np.add)
         backward = np.zeros_like(forward)
         backward[self.last] = 1.0
         for edges, firsts, nodes in self._backwards:
             way = probability[self.piece[edges]] * backward[self.end[edges]]
             backward[nodes] = np.add.reduceat(way, firsts)
-        share = (counts / forward[self.last])[self.string]
-        use = forward[self.start] * probability[self.piece] * backward[self.end] * share
+        weight = (counts / forward[self.last])[self.string]
+        use = forward[self.start] * probability[self.piece] * backward[self.end] * weight
         return np.bincount(self.piece, use, minlength=len(probability)).astype(np.float64)
 
     def _forward(self, probability: Floats, add: np.ufunc) -> Floats:
@@ -245,14 +248,18 @@ class _Lattices:
             result[nodes] = add.reduceat(way, firsts)
         return result
 
-    def _arrange(self) -> None:
+    def _group_edges(self) -> None:
         first = self.first[self.string]
-        self._forwards = _grouped(self.end - first, self.end)
-        self._backwards = _grouped(first - self.start, self.start)
+        self._forwards = _group_by_offset(self.end - first, self.end)
+        self._backwards = _group_by_offset(first - self.start, self.start)
 
 
-def _grouped(offset: Integers, node: Integers) -> list[tuple[Integers, Integers, Integers]]:
-    """Edges by offset; of each offset the edges, where a node's edges begin, and the nodes."""
+def _group_by_offset(offset: Integers, node: Integers) -> list[tuple[Integers, Integers, Integers]]:
+    """Groups edges by offset.
+
+    Returns:
+        For each offset the edges, the first edge of each node, and the nodes.
+    """
     order = np.lexsort((node, offset))
     result = []
     for edges in np.split(order, np.flatnonzero(np.diff(offset[order])) + 1):

@@ -1,4 +1,4 @@
-"""Data in words, to look at: splits, labels, lengths, examples. Each data module picks its own."""
+"""Text views of prepared data: splits, labels, lengths, examples; selected by each data module."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import numpy as np
 from etude.data.examples.source import SPLITS
 from etude.data.objective import IGNORE
 
-WIDTH = 40  # of the longest bar
+WIDTH = 40  # characters of the longest bar
 BARS = 12
-WIDE = 110  # characters of a row
+WIDE = 110  # maximum characters of a line
 
 
 def of_rows(data: Any, examples: int) -> Iterator[str]:
-    """What an `ExampleData` holds.
+    """Yields the description of an `ExampleData`.
 
     Args:
-        examples: how many to show.
+        data: the data.
+        examples: number of examples to show.
     """
     yield from _splits(data)
     yield from data.meta.notes
@@ -35,12 +36,12 @@ def _splits(data: Any) -> Iterator[str]:
     )  # fmt: skip
     rows = []
     for split in reversed(SPLITS):
-        found = data.meta.splits[split]
-        if found.rows:
-            rows.append([split, *(f"{getattr(found, name):,}" for name in columns)])
+        counts = data.meta.splits[split]
+        if counts.rows:
+            rows.append([split, *(f"{getattr(counts, name):,}" for name in columns)])
     yield from _table(["split", *columns], rows)
     yield ""
-    yield "repeated: said before in the split; leaked: in validation or test too; dropped: for that"
+    yield "repeated: same as an earlier row; leaked: also in validation or test; dropped: removed"
 
 
 def _labels(data: Any) -> Iterator[str]:
@@ -50,12 +51,12 @@ def _labels(data: Any) -> Iterator[str]:
     counts = np.array([data.meta.splits[split].labels for split in splits])
     order = np.argsort(-counts[0], kind="stable")
     rows = []
-    for place in order[:30]:
+    for label in order[:30]:
         cells = []
         for split in range(len(splits)):
             total = max(1, counts[split].sum())
-            cells.append(f"{counts[split, place]:,} ({counts[split, place] / total:.1%})")
-        rows.append([data.meta.labels[place], *cells])
+            cells.append(f"{counts[split, label]:,} ({counts[split, label] / total:.1%})")
+        rows.append([data.meta.labels[label], *cells])
     yield ""
     yield from _table(["label", *splits], rows)
     if len(order) > 30:
@@ -93,14 +94,16 @@ def _examples(data: Any, count: int) -> Iterator[str]:
                 yield f"  tags: {cut(tags)}"
 
 
-def of_text(data: Any) -> Iterator[str]:
-    """What a `TextData` holds."""
+def describe_text(data: Any) -> Iterator[str]:
+    """Yields the description of a `TextData`."""
     rows = []
-    for name, found in data.meta.splits.items():
-        per = f"{found.characters / max(1, found.tokens):.2f}"
-        cells = [found.documents, found.characters, found.tokens]
-        rows.append([name, *(f"{cell:,}" for cell in cells), per, f"{found.unknown:,}"])
-    columns = ["split", "documents", "characters", "tokens", "characters a token", "unknown"]
+    for name, meta in data.meta.splits.items():
+        characters_per_token = f"{meta.characters / max(1, meta.tokens):.2f}"
+        cells = [meta.documents, meta.characters, meta.tokens]
+        rows.append(
+            [name, *(f"{cell:,}" for cell in cells), characters_per_token, f"{meta.unknown:,}"]
+        )
+    columns = ["split", "documents", "characters", "tokens", "characters/token", "unknown"]
     yield from _table(columns, rows)
     yield ""
     yield f"vocabulary: {data.tokenizer_.vocab_size:,}; windows of {data.sequence_length} tokens"
@@ -110,24 +113,24 @@ def of_text(data: Any) -> Iterator[str]:
 
 
 def of_a_rule(data: Any) -> Iterator[str]:
-    """What a `SyntheticData` makes."""
-    for split, found in data.meta.splits.items():
+    """Yields the description of a `SyntheticData`."""
+    for split, meta in data.meta.splits.items():
         count, when = ("new", " at every step")
-        if found.examples is not None:
-            count, when = f"{found.examples:,}", ""
-        places = "tokens" if data.dimensions is None else "places"
-        yield f"{split}: {count} examples of {data.sequence_length} {places}{when}"
+        if meta.examples is not None:
+            count, when = f"{meta.examples:,}", ""
+        unit = "tokens" if data.dimensions is None else "positions"
+        yield f"{split}: {count} examples of {data.sequence_length} {unit}{when}"
     if data.dimensions is not None:
-        yield f"numbers at a place: {data.dimensions}"
+        yield f"numbers per position: {data.dimensions}"
         return
     total = f", of {data.size:,} in all" if data.size is not None else ""
     yield f"vocabulary: {len(data.symbols):,}{total}"
 
 
 def cut(text: str) -> str:
-    """On one line, and no longer than a terminal is wide."""
-    plain = text.replace("\n", "⏎")
-    return plain if len(plain) <= WIDE else plain[: WIDE - 1] + "…"
+    """Returns the text on one line, truncated to the width of a terminal."""
+    line = text.replace("\n", "⏎")
+    return line if len(line) <= WIDE else line[: WIDE - 1] + "…"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -8,34 +8,34 @@ from dataclasses import dataclass
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from etude.data.learning import check_vocabulary, learn, told_if_smaller
 from etude.data.tokenizer import Recipe, Tokenizer, special_token
+from etude.data.tokenizer_training import check_vocabulary, learn, warn_if_smaller
 from etude.errors import Problem, RequestError
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-INSIDE = "##"  # marks a piece that goes on with a word
-_MARK = "\u2581"  # marks the beginning of a word while pieces are learnt
+INSIDE = "##"  # marks a piece that continues a word
+_MARK = "\u2581"  # marks the beginning of a word during training
 
 
 @dataclass(frozen=True)
 class WordPiece(Recipe):
     """Pieces of words, as in BERT (Devlin et al. 2019, section 3; Wu et al. 2016, section 4.1).
 
-    Text is cleaned, in lower case without accents if `lowercase` says so, split at white space
-    and around punctuation and Chinese characters; a word is then spelt by the longest piece of
-    the vocabulary that it begins with, and so on, and is `[UNK]` if that fails. So text does not
-    survive: spaces, and letters that the normaliser changes, are lost, and a run with this
-    tokenizer has no bits per byte, which would leave out what was lost.
+    Text is cleaned, lowercased without accents if `lowercase` is set, and split at whitespace and
+    around punctuation and Chinese characters. A word is then spelt greedily by the longest matching
+    pieces of the vocabulary, and is `[UNK]` if that fails. So the tokenizer is lossy: spaces, and
+    characters that the normalizer changes, are lost. A run with this tokenizer reports no bits per
+    byte, which would ignore the loss.
 
-    Ids are BERT's five special tokens, then single characters, then pieces in the order in which
-    they were learnt; `[SEP]` stands between documents. They are learnt by byte-pair encoding of
+    Ids are BERT's five special tokens, then single characters, then pieces in the order of
+    training; `[SEP]` is the token between documents. Pieces are trained by byte-pair encoding of
     words that begin with a mark. (The library's own WordPiece trainer does the same with marks
-    inside words, and numbers its pieces in the order of a hash map, another one in each process.)
+    inside words, and numbers its pieces in the order of a hash map, which differs between
+    processes.)
 
     Args:
-        vocab_size: the number of ids, all included; a text too small for that many pieces gives
-            fewer.
-        lowercase: whether to bring text to lower case and strip accents.
+        vocab_size: number of ids in total; fewer if the text is too small for that many pieces.
+        lowercase: whether to lowercase text and strip accents.
     """
 
     vocab_size: int = 8192
@@ -62,25 +62,27 @@ class WordPiece(Recipe):
         letters = sorted({letter for piece, _ in by_id for letter in piece} - {_MARK})
         vocabulary = [*SPECIAL, *letters, *(INSIDE + letter for letter in letters)]
         if len(vocabulary) > self.vocab_size:
-            expected = f"{len(vocabulary)} or more: the text has {len(letters)} characters"
+            expected = (
+                f"at least {len(vocabulary)} (the text has {len(letters)} distinct characters)"
+            )
             where = "data.tokenizer.vocab_size"
             raise RequestError(Problem(where, expected, self.vocab_size))
         pieces = [_as_in_bert(piece) for piece, _ in by_id if piece != _MARK]
         vocabulary = list(dict.fromkeys([*vocabulary, *pieces]))[: self.vocab_size]
         tokenizer = bert_tokenizer(vocabulary, self.lowercase)
-        told_if_smaller(tokenizer.vocab_size, self.vocab_size)
+        warn_if_smaller(tokenizer.vocab_size, self.vocab_size)
         return tokenizer
 
 
 def bert_tokenizer(vocabulary: list[str], lowercase: bool) -> Tokenizer:
-    """BERT's tokenizer with this vocabulary, id by id."""
+    """Returns BERT's tokenizer with this vocabulary, in the order of ids."""
     numbers = {piece: number for number, piece in enumerate(vocabulary)}
     backend = tokenizers.Tokenizer(
         models.WordPiece(numbers, unk_token="[UNK]", continuing_subword_prefix=INSIDE)
     )
     backend.normalizer = bert_normalizer(lowercase)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    # Without `cleanup`, which also writes "don't" for "do not".
+    # Without `cleanup`, which also changes "do not" to "don't".
     backend.decoder = decoders.WordPiece(INSIDE, cleanup=False)
     special = [name for name in SPECIAL if name in numbers]
     backend.add_special_tokens([special_token(name) for name in special])
@@ -88,7 +90,11 @@ def bert_tokenizer(vocabulary: list[str], lowercase: bool) -> Tokenizer:
 
 
 def bert_normalizer(lowercase: bool) -> normalizers.BertNormalizer:
-    """Control characters out, Chinese characters apart; lower case and no accents if asked."""
+    """Returns BERT's normalizer.
+
+    It removes control characters, separates Chinese characters, and optionally lowercases and
+    strips accents.
+    """
     return normalizers.BertNormalizer(
         clean_text=True, handle_chinese_chars=True, strip_accents=None, lowercase=lowercase
     )

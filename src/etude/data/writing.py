@@ -1,4 +1,4 @@
-"""A split's text to a file of token ids, with counts of both."""
+"""Writes a split's text as a file of token ids, and counts both."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ from typing import BinaryIO
 import numpy as np
 
 from etude.data.columns import beside
-from etude.data.learning import NEWS_EVERY
-from etude.data.passages import PASSAGE, parted_well
+from etude.data.passages import PASSAGE, is_clean_cut
 from etude.data.splits import Part, Passage, SectionMeta, Split, SplitMeta
 from etude.data.tokenizer import Tokenizer, most_is_lost
+from etude.data.tokenizer_training import LOG_INTERVAL
 from etude.errors import RequestError
 
 log = logging.getLogger("etude.data")
 
-BATCH = 1 << 20  # characters tokenised at a time: some 100 MB in the library
-SHOWN = 40  # characters of an unknown word
-NAMED_FROM = 100  # passages with something unknown, the first ones
+BATCH = 1 << 20  # characters tokenized at a time: about 100 MB in the library
+SHOWN = 40  # maximum length of a recorded unknown word, in characters
+NAMED_FROM = 100  # number of passages from which unknown words are recorded
 
 
 def write_split(
     path: Path, parts: Mapping[str, Part], tokenizer: Tokenizer, dtype: str, name: Split
 ) -> SplitMeta:
-    """Writes the ids of a split, part after part, to the column `path`, a list for each document,
-    and says what was written.
+    """Writes the ids of a split, part after part, to the column `path`, one list per document.
+
+    Returns:
+        The metadata of the split.
     """
     with beside(path, ".values").open("wb") as file, beside(path, ".ends").open("wb") as ends:
         writer = _Writer(file, ends, tokenizer, dtype, name)
@@ -42,7 +44,7 @@ def write_split(
 
 
 class _Writer:
-    """Text in, ids out, and counts of both."""
+    """Writer of token ids, which counts text and ids."""
 
     def __init__(
         self, file: BinaryIO, ends: BinaryIO, tokenizer: Tokenizer, dtype: str, name: str
@@ -51,28 +53,28 @@ class _Writer:
         self.file, self.tokenizer, self.dtype, self.name = file, tokenizer, dtype, name
         self.characters = self.documents = 0
         self.unknown = 0
-        self._names: Counter[str] = Counter()
+        self._unknown_names: Counter[str] = Counter()
         self._with_unknown = 0  # passages
         self._lost: Counter[str] = Counter()  # characters without a token
         self.lossless = True
         self.sections: dict[str, SectionMeta] = {}
         self._digest = hashlib.sha256()
-        self._news = time.monotonic() + NEWS_EVERY
+        self._next_log = time.monotonic() + LOG_INTERVAL
         self._written = 0  # ids, of all sections
-        self._told_of_cuts = False
+        self._warned_of_cuts = False
 
     def section(self, part: str, passages: Iterable[Passage]) -> None:
-        """Appends the documents of one part, the end-of-text id between one and the next."""
+        """Appends the documents of one part, with the end-of-text id between documents."""
         start, size, first_token_bytes = self._written, 0, 0
         current: int | None = None
         before = ""
         for batch, encoded in encoded_passages(passages, self.tokenizer):
             for (document, text), ids in zip(batch, encoded, strict=True):
-                if not text:  # an empty document is none
+                if not text:  # skip empty documents
                     continue
                 if self._written == start:
                     first_token_bytes = self.tokenizer.first_token_bytes(text)
-                self._look_at(text, ids, before if document == current else "")
+                self._count_unknown(text, ids, before if document == current else "")
                 if document != current:
                     if current is not None:
                         self._end_document()
@@ -87,28 +89,30 @@ class _Writer:
                 self.characters += len(text)
                 size += len(text.encode())
                 before = text
-            self._tell()
+            self._log_progress()
         if current is not None:
             self._end_document()
         tokens = self._written - start
         self.sections[part] = SectionMeta(start, tokens, size, first_token_bytes)
 
     def finish(self) -> SplitMeta:
-        """What was written; a line in the log about it."""
+        """Returns the metadata of the split, and logs a summary."""
         tokens = self._written
         log.info("%s: %s tokens, %s documents", self.name, f"{tokens:,}", self.documents)
         if problem := most_is_lost(self._lost, self.characters, self.name):
             raise RequestError(problem)
-        most = dict(sorted(self._names.items(), key=lambda item: (-item[1], item[0]))[:5])
+        most = dict(sorted(self._unknown_names.items(), key=lambda item: (-item[1], item[0]))[:5])
         if self._lost:
             log.warning(
-                "%s: %s characters are in none of the tokenizer's tokens and left out",
+                "%s: dropped %s characters that are in none of the tokenizer's tokens",
                 self.name,
                 f"{self._lost.total():,}",
             )
         if self.unknown:
             shown = ", ".join(f"{piece!r} ({count})" for piece, count in most.items())
-            log.info("%s: %d unknown, first of all %s", self.name, self.unknown, shown)
+            log.info(
+                "%s: %d unknown characters or words, most often %s", self.name, self.unknown, shown
+            )
         sections = list(self.sections.values())
         return SplitMeta(
             tokens=tokens,
@@ -123,36 +127,38 @@ class _Writer:
             sections={} if set(self.sections) == {""} else self.sections,
         )
 
-    def _look_at(self, text: str, ids: list[int], before: str) -> None:
-        """Notes what is unknown or lost, and warns where a cut may have changed tokens."""
+    def _count_unknown(self, text: str, ids: list[int], before: str) -> None:
+        """Counts unknown and lost characters, and warns if a cut may have changed tokens."""
         tokenizer = self.tokenizer
         if tokenizer.unknown is not None and tokenizer.unknown in ids:
             self.unknown += ids.count(tokenizer.unknown)
             self._with_unknown += 1
-            if self._with_unknown <= NAMED_FROM:  # it is encoded once more for that
+            if self._with_unknown <= NAMED_FROM:  # requires encoding the text again
                 pieces = tokenizer.unknown_pieces(text)
-                self._names.update({piece[:SHOWN]: count for piece, count in pieces.items()})
+                self._unknown_names.update(
+                    {piece[:SHOWN]: count for piece, count in pieces.items()}
+                )
         if tokenizer.loses and (lost := tokenizer.lost_pieces(text)):
             self._lost.update(lost)
             self.unknown += lost.total()
-            self._names.update(lost)
+            self._unknown_names.update(lost)
         if tokenizer.rewrites and self.lossless:
             self.lossless = tokenizer.decode(ids) == text
-        if not before or self._told_of_cuts or tokenizer.cuts == "anywhere":
+        if not before or self._warned_of_cuts or tokenizer.cuts == "anywhere":
             return
         if tokenizer.cuts == "unknown":
-            self._told_of_cuts = True
+            self._warned_of_cuts = True
             log.warning(
-                "%s: documents are tokenised in pieces of %s characters; with this tokenizer the "
-                "tokens beside a cut may differ from those of the whole document",
+                "%s: documents are tokenized in pieces of %s characters; with this tokenizer, the "
+                "tokens next to a cut may differ from those of the uncut document",
                 self.name,
                 f"{PASSAGE:,}",
             )
-        elif not parted_well(before, text):
-            self._told_of_cuts = True
+        elif not is_clean_cut(before, text):
+            self._warned_of_cuts = True
             log.warning(
                 "%s: a text of more than %s characters without a space is cut in the middle; the "
-                "tokens beside a cut may differ from those of the whole",
+                "tokens next to a cut may differ from those of the uncut text",
                 self.name,
                 f"{PASSAGE:,}",
             )
@@ -160,9 +166,9 @@ class _Writer:
     def _end_document(self) -> None:
         self.ends.write(self._written.to_bytes(8, "little"))
 
-    def _tell(self) -> None:
-        if time.monotonic() > self._news:
-            self._news = time.monotonic() + NEWS_EVERY
+    def _log_progress(self) -> None:
+        if time.monotonic() > self._next_log:
+            self._next_log = time.monotonic() + LOG_INTERVAL
             tokens = f"{self._written:,}"
             log.info("%s: %s tokens of %s documents so far", self.name, tokens, self.documents)
 
@@ -170,16 +176,16 @@ class _Writer:
 def encoded_passages(
     passages: Iterable[Passage], tokenizer: Tokenizer
 ) -> Iterator[tuple[list[Passage], list[list[int]]]]:
-    """Passages in batches, with their ids; the next is encoded while the caller works on this."""
+    """Yields passages in batches with their ids; encodes the next batch in the background."""
     with ThreadPoolExecutor(1, "encoding") as pool:
-        waiting: tuple[list[Passage], Future[list[list[int]]]] | None = None
+        pending: tuple[list[Passage], Future[list[list[int]]]] | None = None
         for batch in _batches(passages):
             future = pool.submit(tokenizer.encode_batch, [text for _, text in batch])
-            if waiting is not None:
-                yield waiting[0], waiting[1].result()
-            waiting = batch, future
-        if waiting is not None:
-            yield waiting[0], waiting[1].result()
+            if pending is not None:
+                yield pending[0], pending[1].result()
+            pending = batch, future
+        if pending is not None:
+            yield pending[0], pending[1].result()
 
 
 def _batches(passages: Iterable[Passage]) -> Iterator[list[Passage]]:
