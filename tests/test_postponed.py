@@ -86,13 +86,13 @@ print(torchmetrics.Metric is base, torchmetrics.functional.mean_squared_error.__
 def test_a_module_that_fails_can_be_tried_again() -> None:
     program = """
 import sys
-import etude.postponed as postponed
+import etude.lazy_modules as lazy_modules
 class Broken:
     name = "torch._dynamo"
     def exec_module(self, module):
         raise ImportError("not today")
 from importlib.machinery import ModuleSpec
-module = postponed.Postponed(ModuleSpec("broken", Broken()), {"here": lambda _: 1})
+module = lazy_modules.LazyModule(ModuleSpec("broken", Broken()), {"here": lambda _: 1})
 for _ in range(2):
     try:
         module.there

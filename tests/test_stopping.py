@@ -69,7 +69,7 @@ def test_the_second_ends_what_saves(tmp_path: Path) -> None:
     process, child = begin(str(tmp_path / "file"), "saves")
     assert process.stderr is not None
     os.kill(process.pid, signal.SIGTERM)
-    assert process.stderr.readline() == "SIGTERM: saving (once more stops at once)\n"
+    assert process.stderr.readline() == "SIGTERM: saving (send it again to stop at once)\n"
     time.sleep(2)  # longer than a process may take that is to end
     assert process.poll() is None
     os.kill(process.pid, signal.SIGINT)

@@ -194,6 +194,6 @@ def test_a_secret_key_is_named_by_its_place(
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefgh1234")
     answer = etude("train", "experiment=debug", "+hf_abcdefgh1234=1", cwd=tmp_path)
     assert answer.err == (
-        "etude: a mistake in the request:\n"
+        "etude: 1 error in the request:\n"
         "  override 2: expected a key that is not the value of $HF_TOKEN\n"
     )

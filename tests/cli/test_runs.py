@@ -132,7 +132,7 @@ def test_list_shows_what_fits_in_the_order_asked(
         (["--columns", "run,modle.dim"], "did you mean model.dim?"),
         (["status=finnished"], "did you mean finished?"),
         (["--status", "finnished"], "did you mean finished?"),
-        (["nano", "other"], "NAME = 'other': expected one name"),
+        (["nano", "other"], "NAME = 'other': expected at most one name"),
         (["--limit", "0"], "--limit = 0: expected a positive number"),
         (["nanno"], "did you mean nano?"),
         (["=3"], "FILTER = '=3': expected KEY"),
@@ -294,10 +294,10 @@ DRAWING = [["compare", "aaaa0", "cccc"], ["plot", "nano"], ["export", "nano"]]
         ("link.png", "a place outside the records"),
         ("experiments/_sweeps/x/sweep.json", "a place outside the records"),
         ("experiments/_papers/x/result.json", "a place outside the records"),
-        ("device", "it is there, and no file"),
-        ("pipe", "it is there, and no file"),
+        ("device", "it exists and is not a regular file"),
+        ("pipe", "it exists and is not a regular file"),
         ("folder", "it is a folder"),
-        ("", "a file, or a place where none is"),
+        ("", "the path of a file"),
     ],
 )
 def test_an_output_replaces_nothing_but_files(
@@ -334,7 +334,7 @@ def test_an_output_goes_where_a_link_points_to(
         (["nano", "--x", "hours"], "--x = 'hours': expected one of step, tokens, time"),
         (["nano", "--log", "z"], "--log = 'z': expected one of x, y, xy"),
         (["nano", "--output", "a.xyz"], "a.xyz: expected a file of figures: "),
-        (["aaaa0"], "expected two runs or more"),
+        (["aaaa0"], "expected at least two runs"),
         (["nanno", "aaaa0"], "did you mean nano?"),
     ],
 )
@@ -384,7 +384,7 @@ def test_rm_without_a_terminal_needs_yes(
 
 def test_rm_of_a_name_with_several_runs_must_be_meant(etude: Etude, root: Path) -> None:
     answer = etude("runs", "rm", "nano", "--root", root, "--yes")
-    assert (answer.code, "--all removes them all" in answer.err) == (2, True)
+    assert (answer.code, "add --all to remove all of them" in answer.err) == (2, True)
     assert len(listed(etude, root)) == 5
     assert etude("runs", "rm", "nano", "--all", "--root", root, "--yes").code == 0
     assert sorted(os.listdir(root)) == ["old"]  # the name's folder went with its last run

@@ -141,12 +141,12 @@ def test_a_moved_record_still_generates(etude, copy: Path, tmp_path: Path) -> No
         (["--temprature", "1"], "unrecognized arguments: --temprature 1"),
         (["--beams", "4", "--top-k", "3"], "--top-k = 3: expected no value beside beams = 4"),
         (["--length-penalty", "2"], "--length-penalty = 2.0: expected 1.0 without a beam search"),
-        (["--min-p", "3", "--samples", "0"], "2 mistakes in the request"),
+        (["--min-p", "3", "--samples", "0"], "2 errors in the request"),
         (["--forbid", ""], "--forbid"),
         (["--prompt-file", "nowhere.txt"], "--prompt-file = 'nowhere.txt': expected a text file"),
-        (["--prompt-file", "corpus.txt", "--prompt", "a"], "--prompt = 'a': expected nothing"),
-        (["--pretrained", "gpt2"], "--pretrained = 'gpt2': expected nothing beside RUN"),
-        (["--prompt", "a", "--prompt", "b", "--stream"], "--prompt = '2 of them': expected one"),
+        (["--prompt-file", "corpus.txt", "--prompt", "a"], "--prompt = 'a': expected no value together with --prompt-file"),
+        (["--pretrained", "gpt2"], "--pretrained = 'gpt2': expected no value together with RUN"),
+        (["--prompt", "a", "--prompt", "b", "--stream"], "--prompt = '2 prompts': expected one"),
     ],
 )
 def test_generate_refuses(etude, trained, words: list[str], said: str) -> None:
@@ -198,7 +198,7 @@ def test_generate_from_released_weights(etude, trained, monkeypatch: pytest.Monk
     assert asked == ["gpt2"]
     answer = etude("generate", "--pretrained", "bert", *words)
     assert answer.code == 2
-    assert "--pretrained = 'bert': expected a model that writes text" in answer.err
+    assert "--pretrained = 'bert': expected a model that generates text" in answer.err
 
 
 def test_generate_from_a_damaged_checkpoint(etude, copy: Path) -> None:
@@ -382,7 +382,7 @@ def test_the_list_of_runs_is_named_with_its_root(
     etude: Any, tiny: Any, corpus: Path, tmp_path: Path
 ) -> None:
     answer = etude("train", *tiny(corpus, "-my runs"), cwd=tmp_path)
-    assert "more text   etude generate './-my runs/tiny/" in answer.out
-    assert "all runs    etude runs list --root './-my runs'" in answer.out
+    assert "generate    etude generate './-my runs/tiny/" in answer.out
+    assert "list runs   etude runs list --root './-my runs'" in answer.out
     answer = etude("train", *tiny(corpus, "experiments"), cwd=tmp_path)
-    assert answer.out.endswith("all runs    etude runs list\n")
+    assert answer.out.endswith("list runs   etude runs list\n")

@@ -33,7 +33,7 @@ MODULES = {
         "model.norm",
         "class Odd(Exception):\n    def __str__(self):\n        return 1 // 0\n"
         "class Mine(Base):\n    def __init__(self, *a, **k):\n        raise Odd\n",
-        "its message raises ZeroDivisionError",
+        "str() of the exception raises ZeroDivisionError",
     ),
     "attributes missing": (
         "data.tokenizer",
