@@ -140,9 +140,8 @@ _TOKENS = re.compile(
 _TOKEN_PREFIXES = ("hf_", "sk-", "gh", "glpat-", "AKIA", "xox", "wandb_v")
 _MIN_SECRET = 12  # minimum characters of a secret masked in all texts; `postgres` occurs in many
 _MIN_CONFIG_VALUE = 8
-_taken: dict[
-    str, str
-] = {}  # spellings of values that configs took from the environment, to references
+_taken: dict[str, str] = {}
+"""References by spelling of the values that configs took from the environment."""
 _seen: tuple[dict[Any, Any], tuple[tuple[str, str], ...]] | None = None
 
 

@@ -192,7 +192,10 @@ def test_the_commands(records: list[Record], etude: Any, tmp_path: Path) -> None
         (["plot", "nano", "--heat", "seed"], "--heat = 'seed': expected two keys"),
         (["plot", "nano", "--x", "epoch"], "--x = 'epoch': expected one of step, tokens, time, or"),
         (["plot", "nano", "--x", "seed", "--log", "x"], "--log = 'x': expected a linear axis"),
-        (["plot", "nano", "--x", "seed", "--heat", "seed,vars.position"], "no value together with --heat"),
+        (
+            ["plot", "nano", "--x", "seed", "--heat", "seed,vars.position"],
+            "no value together with --heat",
+        ),
         (["plot", "nano", "--output", "a.xyz"], "a.xyz: expected a file of figures: "),
         (["group", "nano", "--by", "seeed"], "did you mean seed?"),
         (["export", "nano", "--format", "pdf"], "--format = 'pdf'"),

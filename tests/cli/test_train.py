@@ -144,7 +144,10 @@ def test_a_moved_record_still_generates(etude, copy: Path, tmp_path: Path) -> No
         (["--min-p", "3", "--samples", "0"], "2 errors in the request"),
         (["--forbid", ""], "--forbid"),
         (["--prompt-file", "nowhere.txt"], "--prompt-file = 'nowhere.txt': expected a text file"),
-        (["--prompt-file", "corpus.txt", "--prompt", "a"], "--prompt = 'a': expected no value together with --prompt-file"),
+        (
+            ["--prompt-file", "corpus.txt", "--prompt", "a"],
+            "--prompt = 'a': expected no value together with --prompt-file",
+        ),
         (["--pretrained", "gpt2"], "--pretrained = 'gpt2': expected no value together with RUN"),
         (["--prompt", "a", "--prompt", "b", "--stream"], "--prompt = '2 prompts': expected one"),
     ],

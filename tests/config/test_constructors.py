@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 from etude.config import constructors, targets
 from etude.config.checks import Unsound, check
 from etude.config.compose import compose
-from etude.config.constructors import Constructor, _packed, _unpacked, describe_class
-from etude.config.describe import describe
+from etude.config.constructors import Constructor, _pack, _unpack, describe_class
 from etude.config.table import table
+from etude.config.type_names import describe_type
 
 
 def classes() -> Iterator[tuple[str, Any]]:
@@ -27,7 +27,7 @@ def classes() -> Iterator[tuple[str, Any]]:
 
 def kept(described: Constructor) -> Constructor:
     """As it comes back from the file."""
-    return _unpacked(json.loads(json.dumps(_packed(described))))
+    return _unpack(json.loads(json.dumps(_pack(described))))
 
 
 @pytest.mark.parametrize(("identifier", "kind"), classes(), ids=[name for name, _ in classes()])
@@ -44,7 +44,7 @@ def test_each_class_comes_back_as_it_is(identifier: str, kind: Any) -> None:
         default = parameter.default
         same = list(default) if isinstance(default, tuple) else default  # one signature
         assert again.parameters[name].default == same
-        assert describe(again.parameters[name].hint) == describe(parameter.hint)
+        assert describe_type(again.parameters[name].hint) == describe_type(parameter.hint)
 
 
 @pytest.fixture

@@ -166,7 +166,7 @@ def test_a_mask_that_shows_the_targets_is_refused() -> None:
 
 
 def test_a_corpus_that_must_be_given_is_asked_for() -> None:
-    with pytest.raises(RequestError, match=r"data\.path: expected a value: it must be given"):
+    with pytest.raises(RequestError, match=r"data\.path: expected a value \(set data\.path="):
         check(compose([TEXT]))
 
 

@@ -13,7 +13,7 @@ import pytest
 import etude
 from etude.config import targets
 from etude.config.nodes import check_node
-from etude.config.table import FILE, Table, generated, table
+from etude.config.table import FILE, Table, generate, table
 from etude.errors import RequestError
 
 PACKAGE = Path(etude.__file__).parent
@@ -36,7 +36,7 @@ NO_SLOTS = ["optimizer.lr", "model.dropout", "model.norm.eps", "data.batch", "da
 def test_the_file_is_what_make_targets_writes() -> None:
     assert len(CLASSES) > 200
     present = json.loads(FILE.read_text(encoding="utf-8"))
-    assert generated(present) == present, "run `make targets`"
+    assert generate(present) == present, "run `make targets`"
 
 
 def test_a_new_class_enters_the_table_and_an_old_one_stays(
@@ -50,7 +50,7 @@ def test_a_new_class_enters_the_table_and_an_old_one_stays(
     )
     monkeypatch.setattr("etude.config.table.conf_dir", lambda: conf)
     before = {"slots": {"data": ["etude.data.old.Old"]}, "factories": [], "moved": {}}
-    slots = generated(before)["slots"]
+    slots = generate(before)["slots"]
     assert slots["data"] == ["etude.data.new.New", "etude.data.old.Old"]
     assert "etude.data.other.Other" in slots["data.sources.*"]
 
