@@ -1,4 +1,4 @@
-"""Modules that are executed when they are used: as if they had been imported at once."""
+"""Lazy modules behave as if they were imported at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 def executed(program: str) -> str:
-    """What a new interpreter prints."""
+    """Returns the output of a new interpreter."""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout

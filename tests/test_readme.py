@@ -1,4 +1,4 @@
-"""The README is true: its commands and Python run, its links lead somewhere, its tests exist."""
+"""The README is correct: commands and Python run, links resolve, named tests exist."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_every_block_is_a_command_or_python() -> None:
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make")])
 def test_make_targets_exist(command: str) -> None:
-    """What they would do; CI itself runs `make test`, and the first run takes minutes."""
+    """Dry runs only; CI runs `make test`, and the first training takes minutes."""
     done = subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     expected = {"make train": "etude train", "make test": '-m "not slow"'}[command]
@@ -45,7 +45,7 @@ def test_make_targets_exist(command: str) -> None:
 def test_commands_and_python_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In the order in which they stand, in one folder, as a reader would type them."""
+    """In their order and in one folder, as a reader would type them."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "README.md", tmp_path)
     for command in (c for c in COMMANDS if c.startswith("etude")):
@@ -81,7 +81,7 @@ def named_tests(text: str) -> list[str]:
 
 
 def _tests_in(file: Path) -> set[str]:
-    """What pytest collects in a file, `name` or `Class::name`, without parameters."""
+    """Returns the tests in a file, as `name` or `Class::name`, without parameters."""
 
     def walk(body: list[ast.stmt], outer: str) -> Iterator[str]:
         for node in body:
@@ -94,7 +94,7 @@ def _tests_in(file: Path) -> set[str]:
 
 
 def unknown_tests(ids: list[str]) -> list[str]:
-    """Those of the ids that pytest would not find."""
+    """Returns the ids that pytest would not find."""
     files = {ROOT / each.partition("::")[0] for each in ids}
     known = {file: _tests_in(file) if file.is_file() else set() for file in files}
     parts = [each.partition("::") for each in ids]
@@ -107,7 +107,7 @@ def test_a_page_names_tests_that_exist(page: Path) -> None:
 
 
 def test_the_check_above_finds_what_is_not_there() -> None:
-    """A name without its class, another class, another file, a parameter, a name cut short."""
+    """A missing class, another class, another file, a parameter, a truncated name."""
     here, steps = "tests/test_readme.py::", "tests/data/test_steps.py::"
     right = [
         f"{here}test_links_lead_somewhere",
@@ -127,7 +127,7 @@ def test_the_check_above_finds_what_is_not_there() -> None:
 
 
 def test_every_feature_names_a_test() -> None:
-    """A row of a table with a column for tests."""
+    """Checks the rows of tables with a column for tests."""
     tables = re.findall(r"^\| what \| where \| test \|\n.*\n((?:\|.*\n)+)", README, re.MULTILINE)
     rows = [row for table in tables for row in table.splitlines()]
     assert len(rows) > 160
@@ -139,7 +139,7 @@ def test_every_feature_names_a_test() -> None:
 
 @pytest.mark.slow
 def test_pytest_finds_them_too() -> None:
-    """What the syntax tree says above, said by pytest."""
+    """Compares the check above, by syntax tree, with pytest's collection."""
     ids = {each for page in PAGES for each in named_tests(page.read_text(encoding="utf-8"))}
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *sorted(ids)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

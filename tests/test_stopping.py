@@ -1,4 +1,4 @@
-"""Signals are acknowledged and heeded while the main thread computes in C; without torch."""
+"""Signals are acknowledged and obeyed while the main thread computes in C; without torch."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_nohup_stays(etude: Callable[..., Any], monkeypatch: pytest.MonkeyPatch)
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended, soon."""
+    """Returns whether a process ends within a short time."""
     for _ in range(10 * LONG):
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

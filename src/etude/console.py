@@ -1,7 +1,7 @@
 """Terminal output: masks secrets and escapes control characters.
 
-The command replaces standard output and standard error by `Outlet`s (`guard`), which also receive
-the output of `print`, warnings, tracebacks and libraries. Standard error is always escaped.
+The command replaces standard output and standard error by `SafeStream`s (`guard`), which also
+receive the output of `print`, warnings, tracebacks and libraries. Standard error is always escaped.
 Standard output is escaped on a terminal and unchanged in a pipe or file, as `ls` and `git` do it.
 Colours and progress bars come from `rich_console`, which escapes the texts but not its own control
 sequences.
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 from etude.errors import Problem, RequestError
 from etude.escaping import printable
-from etude.secrets import MaskingFormatter, hidden, in_errors
+from etude.secrets import MaskingFormatter, in_errors, mask_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,7 +42,7 @@ class _NamedStream:
         return getattr(self._stream, name)
 
     @property
-    def beneath(self) -> Any:
+    def wrapped(self) -> Any:
         """The wrapped stream."""
         return self._stream
 
@@ -98,7 +98,7 @@ class _ClosedInput:
         """Does nothing."""
 
 
-def open_closed() -> None:
+def open_closed_streams() -> None:
     """Replaces standard streams that were closed before the command started (`>&-`) by `/dev/null`.
 
     Also replaces their descriptors: otherwise the next opened file would get the descriptor, and
@@ -118,15 +118,15 @@ def open_closed() -> None:
         setattr(sys, name, empty)
 
 
-def drop_unwritten() -> None:
+def discard_unwritten() -> None:
     """Discards output that could not be written (full disk, closed pipe) before the process ends.
 
     Python would try to write it again at exit, and fail with another exit code.
     """
     for stream in (sys.stdout, sys.stderr):
         inner: Any = stream
-        while isinstance(inner, Outlet | _NamedStream):
-            inner = inner.beneath
+        while isinstance(inner, SafeStream | _NamedStream):
+            inner = inner.wrapped
         with suppress(ValueError):  # it is closed
             try:
                 inner.flush()
@@ -137,7 +137,7 @@ def drop_unwritten() -> None:
                     os.close(null)
 
 
-class Outlet:
+class SafeStream:
     """Text stream that masks secrets and escapes control characters.
 
     Args:
@@ -158,14 +158,14 @@ class Outlet:
         return bool(self._stream.isatty())
 
     @property
-    def beneath(self) -> Any:
+    def wrapped(self) -> Any:
         """The wrapped stream, for text that is already escaped."""
         return self._stream
 
     def write(self, text: str) -> int:
         """Writes a text, masked and escaped."""
         if not self._errors:
-            shown = hidden(text)
+            shown = mask_secrets(text)
             self._stream.write(printable(shown) if self.terminal else shown)
             return len(text)
         moves = _MOVES.match(text) if self.terminal else None
@@ -184,16 +184,16 @@ class Outlet:
 
 
 def guard() -> None:
-    """Replaces standard output and standard error by outlets."""
-    if not isinstance(sys.stdout, Outlet):
-        sys.stdout = cast("TextIO", Outlet(sys.stdout, errors=False))
-    if not isinstance(sys.stderr, Outlet):
-        sys.stderr = cast("TextIO", Outlet(sys.stderr, errors=True))
+    """Replaces standard output and standard error by safe streams."""
+    if not isinstance(sys.stdout, SafeStream):
+        sys.stdout = cast("TextIO", SafeStream(sys.stdout, errors=False))
+    if not isinstance(sys.stderr, SafeStream):
+        sys.stderr = cast("TextIO", SafeStream(sys.stderr, errors=True))
 
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Context manager in which standard output and standard error are outlets."""
+    """Context manager in which standard output and standard error are safe streams."""
     before = sys.stdout, sys.stderr
     guard()
     try:
@@ -202,18 +202,18 @@ def guarded() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-def exact() -> TextIO:
+def raw_stdout() -> TextIO:
     """Returns standard output for generated text: escaped on a terminal, else unchanged."""
     out: Any = sys.stdout
-    exactly = isinstance(out, Outlet) and not out.terminal
-    return cast("TextIO", out.beneath if exactly else out)
+    exactly = isinstance(out, SafeStream) and not out.terminal
+    return cast("TextIO", out.wrapped if exactly else out)
 
 
 def print_bold(line: str) -> None:
     """Prints one line in bold on a terminal."""
     out: Any = sys.stdout
-    stream = out.beneath if isinstance(out, Outlet) else out
-    stream.write(f"\x1b[1m{printable(hidden(line))}\x1b[0m\n")
+    stream = out.wrapped if isinstance(out, SafeStream) else out
+    stream.write(f"\x1b[1m{printable(mask_secrets(line))}\x1b[0m\n")
 
 
 def rich_console(*, stderr: bool = False) -> Console:
@@ -228,7 +228,7 @@ def rich_console(*, stderr: bool = False) -> Console:
                 yield segment if control else Segment(printable(text), style)
 
     stream: Any = sys.stderr if stderr else sys.stdout
-    return Escaping(file=stream.beneath if isinstance(stream, Outlet) else stream)
+    return Escaping(file=stream.wrapped if isinstance(stream, SafeStream) else stream)
 
 
 def start_live(live: Any) -> None:
@@ -237,7 +237,7 @@ def start_live(live: Any) -> None:
     Text that is printed meanwhile appears above it. The text is escaped first, because Rich
     interprets colours and links in it.
     """
-    guarded_before = isinstance(sys.stdout, Outlet)
+    guarded_before = isinstance(sys.stdout, SafeStream)
     live.start()
     if guarded_before:
         guard()

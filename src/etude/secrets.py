@@ -4,11 +4,11 @@ A URL's password is replaced by `***` in all output. A value that a config takes
 environment is replaced by its reference, `${oc.env:NAME}`, in records. The run itself uses the
 true values.
 
-A secret may also be typed where it does not belong. `hidden`, which is applied to all text that is
-printed, logged or saved, replaces the values of environment variables whose names mark them as
-secret (`WANDB_API_KEY`, `HF_TOKEN`). `in_errors`, which is applied to error messages, also replaces
-all values that a config took from the environment, the text after `..._key=` or `password=`, and
-tokens of known formats (`hf_...`).
+A secret may also be typed where it does not belong. `mask_secrets`, which is applied to all text
+that is printed, logged or saved, replaces the values of environment variables whose names mark them
+as secret (`WANDB_API_KEY`, `HF_TOKEN`). `in_errors`, which is applied to error messages, also
+replaces all values that a config took from the environment, the text after `..._key=` or
+`password=`, and tokens of known formats (`hf_...`).
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class Mask:
         return dict(self._spellings)
 
     def text(self, text: str) -> str:
-        """Replaces values by references, and masks other secrets as `hidden` does."""
-        return hidden(self.spelled(text))
+        """Replaces values by references, and masks other secrets as `mask_secrets` does."""
+        return mask_secrets(self.spelled(text))
 
     def spelled(self, text: str) -> str:
         """Replaces only this mask's values by references."""
@@ -145,7 +145,7 @@ _taken: dict[str, str] = {}
 _seen: tuple[dict[Any, Any], tuple[tuple[str, str], ...]] | None = None
 
 
-def taken_from_environment(name: str, value: str) -> None:
+def register_secret_value(name: str, value: str) -> None:
     """Registers a variable's value that a config took, so that error messages mask it."""
     if len(value) >= _MIN_CONFIG_VALUE and value not in _taken:
         _taken.update(_references([(name, value)]))
@@ -184,12 +184,12 @@ def _secret_variables(
     return secrets, _references(secrets.items())
 
 
-def variable_in(text: str) -> str | None:
+def find_secret_variable(text: str) -> str | None:
     """Returns the name of a secret variable whose value is in the text, or None."""
     return next((name for name, value in secret_variables().items() if value in text), None)
 
 
-def hidden(text: str) -> str:
+def mask_secrets(text: str) -> str:
     """Masks the values of secret variables and passwords in URLs, for text that is output."""
     return str(without_passwords(without_variables(text)))
 
@@ -202,14 +202,14 @@ def without_variables(text: str) -> str:
 def in_errors(text: str) -> str:
     """Masks secrets in an error message, which may quote any input.
 
-    In addition to `hidden`, masks the values that configs took from the environment, and text that
-    looks like a key or a token.
+    In addition to `mask_secrets`, masks the values that configs took from the environment, and text
+    that looks like a key or a token.
 
     Example:
         >>> in_errors("wandb_key = '0123456789abcdef': expected a key of the config")
         "wandb_key = '***': expected a key of the config"
     """
-    return without_keys(_replace_spellings(hidden(text), _taken))
+    return without_keys(_replace_spellings(mask_secrets(text), _taken))
 
 
 def without_keys(text: str) -> str:
@@ -235,14 +235,14 @@ def _without_tokens(text: str) -> str:
 def without_secrets(value: Any) -> Any:
     """Masks the secrets in a text, or in all keys and values of a tree, for a record.
 
-    Masks what `hidden` masks, tokens of known formats, and the values of keys whose names mark them
-    as secret, also in overrides (`vars.api_key=...`).
+    Masks what `mask_secrets` masks, tokens of known formats, and the values of keys whose names mark
+    them as secret, also in overrides (`vars.api_key=...`).
     """
     if isinstance(value, str):
         key, equals, rest = value.partition("=")
         if equals and rest and _is_secret_key(key) and not _PLACEHOLDER.fullmatch(rest):
             value = f"{key}=***"
-        return _without_tokens(hidden(value))
+        return _without_tokens(mask_secrets(value))
     if isinstance(value, Mapping):
         return {
             without_secrets(key): "***"

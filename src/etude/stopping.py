@@ -129,7 +129,7 @@ def watch_signals(patience: float = PATIENCE) -> None:
         _watch = _Watch(patience)
 
 
-def stopped_by() -> int | None:
+def stop_signal() -> int | None:
     """Returns the signal that ends this process at once, or None."""
     return _watch.signum if _watch is not None else None
 

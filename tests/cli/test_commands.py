@@ -1,4 +1,4 @@
-"""Words in, exit codes out: what is not training."""
+"""Arguments and exit codes of the commands, except training."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_info_takes_what_it_is_about(etude) -> None:
 
 
 def fabricate(root: Path, name: str, signature: str, **changes: Any) -> None:
-    """A record as training leaves it, without weights."""
+    """Writes a record like that of a training, without weights."""
     folder = root / name / signature
     folder.mkdir(parents=True)
     start = {"host": "box", "versions": {"torch": "2.13"}, "source": "abc", "commit": None}

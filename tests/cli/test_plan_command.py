@@ -1,4 +1,4 @@
-"""`etude plan`: words in, a report or a table out."""
+"""`etude plan`: its report, its table and its errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def words(corpus: Path, tiny: Callable[..., list[str]]) -> list[str]:
 
 
 def facts(out: str) -> dict[str, str]:
-    """The report of one run, by the word at the head of each line."""
+    """Returns the lines of the report of one run, by the first word of each line."""
     return {line[:14].strip(): line[14:] for line in out.splitlines()[1:]}
 
 

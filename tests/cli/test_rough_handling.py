@@ -1,4 +1,4 @@
-"""What breaks other programs: closed pipes, odd characters, absurd numbers, damaged records."""
+"""Closed pipes, unusual characters, absurd numbers and damaged records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Etude = Callable[..., Any]
 
 
 class Unwilling:
-    """An output that takes nothing: its reader has left, or the disk is full."""
+    """An output that cannot be written: a closed pipe or a full disk."""
 
     def __init__(self, error: OSError) -> None:
         self.error = error

@@ -1,4 +1,4 @@
-"""`etude runs`: which runs, in which order, what differs, and which go. Records made by hand."""
+"""`etude runs`: selection, order, comparison and removal, on fabricated records."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STUDY = {
 
 
 def fabricate(folder: Path, **changes: Any) -> Path:
-    """A record as training leaves it, without weights; `None` leaves a field out."""
+    """Writes a record like that of a training, without weights; `None` omits a field."""
     folder.mkdir(parents=True)
     facts = {
         "format": FORMAT,
@@ -54,7 +54,7 @@ def fabricate(folder: Path, **changes: Any) -> Path:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Three finished runs and a failed one of `nano`, an older one without its config's values."""
+    """Three finished runs and a failed one of `nano`, and an older one without config values."""
     root = tmp_path / "experiments"
     for signature, (position, lr, seed, loss) in STUDY.items():
         folder = fabricate(
@@ -349,7 +349,7 @@ def test_compare_refuses(etude: Etude, root: Path, words: list[str], said: str) 
 
 @pytest.fixture
 def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """A person at a terminal, who answers every question alike."""
+    """Simulates a user at a terminal who gives the same answer to all questions."""
 
     def answer(word: str) -> None:
         monkeypatch.setattr("sys.stdin.isatty", lambda: True)
@@ -428,7 +428,7 @@ def test_rm_takes_damaged_records_and_nothing_else(etude: Etude, root: Path) -> 
 
 @pytest.fixture
 def held(root: Path) -> Iterator[Path]:
-    """A run that another process holds."""
+    """A run that another process uses."""
     folder = root / "nano/aaaa11111111"
     context = multiprocessing.get_context("fork")
     ready, leave = context.Event(), context.Event()
@@ -457,7 +457,7 @@ def test_rm_refuses_what_a_process_holds(etude: Etude, root: Path, held: Path) -
 
 
 def test_rm_locks_what_it_removes(root: Path, held: Path) -> None:
-    """Also when it was taken after the first look."""
+    """Also if the run was locked after the first check."""
     from etude.errors import RunHeld
     from etude.records.remove import remove
 

@@ -1,4 +1,4 @@
-"""The index of constructors says what the classes themselves say."""
+"""The index of constructors matches the classes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def classes() -> Iterator[tuple[str, Any]]:
 
 
 def kept(described: Constructor) -> Constructor:
-    """As it comes back from the file."""
+    """Returns a description after a round trip through JSON."""
     return _unpack(json.loads(json.dumps(_pack(described))))
 
 
@@ -49,15 +49,15 @@ def test_each_class_comes_back_as_it_is(identifier: str, kind: Any) -> None:
 
 @pytest.fixture
 def from_the_index(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Makes checks take shipped classes from the index, though they are imported."""
+    """Makes checks use the index for shipped classes, although they are imported."""
     asked: list[str] = []
 
-    def described(location: str) -> Constructor:
+    def lookup(location: str) -> Constructor:
         asked.append(location)
         module, _, name = location.rpartition(".")
         return kept(describe_class(getattr(import_module(module), name), location))
 
-    monkeypatch.setattr(targets, "described", described)
+    monkeypatch.setattr(targets, "lookup", lookup)
     return asked
 
 
@@ -78,7 +78,7 @@ def test_a_config_has_the_same_identity(command: str, from_the_index: list[str])
     assert len(from_the_index) > 8
     built = {key: type(node.build()).__name__ for key, node in found.nodes.items() if key == "data"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(targets, "described", lambda location: None)
+        patch.setattr(targets, "lookup", lambda location: None)
         live = check(compose(command))
     assert found.identity == live.identity
     assert built == {"data": type(live.nodes["data"].build()).__name__}
@@ -110,7 +110,7 @@ def test_a_mistake_is_told_in_the_same_words(key: str, from_the_index: list[str]
     with pytest.raises(Unsound) as found:
         check(config)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(targets, "described", lambda location: None)
+        patch.setattr(targets, "lookup", lambda location: None)
         with pytest.raises(Unsound) as live:
             check(config)
     assert str(found.value) == str(live.value)

@@ -1,4 +1,4 @@
-"""Mistakes in a request are named by their key, with the nearest valid choice, all at once."""
+"""Errors in a request are reported by key, with the nearest valid choice, all at once."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_mistakes_of_all_kinds_are_told_together() -> None:
 
 
 def test_behind_a_file_that_is_not_there_nothing_is_guessed() -> None:
-    """`data.path` may be right for the file that was meant."""
+    """`data.path` may be valid for the intended file."""
     found = problems("data=text_flies", "data.path=x.txt", "modle=nano")
     assert {problem.where for problem in found} == {"data", "modle"}
 
@@ -381,12 +381,12 @@ def test_a_refused_target_is_not_imported(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.syspath_prepend(tmp_path)
     (problem, *_) = problems("optimizer._target_=side_effect_of_target.Thing")
     assert problem.hint is not None
-    assert problem.hint.startswith("extensions=[side_effect_of_target]")
+    assert problem.hint.startswith("set extensions=[side_effect_of_target]")
     assert "side_effect_of_target" not in sys.modules
 
 
 def test_a_nested_function_is_no_target_either(tmp_path: Path) -> None:
-    """An argument may be a node: a record must not remove a folder by being loaded."""
+    """An argument may be a node: loading a record must not delete a folder."""
     precious = tmp_path / "precious"
     precious.mkdir()
     found = problems(

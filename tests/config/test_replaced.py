@@ -1,4 +1,4 @@
-"""Values of a typed choice of files that an experiment's file replaces are reported."""
+"""Values of a chosen file that an experiment's file replaces are reported."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def values_of_the_model(words: list[str]) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def models() -> dict[str, dict[str, object]]:
-    """The values of each model alone."""
+    """The values of each model's file."""
     names = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
     with searching(None):
         return {

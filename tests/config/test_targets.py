@@ -1,4 +1,4 @@
-"""Which classes a config may name in which slot: every class of the package in every slot."""
+"""Which classes a config may name in which slot: tests every class of the package in every slot."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PACKAGE = Path(etude.__file__).parent
 
 
 def classes_of_the_source() -> Iterator[str]:
-    """The dotted path of every class in the package, private ones too, without importing any."""
+    """Returns the dotted paths of all classes in the package, without importing them."""
     for file in sorted(PACKAGE.rglob("*.py")):
         module = ".".join(("etude", *file.relative_to(PACKAGE).with_suffix("").parts))
         tree = ast.parse(file.read_text(encoding="utf-8"))
@@ -57,12 +57,12 @@ def test_a_new_class_enters_the_table_and_an_old_one_stays(
 
 @pytest.mark.parametrize("where", PLACES + NO_SLOTS)
 def test_every_class_in_every_slot(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each class is refused, before any import, or belongs there."""
+    """Each class is allowed in a slot, or refused before any import."""
 
     def imported(location: str, target: str, _: str) -> str:
         return target
 
-    monkeypatch.setattr(targets, "_imported", imported)
+    monkeypatch.setattr(targets, "_import", imported)
     monkeypatch.setattr(targets, "nearest", lambda *_: None)  # slow, and only words
     slot = table().slot(where)
     belong = table().slots[slot] if slot else frozenset()

@@ -18,7 +18,7 @@ from typing import NoReturn
 from etude.cli.common import DONE, FAILED, HELD, SIGNALLED, WRONG, HelpShown
 from etude.collecting import collect_rarely
 from etude.config.paths import check_current_folder
-from etude.console import drop_unwritten, guard, guarded, open_closed, show_messages
+from etude.console import discard_unwritten, guard, guarded, open_closed_streams, show_messages
 from etude.errors import (
     EtudeError,
     Interrupted,
@@ -31,7 +31,7 @@ from etude.errors import (
     nearest,
 )
 from etude.escaping import printable
-from etude.stopping import finish, leave, stopped_by, watch_signals
+from etude.stopping import finish, leave, stop_signal, watch_signals
 
 USAGE = """\
 usage: etude COMMAND [ARGUMENTS] [--debug]
@@ -74,7 +74,7 @@ process, 128 + N stopped by signal N.
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the console script: runs a command and ends the process."""
     collect_rarely()
-    open_closed()
+    open_closed_streams()
     guard()  # until the process ends: a traceback of a bug is printed last
     watch_signals()
     code = run(list(sys.argv[1:] if arguments is None else arguments))
@@ -84,13 +84,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
                 stream.flush()
         leave(code)
     finish()
-    drop_unwritten()
+    discard_unwritten()
     os._exit(code)
 
 
 def run(arguments: list[str]) -> int:
     """Runs one command and returns its exit code; no code below calls `sys.exit`."""
-    open_closed()
+    open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # the terminal's encoding may lack characters
             stream.reconfigure(errors="replace")
@@ -110,7 +110,7 @@ def _run(arguments: list[str]) -> int:
         sys.stdout.flush()  # here, so that an error is reported as the command's
         return code
     except BaseException as error:
-        signum = stopped_by()
+        signum = stop_signal()
         # A signal cuts an import short; importing the module again then fails with another error.
         caused = isinstance(error, Exception) and not isinstance(error, (Interrupted, HelpShown))
         if signum is not None and caused and not debug:
@@ -166,9 +166,9 @@ def _report_exception(raised: BaseException, arguments: list[str], debug: bool) 
         # A panic of a Rust library (tokenizers, safetensors) is not an Exception.
         if debug or (not isinstance(error, Exception) and type(error).__name__ != "PanicException"):
             raise
-        from etude.cli.unexpected import fault_of_users_class
+        from etude.cli.unexpected import find_user_fault
 
-        if (problem := fault_of_users_class(error, arguments)) is not None:
+        if (problem := find_user_fault(error, arguments)) is not None:
             return _refuse([problem], debug)
         _print_error(
             f"unexpected {described(error)}\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from etude.cli.common import CHECKPOINTS, DONE, add_root, add_trust, as_option, make_parser
-from etude.console import exact
+from etude.console import raw_stdout
 from etude.errors import Checks, InvalidArguments, Problem, RequestError
 from etude.generation.options import GenerationConfig
 
@@ -31,7 +31,7 @@ def generate(arguments: list[str]) -> int:
     try:
         if args.stream:
             model.generate(prompts[0], stream=_print_piece, **options)
-            print(file=exact())
+            print(file=raw_stdout())
         else:
             model.generate(prompts, ready=_Printer(), **options)
     except InvalidArguments as error:
@@ -182,7 +182,7 @@ def _load_model(args: argparse.Namespace) -> Any:
 
 
 def _print_piece(piece: str) -> None:
-    print(piece, end="", flush=True, file=exact())
+    print(piece, end="", flush=True, file=raw_stdout())
 
 
 class _Printer:
@@ -193,5 +193,5 @@ class _Printer:
 
     def __call__(self, texts: list[str]) -> None:
         for text in texts:
-            print(text if self.first else f"{_RULE}\n{text}", flush=True, file=exact())
+            print(text if self.first else f"{_RULE}\n{text}", flush=True, file=raw_stdout())
             self.first = False

@@ -17,7 +17,7 @@ from etude.cli.common import (
     as_options,
     make_parser,
 )
-from etude.console import exact
+from etude.console import raw_stdout
 from etude.errors import Problem, RequestError
 
 
@@ -65,7 +65,7 @@ def predict(arguments: list[str]) -> int:
     texts = list(_texts(args, predictor))
     for result in predictor(texts, args.pair):
         line = json.dumps(result, ensure_ascii=False) if args.json else predictor.task.line(result)
-        print(line, flush=True, file=exact())
+        print(line, flush=True, file=raw_stdout())
     return DONE
 
 

@@ -23,7 +23,7 @@ _INSTALLED_FOLDERS = tuple(
 )
 
 
-def fault_of_users_class(error: BaseException, words: Sequence[str]) -> Problem | None:
+def find_user_fault(error: BaseException, words: Sequence[str]) -> Problem | None:
     """Returns the problem if the user's own code raised or may have caused an exception.
 
     A class from an extension may break the contract of its base class, so that Étude's code fails

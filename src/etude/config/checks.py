@@ -40,7 +40,7 @@ from etude.config.suggestions import suggest_node
 from etude.config.targets import PACKAGE, installed_extensions
 from etude.config.type_names import describe_type
 from etude.errors import Problem, RequestError, nearest
-from etude.secrets import Mask, variable_in, without_passwords
+from etude.secrets import Mask, find_secret_variable, without_passwords
 
 MAX_SAMPLES = 10_000
 """Maximum number of sample texts; each takes seconds to generate."""
@@ -242,7 +242,9 @@ def _unknown_keys(
     """
     hints = _hints(record)
     for key in map(str, tree):
-        if key not in hints and variable_in(key) is None:  # secrets are reported separately
+        if (
+            key not in hints and find_secret_variable(key) is None
+        ):  # secrets are reported separately
             suggestion = None if above else suggest_node(key, config)
             expected = f"a key of {above[:-1] or 'the config'}"
             yield Problem(f"{above}{key}", expected, hint=suggestion or nearest(key, hints))
@@ -410,11 +412,14 @@ def _secrets_in_identity(written: Any, config: DictConfig) -> Iterator[Problem]:
         config: the config.
     """
     for path, value in _leaves(written):
-        if (name := variable_in(path)) is not None:
+        if (name := find_secret_variable(path)) is not None:
             where = path.partition(os.environ[name])[0].rstrip(".")
             where = where or _locate_key(os.environ[name], config)
             yield Problem(where, f"a key other than the value of ${name}")
-        elif not _is_out_of_signature(path) and (name := variable_in(str(value))) is not None:
+        elif (
+            not _is_out_of_signature(path)
+            and (name := find_secret_variable(str(value))) is not None
+        ):
             yield Problem(path, f"a value other than that of ${name}", value)
 
 

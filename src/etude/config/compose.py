@@ -110,7 +110,7 @@ def fill_in(config: DictConfig, choices: Mapping[str, Any], typed: Sequence[str]
         raise RequestError(
             Problem(path, "no value", str(value), hint) for path, value in non_empty.items()
         )
-    config.run.overrides = [literal(item) for item in typed if not of_hydra(item)]
+    config.run.overrides = [literal(item) for item in typed if not is_hydra_override(item)]
     config.run.choices = chosen(choices, typed)
 
 
@@ -202,19 +202,19 @@ def addable(override: str) -> str:
     return f"++{override}" if inside and "=" in override and "/" not in key else override
 
 
-def of_hydra(override: str) -> bool:
+def is_hydra_override(override: str) -> bool:
     """Returns whether an override sets or adds one of Hydra's own keys (`+hydra.x=1`)."""
     return override.lstrip("+~").startswith("hydra.")
 
 
 def unmarked(override: str) -> str:
     """Removes the `+` of an override, which `addable` adds again, except for Hydra's own keys."""
-    return override if of_hydra(override) else override.lstrip("+")
+    return override if is_hydra_override(override) else override.lstrip("+")
 
 
 def of_the_job(overrides: Iterable[str]) -> list[str]:
     """Returns a job's overrides without those of Hydra's own keys."""
-    return [unmarked(item) for item in overrides if not of_hydra(item)]
+    return [unmarked(item) for item in overrides if not is_hydra_override(item)]
 
 
 def find_invalid(overrides: Sequence[str], error: Exception) -> tuple[list[Problem], list[str]]:

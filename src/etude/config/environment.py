@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from etude.secrets import Mask, taken_from_environment, without_secrets
+from etude.secrets import Mask, register_secret_value, without_secrets
 
 _resolver_lock = threading.RLock()  # OmegaConf's resolvers belong to the whole process
 
@@ -117,7 +117,7 @@ def _registering_env(key: str, *default: Any) -> Any:
     """Resolver `oc.env` that registers the value, so that error messages mask it."""
     value = oc.env(key, *default)
     if key in os.environ:
-        taken_from_environment(key, os.environ[key])
+        register_secret_value(key, os.environ[key])
     return value
 
 
