@@ -700,6 +700,6 @@ def _row(record: Record) -> dict[str, Any]:
         for key in ("name", "signature", "status", "label", "parameters", "step")
     }
     config = {key: value for key, value in config_facts(record).items() if key not in head}
-    found = best(record)
-    scores = {f"best/{found['metric']}": found["value"]} if found else {}
+    best_value = best(record)
+    scores = {f"best/{best_value['metric']}": best_value["value"]} if best_value else {}
     return head | config | metric_facts(record) | scores

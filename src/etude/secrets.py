@@ -235,8 +235,8 @@ def _without_tokens(text: str) -> str:
 def without_secrets(value: Any) -> Any:
     """Masks the secrets in a text, or in all keys and values of a tree, for a record.
 
-    Masks what `mask_secrets` masks, tokens of known formats, and the values of keys whose names mark
-    them as secret, also in overrides (`vars.api_key=...`).
+    Masks what `mask_secrets` masks, tokens of known formats, and the values of keys whose names
+    mark them as secret, also in overrides (`vars.api_key=...`).
     """
     if isinstance(value, str):
         key, equals, rest = value.partition("=")

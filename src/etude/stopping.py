@@ -52,7 +52,7 @@ class _Watch:
 
     Attributes:
         saving: the current work, the innermost last.
-        asked: ids of the work that has received a first signal.
+        signalled: ids of the work that has received a first signal.
         at_the_end: cleanup functions, called in reverse order before the process is killed.
         signum: the signal that ends the process.
     """
@@ -60,7 +60,7 @@ class _Watch:
     def __init__(self, patience: float) -> None:
         self.patience = patience
         self.saving: list[Saving] = []
-        self.asked: set[int] = set()
+        self.signalled: set[int] = set()
         self.at_the_end: list[Callable[[], object]] = []
         self.signum: int | None = None
         self._deadline: float | None = None
@@ -90,8 +90,8 @@ class _Watch:
     def _handle(self, signum: int) -> None:
         name = signal.Signals(signum).name
         work = self.saving[-1] if self.saving else None
-        if work is not None and id(work) not in self.asked and work.saves():
-            self.asked.add(id(work))
+        if work is not None and id(work) not in self.signalled and work.saves():
+            self.signalled.add(id(work))
             say(f"{name}: {work.told} (send it again to stop at once)\n")
             return
         if self._deadline is None:
@@ -155,7 +155,7 @@ def on_a_hard_end(clean: Callable[[], object]) -> Iterator[None]:
 def begin_saving(work: Saving) -> None:
     """Directs the first signal to `work` until `end_saving`; repeated calls have no effect."""
     if _watch is not None and work not in _watch.saving:
-        _watch.asked.discard(id(work))
+        _watch.signalled.discard(id(work))
         _watch.saving.append(work)
 
 

@@ -242,9 +242,8 @@ def _unknown_keys(
     """
     hints = _hints(record)
     for key in map(str, tree):
-        if (
-            key not in hints and find_secret_variable(key) is None
-        ):  # secrets are reported separately
+        is_secret = find_secret_variable(key) is not None  # reported separately
+        if key not in hints and not is_secret:
             suggestion = None if above else suggest_node(key, config)
             expected = f"a key of {above[:-1] or 'the config'}"
             yield Problem(f"{above}{key}", expected, hint=suggestion or nearest(key, hints))
