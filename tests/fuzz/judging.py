@@ -120,19 +120,19 @@ def judged(
     from etude import cli
 
     unexpected: list[str] = []
-    say = cli._say
+    print_error = cli._print_error
 
     def watching(message: str) -> None:
         error = sys.exc_info()[1]
         if "please report it" in message and error is not None:
             unexpected.append(cause_of(error))
-        say(message)
+        print_error(message)
 
     def failure(cause: str, printed: str) -> Failure:
         return Failure(cause, tuple(words), f"{note}\n    {printed.strip()[-600:]}")
 
     before = contents(keeps) if keeps else {}
-    cli._say = watching
+    cli._print_error = watching
     try:
         with limited():
             answer = etude(*words, cwd=where)
@@ -141,7 +141,7 @@ def judged(
     except BaseException as error:
         return failure(f"not caught: {cause_of(error)}", repr(error))
     finally:
-        cli._say = say
+        cli._print_error = print_error
     if unexpected:
         return failure(unexpected[0], answer.err)
     if answer.code not in CODES:
