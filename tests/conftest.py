@@ -1,4 +1,4 @@
-"""What tests of several rooms share: a cache of their own, small corpora, the command."""
+"""Fixtures shared by all tests: a temporary cache, small corpora, and the command."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from toys import WORDS, write_toys
 
 @pytest.fixture(autouse=True, scope="session")
 def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Prepared data goes to a temporary folder, never to the home."""
+    """Redirects prepared data to a temporary folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ETUDE_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -29,7 +29,7 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 @pytest.fixture(autouse=True, scope="session")
 def ctrl_c_interrupts() -> Iterator[None]:
-    """As on a terminal: a shell starts what it puts in the background with SIGINT ignored."""
+    """Restores SIGINT's handler: shells start background processes with SIGINT ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -50,13 +50,13 @@ def write_corpus() -> Callable[..., Path]:
 
 @pytest.fixture
 def corpus(tmp_path: Path, write_corpus: Callable[..., Path]) -> Path:
-    """A text of some six thousand characters."""
+    """A text of about 6,000 characters."""
     return write_corpus(tmp_path / "corpus.txt")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command left: its exit code, and both outputs."""
+    """Result of a command: its exit code and both outputs."""
 
     code: int
     out: str
@@ -85,7 +85,7 @@ def etude() -> Callable[..., Answer]:
 
 @contextlib.contextmanager
 def _fresh_logging() -> Iterator[None]:
-    """As in a new process: no handlers yet. Puts back what was there, and SIGTERM's handler."""
+    """Removes log handlers, as in a new process, and restores them and SIGTERM's handler."""
     loggers = [logging.getLogger(), logging.getLogger("etude")]
     before = [(logger.handlers[:], logger.level) for logger in loggers]
     on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -142,7 +142,7 @@ def toy_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def toy(toy_files: Path) -> Callable[..., list[str]]:
-    """`toy("tagging", root)`: overrides of a run of that task that takes a second."""
+    """`toy("tagging", root)`: overrides of a run of that task that takes about a second."""
     text = ["data=text_files", f"data.path={toy_files}/text.txt"]
     pairs = ["data=pairs", f"data.path={toy_files}/pairs.jsonl"]
     labelled = ["data=labelled_files", f"data.path={toy_files}/labelled.jsonl"]

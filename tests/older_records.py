@@ -1,4 +1,4 @@
-"""Records as earlier versions wrote them, and records whose hashes somebody made to fit."""
+"""Records in the format of earlier versions, and records with forged hashes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from etude.records.record import Record
 
 
 def as_older(record: Path) -> None:
-    """Takes the hashes, the seals and the rows' intervals out of a record."""
+    """Removes the hashes, the seals and the row intervals from a record."""
     info = json.loads((record / "run.json").read_text())
     del info["sha256"]
     info.pop("metrics_sha256", None)  # of a finished run
@@ -24,7 +24,7 @@ def as_older(record: Path) -> None:
 
 
 def with_hashes_that_fit(record: Path) -> None:
-    """Hashes a record as it is now: hashes protect from accidents, not from strangers."""
+    """Updates a record's hashes to its current files: hashes detect accidents, not attacks."""
     found = Record.read(record)
     integrity.note_files(found.info, record, [n for n in found.info["sha256"] if n != "run.json"])
     integrity.note_fields(found.info, [key for key in found.info if key != "sha256"])

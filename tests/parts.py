@@ -1,4 +1,4 @@
-"""`--part K/N`, by which CI takes the slow tests in turn."""
+"""`--part K/N`, with which CI runs the slow tests in turn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which cases of a parametrised test are quick: the first ones; CI takes the others in turn."""
+"""Marks all but the first cases of a parametrized test as slow; CI runs those in turn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 def quick_first(cases: Iterable[Any], quick: int = 1) -> list[Any]:
-    """`cases` for `pytest.mark.parametrize`, all but the first `quick` of them marked as slow."""
+    """Returns `cases` for `parametrize`, with all but the first `quick` marked as slow."""
     first, others = (found := list(cases))[:quick], found[quick:]
     return [*first, *(pytest.param(*_values(case), marks=pytest.mark.slow) for case in others)]
 

@@ -1,4 +1,4 @@
-"""Looking for garbage rarely, and as before afterwards."""
+"""Rare garbage collection, and restoring the defaults."""
 
 from __future__ import annotations
 

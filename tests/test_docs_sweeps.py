@@ -1,4 +1,4 @@
-"""What docs/sweeps.md shows runs, in the order in which it stands there."""
+"""The commands in docs/sweeps.md run, in their order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a constructor notes of its arguments, whatever their types are."""
+"""`Checks` reports invalid arguments of any type."""
 
 from __future__ import annotations
 

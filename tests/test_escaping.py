@@ -1,4 +1,4 @@
-"""Texts from strangers are shown as they are, in a terminal, Markdown, CSV, LaTeX and figures."""
+"""Untrusted texts are shown literally in terminals, Markdown, CSV, LaTeX and figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 
 from etude.analysis.exports import latex as table
 from etude.analysis.groups import Group, Groups
-from etude.console import Outlet, exact, guarded, rich_console, start_live
+from etude.console import SafeStream, guarded, raw_stdout, rich_console, start_live
 from etude.escaping import csv_cell, figure_label, latex, markdown, markdown_code, printable
 from etude.records.tables import csv_text, markdown_table
 
@@ -94,7 +94,7 @@ def test_latex_carries_out_nothing() -> None:
 
 @pytest.mark.parametrize("text", ["$", "$x_1$ and $", "\\$", r"$\frac$", "_hidden", "\x1b[0m"])
 def test_a_figure_shows_a_label_as_it_is(text: str, tmp_path: Path) -> None:
-    """Unbalanced formulas raise in matplotlib, and legends leave out what begins with `_`."""
+    """Unbalanced `$` raise in matplotlib, and legends omit labels that start with `_`."""
     from matplotlib.figure import Figure
 
     figure = Figure()
@@ -108,7 +108,7 @@ def test_a_figure_shows_a_label_as_it_is(text: str, tmp_path: Path) -> None:
 
 
 class Terminal(io.StringIO):
-    """A stream on which somebody looks."""
+    """A stream that reports to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -118,7 +118,7 @@ def test_bars_of_other_libraries_keep_their_line() -> None:
     from tqdm import tqdm
 
     screen = Terminal()
-    for _ in tqdm(range(2), file=Outlet(screen, errors=True), desc="a\x1b[31mb", mininterval=0):
+    for _ in tqdm(range(2), file=SafeStream(screen, errors=True), desc="a\x1b[31mb", mininterval=0):
         pass
     written = screen.getvalue()
     assert written.count("\r") >= 2
@@ -129,7 +129,7 @@ def test_bars_of_other_libraries_keep_their_line() -> None:
 @pytest.mark.parametrize("errors", [False, True])
 def test_in_a_pipe(errors: bool) -> None:
     pipe = io.StringIO()
-    Outlet(pipe, errors=errors).write("\rx\x1b[A")
+    SafeStream(pipe, errors=errors).write("\rx\x1b[A")
     assert pipe.getvalue() == ("\\rx\\x1b[A" if errors else "\rx\x1b[A")
 
 
@@ -143,7 +143,7 @@ def test_rich_draws_and_the_texts_between_are_escaped(monkeypatch: pytest.Monkey
     with guarded():
         live = Live(Text("bar \x1b[5m \x9b", style="red"), console=rich_console(), transient=True)
         start_live(live)
-        print("printed \x1b[35;5m \x1b]8;;http://x\x1b\\link", file=exact())
+        print("printed \x1b[35;5m \x1b]8;;http://x\x1b\\link", file=raw_stdout())
         live.stop()
     written = screen.getvalue()
     assert "\x1b[31m" in written  # ours

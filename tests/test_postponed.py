@@ -1,4 +1,4 @@
-"""Modules that are executed when they are used: as if they had been imported at once."""
+"""Lazy modules behave as if they were imported at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 def executed(program: str) -> str:
-    """What a new interpreter prints."""
+    """Returns the output of a new interpreter."""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -86,13 +86,13 @@ print(torchmetrics.Metric is base, torchmetrics.functional.mean_squared_error.__
 def test_a_module_that_fails_can_be_tried_again() -> None:
     program = """
 import sys
-import etude.postponed as postponed
+import etude.lazy_modules as lazy_modules
 class Broken:
     name = "torch._dynamo"
     def exec_module(self, module):
         raise ImportError("not today")
 from importlib.machinery import ModuleSpec
-module = postponed.Postponed(ModuleSpec("broken", Broken()), {"here": lambda _: 1})
+module = lazy_modules.LazyModule(ModuleSpec("broken", Broken()), {"here": lambda _: 1})
 for _ in range(2):
     try:
         module.there

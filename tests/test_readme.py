@@ -133,7 +133,7 @@ def test_the_check_above_finds_what_is_not_there() -> None:
 
 
 def test_every_feature_names_a_test() -> None:
-    """A row of a table with a column for tests."""
+    """Checks the rows of tables with a column for tests."""
     tables = re.findall(r"^\| what \| where \| test \|\n.*\n((?:\|.*\n)+)", FEATURES, re.MULTILINE)
     rows = [row for table in tables for row in table.splitlines()]
     assert len(rows) > 160

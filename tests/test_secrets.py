@@ -1,4 +1,4 @@
-"""Passwords in URLs and values of the environment are found in any text, and nothing else is."""
+"""Passwords in URLs and values of the environment are masked in any text, and only these."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from etude.errors import Problem, RequestError
 from etude.secrets import (
     Mask,
     MaskingFormatter,
-    hidden,
     in_errors,
+    mask_secrets,
     secret_variables,
     without_passwords,
     without_secrets,
@@ -137,7 +137,7 @@ def test_a_variable_whose_name_says_so(name: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv(name, KEY)
     expected = name != "MONKEYS"
     assert (name in secret_variables()) is expected
-    assert (KEY not in hidden(f"a {KEY} b")) is expected
+    assert (KEY not in mask_secrets(f"a {KEY} b")) is expected
 
 
 @pytest.mark.parametrize(
@@ -153,15 +153,15 @@ def test_what_no_text_is_searched_for(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
-    assert hidden(f"at {value}!") == f"at {value}!"
+    assert mask_secrets(f"at {value}!") == f"at {value}!"
 
 
 def test_a_variable_that_is_set_later_or_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     for value in (KEY, KEY[::-1]):
         monkeypatch.setenv("LATE_API_KEY", value)
-        assert hidden(f"{value}/x") == "${oc.env:LATE_API_KEY}/x"
+        assert mask_secrets(f"{value}/x") == "${oc.env:LATE_API_KEY}/x"
     monkeypatch.delenv("LATE_API_KEY")
-    assert hidden(KEY) == KEY
+    assert mask_secrets(KEY) == KEY
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_keys_and_tokens_in_messages(text: str, told: str) -> None:
 
 
 def test_half_a_secret_is_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A long value is cut in messages; the mask has to come before."""
+    """Long values are cut in messages, so they must be masked before."""
     monkeypatch.setenv("LONG_API_KEY", KEY)
     said = str(Problem("data.path", "a file", "/x" * 25 + KEY))
     assert KEY[:8] not in said

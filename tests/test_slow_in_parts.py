@@ -1,4 +1,4 @@
-"""`--part K/N` leaves no test out, whatever N."""
+"""`--part K/N` covers all tests for every N."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from parts import pytest_collection_modifyitems
 
 
 def parts(part: str | None, items: list[Any]) -> tuple[list[Any], list[Any]]:
-    """What stays of `items`, and what is reported as deselected."""
+    """Returns the selected `items`, and those reported as deselected."""
     left_out: list[Any] = []
     hook = SimpleNamespace(pytest_deselected=lambda items: left_out.extend(items))
     config: Any = SimpleNamespace(getoption=lambda name: part, hook=hook)

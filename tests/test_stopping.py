@@ -1,4 +1,4 @@
-"""Signals are acknowledged and heeded while the main thread computes in C; without torch."""
+"""Signals are acknowledged and obeyed while the main thread computes in C; without torch."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_second_ends_what_saves(tmp_path: Path) -> None:
     process, child = begin(str(tmp_path / "file"), "saves")
     assert process.stderr is not None
     os.kill(process.pid, signal.SIGTERM)
-    assert process.stderr.readline() == "SIGTERM: saving (once more stops at once)\n"
+    assert process.stderr.readline() == "SIGTERM: saving (send it again to stop at once)\n"
     time.sleep(2)  # longer than a process may take that is to end
     assert process.poll() is None
     os.kill(process.pid, signal.SIGINT)
@@ -107,7 +107,7 @@ def test_nohup_stays(etude: Callable[..., Any], monkeypatch: pytest.MonkeyPatch)
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended, soon."""
+    """Returns whether a process ends within a short time."""
     for _ in range(10 * LONG):
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -8,14 +8,14 @@
     etude.runs("experiments/nano").frame()
     model = etude.load_pretrained("a-folder-or-hub-id")
 
-Importing this package imports nothing heavy; names below arrive when they are first used.
+Importing this package is fast: the names below are imported on first use.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from etude import postponed
+from etude import lazy_modules
 
 if TYPE_CHECKING:
     from etude.api import (
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         train,
     )
 
-postponed.install()
+lazy_modules.install()
 
 __version__ = "0.1.0"
 __all__ = [

@@ -1,4 +1,4 @@
-"""`python -m etude` is the command `etude`."""
+"""Entry point of `python -m etude`, equivalent to the command `etude`."""
 
 from etude.cli import main
 

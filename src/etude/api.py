@@ -1,4 +1,4 @@
-"""The notebook door: compose, train, and ask any run anything."""
+"""The Python interface: composes configs, trains runs, and loads runs and released weights."""
 
 from __future__ import annotations
 
@@ -43,27 +43,28 @@ if TYPE_CHECKING:
 
 
 def compose(*overrides: str | Sequence[str], config_dir: str | Path | None = None) -> DictConfig:
-    """The very config that `etude train OVERRIDES` would run.
+    """Returns the config that `etude train OVERRIDES` would run.
 
     Args:
-        overrides: in Hydra's grammar, one a string: `"experiment=nano", "optimizer.lr=3e-4"`,
-            or a list of them.
-        config_dir: a folder of your own configs.
+        overrides: Hydra overrides, one per string, such as `"experiment=nano",
+            "optimizer.lr=3e-4"`, or a list of them.
+        config_dir: folder with your own configs.
 
     Raises:
-        RequestError: with every mistake found.
+        RequestError: with all errors in the overrides and files.
     """
-    return compose_config(_typed(overrides), config_dir=config_dir)
+    return compose_config(_flatten(overrides), config_dir=config_dir)
 
 
-def _typed(overrides: Sequence[str | Sequence[str]]) -> list[str]:
+def _flatten(overrides: Sequence[str | Sequence[str]]) -> list[str]:
     return [o for item in overrides for o in ([item] if isinstance(item, str) else item)]
 
 
 def train(config: DictConfig) -> Run:
-    """Trains what `config` describes, or what is left of it, or returns it if it is done.
+    """Trains the run that `config` describes, and returns it.
 
-    The run may build classes of the modules in the config's `extensions`, as the training did.
+    An interrupted run continues; a finished run is returned without training. The returned run may
+    build classes of the modules in the config's `extensions`.
 
     Raises:
         RequestError, RunHeld, RunFailed, Interrupted: see `etude.training.run.train`.
@@ -73,10 +74,11 @@ def train(config: DictConfig) -> Run:
 
 
 def train_record(config: DictConfig, checked: Checked | None = None) -> Any:
-    """`train`, with how it ended: an `etude.training.state.Outcome`.
+    """Trains like `train`, and returns an `etude.training.state.Outcome`.
 
     Args:
-        checked: the config, if it was checked.
+        config: the composed config.
+        checked: the checked config, if the caller has it.
     """
     from etude.config.checks import Unsound, check
     from etude.training.state import finished_at_once
@@ -87,7 +89,7 @@ def train_record(config: DictConfig, checked: Checked | None = None) -> Any:
         if outcome is not None:
             return outcome
     except Unsound:
-        if "torch" not in sys.modules:  # what constructors refuse besides would take seconds
+        if "torch" not in sys.modules:  # further checks would import torch, which takes seconds
             raise
     from etude.analysis.epilogue import finish
     from etude.training.run import train as train_run
@@ -101,40 +103,46 @@ def plan(
     config_dir: str | Path | None = None,
     measure: bool = True,
 ) -> list[PlannedJob]:
-    """What `train` would do: each job's state and what it takes. Nothing is trained or written.
+    """Returns the state of each job that `train` would run, and its parameters, FLOPs and time.
+
+    Trains nothing and writes no file.
 
     Args:
-        overrides, config_dir: as for `compose`.
-        multirun: commas sweep.
-        measure: try a few steps of a model whose speed no earlier run tells.
+        overrides: as for `compose`.
+        multirun: whether comma-separated values define a sweep.
+        config_dir: as for `compose`.
+        measure: whether to time a few steps of models that no earlier run has timed.
 
     Raises:
-        RequestError: an override is wrong whatever the swept values are.
+        RequestError: an override is invalid for all swept values.
     """
     from etude.sweeps.plan import plan as planned
 
     folder = None if config_dir is None else str(config_dir)
-    return planned(_typed(overrides), multirun=multirun, config_dir=folder, measure=measure)
+    return planned(_flatten(overrides), multirun=multirun, config_dir=folder, measure=measure)
 
 
 def find_learning_rate(
     config: DictConfig, *, lowest: float = 1e-6, highest: float = 1.0, steps: int = 100
 ) -> LearningRates:
-    """Trains a model that is thrown away with a rising learning rate (Smith 2015), and says at
-    which the loss falls most: `.suggestion`, `.steepest`, `.tenth_of_minimum`, `.notes`.
+    """Runs a learning rate range test (Smith 2015): trains with a rising learning rate.
 
-    A figure and the numbers lie in `.folder`, `<run.root>/_lr/<signature>`; there is no run.
+    The trained model is discarded, and no run is recorded. The result has the rates at which the
+    loss falls fastest: `.suggestion`, `.steepest`, `.tenth_of_minimum`, `.notes`. A figure and its
+    numbers are in `.folder`, `<run.root>/_lr/<signature>`.
 
     Args:
-        config: of the run, as for `train`.
-        lowest, highest: the first step's `optimizer.lr` and the last's; other rates that the
-            optimizer has are in proportion.
-        steps: at most; it ends where the loss is 4 times its minimum, or no finite number.
+        config: the config of a run, as for `train`.
+        lowest: `optimizer.lr` of the first step. Other learning rates of the optimizer are scaled
+            in proportion.
+        highest: `optimizer.lr` of the last step.
+        steps: maximum number of steps; the test ends early where the loss exceeds 4 times its
+            minimum or is not finite.
 
     Raises:
-        InvalidArguments: this is no range.
-        RequestError, Interrupted: as of `train`.
-        EtudeError: the loss is no finite number from the beginning.
+        InvalidArguments: `lowest`, `highest` and `steps` are not a valid range.
+        RequestError, Interrupted: as for `train`.
+        EtudeError: the loss is not finite from the first step on.
     """
     from etude.analysis.learning_rates import read_sweep, write
     from etude.training.build import check_all
@@ -143,9 +151,9 @@ def find_learning_rate(
     show_messages()
     checked = check_all(config)
     sweep = range_test(checked, lowest=lowest, highest=highest, steps=steps)
-    found = read_sweep(sweep, steps)
-    write(found, {"name": checked.name, "overrides": checked.shown["run"]["overrides"]})
-    return found
+    rates = read_sweep(sweep, steps)
+    write(rates, {"name": checked.name, "overrides": checked.shown["run"]["overrides"]})
+    return rates
 
 
 def coordinate_check(
@@ -157,15 +165,17 @@ def coordinate_check(
     beside_standard: bool = False,
     figure: str | Path | None = None,
 ) -> pd.DataFrame:
-    """How the sizes of what a model computes change with its width, in a few steps of training that
-    leave no record: whether its muP is right.
+    """Measures how activation sizes scale with the width over a few training steps.
+
+    The coordinate check of muP: with correct muP they don't depend on the width. No run is
+    recorded.
 
     Example:
         cfg = etude.compose("experiment=nano", "model.mup_base_dim=64")
         etude.coordinate_check(cfg, [64, 128, 256, 512], figure="check.png")
 
-    Args, returns and raises: see `etude.analysis.coordinates.coordinate_check`; its `slopes` of the
-    result are the powers of the width.
+    See `etude.analysis.coordinates.coordinate_check` for arguments, result and errors;
+    `etude.analysis.coordinates.slopes` of the result are the exponents of the width.
     """
     from etude.analysis import coordinates
 
@@ -181,21 +191,23 @@ def load_run(
     trust: Sequence[str] = (),
     unfinished: bool = False,
 ) -> Run:
-    """A run by its path, a signature prefix, or a name (its latest finished run).
+    """Loads a run.
 
     Args:
-        run: what to load; a folder may have been moved.
-        root: where names and prefixes are looked up.
-        trust: modules of others that the run's config may name. Without it only Étude's own
-            classes are built, and nothing that the record asks for is imported.
-        unfinished: a name without a finished run means its latest run.
+        run: a path, a signature prefix, or a name (its latest finished run). The folder of a run
+            may have been moved.
+        root: folder in which names and prefixes are searched.
+        trust: modules that are imported if the run's config names classes of them. Other modules
+            are never imported; by default, only Étude's own classes are built.
+        unfinished: whether a name without a finished run selects its latest run.
 
     Raises:
-        RequestError: no such run, or its config names what is not trusted.
+        RequestError: there is no such run, or its config names classes of modules that are not
+            trusted.
     """
-    found = Run(find(str(run), Path(root), unfinished=unfinished), trust=trust)
-    _ = found.checked  # refuse now what could not be built later
-    return found
+    loaded = Run(find(str(run), Path(root), unfinished=unfinished), trust=trust)
+    _ = loaded.checked  # raises now instead of when a model is built
+    return loaded
 
 
 def load_pretrained(
@@ -206,22 +218,22 @@ def load_pretrained(
     revision: str | None = None,
     adapter: str | Path | None = None,
 ) -> LanguageModel | Seq2Seq | TextEncoder:
-    """Released weights in our own modules, with their tokenizer.
+    """Loads released weights into Étude's modules, with their tokenizer.
 
-    GPT-2, GPT-NeoX, Llama and Qwen3 become a `LanguageModel`; T5 and Marian a `Seq2Seq`; BERT and
-    RoBERTa a `TextEncoder`. Nothing that the files contain is run.
+    GPT-2, GPT-NeoX, Llama and Qwen3 are loaded as `LanguageModel`; T5 and Marian as `Seq2Seq`; BERT
+    and RoBERTa as `TextEncoder`. No code in the files is executed.
 
     Args:
-        source: a folder with `config.json`, a `.safetensors` file beside one, a `.gguf` file, or a
+        source: a folder with `config.json`, a `.safetensors` file next to one, a `.gguf` file, or a
             hub id (`gpt2`, `owner/name`, `owner/name/file.gguf`), which is downloaded once.
-        dtype: of the weights, such as `"bfloat16"`; None is the files'.
-        device: where they shall lie, such as `"cuda"`.
-        revision: a branch, tag or commit on the hub.
-        adapter: a folder with low-rank changes for these weights, as `peft` writes it; they become
-            part of the matrices.
+        dtype: data type of the weights, such as `"bfloat16"`; None uses that of the files.
+        device: device of the weights, such as `"cuda"`.
+        revision: branch, tag or commit on the hub.
+        adapter: folder with a LoRA adapter for these weights, in the format of `peft`; it is merged
+            into the weights.
 
     Raises:
-        RequestError: the source cannot be read; it names what was expected.
+        RequestError: the source cannot be read.
     """
     from etude.interop.released import read, with_text
 
@@ -232,33 +244,34 @@ def load_pretrained(
         from etude.interop.adapter import merge_adapter
         from etude.nn.drawing import DrawingFrom
 
-        with DrawingFrom(torch.Generator()):  # low-rank changes draw weights, which are replaced
+        # The adapter's initial weights are random and replaced; the global generator stays as it is
+        with DrawingFrom(torch.Generator()):
             merge_adapter(released.loaded, Path(adapter))
     return with_text(released)
 
 
 def runs(root: str | Path = "experiments") -> Runs:
-    """All runs below a folder.
+    """Loads all runs below a folder.
 
-    Records that cannot be read are left out and named in one line on standard error.
+    Records that cannot be read are skipped and listed in one line on standard error.
 
     Raises:
-        RequestError: there is no such folder.
+        RequestError: the folder does not exist.
     """
     folder = Path(root)
     if not folder.is_dir():
         raise RequestError(Problem("root", "a folder of runs", str(root)))
     damaged: list[RequestError] = []
-    found = Runs([Run(record) for record in scan(folder, damaged)])
+    loaded = Runs([Run(record) for record in scan(folder, damaged)])
     tell_damaged(damaged)
-    return found
+    return loaded
 
 
 class Run:
-    """A run's record, read from its files.
+    """A recorded run.
 
     Attributes:
-        record: the files themselves.
+        record: the record's files.
     """
 
     def __init__(self, record: Record, *, trust: Sequence[str] = ()) -> None:
@@ -267,17 +280,17 @@ class Run:
 
     @property
     def path(self) -> Path:
-        """The record's folder."""
+        """The folder of the record."""
         return self.record.path
 
     @property
     def status(self) -> str:
-        """running, finished, failed, interrupted, paused, diverged or oom."""
+        """The status: running, finished, failed, interrupted, paused, diverged or oom."""
         return self.record.status
 
     @property
     def label(self) -> str:
-        """What distinguishes the run from its experiment file."""
+        """The overrides that distinguish the run from its experiment file."""
         return self.record.label
 
     @property
@@ -287,20 +300,20 @@ class Run:
 
     @cached_property
     def config(self) -> DictConfig:
-        """The composed config, as the record holds it.
+        """The composed config in the record.
 
         Raises:
-            RequestError: it, or `run.json`, was changed since it was written.
+            RequestError: the config or `run.json` was edited after training.
         """
         self.record.check(CONFIG)
         return read_config(self.path / "config.yaml")
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """One row a logged step: `step`, `tokens`, `time`, `train/loss`, `val/loss`, ...
+        """The metrics, one row per logged step: `step`, `tokens`, `time`, `train/loss`, ...
 
         Raises:
-            RequestError: those of a finished run were changed since they were written.
+            RequestError: the metrics of a finished run were edited after training.
         """
         if self.record.info.get("status") == "finished":
             self.record.check(METRICS)
@@ -308,36 +321,36 @@ class Run:
 
     @cached_property
     def checked(self) -> Checked:
-        """The config, checked by the constructors that it names."""
+        """The checked config, whose nodes can be built."""
         return check(portable(self.config), trust=self._trust)
 
     def tokenizer(self) -> Any:
-        """The tokenizer that the run was trained with.
+        """Loads the run's tokenizer.
 
         Raises:
-            RequestError: the file is missing, or was changed since it was written.
+            RequestError: the file is missing or was edited after training.
         """
         from etude.data.tokenizer import Tokenizer
 
         self.record.check(TOKENIZER)
-        found = Tokenizer.load(self.path / TOKENIZER, links=False)
-        stated = self.summary.get("tokenizer", {}).get("fingerprint")
-        if not is_hashed(self.summary) and found.fingerprint != stated:
-            told = "%s does not have the fingerprint that run.json states: it may have been changed"
-            logging.getLogger("etude").warning(told, self.path / TOKENIZER)
-        return found
+        tokenizer = Tokenizer.load(self.path / TOKENIZER, links=False)
+        recorded = self.summary.get("tokenizer", {}).get("fingerprint")
+        if not is_hashed(self.summary) and tokenizer.fingerprint != recorded:
+            message = "%s: the fingerprint differs from run.json; the file may have been edited"
+            logging.getLogger("etude").warning(message, self.path / TOKENIZER)
+        return tokenizer
 
     def model(self, which: str = "best", *, merged: bool = True) -> Trained:
-        """The trained model, with its tokenizer if it reads text, in evaluation mode.
+        """Loads the trained model in evaluation mode, with its tokenizer if it reads text.
 
         Args:
-            which: `best` (by validation), `last`, a step that has a checkpoint, `average` (the mean
-                of all that are kept) or `average:K` (of the last K).
-            merged: low-rank changes become part of the matrices that they change.
+            which: the checkpoint: `best` (by validation), `last`, a step, `average` (the mean of
+                all saved checkpoints) or `average:K` (of the last K).
+            merged: whether LoRA weights are merged into the weights that they change.
 
         Raises:
-            RequestError: no such checkpoint, fewer than K, a damaged one, or another than was
-                saved.
+            RequestError: the checkpoint does not exist, is damaged or was edited after training, or
+                there are fewer than K.
         """
         from etude.models.textual import for_use
 
@@ -346,7 +359,7 @@ class Run:
         return for_use(module.eval(), tokenizer, self.labels)
 
     def task(self, which: str = "best") -> Task:
-        """The run's task with the trained model, ready to evaluate and predict.
+        """Builds the run's task with the trained model, for evaluation and prediction.
 
         Args:
             which: the checkpoint, as for `model`.
@@ -359,17 +372,17 @@ class Run:
         tokenizer = self.tokenizer()
         module = self._module(which, tokenizer.vocab_size)
         setup = Setup(module.eval(), labels=self.labels, tokenizer=tokenizer)
-        made: Task = self.checked.nodes["task"].build()(setup=setup)
-        return made
+        task: Task = self.checked.nodes["task"].build()(setup=setup)
+        return task
 
     @property
     def labels(self) -> list[str]:
-        """The names of the data's labels or tags, by number; empty where there are none."""
-        found: list[str] = self.summary.get("data", {}).get("labels", [])
-        return found
+        """The names of labels or tags, by index; empty if the data has none."""
+        names: list[str] = self.summary.get("data", {}).get("labels", [])
+        return names
 
     def _module(self, which: str, vocabulary: int, *, merged: bool = True) -> Any:
-        """The trained `torch.nn.Module`."""
+        """Loads the trained `torch.nn.Module`."""
         import torch
 
         from etude.training.checkpoints import load_mean
@@ -379,28 +392,27 @@ class Run:
         folders = self.record.chosen(which).folders
         self.record.check_weights(folders)
         weights = load_mean(folders)
-        changed = bool(self.checked.config.init_from.lora.rank)
-        there = sum(weight.numel() for weight in weights.values())
-        elements = None if changed else there
+        has_lora = bool(self.checked.config.init_from.lora.rank)
+        elements = None if has_lora else sum(weight.numel() for weight in weights.values())
         check_weights(self.checked, vocabulary, len(self.labels), elements)
-        # another thread may be training, with torch's own generator
+        # Another thread may be training with torch's global generator.
         module = build_model(
             self.checked, vocabulary, len(self.labels), generator=torch.Generator()
         )
-        if changed:  # the rest is the source's
+        if has_lora:  # the checkpoint has the LoRA weights only; the source has the others
             from etude.nn.lora import merge
             from etude.training.initial import Initial
 
             with _quiet():
                 Initial.fill(module, self.checked.config.init_from, self.path.parent.parent)
         try:
-            module.load_state_dict(weights, strict=not changed)
+            module.load_state_dict(weights, strict=not has_lora)
         except RuntimeError as error:
             reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
             raise RequestError(
-                Problem(str(self.path), "weights that fit the record's config", hint=reason)
+                Problem(str(self.path), "weights that match the record's config", hint=reason)
             ) from error
-        if changed and merged:
+        if has_lora and merged:
             merge(module)
         return module
 
@@ -412,28 +424,29 @@ class Run:
         stride: int | None = None,
         which: str = "best",
     ) -> dict[str, float]:
-        """Scores a checkpoint on a whole split of the run's own data.
+        """Computes the metrics of a checkpoint on a split of the run's data.
 
         Args:
-            split: `val` or `train`; `test` where the data has one.
-            sequence_length: of a language model, windows of this length instead of the training's.
-            stride: of a language model, the windows overlap, and of each but the first only the
-                last `stride` tokens count, so that these have seen many before them.
+            split: `val`, `train`, or `test` if the data has one.
+            sequence_length: for language models, window length in tokens instead of that of
+                training.
+            stride: for language models, windows overlap and only the last `stride` tokens of each
+                (all of the first) are scored, so that these have a long context.
             which: the checkpoint, as for `model`.
 
         Raises:
-            RequestError: the data is gone or is not what the run was trained on, or the model's
-                positions end before `sequence_length`.
+            RequestError: the data is missing or differs from that of training, or
+                `sequence_length` exceeds the model's positions.
         """
         from etude.analysis.scoring import options_of, write_evaluation
         from etude.data.evaluated import Request
 
         data = self.data()
         options = options_of(self, data, {"sequence_length": sequence_length, "stride": stride})
-        asked = Request(split)
-        evaluated = self.evaluated(data, asked)
-        if evaluated.rows:  # what is said of each is kept in the record
-            return dict(write_evaluation(self, evaluated, asked, options, which)["metrics"])
+        request = Request(split)
+        evaluated = self.evaluated(data, request)
+        if evaluated.rows:  # predictions of rows are saved in the record
+            return dict(write_evaluation(self, evaluated, request, options, which)["metrics"])
         return self.task(which).evaluate(evaluated, options).metrics
 
     def predict(
@@ -445,27 +458,29 @@ class Run:
         beams: int | None = None,
         length_penalty: float | None = None,
     ) -> list[dict[str, Any]]:
-        """What the run says of texts: `label` and `probabilities`, `words` and `tags`, or `target`.
+        """Predicts for texts: `label` and `probabilities`, `words` and `tags`, or `target`.
 
         Args:
-            pair: of a run on pairs of texts, the second one.
+            texts: the texts.
+            pair: the second text, for a run trained on pairs of texts.
             which: the checkpoint, as for `model`.
-            beams, length_penalty: of a translation's search for targets; 4 and 1 if None.
+            beams: for translation, number of beams; None means 4.
+            length_penalty: for translation, length penalty of beam search; None means 1.
 
         Raises:
-            RequestError: an empty text, or a run that says nothing of a text alone.
+            RequestError: a text is empty, or the run's task predicts nothing for a single text.
         """
         from etude.analysis.predicting import Predictor
 
-        asked = Predictor(self, which, beams=beams, length_penalty=length_penalty)
-        return list(asked(texts, pair))
+        predictor = Predictor(self, which, beams=beams, length_penalty=length_penalty)
+        return list(predictor(texts, pair))
 
     def scores(self, split: str = "val", *, which: str = "best") -> list[float]:
-        """Of each example of a split, in their order, how well it is done: of a language model the
-        loss of each window, in nats a token; else a score from 0 to 1 (whether a label is right,
-        the part of the tags that are, chrF of a target).
+        """Computes a score for each example of a split, in order.
 
-        Computed once and kept in the record, in `predictions/`.
+        For a language model, the loss of each window in nats per token (lower is better); else a
+        score from 0 to 1: whether the label is correct, the fraction of correct tags, or chrF of
+        the translation. Scores are saved in the record, in `predictions/`, and reused.
 
         Raises:
             RequestError: as for `evaluate`.
@@ -475,25 +490,27 @@ class Run:
         return example_scores(self, split, which)
 
     def batch(self, step: int) -> dict[str, Any]:
-        """All that an optimizer step read, over all processes, as one batch: tensors by name.
+        """Returns the batch that an optimizer step read over all processes, as tensors by name.
 
         Args:
-            step: as in the metrics: the first is 1.
+            step: optimizer step, as in the metrics; the first is 1.
 
         Raises:
-            RequestError: the run has no such step, or its data is gone or is not what it was
-                trained on.
+            RequestError: the run has no such step, or its data is missing or differs from that of
+                training.
         """
         from etude.analysis.ledger import batch_of
 
         return batch_of(self, step)
 
     def places(self, step: int) -> pd.DataFrame:
-        """Where the examples of an optimizer step came from: `example`, `document`, `source`, and
-        of running text the document's tokens `first` up to `end`.
+        """Returns the origins of the examples of an optimizer step.
+
+        Columns: `example`, `document`, `source`, and for running text the range `first` to `end` of
+        tokens in the document.
 
         Raises:
-            RequestError: see `batch`.
+            RequestError: as for `batch`.
         """
         import pandas as pd
 
@@ -502,59 +519,64 @@ class Run:
         return pd.DataFrame(places_of(self, step))
 
     def readings(self, text: str) -> pd.DataFrame:
-        """The optimizer steps that have read a text: `step`, `example`, where the text stands, and
-        whether the example holds the `whole` of it.
+        """Finds the optimizer steps that read a text.
+
+        Columns: `step`, `example`, the position as in `places`, and `whole`, whether the example
+        contains the complete text.
 
         Args:
-            text: as it stands in the training data.
+            text: an exact part of the training data.
 
         Raises:
-            RequestError: the training split does not hold it, or see `batch`.
+            RequestError: the training split does not contain the text, or as for `batch`.
         """
         import pandas as pd
 
         from etude.analysis.ledger import readings_of
 
-        found = readings_of(self, text)
-        none = ["step", "example", "document", "source", "whole"]
-        return pd.DataFrame(found) if found else pd.DataFrame(columns=none)
+        rows = readings_of(self, text)
+        columns = ["step", "example", "document", "source", "whole"]
+        return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
 
     def data(self) -> Any:
-        """The run's data module, not prepared: its files need not be there."""
+        """Builds the run's data module, unprepared; its files need not exist."""
         data = self.checked.nodes["data"].build()
         task: Any = self.checked.nodes["task"].build()
         data.for_task(task.constructor.objective(**task.arguments))
         return data
 
     def evaluated(self, data: Any, asked: Request) -> Evaluated:
-        """What of the run's data, or of other files, is to be evaluated.
+        """Returns the examples to evaluate, from the run's data or from other files.
 
         Args:
-            data: the run's; it is prepared unless other files are asked for.
+            data: the run's data module; it is prepared unless other files are requested.
+            asked: the requested split or files.
 
         Raises:
-            RequestError: the data is gone, is not what the run was trained on, or lacks what is
-                asked.
+            RequestError: the data is missing, differs from that of training, or lacks the requested
+                split.
         """
         if asked.files is None:
             self.prepare(data)
         asked = replace(asked, tokenizer=self.tokenizer(), labels=self.labels)
-        found: Evaluated = data.evaluated_with_rows(asked)
-        return found
+        evaluated: Evaluated = data.evaluated_with_rows(asked)
+        return evaluated
 
     def prepare(self, data: Any) -> None:
-        """Prepares the run's own data.
+        """Prepares the run's data.
 
         Raises:
-            RequestError: it is gone, or is not what the run was trained on.
+            RequestError: the data is missing or differs from that of training.
         """
         from etude.training.place import cache_folder
 
         with _quiet():
             data.check()
-        found, expected = data.fingerprint(), self.summary["data"]["fingerprint"]
-        if found != expected:
-            raise RequestError(Problem("data", f"the content trained on ({expected})", found))
+        fingerprint, recorded = data.fingerprint(), self.summary["data"]["fingerprint"]
+        if fingerprint != recorded:
+            expected = f"the fingerprint of the training data, {recorded}"
+            hint = "the data has changed since training"
+            raise RequestError(Problem("data", expected, fingerprint, hint))
         with _quiet():
             data.prepare(cache_folder(self.checked))
 
@@ -564,9 +586,9 @@ class Run:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What preparing would say was said when the run was trained.
+    """Context manager that hides log messages, which were already shown during training.
 
-    The level belongs to the whole process, so while another thread trains it stays as it is.
+    The log level belongs to the whole process, so it is unchanged while another thread trains.
     """
     if used_elsewhere():
         yield
@@ -581,7 +603,7 @@ def _quiet() -> Iterator[None]:
 
 
 class Runs(Sequence[Run]):
-    """Several runs, and one table of them."""
+    """Sequence of runs, with tables and comparisons of them."""
 
     def __init__(self, found: Sequence[Run]) -> None:
         self._runs = list(found)
@@ -596,33 +618,35 @@ class Runs(Sequence[Run]):
         return iter(self._runs)
 
     def filter(self, *conditions: str) -> Runs:
-        """Those that fulfil all conditions, as typed after `etude runs list`.
+        """Returns the runs that match all filters; the syntax is that of `etude runs list`.
 
         Example:
             runs("experiments/nano").filter("optimizer.lr>1e-3", "model.position=rotary")
 
         Raises:
-            RequestError: no condition, or about a key that none of these runs has.
+            RequestError: a filter is invalid, or no run has its key.
         """
         filters = [parse(condition) for condition in conditions]
         records = [run.record for run in self._runs]
-        must_exist([(one.key, "condition") for one in filters], records)
-        fitting = [run for run in self._runs if all(one.matches(run.record) for one in filters)]
-        return Runs(fitting)
+        must_exist([(each.key, "condition") for each in filters], records)
+        return Runs(
+            [run for run in self._runs if all(each.matches(run.record) for each in filters)]
+        )
 
     def frame(self) -> pd.DataFrame:
-        """One row a run: what it is, its config's columns, its latest metrics."""
+        """Returns a table with one row per run: identity, config values and latest metrics."""
         import pandas as pd
 
         return pd.DataFrame([_row(run.record) for run in self._runs])
 
     def compare(self, *metrics: str, x: str = "step", log: str = "") -> Comparison:
-        """What differs between these runs, how they went, and their curves in one figure.
+        """Compares the configs, results and curves of the runs.
 
         Args:
-            metrics: a panel each; none takes the metric by which the runs chose their best.
+            metrics: metrics to plot, one panel each; by default the metric that selects the best
+                checkpoint.
             x: `step`, `tokens` or `time`.
-            log: axes with logarithmic scale: `x`, `y` or `xy`.
+            log: axes with a logarithmic scale: `x`, `y` or `xy`.
 
         Raises:
             RequestError: there are no runs, or none has a metric.
@@ -632,14 +656,15 @@ class Runs(Sequence[Run]):
         return Comparison([run.record for run in self._runs], metrics=metrics, x=x, log=log)
 
     def group(self, metric: str | None = None, *, by: Sequence[str] = ()) -> Groups:
-        """The finished ones by their config, seeds aside: means, spread, curves with bands.
+        """Groups the finished runs that differ only in the seed: means, spread, mean curves.
 
         Args:
-            metric: None is the best of that by which the runs chose their best.
-            by: keys that make a group instead of the whole config.
+            metric: the metric; None is the best value of the metric that selects the best
+                checkpoint.
+            by: config keys that define a group instead of the whole config.
 
         Raises:
-            RequestError: no finished run, or none has the metric.
+            RequestError: no run is finished, or none has the metric.
         """
         from etude.analysis.groups import Groups
 
@@ -647,16 +672,17 @@ class Runs(Sequence[Run]):
         return Groups(finished, metric=metric, by=by)
 
     def significance(self, split: str = "val") -> pd.DataFrame:
-        """Whether the others differ from the first, tested on the losses of the same windows.
+        """Tests whether the other runs differ from the first, with tests paired by example.
 
         Returns:
-            A row for each run but the first: `difference` (its mean loss, or score, minus the
-            first's), its 95 % interval `low` and `high`, p-values `permutation` and `bootstrap`,
-            `holm`, the former corrected for the number of runs, and where examples are right or
-            wrong `mcnemar`.
+            A table with one row for each run but the first: `difference` (its mean loss or score
+            minus that of the first run), the 95 % confidence interval `low` to `high`, the p-values
+            `permutation` and `bootstrap`, `holm` (`permutation` corrected for the number of runs),
+            and `mcnemar` if examples are correct or incorrect.
 
         Raises:
-            RequestError: fewer than two runs, runs on different data or windows, or as `scores`.
+            RequestError: there are fewer than two runs, the runs have different data or windows, or
+                as for `scores`.
         """
         from etude.analysis.significance import compared
 
@@ -674,6 +700,6 @@ def _row(record: Record) -> dict[str, Any]:
         for key in ("name", "signature", "status", "label", "parameters", "step")
     }
     config = {key: value for key, value in config_facts(record).items() if key not in head}
-    found = best(record)
-    scores = {f"best/{found['metric']}": found["value"]} if found else {}
+    best_value = best(record)
+    scores = {f"best/{best_value['metric']}": best_value["value"]} if best_value else {}
     return head | config | metric_facts(record) | scores

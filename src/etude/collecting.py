@@ -1,7 +1,8 @@
-"""How often Python looks for objects that refer to each other in circles.
+"""Settings of Python's cyclic garbage collector.
 
-Each search visits what is there; imports make hundreds of thousands of objects, none of which is
-garbage. Searching as often as usual takes half a second of every command's start.
+Each collection visits the existing objects; imports create hundreds of thousands of them, none of
+which is garbage. With the default thresholds, collections take half a second of every command's
+start.
 """
 
 from __future__ import annotations
@@ -10,21 +11,24 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_USUAL = gc.get_threshold()
-_RARELY = (50_000, 20, 100)
+_DEFAULT_THRESHOLDS = gc.get_threshold()
+_RARE_THRESHOLDS = (50_000, 20, 100)
 
 
 def collect_rarely() -> None:
-    """Searches after 50,000 new objects: for a command that has begun, and imports."""
-    gc.set_threshold(*_RARELY)
+    """Collects only after 50,000 new objects; for the start of a command, while it imports."""
+    gc.set_threshold(*_RARE_THRESHOLDS)
 
 
 @contextmanager
 def rarely() -> Iterator[None]:
-    """Within, as rarely, and only among new objects: for work that makes many, and no circles."""
+    """Context manager that collects rarely, and only new objects.
+
+    For work that creates many objects without reference cycles.
+    """
     usual, frozen = gc.get_threshold(), gc.get_freeze_count()
     gc.freeze()
-    gc.set_threshold(*_RARELY)
+    gc.set_threshold(*_RARE_THRESHOLDS)
     try:
         yield
     finally:
@@ -34,9 +38,11 @@ def rarely() -> Iterator[None]:
 
 
 def collect_as_usual() -> None:
-    """Searches as often as Python does, and only among objects that are made from now on: for a
-    loop that is about to begin, and before a fork, whose processes share what is never visited.
+    """Restores Python's thresholds and exempts all existing objects from collection.
+
+    For the start of a training loop, and before a fork: memory that no collection visits stays
+    shared between the processes.
     """
-    if gc.get_threshold() == _RARELY:
+    if gc.get_threshold() == _RARE_THRESHOLDS:
         gc.freeze()
-        gc.set_threshold(*_USUAL)
+        gc.set_threshold(*_DEFAULT_THRESHOLDS)

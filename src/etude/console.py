@@ -1,12 +1,13 @@
-"""The one way to the terminal: what is shown there holds no secret and nothing that it would obey.
+"""Terminal output: masks secrets and escapes control characters.
 
-The command puts an `Outlet` in the place of both outputs (`guard`), so that no `print`, warning,
-traceback or library goes around it. Standard error is escaped wherever it goes; standard output
-is where it is a terminal, and in a pipe or file stays as it is, as `ls` and `git` do it. Colours
-and bars are drawn by `rich_console`, which writes them itself and escapes the texts between.
+The command replaces standard output and standard error by `SafeStream`s (`guard`), which also
+receive the output of `print`, warnings, tracebacks and libraries. Standard error is always escaped.
+Standard output is escaped on a terminal and unchanged in a pipe or file, as `ls` and `git` do it.
+Colours and progress bars come from `rich_console`, which escapes the texts but not its own control
+sequences.
 
-In a notebook or a program of the user's, messages go to standard output, as plain lines. Notices
-about the request go to standard error, as standard output may be YAML or JSON.
+In a notebook or a user's program, messages go to standard output, as plain lines. Notices about the
+request go to standard error, because standard output may be YAML or JSON.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 from etude.errors import Problem, RequestError
 from etude.escaping import printable
-from etude.secrets import MaskingFormatter, hidden, in_errors
+from etude.secrets import MaskingFormatter, in_errors, mask_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 _MOVES = re.compile(r"\n*(?:\x1b\[A)+|\r")
-"""What tqdm, the bars of other libraries, writes to a terminal beside text: up some lines, or back
-to the beginning of its own."""
+"""The cursor movements that tqdm writes (other libraries use it): up some lines, or to the start of
+the line."""
 
 
-class _Named:
-    """A stream whose errors name it, as those of files do."""
+class _NamedStream:
+    """Stream whose errors contain its name, as those of files do."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -41,8 +42,8 @@ class _Named:
         return getattr(self._stream, name)
 
     @property
-    def beneath(self) -> Any:
-        """The stream whose errors it names."""
+    def wrapped(self) -> Any:
+        """The wrapped stream."""
         return self._stream
 
     def write(self, text: str) -> int:
@@ -60,8 +61,8 @@ class _Named:
             raise
 
 
-class _Quiet(_Named):
-    """Standard error: where it takes nothing (a full disk), no work ends for a message."""
+class _NonRaisingStream(_NamedStream):
+    """Standard error without exceptions: a full disk must not end a run because of a message."""
 
     def write(self, text: str) -> int:
         with suppress(OSError):
@@ -74,7 +75,7 @@ class _Quiet(_Named):
 
 
 class _ClosedInput:
-    """Standard input that was closed before the command began. Reading it is an error."""
+    """Standard input that was closed before the command started; reading raises `RequestError`."""
 
     encoding = "utf-8"
 
@@ -83,7 +84,7 @@ class _ClosedInput:
         self.read()
 
     def read(self, size: int = -1) -> NoReturn:
-        raise RequestError(Problem("standard input", "something to read; it is closed"))
+        raise RequestError(Problem("standard input", "an open stream", hint="it is closed"))
 
     readline = read
 
@@ -94,12 +95,14 @@ class _ClosedInput:
         return False
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Does nothing."""
 
 
-def open_closed() -> None:
-    """Puts `/dev/null` in the place of outputs that were closed before the command began (`>&-`),
-    and of their descriptors: the next file that is opened would take those, and what is printed.
+def open_closed_streams() -> None:
+    """Replaces standard streams that were closed before the command started (`>&-`) by `/dev/null`.
+
+    Also replaces their descriptors: otherwise the next opened file would get the descriptor, and
+    with it the printed text.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is not None:
@@ -115,33 +118,35 @@ def open_closed() -> None:
         setattr(sys, name, empty)
 
 
-def drop_unwritten() -> None:
-    """What an output did not take (a full disk, a reader who has left) is not tried once more when
-    the process ends: Python would report that, with an exit code of its own."""
+def discard_unwritten() -> None:
+    """Discards output that could not be written (full disk, closed pipe) before the process ends.
+
+    Python would try to write it again at exit, and fail with another exit code.
+    """
     for stream in (sys.stdout, sys.stderr):
-        beneath: Any = stream
-        while isinstance(beneath, Outlet | _Named):
-            beneath = beneath.beneath
+        inner: Any = stream
+        while isinstance(inner, SafeStream | _NamedStream):
+            inner = inner.wrapped
         with suppress(ValueError):  # it is closed
             try:
-                beneath.flush()
+                inner.flush()
             except OSError:
                 with suppress(OSError):
                     null = os.open(os.devnull, os.O_WRONLY)
-                    os.dup2(null, beneath.fileno())
+                    os.dup2(null, inner.fileno())
                     os.close(null)
 
 
-class Outlet:
-    """A text stream that writes to another what may be shown there.
+class SafeStream:
+    """Text stream that masks secrets and escapes control characters.
 
     Args:
-        stream: where it goes.
-        errors: it is standard error: all is escaped and masked as error messages are.
+        stream: the stream to write to.
+        errors: whether this is standard error, which is masked and escaped as error messages are.
     """
 
     def __init__(self, stream: Any, *, errors: bool) -> None:
-        self._stream = _Quiet(stream) if errors else _Named(stream)
+        self._stream = _NonRaisingStream(stream) if errors else _NamedStream(stream)
         self._errors = errors
 
     def __getattr__(self, name: str) -> Any:
@@ -149,18 +154,18 @@ class Outlet:
 
     @property
     def terminal(self) -> bool:
-        """Whether somebody looks at it."""
+        """Whether the stream is a terminal."""
         return bool(self._stream.isatty())
 
     @property
-    def beneath(self) -> Any:
-        """The stream itself, for what is escaped already."""
+    def wrapped(self) -> Any:
+        """The wrapped stream, for text that is already escaped."""
         return self._stream
 
     def write(self, text: str) -> int:
-        """Writes what may be shown of the text."""
+        """Writes a text, masked and escaped."""
         if not self._errors:
-            shown = hidden(text)
+            shown = mask_secrets(text)
             self._stream.write(printable(shown) if self.terminal else shown)
             return len(text)
         moves = _MOVES.match(text) if self.terminal else None
@@ -169,26 +174,26 @@ class Outlet:
         return len(text)
 
     def flush(self) -> None:
-        """Errors name the stream, or are none: see `_Named`."""
+        """Flushes the stream; see `_NamedStream` and `_NonRaisingStream` for errors."""
         self._stream.flush()
 
     def writelines(self, lines: Any) -> None:
-        """`write` of each."""
+        """Writes each line."""
         for line in lines:
             self.write(line)
 
 
 def guard() -> None:
-    """From now on both outputs are outlets."""
-    if not isinstance(sys.stdout, Outlet):
-        sys.stdout = cast("TextIO", Outlet(sys.stdout, errors=False))
-    if not isinstance(sys.stderr, Outlet):
-        sys.stderr = cast("TextIO", Outlet(sys.stderr, errors=True))
+    """Replaces standard output and standard error by safe streams."""
+    if not isinstance(sys.stdout, SafeStream):
+        sys.stdout = cast("TextIO", SafeStream(sys.stdout, errors=False))
+    if not isinstance(sys.stderr, SafeStream):
+        sys.stderr = cast("TextIO", SafeStream(sys.stderr, errors=True))
 
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Both outputs are outlets for as long as this lasts."""
+    """Context manager in which standard output and standard error are safe streams."""
     before = sys.stdout, sys.stderr
     guard()
     try:
@@ -197,22 +202,22 @@ def guarded() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-def exact() -> TextIO:
-    """Standard output for a model's own text: escaped on a terminal, else to the last character."""
+def raw_stdout() -> TextIO:
+    """Returns standard output for generated text: escaped on a terminal, else unchanged."""
     out: Any = sys.stdout
-    exactly = isinstance(out, Outlet) and not out.terminal
-    return cast("TextIO", out.beneath if exactly else out)
+    exactly = isinstance(out, SafeStream) and not out.terminal
+    return cast("TextIO", out.wrapped if exactly else out)
 
 
 def print_bold(line: str) -> None:
     """Prints one line in bold on a terminal."""
     out: Any = sys.stdout
-    stream = out.beneath if isinstance(out, Outlet) else out
-    stream.write(f"\x1b[1m{printable(hidden(line))}\x1b[0m\n")
+    stream = out.wrapped if isinstance(out, SafeStream) else out
+    stream.write(f"\x1b[1m{printable(mask_secrets(line))}\x1b[0m\n")
 
 
 def rich_console(*, stderr: bool = False) -> Console:
-    """Rich's console with its colours, bars and tables, in which every text is escaped."""
+    """Returns a Rich console that escapes all texts, but not its own control sequences."""
     from rich.console import Console
     from rich.segment import Segment
 
@@ -223,27 +228,30 @@ def rich_console(*, stderr: bool = False) -> Console:
                 yield segment if control else Segment(printable(text), style)
 
     stream: Any = sys.stderr if stderr else sys.stdout
-    return Escaping(file=stream.beneath if isinstance(stream, Outlet) else stream)
+    return Escaping(file=stream.wrapped if isinstance(stream, SafeStream) else stream)
 
 
 def start_live(live: Any) -> None:
-    """Starts a display of Rich's, above which what is printed meanwhile appears, escaped first:
-    Rich takes colours and links from such texts."""
-    guarded_before = isinstance(sys.stdout, Outlet)
+    """Starts a live display of Rich.
+
+    Text that is printed meanwhile appears above it. The text is escaped first, because Rich
+    interprets colours and links in it.
+    """
+    guarded_before = isinstance(sys.stdout, SafeStream)
     live.start()
     if guarded_before:
         guard()
 
 
 NOTICES = "etude.notices"
-"""The logger of notices about the request."""
+"""Name of the logger of notices about the request."""
 
 
 class Messages(logging.Handler):
-    """Writes to whatever `sys.stdout` is at that moment, as a notebook or a test may replace it.
+    """Log handler that writes to the current `sys.stdout`, which a notebook or test may replace.
 
     Args:
-        stderr: to standard error instead, where standard output is for a command's result.
+        stderr: write to standard error instead, for commands that print a result.
     """
 
     def __init__(self, *, stderr: bool) -> None:
@@ -257,15 +265,15 @@ class Messages(logging.Handler):
             return
         try:
             print(self.format(record), file=sys.stdout, flush=True)
-        except OSError:  # whoever read along has left, or the disk is full; training goes on
+        except OSError:  # the reader of the pipe has ended, or the disk is full; training continues
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def show_messages(*, stderr: bool = False) -> None:
-    """Shows messages from now on, once, unless a program has set up handlers of its own.
+    """Installs the handler of messages, unless the program has installed handlers.
 
     Args:
-        stderr: all of them on standard error, not notices alone.
+        stderr: write all messages to standard error, not only notices.
     """
     logger = logging.getLogger("etude")
     if not logger.handlers and not logging.getLogger().handlers:
@@ -273,12 +281,12 @@ def show_messages(*, stderr: bool = False) -> None:
         handler.setFormatter(MaskingFormatter("%(message)s"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
-        logging.getLogger(NOTICES).setLevel(logging.WARNING)  # also where others are silenced
+        logging.getLogger(NOTICES).setLevel(logging.WARNING)  # even if `etude` is set to ERROR
 
 
 @contextmanager
 def logged_to(stream: TextIO) -> Iterator[None]:
-    """Within, what would be shown as it happens is written to a stream."""
+    """Context manager that writes log messages to a stream instead of the terminal."""
     logger = logging.getLogger("etude")
     before, level = logger.handlers[:], logger.level
     handler = logging.StreamHandler(stream)

@@ -1,9 +1,9 @@
-"""What can go wrong, said to people.
+"""Exceptions and error messages.
 
-A constructor collects every mistake in its arguments with `Checks` and raises one
-`InvalidArguments`; whoever knows where the arguments came from (a config, a command line)
-turns it into a `RequestError` whose problems carry full key paths. Only `cli` turns
-exceptions into exit codes.
+A constructor collects all errors in its arguments with `Checks` and raises one `InvalidArguments`.
+The caller that knows where the arguments came from (a config, a command line) converts it into a
+`RequestError` whose problems have full key paths. Only `etude.cli` converts exceptions into exit
+codes.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ MISSING_VALUE = object()
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake: where it is, what stands there, what was expected, and a way out.
+    """One error in the input, shown as `where = value: expected EXPECTED (hint)`.
 
     Attributes:
         where: a key path (`model.heads`), or a file and a position (`a.txt, line 3, byte 7`).
-        expected: what would have been right, as the end of the sentence "expected ...".
-        value: what stands there; left out of the message when there is nothing to show.
+        expected: what is valid, as a noun phrase that completes "expected ...".
+        value: the invalid value; omitted from the message if not given.
         hint: the nearest valid choice, or what to do.
     """
 
@@ -39,25 +39,25 @@ class Problem:
     hint: str | None = None
 
     def under(self, prefix: str) -> Problem:
-        """The same problem seen from further up: `heads` under `model` is `model.heads`."""
+        """Returns the problem with `prefix` before its key: `heads` becomes `model.heads`."""
         if not prefix:
             return self
         return replace(self, where=f"{prefix}.{self.where}" if self.where else prefix)
 
     def __str__(self) -> str:
-        value = "" if self.value is MISSING_VALUE else f" = {_short(self.value)}"
+        value = "" if self.value is MISSING_VALUE else f" = {_shorten(self.value)}"
         hint = f" ({self.hint})" if self.hint else ""
-        return _shown(f"{self.where}{value}: expected {self.expected}{hint}")
+        return _sanitize(f"{self.where}{value}: expected {self.expected}{hint}")
 
 
 class EtudeError(Exception):
-    """The root of every error that is meant for a person.
+    """Base class of all errors that are reported to the user.
 
-    Its message may quote any input. So it shows no secret, and nothing that a terminal obeys.
+    Messages may quote any input, so secrets are masked and control characters are escaped.
     """
 
     def __str__(self) -> str:
-        return _shown(super().__str__())
+        return _sanitize(super().__str__())
 
 
 class _Problems(EtudeError):
@@ -70,19 +70,19 @@ class _Problems(EtudeError):
 
 
 class InvalidArguments(_Problems, ValueError):
-    """A constructor or function was given values that cannot work; keys are argument names."""
+    """Raised for invalid arguments of a constructor or function; `where` is an argument's name."""
 
 
 class RequestError(_Problems):
-    """The request was wrong (config, data, path): nothing was started, nothing is left behind."""
+    """Raised for an invalid request (config, data, path), before a run starts or writes files."""
 
 
 class RunFailed(EtudeError):
-    """A run began and failed; its record says so.
+    """Raised when a run fails; its record has the status.
 
     Args:
         status: `failed`, `oom` or `diverged`.
-        path: the record.
+        path: folder of the record.
     """
 
     def __init__(self, message: str, status: str = "failed", path: Path | None = None) -> None:
@@ -94,17 +94,17 @@ class RunFailed(EtudeError):
 
 
 class RunHeld(EtudeError):
-    """Another live process holds the run.
+    """Raised when the run is in use by another process.
 
     Args:
-        hint: what can be done about it.
-        folder: the run's.
+        hint: what the user can do.
+        folder: folder of the run.
     """
 
     def __init__(
         self,
         message: str,
-        hint: str = "run.wait=true waits for it",
+        hint: str = "set run.wait=true to wait for it",
         folder: Path | None = None,
     ) -> None:
         self.hint, self.folder = hint, folder
@@ -112,10 +112,10 @@ class RunHeld(EtudeError):
 
 
 class Interrupted(EtudeError):
-    """A signal ended the run at a step boundary; its state is saved.
+    """Raised when a signal stops the run after an optimizer step; its state is saved.
 
     Args:
-        signum: the signal's number (2 for Ctrl-C, 15 for SIGTERM).
+        signum: signal number (2 for Ctrl-C, 15 for SIGTERM).
     """
 
     def __init__(self, signum: int, message: str = "") -> None:
@@ -127,16 +127,16 @@ class Interrupted(EtudeError):
 
 
 def described(error: BaseException) -> str:
-    """The exception's type and the first line of its message, whatever its `__str__` does."""
+    """Returns the exception's type and the first line of its message, even if `__str__` fails."""
     try:
         lines = str(error).strip().splitlines()
-    except Exception as reason:  # of a class from anywhere
-        lines = [f"(its message raises {type(reason).__name__})"]
+    except Exception as reason:  # `__str__` may be anyone's code
+        lines = [f"(str() of the exception raises {type(reason).__name__})"]
     return ": ".join([type(error).__name__, *lines[:1]])
 
 
 class Checks:
-    """Collects the mistakes in a constructor's arguments, so that all are reported at once.
+    """Collects the errors in a constructor's arguments, so that all are reported at once.
 
     Example:
         checks = Checks()
@@ -150,42 +150,42 @@ class Checks:
     def that(
         self, condition: bool, key: str, value: object, expected: str, hint: str | None = None
     ) -> bool:
-        """Notes a problem unless `condition` holds; returns `condition`."""
+        """Adds a problem unless `condition` holds; returns `condition`."""
         if not condition:
             self.problems.append(Problem(key, expected, value, hint))
         return condition
 
     def positive(self, **values: float) -> None:
-        """Each value must be above zero and finite."""
+        """Checks that each value is above zero and finite."""
         for key, value in values.items():
             self.that(is_real(value) and 0 < value < math.inf, key, value, "a positive number")
 
     def probability(self, **values: float) -> None:
-        """Each value must lie in [0, 1): a dropout of 1 would leave nothing."""
+        """Checks that each value is in [0, 1): a dropout of 1 would drop everything."""
         for key, value in values.items():
             self.that(is_real(value) and 0 <= value < 1, key, value, "a probability in [0, 1)")
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Notes what a constructor within refuses, instead of raising it."""
+        """Context manager that adds the problems of an `InvalidArguments` instead of raising it."""
         try:
             yield
         except InvalidArguments as error:
             self.problems += error.problems
 
     def done(self) -> None:
-        """Raises `InvalidArguments` with everything that was noted, if anything was."""
+        """Raises `InvalidArguments` with all problems, if there are any."""
         if self.problems:
             raise InvalidArguments(self.problems)
 
 
 def is_real(value: object) -> TypeGuard[int | float]:
-    """Whether it is a number, and no truth value."""
+    """Returns whether a value is an int or a float, but not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
-    """A hint naming the choice closest to `name`, or all choices if there are few."""
+    """Returns a hint with the choice most similar to `name`, else with all choices if few."""
     options = sorted({str(choice) for choice in choices})
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     if close:
@@ -195,10 +195,10 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
     return None
 
 
-def _shown(text: str) -> str:
+def _sanitize(text: str) -> str:
     return printable(in_errors(text))
 
 
-def _short(value: object, limit: int = 80) -> str:
-    text = in_errors(repr(value))  # before it is cut: half a secret is not recognised
+def _shorten(value: object, limit: int = 80) -> str:
+    text = in_errors(repr(value))  # masked before it is cut: half a secret is not detected
     return text if len(text) <= limit else text[: limit - 3] + "..."

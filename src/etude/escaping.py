@@ -1,7 +1,7 @@
-"""Text from anybody's files, harmless where it is shown: terminal, Markdown, CSV, LaTeX, figure.
+"""Escapes untrusted text for terminals, Markdown, CSV, LaTeX and figures.
 
-A record, a config, a tokenizer or a data set may come from a stranger. Each function here takes a
-text as it is and returns what shows it, in one kind of place, and does nothing else there.
+Records, configs, tokenizers and data sets may come from untrusted sources. Each function returns
+the text escaped for one output format, so that it is shown literally and has no other effect.
 """
 
 from __future__ import annotations
@@ -9,77 +9,78 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_PLAIN = re.compile(r"[^\n\t -~\w]")
-"""What has to be looked at: neither a newline, a tab, printable ASCII nor a letter or digit."""
+_UNUSUAL = re.compile(r"[^\n\t -~\w]")
+"""Characters to check: all but newline, tab, printable ASCII, letters and digits."""
 
 _JOINERS = "\u200c\u200d"
-_UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+_INVISIBLE_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def printable(text: str, *, line: bool = False) -> str:
-    r"""The text without what a terminal obeys or hides: `\x1b`, `\u202e` and the like are spelled.
+    r"""Escapes characters that control a terminal or are invisible, such as `\x1b` and `\u202e`.
 
-    Accepted are newlines, tabs and every character that has a width or marks a letter, also those
-    that Unicode does not know yet (new emoji), and the two joiners that Persian, Indic scripts and
-    emoji need. Spelled are control characters (C0, C1), line and paragraph separators, characters
-    that change the direction of writing, all others without a width (two names that look alike
-    must not differ by one), and halves of surrogate pairs, as in file names that are no UTF-8.
-    A backslash stays one backslash.
+    Unchanged are newlines, tabs, backslashes, every character with a width, combining marks,
+    unassigned characters (such as new emoji), and the two joiners that Persian, Indic scripts and
+    emoji need. Escaped are control characters (C0, C1), line and paragraph separators, characters
+    that change the direction of writing, all other characters without a width (two names that look
+    alike must not differ by one), and unpaired surrogates, as in file names that are not UTF-8.
 
     Args:
-        line: spell newlines and tabs too, for one cell, name or line.
+        line: also escape newlines and tabs, for one cell, name or line.
     """
     if text.isascii() and text.isprintable():
         return text
-    text = _PLAIN.sub(_spelled, text)
+    text = _UNUSUAL.sub(_escape, text)
     return text.replace("\n", "\\n").replace("\t", "\\t") if line else text
 
 
-def _spelled(found: re.Match[str]) -> str:
-    character = found[0]
-    if character in _JOINERS or unicodedata.category(character) not in _UNSEEN:
+def _escape(match: re.Match[str]) -> str:
+    character = match[0]
+    if character in _JOINERS or unicodedata.category(character) not in _INVISIBLE_CATEGORIES:
         return character
     code = ord(character)
     if code < 0x7F:
         return repr(character)[1:-1]
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"  # valid in JSON, too
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"  # \u is also valid in JSON
 
 
-_MARKED = re.compile(
+_MARKUP = re.compile(
     r"[\\`*~$]"
-    r"|<(?=[A-Za-z/!?])"  # of a tag or a link; `< 5` is none
-    r"|\](?=[\[(:])"  # of a link or an image; `[1, 2]` is none
-    r"|(?<!\w)_|_(?!\w)"  # within a word it is no emphasis
-    r"|&(?=#?\w+;)"  # an entity
+    r"|<(?=[A-Za-z/!?])"  # tag or link, but not `< 5`
+    r"|\](?=[\[(:])"  # link or image, but not `[1, 2]`
+    r"|(?<!\w)_|_(?!\w)"  # inside a word, `_` is not emphasis
+    r"|&(?=#?\w+;)"  # entity
 )
 
 
 def markdown(text: str) -> str:
-    """The text as inline Markdown that shows it as it is: no markup, link, image, HTML or formula.
+    """Escapes a text for inline Markdown: markup, links, images, HTML and formulas are inactive.
 
-    It is for the middle of a line: what is markup only where a line begins stays (`>`, `#`, `-`).
-    A `|` stays, too: `etude.records.tables.markdown_table` escapes those of its cells.
+    For the middle of a line: characters that are markup only at the start of a line (`>`, `#`, `-`)
+    are unchanged. So is `|`, which `etude.records.tables.markdown_table` escapes in cells.
     """
-    return _MARKED.sub(r"\\\g<0>", printable(" ".join(text.split())))
+    return _MARKUP.sub(r"\\\g<0>", printable(" ".join(text.split())))
 
 
 def markdown_code(text: str) -> str:
-    """The text as Markdown's code, between as many backticks as it takes."""
+    """Formats a text as inline Markdown code, with enough backticks to enclose it."""
     text = printable(" ".join(text.split()))
-    longest = max((len(found) for found in re.findall("`+", text)), default=0)
+    longest = max((len(ticks) for ticks in re.findall("`+", text)), default=0)
     fence = "`" * (longest + 1)
     pad = " " if text.startswith("`") or text.endswith("`") or not text else ""
     return f"{fence}{pad}{text}{pad}{fence}"
 
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def csv_cell(value: object) -> object:
-    """The value as it goes into a CSV file: a text that a spreadsheet would run as a formula
-    (`=cmd|...`, `+`, `-`, `@`) gets a `'` before it. Numbers stay, also those written as text.
+    """Returns the value for a CSV file, with `'` before a text that is a formula in spreadsheets.
+
+    Formulas start with `=`, `+`, `-` or `@`, for example `=cmd|...`. Numbers are unchanged, also
+    those given as text.
     """
-    if not isinstance(value, str) or not value.lstrip(" \n").startswith(_FORMULA):
+    if not isinstance(value, str) or not value.lstrip(" \n").startswith(_FORMULA_STARTS):
         return value
     try:
         float(value)
@@ -106,14 +107,16 @@ _LATEX = {
 
 
 def latex(text: str) -> str:
-    """The text for LaTeX, as one cell of a table: no command in it is carried out."""
+    """Escapes a text for one cell of a LaTeX table, so that it contains no commands."""
     text = printable(" ".join(text.split()))
     return "".join(_LATEX.get(character, character) for character in text)
 
 
 def figure_label(text: str) -> str:
-    r"""The text as matplotlib shows it: no formula between two `$`, and in legends also what begins
-    with `_`, which matplotlib leaves out of them.
+    r"""Escapes a text for matplotlib.
+
+    `$` starts no formula. A leading `_` gets a space before it: matplotlib omits labels that start
+    with `_` from legends.
     """
     text = printable(text).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text

@@ -1,8 +1,8 @@
-"""Process-wide state that only one training at a time may use.
+"""Exclusive use of process-wide state by one training at a time.
 
-Torch's random numbers and settings, and the handlers of signals and messages, belong to the whole
-process. Two trainings in two threads would draw from the same generator and end with other numbers
-than each has alone. The second one is refused; it never waits.
+Torch's random generator and settings, and the handlers of signals and log messages, belong to the
+whole process. Two trainings in two threads would share the generator and get other results than
+each one alone. The second one is refused; it does not wait.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from etude.errors import Problem, RequestError
 
 @dataclass(frozen=True)
 class _Holder:
-    """Who uses the state: what it does, and in which thread."""
+    """The current user of the state: its operation, and the thread's identifier and name."""
 
     what: str
     thread: int
@@ -35,7 +35,7 @@ _state = _State()
 
 
 def _reset() -> None:
-    """A forked process has a copy of everything, and shares it with nobody."""
+    """Releases the state in a forked process, which has its own copy of it."""
     global _state
     _state = _State()
 
@@ -45,13 +45,13 @@ os.register_at_fork(after_in_child=_reset)
 
 @contextmanager
 def exclusively(what: str) -> Iterator[None]:
-    """Within, this thread alone uses the process-wide state.
+    """Context manager that reserves the process-wide state for this thread.
 
     Args:
-        what: what it does with it, such as `etude.train`.
+        what: name of the operation, such as `etude.train`.
 
     Raises:
-        RequestError: another thread uses it, or this one does already.
+        RequestError: the state is already reserved, by another thread or by this one.
     """
     state = _state
     thread = threading.current_thread()
@@ -65,8 +65,8 @@ def exclusively(what: str) -> Iterator[None]:
         raise RequestError(
             Problem(
                 what,
-                "no other training in this process: random numbers are shared by its threads",
-                hint=f"{other.what} runs in {where}; `etude train -m` runs several in processes",
+                "no other training in this process (threads share the random generator)",
+                hint=f"{other.what} runs in {where}; use `etude train -m` for parallel processes",
             )
         )
     try:
@@ -78,6 +78,6 @@ def exclusively(what: str) -> Iterator[None]:
 
 
 def used_elsewhere() -> bool:
-    """Whether another thread of this process uses the state now."""
+    """Returns whether another thread of this process has reserved the state."""
     holder = _state.holder
     return holder is not None and holder.thread != threading.get_ident()

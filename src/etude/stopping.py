@@ -1,12 +1,12 @@
-"""Signals are acknowledged, and a process ends in time, whatever its main thread is doing.
+"""Acknowledges signals at once, and ends the process in time even if the main thread is busy.
 
-Python runs a signal's handler in the main thread between two of its own instructions. A long
-operation of a library, a compilation or an import delays it by minutes. The interpreter's C code
-writes each signal to a pipe at once; here a thread reads that pipe. It says on standard error that
-the signal has come and, where the process is to end, ends it after `PATIENCE` seconds if the main
-thread has not.
+Python runs signal handlers in the main thread, between two bytecode instructions. A long library
+call, a compilation or an import can delay them by minutes. The interpreter's C code writes each
+signal to a pipe at once; a thread of this module reads the pipe, acknowledges the signal on
+standard error and, if the process must end, ends it after `PATIENCE` seconds unless the main thread
+has done so.
 
-What can still delay both: native code that does not let other Python threads run.
+Native code that does not release the GIL still delays both.
 """
 
 from __future__ import annotations
@@ -25,37 +25,42 @@ from typing import Protocol
 HANDLED = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
-"""What asks a process to stop."""
+"""The signals that stop a process."""
 PATIENCE = 1.3
-"""Seconds in which the main thread can end by itself: those who asked wait for two."""
-_TO_CLEAN = 0.4
-"""Seconds for what is to be recorded when the process is ended from here."""
+"""Seconds that the main thread has to end by itself; the whole shutdown takes less than two."""
+_CLEANUP_SECONDS = 0.4
+"""Seconds for the cleanup functions before the process is killed."""
 SIGNALLED = 128
-"""Exit codes of signals begin above it."""
+"""Exit code of a process stopped by signal N is `SIGNALLED + N`."""
 
 
 class Saving(Protocol):
-    """Work that saves its state at the first signal, if it has any, and then ends by itself."""
+    """Protocol of work that saves its state at the first signal and then ends by itself.
+
+    Attributes:
+        told: message that acknowledges the first signal.
+    """
 
     told: str
 
     def saves(self) -> bool:
-        """Whether there is a state to be saved; else the first signal ends the process."""
+        """Returns whether there is state to save; if not, the first signal ends the process."""
 
 
 class _Watch:
-    """The thread, and what it goes by.
+    """Thread that watches signals, with its state.
 
     Attributes:
-        saving: the work that is going on, the innermost last.
-        asked: for which of them a first signal has come.
-        at_the_end: called before the process is ended from here, the last first.
+        saving: the current work, the innermost last.
+        signalled: ids of the work that has received a first signal.
+        at_the_end: cleanup functions, called in reverse order before the process is killed.
+        signum: the signal that ends the process.
     """
 
     def __init__(self, patience: float) -> None:
         self.patience = patience
         self.saving: list[Saving] = []
-        self.asked: set[int] = set()
+        self.signalled: set[int] = set()
         self.at_the_end: list[Callable[[], object]] = []
         self.signum: int | None = None
         self._deadline: float | None = None
@@ -66,7 +71,7 @@ class _Watch:
         threading.Thread(target=self._run, daemon=True, name="signals").start()
 
     def forget(self) -> None:
-        """In a forked child: its signals are its own, and there is no thread to read them."""
+        """Closes the pipe in a forked child, which has no watching thread."""
         for descriptor in (self._read, self._write):
             with suppress(OSError):
                 os.close(descriptor)
@@ -80,14 +85,14 @@ class _Watch:
             if ready:
                 for signum in os.read(self._read, 64):
                     if signum in HANDLED and signal.getsignal(signum) is not signal.SIG_IGN:
-                        self._heard(signum)
+                        self._handle(signum)
 
-    def _heard(self, signum: int) -> None:
+    def _handle(self, signum: int) -> None:
         name = signal.Signals(signum).name
         work = self.saving[-1] if self.saving else None
-        if work is not None and id(work) not in self.asked and work.saves():
-            self.asked.add(id(work))
-            say(f"{name}: {work.told} (once more stops at once)\n")
+        if work is not None and id(work) not in self.signalled and work.saves():
+            self.signalled.add(id(work))
+            say(f"{name}: {work.told} (send it again to stop at once)\n")
             return
         if self._deadline is None:
             say(f"{name}: stopping at once\n")
@@ -95,10 +100,10 @@ class _Watch:
             self._deadline = time.monotonic() + self.patience
 
     def _end(self) -> None:
-        """The process is gone when this returns; what was to be recorded has been tried."""
+        """Runs the cleanup functions for a limited time, then kills the process."""
         cleaning = threading.Thread(target=self._clean, daemon=True)
         cleaning.start()
-        cleaning.join(_TO_CLEAN)  # a file system may not answer
+        cleaning.join(_CLEANUP_SECONDS)  # a file system may hang
         leave(SIGNALLED + (self.signum or signal.SIGTERM))
 
     def _clean(self) -> None:
@@ -111,32 +116,32 @@ _watch: _Watch | None = None
 
 
 def watch_signals(patience: float = PATIENCE) -> None:
-    """From now on signals to this process are acknowledged and heeded in time.
+    """Starts watching the signals of this process.
 
-    For processes that are Étude's own, from their main thread; a notebook's or a test's process is
-    not ended by us. Handlers of Python must be installed for the signals: this changes none.
+    To be called from the main thread of Étude's own processes, not in a notebook or a test. Does
+    not change the installed signal handlers; signals without a Python handler are not watched.
 
     Args:
-        patience: seconds in which the main thread can end by itself.
+        patience: seconds that the main thread has to end by itself.
     """
     global _watch
     if threading.current_thread() is threading.main_thread() and _watch is None:
         _watch = _Watch(patience)
 
 
-def stopped_by() -> int | None:
-    """The signal at which this process stops at once, if one has come."""
+def stop_signal() -> int | None:
+    """Returns the signal that ends this process at once, or None."""
     return _watch.signum if _watch is not None else None
 
 
 def is_watching() -> bool:
-    """Whether somebody else than a handler acknowledges signals."""
+    """Returns whether the watching thread acknowledges signals."""
     return _watch is not None
 
 
 @contextmanager
 def on_a_hard_end(clean: Callable[[], object]) -> Iterator[None]:
-    """Within, `clean` is called, from another thread, before the process is ended by force."""
+    """Context manager in which `clean` is called, from another thread, before a forced end."""
     if _watch is None:
         yield
         return
@@ -148,36 +153,36 @@ def on_a_hard_end(clean: Callable[[], object]) -> Iterator[None]:
 
 
 def begin_saving(work: Saving) -> None:
-    """From now on the first signal is `work`'s, until `end_saving`; once is enough."""
+    """Directs the first signal to `work` until `end_saving`; repeated calls have no effect."""
     if _watch is not None and work not in _watch.saving:
-        _watch.asked.discard(id(work))
+        _watch.signalled.discard(id(work))
         _watch.saving.append(work)
 
 
 def end_saving(work: Saving) -> None:
-    """Undoes `begin_saving`."""
+    """Ends the effect of `begin_saving`."""
     if _watch is not None and work in _watch.saving:
         _watch.saving.remove(work)
 
 
 def say(text: str) -> None:
-    """Writes to standard error by the system alone: its stream may be in the middle of a write."""
-    with suppress(OSError):  # of a terminal that is gone
+    """Writes to standard error with a system call: the stream may be in the middle of a write."""
+    with suppress(OSError):  # the terminal may be closed
         os.write(2, text.encode())
 
 
 def finish() -> None:
-    """Waits for threads and calls what is to be called at the end, as Python does when it ends.
+    """Waits for threads and runs the exit handlers, as Python does when it ends.
 
-    What Python does besides, taking all modules and objects apart, takes a second after torch was
-    imported; `os._exit` leaves it out.
+    Python then also destroys all modules and objects, which takes a second if torch is imported;
+    `os._exit` skips it.
     """
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
 
 
 def leave(code: int) -> None:
-    """Ends this process at once, and with it those that it has started."""
+    """Kills all descendants and ends this process at once."""
     for pid in descendants(os.getpid()):
         with suppress(OSError):
             os.kill(pid, signal.SIGKILL)
@@ -185,16 +190,16 @@ def leave(code: int) -> None:
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes that a process has started, and those that these have; where /proc says so."""
-    found: list[int] = []
+    """Returns the ids of all descendants of a process; empty on systems without /proc."""
+    pids: list[int] = []
     waiting = [pid]
     while waiting:
         for file in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
             with suppress(OSError, ValueError):
-                some = [int(word) for word in file.read_text(encoding="ascii").split()]
-                found += some
-                waiting += some
-    return found
+                children = [int(word) for word in file.read_text(encoding="ascii").split()]
+                pids += children
+                waiting += children
+    return pids
 
 
 def _in_a_forked_child() -> None:

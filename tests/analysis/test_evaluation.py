@@ -456,7 +456,7 @@ class TestRefusals:
     def test_an_encoder_writes_nothing(self, records: Records, etude: Callable) -> None:
         answer = etude("generate", records["classification"].path, "--prompt", "a")
         assert answer.code == 2
-        assert "expected a model that writes text" in answer.err
+        assert "expected a model that generates text" in answer.err
         assert "etude predict" in answer.err
 
     def test_predict(self, records: Records, etude: Callable) -> None:

@@ -180,7 +180,7 @@ def test_the_commands(records: list[Record], etude: Any, tmp_path: Path) -> None
     assert [group["n"] for group in told["groups"]] == [3, 3, 1]
     answer = etude("runs", "group", "nano", "--metric", "val/loss", cwd=tmp_path)
     assert answer.out.splitlines()[0] == "val/loss"
-    assert "no interval of fewer than three runs" in answer.out
+    assert "no confidence interval for groups of fewer than three runs" in answer.out
     answer = etude("runs", "plot", "nano", "--output", "a/b.png", cwd=tmp_path)
     assert answer.code == 0
     assert (tmp_path / "a" / "b.png").stat().st_size > 5000
@@ -192,7 +192,10 @@ def test_the_commands(records: list[Record], etude: Any, tmp_path: Path) -> None
         (["plot", "nano", "--heat", "seed"], "--heat = 'seed': expected two keys"),
         (["plot", "nano", "--x", "epoch"], "--x = 'epoch': expected one of step, tokens, time, or"),
         (["plot", "nano", "--x", "seed", "--log", "x"], "--log = 'x': expected a linear axis"),
-        (["plot", "nano", "--x", "seed", "--heat", "seed,vars.position"], "none beside --heat"),
+        (
+            ["plot", "nano", "--x", "seed", "--heat", "seed,vars.position"],
+            "no value together with --heat",
+        ),
         (["plot", "nano", "--output", "a.xyz"], "a.xyz: expected a file of figures: "),
         (["group", "nano", "--by", "seeed"], "did you mean seed?"),
         (["export", "nano", "--format", "pdf"], "--format = 'pdf'"),

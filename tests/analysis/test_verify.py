@@ -154,7 +154,7 @@ def test_damage_is_told_by_its_file(etude: Etude, record: Path, kind: str) -> No
     answer = etude("runs", "verify", record)
     assert answer.code == 1, answer.out
     assert said in answer.out.splitlines()[0]
-    assert answer.out.splitlines()[-1] == "1 of 1 damaged"
+    assert answer.out.splitlines()[-1] == "1 of 1 records are damaged"
     assert str(record) not in answer.out  # one readable line, from the record's folder on
 
 
@@ -228,7 +228,7 @@ def test_what_was_changed_by_hand_is_accepted_on_request(etude: Etude, record: P
     assert "accepted run.json: notes, config.yaml\n" in answer.out
     assert "  ok (accepted on 20" in answer.out
     assert etude("generate", record, "--max-new-tokens", "3").code == 0
-    assert "nothing to accept" in etude("runs", "verify", record, "--accept").out
+    assert "no edits to accept" in etude("runs", "verify", record, "--accept").out
     edit(record / "config.yaml", "notes: the good one", "notes: the best one")
     assert etude("runs", "verify", record).code == 1  # a later change is one again
 
@@ -238,7 +238,7 @@ def test_metrics_and_weights_are_not_accepted(etude: Etude, record: Path) -> Non
     edit(record / "metrics.jsonl", '"tokens": ', '"tokens": 1')
     answer = etude("runs", "verify", record, "--accept")
     assert answer.code == 1
-    assert "nothing to accept" in answer.out
+    assert "no edits to accept" in answer.out
     for fault in ("model.safetensors", "metrics.jsonl was changed"):
         assert fault in answer.out
 

@@ -1,4 +1,4 @@
-"""A record from someone else is data: nothing in it is run, and what is wrong is said at once."""
+"""An untrusted record is only data: none of its code runs, and errors are reported at once."""
 
 from __future__ import annotations
 

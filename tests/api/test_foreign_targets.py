@@ -1,4 +1,4 @@
-"""A record whose config names a class with a harmful constructor: no command builds it."""
+"""No command builds a class with a harmful constructor that a record's config names."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def made(
 
 @pytest.fixture
 def changed(made: Path, tmp_path: Path) -> Callable[[str, object], tuple[Path, Path]]:
-    """`changed(slot, node)`: the runs' root and the first record, its config with the node."""
+    """`changed(slot, node)` sets a node in the first record's config; returns root and record."""
 
     def change(slot: str, node: object) -> tuple[Path, Path]:
         import shutil
@@ -114,7 +114,7 @@ def test_no_command_starts_a_process_for_it(
 def test_what_the_source_of_the_weights_was_is_not_looked_up_for_a_record(
     changed: Callable[..., tuple[Path, Path]], tmp_path: Path
 ) -> None:
-    """It would be read, or downloaded, and the record's own extensions imported."""
+    """The source would be read or downloaded, and the record's extensions imported."""
     node = {"source": str(tmp_path), "found": {}}
     _, record = changed("init_from", node)
     with pytest.raises(RequestError, match=r"init_from\.found"):

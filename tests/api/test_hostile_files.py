@@ -50,7 +50,7 @@ def config() -> str:
 
 @pytest.fixture
 def record(tmp_path: Path, config: str) -> Path:
-    """A record as training leaves it, with files in the place of weights."""
+    """A record like that of a training, with dummy files instead of weights."""
     folder = tmp_path / "root" / "name" / "aaaaaaaaaaaa"
     (folder / "checkpoints" / "step-00000001").mkdir(parents=True)
     start = {
@@ -108,7 +108,7 @@ def read(record: Path) -> Any:
 
 
 def shown(record: Path, *words: str) -> None:
-    """A command that must end with a request's error, or a damaged record's."""
+    """Runs a command that must fail with an error about the request or a damaged record."""
     assert cli.run([*words, str(record)]) in (1, 2)
 
 
@@ -237,7 +237,7 @@ def test_what_is_odd_under_a_root_is_skipped_in_one_line(
 def test_a_folder_that_cannot_be_read_is_skipped(
     record: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever runs the tests may be root, who can read all."""
+    """The tests may run as root, who can read all folders."""
     root = record.parent.parent
     (root / "closed").mkdir()
     scandir = os.scandir
@@ -258,7 +258,7 @@ def test_a_folder_that_cannot_be_read_is_skipped(
     "name", ["log.txt", "predictions", "figures", "samples", "evaluations", "checkpoints/step-2"]
 )
 def test_nothing_is_written_through_a_link(record: Path, tmp_path: Path, name: str) -> None:
-    """A record that a stranger began is not gone on with, nor evaluated into."""
+    """An untrusted, unfinished record is neither continued nor evaluated."""
     victim = tmp_path / "victim"
     if name == "log.txt":
         victim.write_text("precious")

@@ -1,4 +1,4 @@
-"""A record whose config asks for a larger model than its weights are of is refused unbuilt."""
+"""A record whose config describes a larger model than its weights is refused before it is built."""
 
 from __future__ import annotations
 

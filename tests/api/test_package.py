@@ -1,4 +1,4 @@
-"""`import etude`: light, and its names are the notebook's whatever else was imported."""
+"""`import etude` is fast, and its names are the documented ones after any other import."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from etude.errors import RequestError
 
 
 def test_no_module_hides_a_name_of_the_notebook(tmp_path: Path) -> None:
-    """A package `etude.runs` would: importing a module below it puts the package in its place."""
+    """A package `etude.runs` would: importing its modules would replace the function."""
     folder = Path(etude.__file__).parent
     assert not {path.stem for path in folder.iterdir()} & set(etude.__all__)
     assert len(etude.runs(tmp_path)) == 0

@@ -1,4 +1,4 @@
-"""Labelled data, pairs and tags with something wrong: told, exit 2, nothing left."""
+"""Errors in labelled data, pairs and tags are reported with exit code 2, and leave no files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words in, exit codes out: what is not training."""
+"""Arguments and exit codes of the commands, except training."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_version(etude) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["trian"], "COMMAND = 'trian': expected one that exists (did you mean train?)"),
+        (["trian"], "COMMAND = 'trian': expected a command of etude (did you mean train?)"),
         (["train", "--cgf", "job"], "option = '--cgf'"),
         (["train", "--cfg"], "--cfg: expected a value after it"),
         (["train", "modle=nano"], "modle = 'nano': expected a key of the config"),
@@ -38,7 +38,7 @@ def test_version(etude) -> None:
         (["train", "--cfg", "job", "modle=nano"], "did you mean model?"),
         (["train", "--config-dir", "nowhere"], "--config-dir = 'nowhere'"),
         (["train", "data=text_files", "data.path=nowhere.txt"], "data.path = 'nowhere.txt'"),
-        (["train", "seed=0,1"], "-m sweeps over several"),
+        (["train", "seed=0,1"], "add -m to sweep over several values"),
         (["train", "seed=0,1", "modle=nano", "-m"], "did you mean model?"),
         (["train", "-m", "model/position=none,rotry"], "did you mean rotary?"),
         (["train", "-m", "run.wait=true,maybe"], "run.wait = 'maybe': expected true or false"),
@@ -52,7 +52,7 @@ def test_version(etude) -> None:
         (["predict", "nano"], "--text and --file: expected one of them (neither is given)"),
         (["predict", "nano", "--text", "a", "--file", "b"], "one of them (both are given)"),
         (["predict", "nano", "--file", ""], "--file = '': expected the path of a file"),
-        (["runs", "list", "--root", ""], "--root: the path of a folder is expected"),
+        (["runs", "list", "--root", ""], "--root: expected the path of a folder"),
         (
             ["generate", "nano", "--greedy", "--top-k", "3"],
             "--top-k = 3: expected no value with greedy",
@@ -74,11 +74,11 @@ def test_a_wrong_request_is_refused_in_a_few_lines(
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (RequestError([Problem("a", "b"), Problem("c", "d", 1)]), 2, "2 mistakes in the request"),
+        (RequestError([Problem("a", "b"), Problem("c", "d", 1)]), 2, "2 errors in the request"),
         (RunFailed("diverged: it did"), 1, "diverged: it did"),
-        (RunHeld("held by process 7"), 3, "run.wait=true waits for it"),
-        (Interrupted(2), 130, "the same command goes on"),
-        (Interrupted(15), 143, "the same command goes on"),
+        (RunHeld("held by process 7"), 3, "set run.wait=true to wait for it"),
+        (Interrupted(2), 130, "run the same command again to continue"),
+        (Interrupted(15), 143, "run the same command again to continue"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (EtudeError("something else"), 1, "something else"),
     ],
@@ -130,7 +130,7 @@ def test_info_takes_what_it_is_about(etude) -> None:
 
 
 def fabricate(root: Path, name: str, signature: str, **changes: Any) -> None:
-    """A record as training leaves it, without weights."""
+    """Writes a record like that of a training, without weights."""
     folder = root / name / signature
     folder.mkdir(parents=True)
     start = {"host": "box", "versions": {"torch": "2.13"}, "source": "abc", "commit": None}

@@ -1,4 +1,4 @@
-"""`etude convert`: what it writes, what it measures, what it refuses."""
+"""`etude convert`: its output, its measurements and its errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LINE = re.compile(r"(.+) by (\w+) +largest (\S+)  mean (\S+)  \(logits up to (\S
 
 
 def measured(out: str) -> dict[str, tuple[float, float]]:
-    """The differences that were printed."""
+    """Returns the printed differences."""
     return {
         f"{found[1].strip()} by {found[2]}": (float(found[3]), float(found[4]))
         for line in out.splitlines()

@@ -1,4 +1,4 @@
-"""`etude data show`: what a run would read."""
+"""`etude data show`: the data of a run before training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`etude find-lr`: its table, its files, and what it refuses."""
+"""`etude find-lr`: its table, its files and its errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_table_and_files(corpus: Path, tiny: Callable, etude: Callable, tmp_pa
 
 @pytest.mark.parametrize("kind", ["masked_lm", "translation", "classification", "tagging"])
 def test_every_kind_of_data(kind: str, toy: Callable, etude: Callable, tmp_path: Path) -> None:
-    """Also of a run in several processes, whose test is in one."""
+    """Also for a run on several processes; its range test uses one."""
     words = [*toy(kind, tmp_path / "runs"), "trainer.devices=2", "trainer.strategy=ddp"]
     answer = etude("find-lr", *words, "--steps", "12", cwd=tmp_path)
     assert answer.code == 0, answer.err

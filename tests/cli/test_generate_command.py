@@ -1,4 +1,4 @@
-"""`etude generate`: what is printed is the text, whole or in pieces, after the prompt as typed."""
+"""`etude generate` prints the prompt as typed and the generated text, whole or streamed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from etude.models.language_model import LanguageModel
 
 
 class Counts(torch.nn.Module):
-    """Writes the ids 0, 1, 2, ..., whatever it reads."""
+    """A model that generates the ids 0, 1, 2, ... for any input."""
 
     window = 1000
 
@@ -38,7 +38,7 @@ class Counts(torch.nn.Module):
 def a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = Char().train(["abcé🙂"])
     model = LanguageModel(Counts(tokenizer.vocab_size), tokenizer)  # type: ignore[arg-type]
-    monkeypatch.setattr(generate, "_model", lambda asked: model)
+    monkeypatch.setattr(generate, "_load_model", lambda asked: model)
 
 
 def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -51,7 +51,7 @@ def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_streamed_or_not_the_same_is_printed(
     capsys: pytest.CaptureFixture[str], prompt: str, stop: list[str]
 ) -> None:
-    """The tokenizer knows neither `Z` nor the robot."""
+    """The vocabulary contains neither `Z` nor the robot."""
     whole = shown(capsys, "--prompt", prompt, *stop)
     assert whole == prompt + ("ab" if stop else "abcé🙂") + "\n"
     assert shown(capsys, "--prompt", prompt, "--stream", *stop) == whole

@@ -30,7 +30,7 @@ OURS = re.compile(r"\x1b\[(?:[0-9;]*m|[0-9]*[AK]|\?25[lh])|\r(?=\x1b\[[0-9]*[AK]
 
 
 class Terminal(io.StringIO):
-    """A stream on which somebody looks."""
+    """A stream that reports to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -38,7 +38,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`on_a_terminal("runs", "list")`: the command's exit code and both outputs as written."""
+    """`on_a_terminal("runs", "list")` returns the exit code and both unmodified outputs."""
     monkeypatch.setenv("COLUMNS", "5000")
     monkeypatch.setenv("TERM", "xterm")
 
@@ -68,14 +68,14 @@ def fresh_logging() -> Iterator[None]:
 
 
 def raw(text: str) -> str:
-    """The characters that a terminal would obey or that it hides, where they are not Rich's own."""
+    """Returns the characters that control a terminal or are invisible, except Rich's own."""
     found = "\x1b[35;5m" if "\x1b[35;5m" in text else ""
     rest = OURS.sub("", text).replace("\n", "").replace("\t", "")
     return found + "".join(sorted({c for c in rest if not c.isprintable() and c not in "\u200d "}))
 
 
 def evil(value: Any, keep: tuple[str, ...] = ()) -> Any:
-    """The value with `EVIL` behind every text in it, but of some keys."""
+    """Appends `EVIL` to all texts of a value, except those of some keys."""
     if isinstance(value, str):
         return value + EVIL
     if isinstance(value, dict):
@@ -85,7 +85,7 @@ def evil(value: Any, keep: tuple[str, ...] = ()) -> Any:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Any, etude: Any) -> Path:
-    """A run of a text with control characters, which then writes some, and the same once more."""
+    """Two equal runs on a text with control characters, which also generate them."""
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "corpus.txt").write_text(("to be " + EVIL + " or not\n") * 200, encoding="utf-8")
     words = tiny(folder / "corpus.txt", folder / "runs", "seed=0", "run.samples=0")
@@ -101,7 +101,7 @@ KEPT = ("status", "format", "signature", "group", "name", "fingerprint", "metric
 
 @pytest.fixture
 def hostile(trained: Path, tmp_path: Path) -> Path:
-    """Their records, with such characters in all that describes them, and in metrics' names."""
+    """Records of these runs with such characters in all descriptions and metric names."""
     shutil.copytree(trained / "runs", tmp_path / "runs")
     (tmp_path / "corpus").write_text(str(trained / "corpus.txt"))  # their path enters the signature
     for file in (tmp_path / "runs").glob("tiny/*/run.json"):
@@ -119,7 +119,7 @@ def hostile(trained: Path, tmp_path: Path) -> Path:
 
 
 def commands(folder: Path, one: str, other: str, tiny: Any) -> dict[str, list[list[Any]]]:
-    """For each command, calls that show much of the records, and calls that are refused."""
+    """Returns calls of each command: some that show much of the records, and some that fail."""
     root = folder / "runs"
     words = tiny(Path((folder / "corpus").read_text()), root, "seed=0")  # is there
     two = [one, other, "--root", root]

@@ -1,4 +1,4 @@
-"""A secret in a place where it does not belong is neither shown nor written."""
+"""A secret in an unexpected position is neither shown nor saved."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TAKEN = "taken-5cc5b3b0a1"
 
 
 def leaks(folder: Path, *outputs: str) -> list[str]:
-    """Where one of the secrets is, or a part of one that is long enough to be worth something."""
+    """Returns where one of the secrets, or a long part of one, occurs."""
     found = []
     for secret in (KEY, PASSWORD, TAKEN):
         parts = (secret[:10], secret[-10:])
@@ -26,7 +26,7 @@ def leaks(folder: Path, *outputs: str) -> list[str]:
 
 @pytest.fixture
 def call(etude: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`call("train", ...)` where the environment has secrets."""
+    """`call("train", ...)` in an environment with secrets."""
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("SOME_NOTE", TAKEN)
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""`etude plan`: words in, a report or a table out."""
+"""`etude plan`: its report, its table and its errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def words(corpus: Path, tiny: Callable[..., list[str]]) -> list[str]:
 
 
 def facts(out: str) -> dict[str, str]:
-    """The report of one run, by the word at the head of each line."""
+    """Returns the lines of the report of one run, by the first word of each line."""
     return {line[:14].strip(): line[14:] for line in out.splitlines()[1:]}
 
 
@@ -60,8 +60,8 @@ def test_a_sweep_is_a_table_with_totals(etude: Any, words: list[str], tmp_path: 
     assert states[0].startswith("new ")
     assert states[1].startswith("same as job 1 ")
     assert states[2].startswith("refused: model.heads = 3: expected a divisor of dim = 8")
-    assert "4 jobs: 1 new, 1 refused, 2 the same as another" in lines
-    assert any(line.startswith("left: ") and " FLOPs, about 1 s" in line for line in lines)
+    assert "4 jobs: 1 new, 1 refused, 2 duplicate" in lines
+    assert any(line.startswith("remaining: ") and " FLOPs, about 1 s" in line for line in lines)
     assert any(line.startswith("speed: assumed: 40% of the ") for line in lines)
 
 
@@ -117,7 +117,7 @@ def test_a_refused_run_has_its_name(etude: Any, words: list[str], tmp_path: Path
 def test_all_mistakes_of_one_run(etude: Any, words: list[str], tmp_path: Path) -> None:
     answer = etude("plan", *words, "model.heads=3", "schedule.warmup_steps=-1", cwd=tmp_path)
     assert answer.code == 2
-    assert facts(answer.out)["state"] == "refused, 2 mistakes:"
+    assert facts(answer.out)["state"] == "refused, 2 errors:"
     assert "model.heads = 3" in answer.out
     assert "schedule.warmup_steps = -1" in answer.out
     assert [path.name for path in tmp_path.iterdir()] == ["corpus.txt"]
@@ -129,7 +129,7 @@ def test_all_mistakes_of_one_run(etude: Any, words: list[str], tmp_path: Path) -
         (["modle=nano"], "did you mean model?"),
         (["-m", "model/position=none,rotry"], "did you mean rotary?"),
         (["--jsn"], "did you mean --json?"),
-        (["--cfg", "job"], "`etude train` answers it"),
+        (["--cfg", "job"], "use `etude train --cfg`"),
     ],
 )
 def test_wrong_words_are_refused(etude: Any, tmp_path: Path, typed: list[str], said: str) -> None:

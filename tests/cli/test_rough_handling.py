@@ -1,4 +1,4 @@
-"""What breaks other programs: closed pipes, odd characters, absurd numbers, damaged records."""
+"""Closed pipes, unusual characters, absurd numbers and damaged records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Etude = Callable[..., Any]
 
 
 class Unwilling:
-    """An output that takes nothing: its reader has left, or the disk is full."""
+    """An output that cannot be written: a closed pipe or a full disk."""
 
     def __init__(self, error: OSError) -> None:
         self.error = error
@@ -105,7 +105,7 @@ def test_a_label_may_hold_any_characters(
         ("trainer.num_nodes=2", "the processes of a run share one machine"),
         ("trainer.precision=33", "one of 32-true"),
         ("optimizer.lr=inf", "a positive number"),
-        ("model.layers=true", "a whole number"),
+        ("model.layers=true", "an integer"),
     ],
 )
 def test_absurd_values_are_refused(etude: Etude, tmp_path: Path, override: str, said: str) -> None:
@@ -182,7 +182,7 @@ def test_a_removed_current_folder_is_said(tmp_path: Path, monkeypatch: pytest.Mo
     try:
         gone.rmdir()
         assert cli.run(["train", "experiment=debug"]) == 2
-        with pytest.raises(RequestError, match="current folder: expected one that exists"):
+        with pytest.raises(RequestError, match="current folder: expected an existing folder"):
             compose("experiment=debug")
     finally:
         os.chdir(before)
@@ -194,6 +194,6 @@ def test_a_secret_key_is_named_by_its_place(
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefgh1234")
     answer = etude("train", "experiment=debug", "+hf_abcdefgh1234=1", cwd=tmp_path)
     assert answer.err == (
-        "etude: a mistake in the request:\n"
-        "  override 2: expected a key that is not the value of $HF_TOKEN\n"
+        "etude: 1 error in the request:\n"
+        "  override 2: expected a key other than the value of $HF_TOKEN\n"
     )

@@ -1,4 +1,4 @@
-"""`etude runs`: which runs, in which order, what differs, and which go. Records made by hand."""
+"""`etude runs`: selection, order, comparison and removal, on fabricated records."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STUDY = {
 
 
 def fabricate(folder: Path, **changes: Any) -> Path:
-    """A record as training leaves it, without weights; `None` leaves a field out."""
+    """Writes a record like that of a training, without weights; `None` omits a field."""
     folder.mkdir(parents=True)
     facts = {
         "format": FORMAT,
@@ -54,7 +54,7 @@ def fabricate(folder: Path, **changes: Any) -> Path:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Three finished runs and a failed one of `nano`, an older one without its config's values."""
+    """Three finished runs and a failed one of `nano`, and an older one without config values."""
     root = tmp_path / "experiments"
     for signature, (position, lr, seed, loss) in STUDY.items():
         folder = fabricate(
@@ -132,7 +132,7 @@ def test_list_shows_what_fits_in_the_order_asked(
         (["--columns", "run,modle.dim"], "did you mean model.dim?"),
         (["status=finnished"], "did you mean finished?"),
         (["--status", "finnished"], "did you mean finished?"),
-        (["nano", "other"], "NAME = 'other': expected one name"),
+        (["nano", "other"], "NAME = 'other': expected at most one name"),
         (["--limit", "0"], "--limit = 0: expected a positive number"),
         (["nanno"], "did you mean nano?"),
         (["=3"], "FILTER = '=3': expected KEY"),
@@ -294,10 +294,10 @@ DRAWING = [["compare", "aaaa0", "cccc"], ["plot", "nano"], ["export", "nano"]]
         ("link.png", "a place outside the records"),
         ("experiments/_sweeps/x/sweep.json", "a place outside the records"),
         ("experiments/_papers/x/result.json", "a place outside the records"),
-        ("device", "it is there, and no file"),
-        ("pipe", "it is there, and no file"),
+        ("device", "it exists and is not a regular file"),
+        ("pipe", "it exists and is not a regular file"),
         ("folder", "it is a folder"),
-        ("", "a file, or a place where none is"),
+        ("", "the path of a file"),
     ],
 )
 def test_an_output_replaces_nothing_but_files(
@@ -334,7 +334,7 @@ def test_an_output_goes_where_a_link_points_to(
         (["nano", "--x", "hours"], "--x = 'hours': expected one of step, tokens, time"),
         (["nano", "--log", "z"], "--log = 'z': expected one of x, y, xy"),
         (["nano", "--output", "a.xyz"], "a.xyz: expected a file of figures: "),
-        (["aaaa0"], "expected two runs or more"),
+        (["aaaa0"], "expected at least two runs"),
         (["nanno", "aaaa0"], "did you mean nano?"),
     ],
 )
@@ -349,7 +349,7 @@ def test_compare_refuses(etude: Etude, root: Path, words: list[str], said: str) 
 
 @pytest.fixture
 def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """A person at a terminal, who answers every question alike."""
+    """Simulates a user at a terminal who gives the same answer to all questions."""
 
     def answer(word: str) -> None:
         monkeypatch.setattr("sys.stdin.isatty", lambda: True)
@@ -384,7 +384,7 @@ def test_rm_without_a_terminal_needs_yes(
 
 def test_rm_of_a_name_with_several_runs_must_be_meant(etude: Etude, root: Path) -> None:
     answer = etude("runs", "rm", "nano", "--root", root, "--yes")
-    assert (answer.code, "--all removes them all" in answer.err) == (2, True)
+    assert (answer.code, "add --all to remove all of them" in answer.err) == (2, True)
     assert len(listed(etude, root)) == 5
     assert etude("runs", "rm", "nano", "--all", "--root", root, "--yes").code == 0
     assert sorted(os.listdir(root)) == ["old"]  # the name's folder went with its last run
@@ -428,7 +428,7 @@ def test_rm_takes_damaged_records_and_nothing_else(etude: Etude, root: Path) -> 
 
 @pytest.fixture
 def held(root: Path) -> Iterator[Path]:
-    """A run that another process holds."""
+    """A run that another process uses."""
     folder = root / "nano/aaaa11111111"
     context = multiprocessing.get_context("fork")
     ready, leave = context.Event(), context.Event()
@@ -457,7 +457,7 @@ def test_rm_refuses_what_a_process_holds(etude: Etude, root: Path, held: Path) -
 
 
 def test_rm_locks_what_it_removes(root: Path, held: Path) -> None:
-    """Also when it was taken after the first look."""
+    """Also if the run was locked after the first check."""
     from etude.errors import RunHeld
     from etude.records.remove import remove
 

@@ -1,4 +1,4 @@
-"""What answers at once imports nothing heavy, and the shell's completion gets its answers."""
+"""Fast commands import no heavy modules, and shell completion works."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEAVY = [
 
 
 def imported_by(statement: str, folder: Path) -> set[str]:
-    """The heavy modules in a new process after `statement`."""
+    """Returns the heavy modules in a new process after `statement`."""
     lines = [
         "import io, json, sys",
         "sys.stdout = io.StringIO()",
@@ -68,7 +68,7 @@ BEGUN = "from etude.cli import run; run({!r})"
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, write_corpus, tiny) -> tuple[Path, list[str]]:
-    """A finished run, made in a process of its own, and its command."""
+    """A finished run, trained in another process, and its command."""
     folder = tmp_path_factory.mktemp("trained")
     command = tiny(write_corpus(folder / "corpus.txt"), folder / "experiments")
     earlier = 1_700_000_000

@@ -1,4 +1,4 @@
-"""`etude train` from the words to the record: trained once, then reused, continued or refused."""
+"""`etude train` from overrides to the record: trained once, then reused, continued or refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from older_records import as_older
 
 @pytest.fixture(scope="module")
 def overrides(tiny) -> list[str]:
-    """Paths are relative: the whole folder may be copied, and it is the same run."""
+    """With relative paths, so that a copy of the folder is the same run."""
     return tiny("corpus.txt", "experiments", "model/position=rotary")
 
 
@@ -30,7 +30,7 @@ def overrides(tiny) -> list[str]:
 def trained(
     etude, overrides, write_corpus, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Any, Path]:
-    """A run of ten steps: what the command said, and the record. Not to be changed."""
+    """A run of ten steps: the result of the command, and the record, which must not be changed."""
     folder = tmp_path_factory.mktemp("trained")
     write_corpus(folder / "corpus.txt")
     answer = etude("train", *overrides, cwd=folder)
@@ -40,7 +40,7 @@ def trained(
 
 @pytest.fixture
 def copy(trained, tmp_path: Path) -> Path:
-    """The record of the same run in `tmp_path`, where all may be changed."""
+    """A copy of the record in `tmp_path`, which may be changed."""
     _, record = trained
     shutil.copytree(record.parents[2], tmp_path, dirs_exist_ok=True)
     return tmp_path / "experiments" / "tiny" / record.name
@@ -141,12 +141,15 @@ def test_a_moved_record_still_generates(etude, copy: Path, tmp_path: Path) -> No
         (["--temprature", "1"], "unrecognized arguments: --temprature 1"),
         (["--beams", "4", "--top-k", "3"], "--top-k = 3: expected no value with beams = 4"),
         (["--length-penalty", "2"], "--length-penalty = 2.0: expected 1.0 without a beam search"),
-        (["--min-p", "3", "--samples", "0"], "2 mistakes in the request"),
+        (["--min-p", "3", "--samples", "0"], "2 errors in the request"),
         (["--forbid", ""], "--forbid"),
         (["--prompt-file", "nowhere.txt"], "--prompt-file = 'nowhere.txt': expected a text file"),
-        (["--prompt-file", "corpus.txt", "--prompt", "a"], "--prompt = 'a': expected nothing"),
-        (["--pretrained", "gpt2"], "--pretrained = 'gpt2': expected nothing beside RUN"),
-        (["--prompt", "a", "--prompt", "b", "--stream"], "--prompt = '2 of them': expected one"),
+        (
+            ["--prompt-file", "corpus.txt", "--prompt", "a"],
+            "--prompt = 'a': expected no value together with --prompt-file",
+        ),
+        (["--pretrained", "gpt2"], "--pretrained = 'gpt2': expected no value together with RUN"),
+        (["--prompt", "a", "--prompt", "b", "--stream"], "--prompt = '2 prompts': expected one"),
     ],
 )
 def test_generate_refuses(etude, trained, words: list[str], said: str) -> None:
@@ -180,7 +183,7 @@ def test_generate_with_everything(etude, trained, tmp_path: Path) -> None:
 
 
 def test_generate_from_released_weights(etude, trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `load_pretrained` gives is what writes."""
+    """Compares the command with the model of `load_pretrained`."""
     import etude as package
     from etude.api import load_run
 
@@ -198,7 +201,7 @@ def test_generate_from_released_weights(etude, trained, monkeypatch: pytest.Monk
     assert asked == ["gpt2"]
     answer = etude("generate", "--pretrained", "bert", *words)
     assert answer.code == 2
-    assert "--pretrained = 'bert': expected a model that writes text" in answer.err
+    assert "--pretrained = 'bert': expected a model that generates text" in answer.err
 
 
 def test_generate_from_a_damaged_checkpoint(etude, copy: Path) -> None:
@@ -255,7 +258,7 @@ def test_a_changed_corpus_is_refused_with_both_fingerprints(
 def test_what_is_held_by_another_is_left_alone(
     etude, copy: Path, overrides, tmp_path: Path
 ) -> None:
-    """The record says `running`, and somebody holds its lock."""
+    """The status is `running`, and another process holds the lock."""
     as_older(copy)  # without hashes: what is edited by hand is not refused
     facts = info(copy) | {"status": "running"}
     (copy / "run.json").write_text(json.dumps(facts))
@@ -326,7 +329,7 @@ STOPPING = [
 def test_early_stopping_ends_a_run_also_when_it_was_paused(
     etude, corpus: Path, tiny, tmp_path: Path
 ) -> None:
-    """Validated at 5, 10, 15: the second without improvement is at step 15. Its count survives."""
+    """Validated at steps 5, 10 and 15; the second one without improvement is at 15."""
     ends = []
     for root, pauses in (("whole", []), ("paused", ["run.stop_at_step=12"])):
         overrides = tiny("corpus.txt", root, *STOPPING)
@@ -382,7 +385,7 @@ def test_the_list_of_runs_is_named_with_its_root(
     etude: Any, tiny: Any, corpus: Path, tmp_path: Path
 ) -> None:
     answer = etude("train", *tiny(corpus, "-my runs"), cwd=tmp_path)
-    assert "more text   etude generate './-my runs/tiny/" in answer.out
-    assert "all runs    etude runs list --root './-my runs'" in answer.out
+    assert "generate    etude generate './-my runs/tiny/" in answer.out
+    assert "list runs   etude runs list --root './-my runs'" in answer.out
     answer = etude("train", *tiny(corpus, "experiments"), cwd=tmp_path)
-    assert answer.out.endswith("all runs    etude runs list\n")
+    assert answer.out.endswith("list runs   etude runs list\n")

@@ -36,7 +36,7 @@ NEEDED = (
 
 
 def commands() -> list[list[str]]:
-    """For each shipped file, the commands that may name it."""
+    """Returns, for each shipped file, the commands that can choose it."""
     found = []
     for file in sorted(conf_dir().rglob("*.yaml")):
         group, name = file.parent.relative_to(conf_dir()).as_posix(), file.stem
@@ -53,7 +53,7 @@ def name(command: str) -> str:
 
 
 def first(commands: list[str]) -> tuple[str, str] | None:
-    """The first of some commands that composes, and the signature of its run."""
+    """Returns the first command that composes, and the signature of its run."""
     for command in commands:
         try:
             return command, name(command)

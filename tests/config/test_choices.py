@@ -1,4 +1,4 @@
-"""Which file of each group a config was put together from; recorded, and no part of its name."""
+"""The chosen file of each group is recorded and is not part of the signature."""
 
 from __future__ import annotations
 

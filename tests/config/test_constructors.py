@@ -1,4 +1,4 @@
-"""The index of constructors says what the classes themselves say."""
+"""The index of constructors matches the classes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 from etude.config import constructors, targets
 from etude.config.checks import Unsound, check
 from etude.config.compose import compose
-from etude.config.constructors import Constructor, _packed, _unpacked, describe_class
-from etude.config.describe import describe
+from etude.config.constructors import Constructor, _pack, _unpack, describe_class
 from etude.config.table import table
+from etude.config.type_names import describe_type
 
 
 def classes() -> Iterator[tuple[str, Any]]:
@@ -26,8 +26,8 @@ def classes() -> Iterator[tuple[str, Any]]:
 
 
 def kept(described: Constructor) -> Constructor:
-    """As it comes back from the file."""
-    return _unpacked(json.loads(json.dumps(_packed(described))))
+    """Returns a description after a round trip through JSON."""
+    return _unpack(json.loads(json.dumps(_pack(described))))
 
 
 @pytest.mark.parametrize(("identifier", "kind"), classes(), ids=[name for name, _ in classes()])
@@ -44,20 +44,20 @@ def test_each_class_comes_back_as_it_is(identifier: str, kind: Any) -> None:
         default = parameter.default
         same = list(default) if isinstance(default, tuple) else default  # one signature
         assert again.parameters[name].default == same
-        assert describe(again.parameters[name].hint) == describe(parameter.hint)
+        assert describe_type(again.parameters[name].hint) == describe_type(parameter.hint)
 
 
 @pytest.fixture
 def from_the_index(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Makes checks take shipped classes from the index, though they are imported."""
+    """Makes checks use the index for shipped classes, although they are imported."""
     asked: list[str] = []
 
-    def described(location: str) -> Constructor:
+    def lookup(location: str) -> Constructor:
         asked.append(location)
         module, _, name = location.rpartition(".")
         return kept(describe_class(getattr(import_module(module), name), location))
 
-    monkeypatch.setattr(targets, "described", described)
+    monkeypatch.setattr(targets, "lookup", lookup)
     return asked
 
 
@@ -78,7 +78,7 @@ def test_a_config_has_the_same_identity(command: str, from_the_index: list[str])
     assert len(from_the_index) > 8
     built = {key: type(node.build()).__name__ for key, node in found.nodes.items() if key == "data"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(targets, "described", lambda location: None)
+        patch.setattr(targets, "lookup", lambda location: None)
         live = check(compose(command))
     assert found.identity == live.identity
     assert built == {"data": type(live.nodes["data"].build()).__name__}
@@ -110,7 +110,7 @@ def test_a_mistake_is_told_in_the_same_words(key: str, from_the_index: list[str]
     with pytest.raises(Unsound) as found:
         check(config)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(targets, "described", lambda location: None)
+        patch.setattr(targets, "lookup", lambda location: None)
         with pytest.raises(Unsound) as live:
             check(config)
     assert str(found.value) == str(live.value)

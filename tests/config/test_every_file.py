@@ -88,7 +88,7 @@ MOVING = ("iwslt14",)  # experiments that read a branch of a hub, not a commit
 
 
 def whole(choice: str) -> list[str]:
-    """A choice of task or of labelled data with all that goes with it."""
+    """Returns a choice of task or labelled data with the other choices that it needs."""
     group, _, name = choice.partition("=")
     if group == "task" and name in TASKS:
         return [*PLAIN, *TASKS[name], choice]
@@ -104,7 +104,7 @@ def whole(choice: str) -> list[str]:
 
 
 def needed(choice: str, corpus: Path) -> list[str]:
-    """What has no default, a text to read; and an experiment that says nothing of tokenizers."""
+    """Returns the required overrides: a text, and an experiment without a tokenizer."""
     if choice == "data/tokenizer=pretrained":  # read when the data is prepared
         return ["experiment=debug", "data.tokenizer.path=tokenizer.json"]
     if choice.startswith("data/tokenizer"):
@@ -166,7 +166,7 @@ def test_a_mask_that_shows_the_targets_is_refused() -> None:
 
 
 def test_a_corpus_that_must_be_given_is_asked_for() -> None:
-    with pytest.raises(RequestError, match=r"data\.path: expected a value: it must be given"):
+    with pytest.raises(RequestError, match=r"data\.path: expected a value \(set data\.path="):
         check(compose([TEXT]))
 
 
@@ -191,7 +191,7 @@ def test_a_slot_that_says_nothing_is_not_in_the_signature() -> None:
 
 
 def test_the_width_of_a_head_is_the_models_to_say() -> None:
-    """Whatever the position part; and not a part's own, or they would differ."""
+    """For all position parts; a part cannot set its own width."""
     for position in ("alibi", "learned", "relative", "rotary_llama3", "sinusoidal", "none"):
         checked = check(
             compose(["experiment=debug", f"model/position={position}", "model.head_dim=8"])
@@ -199,5 +199,5 @@ def test_the_width_of_a_head_is_the_models_to_say() -> None:
         with torch.device("meta"):
             built = checked.nodes["model"].build(vocab_size=5)
         assert built.blocks[0].attention.head_dim == 8
-    with pytest.raises(RequestError, match=r"set model\.head_dim"):
+    with pytest.raises(RequestError, match=r"the model sets it; use model\.head_dim"):
         check(compose(["experiment=debug", "model.attention.head_dim=8"]))

@@ -1,4 +1,4 @@
-"""Mistakes in a request are named by their key, with the nearest valid choice, all at once."""
+"""Errors in a request are reported by key, with the nearest valid choice, all at once."""
 
 from __future__ import annotations
 
@@ -49,7 +49,11 @@ def problems(*overrides: str, config_dir: Path | None = None) -> list[Problem]:
         ("+init_from.freze=body", "init_from.freze", "did you mean freeze?"),
         ("init_from.lora.rnk=2", "init_from.lora.rnk", "did you mean rank?"),
         ("++init_from.lora.rnk=2", "init_from.lora.rnk", "did you mean rank?"),
-        ("model.position=rotary", "model.position", "model/position=rotary chooses that file"),
+        (
+            "model.position=rotary",
+            "model.position",
+            "use model/position=rotary to choose that file",
+        ),
         ("run.on_existing=agian", "run.on_existing", "did you mean again?"),
         ("optimizer._target_=SGD", "optimizer._target_", "did you mean etude.optim.sgd.SGD?"),
         ("compile=true", "compile", "did you mean trainer.compile?"),
@@ -64,49 +68,61 @@ def test_a_misspelt_word(typed: str, where: str, hint: str | None) -> None:
     assert (problem.where, problem.hint) == (where, hint)
 
 
-_FILLED_IN = "nothing here: it is filled in when the run begins"
+_FILLED_IN = "no value (it is set automatically)"
 
 
 @pytest.mark.parametrize(
     ("typed", "where", "expected"),
     [
-        ("model.layers=two", "model.layers", "a whole number"),
-        ("model.layers=2.5", "model.layers", "a whole number"),
+        ("model.layers=two", "model.layers", "an integer"),
+        ("model.layers=2.5", "model.layers", "an integer"),
         ("optimizer.lr=abc", "optimizer.lr", "a number"),
         ("optimizer.betas=[0.9]", "optimizer.betas", "a list of 2: a number, a number"),
         ("data.order=sorted", "data.order", "one of windows, epochs"),
         ("model.bias=perhaps", "model.bias", "true or false"),
         ("trainer.deterministic=foo", "trainer.deterministic", "true or false or warn or null"),
         ("trainer.profiler=fast", "trainer.profiler", "one of simple, advanced, pytorch or null"),
-        ("seed=one", "seed", "a whole number"),
-        ("seed=-1", "seed", "a whole number from 0 to 2**63 - 1"),
+        ("seed=one", "seed", "an integer"),
+        ("seed=-1", "seed", "an integer from 0 to 2**63 - 1"),
         ("name=_hidden", "name", "a name that begins with a letter or digit"),
         ("name=-x", "name", "a name that begins with a letter or digit"),
         ("name='a*b'", "name", "a name without *"),
         ("run.root=''", "run.root", "a folder for the records"),
-        ("name=a/b", "name", "one folder name, without separators"),
+        ("name=a/b", "name", "one folder name without separators"),
         ("run.stop_at_step=0", "run.stop_at_step", "a positive number of steps or null"),
-        ("init_from.checkpoint=9", "init_from.checkpoint", "nothing: init_from=SOURCE names none"),
-        ("init_from.head=new", "init_from.head", "nothing: init_from=SOURCE names none"),
-        ("init_from.lora=8", "init_from.lora", "a part with settings of its own"),
-        ("run=3", "run", "a part with settings of its own"),
-        ("init_from.lora.rank=2.5", "init_from.lora.rank", "a whole number"),
-        ("run.save_every=often", "run.save_every", "a whole number or null"),
-        ("model.attention.heads=2", "model.attention.heads", "nothing here: the model gives it"),
+        (
+            "init_from.checkpoint=9",
+            "init_from.checkpoint",
+            "no value without a source (set init_from=SOURCE)",
+        ),
+        (
+            "init_from.head=new",
+            "init_from.head",
+            "no value without a source (set init_from=SOURCE)",
+        ),
+        ("init_from.lora=8", "init_from.lora", "a mapping of settings"),
+        ("run=3", "run", "a mapping of settings"),
+        ("init_from.lora.rank=2.5", "init_from.lora.rank", "an integer"),
+        ("run.save_every=often", "run.save_every", "an integer or null"),
+        (
+            "model.attention.heads=2",
+            "model.attention.heads",
+            "no value (the model sets it; use model.heads)",
+        ),
         ("model.dim=1,2", "model.dim=1,2", "one value"),
         ("callbacks.stop=5", "callbacks.stop", "a node with _target_"),
         ("model.dim=${data.lenght}", "model.dim", "an interpolation that resolves"),
         # items and interpolations that OmegaConf does not check
-        ("init_from.freeze={a:b}", "init_from.freeze", "a list, each a text"),
-        ("init_from.freeze=[[a]]", "init_from.freeze", "a list, each a text"),
-        ("init_from.lora.targets=[{a:1}]", "init_from.lora.targets", "a list, each a text"),
-        ("run.tags=[{a:1}]", "run.tags", "a list, each a text"),
-        ("run.tags=${name}", "run.tags", "a list, each a text"),
-        ("extensions=[[a]]", "extensions", "a list, each a text"),
-        ("extensions=${name}", "extensions", "a list, each a text"),
-        ("init_from.lora=${seed}", "init_from.lora", "a part with settings of its own"),
-        ("run.root=???", "run.root", "a value: it must be given"),
-        ("run.tags=[a,???]", "run.tags", "a value: it must be given"),
+        ("init_from.freeze={a:b}", "init_from.freeze", "a list, each item a string"),
+        ("init_from.freeze=[[a]]", "init_from.freeze", "a list, each item a string"),
+        ("init_from.lora.targets=[{a:1}]", "init_from.lora.targets", "a list, each item a string"),
+        ("run.tags=[{a:1}]", "run.tags", "a list, each item a string"),
+        ("run.tags=${name}", "run.tags", "a list, each item a string"),
+        ("extensions=[[a]]", "extensions", "a list, each item a string"),
+        ("extensions=${name}", "extensions", "a list, each item a string"),
+        ("init_from.lora=${seed}", "init_from.lora", "a mapping of settings"),
+        ("run.root=???", "run.root", "a value (set run.root=...)"),
+        ("run.tags=[a,???]", "run.tags", "a value (set run.tags=...)"),
         ("run.overrides=[a]", "run.overrides", _FILLED_IN),
         ("++run.choices.model=nano", "run.choices", _FILLED_IN),
         ("++init_from.found.run=x", "init_from.found", _FILLED_IN),
@@ -114,18 +130,19 @@ _FILLED_IN = "nothing here: it is filled in when the run begins"
 )
 def test_a_value_that_cannot_be(typed: str, where: str, expected: str) -> None:
     (problem,) = problems(typed)
-    assert (problem.where, problem.expected) == (where, expected)
+    told = f"{problem.expected} ({problem.hint})" if " (" in expected else problem.expected
+    assert (problem.where, told) == (where, expected)
 
 
 @pytest.mark.parametrize(
     ("text", "where", "expected"),
     [
-        ("run: {tags: {a: 1}}", "run.tags", "a list, each a text"),
-        ("run: [1]", "run", "a part with settings of its own"),
-        ("init_from: 3", "init_from", "a part with settings of its own"),
-        ("init_from: {lora: [1]}", "init_from.lora", "a part with settings of its own"),
-        ("extensions: {a: b}", "extensions", "a list, each a text"),
-        ("name: [a]", "name", "a text"),
+        ("run: {tags: {a: 1}}", "run.tags", "a list, each item a string"),
+        ("run: [1]", "run", "a mapping of settings"),
+        ("init_from: 3", "init_from", "a mapping of settings"),
+        ("init_from: {lora: [1]}", "init_from.lora", "a mapping of settings"),
+        ("extensions: {a: b}", "extensions", "a list, each item a string"),
+        ("name: [a]", "name", "a string"),
         ("callbacks: [a]", "callbacks", "a mapping"),
         ("model: 3", "model", "a mapping"),
     ],
@@ -155,7 +172,7 @@ def test_null_characters_in_a_file(key: str, tmp_path: Path) -> None:
     text = f'{head}{node}:\n  {name}: "a\\0b"\n'
     (tmp_path / "experiment" / "mine.yaml").write_text(text)
     (problem,) = problems("experiment=mine", config_dir=tmp_path)
-    assert (problem.where, problem.expected) == (key, "a text without null characters")
+    assert (problem.where, problem.expected) == (key, "a string without null characters")
 
 
 def test_a_mapping_in_place_of_a_part_lacks_its_settings() -> None:
@@ -177,7 +194,7 @@ def test_mistakes_of_all_kinds_are_told_together() -> None:
 
 
 def test_behind_a_file_that_is_not_there_nothing_is_guessed() -> None:
-    """`data.path` may be right for the file that was meant."""
+    """`data.path` may be valid for the intended file."""
     found = problems("data=text_flies", "data.path=x.txt", "modle=nano")
     assert {problem.where for problem in found} == {"data", "modle"}
 
@@ -254,7 +271,7 @@ def test_a_part_of_another_kind_is_refused_by_its_key() -> None:
     (problem,) = problems("model.attention._target_=etude.nn.norm.LayerNorm")
     assert (problem.where, problem.expected) == (
         "model.attention._target_",
-        "a class that belongs in model.attention",
+        "a class that is allowed in model.attention",
     )
 
 
@@ -368,12 +385,12 @@ def test_a_refused_target_is_not_imported(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.syspath_prepend(tmp_path)
     (problem, *_) = problems("optimizer._target_=side_effect_of_target.Thing")
     assert problem.hint is not None
-    assert problem.hint.startswith("extensions=[side_effect_of_target]")
+    assert problem.hint.startswith("set extensions=[side_effect_of_target]")
     assert "side_effect_of_target" not in sys.modules
 
 
 def test_a_nested_function_is_no_target_either(tmp_path: Path) -> None:
-    """An argument may be a node: a record must not remove a folder by being loaded."""
+    """An argument may be a node: loading a record must not delete a folder."""
     precious = tmp_path / "precious"
     precious.mkdir()
     found = problems(
@@ -410,7 +427,8 @@ def test_an_extension_is_built_when_it_is_listed(
 def test_an_extension_that_is_not_there() -> None:
     (problem,) = problems("extensions=[module_nobody_has]")
     assert problem.where == "extensions"
-    assert problem.expected == "a module that can be imported from here"
+    assert problem.expected == "a module that can be imported"
+    assert problem.hint == "install it, or run from the folder that contains it"
 
 
 # -- a program's own Hydra --------------------------------------------------------------------
@@ -437,9 +455,11 @@ def test_compose_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_slot_that_the_chosen_files_have_not() -> None:
     with pytest.raises(RequestError) as caught:
         compose(["model/head=mean"])
-    assert "+model/head=mean adds it" in str(caught.value)
+    assert "use +model/head=mean to add it" in str(caught.value)
     with pytest.raises(RequestError) as caught:
         compose(["experiment=sentiment", "model=nano", "data.path=rows.jsonl"])
     told = str(caught.value)
-    assert "model = 'nano': expected a file that lists model/head, which another file sets" in told
-    assert "(such as bert_base, encoder_nano; '~experiment' leaves out what" in told
+    assert "model = 'nano': expected a file whose defaults list has model/head, which" in told
+    assert (
+        "(choose from: bert_base, encoder_nano; or add '~experiment' to drop the choices of" in told
+    )

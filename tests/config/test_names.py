@@ -1,4 +1,4 @@
-"""Names of runs: letters and symbols of all scripts, nothing that misleads a shell."""
+"""Names of runs: letters and symbols of all scripts, without special characters of shells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values of a typed choice of files that an experiment's file replaces are reported."""
+"""Values of a chosen file that an experiment's file replaces are reported."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from omegaconf import OmegaConf
 from etude.config.compose import composed, searching
 from etude.config.flat import flat
 from etude.config.paths import conf_dir
-from etude.config.replaced import replaced
+from etude.config.replaced import find_replaced
 from etude.errors import RequestError
 
 
 def found(*typed: str, config_dir: Path | None = None) -> list[str]:
     with searching(config_dir):
-        return [str(each) for each in replaced(typed)]
+        return [str(each) for each in find_replaced(typed)]
 
 
 def test_values_and_parts_of_a_model() -> None:
@@ -28,7 +28,7 @@ def test_values_and_parts_of_a_model() -> None:
     assert line == (
         "experiment/debug.yaml replaces values of model=gpt2: model.layers=2 instead of 12, "
         "model.heads=2 instead of 12, model.dim=32 instead of 768 "
-        "('~experiment' model=gpt2 name=... leaves the experiment out)"
+        "(use '~experiment' model=gpt2 name=... to drop the experiment)"
     )
     (line,) = found("experiment=mup", "model=gpt2")
     assert "model/initialise=t5 instead of default" in line
@@ -90,7 +90,7 @@ def test_no_experiment_alone_is_reported() -> None:
     assert EXPERIMENTS
     with searching(None):
         for experiment in EXPERIMENTS:
-            assert not replaced([f"experiment={experiment}", "seed=1", "model.dropout=0.5"])
+            assert not find_replaced([f"experiment={experiment}", "seed=1", "model.dropout=0.5"])
 
 
 def values_of_the_model(words: list[str]) -> dict[str, object]:
@@ -99,7 +99,7 @@ def values_of_the_model(words: list[str]) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def models() -> dict[str, dict[str, object]]:
-    """The values of each model alone."""
+    """The values of each model's file."""
     names = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
     with searching(None):
         return {
@@ -122,7 +122,7 @@ def test_what_is_reported_is_what_composing_changes(
                 both = values_of_the_model(words)
             except RequestError:  # a part that this model lacks
                 continue
-            reported = "; ".join(each.partition(" (")[0] for each in map(str, replaced(words)))
+            reported = "; ".join(each.partition(" (")[0] for each in map(str, find_replaced(words)))
             for key in both.keys() | alone.keys():
                 slot = key.partition(".")[0]
                 same = both.get(key, "absent") == alone.get(key, "absent")

@@ -1,4 +1,4 @@
-"""What a run is called: which keys of its config enter its signature, and how."""
+"""Which keys of a config are part of a run's signature, and in which form."""
 
 from __future__ import annotations
 

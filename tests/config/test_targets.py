@@ -1,4 +1,4 @@
-"""Which classes a config may name in which slot: every class of the package in every slot."""
+"""Which classes a config may name in which slot: tests every class of the package in every slot."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 import etude
 from etude.config import targets
 from etude.config.nodes import check_node
-from etude.config.table import FILE, Table, generated, table
+from etude.config.table import FILE, Table, generate, table
 from etude.errors import RequestError
 
 PACKAGE = Path(etude.__file__).parent
 
 
 def classes_of_the_source() -> Iterator[str]:
-    """The dotted path of every class in the package, private ones too, without importing any."""
+    """Returns the dotted paths of all classes in the package, without importing them."""
     for file in sorted(PACKAGE.rglob("*.py")):
         module = ".".join(("etude", *file.relative_to(PACKAGE).with_suffix("").parts))
         tree = ast.parse(file.read_text(encoding="utf-8"))
@@ -36,7 +36,7 @@ NO_SLOTS = ["optimizer.lr", "model.dropout", "model.norm.eps", "data.batch", "da
 def test_the_file_is_what_make_targets_writes() -> None:
     assert len(CLASSES) > 200
     present = json.loads(FILE.read_text(encoding="utf-8"))
-    assert generated(present) == present, "run `make targets`"
+    assert generate(present) == present, "run `make targets`"
 
 
 def test_a_new_class_enters_the_table_and_an_old_one_stays(
@@ -50,19 +50,19 @@ def test_a_new_class_enters_the_table_and_an_old_one_stays(
     )
     monkeypatch.setattr("etude.config.table.conf_dir", lambda: conf)
     before = {"slots": {"data": ["etude.data.old.Old"]}, "factories": [], "moved": {}}
-    slots = generated(before)["slots"]
+    slots = generate(before)["slots"]
     assert slots["data"] == ["etude.data.new.New", "etude.data.old.Old"]
     assert "etude.data.other.Other" in slots["data.sources.*"]
 
 
 @pytest.mark.parametrize("where", PLACES + NO_SLOTS)
 def test_every_class_in_every_slot(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each class is refused, before any import, or belongs there."""
+    """Each class is allowed in a slot, or refused before any import."""
 
     def imported(location: str, target: str, _: str) -> str:
         return target
 
-    monkeypatch.setattr(targets, "_imported", imported)
+    monkeypatch.setattr(targets, "_import", imported)
     monkeypatch.setattr(targets, "nearest", lambda *_: None)  # slow, and only words
     slot = table().slot(where)
     belong = table().slots[slot] if slot else frozenset()

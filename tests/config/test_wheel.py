@@ -1,4 +1,4 @@
-"""The configs travel inside the wheel."""
+"""The wheel contains the configs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A value in a config file is what a reader sees, or it is refused by its key path."""
+"""Ambiguous values in config files are refused with their key path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random words for the command line: every production of Hydra's override grammar, every key."""
+"""Random arguments for the command line: all of Hydra's override grammar, and all keys."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TARGETS = [
 
 
 def plain(draw: Random) -> str:
-    """An unquoted value, an interpolation, or both."""
+    """Returns an unquoted value, an interpolation, or both."""
     kind = draw.random()
     if kind < 0.7:
         return draw.choice(PLAIN)
@@ -40,14 +40,14 @@ def plain(draw: Random) -> str:
 
 
 def quoted(draw: Random) -> str:
-    """A value between quotes, which may lack the last or hold one."""
+    """Returns a quoted value, whose last quote may be missing and which may contain one."""
     quote = draw.choice("'\"")
     end = quote if draw.random() < 0.9 else ""
     return quote + plain(draw).replace(quote, draw.choice([quote, "\\" + quote])) + end
 
 
 def value(draw: Random, depth: int = 0) -> str:
-    """A value: plain, quoted, a list, a dict, or a function of Hydra's grammar."""
+    """Returns a value: unquoted, quoted, a list, a dict, or a function of Hydra's grammar."""
     kind = draw.random()
     if kind < 0.45 or depth > 3:
         return plain(draw)
@@ -64,7 +64,7 @@ def value(draw: Random, depth: int = 0) -> str:
 
 
 def function(draw: Random, items: Sequence[str]) -> str:
-    """A call of one of Hydra's functions, with arguments that may not fit."""
+    """Returns a call of one of Hydra's functions, whose arguments may be invalid."""
     numbers = ",".join(draw.choice(["0", "1", "3", "-2", "0.5", "a", "nan"]) for _ in range(3))
     inner = ",".join(items)
     return draw.choice(
@@ -103,7 +103,7 @@ def function(draw: Random, items: Sequence[str]) -> str:
 
 
 def override(draw: Random, keys: Sequence[str], groups: dict[str, list[str]]) -> str:
-    """An override of a key or a group: mostly with a name that exists."""
+    """Returns an override of a key or a group, mostly of an existing one."""
     kind = draw.random()
     if kind < 0.55:
         key = draw.choice(keys)
@@ -138,7 +138,7 @@ RAISED = [
 
 
 def users_module(draw: Random) -> tuple[str, str, str]:
-    """The source of a module with a class that goes wrong, the slot it is for, and its name."""
+    """Returns the source of a module with a faulty class, its slot and its name."""
     raised = draw.choice(RAISED)
     fault = f"raise {raised}"
     slot, base = draw.choice(

@@ -1,4 +1,4 @@
-"""Runs a command in this process, judges how it ended, and groups what was wrong by its cause."""
+"""Runs commands in this process, checks how they end, and groups failures by cause."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ EXTRA_MEMORY = 6 << 30
 
 
 class Hang(BaseException):
-    """The command took more processor time than any of these should."""
+    """Raised when a command exceeds its processor time."""
 
 
 @contextmanager
 def limited() -> Iterator[None]:
-    """At most so much processor time and memory beyond what is in use now."""
+    """Limits processor time, and memory beyond the current use."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise Hang
@@ -64,7 +64,7 @@ class Failure:
 
 @dataclass
 class Failures:
-    """The smallest example of each cause, and how often it was seen."""
+    """The smallest example of each cause, and its number of occurrences."""
 
     smallest: dict[str, Failure] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class Failures:
 
 
 def cause_of(error: BaseException) -> str:
-    """The exception's type and the innermost line of Étude's own that it went through."""
+    """Returns the exception's type and the innermost line of Étude in its traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "/src/etude/" in frame.filename]
     inner = own[-1] if own else frames[-1]
@@ -92,7 +92,7 @@ def cause_of(error: BaseException) -> str:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """The hash of each file below a folder. Locks and logs may grow."""
+    """Returns the hash of each file below a folder, except locks and logs, which may grow."""
     return {
         str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(folder.rglob("*"))
@@ -120,19 +120,19 @@ def judged(
     from etude import cli
 
     unexpected: list[str] = []
-    say = cli._say
+    print_error = cli._print_error
 
     def watching(message: str) -> None:
         error = sys.exc_info()[1]
         if "please report it" in message and error is not None:
             unexpected.append(cause_of(error))
-        say(message)
+        print_error(message)
 
     def failure(cause: str, printed: str) -> Failure:
         return Failure(cause, tuple(words), f"{note}\n    {printed.strip()[-600:]}")
 
     before = contents(keeps) if keeps else {}
-    cli._say = watching
+    cli._print_error = watching
     try:
         with limited():
             answer = etude(*words, cwd=where)
@@ -141,7 +141,7 @@ def judged(
     except BaseException as error:
         return failure(f"not caught: {cause_of(error)}", repr(error))
     finally:
-        cli._say = say
+        cli._print_error = print_error
     if unexpected:
         return failure(unexpected[0], answer.err)
     if answer.code not in CODES:

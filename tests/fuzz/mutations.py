@@ -15,7 +15,7 @@ LEAVES: list[Any] = [
 
 
 def mutate(draw: Random, file: Path) -> str:
-    """Changes a file; says what was changed."""
+    """Changes a file and returns a description of the change."""
     content = file.read_bytes()
     if file.suffix == ".json" and draw.random() < 0.7:
         return _json(draw, file, content)
@@ -57,7 +57,7 @@ def _bytes(draw: Random, file: Path, content: bytes) -> str:
 
 
 def _slots(value: Any, depth: int = 0) -> list[tuple[Any, Any]]:
-    """The places in a JSON value, as a container and its key, down to a depth."""
+    """Returns the positions in a JSON value down to a depth, as container and key."""
     if not isinstance(value, dict | list) or depth > 20:
         return []
     pairs = list(value.items() if isinstance(value, dict) else enumerate(value))[:60]
@@ -66,7 +66,7 @@ def _slots(value: Any, depth: int = 0) -> list[tuple[Any, Any]]:
 
 
 def change_leaves(draw: Random, value: Any) -> tuple[Any, str]:
-    """The value with a place or two changed, removed, renamed or wrapped."""
+    """Returns the value with one or two positions changed, removed, renamed or wrapped."""
     said = []
     for _ in range(draw.choice([1, 1, 2])):
         slots = _slots(value)

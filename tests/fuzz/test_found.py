@@ -33,7 +33,7 @@ MODULES = {
         "model.norm",
         "class Odd(Exception):\n    def __str__(self):\n        return 1 // 0\n"
         "class Mine(Base):\n    def __init__(self, *a, **k):\n        raise Odd\n",
-        "its message raises ZeroDivisionError",
+        "str() of the exception raises ZeroDivisionError",
     ),
     "attributes missing": (
         "data.tokenizer",
@@ -89,8 +89,8 @@ def test_values_that_hydras_parser_fails_on(
     [
         (["+data@=nosuch"], "data = 'nosuch': expected a file in conf/data/"),
         (["+model/norm=[[[a]]]"], "model/norm = '[[[a]]]': expected a file in conf/model/norm/"),
-        (["~init_from"], "~init_from: expected a key that stays"),
-        (["~seed", "~name"], "~seed: expected a key that stays"),
+        (["~init_from"], "~init_from: expected a key that can be removed"),
+        (["~seed", "~name"], "~seed: expected a key that can be removed"),
         (["-m", "seed=range(1,4,0)"], "expected values to try in turn (range() arg 3 must not"),
         (["-m", "model/mask@vars.x=[[range(nan,1,1),'$$']]"], "expected values to try in turn"),
     ],

@@ -187,7 +187,7 @@ def _of_overrides(draw: random.Random, ground: Ground, folder: Path, etude: Any)
 
 
 def _commands(draw: random.Random, ground: Ground, run: str) -> tuple[list[str], bool]:
-    """A command that reads the run, and whether it must leave all records as they are."""
+    """Returns a command that reads the run, and whether it must leave all records unchanged."""
     other = draw.choice(sorted(ground.records.values()))
     reading = [
         ["runs", "list"], ["runs", "list", "seed>0", "--json"], ["runs", "show", run],
@@ -228,7 +228,7 @@ def _of_records(draw: random.Random, ground: Ground, folder: Path, etude: Any) -
 
 
 def _with_hashes(record: Path, file: Path) -> str:
-    """Makes the hashes fit a changed file, as somebody would who means harm."""
+    """Updates the hashes for a changed file, as an attacker would."""
     with suppress(RequestError, OSError, ValueError, AttributeError):
         if file.suffix == ".json" and file.name not in ("run.json", "tokenizer.json"):
             content = json.loads(file.read_text())

@@ -127,7 +127,7 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     ("key", "value", "told"),
     [
         ("hedas", 2, "measure.hedas = 2: expected an argument of AttentionScale"),
-        ("heads", "many", "measure.heads = 'many': expected a whole number"),
+        ("heads", "many", "measure.heads = 'many': expected an integer"),
         ("_target_", "os.path.join", "measure._target_"),
     ],
 )

@@ -224,8 +224,8 @@ def test_a_paper_of_runs_needs_runs(tmp_path: Path, capsys: Any) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["sort", "--jobs", "²"], "--jobs = '²': expected a positive whole number, or auto"),
-        (["--check"], "PAPER: expected a paper or more beside --check or --smoke"),
+        (["sort", "--jobs", "²"], "--jobs = '²': expected a positive integer or auto"),
+        (["--check"], "PAPER: expected at least one paper with --check or --smoke"),
         (["names", "sort", "--files", "nowhere"], "names: names.txt = "),
         (["sort", "names", "--files", "nowhere"], "names: names.txt = "),
     ],

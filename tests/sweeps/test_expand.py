@@ -122,7 +122,7 @@ def test_a_wrong_key_in_such_a_file_is_no_job(my_conf: Path) -> None:
         (["seed=interval(0,1)"], "INTERVAL"),
         (["seed=0,1", "modle=nano"], "did you mean model?"),
         (["model/position=rotry,alibi"], "did you mean rotary?"),
-        (["seed=[1,2"], "Hydra's grammar"),
+        (["seed=[1,2"], "Hydra's override syntax"),
         (["-x"], "-x"),
     ],
 )

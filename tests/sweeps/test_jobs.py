@@ -87,8 +87,8 @@ def test_a_finished_job_is_composed_twice_and_checked_once(
     counting(compose, "_compose")
     counting(launcher, "check")
     counting(compose.RememberingLoader, "load_configuration")
-    counting(compose.RememberingLoader, "_of_files")
-    counting(checks, "instead")
+    counting(compose.RememberingLoader, "_load_files")
+    counting(checks, "resolve_with_placeholders")
     few = {}
     for axis in ("seed=0,1", "seed=0,1,0,1,0,1"):
         calls.clear()

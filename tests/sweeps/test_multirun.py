@@ -130,7 +130,7 @@ def test_a_setting_that_hydra_does_not_have(etude, tmp_path: Path) -> None:
     words = ["train", "-m", "experiment=debug", "seed=0,1", "hydra.launcher.njobs=2"]
     answer = etude(*words, cwd=tmp_path)
     assert answer.code == 2
-    assert "hydra.launcher.njobs = '2': expected a setting that Hydra has" in answer.err
+    assert "hydra.launcher.njobs = '2': expected a key of Hydra's config" in answer.err
     assert "data.launcher" not in answer.err
     assert list(tmp_path.iterdir()) == []
 
@@ -219,5 +219,5 @@ def test_a_key_that_is_added_in_vain_is_named(etude, corpus: Path, tiny, tmp_pat
     root = tmp_path / "experiments"
     answer = etude("train", "-m", *tiny(corpus, root, "seed=0,1", "+optimizer.lr=1e-3"))
     assert answer.code == 2
-    assert "optimizer.lr = '1e-3': expected an override that fits the config" in answer.err
+    assert "optimizer.lr = '1e-3': expected an override that matches the config" in answer.err
     assert not root.exists()

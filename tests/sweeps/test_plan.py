@@ -336,7 +336,7 @@ def test_a_sweep_that_does_not_compose_is_refused_whole(words: list[str]) -> Non
     with pytest.raises(RequestError) as refused:
         plan([*words, "model/position=rotary,rotry", "seed=0,x"], multirun=True)
     assert "did you mean rotary?" in str(refused.value)
-    assert "seed = 'x': expected a whole number" in str(refused.value)
+    assert "seed = 'x': expected an integer" in str(refused.value)
 
 
 def test_data_that_is_not_there_is_a_mistake(words: list[str]) -> None:

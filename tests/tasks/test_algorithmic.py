@@ -60,5 +60,5 @@ def test_a_run_of_another_rule_is_not_evaluated(tmp_path: Path) -> None:
     info = json.loads(file.read_text())
     info["data"]["fingerprint"] = "0" * 64
     file.write_text(json.dumps(info))
-    with pytest.raises(RequestError, match="the content trained on"):
+    with pytest.raises(RequestError, match="the fingerprint of the training data"):
         etude.load_run(run.path).evaluate("val")

@@ -408,7 +408,10 @@ class TestRefusals:
 
     def test_nothing_to_grow_from(self, toy: Toy, tmp_path: Path) -> None:
         told = self.told([*toy("classification", tmp_path), "init_from.grow_positions=true"])
-        assert "init_from.grow_positions = True: expected nothing: init_from=SOURCE" in told
+        assert (
+            "init_from.grow_positions = True: expected no value without a source "
+            "(set init_from=SOURCE)" in told
+        )
 
     def test_a_vocabulary_larger_than_the_models(
         self, bert: Path, toy: Toy, tmp_path: Path

@@ -259,7 +259,7 @@ def test_from_the_command_line(etude: Any, words: Callable, tmp_path: Path) -> N
     (document,) = text.documents("train")
     answer = etude("data", "find", str(run), document[50:53])
     assert answer.code == 0, answer.err
-    assert "have read it" in answer.out
+    assert "read this text" in answer.out
     assert answer.out.count("\nstep ") == len(set(load_run(run).readings(document[50:53]).step))
     for words_, said in (
         (["step", str(run), "41"], "a step of the run, 1 to 40"),

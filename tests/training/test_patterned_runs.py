@@ -88,7 +88,7 @@ def test_trained_continued_and_read_again(
         (["model/position@model.kinds.global.position=learned"], "model.kinds.global.position"),
         (["+model.kinds.local.norm=3"], "an argument of LayerKind"),
         (["model.kinds.local.mask.window=0"], "model.kinds.local.mask.window"),
-        (["model.kinds.local.mask._target_=etude.nn.norm.LayerNorm"], "a class that belongs"),
+        (["model.kinds.local.mask._target_=etude.nn.norm.LayerNorm"], "a class that is allowed"),
         (["+model.kinds.other=3"], "model.kinds.other"),
     ],
 )

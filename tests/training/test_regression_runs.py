@@ -56,7 +56,7 @@ def test_from_command_to_score(etude: Any, tmp_path: Path) -> None:
         assert answer.code == 2, words
         assert "Traceback" not in answer.err
     answer = etude("generate", folder)
-    assert "a model that writes text" in answer.err
+    assert "a model that generates text" in answer.err
     answer = etude("convert", folder, tmp_path / "converted")
     assert answer.code == 2
     assert "Regressor" in answer.err

@@ -63,7 +63,7 @@ def test_saved_at_the_step(
     during("training_step", 12, signum)
     answer = etude("train", *words(tmp_path))
     assert answer.code == code
-    assert "the same command goes on" in answer.err
+    assert "run the same command again to continue" in answer.err
     record = Record.read(tmp_path / "tiny" / whole.path.name)
     assert record.info["status"] == "interrupted"
     assert record.info["step"] == record.checkpoints()[-1][0] == 12

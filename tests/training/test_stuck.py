@@ -97,7 +97,7 @@ def stuck() -> Iterator[Callable[..., Stuck]]:
 
 
 AT_ONCE = "stopping at once"
-SAVES = "saving after this step, then stopping (once more stops at once)"
+SAVES = "saving after this step, then stopping (send it again to stop at once)"
 JOBS = "the jobs save and stop; the same command goes on"
 SIGNALS = pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 
@@ -207,7 +207,7 @@ def test_a_sweep_with_stuck_jobs(stuck: Any, words: Any, tmp_path: Path, signum:
     process = Stuck(where, call, sweep)
     try:
         logs = _until_stuck(root, jobs=2)
-        process.send(signum, f"{JOBS} (once more stops at once)")
+        process.send(signum, f"{JOBS} (send it again to stop at once)")
         begun = descendants(process.process.pid)
         process.send(signum, AT_ONCE)
         assert process.ended() == 128 + signum

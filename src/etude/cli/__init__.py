@@ -1,7 +1,7 @@
-"""The command `etude`: words in, exit codes out.
+"""The command `etude`: parses arguments, runs a command and returns its exit code.
 
-0 done; 1 the run, or any job of the sweep, failed; 2 the request was wrong; 3 another live process
-holds the run; 130 Ctrl-C; 143 SIGTERM; 129 SIGHUP, which `nohup` turns off.
+Exit codes: 0 success; 1 a run, a job of a sweep or a check failed; 2 the request is invalid; 3 the
+run is in use by another process; 130 Ctrl-C; 143 SIGTERM; 129 SIGHUP (ignored under `nohup`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from importlib import import_module
 from types import FrameType
 from typing import NoReturn
 
-from etude.cli.words import DONE, FAILED, HELD, SIGNALLED, WRONG, HelpShown
+from etude.cli.common import DONE, FAILED, HELD, SIGNALLED, WRONG, HelpShown
 from etude.collecting import collect_rarely
 from etude.config.paths import check_current_folder
-from etude.console import drop_unwritten, guard, guarded, open_closed, show_messages
+from etude.console import discard_unwritten, guard, guarded, open_closed_streams, show_messages
 from etude.errors import (
     EtudeError,
     Interrupted,
@@ -31,55 +31,68 @@ from etude.errors import (
     nearest,
 )
 from etude.escaping import printable
-from etude.stopping import finish, leave, stopped_by, watch_signals
+from etude.stopping import finish, leave, stop_signal, watch_signals
 
 USAGE = """\
-usage: etude COMMAND ...
+usage: etude COMMAND [ARGUMENTS] [--debug]
 
-  etude train [OVERRIDES] [-m]     one run, or a sweep; the same command continues or reuses it
-  etude plan [OVERRIDES] [-m]      what would run: which are done, parameters, FLOPs, memory, time
-  etude find-lr [OVERRIDES]        at which learning rate the loss falls most; leaves no run
-  etude data show [OVERRIDES]      what it would read: splits, labels, lengths, examples, a batch
-  etude data step RUN N            what a step of a run has read: documents, places, targets
-  etude data find RUN TEXT         which steps of a run have read a text
-  etude generate RUN               text from a run
-  etude predict RUN                labels, tags or translations of texts, by a run
-  etude evaluate RUN...            what runs score on a split, or on other files; predictions kept
-  etude convert SOURCE DEST        released weights or a run into a Hugging Face folder, measured
-  etude runs list [NAME] [FILTER]  the runs under experiments/: "optimizer.lr>1e-3", seed=1
-  etude runs show RUN              one of them
-  etude runs diff A B              what differs between two; `compare`: between several, with curves
-  etude runs group RUN...          means over seeds; `significance`, `plot`, `export`: see --help
-  etude runs verify [RUN...]       whether records are as they were written; `rm` removes some
-  etude reproduce [PAPER...]       a paper's claim, measured here
+Trains, evaluates and compares Transformers. A config describes a run; each run is saved in a
+folder of its own under experiments/.
 
-`etude COMMAND --help` says more. A RUN is a path, a signature prefix, or a name (its latest
-finished run). Overrides are Hydra's: `etude train experiment=debug model/position=rotary,alibi -m`.
+Commands:
+  etude train [OVERRIDES] [-m]     Train a run, or a sweep with -m; resumes and reuses saved runs
+  etude plan [OVERRIDES] [-m]      Show what `train` would do: runs, parameters, FLOPs, memory, time
+  etude find-lr [OVERRIDES]        Find a learning rate with a range test; saves no run
+  etude data show [OVERRIDES]      Show the data: splits, labels, lengths, examples, a batch
+  etude data step RUN N            Show what optimizer step N of a run read
+  etude data find RUN TEXT         Find the optimizer steps of a run that read a text
+  etude generate RUN               Generate text
+  etude predict RUN                Predict labels, tags, numbers, answers or translations
+  etude evaluate RUN...            Compute metrics on a split or on other files
+  etude convert SOURCE DEST        Convert a run or released weights to a Hugging Face folder
+  etude runs list [NAME] [FILTER]  List runs, for example those with "optimizer.lr>1e-3" seed=1
+  etude runs show RUN              Show one run
+  etude runs diff A B              Compare two runs; `etude runs compare`: several, with curves
+  etude runs group RUN...          Average runs over seeds; also: significance, plot, export
+  etude runs verify [RUN...]       Check that records are unchanged; `etude runs rm`: remove runs
+  etude reproduce [PAPER...]       Reproduce the claims of a paper
+
+Arguments:
+  RUN        a path, a signature prefix, or a name (its latest finished run)
+  OVERRIDES  Hydra overrides, for example experiment=debug model/position=rotary,alibi
+
+Options:
+  -h, --help  show this help; `etude COMMAND --help` shows the options of one command
+  --version   show the version
+  --debug     show the traceback of an error
+
+Exit codes: 0 success, 1 a run or a check failed, 2 invalid request, 3 the run is in use by another
+process, 128 + N stopped by signal N.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """The console script."""
+    """Entry point of the console script: runs a command and ends the process."""
     collect_rarely()
-    open_closed()
-    guard()  # to the end, as what a bug leaves is printed last
+    open_closed_streams()
+    guard()  # until the process ends: a traceback of a bug is printed last
     watch_signals()
     code = run(list(sys.argv[1:] if arguments is None else arguments))
-    if code > SIGNALLED:  # what else is still going on must not keep who asked for a stop waiting
+    if code > SIGNALLED:  # other threads must not delay the exit that the user requested
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()
         leave(code)
     finish()
-    drop_unwritten()
+    discard_unwritten()
     os._exit(code)
 
 
 def run(arguments: list[str]) -> int:
-    """Carries out one command and returns its exit code; nothing below this calls `sys.exit`."""
-    open_closed()
+    """Runs one command and returns its exit code; no code below calls `sys.exit`."""
+    open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal may lack a character of a sample
+        if hasattr(stream, "reconfigure"):  # the terminal's encoding may lack characters
             stream.reconfigure(errors="replace")
     with guarded():
         return _run(arguments)
@@ -88,27 +101,28 @@ def run(arguments: list[str]) -> int:
 def _run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     arguments = [item for item in arguments if item != "--debug"]
-    show_messages(stderr=arguments[:1] not in _REPORTING)
+    show_messages(stderr=arguments[:1] not in _WITH_MESSAGES_ON_STDOUT)
     signal.signal(signal.SIGTERM, _on_signal)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # `nohup` ignores it
         signal.signal(signal.SIGHUP, _on_signal)
     try:
         code = _dispatch(arguments)
-        sys.stdout.flush()  # an error of it is the command's
+        sys.stdout.flush()  # here, so that an error is reported as the command's
         return code
     except BaseException as error:
-        signum = stopped_by()  # what was cut short, such as an import, fails when it is repeated
-        follows = isinstance(error, Exception) and not isinstance(error, (Interrupted, HelpShown))
-        if signum is not None and follows and not debug:
-            return _outcome(_Terminated(signum), arguments, debug)
-        return _outcome(error, arguments, debug)
+        signum = stop_signal()
+        # A signal cuts an import short; importing the module again then fails with another error.
+        caused = isinstance(error, Exception) and not isinstance(error, (Interrupted, HelpShown))
+        if signum is not None and caused and not debug:
+            return _report_exception(_Terminated(signum), arguments, debug)
+        return _report_exception(error, arguments, debug)
 
 
-def _outcome(raised: BaseException, arguments: list[str], debug: bool) -> int:
-    """The exit code of what a command raised, which is reported.
+def _report_exception(raised: BaseException, arguments: list[str], debug: bool) -> int:
+    """Prints an exception that a command raised and returns the exit code.
 
     Raises:
-        BaseException: what was raised, where its traceback is asked for.
+        BaseException: the exception itself, if `--debug` is set.
     """
     try:
         raise raised
@@ -119,24 +133,24 @@ def _outcome(raised: BaseException, arguments: list[str], debug: bool) -> int:
     except InvalidArguments as error:
         return _refuse(error.problems, debug)
     except RunHeld as error:
-        _say(f"{error}\n  {error.hint}")
+        _print_error(f"{error}\n  {error.hint}")
         return HELD
     except RunFailed as error:
-        _say(str(error))
+        _print_error(str(error))
         if debug:
             raise
         return FAILED
     except Interrupted as error:
-        _say(f"{error}; the same command goes on")
+        _print_error(f"{error}; run the same command again to continue")
         return SIGNALLED + error.signum
     except KeyboardInterrupt:
-        _say("interrupted")
+        _print_error("interrupted")
         return SIGNALLED + signal.SIGINT
     except _Terminated as stop:
-        _say("interrupted" if stop.signum == signal.SIGINT else "terminated")
+        _print_error("interrupted" if stop.signum == signal.SIGINT else "terminated")
         return SIGNALLED + stop.signum
     except EtudeError as error:
-        _say(str(error))
+        _print_error(str(error))
         return FAILED
     except BrokenPipeError:
         sys.stderr.close()
@@ -144,17 +158,22 @@ def _outcome(raised: BaseException, arguments: list[str], debug: bool) -> int:
     except OSError as error:
         if debug:
             raise
-        _say(": ".join(str(part) for part in (error.strerror or error, error.filename) if part))
+        _print_error(
+            ": ".join(str(part) for part in (error.strerror or error, error.filename) if part)
+        )
         return WRONG
     except BaseException as error:
-        # A panic of a library in Rust (tokenizers, safetensors) is no Exception.
+        # A panic of a Rust library (tokenizers, safetensors) is not an Exception.
         if debug or (not isinstance(error, Exception) and type(error).__name__ != "PanicException"):
             raise
-        from etude.cli.unexpected import fault_of_users_class
+        from etude.cli.unexpected import find_user_fault
 
-        if (problem := fault_of_users_class(error, arguments)) is not None:
+        if (problem := find_user_fault(error, arguments)) is not None:
             return _refuse([problem], debug)
-        _say(f"unexpected {described(error)}\n  --debug shows where; please report it")
+        _print_error(
+            f"unexpected {described(error)}\n"
+            "  this is a bug; please report it with the traceback that --debug shows"
+        )
         return FAILED
 
 
@@ -162,7 +181,8 @@ _COMMANDS = (
     "train", "plan", "find-lr", "data", "generate", "predict", "evaluate", "convert", "runs",
     "reproduce",
 )  # fmt: skip
-"""Each is the function of its name in the module of its name, `-` written `_`."""
+"""Names of the commands. Each is implemented by the function and module of the same name, with `_`
+for `-`."""
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
@@ -171,8 +191,8 @@ def _command(name: str) -> Callable[[list[str]], int]:
     return command
 
 
-_REPORTING = (["train"], ["find-lr"], ["reproduce"])
-"""Their standard output is what happens; that of the others is a result."""
+_WITH_MESSAGES_ON_STDOUT = (["train"], ["find-lr"], ["reproduce"])
+"""Commands whose messages go to standard output; the others print their result there."""
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -184,12 +204,12 @@ def _dispatch(arguments: list[str]) -> int:
 
         print(f"etude {__version__}")
         return DONE
-    if arguments[0] in ("-sc", "--shell-completion"):  # the shell asks without naming a command
+    if arguments[0] in ("-sc", "--shell-completion"):  # the shell passes no command name
         return _complete(arguments)
     if arguments[0] not in _COMMANDS:
         hint = nearest(arguments[0], _COMMANDS)
-        raise RequestError(Problem("COMMAND", "one that exists", arguments[0], hint))
-    if broken := [item for item in arguments if "\0" in item]:  # from Python: no shell passes one
+        raise RequestError(Problem("COMMAND", "a command of etude", arguments[0], hint))
+    if broken := [item for item in arguments if "\0" in item]:  # only possible from Python
         expected = "arguments without null characters"
         raise RequestError(Problem(arguments[0], expected, item) for item in broken)
     check_current_folder()
@@ -197,7 +217,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _complete(arguments: list[str]) -> int:
-    """Completes the line in `$COMP_LINE`: a command, then Hydra's words or runs."""
+    """Prints completions of the line in `$COMP_LINE`: commands, overrides or runs."""
     program, _, typed = os.environ.get("COMP_LINE", "").lstrip().partition(" ")
     command, after, words = typed.lstrip().partition(" ")
     if program and not after:
@@ -207,7 +227,7 @@ def _complete(arguments: list[str]) -> int:
         from etude.cli.completion import completions
 
         for word in completions(command, words):
-            if word == printable(word, line=True):  # the shell prints it as it is
+            if word == printable(word, line=True):  # the shell does not escape it
                 print(word)
         return DONE
     if program and command not in ("train", "plan", "find-lr", "data"):
@@ -217,21 +237,24 @@ def _complete(arguments: list[str]) -> int:
 
 
 def _refuse(problems: Sequence[Problem], debug: bool) -> int:
-    count = "a mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
-    told = [str(problem).replace("\n", "\n    ") for problem in problems]  # no line of its own
-    _say(f"{count} in the request:\n" + "\n".join(f"  {problem}" for problem in told))
+    count = "1 error" if len(problems) == 1 else f"{len(problems)} errors"
+    entries = [str(problem).replace("\n", "\n    ") for problem in problems]
+    _print_error(f"{count} in the request:\n" + "\n".join(f"  {entry}" for entry in entries))
     if debug:
         raise RequestError(problems)
     return WRONG
 
 
-def _say(message: str) -> None:
-    sys.stderr.write(f"etude: {message}\n")  # at once: another thread may write too
+def _print_error(message: str) -> None:
+    sys.stderr.write(f"etude: {message}\n")  # in one call: another thread may write too
     sys.stderr.flush()
 
 
 class _Terminated(BaseException):
-    """A signal outside training. No `Exception`: libraries would wrap or swallow it."""
+    """Raised on a signal outside training.
+
+    Not an `Exception`, which libraries might catch.
+    """
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)

@@ -1,4 +1,4 @@
-"""What the shell's completion is told after `etude runs`, `generate` and `convert`."""
+"""Shell completion of `etude runs`, `generate`, `predict`, `evaluate` and `convert`."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from pathlib import Path
 
 
 def completions(command: str, typed: str) -> list[str]:
-    """The words that may stand where the line ends.
+    """Returns the completions of the last word of a command line.
 
     Args:
-        command: `runs`, `generate` or `convert`.
-        typed: the line after the command and a space; its last word may be begun or empty.
+        command: a command that takes runs, such as `runs` or `generate`.
+        typed: the line after the command and a space; its last word may be incomplete or empty.
     """
-    *before, begun = typed.split(" ")
+    *before, prefix = typed.split(" ")
     words = [word for word in before if word]
     if command == "runs" and not words:
         from etude.cli.runs import ACTIONS
 
-        return [action for action in ACTIONS if action.startswith(begun)]
+        return [action for action in ACTIONS if action.startswith(prefix)]
     if command != "runs" and words and not words[-1].startswith("--root"):
-        return []  # one run alone
-    return sorted(set(_runs(begun, _root(words), words)))
+        return []  # these commands take one run
+    return sorted(set(_runs(prefix, _root(words), words)))
 
 
 def _root(words: list[str]) -> Path:
@@ -32,8 +32,8 @@ def _root(words: list[str]) -> Path:
     return Path("experiments")
 
 
-def _runs(begun: str, root: Path, words: list[str]) -> Iterator[str]:
-    """Names; with a few letters typed also signatures, alone or after their name."""
+def _runs(prefix: str, root: Path, words: list[str]) -> Iterator[str]:
+    """Yields names of runs, and with a prefix also signatures and `NAME/SIGNATURE`."""
     from etude.records.registry import folders
 
     if not root.is_dir():
@@ -41,7 +41,7 @@ def _runs(begun: str, root: Path, words: list[str]) -> Iterator[str]:
     for folder in folders(root):
         name, signature = folder.parent.name, folder.name
         listing = words[:1] == ["list"]
-        told = [name] if listing or not begun else [name, signature]
-        if "/" in begun and not listing:
-            told = [f"{name}/{signature}"]
-        yield from (word for word in told if word.startswith(begun))
+        candidates = [name] if listing or not prefix else [name, signature]
+        if "/" in prefix and not listing:
+            candidates = [f"{name}/{signature}"]
+        yield from (word for word in candidates if word.startswith(prefix))

@@ -1,11 +1,11 @@
-"""`etude convert`: weights in and out of Hugging Face's form, with the measured difference."""
+"""`etude convert`: converts runs and released weights to the Hugging Face format."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etude.cli.words import CHECKPOINTS, DONE, parser_for, with_root, with_trust
+from etude.cli.common import CHECKPOINTS, DONE, add_root, add_trust, make_parser
 from etude.errors import Problem, RequestError
 
 if TYPE_CHECKING:
@@ -15,64 +15,65 @@ if TYPE_CHECKING:
 
 
 def convert(arguments: list[str]) -> int:
-    parser = parser_for(
+    """Runs `etude convert`."""
+    parser = make_parser(
         "convert",
-        "Writes a model as a folder that `transformers` opens, and prints how far the logits of "
-        "source and folder are from ours. Past the tolerance nothing is written.",
+        "Convert a run or released weights to a folder that `transformers` can load. Prints the "
+        "largest differences between the logits of the source, the model in etude and the folder. "
+        "No folder is written if a difference exceeds the tolerance.",
     )
-    parser.add_argument(
-        "source", metavar="SOURCE", help="a folder, .safetensors or .gguf file, hub id, or RUN"
-    )
-    parser.add_argument("dest", metavar="DEST", help="the folder to write")
-    with_root(parser)
-    parser.add_argument("--dtype", help="float32, bfloat16, float16, float64 (the source's)")
-    parser.add_argument(
-        "--tolerance", type=float, default=1e-4, help="the largest difference of a logit (1e-4)"
-    )
-    parser.add_argument("--force", action="store_true", help="replace a model's folder at DEST")
-    parser.add_argument("--revision", help="of a hub id: a branch, tag or commit")
-    parser.add_argument("--checkpoint", default="best", help=f"of a RUN: {CHECKPOINTS}")
-    help_ = "of a RUN with low-rank changes: write these alone, as `peft` reads them"
+    help_ = "a RUN, a hub id, a model folder, or a .safetensors or .gguf file"
+    parser.add_argument("source", metavar="SOURCE", help=help_)
+    parser.add_argument("dest", metavar="DEST", help="folder to write")
+    add_root(parser)
+    help_ = "data type of the saved weights: float32, bfloat16, float16 or float64 (default: the"
+    parser.add_argument("--dtype", help=f"{help_} source's)")
+    help_ = "largest allowed absolute difference of a logit (default: 1e-4)"
+    parser.add_argument("--tolerance", type=float, default=1e-4, help=help_)
+    parser.add_argument("--force", action="store_true", help="replace an existing model at DEST")
+    parser.add_argument("--revision", help="for a hub id: branch, tag or commit")
+    parser.add_argument("--checkpoint", default="best", help=f"checkpoint of a RUN: {CHECKPOINTS}")
+    help_ = "for a RUN trained with LoRA: write the adapter alone, in the format of `peft`"
     parser.add_argument("--adapter", action="store_true", help=help_)
-    with_trust(parser)
-    asked = parser.parse_args(arguments)
-    if not 0 < asked.tolerance < float("inf"):
-        raise RequestError(Problem("--tolerance", "a positive number", asked.tolerance))
+    add_trust(parser)
+    args = parser.parse_args(arguments)
+    if not 0 < args.tolerance < float("inf"):
+        raise RequestError(Problem("--tolerance", "a positive number", args.tolerance))
     from etude.interop import converting
     from etude.interop.released import dtype_of
 
-    dtype = dtype_of(asked.dtype)
-    destination = Path(asked.dest).expanduser()
-    converting.check_destination(destination, force=asked.force)
-    print(f"reading {asked.source}", flush=True)
-    if asked.adapter:
-        _write_adapter(asked, destination)
+    dtype = dtype_of(args.dtype)
+    destination = Path(args.dest).expanduser()
+    converting.check_destination(destination, force=args.force)
+    print(f"reading {args.source}", flush=True)
+    if args.adapter:
+        _write_adapter(args, destination)
         print(f"written: {destination}")
         return DONE
     converting.convert(
-        _source(asked),
+        _source(args),
         destination,
         dtype=dtype,
-        tolerance=asked.tolerance,
-        force=asked.force,
+        tolerance=args.tolerance,
+        force=args.force,
         tell=lambda line: print(line, flush=True),
     )
     print(f"written: {destination}")
     return DONE
 
 
-def _write_adapter(asked: Namespace, destination: Path) -> None:
+def _write_adapter(args: Namespace, destination: Path) -> None:
     from etude.api import load_run
     from etude.interop import converting, tokenizers
     from etude.interop.peft import save_adapter
     from etude.training.model import lora_of
 
-    run = load_run(asked.source, root=asked.root, trust=asked.trust)
+    run = load_run(args.source, root=args.root, trust=args.trust)
     options = lora_of(run.checked)
     if options is None:
-        expected = "a run with low-rank changes (init_from.lora.rank=...)"
-        raise RequestError(Problem("RUN", expected, asked.source))
-    module = run.model(asked.checkpoint, merged=False).module
+        hint = "its config does not set init_from.lora.rank; omit --adapter"
+        raise RequestError(Problem("RUN", "a run trained with LoRA", args.source, hint))
+    module = run.model(args.checkpoint, merged=False).module
     base = str(run.config.init_from.source)
     ending = run.checked.nodes["task"].constructor.transformers_ending
     reads = run.config.data.sequence_length
@@ -80,31 +81,31 @@ def _write_adapter(asked: Namespace, destination: Path) -> None:
     types = converting.has_types(module)
     tokenizers.write(destination, run.tokenizer(), max_length=module.max_length, types=types)
     if not Path(base).is_dir() or (Path(base) / "run.json").is_file():
-        told = "its base is the run %s: `etude convert %s FOLDER` writes it for peft"
-        print(told % (base, base), flush=True)
+        message = "the base model is the run %s; `etude convert %s FOLDER` converts it for peft"
+        print(message % (base, base), flush=True)
 
 
-def _source(asked: Namespace) -> Source:
-    """What lies at a path; else the run of that name; else what the hub has."""
+def _source(args: Namespace) -> Source:
+    """Returns the model to convert: the files at a path, else a run, else a model on the hub."""
     from etude.interop.converting import of_released, of_run
     from etude.interop.released import read
     from etude.records.registry import find_folders
 
-    path = Path(asked.source).expanduser()
+    path = Path(args.source).expanduser()
     no_run: list[Problem] = []
     if not path.exists() or (path / "run.json").is_file():
         try:
-            find_folders(asked.source, Path(asked.root))
+            find_folders(args.source, Path(args.root))
         except RequestError as error:
-            no_run = error.problems if Path(asked.root).is_dir() else []
+            no_run = error.problems if Path(args.root).is_dir() else []
         else:
             from etude.api import load_run
 
-            run = load_run(asked.source, root=asked.root, trust=asked.trust)
+            run = load_run(args.source, root=args.root, trust=args.trust)
             task = run.checked.nodes["task"].constructor
             return of_run(
                 str(run.path),
-                run.model(asked.checkpoint).module,
+                run.model(args.checkpoint).module,
                 run.tokenizer(),
                 labels=run.labels,
                 ending=task.transformers_ending,
@@ -112,6 +113,6 @@ def _source(asked: Namespace) -> Source:
                 reads=run.config.data.sequence_length,
             )
     try:
-        return of_released(asked.source, read(asked.source, revision=asked.revision))
+        return of_released(args.source, read(args.source, revision=args.revision))
     except RequestError as error:
         raise RequestError([*error.problems, *no_run]) from error

@@ -1,18 +1,18 @@
-"""`etude evaluate`: what runs score on a split, or on other data."""
+"""`etude evaluate`: computes metrics of runs on a split or on other files."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from etude.cli.words import (
+from etude.cli.common import (
     CHECKPOINTS,
     DONE,
+    add_quoting,
+    add_root,
+    add_trust,
     as_options,
-    parser_for,
-    with_quoting,
-    with_root,
-    with_trust,
+    make_parser,
 )
 from etude.errors import Problem, RequestError
 from etude.escaping import printable
@@ -22,33 +22,38 @@ SPLITS = ("val", "test", "train")
 
 
 def evaluate(arguments: list[str]) -> int:
-    parser = parser_for(
+    """Runs `etude evaluate`."""
+    parser = make_parser(
         "evaluate",
-        "Scores runs on a split of their own data, or on other files of the same kind. Metrics, "
-        "predictions and figures are kept in the record.",
+        "Compute metrics of runs on a split of their data, or on other files with the same "
+        "columns. Metrics, predictions and figures are saved in the run's record.",
     )
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="a path, a signature or a name")
-    with_root(parser)
-    parser.add_argument("--split", default="val", help="val, test or train (val)")
-    help_ = "other files instead of the split: rows, with the columns that the run's data has"
+    help_ = "a path, a signature prefix, or a name (its latest finished run)"
+    parser.add_argument("runs", metavar="RUN", nargs="+", help=help_)
+    add_root(parser)
+    parser.add_argument("--split", default="val", help="val, test or train (default: val)")
+    help_ = "evaluate on these files instead of a split; their columns are those of the run's data"
     parser.add_argument("--data", metavar="FILE", nargs="+", help=help_)
-    with_quoting(parser)
-    parser.add_argument("--by", metavar="COLUMN", help="score the rows with each value apart too")
-    parser.add_argument("--checkpoint", default="best", help=CHECKPOINTS)
-    parser.add_argument("--beams", type=int, help="of a translation's search for targets (4)")
-    parser.add_argument("--length-penalty", type=float, help="of that search (1)")
-    help_ = "of a language model: windows of this many tokens (the training's)"
+    add_quoting(parser)
+    help_ = "also compute the metrics for each value of this column"
+    parser.add_argument("--by", metavar="COLUMN", help=help_)
+    parser.add_argument("--checkpoint", default="best", help=f"checkpoint to use: {CHECKPOINTS}")
+    help_ = "for translation: number of beams (default: 4)"
+    parser.add_argument("--beams", type=int, metavar="N", help=help_)
+    help_ = "for translation: length penalty of beam search (default: 1)"
+    parser.add_argument("--length-penalty", type=float, metavar="X", help=help_)
+    help_ = "for language models: window length in tokens (default: that of training)"
     parser.add_argument("--sequence-length", type=int, metavar="T", help=help_)
-    help_ = "of a language model: windows overlap, and each counts its last N tokens alone"
+    help_ = "for language models: use overlapping windows and score the last N tokens of each"
     parser.add_argument("--stride", type=int, metavar="N", help=help_)
-    parser.add_argument("--json", action="store_true", help="complete values")
-    with_trust(parser)
-    asked = parser.parse_args(arguments)
+    parser.add_argument("--json", action="store_true", help="print JSON with unrounded values")
+    add_trust(parser)
+    args = parser.parse_args(arguments)
     problems = []
-    if asked.split not in SPLITS:
-        problems.append(Problem("--split", f"one of {', '.join(SPLITS)}", asked.split))
+    if args.split not in SPLITS:
+        problems.append(Problem("--split", f"one of {', '.join(SPLITS)}", args.split))
     for key in ("beams", "stride", "sequence_length"):
-        value = getattr(asked, key)
+        value = getattr(args, key)
         if value is not None and value < 1:
             problems.append(Problem(f"--{key.replace('_', '-')}", "a positive number", value))
     if problems:
@@ -56,53 +61,53 @@ def evaluate(arguments: list[str]) -> int:
     from etude.analysis.scoring import scored
     from etude.api import load_run
 
-    runs = [load_run(name, root=asked.root, trust=asked.trust) for name in asked.runs]
-    told: list[dict[str, Any]] = []
+    runs = [load_run(name, root=args.root, trust=args.trust) for name in args.runs]
+    results: list[dict[str, Any]] = []
     for run in runs:
         with as_options():
-            found = scored(
+            result = scored(
                 run,
-                asked.split,
-                which=asked.checkpoint,
-                files=asked.data,
-                by=asked.by,
-                quoting=asked.quoting,
-                beams=asked.beams,
-                length_penalty=asked.length_penalty,
-                sequence_length=asked.sequence_length,
-                stride=asked.stride,
+                args.split,
+                which=args.checkpoint,
+                files=args.data,
+                by=args.by,
+                quoting=args.quoting,
+                beams=args.beams,
+                length_penalty=args.length_penalty,
+                sequence_length=args.sequence_length,
+                stride=args.stride,
             )
-        told.append(found)
-        if not asked.json:
-            _show(found)
-    if asked.json:
-        print(json.dumps(told, indent=1, ensure_ascii=False))
+        results.append(result)
+        if not args.json:
+            _print_result(result)
+    if args.json:
+        print(json.dumps(results, indent=1, ensure_ascii=False))
     return DONE
 
 
-def _show(found: dict[str, Any]) -> None:
+def _print_result(result: dict[str, Any]) -> None:
     from etude.records.tables import print_columns
 
-    head = ", ".join(found[key] for key in ("run", "on", "checkpoint"))
-    head += f", {found['rows']:,} rows" if "rows" in found else ""
+    head = ", ".join(result[key] for key in ("run", "on", "checkpoint"))
+    head += f", {result['rows']:,} rows" if "rows" in result else ""
     print(printable(head, line=True))
-    for name, value in found["metrics"].items():
+    for name, value in result["metrics"].items():
         print(f"  {printable(name, line=True):20} {value:.4f}")
-    if found.get("slices"):
-        names = list(next(iter(found["slices"].values())))
+    if result.get("slices"):
+        names = list(next(iter(result["slices"].values())))
         rows = [
             [name, *(f"{each.get(key, float('nan')):.4f}".removesuffix(".0000") for key in names)]
-            for name, each in found["slices"].items()
+            for name, each in result["slices"].items()
         ]
-        print_columns([found["by"], *names], rows)
-    for key, wanted in (("classes", "examples"), ("spans", "spans")):
-        if len(found.get(key, [])) > (key == "classes") * 2:
+        print_columns([result["by"], *names], rows)
+    for key, unit in (("classes", "examples"), ("spans", "spans")):
+        if len(result.get(key, [])) > (key == "classes") * 2:
             rows = [
                 [
                     str(row["label"]),
                     *(f"{row[name]:.4f}" for name in SCORES),
                     f"{row['support']:.0f}",
                 ]
-                for row in found[key]
+                for row in result[key]
             ]
-            print_columns(["label", *SCORES, wanted], rows)
+            print_columns(["label", *SCORES, unit], rows)

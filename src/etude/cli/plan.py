@@ -1,4 +1,4 @@
-"""`etude plan`: what `etude train` with the same words would do."""
+"""`etude plan`: shows what `etude train` would do with the same arguments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from etude.cli.words import DONE, WRONG
+from etude.cli.common import DONE, WRONG
 from etude.config.request import parse
 from etude.console import rich_console, start_live
 from etude.errors import Problem, RequestError
@@ -22,63 +22,69 @@ if TYPE_CHECKING:
 HELP = """\
 usage: etude plan [OVERRIDES] [-m] [--config-dir DIR] [--signature] [--json] [--no-measure]
 
-What `etude train` with the same words would do: which runs are new, done, or would go on, and
-what they take. Trains nothing and writes nothing.
+Show what `etude train` would do with the same arguments: which runs are new, finished or would
+continue, and their parameters, FLOPs, memory and time. Trains nothing and writes no file.
 
+Examples:
   etude plan experiment=nano
   etude plan experiment=nano model/position=rotary,alibi seed=0,1 -m
   etude plan experiment=nano --signature
 
-  -m, --multirun   a sweep: one row a job, then the totals of what is left
-  --signature      what enters the signature, and the signature and the group
-  --json           all of it as JSON
-  --no-measure     take the time from earlier runs or the machine's peak; else, where there are no
-                   earlier runs, a few steps of each model are tried, about a second
+Options:
+  -m, --multirun    plan a sweep: one row per job, then the totals of the remaining work
+  --config-dir DIR  folder with your own configs
+  --signature       show the config values that are hashed into the signature, and the signature
+  --json            print JSON
+  --no-measure      estimate the time from earlier runs, else from the machine's peak FLOP/s
+                    (default: earlier runs, else time a few steps of each model, about a second)
 
-FLOPs are those of the matrix products. Memory is that of a training step in one process: weights,
-gradients, the optimizer's state, and the most that a micro-batch needs beside them.
+FLOPs are those of the matrix products. Memory is that of one training step in one process:
+weights, gradients, optimizer state, and the activations of a micro-batch at their peak.
 """
 
-_OURS = ("--signature", "--json", "--no-measure")
+_PLAN_OPTIONS = ("--signature", "--json", "--no-measure")
 
 
 def plan(arguments: list[str]) -> int:
-    ours = {word for word in arguments if word in _OURS}
-    request = parse([word for word in arguments if word not in ours], "plan", _OURS)
+    """Runs `etude plan`."""
+    plan_options = {word for word in arguments if word in _PLAN_OPTIONS}
+    others = [word for word in arguments if word not in plan_options]
+    request = parse(others, "plan", _PLAN_OPTIONS)
     if request.question in ("-h", "--help"):
         print(HELP, end="")
         return DONE
-    if "--json" in ours:  # nothing but that
+    if "--json" in plan_options:  # standard output holds JSON only
         logging.getLogger("etude").setLevel(logging.ERROR)
     if request.question:
-        hint = "`etude train` answers it"
-        raise RequestError(Problem("option", "one of `etude plan`", request.question, hint))
+        hint = f"use `etude train {request.question}`"
+        raise RequestError(Problem("option", "an option of `etude plan`", request.question, hint))
     from etude.sweeps.plan import plan as planned
 
-    with _progress(request.multirun) as told:
+    with _progress(request.multirun) as report:
         jobs = planned(
             request.overrides,
             multirun=request.multirun,
             config_dir=request.config_dir,
-            measure="--no-measure" not in ours and "--signature" not in ours,
-            told=told,
+            measure="--no-measure" not in plan_options and "--signature" not in plan_options,
+            told=report,
         )
-    wrong = any(job.state.kind == "refused" for job in jobs)
-    if "--json" in ours:
-        found = [_as_json(job, identity="--signature" in ours) for job in jobs]
-        print(json.dumps(found if request.multirun else found[0], indent=2, ensure_ascii=False))
-    elif "--signature" in ours:
-        print("\n---\n".join(map(_identity, jobs)))
+    any_refused = any(job.state.kind == "refused" for job in jobs)
+    if "--json" in plan_options:
+        entries = [_as_json(job, identity="--signature" in plan_options) for job in jobs]
+        output = entries if request.multirun else entries[0]
+        print(json.dumps(output, indent=2, ensure_ascii=False))
+    elif "--signature" in plan_options:
+        print("\n---\n".join(map(_format_identity, jobs)))
     elif request.multirun:
         _print_jobs(jobs)
     else:
-        print("\n".join(_report(jobs[0])))
-    return WRONG if wrong else DONE
+        print("\n".join(_format_job(jobs[0])))
+    return WRONG if any_refused else DONE
 
 
 @contextmanager
 def _progress(multirun: bool) -> Iterator[Told | None]:
-    """A bar on a terminal for as long as jobs are planned, out of the way of what is printed."""
+    """Context manager that shows a progress bar on a terminal while a sweep is planned."""
     if not (multirun and sys.stderr.isatty()):
         yield None
         return
@@ -122,7 +128,7 @@ def _row(number: int, job: PlannedJob) -> list[str]:
 
 
 def _totals(jobs: Sequence[PlannedJob]) -> Iterator[str]:
-    """How many of each state, and what is left to do."""
+    """Yields the number of jobs in each state, and the remaining FLOPs and time."""
     distinct = [job for job in jobs if job.same_as is None]
     counts: dict[str, int] = {}
     for job in distinct:
@@ -131,24 +137,24 @@ def _totals(jobs: Sequence[PlannedJob]) -> Iterator[str]:
         )
         counts[kind] = counts.get(kind, 0) + 1
     if len(distinct) < len(jobs):
-        counts["the same as another"] = len(jobs) - len(distinct)
-    told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-    yield f"{len(jobs)} jobs: {told}"
+        counts["duplicate"] = len(jobs) - len(distinct)
+    listed = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    yield f"{len(jobs)} jobs: {listed}"
     left = [job.size for job in distinct if job.size is not None and job.state.works]
     if not left:
         return
     flops = [size.flops_left for size in left if size.flops_left is not None]
     seconds = [size.seconds_left for size in left if size.seconds_left is not None]
     unknown = len(left) - len(seconds)
-    more = f", and {unknown} of unknown length" if unknown else ""
+    more = f", plus {unknown} jobs of unknown length" if unknown else ""
     yield (
-        f"left: {_count(math.fsum(flops))} FLOPs, about {_duration(math.fsum(seconds))}"
-        f" one after another{more}"
+        f"remaining: {_count(math.fsum(flops))} FLOPs, about {_duration(math.fsum(seconds))}"
+        f" if jobs run one at a time{more}"
     )
 
 
 def _notes(jobs: Sequence[PlannedJob]) -> Iterator[str]:
-    """What the sizes rest on, each said once."""
+    """Yields the sources of the speeds, the notes of the jobs and the legend."""
     sizes = [job.size for job in jobs if job.size is not None]
     sources = dict.fromkeys(size.speed.source for size in sizes if size.speed is not None)
     shown = list(sources)[:4]
@@ -158,11 +164,11 @@ def _notes(jobs: Sequence[PlannedJob]) -> Iterator[str]:
         yield "speed: " + "; ".join(shown)
     yield from _notes_of_jobs(jobs)
     if any(size.about for size in sizes):
-        yield "~: the tokenizer's vocabulary is known after preparation"
+        yield "~: estimated; the vocabulary size is known after the data is prepared"
 
 
 def _notes_of_jobs(jobs: Sequence[PlannedJob]) -> Iterator[str]:
-    """Each note once, after the numbers of its jobs unless it is about all of them."""
+    """Yields each note once, prefixed by the numbers of its jobs unless it applies to all."""
     numbers: dict[str, list[str]] = {}
     sized = 0
     for number, job in enumerate(jobs, start=1):
@@ -170,24 +176,25 @@ def _notes_of_jobs(jobs: Sequence[PlannedJob]) -> Iterator[str]:
             sized += 1
             for note in dict.fromkeys(job.size.notes):
                 numbers.setdefault(note, []).append(str(number))
-    for note, of in numbers.items():
-        if len(of) == sized:
+    for note, jobs_with_note in numbers.items():
+        count = len(jobs_with_note)
+        if count == sized:
             yield note
             continue
-        shown = of if len(of) <= 6 else [*of[:5], f"{len(of) - 5} more"]
-        yield f"{'job' if len(of) == 1 else 'jobs'} {', '.join(shown)}: {note}"
+        shown = jobs_with_note if count <= 6 else [*jobs_with_note[:5], f"{count - 5} more"]
+        yield f"{'job' if count == 1 else 'jobs'} {', '.join(shown)}: {note}"
 
 
-def _report(job: PlannedJob) -> Iterator[str]:
-    """One job, a line a fact."""
+def _format_job(job: PlannedJob) -> Iterator[str]:
+    """Yields the lines that describe one job."""
     yield f"{job.name or '(no name)'}  {job.label}".rstrip()
-    yield from (f"  {key:<12}{value}" for key, value in _facts(job))
+    yield from (f"  {key:<12}{value}" for key, value in _fields(job))
 
 
-def _facts(job: PlannedJob) -> Iterator[tuple[str, str]]:
+def _fields(job: PlannedJob) -> Iterator[tuple[str, str]]:
     state, size = job.state, job.size
     if len(state.problems) > 1:
-        yield "state", f"refused, {len(state.problems)} mistakes:"
+        yield "state", f"refused, {len(state.problems)} errors:"
         yield from (("", str(problem)) for problem in state.problems)
     else:
         yield "state", state.said
@@ -199,14 +206,14 @@ def _facts(job: PlannedJob) -> Iterator[tuple[str, str]]:
         return
     if size.parameters is not None:
         about = "about " if size.about else ""
-        words = f" with a vocabulary of {size.vocabulary:,}" if size.vocabulary else ""
-        yield "parameters", f"{about}{size.parameters:,}{words}"
+        vocabulary = f" with {size.vocabulary:,} vocabulary entries" if size.vocabulary else ""
+        yield "parameters", f"{about}{size.parameters:,}{vocabulary}"
         if size.about:
-            yield "", "this vocabulary is assumed; it is known after preparation"
+            yield "", "the vocabulary size is assumed; it is known after the data is prepared"
     if size.steps is not None:
-        most = "up to " if size.tokens != size.steps * size.tokens_per_step else ""
-        step = f"{size.steps:,} steps of {most}{size.tokens_per_step:,}"
-        yield "tokens", f"{_count(size.tokens)}, {step}"
+        up_to = "up to " if size.tokens != size.steps * size.tokens_per_step else ""
+        steps = f"{size.steps:,} steps of {up_to}{size.tokens_per_step:,}"
+        yield "tokens", f"{_count(size.tokens)}, {steps}"
     if size.flops is not None:
         rest = "" if size.flops_left in (0, size.flops) else f", {_count(size.flops_left)} left"
         yield "FLOPs", f"{_count(size.flops)}{rest}"
@@ -218,8 +225,8 @@ def _facts(job: PlannedJob) -> Iterator[tuple[str, str]]:
             "optimizer": cost.optimizer_bytes,
             f"a micro-batch of {size.micro_batch}": cost.activation_bytes,
         }
-        told = ", ".join(f"{name} {_bytes(count)}" for name, count in parts.items())
-        yield "memory", f"{_bytes(cost.step_bytes)}: {told}"
+        listed = ", ".join(f"{name} {_bytes(count)}" for name, count in parts.items())
+        yield "memory", f"{_bytes(cost.step_bytes)}: {listed}"
     if size.speed is not None:
         rate = f"{_count(size.speed.tokens_per_second)} tokens/s"
         yield "time left", f"about {_duration(size.seconds_left)}, at {rate}"
@@ -228,19 +235,19 @@ def _facts(job: PlannedJob) -> Iterator[tuple[str, str]]:
         yield "note", note
 
 
-def _identity(job: PlannedJob) -> str:
-    """What is hashed, as YAML, and the hashes."""
+def _format_identity(job: PlannedJob) -> str:
+    """Returns the signature and the group as comments, and the hashed config values as YAML."""
     import yaml
 
     if not job.identity:
         return f"# {job.state.said}"
-    head = f"# signature {job.signature}\n# group {job.group} (the same without the seed)\n"
+    head = f"# signature {job.signature}\n# group {job.group} (the signature without the seed)\n"
     return head + yaml.safe_dump(job.identity, sort_keys=True, allow_unicode=True).rstrip()
 
 
 def _as_json(job: PlannedJob, *, identity: bool) -> dict[str, Any]:
     size = job.size
-    found: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "label": job.label,
         "name": job.name,
         "overrides": job.overrides,
@@ -253,7 +260,7 @@ def _as_json(job: PlannedJob, *, identity: bool) -> dict[str, Any]:
         "same_as": job.same_as,
     }
     if size is not None:
-        found |= {
+        entry |= {
             "parameters": size.parameters,
             "vocabulary": size.vocabulary,
             "about": size.about,
@@ -267,7 +274,7 @@ def _as_json(job: PlannedJob, *, identity: bool) -> dict[str, Any]:
         }
     if size is not None and size.cost is not None:
         cost = size.cost
-        found["memory"] = {
+        entry["memory"] = {
             "weights": cost.weight_bytes,
             "gradients": cost.gradient_bytes,
             "optimizer": cost.optimizer_bytes,
@@ -275,9 +282,9 @@ def _as_json(job: PlannedJob, *, identity: bool) -> dict[str, Any]:
             "all": cost.step_bytes,
         }
     if size is not None and size.speed is not None:
-        found["tokens_per_second"] = size.speed.tokens_per_second
-        found["speed_source"] = size.speed.source
-    return found | ({"identity": job.identity} if identity else {})
+        entry["tokens_per_second"] = size.speed.tokens_per_second
+        entry["speed_source"] = size.speed.source
+    return entry | ({"identity": job.identity} if identity else {})
 
 
 def _parameters(job: PlannedJob) -> str:
@@ -287,12 +294,12 @@ def _parameters(job: PlannedJob) -> str:
 
 
 def _count(value: float | None) -> str:
-    """Three digits: `1.92 M`, and `3.14e+23` for what no letter stands for."""
+    """Formats a count with three digits: `1.92 M`, or `3.14e+23` from 1e15 on."""
     if value is None:
         return ""
     for size, letter in ((1e15, None), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
-            return f"{value:.2e}" if letter is None else f"{_three(value / size)} {letter}"
+            return f"{value:.2e}" if letter is None else f"{_three_digits(value / size)} {letter}"
     return f"{value:.3g}"
 
 
@@ -300,13 +307,13 @@ def _bytes(count: int | None) -> str:
     return "" if count is None else size_of(count)
 
 
-def _three(value: float) -> str:
+def _three_digits(value: float) -> str:
     digits = 2 if value < 10 else 1 if value < 100 else 0
     return f"{value:,.{digits}f}"
 
 
 def _duration(seconds: float | None) -> str:
-    """`45 s`, `2:40 min`, `5.1 h`, `12 days`, `340 years`."""
+    """Formats a duration: `45 s`, `2:40 min`, `5.1 h`, `12.0 days` or `340 years`."""
     if seconds is None:
         return ""
     if seconds < 90:

@@ -1,4 +1,4 @@
-"""`etude predict`: labels, tags and translations of texts, by a run."""
+"""`etude predict`: predicts labels, tags, numbers, answers or translations of texts with a run."""
 
 from __future__ import annotations
 
@@ -8,58 +8,71 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from etude.cli.words import (
+from etude.cli.common import (
     CHECKPOINTS,
     DONE,
+    add_quoting,
+    add_root,
+    add_trust,
     as_options,
-    parser_for,
-    with_quoting,
-    with_root,
-    with_trust,
+    make_parser,
 )
-from etude.console import exact
+from etude.console import raw_stdout
 from etude.errors import Problem, RequestError
 
 
 def predict(arguments: list[str]) -> int:
-    parser = parser_for("predict", "What a trained run says of texts: labels, tags, translations.")
-    parser.add_argument("run", metavar="RUN")
-    with_root(parser)
-    parser.add_argument("--text", action="append", default=[], help="repeatable")
-    help_ = "texts a line, or rows (.jsonl, .csv, ...) with the run's columns; - is standard input"
+    """Runs `etude predict`."""
+    parser = make_parser(
+        "predict",
+        "Predict labels, tags, numbers, answers or translations of texts with a trained run.",
+    )
+    help_ = "a path, a signature prefix, or a name (its latest finished run)"
+    parser.add_argument("run", metavar="RUN", help=help_)
+    add_root(parser)
+    help_ = "text to predict for; repeatable"
+    parser.add_argument("--text", metavar="TEXT", action="append", default=[], help=help_)
+    help_ = (
+        "file with one text per line, or with rows (.jsonl, .csv, ...) that have the columns of "
+        "the run's data; - reads standard input"
+    )
     parser.add_argument("--file", metavar="FILE", help=help_)
-    with_quoting(parser)
-    parser.add_argument("--pair", metavar="TEXT", help="of a run on pairs, the second text")
-    parser.add_argument("--checkpoint", default="best", help=CHECKPOINTS)
-    parser.add_argument("--beams", type=int, help="of a translation's search for targets (4)")
-    parser.add_argument("--length-penalty", type=float, help="of that search (1)")
-    parser.add_argument("--json", action="store_true", help="an object a line, complete")
-    with_trust(parser)
-    asked = parser.parse_args(arguments)
-    if bool(asked.text) == (asked.file is not None):
-        hint = "both are given" if asked.text else "neither is given"
+    add_quoting(parser)
+    help_ = "second text, for a run trained on pairs of texts"
+    parser.add_argument("--pair", metavar="TEXT", help=help_)
+    parser.add_argument("--checkpoint", default="best", help=f"checkpoint to use: {CHECKPOINTS}")
+    help_ = "for translation: number of beams (default: 4)"
+    parser.add_argument("--beams", type=int, metavar="N", help=help_)
+    help_ = "for translation: length penalty of beam search (default: 1)"
+    parser.add_argument("--length-penalty", type=float, metavar="X", help=help_)
+    help_ = "print one complete JSON object per line"
+    parser.add_argument("--json", action="store_true", help=help_)
+    add_trust(parser)
+    args = parser.parse_args(arguments)
+    if bool(args.text) == (args.file is not None):
+        hint = "both are given" if args.text else "neither is given"
         raise RequestError(Problem("--text and --file", "one of them", hint=hint))
-    if asked.file == "":
+    if args.file == "":
         raise RequestError(Problem("--file", "the path of a file", ""))
     from etude.analysis.predicting import Predictor
     from etude.api import load_run
 
-    run = load_run(asked.run, root=asked.root, trust=asked.trust)
+    run = load_run(args.run, root=args.root, trust=args.trust)
     with as_options():
         predictor = Predictor(
-            run, asked.checkpoint, beams=asked.beams, length_penalty=asked.length_penalty
+            run, args.checkpoint, beams=args.beams, length_penalty=args.length_penalty
         )
-    texts = list(_texts(asked, predictor))
-    for found in predictor(texts, asked.pair):
-        told = json.dumps(found, ensure_ascii=False) if asked.json else predictor.task.line(found)
-        print(told, flush=True, file=exact())
+    texts = list(_texts(args, predictor))
+    for result in predictor(texts, args.pair):
+        line = json.dumps(result, ensure_ascii=False) if args.json else predictor.task.line(result)
+        print(line, flush=True, file=raw_stdout())
     return DONE
 
 
-def _texts(asked: Any, predictor: Any) -> Iterator[Any]:
-    if asked.file is None:
-        yield from asked.text
-    elif asked.file == "-":
+def _texts(args: Any, predictor: Any) -> Iterator[Any]:
+    if args.file is None:
+        yield from args.text
+    elif args.file == "-":
         for number, line in enumerate(sys.stdin.buffer, 1):
             try:
                 yield line.decode("utf-8").rstrip("\r\n")
@@ -67,4 +80,4 @@ def _texts(asked: Any, predictor: Any) -> Iterator[Any]:
                 where = f"standard input, line {number}"
                 raise RequestError(Problem(where, "UTF-8 text", hint=str(error))) from error
     else:
-        yield from predictor.read(Path(asked.file), asked.quoting)
+        yield from predictor.read(Path(args.file), args.quoting)

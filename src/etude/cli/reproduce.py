@@ -1,66 +1,71 @@
-"""`etude reproduce`: papers whose claims are measured here."""
+"""`etude reproduce`: reproduces the claims of papers."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from etude.cli.words import DONE, FAILED, parser_for, with_root
+from etude.cli.common import DONE, FAILED, add_root, make_parser
 from etude.errors import Problem, RequestError
 
 
 def reproduce(arguments: list[str]) -> int:
-    parser = parser_for(
+    """Runs `etude reproduce`."""
+    parser = make_parser(
         "reproduce",
-        "Measures a paper's claim here; without PAPER, lists what is ready. Runs that are finished "
-        "are not trained again: the same command goes on where it was stopped.",
+        "Reproduce the claims of papers; without PAPER, list the available papers. Finished runs "
+        "are reused: run the same command again to continue after an interruption.",
     )
-    parser.add_argument("paper", metavar="PAPER", nargs="*")
-    with_root(parser)
-    parser.add_argument(
-        "--jobs", default="auto", metavar="N", help="at once (auto: one, or one a GPU)"
-    )
-    parser.add_argument("--check", action="store_true", help="judge the runs that are there")
-    help_ = "runs as short as can be, to see that all fits together; claims nothing"
+    parser.add_argument("paper", metavar="PAPER", nargs="*", help="name of a paper")
+    add_root(parser)
+    help_ = "number of parallel jobs (default: auto, one per GPU, else one)"
+    parser.add_argument("--jobs", default="auto", metavar="N", help=help_)
+    help_ = "check the claims on the existing runs, without training"
+    parser.add_argument("--check", action="store_true", help=help_)
+    help_ = "train very short runs to test the paper's configs; checks no claim"
     parser.add_argument("--smoke", action="store_true", help=help_)
-    help_ = "where the files lie that some papers need, such as tinyshakespeare.txt (here)"
+    help_ = (
+        "folder with the files that some papers need, such as tinyshakespeare.txt "
+        "(default: the current folder)"
+    )
     parser.add_argument("--files", default=".", metavar="DIR", help=help_)
-    help_ = "a folder of your own configs: its papers and experiments come before the shipped ones"
+    help_ = "folder with your own configs; its papers and experiments replace shipped ones"
     parser.add_argument("--config-dir", metavar="DIR", help=help_)
-    asked = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     problems = []
-    number = asked.jobs.isascii() and asked.jobs.isdecimal()
-    if asked.jobs != "auto" and not (number and int(asked.jobs) > 0):
-        problems.append(Problem("--jobs", "a positive whole number, or auto", asked.jobs))
-    if asked.check and asked.smoke:
-        problems.append(Problem("--check", "not beside --smoke, which claims nothing"))
-    if not asked.paper and (asked.check or asked.smoke):
-        problems.append(Problem("PAPER", "a paper or more beside --check or --smoke"))
+    number = args.jobs.isascii() and args.jobs.isdecimal()
+    if args.jobs != "auto" and not (number and int(args.jobs) > 0):
+        problems.append(Problem("--jobs", "a positive integer or auto", args.jobs))
+    if args.check and args.smoke:
+        hint = "--smoke checks no claim"
+        problems.append(Problem("--check", "only one of --check and --smoke", hint=hint))
+    if not args.paper and (args.check or args.smoke):
+        problems.append(Problem("PAPER", "at least one paper with --check or --smoke"))
     if problems:
         raise RequestError(problems)
-    root = Path(asked.root)
-    if asked.paper and not asked.check:
+    root = Path(args.root)
+    if args.paper and not args.check:
         from etude.records.storage import check_root
 
         check_root(root / "_papers")
     from etude.papers import claims, runs
     from etude.papers import reproduce as papers
 
-    own = None if asked.config_dir is None else Path(asked.config_dir).absolute()
-    if not asked.paper:
+    own = None if args.config_dir is None else Path(args.config_dir).absolute()
+    if not args.paper:
         papers.print_papers(root, own)
         return DONE
-    jobs = asked.jobs if asked.jobs == "auto" else int(asked.jobs)
-    files = Path(asked.files)
-    for paper in asked.paper:  # what is wrong is refused before anything is measured
+    jobs = args.jobs if args.jobs == "auto" else int(args.jobs)
+    files = Path(args.files)
+    for paper in args.paper:  # all papers are checked before the first one is run
         loaded = claims.load(paper, own)
         claims.built(paper, loaded)
-        if not asked.smoke:
+        if not args.smoke:
             runs.paths_of(paper, loaded, files)
-    if asked.smoke:
-        matched = [papers.smoke(paper, root, jobs=jobs, config_dir=own) for paper in asked.paper]
+    if args.smoke:
+        matched = [papers.smoke(paper, root, jobs=jobs, config_dir=own) for paper in args.paper]
     else:
         matched = [
-            papers.reproduce(paper, root, jobs=jobs, check=asked.check, files=files, config_dir=own)
-            for paper in asked.paper
+            papers.reproduce(paper, root, jobs=jobs, check=args.check, files=files, config_dir=own)
+            for paper in args.paper
         ]
     return DONE if all(matched) else FAILED

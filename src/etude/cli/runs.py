@@ -1,4 +1,4 @@
-"""`etude runs`: the local registry."""
+"""`etude runs`: lists, shows, compares, verifies and removes recorded runs."""
 
 from __future__ import annotations
 
@@ -8,48 +8,52 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from etude.cli import studies
-from etude.cli.words import (
+from etude.cli import run_statistics
+from etude.cli.common import (
     DONE,
     FAILED,
-    parser_for,
+    add_output,
+    add_root,
+    add_trust,
+    make_parser,
     split,
-    with_output,
-    with_root,
-    with_trust,
 )
 from etude.errors import Problem, RequestError, nearest
 from etude.escaping import printable
 
 _RUN_HELP = "a path, a signature prefix, or a name"
+_JSON_HELP = "print JSON with unrounded values"
 
 
 def runs(arguments: list[str]) -> int:
+    """Runs `etude runs`."""
     if not arguments or arguments[0].startswith("-"):
         _overview().parse_args(arguments)
     action, *words = arguments
     if action not in ACTIONS:
-        raise RequestError(Problem("ACTION", "one that exists", action, nearest(action, ACTIONS)))
+        expected = "an action of `etude runs`"
+        raise RequestError(Problem("ACTION", expected, action, nearest(action, ACTIONS)))
     help_, add_arguments, act = ACTIONS[action]
-    parser = parser_for(f"runs {action}", help_[0].upper() + help_[1:] + ".")
+    parser = make_parser(f"runs {action}", help_[0].upper() + help_[1:] + ".")
     add_arguments(parser)
-    with_root(parser)
+    add_root(parser)
     return act(parser.parse_intermixed_args(_joined(words)))
 
 
 def _overview() -> ArgumentParser:
-    parser = parser_for("runs", "The local registry, read from the files alone.")
+    parser = make_parser("runs", "List, inspect, compare, verify and remove recorded runs.")
     width = max(map(len, ACTIONS))
     parser.formatter_class = RawDescriptionHelpFormatter
     parser.epilog = "actions:\n" + "\n".join(
         f"  {name:<{width}}  {help_}" for name, (help_, _, _) in ACTIONS.items()
     )
-    parser.add_argument("action", metavar="ACTION", help="one of those below; each has --help")
+    help_ = "one of the actions below; `etude runs ACTION --help` shows its options"
+    parser.add_argument("action", metavar="ACTION", help=help_)
     return parser
 
 
 def _joined(words: list[str]) -> list[str]:
-    """`--sort -val/loss` in one word, as the parser would take `-val/loss` for an option."""
+    """Joins `--sort -val/loss` into one word: argparse would parse `-val/loss` as an option."""
     joined: list[str] = []
     for word in words:
         if joined and joined[-1] == "--sort":
@@ -66,43 +70,48 @@ def _list_arguments(parser: ArgumentParser) -> None:
     parser.formatter_class = RawDescriptionHelpFormatter
     parser.epilog = (
         "KEY is a field (status, seed, step, best, seconds, parameters, tag, ...), a metric\n"
-        "(val/loss) or a key of the config (optimizer.lr, model.position). A FILTER is KEY, one\n"
-        "of = != < <= > >= ~ (contains) !~, and a value; quote it for the shell:\n"
+        "(val/loss) or a key of the config (optimizer.lr, model.position). A FILTER is KEY\n"
+        "OPERATOR VALUE without spaces. The operators are = != < <= > >= ~ (contains) and !~\n"
+        "(does not contain); quote < and > for the shell:\n"
         '  etude runs list nano "optimizer.lr>1e-3" model.position=rotary --sort val/loss'
     )
-    parser.add_argument("words", nargs="*", metavar="NAME or FILTER", help="which runs; none: all")
-    parser.add_argument("--status", help="only these: finished, or failed,oom")
-    parser.add_argument("--columns", help="KEY,KEY,... instead of the usual columns")
-    parser.add_argument("--sort", metavar="KEY", help="by this key; -KEY: the largest first")
-    parser.add_argument("--reverse", action="store_true", help="the other way round")
-    parser.add_argument("--limit", type=int, help="at most so many")
-    parser.add_argument("--json", action="store_true", help="one JSON array with complete values")
+    help_ = "select runs by their name and by filters (default: all runs)"
+    parser.add_argument("words", nargs="*", metavar="NAME or FILTER", help=help_)
+    help_ = "select runs with one of these statuses, such as failed,oom"
+    parser.add_argument("--status", metavar="STATUS,...", help=help_)
+    parser.add_argument("--columns", metavar="KEY,...", help="columns to show")
+    help_ = "sort by this key, smallest first; -KEY sorts largest first"
+    parser.add_argument("--sort", metavar="KEY", help=help_)
+    parser.add_argument("--reverse", action="store_true", help="reverse the order")
+    parser.add_argument("--limit", metavar="N", type=int, help="show at most N runs")
+    help_ = "print a JSON array with unrounded values"
+    parser.add_argument("--json", action="store_true", help=help_)
 
 
-def _list(asked: Namespace) -> int:
+def _list(args: Namespace) -> int:
     from etude.records import listing
     from etude.records.filters import is_filter, must_be_status, parse
 
-    names = [word for word in asked.words if not is_filter(word)]
+    names = [word for word in args.words if not is_filter(word)]
     if len(names) > 1:
-        hint = f"{names[0]} is one already; a FILTER looks like seed=1"
-        raise RequestError(Problem("NAME", "one name", names[1], hint))
-    if asked.limit is not None and asked.limit < 1:
-        raise RequestError(Problem("--limit", "a positive number", asked.limit))
-    statuses = split(asked.status)
+        hint = f"the first is {names[0]}; a FILTER has the form KEY=VALUE, such as seed=1"
+        raise RequestError(Problem("NAME", "at most one name", names[1], hint))
+    if args.limit is not None and args.limit < 1:
+        raise RequestError(Problem("--limit", "a positive number", args.limit))
+    statuses = split(args.status)
     for status in statuses:
         must_be_status(status)
-    sort: str | None = asked.sort
+    sort: str | None = args.sort
     query = listing.Query(
-        root=Path(asked.root),
+        root=Path(args.root),
         name=names[0] if names else None,
-        filters=[parse(word) for word in asked.words if is_filter(word)],
+        filters=[parse(word) for word in args.words if is_filter(word)],
         statuses=statuses,
         sort=sort.removeprefix("-") if sort else None,
-        descending=asked.reverse is not bool(sort and sort.startswith("-")),
-        limit=asked.limit,
+        descending=args.reverse is not bool(sort and sort.startswith("-")),
+        limit=args.limit,
     )
-    listing.print_list(query, split(asked.columns) or listing.COLUMNS, as_json=asked.json)
+    listing.print_list(query, split(args.columns) or listing.COLUMNS, as_json=args.json)
     return DONE
 
 
@@ -111,15 +120,16 @@ def _list(asked: Namespace) -> int:
 
 def _show_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help=_RUN_HELP)
-    parser.add_argument("--json", action="store_true", help="run.json and the config, complete")
+    help_ = "print run.json and the config as JSON"
+    parser.add_argument("--json", action="store_true", help=help_)
 
 
-def _show(asked: Namespace) -> int:
+def _show(args: Namespace) -> int:
     from etude.records import listing
     from etude.records.registry import find
 
-    record = find(asked.run, Path(asked.root), unfinished=True)
-    listing.print_run(record, as_json=asked.json)
+    record = find(args.run, Path(args.root), unfinished=True)
+    listing.print_run(record, as_json=args.json)
     return DONE
 
 
@@ -129,46 +139,50 @@ def _show(asked: Namespace) -> int:
 def _diff_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("first", metavar="A", help=_RUN_HELP)
     parser.add_argument("second", metavar="B", help=_RUN_HELP)
-    parser.add_argument("--json", action="store_true", help="complete values")
+    parser.add_argument("--json", action="store_true", help=_JSON_HELP)
 
 
-def _diff(asked: Namespace) -> int:
+def _diff(args: Namespace) -> int:
     from etude.records.comparing import print_diff
     from etude.records.registry import find
 
     first, second = (
-        find(run, Path(asked.root), unfinished=True) for run in (asked.first, asked.second)
+        find(run, Path(args.root), unfinished=True) for run in (args.first, args.second)
     )
-    print_diff(first, second, as_text=not asked.json)
+    print_diff(first, second, as_text=not args.json)
     return DONE
 
 
 def _compare_arguments(parser: ArgumentParser) -> None:
-    help_ = "a path, a signature prefix, or a name: all finished runs of it"
+    help_ = "a path, a signature prefix, or a name (all its finished runs)"
     parser.add_argument("runs", metavar="RUN", nargs="+", help=help_)
-    parser.add_argument("--metric", metavar="KEY,...", help="a panel each (that of the best)")
-    parser.add_argument("--x", default="step", help="step, tokens or time (step)")
-    parser.add_argument("--log", default="", metavar="AXES", help="logarithmic: x, y or xy")
-    with_output(parser, "where the figure goes, instead of ROOT/_comparisons/")
-    parser.add_argument("--json", action="store_true", help="complete values, no tables")
+    help_ = "metrics to plot, one panel each (default: the metric that selects the best checkpoint)"
+    parser.add_argument("--metric", metavar="KEY,...", help=help_)
+    help_ = "x-axis: step, tokens or time (default: step)"
+    parser.add_argument("--x", metavar="X", default="step", help=help_)
+    help_ = "axes with a logarithmic scale: x, y or xy"
+    parser.add_argument("--log", default="", metavar="AXES", help=help_)
+    add_output(parser, "file of the figure (default: a file in ROOT/_comparisons/)")
+    help_ = "print JSON with unrounded values instead of tables"
+    parser.add_argument("--json", action="store_true", help=help_)
 
 
-def _compare(asked: Namespace) -> int:
+def _compare(args: Namespace) -> int:
     from etude.analysis.comparison import Comparison
     from etude.records.comparing import as_json, print_comparison
     from etude.records.opening import COMPARISON
     from etude.records.registry import find_finished
 
-    root = Path(asked.root)
-    records = find_finished(asked.runs, root)
+    root = Path(args.root)
+    records = find_finished(args.runs, root)
     if len(records) < 2:
-        raise RequestError(Problem("RUN", "two runs or more", " ".join(asked.runs)))
-    comparison = Comparison(records, metrics=split(asked.metric), x=asked.x, log=asked.log)
-    if asked.output:
-        file = comparison.save(asked.output)
+        raise RequestError(Problem("RUN", "at least two runs", " ".join(args.runs)))
+    comparison = Comparison(records, metrics=split(args.metric), x=args.x, log=args.log)
+    if args.output:
+        file = comparison.save(args.output)
     else:
         file = comparison.save(comparison.usual_file(root), COMPARISON)
-    if asked.json:
+    if args.json:
         print(json.dumps(as_json(records) | {"figure": str(file)}, indent=1, ensure_ascii=False))
         return DONE
     print_comparison(records)
@@ -183,43 +197,44 @@ def _compare(asked: Namespace) -> int:
 
 
 def _verify_arguments(parser: ArgumentParser) -> None:
-    help_ = f"{_RUN_HELP} (all runs of it); none: all"
+    help_ = f"{_RUN_HELP} (all its runs) (default: all runs)"
     parser.add_argument("runs", metavar="RUN", nargs="*", help=help_)
-    with_trust(parser)
-    help_ = "take edits on which no result depends (tags, notes, ...) as they are, then verify"
+    add_trust(parser)
+    help_ = "accept manual edits that affect no result (tags, notes, ...), then verify"
     parser.add_argument("--accept", action="store_true", help=help_)
 
 
-def _verify(asked: Namespace) -> int:
+def _verify(args: Namespace) -> int:
     from etude.records.registry import find_folders, folders, tell_damaged
 
-    root = Path(asked.root)
-    if not asked.runs and not root.is_dir():
+    root = Path(args.root)
+    if not args.runs and not root.is_dir():
         raise RequestError(Problem("--root", "a folder of runs", str(root)))
-    named = [folder for run in asked.runs for folder in find_folders(run, root)]
-    if asked.accept and not asked.runs:
-        raise RequestError(Problem("--accept", "RUN, whose changes are to be accepted"))
+    named = [folder for run in args.runs for folder in find_folders(run, root)]
+    if args.accept and not args.runs:
+        hint = "name the runs whose edits you accept"
+        raise RequestError(Problem("--accept", "at least one RUN", hint=hint))
     skipped: list[RequestError] = []
-    chosen = list(dict.fromkeys(named)) if asked.runs else list(folders(root, skipped))
+    chosen = list(dict.fromkeys(named)) if args.runs else list(folders(root, skipped))
     tell_damaged(skipped)
     if not chosen:
         print(f"no runs under {root}")
         return DONE
     from etude.analysis.verify import verify
 
-    if asked.accept:
+    if args.accept:
         for folder in chosen:
-            _accept(folder, asked.trust)
+            _accept(folder, args.trust)
 
     damaged = 0
     for number, folder in enumerate(chosen, start=1):
-        verdict = verify(folder, asked.trust)
+        verdict = verify(folder, args.trust)
         damaged += bool(verdict.faults)
-        place = f"{folder.resolve().parent.name}/{folder.name}"
-        told = printable(f"{place}  {verdict}", line=True)
-        print(f"[{number}/{len(chosen)}] {told}", flush=True)
+        name = f"{folder.resolve().parent.name}/{folder.name}"
+        line = printable(f"{name}  {verdict}", line=True)
+        print(f"[{number}/{len(chosen)}] {line}", flush=True)
     if damaged:
-        print(f"{damaged} of {len(chosen)} damaged")
+        print(f"{damaged} of {len(chosen)} records are damaged")
     return FAILED if damaged else DONE
 
 
@@ -233,45 +248,46 @@ def _accept(folder: Path, trust: Sequence[str]) -> None:
         changed = accept(folder, trust)
     finally:
         lock.release()
-    place = f"{folder.resolve().parent.name}/{folder.name}"
-    print(f"{place}: accepted {', '.join(changed)}" if changed else f"{place}: nothing to accept")
+    name = f"{folder.resolve().parent.name}/{folder.name}"
+    print(f"{name}: accepted {', '.join(changed)}" if changed else f"{name}: no edits to accept")
 
 
 def _rm_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("runs", metavar="RUN", nargs="+", help=_RUN_HELP)
-    parser.add_argument("--all", action="store_true", help="a name means all its runs")
-    parser.add_argument("--yes", action="store_true", help="without asking")
+    parser.add_argument("--all", action="store_true", help="remove all runs of a name")
+    parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
 
-def _rm(asked: Namespace) -> int:
+def _rm(args: Namespace) -> int:
     from etude.records import remove
     from etude.records.registry import find_folders
 
-    root = Path(asked.root)
+    root = Path(args.root)
     chosen: dict[Path, Path] = {}
-    for run in asked.runs:
+    for run in args.runs:
         fitting = find_folders(run, root)
-        if len(fitting) > 1 and not asked.all:
-            hint = f"{len(fitting)} runs have this name; --all removes them all"
+        if len(fitting) > 1 and not args.all:
+            hint = f"{len(fitting)} runs have this name; add --all to remove all of them"
             raise RequestError(Problem("RUN", "one run", run, hint))
         chosen |= {folder.absolute(): folder for folder in fitting}
     folders = list(chosen.values())
     remove.must_be_removable(folders)
     remove.print_what_goes(folders)
-    if not asked.yes and not _agreed(len(folders)):
-        print("nothing was removed")
+    if not args.yes and not _confirm(len(folders)):
+        print("no run was removed")
         return DONE
     remove.remove(folders, root)
     print("removed")
     return DONE
 
 
-def _agreed(count: int) -> bool:
+def _confirm(count: int) -> bool:
     if not sys.stdin.isatty():
-        raise RequestError(Problem("--yes", "this word, as nobody can be asked here"))
-    what = "this run" if count == 1 else f"these {count} runs"
+        hint = "standard input is not a terminal, so removal cannot be confirmed"
+        raise RequestError(Problem("etude runs rm", "the option --yes", hint=hint))
+    target = "this run" if count == 1 else f"these {count} runs"
     try:
-        return input(f"remove {what} for good? [y/N] ").strip().lower() in ("y", "yes")
+        return input(f"permanently remove {target}? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
         print()
         return False
@@ -280,26 +296,30 @@ def _agreed(count: int) -> bool:
 _Action = tuple[str, Callable[[ArgumentParser], None], Callable[[Namespace], int]]
 
 ACTIONS: dict[str, _Action] = {
-    "list": ("the runs that fit, in columns", _list_arguments, _list),
-    "show": ("what one run is, how it went, where its files are", _show_arguments, _show),
-    "diff": ("two runs: what differs in their configs, how they went", _diff_arguments, _diff),
-    "compare": ("several runs, with their curves in one figure", _compare_arguments, _compare),
+    "list": ("list runs, selected by name and filters", _list_arguments, _list),
+    "show": ("show a run's config, metrics and files", _show_arguments, _show),
+    "diff": ("compare the configs and metrics of two runs", _diff_arguments, _diff),
+    "compare": ("compare runs, with their curves in one figure", _compare_arguments, _compare),
     "group": (
-        "means over seeds, their spread and intervals",
-        studies.group_arguments,
-        studies.group,
+        "compute means, spread and confidence intervals over seeds",
+        run_statistics.add_group_arguments,
+        run_statistics.group,
     ),
     "significance": (
-        "whether runs differ, tested example by example",
-        studies.significance_arguments,
-        studies.significance,
+        "test whether runs differ, with paired tests over examples",
+        run_statistics.add_significance_arguments,
+        run_statistics.significance,
     ),
-    "plot": ("curves with bands over seeds, or a heat map", studies.plot_arguments, studies.plot),
+    "plot": (
+        "plot mean curves with bands over seeds, or a heat map",
+        run_statistics.add_plot_arguments,
+        run_statistics.plot,
+    ),
     "export": (
-        "the table of groups as CSV, LaTeX, Markdown",
-        studies.export_arguments,
-        studies.export,
+        "export the table of groups as CSV, LaTeX or Markdown",
+        run_statistics.add_export_arguments,
+        run_statistics.export,
     ),
-    "verify": ("whether records are as they were written", _verify_arguments, _verify),
-    "rm": ("remove runs for good, after asking", _rm_arguments, _rm),
+    "verify": ("check that records are complete and unchanged", _verify_arguments, _verify),
+    "rm": ("permanently remove runs, after confirmation", _rm_arguments, _rm),
 }

@@ -1,4 +1,4 @@
-"""`etude train`: one run, or a sweep."""
+"""`etude train`: trains a run or a sweep."""
 
 from __future__ import annotations
 
@@ -8,29 +8,40 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from etude.cli.words import DONE, FAILED, HELD, WRONG
+from etude.cli.common import DONE, FAILED, HELD, WRONG
 from etude.errors import Problem, RequestError
 
 log = logging.getLogger("etude")
 
-_SHOWN = 8
-"""Jobs that are the same run as another, listed at the end."""
+_MAX_DUPLICATES = 8
+"""Maximum number of duplicate jobs listed after a sweep."""
 
 USAGE = """\
 usage: etude train [OVERRIDES] [-m] [--config-dir DIR] [--cfg job] [--debug]
 
-Trains the run that the config describes, what is left of it, or nothing if it is done.
-GROUP=FILE chooses a file, KEY=VALUE sets a value; with -m, commas sweep.
+Train the run that the config describes. An interrupted run continues; a finished run is reused.
 
+Overrides:
+  GROUP=FILE  choose a config file of a group
+  KEY=VALUE   set a value; with -m, comma-separated values define a sweep
+
+Examples:
   etude train experiment=debug
   etude train experiment=debug model/position=rotary,alibi seed=0,1 -m
-  etude train --cfg job experiment=debug      the config, without running it
+  etude train experiment=debug --cfg job
+
+Options:
+  -m, --multirun    train a sweep
+  --config-dir DIR  folder with your own configs
+  --cfg job         show the composed config, without training
+  --debug           show the traceback of an error
 
 Groups and their files:
 """
 
 
 def train(arguments: list[str]) -> int:
+    """Runs `etude train`."""
     from etude.config.request import answer, parse
 
     request = parse(arguments)
@@ -48,15 +59,16 @@ def train(arguments: list[str]) -> int:
     config = compose(request.overrides, config_dir=request.config_dir)
     preset = config.run.choices.get("sweep")
     if preset not in (None, "none"):
-        raise RequestError(Problem("sweep", "-m beside it, as it stands for several runs", preset))
+        hint = "add -m: a sweep file defines several runs"
+        raise RequestError(Problem("sweep", "the option -m", preset, hint))
     check_new(Path(config.run.root), config.name, unsafe=config.run.unsafe_storage)
     outcome = train_record(config)
-    _tell_outcome(outcome.record, reused=outcome.reused)
+    _log_outcome(outcome.record, reused=outcome.reused)
     return DONE
 
 
 def _help(config_dir: str | None) -> str:
-    """What the command does, and the files to choose from."""
+    """Returns the help text, with the files of all config groups."""
     from etude.config.paths import conf_dir, groups
 
     folders = [conf_dir(), *([Path(config_dir)] if config_dir else [])]
@@ -74,37 +86,40 @@ def _train_sweep(overrides: list[str], config_dir: str | None) -> int:
     swept = multirun(overrides, train_record, config_dir)
     jobs = swept.jobs
     log.info("\n%s", counted(jobs))
-    _tell_results(jobs)
+    _log_results(jobs)
     if (figure := draw_curves(swept.folder, jobs)) is not None:
         log.info("  curves  %s", figure)
     for figure in draw_search(swept.folder):
         log.info("  search  %s", figure)
     if any(job.path for job in jobs):
         log.info("  table   %s", swept.folder / "results.csv")
-    _tell_the_same(jobs)
+    _log_duplicates(jobs)
     for job in jobs:
         if job.same_as is None and not job.status.good:
-            log.info("  %s  %s: %s", job.status, job.label, job.message or "not begun")
+            log.info("  %s  %s: %s", job.status, job.label, job.message or "not started")
     return exit_code_of(jobs, done=DONE, failed=FAILED, wrong=WRONG, held=HELD)
 
 
-def _tell_the_same(jobs: Sequence[Any]) -> None:
-    """Which jobs asked for a run that an earlier one had asked for."""
+def _log_duplicates(jobs: Sequence[Any]) -> None:
+    """Logs the jobs that have the same config as an earlier job."""
     numbers: dict[str, int] = {}
-    same = []
+    duplicates = []
     for number, job in enumerate(jobs, start=1):
         if job.same_as is None:
             numbers[job.key] = number
         else:
-            same.append(f"  same    job {number} as job {numbers[job.same_as]}  {job.label}")
-    for line in same[:_SHOWN]:
+            first = numbers[job.same_as]
+            duplicates.append(
+                f"  duplicate  job {number} is the same run as job {first}  {job.label}"
+            )
+    for line in duplicates[:_MAX_DUPLICATES]:
         log.info("%s", line)
-    if len(same) > _SHOWN:
-        log.info("  same    and %d more", len(same) - _SHOWN)
+    if len(duplicates) > _MAX_DUPLICATES:
+        log.info("  same    and %d more", len(duplicates) - _MAX_DUPLICATES)
 
 
-def _tell_results(jobs: Sequence[Any]) -> None:
-    """What the finished jobs came to at their end, by the metric that decides, the best first."""
+def _log_results(jobs: Sequence[Any]) -> None:
+    """Logs the final value of the selection metric of each trained job, the best first."""
     from etude.records.metrics import rises
     from etude.records.record import Record
 
@@ -121,46 +136,47 @@ def _tell_results(jobs: Sequence[Any]) -> None:
         log.info("  %s %.4f  %s  %s", metric, value, job.label, job.path)
 
 
-_WRITES = ("CausalLM", "Instruction", "SpanDenoising")
-_SAYS = (
+_GENERATING_TASKS = ("CausalLM", "Instruction", "SpanDenoising")
+"""Tasks for whose runs `etude generate` is suggested."""
+_PREDICTING_TASKS = (
     "Classification", "Tagging", "Translation", "TextRegression", "TokenRegression",
     "QuestionAnswering",
 )  # fmt: skip
-"""Tasks whose runs continue a text, and whose say something of one."""
+"""Tasks for whose runs `etude predict` is suggested."""
 
 
-def _tell_outcome(record: Any, *, reused: bool) -> None:
+def _log_outcome(record: Any, *, reused: bool) -> None:
     info = record.info
     if info.get("status") == "paused":
         return
-    name = record.path
+    path = record.path
     log.info("%s", "" if reused else "\n" + _summary_line(info))
-    log.info("  record      %s", name)
-    log.info("  loss curve  %s", name / "figures" / "loss.png")
+    log.info("  record      %s", path)
+    log.info("  loss curve  %s", path / "figures" / "loss.png")
     task = str(record.config.get("task._target_", "")).rpartition(".")[2]
-    modules = record.config.get("extensions") or []  # the user's own, which a record names in vain
+    modules = record.config.get("extensions") or []  # loading a record does not trust them
     trust = "".join([" --trust", *(f" {shlex.quote(each)}" for each in modules)] if modules else [])
-    if task in _SAYS:
-        log.info("  new texts   etude predict %s --text '...'%s", _typed(name), trust)
-    elif task in _WRITES:
-        log.info("  more text   etude generate %s --prompt 'To be'%s", _typed(name), trust)
-    log.info("  scores      etude evaluate %s%s", _typed(name), trust)
-    root = name.parent.parent  # experiments/NAME/SIGNATURE
+    if task in _PREDICTING_TASKS:
+        log.info("  predict     etude predict %s --text '...'%s", _quote(path), trust)
+    elif task in _GENERATING_TASKS:
+        log.info("  generate    etude generate %s --prompt 'To be'%s", _quote(path), trust)
+    log.info("  evaluate    etude evaluate %s%s", _quote(path), trust)
+    root = path.parent.parent  # experiments/NAME/SIGNATURE
     elsewhere = root.resolve() != Path("experiments").resolve()
-    listed = f" --root {_typed(root)}" if elsewhere else ""
-    log.info("  all runs    etude runs list%s", listed)
+    option = f" --root {_quote(root)}" if elsewhere else ""
+    log.info("  list runs   etude runs list%s", option)
 
 
-def _typed(path: Path) -> str:
-    """The path as a word of a command that a shell understands."""
+def _quote(path: Path) -> str:
+    """Quotes a path as one shell argument that is not parsed as an option."""
     return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
 
 
 def _summary_line(info: dict[str, Any]) -> str:
     best = info.get("best") or {}
     final = info.get("final", {})
-    told = [f"finished: {info['step']} steps, {info['seconds']:.0f} s"]
-    told += [f"{key} {value:.4f}" for key, value in final.items() if key.startswith("val/")]
+    parts = [f"finished: {info['step']} steps, {info['seconds']:.0f} s"]
+    parts += [f"{key} {value:.4f}" for key, value in final.items() if key.startswith("val/")]
     if best:
-        told.append(f"best at step {best['step']}")
-    return ", ".join(told)
+        parts.append(f"best at step {best['step']}")
+    return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""What is said of an exception that nothing below the command line reports."""
+"""Attributes unexpected exceptions to the user's own code where possible."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from etude.errors import Problem, described
 
 _SOURCE = Path(__file__).resolve().parents[2]
-_NOT_USERS = tuple(
+_INSTALLED_FOLDERS = tuple(
     f"{Path(str(folder)).resolve()}{os.sep}"
     for folder in (
         *(sysconfig.get_path(key) for key in ("stdlib", "purelib", "platlib")),
@@ -23,43 +23,45 @@ _NOT_USERS = tuple(
 )
 
 
-def fault_of_users_class(error: BaseException, words: Sequence[str]) -> Problem | None:
-    """The problem, if code of the user's own raised the exception or may have caused it.
+def find_user_fault(error: BaseException, words: Sequence[str]) -> Problem | None:
+    """Returns the problem if the user's own code raised or may have caused an exception.
 
-    A class from an extension need not keep what the base class promises, so Étude's code may
-    fail on it: then the exception comes from Étude, and the request names an extension.
+    A class from an extension may break the contract of its base class, so that Étude's code fails
+    on it. The traceback then contains only Étude's code; the object at fault, or the override
+    `extensions`, shows that the user's class may be the cause.
 
     Args:
         error: the exception.
-        words: of the command.
+        words: the arguments of the command.
     """
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         file = str(Path(frame.f_code.co_filename).resolve())
-        if _is_users(file):
+        if _is_user_file(file):
             where = f"{file}, line {line}"
-            return Problem(where, "code that does not raise", hint=_hint(error))
+            return Problem(where, "code that raises no exception", hint=_hint(error))
     module = _module_of(getattr(error, "obj", None))
     if module is not None:
-        return Problem(module, "a class with all that is used of it", hint=_hint(error))
+        expected = "a class with all attributes and methods that Étude uses"
+        return Problem(module, expected, hint=_hint(error))
     for word in words:
         key, _, value = word.lstrip("+").partition("=")
         if key == "extensions" and value.strip("[] "):
-            expected = "classes that do what those they replace do"
+            expected = "classes that fulfil the contracts of the classes they replace"
             return Problem(key, expected, value, _hint(error))
     return None
 
 
 def _hint(error: BaseException) -> str:
-    return f"{described(error)}; --debug shows where"
+    return f"{described(error)}; --debug shows the traceback"
 
 
-def _is_users(file: str) -> bool:
-    """Whether a file of code is neither Python's, nor Étude's, nor an installed package's."""
-    return Path(file).is_file() and not file.startswith(_NOT_USERS)
+def _is_user_file(file: str) -> bool:
+    """Returns whether a source file is not part of Python, Étude or an installed package."""
+    return Path(file).is_file() and not file.startswith(_INSTALLED_FOLDERS)
 
 
 def _module_of(value: object) -> str | None:
-    """The name of the user's module that an object's class comes from."""
+    """Returns the user's module that defines an object's class, or None."""
     name = (value if isinstance(value, type) else type(value)).__module__
     file = getattr(sys.modules.get(name), "__file__", None)
-    return name if file and _is_users(str(Path(file).resolve())) else None
+    return name if file and _is_user_file(str(Path(file).resolve())) else None

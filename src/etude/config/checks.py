@@ -1,4 +1,4 @@
-"""A composed config checked as a whole: all mistakes at once, before anything heavy is built."""
+"""Checks a composed config and reports all errors at once, before a model or data is built."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from etude.config import constructors
-from etude.config.describe import describe
-from etude.config.environment import Resolved, instead, resolved, shown
-from etude.config.hints import argument_of_a_node
+from etude.config.environment import (
+    ResolvedConfig,
+    masked_config,
+    resolve_config,
+    resolve_with_placeholders,
+)
 from etude.config.nodes import Node, check_node, fits
 from etude.config.pins import pin
 from etude.config.schema import (
@@ -33,20 +36,22 @@ from etude.config.schema import (
     InitFrom,
     Run,
 )
+from etude.config.suggestions import suggest_node
 from etude.config.targets import PACKAGE, installed_extensions
+from etude.config.type_names import describe_type
 from etude.errors import Problem, RequestError, nearest
-from etude.secrets import Mask, variable_in, without_passwords
+from etude.secrets import Mask, find_secret_variable, without_passwords
 
-MOST_SAMPLES = 10_000
-"""Texts at the end of a run, each of which takes seconds."""
+MAX_SAMPLES = 10_000
+"""Maximum number of sample texts; each takes seconds to generate."""
 _MARK = "VALUE_FROM_THE_ENVIRONMENT"
 
 
 class Unsound(RequestError):
-    """A config with mistakes in its keys or types.
+    """Raised for a config with errors in its keys or types.
 
     Attributes:
-        sound: the nodes in which there are none; their constructors may refuse them all the same.
+        sound: the nodes without errors; their constructors may still refuse the values.
     """
 
     def __init__(
@@ -58,17 +63,20 @@ class Unsound(RequestError):
 
 @dataclass
 class Checked:
-    """A config without mistakes.
+    """A config that passed all checks.
 
     Attributes:
-        config: as composed; saved to the record with its interpolations unresolved.
-        nodes: the constructors and arguments of `model`, `data`, ...
-        callbacks: further Lightning callbacks by name.
-        loggers: views of the record by name.
-        identity: canonical plain data, what the signature hashes; no URL's password is in it.
-        shown: the config as plain data that may be shown: no password, and references in place
-            of values from the environment.
-        mask: hides those in any other text.
+        config: the composed config; saved in the record with unresolved interpolations.
+        name: the run's name.
+        seed: the random seed.
+        nodes: constructors and arguments of `model`, `data`, ...
+        callbacks: additional Lightning callbacks by name.
+        loggers: loggers by name.
+        run: the options of `run`, which don't affect the result.
+        identity: canonical plain data that the signature hashes, without passwords in URLs.
+        shown: the config as plain data without secrets: passwords are masked, and values from the
+            environment are replaced by references.
+        mask: masks the values from the environment in other texts.
     """
 
     config: DictConfig
@@ -84,41 +92,42 @@ class Checked:
 
 
 def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
-    """Checks every key and value of `config` against the root's and the constructors' types.
+    """Checks each key and value of a config against the types of the schema and the constructors.
 
     Args:
         config: from `compose`, or read from a record.
-        trust: modules that may be named beside Étude's; None takes the config's own
-            `extensions` and the installed ones, which is for configs that the user typed.
+        trust: modules, in addition to Étude's, whose classes the config may name. None allows the
+            config's own `extensions` and the installed ones; only for configs from the user.
 
     Raises:
-        RequestError: with every problem found.
+        RequestError: with all problems.
     """
     read, of_values = _read(config)
-    plain = read.plain
-    start = plain["init_from"]
+    values = read.values
+    start = values["init_from"]
     if start["source"] is not None and not start["found"]:
         if trust is not None:
-            expected = "what the source was: a run's record states it"
+            expected = "the description of the source that training recorded"
             raise RequestError(Problem("init_from.found", expected, {}))
         if _any_below((problem.where for problem in of_values), "init_from"):
             raise RequestError(of_values)
-        training = importlib.import_module("etude.training.initial")  # a layer above this one
-        config = training.Initial.settled(config)
+        # A higher layer, which this module cannot import at its top.
+        initial = importlib.import_module("etude.training.initial")
+        config = initial.Initial.settled(config)
         read, of_values = _read(config)
-        plain = read.plain
+        values = read.values
     problems: list[Problem] = []
     if trust is None:
-        extensions, problems = usable_extensions(plain["extensions"])
+        extensions, problems = usable_extensions(values["extensions"])
     else:
         extensions = list(trust)
         if extensions:
-            _look_here_too()
-        problems += _own_package(extensions, "trust")
-        problems += _not_importable(extensions, "trust")
-    problems += _check_root(plain)
-    nodes, callbacks, loggers = _check_nodes(plain, extensions, problems)
-    constructors.save()
+            _add_current_folder_to_path()
+        problems += _check_outside_package(extensions, "trust")
+        problems += _check_importable(extensions, "trust")
+    problems += _check_root(values)
+    nodes, callbacks, loggers = _check_nodes(values, extensions, problems)
+    constructors.save_index()
     reported = {problem.where for problem in of_values}
     problems = [*of_values, *(problem for problem in problems if problem.where not in reported)]
     if problems:
@@ -129,14 +138,14 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
     pinned = pin(config, [*nodes.values(), *callbacks.values()])
     return Checked(
         config=pinned,
-        name=plain["name"],
-        seed=plain["seed"],
+        name=values["name"],
+        seed=values["seed"],
         nodes=nodes,
         callbacks=callbacks,
         loggers=loggers,
-        run=Run(**plain["run"]),
-        identity=without_passwords(_identity(plain, nodes, callbacks)),
-        shown=shown(pinned, read if pinned is config else None),
+        run=Run(**values["run"]),
+        identity=without_passwords(_identity(values, nodes, callbacks)),
+        shown=masked_config(pinned, read if pinned is config else None),
         mask=read.mask,
     )
 
@@ -145,35 +154,37 @@ _Nodes = dict[str, Node]
 
 
 def _check_nodes(
-    plain: Mapping[str, Any], extensions: Sequence[str], problems: list[Problem]
+    values: Mapping[str, Any], extensions: Sequence[str], problems: list[Problem]
 ) -> tuple[_Nodes, _Nodes, _Nodes]:
-    """The nodes of the root, the callbacks and the loggers, each by its name.
+    """Returns the nodes of the root, the callbacks and the loggers by name.
 
     Args:
-        problems: what is wrong with them is added.
+        values: the config as plain data.
+        extensions: modules whose classes the config may name.
+        problems: list to which the problems of the nodes are added.
     """
 
     def checked(above: str, names: Mapping[str, Any]) -> _Nodes:
-        made: _Nodes = {}
+        nodes: _Nodes = {}
         for name, value in names.items():
-            made[name], found = check_node(f"{above}{name}", value, extensions)
-            problems.extend(found)
-        return made
+            nodes[name], node_problems = check_node(f"{above}{name}", value, extensions)
+            problems.extend(node_problems)
+        return nodes
 
-    nodes = checked("", {key: plain[key] for key in NODES})
-    return nodes, checked("callbacks.", plain["callbacks"]), checked("logger.", plain["logger"])
+    nodes = checked("", {key: values[key] for key in NODES})
+    return nodes, checked("callbacks.", values["callbacks"]), checked("logger.", values["logger"])
 
 
-def _identity(plain: Mapping[str, Any], nodes: _Nodes, callbacks: _Nodes) -> dict[str, Any]:
-    """Canonical plain data, what the signature hashes."""
+def _identity(values: Mapping[str, Any], nodes: _Nodes, callbacks: _Nodes) -> dict[str, Any]:
+    """Returns the canonical plain data that the signature hashes."""
     identity: dict[str, Any] = {
-        "name": plain["name"],
-        "seed": plain["seed"],
+        "name": values["name"],
+        "seed": values["seed"],
         **{key: node.canonical() for key, node in nodes.items()},
         "callbacks": {name: node.canonical() for name, node in callbacks.items()},
-        "extensions": sorted(plain["extensions"]),
+        "extensions": sorted(values["extensions"]),
     }
-    start = plain["init_from"]
+    start = values["init_from"]
     begin: dict[str, Any] = {}
     if start["source"] is not None:
         begin = {**start["found"], "head": start["head"]}
@@ -194,47 +205,48 @@ def _any_below(paths: Iterable[str], key: str) -> bool:
     return any(re.match(rf"{re.escape(key)}([.\[]|$)", path) for path in paths)
 
 
-def _read(config: DictConfig) -> tuple[Resolved, list[Problem]]:
-    """The config resolved, and what is wrong beside the nodes.
+def _read(config: DictConfig) -> tuple[ResolvedConfig, list[Problem]]:
+    """Returns the resolved config, and the problems outside the nodes.
 
     Raises:
         RequestError: an interpolation does not resolve.
     """
     written = OmegaConf.to_container(config, resolve=False)
     try:
-        read = resolved(config)
+        read = resolve_config(config)
     except OmegaConfBaseException as error:
-        problems = [*_environment_in_identity(written, instead(config, _MARK))]
+        problems = [*_environment_in_identity(written, resolve_with_placeholders(config, _MARK))]
         problems += _secrets_in_identity(written, config)
         key = getattr(error, "full_key", None) or "config"
         reason = str(error).splitlines()[0]
         unknown = _unknown_keys(config, written)
-        dangling = Problem(str(key), "an interpolation that resolves", hint=reason)
-        raise RequestError([*problems, *unknown, dangling]) from error
-    plain = read.plain
-    marked = instead(config, _MARK) if read.asked else plain
+        unresolved = Problem(str(key), "an interpolation that resolves", hint=reason)
+        raise RequestError([*problems, *unknown, unresolved]) from error
+    values = read.values
+    marked = resolve_with_placeholders(config, _MARK) if read.uses_environment else values
     problems = [*_environment_in_identity(written, marked), *_secrets_in_identity(written, config)]
-    problems += [*_unknown_keys(config, plain), *_null_characters(plain), *_unfit_values(plain)]
+    problems += [*_unknown_keys(config, values), *_null_characters(values), *_unfit_values(values)]
     return read, problems
 
 
 def _unknown_keys(
     config: DictConfig, tree: Any, record: type = Config, above: str = ""
 ) -> Iterator[Problem]:
-    """Keys that a `+` added where the schema has no such key.
+    """Yields the keys that a `+` added although the schema does not have them.
 
     Args:
-        config: the whole, of which a misplaced key may be meant.
-        tree: what `record` describes, as plain data.
+        config: the whole config, for suggestions of misplaced keys.
+        tree: plain data of the type `record`.
         record: a dataclass of the schema.
         above: its key path, with a dot at the end.
     """
     hints = _hints(record)
     for key in map(str, tree):
-        if key not in hints and variable_in(key) is None:  # a secret is reported as such
-            meant = None if above else argument_of_a_node(key, config)
+        is_secret = find_secret_variable(key) is not None  # reported separately
+        if key not in hints and not is_secret:
+            suggestion = None if above else suggest_node(key, config)
             expected = f"a key of {above[:-1] or 'the config'}"
-            yield Problem(f"{above}{key}", expected, hint=meant or nearest(key, hints))
+            yield Problem(f"{above}{key}", expected, hint=suggestion or nearest(key, hints))
     for key, hint in hints.items():
         if is_dataclass(hint) and isinstance(tree.get(key), Mapping):
             yield from _unknown_keys(config, tree[key], cast(type, hint), f"{above}{key}.")
@@ -242,89 +254,95 @@ def _unknown_keys(
 
 @cache
 def _hints(record: type) -> dict[str, Any]:
-    """The types of a dataclass's fields; only to be read."""
+    """Returns the types of a dataclass's fields; the result is cached and must not be changed."""
     return get_type_hints(record)
 
 
 def _unfit_values(
     tree: dict[str, Any], record: type = Config, above: str = ""
 ) -> Iterator[Problem]:
-    """Values of other types than the schema's: OmegaConf lets lists and mappings through as items
-    of lists, and lists, mappings and texts where an interpolation stood.
+    """Yields the values whose types differ from the schema's.
 
-    The usual value takes the place of each, so that what follows can be checked too.
+    OmegaConf does not check items of lists, nor values that come from an interpolation. Each wrong
+    value is replaced by the default, so that later checks can run.
     """
-    usual = record()
+    defaults = record()
     for key, hint in _hints(record).items():
         path, value = f"{above}{key}", tree.get(key)
         if is_dataclass(hint) and isinstance(value, dict):
             yield from _unfit_values(value, cast(type, hint), f"{path}.")
         elif is_dataclass(hint) or not fits(value, hint):
-            yield Problem(path, describe(hint), value)
-            tree[key] = asdict(usual)[key]
+            yield Problem(path, describe_type(hint), value)
+            tree[key] = asdict(defaults)[key]
         elif above and "???" in (value if isinstance(value, list) else [value]):
-            yield Problem(path, "a value: it must be given", hint=f"type {path}=...")
+            yield Problem(path, "a value", hint=f"set {path}=...")
 
 
-def _null_characters(plain: Mapping[str, Any]) -> Iterator[Problem]:
-    """Texts with the one character that no path, name or argument can have."""
-    for path, value in _leaves(plain):
+def _null_characters(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yields the texts with a null character, which no path, name or argument can contain."""
+    for path, value in _leaves(values):
         if isinstance(value, str) and "\0" in value:
-            yield Problem(path, "a text without null characters", value)
+            yield Problem(path, "a string without null characters", value)
 
 
-def _look_here_too() -> None:
-    """Modules in the working folder can be imported, as they can with `python -m`.
+def _add_current_folder_to_path() -> None:
+    """Makes modules in the working folder importable, as with `python -m`.
 
-    A console script does not look there; the user's own modules lie there all the same.
+    Python does not add the working folder to the path of a console script.
     """
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
 
 
-def _own_package(named: Sequence[str], where: str) -> Iterator[Problem]:
+def _check_outside_package(named: Sequence[str], where: str) -> Iterator[Problem]:
     for module in named:
         if module.split(".")[0] == PACKAGE:
-            expected = "modules of your own: Étude's classes may stand in their slots anyway"
-            yield Problem(where, expected, module)
+            hint = "classes of etude need no entry here"
+            yield Problem(where, "modules outside etude", module, hint)
 
 
-def _not_importable(named: Sequence[str], where: str) -> Iterator[Problem]:
+def _check_importable(named: Sequence[str], where: str) -> Iterator[Problem]:
     for module in named:
         try:
-            found = importlib.util.find_spec(module) is not None
+            is_importable = importlib.util.find_spec(module) is not None
         except (ImportError, ValueError):
-            found = False
-        if not found:
-            yield Problem(where, "a module that can be imported from here", module)
+            is_importable = False
+        if not is_importable:
+            hint = "install it, or run from the folder that contains it"
+            yield Problem(where, "a module that can be imported", module, hint)
 
 
 def usable_extensions(named: Sequence[str]) -> tuple[list[str], list[Problem]]:
-    """The modules whose classes a config of the user's may name: those that it states, found from
-    the working folder too, and those of installed packages; and what is wrong with them.
+    """Returns the modules whose classes a user's config may name, and their problems.
+
+    These are the modules in `extensions`, which are also searched in the working folder, and the
+    modules of installed packages.
     """
     if named:
-        _look_here_too()
-    problems = [*_own_package(named, "extensions"), *_not_importable(named, "extensions")]
+        _add_current_folder_to_path()
+    problems = [
+        *_check_outside_package(named, "extensions"),
+        *_check_importable(named, "extensions"),
+    ]
     return [*named, *installed_extensions()], problems
 
 
-def _check_root(plain: Mapping[str, Any]) -> Iterator[Problem]:
-    yield from check_name(plain["name"])
-    if not 0 <= plain["seed"] < 2**63:
-        yield Problem("seed", "a whole number from 0 to 2**63 - 1", plain["seed"])
-    run = plain["run"]
+def _check_root(values: Mapping[str, Any]) -> Iterator[Problem]:
+    yield from check_name(values["name"])
+    if not 0 <= values["seed"] < 2**63:
+        yield Problem("seed", "an integer from 0 to 2**63 - 1", values["seed"])
+    run = values["run"]
     for key, choices in (("on_existing", ON_EXISTING), ("on_error", ON_ERROR)):
         if run[key] not in choices:
             hint = nearest(str(run[key]), choices)
             yield Problem(f"run.{key}", "one of " + ", ".join(choices), run[key], hint)
-    if plain["init_from"]["head"] not in HEADS:
-        yield Problem("init_from.head", "keep or new", plain["init_from"]["head"])
-    start, usual = plain["init_from"], InitFrom()
+    if values["init_from"]["head"] not in HEADS:
+        yield Problem("init_from.head", "keep or new", values["init_from"]["head"])
+    start, defaults = values["init_from"], InitFrom()
     for key in ("checkpoint", "head", "revision", "grow_positions"):
-        if start["source"] is None and start[key] != getattr(usual, key):
-            expected = "nothing: init_from=SOURCE names none"
-            yield Problem(f"init_from.{key}", expected, start[key])
+        if start["source"] is None and start[key] != getattr(defaults, key):
+            hint = "set init_from=SOURCE"
+            yield Problem(f"init_from.{key}", "no value without a source", start[key], hint)
     for key in ("stop_at_step", "save_every", "keep_every", "sample_tokens"):
         if run[key] is not None and run[key] < 1:
             yield Problem(f"run.{key}", "a positive number of steps or null", run[key])
@@ -332,76 +350,88 @@ def _check_root(plain: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("run.keep_last", "a positive number of checkpoints or null", run["keep_last"])
     if not str(run["root"]).strip():
         yield Problem("run.root", "a folder for the records", run["root"])
-    if not 0 <= run["samples"] <= MOST_SAMPLES:
-        yield Problem("run.samples", f"0 to {MOST_SAMPLES:,}", run["samples"])
+    if not 0 <= run["samples"] <= MAX_SAMPLES:
+        yield Problem("run.samples", f"a number from 0 to {MAX_SAMPLES:,}", run["samples"])
 
 
-_OF_SHELLS = "*?$<>|\"':;&`"  # what shells or other file systems read otherwise
+_SPECIAL_CHARACTERS = "*?$<>|\"':;&`"  # special in shells or invalid on other file systems
 
 
 def _is_symbol(character: str) -> bool:
-    """Whether it is an emoji or the like."""
+    """Returns whether a character is an emoji or another symbol."""
     return unicodedata.category(character) == "So"
 
 
 def check_name(name: Any) -> Iterator[Problem]:
-    """A run's name is one folder under the root: no separators, no leading `_` or `.`."""
+    """Checks a run's name: one folder name without separators and without a leading `_` or `.`."""
     text = str(name)
     if name is None or name == "???" or not text.strip():
-        yield Problem("name", "a name for the run's folder")
+        yield Problem("name", "a name for the run's folder", hint="set name=NAME")
     elif Path(text).name != text or "\\" in text or "~" in text:
-        yield Problem("name", "one folder name, without separators", text)
+        yield Problem("name", "one folder name without separators", text)
     elif (not text[0].isalnum() and not _is_symbol(text[0])) or text != text.strip():
         yield Problem("name", "a name that begins with a letter or digit", text)
-    elif found := sorted(set(text) & set(_OF_SHELLS)):
-        yield Problem("name", f"a name without {' '.join(found)}", text)
+    elif special := sorted(set(text) & set(_SPECIAL_CHARACTERS)):
+        yield Problem("name", f"a name without {' '.join(special)}", text)
     elif any(unicodedata.category(c).startswith("C") for c in text):
         yield Problem("name", "a name without control characters", text)
     elif len(text.encode()) > 120:
-        yield Problem("name", "at most 120 bytes", text)
+        yield Problem("name", "a name of at most 120 bytes", text)
 
 
 def _environment_in_identity(written: Any, marked: Any) -> Iterator[Problem]:
-    """`${oc.env:...}` where it would enter the signature: the run would depend on the machine.
+    """Yields the values of the signature that use `${oc.env:...}`.
+
+    Such a value would make the run depend on the machine.
 
     Args:
-        written: the config as plain data, unresolved.
-        marked: resolved, with a mark in place of every value from the environment, so that one
-            which comes by way of another key (`vars.a=${oc.env:HOME} data.path=${vars.a}`) is
-            found too.
+        written: the config as unresolved plain data.
+        marked: the resolved config with a mark instead of each value from the environment. Values
+            that come through another key are marked too
+            (`vars.a=${oc.env:HOME} data.path=${vars.a}`).
     """
     for path, value in _leaves(marked):
-        if isinstance(value, str) and (_MARK in value or "oc.env:" in value) and not _is_out(path):
+        if (
+            isinstance(value, str)
+            and (_MARK in value or "oc.env:" in value)
+            and not _is_out_of_signature(path)
+        ):
             expected = "a value that does not come from the environment"
-            yield Problem(path, expected, dict(_leaves(written)).get(path, value))
+            hint = "it is part of the run's signature"
+            yield Problem(path, expected, dict(_leaves(written)).get(path, value), hint)
 
 
 def _secrets_in_identity(written: Any, config: DictConfig) -> Iterator[Problem]:
-    """The value of a secret variable, typed where it would enter the signature or is a key: such a
-    place is written down, and the run's name would depend on it.
+    """Yields the keys and the values of the signature that contain a secret variable's value.
+
+    They would be saved in records, and the run's signature would depend on the secret.
 
     Args:
-        written: `config` as plain data, unresolved.
+        written: `config` as unresolved plain data.
+        config: the config.
     """
     for path, value in _leaves(written):
-        if (name := variable_in(path)) is not None:
+        if (name := find_secret_variable(path)) is not None:
             where = path.partition(os.environ[name])[0].rstrip(".")
-            where = where or _position(os.environ[name], config)
-            yield Problem(where, f"a key that is not the value of ${name}")
-        elif not _is_out(path) and (name := variable_in(str(value))) is not None:
-            yield Problem(path, f"something else than the value of ${name}", value)
+            where = where or _locate_key(os.environ[name], config)
+            yield Problem(where, f"a key other than the value of ${name}")
+        elif (
+            not _is_out_of_signature(path)
+            and (name := find_secret_variable(str(value))) is not None
+        ):
+            yield Problem(path, f"a value other than that of ${name}", value)
 
 
-def _position(secret: str, config: DictConfig) -> str:
-    """Which override names a secret as its key, in words that do not show it."""
+def _locate_key(secret: str, config: DictConfig) -> str:
+    """Returns the position of the override with a secret in its key, without the secret."""
     for number, typed in enumerate(config.run.overrides, start=1):
         if secret in typed:
             return f"override {number}"
     return "a key of the config"
 
 
-def _is_out(path: str) -> bool:
-    """Whether a key is no part of the signature."""
+def _is_out_of_signature(path: str) -> bool:
+    """Returns whether a key is excluded from the signature."""
     return any(path == key or path.startswith(f"{key}.") for key in OUT_OF_SIGNATURE)
 
 

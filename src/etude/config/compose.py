@@ -1,4 +1,4 @@
-"""From overrides to a config, by Hydra; every mistake in the overrides is reported at once."""
+"""Composes configs from overrides with Hydra; reports all errors in the overrides at once."""
 
 from __future__ import annotations
 
@@ -25,25 +25,24 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 from omegaconf.errors import OmegaConfBaseException
 
-from etude.config import environment  # noqa: F401 (whose `oc.env` notes what it gives)
-from etude.config.describe import describe
+from etude.config import environment  # noqa: F401 (registers its own `oc.env`)
 from etude.config.loader import RememberingLoader
 from etude.config.paths import check_current_folder, conf_dir
 from etude.config.replaced import report_replaced
 from etude.config.schema import NODES, ROOT_KEYS, Config
+from etude.config.type_names import describe_type
 from etude.config.yaml_file import strict_files
 from etude.errors import Problem, RequestError, nearest
 from etude.secrets import without_secrets
 
 HYDRA_VERSION_BASE = "1.3"
-_QUOTE = "quote a text with commas or spaces: 'key=\"one, two\"'"
+_QUOTE = "quote a value with commas or spaces: 'key=\"one, two\"'"
 NOT_PARSED = (HydraException, OmegaConfBaseException, ValueError, RecursionError)
-"""What Hydra raises of overrides that it cannot read: the last two of numbers too long and lists
-too deep.
-"""
+"""Exceptions of Hydra for overrides that it cannot parse; the last two for numbers that are too
+long and lists that are nested too deeply."""
 HYDRA_ERRORS = (*NOT_PARSED, AssertionError, TypeError, AttributeError, KeyError, IndexError,
                  yaml.YAMLError, OSError)  # fmt: skip
-"""What Hydra raises while composing: the builtin ones of groups with values that are no names."""
+"""Exceptions of Hydra while composing; the built-in ones for group values that are not names."""
 
 ConfigStore.instance().store(name="schema", node=Config)
 
@@ -51,7 +50,7 @@ _hydra_in_use = threading.RLock()
 
 
 def _after_fork() -> None:
-    """A forked job has Hydra's state for itself; the thread that held the lock is not there."""
+    """Replaces the lock in a forked job, where the thread that holds it does not exist."""
     global _hydra_in_use
     _hydra_in_use = threading.RLock()
 
@@ -62,14 +61,14 @@ os.register_at_fork(after_in_child=_after_fork)
 def compose(
     overrides: Sequence[str] | str = (), *, config_dir: str | Path | None = None
 ) -> DictConfig:
-    """The config that `etude train OVERRIDES` would run.
+    """Returns the config that `etude train OVERRIDES` would run.
 
     Args:
-        overrides: in Hydra's grammar, a list or one string of overrides without spaces in them.
-        config_dir: a folder of one's own configs, searched beside the shipped ones.
+        overrides: Hydra overrides, a list or one string that is split at spaces.
+        config_dir: folder with the user's configs, searched before the shipped ones.
 
     Raises:
-        RequestError: with every mistake in the overrides and in the files they name.
+        RequestError: with all errors in the overrides and in the files that they choose.
     """
     typed = overrides.split() if isinstance(overrides, str) else list(overrides)
     with searching(config_dir):
@@ -79,40 +78,44 @@ def compose(
 
 
 def composed(typed: Sequence[str]) -> DictConfig:
-    """`compose`, within `searching`: many configs then share one reading of the files."""
+    """Composes a config inside `searching`, so that several configs read the files only once."""
     try:
         config = _compose(typed)
     except HYDRA_ERRORS as error:
-        problems, good = blame(typed, error)
-        if all("." in problem.where for problem in problems):  # the files are those meant
-            problems += _further(good)
+        problems, good = find_invalid(typed, error)
+        if all("." in problem.where for problem in problems):  # the choices of files are valid
+            problems += _check_composed(good)
         raise RequestError(problems) from error
     return config
 
 
 def fill_in(config: DictConfig, choices: Mapping[str, Any], typed: Sequence[str]) -> None:
-    """States in a config what was typed and which files were chosen.
+    """Sets `run.overrides` and `run.choices` of a config.
 
     Args:
+        config: the config to change.
         choices: as for `chosen`.
+        typed: the overrides.
 
     Raises:
-        RequestError: the config states that itself, or what `init_from` found.
+        RequestError: the config sets these keys, or `init_from.found`.
     """
-    filled = {
+    reserved = {
         f"{node}.{key}": config[node][key]
         for node, key in (("run", "overrides"), ("run", "choices"), ("init_from", "found"))
     }
-    stated = {path: value for path, value in filled.items() if value}
-    if stated:
-        expected = "nothing here: it is filled in when the run begins"
-        raise RequestError(Problem(path, expected, str(value)) for path, value in stated.items())
-    config.run.overrides = [literal(item) for item in typed if not of_hydra(item)]
+    non_empty = {path: value for path, value in reserved.items() if value}
+    if non_empty:
+        hint = "it is set automatically"
+        raise RequestError(
+            Problem(path, "no value", str(value), hint) for path, value in non_empty.items()
+        )
+    config.run.overrides = [literal(item) for item in typed if not is_hydra_override(item)]
     config.run.choices = chosen(choices, typed)
 
 
 def literal(text: str) -> str:
-    """The text as a config's value that stands for itself, whatever `${...}` there is in it.
+    """Escapes a text as a literal config value: `${...}` in it is not an interpolation.
 
     Example:
         >>> OmegaConf.create({"typed": literal("model.dim=${vars.width}")}).typed
@@ -123,10 +126,10 @@ def literal(text: str) -> str:
 
 @contextmanager
 def searching(config_dir: str | Path | None) -> Iterator[Hydra]:
-    """A Hydra that finds the shipped configs and those in `config_dir`.
+    """Context manager with a Hydra that searches `config_dir` and the shipped configs.
 
-    Whatever Hydra a program had set up before is back afterwards. Hydra's state belongs to the
-    whole process: another thread that wants it meanwhile waits.
+    Restores the Hydra instance of the program on exit. Hydra's state belongs to the whole process,
+    so other threads wait.
     """
     check_current_folder()
     folder = Path(config_dir).resolve() if config_dir else None
@@ -150,40 +153,45 @@ def searching(config_dir: str | Path | None) -> Iterator[Hydra]:
 def _compose(overrides: Sequence[str]) -> DictConfig:
     typed = [addable(item) for item in overrides]
     config, choices = _loader().run_config("train", typed)
-    if left_out := [key for key in ROOT_KEYS if key not in config.keys()]:  # noqa: SIM118
-        expected = "a key that stays: every config has it"
-        raise RequestError(Problem(f"~{key}", expected) for key in left_out)
+    if removed := [key for key in ROOT_KEYS if key not in config.keys()]:  # noqa: SIM118
+        hint = "every config needs this one"
+        raise RequestError(
+            Problem(f"~{key}", "a key that can be removed", hint=hint) for key in removed
+        )
     fill_in(config, choices, overrides)
     return config
 
 
 def _loader() -> RememberingLoader:
-    """That of `searching`."""
+    """Returns the loader of `searching`."""
     return cast(RememberingLoader, GlobalHydra.instance().config_loader())
 
 
 def chosen(choices: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, str]:
-    """The file chosen from each group, as Hydra tells it in its own node of the config
-    (`hydra.runtime.choices`).
+    """Returns the file chosen from each group.
 
-    A group whose class was then set by hand (`model.norm._target_=...`) is left out.
+    Groups whose class is overridden (`model.norm._target_=...`) are omitted.
+
+    Args:
+        choices: Hydra's choices (`hydra.runtime.choices`).
+        overrides: the overrides.
     """
     keys = [item.lstrip("+").partition("=")[0] for item in overrides]
-    by_hand = {key.removesuffix("._target_") for key in keys if key.endswith("._target_")}
+    overridden = {key.removesuffix("._target_") for key in keys if key.endswith("._target_")}
     return {
         group: ",".join(choice) if isinstance(choice, list | ListConfig) else str(choice)
         for group, choice in choices.items()
         if choice is not None
         and not group.startswith("hydra")
-        and group.replace("/", ".") not in by_hand
+        and group.replace("/", ".") not in overridden
     }
 
 
 def addable(override: str) -> str:
-    """`model.bias=false` as `++model.bias=false`: a file need not list every argument.
+    """Returns `model.bias=false` as `++model.bias=false`, and other overrides unchanged.
 
-    Keys below a node are arguments of its constructor, whose signature says which exist, so
-    Hydra need not insist on a `+`. Everything else is returned as it is.
+    Keys below a node are arguments of its constructor. Its signature defines which exist, so users
+    need not type a `+` for arguments that the config file does not list.
     """
     key = override.split("=", 1)[0]
     if key == "init_from":
@@ -194,25 +202,25 @@ def addable(override: str) -> str:
     return f"++{override}" if inside and "=" in override and "/" not in key else override
 
 
-def of_hydra(override: str) -> bool:
-    """Whether an override sets one of Hydra's own keys, also one that is added (`+hydra.x=1`)."""
+def is_hydra_override(override: str) -> bool:
+    """Returns whether an override sets or adds one of Hydra's own keys (`+hydra.x=1`)."""
     return override.lstrip("+~").startswith("hydra.")
 
 
 def unmarked(override: str) -> str:
-    """The override without the `+` that `addable` puts back; those of Hydra's keys keep theirs."""
-    return override if of_hydra(override) else override.lstrip("+")
+    """Removes the `+` of an override, which `addable` adds again, except for Hydra's own keys."""
+    return override if is_hydra_override(override) else override.lstrip("+")
 
 
 def of_the_job(overrides: Iterable[str]) -> list[str]:
-    """A job's overrides without Hydra's own."""
-    return [unmarked(item) for item in overrides if not of_hydra(item)]
+    """Returns a job's overrides without those of Hydra's own keys."""
+    return [unmarked(item) for item in overrides if not is_hydra_override(item)]
 
 
-def blame(overrides: Sequence[str], error: Exception) -> tuple[list[Problem], list[str]]:
-    """Which overrides are wrong, and why, and the others.
+def find_invalid(overrides: Sequence[str], error: Exception) -> tuple[list[Problem], list[str]]:
+    """Returns the problems of the invalid overrides, and the valid overrides.
 
-    Each is tried beside those already found good.
+    Each override is tried together with the valid ones before it.
     """
     problems: list[Problem] = []
     good: list[str] = []
@@ -223,12 +231,12 @@ def blame(overrides: Sequence[str], error: Exception) -> tuple[list[Problem], li
             good.append(item)
         except HYDRA_ERRORS as reason:
             problems.append(_explain(item, reason))
-    fallback = Problem("config", "a config that composes", hint=_first_line(error))
+    fallback = Problem("config", "a config that Hydra can compose", hint=_first_line(error))
     return problems or [fallback], good
 
 
-def _further(good: Sequence[str]) -> list[Problem]:
-    """What the constructors say of the overrides that Hydra takes, told in the same breath."""
+def _check_composed(good: Sequence[str]) -> list[Problem]:
+    """Returns the problems that the constructors report for the overrides that Hydra accepts."""
     from etude.config.checks import check  # heavy: it imports what the config names
 
     try:
@@ -243,12 +251,12 @@ def _explain(item: str, error: Exception) -> Problem:
         return Problem(item, "KEY=VALUE", hint="for example optimizer.lr=1e-3")
     try:
         override: Override = OverridesParser.create().parse_override(addable(item))
-    except NOT_PARSED as wrong:
-        why = _QUOTE if isinstance(wrong, HydraException) else str(wrong)
+    except NOT_PARSED as parse_error:
+        reason = _QUOTE if isinstance(parse_error, HydraException) else str(parse_error)
         key, _, value = item.partition("=")
-        return Problem(key, "a value in Hydra's grammar", value, why)
+        return Problem(key, "a value in Hydra's override syntax", value, reason)
     if override.is_sweep_override():
-        return Problem(item, "one value", hint=f"-m sweeps over several; {_QUOTE}")
+        return Problem(item, "one value", hint=f"add -m to sweep over several values; {_QUOTE}")
     key, value = override.key_or_group, item.partition("=")[2]
     top, *rest = re.split(r"([./])", key, maxsplit=1)
     groups = _groups()
@@ -256,20 +264,20 @@ def _explain(item: str, error: Exception) -> Problem:
         return _explain_choice(key, value, groups, error)
     if "/" in key:
         return Problem(key, "a config group", value, nearest(key, groups))
-    if top == "hydra":  # its own launchers and sweepers
-        return Problem(key, "a setting that Hydra has", value, _first_line(error))
+    if top == "hydra":
+        return Problem(key, "a key of Hydra's config", value, _first_line(error))
     if top not in ROOT_KEYS:
         choices = {"".join([known, *rest]) for known in (*ROOT_KEYS, *groups) if "/" not in known}
-        from etude.config.hints import argument_of_a_node  # heavy: it imports constructors
+        from etude.config.suggestions import suggest_node  # heavy: it imports constructors
 
-        hint = None if rest else argument_of_a_node(key, _compose([]))
+        hint = None if rest else suggest_node(key, _compose([]))
         return Problem(key, "a key of the config", value, hint or nearest(key, choices))
     record: type = Config
     *path, name = key.split(".")
     for field in path:
         below = get_type_hints(record).get(field)
-        if not is_dataclass(below):  # no more is fixed about its keys
-            expected = "an override that fits the config"
+        if not is_dataclass(below):  # the schema does not define keys below this one
+            expected = "an override that matches the config"
             return Problem(key, expected, value, _first_line(error))
         record = cast(type, below)
     return _explain_field(key, name, value, record)
@@ -281,30 +289,32 @@ def _explain_choice(
     if value not in groups[group]:
         return Problem(group, f"a file in conf/{group}/", value, nearest(value, groups[group]))
     if isinstance(error, MissingConfigException):
-        expected = "a file that names files which exist"
+        expected = "a config file whose defaults list names existing files"
         return Problem(f"{group}={value}", expected, error.missing_cfg_file)
     slot = re.search(r"Could not override '([^'@]+)", str(error))
     if slot is not None and slot[1] == group:
-        hint = f"+{group}={value} adds it"
-        return Problem(group, "a slot that the chosen files have", value, hint)
+        hint = f"use +{group}={value} to add it"
+        expected = "a group in the defaults lists of the chosen files"
+        return Problem(group, expected, value, hint)
     if slot is not None:
-        hint = f"such as {', '.join(_files_with(group, slot[1]))}"
+        hint = f"choose from: {', '.join(_files_with(group, slot[1]))}"
         if "In 'experiment/" in str(error):
-            hint += "; '~experiment' leaves out what the experiment chooses"
-        return Problem(group, f"a file that lists {slot[1]}, which another file sets", value, hint)
+            hint += "; or add '~experiment' to drop the choices of the experiment"
+        expected = f"a file whose defaults list has {slot[1]}, which another file sets"
+        return Problem(group, expected, value, hint)
     file = f"{group}/{value}.yaml"
     read = _repository().load_config(f"{group}/{value}")
     if read is not None and read.header.get("package") == "_global_":
-        misfits = _of_other_kinds(OmegaConf.to_container(read.config), f"{file}: ")
-        if (first := next(misfits, None)) is not None:
+        mismatches = _kind_mismatches(OmegaConf.to_container(read.config), f"{file}: ")
+        if (first := next(mismatches, None)) is not None:
             return first
     return Problem(file, "a valid config file", hint=_file_hint(error))
 
 
-def _of_other_kinds(tree: Any, above: str, record: type = Config) -> Iterator[Problem]:
-    """Lists, mappings and single values of a file where the schema has another of these.
+def _kind_mismatches(tree: Any, above: str, record: type = Config) -> Iterator[Problem]:
+    """Yields the values of a file that are lists, mappings or scalars where the schema has another.
 
-    OmegaConf merges whole files, and does not say where one does not fit.
+    OmegaConf merges whole files and does not report which key does not match.
     """
     hints = get_type_hints(record)
     for key, value in tree.items() if isinstance(tree, dict) else ():
@@ -312,23 +322,23 @@ def _of_other_kinds(tree: Any, above: str, record: type = Config) -> Iterator[Pr
         mapping = is_dataclass(hint) or get_origin(hint) is dict
         several = mapping or get_origin(hint) is list
         if is_dataclass(hint) and isinstance(value, dict):
-            yield from _of_other_kinds(value, f"{above}{key}.", cast(type, hint))
-        elif isinstance(value, str) or hint is Any:  # it may be an interpolation
+            yield from _kind_mismatches(value, f"{above}{key}.", cast(type, hint))
+        elif isinstance(value, str) or hint is Any:  # a string may be an interpolation
             continue
         elif isinstance(value, dict) != mapping or isinstance(value, list | dict) != several:
-            yield Problem(f"{above}{key}", describe(hint), value)
+            yield Problem(f"{above}{key}", describe_type(hint), value)
 
 
 def _files_with(group: str, slot: str) -> list[str]:
-    """The files of a group whose defaults list has a slot."""
-    found = []
+    """Returns the files of a group whose defaults list has a slot."""
+    files = []
     for name in _groups()[group]:
         read = _repository().load_config(f"{group}/{name}")
         listed = read.defaults_list if read is not None else None
         groups = (getattr(default, "group", None) for default in listed or [])
         if slot.removeprefix(f"{group}/") in groups:
-            found.append(name)
-    return found
+            files.append(name)
+    return files
 
 
 def _repository() -> IConfigRepository:
@@ -340,7 +350,7 @@ def _explain_field(path: str, name: str, value: str, record: type) -> Problem:
     if name not in hints:
         above = path.rpartition(".")[0] or "the config"
         return Problem(path, f"a key of {above}", value, nearest(name, hints))
-    return Problem(path, describe(hints[name]), value)
+    return Problem(path, describe_type(hints[name]), value)
 
 
 def _file_hint(error: Exception) -> str:
@@ -356,20 +366,20 @@ def _file_hint(error: Exception) -> str:
 
 
 def _groups() -> dict[str, list[str]]:
-    """Every config group and the files that can be chosen from it."""
+    """Returns the files of each config group."""
     loader = _loader()
-    found: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
 
     def visit(group: str) -> None:
         names = [n for n in loader.get_group_options(group) if n != "schema"] if group else []
         if names:
-            found[group] = names
+            groups[group] = names
         for sub in loader.list_groups(group):
-            if sub not in ("hydra", "", "paper"):  # papers are no part of a run
+            if sub not in ("hydra", "", "paper"):  # papers are not part of a run's config
                 visit(f"{group}/{sub}" if group else sub)
 
     visit("")
-    return found
+    return groups
 
 
 def _first_line(error: Exception) -> str:
@@ -377,9 +387,9 @@ def _first_line(error: Exception) -> str:
 
 
 def plain_yaml(config: DictConfig) -> str:
-    """The config as YAML with its interpolations left as written: no environment value in it.
+    """Formats a config as YAML with unresolved interpolations, without secrets.
 
-    URLs are without their passwords.
+    Values from the environment are references, and passwords in URLs are masked.
     """
     written = without_secrets(OmegaConf.to_container(config, resolve=False))
     text: str = yaml.dump(

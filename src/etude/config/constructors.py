@@ -1,8 +1,8 @@
-"""What a config needs to know of a class: its parameters, their types and defaults.
+"""Descriptions of constructors: their parameters, types and defaults.
 
-Classes of Étude and Lightning are described in an index, a file in the cache, so that a config is
-checked without importing them, and torch with them. The index is made as classes are imported, and
-is of one source: another, or other versions of torch and Lightning, begin another.
+An index, a file in the cache, describes classes of Étude and Lightning, so that a config is checked
+without importing them and torch. Classes are added to the index when they are imported. Each
+version of Étude's source, torch and Lightning has its own index.
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from etude.config.describe import is_union
+from etude.config.type_names import is_union
 from etude.sources import source_hash
 
-EMPTY = inspect.Parameter.empty
-_new: list[str] = []
-_PLAIN = {kind.__name__: kind for kind in (int, float, str, bool, bytes, object)}
+NO_DEFAULT = inspect.Parameter.empty
+_unsaved: list[str] = []
+_BUILTINS = {kind.__name__: kind for kind in (int, float, str, bool, bytes, object)}
 _PACKAGES = ("torch", "pytorch-lightning")
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """Of a constructor.
+    """A parameter of a constructor.
 
     Attributes:
-        default: `EMPTY` where there is none.
-        hint: its annotation, `Any` without one. From the index, classes in it are others of the
-            same name, of which nothing is an instance.
+        name: the parameter's name.
+        default: the default value, or `NO_DEFAULT`.
+        hint: the annotation, or `Any`. In annotations from the index, classes are replaced by
+            placeholders of the same name without instances.
     """
 
     name: str
@@ -48,17 +49,17 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Constructor:
-    """A class as a config sees it.
+    """The description of a class that a config can name.
 
     Attributes:
-        name: of the class.
-        location: the dotted path at which it is imported.
-        parameters: by name, in their order; without those that collect any others.
-        open_ended: it takes any other argument too.
-        given: what a part's user gives, where the class says so.
-        refused: arguments that must not be stated, and what to do instead.
-        aliases: of an argument, values that stand for others.
-        pins: it has a method `pinned`; see `etude.config.pins`.
+        name: the class' name.
+        location: the dotted path from which it is imported.
+        parameters: the parameters by name, in order; without `*args` and `**kwargs`.
+        open_ended: whether it accepts any keyword argument.
+        given: names of the arguments that the caller passes, if the class lists them.
+        refused: arguments that a config must not set, with hints.
+        aliases: by argument, values that are replaced by equivalent ones.
+        pins: whether it has a method `pinned`; see `etude.config.pins`.
     """
 
     name: str
@@ -71,27 +72,30 @@ class Constructor:
     pins: bool = False
 
     def settable(self, partial: bool) -> list[str]:
-        """The arguments that a config may state: all, or of a factory those its user leaves.
+        """Returns the arguments that a config may set.
 
-        A class may say which ones its user gives, by a set `given` of their names; else they are
-        those without a default.
+        These are all arguments, except those that the caller of a factory passes: the names in the
+        class attribute `given`, else all arguments without a default.
+
+        Args:
+            partial: whether the node is a factory.
         """
-        without = {name for name, p in self.parameters.items() if p.default is EMPTY}
+        without = {name for name, p in self.parameters.items() if p.default is NO_DEFAULT}
         given = (without if self.given is None else self.given) if partial else ()
         return [name for name in self.parameters if name not in given]
 
 
 def describe_class(constructor: Any, location: str = "") -> Constructor:
-    """The description of a class that is imported.
+    """Describes an imported class.
 
     Raises:
-        ValueError: it has no signature, as some of the interpreter's own have none.
+        ValueError: the class has no signature, as some built-in classes.
     """
     parameters = dict(inspect.signature(constructor).parameters)
     kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     try:
         hints = _hints(constructor)
-    except (NameError, TypeError):  # an annotation that names what only a type checker imports
+    except (NameError, TypeError):  # an annotation uses a name imported for type checkers only
         hints = {}
     return Constructor(
         getattr(constructor, "__name__", str(constructor)),
@@ -110,61 +114,61 @@ def describe_class(constructor: Any, location: str = "") -> Constructor:
 
 
 def _hints(constructor: Any) -> dict[str, Any]:
-    """The annotations of the parameters.
+    """Returns the annotations of the parameters.
 
-    A constructor that `dataclass` has written is annotated by names of the modules that declare the
-    fields, which need not be known where the class stands.
+    The generated constructor of a dataclass has the annotations of inherited fields, whose names
+    are defined in the modules of the base classes.
     """
     if not isinstance(constructor, type):
         return typing.get_type_hints(constructor)
     owner = next(cls for cls in constructor.__mro__ if "__init__" in vars(cls))
     init: Any = owner.__init__  # type: ignore[misc]
-    made = vars(owner).get("__dataclass_params__")
-    if made is None or not made.init:
+    params = vars(owner).get("__dataclass_params__")
+    if params is None or not params.init:
         return typing.get_type_hints(init)
     fields = typing.get_type_hints(owner)
     return {name: fields[name] for name in init.__annotations__ if name in fields}
 
 
-def described(location: str) -> Constructor | None:
-    """A class as the index has it; None where it is not there."""
+def lookup(location: str) -> Constructor | None:
+    """Returns the description of a class from the index, or None."""
     module = location.rpartition(".")[0]
-    if module in sys.modules:  # as it is imported, that is the better source
+    if module in sys.modules:  # the imported class has the real annotations
         return None
     return _index().get(location)
 
 
-def note(constructor: Constructor) -> None:
-    """Puts a class into the index; `save` keeps it."""
+def add_to_index(constructor: Constructor) -> None:
+    """Adds a class to the index in memory; `save_index` writes it."""
     if constructor.location not in _index():
         _index()[constructor.location] = constructor
-        _new.append(constructor.location)
+        _unsaved.append(constructor.location)
 
 
-def save() -> None:
-    """Keeps what is new in the index for the processes to come."""
+def save_index() -> None:
+    """Writes the index to the cache if it has new classes."""
     file = _file()
-    if file is None or not _new:
+    if file is None or not _unsaved:
         return
-    _new.clear()
-    packed = {name: _packed(one) for name, one in sorted(_index().items())}
-    beside = file.with_name(f"{file.name}.{os.getpid()}")
+    _unsaved.clear()
+    packed = {name: _pack(constructor) for name, constructor in sorted(_index().items())}
+    temporary = file.with_name(f"{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(packed), encoding="utf-8")
-        beside.replace(file)
+        temporary.write_text(json.dumps(packed), encoding="utf-8")
+        temporary.replace(file)
     except OSError:  # the next process imports the classes again
         with suppress(OSError):
-            beside.unlink()
+            temporary.unlink()
 
 
 def cache_folder() -> Path:
-    """`$ETUDE_CACHE`, or `~/.cache/etude`."""
+    """Returns the cache folder: `$ETUDE_CACHE`, or `~/.cache/etude`."""
     return Path(os.path.expanduser(os.environ.get("ETUDE_CACHE") or "~/.cache/etude"))
 
 
 def record_in(hint: Any) -> Constructor | None:
-    """The dataclass in an annotation, or in one that may also be null."""
+    """Returns the description of the dataclass in an annotation, also in an optional one."""
     for option in typing.get_args(hint) if is_union(hint) else (hint,):
         if dataclasses.is_dataclass(option) and isinstance(option, type):
             known: Constructor | None = option.__dict__.get("_described")
@@ -177,28 +181,28 @@ def _index() -> dict[str, Constructor]:
     file = _file()
     try:
         packed = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
-        return {name: _unpacked(one) for name, one in packed.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or a broken one
+        return {name: _unpack(entry) for name, entry in packed.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged
         return {}
 
 
 @cache
 def _file() -> Path | None:
-    """The index of this source and these versions."""
+    """Returns the path of the index for this source and these versions."""
     try:
         versions = [version(name) for name in _PACKAGES]
         python = ".".join(map(str, sys.version_info[:3]))
         return (
             cache_folder() / "constructors" / f"{'-'.join([source_hash(), python, *versions])}.json"
         )
-    except (PackageNotFoundError, OSError, RuntimeError):  # no home
+    except (PackageNotFoundError, OSError, RuntimeError):  # for example, no home folder
         return None
 
 
-def _packed(constructor: Constructor) -> dict[str, Any]:
+def _pack(constructor: Constructor) -> dict[str, Any]:
     given = constructor.given
     parameters = {
-        p.name: [_packed_hint(p.hint), *([] if p.default is EMPTY else [p.default])]
+        p.name: [_pack_hint(p.hint), *([] if p.default is NO_DEFAULT else [p.default])]
         for p in constructor.parameters.values()
     }
     return {
@@ -213,63 +217,63 @@ def _packed(constructor: Constructor) -> dict[str, Any]:
     }
 
 
-def _unpacked(packed: Mapping[str, Any]) -> Constructor:
+def _unpack(packed: Mapping[str, Any]) -> Constructor:
     given = packed["given"]
     parameters = {
-        name: Parameter(name, default[0] if default else EMPTY, _unpacked_hint(hint))
+        name: Parameter(name, default[0] if default else NO_DEFAULT, _unpack_hint(hint))
         for name, (hint, *default) in packed["parameters"].items()
     }
-    told = {
+    fields = {
         **packed,
         "parameters": parameters,
         "given": None if given is None else frozenset(given),
     }
-    return Constructor(**told)
+    return Constructor(**fields)
 
 
-def _packed_hint(hint: Any) -> Any:
-    """An annotation as plain data."""
+def _pack_hint(hint: Any) -> Any:
+    """Converts an annotation to plain data."""
     if hint is Any or hint is type(None):
         return "Any" if hint is Any else "None"
     name = getattr(hint, "__name__", str(hint))
-    if _PLAIN.get(name) is hint:
+    if _BUILTINS.get(name) is hint:
         return name
     origin: Any = typing.get_origin(hint)
     arguments = typing.get_args(hint)
     if origin is typing.Literal:
         return {"literal": list(arguments)}
     if (record := None if is_union(hint) else record_in(hint)) is not None:
-        return {"record": _packed(record)}
+        return {"record": _pack(record)}
     kind = "any_of" if is_union(hint) else getattr(origin, "__name__", "")
     if kind in _KINDS:
-        return {kind: [_packed_hint(one) for one in arguments]}
+        return {kind: [_pack_hint(argument) for argument in arguments]}
     if origin is Callable:
         return "Callable"
     return {"class": name}
 
 
-def _unpacked_hint(packed: Any) -> Any:
+def _unpack_hint(packed: Any) -> Any:
     if isinstance(packed, str):
-        return {"Any": Any, "None": type(None), "Callable": Callable[..., Any], **_PLAIN}[packed]
+        return {"Any": Any, "None": type(None), "Callable": Callable[..., Any], **_BUILTINS}[packed]
     ((kind, inner),) = packed.items()
     if kind == "literal":
         return typing.Literal[tuple(inner)]
     if kind == "record":
-        described = _unpacked(inner)
-        return type(described.name, (_Record,), {"_described": described})
+        description = _unpack(inner)
+        return type(description.name, (_Record,), {"_described": description})
     if kind == "class":
         return type(inner, (), {})
-    return _KINDS[kind](tuple(_unpacked_hint(one) for one in inner))
+    return _KINDS[kind](tuple(_unpack_hint(argument) for argument in inner))
 
 
 @dataclass
 class _Record:
-    """Stands for a dataclass that is not imported."""
+    """Placeholder of a dataclass that is not imported."""
 
 
 _KINDS: Mapping[str, Callable[[tuple[Any, ...]], Any]] = {
     "any_of": lambda options: typing.Union[options],  # noqa: UP007
-    "list": lambda of: types.GenericAlias(list, of),
-    "dict": lambda of: types.GenericAlias(dict, of),
-    "tuple": lambda of: types.GenericAlias(tuple, of),
+    "list": lambda arguments: types.GenericAlias(list, arguments),
+    "dict": lambda arguments: types.GenericAlias(dict, arguments),
+    "tuple": lambda arguments: types.GenericAlias(tuple, arguments),
 }

@@ -1,4 +1,4 @@
-"""Values from the environment, `${oc.env:NAME}`: which a config took, and the config without."""
+"""Values from the environment, `${oc.env:NAME}`: resolves a config and masks these values."""
 
 from __future__ import annotations
 
@@ -13,116 +13,123 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from etude.secrets import Mask, taken_from_environment, without_secrets
+from etude.secrets import Mask, register_secret_value, without_secrets
 
-_one_at_a_time = threading.RLock()  # resolvers are OmegaConf's, for the whole process
+_resolver_lock = threading.RLock()  # OmegaConf's resolvers belong to the whole process
 
 
 @dataclass
-class Resolved:
-    """A config as plain data with every interpolation resolved.
+class ResolvedConfig:
+    """A config as plain data with resolved interpolations.
 
     Attributes:
-        plain: the data.
-        mask: hides what it took from the environment.
-        asked: the environment was asked for something, which may not be there.
+        values: the data.
+        mask: masks the values that the config takes from the environment.
+        uses_environment: whether the config refers to the environment, even to unset variables.
     """
 
-    plain: dict[str, Any]
+    values: dict[str, Any]
     mask: Mask
-    asked: bool
+    uses_environment: bool
 
 
-def resolved(config: DictConfig) -> Resolved:
-    """The config resolved.
+def resolve_config(config: DictConfig) -> ResolvedConfig:
+    """Resolves all interpolations of a config.
 
     Raises:
         OmegaConfBaseException: an interpolation does not resolve.
     """
-    taken: dict[str, str] = {}
-    asked = False
+    variables: dict[str, str] = {}
+    uses_environment = False
 
-    def taking(key: str, *default: Any) -> Any:
-        nonlocal asked
-        asked = True
-        value = _noted(key, *default)
+    def record(key: str, *default: Any) -> Any:
+        nonlocal uses_environment
+        uses_environment = True
+        value = _registering_env(key, *default)
         if key in os.environ:
-            taken[key] = os.environ[key]
+            variables[key] = os.environ[key]
         return value
 
-    with _environment(taking):
-        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    return Resolved(plain, Mask(taken), asked)
+    with _environment(record):
+        values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    return ResolvedConfig(values, Mask(variables), uses_environment)
 
 
 def mask_of(config: DictConfig) -> Mask:
-    """What hides a config's secrets in any text; passwords in URLs alone if it does not resolve."""
+    """Returns the mask of a config's secrets; only for passwords if it does not resolve."""
     try:
-        return resolved(config).mask
+        return resolve_config(config).mask
     except OmegaConfBaseException:
         return Mask()
 
 
-def shown(config: DictConfig, read: Resolved | None = None) -> dict[str, Any]:
-    """The config as it may be shown: resolved, but with references in place of what the
-    environment says, and without passwords.
+def masked_config(config: DictConfig, read: ResolvedConfig | None = None) -> dict[str, Any]:
+    """Returns the resolved config without secrets.
+
+    Values from the environment are replaced by references; passwords are masked.
 
     Args:
-        read: the config resolved, where that was done; it saves doing it again.
+        config: the config.
+        read: the resolved config, if the caller has it.
     """
-    as_read = read is not None and not read.asked
-    tree = read.plain if as_read and read is not None else instead(config, "${{oc.env:{name}}}")
-    plain: dict[str, Any] = without_secrets(tree)
-    return plain
+    is_usable = read is not None and not read.uses_environment
+    tree = (
+        read.values
+        if is_usable and read is not None
+        else resolve_with_placeholders(config, "${{oc.env:{name}}}")
+    )
+    masked: dict[str, Any] = without_secrets(tree)
+    return masked
 
 
-def instead(config: DictConfig, form: str) -> dict[str, Any]:
-    """The config as plain data, resolved, with `form` in place of values of the environment.
+def resolve_with_placeholders(config: DictConfig, form: str) -> dict[str, Any]:
+    """Resolves a config with placeholders for the values from the environment.
 
-    As written where it does not resolve.
+    Returns the unresolved config if it does not resolve.
 
     Args:
-        form: a text with `{name}` in it, the variable's.
+        config: the config.
+        form: the placeholder, a format string with `{name}` for the variable's name.
     """
-    asked = False
+    uses_environment = False
 
-    def told(name: str, *default: Any) -> str:
-        nonlocal asked
-        asked = True
+    def placeholder(name: str, *default: Any) -> str:
+        nonlocal uses_environment
+        uses_environment = True
         return form.format(name=name)
 
-    with _environment(told):
+    with _environment(placeholder):
         try:
-            found: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-            if not asked:
-                return found
-        except OmegaConfBaseException:  # such as a text where a number must be
+            values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+            if not uses_environment:
+                return values
+        except OmegaConfBaseException:  # for example, a placeholder instead of a number
             pass
         written: dict[str, Any] = OmegaConf.to_container(config, resolve=False)  # type: ignore[assignment]
-        untyped = OmegaConf.create(written)  # a number from the environment is a text here
+        untyped = OmegaConf.create(written)  # accepts a placeholder instead of a number
         try:
             return OmegaConf.to_container(untyped, resolve=True)  # type: ignore[return-value]
         except OmegaConfBaseException:
             return written
 
 
-def _noted(key: str, *default: Any) -> Any:
-    """`oc.env`, of which error messages know what it gave."""
+def _registering_env(key: str, *default: Any) -> Any:
+    """Resolver `oc.env` that registers the value, so that error messages mask it."""
     value = oc.env(key, *default)
     if key in os.environ:
-        taken_from_environment(key, os.environ[key])
+        register_secret_value(key, os.environ[key])
     return value
 
 
-OmegaConf.register_new_resolver("oc.env", _noted, replace=True)
+OmegaConf.register_new_resolver("oc.env", _registering_env, replace=True)
 
 
 @contextmanager
 def _environment(resolver: Callable[..., Any]) -> Iterator[None]:
-    """Within, `oc.env` is `resolver`."""
-    with _one_at_a_time:
+    """Context manager that replaces the resolver `oc.env`."""
+    with _resolver_lock:
         OmegaConf.register_new_resolver("oc.env", resolver, replace=True)
         try:
             yield
         finally:
-            OmegaConf.register_new_resolver("oc.env", _noted, replace=True)
+            OmegaConf.register_new_resolver("oc.env", _registering_env, replace=True)

@@ -1,4 +1,4 @@
-"""A config as one dictionary of dotted keys: what lists of runs filter and sort by."""
+"""Flattens configs to dictionaries with dotted keys, by which runs are filtered and sorted."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from etude.config.checks import Checked
 
 TARGET = "_target_"
-_ABOUT_THE_RECORD = ("run", "logger")
+_RECORD_OPTIONS = ("run", "logger")
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value with its key path. Lists are values; a class stands under `<node>._target_`.
+    """Yields each value with its key path; lists are values, `_partial_` is omitted.
 
     Example:
         >>> dict(flat({"seed": 1, "model": {"dim": 8, "norm": {"eps": 1e-5}}}))
@@ -28,15 +28,16 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def without_record_options(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The config but for how it is recorded: what could make two runs differ."""
-    return {key: value for key, value in tree.items() if key not in _ABOUT_THE_RECORD}
+    """Returns the config without `run` and `logger`, which cannot make two runs differ."""
+    return {key: value for key, value in tree.items() if key not in _RECORD_OPTIONS}
 
 
 def flat_config(checked: Checked) -> dict[str, Any]:
-    """The config's values by key path, as they entered the signature or, beside it, may be shown.
+    """Returns the config's values by key path, without secrets.
 
-    Values equal to their constructor's default are there too, though no signature holds them.
+    Values that are part of the signature have their canonical form. Values equal to the default of
+    their constructor are included, although they are not part of the signature.
     """
-    entered = dict(flat(checked.identity))
+    hashed = dict(flat(checked.identity))
     shown = flat(without_record_options(checked.shown))
-    return {path: entered.get(path, value) for path, value in shown}
+    return {path: hashed.get(path, value) for path, value in shown}

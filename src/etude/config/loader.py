@@ -1,9 +1,9 @@
-"""Hydra's loader of configs, with a memory for as long as a sweep is put together.
+"""Hydra's config loader with a cache for the jobs of a sweep.
 
-The jobs of a sweep differ mostly in values. Reading the files and ordering the defaults is nearly
-all of what composing costs, and neither depends on values, so both are done once for each choice
-of files. Values are set in the order they come: those that a job shares with the one before it, up
-to the first that differs, are set once.
+The jobs of a sweep differ mostly in values. Nearly all of the time to compose a config is spent on
+reading files and ordering the defaults lists, which do not depend on values, so both are done once
+per choice of files. Values are set in order: the leading values that a job shares with the one
+before it are set once.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-_MOST_PARSED = 10_000
-"""Overrides that are remembered; a sweep may have very many."""
+_MAX_PARSED = 10_000
+"""Maximum number of cached overrides; a sweep may have very many."""
 
 
 class RememberingLoader(ConfigLoaderImpl):
-    """`ConfigLoaderImpl`, whose every method gives the same result.
+    """`ConfigLoaderImpl` with a cache; all methods return the same results.
 
-    A file that is changed meanwhile is not read again: all jobs of a sweep see the same files.
+    A file that changes meanwhile is not read again, so all jobs of a sweep use the same files.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._with_hydra: dict[_Files, _Begun] = {}
-        self._of_runs: dict[_Files, tuple[_Begun, dict[str, Any]]] = {}
+        self._with_hydra: dict[_Files, _CachedConfig] = {}
+        self._of_runs: dict[_Files, tuple[_CachedConfig, dict[str, Any]]] = {}
         self._groups: dict[str, bool] = {}
         self._parsed: dict[str, Override] = {}
 
@@ -50,7 +50,7 @@ class RememberingLoader(ConfigLoaderImpl):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
-        """The config of one job: that of its files, then its values in the order they come."""
+        """Composes the config of one job from its files and then its values, in order."""
         split = self._split(overrides) if run_mode == RunMode.RUN else None
         if split is None or not split[1]:
             return super().load_configuration(
@@ -59,41 +59,45 @@ class RememberingLoader(ConfigLoaderImpl):
         files, values = split
         key = (config_name, tuple(files))
         if key not in self._with_hydra:
-            self._with_hydra[key] = _Begun(
+            self._with_hydra[key] = _CachedConfig(
                 super().load_configuration(
                     config_name, files, run_mode, from_shell, validate_sweep_overrides
                 )
             )
         config = self._with_hydra[key].with_values(values)
         parsed = map(self._parse, overrides)
-        self._note(config, [override for override in parsed if not override.is_hydra_override()])
+        self._set_overrides(
+            config, [override for override in parsed if not override.is_hydra_override()]
+        )
         return config
 
     def run_config(
         self, config_name: str, overrides: list[str]
     ) -> tuple[DictConfig, dict[str, Any]]:
-        """The config of a run, without Hydra's own node, and the file chosen from each group."""
+        """Returns the config of a run without the node `hydra`, and the file of each group."""
         split = self._split(overrides)
         if split is None:
-            return _without_hydra(self._of_files(config_name, overrides))
+            return _without_hydra(self._load_files(config_name, overrides))
         files, values = split
         key = (config_name, tuple(files))
         if key not in self._of_runs:
-            config, choices = _without_hydra(self._of_files(config_name, files))
-            self._of_runs[key] = _Begun(config), choices
-        begun, choices = self._of_runs[key]
-        return begun.with_values(values), choices
+            config, choices = _without_hydra(self._load_files(config_name, files))
+            self._of_runs[key] = _CachedConfig(config), choices
+        cached, choices = self._of_runs[key]
+        return cached.with_values(values), choices
 
-    def _of_files(self, config_name: str, overrides: list[str]) -> DictConfig:
+    def _load_files(self, config_name: str, overrides: list[str]) -> DictConfig:
         return super().load_configuration(config_name, overrides, RunMode.RUN, from_shell=False)
 
     def _split(self, overrides: Sequence[str]) -> tuple[list[str], list[Override]] | None:
-        """The overrides that choose files, and those that set values; None where what they mean
-        cannot be told apart: one sweeps, or says where files lie.
+        """Splits overrides into those that choose files and those that set values.
+
+        Returns:
+            Both lists, or None if an override sweeps or changes Hydra's search path.
         """
         parsed = [self._parse(item) for item in overrides]
-        elsewhere = any(each.get_key_element() == "hydra.searchpath" for each in parsed)
-        if elsewhere or any(override.is_sweep_override() for override in parsed):
+        changes_path = any(each.get_key_element() == "hydra.searchpath" for each in parsed)
+        if changes_path or any(override.is_sweep_override() for override in parsed):
             return None
         values = [override for override in parsed if self._is_value(override)]
         files = [o.input_line for o in parsed if o not in values and o.input_line is not None]
@@ -101,13 +105,13 @@ class RememberingLoader(ConfigLoaderImpl):
 
     def _parse(self, item: str) -> Override:
         if item not in self._parsed:
-            if len(self._parsed) >= _MOST_PARSED:
+            if len(self._parsed) >= _MAX_PARSED:
                 self._parsed.clear()
             (self._parsed[item],) = OverridesParser.create().parse_overrides([item])
         return self._parsed[item]
 
     def _is_value(self, override: Override) -> bool:
-        """Whether the override sets a value; else it chooses a file, or is about Hydra."""
+        """Returns whether an override sets a value of the run's config."""
         if override.is_hydra_override():
             return False
         key = override.key_or_group
@@ -116,76 +120,76 @@ class RememberingLoader(ConfigLoaderImpl):
         return not self._groups[key] or isinstance(override.value(), dict)
 
     @staticmethod
-    def _note(config: DictConfig, task: list[Override]) -> None:
-        """Tells all overrides where Hydra tells them."""
+    def _set_overrides(config: DictConfig, task: list[Override]) -> None:
+        """Sets the overrides in Hydra's node."""
         config.hydra.overrides.task = [override.input_line for override in task]
-        told = config.hydra.job.config.override_dirname
+        options = config.hydra.job.config.override_dirname
         config.hydra.job.override_dirname = get_overrides_dirname(
             overrides=task,
-            kv_sep=told.kv_sep,
-            item_sep=told.item_sep,
-            exclude_keys=list(told.exclude_keys),
+            kv_sep=options.kv_sep,
+            item_sep=options.item_sep,
+            exclude_keys=list(options.exclude_keys),
         )
 
 
 _Files = tuple[str | None, tuple[str, ...]]
-"""The name of a config, and the overrides that choose its files."""
+"""Name of a config, and the overrides that choose its files."""
 
 
-class _Begun:
-    """A config of files, in which values can be set again and again.
+class _CachedConfig:
+    """A config composed from files, from which configs with values are created.
 
     Args:
-        config: of the files; it is copied. A pickle is copied in an eighth of the time.
+        config: the config; it is copied. Copies are unpickled, which takes an eighth of the time.
     """
 
     def __init__(self, config: DictConfig) -> None:
-        self._files = _Set((), _copies(config))
+        self._files = _Snapshot((), _make_copier(config))
         self._shared = self._files
         self._before: tuple[str, ...] = ()
 
     def with_values(self, values: Sequence[Override]) -> DictConfig:
-        """A config of its own, with these values.
+        """Returns a new config with these values.
 
         Raises:
-            ConfigCompositionException: one does not fit.
+            ConfigCompositionException: a value does not match the config.
         """
         lines = tuple(str(override.input_line) for override in values)
         pairs = zip(lines, self._before, strict=False)
         shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         self._before = lines
-        begun = self._shared
-        if lines[: len(begun.lines)] != begun.lines:
-            begun = self._files
-        config = begun.copy()
-        done = len(begun.lines)
+        snapshot = self._shared
+        if lines[: len(snapshot.lines)] != snapshot.lines:
+            snapshot = self._files
+        config = snapshot.copy()
+        done = len(snapshot.lines)
         if shared > done:
             _set(values[done:shared], config)
-            self._shared = _Set(lines[:shared], _copies(config))
+            self._shared = _Snapshot(lines[:shared], _make_copier(config))
             done = shared
         _set(values[done:], config)
         return config
 
 
 @dataclass(frozen=True)
-class _Set:
-    """A config in which values have been set.
+class _Snapshot:
+    """A config with some values set.
 
     Attributes:
-        lines: the overrides that did.
-        copy: gives the config, each time another copy of it.
+        lines: the overrides that were applied.
+        copy: returns a new copy of the config.
     """
 
     lines: tuple[str, ...]
     copy: Callable[[], DictConfig]
 
 
-def _copies(config: DictConfig) -> Callable[[], DictConfig]:
-    """What makes copies of a config as it is now."""
+def _make_copier(config: DictConfig) -> Callable[[], DictConfig]:
+    """Returns a function that returns new copies of the config in its current state."""
     try:
         return partial(pickle.loads, pickle.dumps(config))
     except (pickle.PicklingError, AttributeError, TypeError):
-        # Hydra imports plugins twice, and a class of the first time cannot be found by its name.
+        # Hydra imports plugins twice, and pickle cannot find a class of the first import by name.
         return partial(copy.deepcopy, copy.deepcopy(config))
 
 

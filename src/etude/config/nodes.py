@@ -1,8 +1,9 @@
-"""Config nodes checked by the constructors they name, then built by them.
+"""Config nodes: checks them against their constructors, and builds objects from them.
 
-`check` turns a composed config into a tree of `Node`s: every value coerced to the type that the
-constructor annotates, arguments equal to the constructor's default left out. The same tree is
-hashed into the signature (`canonical`) and built (`Node.build`), so what is hashed is what runs.
+`check` converts a composed config into a tree of `Node`s. Each value is converted to the annotated
+type of the constructor's parameter; arguments equal to the default are omitted. The same tree is
+hashed into the signature (`canonical`) and built (`Node.build`), so the signature covers all that
+is built.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from etude.config.constructors import EMPTY, Constructor, Parameter, describe_class, record_in
-from etude.config.describe import describe, is_union, takes_bool
+from etude.config.constructors import NO_DEFAULT, Constructor, Parameter, describe_class, record_in
 from etude.config.paths import conf_dir
 from etude.config.table import table
-from etude.config.targets import described_at, is_extension, is_factory, load
+from etude.config.targets import find_constructor, import_class, is_extension, is_factory
+from etude.config.type_names import describe_type, is_union, takes_bool
 from etude.errors import InvalidArguments, Problem, RequestError, described, nearest
 
 if TYPE_CHECKING:
@@ -33,14 +34,14 @@ _META_KEYS = ("_target_", "_partial_")
 
 @dataclass
 class Node:
-    """One constructor and the arguments a config states for it.
+    """A constructor and the arguments that the config sets.
 
     Attributes:
         where: the key path, such as `model.position`.
-        target: the dotted name as written; empty for a plain dataclass argument.
-        described: what `target` names.
-        partial: a factory: built only when its user supplies the remaining arguments.
-        arguments: values, nested nodes, and lists or dictionaries of either; defaults left out.
+        target: the `_target_` in the config; empty for a dataclass argument.
+        described: description of the constructor.
+        partial: whether this is a factory, whose caller passes the remaining arguments.
+        arguments: values, nested nodes, and lists or dictionaries of either; without defaults.
     """
 
     where: str
@@ -51,38 +52,47 @@ class Node:
 
     @property
     def is_ours(self) -> bool:
-        """Whether it names a class of this package."""
+        """Whether the target is a class of this package."""
         return self.target.startswith("etude.")
 
     @property
     def constructor(self) -> Any:
-        """The class, which is imported when it is asked for."""
-        return load(self.described, self.target, self.where)
+        """The class, imported on access."""
+        return import_class(self.described, self.target, self.where)
 
     def takes(self, name: str) -> bool:
-        """Whether the constructor names an argument, or takes any."""
-        described = _described(self.constructor)
-        return described.open_ended or name in described.parameters
+        """Returns whether the constructor accepts an argument."""
+        description = _describe(self.constructor)
+        return description.open_ended or name in description.parameters
 
     def build(self, **given: Any) -> Any:
-        """The object, or for a part its factory. `given` fills in what a config cannot know.
+        """Builds the object, or a `Factory` if the node is partial.
+
+        Args:
+            **given: further arguments, which a config cannot set.
 
         Raises:
-            RequestError: the constructor refused its arguments; problems carry full key paths.
+            RequestError: the constructor refuses its arguments; problems have full key paths.
         """
-        arguments = {key: _built(value) for key, value in self.arguments.items()} | given
+        arguments = {key: _build_value(value) for key, value in self.arguments.items()} | given
         factory = Factory(self.where, self.constructor, arguments)
         return factory if self.partial else factory()
 
     def canonical(self) -> dict[str, Any]:
-        """Plain data that says what would be built, for the signature."""
+        """Returns the target and arguments as plain data, for the signature."""
         head: dict[str, Any] = {"_target_": self.target} if self.target else {}
         return head | {key: _canonical(value) for key, value in self.arguments.items()}
 
 
 @dataclass
 class Factory:
-    """A constructor with some arguments fixed, which reports refusals under its key path."""
+    """A constructor with some arguments set; reports errors under its key path.
+
+    Attributes:
+        where: the key path of the node.
+        constructor: the class.
+        arguments: the arguments that are set.
+    """
 
     where: str
     constructor: Callable[..., Any]
@@ -92,16 +102,17 @@ class Factory:
         arguments = self.arguments | given
         try:
             inspect.signature(self.constructor).bind(**arguments)
-        except TypeError as error:  # a part of another kind stands here
+        except TypeError as error:  # a class for another kind of part
             name = getattr(self.constructor, "__name__", str(self.constructor))
+            expected = "a class that accepts the arguments passed to it"
             raise RequestError(
-                Problem(f"{self.where}._target_", "a class that fits here", name, str(error))
+                Problem(f"{self.where}._target_", expected, name, str(error))
             ) from error
         try:
-            made = self.constructor(**arguments)
+            instance = self.constructor(**arguments)
         except InvalidArguments as error:
             raise RequestError(problem.under(self.where) for problem in error.problems) from error
-        except TypeError as error:  # one that takes **anything handed it on
+        except TypeError as error:  # a constructor with **kwargs passed one on
             match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
             if match is None or match[1] not in self.arguments:
                 raise self._refused(error) from error
@@ -112,56 +123,57 @@ class Factory:
             raise
         except (Exception, SystemExit) as error:
             raise self._refused(error) from error
-        self._check(made)
-        return made
+        self._check(instance)
+        return instance
 
-    def _check(self, made: Any) -> None:
-        """Compares what a class of the user's has made with the contract of its place.
+    def _check(self, instance: Any) -> None:
+        """Checks an instance of a user's class against the contract of its slot.
 
         Raises:
-            RequestError: something is missing.
+            RequestError: the instance does not fulfil the contract.
         """
         if self._is_ours():
             return
         contract = _contract_at(self.where)
-        if contract is not None and (lacking := list(contract.problems_of(made, self.where))):
-            raise RequestError(lacking)
+        if contract is not None and (missing := list(contract.problems_of(instance, self.where))):
+            raise RequestError(missing)
 
     def names_left(self) -> frozenset[str]:
-        """The arguments that the constructor names and that nothing is stated for; see
-        `etude.nn.parts`.
-        """
-        return frozenset(_described(self.constructor).parameters.keys() - self.arguments.keys())
+        """Returns the names of the arguments that are not set; see `etude.nn.parts`."""
+        return frozenset(_describe(self.constructor).parameters.keys() - self.arguments.keys())
 
     def _is_ours(self) -> bool:
-        """Whether the constructor is of this package, whose classes check their arguments."""
+        """Returns whether the class is Étude's own, and so checks its arguments."""
         return str(self.constructor.__module__).startswith("etude.")
 
     def _refused(self, error: BaseException) -> BaseException:
-        """What to raise where the constructor raised `error`."""
+        """Returns the exception to raise for an exception of the constructor."""
         if self._is_ours():
-            return error  # anything else than a refusal is a mistake of ours
+            return error  # a bug of Étude, as its classes report invalid arguments themselves
         name = getattr(self.constructor, "__name__", "it")
         return RequestError(
-            Problem(self.where, f"arguments that {name} takes", hint=described(error))
+            Problem(self.where, f"arguments that {name} accepts", hint=described(error))
         )
 
 
 @cache
-def _described(constructor: Callable[..., Any]) -> Constructor:
+def _describe(constructor: Callable[..., Any]) -> Constructor:
     return describe_class(constructor)
 
 
 def check_node(
     where: str, value: Any, extensions: Iterable[str], *, within_extension: bool = False
 ) -> tuple[Any, list[Problem]]:
-    """The `Node` that the mapping `value` describes, and everything wrong with it.
+    """Returns the `Node` of a mapping, and its problems.
 
     Args:
-        where: the key path, which decides which classes may stand there.
-        value: plain data.
-        extensions: modules of the user's whose classes may stand anywhere.
-        within_extension: the node is an argument of a class from an extension.
+        where: the key path, which determines the allowed classes.
+        value: the mapping, as plain data.
+        extensions: the user's modules, whose classes are allowed in all slots.
+        within_extension: whether the node is an argument of a class from an extension.
+
+    Returns:
+        The node, None if it has no valid target, and the problems.
     """
     if not isinstance(value, Mapping) or "_target_" not in value:
         named = where.split(".") if where.startswith(("callbacks.", "logger.")) else []
@@ -169,87 +181,92 @@ def check_node(
         hint = f"choose a file: {group}"
         return None, [Problem(where, "a node with _target_", value, hint)]
     try:
-        described = described_at(value["_target_"], where, extensions, within_extension)
+        constructor = find_constructor(value["_target_"], where, extensions, within_extension)
     except RequestError as error:
         return None, error.problems
     partial = bool(value.get("_partial_", False))
-    expected = is_factory(where)
-    if expected is not None and partial is not expected:
-        told = "true: the rest of its arguments is given later" if expected else "false"
-        return None, [Problem(f"{where}._partial_", told, value.get("_partial_", False))]
-    stated = {key: v for key, v in value.items() if key not in _META_KEYS}
-    foreign = is_extension(value["_target_"], extensions)
-    lacking: list[Problem] = []
-    if foreign and (contract := _contract_at(where)) is not None:
-        kind = load(described, value["_target_"], where)
-        lacking = list(contract.problems(kind, where, value["_target_"]))
-        described, stated = _given_by(contract, described, stated)
+    must_be_partial = is_factory(where)
+    if must_be_partial is not None and partial is not must_be_partial:
+        expected = "true" if must_be_partial else "false"
+        hint_ = "the remaining arguments are set when it is built" if must_be_partial else None
+        actual = value.get("_partial_", False)
+        return None, [Problem(f"{where}._partial_", expected, actual, hint_)]
+    arguments = {key: v for key, v in value.items() if key not in _META_KEYS}
+    is_foreign = is_extension(value["_target_"], extensions)
+    missing: list[Problem] = []
+    if is_foreign and (contract := _contract_at(where)) is not None:
+        kind = import_class(constructor, value["_target_"], where)
+        missing = list(contract.problems(kind, where, value["_target_"]))
+        constructor, arguments = _apply_contract(contract, constructor, arguments)
     node, problems = _check_arguments(
-        where, value["_target_"], described, partial, stated, extensions,
-        within_extension or foreign,
+        where, value["_target_"], constructor, partial, arguments, extensions,
+        within_extension or is_foreign,
     )  # fmt: skip
-    return node, lacking + problems
+    return node, missing + problems
 
 
 def _contract_at(where: str) -> Contract | None:
-    """The contract of the classes that may stand at a key path."""
-    from etude.contracts.slots import CONTRACTS  # needed by classes of the user's alone
+    """Returns the contract of the classes at a key path, or None."""
+    from etude.contracts.slots import CONTRACTS  # only needed for users' classes
 
     return CONTRACTS.get(table().slot(where) or "")
 
 
-def _given_by(
-    contract: Contract, described: Constructor, stated: dict[str, Any]
+def _apply_contract(
+    contract: Contract, constructor: Constructor, arguments: dict[str, Any]
 ) -> tuple[Constructor, dict[str, Any]]:
-    """A class of the user's with what it is given, and what the config states for it: null leaves
-    an argument to what it is given.
+    """Applies a contract to the description and the arguments of a user's class.
+
+    The arguments of the contract are passed when the part is built. The config may set an open one;
+    null leaves it to the caller.
     """
-    left = {name for name in contract.open if stated.get(name) is None}
-    parameters = {n: p for n, p in described.parameters.items() if n not in left}
-    given = contract.arguments.keys() - contract.open | (described.given or frozenset())
-    kept = {key: value for key, value in stated.items() if key not in left}
-    return replace(described, parameters=parameters, given=frozenset(given)), kept
+    omitted = {name for name in contract.open if arguments.get(name) is None}
+    parameters = {n: p for n, p in constructor.parameters.items() if n not in omitted}
+    given = contract.arguments.keys() - contract.open | (constructor.given or frozenset())
+    remaining = {key: value for key, value in arguments.items() if key not in omitted}
+    return replace(constructor, parameters=parameters, given=frozenset(given)), remaining
 
 
 def _check_arguments(
     where: str,
     target: str,
-    described: Constructor,
+    constructor: Constructor,
     partial: bool,
-    stated: Mapping[str, Any],
+    arguments: Mapping[str, Any],
     extensions: Iterable[str],
     within: bool,
 ) -> tuple[Node, list[Problem]]:
     problems: list[Problem] = []
-    node = Node(where, target, described, partial)
-    parameters, allowed = described.parameters, described.settable(partial)
-    given = set(parameters) - set(allowed)
-    for key, value in stated.items():
+    node = Node(where, target, constructor, partial)
+    parameters, allowed = constructor.parameters, constructor.settable(partial)
+    set_by_caller = set(parameters) - set(allowed)
+    for key, value in arguments.items():
         path = f"{where}.{key}"
-        if key in given:
-            user = where.split(".")[0]
-            problems.append(
-                Problem(path, f"nothing here: the {user} gives it", value, f"set {user}.{key}")
-                if user != where
-                else Problem(path, "nothing here: it is given when the run is built", value)
+        if key in set_by_caller:
+            owner = where.split(".")[0]
+            hint = (
+                f"the {owner} sets it; use {owner}.{key}"
+                if owner != where
+                else "it is set when the run is built"
             )
-        elif key in described.refused:
-            problems.append(Problem(path, "nothing here", value, described.refused[key]))
-        elif key not in parameters and not described.open_ended:
-            expected = f"an argument of {described.name}"
+            problems.append(Problem(path, "no value", value, hint))
+        elif key in constructor.refused:
+            problems.append(Problem(path, "no value", value, constructor.refused[key]))
+        elif key not in parameters and not constructor.open_ended:
+            expected = f"an argument of {constructor.name}"
             problems.append(Problem(path, expected, value, nearest(key, allowed)))
         else:
-            # One value, one signature.
-            value = described.aliases.get(key, {}).get(str(value), value)
-            parameter = parameters.get(key, Parameter(key, EMPTY, Any))
-            checked, found = _check_value(path, value, parameter.hint, extensions, within)
-            problems += found
+            # Equivalent values must have the same signature.
+            value = constructor.aliases.get(key, {}).get(str(value), value)
+            parameter = parameters.get(key, Parameter(key, NO_DEFAULT, Any))
+            checked, value_problems = _check_value(path, value, parameter.hint, extensions, within)
+            problems += value_problems
             default = parameter.default
-            if not found and not _same(checked, default):
+            if not value_problems and not _is_same(checked, default):
                 node.arguments[key] = checked
     for name in allowed:
-        if parameters[name].default is EMPTY and name not in stated:
-            problems.append(Problem(f"{where}.{name}", "a value: it has no default"))
+        if parameters[name].default is NO_DEFAULT and name not in arguments:
+            problems.append(Problem(f"{where}.{name}", "a value", hint="it has no default"))
     return node, problems
 
 
@@ -257,7 +274,7 @@ def _check_value(
     path: str, value: Any, hint: Any, extensions: Iterable[str], within: bool
 ) -> tuple[Any, list[Problem]]:
     if value == "???":
-        return None, [Problem(path, "a value: it must be given", hint=f"type {path}=...")]
+        return None, [Problem(path, "a value", hint=f"set {path}=...")]
     if isinstance(value, Mapping) and "_target_" in value:
         return check_node(path, value, extensions, within_extension=within)
     record = record_in(hint)
@@ -272,25 +289,27 @@ def _check_value(
         checked: dict[str, Any] = {}
         problems: list[Problem] = []
         for key, inner in value.items():
-            checked[key], found = _check_value(f"{path}.{key}", inner, each, extensions, within)
-            problems += found
+            checked[key], inner_problems = _check_value(
+                f"{path}.{key}", inner, each, extensions, within
+            )
+            problems += inner_problems
         return checked, problems
     too_long = isinstance(value, int) and not -(2**63) <= value < 2**63
-    if too_long and path.startswith("model."):  # a size of a tensor
-        return None, [Problem(path, "a number that fits into 64 bits", value)]
-    if isinstance(value, bool) and not takes_bool(hint):  # else true would count as 1
-        return None, [Problem(path, describe(hint), value)]
+    if too_long and path.startswith("model."):  # it would be the size of a tensor
+        return None, [Problem(path, "a 64-bit integer", value)]
+    if isinstance(value, bool) and not takes_bool(hint):  # pydantic would convert true to 1
+        return None, [Problem(path, describe_type(hint), value)]
     try:
         return _adapter(hint).validate_python(value), []
     except ValidationError:
         hint_ = _choice_hint(hint, value) or _file_hint(path, value)
-        return None, [Problem(path, describe(hint), value, hint_)]
-    except TypeError:  # an annotation that pydantic cannot use: the constructor checks it
+        return None, [Problem(path, describe_type(hint), value, hint_)]
+    except TypeError:  # pydantic does not support the annotation; the constructor checks the value
         return value, []
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of an annotation's type as it stands."""
+    """Returns whether a value has an annotation's type without conversion."""
     try:
         _adapter(hint).validate_python(value, strict=True)
     except ValidationError:
@@ -303,12 +322,12 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
     config = ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True)
     try:
         return TypeAdapter(hint, config=config)
-    except Exception as error:  # pydantic raises many kinds for annotations it cannot use
+    except Exception as error:  # pydantic raises many types for unsupported annotations
         raise TypeError(str(error)) from error
 
 
 def _value_type_in(hint: Any) -> Any:
-    """What the values of a mapping are, if they are of a dataclass; else anything."""
+    """Returns the type of a mapping's values if it is a dataclass, else `Any`."""
     options = typing.get_args(hint) if is_union(hint) else (hint,)
     kinds = (typing.get_args(o)[1] for o in options if typing.get_origin(o) is dict)
     return next((kind for kind in kinds if record_in(kind) is not None), Any)
@@ -320,19 +339,19 @@ def _choice_hint(hint: Any, value: Any) -> str | None:
 
 
 def _file_hint(path: str, value: Any) -> str | None:
-    """What chooses a file of this name, if there is one."""
+    """Returns a hint if the value is the name of a config file."""
     group = path.replace(".", "/")
-    there = isinstance(value, str) and (conf_dir() / group / f"{value}.yaml").is_file()
-    return f"{group}={value} chooses that file" if there else None
+    exists = isinstance(value, str) and (conf_dir() / group / f"{value}.yaml").is_file()
+    return f"use {group}={value} to choose that file" if exists else None
 
 
-def _built(value: Any) -> Any:
+def _build_value(value: Any) -> Any:
     if isinstance(value, Node):
         return value.build()
     if isinstance(value, dict):
-        return {key: _built(inner) for key, inner in value.items()}
+        return {key: _build_value(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_built(inner) for inner in value]
+        return [_build_value(inner) for inner in value]
     return value
 
 
@@ -348,8 +367,8 @@ def _canonical(value: Any) -> Any:
     return value
 
 
-def _same(value: Any, default: Any) -> bool:
-    if default is EMPTY or isinstance(value, Node):
+def _is_same(value: Any, default: Any) -> bool:
+    if default is NO_DEFAULT or isinstance(value, Node):
         return False
     if isinstance(value, bool) is not isinstance(default, bool):
         return False

@@ -1,4 +1,4 @@
-"""Where the configs lie: inside the wheel, or at the top of a checkout."""
+"""Location of the shipped configs: inside the wheel, or at the top of a checkout."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def conf_dir() -> Path:
-    """The folder of the shipped configs.
+    """Returns the folder of the shipped configs.
 
     Raises:
-        FileNotFoundError: neither an installed nor a checked-out `conf/` is there.
+        FileNotFoundError: neither the package nor its checkout has a folder `conf`.
     """
     for folder in (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf"):
         if (folder / "train.yaml").is_file():
             return folder
-    raise FileNotFoundError(f"no conf/train.yaml beside {_PACKAGE} or at the top of its checkout")
+    raise FileNotFoundError(f"no conf/train.yaml in {_PACKAGE} or at the top of its checkout")
 
 
 def check_current_folder() -> None:
-    """Refuses to work in a folder that was removed: relative paths lead nowhere there.
+    """Checks that the current folder exists.
 
     Raises:
-        RequestError: the current folder does not exist any more.
+        RequestError: the current folder was deleted, so relative paths cannot be resolved.
     """
     try:
         os.getcwd()
     except FileNotFoundError as error:
-        expected = "one that exists: it was removed meanwhile"
-        raise RequestError(Problem("current folder", expected, hint="cd to another")) from error
+        hint = "it was deleted; cd to another folder"
+        raise RequestError(Problem("current folder", "an existing folder", hint=hint)) from error
 
 
 def groups(*folders: Path) -> dict[str, list[str]]:
-    """The groups of a run's config in these folders and the names of their files, both sorted."""
-    found: dict[str, set[str]] = {}
+    """Returns the config groups in some folders and the names of their files, both sorted."""
+    names: dict[str, set[str]] = {}
     for folder in folders:
         for file in folder.rglob("*.yaml"):
             group = file.parent.relative_to(folder).as_posix()
-            if group.split("/")[0] not in (".", "paper", "hydra"):  # no part of a run
-                found.setdefault(group, set()).add(file.stem)
-    return {group: sorted(found[group]) for group in sorted(found)}
+            if group.split("/")[0] not in (".", "paper", "hydra"):  # not part of a run's config
+                names.setdefault(group, set()).add(file.stem)
+    return {group: sorted(names[group]) for group in sorted(names)}

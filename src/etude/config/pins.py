@@ -1,12 +1,11 @@
-"""Names that can come to mean something else, fixed to what they mean now.
+"""Pins mutable references in a config, such as branches on a hub.
 
-A branch of a repository on a hub moves, and a run is a function of its config. So before a
-config is hashed, such a name becomes what it stands for, in the config too, and so in the record.
+A branch can move, but a run must be a function of its config. So before a config is hashed, such a
+reference is replaced by what it refers to now (a commit), also in the config that is recorded.
 
-A constructor takes part by a class method `pinned(arguments)`: it is given the arguments that the
-config states, checked, and returns those to put in their place (a commit for a branch). It may
-ask the network, must give back what is fixed already without doing so, and raises
-`InvalidArguments` where it can't tell.
+A constructor takes part by a class method `pinned(arguments)`. It receives the checked arguments in
+the config and returns those to replace. It may access the network, but must return an argument that
+is already fixed without doing so. It raises `InvalidArguments` if a reference cannot be resolved.
 """
 
 from __future__ import annotations
@@ -21,26 +20,26 @@ from etude.errors import InvalidArguments, Problem, RequestError
 
 
 def pin(config: DictConfig, nodes: Iterable[Node]) -> DictConfig:
-    """Fixes the arguments of `nodes`, and returns a config that states them so.
+    """Pins the arguments of nodes, and returns a config with the pinned values.
 
     Args:
-        config: left as it is.
-        nodes: checked; changed where one of them, or of those in it, has something to fix.
+        config: the config; it is not changed.
+        nodes: checked nodes; they and the nodes in their arguments are changed in place.
 
     Raises:
-        RequestError: with everything that can't be told.
+        RequestError: with all references that cannot be resolved.
     """
     problems: list[Problem] = []
     result = config
-    for node in _all(list(nodes)):
+    for node in _walk(list(nodes)):
         if not node.described.pins:
             continue
         try:
-            found: dict[str, Any] = node.constructor.pinned(dict(node.arguments))
+            pinned: dict[str, Any] = node.constructor.pinned(dict(node.arguments))
         except InvalidArguments as error:
             problems += [problem.under(node.where) for problem in error.problems]
             continue
-        for key, value in found.items():
+        for key, value in pinned.items():
             if result is config:
                 result = config.copy()
             node.arguments[key] = value
@@ -50,11 +49,11 @@ def pin(config: DictConfig, nodes: Iterable[Node]) -> DictConfig:
     return result
 
 
-def _all(value: Any) -> Iterator[Node]:
-    """The nodes in a value, each before those in its arguments."""
+def _walk(value: Any) -> Iterator[Node]:
+    """Yields the nodes in a value, each before the nodes in its arguments."""
     if isinstance(value, Node):
         yield value
         value = value.arguments
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     for item in inner:
-        yield from _all(item)
+        yield from _walk(item)

@@ -1,7 +1,8 @@
-"""Reports values of a typed choice of files that another file of the config replaces.
+"""Reports values of a chosen file that another file of the config replaces.
 
-In `experiment=debug model=gpt2` the experiment's file comes after GPT-2's: its `model.layers: 2`
-stands, and the model is no GPT-2. Which file sets which key is read from Hydra's defaults list.
+In `experiment=debug model=gpt2`, the experiment's file is merged after GPT-2's file, so its
+`model.layers: 2` replaces the value 12, and the model is not GPT-2. Hydra's defaults list shows
+which file sets which key.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ _ABSENT = object()
 
 
 @dataclass
-class Replaced:
-    """What one file replaces in one choice.
+class Replacement:
+    """The values of one chosen file that another file replaces.
 
     Attributes:
-        choice: as typed, such as `model=gpt2`.
-        file: that replaces, such as `experiment/debug.yaml`.
-        changes: one for each key: `model.layers=2 instead of 12`.
+        choice: the override, such as `model=gpt2`.
+        file: the file that replaces them, such as `experiment/debug.yaml`.
+        changes: descriptions, one per key, such as `model.layers=2 instead of 12`.
     """
 
     choice: str
@@ -43,40 +44,41 @@ class Replaced:
 
     def __str__(self) -> str:
         changes = ", ".join(self.changes)
-        way_out = f"type the keys after {self.choice}"
+        hint = f"to restore a value, add it after {self.choice}"
         if self.file.startswith("experiment/"):
-            way_out = f"'~experiment' {self.choice} name=... leaves the experiment out"
-        return f"{self.file} replaces values of {self.choice}: {changes} ({way_out})"
+            hint = f"use '~experiment' {self.choice} name=... to drop the experiment"
+        return f"{self.file} replaces values of {self.choice}: {changes} ({hint})"
 
 
 def report_replaced(*requests: Sequence[str]) -> None:
-    """One line on standard error for each choice of files whose values do not all stand.
+    """Logs one line for each chosen file with replaced values.
+
+    To be called inside `etude.config.compose.searching`.
 
     Args:
-        requests: overrides, within `etude.config.compose.searching`; what several requests have
-            in common is reported once.
+        requests: lists of overrides; equal lines are logged once.
     """
-    found: dict[str, None] = {}
+    lines: dict[str, None] = {}
     for typed in requests:
-        with suppress(HydraException):  # a job that does not compose is reported as such
-            found |= {str(each): None for each in replaced(typed)}
-    for line in found:
+        with suppress(HydraException):  # jobs that do not compose are reported elsewhere
+            lines |= {str(each): None for each in find_replaced(typed)}
+    for line in lines:
         log.warning("%s", line)
 
 
 def is_choice(key: str) -> bool:
-    """Whether a key of an override is a config group."""
+    """Returns whether a key of an override is a config group."""
     return bool(_loader().repository.group_exists(key))
 
 
-def replaced(typed: Sequence[str]) -> list[Replaced]:
-    """What later files replace in the choices among `typed`; see `report_replaced`."""
+def find_replaced(typed: Sequence[str]) -> list[Replacement]:
+    """Returns what later files replace in the chosen files; see `report_replaced`."""
     items = [item for item in typed if is_choice(_key_of(item))]
     if not {_key_of(item) for item in items} - {"experiment", "sweep"}:
         return []
     values = {_key_of(item) for item in typed if item not in items}
     files = _Files(items, values)
-    found: dict[tuple[str, str], Replaced] = {}
+    replacements: dict[tuple[str, str], Replacement] = {}
     for override in OverridesParser.create().parse_overrides(items):
         if override.is_delete() or isinstance(override.value(), dict):
             continue
@@ -85,16 +87,16 @@ def replaced(typed: Sequence[str]) -> list[Replaced]:
             choice = f"{group}={name}"
             for file, change in files.changes(group, name):
                 key = (choice, file)
-                found.setdefault(key, Replaced(choice, file)).changes.append(change)
-    return list(found.values())
+                replacements.setdefault(key, Replacement(choice, file)).changes.append(change)
+    return list(replacements.values())
 
 
 class _Files:
-    """The files that a config is made of, in their order, with the values that each states.
+    """The files that a config is composed of, in order, with their values.
 
     Args:
         choices: the overrides that choose files.
-        values: the keys of those that set values.
+        values: the keys of the overrides that set values.
     """
 
     def __init__(self, choices: Sequence[str], values: Collection[str]) -> None:
@@ -106,22 +108,25 @@ class _Files:
             for each in listed.defaults
             if each.config_path and not each.config_path.startswith("hydra/")
         ]
-        self._by_whom = {
+        self._chosen_by = {
             slot: known.containing_config_path
             for slot, known in listed.overrides.override_metadata.items()
             if not known.external_override
         }
-        self._chosen = {_key_of(item) for item in choices}
+        self._chosen_groups = {_key_of(item) for item in choices}
         self._typed = values
 
     def changes(self, group: str, name: str) -> Iterator[tuple[str, str]]:
-        """Files that replace something in a group's file and those it names, and what."""
+        """Yields the files that replace values of a chosen file, each with one change.
+
+        The chosen file includes the files that its defaults list names.
+        """
         path = f"{group}/{name}"
-        places = [place for place, each in enumerate(self._all) if each.config_path == path]
-        if not places:
+        indices = [index for index, each in enumerate(self._all) if each.config_path == path]
+        if not indices:
             return
         own = self._below(path)
-        others = set()  # what stands in the place of a part: its values are its own
+        others = set()  # values of replaced parts are not reported again one by one
         for each in [*own]:
             part = self._replaced_part(each)
             if part is None:
@@ -129,41 +134,46 @@ class _Files:
             file, slot, before = part
             name = (each.config_path or "").removeprefix(f"{slot}/")
             yield f"{file}.yaml", f"{slot}={name} instead of {before}"
-            for gone in self._below(each.config_path or ""):
-                own.remove(gone)
-                others |= set(self._values(gone))
-                if gone.package != self._all[places[-1]].package:
-                    others.add(str(gone.package))
-        stated: dict[str, Any] = {}
+            for removed in self._below(each.config_path or ""):
+                own.remove(removed)
+                others |= set(self._values(removed))
+                if removed.package != self._all[indices[-1]].package:
+                    others.add(str(removed.package))
+        values: dict[str, Any] = {}
         for each in own:
-            stated |= self._values(each)
-        package = self._all[places[-1]].package
-        beside = f"{group}/"  # of `logger=[wandb,tensorboard]`, the other
-        after = self._all[places[-1] + 1 :]
-        later = [each for each in after if not str(each.config_path).startswith(beside)]
+            values |= self._values(each)
+        package = self._all[indices[-1]].package
+        same_group = f"{group}/"  # the other file of `logger=[wandb,tensorboard]`
+        after = self._all[indices[-1] + 1 :]
+        later = [each for each in after if not str(each.config_path).startswith(same_group)]
         for each in later:
             for key, value in self._values(each).items():
                 inside = bool(package) and key.startswith(f"{package}.")
-                taken = self._is_typed(key) or any(_is_below(key, other) for other in others)
-                if taken or not (inside or key in stated):
+                is_excluded = self._is_typed(key) or any(_is_below(key, other) for other in others)
+                if is_excluded or not (inside or key in values):
                     continue
-                before = stated.get(key, _ABSENT)
+                before = values.get(key, _ABSENT)
                 if before not in (value, "???"):
-                    change = f"{key}={_shown(value)} instead of {_shown(before)}"
+                    change = f"{key}={_format(value)} instead of {_format(before)}"
                     yield f"{each.config_path}.yaml", change
 
     def _below(self, path: str) -> list[ResultDefault]:
-        """A file, and those that its defaults list names, and so on."""
-        found = [each for each in self._all if each.config_path == path]
+        """Returns a file and, recursively, the files that its defaults list names."""
+        files = [each for each in self._all if each.config_path == path]
         for each in self._all:
             if each.parent == path and each.config_path != path:
-                found += self._below(each.config_path or "")
-        return sorted(found, key=self._all.index)
+                files += self._below(each.config_path or "")
+        return sorted(files, key=self._all.index)
 
     def _replaced_part(self, each: ResultDefault) -> tuple[str, str, str] | None:
-        """The file that chose `each` for a slot, the slot, and what the slot's owner chose."""
+        """Returns the file that replaced a part, the slot, and the original choice, or None."""
         slot, owner = each.override_key, each.parent
-        if slot is None or owner is None or slot not in self._by_whom or slot in self._chosen:
+        if (
+            slot is None
+            or owner is None
+            or slot not in self._chosen_by
+            or slot in self._chosen_groups
+        ):
             return None
         read = self._repository.load_config(owner)
         group = slot.removeprefix(f"{owner.rpartition('/')[0]}/")
@@ -171,11 +181,11 @@ class _Files:
             if isinstance(default, GroupDefault) and default.group == group:
                 chosen = str(default.value)
                 if f"{slot}/{chosen}" != each.config_path:
-                    return str(self._by_whom[slot]), slot, chosen
+                    return str(self._chosen_by[slot]), slot, chosen
         return None
 
     def _values(self, each: ResultDefault) -> dict[str, Any]:
-        """Each value that a file states, by its whole key."""
+        """Returns the values of a file by full key path."""
         read = self._repository.load_config(str(each.config_path))
         if read is None or each.config_path == "schema":
             return {}
@@ -198,7 +208,7 @@ def _is_below(key: str, other: str) -> bool:
     return key == other or key.startswith(f"{other}.")
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     if value is _ABSENT:
         return "the default"
     return (

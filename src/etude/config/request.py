@@ -1,4 +1,4 @@
-"""The words after `etude train` and `etude plan`: Hydra's options and overrides, in any order."""
+"""Parses the arguments of `etude train` and `etude plan`: Hydra's options and overrides."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from etude.secrets import without_keys
 _FLAGS = ("-m", "--multirun", "--resolve")
 _WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p")
 _QUESTIONS = ("--help", "-h", "--hydra-help", "--info", "-i", "--cfg", "-c", "-sc")
-_INFORMED = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+_INFO_TOPICS = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
 @dataclass
 class Request:
-    """What was asked of `etude train` or `etude plan`.
+    """The parsed arguments of `etude train` or `etude plan`.
 
     Attributes:
-        overrides: in Hydra's grammar, as typed.
-        multirun: a sweep.
-        config_dir: a folder of the user's own configs.
-        question: about the config (`--cfg job`, `--help`, ...) rather than for a run.
-        options: all other words.
+        overrides: the overrides, as typed.
+        multirun: whether to run a sweep.
+        config_dir: folder with the user's configs.
+        question: the option that shows information instead of training (`--cfg`, `--help`, ...).
+        options: Hydra's other options.
     """
 
     overrides: list[str] = field(default_factory=list)
@@ -41,15 +41,15 @@ class Request:
 
 
 def parse(arguments: Sequence[str], command: str = "train", further: Sequence[str] = ()) -> Request:
-    """Splits options from overrides; options may stand between overrides.
+    """Separates options from overrides, which may be mixed.
 
     Args:
-        arguments: the words after the command.
-        command: whose words they are.
-        further: its own options, already taken out, for the hint.
+        arguments: the arguments of the command.
+        command: the command, for messages.
+        further: options of the command that were already removed, for hints.
 
     Raises:
-        RequestError: an unknown option, or one without its value.
+        RequestError: an option is unknown or lacks its value.
     """
     request = Request()
     words = list(arguments)
@@ -74,19 +74,19 @@ def parse(arguments: Sequence[str], command: str = "train", further: Sequence[st
             if option in ("--config-dir", "-cd"):
                 request.config_dir = value
         elif option in ("--info", "-i"):
-            if words and words[0] in _INFORMED:
+            if words and words[0] in _INFO_TOPICS:
                 request.options.append(words.pop(0))
         elif option not in (*_QUESTIONS, *_FLAGS, "--shell-completion"):
             hint = nearest(option, (*_FLAGS, *_WITH_VALUE, *_QUESTIONS, *further, "--debug"))
-            raise RequestError(Problem("option", f"one that `etude {command}` knows", word, hint))
+            raise RequestError(Problem("option", f"an option of `etude {command}`", word, hint))
     return request
 
 
 def answer(request: Request) -> int:
-    """Lets Hydra answer a question about the config: `--cfg`, `--info`, completion.
+    """Runs Hydra for options that show information: `--cfg`, `--info`, shell completion.
 
     Returns:
-        An exit code.
+        The exit code.
 
     Raises:
         RequestError: the config of `--cfg` or `--info` does not compose.
@@ -96,23 +96,23 @@ def answer(request: Request) -> int:
     completion = request.question in ("-sc", "--shell-completion")
     overrides = request.overrides if completion else [addable(o) for o in request.overrides]
     before = sys.argv
-    # Hydra's own parser wants the options first; completion is installed for the program's name
+    # Hydra's parser needs the options first; completion is installed for the program's name.
     sys.argv = ["etude" if completion else "etude train", *request.options, *overrides]
-    said, shown = io.StringIO(), io.StringIO()
+    errors, output = io.StringIO(), io.StringIO()
     code = 0
     try:
-        with redirect_stderr(said), redirect_stdout(shown), strict_files():
+        with redirect_stderr(errors), redirect_stdout(output), strict_files():
             hydra.main(
                 version_base=HYDRA_VERSION_BASE, config_path=str(conf_dir()), config_name="train"
             )(lambda config: None)()
-    except SystemExit as leaving:
-        code = int(leaving.code or 0)
+    except SystemExit as error:
+        code = int(error.code or 0)
     finally:
         sys.argv = before
     if code and request.question in ("--cfg", "-c", "--info", "-i"):
-        compose(request.overrides, config_dir=request.config_dir)  # says what is wrong, our way
-    print(without_keys(shown.getvalue()), end="")
-    print(said.getvalue(), end="", file=sys.stderr)
+        compose(request.overrides, config_dir=request.config_dir)  # raises a `RequestError`
+    print(without_keys(output.getvalue()), end="")
+    print(errors.getvalue(), end="", file=sys.stderr)
     if not code and request.question in ("--cfg", "-c", "--info", "-i"):
         with searching(request.config_dir):
             report_replaced(request.overrides)

@@ -1,8 +1,8 @@
-"""The root of every config: its keys, their types, and which of them make a run what it is.
+"""Schema of the config: the root keys, their types, and which of them are part of the signature.
 
-Hydra merges each config file into `Config`, so a key that is not here is refused wherever it was
-written. The nodes below `model`, `data`, ... are closed a second time by the constructor that
-their `_target_` names (see `checks.py`).
+Hydra merges each config file into `Config`, so keys that are not defined here are refused in all
+files and overrides. Keys of the nodes `model`, `data`, ... are checked against the constructor that
+`_target_` names (see `checks.py`).
 """
 
 from __future__ import annotations
@@ -19,29 +19,32 @@ HEADS = ("keep", "new")
 
 @dataclass
 class Run:
-    """How a run is carried out and recorded: nothing here changes its result or its name.
+    """Options for the execution and the record of a run; they do not change its result.
 
     Attributes:
-        root: the folder of all records.
-        on_existing: `continue` reuses a finished run and goes on with an interrupted one,
-            `again` trains anew and keeps the old record, `error` refuses.
-        wait: wait for another process that holds this run, instead of leaving with exit code 3.
-        force: take a run over from a process on another host that never let go of it.
-        unsafe_storage: train although the file system of `root` has no locks, or cannot flush a
-            folder; `etude.records.storage` says what is lost.
-        exportable: train no model that `etude convert` could not write for `transformers`.
-        on_error: of a sweep in which a job fails: `continue` with the others, or `stop`.
-        stop_at_step: pause after this optimizer step; the same command without it goes on.
+        root: folder of all records.
+        on_existing: what to do if the run exists: `continue` reuses a finished run and continues an
+            interrupted one, `again` trains again and keeps the old record, `error` refuses.
+        wait: whether to wait for another process that uses this run, instead of ending with exit
+            code 3.
+        force: whether to take over a run from a process on another host that did not release it.
+        unsafe_storage: whether to train on a file system that has no locks or cannot flush a
+            folder; see `etude.records.storage` for the risks.
+        exportable: whether to refuse models that `etude convert` cannot convert.
+        on_error: what to do if a job of a sweep fails: `continue` with the others, or `stop`.
+        stop_at_step: pause after this optimizer step; the same command without it continues.
         save_every: optimizer steps between checkpoints; null saves at validations and at the end.
-        keep_every: checkpoints at multiples of this step are never removed.
-        keep_last: how many of the latest checkpoints stay, beside the best; those of a stop do not
-            count. Null keeps the last two.
-        cache: where prepared data lies; null is `$ETUDE_CACHE` or `~/.cache/etude`.
-        samples: how many sample texts to write at the end; 0 writes none.
-        sample_prompt, sample_tokens: what they start from, and their length in tokens.
-        tags, notes: for people.
-        overrides: what was typed; filled in by composition.
-        choices: the file chosen from each config group; filled in by composition.
+        keep_every: checkpoints at multiples of this optimizer step are never removed.
+        keep_last: number of latest checkpoints to keep in addition to the best one, not counting
+            those saved when a run was stopped; null keeps two.
+        cache: folder of prepared data; null is `$ETUDE_CACHE` or `~/.cache/etude`.
+        samples: number of sample texts to write at the end.
+        sample_prompt: start of the sample texts.
+        sample_tokens: length of the sample texts in tokens.
+        tags: tags, for filters.
+        notes: a free text.
+        overrides: the overrides; set when the config is composed.
+        choices: the file chosen from each config group; set when the config is composed.
     """
 
     root: str = "experiments"
@@ -67,13 +70,13 @@ class Run:
 
 @dataclass
 class LoRAOptions:
-    """Low-rank changes of the source's matrices, which stay; see `etude.nn.lora`.
+    """Options of LoRA: low-rank updates of the source's frozen weights; see `etude.nn.lora`.
 
     Attributes:
-        rank: of each change; 0 is none.
-        alpha: a change counts alpha / rank.
-        dropout: probability, of what a change reads.
-        targets: some of q, k, v, qkv, out, gate, up, down.
+        rank: rank of each update; 0 disables LoRA.
+        alpha: updates are scaled by alpha / rank.
+        dropout: dropout probability of an update's input.
+        targets: the linear modules to update, from q, k, v, qkv, out, gate, up, down.
     """
 
     rank: int = 0
@@ -84,22 +87,22 @@ class LoRAOptions:
 
 @dataclass
 class InitFrom:
-    """Whose weights a run begins with; `init_from=SOURCE` is short for `init_from.source=SOURCE`.
+    """Initial weights of a run; `init_from=SOURCE` is short for `init_from.source=SOURCE`.
 
     Attributes:
         source: a run (its path, name or signature), a folder or file of released weights, or a hub
-            id; null begins with random weights. Model and tokenizer are then the source's, but for
-            the head and for what `model.<key>=...` says.
-        revision: on the hub, a branch, tag or commit.
-        checkpoint: of a run: best, last, a step, average or average:K.
-        freeze: which parameters stay as they are: patterns of names such as `embedding*` or
-            `blocks.0.*`; `body` is all but the head.
-        lora: train low-rank changes alone, with an encoder's head.
-        head: `keep` the source's head where it is of the kind that the task needs, or begin with a
-            `new` one.
-        grow_positions: the model reads longer sequences than its source, by rows of learned
-            positions that begin untrained; the others are the source's.
-        found: what the source is; filled in, and all that enters the signature.
+            id; null means random weights. Model and tokenizer are those of the source, except for
+            the head and for overrides `model.<key>=...`.
+        revision: branch, tag or commit on the hub.
+        checkpoint: checkpoint of a run: best, last, a step, average or average:K.
+        freeze: parameters that are not trained: patterns of names such as `embedding*` or
+            `blocks.0.*`; `body` means all except the head.
+        lora: options of LoRA; only the updates, and the head of an encoder, are trained.
+        head: `keep` the source's head if its kind matches the task, or start with a `new` one.
+        grow_positions: whether to allow longer sequences than the source, with new, untrained rows
+            of learned positions after those of the source.
+        found: description of the source, set automatically; the part of `init_from` that is hashed
+            into the signature.
     """
 
     source: str | None = None
@@ -114,7 +117,7 @@ class InitFrom:
 
 @dataclass
 class Config:
-    """The whole config of one run; `conf/train.yaml` says where each node comes from."""
+    """The config of one run; `conf/train.yaml` lists the default file of each node."""
 
     name: str = MISSING
     seed: int = 0
@@ -135,7 +138,7 @@ class Config:
 ROOT_KEYS = tuple(f.name for f in fields(Config))
 
 NODES = ("model", "data", "task", "optimizer", "schedule", "trainer")
-"""The root keys that name a constructor by `_target_`."""
+"""The root keys whose nodes have a `_target_`."""
 
 OUT_OF_SIGNATURE = (
     "run",
@@ -151,4 +154,4 @@ OUT_OF_SIGNATURE = (
     "trainer.micro_batch",
     "trainer.log_every_n_steps",
 )
-"""What may differ between two executions of the same run: where and how it runs, not what it is."""
+"""Keys excluded from the signature: they determine where and how a run executes, not its result."""

@@ -1,12 +1,13 @@
-"""The table of shipped classes that a config may name: which of them belong in which slot.
+"""Table of the shipped classes that a config may name, by slot.
 
 A slot is a key path of the config, such as `model.attention`, with `*` for a name that the user
-chooses (`callbacks.*`). The table is `targets.json` beside this file. It is generated from the
-configs in `conf/`, which show every class in its slot (`make targets`), and read without importing
-any of the classes.
+chooses (`callbacks.*`). The table is stored in `targets.json`, next to this file. It is generated
+from the configs in `conf/`, which contain every class in its slot (`make targets`), and is read
+without importing the classes.
 
-A class's first `_target_` is its identifier and never changes: signatures and records hold it. If
-the class moves, `moved` maps the identifier to its new place; identifiers are never removed.
+A class' first `_target_` is its identifier and never changes, because signatures and records
+contain it. If the class moves, `moved` maps the identifier to its new location; identifiers are
+never removed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from etude.config.paths import conf_dir
 FILE = Path(__file__).with_name("targets.json")
 
 CHOSEN_NAMES = ("callbacks", "logger", "data.sources", "measure.texts", "model.kinds")
-"""Key paths below which the user chooses the names."""
+"""Key paths below which the user chooses the keys."""
 
 NOT_IN_CONF = {
     "data.tokenizer": ["etude.interop.recipe.Released"],  # written by `init_from`
@@ -31,13 +32,13 @@ NOT_IN_CONF = {
     "data.source": ["etude.data.hub_text.HubText", "etude.data.sotu.Sotu"],
     "measure.texts.*.source": ["etude.papers.texts.FileTexts"],
 }
-"""Classes that belong in a slot and stand there in no shipped config."""
+"""Classes of a slot that no shipped config contains."""
 
-ALIKE = {
+ALIASES = {
     f"model.kinds.*.{part}": f"model.{part}"
     for part in ("mask", "attention", "position", "feedforward", "block")
 }
-"""Slots that take the classes of another."""
+"""Slots that accept the classes of another slot."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ class Table:
     """The shipped classes by slot.
 
     Attributes:
-        slots: the identifiers of the classes that belong in each slot.
-        factories: the slots whose user completes the arguments (`_partial_: true`).
-        moved: where a class is now, by identifier, if it has moved.
+        slots: identifiers of the classes of each slot.
+        factories: slots of factories (`_partial_: true`), whose callers pass further arguments.
+        moved: current locations of the classes that moved, by identifier.
     """
 
     slots: Mapping[str, frozenset[str]]
@@ -55,7 +56,7 @@ class Table:
     moved: Mapping[str, str]
 
     def slot(self, path: str) -> str | None:
-        """The slot at a key path; None if no class belongs there.
+        """Returns the slot at a key path, or None if no class is allowed there.
 
         Example:
             >>> table().slot("callbacks.stop")
@@ -65,32 +66,32 @@ class Table:
         return slot if slot in self.slots else None
 
     def location(self, identifier: str) -> str:
-        """The dotted path at which the class is imported."""
+        """Returns the dotted path from which a class is imported."""
         return self.moved.get(identifier, identifier)
 
     def identifier(self, kind: Any) -> str:
-        """The `_target_` under which a class is known, wherever it is now."""
-        here = f"{kind.__module__}.{kind.__qualname__}"
-        return next((name for name, place in self.moved.items() if place == here), here)
+        """Returns the identifier (`_target_`) of a class, also if it has moved."""
+        path = f"{kind.__module__}.{kind.__qualname__}"
+        return next((name for name, location in self.moved.items() if location == path), path)
 
     def everything(self) -> frozenset[str]:
-        """All identifiers."""
+        """Returns all identifiers."""
         return frozenset().union(*self.slots.values())
 
 
 @cache
 def table() -> Table:
-    """The table as generated."""
-    plain = json.loads(FILE.read_text(encoding="utf-8"))
-    slots = {slot: frozenset(names) for slot, names in plain["slots"].items()}
-    return Table(slots, frozenset(plain["factories"]), plain["moved"])
+    """Loads the table."""
+    content = json.loads(FILE.read_text(encoding="utf-8"))
+    slots = {slot: frozenset(names) for slot, names in content["slots"].items()}
+    return Table(slots, frozenset(content["factories"]), content["moved"])
 
 
-def generated(before: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of `targets.json` for the configs as they are now.
+def generate(before: Mapping[str, Any]) -> dict[str, Any]:
+    """Generates the content of `targets.json` from the shipped configs.
 
     Args:
-        before: the present content; its identifiers stay.
+        before: the current content, whose identifiers are kept.
     """
     import yaml
 
@@ -109,7 +110,7 @@ def generated(before: Mapping[str, Any]) -> dict[str, Any]:
             slots.setdefault(slot, set()).add(node["_target_"])
             if node.get("_partial_"):
                 factories.add(slot)
-    for slot, other in ALIKE.items():
+    for slot, other in ALIASES.items():
         slots[slot] = slots.get(slot, set()) | slots.get(other, set())
         factories.add(slot)
     return {
@@ -137,5 +138,5 @@ def _slot(path: str) -> str:
 
 
 if __name__ == "__main__":
-    _present = json.loads(FILE.read_text(encoding="utf-8"))
-    FILE.write_text(json.dumps(generated(_present), indent=2) + "\n", encoding="utf-8")
+    _current = json.loads(FILE.read_text(encoding="utf-8"))
+    FILE.write_text(json.dumps(generate(_current), indent=2) + "\n", encoding="utf-8")

@@ -1,11 +1,10 @@
-"""What a config may build: the one place that decides about a `_target_` and imports it.
+"""Checks each `_target_` of a config and imports its class.
 
-A config is data, and data never names code. In each slot (`model.attention`, `optimizer`, ...) only
-the shipped classes that belong there may stand (`etude.config.table`), and classes of the modules
-that the user lists under `extensions` (or that an installed package offers under the entry point
-`etude.extensions`). A record's own list of extensions does not count: whoever loads a record names
-the modules that may be imported (`trust=[...]`, `--trust`). Everything else is refused before
-anything is imported.
+A config is data and must not name arbitrary code. Each slot (`model.attention`, `optimizer`, ...)
+accepts its shipped classes (`etude.config.table`), and classes of the modules that the user lists
+under `extensions` or that an installed package provides under the entry point `etude.extensions`. A
+record's own list of extensions is ignored: the user who loads a record names the modules that may
+be imported (`trust=[...]`, `--trust`). All other targets are refused without importing them.
 """
 
 from __future__ import annotations
@@ -17,78 +16,79 @@ from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import Any
 
-from etude.config.constructors import Constructor, describe_class, described, note
+from etude.config.constructors import Constructor, add_to_index, describe_class, lookup
 from etude.config.table import table
-from etude.errors import Problem, RequestError, nearest
-from etude.errors import described as in_words
+from etude.errors import Problem, RequestError, described, nearest
 
 PACKAGE = "etude"
 
 
 def installed_extensions() -> list[str]:
-    """The modules that installed packages offer under the entry point `etude.extensions`."""
-    return list(_offered(tuple(sys.path)))
+    """Returns the modules that installed packages provide under the entry point."""
+    return list(_entry_point_modules(tuple(sys.path)))
 
 
 @lru_cache(maxsize=8)
-def _offered(path: tuple[str, ...]) -> list[str]:
-    """Those of the packages that lie on `path`, whose descriptions are all read."""
+def _entry_point_modules(path: tuple[str, ...]) -> list[str]:
+    """Returns the modules for a `sys.path`; cached, as the metadata of all packages is read."""
     return sorted({point.value.split(":")[0] for point in entry_points(group="etude.extensions")})
 
 
 def is_extension(target: str, extensions: Iterable[str]) -> bool:
-    """Whether `target` lies below one of the modules in `extensions`, and is not Étude's own."""
+    """Returns whether `target` is in one of the modules `extensions`, and not in Étude."""
     return not _is_shipped(target) and any(target.startswith(f"{name}.") for name in extensions)
 
 
-def described_at(
+def find_constructor(
     target: str, where: str, extensions: Iterable[str] = (), within_extension: bool = False
 ) -> Constructor:
-    """What a config needs to know of the class that a `_target_` names.
+    """Returns the description of the class that a `_target_` names.
+
+    Imports only allowed modules, and modules of shipped classes only if the index does not contain
+    the class.
 
     Args:
         target: the identifier of a shipped class, such as `etude.nn.attention.MultiHeadAttention`,
             or a dotted path into an extension.
-        where: the key path of the node; it decides which shipped classes may stand there.
-        extensions: modules of the user's that may be named too.
-        within_extension: the node is an argument of a class from an extension, whose slots are not
-            known: any class of the table may stand there.
+        where: the key path of the node, which determines the allowed shipped classes.
+        extensions: the user's modules that are also allowed.
+        within_extension: whether the node is an argument of a class from an extension; its slots
+            are unknown, so all classes of the table are allowed.
 
     Raises:
-        RequestError: the target may not stand there, or does not exist. Only a module that may be
-            named was imported, and a shipped one only if the index does not have the class.
+        RequestError: the target is not allowed there, or does not exist.
     """
     location = _location(target, where, extensions, within_extension)
-    shipped = not is_extension(target, extensions)
-    found = described(location) if shipped else None
-    if found is not None:
-        return found
+    is_shipped = not is_extension(target, extensions)
+    constructor = lookup(location) if is_shipped else None
+    if constructor is not None:
+        return constructor
     try:
-        found = describe_class(_imported(location, target, where), location)
-    except ValueError as error:  # classes of the interpreter's own have none
+        constructor = describe_class(_import(location, target, where), location)
+    except ValueError as error:  # some built-in classes have no signature
         expected = "a class with a signature"
         raise RequestError(Problem(f"{where}._target_", expected, target)) from error
-    if shipped:
-        note(found)
-    return found
+    if is_shipped:
+        add_to_index(constructor)
+    return constructor
 
 
-def load(constructor: Constructor, target: str, where: str) -> Callable[..., Any]:
-    """The class that was described, imported.
+def import_class(constructor: Constructor, target: str, where: str) -> Callable[..., Any]:
+    """Imports the class of a description.
 
     Raises:
-        RequestError: its module cannot be imported.
+        RequestError: the module cannot be imported.
     """
-    return _imported(constructor.location, target or constructor.location, where)
+    return _import(constructor.location, target or constructor.location, where)
 
 
 def resolve(target: str, where: str, extensions: Iterable[str] = ()) -> Callable[..., Any]:
-    """The class that a `_target_` names; see `described_at`."""
-    return _imported(_location(target, where, extensions, False), target, where)
+    """Imports the class that a `_target_` names; see `find_constructor` for the arguments."""
+    return _import(_location(target, where, extensions, False), target, where)
 
 
 def _location(target: str, where: str, extensions: Iterable[str], within_extension: bool) -> str:
-    """Where the class is imported that may stand in a place."""
+    """Checks that a target is allowed at a key path, and returns the location of the class."""
     if not isinstance(target, str):
         raise RequestError(Problem(f"{where}._target_", "a dotted path to a class", target))
     if is_extension(target, extensions):
@@ -99,7 +99,7 @@ def _location(target: str, where: str, extensions: Iterable[str], within_extensi
     else:
         choices = table().everything() if within_extension else frozenset()
     if "." not in target:
-        hint = _of_that_name(target, choices)
+        hint = _suggest_same_name(target, choices)
         raise RequestError(Problem(f"{where}._target_", "a dotted path to a class", target, hint))
     if target in choices:
         return table().location(target)
@@ -107,7 +107,7 @@ def _location(target: str, where: str, extensions: Iterable[str], within_extensi
 
 
 def is_factory(where: str) -> bool | None:
-    """Whether the node at a key path is a factory (`_partial_: true`); None if no slot is there."""
+    """Returns whether the node at a key path is a factory (`_partial_: true`); None if unknown."""
     slot = table().slot(where)
     return None if slot is None else slot in table().factories
 
@@ -121,39 +121,38 @@ def _refused(target: str, where: str, choices: Iterable[str]) -> Problem:
     module = target.split(".")[0]
     if not _is_shipped(target) and target not in table().everything():
         hint = (
-            f"extensions=[{module}] allows it in a config of your own, "
-            f"trust=[{module!r}] or --trust {module} in a record; code that is trusted can do "
-            "anything, so read it first"
+            f"set extensions=[{module}] to allow it in your own config, or trust=[{module!r}] or "
+            f"--trust {module} to load a record; trusted code can do anything, so read it first"
         )
         return Problem(key, "a class of etude or of a module in `extensions`", target, hint)
     if not choices:
-        return Problem(key, "a plain value: no class belongs here", target)
-    choice = _of_that_name(target, choices) or nearest(target, choices)
-    return Problem(key, f"a class that belongs in {where}", target, choice)
+        return Problem(key, "no _target_", target, f"{where} takes a value, not a class")
+    choice = _suggest_same_name(target, choices) or nearest(target, choices)
+    return Problem(key, f"a class that is allowed in {where}", target, choice)
 
 
-def _of_that_name(target: str, choices: Iterable[str]) -> str | None:
+def _suggest_same_name(target: str, choices: Iterable[str]) -> str | None:
     name = target.rpartition(".")[2]
-    return next((f"did you mean {one}?" for one in choices if one.endswith(f".{name}")), None)
+    return next((f"did you mean {each}?" for each in choices if each.endswith(f".{name}")), None)
 
 
-def _imported(location: str, target: str, where: str) -> Callable[..., Any]:
+def _import(location: str, target: str, where: str) -> Callable[..., Any]:
     module_name, _, name = location.rpartition(".")
     try:
         module = importlib.import_module(module_name)
         value: Any = getattr(module, name, None)
     except ModuleNotFoundError as error:
         if error.name and not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module exists, but something that it needs does not
+            raise  # the module exists, but imports one that does not
         raise RequestError(
             Problem(f"{where}._target_", "a module that can be imported", target)
         ) from error
     except (Exception, SystemExit) as error:
         if _is_shipped(target):
             raise
-        expected = f"{module_name} to import without an error"
+        expected = "a class of a module that can be imported without an error"
         raise RequestError(
-            Problem(f"{where}._target_", expected, target, in_words(error))
+            Problem(f"{where}._target_", expected, target, described(error))
         ) from error
     if not callable(value):
         names = [n for n, v in vars(module).items() if isinstance(v, type) and n[0] != "_"]

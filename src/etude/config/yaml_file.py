@@ -1,8 +1,8 @@
-"""The YAML of config files: a value is what a reader sees, or it is refused.
+"""Strict YAML for config files: ambiguous values are refused.
 
-YAML 1.1, which PyYAML reads, has spellings that few people know: `12:30` is 750, `010` is 8, `no`
-is false. Here a text such as `12:30` stays a text, and what could be read in two ways is refused
-by its key path.
+YAML 1.1, which PyYAML parses, has little-known notations: `12:30` is 750, `010` is 8, and `no` is
+false. Here, `12:30` is a string, and ambiguous values such as `010` and `no` are refused with their
+key path.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from omegaconf._utils import get_yaml_loader
 from etude.errors import Problem, RequestError
 
 _TAG = "tag:yaml.org,2002:"
-_TEXT = f"{_TAG}str"
+_STRING = f"{_TAG}str"
 _KNOWN = frozenset(
     f"{_TAG}{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq")
 )
@@ -35,23 +35,23 @@ _FLOAT = re.compile(
     r"|\.(nan|NaN|NAN)"
 )
 _BOOLEAN = re.compile("true|True|TRUE|false|False|FALSE")
-_PARTS_OF_60 = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
+_SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
 _OCTAL = re.compile(r"[-+]?0o[0-7_]+")
 
 
 def read_yaml(path: Path) -> Any:
-    """The value in a config file.
+    """Reads a config file.
 
     Raises:
-        RequestError: it is no YAML, or has values that can be read in two ways, or tags; names the
-            line, and the key path of each.
+        RequestError: the file is not YAML, or has ambiguous values or tags; with the line and key
+            path of each problem.
         OSError, UnicodeDecodeError: the file cannot be read.
     """
     return parse_yaml(path.read_text(encoding="utf-8"), str(path))
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """`read_yaml` of a text that was read from `where`."""
+    """Parses a text like `read_yaml`; `where` names its file in messages."""
     loader = get_yaml_loader()(text)
     try:
         node = loader.get_single_node()
@@ -73,16 +73,16 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def _problems(node: yaml.Node, where: str, key: str, seen: set[int]) -> Iterator[Problem]:
-    """What is wrong below a node; a text that YAML 1.1 takes for a number is made a text again."""
+    """Yields the problems below a node, and changes the tag of sexagesimal numbers to string."""
     if id(node) in seen:  # an alias
         return
     seen.add(id(node))
     if isinstance(node, yaml.ScalarNode):
         yield from _problems_of_scalar(node, where, key)
         return
-    place = f"{where}, line {node.start_mark.line + 1}"
+    position = f"{where}, line {node.start_mark.line + 1}"
     if node.tag not in _KNOWN:
-        yield Problem(f"{place}: {key or 'the file'}", "a value without a tag", node.tag)
+        yield Problem(f"{position}: {key or 'the file'}", "a value without a tag", node.tag)
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             yield from _problems(item, where, f"{key}[{index}]", seen)
@@ -90,44 +90,44 @@ def _problems(node: yaml.Node, where: str, key: str, seen: set[int]) -> Iterator
         for name, value in node.value:
             below = f"{key}.{name.value}" if key else str(name.value)
             if not isinstance(name, yaml.ScalarNode):
-                yield Problem(place, "a key that is a text", hint="it is a list or a mapping")
+                yield Problem(position, "a string as key", hint="the key is a list or a mapping")
                 continue
             if name.tag != f"{_TAG}merge":
                 at = f"{where}, line {name.start_mark.line + 1}: {below}"
                 if name.tag in (f"{_TAG}bool", f"{_TAG}null"):
-                    yield Problem(at, "a key that is a text", hint=f"quote it: '{name.value}'")
+                    yield Problem(at, "a string as key", hint=f"quote it: '{name.value}'")
                 else:
                     yield from _problems(name, where, below, seen)
             yield from _problems(value, where, below, seen)
 
 
 def _problems_of_scalar(node: yaml.ScalarNode, where: str, key: str) -> Iterator[Problem]:
-    place = f"{where}, line {node.start_mark.line + 1}: {key or 'the file'}"
+    position = f"{where}, line {node.start_mark.line + 1}: {key or 'the file'}"
     value = node.value
     if node.tag not in _KNOWN and node.tag not in (f"{_TAG}value", f"{_TAG}merge"):
-        yield Problem(place, "a value without a tag", node.tag)
-    if node.style is not None:  # quoted, or a block: a text
+        yield Problem(position, "a value without a tag", node.tag)
+    if node.style is not None:  # quoted or block scalars are strings
         return
     number = node.tag in (f"{_TAG}int", f"{_TAG}float")
-    unusual = node.tag in (f"{_TAG}value", f"{_TAG}merge")  # `=`, and `<<` where no key stands
-    if unusual or (number and _PARTS_OF_60.fullmatch(value)):
-        node.tag = _TEXT
+    unusual = node.tag in (f"{_TAG}value", f"{_TAG}merge")  # `=`, and `<<` as a value
+    if unusual or (number and _SEXAGESIMAL.fullmatch(value)):
+        node.tag = _STRING
     elif node.tag == f"{_TAG}int" and not _INTEGER.fullmatch(value):
-        yield _ambiguous(place, "a number without leading zeros and stray underscores", value)
+        yield _ambiguous(position, "a number without leading zeros or stray underscores", value)
     elif node.tag == f"{_TAG}float" and not _FLOAT.fullmatch(value):
-        yield _ambiguous(place, "a number without stray underscores", value)
+        yield _ambiguous(position, "a number without stray underscores", value)
     elif node.tag == f"{_TAG}bool" and not _BOOLEAN.fullmatch(value):
-        yield _ambiguous(place, "true or false", value)
-    elif node.tag == _TEXT and _OCTAL.fullmatch(value):
-        yield _ambiguous(place, "a decimal number", value)
+        yield _ambiguous(position, "true or false", value)
+    elif node.tag == _STRING and _OCTAL.fullmatch(value):
+        yield _ambiguous(position, "a decimal number", value)
 
 
-def _ambiguous(place: str, expected: str, value: str) -> Problem:
-    return Problem(place, expected, value, f"a text is quoted: '{value}'")
+def _ambiguous(position: str, expected: str, value: str) -> Problem:
+    return Problem(position, expected, value, f"to set a string, quote it: '{value}'")
 
 
 class _File(file_config_source.FileConfigSource):
-    """Config files in a folder."""
+    """Config source for the files of a folder."""
 
     def load_config(self, config_path: str) -> ConfigResult:
         path = Path(self.path, self._normalize_file_name(config_path)).resolve()
@@ -138,7 +138,7 @@ class _File(file_config_source.FileConfigSource):
 
 
 class _Package(importlib_resources_config_source.ImportlibResourcesConfigSource):
-    """Config files in an importable package."""
+    """Config source for the files of an importable package."""
 
     def _read_config(self, res: Any) -> ConfigResult:
         text = res.read_text(encoding="utf-8")
@@ -147,13 +147,13 @@ class _Package(importlib_resources_config_source.ImportlibResourcesConfigSource)
 
 _File.__name__ = file_config_source.FileConfigSource.__name__
 _Package.__name__ = importlib_resources_config_source.ImportlibResourcesConfigSource.__name__
-# Hydra registers its plugins again now and then, and keeps a class of the same name
+# Hydra registers its plugins repeatedly and identifies them by class name.
 
 
 def _result(text: str, where: str, path: str, provider: str) -> ConfigResult:
     value = parse_yaml(text, where)
     if value is not None and not isinstance(value, dict | list):
-        raise RequestError(Problem(where, "keys with values", value))
+        raise RequestError(Problem(where, "a mapping of keys to values", value))
     config: Any = OmegaConf.create({} if value is None else value)
     header = ConfigSource._get_header_dict(text[:512])
     return ConfigResult(provider=provider, path=path, config=config, header=header)
@@ -161,7 +161,7 @@ def _result(text: str, where: str, path: str, provider: str) -> ConfigResult:
 
 @contextmanager
 def strict_files() -> Iterator[None]:
-    """Within, Hydra reads the files of a search path with `parse_yaml`."""
+    """Context manager in which Hydra reads config files with `parse_yaml`."""
     Plugins.instance()
     types = SourcesRegistry.instance().types
     before = dict(types)

@@ -1,9 +1,9 @@
-"""Modules that a library imports and most commands never use, executed when they are first used.
+"""Lazy import of modules that libraries import and most commands never use.
 
-Lightning imports `torch._dynamo` for one `isinstance`, and so does each optimizer of torch; it
-takes as long as the rest of torch. Lightning imports `torchmetrics` for two classes, and gets
-`transformers`, `scipy` and `matplotlib` with it. After `install`, an import of one of these gives a
-module that executes itself when anything is used that it has beyond what is imitated here.
+Lightning imports `torch._dynamo` for one `isinstance`, and so does each optimizer of torch; the
+import takes as long as the rest of torch. Lightning imports `torchmetrics` for two classes, and
+with it `transformers`, `scipy` and `matplotlib`. After `install`, an import of one of these modules
+returns a `LazyModule`, which is executed on first use of an attribute without a substitute here.
 """
 
 from __future__ import annotations
@@ -22,17 +22,19 @@ from typing import Any
 _LOCK = threading.RLock()
 
 
-class Postponed(ModuleType):
-    """A module that is executed when an attribute is asked for that `instead` lacks.
+class LazyModule(ModuleType):
+    """Module that is executed on first access to an attribute that has no substitute.
 
     Args:
-        real: the spec of the module that it is going to be.
-        instead: makes an attribute until then, by its name.
+        real: spec of the real module.
+        substitutes: functions that create the substitute of an attribute, by its name.
     """
 
-    def __init__(self, real: ModuleSpec, instead: Mapping[str, Callable[[Postponed], Any]]) -> None:
+    def __init__(
+        self, real: ModuleSpec, substitutes: Mapping[str, Callable[[LazyModule], Any]]
+    ) -> None:
         super().__init__(real.name)
-        self._real, self._instead, self._state = real, instead, "postponed"
+        self._real, self._substitutes, self._state = real, substitutes, "postponed"
         self.__file__, self.__cached__ = real.origin, real.cached
         self._folders = real.submodule_search_locations
         if self._folders is not None:
@@ -40,8 +42,8 @@ class Postponed(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         if self._state == "postponed" and not name.startswith("__"):
-            if name in self._instead:
-                return self._instead[name](self)
+            if name in self._substitutes:
+                return self._substitutes[name](self)
             self.execute()
             return getattr(self, name)
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
@@ -52,11 +54,11 @@ class Postponed(ModuleType):
 
     @property
     def executed(self) -> bool:
-        """Whether it is the real module by now."""
+        """Whether the real module has been executed."""
         return self._state != "postponed"
 
     def execute(self) -> None:
-        """Makes this the real module, if it is not yet."""
+        """Executes the real module in this object, unless that was done."""
         with _LOCK:
             if self.executed:
                 return
@@ -71,11 +73,12 @@ class Postponed(ModuleType):
                 self._state = "postponed"
                 raise
 
-    def part(self, modules: Sequence[str], name: str) -> Any:
-        """What the last of some modules of this package has under a name; without executing it.
+    def import_attribute(self, modules: Sequence[str], name: str) -> Any:
+        """Imports submodules without executing this package, and returns an attribute of the last.
 
         Args:
-            modules: below it, without its name; imported in their order.
+            modules: names relative to this package, imported in this order.
+            name: name of the attribute.
         """
         with _LOCK:
             before = self.__path__
@@ -89,17 +92,18 @@ class Postponed(ModuleType):
 
 
 class _Folders(list[str]):
-    """Where the modules of a postponed package are: whoever looks for one executes the package
-    first, as the import of a module does.
+    """Search path of a lazy package.
+
+    Iterating over it, as the import of a submodule does, executes the package first.
     """
 
-    def __init__(self, package: Postponed) -> None:
+    def __init__(self, package: LazyModule) -> None:
         super().__init__()
         self._package = package
 
     @property
     def real(self) -> Sequence[str]:
-        """The folders, without executing anything."""
+        """The folders, without executing the package."""
         return self._package._folders or []
 
     def __iter__(self) -> Iterator[str]:
@@ -107,44 +111,45 @@ class _Folders(list[str]):
         return iter(self._package.__path__)
 
 
-class _Postponing(Loader):
-    """Makes the module, and leaves its execution to it."""
+class _LazyLoader(Loader):
+    """Loader that creates a `LazyModule` and does not execute it."""
 
     def __init__(self, real: ModuleSpec) -> None:
         self._real = real
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return Postponed(self._real, INSTEAD[spec.name])
+        return LazyModule(self._real, SUBSTITUTES[spec.name])
 
     def exec_module(self, module: ModuleType) -> None:
         pass
 
 
 class _Finder(MetaPathFinder):
-    """Finds the modules of `INSTEAD`."""
+    """Finder of the modules in `SUBSTITUTES`."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name in ALONE:
+        if name in WITHOUT_PACKAGE:
             return PathFinder.find_spec(name, getattr(path, "real", path), target)
-        real = PathFinder.find_spec(name, path, target) if name in INSTEAD else None
+        real = PathFinder.find_spec(name, path, target) if name in SUBSTITUTES else None
         if real is None or real.loader is None:
             return None
-        spec = ModuleSpec(name, _Postponing(real), origin=real.origin)
+        spec = ModuleSpec(name, _LazyLoader(real), origin=real.origin)
         spec.submodule_search_locations = real.submodule_search_locations
         return spec
 
 
 def install() -> None:
-    """From now on, these modules are postponed; those that are imported already stay."""
+    """Makes later imports of these modules lazy; imported modules are unchanged."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
-def _instances(name: str, module: Postponed) -> type:
-    """A class whose instances are those of a module's class, of which there are none before the
-    module is executed.
+def _class_for_isinstance(name: str, module: LazyModule) -> type:
+    """Returns a substitute of a class for `isinstance` checks.
+
+    Before the module is executed, the real class has no instances.
     """
 
     class Kind(type):
@@ -154,8 +159,11 @@ def _instances(name: str, module: Postponed) -> type:
     return Kind(name, (), {})
 
 
-def _disable(module: Postponed) -> Callable[..., Any]:
-    """`torch._dynamo.disable`: as long as the module is not executed nothing is compiled."""
+def _disable(module: LazyModule) -> Callable[..., Any]:
+    """Returns a substitute of `torch._dynamo.disable`.
+
+    Nothing is compiled before the module is executed, so functions are called directly until then.
+    """
 
     def disable(function: Any = None, *args: Any, **options: Any) -> Any:
         if function is None or module.executed:
@@ -164,24 +172,24 @@ def _disable(module: Postponed) -> Callable[..., Any]:
         disabled: list[Callable[..., Any]] = []
 
         @wraps(function)
-        def call(*given: Any, **named: Any) -> Any:
+        def call(*arguments: Any, **keywords: Any) -> Any:
             if not module.executed:
-                return function(*given, **named)
+                return function(*arguments, **keywords)
             if not disabled:
                 disabled.append(module.disable(function, *args, **options))
-            return disabled[0](*given, **named)
+            return disabled[0](*arguments, **keywords)
 
         return call
 
     return disable
 
 
-def _nothing(*args: Any, **options: Any) -> None:
+def _do_nothing(*args: Any, **options: Any) -> None:
     """Does nothing."""
 
 
-def _when_called(name: str, module: Postponed) -> Callable[..., Any]:
-    """A module's function, which executes the module when it is called."""
+def _when_called(name: str, module: LazyModule) -> Callable[..., Any]:
+    """Returns a substitute of a function that executes the module when called."""
 
     def call(*args: Any, **options: Any) -> Any:
         module.execute()
@@ -190,21 +198,21 @@ def _when_called(name: str, module: Postponed) -> Callable[..., Any]:
     return call
 
 
-def _metric(name: str, file: str, module: Postponed) -> Any:
-    """A base class of `torchmetrics`; `utilities` comes first, as the two import each other."""
-    return module.part(["utilities", file], name)
+def _import_metric(name: str, file: str, module: LazyModule) -> Any:
+    """Imports a base class of `torchmetrics`, after `utilities` because of a circular import."""
+    return module.import_attribute(["utilities", file], name)
 
 
-INSTEAD: Mapping[str, Mapping[str, Callable[[Postponed], Any]]] = {
+SUBSTITUTES: Mapping[str, Mapping[str, Callable[[LazyModule], Any]]] = {
     "torch._dynamo": {
-        "OptimizedModule": partial(_instances, "OptimizedModule"),
+        "OptimizedModule": partial(_class_for_isinstance, "OptimizedModule"),
         "disable": _disable,
-        "graph_break": lambda _: _nothing,
+        "graph_break": lambda _: _do_nothing,
     },
     "torch._inductor": {},
     "torchmetrics": {
-        "Metric": partial(_metric, "Metric", "metric"),
-        "MetricCollection": partial(_metric, "MetricCollection", "collections"),
+        "Metric": partial(_import_metric, "Metric", "metric"),
+        "MetricCollection": partial(_import_metric, "MetricCollection", "collections"),
         "_logger": lambda _: logging.getLogger("torchmetrics"),
     },
     "torchmetrics.utilities.plot": {
@@ -213,10 +221,10 @@ INSTEAD: Mapping[str, Mapping[str, Callable[[Postponed], Any]]] = {
         "plot_single_or_multi_val": partial(_when_called, "plot_single_or_multi_val"),
     },
 }
-"""What is imitated of each postponed module."""
+"""Substitutes of attributes, by lazy module."""
 
-ALONE = frozenset(
+WITHOUT_PACKAGE = frozenset(
     {"torch._dynamo.config", "torch._inductor.config", "torch._inductor.custom_graph_pass"}
 )
-"""Modules of postponed packages that are imported without executing these: settings, which torch
-looks at before it counts operations, or switches deterministic algorithms off."""
+"""Modules that are imported without executing their lazy package: settings, which torch reads
+before it counts operations or disables deterministic algorithms."""

@@ -1,0 +1,108 @@
+"""Exit codes, the argument parser and the options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from etude.errors import InvalidArguments, Problem, RequestError
+from etude.stopping import SIGNALLED as SIGNALLED
+
+DONE, FAILED, WRONG, HELD = 0, 1, 2, 3
+
+CHECKPOINTS = "best, last, a step, average (of all) or average:K (of the last K) (default: best)"
+
+
+class HelpShown(Exception):
+    """Raised after `--help` was printed; the command ends with exit code 0."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Argument parser that raises `RequestError` or `HelpShown` instead of ending the process."""
+
+    def error(self, message: str) -> NoReturn:
+        hint = f"{message}; see `{self.prog} --help`"
+        raise RequestError(Problem(self.prog, "valid arguments", hint=hint))
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        raise HelpShown
+
+
+def make_parser(command: str, description: str) -> argparse.ArgumentParser:
+    """Returns the parser of `etude COMMAND`, without abbreviations of options."""
+    return Parser(prog=f"etude {command}", description=description, allow_abbrev=False)
+
+
+def add_root(parser: argparse.ArgumentParser) -> None:
+    """Adds the option `--root`."""
+    help_ = "folder of all runs (default: experiments)"
+    parser.add_argument("--root", type=_folder, metavar="DIR", default="experiments", help=help_)
+
+
+def _folder(typed: str) -> str:
+    if not typed:
+        raise argparse.ArgumentTypeError("expected the path of a folder, not an empty string")
+    return typed
+
+
+def add_output(parser: argparse.ArgumentParser, help_: str) -> None:
+    """Adds the option `--output`."""
+    parser.add_argument("--output", type=_output, metavar="FILE", help=help_)
+
+
+def _output(typed: str) -> Path:
+    """Returns the output file, with a symbolic link resolved.
+
+    Raises:
+        RequestError: the path is a folder, or is inside a record.
+    """
+    from etude.records.registry import check_outside
+
+    file = Path(typed).resolve() if Path(typed).is_symlink() else Path(typed)
+    if not typed or (file.exists() and not file.is_file()):
+        kind = "it is a folder" if file.is_dir() else "it exists and is not a regular file"
+        raise RequestError(Problem("--output", "the path of a file", typed, kind))
+    check_outside(file, "--output")
+    return file
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Adds the option `--trust`."""
+    help_ = "import these modules if the run's config names classes of them"
+    parser.add_argument(
+        "--trust", metavar="MODULE", nargs="+", action="extend", default=[], help=help_
+    )
+
+
+def add_quoting(parser: argparse.ArgumentParser) -> None:
+    """Adds the option `--quoting`."""
+    help_ = (
+        "quotation marks in CSV and TSV files: csv (they enclose fields) or none (they are text) "
+        "(default: as in the run's data, else detected)"
+    )
+    parser.add_argument("--quoting", choices=("csv", "none"), help=help_)
+
+
+@contextmanager
+def as_options() -> Iterator[None]:
+    """Context manager that reports problems under option names instead of argument names."""
+    try:
+        yield
+    except (InvalidArguments, RequestError) as error:
+        raise RequestError([as_option(problem) for problem in error.problems]) from error
+
+
+def as_option(problem: Problem) -> Problem:
+    """Returns the problem with the argument's name replaced by the option's name."""
+    if not problem.where.isidentifier() or problem.where == "RUN":
+        return problem
+    return replace(problem, where="--" + problem.where.replace("_", "-"))
+
+
+def split(text: str | None) -> list[str]:
+    """Splits a text at commas and drops empty items."""
+    return [item.strip() for item in (text or "").split(",") if item.strip()]

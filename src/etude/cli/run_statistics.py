@@ -1,0 +1,192 @@
+"""`etude runs group`, `significance`, `plot` and `export`: statistics over several runs."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from etude.cli.common import DONE, add_output, add_trust, split
+from etude.errors import Problem, RequestError
+from etude.escaping import printable
+
+_RUNS_HELP = "a path, a signature prefix, a name (all its finished runs), or a sweep's folder"
+_JSON_HELP = "print JSON with unrounded values"
+
+
+def _add_group_options(parser: ArgumentParser) -> None:
+    parser.add_argument("runs", metavar="RUN", nargs="+", help=_RUNS_HELP)
+    help_ = (
+        "final value (val/loss) or best value (best/val/loss) of a metric (default: the best value "
+        "of the metric that selects the best checkpoint)"
+    )
+    parser.add_argument("--metric", metavar="KEY", help=help_)
+    help_ = "group runs by these config keys (default: the whole config except the seed)"
+    parser.add_argument("--by", metavar="KEY,...", help=help_)
+
+
+def _load_groups(args: Namespace) -> Any:
+    from etude.analysis.groups import Groups
+    from etude.records.registry import find_finished
+
+    records = find_finished(args.runs, Path(args.root))
+    groups = Groups(records, metric=args.metric, by=split(args.by))
+    for record in groups.without:
+        print(printable(f"no {groups.metric} in {record.path}", line=True))
+    return groups
+
+
+def add_group_arguments(parser: ArgumentParser) -> None:
+    """Adds the arguments of `etude runs group`."""
+    _add_group_options(parser)
+    parser.add_argument("--json", action="store_true", help=_JSON_HELP)
+
+
+def group(args: Namespace) -> int:
+    """Runs `etude runs group`."""
+    from etude.analysis.statistics import FEWEST
+    from etude.records.tables import cell, print_columns
+
+    groups = _load_groups(args)
+    frame = groups.frame()
+    if args.json:
+        rows = json.loads(frame.to_json(orient="records"))
+        output = {"metric": groups.metric, "groups": rows}
+        print(json.dumps(output, indent=1, ensure_ascii=False))
+        return DONE
+    numbers = ("mean", "median", "std", "low", "high")
+    rows = []
+    for row in frame.itertuples(index=False):
+        pairs = zip(frame.columns, row, strict=True)
+        rows.append([_cell(cell, key, value, key in numbers) for key, value in pairs])
+    print(printable(groups.metric, line=True))
+    print_columns(list(frame.columns), rows)
+    if any(len(each.values) < FEWEST for each in groups.groups):
+        print("\nno confidence interval for groups of fewer than three runs")
+    return DONE
+
+
+def _cell(cell: Any, key: str, value: Any, number: bool) -> str:
+    if value is None or value != value:  # pandas' NaN
+        return "-"
+    return str(cell("a/metric", float(value)) if number else cell(key, value))
+
+
+def add_significance_arguments(parser: ArgumentParser) -> None:
+    """Adds the arguments of `etude runs significance`."""
+    help_ = (
+        "a path, a signature prefix, a name, or a sweep's folder; the first run is the baseline of "
+        "the others"
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", help=help_)
+    parser.add_argument("--split", default="val", help="val, test or train (default: val)")
+    parser.add_argument("--json", action="store_true", help=_JSON_HELP)
+    add_trust(parser)
+
+
+def significance(args: Namespace) -> int:
+    """Runs `etude runs significance`."""
+    from etude.api import Run, Runs
+    from etude.records.registry import find, find_finished
+    from etude.records.tables import print_columns
+
+    root = Path(args.root)
+    records = (
+        find_finished(args.runs, root)
+        if len(args.runs) == 1  # all runs of a name or a sweep
+        else [find(run, root) for run in args.runs]
+    )
+    if len(records) < 2:
+        raise RequestError(Problem("RUN", "at least two runs", " ".join(args.runs)))
+    runs = Runs([Run(record, trust=args.trust) for record in records])
+    frame = runs.significance(args.split)
+    if args.json:
+        rows = json.loads(frame.to_json(orient="records"))
+        output = {"first": str(records[0].path), "others": rows}
+        print(json.dumps(output, indent=1, ensure_ascii=False))
+        return DONE
+    first = runs[0]
+    mean = frame["mean"].iloc[0] - frame["difference"].iloc[0]
+    examples = frame["examples"].iloc[0]
+    label = printable(str(first.label or first.path), line=True)
+    print(f"baseline: {label}, mean {mean:.5f} on {examples} examples of {args.split}\n")
+    rows = [
+        [
+            row["run"],
+            f"{row['mean']:.5f}",
+            f"{row['difference']:+.5f}",
+            f"[{row['low']:+.5f}, {row['high']:+.5f}]",
+            _p(row["permutation"]),
+            _p(row["bootstrap"]),
+            _p(row["holm"]),
+            *([_p(row["mcnemar"])] if "mcnemar" in row else []),
+        ]
+        for row in frame.to_dict("records")
+    ]
+    head = ["run", "mean", "difference", "95 % interval", "p (permutation)", "p (bootstrap)"]
+    more = ["p (McNemar)"] if "mcnemar" in frame.columns else []
+    print_columns([*head, "p (Holm)", *more], rows)
+    kind = first.checked.nodes["task"].constructor.scores_are
+    print(
+        f"\n{kind}; the tests are paired by example and do not include the variance over seeds "
+        "(see `etude runs group`)"
+    )
+    return DONE
+
+
+def _p(value: float) -> str:
+    return f"{value:.4f}" if value >= 1e-4 else "<0.0001"
+
+
+def add_plot_arguments(parser: ArgumentParser) -> None:
+    """Adds the arguments of `etude runs plot`."""
+    _add_group_options(parser)
+    help_ = "x-axis: step, tokens, time, or a numeric config key such as optimizer.lr (default: "
+    parser.add_argument("--x", default="step", metavar="X", help=help_ + "step)")
+    help_ = "axes with a logarithmic scale: x, y or xy"
+    parser.add_argument("--log", default="", metavar="AXES", help=help_)
+    help_ = "plot a heat map of the mean over two config keys instead of curves"
+    parser.add_argument("--heat", metavar="X,Y", help=help_)
+    add_output(parser, "file of the figure (default: a file in ROOT/_comparisons/)")
+
+
+def plot(args: Namespace) -> int:
+    """Runs `etude runs plot`."""
+    from etude.analysis.curves import X, check_axes, save
+    from etude.records.opening import COMPARISON
+
+    check_axes(args.x if args.x in X else X[0], args.log)
+    keys = split(args.heat)
+    if args.heat is not None and len(keys) != 2:
+        raise RequestError(Problem("--heat", "two keys separated by a comma", args.heat))
+    if keys and args.x != "step":
+        hint = "--heat sets both axes"
+        raise RequestError(Problem("--x", "no value together with --heat", args.x, hint))
+    groups = _load_groups(args)
+    figure = groups.heat(*keys) if keys else groups.plot(x=args.x, log=args.log)
+    usual = groups.usual_file(Path(args.root), args.x, args.log, args.heat, args.by)
+    file = save(figure, args.output or usual, None if args.output else COMPARISON)
+    print(f"figure  {file}")
+    return DONE
+
+
+def add_export_arguments(parser: ArgumentParser) -> None:
+    """Adds the arguments of `etude runs export`."""
+    _add_group_options(parser)
+    parser.add_argument("--format", default="csv", help="csv, latex or markdown (default: csv)")
+    add_output(parser, "write to this file instead of standard output")
+
+
+def export(args: Namespace) -> int:
+    """Runs `etude runs export`."""
+    from etude.records.files import write_text
+
+    text = _load_groups(args).export(args.format)
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        write_text(args.output, text)
+        print(f"saved to {args.output}")
+    else:
+        print(text, end="")
+    return DONE

@@ -1,0 +1,31 @@
+"""Suggestions for unknown keys at the root of the config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from etude.config.schema import NODES, ROOT_KEYS
+from etude.config.targets import find_constructor
+from etude.errors import RequestError
+
+
+def suggest_node(key: str, config: Mapping[str, Any]) -> str | None:
+    """Returns a hint if a key lacks its node: `compile` is an argument of the trainer.
+
+    Args:
+        key: the unknown key.
+        config: the config whose constructors' arguments are searched.
+    """
+    if get_close_matches(key, ROOT_KEYS, n=1, cutoff=0.75):  # a misspelled root key
+        return None
+    matches = [f"{node}.{key}" for node in NODES if key in _arguments(node, config[node])]
+    return f"did you mean {' or '.join(matches)}?" if matches else None
+
+
+def _arguments(where: str, node: Mapping[str, Any]) -> list[str]:
+    try:
+        return find_constructor(node["_target_"], where).settable(bool(node.get("_partial_")))
+    except (RequestError, KeyError):  # reported by the checks of the config
+        return []
