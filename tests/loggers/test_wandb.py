@@ -23,7 +23,7 @@ from read_views import (
 
 from etude.errors import InvalidArguments
 from etude.loggers.base import ViewedRun
-from etude.loggers.views import Views
+from etude.loggers.run_loggers import RunLoggers
 from etude.loggers.wandb import WandB
 from etude.secrets import Mask
 
@@ -37,9 +37,9 @@ def run_in(folder: Path, **changes: Any) -> ViewedRun:
     return ViewedRun(folder, **(told | changes))
 
 
-def started(logger: WandB, folder: Path, **changes: Any) -> Views:
-    views = Views({"wandb": logger})
-    views.about(run_in(folder, **changes))
+def started(logger: WandB, folder: Path, **changes: Any) -> RunLoggers:
+    views = RunLoggers({"wandb": logger})
+    views.set_run(run_in(folder, **changes))
     views.start(lambda: ROWS[:1])
     return views
 
@@ -101,7 +101,7 @@ def test_nothing_is_taken_from_the_environment(
     assert wandb_exit_code(tmp_path) == 0
     for path in tmp_path.rglob("*"):
         assert path.is_dir() or SECRET.encode() not in path.read_bytes()
-    assert "wandb sync --entity" in logger._told
+    assert "wandb sync --entity" in logger._summary
     assert process.returncode == 0
     wait_for(lambda: not Path(f"/proc/{service}").exists() or _is_zombie(service))
     assert not Path(logger._scratch).exists()
@@ -129,7 +129,7 @@ def test_a_process_that_dies_is_reported_and_nothing_stays(
         views.finish("finished")
     (told,) = caplog.messages
     assert told.startswith(
-        "logger wandb failed, the run goes on without it: RuntimeError: its proc"
+        "logger wandb failed; the run continues without it: RuntimeError: the W&B proc"
     )
     wait_for(lambda: _is_zombie(service))
     assert not Path(logger._scratch).exists()
@@ -146,7 +146,7 @@ def test_a_process_that_hangs_is_ended(tmp_path: Path, caplog: pytest.LogCapture
         os.kill(process.pid, signal.SIGSTOP)
         views.finish("finished")
     assert caplog.messages == [
-        "logger wandb failed, the run goes on without it: it did not finish within 0.5 s"
+        "logger wandb failed; the run continues without it: it did not finish within 0.5 s"
     ]
     assert process.returncode == -signal.SIGKILL
     wait_for(lambda: _is_zombie(service))
@@ -157,7 +157,7 @@ def test_a_process_that_hangs_is_ended(tmp_path: Path, caplog: pytest.LogCapture
     [
         ("raise ImportError('no wandb here')", "RuntimeError: ImportError: no wandb here"),
         ("import sys; print('chatter'); sys.exit(3)", "RuntimeError: SystemExit: 3"),
-        ("import os; os._exit(5)", "RuntimeError: its process ended with exit code 5"),
+        ("import os; os._exit(5)", "RuntimeError: the W&B process ended with exit code 5"),
     ],
 )
 def test_a_wandb_that_does_not_work(
@@ -174,7 +174,7 @@ def test_a_wandb_that_does_not_work(
         views = started(WandB(), tmp_path)
         views.metrics(ROWS[1])
         views.finish("finished")
-    assert caplog.messages == [f"logger wandb failed, the run goes on without it: {said}"]
+    assert caplog.messages == [f"logger wandb failed; the run continues without it: {said}"]
 
 
 def test_disabled_does_nothing(tmp_path: Path) -> None:
