@@ -60,7 +60,7 @@ def test_what_differs_from_where_it_began_is_told(
     monkeypatch.setattr(run, "device_name", lambda device: "Card of a GPU")
     torch.set_num_threads(1)  # the device says more
     told = log_after(8)
-    assert "Card of a GPU now, " in told
+    assert "device Card of a GPU (before: " in told
     assert told.count(" before: ") == 2
 
 
@@ -164,7 +164,7 @@ def test_other_data_is_refused(small: Small, tmp_path: Path) -> None:
     config.run.stop_at_step = 5
     record = train(config).record
     text.write_text(text.read_text().replace("a", "e"))
-    with pytest.raises(RequestError, match=r"the content that .* was trained on"):
+    with pytest.raises(RequestError, match=r"the fingerprint of the data that .* was trained on"):
         train(config)
     assert Record.read(record.path).info == record.info
 

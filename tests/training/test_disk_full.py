@@ -67,7 +67,7 @@ def test_a_checkpoint_that_does_not_fit(
     filler.write_bytes(bytes(room))
     answer = etude(*command)
     assert answer.code == 1, answer.out + answer.err
-    told = r"the checkpoint of step 7 needs 0\.\d MiB, \S+ has 0\.\d MiB left; the one before it"
+    told = r"the checkpoint of step 7 needs 0\.\d MiB, but \S+ has 0\.\d MiB free; the previous"
     assert re.search(told, answer.err), answer.err
     assert "Traceback" not in answer.err
     record = Record.read(record.path)

@@ -89,7 +89,7 @@ def test_a_diverged_run_says_so_again(
     before = (folder / "metrics.jsonl").read_text()
     second = etude("train", *words(tmp_path))
     assert second.code == 1
-    assert "diverged before at step 11" in second.err
+    assert "already diverged at step 11" in second.err
     assert (folder / "metrics.jsonl").read_text() == before
     at_step(0, lambda loss: loss)
     again = train(small(tmp_path, "run.on_existing=again")).record
@@ -162,7 +162,7 @@ def test_scaled_gradients_may_overflow(small: Small, at_step: Callable, tmp_path
 
 
 ERRORS = [
-    (MemoryError(), "oom", "a smaller trainer.micro_batch needs less"),
+    (MemoryError(), "oom", "reduce trainer.micro_batch to use less memory"),
     (torch.OutOfMemoryError("CUDA out of memory"), "oom", "a smaller trainer.micro_batch"),
     (
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),

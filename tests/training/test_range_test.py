@@ -24,7 +24,7 @@ from etude.errors import EtudeError, Interrupted, InvalidArguments
 from etude.optim.sgd import SGD
 from etude.tasks.base import Setup, Task
 from etude.tasks.causal_lm import CausalLM
-from etude.training.range_test import Rising, Sweep, Watch
+from etude.training.range_test import LossRecorder, Rising, Sweep
 from etude.training.run import train
 from etude.training.trainer import Trainer
 
@@ -49,20 +49,20 @@ class Point(nn.Module):
 
 def tried(
     folder: Path, lowest: float, highest: float, steps: int = 100, task: type[Task] = Bowl
-) -> Watch:
-    """`Watch` after the test, with plain SGD of a base rate of 0.5."""
+) -> LossRecorder:
+    """`LossRecorder` after the test, with plain SGD of a base rate of 0.5."""
     rising = Rising(lowest, highest, base=0.5)
     setup = Setup(Point(), SGD(0.5), rising, steps, seed=0)
-    watch = Watch(rising, steps, Sweep(0.5, folder))
+    recorder = LossRecorder(rising, steps, Sweep(0.5, folder))
     trainer = Trainer(max_steps=steps, accelerator="cpu").build(
-        total_steps=steps, callbacks=[watch], folder=folder
+        total_steps=steps, callbacks=[recorder], folder=folder
     )
     batches = DataLoader([[{"step_targets": 1}]] * steps, batch_size=None)  # type: ignore[arg-type]
     try:
         trainer.fit(task(setup), batches)
     finally:
-        watch.close()
-    return watch
+        recorder.close()
+    return recorder
 
 
 @pytest.mark.parametrize("h", [1.0, 20.0])
@@ -89,7 +89,7 @@ def test_ends_past_twice_the_inverse_curvature(
 ) -> None:
     monkeypatch.setattr(Bowl, "floor", 1.0)
     sweep = tried(tmp_path, 1.9, 100.0).sweep
-    assert "above 4 times its minimum" in (sweep.ended or "")
+    assert "exceeds 4 times its minimum" in (sweep.ended or "")
     assert 2.0 < sweep.rates[-1] < 20.0
     assert sweep.losses[-1] > 4 * min(sweep.losses)
 
@@ -101,7 +101,7 @@ def test_ends_where_the_loss_is_no_number(tmp_path: Path) -> None:
             return super().loss(micro) * (math.nan if rate > 0.1 else 1.0)
 
     sweep = tried(tmp_path, 1e-3, 1.0, task=Cliff).sweep
-    assert "the loss is nan at a rate of 0.1" in (sweep.ended or "")
+    assert "the loss is nan at a learning rate of 0.1" in (sweep.ended or "")
     assert all(math.isfinite(loss) for loss in sweep.losses)
     assert sweep.rates[-1] < 0.1
 
@@ -144,14 +144,14 @@ def test_every_rate_rises_in_proportion(
     small: Small, words: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[float, float]] = []
-    original = Watch.on_train_batch_end
+    original = LossRecorder.on_train_batch_end
 
-    def look(self: Watch, trainer: Any, *rest: Any) -> None:
+    def look(self: LossRecorder, trainer: Any, *rest: Any) -> None:
         rates = {group["lr"] for group in trainer.optimizers[0].param_groups}
         seen.append((max(rates), min(rates)))
         original(self, trainer, *rest)
 
-    monkeypatch.setattr(Watch, "on_train_batch_end", look)
+    monkeypatch.setattr(LossRecorder, "on_train_batch_end", look)
     more = [
         "optimizer=muon",
         "optimizer.lr=2e-2",
@@ -183,19 +183,23 @@ def test_a_loss_that_is_none_from_the_beginning(
 ) -> None:
     original = CausalLM.loss
     monkeypatch.setattr(CausalLM, "loss", lambda self, micro: original(self, micro) * math.nan)
-    with pytest.raises(EtudeError, match="nothing to see: the loss is nan at a rate of 1e-06"):
+    told = (
+        r"too few losses \(0, at least 10 are needed\): "
+        "the loss is nan at a learning rate of 1e-06"
+    )
+    with pytest.raises(EtudeError, match=told):
         etude.find_learning_rate(small(tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_signal(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Watch.on_train_batch_end
+    original = LossRecorder.on_train_batch_end
 
-    def stopped(self: Watch, *given: Any) -> None:
+    def stopped(self: LossRecorder, *given: Any) -> None:
         self.signals.requested = 15
         original(self, *given)
 
-    monkeypatch.setattr(Watch, "on_train_batch_end", stopped)
+    monkeypatch.setattr(LossRecorder, "on_train_batch_end", stopped)
     with pytest.raises(Interrupted):
         etude.find_learning_rate(small(tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()

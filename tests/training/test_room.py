@@ -72,8 +72,10 @@ def test_a_micro_batch_of_the_whole_batch() -> None:
 def test_a_sequence() -> None:
     words = ["data.sequence_length=300000000", "data.batch.examples=1"]
     told = refused(*words, "model/position=rotary")  # 2 layers x 32 numbers of 4 bytes a token
-    assert told.startswith("data.sequence_length = 300000000: expected what fits into 17.2 GB")
-    assert "one example takes 76.8 GB; about 67," in told
+    assert told.startswith(
+        "data.sequence_length = 300000000: expected a sequence that fits into 17.2 GB"
+    )
+    assert "one example needs 76.8 GB; about 67," in told
     told = refused(*words)  # learned positions have rows
     assert told.startswith("data.sequence_length = 300000000: expected a model that fits into")
 

@@ -145,7 +145,7 @@ def test_the_second_stops_at_once(
     during("training_step", 12, signal.SIGINT, signal.SIGINT)
     answer = etude("train", *words(tmp_path))
     assert answer.code == 130
-    assert "the last checkpoint stands" in answer.err
+    assert "the last checkpoint is intact" in answer.err
     record = Record.read(tmp_path / "tiny" / whole.path.name)
     assert record.info["status"] == "interrupted"
     assert record.checkpoints()[-1][0] == 10

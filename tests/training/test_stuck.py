@@ -36,7 +36,7 @@ WITHIN = {
     "checkpoint": ("etude.records.manifest:sha256_file", 3),  # its weights are written
 }
 """After it: the first asks, the second ends the process."""
-AFTER = {"epilogue": (f"{RUN}:_finish", 1)}
+AFTER = {"epilogue": (f"{RUN}:_run_epilogue", 1)}
 
 
 class Stuck:

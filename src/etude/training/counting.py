@@ -80,9 +80,9 @@ def count_parameters(node: Node, build: Build, lora: LoRA | None = None) -> Para
     total, trained = _extrapolate(node, count, 1)
     per_layer = 0
     if "layers" in _layer_counts(node):
-        one, period = with_layers(node, 1), _period(node)
-        two = _replace_layers(one, {"layers": 2 * period})
-        per_layer = (count(two)[0] - count(_replace_layers(one, {"layers": period}))[0]) // period
+        base, period = with_layers(node, 1), _period(node)
+        deep = _replace_layers(base, {"layers": 2 * period})
+        per_layer = (count(deep)[0] - count(_replace_layers(base, {"layers": period}))[0]) // period
     return ParameterCounts(total, trained, per_layer)
 
 
@@ -100,9 +100,9 @@ def cost_of(node: Node, build: Build, **options: Any) -> Cost:
     outer: list[int] = []
 
     def count(small_node: Node) -> tuple[int, ...]:
-        found = cost(lambda: build(small_node), **options)
-        outer.append(found.outer_bytes)
-        return astuple(found)
+        small_cost = cost(lambda: build(small_node), **options)
+        outer.append(small_cost.outer_bytes)
+        return astuple(small_cost)
 
     counted = Cost(*_extrapolate(node, count, _LINEAR_FROM))
     activations = max(counted.central_bytes, *outer)
@@ -133,8 +133,8 @@ def _layer_counts(node: Node) -> dict[str, int]:
     """Returns the positive numbers of layers in the node of a built-in model, by argument."""
     if not node.is_ours:
         return {}
-    found = {key: node.arguments.get(key) for key in _LAYER_KEYS}
-    return {key: n for key, n in found.items() if isinstance(n, int) and n > 0}
+    stated = {key: node.arguments.get(key) for key in _LAYER_KEYS}
+    return {key: n for key, n in stated.items() if isinstance(n, int) and n > 0}
 
 
 def _period(node: Node) -> int:
@@ -180,10 +180,10 @@ def _extrapolate(
     is_small = all(layers <= fewest[key] + period for key, layers in layer_counts.items())
     if is_small or (_layers_may_differ(node) and sum(layer_counts.values()) <= _MAX_COUNTED):
         return count(node)
-    smallest = found = count(_replace_layers(node, fewest))
+    smallest = result = count(_replace_layers(node, fewest))
     for key, layers in layer_counts.items():
         if periods := (layers - fewest[key]) // period:
             more = count(_replace_layers(node, fewest | {key: fewest[key] + period}))
-            each = zip(found, more, smallest, strict=True)
-            found = tuple(a + periods * (b - c) for a, b, c in each)
-    return found
+            triples = zip(result, more, smallest, strict=True)
+            result = tuple(a + periods * (b - c) for a, b, c in triples)
+    return result

@@ -114,11 +114,11 @@ class Initial:
             RequestError: The source is missing or has changed, or its weights don't fit the model.
         """
         source = _locate(options, root)
-        found = _identity(source)
-        if dict(options.found) != found:
+        current = _identity(source)
+        if dict(options.found) != current:
             hint = "the source has changed; set run.on_existing=again to start a run from it"
             expected = f"the source as recorded, {dict(options.found)}"
-            raise RequestError(Problem("init_from", expected, found, hint))
+            raise RequestError(Problem("init_from", expected, current, hint))
         weights = _load_weights(source, options, module)
         _load(module, weights, new_head=options.head == "new", grow=bool(options.grow_positions))
 
@@ -143,13 +143,15 @@ def _locate(options: Any, root: Path) -> WeightSource:
                 _under_init_from(problem) for problem in unknown.problems
             ) from unknown
         try:
-            place = locate(typed, options.revision)
+            location = locate(typed, options.revision)
         except RequestError as error:
             expected = "a run, a folder of pretrained weights, or an accessible hub id"
             hints = [problem.hint or problem.expected for problem in error.problems]
             hint = f"no run of this name in {root}; hub: {'; '.join(hints)}"
             raise RequestError(Problem("init_from", expected, typed, hint)) from error
-        return WeightSource(path=place.path, repository=place.repository, commit=place.commit)
+        return WeightSource(
+            path=location.path, repository=location.repository, commit=location.commit
+        )
     folders = record.chosen(options.checkpoint).folders
     record.check(CONFIG, TOKENIZER)
     record.check_weights(folders)
@@ -204,8 +206,8 @@ def _identity(source: WeightSource) -> dict[str, Any]:
 def _run_config(source: WeightSource) -> tuple[dict[str, Any], dict[str, Any]]:
     assert source.record is not None
     config = portable(read_config(source.record.path / "config.yaml"))
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    node = dict(plain["model"])
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    node = dict(values["model"])
     reads_tokens = "vocab_size" in _constructor_parameters(node, config)
     if reads_tokens and node.get("vocab_size") is None:
         node["vocab_size"] = source.record.info["tokenizer"]["size"]
@@ -224,13 +226,13 @@ def _pretrained_config(options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     from etude.interop.describe import node_of
     from etude.interop.released import read
 
-    found = read(options.source, revision=options.revision)
+    pretrained = read(options.source, revision=options.revision)
     tokenizer = {
         "_target_": "etude.interop.recipe.Released",
         "source": options.source,
-        "revision": found.place.commit,
+        "revision": pretrained.place.commit,
     }
-    return node_of(found.loaded), tokenizer
+    return node_of(pretrained.loaded), tokenizer
 
 
 def _overridden_keys(config: DictConfig) -> list[str]:
@@ -244,10 +246,10 @@ def _check_overrides(config: DictConfig) -> None:
     problems = []
     for item in config.run.overrides:
         key, _, value = item.lstrip("+").partition("=")
-        whole = key == "model" or (key.startswith("model/") and key != "model/head")
-        if whole or key.startswith("data/tokenizer"):
-            what = "model" if whole else "tokenizer"
-            hint = "set model.<key>=... to change a single value" if whole else None
+        is_model = key == "model" or (key.startswith("model/") and key != "model/head")
+        if is_model or key.startswith("data/tokenizer"):
+            what = "model" if is_model else "tokenizer"
+            hint = "set model.<key>=... to change a single value" if is_model else None
             expected = f"no override with init_from, which uses the source's {what}"
             problems.append(Problem(key, expected, value, hint))
         if key == "model.mup_base_dim":  # the weights would fit, but be scaled differently

@@ -51,12 +51,12 @@ def check_room(checked: Checked, parts: Parts, vocabulary: int | None = None) ->
     processes = settings.processes
     on_gpu = _on_gpu(settings)
     problems = [
-        _too_many(key, count, each, machine, what)
-        for key, count, each, what in (
+        _too_many(key, count, bytes_each, machine, what)
+        for key, count, bytes_each, what in (
             ("trainer.devices", processes - 1, _PROCESS_BYTES, "processes"),
             ("data.workers", data.workers, _WORKER_BYTES, "processes"),
         )
-        if count * each > machine
+        if count * bytes_each > machine
     ]
     share = max(1, data.examples_per_step // processes)
     length = data.sequence_length
@@ -75,8 +75,8 @@ def check_room(checked: Checked, parts: Parts, vocabulary: int | None = None) ->
     node = checked.nodes["model"]
     vocabulary_size = stated_vocabulary(checked) or vocabulary or data.stated_vocabulary or 1
 
-    def build(few: Node) -> Any:
-        return sized(few, vocabulary_size)
+    def build(small_node: Node) -> Any:
+        return sized(small_node, vocabulary_size)
 
     counts = count_parameters(node, build, lora_of(checked))
     lora, frozen = bool(checked.config.init_from.lora.rank), checked.config.init_from.freeze
@@ -89,9 +89,9 @@ def check_room(checked: Checked, parts: Parts, vocabulary: int | None = None) ->
     trained = weights + gradients * width
     initial = 4 * counts.total  # initial weights, in single precision in the machine's memory
     if trained > device or initial > machine:
-        there = device if trained > device else machine
+        limit = device if trained > device else machine
         raise RequestError(
-            _model_too_large(checked, counts, vocabulary_size, there, max(trained, initial))
+            _model_too_large(checked, counts, vocabulary_size, limit, max(trained, initial))
         )
     micro = max(1, min(settings.micro_batch or share, share))
     activation_width = compute_dtype(precision).itemsize
@@ -117,8 +117,8 @@ def check_room(checked: Checked, parts: Parts, vocabulary: int | None = None) ->
         if (least := counted.step_bytes - counted.activation_bytes) > device:
             raise RequestError(_model_too_large(checked, counts, vocabulary_size, device, least))
         if _REQUIRED_ACTIVATIONS * counted.activation_bytes > device - least:
-            each = math.ceil(_REQUIRED_ACTIVATIONS * counted.activation_bytes / micro)
-            raise RequestError(_micro_too_large(micro, each, length, device - least, device))
+            bytes_each = math.ceil(_REQUIRED_ACTIVATIONS * counted.activation_bytes / micro)
+            raise RequestError(_micro_too_large(micro, bytes_each, length, device - least, device))
     except Uncountable:
         return
 
@@ -140,7 +140,7 @@ def check_weights(checked: Checked, vocabulary: int, labels: int, elements: int 
     node = checked.nodes["model"]
     count = labels or LABELS
     counts = count_parameters(
-        node, lambda few: sized(few, vocabulary_size, count), lora_of(checked)
+        node, lambda small_node: sized(small_node, vocabulary_size, count), lora_of(checked)
     )
     machine = memory_of_machine()
     if elements is not None and counts.total > elements:
@@ -171,9 +171,9 @@ def _number(node: Node, key: str) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _too_many(key: str, count: int, each: int, machine: int, what: str) -> Problem:
-    expected = f"at most {machine // each:,} {what} in {size_of(machine)} of memory"
-    return Problem(key, expected, count, f"{count:,} need at least {size_of(count * each)}")
+def _too_many(key: str, count: int, bytes_each: int, machine: int, what: str) -> Problem:
+    expected = f"at most {machine // bytes_each:,} {what} in {size_of(machine)} of memory"
+    return Problem(key, expected, count, f"{count:,} need at least {size_of(count * bytes_each)}")
 
 
 def _model_too_large(
@@ -183,26 +183,26 @@ def _model_too_large(
 
     Args:
         checked: Checked config of the run.
-        found: Numbers of parameters.
+        counts: Numbers of parameters.
         vocabulary: Size of the vocabulary.
         device: Available memory in bytes.
         needed: Memory in bytes for the parameters, with gradients and optimizer state.
     """
     node, total, per_layer = checked.nodes["model"], counts.total, counts.per_layer
-    each = needed / total
+    bytes_each = needed / total
     layers, dim = _number(node, "layers"), _number(node, "dim")
     by_key = {
-        "layers": layers * per_layer if per_layer * each <= device else 0,
-        "dim": layers * per_layer if per_layer * each > device else 0,
+        "layers": layers * per_layer if per_layer * bytes_each <= device else 0,
+        "dim": layers * per_layer if per_layer * bytes_each > device else 0,
         "vocab_size": vocabulary * dim,
         "max_length": _number(node, "max_length") * dim if "Learned" in str(node.arguments) else 0,
     }
     key = max(by_key, key=lambda name: by_key[name])
     hint = f"{total:,} parameters need {size_of(needed)}"
-    if key == "layers" and (fits := int((device / each - total) / per_layer) + layers) > 0:
+    if key == "layers" and (fits := int((device / bytes_each - total) / per_layer) + layers) > 0:
         hint += f"; {fits:,} layers fit"
     elif key in ("vocab_size", "max_length"):
-        fits = int((device / each - (total - by_key[key])) / max(1, dim))
+        fits = int((device / bytes_each - (total - by_key[key])) / max(1, dim))
         hint += f"; {fits:,} fit" if fits > 0 else ""
     value = vocabulary if key == "vocab_size" else node.arguments.get(key)
     expected = f"a model that fits into {size_of(device)} of memory with its gradients"
@@ -211,20 +211,22 @@ def _model_too_large(
     return Problem(where, expected, value, hint)
 
 
-def _micro_too_large(micro: int, each: int, length: int, left: int, device: int) -> Problem:
+def _micro_too_large(micro: int, bytes_each: int, length: int, left: int, device: int) -> Problem:
     """Returns the problem that the activations of a micro-batch don't fit into memory.
 
     Args:
         micro: Examples in a micro-batch.
-        each: Memory in bytes for one example.
+        bytes_each: Memory in bytes for one example.
         length: Tokens in an example.
         left: Memory in bytes next to the model.
         device: Memory in bytes of the device.
     """
     memory = f"that fits into {size_of(device)} of memory with the model"
-    if (fits := left // each) > 0:
-        need = f"{micro:,} examples of {length:,} tokens need {size_of(micro * each)}"
-        hint = f"{need}; set trainer.micro_batch={fits}, which changes no result"
+    if (fits := left // bytes_each) > 0:
+        need = f"{micro:,} examples of {length:,} tokens need {size_of(micro * bytes_each)}"
+        hint = f"{need}; trainer.micro_batch={fits} fits, with the same results"
         return Problem("trainer.micro_batch", f"a micro-batch {memory}", micro, hint)
-    hint = f"one example needs {size_of(each)}; about {left * length // each:,} tokens fit"
+    hint = (
+        f"one example needs {size_of(bytes_each)}; about {left * length // bytes_each:,} tokens fit"
+    )
     return Problem("data.sequence_length", f"a sequence {memory}", length, hint)
