@@ -1,4 +1,4 @@
-"""Whatever a logger does, the run does not notice."""
+"""Loggers that fail or hang don't affect the run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROWS: list[dict[str, Any]] = [{"step": 1, "train/loss": 2.0}, {"step": 2, "train
 
 
 class Recorder(Logger):
-    """Remembers its calls; `act` happens in the one named `when`."""
+    """Logger that records its calls and calls `act` in the method named `when`."""
 
     def __init__(self, when: str = "", act: Any = None, patience: float = 30.0) -> None:
         self.calls: list[tuple[str, Any]] = []
@@ -53,7 +53,7 @@ class Recorder(Logger):
 
 
 def drive(*loggers: Logger, record: Path = Path("nowhere")) -> None:
-    """A run as the loop sees it."""
+    """Calls loggers as a run does."""
     views = RunLoggers({str(number): logger for number, logger in enumerate(loggers)})
     views.set_run(RUN)
     views.start(lambda: ROWS[:1])
@@ -156,7 +156,7 @@ def test_one_that_falls_behind_is_left_out(
 
 @pytest.fixture
 def my_loggers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module of the user's with a logger that fails and one that notes each row."""
+    """An extension module with a logger that fails and one that records each row."""
     (tmp_path / "my_loggers.py").write_text(
         "import json\n"
         "from etude.loggers.base import Logger\n"

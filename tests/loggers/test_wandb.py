@@ -1,4 +1,4 @@
-"""W&B's process: what it is told, how it ends, and that it takes nothing from the environment."""
+"""W&B's process: its messages, its end, and its independence of the environment."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def started(logger: WandB, folder: Path, **changes: Any) -> RunLoggers:
 
 
 def process_of(logger: WandB) -> subprocess.Popen[str]:
-    """Its process, once the run in it is up."""
+    """Returns the logger's process after the W&B run has started."""
     wait_for(lambda: bool(logger._told))
     assert logger._process is not None
     return logger._process
@@ -59,7 +59,7 @@ def wait_for(condition: Any) -> None:
 
 
 def services(of: int) -> list[int]:
-    """The `wandb-core` processes started by process `of`."""
+    """Returns the `wandb-core` processes started by process `of`."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -79,7 +79,7 @@ def logged(folder: Path) -> list[dict[str, Any]]:
 def test_nothing_is_taken_from_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The config says offline and etude; what is set for other programs does not matter."""
+    """The config sets offline and etude; variables for other programs are ignored."""
     settings = ("API_KEY", "NAME", "NOTES", "TAGS", "ENTITY", "PROJECT", "RUN_GROUP", "JOB_TYPE")
     for name in (*settings, "USERNAME", "USER_EMAIL", "HOST", "PROGRAM", "DIR", "RUN_ID"):
         monkeypatch.setenv(f"WANDB_{name}", SECRET)
@@ -208,7 +208,7 @@ cli.run(["train", *sys.argv[1:]])
 
 @pytest.mark.slow
 def test_killed_and_continued(etude: Any, corpus: Path, tiny: Any, tmp_path: Path) -> None:
-    """After the kill W&B's process ends by itself; afterwards each step is there once."""
+    """After a kill, W&B's process ends by itself; the continued run logs each step once."""
     words = tiny(corpus, tmp_path / "root", "trainer.log_every_n_steps=1", "run.samples=0", BOTH)
     killed = subprocess.run([sys.executable, "-c", PLANT, *words], check=False)
     assert killed.returncode == -signal.SIGKILL
@@ -225,7 +225,7 @@ def test_killed_and_continued(etude: Any, corpus: Path, tiny: Any, tmp_path: Pat
 
 @pytest.mark.slow
 def test_three_jobs_three_views(etude: Any, corpus: Path, tiny: Any, tmp_path: Path) -> None:
-    """A sweep: each job has a W&B run and an event file of its own, equal to its metrics."""
+    """Each job of a sweep has its own W&B run and event file, equal to its metrics."""
     words = tiny(corpus, tmp_path / "root", "run.samples=0", "trainer.log_every_n_steps=1", BOTH)
     assert etude("train", "-m", *words, "seed=0,1,2").code == 0
     paths = sorted((tmp_path / "root" / "tiny").iterdir())

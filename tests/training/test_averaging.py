@@ -1,4 +1,4 @@
-"""Averaged weights: by the formula, validated and saved, and continued to the bit."""
+"""Averaged weights follow the formula, are validated and saved, and continue bit for bit."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_what_is_no_decay_is_refused(bad: str, toy: Callable, tmp_path: Path) ->
 def test_a_shared_parameter_is_averaged_under_all_of_its_names(
     more: list[str], toy: Callable, tmp_path: Path
 ) -> None:
-    """The embedding of an encoder-decoder, which is written once and read twice."""
+    """The embedding of an encoder-decoder is saved once and loaded under two names."""
     record = train(compose(toy("translation", tmp_path, *more))).record
     folder = record.checkpoint("last")
     kept = state(folder)

@@ -1,4 +1,4 @@
-"""A run that was stopped and continued is the run that was not, bit for bit."""
+"""A stopped and continued run equals an uninterrupted one, bit for bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model's cost by its layers is that of the whole model, built."""
+"""The cost extrapolated from few layers equals that of the whole model."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_long_pattern_is_counted_by_its_periods() -> None:
 
 
 class Growing(FeedForward):
-    """Wider in each layer (Mehta et al. 2024, arXiv:2404.14619)."""
+    """Feed-forward that is wider in each layer (Mehta et al. 2024, arXiv:2404.14619)."""
 
     activation = staticmethod(torch.relu)
 

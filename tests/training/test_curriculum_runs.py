@@ -1,4 +1,4 @@
-"""Runs whose steps change on the way, stopped, killed, continued."""
+"""Runs with a curriculum, stopped, killed and continued."""
 
 from __future__ import annotations
 

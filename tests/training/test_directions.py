@@ -1,4 +1,4 @@
-"""Whether more or less of a metric is better: known, or stated by the task, or refused."""
+"""Direction of a metric: known, stated by the task, or an error."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Mine(Classification):
 def mine(
     tmp_path: Path, toy: Toy, etude: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Any]]:
-    """Trains with a task of one's own, whose metric is best in the middle."""
+    """Trains with a custom task whose metric is best in the middle of the run."""
     monkeypatch.syspath_prepend(tmp_path)
     file = tmp_path / "conf" / "task" / "mine.yaml"
     file.parent.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The same run asked for eight times at once: it is trained by one."""
+"""Of eight simultaneous requests for the same run, one trains it."""
 
 from __future__ import annotations
 

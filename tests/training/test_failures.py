@@ -1,4 +1,4 @@
-"""Runs that go wrong: NaN, no memory, an error of any kind."""
+"""Failing runs: NaN, out of memory, other errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def whole(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Record:
 
 @pytest.fixture
 def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[Any], Any]], None]:
-    """`at_step(7, change)` passes the seventh step's losses through `change`."""
+    """`at_step(7, change)` applies `change` to the losses of the seventh step."""
     original = CausalLM.loss
 
     def plant(step: int, change: Callable[[Any], Any]) -> None:
@@ -51,7 +51,7 @@ def poisoned_gradient(loss: torch.Tensor) -> torch.Tensor:
 
 
 def assert_sound(record: Record, before: int) -> None:
-    """Every checkpoint is of an earlier step and holds numbers; the best one is there."""
+    """Asserts that checkpoints are of earlier steps and finite, and that the best one exists."""
     found = dict(record.checkpoints())
     assert found
     assert max(found) < before

@@ -1,4 +1,4 @@
-"""A run that begins with the weights of another, or with released ones."""
+"""Runs that start from the weights of another run or from pretrained ones."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ Toy = Callable[..., list[str]]
 
 
 def toys(words: list[str], *more: str) -> list[str]:
-    """A toy's words without what the source says instead."""
+    """Returns a toy's overrides without those that the source determines."""
     ours = ("model.", "data.tokenizer.", "model=")
     return [word for word in words if not word.startswith(ours)] + list(more)
 
 
 def model_of(words: list[str]) -> Any:
-    """The module of a run before its first step."""
+    """Returns the module of a run before its first step."""
     checked = check_all(compose(words))
     labels = 2 if "task=classification" in words else 0
     size = checked.nodes["model"].arguments["vocab_size"]
@@ -54,7 +54,7 @@ def model_of(words: list[str]) -> Any:
 
 @pytest.fixture(scope="module")
 def pretrained(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Record:
-    """A masked language model's run."""
+    """Record of a masked language model."""
     return train(compose(toy("masked_lm", tmp_path_factory.mktemp("pre")))).record
 
 
@@ -125,7 +125,7 @@ def test_other_weights_make_another_run(pretrained: Record, toy: Toy, tmp_path: 
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small BERT with its vocabulary, as `transformers` saves it."""
+    """A small BERT with its vocabulary, saved by `transformers`."""
     folder = tmp_path_factory.mktemp("bert")
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz."]
     pieces += [f"##{piece}" for piece in pieces[5:]]
@@ -151,7 +151,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_released_weights_with_their_head(bert: Path, toy: Toy, tmp_path: Path) -> None:
-    """What `transformers` says of the same ids."""
+    """The outputs equal those of `transformers` for the same ids."""
     folder = bert / "classifier"
     module = model_of(toys(toy("classification", tmp_path), f"init_from={folder}")).eval()
     theirs = BertForSequenceClassification.from_pretrained(folder).eval()
@@ -271,7 +271,7 @@ print(json.dumps([str(record.path), record.info["status"]]))
 def test_a_hub_id_begins_at_its_commit(
     gpt2: Path, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once the branch has moved on, the commit begins the same run, and the branch another."""
+    """After the branch has moved, the commit starts the same run and the branch another one."""
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "data")
     from fake_hub import Models, commit_of
 
@@ -428,7 +428,7 @@ class TestRefusals:
         )
 
     def test_it_changed_before_the_first_step(self, bert: Path, toy: Toy, tmp_path: Path) -> None:
-        """The config was composed with one source, and another lies there when it is read."""
+        """The source changes between composing the config and loading the weights."""
         source = tmp_path / "source"
         shutil.copytree(bert / "body", source)
         checked = check_all(compose(toys(toy("classification", tmp_path), f"init_from={source}")))

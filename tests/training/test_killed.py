@@ -1,4 +1,4 @@
-"""kill -9 anywhere: nothing half-written stays, nothing is trained or written twice."""
+"""kill -9 at any time: no partial files stay, no step is trained or recorded twice."""
 
 from __future__ import annotations
 

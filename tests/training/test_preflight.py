@@ -1,4 +1,4 @@
-"""Wrong places and wrong machines: exit code 2, nothing trained, nothing left behind."""
+"""Invalid paths and machines: exit code 2, no training, no files left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rate that rises: on a bowl whose losses are known, and beside a run that it leaves alone."""
+"""Range test of the learning rate, on a bowl with known losses and on an unaffected run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Small = Callable[..., DictConfig]
 
 
 class Bowl(Task):
-    """floor + h w^2 / 2 from w = 1, whatever the batch."""
+    """Task with the loss floor + h w^2 / 2 from w = 1, independent of the batch."""
 
     h, floor = 1.0, 0.0
 
@@ -50,7 +50,7 @@ class Point(nn.Module):
 def tried(
     folder: Path, lowest: float, highest: float, steps: int = 100, task: type[Task] = Bowl
 ) -> LossRecorder:
-    """`LossRecorder` after the test, with plain SGD of a base rate of 0.5."""
+    """Returns the `LossRecorder` after a test with SGD and a base rate of 0.5."""
     rising = Rising(lowest, highest, base=0.5)
     setup = Setup(Point(), SGD(0.5), rising, steps, seed=0)
     recorder = LossRecorder(rising, steps, Sweep(0.5, folder))
@@ -67,8 +67,8 @@ def tried(
 
 @pytest.mark.parametrize("h", [1.0, 20.0])
 def test_steepest_on_a_bowl(tmp_path: Path, h: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each step multiplies w by 1 - h lr. While h lr is small the loss is exp(-2 h lr / ln r) for
-    rates that rise by r each step, steepest where lr = ln r / 2 h."""
+    """Each step multiplies w by 1 - h lr. For small h lr the loss is exp(-2 h lr / ln r) if the
+    rate rises by r each step, and steepest at lr = ln r / 2 h."""
     monkeypatch.setattr(Bowl, "h", h)
     sweep = tried(tmp_path, 1e-3 / h, 1.0 / h).sweep
     assert len(sweep.rates) == 100
@@ -121,8 +121,8 @@ def states() -> list[Any]:
 def test_nothing_else_is_touched(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Records, random numbers, threads' settings, the folder that one is in; and training after it
-    gives what training without it does."""
+    """The test doesn't change records, random numbers, threads, the working folder or later
+    training."""
     monkeypatch.chdir(tmp_path)
     runs = tmp_path / "runs"
     before = train(small(runs)).record
@@ -166,7 +166,7 @@ def test_every_rate_rises_in_proportion(
 
 
 def test_a_run_that_it_speaks_for(small: Small, tmp_path: Path) -> None:
-    """The rate that it finds learns more in forty steps than a hundredth of it."""
+    """The suggested rate reduces the loss more in forty steps than a hundredth of it."""
     more = ("data.batch.examples=16", "trainer.micro_batch=null", "model.dropout=0")
     found = etude.find_learning_rate(small(tmp_path, *more), steps=80)
     assert found.suggestion is not None

@@ -1,4 +1,4 @@
-"""Runs on numbers: from the command to scores, cut and continued, and what they have no use for."""
+"""Regression runs: from the command to scores, stopped and continued, and unsupported options."""
 
 from __future__ import annotations
 

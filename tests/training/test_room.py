@@ -1,4 +1,4 @@
-"""What this machine has no memory for is refused by its key, before anything is built."""
+"""Runs that need too much memory raise an error with the key, before the model is built."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_what_cannot_be_addressed(key: str) -> None:
 
 
 def test_what_is_counted_is_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In doubt, the step is counted operation by operation."""
+    """In unclear cases, the memory of a step is counted operation by operation."""
     checked = check_all(composed(["experiment=debug", "data.batch.examples=64"]))
     parts = build_parts(checked)
     monkeypatch.setattr(room, "memory_of_machine", lambda: 40 * 2**20)
@@ -154,7 +154,7 @@ WORDS = {
 
 
 def integers(node: Node, path: str) -> Iterator[str]:
-    """Every key below a node that takes an integer."""
+    """Yields every integer key below a node."""
     for name in node.described.settable(node.partial):
         value, hint = node.arguments.get(name), node.described.parameters[name].hint
         if isinstance(value, Node):

@@ -1,4 +1,4 @@
-"""What a start reports: another source than the run began with, other runs of the name."""
+"""Reports of a start: a changed source, other runs of the same name."""
 
 from __future__ import annotations
 

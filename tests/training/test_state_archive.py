@@ -1,4 +1,4 @@
-"""A small `state.pt` cannot unpack to something far larger."""
+"""A small `state.pt` cannot decompress to a much larger one."""
 
 from __future__ import annotations
 
