@@ -46,7 +46,7 @@ def started(logger: WandB, folder: Path, **changes: Any) -> RunLoggers:
 
 def process_of(logger: WandB) -> subprocess.Popen[str]:
     """Returns the logger's process after the W&B run has started."""
-    wait_for(lambda: bool(logger._told))
+    wait_for(lambda: bool(logger._summary))
     assert logger._process is not None
     return logger._process
 
