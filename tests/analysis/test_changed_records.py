@@ -126,7 +126,7 @@ def test_a_changed_run_is_not_reused(
     answer = etude(*request)
     told = answer.out + answer.err
     assert change.partition(".")[0] in told
-    assert "run.on_existing=again trains anew" in told
+    assert "set run.on_existing=again to train again" in told
     assert answer.code == 2 if command == "train" else "refused" in told
     if command == "train":
         assert etude(*request, "run.on_existing=again").code == 0
@@ -169,7 +169,7 @@ def test_a_run_that_goes_on_covers_no_change_up(
     (folder / "tokenizer.json").unlink()
     answer = etude("train", *words(tmp_path))
     assert answer.code == 0
-    assert "tokenizer.json was not there, and was written again" in answer.out + answer.err
+    assert "tokenizer.json was missing and has been written again" in answer.out + answer.err
     assert etude("runs", "verify", folder).code == 0
 
 

@@ -114,8 +114,8 @@ def test_the_same_command_again_does_no_work(etude, trained, overrides) -> None:
     more = ("data.workers=2", "run.notes=other")
     answer = etude("train", *overrides, *more, cwd=record.parents[2])
     assert answer.code == 0
-    assert f"finished before: experiments/tiny/{record.name}" in answer.out
-    assert "the same source" in answer.out
+    assert f"already finished: experiments/tiny/{record.name}" in answer.out
+    assert "unchanged source" in answer.out
     after = {path: path.stat().st_mtime_ns for path in record.rglob("*") if path.is_file()}
     assert after == before
 
@@ -238,7 +238,7 @@ def test_again_keeps_the_old_record_beside_the_new(
     assert weights[0].keys() == weights[1].keys()
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
     reused = etude("train", *overrides, cwd=tmp_path)
-    assert f"finished before: experiments/tiny/{new.name}" in reused.out
+    assert f"already finished: experiments/tiny/{new.name}" in reused.out
 
 
 def test_a_changed_corpus_is_refused_with_both_fingerprints(
@@ -251,7 +251,7 @@ def test_a_changed_corpus_is_refused_with_both_fingerprints(
     assert answer.code == 2
     assert info(copy)["data"]["fingerprint"] in answer.err
     assert new in answer.err
-    assert "run.on_existing=again trains anew" in answer.err
+    assert "set run.on_existing=again to train again" in answer.err
     assert (copy / "run.json").read_text() == before
 
 
@@ -293,7 +293,7 @@ def test_a_run_that_diverges_says_at_which_step(etude, corpus: Path, tiny, tmp_p
     before = (record / "log.txt").read_text()
     again = etude("train", *overrides, cwd=tmp_path)
     assert again.code == 1
-    assert f"diverged before at step {step}" in again.err
+    assert f"already diverged at step {step}" in again.err
     assert (record / "log.txt").read_text() == before
     assert runs(tmp_path) == [record.name]
 
@@ -341,7 +341,7 @@ def test_early_stopping_ends_a_run_also_when_it_was_paused(
         facts = info(record)
         assert (facts["status"], facts["step"]) == ("finished", 15)
         assert [row["step"] for row in read_rows(record / "metrics.jsonl")] == [5, 10, 15]
-        assert "finished before" in etude("train", *overrides, cwd=tmp_path).out
+        assert "already finished" in etude("train", *overrides, cwd=tmp_path).out
         ends.append(load_file(record / "checkpoints/step-00000015/model.safetensors"))
     assert all((ends[0][name] == ends[1][name]).all() for name in ends[0])
 

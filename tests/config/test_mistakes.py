@@ -42,7 +42,11 @@ def problems(*overrides: str, config_dir: Path | None = None) -> list[Problem]:
         ("data.batch.exmples=3", "data.batch.exmples", "did you mean examples?"),
         ("data.tokenizer.vocab=9", "data.tokenizer.vocab", None),
         ("trainer.max_step=3", "trainer.max_step", "did you mean max_steps?"),
-        ("trainer.logger=true", "trainer.logger", "records are written by Étude"),
+        (
+            "trainer.logger=true",
+            "trainer.logger",
+            "Étude writes the records; choose loggers with logger=...",
+        ),
         ("run.wiat=true", "run.wiat", "did you mean wait?"),
         ("+run.wiat=true", "run.wiat", "did you mean wait?"),
         ("init_from.freze=body", "init_from.freze", "did you mean freeze?"),

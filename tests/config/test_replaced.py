@@ -169,5 +169,5 @@ def test_a_vocabulary_of_which_most_is_never_trained(
     assert answer.code == 0
     assert "model.vocab_size=5000: the tokenizer has 31 tokens, so 4,969 rows" in answer.err
     answer = etude("plan", *words, "model.vocab_size=5001", "--no-measure")
-    assert "so 4,970 rows of the embedding stand for none" in answer.out
+    assert "so 4,970 rows of the embedding are unused" in answer.out
     assert "rows" not in etude("plan", *words, "model.vocab_size=40", "--no-measure").out

@@ -130,7 +130,7 @@ def test_a_corpus_that_changed_after_the_run(name: str, train: Etude, tmp_path: 
 
     write(ROWS)
     assert train(path).code == 0
-    assert "finished before" in train(path).out
+    assert "already finished" in train(path).out
     info = json.loads(next((tmp_path / "runs").rglob("run.json")).read_text())
     write([*ROWS[:-1], ROWS[-1].replace("dog", "dig")])
     answer = train(path)

@@ -303,7 +303,7 @@ def test_a_changed_tokenizer_is_noticed_when_the_run_is_met_again(
     )
     assert etude("train", *words).code == 0
     again = etude("train", *words)
-    assert (again.code, "finished before" in again.err + again.out) == (0, True)
+    assert (again.code, "already finished" in again.err + again.out) == (0, True)
     write_whole(folder / "tokenizer.json", lambda backend: None)
     changed = etude("train", *words)
     assert changed.code == 2

@@ -1,4 +1,4 @@
-"""One short run with both loggers, to be looked at by several tests."""
+"""Fixture: one short run with both loggers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def viewed(
     tiny: Callable[..., list[str]],
     etude: Callable[..., object],
 ) -> Path:
-    """The record of a run of ten steps with a row each, TensorBoard and W&B beside it."""
+    """Record of a run of ten steps with a row each, logged to TensorBoard and W&B."""
     folder = tmp_path_factory.mktemp("viewed")
     corpus = write_corpus(folder / "corpus.txt")
     told = ["trainer.log_every_n_steps=1", "run.tags=[one,two]", "run.notes=a note", BOTH]

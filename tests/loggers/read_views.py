@@ -1,8 +1,8 @@
-"""Views read back: TensorBoard's by its own reader, W&B's by its own messages.
+"""Reads the files of the loggers: TensorBoard's with its own reader, W&B's as its own messages.
 
-A `.wandb` file is a LevelDB log (google/leveldb, doc/log_format.md): blocks of 32 KiB, in them
-chunks of checksum (4 bytes), length (2), type (1: whole, 2: first, 3: middle, 4: last) and data.
-W&B puts seven bytes before it: `:W&B`, two magic ones, a version.
+A `.wandb` file is a LevelDB log (google/leveldb, doc/log_format.md): blocks of 32 KiB that contain
+chunks of checksum (4 bytes), length (2), type (1: full, 2: first, 3: middle, 4: last) and data.
+W&B adds a header of seven bytes: `:W&B`, two magic bytes, a version.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def wandb_file(record: Path) -> Path:
 
 
 def wandb_records(path: Path) -> Iterator[Any]:
-    """The messages in a `.wandb` file; one that a kill cut short ends it."""
+    """Yields the messages in a `.wandb` file, up to one that is incomplete after a kill."""
     from wandb.proto.wandb_internal_pb2 import Record as Message
 
     data = path.read_bytes()
@@ -49,7 +49,7 @@ def wandb_records(path: Path) -> Iterator[Any]:
 
 
 def wandb_rows(record: Path) -> list[dict[str, Any]]:
-    """What was logged, a dictionary a step."""
+    """Returns the logged values, one dictionary per step."""
     rows = []
     for message in wandb_records(wandb_file(record)):
         if message.WhichOneof("record_type") == "history":
@@ -60,7 +60,7 @@ def wandb_rows(record: Path) -> list[dict[str, Any]]:
 
 
 def wandb_run(record: Path) -> Any:
-    """The run's own message: id, group, name, tags, notes, config."""
+    """Returns the message of the run: id, group, name, tags, notes, config."""
     messages = wandb_records(wandb_file(record))
     return next(m.run for m in messages if m.WhichOneof("record_type") == "run")
 
@@ -78,7 +78,7 @@ def tensorboard(record: Path) -> Any:
 
 
 def tensorboard_rows(record: Path) -> list[dict[str, Any]]:
-    """Rows put together from TensorBoard's series, in the order of steps."""
+    """Returns rows composed from TensorBoard's series, in the order of steps."""
     events = tensorboard(record)
     rows: dict[int, dict[str, Any]] = {}
     for tag in events.Tags()["scalars"]:
@@ -90,12 +90,12 @@ def tensorboard_rows(record: Path) -> list[dict[str, Any]]:
 
 
 def rounded(value: float) -> float:
-    """To 32 bits, as TensorBoard keeps it."""
+    """Rounds to 32 bits, as TensorBoard does."""
     return struct.unpack("<f", struct.pack("<f", value))[0]
 
 
 def same_as_metrics(path: Path) -> None:
-    """Each step once, each value the same: in W&B to the bit, in TensorBoard after rounding."""
+    """Asserts that each step is logged once with the recorded values (rounded for TensorBoard)."""
     rows = Record.read(path).rows()
     assert rows
     steps = [row["step"] for row in rows]

@@ -1,4 +1,4 @@
-"""What TensorBoard and W&B hold is `metrics.jsonl`, whatever happened to the run."""
+"""TensorBoard and W&B contain the rows of `metrics.jsonl`, even after failures."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_samples_and_figures_are_there(viewed: Path) -> None:
 
 
 def test_nothing_else_is_kept_of_wandb(viewed: Path) -> None:
-    """Its logs name paths, its metadata the command line and the machine's user."""
+    """W&B's logs contain paths, its metadata the command line and the user name."""
     (folder,) = (viewed / "wandb").iterdir()
     assert {path.name for path in folder.iterdir()} == {"files", wandb_file(viewed).name}
     assert {path.name for path in (folder / "files").iterdir()} == {"media"}
@@ -78,13 +78,13 @@ def test_the_logger_is_no_part_of_the_runs_name(viewed: Path) -> None:
 
 
 class Broken(Exception):
-    """Planted."""
+    """Error raised by the test."""
 
 
 def test_after_a_failure_each_step_is_there_once(
     etude: Any, corpus: Path, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows 6 and 7 were shown, then the run failed; it goes on from 5 and shows them anew."""
+    """The run fails after logging rows 6 and 7, continues from step 5 and logs them again."""
     from etude.tasks.causal_lm import CausalLM
 
     whole = CausalLM.training_step

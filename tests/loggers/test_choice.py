@@ -1,4 +1,4 @@
-"""Choosing loggers: none, one or several, on the command line and in an experiment file."""
+"""Selection of loggers: none, one or several, on the command line and in an experiment file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values of the environment and passwords in URLs are in no file that a run or a sweep leaves."""
+"""No file of a run or a sweep contains values of environment variables or passwords in URLs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROOT_PART = "root-f00dcafe"
 
 
 def contents(folder: Path) -> Iterator[tuple[Path, bytes]]:
-    """Every file's bytes, and what is in those that are compressed."""
+    """Yields the bytes of every file, and the content of compressed files."""
     for path in folder.rglob("*"):
         if not path.is_file() or path.is_symlink():
             continue
@@ -63,7 +63,7 @@ def leaks(folder: Path) -> list[tuple[str, str]]:
 def secret_words(
     tiny: Any, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> list[str]:
-    """A run that is full of secrets, typed wherever something can be typed."""
+    """Overrides of a run with a secret in every possible setting."""
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("A_ROOT", str(tmp_path / ROOT_PART))
@@ -145,7 +145,7 @@ def test_a_sweep_and_its_refused_job(etude: Any, secret_words: list[str], tmp_pa
 
 
 def test_a_finished_sweep(etude: Any, secret_words: list[str], tmp_path: Path) -> None:
-    """What the jobs' processes say is written down too."""
+    """The output of the jobs' processes is saved, too."""
     words = [word for word in secret_words if "logger" not in word and word != BOTH]
     answer = etude("train", "-m", *words, "seed=0,1")
     assert answer.code == 0, answer.out + answer.err
@@ -170,7 +170,7 @@ def test_two_passwords_one_signature() -> None:
 def test_the_environment_does_not_reach_the_signature_by_another_name(
     monkeypatch: pytest.MonkeyPatch, etude: Any, tmp_path: Path
 ) -> None:
-    """A resolver's name that is put together, and a variable that is not set."""
+    """A composed resolver name, and a variable that is not set."""
     monkeypatch.setenv("PLACE", "somewhere")
     for path in ("'${oc.${vars.e}:PLACE}'", "${oc.env:NOT_SET_AT_ALL,x}"):
         words = ["experiment=shakespeare_char", "vars.e=env", f"data.path={path}"]

@@ -1,4 +1,4 @@
-"""TensorBoard's event file, also as one sees it who follows it while the run goes on."""
+"""TensorBoard's event file, also as read during the run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_row_can_be_seen_at_once(tmp_path: Path) -> None:
 
 
 def test_a_continued_run_replaces_what_was_seen(tmp_path: Path) -> None:
-    """Steps 1 to 3 were there, the run goes on from 2; who followed sees each step once."""
+    """After steps 1 to 3 the run continues from step 2; a live reader sees each step once."""
     first = started(tmp_path, [])
     for step in (1, 2, 3):
         first.metrics(row(step, 1.0))

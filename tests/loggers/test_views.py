@@ -1,4 +1,4 @@
-"""Whatever a logger does, the run does not notice."""
+"""Loggers that fail or hang don't affect the run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from etude.loggers.base import Logger, Row, ViewedRun
-from etude.loggers.views import Views
+from etude.loggers.run_loggers import RunLoggers
 from etude.records.record import Record
 
 RUN = ViewedRun(Path("nowhere"), "name", "0123456789ab", "group", "label", 0)
@@ -21,7 +21,7 @@ ROWS: list[dict[str, Any]] = [{"step": 1, "train/loss": 2.0}, {"step": 2, "train
 
 
 class Recorder(Logger):
-    """Remembers its calls; `act` happens in the one named `when`."""
+    """Logger that records its calls and calls `act` in the method named `when`."""
 
     def __init__(self, when: str = "", act: Any = None, patience: float = 30.0) -> None:
         self.calls: list[tuple[str, Any]] = []
@@ -53,9 +53,9 @@ class Recorder(Logger):
 
 
 def drive(*loggers: Logger, record: Path = Path("nowhere")) -> None:
-    """A run as the loop sees it."""
-    views = Views({str(number): logger for number, logger in enumerate(loggers)})
-    views.about(RUN)
+    """Calls loggers as a run does."""
+    views = RunLoggers({str(number): logger for number, logger in enumerate(loggers)})
+    views.set_run(RUN)
     views.start(lambda: ROWS[:1])
     views.metrics(ROWS[1])
     views.results(record, 2)
@@ -77,8 +77,8 @@ def test_every_logger_hears_everything_in_order(tmp_path: Path) -> None:
 
 def test_what_is_no_number_is_null_as_in_the_file() -> None:
     logger = Recorder()
-    views = Views({"it": logger})
-    views.about(RUN)
+    views = RunLoggers({"it": logger})
+    views.set_run(RUN)
     views.start(list)
     views.metrics({"step": 3, "train/grad_norm": float("inf"), "lr": 0.5})
     views.finish("finished")
@@ -87,8 +87,8 @@ def test_what_is_no_number_is_null_as_in_the_file() -> None:
 
 def test_a_run_that_never_trained_starts_none() -> None:
     logger = Recorder()
-    views = Views({"it": logger})
-    views.about(RUN)
+    views = RunLoggers({"it": logger})
+    views.set_run(RUN)
     views.finish("failed")
     assert logger.calls == []
 
@@ -114,7 +114,7 @@ def test_one_that_raises_is_reported_once_and_left_out(
     assert bad.calls == EXPECTED[: [name for name, _ in EXPECTED].index(when)]
     assert bad.abandoned == 1
     (told,) = caplog.messages
-    assert told.startswith("logger 0 failed, the run goes on without it: ")
+    assert told.startswith("logger 0 failed; the run continues without it: ")
     assert type(error).__name__ in told
     assert "room" not in told  # the first line alone
 
@@ -130,7 +130,7 @@ def test_one_that_hangs_is_left_behind(when: str, caplog: pytest.LogCaptureFixtu
     assert good.calls == EXPECTED
     assert bad.abandoned == 1
     assert caplog.messages == [
-        "logger 0 failed, the run goes on without it: it did not finish within 0.3 s"
+        "logger 0 failed; the run continues without it: it did not finish within 0.3 s"
     ]
     release.set()
 
@@ -138,11 +138,11 @@ def test_one_that_hangs_is_left_behind(when: str, caplog: pytest.LogCaptureFixtu
 def test_one_that_falls_behind_is_left_out(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("etude.loggers.views._BACKLOG", 5)
+    monkeypatch.setattr("etude.loggers.run_loggers._BACKLOG", 5)
     release = threading.Event()
     slow = Recorder("start", release.wait)
-    views = Views({"slow": slow})
-    views.about(RUN)
+    views = RunLoggers({"slow": slow})
+    views.set_run(RUN)
     with caplog.at_level(logging.WARNING, "etude"):
         views.start(list)
         for step in range(20):
@@ -150,13 +150,13 @@ def test_one_that_falls_behind_is_left_out(
         release.set()
         views.finish("finished")
     assert caplog.messages == [
-        "logger slow failed, the run goes on without it: it is 5 entries behind"
+        "logger slow failed; the run continues without it: it is 5 calls behind"
     ]
 
 
 @pytest.fixture
 def my_loggers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module of the user's with a logger that fails and one that notes each row."""
+    """An extension module with a logger that fails and one that records each row."""
     (tmp_path / "my_loggers.py").write_text(
         "import json\n"
         "from etude.loggers.base import Logger\n"
@@ -189,7 +189,7 @@ def test_a_run_with_loggers_of_the_users_own(
     words += ["+logger.good._target_=my_loggers.Noting", f"logger.good.file={tmp_path / 'notes'}"]
     answer = etude("train", *words)
     assert answer.code == 0
-    said = "logger bad failed, the run goes on without it: SystemExit: quota used up"
+    said = "logger bad failed; the run continues without it: SystemExit: quota used up"
     assert answer.out.count(said) == 1
     (path,) = (tmp_path / "root" / "tiny").iterdir()
     record = Record.read(path)

@@ -1,4 +1,4 @@
-"""W&B's process: what it is told, how it ends, and that it takes nothing from the environment."""
+"""W&B's process: its messages, its end, and its independence of the environment."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from read_views import (
 
 from etude.errors import InvalidArguments
 from etude.loggers.base import ViewedRun
-from etude.loggers.views import Views
+from etude.loggers.run_loggers import RunLoggers
 from etude.loggers.wandb import WandB
 from etude.secrets import Mask
 
@@ -37,16 +37,16 @@ def run_in(folder: Path, **changes: Any) -> ViewedRun:
     return ViewedRun(folder, **(told | changes))
 
 
-def started(logger: WandB, folder: Path, **changes: Any) -> Views:
-    views = Views({"wandb": logger})
-    views.about(run_in(folder, **changes))
+def started(logger: WandB, folder: Path, **changes: Any) -> RunLoggers:
+    views = RunLoggers({"wandb": logger})
+    views.set_run(run_in(folder, **changes))
     views.start(lambda: ROWS[:1])
     return views
 
 
 def process_of(logger: WandB) -> subprocess.Popen[str]:
-    """Its process, once the run in it is up."""
-    wait_for(lambda: bool(logger._told))
+    """Returns the logger's process after the W&B run has started."""
+    wait_for(lambda: bool(logger._summary))
     assert logger._process is not None
     return logger._process
 
@@ -59,7 +59,7 @@ def wait_for(condition: Any) -> None:
 
 
 def services(of: int) -> list[int]:
-    """The `wandb-core` processes started by process `of`."""
+    """Returns the `wandb-core` processes started by process `of`."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -79,7 +79,7 @@ def logged(folder: Path) -> list[dict[str, Any]]:
 def test_nothing_is_taken_from_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The config says offline and etude; what is set for other programs does not matter."""
+    """The config sets offline and etude; variables for other programs are ignored."""
     settings = ("API_KEY", "NAME", "NOTES", "TAGS", "ENTITY", "PROJECT", "RUN_GROUP", "JOB_TYPE")
     for name in (*settings, "USERNAME", "USER_EMAIL", "HOST", "PROGRAM", "DIR", "RUN_ID"):
         monkeypatch.setenv(f"WANDB_{name}", SECRET)
@@ -101,7 +101,7 @@ def test_nothing_is_taken_from_the_environment(
     assert wandb_exit_code(tmp_path) == 0
     for path in tmp_path.rglob("*"):
         assert path.is_dir() or SECRET.encode() not in path.read_bytes()
-    assert "wandb sync --entity" in logger._told
+    assert "wandb sync --entity" in logger._summary
     assert process.returncode == 0
     wait_for(lambda: not Path(f"/proc/{service}").exists() or _is_zombie(service))
     assert not Path(logger._scratch).exists()
@@ -129,7 +129,7 @@ def test_a_process_that_dies_is_reported_and_nothing_stays(
         views.finish("finished")
     (told,) = caplog.messages
     assert told.startswith(
-        "logger wandb failed, the run goes on without it: RuntimeError: its proc"
+        "logger wandb failed; the run continues without it: RuntimeError: the W&B proc"
     )
     wait_for(lambda: _is_zombie(service))
     assert not Path(logger._scratch).exists()
@@ -146,7 +146,7 @@ def test_a_process_that_hangs_is_ended(tmp_path: Path, caplog: pytest.LogCapture
         os.kill(process.pid, signal.SIGSTOP)
         views.finish("finished")
     assert caplog.messages == [
-        "logger wandb failed, the run goes on without it: it did not finish within 0.5 s"
+        "logger wandb failed; the run continues without it: it did not finish within 0.5 s"
     ]
     assert process.returncode == -signal.SIGKILL
     wait_for(lambda: _is_zombie(service))
@@ -157,7 +157,7 @@ def test_a_process_that_hangs_is_ended(tmp_path: Path, caplog: pytest.LogCapture
     [
         ("raise ImportError('no wandb here')", "RuntimeError: ImportError: no wandb here"),
         ("import sys; print('chatter'); sys.exit(3)", "RuntimeError: SystemExit: 3"),
-        ("import os; os._exit(5)", "RuntimeError: its process ended with exit code 5"),
+        ("import os; os._exit(5)", "RuntimeError: the W&B process ended with exit code 5"),
     ],
 )
 def test_a_wandb_that_does_not_work(
@@ -174,7 +174,7 @@ def test_a_wandb_that_does_not_work(
         views = started(WandB(), tmp_path)
         views.metrics(ROWS[1])
         views.finish("finished")
-    assert caplog.messages == [f"logger wandb failed, the run goes on without it: {said}"]
+    assert caplog.messages == [f"logger wandb failed; the run continues without it: {said}"]
 
 
 def test_disabled_does_nothing(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ cli.run(["train", *sys.argv[1:]])
 
 @pytest.mark.slow
 def test_killed_and_continued(etude: Any, corpus: Path, tiny: Any, tmp_path: Path) -> None:
-    """After the kill W&B's process ends by itself; afterwards each step is there once."""
+    """After a kill, W&B's process ends by itself; the continued run logs each step once."""
     words = tiny(corpus, tmp_path / "root", "trainer.log_every_n_steps=1", "run.samples=0", BOTH)
     killed = subprocess.run([sys.executable, "-c", PLANT, *words], check=False)
     assert killed.returncode == -signal.SIGKILL
@@ -225,7 +225,7 @@ def test_killed_and_continued(etude: Any, corpus: Path, tiny: Any, tmp_path: Pat
 
 @pytest.mark.slow
 def test_three_jobs_three_views(etude: Any, corpus: Path, tiny: Any, tmp_path: Path) -> None:
-    """A sweep: each job has a W&B run and an event file of its own, equal to its metrics."""
+    """Each job of a sweep has its own W&B run and event file, equal to its metrics."""
     words = tiny(corpus, tmp_path / "root", "run.samples=0", "trainer.log_every_n_steps=1", BOTH)
     assert etude("train", "-m", *words, "seed=0,1,2").code == 0
     paths = sorted((tmp_path / "root" / "tiny").iterdir())

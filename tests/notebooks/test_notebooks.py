@@ -62,7 +62,7 @@ def test_first_run(execute: Callable[[str], dict[str, Any]]) -> None:
     assert "finished" in value(cells["train"])
     assert "step 200/200" in printed(cells["train"])
     assert value(cells["again"]) == "True"
-    assert "finished before" in printed(cells["again"])
+    assert "already finished" in printed(cells["again"])
     assert value(cells["metrics"]).splitlines()[-1].split()[1] == "200"
     assert value(cells["curve"], "image/png").startswith("iVBOR")
     assert printed(cells["generate"]).count("My fellow") == 3

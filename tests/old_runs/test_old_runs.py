@@ -96,7 +96,7 @@ def test_the_command_finds_its_run(name: str, etude: Any, folder: Path) -> None:
     began = starts(run)
     answer = etude("train", *command_of(name), f"run.root={commands.ROOT}")
     assert answer.code == 0, answer
-    assert f"finished before: {run}" in answer.out
+    assert f"already finished: {run}" in answer.out
     assert runs_of(commands.ROOT, name) == before
     assert starts(run) == began
 
@@ -132,7 +132,7 @@ def test_a_sweep_has_nothing_left_to_do(etude: Any, folder: Path) -> None:
     words = commands.typed("sweep", commands.SWEEP, f"run.root={commands.ROOT}")
     answer = etude("train", *words)
     assert answer.code == 0, answer
-    assert answer.out.count("finished before") >= 4
+    assert answer.out.count("already finished") >= 4
     assert runs_of(commands.ROOT, "sweep") == before
     # data.split=regular had no need to be stated then, so the sweep is another, of the same runs
     assert len(runs_of(commands.ROOT, "_sweeps") - sweeps) == 1

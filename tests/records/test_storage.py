@@ -154,7 +154,7 @@ def test_a_run_without_locks_and_flushed_folders(
     assert unsafe.code == 0, unsafe.err
     assert "run.unsafe_storage" in unsafe.out
     again = etude("train", *words, "run.unsafe_storage=true")  # the same run: it is out of the name
-    assert "finished before" in again.out
+    assert "already finished" in again.out
     assert len(list((tmp_path / "runs" / "tiny").iterdir())) == 1
 
 

@@ -65,7 +65,7 @@ def test_a_run_from_new_to_done_and_nothing_is_written(words: list[str], tmp_pat
     assert state() == ("new", "new", 0)
     record = train([*words, "run.stop_at_step=6"])
     assert state() == ("continues", "continues from step 6 (paused)", 6)
-    assert state("run.stop_at_step=6") == ("paused", "paused before, at step 6", 6)
+    assert state("run.stop_at_step=6") == ("paused", "already paused at step 6", 6)
 
     weights = record.path / "checkpoints" / "step-00000006" / "model.safetensors"
     whole = weights.read_bytes()
@@ -108,7 +108,7 @@ def test_what_diverged_is_not_asked_for_again(words: list[str]) -> None:
         train(overrides)
     state = one(overrides).state
     assert state.kind == "diverged"
-    assert state.said == f"diverged before, at step {state.step}"
+    assert state.said == f"already diverged at step {state.step}"
     assert not state.works
 
 

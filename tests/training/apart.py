@@ -1,4 +1,4 @@
-"""The command in a process of its own that may be killed; one server imports everything once."""
+"""Runs the command in a separate process that may be killed, forked from a preloaded server."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SERVER.set_forkserver_preload(["pytorch_lightning", "etude.api", "etude.training
 
 
 def start(words: list[str], output: Path, plant: str = "nothing", call: int = 0) -> BaseProcess:
-    """Runs `etude train WORDS` apart; both its outputs go to `output`.
+    """Runs `etude train WORDS` in a separate process whose two outputs go to `output`.
 
     Args:
-        plant: the function below that decides about the process's end.
-        call: at which call of what it plants.
+        plant: Name of the function below that patches the process.
+        call: Argument of this function, such as the number of the call at which it kills.
     """
     arguments = (words, output, plant, call, os.environ["ETUDE_CACHE"])
     process = SERVER.Process(target=_run, args=arguments)
@@ -30,13 +30,13 @@ def start(words: list[str], output: Path, plant: str = "nothing", call: int = 0)
 
 
 def finish(process: BaseProcess) -> int | None:
-    """Waits, and returns the exit code; minus the signal's number for one that was killed."""
+    """Waits and returns the exit code, or minus the number of the signal that killed it."""
     process.join(60)
     return process.exitcode
 
 
 def wait_for(condition: Callable[[], bool], process: BaseProcess) -> None:
-    """Returns once the condition holds; fails if the process ends, or a minute goes by, before."""
+    """Waits until the condition holds; fails after a minute or if the process ends."""
     end = time.monotonic() + 60
     while not condition():
         assert process.is_alive()
@@ -63,7 +63,7 @@ def nothing(call: int) -> None:
 
 
 def slow(call: int) -> None:
-    """Each step takes `call` milliseconds longer."""
+    """Makes each step `call` milliseconds longer."""
     from etude.tasks.causal_lm import CausalLM
 
     _before(CausalLM, "training_step", lambda: time.sleep(call / 1000), every=True)
@@ -82,7 +82,7 @@ def killed_in_validation(call: int) -> None:
 
 
 def killed_in_a_save(call: int) -> None:
-    """The weights are written, of the rest the first half."""
+    """Kills the process when the weights and half of the remaining state are saved."""
     import torch
 
     whole = torch.save
@@ -100,14 +100,14 @@ def killed_in_a_save(call: int) -> None:
 
 
 def killed_after_a_save(call: int) -> None:
-    """The checkpoint is there; `run.json` does not know of it."""
+    """Kills the process after a checkpoint is saved, before `run.json` is updated."""
     from etude.records.record import Record
 
     _before(Record, "update", _kill, call)
 
 
 def killed_in_a_row(call: int) -> None:
-    """Half a line of metrics."""
+    """Kills the process after half a line of metrics."""
     from etude.records.metrics import MetricsFile
 
     whole = MetricsFile.append

@@ -1,4 +1,4 @@
-"""What two records of the same run must have in common, to the last bit."""
+"""Compares two records of the same run, bit for bit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SPEED = ("perf/tokens_per_second", "perf/flops_per_second", "perf/mfu")
 
 
 def rows(record: Record) -> list[dict[str, Any]]:
-    """The metrics without what a clock says; each step must have one row, in order."""
+    """Returns the metrics without times; asserts that each step has one row, in order."""
     found = [
         {key: value for key, value in row.items() if key not in ("time", *SPEED)}
         for row in record.rows()
@@ -24,7 +24,7 @@ def rows(record: Record) -> list[dict[str, Any]]:
 
 
 def assert_same(one: Record, other: Record, *, status: str = "finished") -> None:
-    """Weights, optimizer, sums, metrics and summary are equal; times and hosts may differ."""
+    """Asserts equal weights, optimizer, sums, metrics and summary; times and hosts may differ."""
     one, other = Record.read(one.path), Record.read(other.path)
     assert one.status == other.status == status
     assert rows(one) == rows(other)
@@ -45,7 +45,7 @@ def assert_same(one: Record, other: Record, *, status: str = "finished") -> None
 
 
 def assert_equal(one: Any, other: Any) -> None:
-    """Nested containers of tensors and numbers are the same, bit for bit."""
+    """Asserts that nested containers of tensors and numbers are equal, bit for bit."""
     assert type(one) is type(other)
     if isinstance(one, dict):
         assert one.keys() == other.keys()

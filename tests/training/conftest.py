@@ -1,5 +1,6 @@
-"""A run of 40 steps in half a second that has everything: dropout, uneven micro-batches, clipping,
-validations and saves at intervals without a common divisor."""
+"""Fixtures: a fast run of 40 steps with dropout, uneven micro-batches and clipping.
+
+Its intervals of validation and saving have no common divisor."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ STEPS = 40
 
 @pytest.fixture(autouse=True, scope="package")
 def one_thread() -> Iterator[None]:
-    """Sums are rounded differently by another number of threads; the processes apart use one."""
+    """Uses one thread, as the separate processes do: rounding depends on the number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -28,7 +29,7 @@ def words(
     write_corpus: Callable[..., Path],
     tiny: Callable[..., list[str]],
 ) -> Callable[..., list[str]]:
-    """`words(root, "seed=1")`: the overrides of the run, recorded under `root`."""
+    """`words(root, "seed=1")` returns the overrides of the run, recorded in `root`."""
     # 360 characters: 324 for training are 40 windows, 10 steps an epoch; 36 are for validation.
     text = write_corpus(tmp_path_factory.mktemp("text") / "text.txt", lines=20)
     text.write_text(text.read_text()[:360])
@@ -51,7 +52,7 @@ def words(
 
 @pytest.fixture(scope="session")
 def small(words: Callable[..., list[str]]) -> Callable[..., DictConfig]:
-    """`small(root, "run.stop_at_step=5")`: its config; composed once, as that takes a while."""
+    """`small(root, "run.stop_at_step=5")` returns the run's config, which is composed only once."""
     from etude.config.compose import compose
 
     composed = compose(words(Path("ROOT")))

@@ -1,8 +1,8 @@
-"""A model of a disk that forgets what was not flushed, for a power cut at any moment.
+"""Model of a disk that loses unflushed data, to simulate power cuts.
 
-A file has the content that it had at its last `fsync`, or none. A folder lists the names that it
-listed at its own last `fsync`. That is the least that a file system promises (POSIX, `fsync`). Real
-ones keep more of it, in any mixture: see `draw`.
+A file has its content at its last `fsync`, or none. A folder lists its names at its own last
+`fsync`. This is the minimum that a file system guarantees (POSIX, `fsync`). Real file systems
+preserve more, in any combination: see `draw`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import pytest
 
 
 class Disk:
-    """Watches `os.fsync` below a folder.
+    """Records flushes and renames below a folder.
 
     Args:
-        root: itself on the disk.
-        patch: puts `os.fsync` back.
-        before: called before each flush of something below `root`, and before each rename there.
+        root: Folder on the simulated disk, which has been flushed.
+        patch: Restores `os.fsync` after the test.
+        before: Called before each flush and each rename below `root`.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class Disk:
             os.close(descriptor)
 
     def after_a_power_cut(self, place: Path, draw: random.Random | None = None) -> None:
-        """Writes to `place` what would be there now.
+        """Writes the state after a power cut to `place`.
 
         Args:
-            draw: each file and each folder is as it was flushed, or as it is now; None takes the
-                former of all of them.
+            draw: Decides whether each file and folder is as last flushed or as it is now; None
+                uses the flushed state of all.
         """
         now: dict[int, Path] = {}  # what has a name, wherever
         for folder, folders, files in os.walk(self.root):
@@ -106,7 +106,7 @@ class Disk:
 
 
 def listing(place: Path) -> tuple[tuple[str, bytes], ...]:
-    """Everything in a folder, to tell whether two are the same."""
+    """Returns the content of a folder, to compare it with another."""
     found = []
     for path in sorted(place.rglob("*")):
         is_file = stat.S_ISREG(path.lstat().st_mode)

@@ -14,7 +14,7 @@ from typing import Any
 
 
 def compute(*_: Any, **__: Any) -> None:
-    """For longer than any test waits."""
+    """Computes for longer than any test waits."""
     threading.Timer(0.5, print, ["stuck"], {"flush": True}).start()  # when it is in C
     while True:
         hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)

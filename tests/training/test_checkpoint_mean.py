@@ -1,4 +1,4 @@
-"""The mean of several checkpoints: by hand, wherever one can be named; which ones are kept."""
+"""The mean of several checkpoints, wherever one can be selected, and which are retained."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def kept(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Record:
 
 
 def mean(folders: list[Path]) -> dict[str, np.ndarray]:
-    """Of the files themselves, in double precision, rounded once."""
+    """Returns the mean of the files in double precision, rounded once."""
     files = [load_file(folder / "model.safetensors") for folder in folders]
     return {
         name: (sum(f[name].numpy().astype(np.float64) for f in files) / len(files)).astype(
@@ -58,8 +58,8 @@ def test_by_hand(kept: Record, which: str, count: int) -> None:
 def test_which_are_kept_depends_on_no_stop(
     small: Small, kept: Record, tmp_path: Path, stops: tuple[int, ...]
 ) -> None:
-    """Validations at 7, 14, ..., saves at multiples of 5 and where validation was better; stops
-    save where nothing else does."""
+    """Checkpoints are saved at multiples of 5 and at improved validations (7, 14, ...); stops save
+    additional ones."""
     for stop in stops:
         train(small(tmp_path, "run.keep_last=4", f"run.stop_at_step={stop}"))
     record = train(small(tmp_path, "run.keep_last=4")).record
@@ -89,7 +89,7 @@ def test_fewer_than_asked_for(kept: Record, small: Small, tmp_path: Path) -> Non
 
 
 def test_files_are_named_by_what_was_averaged(tmp_path: Path) -> None:
-    """Of many by a hash of their steps, as their ends say too little."""
+    """Files of a mean of many checkpoints are named by a hash of their steps."""
 
     def name(steps: list[int]) -> str:
         run = tmp_path / "-".join(map(str, steps))
@@ -132,7 +132,7 @@ def test_on_the_command_line(kept: Record, etude: Callable, tmp_path: Path) -> N
 
 
 def test_to_begin_with(kept: Record, words: Callable, tmp_path: Path) -> None:
-    """What the source is stands in the signature: the steps, and the hashes of each."""
+    """The signature contains the steps and hashes of the source's checkpoints."""
     start = [f"init_from={kept.path}", "init_from.checkpoint=average:2"]
     checked = check_all(compose(words(tmp_path, *start)))
     found = checked.identity["init_from"]
@@ -146,7 +146,7 @@ def test_to_begin_with(kept: Record, words: Callable, tmp_path: Path) -> None:
 
 
 def test_low_rank_changes(kept: Record, words: Callable, tmp_path: Path) -> None:
-    """Each matrix of the changes is averaged; the rest is the source's."""
+    """Each low-rank matrix is averaged; the other weights are the source's."""
     lora = [f"init_from={kept.path}", "init_from.lora.rank=2", "run.keep_last=3"]
     record = train(compose(words(tmp_path, *lora, "trainer.max_steps=15"))).record
     expected = mean([folder for _, folder in record.checkpoints()][-3:])

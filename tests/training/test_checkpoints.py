@@ -1,4 +1,4 @@
-"""Which checkpoints are kept, and what happens when one is damaged."""
+"""Which checkpoints are retained, and what happens if one is damaged."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def rewrite(change: Callable[[Any], Any]) -> Callable[[Path], None]:
 
 
 def manifest(folder: Path) -> dict[str, Any]:
-    """Without its seal, as older versions wrote it."""
+    """Writes a manifest without its hash, like older versions."""
     content = json.loads((folder / "MANIFEST.json").read_text())
     del content["seal"]
     return content

@@ -1,4 +1,4 @@
-"""A run's folder is held by one at a time, whatever happens to the folder meanwhile."""
+"""Only one process at a time locks a run's folder, even if the folder is moved or deleted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`trainer.compile`: the same training within rounding, and nothing of it left anywhere."""
+"""`trainer.compile` trains the same up to rounding and leaves no trace in process or record."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def with_position(
 
 @pytest.fixture
 def without_a_compiler_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything but the last part of it, C++, which takes half a minute a graph."""
+    """Runs all of compilation except the C++ compiler, which takes half a minute per graph."""
     monkeypatch.setattr(compilation, "ARGUMENTS", {"backend": "aot_eager"})
 
 

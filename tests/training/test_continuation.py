@@ -1,4 +1,4 @@
-"""A run that was stopped and continued is the run that was not, bit for bit."""
+"""A stopped and continued run equals an uninterrupted one, bit for bit."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def test_what_differs_from_where_it_began_is_told(
         ).read_text()
 
     log_after(2)
-    assert " before: " not in log_after(4)
+    assert "(before: " not in log_after(4)
     torch.set_num_threads(2)
-    assert "2 threads now, 1 before: " in log_after(6)
+    assert "2 threads (before: 1): " in log_after(6)
     monkeypatch.setattr(run, "device_name", lambda device: "Card of a GPU")
     torch.set_num_threads(1)  # the device says more
     told = log_after(8)
-    assert "Card of a GPU now, " in told
-    assert told.count(" before: ") == 2
+    assert "device Card of a GPU (before: " in told
+    assert told.count("(before: ") == 2
 
 
 def test_two_workers(small: Small, whole: Record, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_other_data_is_refused(small: Small, tmp_path: Path) -> None:
     config.run.stop_at_step = 5
     record = train(config).record
     text.write_text(text.read_text().replace("a", "e"))
-    with pytest.raises(RequestError, match=r"the content that .* was trained on"):
+    with pytest.raises(RequestError, match=r"the fingerprint of the data that .* was trained on"):
         train(config)
     assert Record.read(record.path).info == record.info
 

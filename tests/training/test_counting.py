@@ -1,4 +1,4 @@
-"""A model's cost by its layers is that of the whole model, built."""
+"""The cost extrapolated from few layers equals that of the whole model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from etude.config.nodes import check_node
 from etude.config.paths import conf_dir
 from etude.models.cost import cost
 from etude.nn.feedforward import FeedForward
-from etude.training.counting import cost_of, parameters_of
+from etude.training.counting import cost_of, count_parameters
 from etude.training.model import sized
 from quick_first import quick_first
 
@@ -64,17 +64,17 @@ def same_parameters(model: str) -> None:
     node = node_of(model)
     with torch.device("meta"):
         whole = build(node)
-    found = parameters_of(node, build)
+    found = count_parameters(node, build)
     assert found.total == found.trained == sum(p.numel() for p in whole.parameters())
 
 
 def test_a_billion_layers_are_counted_at_once() -> None:
     began = time.process_time()
-    found = parameters_of(node_of("nano", "model.layers=1000000000"), build)
-    few = parameters_of(node_of("nano", "model.layers=4"), build)
-    assert found.total == few.total + (10**9 - 4) * few.a_layer
+    found = count_parameters(node_of("nano", "model.layers=1000000000"), build)
+    few = count_parameters(node_of("nano", "model.layers=4"), build)
+    assert found.total == few.total + (10**9 - 4) * few.per_layer
     # nano: 4 D^2 of attention, 8 D^2 of feed-forward, and two norms of D without bias
-    assert few.a_layer == 12 * 128**2 + 2 * 128
+    assert few.per_layer == 12 * 128**2 + 2 * 128
     assert time.process_time() - began < 5
 
 
@@ -96,21 +96,21 @@ def test_layers_that_differ(layers: int) -> None:
     assert found == whole
     with torch.device("meta"):
         model = build(node)
-    assert parameters_of(node, build).total == model.num_parameters() == found.parameters
+    assert count_parameters(node, build).total == model.num_parameters() == found.parameters
 
 
 def test_a_long_pattern_is_counted_by_its_periods() -> None:
     began = time.process_time()
-    many = parameters_of(node_of("nano", "model.layers=400000000", *PATTERNED), build)
-    few = parameters_of(node_of("nano", "model.layers=4", *PATTERNED), build)
-    eight = parameters_of(node_of("nano", "model.layers=8", *PATTERNED), build)
+    many = count_parameters(node_of("nano", "model.layers=400000000", *PATTERNED), build)
+    few = count_parameters(node_of("nano", "model.layers=4", *PATTERNED), build)
+    eight = count_parameters(node_of("nano", "model.layers=8", *PATTERNED), build)
     assert many.total == few.total + (10**8 - 1) * (eight.total - few.total)
-    assert many.a_layer == (eight.total - few.total) // 4
+    assert many.per_layer == (eight.total - few.total) // 4
     assert time.process_time() - began < 5
 
 
 class Growing(FeedForward):
-    """Wider in each layer (Mehta et al. 2024, arXiv:2404.14619)."""
+    """Feed-forward that is wider in each layer (Mehta et al. 2024, arXiv:2404.14619)."""
 
     activation = staticmethod(torch.relu)
 
@@ -125,5 +125,5 @@ def test_a_part_that_asks_for_its_layer_is_counted_in_each() -> None:
     node = replace(node, arguments={**node.arguments, "feedforward": growing})
     with torch.device("meta"):
         whole = build(node).num_parameters()
-    assert parameters_of(node, build).total == whole
+    assert count_parameters(node, build).total == whole
     assert cost_of(node, build, length=16).parameters == whole

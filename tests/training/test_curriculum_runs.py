@@ -1,4 +1,4 @@
-"""Runs whose steps change on the way, stopped, killed, continued."""
+"""Runs with a curriculum, stopped, killed and continued."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def test_a_change_after_the_end_is_reported(
 
     late = "data.curriculum={batch: {0: 2, 40: 4}}"
     train(compose(words(tmp_path, late)))
-    assert "data.curriculum.batch changes after step 40: the run has 40" in caplog.text
+    assert (
+        "data.curriculum.batch changes after step 40, but the run has only 40 steps" in caplog.text
+    )
     assert "changes after step" not in etude("data", "show", *words(tmp_path, late)).out
     planned = etude("plan", *words(tmp_path, late))
     assert "40 steps of up to 32" in planned.out

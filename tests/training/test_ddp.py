@@ -1,4 +1,4 @@
-"""A run in several processes: the same samples, the same losses, one record, nobody left behind."""
+"""Runs in several processes: same samples, same losses, one record, no process left behind."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def test_the_shares_of_a_step_make_up_the_step(
 @pytest.mark.parametrize(
     ("arguments", "where", "told"),
     [
-        ({"devices": 0}, "devices", "from 1 on"),
-        ({"devices": -1}, "devices", "from 1 on"),
-        ({"devices": "many"}, "devices", "from 1 on"),
-        ({"devices": [0, 0]}, "devices", "from 1 on"),
+        ({"devices": 0}, "devices", "of at least 1"),
+        ({"devices": -1}, "devices", "of at least 1"),
+        ({"devices": "many"}, "devices", "of at least 1"),
+        ({"devices": [0, 0]}, "devices", "of at least 1"),
         ({"devices": [0, 1], "accelerator": "cpu"}, "devices", "a number"),
-        ({"devices": 2, "strategy": "fsdp"}, "strategy", "ddp or auto beside devices = 2"),
-        ({"num_nodes": 2}, "num_nodes", "share one machine"),
+        ({"devices": 2, "strategy": "fsdp"}, "strategy", "ddp or auto with devices = 2"),
+        ({"num_nodes": 2}, "num_nodes", "as a run uses one machine"),
     ],
 )
 def test_what_makes_no_processes_is_refused(
@@ -156,7 +156,7 @@ def test_each_process_takes_its_share_of_the_cores(monkeypatch: pytest.MonkeyPat
 def long(
     words: Words, write_corpus: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Words:
-    """A run like `small`, over a text whose validation takes three batches."""
+    """A run like `small` with a text whose validation has three batches."""
     text = write_corpus(tmp_path_factory.mktemp("long") / "text.txt", lines=5000)
 
     def overrides(root: Path, *more: str) -> list[str]:
@@ -170,7 +170,7 @@ def weights(record: Record) -> dict[str, torch.Tensor]:
 
 
 def assert_close(one: Record, other: Record) -> None:
-    """The same rows and weights, but for the order of sums in double precision."""
+    """Asserts equal rows and weights, up to the order of sums in double precision."""
     mine, others = rows(one), rows(other)
     assert [row["step"] for row in mine] == [row["step"] for row in others]
     for row, same in zip(mine, others, strict=True):
@@ -185,7 +185,7 @@ def assert_close(one: Record, other: Record) -> None:
 
 
 def processes_of(record: Path) -> list[int]:
-    """The other ranks' processes, as the log tells them."""
+    """Returns the processes of the other ranks from the log."""
     return [int(n) for n in re.findall(r"is process (\d+)", (record / "log.txt").read_text())]
 
 
@@ -237,12 +237,12 @@ def test_goes_on_with_another_number_of_processes(
         record = train(compose(*asked, *two, *more)).record
     assert [start["processes"] for start in record.info["starts"]] == [first, 3 - first]
     assert_close(record, exact)
-    assert "processes now" in (record.path / "log.txt").read_text()
+    assert "processes (before: " in (record.path / "log.txt").read_text()
 
 
 @pytest.fixture(scope="module")
 def whole(words: Words, tmp_path_factory: pytest.TempPathFactory) -> Record:
-    """Trained by two processes at a stretch, with dropout."""
+    """Record of an uninterrupted run in two processes, with dropout."""
     return train(compose(*words(tmp_path_factory.mktemp("whole"), *TWO))).record
 
 

@@ -1,4 +1,4 @@
-"""Whether more or less of a metric is better: known, or stated by the task, or refused."""
+"""Direction of a metric: known, stated by the task, or an error."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Mine(Classification):
 def mine(
     tmp_path: Path, toy: Toy, etude: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Any]]:
-    """Trains with a task of one's own, whose metric is best in the middle."""
+    """Trains with a custom task whose metric is best in the middle of the run."""
     monkeypatch.syspath_prepend(tmp_path)
     file = tmp_path / "conf" / "task" / "mine.yaml"
     file.parent.mkdir(parents=True)
@@ -94,8 +94,8 @@ def test_a_monitor_of_no_known_direction_is_refused(
 ) -> None:
     answer = mine()
     assert answer.code == 2
-    assert "task.monitor = 'val/kappa': expected a metric of which it is known" in answer.err
-    assert 'Mine can state more_is_better = ("kappa",)' in answer.err
+    assert "task.monitor = 'val/kappa': expected a metric with a known direction" in answer.err
+    assert 'set more_is_better = ("kappa",) or less_is_better in Mine' in answer.err
     assert not (tmp_path / "runs").exists()
     assert mine("task.monitor=val/f1_macro").code == 0
 
@@ -105,14 +105,14 @@ def test_a_monitor_that_validation_does_not_give(mine: Callable[..., Any], tmp_p
     assert answer.code == 2
     (file,) = (tmp_path / "runs").rglob("run.json")
     assert json.loads(file.read_text())["status"] == "failed"
-    assert "task.monitor = 'val/kappa': expected a metric that the validation gives" in answer.err
+    assert "task.monitor = 'val/kappa': expected a metric of the validation" in answer.err
     assert "val/cappa" in answer.err
 
 
 def test_metrics_that_are_not_listed_are_reported_once(mine: Callable[..., Any]) -> None:
     answer = mine("task.monitor=val/loss", given='"cappa"')
     assert answer.code == 0, answer.err
-    assert (answer.out + answer.err).count("Mine.metric_names does not list val/cappa") == 1
+    assert (answer.out + answer.err).count("Mine.metric_names does not contain val/cappa") == 1
     answer = mine("task.monitor=val/loss", "name=other")
     assert "metric_names" not in answer.out + answer.err
 
@@ -121,7 +121,10 @@ def test_early_stopping_goes_the_metric_s_way(mine: Callable[..., Any]) -> None:
     stop = ["callbacks=early_stopping", "callbacks.early_stopping.monitor=val/accuracy"]
     answer = mine("task.monitor=val/loss", *stop)
     assert answer.code == 2
-    assert "callbacks.early_stopping.mode = 'min': expected max: more of val/accuracy" in answer.err
+    assert (
+        "callbacks.early_stopping.mode = 'min': expected max (higher values of val/accuracy"
+        in answer.err
+    )
     assert mine("task.monitor=val/loss", *stop, "+callbacks.early_stopping.mode=max").code == 0
 
 

@@ -1,7 +1,7 @@
-"""A disk that fills up, a root that cannot be written, and kills at every system call that counts.
+"""Full disks, read-only roots, and kills at system calls.
 
-What the system has to lend (a small file system, another user, `strace`) is asked for; where it
-is not to be had the test says so and is skipped.
+Tests that need a small file system, another user or `strace` are skipped if these are not
+available.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def whole(small: Callable, tmp_path_factory: pytest.TempPathFactory) -> Record:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own that has 400 kB."""
+    """A separate file system of 400 kB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if sys.platform != "linux":
@@ -55,8 +55,8 @@ def test_a_checkpoint_that_does_not_fit(
     small_disk: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A real disk runs full: what was good stays, and the rest is trained when there is room."""
-    # both would have said so before
+    """On a full disk, existing checkpoints stay valid; the run continues when there is space."""
+    # both checks would fail before training
     monkeypatch.setattr("etude.records.storage.LEAST_FREE", 0)
     monkeypatch.setattr("etude.training.run.room_for_checkpoints", lambda *_: None)
     command = ["train", *words(small_disk / "runs")]
@@ -67,7 +67,7 @@ def test_a_checkpoint_that_does_not_fit(
     filler.write_bytes(bytes(room))
     answer = etude(*command)
     assert answer.code == 1, answer.out + answer.err
-    told = r"the checkpoint of step 7 needs 0\.\d MiB, \S+ has 0\.\d MiB left; the one before it"
+    told = r"the checkpoint of step 7 needs 0\.\d MiB, but \S+ has 0\.\d MiB free; the previous"
     assert re.search(told, answer.err), answer.err
     assert "Traceback" not in answer.err
     record = Record.read(record.path)
@@ -83,7 +83,7 @@ def test_a_checkpoint_that_does_not_fit(
 def test_rows_that_do_not_fit(
     words: Words, etude: Callable, whole: Record, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Linux' own full device stands in for the metrics file."""
+    """Linux's full device replaces the metrics file."""
     from etude.records import metrics
 
     if not Path("/dev/full").exists():
@@ -122,7 +122,7 @@ def test_two_checkpoints_must_fit_before_training(
 
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="no setpriv")
 def test_a_read_only_root_where_permission_bits_count(words: Words, tmp_path: Path) -> None:
-    """Without the superuser's right to write everywhere, if the test has it."""
+    """Drops the superuser's permission to write everywhere."""
     root = tmp_path / "runs"
     root.mkdir(mode=0o555)
     without = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"]
@@ -173,7 +173,7 @@ def test_killed_at_each_system_call_that_counts(
 def test_thirty_kills_with_temporary_files_elsewhere(
     small: Callable, words: Words, whole: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Dropout, accumulation, and moments that nobody chose; TMPDIR on another file system."""
+    """Kills at random times, with dropout and accumulation; TMPDIR is on another file system."""
     import random
     import time
 

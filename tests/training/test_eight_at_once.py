@@ -1,4 +1,4 @@
-"""The same run asked for eight times at once: it is trained by one."""
+"""Of eight simultaneous requests for the same run, one trains it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_with_patience_all_come_to_it(words: Callable, tmp_path: Path) -> None:
     typed = [*words(root), "run.wait=true"]
     processes = [apart.start(typed, output, "slow", 20) for output in outputs]
     assert [apart.finish(process) for process in processes] == [0] * 8
-    reused = ["finished before" in output.read_text() for output in outputs]
+    reused = ["already finished" in output.read_text() for output in outputs]
     assert sum(reused) == 7
     (folder,) = (root / "tiny").iterdir()
     record = Record.read(folder)

@@ -1,4 +1,4 @@
-"""Runs that go wrong: NaN, no memory, an error of any kind."""
+"""Failing runs: NaN, out of memory, other errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def whole(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Record:
 
 @pytest.fixture
 def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[Any], Any]], None]:
-    """`at_step(7, change)` passes the seventh step's losses through `change`."""
+    """`at_step(7, change)` applies `change` to the losses of the seventh step."""
     original = CausalLM.loss
 
     def plant(step: int, change: Callable[[Any], Any]) -> None:
@@ -51,7 +51,7 @@ def poisoned_gradient(loss: torch.Tensor) -> torch.Tensor:
 
 
 def assert_sound(record: Record, before: int) -> None:
-    """Every checkpoint is of an earlier step and holds numbers; the best one is there."""
+    """Asserts that checkpoints are of earlier steps and finite, and that the best one exists."""
     found = dict(record.checkpoints())
     assert found
     assert max(found) < before
@@ -89,7 +89,7 @@ def test_a_diverged_run_says_so_again(
     before = (folder / "metrics.jsonl").read_text()
     second = etude("train", *words(tmp_path))
     assert second.code == 1
-    assert "diverged before at step 11" in second.err
+    assert "already diverged at step 11" in second.err
     assert (folder / "metrics.jsonl").read_text() == before
     at_step(0, lambda loss: loss)
     again = train(small(tmp_path, "run.on_existing=again")).record
@@ -162,12 +162,16 @@ def test_scaled_gradients_may_overflow(small: Small, at_step: Callable, tmp_path
 
 
 ERRORS = [
-    (MemoryError(), "oom", "a smaller trainer.micro_batch needs less"),
-    (torch.OutOfMemoryError("CUDA out of memory"), "oom", "a smaller trainer.micro_batch"),
+    (MemoryError(), "oom", "reduce trainer.micro_batch to use less memory"),
+    (
+        torch.OutOfMemoryError("CUDA out of memory"),
+        "oom",
+        "reduce trainer.micro_batch to use less memory",
+    ),
     (
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
         "oom",
-        "a smaller trainer.micro_batch",
+        "reduce trainer.micro_batch to use less memory",
     ),
     (ZeroDivisionError("by zero,\nat length"), "failed", "ZeroDivisionError: by zero,"),
     (KeyError("key"), "failed", "KeyError: 'key'"),

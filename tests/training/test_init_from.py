@@ -1,4 +1,4 @@
-"""A run that begins with the weights of another, or with released ones."""
+"""Runs that start from the weights of another run or from pretrained ones."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ Toy = Callable[..., list[str]]
 
 
 def toys(words: list[str], *more: str) -> list[str]:
-    """A toy's words without what the source says instead."""
+    """Returns a toy's overrides without those that the source determines."""
     ours = ("model.", "data.tokenizer.", "model=")
     return [word for word in words if not word.startswith(ours)] + list(more)
 
 
 def model_of(words: list[str]) -> Any:
-    """The module of a run before its first step."""
+    """Returns the module of a run before its first step."""
     checked = check_all(compose(words))
     labels = 2 if "task=classification" in words else 0
     size = checked.nodes["model"].arguments["vocab_size"]
@@ -54,7 +54,7 @@ def model_of(words: list[str]) -> Any:
 
 @pytest.fixture(scope="module")
 def pretrained(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Record:
-    """A masked language model's run."""
+    """Record of a masked language model."""
     return train(compose(toy("masked_lm", tmp_path_factory.mktemp("pre")))).record
 
 
@@ -125,7 +125,7 @@ def test_other_weights_make_another_run(pretrained: Record, toy: Toy, tmp_path: 
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small BERT with its vocabulary, as `transformers` saves it."""
+    """A small BERT with its vocabulary, saved by `transformers`."""
     folder = tmp_path_factory.mktemp("bert")
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz."]
     pieces += [f"##{piece}" for piece in pieces[5:]]
@@ -151,7 +151,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_released_weights_with_their_head(bert: Path, toy: Toy, tmp_path: Path) -> None:
-    """What `transformers` says of the same ids."""
+    """The outputs equal those of `transformers` for the same ids."""
     folder = bert / "classifier"
     module = model_of(toys(toy("classification", tmp_path), f"init_from={folder}")).eval()
     theirs = BertForSequenceClassification.from_pretrained(folder).eval()
@@ -182,7 +182,7 @@ def test_a_head_of_the_wrong_size(bert: Path, toy: Toy, tmp_path: Path) -> None:
         train(compose(words))
     told = str(caught.value)
     assert "init_from, head.classifier.weight = '3 x 16': expected the shape 2 x 16" in told
-    assert "init_from.head=new begins with a new one" in told
+    assert "set init_from.head=new for a new head" in told
     assert not (tmp_path / "runs").exists()
     assert train(compose([*words, "init_from.head=new"])).status == "finished"
 
@@ -271,7 +271,7 @@ print(json.dumps([str(record.path), record.info["status"]]))
 def test_a_hub_id_begins_at_its_commit(
     gpt2: Path, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once the branch has moved on, the commit begins the same run, and the branch another."""
+    """After the branch has moved, the commit starts the same run and the branch another one."""
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "data")
     from fake_hub import Models, commit_of
 
@@ -334,8 +334,10 @@ class TestRefusals:
     def test_nothing_left_to_train(self, bert: Path, toy: Toy, tmp_path: Path) -> None:
         words = toys(toy("classification", tmp_path / "runs"), f"init_from={bert / 'body'}")
         told = self.told([*words, "init_from.freeze=['*']"])
-        assert "leaves something to train" in told
-        assert "fits a parameter's name" in self.told([*words, "init_from.freeze=layers.0"])
+        assert "patterns that leave parameters to train" in told
+        assert "a pattern that matches a parameter name" in self.told(
+            [*words, "init_from.freeze=layers.0"]
+        )
         assert not (tmp_path / "runs").exists()
 
     def told(self, words: list[str]) -> str:
@@ -357,25 +359,25 @@ class TestRefusals:
     def test_a_model_beside_the_source(self, bert: Path, toy: Toy, tmp_path: Path) -> None:
         words = toys(toy("classification", tmp_path), f"init_from={bert / 'body'}")
         told = self.told([*words, "model=bert_tiny"])
-        assert "expected nothing beside init_from: the model is the source's" in told
+        assert "expected no override with init_from, which uses the source's model" in told
         told = self.told([*words, "data/tokenizer=bpe"])
-        assert "the tokenizer is the source's" in told
+        assert "which uses the source's tokenizer" in told
 
     def test_another_shape(self, bert: Path, toy: Toy, tmp_path: Path) -> None:
         words = toys(toy("classification", tmp_path / "runs"), f"init_from={bert / 'body'}")
         told = self.told([*words, "model.layers=3"])
         assert "blocks.2" in told
-        assert "more misfits" in told
+        assert "more incompatible tensors" in told
 
     def test_longer_than_the_source(self, bert: Path, toy: Toy, tmp_path: Path) -> None:
         words = toys(toy("classification", tmp_path), f"init_from={bert / 'body'}")
         told = self.told([*words, "data.sequence_length=100"])
-        assert "data.sequence_length = 100: expected at most the 64 positions" in told
+        assert "data.sequence_length = 100: expected at most the source's 64 positions" in told
         assert "model.max_length" not in told
-        assert "init_from.grow_positions=true adds rows, which begin untrained" in told
+        assert "set init_from.grow_positions=true to add untrained rows" in told
         told = self.told([*words, "data.sequence_length=100", "model.max_length=100"])
         assert "model.max_length = 100: expected at most the source's 64 learned positions" in told
-        assert "model.max_length = 32: expected the source's 64" in self.told(
+        assert "model.max_length = 32: expected at least the source's 64" in self.told(
             [*words, "model.max_length=32"]
         )
 
@@ -383,18 +385,21 @@ class TestRefusals:
         self, llama: Path, toy: Toy, tmp_path: Path
     ) -> None:
         words = toys(toy("instruction", tmp_path), f"init_from={llama}", "data.sequence_length=300")
-        assert "model.max_length=300 makes room; the source was meant for 200" in self.told(words)
+        assert "set model.max_length=300; the source's max_length is 200" in self.told(words)
         assert model_of([*words, "model.max_length=300"]).max_length == 300
         told = self.told([*words, "init_from.grow_positions=true"])
-        assert "init_from.grow_positions = True: expected false for this source" in told
+        assert (
+            "init_from.grow_positions = True: expected false, as Rotary has no learned positions"
+            in told
+        )
 
     @pytest.mark.parametrize(
         ("more", "expected"),
         [
-            (["data.sequence_length=64"], "false: the source's 64 positions suffice"),
-            (["init_from.lora.rank=2"], "false beside init_from.lora"),
-            (["init_from.freeze=body"], "false beside what freezes the positions"),
-            (["init_from.freeze=[pos*]"], "false beside what freezes the positions"),
+            (["data.sequence_length=64"], "false, as the source's 64 positions are enough"),
+            (["init_from.lora.rank=2"], "false with init_from.lora"),
+            (["init_from.freeze=body"], "false with frozen positions"),
+            (["init_from.freeze=[pos*]"], "false with frozen positions"),
         ],
     )
     def test_rows_that_would_never_be_trained(
@@ -426,7 +431,7 @@ class TestRefusals:
         )
 
     def test_it_changed_before_the_first_step(self, bert: Path, toy: Toy, tmp_path: Path) -> None:
-        """The config was composed with one source, and another lies there when it is read."""
+        """The source changes between composing the config and loading the weights."""
         source = tmp_path / "source"
         shutil.copytree(bert / "body", source)
         checked = check_all(compose(toys(toy("classification", tmp_path), f"init_from={source}")))
@@ -435,5 +440,5 @@ class TestRefusals:
         config = BertConfig.from_pretrained(source)
         BertForSequenceClassification(config).bert.save_pretrained(source)
         assert weights.keys() == load_file(source / "model.safetensors").keys()
-        with pytest.raises(RequestError, match="it has changed since"):
+        with pytest.raises(RequestError, match="the source has changed"):
             Initial.fill(module, checked.config.init_from, tmp_path)

@@ -1,4 +1,4 @@
-"""kill -9 anywhere: nothing half-written stays, nothing is trained or written twice."""
+"""kill -9 at any time: no partial files stay, no step is trained or recorded twice."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_one_process_a_run(small: Callable, words: Callable, whole: Record, tmp_
     assert first.is_alive()
     assert apart.finish(first) == 0
     assert apart.finish(third) == 0
-    assert "finished before" in outputs[2].read_text()
+    assert "already finished" in outputs[2].read_text()
     record = Record.read(folder)
     assert len(record.info["starts"]) == 1
     assert_same(record, whole)

@@ -1,4 +1,4 @@
-"""What a step read, and which steps read a text, against what training was really given."""
+"""The examples of a step, and the steps of a text, compared with the batches of training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KINDS = ["masked_lm", "span_denoising", "translation", "instruction", "classific
 def trained(
     words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Run, list[list[dict[str, Any]]]]:
-    """A run, and the micro-batches that each of its steps was given."""
+    """A run, and the micro-batches of each of its steps."""
     given: list[list[dict[str, Any]]] = []
     original = Task.training_step
 
@@ -129,7 +129,7 @@ def test_rows_are_named(toy: Toy, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("more", ["data.too_long=truncate", "data.too_long=chunk"])
 def test_the_rest_of_a_long_row(more: str, toy: Toy, tmp_path: Path) -> None:
-    """What no example holds, no step has read; of a row in pieces the one that holds it."""
+    """No step reads the truncated rest of a row; of a chunked row, a step reads the chunk."""
     rows_ = tmp_path / "rows.jsonl"
     lines = [
         {"text": f"start{n} " + "cats ran over dogs " * 8 + f"end{n}", "label": n % 2}
@@ -214,7 +214,7 @@ def test_which_steps_read_a_text(words: Callable, tmp_path: Path) -> None:
 
 
 def test_the_gradient_is_of_what_is_named(words: Callable, tmp_path: Path) -> None:
-    """The norm that training logged, from the weights before the step and what the step read."""
+    """The logged gradient norm follows from the weights before the step and the step's examples."""
     whole = ["model.dropout=0", "trainer.log_every_n_steps=1", "run.keep_every=5"]
     run = load_run(train(compose(words(tmp_path, *whole))).record.path)
     logged = run.metrics.set_index("step")["train/grad_norm"]

@@ -1,4 +1,4 @@
-"""A record in other hands: moved, found by a prefix, tabled, and never trusted too far."""
+"""Loading of records: moved, found by a prefix, listed in tables, and with untrusted classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Low-rank changes: those of `peft` on the same weights, there and back; merged; saved alone."""
+"""LoRA: equal to `peft` on the same weights, converted both ways, merged, saved separately."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("slots", [("q", "v"), ("out", "down"), ("q", "k", "v", "gate", "up")])
 def test_equals_peft(llama: Path, tmp_path: Path, slots: tuple[str, ...]) -> None:
-    """Logits and gradients of the changes, before and after merging."""
+    """Logits and gradients of the adapters equal peft's, before and after merging."""
     loaded = load_weights(llama)
     options = LoRA(rank=3, alpha=5.0, targets=slots)
     adapt(loaded.module, options)
@@ -139,7 +139,7 @@ def test_merged_as_a_run_and_as_an_adapter(
 
 @pytest.fixture
 def etude_command(etude: Callable) -> Callable:
-    """The command, where the name means the package."""
+    """The command, in tests where `etude` is the package."""
     return etude
 
 

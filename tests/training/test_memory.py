@@ -1,4 +1,4 @@
-"""Memory that training keeps from one step to the next."""
+"""Memory that training retains between steps."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ print(kept - resident())
 
 
 def measured(**environment: str) -> list[float]:
-    """Shares of a string's pages found outside and within, and that given back at the end."""
+    """Returns the fractions of pages retained outside and inside, and released at the end."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         capture_output=True,

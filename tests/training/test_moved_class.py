@@ -1,4 +1,4 @@
-"""A shipped class that has moved: configs, records and runs keep its first name."""
+"""A moved built-in class: configs, records and runs keep its original name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FIRST, NOW = "etude.nn.norm.LayerNorm", "etude.nn.elsewhere.LayerNorm"
 
 @pytest.fixture
 def move(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], None]:
-    """Called, it moves a class into another module, as a change of the source would."""
+    """Returns a function that moves a class to another module, like a change of the source."""
 
     def moved() -> None:
         elsewhere = types.ModuleType("etude.nn.elsewhere")

@@ -1,4 +1,4 @@
-"""Training in muP: at the base width the standard run, bit for bit; saved, reloaded, continued."""
+"""Training with muP: at the base width equal to standard training; saved, reloaded, continued."""
 
 from __future__ import annotations
 

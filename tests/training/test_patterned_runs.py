@@ -1,4 +1,4 @@
-"""Runs of a model whose layers differ: typed on the command line, recorded, begun with, refused."""
+"""Runs of models with different layers: overrides, records, use as a source, errors."""
 
 from __future__ import annotations
 

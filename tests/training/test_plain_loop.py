@@ -1,4 +1,4 @@
-"""What is trained is what a plain PyTorch loop over the same batches trains."""
+"""Training equals a plain PyTorch loop over the same batches."""
 
 from __future__ import annotations
 

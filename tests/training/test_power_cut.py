@@ -1,4 +1,4 @@
-"""A power cut at any moment: the run goes on, and ends with every row and the same bits."""
+"""After a power cut at any time, the run continues and ends with all rows, bit for bit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from quick_first import quick_first
 
 Small = Callable[..., DictConfig]
 STEPS = "trainer.max_steps=13"
-"""Validations at 7 and 13, saves at 5, 7, 10 and 13, rows at 4, 7, 8, 12 and 13."""
+"""The run validates at steps 7 and 13, saves at 5, 7, 10 and 13, logs at 4, 7, 8, 12 and 13."""
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +31,9 @@ def whole(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Record:
 
 @pytest.fixture(scope="module")
 def cuts(small: Small, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
-    """Roots as power cuts at each moment of one run leave them, each state once.
+    """Roots after power cuts at each time of one run, each state once.
 
-    `least` holds what was flushed and nothing else; of `mixed` each file and each folder is as it
-    was flushed or as it was written.
+    `least` contains only flushed data; in `mixed`, each file and folder is flushed or not.
     """
     top = tmp_path_factory.mktemp("cuts")
     found: dict[str, list[Path]] = {"least": [], "mixed": []}
@@ -67,7 +66,7 @@ def cuts(small: Small, tmp_path_factory: pytest.TempPathFactory) -> dict[str, li
 
 
 def goes_on(small: Small, root: Path, whole: Record) -> int:
-    """Trains what a power cut left of a run; the step from which on."""
+    """Continues a run after a power cut; returns the step from which it continued."""
     record = train(small(root, STEPS)).record
     assert_same(record, whole)
     assert verify(record.path).faults == []
@@ -76,7 +75,7 @@ def goes_on(small: Small, root: Path, whole: Record) -> int:
 
 
 def test_after_a_power_cut(small: Small, whole: Record, cuts: dict[str, list[Path]]) -> None:
-    """Some of the moments: every checkpoint has its rows on the disk before it appears."""
+    """At a sample of times: the rows of a checkpoint are on the disk before the checkpoint."""
     chosen = cuts["least"][::5]
     assert len(chosen) >= 4
     steps = [goes_on(small, root, whole) for root in chosen]
@@ -107,7 +106,7 @@ def test_after_a_power_cut_at_each_moment(
 def test_rows_that_are_gone_are_trained_again(
     small: Small, whole: Record, tmp_path: Path, older: bool, left: int | None, resumed: int
 ) -> None:
-    """As versions before wrote records, and as a disk that lies about flushing leaves them."""
+    """Records of older versions, or on a disk that doesn't flush."""
     record = train(small(tmp_path, STEPS, "run.stop_at_step=12", "run.keep_every=5")).record
     assert [step for step, _ in record.checkpoints()] == [5, 7, 10, 12]
     if older:
@@ -123,7 +122,7 @@ def test_rows_that_are_gone_are_trained_again(
 
 
 def test_rows_at_another_interval_are_no_gap(small: Small, tmp_path: Path) -> None:
-    """`trainer.log_every_n_steps` does not enter the signature and may change on the way."""
+    """`trainer.log_every_n_steps` is not in the signature and may change during a run."""
     train(small(tmp_path, STEPS, "run.stop_at_step=5"))
     record = train(small(tmp_path, STEPS, "trainer.log_every_n_steps=3")).record
     assert [row["step"] for row in record.rows()] == [4, 6, 7, 9, 12, 13]

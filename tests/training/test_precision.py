@@ -1,4 +1,4 @@
-"""Each precision trains on the CPU, saves what it trained, and gives text; profiles are written."""
+"""Each precision trains on the CPU, saves its weights and generates text; profilers write files."""
 
 from __future__ import annotations
 

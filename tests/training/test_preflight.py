@@ -1,4 +1,4 @@
-"""Wrong places and wrong machines: exit code 2, nothing trained, nothing left behind."""
+"""Invalid paths and machines: exit code 2, no training, no files left behind."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_no_such_device(words: Words, etude: Callable, tmp_path: Path, typed: st
     answer = etude("train", *overrides, typed)
     assert answer.code == 2
     assert "trainer.accelerator = " in answer.err
-    assert "expected something that torch finds on this machine: cpu" in answer.err
+    assert "expected an accelerator of this machine: cpu" in answer.err
     assert not (tmp_path / "runs").exists()
 
 
@@ -93,8 +93,8 @@ def test_half_precision_is_scaled_on_gpus_only(
 ) -> None:
     answer = etude("train", *words(tmp_path / "runs", "trainer.precision=16-mixed"))
     assert answer.code == 2
-    assert "trainer.precision = '16-mixed': expected one for cpu" in answer.err
-    assert "bf16-mixed says so" in answer.err
+    assert "trainer.precision = '16-mixed': expected a precision that cpu supports" in answer.err
+    assert "set trainer.precision=bf16-mixed" in answer.err
     assert not (tmp_path / "runs").exists()
 
 

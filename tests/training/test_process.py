@@ -1,4 +1,4 @@
-"""What ran before in the same process does not reach a run, and a run leaves no trace in it."""
+"""A run is isolated from the settings of its process, and doesn't change them."""
 
 from __future__ import annotations
 

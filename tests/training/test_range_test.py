@@ -1,4 +1,4 @@
-"""The rate that rises: on a bowl whose losses are known, and beside a run that it leaves alone."""
+"""Range test of the learning rate, on a bowl with known losses and on an unaffected run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from etude.errors import EtudeError, Interrupted, InvalidArguments
 from etude.optim.sgd import SGD
 from etude.tasks.base import Setup, Task
 from etude.tasks.causal_lm import CausalLM
-from etude.training.range_test import Rising, Sweep, Watch
+from etude.training.range_test import LossRecorder, Rising, Sweep
 from etude.training.run import train
 from etude.training.trainer import Trainer
 
@@ -32,7 +32,7 @@ Small = Callable[..., DictConfig]
 
 
 class Bowl(Task):
-    """floor + h w^2 / 2 from w = 1, whatever the batch."""
+    """Task with the loss floor + h w^2 / 2 from w = 1, independent of the batch."""
 
     h, floor = 1.0, 0.0
 
@@ -49,26 +49,26 @@ class Point(nn.Module):
 
 def tried(
     folder: Path, lowest: float, highest: float, steps: int = 100, task: type[Task] = Bowl
-) -> Watch:
-    """`Watch` after the test, with plain SGD of a base rate of 0.5."""
+) -> LossRecorder:
+    """Returns the `LossRecorder` after a test with SGD and a base rate of 0.5."""
     rising = Rising(lowest, highest, base=0.5)
     setup = Setup(Point(), SGD(0.5), rising, steps, seed=0)
-    watch = Watch(rising, steps, Sweep(0.5, folder))
+    recorder = LossRecorder(rising, steps, Sweep(0.5, folder))
     trainer = Trainer(max_steps=steps, accelerator="cpu").build(
-        total_steps=steps, callbacks=[watch], folder=folder
+        total_steps=steps, callbacks=[recorder], folder=folder
     )
     batches = DataLoader([[{"step_targets": 1}]] * steps, batch_size=None)  # type: ignore[arg-type]
     try:
         trainer.fit(task(setup), batches)
     finally:
-        watch.close()
-    return watch
+        recorder.close()
+    return recorder
 
 
 @pytest.mark.parametrize("h", [1.0, 20.0])
 def test_steepest_on_a_bowl(tmp_path: Path, h: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each step multiplies w by 1 - h lr. While h lr is small the loss is exp(-2 h lr / ln r) for
-    rates that rise by r each step, steepest where lr = ln r / 2 h."""
+    """Each step multiplies w by 1 - h lr. For small h lr the loss is exp(-2 h lr / ln r) if the
+    rate rises by r each step, and steepest at lr = ln r / 2 h."""
     monkeypatch.setattr(Bowl, "h", h)
     sweep = tried(tmp_path, 1e-3 / h, 1.0 / h).sweep
     assert len(sweep.rates) == 100
@@ -89,7 +89,7 @@ def test_ends_past_twice_the_inverse_curvature(
 ) -> None:
     monkeypatch.setattr(Bowl, "floor", 1.0)
     sweep = tried(tmp_path, 1.9, 100.0).sweep
-    assert "above 4 times its minimum" in (sweep.ended or "")
+    assert "exceeds 4 times its minimum" in (sweep.ended or "")
     assert 2.0 < sweep.rates[-1] < 20.0
     assert sweep.losses[-1] > 4 * min(sweep.losses)
 
@@ -101,7 +101,7 @@ def test_ends_where_the_loss_is_no_number(tmp_path: Path) -> None:
             return super().loss(micro) * (math.nan if rate > 0.1 else 1.0)
 
     sweep = tried(tmp_path, 1e-3, 1.0, task=Cliff).sweep
-    assert "the loss is nan at a rate of 0.1" in (sweep.ended or "")
+    assert "the loss is nan at a learning rate of 0.1" in (sweep.ended or "")
     assert all(math.isfinite(loss) for loss in sweep.losses)
     assert sweep.rates[-1] < 0.1
 
@@ -121,8 +121,8 @@ def states() -> list[Any]:
 def test_nothing_else_is_touched(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Records, random numbers, threads' settings, the folder that one is in; and training after it
-    gives what training without it does."""
+    """The test doesn't change records, random numbers, threads, the working folder or later
+    training."""
     monkeypatch.chdir(tmp_path)
     runs = tmp_path / "runs"
     before = train(small(runs)).record
@@ -144,14 +144,14 @@ def test_every_rate_rises_in_proportion(
     small: Small, words: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[float, float]] = []
-    original = Watch.on_train_batch_end
+    original = LossRecorder.on_train_batch_end
 
-    def look(self: Watch, trainer: Any, *rest: Any) -> None:
+    def look(self: LossRecorder, trainer: Any, *rest: Any) -> None:
         rates = {group["lr"] for group in trainer.optimizers[0].param_groups}
         seen.append((max(rates), min(rates)))
         original(self, trainer, *rest)
 
-    monkeypatch.setattr(Watch, "on_train_batch_end", look)
+    monkeypatch.setattr(LossRecorder, "on_train_batch_end", look)
     more = [
         "optimizer=muon",
         "optimizer.lr=2e-2",
@@ -166,7 +166,7 @@ def test_every_rate_rises_in_proportion(
 
 
 def test_a_run_that_it_speaks_for(small: Small, tmp_path: Path) -> None:
-    """The rate that it finds learns more in forty steps than a hundredth of it."""
+    """The suggested rate reduces the loss more in forty steps than a hundredth of it."""
     more = ("data.batch.examples=16", "trainer.micro_batch=null", "model.dropout=0")
     found = etude.find_learning_rate(small(tmp_path, *more), steps=80)
     assert found.suggestion is not None
@@ -183,19 +183,23 @@ def test_a_loss_that_is_none_from_the_beginning(
 ) -> None:
     original = CausalLM.loss
     monkeypatch.setattr(CausalLM, "loss", lambda self, micro: original(self, micro) * math.nan)
-    with pytest.raises(EtudeError, match="nothing to see: the loss is nan at a rate of 1e-06"):
+    told = (
+        r"too few losses \(0, at least 10 are needed\): "
+        "the loss is nan at a learning rate of 1e-06"
+    )
+    with pytest.raises(EtudeError, match=told):
         etude.find_learning_rate(small(tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_signal(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Watch.on_train_batch_end
+    original = LossRecorder.on_train_batch_end
 
-    def stopped(self: Watch, *given: Any) -> None:
+    def stopped(self: LossRecorder, *given: Any) -> None:
         self.signals.requested = 15
         original(self, *given)
 
-    monkeypatch.setattr(Watch, "on_train_batch_end", stopped)
+    monkeypatch.setattr(LossRecorder, "on_train_batch_end", stopped)
     with pytest.raises(Interrupted):
         etude.find_learning_rate(small(tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()

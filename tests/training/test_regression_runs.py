@@ -1,4 +1,4 @@
-"""Runs on numbers: from the command to scores, cut and continued, and what they have no use for."""
+"""Regression runs: from the command to scores, stopped and continued, and unsupported options."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_from_another_run(tmp_path: Path) -> None:
         ),
         (["task=algorithmic"], "expected a decoder for Algorithmic"),
         (["task=causal_lm"], "for task=regression"),
-        (["model/mask=bidirectional"], "a mask that hides what follows"),
+        (["model/mask=bidirectional"], "a causal mask"),
         (["data.sequence_length=8"], "an odd number"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What this machine has no memory for is refused by its key, before anything is built."""
+"""Runs that need too much memory raise an error with the key, before the model is built."""
 
 from __future__ import annotations
 
@@ -72,8 +72,10 @@ def test_a_micro_batch_of_the_whole_batch() -> None:
 def test_a_sequence() -> None:
     words = ["data.sequence_length=300000000", "data.batch.examples=1"]
     told = refused(*words, "model/position=rotary")  # 2 layers x 32 numbers of 4 bytes a token
-    assert told.startswith("data.sequence_length = 300000000: expected what fits into 17.2 GB")
-    assert "one example takes 76.8 GB; about 67," in told
+    assert told.startswith(
+        "data.sequence_length = 300000000: expected a sequence that fits into 17.2 GB"
+    )
+    assert "one example needs 76.8 GB; about 67," in told
     told = refused(*words)  # learned positions have rows
     assert told.startswith("data.sequence_length = 300000000: expected a model that fits into")
 
@@ -112,7 +114,7 @@ def test_what_cannot_be_addressed(key: str) -> None:
 
 
 def test_what_is_counted_is_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In doubt, the step is counted operation by operation."""
+    """In unclear cases, the memory of a step is counted operation by operation."""
     checked = check_all(composed(["experiment=debug", "data.batch.examples=64"]))
     parts = build_parts(checked)
     monkeypatch.setattr(room, "memory_of_machine", lambda: 40 * 2**20)
@@ -152,7 +154,7 @@ WORDS = {
 
 
 def integers(node: Node, path: str) -> Iterator[str]:
-    """Every key below a node that takes an integer."""
+    """Yields every integer key below a node."""
     for name in node.described.settable(node.partial):
         value, hint = node.arguments.get(name), node.described.parameters[name].hint
         if isinstance(value, Node):

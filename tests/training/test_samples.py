@@ -1,4 +1,4 @@
-"""What runs with sources and targets leave in `samples/`."""
+"""The `samples/` of runs with sources and targets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Toy = Callable[..., list[str]]
 def test_a_run_leaves_what_it_makes_of_validation_examples(
     kind: str, toy: Toy, tmp_path: Path
 ) -> None:
-    """Greedily by hand: the whole text read again for each token."""
+    """Samples equal greedy decoding that runs the whole text again for each token."""
     tokens = 7
     run = etude.train(compose(toy(kind, tmp_path, "run.samples=3", f"run.sample_tokens={tokens}")))
     (file,) = (run.path / "samples").glob("*.txt")
@@ -36,7 +36,7 @@ def test_a_run_leaves_what_it_makes_of_validation_examples(
 
 
 def example(kind: str, data: Any, number: int) -> tuple[list[int], list[int], list[int]]:
-    """Source, target, and what is read of a validation example; without the end of text."""
+    """Returns source, target and model input of a validation example, without the end of text."""
     if kind == "span_denoising":
         batch = next(iter(data.val_dataloader()))
         source, target = (batch[name][number].tolist() for name in ("source", "labels"))

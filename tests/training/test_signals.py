@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: saved at the step, continued exactly, said by the exit code."""
+"""Ctrl-C and SIGTERM: saved at the step, continued exactly, with the right exit code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def whole(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Record:
 
 @pytest.fixture
 def during(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """`during("training_step", 10, SIGINT)` sends this process a signal in the tenth call."""
+    """`during("training_step", 10, SIGINT)` sends a signal to this process in the tenth call."""
 
     def plant(method: str, call: int, *signums: int) -> None:
         original = getattr(CausalLM, method)
@@ -145,7 +145,7 @@ def test_the_second_stops_at_once(
     during("training_step", 12, signal.SIGINT, signal.SIGINT)
     answer = etude("train", *words(tmp_path))
     assert answer.code == 130
-    assert "the last checkpoint stands" in answer.err
+    assert "the last checkpoint is intact" in answer.err
     record = Record.read(tmp_path / "tiny" / whole.path.name)
     assert record.info["status"] == "interrupted"
     assert record.checkpoints()[-1][0] == 10

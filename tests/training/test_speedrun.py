@@ -1,4 +1,4 @@
-"""The speed-run keeps its own rules: a model no larger, and less computing."""
+"""The speed-run follows its own rules: no larger model, and less computation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a start reports: another source than the run began with, other runs of the name."""
+"""Reports of a start: a changed source, other runs of the same name."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ def test_a_continued_run_says_that_the_source_differs(
     began = sources.source_hash()
     train(small(tmp_path, "run.stop_at_step=5"))
     train(small(tmp_path, "run.stop_at_step=10"))
-    assert "differs from that which began" not in caplog.text
+    assert "has changed since this run started" not in caplog.text
     monkeypatch.setattr(sources, "source_hash", lambda: "0123456789ab")
     train(small(tmp_path, "run.stop_at_step=15"))
-    lines = [line for line in caplog.messages if "differs from that which began" in line]
+    lines = [line for line in caplog.messages if "has changed since this run started" in line]
     assert len(lines) == 1
     assert "the source of étude" in lines[0]
     assert f"({began[:12]}, now 0123456789ab)" in lines[0]
     caplog.clear()
     monkeypatch.undo()
     train(small(tmp_path))  # the source is again what it was
-    assert "differs from that which began" not in caplog.text
+    assert "has changed since this run started" not in caplog.text
     caplog.clear()
     train(small(tmp_path))  # but a part was trained with another
-    assert "finished before" in caplog.text
-    assert "the source of étude differs now" in caplog.text
+    assert "already finished" in caplog.text
+    assert "the source of étude has changed" in caplog.text
 
 
 def others(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [line for line in caplog.messages if line.startswith("a new run: ")]
+    return [line for line in caplog.messages if line.startswith("new run: ")]
 
 
 def test_a_new_run_says_what_differs_from_the_nearest_of_its_name(
@@ -61,12 +61,15 @@ def test_a_new_run_says_what_differs_from_the_nearest_of_its_name(
     assert not others(caplog)
     near = train(small(tmp_path, *short, "model.dropout=0.1")).record.path.name
     (line,) = others(caplog)
-    assert "2 others of this name" in line
-    assert line.endswith("it differs in model.dropout 0.2 -> 0.1")
+    assert "2 other runs with this name" in line
+    assert line.endswith(": model.dropout 0.2 -> 0.1")
     caplog.clear()
     train(small(tmp_path, *short, "model.dropout=0.1", "optimizer.lr=0.5"))
     (line,) = others(caplog)
-    assert f"3 others of this name; from the nearest, {near}, it differs in optimizer.lr" in line
+    assert (
+        f"3 other runs with this name; differences from the most similar, {near}: optimizer.lr"
+        in line
+    )
     assert line.endswith("-> 0.5")
 
 
@@ -82,7 +85,7 @@ def test_the_cost_has_a_bound(
     small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO", "etude")
-    monkeypatch.setattr(starts, "LISTED", 50)
+    monkeypatch.setattr(starts, "MAX_LISTED", 50)
     planted(tmp_path, 120, {"model.dim": 4, "name": "\x1b[31m"})
     read: list[Path] = []
     real = Record.read
@@ -93,9 +96,9 @@ def test_the_cost_has_a_bound(
 
     monkeypatch.setattr(Record, "read", counted)
     report_other_runs(tmp_path / "tiny" / "ffffffffffff", check(small(tmp_path)))
-    assert len(read) == starts.READ
+    assert len(read) == starts.MAX_READ
     (line,) = others(caplog)
-    assert "50 or more others" in line
+    assert "50 or more other runs" in line
     assert "more" in line
     assert "\x1b" not in line
 
@@ -123,7 +126,7 @@ def test_a_sweep_says_it_once(
     assert etude("train", *short, "model.dropout=0.3").code == 0
     answer = etude("train", *short, "model.dropout=0.1,0.15,0.25", "-m")
     assert answer.code == 0, answer.err
-    assert answer.out.count("a new run: ") == 1
+    assert answer.out.count("new run: ") == 1
 
 
 @pytest.mark.slow

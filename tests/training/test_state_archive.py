@@ -1,4 +1,4 @@
-"""A small `state.pt` cannot unpack to something far larger."""
+"""A small `state.pt` cannot decompress to a much larger one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_what_torch_writes_is_accepted_and_a_compressed_copy_is_not(tmp_path: Pa
         for name in plain.namelist():
             other.writestr(name, plain.read(name))
     assert torch.load(packed, weights_only=True)["b"] == [1, "x"]  # torch alone unpacks it
-    with packed.open("rb") as file, pytest.raises(RequestError, match="without compression"):
+    with packed.open("rb") as file, pytest.raises(RequestError, match="an uncompressed archive"):
         must_be_stored(file, packed)
 
 

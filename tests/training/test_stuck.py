@@ -29,18 +29,18 @@ BEFORE = {
     "build": (f"{RUN}:build_model", 1),
     "first step": ("etude.tasks.causal_lm:CausalLM.training_step", 1),
 }
-"""Before the first step; the first signal ends the process."""
+"""Calls before the first step, in which the first signal ends the process."""
 WITHIN = {
     "step": ("etude.tasks.causal_lm:CausalLM.training_step", 12),
     "validation": (f"{LOOP}:_validate", 2),
     "checkpoint": ("etude.records.manifest:sha256_file", 3),  # its weights are written
 }
-"""After it: the first asks, the second ends the process."""
-AFTER = {"epilogue": (f"{RUN}:_finish", 1)}
+"""Calls after the first step, in which the second signal ends the process."""
+AFTER = {"epilogue": (f"{RUN}:_run_epilogue", 1)}
 
 
 class Stuck:
-    """A process, and what it says."""
+    """A process and its output."""
 
     def __init__(self, point: str, call: int, words: list[str]) -> None:
         self.process = subprocess.Popen(
@@ -68,7 +68,7 @@ class Stuck:
         raise AssertionError("".join(self.err.queue))
 
     def send(self, signum: int, acknowledged: str) -> None:
-        """Sends a signal, and waits for the line that says that it has come."""
+        """Sends a signal and waits for the line that acknowledges it."""
         os.kill(self.process.pid, signum)
         name = signal.Signals(signum).name
         while True:
@@ -152,7 +152,7 @@ def check_within(stuck: Any, words: Any, root: Path, point: str, signum: int) ->
 def test_within_training(
     stuck: Any, words: Any, whole_of: Any, tmp_path: Path, point: str, signum: int
 ) -> None:
-    """And the same command goes on from there, to the same end."""
+    """The same command then continues to the same result."""
     from comparing import assert_same
 
     from etude.config.compose import compose
@@ -221,7 +221,7 @@ def test_a_sweep_with_stuck_jobs(stuck: Any, words: Any, tmp_path: Path, signum:
 
 
 def _until_gone(pid: int) -> None:
-    """What was killed needs a moment to give back its memory."""
+    """Waits until the process is gone: a killed process needs time to release its memory."""
     for _ in range(100):
         if not Path(f"/proc/{pid}").exists():
             return
@@ -230,7 +230,7 @@ def _until_gone(pid: int) -> None:
 
 
 def _until_stuck(root: Path, *, jobs: int) -> list[Path]:
-    """The logs of the jobs that are stuck."""
+    """Waits for jobs that are stuck and returns their logs."""
     for _ in range(10 * LONG):
         logs = [p for p in root.glob("_sweeps/*/logs/*.txt") if "stuck\n" in p.read_text()]
         if len(logs) == jobs:

@@ -1,5 +1,5 @@
-"""Every task: it trains, goes on where it was stopped or killed, and its loss is that of the step
-whatever the split into micro-batches, ranks and padding.
+"""Every task trains and continues after stops and kills, and its loss doesn't depend on the split
+into micro-batches, ranks and padding.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Toy = Callable[..., list[str]]
 
 
 def built(words: list[str]) -> tuple[Parts, Task]:
-    """The parts and the task of a run, in double precision, its data prepared."""
+    """Returns the parts of a run with prepared data, and its task in double precision."""
     checked = check_all(compose(words))
     parts = build_parts(checked)
     parts.data.check()
@@ -77,7 +77,7 @@ def test_the_loss_is_that_of_the_step(kind: str, toy: Toy, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("kind", ROWS)
 def test_padding_changes_nothing(kind: str, toy: Toy, tmp_path: Path) -> None:
-    """Each example alone, without any padding, gives in sum what they give together."""
+    """The sum over single examples without padding equals the loss of the batch."""
     parts, task = built(toy(kind, tmp_path, "model.dropout=0", "data.bucket_steps=1"))
     task.eval()
     (together,) = steps(parts)[0]
@@ -96,7 +96,7 @@ ROOMY = "data.sequence_length=256"  # for several examples
 
 @pytest.mark.parametrize("kind", PACKS)
 def test_packed_is_what_it_is_unpacked(kind: str, toy: Toy, tmp_path: Path) -> None:
-    """Sequences of several examples, in micro-batches and ranks, against examples one by one."""
+    """Packed sequences, in micro-batches and ranks, give the same loss as single examples."""
     weights = ["task.class_weights=balanced"] if kind == "classification" else []
     words = toy(kind, tmp_path, "model.dropout=0", ROOMY, "model.max_length=256", *weights)
     parts, task = built(words)
@@ -184,7 +184,7 @@ def test_killed_and_started_again(kind: str, toy: Toy, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [*FIRST, *PACKED])
 def test_two_processes_train_as_one_does(kind: str, toy: Toy, tmp_path: Path) -> None:
-    """Two ranks by gloo in double precision; a step of an odd number of examples is shared too."""
+    """Two ranks with gloo in double precision, also for steps with an odd number of examples."""
     kind, _, pack = kind.partition(" ")
     odd = [] if kind in ("masked_lm", "span_denoising") else ["data.batch.examples=7"]
     odd += ["data.pack=true"] if pack else []
@@ -202,7 +202,7 @@ def test_two_processes_train_as_one_does(kind: str, toy: Toy, tmp_path: Path) ->
 
 
 def test_class_weights_balance_the_loss(toy: Toy, tmp_path: Path) -> None:
-    """Against torch's own weighted mean."""
+    """The loss equals torch's weighted mean."""
     parts, task = built(toy("classification", tmp_path, "task.class_weights=balanced"))
     task.eval()
     (micro,) = steps(parts)[0]
@@ -215,7 +215,7 @@ def test_class_weights_balance_the_loss(toy: Toy, tmp_path: Path) -> None:
 
 
 def test_the_target_of_a_pair_is_shifted_by_one(toy: Toy, tmp_path: Path) -> None:
-    """Each token of the target is predicted from those before it: one at a time, by hand."""
+    """Each token of the target is predicted from the tokens before it, computed one at a time."""
     parts, task = built(toy("translation", tmp_path, "task.label_smoothing=0"))
     task.eval()
     (micro,) = steps(parts, micro=1)[0][:1]

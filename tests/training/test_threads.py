@@ -1,4 +1,4 @@
-"""One training at a time in a process; what other threads do does not change its numbers."""
+"""One training at a time in a process; other threads don't change its results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def whole(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Record:
 
 
 def in_a_thread(act: Act) -> Any:
-    """What `act` returns or raises in another thread."""
+    """Returns the result or the exception of `act` in another thread."""
     ended: list[Any] = []
 
     def run() -> None:

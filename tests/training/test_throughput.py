@@ -1,4 +1,4 @@
-"""Tokens and operations a second: counted right, measured over training alone, in every run."""
+"""Tokens and FLOPs per second: counted correctly, measured during training only, in every run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Small = Callable[..., DictConfig]
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A clock that stands still until `clock.now` is changed."""
+    """A clock that only changes with `clock.now`."""
     hands = SimpleNamespace(now=100.0)
     monkeypatch.setattr(throughput, "time", SimpleNamespace(perf_counter=lambda: hands.now))
     return hands
@@ -185,7 +185,7 @@ def test_flops_of_a_model_that_cannot_be_counted(caplog: pytest.LogCaptureFixtur
     for _ in range(2):
         assert flops_per_token(Choosy, length=4, identity="choosy") is None
     (told,) = caplog.messages
-    assert "no perf/mfu" in told
+    assert "cannot compute perf/flops_per_second and perf/mfu" in told
 
 
 def test_flops_are_counted_once_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Validation covers the whole split; what it wrote, the last checkpoint scores again."""
+"""Validation uses the whole split, and the last checkpoint reproduces its metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from etude.training.run import train
 
 
 def by_hand(run: Run, length: int) -> dict[str, float]:
-    """The metrics of the last checkpoint over the held-out text, in double precision."""
+    """Returns the metrics of the last checkpoint on the held-out text, in double precision."""
     text = Path(run.config.data.path).read_text()
     held_out = text[int(len(text) * 0.9) :]
     model = run.model("last")

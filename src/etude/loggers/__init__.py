@@ -1,5 +1,5 @@
-"""Views of a run for other programs: TensorBoard, Weights & Biases, or a class of the user's.
+"""Loggers: TensorBoard, Weights & Biases, or a custom class.
 
-The record's plain files are the truth. A logger repeats what was written there, and neither its
-slowness nor its failure reaches the run (see `views`).
+A logger receives a copy of the metrics, samples and figures that a run writes to its record. A slow
+or failing logger doesn't affect the run (see `run_loggers`).
 """

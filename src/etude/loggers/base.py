@@ -1,4 +1,4 @@
-"""What a logger is: five calls, each a no-op by default."""
+"""Base class of loggers, and the description of a run that they receive."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ViewedRun:
-    """What a logger is told of the run. No text in it holds a secret.
+    """Description of a run for loggers. Its texts contain no secrets.
 
     Attributes:
-        path: the run's record; a logger's files go below it, so that they move with it.
-        name: the run's name, that of its experiment.
-        signature: the name of the record's folder, with `~2` for a second run of one config.
-        group: common to runs that differ in their seed alone.
-        label: what distinguishes the run from its experiment file.
-        seed: the run's.
-        tags, notes: the user's.
-        config: the composed config as plain data.
-        mask: hides values of the environment in any text.
+        path: Folder of the run's record. A logger writes its files below it, so that they move with
+            the record.
+        name: Name of the run (its experiment).
+        signature: Name of the record's folder; ends in `~2` for a second run of the same config.
+        group: Identifier shared by runs that differ only in their seed.
+        label: Overrides that distinguish the run from its experiment file.
+        seed: Seed of the run.
+        tags: The user's tags.
+        notes: The user's notes.
+        config: Composed config as plain data.
+        mask: Replaces values of environment variables in any text.
     """
 
     path: Path
@@ -41,43 +43,48 @@ class ViewedRun:
 
 
 class Logger:
-    """A view of a run.
+    """Base class of loggers. All methods do nothing by default.
 
-    Each call comes from a thread of the logger's own, one after the other; whatever one raises is
-    reported once, then `abandon` is called and the run goes on without this logger.
+    The methods are called one after the other, from a separate thread per logger. If one raises,
+    the error is reported once, `abandon` is called, and the run continues without this logger.
 
     Attributes:
-        patience: seconds that the run waits for the logger at its end.
+        patience: Seconds that the run waits for the logger after training.
     """
 
     patience: float = 30.0
 
     def start(self, run: ViewedRun, rows: Sequence[Row]) -> None:
-        """Training begins.
+        """Starts logging; called when training starts.
 
         Args:
-            run: what is trained.
-            rows: the metrics of earlier starts, up to the step from which the run goes on. What
-                the logger was told beyond that step is void, and a kill may have lost some of what
-                it was told before: it has to show these rows, each once.
+            run: The run.
+            rows: Metric rows of earlier starts, up to the step from which the run continues. The
+                logger must show each of these rows once: rows that it received for later steps are
+                void, and earlier ones may have been lost when a process was killed.
         """
 
     def metrics(self, row: Row) -> None:
-        """A row was written to `metrics.jsonl`; its numbers, under the same names."""
+        """Logs a row of `metrics.jsonl`, with the same keys and values."""
 
     def text(self, name: str, text: str, step: int) -> None:
-        """A text was written to the record, such as samples."""
+        """Logs a text of the record, such as samples."""
 
     def figure(self, name: str, path: Path, step: int) -> None:
-        """A figure was written to the record.
+        """Logs a figure of the record.
 
         Args:
-            name: `figures/loss`.
-            path: of the PNG.
+            name: Name of the figure, such as `figures/loss`.
+            path: Path of the PNG file.
+            step: Optimizer step.
         """
 
     def finish(self, status: str) -> None:
-        """Training came to an end: finished, paused, interrupted, failed, diverged or oom."""
+        """Finishes logging; called when training ends.
+
+        Args:
+            status: `finished`, `paused`, `interrupted`, `failed`, `diverged` or `oom`.
+        """
 
     def abandon(self) -> None:
-        """Lets go of everything at once. Called from another thread where a call hangs."""
+        """Releases all resources immediately. May be called from another thread if a call hangs."""

@@ -1,6 +1,6 @@
-"""TensorBoard: one event file in `<record>/tensorboard/`.
+"""TensorBoard logger: one event file in `<record>/tensorboard/`.
 
-TensorBoard keeps values in 32 bits: they are those of `metrics.jsonl` after that rounding.
+TensorBoard stores 32-bit floats: its values are those of `metrics.jsonl`, rounded.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from etude.loggers.base import Logger, Row, ViewedRun
 from etude.records.opening import FIGURE, folder_in, read_bytes
 
 FOLDER = "tensorboard"
-_COLOURS = 4  # an RGBA image, which is what the figures are
+_CHANNELS = 4  # figures are RGBA images
 
 
 class TensorBoard(Logger):
     """Writes scalars, samples, figures and the config for TensorBoard.
 
-    A continued run gets a new event file with all rows so far: what a kill lost or left beyond the
-    last checkpoint is then neither missing nor there twice. It begins with a restart at step 0
-    (what `SummaryWriter(purge_step=0)` writes), at which TensorBoard forgets the earlier files;
-    they are removed at the end, as TensorBoard would stop at one that vanished while it read it.
+    A continued run gets a new event file with all rows so far, so that after a kill no row is
+    missing or duplicated. The file begins with a restart at step 0 (as written by
+    `SummaryWriter(purge_step=0)`), which makes TensorBoard discard the earlier files. These are
+    deleted at the end of the run: TensorBoard stops if a file disappears while it reads it.
     """
 
     def __init__(self) -> None:
@@ -33,55 +33,55 @@ class TensorBoard(Logger):
         self._earlier: list[Path] = []
 
     def start(self, run: ViewedRun, rows: Sequence[Row]) -> None:
-        """Opens the event file."""
+        """Opens the event file and writes the config and the rows so far."""
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         folder = folder_in(run.path, FOLDER)
         self._earlier = sorted(folder.glob("events.out.tfevents.*"))
-        # TensorBoard follows a folder's files in the order of their names.
+        # TensorBoard reads the files of a folder in the order of their names.
         path = folder / f"events.out.tfevents.{time.time_ns()}"
         self._file = open(path, "xb")  # noqa: SIM115 (closed at the end)
         self._writer = RecordWriter(self._file)
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
         restart = SessionLog(status=SessionLog.START)
         self._write(Event(wall_time=time.time(), step=0, session_log=restart))
-        self._text("config", _listed(run.config), 0)
+        self._text("config", _to_yaml(run.config), 0)
         now, done = time.time(), rows[-1].get("time", 0.0) if rows else 0.0
-        for row in rows:  # on TensorBoard's axis of time, as if training had not paused
+        for row in rows:  # wall times as if training had not paused
             self._scalars(row, now - done + row.get("time", done))
         self._flush()
 
     def metrics(self, row: Row) -> None:
-        """Adds a row, on its way to the disk when the call returns."""
+        """Adds a row and flushes the event file."""
         self._scalars(row, time.time())
         self._flush()
 
     def text(self, name: str, text: str, step: int) -> None:
-        """Adds a text, shown as it is."""
+        """Adds a text, shown verbatim."""
         self._text(name, text, step)
         self._flush()
 
     def figure(self, name: str, path: Path, step: int) -> None:
-        """Adds a PNG."""
+        """Adds a PNG image."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         png = read_bytes(path, FIGURE)
-        width, height = struct.unpack(">II", png[16:24])  # the header's
+        width, height = struct.unpack(">II", png[16:24])  # of the PNG header
         image = Summary.Image(
-            height=height, width=width, colorspace=_COLOURS, encoded_image_string=png
+            height=height, width=width, colorspace=_CHANNELS, encoded_image_string=png
         )
         self._event(Summary(value=[Summary.Value(tag=name, image=image)]), step, time.time())
         self._flush()
 
     def finish(self, status: str) -> None:
-        """Closes the file, and removes those of earlier starts."""
+        """Closes the event file and deletes those of earlier starts."""
         self.abandon()
         for path in self._earlier:
             path.unlink()
 
     def abandon(self) -> None:
-        """Closes the file."""
+        """Closes the event file."""
         if self._file is not None:
             self._file.close()
 
@@ -101,10 +101,10 @@ class TensorBoard(Logger):
         from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
         from tensorboard.compat.proto.types_pb2 import DT_STRING
 
-        as_it_is = "\n".join(f"    {line}" for line in text.splitlines())  # Markdown's way
+        code_block = "\n".join(f"    {line}" for line in text.splitlines())  # Markdown
         tensor = TensorProto(
             dtype=DT_STRING,
-            string_val=[as_it_is.encode()],
+            string_val=[code_block.encode()],
             tensor_shape=TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)]),
         )
         plugin = SummaryMetadata.PluginData(plugin_name="text")
@@ -124,7 +124,7 @@ class TensorBoard(Logger):
         self._file.flush()
 
 
-def _listed(config: Mapping[str, Any]) -> str:
+def _to_yaml(config: Mapping[str, Any]) -> str:
     import yaml
 
     return str(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))

@@ -1,8 +1,8 @@
-"""Weights & Biases: one run a record, in `<record>/wandb/`, offline unless told otherwise.
+"""Weights & Biases logger: one W&B run per record, in `<record>/wandb/`, offline by default.
 
-The `wandb` library runs in a process of its own (`wandb_process`), which is told what to log line
-by line. So its hooks, its service process and its settings from the environment do not reach the
-run or other W&B runs of the same program, and when it hangs it can be ended.
+The `wandb` library runs in a separate process (`wandb_process`), which receives what to log as JSON
+lines. So its hooks, its service process and its settings from the environment don't affect the run
+or other W&B runs of the same program, and it can be killed if it hangs.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from etude.records.opening import folder_in
 log = logging.getLogger("etude")
 
 FOLDER = "wandb"
-_LONGEST_NAME, _LONGEST_TAG = 128, 64  # characters that W&B's server takes
+_LONGEST_NAME, _LONGEST_TAG = 128, 64  # characters that W&B's server accepts
 
 
 class WandB(Logger):
     """Sends rows, samples, figures and the config to Weights & Biases.
 
-    The W&B run's id is the signature (12 digits, `-2` behind it for a second run of one config), so
-    that the same run is the same there; its group is that of the seeds, its name the label.
+    The W&B run's id is the signature (12 digits, with the suffix `-2` for a second run of the same
+    config), its group is the group of runs that differ only in the seed, and its name is the label.
 
-    A continued run is written anew from its first row and earlier offline folders are removed: each
-    step is there once, whatever a kill lost. Online, W&B keeps the steps that it has.
+    A continued run is logged again from its first row, and earlier offline folders are deleted, so
+    that each step is logged once. In online mode, W&B keeps the steps that it already has.
 
     Args:
-        project: W&B's project.
-        entity: a user or team; null is the account's default.
-        mode: `offline` writes files that `wandb sync` uploads, and nothing reaches a network;
-            `online` uploads as the run goes; `disabled` does nothing. `$WANDB_MODE` and, offline,
-            all other `WANDB_*` variables are ignored: the config says what happens.
-        timeout: seconds that the run waits for W&B at its end, then leaves it behind.
+        project: W&B project.
+        entity: W&B user or team; null uses the account's default.
+        mode: `offline` writes files for `wandb sync` and doesn't use the network; `online` uploads
+            during the run; `disabled` does nothing. `$WANDB_MODE` and, offline, all other `WANDB_*`
+            variables are ignored.
+        timeout: Seconds that the run waits for W&B after training.
     """
 
     def __init__(
@@ -69,17 +69,17 @@ class WandB(Logger):
         self.project, self.entity, self.mode, self.patience = project, entity, mode, timeout
         self._process: subprocess.Popen[str] | None = None
         self._scratch = ""
-        self._told = ""
+        self._summary = ""
 
     def start(self, run: ViewedRun, rows: Sequence[Row]) -> None:
-        """Starts the process and repeats the rows so far."""
+        """Starts the W&B process and logs the rows so far."""
         if self.mode == "disabled":
             return
         folder = folder_in(run.path, FOLDER)
         earlier = sorted(folder.glob("offline-run-*"))
         self._scratch = tempfile.mkdtemp(prefix="etude-wandb-")
         self._process = subprocess.Popen(
-            # -P: the script's own folder has a `wandb` that is not W&B's
+            # -P: the script's folder contains a module `wandb` that is not W&B's
             [sys.executable, "-P", str(Path(__file__).with_name("wandb_process.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -87,14 +87,15 @@ class WandB(Logger):
             text=True,
             encoding="utf-8",
             env=self._environment(),
-            start_new_session=True,  # Ctrl-C on a terminal is the run's affair
+            start_new_session=True,  # only the run handles Ctrl-C
         )
         self._send(self._settings(run))
         for row in rows:
             self._send({"row": row})
         self._send({"started": True})
         answer = self._receive()
-        self._told = f"wandb: {answer['url'] or self._how_to_upload(run, Path(answer['folder']))}"
+        destination = answer["url"] or self._upload_instructions(run, Path(answer["folder"]))
+        self._summary = f"wandb: {destination}"
         for path in earlier:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -103,7 +104,7 @@ class WandB(Logger):
         self._send({"row": row})
 
     def text(self, name: str, text: str, step: int) -> None:
-        """Logs a text as a page of its own."""
+        """Logs a text as an HTML page."""
         self._send({"text": {"name": name, "text": text, "step": step}})
 
     def figure(self, name: str, path: Path, step: int) -> None:
@@ -118,10 +119,10 @@ class WandB(Logger):
         self._receive()
         self._process.wait()
         self._close()
-        log.info("%s", self._told)
+        log.info("%s", self._summary)
 
     def abandon(self) -> None:
-        """Ends the process, whatever it is doing; its service ends with it."""
+        """Kills the W&B process; its service process ends with it."""
         if self._process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -129,7 +130,11 @@ class WandB(Logger):
             self._close()
 
     def _environment(self) -> dict[str, str]:
-        """Offline nothing of the environment is W&B's business; its service is nobody else's."""
+        """Returns the environment of the W&B process.
+
+        Offline it has no `WANDB_*` variables; online it uses neither another process's W&B service
+        nor `$WANDB_MODE`.
+        """
         ours = {"WANDB_SERVICE", "WANDB_MODE"}
         return {
             key: value
@@ -139,13 +144,13 @@ class WandB(Logger):
 
     def _settings(self, run: ViewedRun) -> dict[str, Any]:
         hidden = [value for value in (self.entity, self.project) if run.mask.hides(value)]
-        unsaid = hidden if self.mode == "offline" else []  # `wandb sync` is told them instead
+        omitted = hidden if self.mode == "offline" else []  # they are passed to `wandb sync`
         return {
             "path": str(run.path.resolve()),
             "scratch": self._scratch,
             "mode": self.mode,
-            "entity": None if self.entity in unsaid else self.entity,
-            "project": "etude" if self.project in unsaid else self.project,
+            "entity": None if self.entity in omitted else self.entity,
+            "project": "etude" if self.project in omitted else self.project,
             "skip_transaction_log": bool(hidden),
             "id": run.signature.replace("~", "-"),
             "group": run.group,
@@ -155,14 +160,14 @@ class WandB(Logger):
             "config": dict(run.config),
         }
 
-    def _how_to_upload(self, run: ViewedRun, folder: Path) -> str:
+    def _upload_instructions(self, run: ViewedRun, folder: Path) -> str:
         named: dict[str, str | None] = {"--entity": self.entity, "--project": self.project}
         shown = (
             (option, run.mask.text(value or ""), value or "") for option, value in named.items()
         )
         options = "".join(f' {option} "{text}"' for option, text, value in shown if text != value)
-        options = re.sub(r"\$\{oc\.env:(\w+)\}", r"$\1", options)  # as a shell writes it
-        return f"offline, `wandb sync{options} {run.path / FOLDER / folder.name}` uploads it"
+        options = re.sub(r"\$\{oc\.env:(\w+)\}", r"$\1", options)  # shell syntax
+        return f"offline; upload with `wandb sync{options} {run.path / FOLDER / folder.name}`"
 
     def _send(self, message: Mapping[str, Any]) -> None:
         if self._process is None:
@@ -172,7 +177,7 @@ class WandB(Logger):
             self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            self._receive()  # says why it left
+            self._receive()  # raises with the reason
             raise
 
     def _receive(self) -> dict[str, Any]:
@@ -180,7 +185,7 @@ class WandB(Logger):
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"its process ended with exit code {self._process.wait()}")
+            raise RuntimeError(f"the W&B process ended with exit code {self._process.wait()}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise RuntimeError(answer["error"])

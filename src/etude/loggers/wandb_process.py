@@ -1,8 +1,9 @@
-"""The process that holds a W&B run; a script of its own, which knows nothing else of Étude.
+"""Script of the process that owns a W&B run; imports nothing else of Étude.
 
-JSON lines come in (what `etude.loggers.wandb` sends) and go out: `{"folder", "url"}` when the run
-is up and has the rows of earlier starts, `{}` when it is finished, `{"error"}` when it failed. When
-the run that it views dies without a word, the input ends, and the W&B run is finished as failed.
+It reads the JSON lines that `etude.loggers.wandb` sends and answers with JSON lines: `{"folder",
+"url"}` once the W&B run has started and has the rows of earlier starts, `{}` when it is finished,
+`{"error"}` when it failed. If the training process dies, the input ends, and the W&B run is
+finished as failed.
 """
 
 from __future__ import annotations
@@ -18,43 +19,43 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-_GOOD = ("finished", "paused")
+_SUCCESSFUL = ("finished", "paused")
 
 
 def main() -> None:
-    """Serves one run."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the run says when it is over
+    """Logs one run to W&B."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the run ends this process
         signal.signal(number, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever else prints
-    stated = json.loads(sys.stdin.readline())
+    os.dup2(2, 1)  # other output goes to standard error
+    settings = json.loads(sys.stdin.readline())
     try:
-        _serve(stated, sys.stdin, answers)
-    except BaseException as error:  # W&B raises SystemExit, too
-        _answer(answers, {"error": _told(error)})
+        _serve(settings, sys.stdin, answers)
+    except BaseException as error:  # W&B also raises SystemExit
+        _answer(answers, {"error": _describe(error)})
         raise
     finally:
-        shutil.rmtree(stated["scratch"], ignore_errors=True)
+        shutil.rmtree(settings["scratch"], ignore_errors=True)
 
 
-def _serve(stated: dict[str, Any], messages: IO[str], answers: IO[str]) -> None:
-    if stated["mode"] == "offline":  # neither the user's settings of W&B nor their folders
+def _serve(settings: dict[str, Any], messages: IO[str], answers: IO[str]) -> None:
+    if settings["mode"] == "offline":  # ignore the user's W&B settings and folders
         for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
-            os.environ[name] = stated["scratch"]
-    logging.disable(logging.CRITICAL)  # W&B's log of the process names paths and the config
-    run = _start(stated)
-    known = run.step if run.resumed else 0  # steps that W&B's server has
+            os.environ[name] = settings["scratch"]
+    logging.disable(logging.CRITICAL)  # W&B's log contains paths and the config
+    run = _start(settings)
+    logged_steps = run.step if run.resumed else 0  # steps on W&B's server
     status = "interrupted"
-    for message in _parsed(messages):
-        if "started" in message:  # and all rows so far are there
+    for message in _parse_messages(messages):
+        if "started" in message:  # all rows so far are logged
             _answer(answers, {"folder": str(Path(run.dir).parent), "url": run.url})
         if "finish" in message:
             status = message["finish"]
             break
-        _log(run, message, known)
+        _log(run, message, logged_steps)
     run.summary["status"] = status
     folder = Path(run.dir).parent
-    run.finish(exit_code=0 if status in _GOOD else 1)
+    run.finish(exit_code=0 if status in _SUCCESSFUL else 1)
     import wandb
 
     wandb.teardown()
@@ -63,24 +64,24 @@ def _serve(stated: dict[str, Any], messages: IO[str], answers: IO[str]) -> None:
     _answer(answers, {})
 
 
-def _start(stated: dict[str, Any]) -> Any:
+def _start(settings: dict[str, Any]) -> Any:
     import wandb
 
-    online = stated["mode"] == "online"
+    online = settings["mode"] == "online"
     return wandb.init(
-        project=stated["project"],
-        entity=stated["entity"],
-        dir=stated["path"],
-        id=stated["id"],
-        group=stated["group"],
-        name=stated["name"],
-        tags=stated["tags"],
-        notes=stated["notes"],
-        config=stated["config"],
-        mode=stated["mode"],
+        project=settings["project"],
+        entity=settings["entity"],
+        dir=settings["path"],
+        id=settings["id"],
+        group=settings["group"],
+        name=settings["name"],
+        tags=settings["tags"],
+        notes=settings["notes"],
+        config=settings["config"],
+        mode=settings["mode"],
         resume="allow" if online else None,
         settings=wandb.Settings(
-            # The record knows code, commit, machine and log; here they would be this process's.
+            # The record has code, commit, machine and log; W&B would collect this process's.
             console="off",
             disable_code=True,
             disable_git=True,
@@ -91,33 +92,33 @@ def _start(stated: dict[str, Any]) -> Any:
             x_disable_stats=True,
             x_disable_viewer=not online,
             x_save_requirements=False,
-            x_skip_transaction_log=online and stated["skip_transaction_log"],
+            x_skip_transaction_log=online and settings["skip_transaction_log"],
             silent=True,
             symlink=False,
         ),
     )
 
 
-def _log(run: Any, message: dict[str, Any], known: int) -> None:
+def _log(run: Any, message: dict[str, Any], logged_steps: int) -> None:
     import wandb
 
     if "row" in message:
         row = message["row"]
         values = {k: v for k, v in row.items() if k != "step" and v is not None}
-        if row["step"] >= known:
+        if row["step"] >= logged_steps:
             run.log(values, step=row["step"])
     elif "text" in message:
-        told = message["text"]
-        page = f"<pre>{html.escape(told['text'])}</pre>"
-        run.log({told["name"]: wandb.Html(page, inject=False)}, step=told["step"])
+        entry = message["text"]
+        page = f"<pre>{html.escape(entry['text'])}</pre>"
+        run.log({entry["name"]: wandb.Html(page, inject=False)}, step=entry["step"])
     elif "figure" in message:
-        told = message["figure"]
-        run.log({told["name"]: wandb.Image(told["path"])}, step=told["step"])
+        entry = message["figure"]
+        run.log({entry["name"]: wandb.Image(entry["path"])}, step=entry["step"])
 
 
-def _parsed(messages: IO[str]) -> Iterator[dict[str, Any]]:
+def _parse_messages(messages: IO[str]) -> Iterator[dict[str, Any]]:
     for line in messages:
-        if not line.endswith("\n"):  # cut short: whoever wrote it is gone
+        if not line.endswith("\n"):  # incomplete: the training process ended
             return
         yield json.loads(line)
 
@@ -125,11 +126,11 @@ def _parsed(messages: IO[str]) -> Iterator[dict[str, Any]]:
 def _answer(answers: IO[str], message: dict[str, Any]) -> None:
     try:
         print(json.dumps(message), file=answers, flush=True)
-    except BrokenPipeError:  # the run is gone
+    except BrokenPipeError:  # the training process ended
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
-def _told(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else repr(error)
 

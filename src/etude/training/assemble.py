@@ -1,4 +1,4 @@
-"""A run's loop, Lightning trainer and task, put together alike in each of its processes."""
+"""Builds a run's loop, Lightning trainer and task, in the same way in each of its processes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ log = logging.getLogger("etude")
 
 
 @dataclass
-class Assembly:
-    """What trains.
+class TrainingSession:
+    """Objects that train a run.
 
     Attributes:
-        loop: what happens between two steps.
-        trainer: Lightning's.
-        task: the model with its loss and optimizer.
-        compile: whether training goes through `torch.compile`.
+        loop: Callback that logs, validates and saves between steps.
+        trainer: Lightning's trainer.
+        task: Model with its loss and optimizer.
+        compile: Whether to train with `torch.compile`.
     """
 
     loop: RunLoop
@@ -37,32 +37,34 @@ class Assembly:
     compile: bool = False
 
     def fit(self, data: Any, checkpoint: Path | str | None) -> None:
-        """Trains, from a checkpoint on if there is one."""
+        """Trains the task, starting from `checkpoint` if it is not None."""
         collect_as_usual()
         with compiled(self.task.model, self.compile):
             self.trainer.fit(self.task, datamodule=data, ckpt_path=checkpoint)
 
     @property
     def devices(self) -> list[torch.device]:
-        """One for each process of the run."""
+        """Devices of the run, one per process."""
         strategy = self.trainer.strategy
         return list(getattr(strategy, "parallel_devices", None) or [strategy.root_device])
 
 
-def assemble(
+def build_session(
     checked: Checked, parts: Parts, model: Any, record: Record, *, step: int, rank: int = 0
-) -> Assembly:
-    """Puts together what trains a run from `step` on.
+) -> TrainingSession:
+    """Builds the objects that train a run from `step` on.
 
     Args:
-        checked, parts: the run's config, and what it describes; the data is prepared.
-        model: drawn from the run's seed.
-        record: where the loop writes.
-        step: optimizer steps that are done already.
-        rank: this process, of `parts.trainer.processes`.
+        checked: Checked config of the run.
+        parts: Parts of the run, with prepared data.
+        model: Model, initialised from the run's seed.
+        record: Record to which the loop writes.
+        step: Number of optimizer steps that are already trained.
+        rank: Rank of this process, below `parts.trainer.processes`.
 
     Raises:
-        RequestError: the step can't be shared among the processes, or Lightning refuses something.
+        RequestError: A step cannot be divided among the processes, or Lightning rejects an
+            argument.
     """
     data, settings = parts.data, parts.trainer
     total = settings.total_steps(data.steps_per_epoch)
@@ -74,9 +76,14 @@ def assemble(
         rank=rank,
         world=settings.processes,
     )
-    for what, at in data.changes():
-        if at >= total and not rank:
-            log.warning("%s changes after step %s: the run has %s", what, at, total)
+    for key, step_of_change in data.changes():
+        if step_of_change >= total and not rank:
+            log.warning(
+                "%s changes after step %s, but the run has only %s steps",
+                key,
+                step_of_change,
+                total,
+            )
     loop = RunLoop(
         record=record,
         total_steps=total,
@@ -90,26 +97,31 @@ def assemble(
         watch_gradients=settings.lightning["precision"] != "16-mixed",
     )
     trainer = settings.build(
-        # A run that was stopped at its end starts once more, for what was left undone there.
+        # A run that was stopped after its last step still has to validate and save.
         total_steps=total if step < total else step + 1,
         callbacks=[loop, *([FirstBatch()] if settings.compile else []), *parts.callbacks],
         folder=record.path,
         rank=rank,
     )
-    task = task_of(checked, parts, model, total_steps=total, schedule=parts.schedule)
-    return Assembly(loop, trainer, task, settings.compile)
+    task = build_task(checked, parts, model, total_steps=total, schedule=parts.schedule)
+    return TrainingSession(loop, trainer, task, settings.compile)
 
 
-def task_of(checked: Checked, parts: Parts, model: Any, *, total_steps: int, schedule: Any) -> Task:
-    """The task that a config describes, for so many steps.
+def build_task(
+    checked: Checked, parts: Parts, model: Any, *, total_steps: int, schedule: Any
+) -> Task:
+    """Builds the task of a config.
 
     Args:
-        model: its weights may become double.
-        schedule: of the learning rate.
+        checked: Checked config of the run.
+        parts: Parts of the run.
+        model: Model; converted to double precision if the config says so.
+        total_steps: Optimizer steps of the run.
+        schedule: Schedule of the learning rate.
     """
     settings = parts.trainer
     if settings.lightning["precision"] == "64-true":
-        model = model.double()  # before its weights are restored, or they are rounded
+        model = model.double()  # before its weights are restored, which would round them
     task: Task = parts.task(
         setup=Setup(
             model=model,

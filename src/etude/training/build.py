@@ -1,4 +1,4 @@
-"""From a checked config to objects, with every constructor's complaints gathered first."""
+"""Builds the parts of a run from its config and reports all errors at once."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from etude.config.nodes import Factory
 from etude.errors import Problem, RequestError
 from etude.loggers.base import Logger
 from etude.nn.drawing import shapes_only
-from etude.training.counting import addressed, with_layers
+from etude.training.counting import build_addressable, with_layers
 from etude.training.model import ANY_VOCABULARY, sized, stated_vocabulary
-from etude.training.requirements import Built, problems_of
+from etude.training.requirements import BuiltParts, find_problems
 from etude.training.trainer import Trainer
 
 
 @dataclass
 class Parts:
-    """What a config describes, before the data is prepared; the model is not built yet."""
+    """Parts of a run before the data is prepared, without the model."""
 
     data: Any
     optimizer: Any
@@ -33,10 +33,10 @@ class Parts:
 
 
 def check_all(config: DictConfig) -> Checked:
-    """`etude.config.checks.check`; with its complaints come those of the constructors.
+    """Checks a config like `etude.config.checks.check`, and adds the errors of the constructors.
 
     Raises:
-        RequestError: with every mistake in keys, types and values.
+        RequestError: Contains every error in keys, types and values.
     """
     try:
         return check(config)
@@ -46,7 +46,10 @@ def check_all(config: DictConfig) -> Checked:
             try:
                 with shapes_only():
                     if key == "model":
-                        addressed(lambda few: sized(few, ANY_VOCABULARY), with_layers(node, 1))
+                        build_addressable(
+                            lambda small_node: sized(small_node, ANY_VOCABULARY),
+                            with_layers(node, 1),
+                        )
                     else:
                         node.build()
             except RequestError as refused:
@@ -55,11 +58,12 @@ def check_all(config: DictConfig) -> Checked:
 
 
 def build_parts(checked: Checked) -> Parts:
-    """Builds everything cheap, and one layer of the model, or one of each kind, without memory (on
-    the meta device).
+    """Builds the parts of a run and checks that they fit together.
+
+    Of the model, one layer, or one of each kind, is built on the meta device for the checks.
 
     Raises:
-        RequestError: with all that the constructors refused and all that does not fit together.
+        RequestError: Contains the errors of all constructors and all incompatibilities.
     """
     problems: list[Problem] = []
 
@@ -77,10 +81,10 @@ def build_parts(checked: Checked) -> Parts:
     loggers = {name: attempt(node.build) for name, node in checked.loggers.items()}
     vocabulary = stated_vocabulary(checked) or ANY_VOCABULARY
     with shapes_only():
-        few = with_layers(nodes["model"], 1)
-        model = attempt(lambda: addressed(lambda node: sized(node, vocabulary), few))
-    built = Built(checked, **parts, callbacks=callbacks, model=model)
-    problems += problems_of(built)
+        small_node = with_layers(nodes["model"], 1)
+        model = attempt(lambda: build_addressable(lambda node: sized(node, vocabulary), small_node))
+    built = BuiltParts(checked, **parts, callbacks=callbacks, model=model)
+    problems += find_problems(built)
     if problems:
         raise RequestError(problems)
     return Parts(**parts, callbacks=list(callbacks.values()), loggers=loggers)

@@ -1,8 +1,8 @@
-"""Checkpoints as folders: the weights alone in safetensors, the rest of the state beside them.
+"""Checkpoints as folders: weights in safetensors format, and the remaining training state.
 
-`checkpoints/step-00002000/` holds `model.safetensors`, `state.pt` (optimizer, position, sums;
-read with `weights_only=True`) and `MANIFEST.json` (the sha256 of both). A folder appears under its
-name only when everything in it is on the disk.
+`checkpoints/step-00002000/` contains `model.safetensors`, `state.pt` (optimizer, position, sums;
+loaded with `weights_only=True`) and `MANIFEST.json` (the sha256 of both). A folder gets its final
+name only when all its files are on the disk.
 """
 
 from __future__ import annotations
@@ -28,21 +28,23 @@ _PREFIX = "model."
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint of an optimizer step lies; names sort by step."""
+    """Returns the path of the checkpoint of an optimizer step; names sort by step."""
     return folder / f"step-{step:08d}"
 
 
 class FolderCheckpointIO(CheckpointIO):
-    """How Lightning writes and reads the folders above."""
+    """Lightning plugin that saves and loads checkpoints as folders."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Writes `checkpoint` to the folder `path`, whole or not at all.
+        """Saves `checkpoint` to the folder `path`, atomically.
 
         Args:
-            storage_options: `metrics`, what `MetricsFile.sync` returned: the rows that are on the
-                disk before the checkpoint appears.
+            checkpoint: Lightning's checkpoint.
+            path: Folder of the checkpoint.
+            storage_options: `metrics`: result of `MetricsFile.sync`, which describes the rows that
+                are on the disk before the checkpoint is.
         """
         weights = {
             name.removeprefix(_PREFIX): tensor.contiguous()
@@ -51,30 +53,30 @@ class FolderCheckpointIO(CheckpointIO):
         rest = {key: value for key, value in checkpoint.items() if key != "state_dict"}
         try:
             with whole_folder(Path(path)) as folder:
-                once, tied = _each_once(weights)
-                save_file(once, folder / WEIGHTS, metadata={"format": "pt", **tied})
+                unique, tied = _deduplicate(weights)
+                save_file(unique, folder / WEIGHTS, metadata={"format": "pt", **tied})
                 torch.save(rest, folder / STATE)
                 rows = (storage_options or {}).get("metrics")
                 write_manifest(folder, checkpoint["global_step"], rows)
         except Exception as error:
             if not _is_full_disk(error):
                 raise
-            there = Path(path).parent
-            free = shutil.disk_usage(there).free
+            parent = Path(path).parent
+            free = shutil.disk_usage(parent).free
             needed, left = (f"{size / 2**20:.1f} MiB" for size in (tensor_bytes(checkpoint), free))
             raise OSError(
                 errno.ENOSPC,
                 f"No space left on device: the checkpoint of step {checkpoint['global_step']} needs"
-                f" {needed}, {there} has {left} left; the one before it stands",
+                f" {needed}, but {parent} has {left} free; the previous checkpoint is intact",
             ) from error
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """The checkpoint in the folder `path`, after its hashes were found right.
+        """Loads the checkpoint in the folder `path` and verifies its hashes.
 
         Raises:
-            RequestError: a file is missing or differs from the manifest.
+            RequestError: A file is missing or differs from the manifest.
         """
         folder = Path(path)
         verify(folder)
@@ -86,12 +88,12 @@ class FolderCheckpointIO(CheckpointIO):
         return state
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Removes the folder `path`."""
+        """Deletes the checkpoint in the folder `path`."""
         remove_folder(Path(path))
 
 
 def tensor_bytes(value: Any) -> int:
-    """What the tensors in nested containers take."""
+    """Returns the size in bytes of all tensors in nested containers."""
     if isinstance(value, torch.Tensor):
         return value.numel() * value.element_size()
     if isinstance(value, dict):
@@ -100,97 +102,100 @@ def tensor_bytes(value: Any) -> int:
 
 
 def _is_full_disk(error: Exception) -> bool:
-    """Whether a file could not be written for want of room; each library says it its own way."""
+    """Returns whether an error means that the disk is full; each library reports it differently."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return True
-    told = str(error)
-    return "No space left" in told or "inline_container" in told or "PytorchStreamWriter" in told
+    text = str(error)
+    return "No space left" in text or "inline_container" in text or "PytorchStreamWriter" in text
 
 
 def must_be_stored(file: IO[bytes], path: Path) -> None:
-    """Refuses a `state.pt` with compressed parts, which could be far larger than the file.
+    """Checks that a `state.pt` is not compressed: its content could be far larger than the file.
 
     Raises:
-        RequestError: it has some, or is not the archive that `torch.save` writes.
+        RequestError: The file is compressed, or is not an archive written by `torch.save`.
     """
     try:
         with zipfile.ZipFile(file) as archive:
-            packed = [one for one in archive.infolist() if one.file_size != one.compress_size]
+            compressed = [
+                entry for entry in archive.infolist() if entry.file_size != entry.compress_size
+            ]
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        expected = "an archive that torch.save has written"
+        expected = "an archive written by torch.save"
         raise RequestError(Problem(str(path), expected, hint=str(error))) from error
-    if packed:
-        hint = f"{packed[0].filename} is compressed"
-        raise RequestError(Problem(str(path), "an archive without compression", hint=hint))
+    if compressed:
+        hint = f"{compressed[0].filename} is compressed"
+        raise RequestError(Problem(str(path), "an uncompressed archive", hint=hint))
     file.seek(0)
 
 
 def load_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """A checkpoint's weights by parameter name, verified."""
+    """Loads and verifies a checkpoint's weights, by parameter name."""
     verify(folder)
     return _read(folder / WEIGHTS)
 
 
 def load_mean(folders: Sequence[Path]) -> dict[str, torch.Tensor]:
-    """The mean of several checkpoints' weights by parameter name, each verified; of one, itself.
+    """Loads and verifies the weights of several checkpoints and returns their mean, by name.
 
-    As Vaswani et al. 2017, section 6.1, take it of a run's last ones. Sums are in double precision
-    and the mean has the weights' type again; what is no floating number is the last one's. Of
-    low-rank changes each matrix is averaged.
+    Vaswani et al. 2017, section 6.1, average the last checkpoints of a run. Sums are computed in
+    double precision, and the mean has the dtype of the weights. Tensors that are not floating-point
+    are those of the last checkpoint. The two matrices of a low-rank adapter are averaged
+    separately.
 
     Raises:
-        RequestError: a checkpoint is damaged.
+        RequestError: A checkpoint is damaged.
     """
     *before, last = folders
-    found = load_weights(last)
+    weights = load_weights(last)
     if not before:
-        return found
-    sums = {name: x.double() for name, x in found.items() if x.is_floating_point()}
+        return weights
+    sums = {name: x.double() for name, x in weights.items() if x.is_floating_point()}
     for folder in before:
         for name, tensor in load_weights(folder).items():
             if name in sums:
                 sums[name] += tensor
-    means = {name: (total / len(folders)).to(found[name].dtype) for name, total in sums.items()}
-    return found | means
+    means = {name: (total / len(folders)).to(weights[name].dtype) for name, total in sums.items()}
+    return weights | means
 
 
 _TIED = "same as: "
 
 
-def _each_once(
+def _deduplicate(
     weights: dict[str, torch.Tensor],
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The weights without second names of the same ones, and what these stand for."""
+    """Returns the weights without duplicate names of tied ones, and the metadata of the latter."""
     first: dict[tuple[int, int, tuple[int, ...]], str] = {}
-    once, tied = {}, {}
+    unique, tied = {}, {}
     for name, tensor in weights.items():
         key = (tensor.data_ptr(), tensor.nbytes, tuple(tensor.shape))
         if tensor.numel() and key in first:
             tied[_TIED + name] = first[key]
         else:
             first[key] = name
-            once[name] = tensor
-    return once, tied
+            unique[name] = tensor
+    return unique, tied
 
 
 def _read(file: Path) -> dict[str, torch.Tensor]:
-    """All weights by name, shared ones under each of theirs."""
+    """Reads all weights by name, with tied ones under each of their names."""
     with opening.opened(file, opening.WEIGHTS) as held:
-        same = f"/dev/fd/{held.fileno()}"  # the library opens paths alone
-        weights = load_file(same)
-        with safe_open(same, framework="pt") as opened:
-            told = opened.metadata() or {}
-    for key, name in told.items():
+        descriptor = f"/dev/fd/{held.fileno()}"  # the library opens only paths
+        weights = load_file(descriptor)
+        with safe_open(descriptor, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+    for key, name in metadata.items():
         if key.startswith(_TIED):
             weights[key.removeprefix(_TIED)] = weights[name]
     return weights
 
 
 def retain(folder: Path, keep: set[int], keep_every: int | None) -> None:
-    """Removes checkpoints but those at the steps `keep` and at multiples of `keep_every`."""
+    """Deletes all checkpoints except those of the steps `keep` and of multiples of `keep_every`."""
     for name in opening.names_in(folder):
         digits = name.removeprefix("step-")
-        if not name.startswith("step-") or not digits.isdecimal():  # somebody's copy
+        if not name.startswith("step-") or not digits.isdecimal():  # not one of Étude's
             continue
         step = int(digits)
         if step not in keep and not (keep_every and step % keep_every == 0):

@@ -1,9 +1,9 @@
-"""`trainer.compile`: training through `torch.compile`, and nothing else through it.
+"""Training with `torch.compile` (`trainer.compile`).
 
-The layers of a model are alike, so each is compiled by itself and the work is done once for all of
-them; a model without a list of layers is compiled whole. Compiling is in place: names of weights
-stay as they are. Validation, generation and whoever loads the record compute as without it, so
-what is validated is what `evaluate` finds again.
+The layers of a model are alike, so each layer is compiled separately and the compiled code is
+shared; a model without a list of layers is compiled as a whole. Modules are compiled in place,
+which keeps the names of weights. Validation, generation and loaded records don't use the compiled
+code, so that `evaluate` reproduces the metrics of the validation.
 """
 
 from __future__ import annotations
@@ -20,48 +20,50 @@ from torch import nn
 log = logging.getLogger("etude")
 
 ARGUMENTS: dict[str, Any] = {"options": {"fallback_random": True}}
-"""Of `torch.compile`: dropout draws the numbers that it draws without compilation."""
+"""Arguments of `torch.compile`; with `fallback_random`, dropout masks are those of eager mode."""
 
 
 @contextmanager
 def compiled(model: nn.Module, wanted: bool = True) -> Iterator[None]:
-    """Within, the model's layers are compiled; afterwards nothing of it is left in the process.
+    """Context manager in which the model's layers are compiled; resets the compiler on exit.
 
     Args:
-        wanted: false does nothing, without loading the compiler.
+        model: Model to compile in place.
+        wanted: Whether to compile; false does not load the compiler.
     """
     if not wanted:
         yield
         return
-    log.info("compiling in the first step, which takes a minute or so")
-    torch.compiler.reset()  # what another run of this process compiled fits other shapes
-    for part in _parts(model):
-        part.compile(**ARGUMENTS)
+    log.info("compiling the model in the first step, which takes about a minute")
+    torch.compiler.reset()  # discards code that another run of this process compiled
+    for layer in _layers(model):
+        layer.compile(**ARGUMENTS)
     try:
         yield
     finally:
-        for part in _parts(model):
-            part._compiled_call_impl = None
+        for layer in _layers(model):
+            layer._compiled_call_impl = None
         torch.compiler.reset()
 
 
 @contextmanager
 def eager(model: nn.Module) -> Iterator[None]:
-    """Within, the model computes as if it had never been compiled."""
-    kept: list[tuple[Any, Any]] = [(part, part._compiled_call_impl) for part in _parts(model)]
-    for part, _ in kept:
-        part._compiled_call_impl = None
+    """Context manager in which the model runs without its compiled code."""
+    calls: list[tuple[Any, Any]] = [(layer, layer._compiled_call_impl) for layer in _layers(model)]
+    for layer, _ in calls:
+        layer._compiled_call_impl = None
     try:
         yield
     finally:
-        for part, call in kept:
-            part._compiled_call_impl = call
+        for layer, call in calls:
+            layer._compiled_call_impl = call
 
 
 class FirstBatch(pl.Callback):
-    """Shows the model its first batch without compilation, so that tables it makes are there.
+    """Runs the first batch without compilation, so that the model builds its cached tables.
 
-    Else the first layer would be compiled with the making of them, and the second anew.
+    Otherwise the first layer would be compiled with the code that builds them, and the second layer
+    would be compiled again.
     """
 
     def __init__(self) -> None:
@@ -77,9 +79,9 @@ class FirstBatch(pl.Callback):
             self._shown = True
 
 
-def _parts(model: nn.Module) -> list[nn.Module]:
-    """The layers: what the model's lists of modules hold; the model itself where it has none."""
+def _layers(model: nn.Module) -> list[nn.Module]:
+    """Returns the modules in the model's outermost module lists, or the model if it has none."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    inner = {id(part) for held in lists for module in held for part in module.modules()}
-    outer = [held for held in lists if id(held) not in inner]
-    return [part for held in outer for part in held] or [model]
+    inner = {id(layer) for modules in lists for module in modules for layer in module.modules()}
+    outer = [modules for modules in lists if id(modules) not in inner]
+    return [layer for modules in outer for layer in modules] or [model]

@@ -1,9 +1,9 @@
-"""What a config's model costs, counted on models of a few layers.
+"""Counts the parameters, operations and memory of a config's model on models of a few layers.
 
-Layers are alike, or repeat a pattern, so parameters, operations and bytes grow by the same amount
-with each period: two depths say what any depth takes. A model of a billion layers is counted as
-fast as one of four. Where a part asks for the number of its layer it may differ in each: such a
-model is counted as a whole, up to `_COUNTED` layers.
+Layers are alike or repeat a pattern, so parameters, operations and bytes grow by the same amount
+with each period, and two depths determine those of any depth. A model of a billion layers is
+counted as fast as one of four. If a module receives the index of its layer, layers may differ: such
+a model is counted as a whole, up to `_MAX_COUNTED` layers.
 """
 
 from __future__ import annotations
@@ -18,90 +18,102 @@ from etude.models.cost import Cost, cost
 from etude.nn.drawing import shapes_only
 from etude.nn.lora import LoRA, adapt
 
-_SIDES = ("layers", "decoder_layers")
-_ALIKE = 3
-"""Layers from which on each further one adds the same to a step's peak of memory."""
-_COUNTED = 256
+_LAYER_KEYS = ("layers", "decoder_layers")
+_LINEAR_FROM = 3
+"""Number of layers from which each further one adds the same to the peak memory of a step."""
+_MAX_COUNTED = 256
 
 Build = Callable[[Node], Any]
-"""Makes a model of its node, with the sizes that come from the data."""
+"""Builds a model from its node, with the sizes of the data."""
 
 
 @dataclass(frozen=True)
-class Parameters:
-    """How many parameters a model has.
+class ParameterCounts:
+    """Numbers of parameters of a model.
 
     Attributes:
-        total: all of them.
-        trained: those that have a gradient.
-        a_layer: those of one more of `model.layers`, on average over a pattern; 0 for a model
-            without that argument.
+        total: Number of all parameters.
+        trained: Number of trainable parameters.
+        per_layer: Number of parameters that one more of `model.layers` adds, averaged over a
+            pattern; 0 for a model without that argument.
     """
 
     total: int
     trained: int
-    a_layer: int
+    per_layer: int
 
 
 def with_layers(node: Node, layers: int) -> Node:
-    """A model of at most so many layers a side, or so many periods of its pattern; else the same. A
-    user's class stays as it is.
-    """
-    most = layers * _period(node)
-    return _of_layers(node, {key: min(count, most) for key, count in _sides(node).items()})
-
-
-def parameters_of(node: Node, build: Build, lora: LoRA | None = None) -> Parameters:
-    """Counts a model without building it.
+    """Limits the layers of a model's node; the node of a custom class is returned unchanged.
 
     Args:
-        lora: changes that it gets.
+        node: Node of the model.
+        layers: Maximum number of layers, or of periods of its pattern, in encoder and decoder each.
+    """
+    most = layers * _period(node)
+    return _replace_layers(
+        node, {key: min(count, most) for key, count in _layer_counts(node).items()}
+    )
+
+
+def count_parameters(node: Node, build: Build, lora: LoRA | None = None) -> ParameterCounts:
+    """Counts the parameters of a model without building it.
+
+    Args:
+        node: Node of the model.
+        build: Builds a model from a node.
+        lora: Options of a low-rank adaptation.
 
     Raises:
-        RequestError: a matrix has more elements than can be addressed.
+        RequestError: A tensor is larger than 2**63 bytes.
     """
 
-    def count(few: Node) -> tuple[int, int]:
+    def count(small_node: Node) -> tuple[int, int]:
         with shapes_only():
-            model = addressed(build, few)
+            model = build_addressable(build, small_node)
             if lora is not None:
                 adapt(model, lora)
         parameters = list(model.parameters())
         trained = (p.numel() for p in parameters if p.requires_grad)
         return sum(p.numel() for p in parameters), sum(trained)
 
-    total, trained = _linear(node, count, 1)
-    a_layer = 0
-    if "layers" in _sides(node):
-        one, period = with_layers(node, 1), _period(node)
-        two = _of_layers(one, {"layers": 2 * period})
-        a_layer = (count(two)[0] - count(_of_layers(one, {"layers": period}))[0]) // period
-    return Parameters(total, trained, a_layer)
+    total, trained = _extrapolate(node, count, 1)
+    per_layer = 0
+    if "layers" in _layer_counts(node):
+        base, period = with_layers(node, 1), _period(node)
+        deep = _replace_layers(base, {"layers": 2 * period})
+        per_layer = (count(deep)[0] - count(_replace_layers(base, {"layers": period}))[0]) // period
+    return ParameterCounts(total, trained, per_layer)
 
 
 def cost_of(node: Node, build: Build, **options: Any) -> Cost:
-    """`etude.models.cost.cost` of a model; the options are that function's.
+    """Returns the cost of a model as counted by `etude.models.cost.cost`.
+
+    Args:
+        node: Node of the model.
+        build: Builds a model from a node.
+        **options: Arguments of `etude.models.cost.cost`.
 
     Raises:
-        Uncountable: as there.
+        Uncountable: The model cannot be counted.
     """
     outer: list[int] = []
 
-    def count(few: Node) -> tuple[int, ...]:
-        found = cost(lambda: build(few), **options)
-        outer.append(found.outer_bytes)
-        return astuple(found)
+    def count(small_node: Node) -> tuple[int, ...]:
+        small_cost = cost(lambda: build(small_node), **options)
+        outer.append(small_cost.outer_bytes)
+        return astuple(small_cost)
 
-    counted = Cost(*_linear(node, count, _ALIKE))
+    counted = Cost(*_extrapolate(node, count, _LINEAR_FROM))
     activations = max(counted.central_bytes, *outer)
     return replace(counted, activation_bytes=activations, outer_bytes=max(outer))
 
 
-def addressed(build: Build, node: Node) -> Any:
-    """What `build` makes of a node.
+def build_addressable(build: Build, node: Node) -> Any:
+    """Builds the model of a node.
 
     Raises:
-        RequestError: a tensor has more elements than can be addressed.
+        RequestError: A tensor is larger than 2**63 bytes.
     """
     try:
         return build(node)
@@ -113,33 +125,33 @@ def addressed(build: Build, node: Node) -> Any:
             for key, value in node.arguments.items()
             if isinstance(value, int) and value >= 10**6
         )
-        expected = "sizes whose matrices can be addressed, in 2**63 bytes"
+        expected = "tensors smaller than 2**63 bytes"
         raise RequestError(Problem("model", expected, hint=keys or None)) from error
 
 
-def _sides(node: Node) -> dict[str, int]:
-    """The numbers of layers that a model of ours states; positive ones."""
+def _layer_counts(node: Node) -> dict[str, int]:
+    """Returns the positive numbers of layers in the node of a built-in model, by argument."""
     if not node.is_ours:
         return {}
-    found = {key: node.arguments.get(key) for key in _SIDES}
-    return {key: n for key, n in found.items() if isinstance(n, int) and n > 0}
+    stated = {key: node.arguments.get(key) for key in _LAYER_KEYS}
+    return {key: n for key, n in stated.items() if isinstance(n, int) and n > 0}
 
 
 def _period(node: Node) -> int:
-    """The number of layers after which they repeat."""
+    """Returns the number of layers after which their pattern repeats."""
     pattern = node.arguments.get("pattern")
     return len(pattern) if isinstance(pattern, list) and pattern else 1
 
 
-def _of_layers(node: Node, layers: dict[str, int]) -> Node:
+def _replace_layers(node: Node, layers: dict[str, int]) -> Node:
     return replace(node, arguments={**node.arguments, **layers})
 
 
-def _varies(node: Node) -> bool:
-    """Whether a part asks where it stands, and so may be another in each layer."""
+def _layers_may_differ(node: Node) -> bool:
+    """Returns whether a module receives its layer's index, so that layers may differ."""
     for value in node.arguments.values():
         if isinstance(value, dict) and any(
-            isinstance(kind, Node) and _varies(kind) for kind in value.values()
+            isinstance(kind, Node) and _layers_may_differ(kind) for kind in value.values()
         ):
             return True
         if isinstance(value, Node) and value.partial:
@@ -149,23 +161,29 @@ def _varies(node: Node) -> bool:
     return False
 
 
-def _linear(node: Node, count: Callable[[Node], tuple[int, ...]], first: int) -> tuple[int, ...]:
-    """`count(node)`, by models of `first` layers or a few more, and one period more than that, from
-    which on it grows evenly.
+def _extrapolate(
+    node: Node, count: Callable[[Node], tuple[int, ...]], first: int
+) -> tuple[int, ...]:
+    """Returns `count(node)`, extrapolated from models of few layers.
+
+    Args:
+        node: Node of the model.
+        count: Counts a model; grows linearly from `first` layers on.
+        first: Minimum number of layers of the smaller model; the larger has one period more.
     """
-    sides, period = _sides(node), _period(node)
+    layer_counts, period = _layer_counts(node), _period(node)
     first = max(first, period)
     fewest = {
         key: first + (layers - first) % period if layers > first else layers
-        for key, layers in sides.items()
+        for key, layers in layer_counts.items()
     }
-    whole = all(layers <= fewest[key] + period for key, layers in sides.items())
-    if whole or (_varies(node) and sum(sides.values()) <= _COUNTED):
+    is_small = all(layers <= fewest[key] + period for key, layers in layer_counts.items())
+    if is_small or (_layers_may_differ(node) and sum(layer_counts.values()) <= _MAX_COUNTED):
         return count(node)
-    at = found = count(_of_layers(node, fewest))
-    for key, layers in sides.items():
+    smallest = result = count(_replace_layers(node, fewest))
+    for key, layers in layer_counts.items():
         if periods := (layers - fewest[key]) // period:
-            more = count(_of_layers(node, fewest | {key: fewest[key] + period}))
-            each = zip(found, more, at, strict=True)
-            found = tuple(a + periods * (b - c) for a, b, c in each)
-    return found
+            more = count(_replace_layers(node, fewest | {key: fewest[key] + period}))
+            triples = zip(result, more, smallest, strict=True)
+            result = tuple(a + periods * (b - c) for a, b, c in triples)
+    return result

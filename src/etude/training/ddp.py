@@ -1,8 +1,8 @@
-"""Several processes that share each optimizer step: torch's DistributedDataParallel.
+"""Training in several processes with torch's DistributedDataParallel (DDP).
 
-Every process (a rank) holds the whole model and takes its share of a step's examples; gradients
-are summed over the ranks, so all of them hold the same weights after each step. The ranks are
-started by `followers.py`, not by Lightning, whose own launcher would repeat the whole command.
+Each process (rank) has the whole model and computes a part of a step's examples; gradients are
+summed over the ranks, so that all ranks have the same weights after each step. The ranks are
+started by `followers.py` rather than by Lightning, whose launcher would repeat the whole command.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from lightning_fabric.plugins.environments.cluster_environment import ClusterEnv
 from pytorch_lightning.strategies import DDPStrategy
 
 LOCALHOST = "127.0.0.1"
-_TO_MEET = timedelta(seconds=120)
-_TO_ANSWER = timedelta(minutes=60)
+_JOIN_TIMEOUT = timedelta(seconds=120)
+_COLLECTIVE_TIMEOUT = timedelta(minutes=60)
 
 
 class _OneMachine(ClusterEnvironment):
-    """What Lightning wants to know of the ranks, which are there already."""
+    """Lightning's description of the cluster: ranks on one machine, already started."""
 
     def __init__(self, rank: int, world: int) -> None:
         self._rank, self._world = rank, world
 
     creates_processes_externally = True
     main_address = LOCALHOST
-    main_port = 0  # the ranks meet in `join`
+    main_port = 0  # unused: the ranks connect in `join`
 
     @staticmethod
     def detect() -> bool:
@@ -55,11 +55,11 @@ class _OneMachine(ClusterEnvironment):
 
 
 class SharedSteps(DDPStrategy):
-    """DDP among ranks that have joined already, and of which rank 0 may save by itself.
+    """DDP strategy for ranks that have already joined; rank 0 can save alone.
 
     Args:
-        rank: this process.
-        world: how many there are.
+        rank: Rank of this process.
+        world: Number of processes.
     """
 
     def __init__(self, rank: int, world: int) -> None:
@@ -70,32 +70,35 @@ class SharedSteps(DDPStrategy):
         )
 
     def _configure_launcher(self) -> None:
-        """There is nothing to launch."""
+        """Does nothing: the ranks are already started."""
 
     def setup_distributed(self) -> None:
-        """The ranks have joined."""
+        """Sets the ranks; the processes have already joined."""
         self.set_world_ranks()
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:
-        """Waits for all ranks, except after a save: a signal makes rank 0 alone save."""
+        """Waits for all ranks, except after a save, as only rank 0 saves after a signal."""
         name = args[0] if args else kwargs.get("name")
         if name != "Trainer.save_checkpoint":
             super().barrier(*args, **kwargs)
 
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Without DDP's `forward`, which may exchange buffers: ranks validate unequal numbers."""
+        """Validates without DDP's `forward`.
+
+        DDP may synchronise buffers in it, but ranks validate different numbers of batches.
+        """
         module: Any = self.lightning_module
         with self.precision_plugin.val_step_context():
             return module.validation_step(*args, **kwargs)
 
 
 class SettledBuckets(pl.Callback):
-    """Makes DDP arrange its buckets before the first step instead of after it.
+    """Makes DDP rebuild its buckets before the first step instead of after it.
 
-    DDP sums gradients in buckets, which it arranges anew once it has seen a backward pass. Where
-    a gradient lies in a bucket decides in which order three or more ranks are summed: a run that
-    goes on from a checkpoint would round its first step in another way than one that was never
-    stopped. So each process begins with a backward pass whose gradients are thrown away.
+    DDP sums gradients in buckets, which it rebuilds after the first backward pass. The position of
+    a gradient in its bucket determines the order in which three or more ranks are summed, so the
+    first step of a continued run would be rounded differently from that of an uninterrupted one.
+    Therefore each process starts with a backward pass whose gradients are discarded.
     """
 
     def __init__(self) -> None:
@@ -113,18 +116,18 @@ class SettledBuckets(pl.Callback):
         self._settled = True
 
 
-def mute(trainer: pl.Trainer) -> None:
-    """Takes Lightning's hands off SIGTERM.
+def disable_sigterm_handling(trainer: pl.Trainer) -> None:
+    """Disables Lightning's handling of SIGTERM.
 
-    It would send a tensor around at every step, and read it, to ask whether the signal came. Rank
-    0 has handlers of its own, and the others end when it does.
+    Lightning would broadcast and read a tensor at every step to detect the signal. Rank 0 has its
+    own handlers, and the other ranks end with it.
     """
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
 
 def open_store(world: int) -> Any:
-    """Where the ranks of a run find each other: on this machine only, at a port that is free."""
+    """Opens the store through which the ranks connect, on a free local port."""
     import socket
 
     listening = socket.create_server((LOCALHOST, 0))
@@ -135,24 +138,26 @@ def open_store(world: int) -> Any:
         world,
         is_master=True,
         wait_for_workers=False,
-        timeout=_TO_MEET,
+        timeout=_JOIN_TIMEOUT,
         master_listen_fd=listening.detach(),
     )
 
 
 def find_store(port: int, world: int) -> Any:
-    """Rank 0's store, seen from another rank."""
+    """Connects to rank 0's store from another rank."""
     return dist.TCPStore(  # type: ignore[attr-defined]
-        LOCALHOST, port, world, is_master=False, timeout=_TO_MEET
+        LOCALHOST, port, world, is_master=False, timeout=_JOIN_TIMEOUT
     )
 
 
 def join(store: Any, *, rank: int, world: int, device: torch.device) -> None:
-    """Waits until every rank has called it; then they can exchange tensors.
+    """Joins the process group; returns when every rank has joined.
 
     Args:
-        store: where they meet.
-        device: this rank's, which decides how: nccl between GPUs, gloo otherwise.
+        store: Store from `open_store` or `find_store`.
+        rank: Rank of this process.
+        world: Number of processes.
+        device: Device of this rank; GPUs use nccl, other devices gloo.
     """
     on_gpu = device.type == "cuda"
     if on_gpu:
@@ -162,16 +167,16 @@ def join(store: Any, *, rank: int, world: int, device: torch.device) -> None:
         store=store,
         rank=rank,
         world_size=world,
-        timeout=_TO_ANSWER,
+        timeout=_COLLECTIVE_TIMEOUT,
         device_id=device if on_gpu else None,
     )
 
 
 def leave(*, broken: bool = False) -> None:
-    """Undoes `join`.
+    """Leaves the process group.
 
     Args:
-        broken: other ranks may be gone, or in the middle of something: waits for none.
+        broken: Whether other ranks may have failed; then none is waited for.
     """
     if not dist.is_initialized():
         return
@@ -182,6 +187,6 @@ def leave(*, broken: bool = False) -> None:
 
 
 def abort() -> None:
-    """Ends what waits for other ranks on a GPU; gloo notices by itself that one is gone."""
+    """Aborts operations that wait for other ranks on a GPU; gloo detects a lost rank itself."""
     if dist.is_initialized() and dist.get_backend() == "nccl":
         dist.distributed_c10d._abort_process_group()

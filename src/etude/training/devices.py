@@ -1,4 +1,4 @@
-"""Which devices a config asks for: how many processes that makes, and whether they are there."""
+"""Devices of a run: the number of processes, and checks that the devices exist."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from dataclasses import dataclass
 
 from etude.errors import Checks, Problem, RequestError
 
-_SHARED = ("auto", "ddp")
-"""Strategies that may stand beside several devices."""
+_MULTI_DEVICE = ("auto", "ddp")
+"""Strategies that support several devices."""
 
-_GPUS = ("auto", "gpu", "cuda")
+_GPU_ACCELERATORS = ("auto", "gpu", "cuda")
 
 
 @dataclass(frozen=True)
 class Devices:
-    """The devices of one run: each has a process of its own.
+    """Devices of one run, with one process per device.
 
     Args:
-        accelerator, strategy: as `pytorch_lightning.Trainer` takes them.
-        devices: `auto`, how many, or the numbers of GPUs. `auto` is one device, but for the
-            strategy `ddp` all GPUs of the machine.
+        accelerator: As in `pytorch_lightning.Trainer`.
+        strategy: As in `pytorch_lightning.Trainer`.
+        devices: `auto`, the number of devices, or a list of GPU indices. `auto` is one device, or
+            with the strategy `ddp` all GPUs of the machine.
     """
 
     accelerator: str
@@ -29,7 +30,7 @@ class Devices:
 
     @property
     def stated(self) -> int | None:
-        """How many are asked for; None for `auto`, 0 for what cannot be understood."""
+        """Number of devices in the config; None for `auto`, 0 for an invalid value."""
         if self.devices == "auto":
             return None
         if isinstance(self.devices, list):
@@ -41,69 +42,73 @@ class Devices:
 
     @property
     def processes(self) -> int:
-        """Processes that share each optimizer step."""
+        """Number of processes that share each optimizer step."""
         if self.stated is not None:
             return self.stated
-        return max(1, _gpus()) if self.strategy == "ddp" and self.accelerator in _GPUS else 1
+        return (
+            max(1, _gpu_count())
+            if self.strategy == "ddp" and self.accelerator in _GPU_ACCELERATORS
+            else 1
+        )
 
-    def note(self, checks: Checks, num_nodes: int) -> None:
-        """Notes what is wrong with the arguments, on whatever machine."""
+    def check_arguments(self, checks: Checks, num_nodes: int) -> None:
+        """Adds the errors in the arguments to `checks`, independently of the machine."""
         checks.that(
             self.stated != 0,
             "devices",
             self.devices,
-            "auto, a number of devices from 1 on, or a list of GPUs such as [0,1]",
+            "auto, a number of devices of at least 1, or a list of different GPUs such as [0,1]",
         )
         if isinstance(self.devices, list):
-            expected = "a number: only GPUs are told apart"
+            expected = "a number with trainer.accelerator=cpu"
             checks.that(self.accelerator != "cpu", "devices", self.devices, expected)
         if self.stated is None or self.stated <= 1:
             expected = "auto, or ddp for several devices"
-            known = self.strategy in (*_SHARED, "single_device")
-            checks.that(known, "strategy", self.strategy, expected)
+            is_known = self.strategy in (*_MULTI_DEVICE, "single_device")
+            checks.that(is_known, "strategy", self.strategy, expected)
         if self.stated is not None and self.stated > 1:
             checks.that(
-                self.strategy in _SHARED,
+                self.strategy in _MULTI_DEVICE,
                 "strategy",
                 self.strategy,
-                f"ddp or auto beside devices = {self.devices}",
-                "each of several devices holds the whole model",
+                f"ddp or auto with devices = {self.devices}",
+                "each device holds the whole model",
             )
         checks.that(
             num_nodes == 1,
             "num_nodes",
             num_nodes,
-            "1: the processes of a run share one machine",
-            "trainer=ddp trainer.devices=N takes several of its devices",
+            "1, as a run uses one machine",
+            "set trainer=ddp trainer.devices=N to use several of its devices",
         )
 
     def check(self) -> None:
-        """Looks whether this machine has the GPUs that are asked for.
+        """Checks that this machine has the requested GPUs.
 
         Raises:
-            RequestError: it has fewer.
+            RequestError: A requested GPU is missing.
         """
-        numbered = isinstance(self.devices, list)
-        if self.accelerator not in _GPUS or (self.processes == 1 and not numbered):
+        by_index = isinstance(self.devices, list)
+        if self.accelerator not in _GPU_ACCELERATORS or (self.processes == 1 and not by_index):
             return
-        found = _gpus()
-        if not found and self.accelerator == "auto" and not numbered:
-            return  # they are processes on the CPU
+        gpus = _gpu_count()
+        if not gpus and self.accelerator == "auto" and not by_index:
+            return  # the processes run on the CPU
         highest = max(self.devices) if isinstance(self.devices, list) else self.processes - 1
-        if highest >= found:
-            expected = f"devices of this machine, which has {found or 'no'} GPUs that torch can use"
-            hint = "trainer.accelerator=cpu takes processes on the CPU"
+        if highest >= gpus:
+            expected = f"devices of this machine, which has {gpus or 'no'} GPUs that torch can use"
+            hint = "set trainer.accelerator=cpu to run the processes on the CPU"
             raise RequestError(Problem("trainer.devices", expected, self.devices, hint))
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """Returns the number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def _gpus() -> int:
+def _gpu_count() -> int:
     import torch
 
     return torch.cuda.device_count()

@@ -1,9 +1,9 @@
-"""Rank 0's side of a run in several processes: it starts the other ranks, watches and ends them.
+"""Starts, monitors and ends the other ranks of a run in several processes, from rank 0.
 
-Rank 0 is the process that the user started: it holds the run, writes the record and handles the
-signals. The others (`rank.py`) are told what to train on their standard input, which stays open:
-when rank 0 ends, however it ends, so do they. On their standard output they say how far they are;
-what they write to standard error goes to the run's log.
+Rank 0 is the process that the user started: it locks the run, writes the record and handles
+signals. The other ranks (`rank.py`) receive their request on standard input, which stays open: when
+rank 0 ends for any reason, they end too. They report their state on standard output; their standard
+error goes to the run's log.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from omegaconf import OmegaConf
 
 from etude.config.checks import Checked
 from etude.errors import EtudeError, Interrupted, Problem, RequestError
-from etude.training.assemble import Assembly
+from etude.training.assemble import TrainingSession
 from etude.training.ddp import abort, join, leave, open_store
 from etude.training.devices import cores
 
@@ -40,23 +40,23 @@ signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 import json, sys
-told = json.loads(sys.stdin.readline())
-sys.path[:] = told["path"]
+request = json.loads(sys.stdin.readline())
+sys.path[:] = request["path"]
 from etude.training.rank import main
-main(told)
+main(request)
 """
-_TO_FINISH = 30.0  # seconds for a rank to end by itself, after rank 0 is done
-_TO_END = 5.0  # seconds for a rank to end once its input is closed
-_TO_EXPLAIN = 5.0  # seconds in which the rank that broke a connection can be found
+_FINISH_TIMEOUT = 30.0  # seconds for a rank to end by itself after rank 0 has finished
+_END_TIMEOUT = 5.0  # seconds for a rank to end after its input is closed
+_EXPLAIN_TIMEOUT = 5.0  # seconds to find the rank that broke a connection
 
 
 class RankFailed(EtudeError):
-    """A process beside rank 0 failed, which ends the run.
+    """Another rank failed, which ends the run.
 
     Args:
-        rank: which one.
-        reason: what it said of it, or how it ended.
-        out_of_memory: it had too little.
+        rank: Rank of the process.
+        reason: Error that it reported, or how it ended.
+        out_of_memory: Whether it ran out of memory.
     """
 
     def __init__(self, rank: int, reason: str, out_of_memory: bool = False) -> None:
@@ -65,45 +65,45 @@ class RankFailed(EtudeError):
 
 
 @contextmanager
-def accompanied(
-    checked: Checked, assembly: Assembly, *, step: int, checkpoint: Path | None, data: Any
+def running_ranks(
+    checked: Checked, session: TrainingSession, *, step: int, checkpoint: Path | None, data: Any
 ) -> Iterator[None]:
-    """Within, the other ranks of the run train along; afterwards they are gone, however it ended.
+    """Context manager that runs the other ranks and ends them on exit.
 
-    With one process, nothing happens.
+    Does nothing for a run in one process.
 
     Args:
-        checked: the run's config.
-        assembly: what trains in this process, rank 0.
-        step, checkpoint: what the run continues from.
-        data: prepared.
+        checked: Checked config of the run.
+        assembly: Objects that train in this process, rank 0.
+        step: Number of optimizer steps that are already trained.
+        checkpoint: Checkpoint from which the run continues.
+        data: Prepared data.
 
     Raises:
-        RankFailed: one of them failed; in the place of what that led to in this process.
-        Interrupted: a signal came before all were ready.
-        RequestError: this process is already one of several, which somebody else has started.
+        RankFailed: Another rank failed; replaces the error that this caused in this process.
+        Interrupted: A signal came before all ranks were ready.
+        RequestError: This process already belongs to another process group.
     """
-    trainer = assembly.trainer
+    trainer = session.trainer
     world: int = trainer.world_size
     if world == 1:
         yield
         return
     if dist.is_initialized():
-        hint = "torch.distributed.destroy_process_group() ends it"
-        raise RequestError(
-            Problem("trainer.devices", "1 in a process that has joined others", world, hint)
-        )
+        expected = "1, as this process already belongs to a process group"
+        hint = "torch.distributed.destroy_process_group() leaves it"
+        raise RequestError(Problem("trainer.devices", expected, world, hint))
     device: torch.device = trainer.strategy.root_device
     if device.type == "cpu" and world > cores():
         log.warning("%d processes share %d CPU cores", world, cores())
     threads = torch.get_num_threads()
     log.info("%d processes, each with %d thread%s", world, threads, "s" if threads > 1 else "")
     store = open_store(world)
-    followers = Followers(
+    ranks = RankProcesses(
         world,
         {
             "config": OmegaConf.to_yaml(checked.config, resolve=False),
-            "record": str(assembly.loop.record.path),
+            "record": str(session.loop.record.path),
             "checkpoint": str(checkpoint) if checkpoint else None,
             "step": step,
             "content": data.fingerprint(),
@@ -112,34 +112,34 @@ def accompanied(
     )
     done = False
     try:
-        followers.wait_until_ready(lambda: assembly.loop.signals.requested)
+        ranks.wait_until_ready(lambda: session.loop.signals.requested)
         join(store, rank=0, world=world, device=device)
-        trainer.callbacks.insert(0, _Watch(followers))
+        trainer.callbacks.insert(0, _FailureCheck(ranks))
         yield
         done = True
     except Exception as error:
-        explained = followers.explain(error)
+        explained = ranks.explain(error)
         if explained is error:
             raise
         raise explained from error
     finally:
         try:
-            followers.end(patient=done)
+            ranks.end(patient=done)
         finally:
             leave(broken=not done)
 
 
-class Followers:
-    """The processes of the ranks from 1 on.
+class RankProcesses:
+    """Processes of the ranks from 1 on.
 
     Args:
-        world: processes of the run, this one included.
-        told: what each must know of the run; see `rank.Told`.
+        world: Number of processes of the run, including this one.
+        common: Part of the request that all ranks share; see `rank.RankRequest`.
     """
 
-    def __init__(self, world: int, told: dict[str, Any]) -> None:
+    def __init__(self, world: int, common: dict[str, Any]) -> None:
         request = {
-            **told,
+            **common,
             "world": world,
             "threads": torch.get_num_threads(),
             "parent": os.getpid(),
@@ -150,18 +150,18 @@ class Followers:
         self._all: list[_Follower] = []
         try:
             for rank in range(1, world):
-                self._all.append(_Follower({**request, "rank": rank}, self._has_ended))
+                self._all.append(_Follower({**request, "rank": rank}, self._on_end))
         except BaseException:
             self.end(patient=False)
             raise
 
     def wait_until_ready(self, requested: Callable[[], int | None]) -> None:
-        """Returns when every rank has built what it trains with.
+        """Waits until every rank is ready to train.
 
         Args:
-            requested: the signal that asks for a stop, None so far.
+            requested: Returns the signal that requested a stop, or None.
         """
-        while not all(follower.ready for follower in self._all):
+        while not all(process.ready for process in self._all):
             if (signum := requested()) is not None:
                 raise Interrupted(signum)
             self.check()
@@ -173,46 +173,46 @@ class Followers:
             raise self._failures[0]
 
     def explain(self, error: Exception) -> Exception:
-        """The failure of another rank that led to `error` in this one, or else `error`."""
-        if not isinstance(error, RankFailed) and not lost_connection(error):
+        """Returns the failure of another rank that caused `error` in this one, or `error`."""
+        if not isinstance(error, RankFailed) and not is_lost_connection(error):
             return error
-        until = time.monotonic() + _TO_EXPLAIN
+        until = time.monotonic() + _EXPLAIN_TIMEOUT
         while time.monotonic() < until:
-            first = [failure for failure in self._failures if not lost_connection(failure)]
-            if first:
-                return first[0]
+            causes = [failure for failure in self._failures if not is_lost_connection(failure)]
+            if causes:
+                return causes[0]
             time.sleep(0.02)
         return self._failures[0] if self._failures else error
 
     def end(self, *, patient: bool) -> None:
-        """Returns when no rank is left.
+        """Ends all ranks.
 
         Args:
-            patient: they are about to end by themselves.
+            patient: Whether the ranks are about to end by themselves and should be waited for.
         """
         self._ending = True
         try:
             if patient:
-                until = time.monotonic() + _TO_FINISH
+                until = time.monotonic() + _FINISH_TIMEOUT
                 while any(f.running and not f.done for f in self._all) and time.monotonic() < until:
                     time.sleep(0.02)
-            for follower in self._all:
-                follower.close()
-            for follower in self._all:
-                follower.wait(_TO_END)
+            for process in self._all:
+                process.close()
+            for process in self._all:
+                process.wait(_END_TIMEOUT)
         finally:
-            for follower in self._all:
-                follower.kill()
+            for process in self._all:
+                process.kill()
 
-    def _has_ended(self, follower: _Follower) -> None:
-        if self._ending or follower.done:
+    def _on_end(self, process: _Follower) -> None:
+        if self._ending or process.done:
             return
-        self._failures.append(follower.failure())
+        self._failures.append(process.failure())
         abort()
 
 
 class _Follower:
-    """One process, with threads that read what it says and wait for its end."""
+    """Process of one rank, with threads that read its output and wait for its end."""
 
     def __init__(self, request: dict[str, Any], ended: Callable[[_Follower], None]) -> None:
         self.rank: int = request["rank"]
@@ -235,41 +235,41 @@ class _Follower:
         for thread in (*self._readers, self._waiter):
             thread.start()
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # its end is noticed by the one who waits for it
+        with suppress(BrokenPipeError):  # the waiting thread notices the end of the process
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
 
     @property
     def running(self) -> bool:
-        """Whether the process is there."""
+        """Whether the process is running."""
         return self._process.poll() is None
 
     def failure(self) -> RankFailed:
-        """How it ended, before it was done."""
+        """Returns why the process ended before it was done."""
         if self._failed:
             return RankFailed(self.rank, self._failed["error"], self._failed["out_of_memory"])
         code = self._process.returncode
         if code < 0:
             return RankFailed(self.rank, f"killed by {signal.Signals(-code).name}")
-        if code == 1 and self._last_line:  # of a traceback, from before it could report
+        if code == 1 and self._last_line:  # the last line of a traceback, before it could report
             return RankFailed(self.rank, self._last_line)
         return RankFailed(self.rank, f"ended with exit code {code}")
 
     def close(self) -> None:
-        """Closes its input, at which it ends."""
+        """Closes the input of the process, which makes it end."""
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             self._process.stdin.close()
 
     def wait(self, seconds: float) -> None:
-        """Waits for its end, and for the last of its log."""
+        """Waits for the end of the process and of its log."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(seconds)
         for thread in self._readers:
-            thread.join(1.0)  # a process that it started may hold the other end
+            thread.join(1.0)  # a child process of it may hold the other end open
 
     def kill(self) -> None:
-        """Ends it if it is there."""
+        """Kills the process if it is running."""
         if self.running:
             self._process.kill()
             self._process.wait()
@@ -277,13 +277,13 @@ class _Follower:
     def _listen(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            said = json.loads(line)
-            if said["is"] == "ready":
+            message = json.loads(line)
+            if message["is"] == "ready":
                 self.ready = True
-            elif said["is"] == "done":
+            elif message["is"] == "done":
                 self.done = True
             else:
-                self._failed = said
+                self._failed = message
 
     def _log(self) -> None:
         assert self._process.stderr is not None
@@ -298,19 +298,19 @@ class _Follower:
         ended(self)
 
 
-class _Watch(pl.Callback):
-    """Ends the run at the step after another rank failed, where its data may not be waited for."""
+class _FailureCheck(pl.Callback):
+    """Ends the run at the step after another rank failed, if rank 0 doesn't wait for that rank."""
 
-    def __init__(self, followers: Followers) -> None:
-        self._followers = followers
+    def __init__(self, ranks: RankProcesses) -> None:
+        self._ranks = ranks
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self._followers.check()
+        self._ranks.check()
 
 
-def lost_connection(error: Exception) -> bool:
-    """Whether `error` is what the end of another rank looks like."""
-    said = str(error)
+def is_lost_connection(error: Exception) -> bool:
+    """Returns whether `error` may be caused by the end of another rank."""
+    text = str(error)
     return isinstance(error, RuntimeError | EtudeError) and any(
-        word in said for word in ("gloo", "NCCL", "Connection", "TCPStore")
+        word in text for word in ("gloo", "NCCL", "Connection", "TCPStore")
     )

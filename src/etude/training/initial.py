@@ -1,4 +1,4 @@
-"""Where a run's weights begin: with another run's, or with released ones."""
+"""Initialises a run from the weights of another run or from pretrained ones (`init_from`)."""
 
 from __future__ import annotations
 
@@ -25,22 +25,25 @@ from etude.records.manifest import WEIGHTS, read_manifest
 from etude.records.record import Record
 from etude.records.registry import find, is_record
 from etude.training.checkpoints import load_mean
-from etude.training.growing import grown, grown_length
+from etude.training.position_growth import extend_positions, resolve_max_length
 
 log = logging.getLogger("etude")
 
-SHOWN = 4
+MAX_SHOWN = 4
+"""Number of incompatible tensors that an error lists."""
 
 
 @dataclass
-class Source:
-    """Where the weights lie, found.
+class WeightSource:
+    """Location of the source's weights.
 
     Attributes:
-        record: of a run, and
-        checkpoints: the folders with its weights, or those whose mean it is; None and none for
-            released weights.
-        path: of these.
+        record: Record of the source run; None for pretrained weights.
+        checkpoints: Folders of the run's weights, of which the mean is used; empty for pretrained
+            weights.
+        path: Path of pretrained weights.
+        repository: Hub repository of pretrained weights.
+        commit: Commit of the repository.
     """
 
     record: Record | None = None
@@ -51,96 +54,108 @@ class Source:
 
 
 class Initial:
-    """What `init_from` says, carried out: in the config, and in the weights."""
+    """Applies `init_from` to a config and to a model's weights."""
 
     @classmethod
     def settled(cls, config: DictConfig) -> DictConfig:
-        """The config with the source's model and tokenizer in it, and with what the source is.
+        """Returns a copy of the config with the source's model, tokenizer and identity.
 
         Args:
-            config: as composed; left as it is.
+            config: Composed config; not modified.
 
         Raises:
-            RequestError: there is no such source, or the request contradicts it.
+            RequestError: The source is missing, or overrides contradict it.
         """
-        asked = config.init_from
-        source = _locate(asked, Path(config.run.root))
-        _check_typed(config)
+        options = config.init_from
+        source = _locate(options, Path(config.run.root))
+        _check_overrides(config)
         result = config.copy()
         if source.record is not None:
-            node, tokenizer = _of_run(source)
+            node, tokenizer = _run_config(source)
         else:
             try:
-                node, tokenizer = _of_release(asked)
+                node, tokenizer = _pretrained_config(options)
             except RequestError as error:
-                nameless = (".", "SOURCE")  # what was typed says more
+                generic = (".", "SOURCE")  # show the source as the user typed it
                 raise RequestError(
-                    Problem("init_from", p.expected, str(asked.source), p.hint)
-                    if p.where in nameless
+                    Problem("init_from", p.expected, str(options.source), p.hint)
+                    if p.where in generic
                     else p
                     for p in error.problems
                 ) from error
         head = OmegaConf.select(config, "model.head")
         if "head" in node or "encoder.Encoder" in str(node.get("_target_")):
-            node["head"] = _usual_head(config) if head is None else _plain(head)
+            node["head"] = _default_head(config) if head is None else _to_container(head)
         with open_dict(result):
             result.model = node
-            for key in _typed_keys(config):
+            for key in _overridden_keys(config):
                 OmegaConf.update(result, key, OmegaConf.select(config, key), force_add=True)
             if "max_length" in node:
                 stated = OmegaConf.select(config, "model.max_length")
-                typed = "model.max_length" in _typed_keys(config)
-                result.model.max_length = grown_length(node, config, stated if typed else None)
+                typed = "model.max_length" in _overridden_keys(config)
+                result.model.max_length = resolve_max_length(
+                    node, config, stated if typed else None
+                )
             if "tokenizer" in result.data:
                 result.data.tokenizer = tokenizer
-            result.init_from.found = _what(source)
+            result.init_from.found = _identity(source)
         return result
 
     @classmethod
-    def fill(cls, module: nn.Module, asked: InitFrom | DictConfig, root: Path) -> None:
-        """Puts the source's weights into `module`, all but those of a head that is new.
+    def fill(cls, module: nn.Module, options: InitFrom | DictConfig, root: Path) -> None:
+        """Loads the source's weights into `module`, except those of a new head.
+
+        Args:
+            module: Model of the run.
+            options: The config's `init_from`.
+            root: Folder with the records of runs.
 
         Raises:
-            RequestError: the source is gone or is not what it was, or its weights do not fit.
+            RequestError: The source is missing or has changed, or its weights don't fit the model.
         """
-        source = _locate(asked, root)
-        found = _what(source)
-        if dict(asked.found) != found:
-            hint = "it has changed since; run.on_existing=again begins anew from what it is now"
-            raise RequestError(Problem("init_from", f"{dict(asked.found)}", found, hint))
-        weights = _weights(source, asked, module)
-        _put(module, weights, new_head=asked.head == "new", grow=bool(asked.grow_positions))
+        source = _locate(options, root)
+        current = _identity(source)
+        if dict(options.found) != current:
+            hint = "the source has changed; set run.on_existing=again to start a run from it"
+            expected = f"the source as recorded, {dict(options.found)}"
+            raise RequestError(Problem("init_from", expected, current, hint))
+        weights = _load_weights(source, options, module)
+        _load(module, weights, new_head=options.head == "new", grow=bool(options.grow_positions))
 
 
-def _locate(asked: Any, root: Path) -> Source:
-    typed = str(asked.source)
+def _locate(options: Any, root: Path) -> WeightSource:
+    typed = str(options.source)
     if not typed.strip():
         raise RequestError(Problem("init_from", "a run, a folder of weights, or a hub id", typed))
     path = Path(typed).expanduser()
     if path.exists() and not is_record(path):
-        if asked.revision is not None:
-            expected = "none: the source is a path on this machine"
-            raise RequestError(Problem("init_from.revision", expected, asked.revision))
-        return Source(path=path)
+        if options.revision is not None:
+            expected = "null, as the source is a local path"
+            raise RequestError(Problem("init_from.revision", expected, options.revision))
+        return WeightSource(path=path)
     try:
         record = find(typed, root)
     except RequestError as unknown:
         from etude.interop.hub import is_hub_id, locate
 
         if path.exists() or not is_hub_id(typed):
-            raise RequestError(_here(problem) for problem in unknown.problems) from unknown
+            raise RequestError(
+                _under_init_from(problem) for problem in unknown.problems
+            ) from unknown
         try:
-            place = locate(typed, asked.revision)
+            location = locate(typed, options.revision)
         except RequestError as error:
-            expected = "a run, a folder of released weights, or a hub id that can be read"
+            expected = "a run, a folder of pretrained weights, or an accessible hub id"
             hints = [problem.hint or problem.expected for problem in error.problems]
-            hint = f"no run of that name below {root}; the hub: {'; '.join(hints)}"
+            hint = f"no run of this name in {root}; hub: {'; '.join(hints)}"
             raise RequestError(Problem("init_from", expected, typed, hint)) from error
-        return Source(path=place.path, repository=place.repository, commit=place.commit)
-    folders = record.chosen(asked.checkpoint).folders
+        return WeightSource(
+            path=location.path, repository=location.repository, commit=location.commit
+        )
+    folders = record.chosen(options.checkpoint).folders
     record.check(CONFIG, TOKENIZER)
     record.check_weights(folders)
-    return Source(record=record, checkpoints=tuple(folders))
+    return WeightSource(record=record, checkpoints=tuple(folders))
 
 
 _HEADS = {
@@ -150,23 +165,23 @@ _HEADS = {
 }
 
 
-def _usual_head(config: DictConfig) -> dict[str, Any] | None:
-    """That which the task needs, where no file says one."""
+def _default_head(config: DictConfig) -> dict[str, Any] | None:
+    """Returns the default head of the task, if it needs one."""
     task: Any = resolve(str(config.task.get("_target_")), "task", config.extensions)
     target = _HEADS.get(getattr(task, "head", None) or "")
     return None if target is None else {"_target_": target, "_partial_": True}
 
 
-def _plain(node: Any) -> Any:
+def _to_container(node: Any) -> Any:
     return OmegaConf.to_container(node, resolve=True)
 
 
-def _here(problem: Problem) -> Problem:
+def _under_init_from(problem: Problem) -> Problem:
     return Problem("init_from", problem.expected, problem.value, problem.hint)
 
 
-def _what(source: Source) -> dict[str, Any]:
-    """What a source is, whatever it is called: for the signature."""
+def _identity(source: WeightSource) -> dict[str, Any]:
+    """Returns the identity of a source, independent of its name or path, for the signature."""
     if source.record is not None:
         manifests = [read_manifest(folder) for folder in source.checkpoints]
         steps = [manifest["step"] for manifest in manifests]
@@ -188,64 +203,64 @@ def _what(source: Source) -> dict[str, Any]:
     return {"sha256": digest.hexdigest()}
 
 
-def _of_run(source: Source) -> tuple[dict[str, Any], dict[str, Any]]:
+def _run_config(source: WeightSource) -> tuple[dict[str, Any], dict[str, Any]]:
     assert source.record is not None
     config = portable(read_config(source.record.path / "config.yaml"))
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    node = dict(plain["model"])
-    reads_tokens = "vocab_size" in _parameters(node, config)
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    node = dict(values["model"])
+    reads_tokens = "vocab_size" in _constructor_parameters(node, config)
     if reads_tokens and node.get("vocab_size") is None:
         node["vocab_size"] = source.record.info["tokenizer"]["size"]
     path = str(source.record.path / "tokenizer.json")
-    with opening.opened(path, opening.TOKENIZER):  # whoever reads it by its path follows links
+    with opening.opened(path, opening.TOKENIZER):  # refuses links, which later readers follow
         pass
     return node, {"_target_": "etude.data.pretrained.Pretrained", "path": path}
 
 
-def _parameters(node: Mapping[str, Any], config: DictConfig) -> Mapping[str, Any]:
-    """Those of the model's constructor."""
+def _constructor_parameters(node: Mapping[str, Any], config: DictConfig) -> Mapping[str, Any]:
+    """Returns the parameters of the model's constructor."""
     return inspect.signature(resolve(node["_target_"], "model", config.extensions)).parameters
 
 
-def _of_release(asked: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def _pretrained_config(options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     from etude.interop.describe import node_of
     from etude.interop.released import read
 
-    found = read(asked.source, revision=asked.revision)
+    pretrained = read(options.source, revision=options.revision)
     tokenizer = {
         "_target_": "etude.interop.recipe.Released",
-        "source": asked.source,
-        "revision": found.place.commit,
+        "source": options.source,
+        "revision": pretrained.place.commit,
     }
-    return node_of(found.loaded), tokenizer
+    return node_of(pretrained.loaded), tokenizer
 
 
-def _typed_keys(config: DictConfig) -> list[str]:
-    """The keys of the model that the user typed, one by one."""
+def _overridden_keys(config: DictConfig) -> list[str]:
+    """Returns the keys below `model` that the user has overridden, except those of the head."""
     keys = [item.lstrip("+").partition("=")[0] for item in config.run.overrides]
     return [key for key in keys if key.startswith("model.") and not key.startswith("model.head")]
 
 
-def _check_typed(config: DictConfig) -> None:
-    """Refuses a choice of files for what is the source's."""
+def _check_overrides(config: DictConfig) -> None:
+    """Checks that overrides don't replace the source's model or tokenizer."""
     problems = []
     for item in config.run.overrides:
         key, _, value = item.lstrip("+").partition("=")
-        whole = key == "model" or (key.startswith("model/") and key != "model/head")
-        if whole or key.startswith("data/tokenizer"):
-            what = "model" if whole else "tokenizer"
-            hint = "model.<key>=... changes one of its values" if whole else None
-            expected = f"nothing beside init_from: the {what} is the source's"
+        is_model = key == "model" or (key.startswith("model/") and key != "model/head")
+        if is_model or key.startswith("data/tokenizer"):
+            what = "model" if is_model else "tokenizer"
+            hint = "set model.<key>=... to change a single value" if is_model else None
+            expected = f"no override with init_from, which uses the source's {what}"
             problems.append(Problem(key, expected, value, hint))
-        if key == "model.mup_base_dim":  # the weights would fit, and mean something else
-            expected = "nothing beside init_from: what the weights mean is the source's"
+        if key == "model.mup_base_dim":  # the weights would fit, but be scaled differently
+            expected = "no override with init_from, which uses the source's muP scaling"
             problems.append(Problem(key, expected, value))
     if problems:
         raise RequestError(problems)
 
 
-def _weights(source: Source, asked: Any, module: nn.Module) -> dict[str, Tensor]:
-    """The source's weights by the names of our modules, without a head of another kind."""
+def _load_weights(source: WeightSource, options: Any, module: nn.Module) -> dict[str, Tensor]:
+    """Returns the source's weights by Étude's names, without a head of another class."""
     head = head_of(module)
     if source.record is not None:
         weights = load_mean(source.checkpoints)
@@ -257,11 +272,11 @@ def _weights(source: Source, asked: Any, module: nn.Module) -> dict[str, Tensor]
         return weights
     from etude.interop.released import read
 
-    loaded = read(asked.source, revision=asked.revision).loaded
+    loaded = read(options.source, revision=options.revision).loaded
     weights = dict(loaded.module.state_dict())
     if head_of(loaded.module) != head:
         weights = {name: x for name, x in weights.items() if not name.startswith("head.")}
-    if head == "ClassificationHead":  # a body's pooler is the first half of it
+    if head == "ClassificationHead":  # its first layer is the pooler of the pretrained model
         for kind in ("weight", "bias"):
             for name, tensor in loaded.rest.items():
                 if name.endswith(f"pooler.dense.{kind}"):
@@ -269,45 +284,47 @@ def _weights(source: Source, asked: Any, module: nn.Module) -> dict[str, Tensor]
     return weights
 
 
-def _put(module: nn.Module, weights: dict[str, Tensor], *, new_head: bool, grow: bool) -> None:
-    mine = dict(module.state_dict())
+def _load(module: nn.Module, weights: dict[str, Tensor], *, new_head: bool, grow: bool) -> None:
+    own = dict(module.state_dict())
     replaceable = has_head(module)
 
-    def of_the_head(name: str) -> bool:
+    def is_in_head(name: str) -> bool:
         return replaceable and name.startswith("head.")
 
     problems: list[Problem] = []
-    taken: dict[str, Tensor] = {}
-    for name, tensor in mine.items():
+    loaded: dict[str, Tensor] = {}
+    for name, tensor in own.items():
         if ".lora." in name:
             continue
         if name not in weights:
-            if not of_the_head(name):
-                problems.append(Problem(f"init_from, {name}", "such a tensor in the source"))
-        elif of_the_head(name) and new_head:
+            if not is_in_head(name):
+                expected = "a tensor of this name in the source"
+                problems.append(Problem(f"init_from, {name}", expected))
+        elif is_in_head(name) and new_head:
             continue
-        elif grow and (rows := grown(module, name, weights[name])) is not None:
-            taken[name] = rows
+        elif grow and (rows := extend_positions(module, name, weights[name])) is not None:
+            loaded[name] = rows
             added = len(rows) - len(weights[name])
-            log.warning("%s: %d rows beyond the source's begin untrained", name, added)
+            log.warning("%s: added %d untrained rows to those of the source", name, added)
         elif weights[name].shape != tensor.shape:
             have, want = (" x ".join(map(str, x.shape)) for x in (weights[name], tensor))
-            hint = "init_from.head=new begins with a new one" if of_the_head(name) else None
+            hint = "set init_from.head=new for a new head" if is_in_head(name) else None
             problems.append(Problem(f"init_from, {name}", f"the shape {want}", have, hint))
         else:
-            taken[name] = weights[name]
+            loaded[name] = weights[name]
     problems += [
-        Problem(f"init_from, {name}", "a tensor that the model has")
+        Problem(f"init_from, {name}", "a tensor of the model")
         for name in weights
-        if name not in mine and not name.startswith("head.")
+        if name not in own and not name.startswith("head.")
     ]
     if problems:
-        more = len(problems) - SHOWN
-        shown = problems[:SHOWN]
+        more = len(problems) - MAX_SHOWN
+        shown = problems[:MAX_SHOWN]
         if more > 0:
-            shown.append(Problem("init_from", "weights that fit the model", f"{more} more misfits"))
+            remaining = f"{more} more incompatible tensors"
+            shown.append(Problem("init_from", "weights that fit the model", remaining))
         raise RequestError(shown)
-    module.load_state_dict(taken, strict=False)
-    new = [name for name in mine if name not in taken and ".lora." not in name]
-    told = f"; new: {', '.join(new)}" if new else ""
-    log.info("begins with %d tensors of the source%s", len(taken), told)
+    module.load_state_dict(loaded, strict=False)
+    new = [name for name in own if name not in loaded and ".lora." not in name]
+    suffix = f"; newly initialised: {', '.join(new)}" if new else ""
+    log.info("loaded %d tensors of the source%s", len(loaded), suffix)

@@ -1,8 +1,8 @@
-"""What happens between two optimizer steps: rows, validation, checkpoints, stopping.
+"""Callback that logs, validates, saves and stops between optimizer steps.
 
-One callback does all of it, in one order, after each step: metrics are written, then the model is
-validated, then the state is saved. A checkpoint therefore knows the validation of its own step,
-and a run that goes on from it repeats nothing and leaves nothing out.
+One callback does this in a fixed order after each step: it writes metrics, validates the model,
+then saves the state. A checkpoint therefore contains the validation of its own step, and a run that
+continues from it neither repeats nor skips anything.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from etude.errors import EtudeError, Interrupted, Problem, RequestError
-from etude.loggers.views import Views
+from etude.loggers.run_loggers import RunLoggers
 from etude.records.integrity import manifest_name
 from etude.records.record import Record
 from etude.training.checkpoints import checkpoint_path, retain
@@ -35,9 +35,9 @@ class Diverged(EtudeError):
     """A metric became NaN or infinite.
 
     Args:
-        metric: its name.
-        step: the optimizer step (from 1) at which it first was.
-        value: what it was.
+        metric: Name of the metric.
+        step: First optimizer step (from 1) with such a value.
+        value: NaN or an infinite value.
     """
 
     def __init__(self, metric: str, step: int, value: float) -> None:
@@ -49,26 +49,29 @@ class Paused(EtudeError):
     """`run.stop_at_step` was reached; the state is saved."""
 
 
-class _ValidationCut(Exception):
-    """A signal came while the model was being validated."""
+class _ValidationInterrupted(Exception):
+    """A signal interrupted the validation."""
 
 
 class RunLoop(pl.Callback):
-    """Writes, validates, saves and stops at step boundaries.
+    """Logs, validates, saves and stops at step boundaries.
 
     Args:
-        record: where everything goes; its lock is held by this process.
-        total_steps: optimizer steps of the run.
-        val_interval, log_interval, save_interval: in optimizer steps; a save interval of None
-            saves at improved validations and at the end.
-        keep_every: checkpoints at its multiples are kept.
-        keep_last: how many of the latest are, of those that no stop asked for: which ones a run
-            ends with then depends on no stop. None keeps the last and the one before.
-        stop_at_step: pause there.
-        tokens_per_step: targets of one optimizer step; where steps differ, each batch says its own
-            as `step_tokens`.
-        watch_gradients: a gradient norm that is not finite means divergence; false where loss
-            scaling makes it an everyday event.
+        record: Record of the run, locked by this process.
+        total_steps: Optimizer steps of the run.
+        val_interval: Optimizer steps between validations.
+        log_interval: Optimizer steps between rows of metrics.
+        save_interval: Optimizer steps between checkpoints; None saves at improved validations and
+            at the end.
+        keep_every: Interval, in optimizer steps, of checkpoints that are never deleted.
+        keep_last: Number of latest checkpoints to keep. Those saved because of a stop are not
+            counted, so that a finished run has the same checkpoints with or without stops. None
+            keeps the last two.
+        stop_at_step: Optimizer step at which to pause.
+        tokens_per_step: Targets in one optimizer step; if steps differ, each batch contains its own
+            number as `step_tokens`.
+        watch_gradients: Whether a gradient norm that is not finite means divergence; false with
+            loss scaling, where such norms are normal.
     """
 
     def __init__(
@@ -97,28 +100,28 @@ class RunLoop(pl.Callback):
         self.watch_gradients = watch_gradients
         self.signals = StopSignals()
         self.progress: Progress | None = None
-        self.views = Views()
+        self.loggers = RunLoggers()
         self.throughput = Throughput(tokens_per_step)
         self.tokens: int | None = None  # of all steps so far
-        self._tokens_since = 0  # the last row
+        self._tokens_since = 0  # since the last row
         self._losses: list[Tensor | float] = []  # since the last row
         self._norms: list[Tensor | float] = []
-        self._checked = 0  # how many of them are known to be finite
-        self._seconds = 0.0  # spent training, over all starts
+        self._checked = 0  # number of losses known to be finite
+        self._seconds = 0.0  # of training, over all starts
         self._clock = time.monotonic()
         self._row: dict[str, Any] | None = None  # waits for the validation of its step
         self._validation_due = False
         self._reported = False
         self._stopped_early = False
-        self._given_up = False  # by whoever looks on
+        self._given_up = False  # by the watcher
         self._saved_step = -1
-        self._saves: list[int] = []  # the steps of those that no stop asked for
+        self._saves: list[int] = []  # steps of checkpoints that were not saved because of a stop
         self.best: dict[str, Any] | None = None
 
-    # -- what a checkpoint must hold beside Lightning's own state ---------------------------
+    # -- state in checkpoints, in addition to Lightning's own -------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Sums since the last row, time so far, the best validation, and whether one is due."""
+        """Returns losses since the last row, time so far, and the state of validation and saves."""
         return {
             "losses": [float(value) for value in self._losses],
             "norms": [float(value) for value in self._norms],
@@ -133,7 +136,7 @@ class RunLoop(pl.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes all of that back."""
+        """Restores the state returned by `state_dict`."""
         self._losses = list(state_dict["losses"])
         self._norms = list(state_dict["norms"])
         self._checked = len(self._losses)
@@ -148,11 +151,11 @@ class RunLoop(pl.Callback):
 
     @property
     def seconds(self) -> float:
-        """Time spent training over all starts; what a kill threw away is not counted."""
+        """Seconds of training over all starts, without steps that were lost in a kill."""
         return self._seconds + time.monotonic() - self._clock
 
     def close(self) -> None:
-        """Gives the signals back and takes the progress bar away, however training ended."""
+        """Restores the signal handlers and removes the progress bar."""
         self.signals.restore()
         if self.progress is not None:
             self.progress.close()
@@ -160,14 +163,14 @@ class RunLoop(pl.Callback):
     # -- hooks ------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.signals.install()  # Lightning has put its own SIGTERM handler before ours
+        self.signals.install()  # Lightning has installed its own SIGTERM handler
         self._clock = time.monotonic()
         step = self._saved_step = trainer.global_step
-        # A row of this very step is there if its validation was made up for before, then lost.
+        # The row of this step exists if an earlier start validated it but was killed before saving.
         self.record.metrics.cut_after(step - 1 if self._validation_due else step)
-        if self.tokens is None:  # it begins, or goes on from a record that didn't count
+        if self.tokens is None:  # a new run, or a checkpoint of a version that didn't count tokens
             self.tokens = step * self.tokens_per_step
-        self.views.start(self.record.rows)
+        self.loggers.start(self.record.rows)
         self.progress = Progress(self.total_steps, step)
         if self._validation_due:
             trainer.fit_loop.epoch_loop.val_loop.restarting = False
@@ -207,13 +210,13 @@ class RunLoop(pl.Callback):
 
     def on_validation_batch_end(self, *_: Any) -> None:
         if self.signals.requested is not None:
-            raise _ValidationCut
+            raise _ValidationInterrupted
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._saved_step != trainer.global_step:  # a callback asked to stop early
+        if self._saved_step != trainer.global_step:  # a callback stopped training early
             self._save(trainer, trainer.global_step)
 
-    # -- one thing each ---------------------------------------------------------------------
+    # -- steps of the loop ------------------------------------------------------------------
 
     def _write_row(self, trainer: pl.Trainer, step: int) -> None:
         self._check_finite(step)
@@ -236,12 +239,12 @@ class RunLoop(pl.Callback):
 
     def _append(self, row: dict[str, Any]) -> None:
         self.record.metrics.append(row)
-        self.views.metrics(row)
+        self.loggers.metrics(row)
         if self.progress is not None:
             self.progress.row(row)
 
     def _check_finite(self, step: int) -> None:
-        """Raises `Diverged` at the first loss or gradient norm that is no finite number."""
+        """Raises `Diverged` for the first loss or gradient norm that is not finite."""
         first = step - len(self._losses) + 1
         unchecked = self._losses[self._checked :]
         for offset, value in enumerate(_numbers(unchecked)):
@@ -255,21 +258,21 @@ class RunLoop(pl.Callback):
         self._checked = len(self._losses)
 
     def _validate_and_save(self, trainer: pl.Trainer, step: int) -> None:
-        self._check_finite(step)  # reads the losses: a GPU is done with its steps
+        self._check_finite(step)  # also waits until a GPU has finished its steps
         self.throughput.pause()
         try:
             metrics = _validate(trainer)
-        except _ValidationCut:
-            # with `validation_due`: it is made up for on the way on
-            self._save(trainer, step, asked=True)
+        except _ValidationInterrupted:
+            # with `validation_due`: the run validates when it continues
+            self._save(trainer, step, for_stop=True)
             raise Interrupted(self.signals.requested or 0) from None
         task: Any = trainer.lightning_module
         monitor = str(task.monitor)
         if monitor not in metrics:
-            expected = "a metric that the validation gives"
-            given = ", ".join(metrics)
-            raise RequestError(Problem("task.monitor", expected, monitor, given))
-        self._report_unannounced(task, metrics)
+            expected = "a metric of the validation"
+            hint = f"choose from: {', '.join(metrics)}"
+            raise RequestError(Problem("task.monitor", expected, monitor, hint))
+        self._warn_of_unlisted_metrics(task, metrics)
         for name, value in metrics.items():
             undefined = math.isnan(value) and not name.endswith("loss") and name != monitor
             if not undefined and not math.isfinite(value):
@@ -291,8 +294,8 @@ class RunLoop(pl.Callback):
         if improved or due or step >= self.total_steps:
             self._save(trainer, step)
 
-    def _report_unannounced(self, task: Any, metrics: dict[str, float]) -> None:
-        """Metrics that a task gives and does not list, once."""
+    def _warn_of_unlisted_metrics(self, task: Any, metrics: dict[str, float]) -> None:
+        """Warns once of metrics that the task computes but doesn't list."""
         if self._reported or not task.metric_names:
             return
         self._reported = True
@@ -300,25 +303,27 @@ class RunLoop(pl.Callback):
         known = tuple(f"{name}/" for name in listed)
         if new := [name for name in metrics if name not in listed and not name.startswith(known)]:
             kind = type(task).__name__
-            log.warning("%s.metric_names does not list %s", kind, ", ".join(new))
+            log.warning("%s.metric_names does not contain %s", kind, ", ".join(new))
 
-    def _save(self, trainer: pl.Trainer, step: int, *, asked: bool = False) -> None:
+    def _save(self, trainer: pl.Trainer, step: int, *, for_stop: bool = False) -> None:
         """Saves the state.
 
         Args:
-            asked: by a stop.
+            trainer: Lightning's trainer.
+            step: Current optimizer step.
+            for_stop: Whether the checkpoint is saved because of a stop.
         """
         self._check_finite(step)
         self.throughput.pause()
         _check_weights(trainer.lightning_module, step)
         self._stopped_early = trainer.should_stop
         before, self._saved_step = self._saved_step, step
-        if not asked:
+        if not for_stop:
             self._saves = [*(s for s in self._saves if s < step), step]
         if not trainer.is_global_zero:
             return
         folder: Path = self.record.path / "checkpoints"
-        # The rows first: after a power cut a checkpoint that is there has its rows.
+        # Rows first, so that after a power cut each checkpoint has its rows.
         options = {"metrics": self.record.metrics.sync()}
         trainer.save_checkpoint(checkpoint_path(folder, step), storage_options=options)
         best = self.best["step"] if self.best else step
@@ -330,31 +335,35 @@ class RunLoop(pl.Callback):
     def _stop_if_asked(self, trainer: pl.Trainer, step: int) -> None:
         if self.signals.requested is not None:
             if self._saved_step != step:
-                self._save(trainer, step, asked=True)
+                self._save(trainer, step, for_stop=True)
             raise Interrupted(self.signals.requested)
         if step >= self.total_steps or trainer.should_stop:
             return
         if self._given_up:
             if self._saved_step != step:
-                self._save(trainer, step, asked=True)
-            raise Paused(f"paused at step {step} of {self.total_steps}: others do better")
+                self._save(trainer, step, for_stop=True)
+            raise Paused(f"pruned by the sweep at step {step} of {self.total_steps}")
         if self.stop_at_step is not None and step >= self.stop_at_step:
             if self._saved_step != step:
-                self._save(trainer, step, asked=True)
-            raise Paused(f"paused at step {step} of {self.total_steps}, as run.stop_at_step asks")
+                self._save(trainer, step, for_stop=True)
+            raise Paused(f"paused at step {step} of {self.total_steps} (run.stop_at_step)")
 
 
 def _numbers(values: list[Tensor | float]) -> list[float]:
-    """Brings scalars to the host in one transfer; those of a checkpoint, which come first, are."""
-    there = [value for value in values if not isinstance(value, Tensor)]
-    here = [value for value in values if isinstance(value, Tensor)]
-    return [*there, *(torch.stack(here).cpu().double().tolist() if here else [])]
+    """Returns scalars as floats, copying those on a device in one transfer.
+
+    The values restored from a checkpoint are floats already and come first.
+    """
+    floats = [value for value in values if not isinstance(value, Tensor)]
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    return [*floats, *(torch.stack(tensors).cpu().double().tolist() if tensors else [])]
 
 
 def _check_weights(module: torch.nn.Module, step: int) -> None:
-    """Raises `Diverged` for weights that are no finite numbers: a gradient's NaN, before any loss.
+    """Raises `Diverged` if a weight is not finite.
 
-    Without clipping nobody looks at the gradients, and a checkpoint must not hold what they did.
+    Without clipping, gradients are not checked. Their NaN must not be saved in a checkpoint before
+    it appears in a loss.
     """
     finite = [parameter.detach().isfinite().all() for parameter in module.parameters()]
     if not bool(torch.stack(finite).all()):
@@ -362,7 +371,7 @@ def _check_weights(module: torch.nn.Module, step: int) -> None:
 
 
 def _validate(trainer: pl.Trainer) -> dict[str, float]:
-    """Runs Lightning's validation loop once, from between two training steps."""
+    """Runs Lightning's validation loop once, between two training steps."""
     connector = trainer._logger_connector
     first_iteration = connector._first_loop_iter
     trainer.validating = True

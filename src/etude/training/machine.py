@@ -1,4 +1,4 @@
-"""What this machine has: accelerators, and a compiler for `trainer.compile`."""
+"""Accelerators of this machine, and its compiler for `trainer.compile`."""
 
 from __future__ import annotations
 
@@ -8,47 +8,47 @@ from etude.errors import Problem
 
 
 def accelerators() -> list[str]:
-    """`cpu` and what else torch can use here, by Lightning's names."""
+    """Returns the accelerators that torch can use here, by Lightning's names; `cpu` comes first."""
     import torch
 
-    found = ["cpu"]
+    names = ["cpu"]
     if torch.cuda.is_available():
-        found.append("cuda")
+        names.append("cuda")
     if torch.backends.mps.is_available():
-        found.append("mps")
-    return found
+        names.append("mps")
+    return names
 
 
-def chosen(accelerator: str) -> str | None:
-    """What `auto` or `gpu` come to on this machine; None for what is not here."""
-    there = accelerators()
+def select_accelerator(accelerator: str) -> str | None:
+    """Returns the accelerator that `accelerator` selects on this machine; None if it is missing."""
+    available = accelerators()
     if accelerator == "auto":
-        return there[-1]
+        return available[-1]
     if accelerator == "gpu":
-        return there[-1] if len(there) > 1 else None
-    return accelerator if accelerator in there else None
+        return available[-1] if len(available) > 1 else None
+    return accelerator if accelerator in available else None
 
 
 def missing_accelerator(accelerator: str) -> Problem | None:
-    """Says that there is no such accelerator, and which there are."""
+    """Returns the problem that the accelerator is missing; None if it is available."""
     import torch
 
-    if chosen(accelerator) is not None:
+    if select_accelerator(accelerator) is not None:
         return None
-    there = accelerators()
-    hints = [f"trainer.accelerator={there[-1]} trains on what is here"]
+    available = accelerators()
+    hints = [f"set trainer.accelerator={available[-1]}"]
     if accelerator in ("gpu", "cuda") and not torch.backends.cuda.is_built():
         hints.append("this torch is built without CUDA")
-    expected = f"something that torch finds on this machine: {', '.join(there)}"
+    expected = f"an accelerator of this machine: {', '.join(available)}"
     return Problem("trainer.accelerator", expected, accelerator, "; ".join(hints))
 
 
 @cache
 def missing_compiler(kind: str) -> str | None:
-    """What torch lacks to compile for an accelerator, None if nothing.
+    """Returns what `torch.compile` lacks on this machine; None if nothing is missing.
 
     Args:
-        kind: cpu, cuda or mps.
+        kind: Accelerator: `cpu`, `cuda` or `mps`.
     """
     if kind == "mps":
         return None
@@ -57,6 +57,6 @@ def missing_compiler(kind: str) -> str | None:
 
     try:
         get_cpp_compiler()
-    except Exception:  # torch has several kinds, by version and system
-        return "a C++ compiler (g++ or clang++) in PATH, or named by the variable CXX"
+    except Exception:  # its type depends on the version of torch and on the system
+        return "a C++ compiler (g++ or clang++ in PATH, or set by the variable CXX)"
     return "the package triton" if kind == "cuda" and not has_triton() else None

@@ -1,4 +1,4 @@
-"""Memory that one training step frees and the next one takes again."""
+"""Settings of glibc's malloc that keep freed memory for the next training step."""
 
 from __future__ import annotations
 
@@ -11,22 +11,20 @@ from contextlib import contextmanager
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _NEVER = 2**31 - 1
 _LARGEST = 32 * 2**20
-"""Bytes to which glibc lets its threshold grow by itself (mallopt(3))."""
+"""Maximum of glibc's dynamic threshold in bytes (mallopt(3))."""
 
 
 @contextmanager
 def keeping_memory() -> Iterator[None]:
-    """Within, the C library keeps the memory that tensors on the CPU give back; afterwards the
-    system gets it.
+    """Context manager in which glibc retains freed CPU memory; releases it on exit.
 
-    The C library of most Linux systems asks the system for each tensor above 32 MB, such as the
-    logits over a large vocabulary, and returns it as soon as it is free: the system fills every
-    page with zeros again in every step. Kept, the memory of a step is there for the next one. What
-    a process takes can be more than its tensors need at once, as pieces of memory between those in
-    use may be too small.
+    By default glibc requests each tensor above 32 MB, such as the logits over a large vocabulary,
+    from the system and returns it when it is freed, so that the system zeroes its pages again in
+    every step. Retained memory is reused by the next step. The process may use more memory than its
+    tensors need at once, because of fragmentation.
 
-    Nothing is done where the C library is another one, or the user's environment speaks of it
-    (`MALLOC_*`, `GLIBC_TUNABLES`).
+    Does nothing with another C library, or if the environment configures malloc (`MALLOC_*`,
+    `GLIBC_TUNABLES`).
     """
     library = _library()
     if library is None:
@@ -43,10 +41,10 @@ def keeping_memory() -> Iterator[None]:
 
 
 def _library() -> ctypes.CDLL | None:
-    said = any(name.startswith("MALLOC_") for name in os.environ) or (
+    is_configured = any(name.startswith("MALLOC_") for name in os.environ) or (
         "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
     )
-    if said or platform.libc_ver()[0] != "glibc":
+    if is_configured or platform.libc_ver()[0] != "glibc":
         return None
     library = ctypes.CDLL(None)
     return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None

@@ -1,4 +1,4 @@
-"""The model that a config describes: its sizes, its weights, and what of it is trained."""
+"""Builds the model of a config: its sizes, initial weights and frozen parameters."""
 
 from __future__ import annotations
 
@@ -18,39 +18,41 @@ from etude.nn.lora import LoRA, adapt
 from etude.tasks.seeding import INITIALISATION, seed_for
 
 ANY_VOCABULARY = 300
-"""Stands in for the tokenizer's until the data is prepared."""
+"""Placeholder for the size of the vocabulary until the data is prepared."""
 LABELS = 2
-"""Likewise for the number of labels."""
+"""Placeholder for the number of labels until the data is prepared."""
 
 
 def stated_vocabulary(checked: Checked) -> int | None:
-    """`model.vocab_size` as the config states it; None is the tokenizer's."""
-    found = checked.nodes["model"].arguments.get("vocab_size")
-    return found if isinstance(found, int) else None
+    """Returns `model.vocab_size` of the config; None means the tokenizer's size."""
+    size = checked.nodes["model"].arguments.get("vocab_size")
+    return size if isinstance(size, int) else None
 
 
 def unused_rows(checked: Checked, tokens: int) -> str | None:
-    """What a vocabulary of at least twice the tokenizer's means; None for a smaller one.
+    """Returns a warning if `model.vocab_size` is at least twice the tokenizer's size, or None.
 
     Args:
-        tokens: how many the tokenizer has; 0 where the data are numbers.
+        checked: Checked config of the run.
+        tokens: Number of tokens of the tokenizer; 0 if the data are numbers.
     """
     stated = stated_vocabulary(checked)
     if stated is None or not 0 < 2 * tokens <= stated:
         return None
     return (
         f"model.vocab_size={stated}: the tokenizer has {tokens:,} tokens, so {stated - tokens:,} "
-        "rows of the embedding stand for none and are never trained (null takes the tokenizer's)"
+        "rows of the embedding are unused and never trained (set model.vocab_size=null to use the "
+        "tokenizer's size)"
     )
 
 
 def model_of(checked: Checked, vocabulary: int, labels: int = LABELS) -> Any:
-    """The model that a config describes, with what it leaves open filled in."""
+    """Builds the model of a config, with the sizes that the config leaves to the data."""
     return sized(checked.nodes["model"], stated_vocabulary(checked) or vocabulary, labels)
 
 
 def sized(model: Node, vocabulary: int, labels: int = LABELS) -> Any:
-    """Built with the sizes that come from the data; what reads no tokens has no vocabulary."""
+    """Builds a model with the sizes of the data; a model that reads no tokens has no vocabulary."""
     node = _with_labels(model, labels)
     if not node.takes("vocab_size"):
         return node.build()
@@ -58,7 +60,7 @@ def sized(model: Node, vocabulary: int, labels: int = LABELS) -> Any:
 
 
 def _with_labels(model: Node, labels: int) -> Node:
-    """The same with the number of labels where its head leaves it to the data."""
+    """Sets the number of labels of the model's head if the config leaves it to the data."""
     head = model.arguments.get("head")
     if not isinstance(head, Node) or "labels" in head.arguments:
         return model
@@ -71,50 +73,51 @@ def _with_labels(model: Node, labels: int) -> Node:
 def build_model(
     checked: Checked, vocabulary: int, labels: int = 0, *, generator: torch.Generator | None = None
 ) -> Any:
-    """The model on the CPU, its weights drawn from the run's seed.
+    """Builds the model on the CPU, with initial weights drawn from the run's seed.
 
     Args:
-        vocabulary: the tokenizer's size, used where the config says null; 0 where the data are
-            numbers.
-        labels: how many the data has, used likewise.
-        generator: what the weights are drawn from; None is torch's own, which only the thread that
-            trains may use. Both give the same weights.
+        checked: Checked config of the run.
+        vocabulary: Size of the tokenizer, used if the config has null; 0 if the data are numbers.
+        labels: Number of labels of the data, used if the config has null.
+        generator: Random number generator for the weights; None uses torch's global one, which
+            only the training thread may use. Both give the same weights.
 
     Raises:
-        RequestError: the config states a vocabulary smaller than the tokenizer's, or another number
-            of labels than the data's.
+        RequestError: The config's vocabulary is smaller than the tokenizer's, or its number of
+            labels differs from the data's.
     """
     stated = stated_vocabulary(checked)
     if stated is not None and stated < vocabulary:
         raise RequestError(
             Problem(
                 "model.vocab_size",
-                f"at least the tokenizer's {vocabulary}",
+                f"at least the tokenizer's {vocabulary} tokens",
                 stated,
-                "null takes the tokenizer's",
+                "set model.vocab_size=null to use the tokenizer's size",
             )
         )
     head = checked.nodes["model"].arguments.get("head")
-    named = head.arguments.get("labels", labels) if isinstance(head, Node) else labels
-    if labels and named != labels:
-        expected = f"the data's {labels}"
-        raise RequestError(Problem("model.head.labels", expected, named, "null takes the data's"))
+    labels_of_head = head.arguments.get("labels", labels) if isinstance(head, Node) else labels
+    if labels and labels_of_head != labels:
+        expected = f"the number of labels in the data, {labels}"
+        hint = "null uses the number in the data"
+        raise RequestError(Problem("model.head.labels", expected, labels_of_head, hint))
     seed = seed_for(checked.seed, INITIALISATION)
     if generator is not None:
         with DrawingFrom(generator.manual_seed(seed)):
-            return _drawn(checked, vocabulary, labels)
+            return _build_initialised(checked, vocabulary, labels)
     torch.manual_seed(seed)
-    return _drawn(checked, vocabulary, labels)
+    return _build_initialised(checked, vocabulary, labels)
 
 
-def _drawn(checked: Checked, vocabulary: int, labels: int) -> Any:
-    """The model with new weights, its frozen parameters and low-rank changes."""
+def _build_initialised(checked: Checked, vocabulary: int, labels: int) -> Any:
+    """Builds the model with new weights, freezes parameters and adds low-rank adapters."""
     try:
         model = model_of(checked, vocabulary, labels or LABELS)
     except RuntimeError as error:
         if "overflow" not in str(error):
             raise
-        expected = "sizes whose matrices can be addressed"
+        expected = "tensors smaller than 2**63 bytes"
         raise RequestError(Problem("model", expected, hint=str(error).splitlines()[0])) from error
     freeze(model, list(checked.config.init_from.freeze))
     options = lora_of(checked)
@@ -127,56 +130,60 @@ def _drawn(checked: Checked, vocabulary: int, labels: int) -> Any:
 
 
 def lora_of(checked: Checked) -> LoRA | None:
-    """The low-rank changes that a config asks for.
+    """Returns the options of the config's low-rank adaptation; None if it has none.
 
     Raises:
-        RequestError: they cannot be; or nothing else says where the matrices are from.
+        RequestError: The options are invalid or `init_from.source` is missing.
     """
     start = checked.config.init_from
     if not start.lora.rank:
-        usual = LoRAOptions()
+        defaults = LoRAOptions()
         for key in ("alpha", "dropout", "targets"):
-            if start.lora[key] != getattr(usual, key):
-                hint = f"init_from.lora.{key} is stated, and without a rank there is no lora"
+            if start.lora[key] != getattr(defaults, key):
+                hint = f"init_from.lora.{key} is set, but LoRA needs a rank"
                 raise RequestError(Problem("init_from.lora.rank", "a positive number", None, hint))
         return None
     problems = []
     if start.source is None:
-        expected = "a source: the matrices that are changed stay as they are there"
+        expected = "a source whose matrices LoRA adapts"
         problems.append(Problem("init_from.source", expected, None))
     if start.freeze:
-        hint = "low-rank changes freeze all else"
-        problems.append(Problem("init_from.freeze", "none beside lora", list(start.freeze), hint))
+        expected, hint = "[] with init_from.lora", "LoRA freezes all other parameters"
+        problems.append(Problem("init_from.freeze", expected, list(start.freeze), hint))
     if problems:
         raise RequestError(problems)
-    asked = start.lora
+    options = start.lora
     try:
-        return LoRA(asked.rank, asked.alpha, asked.dropout, tuple(asked.targets))
+        return LoRA(options.rank, options.alpha, options.dropout, tuple(options.targets))
     except InvalidArguments as error:
         raise RequestError(p.under("init_from.lora") for p in error.problems) from error
 
 
 def freeze(model: Any, patterns: Sequence[str]) -> None:
-    """Lets the parameters whose names fit a pattern stay as they are.
+    """Freezes the parameters whose names match a pattern.
+
+    Args:
+        model: The model.
+        patterns: Shell patterns of parameter names; `body` matches all outside the head.
 
     Raises:
-        RequestError: a pattern fits none, or nothing is left to train.
+        RequestError: A pattern matches no parameter, or no parameter is left to train.
     """
     names = [name for name, _ in model.named_parameters()]
     frozen: set[str] = set()
     problems: list[Problem] = []
     for pattern in patterns:
         if pattern == "body":
-            fitting = {name for name in names if not name.startswith("head.")}
+            matching = {name for name in names if not name.startswith("head.")}
         else:
-            fitting = {name for name in names if fnmatchcase(name, pattern)}
-        if not fitting:
+            matching = {name for name in names if fnmatchcase(name, pattern)}
+        if not matching:
             hint = f"such as {names[0]} or {names[-1]}"
-            expected = "a pattern that fits a parameter's name"
+            expected = "a pattern that matches a parameter name"
             problems.append(Problem("init_from.freeze", expected, pattern, hint))
-        frozen |= fitting
+        frozen |= matching
     if patterns and len(frozen) == len(names):
-        expected = "a pattern that leaves something to train"
+        expected = "patterns that leave parameters to train"
         problems.append(Problem("init_from.freeze", expected, list(patterns)))
     if problems:
         raise RequestError(problems)

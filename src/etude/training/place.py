@@ -1,4 +1,4 @@
-"""Where a run lies: its folder, the room for it, who holds it, its log."""
+"""Folder of a run: its path, free disk space, lock and log file."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from etude.records.record import DONE, Record
 from etude.secrets import Mask, MaskingFormatter
 from etude.stopping import on_a_hard_end
 
-WRITTEN_BY_ANYONE = ("evaluations", "predictions", "samples", "figures")
-"""Folders of a record that commands write to while they do not hold the run."""
-_ABANDONED = 3600.0  # seconds after which a temporary file in them is a killed process's
+WRITTEN_WITHOUT_LOCK = ("evaluations", "predictions", "samples", "figures")
+"""Folders of a record to which commands write without holding the run's lock."""
+_STALE = 3600.0  # seconds after which a temporary file in them is one of a killed process
 
 
 def current_folder(base: Path, checked: Checked) -> Path:
-    """The folder of this run: `base`, or its latest `~n`; a new one for `run.on_existing=again`."""
+    """Returns the run's folder: `base`, its latest `~n`, or a new `~n` for `on_existing=again`."""
     count = 1
     while is_there(_numbered(base, count + 1) / "run.json"):
         count += 1
@@ -49,38 +49,41 @@ def _numbered(base: Path, count: int) -> Path:
 
 
 def room_for_checkpoints(folder: Path, weights: int) -> None:
-    """There is room for a checkpoint and the one that replaces it, before training begins.
+    """Checks before training that the disk has space for a checkpoint and its replacement.
 
     Args:
-        folder: the run's; may not exist.
-        weights: bytes of the model's; an optimizer with two moments takes twice as much.
+        folder: The run's folder, which may not exist.
+        weights: Size of the weights in bytes. An optimizer with two moments needs twice as much in
+            addition.
 
     Raises:
-        RequestError: says how much is needed.
+        RequestError: There is too little space.
     """
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    there = any(name.startswith("step-") for name in names_in(folder / "checkpoints"))
-    needed = 3 * weights * (1 if there else 2)
+    has_checkpoint = any(name.startswith("step-") for name in names_in(folder / "checkpoints"))
+    needed = 3 * weights * (1 if has_checkpoint else 2)
     free = shutil.disk_usage(existing).free
     if free < needed:
-        expected = f"{-(-needed // 2**20)} MiB free for " + (
-            "a checkpoint" if there else "two checkpoints"
+        expected = f"a disk with {-(-needed // 2**20)} MiB free for " + (
+            "a checkpoint" if has_checkpoint else "two checkpoints"
         )
         raise RequestError(Problem("run.root", expected, f"{existing}: {free / 2**20:.0f} MiB"))
 
 
 def cache_folder(checked: Checked) -> Path:
-    """Where prepared data lies: `run.cache`, `$ETUDE_CACHE`, or `~/.cache/etude`."""
+    """Returns the folder of prepared data: `run.cache`, `$ETUDE_CACHE`, or `~/.cache/etude`."""
     stated = checked.run.cache
     return Path(os.path.expanduser(stated)) if stated else constructors.cache_folder()
 
 
 @contextmanager
 def claimed(folder: Path, *, wait: bool, force: bool = False) -> Iterator[Record]:
-    """Holds the run's folder; leaves no folder behind if nothing was recorded in it.
+    """Context manager that locks the run's folder and yields its record.
+
+    Deletes the folder on exit if it contains no record.
 
     Raises:
-        RequestError: the folder is there already, and has links or special files in it.
+        RequestError: The folder exists and contains links or special files.
     """
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     lock = RunLock(folder)
@@ -89,42 +92,42 @@ def claimed(folder: Path, *, wait: bool, force: bool = False) -> Iterator[Record
         sweep_temporaries(folder)
         must_be_ours(folder)
         sweep_temporaries(folder_in(folder, "checkpoints"))
-        for shared in WRITTEN_BY_ANYONE:
-            sweep_temporaries(folder / shared, age=_ABANDONED)
+        for shared in WRITTEN_WITHOUT_LOCK:
+            sweep_temporaries(folder / shared, age=_STALE)
         record = Record.read(folder) if is_there(folder / "run.json") else Record(folder)
-        with on_a_hard_end(lambda: _interrupted(folder, new)):
+        with on_a_hard_end(lambda: _clean_up(folder, new)):
             yield record
     finally:
-        _take_back(folder, new)
+        _delete_if_empty(folder, new)
         lock.release()
 
 
 def must_be_ours(folder: Path) -> None:
-    """Refuses to write into a record with links or special files, which could lead elsewhere.
+    """Checks that a record contains no links or special files, which could lead outside of it.
 
-    Programs that write into it with their own functions (Lightning's profiler, matplotlib, loggers)
-    follow links.
+    Libraries that write to the record with their own functions (Lightning's profiler, matplotlib,
+    loggers) follow links.
 
     Raises:
-        RequestError: names them.
+        RequestError: The record contains links or special files.
     """
-    found = list(islice(odd_entries(folder, apart=OF_OTHERS), 8))
-    if found:
-        raise RequestError(found)
+    problems = list(islice(odd_entries(folder, apart=OF_OTHERS), 8))
+    if problems:
+        raise RequestError(problems)
 
 
-def _take_back(folder: Path, new: list[Path]) -> None:
-    """Removes a folder in which nothing was recorded, and those made around it."""
+def _delete_if_empty(folder: Path, new: list[Path]) -> None:
+    """Deletes a folder without a record, and the parent folders that were created for it."""
     if not is_there(folder / "run.json"):
         shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # another run lies there by now
+        with suppress(OSError):  # another run is in it by now
             for path in new[1:]:
                 path.rmdir()
 
 
-def _interrupted(folder: Path, new: list[Path]) -> None:
-    """What stays of a run whose process is ended by force."""
-    _take_back(folder, new)
+def _clean_up(folder: Path, new: list[Path]) -> None:
+    """Cleans up the run of a process that is being killed."""
+    _delete_if_empty(folder, new)
     if is_there(folder / "run.json"):
         record = Record.read(folder)
         if record.info.get("status") == "running":
@@ -133,10 +136,11 @@ def _interrupted(folder: Path, new: list[Path]) -> None:
 
 @contextmanager
 def logging_to(path: Path, mask: Mask | None = None) -> Iterator[None]:
-    """Everything that Étude logs also goes to the run's `log.txt`, tracebacks included.
+    """Context manager that also writes Étude's log, with tracebacks, to the run's `log.txt`.
 
     Args:
-        mask: hides what the config took from the environment.
+        path: Path of the log file.
+        mask: Replaces values that the config took from environment variables.
     """
     stream = io.TextIOWrapper(appended(path, LOG), encoding="utf-8", errors="backslashreplace")
     handler = logging.StreamHandler(stream)

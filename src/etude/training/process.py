@@ -1,4 +1,4 @@
-"""Torch's process-wide settings, which must not reach from one run into another."""
+"""Isolates torch's process-wide settings between runs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from etude.training.devices import cores
 
 @contextmanager
 def as_in_a_fresh_process(what: str) -> Iterator[None]:
-    """`fresh_settings`, for one thread at a time: they belong to the whole process.
+    """Context manager like `fresh_settings` that only one thread at a time can enter.
 
     Args:
-        what: what is done within, for the message to whoever comes second.
+        what: Name of the operation, for the error message of a second call.
 
     Raises:
-        RequestError: another call is in progress, in whatever thread.
+        RequestError: Another operation is in progress, in any thread.
     """
     with exclusively(what), fresh_settings():
         yield
@@ -28,12 +28,12 @@ def as_in_a_fresh_process(what: str) -> Iterator[None]:
 
 @contextmanager
 def fresh_settings() -> Iterator[None]:
-    """Within, torch's global settings are those of a new process; afterwards they are as before.
+    """Context manager that resets torch's global settings to their defaults and restores them.
 
-    A job of a sweep and the same run alone then end with the same bits, and so does a run in a
-    notebook that had set another default dtype or device, or drawn random numbers. Covers the
-    default dtype and device, gradients and autocast, deterministic algorithms, anomaly detection,
-    cuDNN's autotuner, and the CPU's random numbers.
+    The results of a run are then bitwise the same in a sweep, alone, or in a notebook that has set
+    another default dtype or device or has drawn random numbers. Covers the default dtype and
+    device, gradients and autocast, deterministic algorithms, anomaly detection, cuDNN's autotuner,
+    and the CPU's random number generator.
     """
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     deterministic = torch.are_deterministic_algorithms_enabled()
@@ -65,9 +65,9 @@ def fresh_settings() -> Iterator[None]:
 
 @contextmanager
 def shared_threads(processes: int) -> Iterator[None]:
-    """Within, each of a run's processes takes its share of the cores.
+    """Context manager that divides the CPU cores among a run's processes.
 
-    `OMP_NUM_THREADS` is the user's word and stands.
+    Does nothing if the user has set `OMP_NUM_THREADS`.
     """
     before = torch.get_num_threads()
     if processes > 1 and "OMP_NUM_THREADS" not in os.environ:

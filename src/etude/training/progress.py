@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, plain lines anywhere else."""
+"""Progress of a run: a bar on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def losses_of(metrics: Mapping[str, Any]) -> str:
-    """`train/loss 2.3100  val/loss 2.4000`, of those that are there."""
+    """Formats the losses in a row of metrics: `train/loss 2.3100  val/loss 2.4000`."""
     shown = [key for key in metrics if key in ("train/loss", "val/loss")]
     return "  ".join(f"{key} {metrics[key]:.4f}" for key in shown)
 
 
 class Progress:
-    """Tells a person how training goes.
+    """Shows the progress of training.
 
     Args:
-        total: optimizer steps of the whole run.
-        step: where this process begins.
+        total: Optimizer steps of the whole run.
+        step: Optimizer step at which this process starts.
     """
 
     def __init__(self, total: int, step: int) -> None:
         self.total = total
         self.step = step
         self._latest: dict[str, float] = {}
-        self._untold: dict[str, float] = {}  # of these, what no line has said
+        self._unlogged: dict[str, float] = {}  # those not yet in a line
         self._began = time.monotonic()
         self._first = step
-        self._told = self._began
+        self._last_line_time = self._began
         self._bar: Any = None
         self._task: Any = None
         self._watcher = watcher()
@@ -45,36 +45,38 @@ class Progress:
             self._open_bar()
 
     def advance(self, step: int) -> None:
-        """A step is done; cheap enough to be called for each."""
+        """Updates the optimizer step; cheap enough to be called at each."""
         self.step = step
         self._watcher.progress(step, self.total, self._latest)
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """New metrics; a line where there is no bar, every ten seconds and after validations."""
-        found = {key: value for key, value in row.items() if isinstance(value, int | float)}
-        self._latest.update(found)
-        self._untold.update(found)
+        """Updates the metrics; without a bar, logs every ten seconds and after validations."""
+        numbers = {key: value for key, value in row.items() if isinstance(value, int | float)}
+        self._latest.update(numbers)
+        self._unlogged.update(numbers)
         if self._bar is not None:
-            told = "  ".join(part for part in (losses_of(self._latest), self._speed()) if part)
-            self._bar.update(self._task, metrics=told)
+            text = "  ".join(part for part in (losses_of(self._latest), self._speed()) if part)
+            self._bar.update(self._task, metrics=text)
             return
         now = time.monotonic()
-        if "val/loss" in row or now - self._told >= _SECONDS_BETWEEN_LINES:
-            self._told = now
+        if "val/loss" in row or now - self._last_line_time >= _SECONDS_BETWEEN_LINES:
+            self._last_line_time = now
             log.info("%s", self.line())
-            self._untold.clear()
+            self._unlogged.clear()
 
     def line(self) -> str:
-        """`step 250/2000  train/loss 2.31  val/loss 2.40  13.9 k tokens/s  mfu 31%  1:52 left`; of
-        the losses those that were measured since the line before.
+        """Formats the progress, with the losses measured since the previous line.
+
+        Example: `step 250/2000  train/loss 2.31  val/loss 2.40  13.9 k tokens/s  mfu 31%  1:52
+        left`.
         """
         return "  ".join(
             part
             for part in (
                 f"step {self.step}/{self.total}",
-                losses_of(self._untold),
+                losses_of(self._unlogged),
                 self._speed(),
                 self._left(),
             )
@@ -82,20 +84,20 @@ class Progress:
         )
 
     def close(self) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
     def _speed(self) -> str:
-        """Of the latest row, without validations."""
+        """Formats the speed of the latest row, which excludes validations."""
         if "perf/tokens_per_second" not in self._latest:
             return ""
-        share = f"  mfu {self._latest['perf/mfu']:.0%}" if "perf/mfu" in self._latest else ""
-        return f"{self._latest['perf/tokens_per_second'] / 1000:.1f} k tokens/s{share}"
+        utilisation = f"  mfu {self._latest['perf/mfu']:.0%}" if "perf/mfu" in self._latest else ""
+        return f"{self._latest['perf/tokens_per_second'] / 1000:.1f} k tokens/s{utilisation}"
 
     def _left(self) -> str:
-        """By the speed so far, validations and all."""
+        """Formats the remaining time, estimated from the speed so far including validations."""
         steps = self.step - self._first
         if steps < 1:
             return ""

@@ -1,4 +1,4 @@
-"""How the loss goes while the learning rate rises, on a model that is thrown away.
+"""Learning rate range test: records the loss while the rate rises, on a temporary model.
 
 Smith 2015, arXiv:1506.01186, section 3.3, with a rate that rises by the same factor each step, as
 in fast.ai.
@@ -20,7 +20,7 @@ from etude.errors import Checks, EtudeError, Interrupted
 from etude.optim.schedules import Schedule
 from etude.records.signature import DIGITS, signature
 from etude.records.storage import check_root
-from etude.training.assemble import task_of
+from etude.training.assemble import build_task
 from etude.training.build import build_parts
 from etude.training.initial import Initial
 from etude.training.memory import keeping_memory
@@ -34,23 +34,24 @@ from etude.training.signals import StopSignals
 
 log = logging.getLogger("etude")
 
-TOO_MUCH = 4.0
-"""Times its minimum: where the smoothed loss is above that, the test ends."""
-KEPT = 0.9
-"""Of the running mean of the loss, a step."""
-FEWEST = 10
+MAX_RISE = 4.0
+"""The test ends when the smoothed loss exceeds its minimum by this factor."""
+SMOOTHING = 0.9
+"""Decay of the running mean of the loss per step."""
+MIN_STEPS = 10
+"""Minimum number of steps of the test."""
 
 
 @dataclass
 class Sweep:
-    """What was seen.
+    """Result of a range test.
 
     Attributes:
-        rates: of each step; other parameter groups' are in proportion.
-        losses: of each, before it was made.
-        base: the rate that the config states, as which `rates` are told.
-        ended: why it ended before the last step, in words; None if it did not.
-        folder: where what is found of it belongs.
+        base: Learning rate in the config; `rates` are values of this setting.
+        folder: Folder for the results of the test.
+        rates: Learning rate of each step; other parameter groups' are in proportion.
+        losses: Loss of each step, before its update.
+        ended: Reason for an end before the last step; None if there was none.
     """
 
     base: float
@@ -61,11 +62,12 @@ class Sweep:
 
 
 class Rising(Schedule):
-    """From `lowest` at the first step to `highest` at the last, by the same factor each step.
+    """Schedule that rises from `lowest` to `highest` by the same factor each step.
 
     Args:
-        lowest, highest: rates.
-        base: the rate that the factor multiplies.
+        lowest: Learning rate of the first step.
+        highest: Learning rate of the last step.
+        base: Learning rate that the schedule's factor multiplies.
     """
 
     def __init__(self, lowest: float, highest: float, base: float = 1.0) -> None:
@@ -76,53 +78,55 @@ class Rising(Schedule):
         return self.rate(step, total) / self.base
 
     def rate(self, step: int, total: int) -> float:
-        """The rate at `step` of `total`."""
+        """Returns the learning rate at `step` of `total`."""
         ends = math.log(self.lowest), math.log(self.highest)
         return math.exp(ends[0] + (ends[1] - ends[0]) * step / max(1, total - 1))
 
 
 def range_test(checked: Checked, *, lowest: float, highest: float, steps: int) -> Sweep:
-    """Trains a model as the config says, but for its rate and its length, and keeps nothing of it.
+    """Trains a temporary model as in the config, except for its learning rate and its length.
 
-    One process, without validation, callbacks, loggers and `torch.compile`. The process's random
-    numbers are as before, and no record is touched.
+    Runs in one process, without validation, callbacks, loggers and `torch.compile`. Doesn't change
+    the process's random number generators or any record.
 
     Args:
-        lowest, highest: the first step's rate and the last's.
-        steps: at most; the test ends where the loss is no finite number, or smoothed above
-            `TOO_MUCH` times its minimum.
+        checked: Checked config of the run.
+        lowest: Learning rate of the first step.
+        highest: Learning rate of the last step.
+        steps: Maximum number of steps. The test ends early if the loss is not finite, or if the
+            smoothed loss exceeds `TOO_MUCH` times its minimum.
 
     Raises:
-        InvalidArguments: this is no range.
-        RequestError: the config, the data or a path is wrong.
-        Interrupted: a signal came.
-        EtudeError: no step could be made.
+        InvalidArguments: The range is invalid.
+        RequestError: The config, the data or a path is invalid.
+        Interrupted: A signal stopped the test.
+        EtudeError: There were too few steps with a finite loss, or too little memory.
     """
     check_range(lowest, highest, steps)
     with as_in_a_fresh_process("etude.find_learning_rate"), keeping_memory():
         try:
-            return _tested(checked, lowest, highest, steps)
+            return _run_test(checked, lowest, highest, steps)
         except Exception as error:
             if isinstance(error, EtudeError) or not is_out_of_memory(error):
                 raise
-            raise EtudeError(f"{error}; a smaller trainer.micro_batch needs less") from error
+            raise EtudeError(f"{error}; reduce trainer.micro_batch to use less memory") from error
 
 
 def check_range(lowest: float, highest: float, steps: int) -> None:
-    """Refuses what is no range.
+    """Checks the arguments of a range test.
 
     Raises:
-        InvalidArguments: says what is wrong.
+        InvalidArguments: A rate or the number of steps is invalid.
     """
     checks = Checks()
     checks.positive(lowest=lowest, highest=highest)
     if not checks.problems:
-        checks.that(highest > lowest, "highest", highest, f"a rate above the lowest, {lowest:g}")
-    checks.that(steps >= FEWEST, "steps", steps, f"{FEWEST} steps or more")
+        checks.that(highest > lowest, "highest", highest, f"a rate above lowest = {lowest:g}")
+    checks.that(steps >= MIN_STEPS, "steps", steps, f"at least {MIN_STEPS} steps")
     checks.done()
 
 
-def _tested(checked: Checked, lowest: float, highest: float, steps: int) -> Sweep:
+def _run_test(checked: Checked, lowest: float, highest: float, steps: int) -> Sweep:
     parts = build_parts(checked)
     parts.trainer = parts.trainer.alone()
     folder = Path(checked.run.root) / "_lr" / signature(checked.identity)[:DIGITS]
@@ -145,36 +149,39 @@ def _tested(checked: Checked, lowest: float, highest: float, steps: int) -> Swee
         world=1,
     )
     rising = Rising(lowest, highest, base)
-    task = task_of(checked, parts, model, total_steps=steps, schedule=rising)
-    watch = Watch(rising, steps, Sweep(base, folder))
-    with tempfile.TemporaryDirectory() as nothing:
-        trainer = parts.trainer.build(total_steps=steps, callbacks=[watch], folder=Path(nothing))
+    task = build_task(checked, parts, model, total_steps=steps, schedule=rising)
+    recorder = LossRecorder(rising, steps, Sweep(base, folder))
+    with tempfile.TemporaryDirectory() as temporary:
+        trainer = parts.trainer.build(
+            total_steps=steps, callbacks=[recorder], folder=Path(temporary)
+        )
         try:
-            watch.signals.install()
+            recorder.signals.install()
             trainer.fit(task, datamodule=parts.data)
         finally:
-            watch.close()
-    if len(watch.sweep.losses) < FEWEST:
-        found = watch.sweep.ended or "too few steps"
-        raise EtudeError(f"nothing to see: {found}, after {len(watch.sweep.losses)} steps")
-    return watch.sweep
+            recorder.close()
+    if len(recorder.sweep.losses) < MIN_STEPS:
+        reason = recorder.sweep.ended or "the test was stopped"
+        count = len(recorder.sweep.losses)
+        raise EtudeError(f"too few losses ({count}, at least {MIN_STEPS} are needed): {reason}")
+    return recorder.sweep
 
 
 def _base_rate(recipe: Any, model: Any) -> float:
-    """`optimizer.lr`; of an optimizer that has none, the largest of its groups."""
+    """Returns `optimizer.lr`, or the highest rate of an optimizer's groups if it has none."""
     stated = getattr(recipe, "lr", None)
     if isinstance(stated, int | float):
         return float(stated)
     return float(max(group["lr"] for group in recipe(model).param_groups))
 
 
-class Watch(pl.Callback):
-    """Notes the loss of each step, and ends the test where it rises too far.
+class LossRecorder(pl.Callback):
+    """Records the loss of each step, and ends the test when it rises too far.
 
     Args:
-        rising: the rate by step.
-        steps: of the whole test.
-        sweep: where it is noted.
+        rising: Schedule of the learning rate.
+        steps: Number of steps of the test.
+        sweep: Result to which the losses are added.
     """
 
     def __init__(self, rising: Rising, steps: int, sweep: Sweep) -> None:
@@ -185,7 +192,7 @@ class Watch(pl.Callback):
         self._least = math.inf
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.signals.install()  # Lightning has put its own SIGTERM handler before ours
+        self.signals.install()  # Lightning has installed its own SIGTERM handler
         self._progress = Progress(self.steps, 0)
 
     def on_train_batch_end(
@@ -198,25 +205,25 @@ class Watch(pl.Callback):
             self._progress.advance(step + 1)
             self._progress.row({"train/loss": loss})
         if not math.isfinite(loss):
-            self._end(trainer, f"the loss is {loss} at a rate of {rate:.3g}")
+            self._end(trainer, f"the loss is {loss} at a learning rate of {rate:.3g}")
             return
         self.sweep.rates.append(rate)
         self.sweep.losses.append(loss)
-        self._mean = KEPT * self._mean + (1 - KEPT) * loss
-        smoothed = self._mean / (1 - KEPT ** (step + 1))
+        self._mean = SMOOTHING * self._mean + (1 - SMOOTHING) * loss
+        smoothed = self._mean / (1 - SMOOTHING ** (step + 1))
         self._least = min(self._least, smoothed)
-        if smoothed > TOO_MUCH * self._least > 0:
-            told = f"the loss is above {TOO_MUCH:g} times its minimum at a rate of {rate:.3g}"
-            self._end(trainer, told)
+        if smoothed > MAX_RISE * self._least > 0:
+            multiple = f"{MAX_RISE:g} times its minimum"
+            self._end(trainer, f"the loss exceeds {multiple} at a learning rate of {rate:.3g}")
         if self.signals.requested is not None:
             raise Interrupted(self.signals.requested)
 
     def close(self) -> None:
-        """Gives the signals back, and takes the progress bar away."""
+        """Restores the signal handlers and removes the progress bar."""
         self.signals.restore()
         if self._progress is not None:
             self._progress.close()
 
-    def _end(self, trainer: pl.Trainer, told: str) -> None:
-        self.sweep.ended = told
+    def _end(self, trainer: pl.Trainer, reason: str) -> None:
+        self.sweep.ended = reason
         trainer.should_stop = True

@@ -1,4 +1,4 @@
-"""A rank from 1 on: a process that trains along with rank 0 and writes nothing to the record."""
+"""Main program of the ranks from 1 on, which train with rank 0 and don't write to the record."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from etude.errors import Problem, RequestError
 from etude.records.metrics import MetricsFile
 from etude.records.record import Record
 from etude.stopping import HANDLED
-from etude.training.assemble import assemble
+from etude.training.assemble import build_session
 from etude.training.build import build_parts
 from etude.training.ddp import find_store, join
 from etude.training.initial import Initial
@@ -36,20 +36,21 @@ from etude.training.run import is_out_of_memory
 from etude.training.signals import StopSignals
 
 
-class Told(TypedDict):
-    """What rank 0 tells another rank.
+class RankRequest(TypedDict):
+    """Request that rank 0 sends to another rank when it starts.
 
     Attributes:
-        config: the run's, as YAML.
-        rank, world: this process, and how many there are.
-        threads: for torch, in each of them.
-        port: of the store where they meet.
-        parent: rank 0's process.
-        path: where Python looks for modules.
-        record: the run's folder.
-        checkpoint: what the run continues from, if anything, and
-        step: how many optimizer steps are in it.
-        content: the fingerprint of the data.
+        config: Config of the run as YAML.
+        rank: Rank of the process.
+        world: Number of processes.
+        threads: Number of torch threads in each process.
+        port: Port of the store through which the ranks connect.
+        parent: Process id of rank 0.
+        path: Python's module search path.
+        record: The run's folder.
+        checkpoint: Checkpoint from which the run continues; None starts from the beginning.
+        step: Number of optimizer steps that are already trained.
+        content: Fingerprint of the data.
     """
 
     config: str
@@ -65,57 +66,61 @@ class Told(TypedDict):
     content: str
 
 
-def main(told: Told) -> None:
-    """Trains along, then waits for rank 0, which may still be reading what it was sent last."""
-    say, ending = _line_to_rank_0(told["parent"])
+def main(request: RankRequest) -> None:
+    """Trains with rank 0, then waits for it, as it may still be receiving the last tensors."""
+    send, ending = _connect_to_rank_0(request["parent"])
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     try:
         with keeping_memory():
-            _train(told, say)
+            _train(request, send)
     except (Diverged, Paused):
-        pass  # rank 0 has come to the same
+        pass  # rank 0 raises the same
     except BaseException as error:
         traceback.print_exc()
         sys.stderr.flush()
         first = str(error).splitlines()[0] if str(error) else ""
         kind = "" if isinstance(error, RequestError) else f"{type(error).__name__}: "
-        say({"is": "failed", "error": kind + first, "out_of_memory": is_out_of_memory(error)})
+        send({"is": "failed", "error": kind + first, "out_of_memory": is_out_of_memory(error)})
         os._exit(1)
-    say({"is": "done"})
+    send({"is": "done"})
     ending.join()
 
 
-def _train(told: Told, say: Callable[[dict[str, Any]], None]) -> None:
-    rank, world = told["rank"], told["world"]
-    torch.set_num_threads(told["threads"])
-    config = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(told["config"]))
+def _train(request: RankRequest, send: Callable[[dict[str, Any]], None]) -> None:
+    rank, world = request["rank"], request["world"]
+    torch.set_num_threads(request["threads"])
+    config = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(request["config"]))
     assert isinstance(config, DictConfig)
     checked = check(config)
     parts = build_parts(checked)
     parts.data.prepare(cache_folder(checked))
-    found = parts.data.fingerprint()
-    if found != told["content"]:
-        raise RequestError(Problem("data", f"what rank 0 found ({told['content']})", found))
+    fingerprint = parts.data.fingerprint()
+    if fingerprint != request["content"]:
+        expected = f"the fingerprint on rank 0, {request['content']}"
+        raise RequestError(Problem("data", expected, fingerprint))
     model = build_model(checked, parts.data.tokenizer_.vocab_size, len(parts.data.labels))
     start = checked.config.init_from
-    if start.source is not None and (told["checkpoint"] is None or start.lora.rank):
+    if start.source is not None and (request["checkpoint"] is None or start.lora.rank):
         Initial.fill(model, checked.config.init_from, Path(checked.run.root))
-    record = _ReadOnly.read(Path(told["record"]))
-    assembly = assemble(checked, parts, model, record, step=told["step"], rank=rank)
-    assembly.loop.signals = _NoSignals()
-    say({"is": "ready"})
-    store = find_store(told["port"], world)
-    join(store, rank=rank, world=world, device=assembly.trainer.strategy.root_device)
-    assembly.fit(parts.data, told["checkpoint"])
+    record = _ReadOnlyRecord.read(Path(request["record"]))
+    session = build_session(checked, parts, model, record, step=request["step"], rank=rank)
+    session.loop.signals = _NoSignals()
+    send({"is": "ready"})
+    store = find_store(request["port"], world)
+    join(store, rank=rank, world=world, device=session.trainer.strategy.root_device)
+    session.fit(parts.data, request["checkpoint"])
 
 
-def _line_to_rank_0(parent: int) -> tuple[Callable[[dict[str, Any]], None], Thread]:
-    """Keeps standard output for what rank 0 has to know; what others print there is logged.
+def _connect_to_rank_0(parent: int) -> tuple[Callable[[dict[str, Any]], None], Thread]:
+    """Reserves standard input and output for the connection to rank 0.
 
-    Standard input becomes empty for others: it only shows that rank 0 is there.
+    Anything else printed to standard output is logged, and reading standard input returns nothing.
+
+    Args:
+        parent: Process id of rank 0.
 
     Returns:
-        A function that tells rank 0 something, and the thread that ends this process.
+        A function that sends a message to rank 0, and the thread that ends this process with it.
     """
     output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -125,18 +130,17 @@ def _line_to_rank_0(parent: int) -> tuple[Callable[[dict[str, Any]], None], Thre
     ending = Thread(target=_end_with, args=[source, parent], daemon=True)
     ending.start()
 
-    def say(words: dict[str, Any]) -> None:
-        output.write(json.dumps(words) + "\n")
+    def send(message: dict[str, Any]) -> None:
+        output.write(json.dumps(message) + "\n")
         output.flush()
 
-    return say, ending
+    return send, ending
 
 
 def _end_with(source: int, parent: int) -> None:
-    """Ends this process when rank 0 closes its end of `source`, or is gone.
+    """Ends this process when rank 0 closes its end of `source` or has ended.
 
-    A killed rank 0 may leave workers of its data loader behind for seconds, which hold the other
-    end open.
+    After a killed rank 0, workers of its data loader may hold the other end open for seconds.
     """
     while True:
         readable, _, _ = select.select([source], [], [], 1.0)
@@ -145,25 +149,27 @@ def _end_with(source: int, parent: int) -> None:
 
 
 class _NoSignals(StopSignals):
-    """Ctrl-C reaches every process of a terminal; rank 0 decides what follows from it."""
+    """Ignores signals: Ctrl-C reaches every process of a terminal, but only rank 0 handles it."""
 
     def install(self) -> None:
         for number in HANDLED:
             signal.signal(number, signal.SIG_IGN)
 
 
-class _ReadOnly(Record):
-    """The record as another rank sees it."""
+class _ReadOnlyRecord(Record):
+    """Record that is not written to, for ranks from 1 on."""
 
     def update(self, **changes: Any) -> None:
         self.info.update(changes)
 
     @cached_property
     def metrics(self) -> MetricsFile:
-        return _NoFile(self.path / "metrics.jsonl")
+        return _ReadOnlyMetrics(self.path / "metrics.jsonl")
 
 
-class _NoFile(MetricsFile):
+class _ReadOnlyMetrics(MetricsFile):
+    """Metrics file that is not written to."""
+
     def append(self, row: Mapping[str, Any]) -> None:
         pass
 

@@ -1,4 +1,4 @@
-"""The checkpoint that a run goes on from: whole, and with all rows that were written before it."""
+"""Selects the checkpoint from which a run continues, and checks a record before it is used."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from etude.records.record import Record
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a run goes on.
+    """Position from which a run continues.
 
     Attributes:
-        checkpoint: its folder; None begins anew.
-        step: optimizer steps that need not be trained again.
-        passed_over: the later checkpoints that cannot be used, the latest first, and why.
+        checkpoint: Folder of the checkpoint; None starts from the beginning.
+        step: Number of optimizer steps that are already trained.
+        passed_over: Later checkpoints that cannot be used, the latest first, each with the reason.
     """
 
     checkpoint: Path | None
@@ -30,9 +30,10 @@ class ResumePoint:
 
 
 def resume_point(record: Record) -> ResumePoint:
-    """The latest checkpoint whose files are as they were written and whose rows are there.
+    """Returns the latest valid checkpoint, whose metric rows must also be complete.
 
-    Rows that a power cut took away are written again, by training again from where they begin.
+    If rows were lost in a power cut, the run continues from an earlier checkpoint and writes them
+    again.
     """
     passed_over: list[tuple[Path, str]] = []
     for step, folder in reversed(record.checkpoints()):
@@ -44,9 +45,9 @@ def resume_point(record: Record) -> ResumePoint:
 
 
 def _unusable(record: Record, step: int, folder: Path) -> str | None:
-    """Why a run cannot go on from a checkpoint; None if it can."""
+    """Returns why a run cannot continue from a checkpoint; None if it can."""
     if fault := file_fault(record.info, record.path, manifest_name(folder)):
-        return f"is another than was saved: {fault.text}"
+        return f"differs from the saved checkpoint: {fault.text}"
     try:
         manifest = verify(folder)
     except RequestError as error:
@@ -56,16 +57,16 @@ def _unusable(record: Record, step: int, folder: Path) -> str | None:
     if stated is not None:
         if metrics.begins_with(stated):
             return None
-        return f"was saved after {stated.get('bytes')} bytes of {metrics.path}, which differ now"
+        return f"needs the first {stated.get('bytes')} bytes of {metrics.path}, which have changed"
     steps = [row["step"] for row in rows(metrics.path) if isinstance(row.get("step"), int)]
     missing = missing_row(record.info, steps, step)
     if missing is None or (missing == step and _validation_due(folder)):
         return None
-    return f"was saved after the row of step {missing}, which {metrics.path} does not have"
+    return f"needs the row of step {missing}, which is missing from {metrics.path}"
 
 
 def _validation_due(folder: Path) -> bool:
-    """Whether a checkpoint was saved before its step's validation, and so before its row."""
+    """Returns whether a checkpoint was saved before the validation and the row of its step."""
     import torch
 
     state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
@@ -74,17 +75,21 @@ def _validation_due(folder: Path) -> bool:
 
 
 def check_before_use(record: Record) -> None:
-    """Refuses a record that was changed, before it is reused or goes on.
+    """Checks that a record has not been modified, before it is reused or continued.
 
-    Files that are missing from a run that has not ended are written again.
+    Files that are missing from an unfinished run are written again.
 
     Raises:
-        RequestError: names what was changed, and what can be done.
+        RequestError: A file was modified or, in a finished run, is missing.
     """
     done = record.info.get("status") == "finished"
-    there = [name for name in WRITTEN_ONCE if done or (record.path / name).exists()]
+    files = [name for name in WRITTEN_ONCE if done or (record.path / name).exists()]
     try:
-        record.check(*there, *([METRICS] if done else []))
+        record.check(*files, *([METRICS] if done else []))
     except RequestError as error:
-        hint = "run.on_existing=again trains anew" if done else "etude runs rm removes the run"
+        hint = (
+            "set run.on_existing=again to train again"
+            if done
+            else "delete the run with `etude runs rm`"
+        )
         raise RequestError(replace(p, hint=f"{p.hint}; {hint}") for p in error.problems) from error

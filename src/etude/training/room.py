@@ -1,7 +1,7 @@
-"""Refuses what this machine has no memory for, by formula, before anything is built.
+"""Checks, before the model is built, that a run fits into the memory of this machine.
 
-A refusal rests on what a run cannot do without: weights and gradients, the vectors that blocks
-keep for the backward pass, the tokens of a step. Where that leaves a doubt, the step is counted
+The check adds up what every run needs: weights and gradients, the activations that blocks save for
+the backward pass, and the tokens of a step. In unclear cases the memory of a step is counted
 operation by operation (`etude.models.cost`).
 """
 
@@ -20,27 +20,29 @@ from etude.models.cost import Uncountable
 from etude.nn.memory import memory_of_machine
 from etude.records.tables import size_of
 from etude.training.build import Parts
-from etude.training.counting import Parameters, cost_of, parameters_of
+from etude.training.counting import ParameterCounts, cost_of, count_parameters
 from etude.training.model import LABELS, lora_of, sized, stated_vocabulary
 from etude.training.throughput import compute_dtype
 
-_A_PROCESS, _A_WORKER = 256 * 2**20, 16 * 2**20
-"""Bytes that each takes at least: libraries of its own, and what a forked one soon copies."""
-_DOUBT = 0.25
-"""The part of the memory from which on a step is counted operation by operation."""
-_SURE = 0.7
-"""The part of the counted activations that every task needs; some read few of the logits."""
+_PROCESS_BYTES, _WORKER_BYTES = 256 * 2**20, 16 * 2**20
+"""Minimum memory of a process (its libraries) and of a forked worker (the pages it copies)."""
+_COUNT_FROM = 0.25
+"""Fraction of the memory above which a step is counted operation by operation."""
+_REQUIRED_ACTIVATIONS = 0.7
+"""Fraction of the counted activations that every task needs; some tasks use few of the logits."""
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def check_room(checked: Checked, parts: Parts, vocabulary: int | None = None) -> None:
-    """Compares what a run takes with the memory that there is.
+    """Checks that the run fits into the available memory.
 
     Args:
-        vocabulary: the tokenizer's, once it is known.
+        checked: Checked config of the run.
+        parts: Parts of the run.
+        vocabulary: Size of the tokenizer; None before the data is prepared.
 
     Raises:
-        RequestError: names the keys, what they take, and what fits.
+        RequestError: The run needs more memory; states the keys, the need and what fits.
     """
     machine = memory_of_machine()
     if machine is None:
@@ -49,12 +51,12 @@ def check_room(checked: Checked, parts: Parts, vocabulary: int | None = None) ->
     processes = settings.processes
     on_gpu = _on_gpu(settings)
     problems = [
-        _too_many(key, count, each, machine, what)
-        for key, count, each, what in (
-            ("trainer.devices", processes - 1, _A_PROCESS, "processes"),
-            ("data.workers", data.workers, _A_WORKER, "processes"),
+        _too_many(key, count, bytes_each, machine, what)
+        for key, count, bytes_each, what in (
+            ("trainer.devices", processes - 1, _PROCESS_BYTES, "processes"),
+            ("data.workers", data.workers, _WORKER_BYTES, "processes"),
         )
-        if count * each > machine
+        if count * bytes_each > machine
     ]
     share = max(1, data.examples_per_step // processes)
     length = data.sequence_length
@@ -63,84 +65,91 @@ def check_room(checked: Checked, parts: Parts, vocabulary: int | None = None) ->
         problems.append(
             Problem(
                 "data.batch",
-                f"at most {fits:,} examples of {length:,} tokens in a step, in {size_of(machine)}",
+                f"at most {fits:,} examples of {length:,} tokens in {size_of(machine)} of memory",
                 data.examples_per_step,
-                f"their ids alone take {size_of(share * length * 8 * processes)}",
+                f"their token ids alone need {size_of(share * length * 8 * processes)}",
             )
         )
     if problems:
         raise RequestError(problems)
     node = checked.nodes["model"]
-    known = stated_vocabulary(checked) or vocabulary or data.stated_vocabulary or 1
+    vocabulary_size = stated_vocabulary(checked) or vocabulary or data.stated_vocabulary or 1
 
-    def build(few: Node) -> Any:
-        return sized(few, known)
+    def build(small_node: Node) -> Any:
+        return sized(small_node, vocabulary_size)
 
-    found = parameters_of(node, build, lora_of(checked))
+    counts = count_parameters(node, build, lora_of(checked))
     lora, frozen = bool(checked.config.init_from.lora.rank), checked.config.init_from.freeze
-    gradients = 0 if frozen and not lora else found.trained
+    gradients = 0 if frozen and not lora else counts.trained
     precision = settings.lightning["precision"]
-    whole = precision.endswith("-true")
-    width = compute_dtype(precision).itemsize if whole else 4
-    weights = found.total * width
+    is_pure = precision.endswith("-true")
+    width = compute_dtype(precision).itemsize if is_pure else 4
+    weights = counts.total * width
     device = _device_memory(machine, processes, on_gpu)
     trained = weights + gradients * width
-    single = 4 * found.total  # in which it is made, in the machine's memory
-    if trained > device or single > machine:
-        there = device if trained > device else machine
-        raise RequestError(_model_too_large(checked, found, known, there, max(trained, single)))
+    initial = 4 * counts.total  # initial weights, in single precision in the machine's memory
+    if trained > device or initial > machine:
+        limit = device if trained > device else machine
+        raise RequestError(
+            _model_too_large(checked, counts, vocabulary_size, limit, max(trained, initial))
+        )
     micro = max(1, min(settings.micro_batch or share, share))
-    inside = compute_dtype(precision).itemsize
+    activation_width = compute_dtype(precision).itemsize
     layers, dim = (_number(node, key) for key in ("layers", "dim"))
-    kept = layers * dim * length * inside  # of an example, by each block
-    if frozen:  # what lies below what is trained keeps nothing
-        kept = 0
+    saved = layers * dim * length * activation_width  # per example, over all blocks
+    if frozen:  # blocks below the trained parameters save nothing
+        saved = 0
     left = device - trained
-    if micro * kept > left:
-        raise RequestError(_micro_too_large(micro, kept, length, left, device))
-    logits = known * length * inside
-    rough = 4 * weights + micro * (8 * kept + 3 * logits)
-    if on_gpu or frozen or settings.compile or rough < _DOUBT * device:
+    if micro * saved > left:
+        raise RequestError(_micro_too_large(micro, saved, length, left, device))
+    logits = vocabulary_size * length * activation_width
+    estimate = 4 * weights + micro * (8 * saved + 3 * logits)
+    if on_gpu or frozen or settings.compile or estimate < _COUNT_FROM * device:
         return
     options: dict[str, Any] = {
         "length": length,
-        "dtype": compute_dtype(precision) if whole else torch.float32,
+        "dtype": compute_dtype(precision) if is_pure else torch.float32,
         "autocast": AUTOCAST.get(precision),
         "optimizer": parts.optimizer,
     }
     try:
         counted = cost_of(node, build, batch=micro, **options)
         if (least := counted.step_bytes - counted.activation_bytes) > device:
-            raise RequestError(_model_too_large(checked, found, known, device, least))
-        if _SURE * counted.activation_bytes > device - least:
-            each = math.ceil(_SURE * counted.activation_bytes / micro)
-            raise RequestError(_micro_too_large(micro, each, length, device - least, device))
+            raise RequestError(_model_too_large(checked, counts, vocabulary_size, device, least))
+        if _REQUIRED_ACTIVATIONS * counted.activation_bytes > device - least:
+            bytes_each = math.ceil(_REQUIRED_ACTIVATIONS * counted.activation_bytes / micro)
+            raise RequestError(_micro_too_large(micro, bytes_each, length, device - least, device))
     except Uncountable:
         return
 
 
 def check_weights(checked: Checked, vocabulary: int, labels: int, elements: int | None) -> None:
-    """Compares the model of a record with its weights, before it is built.
+    """Checks that the model of a record is not larger than its weights, before it is built.
 
     Args:
-        vocabulary: the tokenizer's.
-        labels: how many the data had; 0 is none.
-        elements: of all weights; None if they are not all that the model has. Then it must fit
-            into the machine's memory.
+        checked: Checked config of the record.
+        vocabulary: Size of the tokenizer.
+        labels: Number of labels of the data; 0 for none.
+        elements: Number of elements of all weights; None if the weights are not complete. The
+            model must then only fit into the machine's memory.
 
     Raises:
-        RequestError: the config's model is larger.
+        RequestError: The model is larger.
     """
-    known = stated_vocabulary(checked) or vocabulary
+    vocabulary_size = stated_vocabulary(checked) or vocabulary
     node = checked.nodes["model"]
     count = labels or LABELS
-    found = parameters_of(node, lambda few: sized(few, known, count), lora_of(checked))
+    counts = count_parameters(
+        node, lambda small_node: sized(small_node, vocabulary_size, count), lora_of(checked)
+    )
     machine = memory_of_machine()
-    if elements is not None and found.total > elements:
-        expected = f"a model of at most {elements:,} parameters, as many as its weights have"
-        raise RequestError(Problem("model", expected, f"{found.total:,} parameters"))
-    if machine is not None and 4 * found.total > machine:
-        raise RequestError(_model_too_large(checked, found, known, machine, 4 * found.total))
+    if elements is not None and counts.total > elements:
+        expected = f"a model of at most {elements:,} parameters, the number in its weights"
+        raise RequestError(Problem("model", expected, f"{counts.total:,} parameters"))
+    if machine is not None and 4 * counts.total > machine:
+        raise RequestError(
+            _model_too_large(checked, counts, vocabulary_size, machine, 4 * counts.total)
+        )
 
 
 def _on_gpu(settings: Any) -> bool:
@@ -149,7 +158,7 @@ def _on_gpu(settings: Any) -> bool:
 
 
 def _device_memory(machine: int, processes: int, on_gpu: bool) -> int:
-    """What one of the run's processes may take where it computes."""
+    """Returns the memory in bytes for one of the run's processes, on the device it computes on."""
     if not on_gpu:
         return machine // processes
     if torch.cuda.is_available():
@@ -162,35 +171,38 @@ def _number(node: Node, key: str) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _too_many(key: str, count: int, each: int, machine: int, what: str) -> Problem:
-    expected = f"at most {machine // each:,} {what} in {size_of(machine)} of memory"
-    return Problem(key, expected, count, f"{count:,} take at least {size_of(count * each)}")
+def _too_many(key: str, count: int, bytes_each: int, machine: int, what: str) -> Problem:
+    expected = f"at most {machine // bytes_each:,} {what} in {size_of(machine)} of memory"
+    return Problem(key, expected, count, f"{count:,} need at least {size_of(count * bytes_each)}")
 
 
 def _model_too_large(
-    checked: Checked, found: Parameters, vocabulary: int, device: int, needed: int
+    checked: Checked, counts: ParameterCounts, vocabulary: int, device: int, needed: int
 ) -> Problem:
-    """The key that takes most of the parameters, and what of it fits.
+    """Returns the problem for the key that causes most of the parameters, and a value that fits.
 
     Args:
-        device: bytes that there are.
-        needed: bytes that the parameters take, with what else is kept of each.
+        checked: Checked config of the run.
+        counts: Numbers of parameters.
+        vocabulary: Size of the vocabulary.
+        device: Available memory in bytes.
+        needed: Memory in bytes for the parameters, with gradients and optimizer state.
     """
-    node, total, a_layer = checked.nodes["model"], found.total, found.a_layer
-    each = needed / total
+    node, total, per_layer = checked.nodes["model"], counts.total, counts.per_layer
+    bytes_each = needed / total
     layers, dim = _number(node, "layers"), _number(node, "dim")
     by_key = {
-        "layers": layers * a_layer if a_layer * each <= device else 0,
-        "dim": layers * a_layer if a_layer * each > device else 0,
+        "layers": layers * per_layer if per_layer * bytes_each <= device else 0,
+        "dim": layers * per_layer if per_layer * bytes_each > device else 0,
         "vocab_size": vocabulary * dim,
         "max_length": _number(node, "max_length") * dim if "Learned" in str(node.arguments) else 0,
     }
     key = max(by_key, key=lambda name: by_key[name])
-    hint = f"{total:,} parameters take {size_of(needed)}"
-    if key == "layers" and (fits := int((device / each - total) / a_layer) + layers) > 0:
+    hint = f"{total:,} parameters need {size_of(needed)}"
+    if key == "layers" and (fits := int((device / bytes_each - total) / per_layer) + layers) > 0:
         hint += f"; {fits:,} layers fit"
     elif key in ("vocab_size", "max_length"):
-        fits = int((device / each - (total - by_key[key])) / max(1, dim))
+        fits = int((device / bytes_each - (total - by_key[key])) / max(1, dim))
         hint += f"; {fits:,} fit" if fits > 0 else ""
     value = vocabulary if key == "vocab_size" else node.arguments.get(key)
     expected = f"a model that fits into {size_of(device)} of memory with its gradients"
@@ -199,17 +211,22 @@ def _model_too_large(
     return Problem(where, expected, value, hint)
 
 
-def _micro_too_large(micro: int, each: int, length: int, left: int, device: int) -> Problem:
-    """Activations of a micro-batch.
+def _micro_too_large(micro: int, bytes_each: int, length: int, left: int, device: int) -> Problem:
+    """Returns the problem that the activations of a micro-batch don't fit into memory.
 
     Args:
-        each: bytes of an example.
-        left: bytes that the model leaves.
+        micro: Examples in a micro-batch.
+        bytes_each: Memory in bytes for one example.
+        length: Tokens in an example.
+        left: Memory in bytes next to the model.
+        device: Memory in bytes of the device.
     """
-    takes = f"{micro:,} of {length:,} tokens take {size_of(micro * each)}"
-    expected = f"what fits into {size_of(device)} of memory beside the model"
-    if (fits := left // each) > 0:
-        hint = f"{takes}; trainer.micro_batch={fits} fits and changes no result"
-        return Problem("trainer.micro_batch", expected, micro, hint)
-    hint = f"one example takes {size_of(each)}; about {left * length // each:,} tokens fit"
-    return Problem("data.sequence_length", expected, length, hint)
+    memory = f"that fits into {size_of(device)} of memory with the model"
+    if (fits := left // bytes_each) > 0:
+        need = f"{micro:,} examples of {length:,} tokens need {size_of(micro * bytes_each)}"
+        hint = f"{need}; trainer.micro_batch={fits} fits, with the same results"
+        return Problem("trainer.micro_batch", f"a micro-batch {memory}", micro, hint)
+    hint = (
+        f"one example needs {size_of(bytes_each)}; about {left * length // bytes_each:,} tokens fit"
+    )
+    return Problem("data.sequence_length", f"a sequence {memory}", length, hint)

@@ -1,4 +1,4 @@
-"""One run from its config to its record: check, look up, prepare, claim, train, finish."""
+"""Trains one run: checks the config, prepares the data, locks the record, trains, finishes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from etude.config.flat import flat_config
 from etude.console import NOTICES
 from etude.errors import Interrupted, RequestError, RunFailed, described
 from etude.loggers.base import ViewedRun
-from etude.loggers.views import Views
+from etude.loggers.run_loggers import RunLoggers
 from etude.optim.schedules import Schedule, falls
 from etude.records import fingerprints, provenance
 from etude.records.integrity import CONFIG, OVERRIDES, TOKENIZER, WRITTEN_ONCE, is_hashed
@@ -61,7 +61,7 @@ from etude.training.watch import watcher
 
 if TYPE_CHECKING:
     from etude.tasks.base import Task
-    from etude.training.assemble import Assembly
+    from etude.training.assemble import TrainingSession
 
 log = logging.getLogger("etude")
 notices = logging.getLogger(NOTICES)
@@ -72,20 +72,20 @@ Epilogue = Callable[[Record, "Task", Any], None]
 def train(
     config: DictConfig, epilogue: Epilogue | None = None, checked: Checked | None = None
 ) -> Outcome:
-    """Trains the run that `config` describes, or what is left of it.
+    """Trains the run that `config` describes, or continues it.
 
     Args:
-        config: composed; see `etude.compose`.
-        epilogue: called with the finished run while it is still held, what was trained, and the
-            data: samples, figures.
-        checked: the config, if it was checked.
+        config: Composed config; see `etude.compose`.
+        epilogue: Called after training with the record (still locked), the trained task and the
+            data, to write samples and figures.
+        checked: The checked config, if available.
 
     Raises:
-        RequestError: the config, the data or a path is wrong, or this process trains already;
-            nothing is left behind.
-        RunHeld: another process trains this very run.
-        RunFailed: training failed or diverged; the record says how.
-        Interrupted: a signal came; the state is saved.
+        RequestError: The config, the data or a path is invalid, or this process already trains. No
+            files are left behind.
+        RunHeld: Another process trains this run.
+        RunFailed: Training failed or diverged; the record contains the error.
+        Interrupted: A signal stopped training; the state is saved.
     """
     with as_in_a_fresh_process("etude.train"), keeping_memory():
         return _train(check_all(config) if checked is None else checked, epilogue)
@@ -93,7 +93,7 @@ def train(
 
 def _train(checked: Checked, epilogue: Epilogue | None) -> Outcome:
     parts = build_parts(checked)
-    whole = signature(checked.identity)
+    full_signature = signature(checked.identity)
     folder = folder_of(checked)
     parts.data.check()
     fingerprint = partial(_fingerprint, checked, parts.data)
@@ -108,39 +108,41 @@ def _train(checked: Checked, epilogue: Epilogue | None) -> Outcome:
     model = build_model(checked, parts.data.tokenizer_.vocab_size, len(parts.data.labels))
     if (unused := unused_rows(checked, parts.data.tokenizer_.vocab_size)) is not None:
         notices.warning("%s", unused)
-    begun = bool(Record(folder).checkpoints())
+    has_checkpoints = bool(Record(folder).checkpoints())
     start = checked.config.init_from
-    if start.source is not None and (not begun or start.lora.rank):
+    if start.source is not None and (not has_checkpoints or start.lora.rank):
         Initial.fill(model, checked.config.init_from, Path(checked.run.root))
     room_for_checkpoints(folder, tensor_bytes(list(model.parameters())))
     with claimed(folder, wait=checked.run.wait, force=checked.run.force) as record:
-        # By whoever held it a moment ago.
+        # Another process may have finished it while this one waited for the lock.
         done = outcome_of(checked, ended(checked, folder, fingerprint))
         if done is not None:
             return done
-        views = Views(parts.loggers)
+        loggers = RunLoggers(parts.loggers)
         with (
             logging_to(record.path / "log.txt", checked.mask),
             shared_threads(parts.trainer.processes),
         ):
             try:
-                return _train_claimed(checked, parts, model, record, whole, epilogue, views)
+                return _train_claimed(
+                    checked, parts, model, record, full_signature, epilogue, loggers
+                )
             except BaseException as error:
-                # A signal outside of training raises what is no Exception.
+                # A signal outside of training raises a BaseException.
                 if not isinstance(error, Exception) and record.info.get("status") == "running":
                     record.update(status="interrupted")
                 raise
             finally:
-                views.finish(record.info.get("status", "failed"))
+                loggers.finish(record.info.get("status", "failed"))
 
 
 def _fingerprint(checked: Checked, data: Any) -> str:
-    """Of the data, remembered where that can be."""
-    found: str = data.fingerprint()
+    """Returns the data's fingerprint, and caches it if the files that were read are known."""
+    fingerprint: str = data.fingerprint()
     files = None if checked.config.extensions else data.files_read()
     if files is not None:
-        fingerprints.remember(cache_folder(checked), checked.identity["data"], found, files)
-    return found
+        fingerprints.remember(cache_folder(checked), checked.identity["data"], fingerprint, files)
+    return fingerprint
 
 
 def _train_claimed(
@@ -148,69 +150,69 @@ def _train_claimed(
     parts: Parts,
     model: Any,
     record: Record,
-    whole: str,
+    full_signature: str,
     epilogue: Epilogue | None,
-    views: Views,
+    loggers: RunLoggers,
 ) -> Outcome:
-    from etude.training.assemble import assemble
-    from etude.training.followers import accompanied
+    from etude.training.assemble import build_session
+    from etude.training.followers import running_ranks
     from etude.training.loop import Diverged, Paused
 
     data, settings = parts.data, parts.trainer
     total = settings.total_steps(data.steps_per_epoch)
     point = resume_point(record)
     for folder, why in point.passed_over:
-        log.warning("%s %s; the run goes back to the checkpoint before", folder.name, why)
+        log.warning("%s %s; using the checkpoint before it", folder.name, why)
     checkpoint, step = point.checkpoint, point.step
     stop_at = checked.run.stop_at_step
     if checked.config.init_from.source is not None and step == 0 and record.checkpoints():
-        Initial.fill(model, checked.config.init_from, Path(checked.run.root))  # all are damaged
+        Initial.fill(model, checked.config.init_from, Path(checked.run.root))  # none is valid
     if stop_at is not None and stop_at <= step < total:
         record.update(status="paused")
-        log.info("paused before, at step %d of %d: %s", step, total, record.path)
+        log.info("already paused at step %d of %d: %s", step, total, record.path)
         return Outcome("paused", record, reused=True)
-    assembly = assemble(checked, parts, model, record, step=step)
-    loop, trainer = assembly.loop, assembly.trainer
+    session = build_session(checked, parts, model, record, step=step)
+    loop, trainer = session.loop, session.trainer
     intervals = {"every": loop.log_interval, "validated": loop.val_interval}
-    machine = {**_measure(checked, parts, assembly), "rows": intervals}
-    _begin(record, checked, data, model, whole, total, step, machine)
+    machine = {**_measure_throughput(checked, parts, session), "rows": intervals}
+    _update_record(record, checked, data, model, full_signature, total, step, machine)
     watcher().began(record.path)
-    views.about(_viewed(record, checked))
-    loop.views = views
+    loggers.set_run(_describe_run(record, checked))
+    loop.loggers = loggers
     if step:
         log.info("continues from step %d of %d: %s", step, total, record.path)
     else:
         log.info(
             "%s, %s, %d steps: %s",
             checked.name,
-            _counted(model),
+            _parameter_counts(model),
             total,
             record.path,
         )
-    misfit = parts.schedule.misfit(total) if isinstance(parts.schedule, Schedule) else None
-    if misfit is not None:
-        log.warning("schedule: %s", misfit)
+    warning = parts.schedule.misfit(total) if isinstance(parts.schedule, Schedule) else None
+    if warning is not None:
+        log.warning("schedule: %s", warning)
     if getattr(parts.optimizer, "averages", False) and falls(parts.schedule, total):
         log.warning(
-            "schedule: the rate falls, and the optimizer averages the weights, which is to take "
-            "the place of that; schedule=constant warms up and stays"
+            "schedule: the learning rate decays, but the optimizer's weight averaging replaces a "
+            "decay; set schedule=constant (warmup, then a constant rate)"
         )
     try:
         try:
             loop.signals.install()
             with (
-                _unwrapped(loop.signals),
-                accompanied(checked, assembly, step=step, checkpoint=checkpoint, data=data),
+                _raising_interrupted(loop.signals),
+                running_ranks(checked, session, step=step, checkpoint=checkpoint, data=data),
             ):
-                assembly.fit(data, checkpoint)
+                session.fit(data, checkpoint)
         finally:
             loop.close()
-        if assembly.task.average is not None:
-            assembly.task.average.put()
+        if session.task.average is not None:
+            session.task.average.put()
         if epilogue is not None:
             model.cpu().eval()
-            _finish(epilogue, record, assembly.task, data)
-            views.results(record.path, trainer.global_step)
+            _run_epilogue(epilogue, record, session.task, data)
+            loggers.results(record.path, trainer.global_step)
     except Paused as pause:
         record.update(status="paused")
         log.info("%s", pause)
@@ -223,8 +225,8 @@ def _train_claimed(
         record.update(status="interrupted")
         raise Interrupted(2) from None
     except Diverged as error:
-        told = {"metric": error.metric, "step": error.step, "value": str(error.value)}
-        record.update(status="diverged", diverged=told, finished=provenance.now())
+        divergence = {"metric": error.metric, "step": error.step, "value": str(error.value)}
+        record.update(status="diverged", diverged=divergence, finished=provenance.now())
         raise RunFailed(f"diverged: {error} ({record.path})", "diverged", record.path) from error
     except RequestError:
         record.update(status="failed")
@@ -233,12 +235,12 @@ def _train_claimed(
         status = "oom" if is_out_of_memory(error) else "failed"
         trace = checked.mask.text(traceback.format_exc())
         log.debug("%s", trace)
-        message = _failure(status, error, record)
+        message = _failure_message(status, error, record)
         try:
-            said = checked.mask.text(f"{type(error).__name__}: {error}")
-            record.update(status=status, error=said, traceback=trace)
+            masked = checked.mask.text(f"{type(error).__name__}: {error}")
+            record.update(status=status, error=masked, traceback=trace)
         except OSError as reason:  # the folder is gone, or the disk is full
-            message += f"; and the record could not be updated: {reason}"
+            message += f"; the record could not be updated: {reason}"
         raise RunFailed(message, status, record.path) from error
     last = deque(rows(record.metrics.path), maxlen=1)
     synced = record.metrics.sync()
@@ -248,7 +250,7 @@ def _train_claimed(
         step=trainer.global_step,
         tokens=loop.tokens,
         seconds=round(loop.seconds, 2),
-        final={key: value for row in last for key, value in row.items() if _is_result(key)},
+        final={key: value for row in last for key, value in row.items() if _is_model_metric(key)},
         best=loop.best,
         metrics_sha256=synced["sha256"],
     )
@@ -256,8 +258,8 @@ def _train_claimed(
 
 
 @contextmanager
-def _unwrapped(signals: StopSignals) -> Iterator[None]:
-    """Raises `Interrupted` where a library has made another error of it, or passed over it."""
+def _raising_interrupted(signals: StopSignals) -> Iterator[None]:
+    """Context manager that raises `Interrupted` if a library replaced or swallowed it."""
     try:
         yield
     except Interrupted:
@@ -270,57 +272,57 @@ def _unwrapped(signals: StopSignals) -> Iterator[None]:
         raise Interrupted(signals.stopped)
 
 
-def _finish(epilogue: Epilogue, record: Record, task: Task, data: Any) -> None:
-    """The weights are done: what cannot be drawn or sampled is told, and fails nothing."""
+def _run_epilogue(epilogue: Epilogue, record: Record, task: Task, data: Any) -> None:
+    """Writes samples and figures. Errors are logged and don't fail the run."""
     try:
         epilogue(record, task, data)
     except Interrupted:
         raise
     except Exception as error:
         log.debug("%s", traceback.format_exc())
-        log.warning("no samples or figures: %s: %s", type(error).__name__, error)
+        log.warning("could not write samples or figures: %s: %s", type(error).__name__, error)
 
 
-def _is_result(key: str) -> bool:
-    """Whether a key of a row is a metric of the model, and not of the machine."""
+def _is_model_metric(key: str) -> bool:
+    """Returns whether a key of a row is a metric of the model rather than of the machine."""
     return "/" in key and not key.startswith("perf/")
 
 
-def _measure(checked: Checked, parts: Parts, assembly: Assembly) -> dict[str, Any]:
-    """Tells the loop what a token costs and what the machine can; returns it for the record."""
+def _measure_throughput(checked: Checked, parts: Parts, session: TrainingSession) -> dict[str, Any]:
+    """Sets the FLOPs per token and the machine's peak; returns both for `run.json`."""
     precision = parts.trainer.lightning["precision"]
-    device = assembly.trainer.strategy.root_device
+    device = session.trainer.strategy.root_device
     vocabulary = stated_vocabulary(checked) or parts.data.tokenizer_.vocab_size
     model = checked.nodes["model"]
-    throughput = assembly.loop.throughput
+    throughput = session.loop.throughput
     throughput.flops_per_token = flops_per_token(
         lambda: model_of(checked, vocabulary),
         length=parts.data.sequence_length,
         identity=[model.canonical(), vocabulary],
         memory=None if checked.config.extensions else cache_folder(checked),
     )
-    one = machine_peak(device, compute_dtype(precision), cache_folder(checked))
-    throughput.peak = one * parts.trainer.processes
+    device_peak = machine_peak(device, compute_dtype(precision), cache_folder(checked))
+    throughput.peak = device_peak * parts.trainer.processes
     return {
-        "processes": assembly.trainer.world_size,
-        "devices": [str(each) for each in assembly.devices],
+        "processes": session.trainer.world_size,
+        "devices": [str(each) for each in session.devices],
         "device": device_name(device),
         "flops_per_token": throughput.flops_per_token,
         "matmul_peak": throughput.peak,
     }
 
 
-def _begin(
+def _update_record(
     record: Record,
     checked: Checked,
     data: Any,
     model: Any,
-    whole: str,
+    full_signature: str,
     total: int,
     step: int,
     machine: dict[str, Any],
 ) -> None:
-    _write_once(record, checked, data)
+    _write_fixed_files(record, checked, data)
     start = {**provenance.start(step), "threads": torch.get_num_threads(), **machine}
     if hashes := extension_hashes(checked):
         start["extensions"] = hashes
@@ -337,7 +339,7 @@ def _begin(
     record.update(
         format=FORMAT,
         name=checked.name,
-        signature=whole,
+        signature=full_signature,
         group=group(checked.identity),
         label=label_of(checked.run.overrides),
         status="running",
@@ -360,30 +362,30 @@ def _begin(
     )
 
 
-def _write_once(record: Record, checked: Checked, data: Any) -> None:
-    """Writes what stays as it is from the first start on, if it is not there, and hashes it.
+def _write_fixed_files(record: Record, checked: Checked, data: Any) -> None:
+    """Writes and hashes the files of a record that don't change after its first start.
 
-    What a start before the first entry in `run.json` left is written again: it may be of data that
-    was changed since.
+    Files left by a start that didn't get as far as `run.json` are written again: the data may have
+    changed since.
     """
-    there = [name for name in WRITTEN_ONCE if record.info and (record.path / name).exists()]
-    if TOKENIZER not in there:
+    present = [name for name in WRITTEN_ONCE if record.info and (record.path / name).exists()]
+    if TOKENIZER not in present:
         data.tokenizer_.save(record.path / TOKENIZER)
-    if not {CONFIG, OVERRIDES} <= set(there):
+    if not {CONFIG, OVERRIDES} <= set(present):
         record.write_config(plain_yaml(checked.config), checked.run.overrides)
-        there = [name for name in there if name == TOKENIZER]
+        present = [name for name in present if name == TOKENIZER]
     if record.info:
         for name in WRITTEN_ONCE:
-            if name not in there:
-                log.warning("%s was not there, and was written again", record.path / name)
+            if name not in present:
+                log.warning("%s was missing and has been written again", record.path / name)
     hashed = is_hashed(record.info)
-    record.note_files(*(name for name in WRITTEN_ONCE if not (hashed and name in there)))
+    record.note_files(*(name for name in WRITTEN_ONCE if not (hashed and name in present)))
 
 
-def _viewed(record: Record, checked: Checked) -> ViewedRun:
-    """What loggers are told of the run."""
+def _describe_run(record: Record, checked: Checked) -> ViewedRun:
+    """Returns the description of the run for loggers."""
     info = record.info
-    ours = ("run", "logger")  # where and how it is carried out
+    omitted = ("run", "logger")  # settings that don't affect the result
     return ViewedRun(
         path=record.path,
         name=info["name"],
@@ -393,21 +395,21 @@ def _viewed(record: Record, checked: Checked) -> ViewedRun:
         seed=info["seed"],
         tags=info["tags"],
         notes=info["notes"],
-        config={key: value for key, value in checked.shown.items() if key not in ours},
+        config={key: value for key, value in checked.shown.items() if key not in omitted},
         mask=checked.mask,
     )
 
 
-def _counted(model: Any) -> str:
-    """How many parameters a model has, and how many of them learn if not all do."""
-    every = sum(p.numel() for p in model.parameters())
-    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    told = f"{every:,} parameters"
-    return told if learning == every else f"{told}, {learning:,} of which learn"
+def _parameter_counts(model: Any) -> str:
+    """Returns the number of parameters as text, with the trainable ones if some are frozen."""
+    total = sum(p.numel() for p in model.parameters())
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    text = f"{total:,} parameters"
+    return text if trainable == total else f"{text} ({trainable:,} trainable)"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether there was too little memory, in this process or in another rank."""
+    """Returns whether `error` reports missing memory, in this process or in another rank."""
     return (
         isinstance(error, MemoryError | torch.OutOfMemoryError)
         or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
@@ -415,6 +417,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _failure(status: str, error: Exception, record: Record) -> str:
-    hint = "; a smaller trainer.micro_batch needs less" if status == "oom" else ""
+def _failure_message(status: str, error: Exception, record: Record) -> str:
+    hint = "; reduce trainer.micro_batch to use less memory" if status == "oom" else ""
     return f"{status}: {described(error)}{hint} (traceback in {record.path / 'log.txt'})"

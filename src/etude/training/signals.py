@@ -1,6 +1,7 @@
-"""Signals while a run trains: the first asks for a stop at a step boundary, the second stops it.
+"""Signal handling during training.
 
-Before the first step there is nothing to be saved, and the first signal stops at once.
+The first signal requests a stop at a step boundary, the second stops immediately. Before the first
+step there is no state to save, and the first signal stops immediately.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ from etude.stopping import HANDLED, begin_saving, end_saving, is_watching, say
 
 
 class StopSignals:
-    """Installed while training runs; does nothing outside the main thread.
+    """Signal handlers during training; inactive outside the main thread.
 
     Args:
-        told: what the first signal leads to, in words.
+        told: Description of the effect of the first signal.
 
     Attributes:
-        begun: whether there is a step that a stop would lose.
-        requested: the signal that asked for a stop, None so far.
-        stopped: the signal that stopped at once; what it raises may arrive as another error.
+        begun: Whether a step has been trained that an immediate stop would lose.
+        requested: Signal that requested a stop, or None.
+        stopped: Signal that stopped immediately, or None. The exception that it raises may be
+            replaced by another one.
     """
 
     def __init__(self, told: str = "saving after this step, then stopping") -> None:
@@ -36,9 +38,9 @@ class StopSignals:
         self._process = os.getpid()
 
     def install(self) -> None:
-        """Takes over what asks to stop, or takes it back from whoever came in between.
+        """Installs the handlers, again if a library has replaced them.
 
-        A SIGHUP that is ignored (`nohup`) stays so.
+        An ignored SIGHUP (`nohup`) stays ignored.
         """
         if threading.current_thread() is not threading.main_thread():
             return
@@ -50,26 +52,26 @@ class StopSignals:
         begin_saving(self)
 
     def restore(self) -> None:
-        """Gives the signals back to whoever had them before the first `install`."""
+        """Restores the handlers from before the first `install`."""
         end_saving(self)
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
 
     def saves(self) -> bool:
-        """Whether the first signal saves; see `etude.stopping.Saving`."""
+        """Returns whether the first signal saves; see `etude.stopping.Saving`."""
         return self.begun
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a loader's worker: it ends when training does
+        if os.getpid() != self._process:  # a worker of a data loader, which ends with training
             return
         if self.requested is not None:
             self.stopped = signum
-            raise Interrupted(signum, "stopped at once; the last checkpoint stands")
+            raise Interrupted(signum, "stopped immediately; the last checkpoint is intact")
         if not self.begun:
             self.stopped = signum
-            raise Interrupted(signum, "stopped at once, before a step was taken")
+            raise Interrupted(signum, "stopped immediately, before the first step")
         self.requested = signum
         if not is_watching():
-            # Not by the log: its stream may be in the middle of a write, which cannot be re-entered
+            # Not logged: the signal may have interrupted a write to the log, which isn't reentrant
             say(f"{signal.Signals(signum).name}: {self.told} (once more stops at once)\n")

@@ -1,4 +1,4 @@
-"""What a start of a run reports: how it differs from earlier starts, and from other runs."""
+"""Reports how a start of a run differs from earlier starts and from other runs."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from etude.secrets import without_passwords
 
 log = logging.getLogger("etude")
 
-LISTED, READ, KEYS = 1000, 20, 5
-"""Of the other runs of a name: how many are looked for, how many of the latest are read, and how
-many differences of the nearest are shown. The cost has a bound however many there are."""
+MAX_LISTED, MAX_READ, MAX_SHOWN = 1000, 20, 5
+"""Limits on the search for other runs of the same name: the number of folders listed, of latest
+records read, and of differing keys shown."""
 
 _reported = True
 
 
 @contextmanager
 def without_other_runs() -> Iterator[None]:
-    """Within, `report_other_runs` is silent: the jobs of a sweep differ from each other anyway."""
+    """Context manager that disables `report_other_runs`, for sweeps."""
     global _reported
     before, _reported = _reported, False
     try:
@@ -40,112 +40,115 @@ def without_other_runs() -> Iterator[None]:
 
 
 def extension_hashes(checked: Checked) -> dict[str, str | None]:
-    """A hash of the source of each of the user's modules."""
+    """Returns a hash of the source of each extension module."""
     return {name: provenance.module_hash(name) for name in checked.config.extensions}
 
 
 def source_changes(checked: Checked, starts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The names of the packages whose source is not that of one of these starts."""
+    """Returns the packages whose source now differs from that of any of these starts."""
     now = {"étude": sources.source_hash(), **extension_hashes(checked)}
     then = [{"étude": start.get("source"), **start.get("extensions", {})} for start in starts]
     return [name for name in now if any(now[name] != each.get(name) for each in then)]
 
 
 def report_source(checked: Checked, starts: Sequence[Mapping[str, Any]]) -> None:
-    """Warns in one line of a source that is not the one which began the run."""
+    """Warns if the source differs from that of the run's first start."""
     if changed := source_changes(checked, starts[:1]):
         began = {"étude": starts[0].get("source"), **starts[0].get("extensions", {})}
         now = {"étude": sources.source_hash(), **extension_hashes(checked)}
-        told = [
+        packages = [
             f"{name} ({str(began.get(name))[:12]}, now {str(now[name])[:12]})" for name in changed
         ]
         log.warning(
-            "the source of %s differs from that which began this run (commit %s; now commit %s): "
-            "the rest may be trained differently",
-            ", ".join(told),
+            "the source of %s has changed since this run started (commit %s; now commit %s): "
+            "results of the remaining steps may differ",
+            ", ".join(packages),
             starts[0].get("commit") or "unknown",
             provenance.commit() or "unknown",
         )
 
 
 def report_machine(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Warns of what makes the rest of a run another than it would have been where it began.
+    """Warns if the hardware differs from that of the start before, which can change results.
 
     Args:
-        before, now: starts of the run.
+        before: The last start of the run, as in `run.json`.
+        now: The current start.
     """
     device, processes = before.get("device", now["device"]), before.get("processes", 1)
     on_cpu = all(each.startswith("cpu") for each in now["devices"])
     if now["device"] != device:
-        message = "%s now, %s before: dropout may differ from here on, and how sums are rounded"
+        message = "device %s (before: %s): dropout masks and rounding may differ from here on"
         log.warning(message, now["device"], device)
     elif on_cpu and now["threads"] != before.get("threads"):
-        message = "%s threads now, %s before: sums are rounded differently from here on"
+        message = "%s threads (before: %s): rounding may differ from here on"
         log.warning(message, now["threads"], before.get("threads"))
     if now["processes"] != processes:
-        message = (
-            "%s processes now, %s before: dropout differs from here on, and how sums are rounded"
-        )
+        message = "%s processes (before: %s): dropout masks and rounding differ from here on"
         log.warning(message, now["processes"], processes)
 
 
 def report_other_runs(folder: Path, checked: Checked) -> None:
-    """Says in one line that a new run's name has runs with other settings, and what differs from
-    the nearest of them. Runs that differ in their seed alone are not mentioned.
+    """Logs how a new run differs from the most similar other run of the same name.
+
+    Logs nothing if the two differ only in the seed.
 
     Args:
-        folder: of the new run.
+        folder: Folder of the new run.
+        checked: Checked config of the new run.
     """
     if not _reported:
         return
-    ours = _settings(flat_config(checked))
+    new_settings = _settings(flat_config(checked))
     nearest: tuple[Record, dict[str, tuple[Any, Any]]] | None = None
-    others = _others(folder)
-    for path in others[:READ]:
+    others = _other_runs(folder)
+    for path in others[:MAX_READ]:
         try:
             record = Record.read(path)
         except RequestError:
             continue
         recorded = record.info.get("config")
         if not isinstance(recorded, dict) or record.status == "running":
-            continue  # written before the field was; trained beside this one
-        differences = _differences(_settings(recorded), ours)
+            continue  # from an older version without the field, or still training
+        differences = _differences(_settings(recorded), new_settings)
         if nearest is None or len(differences) < len(nearest[1]):
             nearest = record, differences
     if nearest is None or set(nearest[1]) <= {"seed"}:
         return
     record, differences = nearest
-    shown = [f"{key} {_shown(old)} -> {_shown(new)}" for key, (old, new) in differences.items()]
-    more = f" and {len(shown) - KEYS} more" if len(shown) > KEYS else ""
-    count = f"{LISTED} or more" if len(others) >= LISTED else str(len(others))
+    changes = [
+        f"{key} {_abbreviate(old)} -> {_abbreviate(new)}" for key, (old, new) in differences.items()
+    ]
+    more = f" and {len(changes) - MAX_SHOWN} more" if len(changes) > MAX_SHOWN else ""
+    count = f"{MAX_LISTED} or more" if len(others) >= MAX_LISTED else str(len(others))
     log.info(
-        "a new run: %s other%s of this name; from the nearest, %s, it differs in %s",
+        "new run: %s other run%s with this name; differences from the most similar, %s: %s",
         count,
         "" if len(others) == 1 else "s",
         record.path.name,
-        ", ".join(shown[:KEYS]) + more,
+        ", ".join(changes[:MAX_SHOWN]) + more,
     )
 
 
-def _others(folder: Path) -> list[Path]:
-    """Other runs of the name, the latest first."""
-    found: list[tuple[float, str]] = []
+def _other_runs(folder: Path) -> list[Path]:
+    """Returns the folders of other runs with the same name, the latest first."""
+    folders: list[tuple[float, str]] = []
     signature = folder.name.partition("~")[0]
     with os.scandir(folder.parent) as entries:
         for entry in entries:
             if entry.name.startswith((".", signature)) or not entry.is_dir():
                 continue
-            found.append((entry.stat().st_mtime, entry.path))
-            if len(found) >= LISTED:
+            folders.append((entry.stat().st_mtime, entry.path))
+            if len(folders) >= MAX_LISTED:
                 break
-    return [Path(path) for _, path in sorted(found, reverse=True)]
+    return [Path(path) for _, path in sorted(folders, reverse=True)]
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a run what it is, by key path, as it is written in `run.json`."""
+    """Returns the settings in the signature by key path, as in `run.json`."""
     outside = tuple(f"{key}." for key in OUT_OF_SIGNATURE)
-    kept = {key: value for key, value in config.items() if not f"{key}.".startswith(outside)}
-    settings: dict[str, Any] = json.loads(json.dumps(without_passwords(kept)))
+    inside = {key: value for key, value in config.items() if not f"{key}.".startswith(outside)}
+    settings: dict[str, Any] = json.loads(json.dumps(without_passwords(inside)))
     return settings
 
 
@@ -160,7 +163,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tu
 _NONE = "(none)"
 
 
-def _shown(value: Any) -> str:
-    """A value in few characters, control characters escaped."""
+def _abbreviate(value: Any) -> str:
+    """Returns a value as JSON of at most 40 characters."""
     text = json.dumps(value) if value != _NONE else _NONE
     return text if len(text) <= 40 else text[:37] + "..."

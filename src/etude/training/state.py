@@ -1,7 +1,7 @@
-"""Where a run stands, found from its config and the files alone: what asking for it would do.
+"""State of a run, determined from its config and the files of its record.
 
-`train`, `plan`, sweeps and papers all ask here. Nothing heavy is imported, so that a run which is
-done is recognised at once.
+Used by `train`, `plan`, sweeps and papers. Heavy libraries are not imported, so that a finished run
+is recognised quickly.
 """
 
 from __future__ import annotations
@@ -30,26 +30,27 @@ from etude.training.starts import source_changes
 log = logging.getLogger("etude")
 
 Kind = Literal["new", "done", "diverged", "paused", "continues", "held", "refused"]
-"""`new` begins, `continues` goes on from a step, `paused` has been brought to `run.stop_at_step`,
-`done` is reused, `diverged` would do so again, `held` is being trained by another process,
-`refused` is not possible."""
+"""`new`: would start; `continues`: would continue from a step; `paused`: has reached
+`run.stop_at_step`; `done`: would be reused; `diverged`: would diverge again; `held`: another
+process trains it; `refused`: cannot be trained."""
 
 _WHOLE = ("run", "vars")
-"""Keys out of the signature that are more than one setting."""
+"""Groups of keys outside the signature that contain several settings."""
 _NOTES = ("overrides", "choices", "tags", "notes")
-"""What is under `run` and changes nothing."""
+"""Keys under `run` that don't affect how the run is trained."""
 
 
 @dataclass(frozen=True)
 class State:
-    """Where a run stands.
+    """State of a run.
 
     Attributes:
-        said: the kind for people.
-        step: optimizer steps that need not be trained again.
-        path: the run's folder, which may not exist.
-        problems: why it is refused.
-        record: what is there of it.
+        kind: Kind of state.
+        said: Description of the state.
+        step: Number of optimizer steps that are already trained.
+        path: The run's folder, which may not exist.
+        problems: Reasons for a refusal.
+        record: The run's record, if it exists.
     """
 
     kind: Kind
@@ -61,18 +62,18 @@ class State:
 
     @property
     def works(self) -> bool:
-        """Whether asking for the run would train something, now."""
+        """Whether requesting the run now would train it."""
         return self.kind in ("new", "continues")
 
 
 @dataclass
 class Outcome:
-    """How a request to train ended.
+    """Result of a request to train.
 
     Attributes:
-        status: finished or paused.
-        record: the run's record.
-        reused: nothing was trained: the run had been finished before.
+        status: `finished` or `paused`.
+        record: The run's record.
+        reused: Whether nothing was trained because the run was already finished or paused.
     """
 
     status: str
@@ -81,28 +82,30 @@ class Outcome:
 
     @property
     def of_the_job(self) -> Status:
-        """The status of a job that asked for it."""
+        """Status of the job that requested the run."""
         return Status.REUSED if self.reused else Status(self.status)
 
 
 def refusal(problems: list[Problem], path: Path | None = None) -> State:
-    """The state of a run that is not possible."""
-    said = "refused: " + "; ".join(map(str, problems))
-    return State("refused", said, path=path, problems=tuple(problems))
+    """Returns the state of a run that cannot be trained."""
+    description = "refused: " + "; ".join(map(str, problems))
+    return State("refused", description, path=path, problems=tuple(problems))
 
 
 def folder_of(checked: Checked) -> Path:
-    """The run's folder, which may not exist.
+    """Returns the run's folder, which may not exist.
 
     Raises:
-        RequestError: what is there in its place is no record.
+        RequestError: The folder exists and is no record.
     """
     return current_folder(_base_of(checked), checked)
 
 
 def asked_for(checked: Checked) -> tuple[Path, str]:
-    """The folder of the run that is asked for, and all that says how it is carried out but does not
-    enter its signature: two requests that have both in common are one.
+    """Returns a key that identifies a request to train.
+
+    The key consists of the run's folder and, as JSON, of the settings outside the signature that
+    affect how the run is carried out. Two requests with equal keys are the same.
     """
     run = {key: value for key, value in checked.shown["run"].items() if key not in _NOTES}
     others = [_value_at(checked.shown, key) for key in OUT_OF_SIGNATURE if key not in _WHOLE]
@@ -116,63 +119,73 @@ def _value_at(tree: Any, path: str) -> Any:
 
 
 def _base_of(checked: Checked) -> Path:
-    """The folder of the run before it was trained again (`~2`)."""
+    """Returns the folder of the run's first record, without the suffix `~2` of a later one."""
     return run_folder(Path(checked.run.root), checked.name, signature(checked.identity))
 
 
 def ended(checked: Checked, folder: Path, fingerprint: Callable[[], str]) -> State | None:
-    """The state of a run that is not to be trained, whoever asks; None if something is left to do.
+    """Returns the state of a run that needs no training; None if there are steps left to train.
 
     Args:
-        folder: the run's.
-        fingerprint: of the data as it is now; called if there is a record. It, and this function,
-            raise RequestError for data that cannot be used.
+        checked: Checked config of the run.
+        folder: The run's folder.
+        fingerprint: Returns the fingerprint of the current data; called only if the run has a
+            record.
+
+    Raises:
+        RequestError: The data cannot be used.
     """
     if not is_there(folder / "run.json"):
         return None
     record = Record.read(folder)
     if checked.run.on_existing == "error":
-        there = f"there: {folder}, {record.status}"
-        return refusal([Problem("run.on_existing", "no such run yet", "error", there)], folder)
+        expected = "a config that has no run yet"
+        hint = f"existing run: {folder}, {record.status}"
+        return refusal([Problem("run.on_existing", expected, "error", hint)], folder)
     try:
         check_before_use(record)
     except RequestError as error:
         return refusal(error.problems, folder)
-    trained_on, found = record.info.get("data", {}).get("fingerprint"), fingerprint()
-    if trained_on != found:
-        expected = f"the content that {folder} was trained on ({trained_on})"
+    trained_on, current = record.info.get("data", {}).get("fingerprint"), fingerprint()
+    if trained_on != current:
+        expected = f"the fingerprint of the data that {folder} was trained on ({trained_on})"
         over = record.status in DONE
-        what = "run.on_existing=again trains anew" if over else "`etude runs rm` removes the run"
-        hint = f"corpus or tokenizer changed; {what}"
-        return refusal([Problem("data", expected, found, hint)], folder)
+        way_out = (
+            "set run.on_existing=again to train again"
+            if over
+            else "delete the run with `etude runs rm`"
+        )
+        hint = f"the corpus or the tokenizer has changed; {way_out}"
+        return refusal([Problem("data", expected, current, hint)], folder)
     if record.status == Status.FINISHED:
         return State("done", "done", record.info.get("step", 0), folder, record=record)
     if record.status == Status.DIVERGED:
         step = record.info.get("diverged", {}).get("step", 0)
-        return State("diverged", f"diverged before, at step {step}", step, folder, record=record)
+        return State("diverged", f"already diverged at step {step}", step, folder, record=record)
     return None
 
 
 def state_of(
     checked: Checked, fingerprint: Callable[[], str], check_start: Callable[[Path], None]
 ) -> State:
-    """What `etude train` would find, in the order in which it looks.
+    """Returns the state of a run, with the same checks in the same order as `etude train`.
 
     Args:
-        fingerprint: as for `ended`.
-        check_start: raises RequestError if a new run cannot begin in a folder on this machine.
+        checked: Checked config of the run.
+        fingerprint: Returns the fingerprint of the current data; see `ended`.
+        check_start: Raises RequestError if a new run cannot start in a folder on this machine.
     """
     try:
         folder = folder_of(checked)
-        if (found := ended(checked, folder, fingerprint)) is not None:
-            return found
+        if (state := ended(checked, folder, fingerprint)) is not None:
+            return state
         record = Record.read(folder) if is_there(folder / "run.json") else None
     except RequestError as error:
         return refusal(error.problems)
     if is_held(folder):
         held_by = holder(folder / LOCK_FILE)
-        who = f"process {held_by.get('pid')} on {held_by.get('host')}" if held_by else None
-        return State("held", f"held by {who or 'another process'}", path=folder)
+        process = f"process {held_by.get('pid')} on {held_by.get('host')}" if held_by else None
+        return State("held", f"held by {process or 'another process'}", path=folder)
     if record is None:
         try:
             check_start(folder)
@@ -182,19 +195,19 @@ def state_of(
     point = resume_point(record)
     step, stop_at = point.step, checked.run.stop_at_step
     if stop_at is not None and stop_at <= step < record.info.get("total_steps", 0):
-        return State("paused", f"paused before, at step {step}", step, folder, record=record)
-    said = f"continues from step {step}"
+        return State("paused", f"already paused at step {step}", step, folder, record=record)
+    description = f"continues from step {step}"
     if point.passed_over:
-        said += f" ({point.passed_over[0][0].name} cannot be used)"
-    return State("continues", f"{said} ({record.status})", step, folder, record=record)
+        description += f" ({point.passed_over[0][0].name} cannot be used)"
+    return State("continues", f"{description} ({record.status})", step, folder, record=record)
 
 
 def outcome_of(checked: Checked, state: State | None) -> Outcome | None:
-    """What a request to train comes to where nothing is left to do, which is logged.
+    """Logs and returns the outcome for a state from `ended`; None if there are steps to train.
 
     Raises:
-        RequestError: the run is refused.
-        RunFailed: it had diverged, which it would do again.
+        RequestError: The run cannot be trained.
+        RunFailed: The run diverged in an earlier start and would diverge again.
     """
     if state is None:
         return None
@@ -202,17 +215,17 @@ def outcome_of(checked: Checked, state: State | None) -> Outcome | None:
         raise RequestError(state.problems)
     if state.kind == "diverged":
         raise RunFailed(
-            f"diverged before at step {state.step}, and would again: {state.path}"
-            " (run.on_existing=again tries all the same)",
+            f"already diverged at step {state.step}, and would diverge again: {state.path}"
+            " (set run.on_existing=again to train it again)",
             "diverged",
             state.path,
         )
     assert state.record is not None
     start = state.record.info["starts"][-1]
     changed = source_changes(checked, state.record.info["starts"])
-    differs = f"the source of {', '.join(changed)} differs now" if changed else "the same source"
+    differs = f"the source of {', '.join(changed)} has changed" if changed else "unchanged source"
     log.info(
-        "finished before: %s (trained by commit %s, source %s; %s)",
+        "already finished: %s (commit %s, source %s; %s)",
         state.path,
         start["commit"] or "unknown",
         start["source"],
@@ -222,11 +235,10 @@ def outcome_of(checked: Checked, state: State | None) -> Outcome | None:
 
 
 def finished_at_once(checked: Checked) -> Outcome | None:
-    """The outcome of a run that is known to be finished without building anything of it; None where
-    the long way has to be gone.
+    """Returns the outcome of a finished run without building any of its parts.
 
-    It is known if nothing but its name or seed, or where it is recorded, was typed otherwise than
-    when it was trained, and if no file of its data has been changed since their content was read.
+    Returns None if that needs the full checks: the config differs from the recorded one, or a file
+    of the data has changed since the data's fingerprint was cached.
     """
     try:
         folder = folder_of(checked)
@@ -237,7 +249,7 @@ def finished_at_once(checked: Checked) -> Outcome | None:
             return None
     except RequestError:
         return None
-    found = fingerprints.remembered(cache_folder(checked), checked.identity["data"])
-    if found is None:
+    cached = fingerprints.remembered(cache_folder(checked), checked.identity["data"])
+    if cached is None:
         return None
-    return outcome_of(checked, ended(checked, folder, lambda: found))
+    return outcome_of(checked, ended(checked, folder, lambda: cached))

@@ -1,7 +1,7 @@
-"""How fast a run trains: tokens and operations a second, and their share of what the machine can.
+"""Training speed: tokens and FLOPs per second, and model FLOPs utilisation (MFU).
 
-The share, model FLOPs utilisation (Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B), is
-taken of the matrix products that this machine was measured to do, not of a data sheet.
+MFU (Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B) is relative to the measured speed of
+matrix products on this machine, not to a data sheet.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from etude.sources import source_hash
 log = logging.getLogger("etude")
 
 _SECONDS = 0.3  # for one measurement of the peak
-_LARGEST = 8192  # rows of a square matrix
+_LARGEST = 8192  # maximum rows of a square matrix
 _COMPUTES_IN = {
     "64-true": torch.float64,
     "32-true": torch.float32,
@@ -41,49 +41,50 @@ _COMPUTES_IN = {
 
 
 class Throughput:
-    """Counts the time spent training, and says at each row how fast it went since the last one.
+    """Measures the training speed between rows of metrics.
 
-    Validating, saving and starting up are not counted; the first steps of a process, which take
-    longer than those after them (memory, compilation), are.
+    Time for validation, saving and startup is excluded. The first steps of a process, which are
+    slower (memory, compilation), are included.
 
     Args:
-        tokens_per_step: targets of one optimizer step, over all ranks.
+        tokens_per_step: Targets in one optimizer step, over all ranks.
 
     Attributes:
-        flops_per_token: operations of the forward and backward pass for one token.
-        peak: the operations a second that all devices of the run together were seen to do.
+        flops_per_token: FLOPs of the forward and backward pass per token.
+        peak: Measured peak of all devices of the run together, in FLOPs per second.
     """
 
     def __init__(self, tokens_per_step: int) -> None:
         self.tokens_per_step = tokens_per_step
         self.flops_per_token: float | None = None
         self.peak: float | None = None
-        self._seconds = 0.0  # since the last row, without the pauses
+        self._seconds = 0.0  # since the last row, without pauses
         self._running_since: float | None = None
-        self._step = 0  # of the last row, or where this process began
+        self._step = 0  # of the last row, or the first of this process
 
     def start(self, step: int) -> None:
-        """Training goes on after `step`, from a row or in a new process."""
+        """Starts a measurement after `step`."""
         self._step, self._seconds, self._running_since = step, 0.0, time.perf_counter()
 
     def pause(self) -> None:
-        """What comes is no training, until `resume`."""
+        """Stops counting time until `resume`."""
         if self._running_since is not None:
             self._seconds += time.perf_counter() - self._running_since
             self._running_since = None
 
     def resume(self) -> None:
-        """Training goes on; cheap enough for each step."""
+        """Counts time again; cheap enough to be called at each step."""
         if self._running_since is None:
             self._running_since = time.perf_counter()
 
     def since_last_row(self, step: int, tokens: int | None = None) -> dict[str, float]:
-        """`perf/*` of the steps up to `step`, and begins anew.
+        """Returns the metrics `perf/*` since the last row and starts the next measurement.
+
+        Must be called after the losses are read, as only then a GPU has finished its steps.
 
         Args:
-            tokens: in these steps; None takes `tokens_per_step` for each.
-
-        To be called when the losses were read: only then is a GPU done with its steps.
+            step: Current optimizer step.
+            tokens: Number of tokens since the last row; None assumes `tokens_per_step` per step.
         """
         self.pause()
         seconds, steps = self._seconds, step - self._step
@@ -100,7 +101,7 @@ class Throughput:
 
 
 _MEASURED = 5
-"""Measurements of a machine's peak, each in another process."""
+"""Number of measurements of a machine's peak, each in a different process."""
 
 _counted: dict[str, float | None] = {}
 
@@ -108,60 +109,62 @@ _counted: dict[str, float | None] = {}
 def flops_per_token(
     build: Callable[[], nn.Module], *, length: int, identity: Any, memory: Path | None = None
 ) -> float | None:
-    """Operations of the forward and backward pass over `length` tokens, for one of them.
+    """Returns the FLOPs of the forward and backward pass per token, for sequences of `length`.
 
     Args:
-        build: makes the model, mapping tokens (B, T) to logits (B, T, V).
-        length: T.
-        identity: plain data that says which model it is; each is counted once.
-        memory: the folder that remembers the counts of this source; None is for a model of another.
+        build: Builds the model, which maps tokens (B, T) to logits (B, T, V).
+        length: Length T of the sequences.
+        identity: Plain data that identifies the model; each model is counted once.
+        memory: Cache folder; None for a model with custom code, which is not cached.
 
     Returns:
-        None for a model that cannot be counted; the reason is told.
+        The FLOPs per token; None, with a warning, for a model that cannot be counted.
     """
     key = sha256_of([identity, length, source_hash(), torch.__version__])
     file = None if memory is None else memory / "flops" / f"{key[:DIGITS]}.json"
     if key not in _counted:
-        known = None if file is None else _remembered(file)
+        known = None if file is None else _read_cached(file)
         if isinstance(known, float):
             return known
         try:
             counted = cost(build, length=length)
             _counted[key] = counted.training_flops / counted.positions
             if file is not None:
-                _remember(file, _counted[key])
+                _write_cached(file, _counted[key])
         except Uncountable as error:
-            log.warning("no perf/flops_per_second and no perf/mfu: %s", error)
+            log.warning("cannot compute perf/flops_per_second and perf/mfu: %s", error)
             _counted[key] = None
     return _counted[key]
 
 
-def _remembered(file: Path) -> Any:
-    """What a file of the cache says; None if it is not there yet, or damaged."""
+def _read_cached(file: Path) -> Any:
+    """Reads a file of the cache; returns None if it is missing or damaged."""
     with suppress(RequestError):
         return read_json(file)
     return None
 
 
-def _remember(file: Path, content: Any) -> None:
-    with suppress(OSError):  # it is found out again
+def _write_cached(file: Path, content: Any) -> None:
+    with suppress(OSError):  # it is measured again
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, content)
 
 
 def compute_dtype(precision: str) -> torch.dtype:
-    """The type of the matrix products under `trainer.precision`."""
+    """Returns the dtype of matrix products for a value of `trainer.precision`."""
     return _COMPUTES_IN[precision]
 
 
 def machine_peak(device: torch.device, dtype: torch.dtype, memory: Path) -> float:
-    """`matmul_peak`, or what was seen before on this very machine if that is more.
+    """Returns the peak speed of matrix products on this machine, in FLOPs per second.
 
-    A busy machine does less than it can, so the largest of five measurements is remembered: by
-    host, device, threads, torch version and type.
+    As other processes can slow a measurement down, the maximum of up to five is used. They are
+    cached by host, device, threads, torch version and dtype.
 
     Args:
-        memory: the folder with `matmul_peaks.json`; if it cannot be written, nothing is remembered.
+        device: Device of the run.
+        dtype: Dtype of the matrices.
+        memory: Folder with the cache `matmul_peaks.json`, which may be read-only.
     """
     file = memory / "matmul_peaks.json"
     key = " | ".join(
@@ -173,54 +176,59 @@ def machine_peak(device: torch.device, dtype: torch.dtype, memory: Path) -> floa
             str(dtype).removeprefix("torch."),
         )
     )
-    known = _remembered(file)
+    known = _read_cached(file)
     known = known if isinstance(known, dict) else {}
     before = known.get(key)
-    listed = before if isinstance(before, list) else [before]  # one number, by earlier versions
-    seen = [value for value in listed if isinstance(value, float) and value > 0]
+    values = before if isinstance(before, list) else [before]  # earlier versions cached one number
+    seen = [value for value in values if isinstance(value, float) and value > 0]
     if len(seen) < _MEASURED:
         seen.append(matmul_peak(str(device), dtype, torch.get_num_threads()))
-        _remember(file, known | {key: seen})
+        _write_cached(file, known | {key: seen})
     return max(seen)
 
 
 @cache
 def matmul_peak(device: str, dtype: torch.dtype, threads: int) -> float:
-    """The most operations a second in products of square matrices, measured once a process.
+    """Measures the peak speed of products of square matrices, once per process.
 
-    Sizes are doubled from 256 while the time lasts, about 0.3 s; each product's best of three. The
-    very first product is not counted: on a GPU it loads the library, which takes longer than that.
+    Doubles the size from 256 for about 0.3 s and uses the best of three products of each size. The
+    first product is not counted: on a GPU it loads the library, which takes longer.
 
     Args:
-        threads: those in use; a measurement stands for this number of them.
+        device: Device of the matrices.
+        dtype: Dtype of the matrices.
+        threads: Number of torch threads in use, to which the measurement applies.
+
+    Returns:
+        The peak in FLOPs per second.
     """
-    place = torch.device(device)
-    generator = torch.Generator(place).manual_seed(0)  # not the run's random numbers
-    size, most, before, end = 256, 0.0, inf, 0.0
+    target = torch.device(device)
+    generator = torch.Generator(target).manual_seed(0)  # not the run's random numbers
+    size, peak, before, end = 256, 0.0, inf, 0.0
     while True:
-        a = torch.rand(size, size, generator=generator, device=place).to(dtype)
+        a = torch.rand(size, size, generator=generator, device=target).to(dtype)
         b, out = a.T.contiguous(), torch.empty_like(a)
-        _seconds(a, b, out)  # the first of a size takes longer
+        _seconds(a, b, out)  # the first product of a size is slower
         end = end or time.perf_counter() + _SECONDS
         seconds = min(_seconds(a, b, out) for _ in range(3))
-        most = max(most, 2 * size**3 / seconds)
-        # Eight times the arithmetic, as long a wait: a GPU that others use is long in answering.
+        peak = max(peak, 2 * size**3 / seconds)
+        # Eight times the arithmetic, the same latency, which is high on a shared GPU.
         next_takes = seconds + 8 * max(0.0, seconds - before)
         size, before = 2 * size, seconds
         if size > _LARGEST or time.perf_counter() + 4 * next_takes > end:
-            return most
+            return peak
 
 
 def _seconds(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> float:
-    _drain(a.device)
+    _synchronize(a.device)
     began = time.perf_counter()
     torch.mm(a, b, out=out)
-    _drain(a.device)
+    _synchronize(a.device)
     return time.perf_counter() - began
 
 
-def _drain(device: torch.device) -> None:
-    """Waits until a GPU has done what it was given."""
+def _synchronize(device: torch.device) -> None:
+    """Waits until a GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -229,7 +237,7 @@ def _drain(device: torch.device) -> None:
 
 @cache
 def device_name(device: torch.device) -> str:
-    """What a device calls itself: a GPU's name, or the CPU's model."""
+    """Returns the name of a GPU or the model of the CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     with suppress(OSError):

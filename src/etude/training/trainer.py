@@ -1,4 +1,4 @@
-"""A `pytorch_lightning.Trainer` described by a config: its arguments, but for those we own."""
+"""Config of a `pytorch_lightning.Trainer`, without the arguments that Étude sets itself."""
 
 from __future__ import annotations
 
@@ -12,61 +12,67 @@ from typing import Any, Literal
 from etude.errors import Checks, Problem, RequestError
 from etude.records.gaps import validation_interval
 from etude.training.devices import Devices
-from etude.training.machine import chosen, missing_accelerator, missing_compiler
+from etude.training.machine import missing_accelerator, missing_compiler, select_accelerator
 
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 Precision = Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true"]
 
 _FULL = {"32": "32-true", "64": "64-true"}
 
-_STATED = "stated by another part of the config: "
+_ELSEWHERE = "set by another part of the config: "
 
 
 class Trainer:
-    """How long to train, how often to look, and on what.
+    """Length of training, intervals of validation and logging, and devices.
 
     Args:
-        max_steps, max_epochs: the length of the run, exactly one; epochs become steps when the
-            data is known.
-        val_check_interval: optimizer steps between validations, or a fraction of the run;
-            None validates at the end alone. The end is always validated.
-        gradient_clip_val: the largest global gradient norm.
-        ema_decay: keep a running average of the weights (`etude.tasks.averaging`): it is what is
-            validated, and what a checkpoint's weights are; None does not.
-        micro_batch: examples in one forward pass; None takes the whole batch of a step.
-        log_every_n_steps: steps between two rows of training metrics.
-        strategy, devices: with several devices each has a process of its own, which takes its
-            share of every step (`ddp`); see `etude.training.devices.Devices`.
-        accelerator, num_nodes, precision, deterministic, benchmark, detect_anomaly: as
-            `pytorch_lightning.Trainer` takes them.
-        profiler: Lightning's, by name; its report goes into the run's folder.
-        compile: whether training runs through `torch.compile`; see `training/compilation.py`.
+        max_steps: Length of the run in optimizer steps; set exactly one of `max_steps` and
+            `max_epochs`.
+        max_epochs: Length of the run in passes over the training data, rounded up to steps.
+        val_check_interval: Optimizer steps between validations, or a fraction of the run; None
+            validates only at the end. The end is always validated.
+        gradient_clip_val: Maximum global norm of the gradient.
+        ema_decay: Decay of an exponential moving average of the weights (`etude.tasks.averaging`),
+            which is validated and saved in checkpoints; None disables it.
+        micro_batch: Examples in one forward pass; None uses the whole batch of a step.
+        log_every_n_steps: Optimizer steps between two rows of training metrics.
+        accelerator: As in `pytorch_lightning.Trainer`.
+        strategy: `ddp` or `auto`. Each device has its own process, which computes a part of every
+            optimizer step; see `etude.training.devices.Devices`.
+        devices: Number or list of devices.
+        num_nodes: Must be 1.
+        precision: As in `pytorch_lightning.Trainer`.
+        deterministic: As in `pytorch_lightning.Trainer`.
+        benchmark: As in `pytorch_lightning.Trainer`.
+        detect_anomaly: As in `pytorch_lightning.Trainer`.
+        profiler: Name of a Lightning profiler; its report is written to the run's folder.
+        compile: Whether to train with `torch.compile`; see `training/compilation.py`.
     """
 
-    aliases = {"precision": _FULL}  # noqa: RUF012 (read by the config's checks, before hashing)
+    aliases = {"precision": _FULL}  # noqa: RUF012 (used by the config's checks, before hashing)
 
-    refused = {  # noqa: RUF012 (read by the config's checks)
-        "logger": "records are written by Étude",
-        "callbacks": _STATED + "callbacks=...",
-        "enable_checkpointing": "see run.save_every and run.keep_every",
-        "default_root_dir": "see run.root",
-        "accumulate_grad_batches": "set trainer.micro_batch; data.batch is the whole step",
+    refused = {  # noqa: RUF012 (used by the config's checks)
+        "logger": "Étude writes the records; choose loggers with logger=...",
+        "callbacks": _ELSEWHERE + "callbacks=...",
+        "enable_checkpointing": "set run.save_every and run.keep_every",
+        "default_root_dir": "set run.root",
+        "accumulate_grad_batches": "set trainer.micro_batch; data.batch is the batch of a step",
         "limit_train_batches": "set trainer.max_steps",
-        "limit_val_batches": "validation covers the whole split",
+        "limit_val_batches": "validation uses the whole split",
         "overfit_batches": "set trainer.max_steps",
         "fast_dev_run": "try experiment=debug",
         "min_steps": "set trainer.max_steps",
         "min_epochs": "set trainer.max_epochs",
-        "max_time": "a run is a function of its config; run.stop_at_step pauses it",
+        "max_time": "the length of a run must not depend on time; pause it with run.stop_at_step",
         "check_val_every_n_epoch": "set trainer.val_check_interval",
         "num_sanity_val_steps": "the config is checked before training",
-        "reload_dataloaders_every_n_epochs": "data order is a function of (seed, step)",
-        "use_distributed_sampler": "data order is a function of (seed, step)",
-        "gradient_clip_algorithm": "gradients are clipped by their global norm",
-        "enable_progress_bar": "progress is shown by Étude",
-        "enable_model_summary": "the number of parameters is in run.json",
-        "plugins": "checkpoints are written by Étude",
-        "barebones": "records are written by Étude",
+        "reload_dataloaders_every_n_epochs": "the data order depends only on seed and step",
+        "use_distributed_sampler": "the data order depends only on seed and step",
+        "gradient_clip_algorithm": "gradients are always clipped by their global norm",
+        "enable_progress_bar": "Étude shows the progress",
+        "enable_model_summary": "run.json contains the number of parameters",
+        "plugins": "Étude writes the checkpoints",
+        "barebones": "Étude writes the records",
     }
 
     def __init__(
@@ -96,9 +102,9 @@ class Trainer:
             "max_steps",
             max_steps,
             "exactly one of max_steps and max_epochs",
-            "trainer.max_steps=null leaves it to the epochs" if lengths else None,
+            "set trainer.max_steps=null to use max_epochs" if lengths else None,
         )
-        given = {
+        optional = {
             "max_steps": max_steps,
             "max_epochs": max_epochs,
             "gradient_clip_val": gradient_clip_val,
@@ -106,7 +112,7 @@ class Trainer:
             "log_every_n_steps": log_every_n_steps,
             "val_check_interval": val_check_interval,
         }
-        checks.positive(**{key: value for key, value in given.items() if value is not None})
+        checks.positive(**{key: value for key, value in optional.items() if value is not None})
         if max_steps is not None:
             checks.that(max_steps < 2**40, "max_steps", max_steps, "fewer than 2**40 steps")
         if isinstance(val_check_interval, float) and not val_check_interval.is_integer():
@@ -119,7 +125,7 @@ class Trainer:
         if ema_decay is not None:
             checks.probability(ema_decay=ema_decay)
         self.devices = Devices(accelerator, strategy, devices)
-        self.devices.note(checks, num_nodes)
+        self.devices.check_arguments(checks, num_nodes)
         checks.done()
         self.max_steps = max_steps
         self.max_epochs = max_epochs
@@ -133,7 +139,7 @@ class Trainer:
         self.compile = compile
         self.lightning: dict[str, Any] = {
             "accelerator": accelerator,
-            # one process needs no strategy for several
+            # with several devices, `build` sets the strategy
             "strategy": "auto" if strategy == "ddp" else strategy,
             "devices": 1 if devices == "auto" else devices,
             "num_nodes": num_nodes,
@@ -145,11 +151,11 @@ class Trainer:
 
     @property
     def processes(self) -> int:
-        """Processes that share each optimizer step, one a device."""
+        """Number of processes that share each optimizer step, one per device."""
         return self.devices.processes
 
     def alone(self) -> Trainer:
-        """The same on the first of its devices, in this process alone, without a profiler."""
+        """Returns a copy for one process on the first of the devices, without a profiler."""
         same = copy(self)
         devices = self.lightning["devices"]
         one = devices[:1] if isinstance(devices, list) else 1
@@ -159,61 +165,66 @@ class Trainer:
         return same
 
     def check_machine(self) -> None:
-        """Looks whether this machine has what the config asks for.
+        """Checks that this machine has the devices, the precision and the compiler that are set.
 
         Raises:
-            RequestError: no such accelerator, too few GPUs, a precision that it cannot compute in,
-                nothing to compile with.
+            RequestError: The accelerator or a GPU is missing, the precision isn't supported, or
+                there is no compiler.
         """
         accelerator = self.lightning["accelerator"]
         missing = missing_accelerator(accelerator)
         if missing is not None:
             raise RequestError(missing)
         self.devices.check()
-        kind = chosen(accelerator)
+        kind = select_accelerator(accelerator)
         assert kind is not None
         problems = []
-        if (kind, self.precision) in _CANNOT:
-            expected, hint = f"one for {kind}", _CANNOT[kind, self.precision]
+        if (kind, self.precision) in _UNSUPPORTED:
+            expected = f"a precision that {kind} supports"
+            hint = _UNSUPPORTED[kind, self.precision]
             problems.append(Problem("trainer.precision", expected, self.precision, hint))
-        needed = missing_compiler(kind) if self.compile else None
-        if needed is not None:
+        lacking = missing_compiler(kind) if self.compile else None
+        if lacking is not None:
             problems.append(
-                Problem("trainer.compile", f"false on a machine without {needed}", True)
+                Problem("trainer.compile", f"false on a machine without {lacking}", True)
             )
         if problems:
             raise RequestError(problems)
 
     def total_steps(self, steps_per_epoch: float) -> int:
-        """The run's optimizer steps, given how many one pass over the data takes."""
+        """Returns the number of optimizer steps of the run.
+
+        Args:
+            steps_per_epoch: Optimizer steps in one pass over the training data.
+        """
         if self.max_steps is not None:
             return self.max_steps
         assert self.max_epochs is not None
         return max(1, math.ceil(self.max_epochs * steps_per_epoch))
 
     def validation_interval(self, total_steps: int) -> int:
-        """Optimizer steps between validations."""
+        """Returns the number of optimizer steps between validations."""
         return validation_interval(self.val_check_interval, total_steps)
 
     def build(self, *, total_steps: int, callbacks: list[Any], folder: Path, rank: int = 0) -> Any:
-        """The `pytorch_lightning.Trainer`, quiet, writing nothing of its own.
+        """Builds the `pytorch_lightning.Trainer`, without its own output, logs and checkpoints.
 
         Args:
-            total_steps: where Lightning stops.
-            callbacks: what happens between steps.
-            folder: the run's; under SLURM, Lightning would take any `hpc_ckpt_*` in its default,
-                the working folder, for a checkpoint of this run.
-            rank: this process, of `processes`.
+            total_steps: Optimizer step at which Lightning stops.
+            callbacks: Lightning callbacks.
+            folder: The run's folder. Lightning's default is the working folder, in which it would,
+                under SLURM, load any `hpc_ckpt_*` as a checkpoint of this run.
+            rank: Rank of this process, below `processes`.
 
         Raises:
-            RequestError: Lightning refuses the accelerator, the devices or the precision.
+            RequestError: Lightning rejects the accelerator, the devices or the precision.
         """
         import pytorch_lightning as pl
         from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
         from lightning_fabric.utilities.exceptions import MisconfigurationException
 
         from etude.training.checkpoints import FolderCheckpointIO
-        from etude.training.ddp import SettledBuckets, SharedSteps, mute
+        from etude.training.ddp import SettledBuckets, SharedSteps, disable_sigterm_handling
 
         _silence()
         arguments = dict(self.lightning)
@@ -227,7 +238,7 @@ class Trainer:
                 **arguments,
                 max_steps=total_steps,
                 max_epochs=-1,
-                # our own callback validates: it has to come before saving, and after logging
+                # RunLoop validates, between logging and saving
                 val_check_interval=total_steps + 1,
                 check_val_every_n_epoch=None,
                 logger=False,
@@ -242,26 +253,26 @@ class Trainer:
                 use_distributed_sampler=False,
             )
         except (MisconfigurationException, ValueError, TypeError) as error:
-            told = {k: v for k, v in self.lightning.items() if v not in ("auto", None, False)}
+            stated = {k: v for k, v in self.lightning.items() if v not in ("auto", None, False)}
             raise RequestError(
-                Problem("trainer", "arguments that Lightning accepts", told, str(error))
+                Problem("trainer", "arguments that Lightning accepts", stated, str(error))
             ) from error
         cluster = trainer._accelerator_connector.cluster_environment
         if isinstance(cluster, SLURMEnvironment):
-            cluster.auto_requeue = False  # it saves in the middle of a step
+            cluster.auto_requeue = False  # it would save in the middle of a step
         if self.processes > 1:
-            mute(trainer)
+            disable_sigterm_handling(trainer)
         return trainer
 
 
-_CANNOT = {
-    ("cpu", "16-mixed"): "a CPU would quietly compute in bfloat16: bf16-mixed says so",
-    ("mps", "64-true"): "an Apple GPU has no double precision",
+_UNSUPPORTED = {
+    ("cpu", "16-mixed"): "a CPU would silently use bfloat16; set trainer.precision=bf16-mixed",
+    ("mps", "64-true"): "Apple GPUs don't support double precision",
 }
 
 
 def _profiler(name: str | None, folder: Path) -> Any:
-    """Lightning's profiler, its report in the run's folder instead of among the messages."""
+    """Returns Lightning's profiler of this name; it writes its report to the run's folder."""
     if name is None:
         return None
     from pytorch_lightning import profilers
@@ -275,7 +286,7 @@ def _profiler(name: str | None, folder: Path) -> Any:
 
 
 def _silence() -> None:
-    """Lightning's banners and advice are about choices that are made here, not by the user."""
+    """Silences Lightning's banners and advice about settings that Étude makes, not the user."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in (

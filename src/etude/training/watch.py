@@ -1,4 +1,4 @@
-"""Who looks on while a run trains: the table of a sweep, a search that gives a run up."""
+"""Observers of a run in training, such as a sweep's table or a search that prunes runs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 
 class Watcher:
-    """Hears of one run. By itself it does nothing and lets every run go on."""
+    """Base class of observers of a run. By default it does nothing and lets every run continue."""
 
     def began(self, path: Path) -> None:
-        """The run's folder is claimed, and training is about to begin."""
+        """Called when the run's folder is locked and training is about to start."""
 
     def progress(self, step: int, total: int, metrics: Mapping[str, Any]) -> None:
-        """Optimizer steps done, of how many, and the latest metrics; at most twice a second."""
+        """Called after an optimizer step with the latest metrics."""
 
     def validated(self, step: int, metrics: Mapping[str, float]) -> bool:
-        """A validation's metrics are written; true pauses the run once this step is saved."""
+        """Called with the metrics of a validation; returning true saves and pauses the run."""
         return False
 
 
@@ -26,13 +26,13 @@ _watchers: list[Watcher] = [Watcher()]
 
 
 def watcher() -> Watcher:
-    """Whoever looks on now."""
+    """Returns the current observer."""
     return _watchers[-1]
 
 
 @contextmanager
 def watching(watcher: Watcher) -> Iterator[None]:
-    """Within, `watcher` hears of the runs that this process trains."""
+    """Context manager in which `watcher` observes the runs that this process trains."""
     _watchers.append(watcher)
     try:
         yield

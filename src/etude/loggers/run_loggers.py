@@ -1,7 +1,7 @@
-"""All loggers of a run behind one door, which lets nothing back: no error, no waiting.
+"""All loggers of a run, isolated from training.
 
-Each logger lives in a thread of its own and is handed its calls through a queue, so that the run
-neither waits for a slow one nor sees what it raises.
+Each logger runs in its own thread and receives its calls through a queue, so that the run doesn't
+wait for a slow logger and doesn't fail with it.
 """
 
 from __future__ import annotations
@@ -22,76 +22,76 @@ from etude.records.opening import SAMPLE, names_in, read_bytes
 
 log = logging.getLogger("etude")
 
-_BACKLOG = 10_000  # calls; a logger that is further behind will not catch up
+_BACKLOG = 10_000  # queued calls; a logger that is further behind will not catch up
 
 
-class Views:
+class RunLoggers:
     """The loggers of one run.
 
     Args:
-        loggers: by name; none by default.
+        loggers: Loggers by name; none by default.
     """
 
     def __init__(self, loggers: Mapping[str, Logger] | None = None) -> None:
-        self._guarded = [_Guarded(name, logger) for name, logger in (loggers or {}).items()]
+        self._threads = [_LoggerThread(name, logger) for name, logger in (loggers or {}).items()]
         self._run: ViewedRun | None = None
         self._started = False
 
-    def about(self, run: ViewedRun) -> None:
-        """Says which run it is; nothing starts yet."""
+    def set_run(self, run: ViewedRun) -> None:
+        """Sets the run that `start` passes to the loggers."""
         self._run = run
 
     def start(self, rows: Callable[[], Sequence[Row]]) -> None:
         """Starts the loggers, without waiting for them.
 
         Args:
-            rows: gives those of `metrics.jsonl` so far.
+            rows: Returns the rows of `metrics.jsonl` so far.
         """
-        if self._guarded and self._run is not None:
+        if self._threads and self._run is not None:
             self._started = True
             so_far = rows()
-            for guarded in self._guarded:
-                guarded.start(self._run, so_far)
+            for thread in self._threads:
+                thread.start(self._run, so_far)
 
     def metrics(self, row: Row) -> None:
-        """A row was appended to `metrics.jsonl`."""
+        """Passes a row of `metrics.jsonl` to the loggers."""
         if self._started:
-            written = _as_written(row)
-            for guarded in self._guarded:
-                guarded.call("metrics", written)
+            recorded = _as_recorded(row)
+            for thread in self._threads:
+                thread.call("metrics", recorded)
 
     def results(self, record: Path, step: int) -> None:
-        """The record's samples and figures are written."""
+        """Passes the record's samples and figures to the loggers."""
         if not self._started:
             return
         samples, figures = record / "samples", record / "figures"
         for path in (samples / name for name in names_in(samples) if name.endswith(".txt")):
             text = read_bytes(path, SAMPLE).decode()
-            for guarded in self._guarded:
-                guarded.call("text", "samples", text, step)
+            for thread in self._threads:
+                thread.call("text", "samples", text, step)
         for path in (figures / name for name in names_in(figures) if name.endswith(".png")):
-            for guarded in self._guarded:
-                guarded.call("figure", f"figures/{path.stem}", path, step)
+            for thread in self._threads:
+                thread.call("figure", f"figures/{path.stem}", path, step)
 
     def finish(self, status: str) -> None:
-        """The run came to an end, however it did. Waits for each logger, as long as it may take."""
+        """Finishes the loggers and waits for each of them, at most its `patience`."""
         if not self._started:
             return
         self._started = False
         began = time.monotonic()
-        for guarded in self._guarded:
-            guarded.call("finish", status)
+        for thread in self._threads:
+            thread.call("finish", status)
         try:
-            for guarded in self._guarded:
-                guarded.wait(began + guarded.logger.patience)
+            for thread in self._threads:
+                thread.wait(began + thread.logger.patience)
         except BaseException:  # a second Ctrl-C
-            for guarded in self._guarded:
-                guarded.abandon()
+            for thread in self._threads:
+                thread.abandon()
             raise
 
 
-class _Guarded:
-    """A logger in its thread."""
+class _LoggerThread:
+    """A logger with its thread and its queue of calls."""
 
     def __init__(self, name: str, logger: Logger) -> None:
         self.name, self.logger = name, logger
@@ -109,7 +109,7 @@ class _Guarded:
         try:
             self._calls.put_nowait((method, arguments))
         except queue.Full:
-            self._drop(f"it is {_BACKLOG} entries behind")
+            self._drop(f"it is {_BACKLOG} calls behind")
 
     def wait(self, until: float) -> None:
         self._thread.join(max(0.0, until - time.monotonic()))
@@ -127,20 +127,20 @@ class _Guarded:
             try:
                 getattr(self.logger, method)(*arguments)
             except BaseException as error:  # some libraries raise SystemExit
-                if not self._dropped:  # else it was abandoned in the middle of a call
+                if not self._dropped:  # otherwise it was abandoned during a call
                     log.debug("%s", traceback.format_exc())
-                    told = str(error).strip().splitlines()
-                    self._drop(f"{type(error).__name__}: {told[0]}" if told else repr(error))
+                    lines = str(error).strip().splitlines()
+                    self._drop(f"{type(error).__name__}: {lines[0]}" if lines else repr(error))
             if method == "finish":
                 return
 
     def _drop(self, reason: str) -> None:
-        log.warning("logger %s failed, the run goes on without it: %s", self.name, reason)
+        log.warning("logger %s failed; the run continues without it: %s", self.name, reason)
         self.abandon()
 
 
-def _as_written(row: Row) -> Row:
-    """The row as `metrics.jsonl` has it: what is no finite number is null there."""
+def _as_recorded(row: Row) -> Row:
+    """Returns the row as in `metrics.jsonl`, where NaN and infinite numbers are null."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in row.items()

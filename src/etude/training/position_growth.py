@@ -1,0 +1,114 @@
+"""Extends the learned positions of a run's source (`init_from.grow_positions`).
+
+A position module with a learned row per position (`Position.bounded`) has as many as its source.
+`init_from.grow_positions=true` adds rows with a new model's initialisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import Tensor, nn
+
+from etude.config.targets import resolve
+from etude.errors import Problem, RequestError
+from etude.nn.position import Position
+
+_ROWS = ("position.weight", "encoder.position.weight", "decoder.position.weight")
+_GROW = "set init_from.grow_positions=true to add untrained rows"
+
+
+def resolve_max_length(node: Mapping[str, Any], config: Any, stated: int | None) -> int:
+    """Returns the model's `max_length` in a run that starts from a source's weights.
+
+    Args:
+        node: Config of the source's model.
+        config: Config of the run.
+        stated: `model.max_length` if the user has set it.
+
+    Raises:
+        RequestError: The source has a different number of positions, or no positions to extend.
+    """
+    options, source = config.init_from, int(node["max_length"])
+    position = node.get("position") or {}
+    target = str(position.get("_target_"))
+    bounded = getattr(resolve(target, "model.position", config.extensions), "bounded", False)
+    key = "init_from.grow_positions"
+    if not bounded:
+        if options.grow_positions:
+            name = target.rpartition(".")[2]
+            expected = f"false, as {name} has no learned positions"
+            hint = "set model.max_length for longer texts"
+            raise RequestError(Problem(key, expected, True, hint))
+        return source if stated is None else stated
+    if stated is not None and stated < source:
+        hint = "data.sequence_length may be shorter than model.max_length"
+        expected = f"at least the source's {source}"
+        raise RequestError(Problem("model.max_length", expected, stated, hint))
+    if not options.grow_positions:
+        if stated is not None and stated > source:
+            expected = f"at most the source's {source} learned positions"
+            raise RequestError(Problem("model.max_length", expected, stated, _GROW))
+        return source
+    if options.lora.rank:
+        expected = "false with init_from.lora, which would leave the new rows untrained"
+        raise RequestError(Problem(key, expected, True))
+    for pattern in options.freeze:
+        if pattern == "body" or any(fnmatchcase(name, pattern) for name in _ROWS):
+            expected = "false with frozen positions, as the new rows would stay untrained"
+            hint = f"init_from.freeze contains {pattern!r}"
+            raise RequestError(Problem(key, expected, True, hint))
+    needed = int(config.data.get("sequence_length") or 0)
+    longest = stated if stated is not None else max(source, needed)
+    if longest == source:
+        hint = f"data.sequence_length = {needed}"
+        expected = f"false, as the source's {source} positions are enough"
+        raise RequestError(Problem(key, expected, True, hint))
+    return longest
+
+
+def sequence_length_problem(model: Any, length: int, *, from_source: bool) -> Problem:
+    """Returns the problem that `data.sequence_length` exceeds the model's `max_length`.
+
+    Args:
+        model: Model of the run.
+        length: Length of the data's sequences, in tokens.
+        from_source: Whether the model starts from existing weights.
+    """
+    limit = model.max_length
+    expected = f"at most the model's max_length, {limit}"
+    hint = f"set model.max_length={length}"
+    if from_source and any(part.limit is not None for part in _positions(model).values()):
+        expected = f"at most the source's {limit} positions"
+        hint = f"use shorter sequences, or {_GROW}"
+    elif from_source:
+        hint += f"; the source's max_length is {limit}, but its positions are not limited"
+    return Problem("data.sequence_length", expected, length, hint)
+
+
+def extend_positions(module: nn.Module, name: str, tensor: Tensor) -> Tensor | None:
+    """Returns the source's learned positions, extended with the further rows of `module`.
+
+    Returns None if the tensor contains no learned positions, or `module` has no further rows.
+
+    Args:
+        module: Model of the run.
+        name: Name of the tensor.
+        tensor: Tensor of the source.
+    """
+    owner, _, leaf = name.rpartition(".")
+    part = _positions(module).get(owner)
+    if part is None or not part.bounded:
+        return None
+    own: Tensor = getattr(part, leaf).detach()
+    if own.shape[1:] != tensor.shape[1:] or len(own) <= len(tensor):
+        return None
+    result = own.clone()
+    result[: len(tensor)] = tensor
+    return result
+
+
+def _positions(module: nn.Module) -> dict[str, Position]:
+    return {name: part for name, part in module.named_modules() if isinstance(part, Position)}
