@@ -134,8 +134,8 @@ def test_no_difference_no_git_no_checkout_no_file(
     assert written(tmp_path / "record") == []
     environment = checkout / "env" / "lib"
     environment.mkdir(parents=True)
-    assert patches.checkout_of(environment) is None
-    assert patches.checkout_of(tmp_path / "record") is None
+    assert patches.find_checkout(environment) is None
+    assert patches.find_checkout(tmp_path / "record") is None
     change(checkout)
     assert len(written(tmp_path / "record")) == 1
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -168,7 +168,7 @@ def test_what_is_too_large_is_left_out(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """First what is no source, then everything."""
-    monkeypatch.setattr(patches, "LARGEST", 2000)
+    monkeypatch.setattr(patches, "MAX_BYTES", 2000)
     (checkout / "notes.md").write_text("note\n" * 1000)
     (checkout / "src" / NAME / "parts.py").write_text("DIM = 5\n")
     written(tmp_path / "record")
