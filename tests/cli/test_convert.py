@@ -202,7 +202,7 @@ def test_without_transformers_it_is_read_again_and_said(tmp_path: Path) -> None:
         (("{source}", "{full}", "--force"), "expected a folder of a model, with config.json"),
         (("{source}", "{full}/a.txt", "--force"), "expected a folder of a model, with config.json"),
         (("{source}", "no/where/dest"), "DEST = 'no/where/dest': expected a place in a folder"),
-        (("{source}", "{run}/checkpoints/dest"), "DEST = .*expected a place outside the records"),
+        (("{source}", "{run}/checkpoints/dest"), "DEST = .*expected a path outside all records"),
         (("{source}", "dest", "--tolerance", "0"), "--tolerance = 0.0: expected a positive number"),
         (("{source}", "dest", "--dtype", "float23"), "dtype = 'float23'.*did you mean float32"),
         (("{full}", "dest"), "expected a folder with config.json beside the weights"),

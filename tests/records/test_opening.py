@@ -160,7 +160,9 @@ def test_writing_replaces_a_link_and_not_what_it_leads_to(tmp_path: Path) -> Non
     record = tmp_path / "record"
     record.mkdir()
     (record / "run.json").symlink_to(precious)
-    (record / files._beside("run.json")).symlink_to(precious)  # the name that is written first
+    (record / files._temporary_name("run.json")).symlink_to(
+        precious
+    )  # the name that is written first
     files.write_json(record / "run.json", {}, RUN)
     assert precious.read_text() == "precious"
     assert not (record / "run.json").is_symlink()

@@ -31,7 +31,7 @@ class Filter:
     """Condition on a run.
 
     Attributes:
-        key: A key of `etude.records.facts`.
+        key: key in `etude.records.facts`.
         operator: `=`, `!=`, `<`, `<=`, `>`, `>=`, `~` (contains, ignoring case) or `!~`.
         value: the right-hand side, stripped.
     """

@@ -104,7 +104,7 @@ def diff_checkout(checkout: Checkout, folders: Sequence[Path]) -> bytes:
             patch = _diff(checkout, paths, [*inside, "conf"])
             if len(patch) <= MAX_BYTES:
                 return patch
-        return b"Left out: the diff_checkout is larger than 5 MiB.\n"
+        return b"Left out: the difference is larger than 5 MiB.\n"
     except subprocess.CalledProcessError as error:
         return b"Left out: " + (error.stderr or b"git failed").strip() + b"\n"
     except (OSError, subprocess.SubprocessError) as error:
@@ -117,7 +117,7 @@ def mask_patch(patch: bytes, mask: Mask) -> bytes:
     masked_text = mask.text(text)
     if masked_text == text:
         return patch
-    return b"Secrets are mask_patch below.\n" + masked_text.encode(errors="surrogateescape")
+    return b"Secrets are masked below.\n" + masked_text.encode(errors="surrogateescape")
 
 
 def _diff(checkout: Checkout, paths: Sequence[str], source: Sequence[str]) -> bytes:
