@@ -101,7 +101,7 @@ def test_names_tell_all_runs_apart(tmp_path: Path) -> None:
 def test_thinning_keeps_the_mean(values: list[float]) -> None:
     y = np.array(values)
     whole = Curve("a", np.arange(len(y), dtype=float), y)
-    thin = whole.thinned()
+    thin = whole.thin()
     assert len(thin.y) <= 100
     assert thin.x[0] >= whole.x[0]
     assert np.all(np.diff(thin.x) > 0)

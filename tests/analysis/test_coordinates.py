@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig
 
 import etude
-from etude.analysis.coordinates import measured, slopes
+from etude.analysis.coordinates import measure, slopes
 from etude.config.checks import check
 from etude.errors import RequestError
 from etude.models.decoder import Decoder
@@ -67,7 +67,7 @@ def test_sizes_are_those_of_a_model_asked_by_hand(corpus: Path, tmp_path: Path) 
     assert isinstance(model, Decoder)
     task = parts.task(setup=Setup(model, parts.optimizer, parts.schedule, 1, 0))
     ((micro,),) = parts.data.train_dataloader()
-    found = measured(task, micro)
+    found = measure(task, micro)
     x = model.embedding(micro["tokens"]) + model.position.weight[:16]
     for i, block in enumerate(model.blocks):
         attention = block.attention
