@@ -138,8 +138,8 @@ def test_a_changed_field_shows_its_value_and_a_changed_dictionary_none(
     text = (record / "run.json").read_text()  # the run's seed, and that of its config
     (record / "run.json").write_text(re.sub(r'"seed": \d+', '"seed": 777', text))
     said = etude("train", *words(record.parents[1])).err
-    assert "run.json: seed = 777: expected the value that training wrote" in said
-    assert "run.json: config = '(changed)': expected the value that training wrote" in said
+    assert "run.json: seed = 777: expected the value recorded during training" in said
+    assert "run.json: config = '(changed)': expected the value recorded during training" in said
 
 
 def test_an_edit_of_what_is_for_people_is_a_warning(
@@ -149,7 +149,9 @@ def test_an_edit_of_what_is_for_people_is_a_warning(
     for request in (["train", *words(record.parents[1])], COMMANDS["generate"](record)):
         answer = etude(*request)
         assert answer.code == 0
-        assert "notes was changed by hand, which no result depends on" in answer.out + answer.err
+        assert (
+            "notes was edited after training (no result depends on it)" in answer.out + answer.err
+        )
 
 
 def test_a_run_that_goes_on_covers_no_change_up(
@@ -203,7 +205,7 @@ def test_kept_losses_are_checked(etude: Etude, record: Path) -> None:
     file = next((record / "predictions").glob("val-*.json"))
     assert run.scores() == scores
     edit(file, f"{scores[0]}", f"{scores[0] + 1}")
-    with pytest.raises(RequestError, match="remove it and it is made again"):
+    with pytest.raises(RequestError, match="remove it and it is recomputed"):
         run.scores()
     answer = etude("runs", "verify", record)
     assert (answer.code, f"predictions/{file.name}" in answer.out) == (1, True)
@@ -220,7 +222,7 @@ def test_a_kept_evaluation_is_checked(etude: Etude, record: Path) -> None:
     (file,) = (record / "evaluations").glob("*.json")
     assert dict(_scores(run, "val", {})) == metrics
     edit(file, '"loss": ', '"loss": 1')
-    with pytest.raises(RequestError, match="remove it and it is made again"):
+    with pytest.raises(RequestError, match="remove it and it is recomputed"):
         _scores(run, "val", {})
     answer = etude("runs", "verify", record)
     assert (answer.code, f"evaluations/{file.name}" in answer.out) == (1, True)
@@ -249,7 +251,7 @@ def test_kept_predictions_are_checked(etude: Etude, classified: Path) -> None:
     assert run.scores() == scores
     assert etude("runs", "verify", classified).code == 0
     edit(file, '"score": 1.0', '"score": 0.0')
-    with pytest.raises(RequestError, match="remove it and it is made again"):
+    with pytest.raises(RequestError, match="remove it and it is recomputed"):
         run.scores()
     answer = etude("runs", "verify", classified)
     assert (answer.code, f"predictions/{file.name}" in answer.out) == (1, True)

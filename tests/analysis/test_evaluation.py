@@ -462,7 +462,7 @@ class TestRefusals:
     def test_predict(self, records: Records, etude: Callable) -> None:
         path = records["classification"].path
         assert "one of them" in etude("predict", path).err
-        assert "it is empty" in etude("predict", path, "--text", " ").err
+        assert "a non-empty text" in etude("predict", path, "--text", " ").err
         assert "no --pair" in etude("predict", path, "--text", "a", "--pair", "b").err
         told = etude("predict", records["masked_lm"].path, "--text", "a")
         assert told.code == 2

@@ -333,8 +333,8 @@ def test_an_output_goes_where_a_link_points_to(
         (["nano", "--metric", "val/los"], "did you mean val/loss?"),
         (["nano", "--x", "hours"], "--x = 'hours': expected one of step, tokens, time"),
         (["nano", "--log", "z"], "--log = 'z': expected one of x, y, xy"),
-        (["nano", "--output", "a.xyz"], "a.xyz: expected a file of figures: "),
-        (["aaaa0"], "expected two runs or more"),
+        (["nano", "--output", "a.xyz"], "a.xyz: expected a figure file with one of"),
+        (["aaaa0"], "expected at least two runs"),
         (["nanno", "aaaa0"], "did you mean nano?"),
     ],
 )

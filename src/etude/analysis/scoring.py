@@ -181,9 +181,7 @@ def example_scores(run: Any, split: str, which: str) -> list[float]:
         losses = content.get("loss")
         if not isinstance(losses, list):
             raise RequestError(
-                Problem(
-                    str(file), "a list of losses", losses, "remove the file and it is recomputed"
-                )
+                Problem(str(file), "a list of losses", losses, "remove it and it is recomputed")
             )
         return losses
     asked = Request(split)
@@ -203,7 +201,7 @@ def _row_scores(file: Path) -> list[float]:
         lines = read_bytes(file, PREDICTIONS).decode().splitlines()
         scores = [(each["row"], float(each["score"])) for each in map(json.loads, lines)]
     except (ValueError, KeyError, TypeError) as error:
-        hint = f"remove the file and it is recomputed; {error}"
+        hint = f"remove it and it is recomputed; {error}"
         problem = Problem(str(file), "a score for each row", hint=hint)
         raise RequestError(problem) from error
     return [score for _, score in sorted(scores)]

@@ -151,7 +151,10 @@ class Record:
         for key in integrity.changed_fields(self.info):
             if key not in self._reported:
                 self._reported.add(key)
-                message = "%s/run.json: %s was edited after training; to accept the edit, run %s"
+                message = (
+                    "%s/run.json: %s was edited after training (no result depends on it);"
+                    " to accept the edit, run %s"
+                )
                 log.warning(message, self.path, key, integrity.accept_command(self.path))
 
     def check_weights(self, folders: Sequence[Path]) -> None:
