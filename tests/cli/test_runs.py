@@ -334,7 +334,7 @@ def test_an_output_goes_where_a_link_points_to(
         (["nano", "--x", "hours"], "--x = 'hours': expected one of step, tokens, time"),
         (["nano", "--log", "z"], "--log = 'z': expected one of x, y, xy"),
         (["nano", "--output", "a.xyz"], "a.xyz: expected a figure file with one of"),
-        (["aaaa0"], "expected at least two runs"),
+        (["aaaa0"], "expected two runs or more"),
         (["nanno", "aaaa0"], "did you mean nano?"),
     ],
 )
