@@ -102,7 +102,7 @@ def write(result: LearningRates, about: dict[str, Any]) -> list[Path]:
     """Writes `lr.json` and `lr.png` to the folder, replacing older files; returns both paths.
 
     Args:
-        found: result of the range test.
+        result: result of the range test.
         about: further content of `lr.json`.
     """
     folder_in(result.folder.parents[1], *result.folder.parts[-2:])

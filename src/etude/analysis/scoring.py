@@ -57,28 +57,28 @@ def scored(
     must_be_ours(run.path)
     data = run.data()
     options = options_of(run, data, how)
-    asked = Request(split, files, by, quoting)
-    return write_evaluation(run, run.evaluated(data, asked), asked, options, which)
+    request = Request(split, files, by, quoting)
+    return write_evaluation(run, run.evaluated(data, request), request, options, which)
 
 
 def write_evaluation(
-    run: Any, evaluated: Evaluated, asked: Request, options: EvaluationOptions, which: str
+    run: Any, evaluated: Evaluated, request: Request, options: EvaluationOptions, which: str
 ) -> dict[str, Any]:
     """Evaluates a run on loaded data, stores the results in the record, and returns them; see
     `scored`.
 
     Args:
         run: an `etude.api.Run`.
-        evaluated: data that `asked` requests.
-        asked: split or files, slices and quoting.
+        evaluated: data that `request` selects.
+        request: split or files, slices and quoting.
         options: the task's options.
         which: checkpoint to use.
     """
     must_be_ours(run.path)
-    files, by, checkpoint = asked.files, asked.by, run.record.chosen(which)
-    on = asked.split if files is None else ",".join(files)
-    quoting = [f"--{asked.quoting}"] if asked.quoting else []
-    read = asked.split if files is None else [*files, *quoting]
+    files, by, checkpoint = request.files, request.by, run.record.chosen(which)
+    on = request.split if files is None else ",".join(files)
+    quoting = [f"--{request.quoting}"] if request.quoting else []
+    read = request.split if files is None else [*files, *quoting]
     name = name_of(read, checkpoint.name, options)
     results: dict[str, Any] = {"run": str(run.path), "on": on, "checkpoint": checkpoint.name}
     groups = rows_by_value(evaluated, by)
@@ -184,10 +184,10 @@ def example_scores(run: Any, split: str, which: str) -> list[float]:
                 Problem(str(file), "a list of losses", losses, "remove it and it is recomputed")
             )
         return losses
-    asked = Request(split)
-    evaluated = run.evaluated(data, asked)
+    request = Request(split)
+    evaluated = run.evaluated(data, request)
     if has_row_scores and evaluated.rows:
-        write_evaluation(run, evaluated, asked, options, which)
+        write_evaluation(run, evaluated, request, options, which)
         return _row_scores(rows)
     must_be_ours(run.path)
     scores = run.task(which).scores(evaluated)
