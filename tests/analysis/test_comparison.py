@@ -1,4 +1,4 @@
-"""Runs side by side: the numbers behind the figure, and what is drawn of them."""
+"""Tests of comparisons of runs: the numbers behind the figure, and the drawn curves."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_lines_are_the_rows(records: list[Record]) -> None:
         lines = lines_of(Comparison(records, x=x).figure())
         assert lines["lr=1"].get_xdata() == pytest.approx([scale, 2 * scale, 3 * scale])
         assert lines["lr=1"].get_ydata() == pytest.approx([3, 2, 1])
-        assert lines["lr=2"].get_xdata() == pytest.approx([scale, 3 * scale])  # null is no point
+        assert lines["lr=2"].get_xdata() == pytest.approx([scale, 3 * scale])  # null is not drawn
 
 
 def test_the_legend_is_in_the_order_of_the_ends(records: list[Record]) -> None:

@@ -1,4 +1,4 @@
-"""Runs grouped over their seeds: the numbers, the figures, the tables."""
+"""Tests of groups of runs over seeds: numbers, figures and tables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VALUES = {"rotary": [2.0, 2.2, 2.7], "alibi": [3.0, 3.1, 3.3], "none_": [4.0]}
 
 @pytest.fixture
 def records(tmp_path: Path) -> list[Record]:
-    """Two positions with three seeds, one with a single one."""
+    """Two position encodings with three seeds each, and one with a single seed."""
     made = []
     for position, values in VALUES.items():
         for seed, value in enumerate(values):
@@ -82,7 +82,7 @@ def test_bands_are_one_deviation(records: list[Record]) -> None:
     assert set(lines) == {f"position={name}" for name in VALUES}
     assert np.allclose(lines["position=rotary"].get_ydata(), [3.3, 2.8, 2.3])
     bands = [c.get_paths()[0].get_extents() for c in axes.collections]
-    assert len(bands) == 2  # none of a single run
+    assert len(bands) == 2  # a single run has none
     spread = statistics.stdev(VALUES["rotary"])
     lowest = min(band.y0 for band in bands)
     assert lowest == pytest.approx(2.3 - spread)
@@ -108,7 +108,7 @@ def test_a_metric_over_a_key(records: list[Record]) -> None:
 
 
 def test_a_part_and_its_argument_that_differ(tmp_path: Path) -> None:
-    """Rates beside two optimizers: four groups, and no two of them with one name."""
+    """Two optimizers with two learning rates each: four groups with unique names."""
     values = {("AdamW", 0.1): 1.0, ("AdamW", 0.2): 2.0, ("SGD", 0.1): 3.0, ("SGD", 0.3): 5.0}
     made = []
     for number, ((kind, rate), value) in enumerate(values.items()):
@@ -132,7 +132,9 @@ def test_a_part_and_its_argument_that_differ(tmp_path: Path) -> None:
             )
     groups = Groups(made)
     names = [group.name for group in groups.groups]
-    assert names == [f"optimizer={kind} lr={rate}" for kind, rate in values]  # momentum goes along
+    assert names == [
+        f"optimizer={kind} lr={rate}" for kind, rate in values
+    ]  # momentum differs with the optimizer
     lines = {line.get_label(): line for line in groups.plot().axes[0].get_lines()}
     assert set(lines) == set(names)
     figure = groups.plot(x="optimizer.lr")
@@ -241,7 +243,7 @@ def test_of_a_step_with_two_rows_the_last_counts(records: list[Record]) -> None:
 
 
 def test_a_run_counts_once(records: list[Record], tmp_path: Path, caplog: Any) -> None:
-    """Linked, copied, or trained again: its seed is no further one."""
+    """Linked, copied, or trained again: the run is not a further seed."""
     link = tmp_path / "experiments" / "nano" / "link"
     link.symlink_to(records[0].path)
     copy = shutil.copytree(records[1].path, tmp_path / "elsewhere" / "nano" / "copy")

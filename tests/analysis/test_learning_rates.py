@@ -1,4 +1,4 @@
-"""What a range test speaks for, on curves whose steepest place and minimum are known."""
+"""Tests of the suggested learning rates, on curves with known steepest point and minimum."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def found(losses: np.ndarray, ended: str | None = None, steps: int = N) -> Learn
 
 
 def curve(middle: float, cliff: float) -> np.ndarray:
-    """Falls by 2 around `middle`, steepest there, and rises past `cliff`."""
+    """Returns a curve that falls by 2 around `middle`, where it is steepest, and rises after
+    `cliff`.
+    """
     return 3 - 2 / (1 + np.exp(-(LOGS - middle) / 0.25)) + np.exp(6 * (LOGS - cliff))
 
 

@@ -1,4 +1,4 @@
-"""A sound record is found sound wherever it lies; each kind of damage is told by its file."""
+"""Tests that a valid record passes wherever it is, and that each damage is reported by file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def finished(
 
 @pytest.fixture
 def record(finished: Path, tmp_path: Path) -> Path:
-    """A copy of it, moved and renamed."""
+    """A copy of the record, moved and renamed."""
     return Path(shutil.copytree(finished, tmp_path / "elsewhere" / "my best run"))
 
 
@@ -68,7 +68,7 @@ def last(record: Path) -> Path:
 
 
 def another_checkpoint(record: Path) -> None:
-    """The last checkpoint is replaced by the one before: sound in itself, under a false name."""
+    """Replaces the last checkpoint by the previous one: valid in itself, but of another step."""
     before, after = sorted((record / "checkpoints").iterdir())[-2:]
     shutil.rmtree(after)
     shutil.copytree(before, after)
@@ -78,7 +78,7 @@ def another_checkpoint(record: Path) -> None:
 
 
 def drop_row(record: Path, step: int) -> None:
-    """A run's metrics without a row, and without their hash, as older versions wrote them."""
+    """Deletes a row of the metrics and their hash, as in records of older versions."""
     rows = (record / "metrics.jsonl").read_text().splitlines(keepends=True)
     kept = [row for row in rows if json.loads(row)["step"] != step]
     (record / "metrics.jsonl").write_text("".join(kept))
@@ -239,7 +239,7 @@ def test_what_was_changed_by_hand_is_accepted_on_request(etude: Etude, record: P
     assert etude("generate", record, "--max-new-tokens", "3").code == 0
     assert "nothing to accept" in etude("runs", "verify", record, "--accept").out
     edit(record / "config.yaml", "notes: the good one", "notes: the best one")
-    assert etude("runs", "verify", record).code == 1  # a later change is one again
+    assert etude("runs", "verify", record).code == 1  # a later change is reported again
 
 
 def test_metrics_and_weights_are_not_accepted(etude: Etude, record: Path) -> None:

@@ -1,4 +1,4 @@
-"""References in a record's config may not make it grow without end."""
+"""Tests that references in a record's config cannot expand without limit."""
 
 from __future__ import annotations
 

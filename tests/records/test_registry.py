@@ -1,4 +1,4 @@
-"""Finding runs, and what a record says of itself."""
+"""Tests of finding runs, and of the values of a record."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_scan_of_a_name_and_of_one_run(root: Path) -> None:
         ("cccc00000000", "nano/cccc00000000"),  # a whole signature comes before its ~2
         ("cccc00000000~2", "nano/cccc00000000~2"),
         ("dddd", "broken/dddd00000000"),
-        ("nano/aaaa0", "nano/aaaa00000000"),  # as a list shows it, whole or not
+        ("nano/aaaa0", "nano/aaaa00000000"),  # as in `etude runs list`, complete or not
         ("nano/cccc00000000~2", "nano/cccc00000000~2"),
     ],
 )
@@ -230,7 +230,10 @@ def test_run_folder_is_named_by_twelve_digits(tmp_path: Path) -> None:
         (["+callbacks.stop.patience=2"], "patience=2"),
         (["++model.bias=true"], "bias=true"),
         (["run.root=x", "name=y", "hydra.verbose=true", "extensions=[a]"], ""),
-        (["model.dim=8", "other.dim=9"], "model.dim=8 other.dim=9"),  # told apart by the whole key
+        (
+            ["model.dim=8", "other.dim=9"],
+            "model.dim=8 other.dim=9",
+        ),  # distinguished by the whole key
         (["seed=1", "seed=2"], "seed=2"),  # the last counts
         (["data.path=a=b.txt"], "path=a=b.txt"),
         (["logger=[tensorboard,wandb]", "logger.wandb.project=x"], ""),

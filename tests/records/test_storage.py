@@ -1,4 +1,4 @@
-"""File systems that cannot be written, or lack locks or flushed folders, are refused by name."""
+"""Tests that file systems that are read-only, or lack locks or fsync, are reported by name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CODES = [errno.EINVAL, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOS
 
 
 def lacking(monkeypatch: pytest.MonkeyPatch, what: str, code: int) -> None:
-    """The file system has no `locks`, or cannot flush `folders` or `files`."""
+    """Makes the file system lack `locks`, or `fsync` of `folders` or `files`."""
     fsync = os.fsync
 
     def flocked(*_: Any) -> None:
@@ -84,7 +84,7 @@ def test_a_folder_that_is_full(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     def full(**_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("tempfile.mkstemp", full)  # the inode table, say
+    monkeypatch.setattr("tempfile.mkstemp", full)  # such as the inode table
     with pytest.raises(RequestError, match="expected free disk space"):
         check_root(tmp_path)
 
@@ -153,7 +153,9 @@ def test_a_run_without_locks_and_flushed_folders(
     unsafe = etude("train", *words, "run.unsafe_storage=true")
     assert unsafe.code == 0, unsafe.err
     assert "run.unsafe_storage" in unsafe.out
-    again = etude("train", *words, "run.unsafe_storage=true")  # the same run: it is out of the name
+    again = etude(
+        "train", *words, "run.unsafe_storage=true"
+    )  # the option does not enter the signature
     assert "finished before" in again.out
     assert len(list((tmp_path / "runs" / "tiny").iterdir())) == 1
 
