@@ -1,4 +1,4 @@
-"""Whoever loads a record's file checks that it is the one that training wrote."""
+"""Tests that every reader of a record's files checks that they are those saved during training."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, etude: Etude, words: Call
 
 @pytest.fixture
 def record(finished: Path, tmp_path: Path) -> Path:
-    """A copy of it, in a root of its own."""
+    """A copy of the record, in its own root."""
     return Path(shutil.copytree(finished, tmp_path / "runs" / "tiny" / finished.name))
 
 
@@ -52,7 +52,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def other_weights(record: Path) -> None:
-    """The best checkpoint's weights, and a manifest that fits them, come from elsewhere."""
+    """Replaces the best checkpoint's weights and manifest by those of another checkpoint."""
     folders = sorted((record / "checkpoints").iterdir())
     best = Record.read(record).checkpoint("best")
     other = next(folder for folder in folders if folder != best)
@@ -104,7 +104,7 @@ def test_nothing_begins_with_a_changed_run(
 
 
 def _beginning(words: list[str]) -> list[str]:
-    """Without what the source decides."""
+    """Returns the part that does not depend on the source."""
     return [word for word in words if not word.startswith("model.")]
 
 
@@ -135,11 +135,11 @@ def test_a_changed_run_is_not_reused(
 def test_a_changed_field_shows_its_value_and_a_changed_dictionary_none(
     etude: Etude, words: Callable, record: Path
 ) -> None:
-    text = (record / "run.json").read_text()  # the run's seed, and that of its config
+    text = (record / "run.json").read_text()  # the run's seed and the config's seed
     (record / "run.json").write_text(re.sub(r'"seed": \d+', '"seed": 777', text))
     said = etude("train", *words(record.parents[1])).err
-    assert "run.json: seed = 777: expected the value that training wrote" in said
-    assert "run.json: config = '(changed)': expected the value that training wrote" in said
+    assert "run.json: seed = 777: expected the value recorded during training" in said
+    assert "run.json: config = '(changed)': expected the value recorded during training" in said
 
 
 def test_an_edit_of_what_is_for_people_is_a_warning(
@@ -149,13 +149,15 @@ def test_an_edit_of_what_is_for_people_is_a_warning(
     for request in (["train", *words(record.parents[1])], COMMANDS["generate"](record)):
         answer = etude(*request)
         assert answer.code == 0
-        assert "notes was changed by hand, which no result depends on" in answer.out + answer.err
+        assert (
+            "notes was edited after training (no result depends on it)" in answer.out + answer.err
+        )
 
 
 def test_a_run_that_goes_on_covers_no_change_up(
     etude: Etude, words: Callable, tmp_path: Path
 ) -> None:
-    """`run.json` is written again and again; a change by hand stays one."""
+    """`run.json` is saved repeatedly; manual edits remain detectable."""
     assert etude("train", *words(tmp_path, "run.stop_at_step=5")).code == 0
     folder = next((tmp_path / "tiny").iterdir())
     before = (folder / "run.json").read_text()
@@ -203,7 +205,7 @@ def test_kept_losses_are_checked(etude: Etude, record: Path) -> None:
     file = next((record / "predictions").glob("val-*.json"))
     assert run.scores() == scores
     edit(file, f"{scores[0]}", f"{scores[0] + 1}")
-    with pytest.raises(RequestError, match="remove it and it is made again"):
+    with pytest.raises(RequestError, match="remove it and it is recomputed"):
         run.scores()
     answer = etude("runs", "verify", record)
     assert (answer.code, f"predictions/{file.name}" in answer.out) == (1, True)
@@ -220,7 +222,7 @@ def test_a_kept_evaluation_is_checked(etude: Etude, record: Path) -> None:
     (file,) = (record / "evaluations").glob("*.json")
     assert dict(_scores(run, "val", {})) == metrics
     edit(file, '"loss": ', '"loss": 1')
-    with pytest.raises(RequestError, match="remove it and it is made again"):
+    with pytest.raises(RequestError, match="remove it and it is recomputed"):
         _scores(run, "val", {})
     answer = etude("runs", "verify", record)
     assert (answer.code, f"evaluations/{file.name}" in answer.out) == (1, True)
@@ -249,7 +251,7 @@ def test_kept_predictions_are_checked(etude: Etude, classified: Path) -> None:
     assert run.scores() == scores
     assert etude("runs", "verify", classified).code == 0
     edit(file, '"score": 1.0', '"score": 0.0')
-    with pytest.raises(RequestError, match="remove it and it is made again"):
+    with pytest.raises(RequestError, match="remove it and it is recomputed"):
         run.scores()
     answer = etude("runs", "verify", classified)
     assert (answer.code, f"predictions/{file.name}" in answer.out) == (1, True)

@@ -1,4 +1,4 @@
-"""Runs side by side: the numbers behind the figure, and what is drawn of them."""
+"""Tests of comparisons of runs: the numbers behind the figure, and the drawn curves."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_lines_are_the_rows(records: list[Record]) -> None:
         lines = lines_of(Comparison(records, x=x).figure())
         assert lines["lr=1"].get_xdata() == pytest.approx([scale, 2 * scale, 3 * scale])
         assert lines["lr=1"].get_ydata() == pytest.approx([3, 2, 1])
-        assert lines["lr=2"].get_xdata() == pytest.approx([scale, 3 * scale])  # null is no point
+        assert lines["lr=2"].get_xdata() == pytest.approx([scale, 3 * scale])  # null is not drawn
 
 
 def test_the_legend_is_in_the_order_of_the_ends(records: list[Record]) -> None:
@@ -101,7 +101,7 @@ def test_names_tell_all_runs_apart(tmp_path: Path) -> None:
 def test_thinning_keeps_the_mean(values: list[float]) -> None:
     y = np.array(values)
     whole = Curve("a", np.arange(len(y), dtype=float), y)
-    thin = whole.thinned()
+    thin = whole.thin()
     assert len(thin.y) <= 100
     assert thin.x[0] >= whole.x[0]
     assert np.all(np.diff(thin.x) > 0)
@@ -136,7 +136,7 @@ def test_a_run_that_explodes_does_not_flatten_the_others() -> None:
     wild = Curve("wild", np.array([1.0, 10.0]), np.array([3.0, 1e9]))
     axes = draw({"val/loss": [*curves(3), wild]}, x="step").axes[0]
     assert axes.get_ylim()[1] < 5
-    assert "up to 1e+09, cut off" in [text.get_text() for text in axes.texts]
+    assert "values up to 1e+09 are cut off" in [text.get_text() for text in axes.texts]
     axes = draw({"val/loss": [*curves(3), wild]}, x="step", log="y").axes[0]
     assert axes.get_ylim()[1] > 1e9
     assert not draw({"val/loss": curves(3)}, x="step").axes[0].texts

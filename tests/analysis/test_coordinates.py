@@ -1,4 +1,6 @@
-"""The coordinate check: what it measures, and that it tells muP from what is not."""
+"""Tests of the coordinate check: its measurements, and that it distinguishes muP from other
+scaling.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 
 import etude
-from etude.analysis.coordinates import measured, slopes
+from etude.analysis.coordinates import measure, slopes
 from etude.config.checks import check
 from etude.errors import RequestError
 from etude.models.decoder import Decoder
@@ -55,7 +57,7 @@ def test_the_table(corpus: Path, tmp_path: Path) -> None:
     assert not kinds.loc["muP", 8, 0].equals(kinds.loc["muP", 8, 1])
     assert figure.read_bytes()[:4] == b"\x89PNG"
     assert not (tmp_path / "runs").exists()
-    assert asked.model.dim == 128  # the caller's config is left alone
+    assert asked.model.dim == 128  # the caller's config is unchanged
 
 
 def test_sizes_are_those_of_a_model_asked_by_hand(corpus: Path, tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ def test_sizes_are_those_of_a_model_asked_by_hand(corpus: Path, tmp_path: Path) 
     assert isinstance(model, Decoder)
     task = parts.task(setup=Setup(model, parts.optimizer, parts.schedule, 1, 0))
     ((micro,),) = parts.data.train_dataloader()
-    found = measured(task, micro)
+    found = measure(task, micro)
     x = model.embedding(micro["tokens"]) + model.position.weight[:16]
     for i, block in enumerate(model.blocks):
         attention = block.attention
@@ -77,7 +79,7 @@ def test_sizes_are_those_of_a_model_asked_by_hand(corpus: Path, tmp_path: Path) 
         x = block(x, position=model.position, causal=True)
         torch.testing.assert_close(found[f"blocks.{i}"], x)
     torch.testing.assert_close(found["logits"], model(micro["tokens"]))
-    for part in model.modules():  # nothing of the watching is left
+    for part in model.modules():  # all hooks are removed
         assert not part._forward_hooks
         assert not isinstance(part, MultiHeadAttention) or "attend" not in vars(part)
 

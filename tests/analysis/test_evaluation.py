@@ -1,4 +1,4 @@
-"""`etude evaluate` and `etude predict` on toy runs of every task."""
+"""Tests of `etude evaluate` and `etude predict` on toy runs of every task."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ class TestClassification:
 
 
 def test_two_classifiers_by_mcnemar(toy: Toy, etude: Callable, tmp_path: Path) -> None:
-    """The exact test on the rows that one of them alone gets right."""
+    """The exact test on the rows that only one of the classifiers gets right."""
     from scipy.stats import binomtest
 
     words = toy("classification", tmp_path, "data.validation=0.4", "trainer.max_steps=30")
@@ -297,7 +297,7 @@ class TestTagging:
         )
         file.write_text("\n".join(written))
         words = toy("tagging", tmp_path, "optimizer.lr=0.03", "trainer.max_steps=30")
-        words.append("data.sequence_length=5")  # sentences are cut, and spans with them
+        words.append("data.sequence_length=5")  # truncates sentences, and spans with them
         record = train(compose([*words, f"data.path={file}"])).record
         found = evaluated(etude, record)
         step = int(found["checkpoint"].removeprefix("step-"))
@@ -400,7 +400,7 @@ def test_pretraining_is_scored_as_in_training(kind: str, records: Records, etude
 
 
 class TestSlidingWindow:
-    """Perplexity with overlapping windows, against the definition one token at a time."""
+    """Perplexity with overlapping windows, against the definition, token by token."""
 
     class Bigram(torch.nn.Module):
         def __init__(self) -> None:
@@ -409,7 +409,7 @@ class TestSlidingWindow:
             self.table = torch.nn.Embedding(7, 7, dtype=torch.double)
 
         def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-            return self.table(tokens).cumsum(1)  # each position counts what it sees
+            return self.table(tokens).cumsum(1)  # each position counts the tokens it attends to
 
     @pytest.mark.parametrize(("length", "stride"), [(8, 8), (8, 3), (8, 1), (5, 2), (40, 4)])
     @pytest.mark.parametrize("tokens", [9, 30, 31, 32])
@@ -422,7 +422,7 @@ class TestSlidingWindow:
         ids = torch.from_numpy(stored.astype("int64"))
         total = 0.0
         for target in range(1, tokens):
-            # the first window whose targets, the new ones alone, hold it
+            # the first window whose new targets contain it
             window = 0 if target <= length else -(-(target - length) // stride)
             start = window * stride
             logits = model(ids[None, start:target])[0, -1]
@@ -462,7 +462,7 @@ class TestRefusals:
     def test_predict(self, records: Records, etude: Callable) -> None:
         path = records["classification"].path
         assert "one of them" in etude("predict", path).err
-        assert "it is empty" in etude("predict", path, "--text", " ").err
+        assert "a non-empty text" in etude("predict", path, "--text", " ").err
         assert "no --pair" in etude("predict", path, "--text", "a", "--pair", "b").err
         told = etude("predict", records["masked_lm"].path, "--text", "a")
         assert told.code == 2

@@ -1,4 +1,4 @@
-"""Runs grouped over their seeds: the numbers, the figures, the tables."""
+"""Tests of groups of runs over seeds: numbers, figures and tables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VALUES = {"rotary": [2.0, 2.2, 2.7], "alibi": [3.0, 3.1, 3.3], "none_": [4.0]}
 
 @pytest.fixture
 def records(tmp_path: Path) -> list[Record]:
-    """Two positions with three seeds, one with a single one."""
+    """Two position encodings with three seeds each, and one with a single seed."""
     made = []
     for position, values in VALUES.items():
         for seed, value in enumerate(values):
@@ -82,11 +82,11 @@ def test_bands_are_one_deviation(records: list[Record]) -> None:
     assert set(lines) == {f"position={name}" for name in VALUES}
     assert np.allclose(lines["position=rotary"].get_ydata(), [3.3, 2.8, 2.3])
     bands = [c.get_paths()[0].get_extents() for c in axes.collections]
-    assert len(bands) == 2  # none of a single run
+    assert len(bands) == 2  # a single run has none
     spread = statistics.stdev(VALUES["rotary"])
     lowest = min(band.y0 for band in bands)
     assert lowest == pytest.approx(2.3 - spread)
-    with pytest.raises(RequestError, match="a metric that was logged"):
+    with pytest.raises(RequestError, match="a logged metric"):
         Groups(records).plot("train/accuracy")
 
 
@@ -103,12 +103,12 @@ def test_a_metric_over_a_key(records: list[Record]) -> None:
     assert one.get_ydata()[1] == pytest.approx(mean_of_second)
     with pytest.raises(RequestError, match=r"--x = 'sed'.*did you mean seed"):
         Groups(records).plot(x="sed")
-    with pytest.raises(RequestError, match=r"--x = 'vars.position=.*a key with numbers"):
+    with pytest.raises(RequestError, match=r"--x = 'vars.position=.*a key with numeric values"):
         Groups(records).plot(x="vars.position")
 
 
 def test_a_part_and_its_argument_that_differ(tmp_path: Path) -> None:
-    """Rates beside two optimizers: four groups, and no two of them with one name."""
+    """Two optimizers with two learning rates each: four groups with unique names."""
     values = {("AdamW", 0.1): 1.0, ("AdamW", 0.2): 2.0, ("SGD", 0.1): 3.0, ("SGD", 0.3): 5.0}
     made = []
     for number, ((kind, rate), value) in enumerate(values.items()):
@@ -132,7 +132,9 @@ def test_a_part_and_its_argument_that_differ(tmp_path: Path) -> None:
             )
     groups = Groups(made)
     names = [group.name for group in groups.groups]
-    assert names == [f"optimizer={kind} lr={rate}" for kind, rate in values]  # momentum goes along
+    assert names == [
+        f"optimizer={kind} lr={rate}" for kind, rate in values
+    ]  # momentum differs with the optimizer
     lines = {line.get_label(): line for line in groups.plot().axes[0].get_lines()}
     assert set(lines) == set(names)
     figure = groups.plot(x="optimizer.lr")
@@ -142,7 +144,7 @@ def test_a_part_and_its_argument_that_differ(tmp_path: Path) -> None:
     assert "mean of 2 seeds" in figure.get_suptitle()
     pooled = Groups(made, by=["optimizer"]).plot(x="seed")
     assert "mean of 2 runs" in pooled.get_suptitle()
-    with pytest.raises(RequestError, match="4 of 8 have none"):
+    with pytest.raises(RequestError, match="4 of 8 runs lack it"):
         groups.plot(x="optimizer.momentum")
 
 
@@ -191,12 +193,12 @@ def test_the_commands(records: list[Record], etude: Any, tmp_path: Path) -> None
     for words, said in [
         (["plot", "nano", "--heat", "seed"], "--heat = 'seed': expected two keys"),
         (["plot", "nano", "--x", "epoch"], "--x = 'epoch': expected one of step, tokens, time, or"),
-        (["plot", "nano", "--x", "seed", "--log", "x"], "--log = 'x': expected a linear axis"),
         (
-            ["plot", "nano", "--x", "seed", "--heat", "seed,vars.position"],
-            "no value together with --heat",
+            ["plot", "nano", "--x", "seed", "--log", "x"],
+            "--log = 'x': expected a linear x axis (some",
         ),
-        (["plot", "nano", "--output", "a.xyz"], "a.xyz: expected a file of figures: "),
+        (["plot", "nano", "--x", "seed", "--heat", "seed,vars.position"], "no value together with --heat"),
+        (["plot", "nano", "--output", "a.xyz"], "a.xyz: expected a figure file with one of"),
         (["group", "nano", "--by", "seeed"], "did you mean seed?"),
         (["export", "nano", "--format", "pdf"], "--format = 'pdf'"),
         (["group", "nobody"], "RUN in experiments = 'nobody'"),
@@ -241,7 +243,7 @@ def test_of_a_step_with_two_rows_the_last_counts(records: list[Record]) -> None:
 
 
 def test_a_run_counts_once(records: list[Record], tmp_path: Path, caplog: Any) -> None:
-    """Linked, copied, or trained again: its seed is no further one."""
+    """Linked, copied, or trained again: the run is not a further seed."""
     link = tmp_path / "experiments" / "nano" / "link"
     link.symlink_to(records[0].path)
     copy = shutil.copytree(records[1].path, tmp_path / "elsewhere" / "nano" / "copy")
@@ -251,7 +253,7 @@ def test_a_run_counts_once(records: list[Record], tmp_path: Path, caplog: Any) -
     once = Groups(records).groups
     assert [sorted(g.values) for g in again.groups] == [sorted(g.values) for g in once]
     assert list(again.frame()["n"]) == [3, 3, 1]
-    assert f"not counted: {records[0].path}, {records[1].path}" in caplog.text
+    assert f"ignored {records[0].path}, {records[1].path}" in caplog.text
 
 
 def test_significance_of_real_runs(etude, corpus: Path, tiny, tmp_path: Path) -> None:
@@ -279,4 +281,4 @@ def test_significance_of_real_runs(etude, corpus: Path, tiny, tmp_path: Path) ->
     assert etude("runs", "significance", one, cwd=tmp_path).code == 2
     answer = etude("runs", "significance", one, runs[1].path, runs[1].path, cwd=tmp_path)
     assert answer.code == 2
-    assert "expected each run once" in answer.err
+    assert "expected each run only once" in answer.err

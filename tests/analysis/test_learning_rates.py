@@ -1,4 +1,4 @@
-"""What a range test speaks for, on curves whose steepest place and minimum are known."""
+"""Tests of the suggested learning rates, on curves with known steepest point and minimum."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def found(losses: np.ndarray, ended: str | None = None, steps: int = N) -> Learn
 
 
 def curve(middle: float, cliff: float) -> np.ndarray:
-    """Falls by 2 around `middle`, steepest there, and rises past `cliff`."""
+    """Returns a curve that falls by 2 around `middle`, where it is steepest, and rises after
+    `cliff`.
+    """
     return 3 - 2 / (1 + np.exp(-(LOGS - middle) / 0.25)) + np.exp(6 * (LOGS - cliff))
 
 
@@ -38,7 +40,7 @@ def test_steepest_and_minimum(middle: float, noise: float) -> None:
     assert abs(np.log10(read.steepest) - middle) < 0.2
     assert abs(np.log10(read.tenth_of_minimum) + 1 - LOGS[clean.argmin()]) < 0.35
     assert read.suggestion == read.steepest
-    assert read.notes == [f"ended after {len(losses)} of {N} steps: the loss is above"]
+    assert read.notes == [f"stopped after {len(losses)} of {N} steps: the loss is above"]
 
 
 def test_nothing_to_see_is_said() -> None:
@@ -54,10 +56,10 @@ def test_nothing_to_see_is_said() -> None:
 def test_a_range_that_ends_too_early_or_begins_too_late() -> None:
     falling = found(3 - 1.5 / (1 + np.exp(-(LOGS + 0.5) / 0.5)))
     assert falling.suggestion is not None
-    assert "a higher --to" in falling.notes[0]
+    assert "try a higher --to" in falling.notes[0]
     begun = found(1 + 2 * np.exp(-(LOGS + 6) * 3) + np.exp(6 * (LOGS + 2)))
     assert begun.suggestion is not None
-    assert "a lower --from" in begun.notes[0]
+    assert "try a lower --from" in begun.notes[0]
 
 
 def test_smoothing_is_scipys_away_from_the_ends() -> None:

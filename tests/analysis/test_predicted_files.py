@@ -1,4 +1,4 @@
-"""Which texts `etude predict --file` reads from a file."""
+"""Tests of the texts that `etude predict --file` reads from a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intervals and tests against hand-computed values, scipy, and simulation."""
+"""Tests of intervals and tests, against hand-computed values, scipy, and simulation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_no_interval_of_fewer_than_three() -> None:
 
 
 def test_the_interval_is_the_expanded_percentile_of_all_resamples() -> None:
-    """Of four values all 256 resamples can be listed; drawing 9999 of them comes close."""
+    """Four values have 256 resamples, which can be enumerated; 9999 draws come close."""
     values = [1.0, 2.0, 4.0, 8.0]
     tail = stats.norm.cdf(stats.t.ppf(0.025, 3) * math.sqrt(4 / 3))
     means = [sum(drawn) / 4 for drawn in itertools.product(values, repeat=4)]
@@ -61,7 +61,7 @@ def test_the_interval_moves_and_grows_with_the_values(
 def test_coverage_in_simulation(
     monkeypatch: pytest.MonkeyPatch, n: int, least: float, most: float
 ) -> None:
-    """How often the interval of n normal values holds their true mean; three cannot do better."""
+    """The fraction of intervals of normal values that contain the mean; n = 3 cannot do better."""
     monkeypatch.setattr(statistics, "RESAMPLES", 999)
     draw = np.random.default_rng(n)
     covered = 0
@@ -93,7 +93,7 @@ def test_mcnemar_by_hand() -> None:
 
 
 def test_the_permutation_test_by_hand() -> None:
-    """Of the 2**6 signs of six positive differences two are as extreme: all plus, all minus."""
+    """Of the 2**6 signs of six positive differences, two are as extreme: all plus, all minus."""
     second = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
     assert difference([0.0] * 6, second).permutation == pytest.approx(2 / 64)
 
@@ -111,7 +111,7 @@ def test_against_a_t_test_where_that_is_right() -> None:
 
 
 def test_equal_systems_are_told_apart_as_often_as_promised(monkeypatch: pytest.MonkeyPatch) -> None:
-    """About one in twenty at the 5 % level."""
+    """The false positive rate is about one in twenty at the 5 % level."""
     monkeypatch.setattr(statistics, "RESAMPLES", 499)
     draw = np.random.default_rng(7)
     rounds = 300
@@ -129,8 +129,8 @@ def test_equal_systems_are_told_apart_as_often_as_promised(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("first", "second", "said"),
     [
-        ([1.0], [1.0, 2.0], "scores = '1 and 2': expected the same examples"),
-        ([1.0], [2.0], "two examples or more"),
+        ([1.0], [1.0, 2.0], "scores = '1 and 2': expected equally many scores"),
+        ([1.0], [2.0], "at least two scores"),
         ([1.0, math.nan], [1.0, 2.0], "finite numbers"),
     ],
 )

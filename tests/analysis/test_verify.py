@@ -1,4 +1,4 @@
-"""A sound record is found sound wherever it lies; each kind of damage is told by its file."""
+"""Tests that a valid record passes wherever it is, and that each damage is reported by file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def finished(
 
 @pytest.fixture
 def record(finished: Path, tmp_path: Path) -> Path:
-    """A copy of it, moved and renamed."""
+    """A copy of the record, moved and renamed."""
     return Path(shutil.copytree(finished, tmp_path / "elsewhere" / "my best run"))
 
 
@@ -68,7 +68,7 @@ def last(record: Path) -> Path:
 
 
 def another_checkpoint(record: Path) -> None:
-    """The last checkpoint is replaced by the one before: sound in itself, under a false name."""
+    """Replaces the last checkpoint by the previous one: valid in itself, but of another step."""
     before, after = sorted((record / "checkpoints").iterdir())[-2:]
     shutil.rmtree(after)
     shutil.copytree(before, after)
@@ -78,7 +78,7 @@ def another_checkpoint(record: Path) -> None:
 
 
 def drop_row(record: Path, step: int) -> None:
-    """A run's metrics without a row, and without their hash, as older versions wrote them."""
+    """Deletes a row of the metrics and their hash, as in records of older versions."""
     rows = (record / "metrics.jsonl").read_text().splitlines(keepends=True)
     kept = [row for row in rows if json.loads(row)["step"] != step]
     (record / "metrics.jsonl").write_text("".join(kept))
@@ -89,13 +89,16 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "weights": (lambda r: flip(last(r) / "model.safetensors"), "model.safetensors"),
     "state": (lambda r: flip(last(r) / "state.pt"), "state.pt"),
     "no weights": (lambda r: os.remove(last(r) / "model.safetensors"), "no such file"),
-    "no manifest": (lambda r: os.remove(last(r) / "MANIFEST.json"), "no MANIFEST.json"),
-    "no checkpoints": (lambda r: shutil.rmtree(r / "checkpoints"), "the best checkpoint is gone"),
+    "no manifest": (lambda r: os.remove(last(r) / "MANIFEST.json"), "MANIFEST.json is missing"),
+    "no checkpoints": (
+        lambda r: shutil.rmtree(r / "checkpoints"),
+        "the best checkpoint is missing",
+    ),
     "tokenizer": (lambda r: edit(r / "tokenizer.json", '"t"', '"T"'), "tokenizer.json"),
     "no tokenizer": (lambda r: os.remove(r / "tokenizer.json"), "tokenizer.json"),
     "config": (
         lambda r: edit(r / "config.yaml", "lr: 0.001", "lr: 0.002"),
-        "config.yaml gives the signature",
+        "config.yaml gives signature",
     ),
     "seed": (lambda r: edit(r / "config.yaml", "seed: 1337", "seed: 1"), "has seed 1"),
     "no yaml": (lambda r: edit(r / "config.yaml", "model:", "model: ["), "config.yaml"),
@@ -129,10 +132,13 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda r: edit(r / "metrics.jsonl", '"step": 10', '"step": 5'),
         "metrics.jsonl, line 2: step 5 after step 5",
     ),
-    "no row": (lambda r: edit(r / "metrics.jsonl", '{"step": 5', '"step": 5'), "line 1: no row"),
+    "no row": (
+        lambda r: edit(r / "metrics.jsonl", '{"step": 5', '"step": 5'),
+        "line 1: not a row with a step",
+    ),
     "cut metrics": (
         lambda r: os.truncate(r / "metrics.jsonl", (r / "metrics.jsonl").stat().st_size - 9),
-        "line 2: cut short",
+        "line 2: truncated",
     ),
     "forged metrics": (
         lambda r: edit(r / "metrics.jsonl", '"tokens": ', '"tokens": 1'),
@@ -171,7 +177,7 @@ def test_a_changed_field_of_run_json_is_named(etude: Etude, record: Path, field:
     (record / "run.json").write_text(json.dumps(info))
     answer = etude("runs", "verify", record)
     assert answer.code == 1
-    assert f"run.json was changed: field {field}" in answer.out
+    assert f"run.json: field {field} was changed after training" in answer.out
     before = (record / "run.json").read_bytes()
     answer = etude("runs", "verify", record, "--accept")
     assert answer.code == 2
@@ -186,7 +192,10 @@ def test_a_changed_field_for_people_is_no_damage(etude: Etude, record: Path, fie
     (record / "run.json").write_text(json.dumps(info))
     answer = etude("runs", "verify", record)
     assert answer.code == 0
-    assert f"  ok (run.json: {field} was changed by hand (`etude runs verify " in answer.out
+    assert (
+        f"  ok (run.json: {field} was edited after training (accept it with `etude runs verify "
+        in answer.out
+    )
 
 
 @pytest.mark.parametrize("change", [{"mine": 1}, {"finished": None}])
@@ -213,7 +222,7 @@ def test_a_record_of_an_older_version_is_not_hashed(etude: Etude, record: Path) 
     (record / "run.json").write_text(json.dumps(info))
     as_older(record)
     answer = etude("runs", "verify", record)
-    note = "(written by an older version: run.json and config.yaml not hashed)"
+    note = "(saved by an older version: run.json and config.yaml are not hashed)"
     assert (answer.code, answer.out) == (0, f"[1/1] elsewhere/my best run  ok {note}\n")
     assert etude("generate", record, "--max-new-tokens", "3").code == 0
 
@@ -230,7 +239,7 @@ def test_what_was_changed_by_hand_is_accepted_on_request(etude: Etude, record: P
     assert etude("generate", record, "--max-new-tokens", "3").code == 0
     assert "no edits to accept" in etude("runs", "verify", record, "--accept").out
     edit(record / "config.yaml", "notes: the good one", "notes: the best one")
-    assert etude("runs", "verify", record).code == 1  # a later change is one again
+    assert etude("runs", "verify", record).code == 1  # a later change is reported again
 
 
 def test_metrics_and_weights_are_not_accepted(etude: Etude, record: Path) -> None:
@@ -246,9 +255,9 @@ def test_metrics_and_weights_are_not_accepted(etude: Etude, record: Path) -> Non
 @pytest.mark.parametrize(
     ("file", "old", "new", "said"),
     [
-        ("tokenizer.json", '"t"', '"T"', "tokenizer.json is "),
-        ("config.yaml", "heads: 1", "heads: 2", "config.yaml gives the signature "),
-        ("config.yaml", "seed: 1337", "seed: 1338", "config.yaml gives the signature "),
+        ("tokenizer.json", '"t"', '"T"', "tokenizer.json: fingerprint "),
+        ("config.yaml", "heads: 1", "heads: 2", "config.yaml gives signature "),
+        ("config.yaml", "seed: 1337", "seed: 1338", "config.yaml gives signature "),
         ("config.yaml", "etude.nn.norm.LayerNorm", "os.system", "os.system"),
         ("config.yaml", "extensions: []", "extensions: [theirs]", "--trust theirs"),
     ],
@@ -260,7 +269,7 @@ def test_an_edit_that_makes_another_run_is_not_accepted(
     before = (record / "run.json").read_bytes()
     answer = etude("runs", "verify", record, "--accept")
     assert answer.code == 2
-    assert "expected edits on which no result depends" in answer.err
+    assert "expected only edits that no result depends on" in answer.err
     assert said in answer.err
     assert (record / "run.json").read_bytes() == before
 
@@ -292,7 +301,7 @@ def test_a_run_in_progress_is_left_alone(etude: Etude, record: Path) -> None:
         answer = etude("runs", "verify", record)
     finally:
         lock.release()
-    assert (answer.code, "a process is training it" in answer.out) == (0, True)
+    assert (answer.code, "a process is training this run" in answer.out) == (0, True)
 
 
 def test_foreign_code_is_not_imported_to_verify(etude: Etude, record: Path) -> None:
@@ -377,7 +386,7 @@ def test_other_overrides_are_not_accepted(etude: Etude, record: Path) -> None:
     (record / "overrides.yaml").write_text("{a: 1}\n")
     answer = etude("runs", "verify", record, "--accept")
     assert answer.code == 2
-    assert "overrides.yaml: expected what was typed when it began" in answer.err
+    assert "overrides.yaml: expected the overrides of the first start" in answer.err
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Windows of an evaluation on running text: no value is ignored, no result replaces another."""
+"""Tests of evaluation windows on running text: no option is ignored, no result is overwritten."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_each_has_a_file_of_its_own_and_says_which(run: Any) -> None:
 
 
 def test_what_an_older_version_kept_is_not_used(run: Any) -> None:
-    """It gave the name of the training's windows to all."""
+    """Older versions used the name of the training windows for all windows."""
     found = scored(run, "val")
     file = Path(found["files"][0])
     content = {key: value for key, value in json.loads(file.read_text()).items() if key != "seal"}

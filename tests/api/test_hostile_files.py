@@ -203,7 +203,7 @@ def _circle(path: Path) -> None:
 
 
 ODD: dict[str, tuple[Callable[[Path], None], str]] = {
-    "a link to nothing": (lambda p: p.symlink_to("nothing"), "a link that leads nowhere"),
+    "a link to nothing": (lambda p: p.symlink_to("nothing"), "a broken link"),
     "a link to itself": (_circle, "symbolic links"),
     "a FIFO": (os.mkfifo, "it is a FIFO"),
     "a socket": (_socket, "it is a socket"),

@@ -45,9 +45,9 @@ def test_version(etude) -> None:
         (["runs"], "arguments are required: ACTION"),
         (["runs", "list"], "--root = 'experiments': expected a folder of runs"),
         (["runs", "show"], "RUN"),
-        (["runs", "show", "nano"], "there is no folder of runs yet"),
+        (["runs", "show", "nano"], "experiments does not exist"),
         (["generate"], "RUN"),
-        (["generate", "nano"], "there is no folder of runs yet"),
+        (["generate", "nano"], "experiments does not exist"),
         (["generate", "nano", "--samples", "few"], "invalid int value: 'few'"),
         (["predict", "nano"], "--text and --file: expected one of them (neither is given)"),
         (["predict", "nano", "--text", "a", "--file", "b"], "one of them (both are given)"),
@@ -199,7 +199,7 @@ def test_show(etude, registry: Path, run: str) -> None:
     assert facts["parameters"] == "1,234,567"
     assert facts["val/loss"] == "1.23456"
     assert facts["best"] == "val/loss 1.20000 at step 10"
-    assert facts["label"] == "(as in the experiment file)"
+    assert facts["label"] == "(no overrides)"
     assert (facts["tags"], facts["notes"]) == ("x, y", "of mine")
     assert "error" not in facts
 

@@ -12,7 +12,7 @@ SAYS = {
     "masked_lm": ["[MASK]", "tokens (8, 24)", "labels (8, 24)", "documents"],
     "span_denoising": ["<extra_id_0>", "source (8,", "labels (8,"],
     "translation": ["source: ", "target: ", "targets: "],
-    "instruction": ["source: ", "does not enter the loss"],
+    "instruction": ["source: ", "not included in the loss"],
     "classification": ["label: cats", "label: none", "labels (8,)"],
     "tagging": ["tags: ", "labels: ·"],
 }
@@ -33,8 +33,8 @@ def test_packed(kind: str, toy: Callable, etude: Callable, tmp_path: Path) -> No
     more = ["data.pack=true", "data.sequence_length=64", "model.max_length=64"]
     answer = etude("data", "show", *toy(kind, tmp_path / "runs", *more), "--examples", "8")
     assert answer.code == 0, answer.err
-    assert "packed: several examples in a sequence" in answer.out
-    last = answer.out.rpartition("the first step")[2]
+    assert "packed: several examples per sequence" in answer.out
+    last = answer.out.rpartition("first optimizer step")[2]
     if kind == "classification":
         shown = [line for line in last.splitlines() if line.startswith("  labels:")]
         assert sum(len(line.split()[1:]) - line.count("·") for line in shown) == 8

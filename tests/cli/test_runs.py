@@ -145,7 +145,7 @@ def test_list_refuses(etude: Etude, root: Path, words: list[str], said: str) -> 
 
 
 def test_nothing_fits(etude: Etude, root: Path) -> None:
-    assert "no run fits" in etude("runs", "list", "--root", root, "seed=7").out
+    assert "no matching runs" in etude("runs", "list", "--root", root, "seed=7").out
 
 
 def test_columns_of_ones_own(etude: Etude, root: Path) -> None:
@@ -180,7 +180,7 @@ def test_damaged_records_are_told(etude: Etude, root: Path) -> None:
     answer = etude("runs", "list", "--root", root)
     assert answer.code == 0
     assert len(answer.out.splitlines()) == 5
-    told = "2 damaged records: nano/bbbb00000000, old/eeee00000000 (etude runs verify)"
+    told = "2 damaged records: nano/bbbb00000000, old/eeee00000000 (check with `etude runs verify`)"
     assert answer.err.strip() == told
     assert json.loads(etude("runs", "list", "--root", root, "--json").out)
 
@@ -289,11 +289,11 @@ DRAWING = [["compare", "aaaa0", "cccc"], ["plot", "nano"], ["export", "nano"]]
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        ("experiments/nano/aaaa00000000/run.json", "a place outside the records"),
-        ("experiments/nano/aaaa00000000/figures/new/mine.png", "a place outside the records"),
-        ("link.png", "a place outside the records"),
-        ("experiments/_sweeps/x/sweep.json", "a place outside the records"),
-        ("experiments/_papers/x/result.json", "a place outside the records"),
+        ("experiments/nano/aaaa00000000/run.json", "a path outside all records"),
+        ("experiments/nano/aaaa00000000/figures/new/mine.png", "a path outside all records"),
+        ("link.png", "a path outside all records"),
+        ("experiments/_sweeps/x/sweep.json", "a path outside all records"),
+        ("experiments/_papers/x/result.json", "a path outside all records"),
         ("device", "it exists and is not a regular file"),
         ("pipe", "it exists and is not a regular file"),
         ("folder", "it is a folder"),
@@ -333,7 +333,7 @@ def test_an_output_goes_where_a_link_points_to(
         (["nano", "--metric", "val/los"], "did you mean val/loss?"),
         (["nano", "--x", "hours"], "--x = 'hours': expected one of step, tokens, time"),
         (["nano", "--log", "z"], "--log = 'z': expected one of x, y, xy"),
-        (["nano", "--output", "a.xyz"], "a.xyz: expected a file of figures: "),
+        (["nano", "--output", "a.xyz"], "a.xyz: expected a figure file with one of"),
         (["aaaa0"], "expected at least two runs"),
         (["nanno", "aaaa0"], "did you mean nano?"),
     ],
@@ -404,12 +404,12 @@ def test_rm_does_not_follow_links(etude: Etude, root: Path, tmp_path: Path) -> N
     assert (precious / "file").read_text() == "x"
     (root / "nano/gggg").symlink_to(root / "nano/aaaa00000000")
     refused = etude("runs", "rm", root / "nano/gggg", "--root", root, "--yes")
-    assert (refused.code, "a link leads to" in refused.err) == (2, True)
+    assert (refused.code, "it is a link to" in refused.err) == (2, True)
     other = tmp_path / "other"
     other.mkdir()
     (other / "lnk").symlink_to(root / "nano")
     refused = etude("runs", "rm", "lnk", "--all", "--root", other, "--yes")
-    assert (refused.code, "a link leads to" in refused.err) == (2, True)
+    assert (refused.code, "it is a link to" in refused.err) == (2, True)
     assert (root / "nano/aaaa00000000/run.json").is_file()
 
 

@@ -220,8 +220,7 @@ class TestJSON:
             (
                 '{"text": "a"}\n{"text": "b", "text": "c"}\n',
                 ", line 2: expected JSON with one object per line, or one list of objects "
-                "(the key 'text' "
-                "stands twice in one object)",
+                "(duplicate key 'text' in an object)",
             ),
             ('{"a": {"b": 1, "b": 2}}\n', ", line 1: expected JSON"),
             ('[{"a": 1},\n {"b": 1, "b": 2}]', ", row 2: expected JSON"),

@@ -237,7 +237,7 @@ class TestPaths:
     def test_what_is_neither_file_nor_folder_is_said(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "f.csv")
         (tmp_path / "l.csv").symlink_to("nowhere")
-        for name, said in (("f.csv", "it is a FIFO"), ("l.csv", "a link that leads nowhere")):
+        for name, said in (("f.csv", "it is a FIFO"), ("l.csv", "a broken link")):
             with pytest.raises(RequestError, match=said):
                 files_of([str(tmp_path / name)])
         with pytest.raises(RequestError, match="'': expected a file, a folder or a glob"):

@@ -384,7 +384,7 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     """One reader takes the first, another the last."""
     file = written(tmp_path)
     file.write_text(file.read_text().replace('"version"', '"normalizer": null, "version"', 1))
-    with pytest.raises(RequestError, match="stands twice in one object"):
+    with pytest.raises(RequestError, match=r"duplicate key .* in an object"):
         Tokenizer.load(file)
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Tests of atomic file writes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_write_that_fails_leaves_the_old_content(
 def test_the_new_content_is_on_the_disk_before_it_has_the_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A power cut between any two of these steps leaves the old file or the new."""
+    """A power failure between any two of these steps leaves the old file or the new one."""
     events: list[str] = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda fd: (events.append("fsync"), fsync(fd))[1])

@@ -1,4 +1,4 @@
-"""Conditions on runs: what is typed means what it says, and is told back as it was typed."""
+"""Tests of filters: parsing, matching, and printing a filter as it was typed."""
 
 from __future__ import annotations
 
@@ -55,19 +55,19 @@ def test_numbers_compare_as_numbers(found: float, sign: str, wanted: float) -> N
         ("lr>1e-3", 1e-3, False),
         ("lr>=1e-3", 1e-3, True),
         ("lr==0.001", 1e-3, True),
-        ("lr<1", None, False),  # no order with what is not there
+        ("lr<1", None, False),  # missing values have no order
         ("lr>1", None, False),
         ("lr<1", MISSING, False),
         ("lr<1", "auto", False),
         ("bias=true", True, True),
-        ("bias=1", True, False),  # true is no number
+        ("bias=1", True, False),  # true is not a number
         ("layers=true", 1, False),
         ("bias!=true", False, True),
         ("cap=null", None, True),
         ("cap=null", MISSING, True),
         ("cap!=null", 1.0, True),
         ("position=rotary", "rotary", True),
-        ("position=Rotary", "rotary", False),  # a file's name is what it is
+        ("position=Rotary", "rotary", False),  # names of files are compared exactly
         ("position!=rotary", MISSING, True),
         ("position=rotary", ClassName("Rotary"), True),
         ("feedforward=gelu_tanh", ClassName("GELUTanh"), True),
@@ -91,7 +91,7 @@ def test_what_holds(condition: str, found: object, holds: bool) -> None:
 
 @pytest.mark.parametrize("text", ["=x", ">1", "lr", "", "a b=1"])
 def test_what_is_no_condition(text: str) -> None:
-    with pytest.raises(RequestError, match="a value"):
+    with pytest.raises(RequestError, match="KEY OPERATOR VALUE"):
         parse(text)
 
 

@@ -1,4 +1,4 @@
-"""A fingerprint is remembered for as long as no file of the data is touched."""
+"""Tests that fingerprints are cached until a file of the data changes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DATA = {"path": "x"}
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files count as they are, however new."""
+    """Accepts files however recently they were changed."""
     monkeypatch.setattr(fingerprints, "_SETTLED", 0)
 
 
@@ -37,7 +37,7 @@ def file(tmp_path: Path, settled: None) -> Path:
 
 
 def rewrite(file: Path) -> None:
-    """The same size and the same time of change, and another content."""
+    """Writes other content with the same size and modification time."""
     before = file.stat()
     file.write_text("two")
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))

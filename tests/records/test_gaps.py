@@ -1,4 +1,4 @@
-"""Which rows there must be, by hand."""
+"""Tests of the expected rows, against values computed by hand."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_older_records_have_the_intervals_of_their_config() -> None:
     info = {"starts": [{"step": 0}], "total_steps": 13, "config": config}
     assert missing_row(info, WHOLE, 13) is None
     assert missing_row(info, [7, 8, 12, 13], 13) == 4
-    # a later start may have had another `log_every_n_steps`, and did not say so
+    # later starts of older records may have used another `log_every_n_steps`
     info["starts"] = [{"step": 0}, {"step": 5}]
     assert missing_row(info, [1, 7, 13], 13) is None
     assert missing_row(info, [4, 8, 13], 13) == 7

@@ -1,4 +1,4 @@
-"""One process holds a run, and nobody when that process is gone."""
+"""Tests that one process holds a run, and none after that process exits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def hold(folder: str, held: Any, leave: Any) -> None:
 
 @pytest.fixture
 def holder_process(tmp_path: Path) -> Iterator[tuple[Any, Callable[[], None]]]:
-    """Another process that holds the lock of `tmp_path`, and how to tell it to let go."""
+    """Returns a process that holds the lock of `tmp_path`, and the means to release it."""
     held, leave = SPAWN.Event(), SPAWN.Event()
     process = SPAWN.Process(target=hold, args=(str(tmp_path), held, leave), daemon=True)
     process.start()
@@ -91,7 +91,7 @@ def test_a_holder_that_has_said_nothing_yet(tmp_path: Path, content: str) -> Non
 
 
 def test_a_holder_on_another_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Locks may not reach so far, and nobody here can see whether its process lives."""
+    """Locks may not be shared between hosts, and the process cannot be checked from here."""
     import socket
 
     lock = RunLock(tmp_path)
@@ -99,7 +99,7 @@ def test_a_holder_on_another_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         patch.setattr(socket, "gethostname", lambda: "elsewhere")
         lock.acquire()
         assert lock._file is not None
-        lock._file.close()  # it died there, or this disk does not share locks
+        lock._file.close()  # the process died on the other host, or the disk does not share locks
     assert is_held(tmp_path)
     with pytest.raises(RunHeld, match="on elsewhere since") as held:
         RunLock(tmp_path).acquire()
@@ -109,6 +109,6 @@ def test_a_holder_on_another_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert holder(tmp_path / ".lock")["host"] == socket.gethostname()
     mine.release()
     assert holder(tmp_path / ".lock") == {}
-    with monkeypatch.context() as patch:  # what was given back is free on every host
+    with monkeypatch.context() as patch:  # a released lock is free on every host
         patch.setattr(socket, "gethostname", lambda: "elsewhere")
         RunLock(tmp_path).acquire()

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: whole lines in the order of steps, whatever ended the writer."""
+"""Tests of `metrics.jsonl`: complete lines in the order of steps, however the writer ended."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_cut_after_keeps_the_step_itself(tmp_path: Path, step: int, left: int) -
 
 
 def test_after_a_cut_the_next_row_stands_on_its_own_line(tmp_path: Path) -> None:
-    """Also where a kill left half a line."""
+    """Also after a killed process left a partial line."""
     path = tmp_path / "metrics.jsonl"
     file = written(path, range(4))
     with path.open("a") as stream:
@@ -100,7 +100,7 @@ TRAINED = st.fixed_dictionaries(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(rows=st.lists(TRAINED, max_size=6) | ROWS, cut=st.integers(0, 30))
 def test_the_table_is_that_of_the_rows(tmp_path: Path, rows: list, cut: int) -> None:
-    """However it is read: columns, kinds, and each value to the bit, also where the end is cut."""
+    """Both readers give equal columns, types and values, bit for bit, even if truncated."""
     path = tmp_path / "metrics.jsonl"
     path.unlink(missing_ok=True)
     for row in rows:
@@ -164,7 +164,7 @@ print(count, last["train/loss"], streamed, len(frame), frame["train/loss"].sum()
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 def test_five_million_rows(tmp_path: Path) -> None:
-    """They are streamed in constant memory, and make a table within 3 GB."""
+    """Rows are streamed in constant memory, and become a table within 3 GB."""
     file = tmp_path / "metrics.jsonl"
     with file.open("w") as stream:
         for step in range(1, MANY + 1):

@@ -1,4 +1,4 @@
-"""Files of a record: regular, inside it, of a known size; nothing hangs and no link is followed."""
+"""Tests of opening record files: regular, inside the record, of limited size; no call blocks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def fifo(path: Path) -> None:
 
 def a_socket(path: Path) -> None:
     here = os.getcwd()
-    os.chdir(path.parent)  # a socket's path may have 108 bytes
+    os.chdir(path.parent)  # a socket's path is limited to 108 bytes
     try:
         socket.socket(socket.AF_UNIX).bind(path.name)
     finally:
@@ -94,7 +94,7 @@ def test_what_is_no_file_is_refused_in_every_way_of_opening(tmp_path: Path, odd:
 def test_a_device_itself_is_not_opened() -> None:
     with pytest.raises(RequestError, match=r"/dev/zero: .*it is a device"):
         opened("/dev/zero", RUN)
-    with pytest.raises(RequestError, match="it is a device"):  # what the user names may be a link
+    with pytest.raises(RequestError, match="it is a device"):  # paths from the user may be links
         opened("/dev/zero", None)
 
 
@@ -110,7 +110,7 @@ def test_a_file_over_the_limit_of_its_kind_is_refused(tmp_path: Path, kind) -> N
     path = tmp_path / kind.name.replace("*", "a")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
-        file.truncate(kind.largest + 1)  # a hole, which takes no place
+        file.truncate(kind.largest + 1)  # a sparse file
     with pytest.raises(RequestError, match=f"at most {kind.largest:,} bytes") as refused:
         opened(path, kind)
     assert str(path) in str(refused.value)
@@ -142,7 +142,7 @@ def test_no_folder_inside_the_record_may_be_a_link(tmp_path: Path, which: str) -
 
 
 def test_links_above_the_record_are_the_users_own(tmp_path: Path) -> None:
-    """The root, a name's folder and the record's folder may lie on another disk."""
+    """The root, a name's folder and the record's folder may be on another disk."""
     disk = tmp_path / "disk" / "run"
     (disk / "checkpoints" / "step-1").mkdir(parents=True)
     (disk / "checkpoints" / "step-1" / "MANIFEST.json").write_text("{}")
@@ -160,7 +160,9 @@ def test_writing_replaces_a_link_and_not_what_it_leads_to(tmp_path: Path) -> Non
     record = tmp_path / "record"
     record.mkdir()
     (record / "run.json").symlink_to(precious)
-    (record / files._beside("run.json")).symlink_to(precious)  # the name that is written first
+    (record / files._temporary_name("run.json")).symlink_to(
+        precious
+    )  # the name that is written first
     files.write_json(record / "run.json", {}, RUN)
     assert precious.read_text() == "precious"
     assert not (record / "run.json").is_symlink()

@@ -1,4 +1,4 @@
-"""`source.patch` and a clean clone give the source that trained."""
+"""Tests that `source.patch` and a clean clone restore the source used for training."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ NAME = "my_parts_in_git"
 
 
 def change(top: Path) -> None:
-    """In every way: an edit, a binary, a removal, a new file, staged and not."""
+    """Changes the checkout in every way: edit, binary, removal, new file, staged and unstaged."""
     package = top / "src" / NAME
     (package / "parts.py").write_text("DIM = 1\nHEADS = 4\n")
     (package / "table.bin").write_bytes(bytes(reversed(range(256))))
@@ -134,8 +134,8 @@ def test_no_difference_no_git_no_checkout_no_file(
     assert written(tmp_path / "record") == []
     environment = checkout / "env" / "lib"
     environment.mkdir(parents=True)
-    assert patches.checkout_of(environment) is None
-    assert patches.checkout_of(tmp_path / "record") is None
+    assert patches.find_checkout(environment) is None
+    assert patches.find_checkout(tmp_path / "record") is None
     change(checkout)
     assert len(written(tmp_path / "record")) == 1
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -167,8 +167,8 @@ def test_one_patch_a_checkout(checkout: Path, tmp_path: Path) -> None:
 def test_what_is_too_large_is_left_out(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """First what is no source, then everything."""
-    monkeypatch.setattr(patches, "LARGEST", 2000)
+    """Files that are not source are left out first, then everything."""
+    monkeypatch.setattr(patches, "MAX_BYTES", 2000)
     (checkout / "notes.md").write_text("note\n" * 1000)
     (checkout / "src" / NAME / "parts.py").write_text("DIM = 5\n")
     written(tmp_path / "record")
@@ -193,7 +193,7 @@ def test_secrets_in_the_source_are_masked(checkout: Path, tmp_path: Path) -> Non
 def test_a_run_says_which_source_trained_it(
     checkout: Path, etude: Any, corpus: Path, tiny: Any, tmp_path: Path
 ) -> None:
-    """Its first start by one source; on reuse, a line tells what differs now."""
+    """The first start records its source; on reuse, one line reports the difference."""
     change(checkout)
     words = tiny(corpus, tmp_path / "root", "run.samples=0", f"extensions=[{NAME}]")
     assert etude("train", *words).code == 0

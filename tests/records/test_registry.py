@@ -1,4 +1,4 @@
-"""Finding runs, and what a record says of itself."""
+"""Tests of finding runs, and of the values of a record."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_scan_of_a_name_and_of_one_run(root: Path) -> None:
         ("cccc00000000", "nano/cccc00000000"),  # a whole signature comes before its ~2
         ("cccc00000000~2", "nano/cccc00000000~2"),
         ("dddd", "broken/dddd00000000"),
-        ("nano/aaaa0", "nano/aaaa00000000"),  # as a list shows it, whole or not
+        ("nano/aaaa0", "nano/aaaa00000000"),  # as in `etude runs list`, complete or not
         ("nano/cccc00000000~2", "nano/cccc00000000~2"),
     ],
 )
@@ -81,15 +81,15 @@ def test_find_by_path_needs_no_root(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("run", "said"),
     [
-        ("aaaa", "fits nano/aaaa00000000, nano/aaaa11111111"),
+        ("aaaa", "it matches nano/aaaa00000000, nano/aaaa11111111"),
         ("nanno", "did you mean nano?"),
-        ("broken", "there: dddd00000000 failed"),
+        ("broken", "its runs: dddd00000000 failed"),
         ("eeee00000000", "expected a path, a signature prefix or a name"),
         ("_sweeps", "expected a path, a signature prefix or a name"),
         ("ffff", "expected a path, a signature prefix or a name"),
         ("broken/aaaa0", "expected a path, a signature prefix or a name"),
-        ("9999", "a newer étude wrote it"),
-        ("newer", "a newer étude wrote it"),
+        ("9999", "written by a newer version of Étude"),
+        ("newer", "written by a newer version of Étude"),
     ],
 )
 def test_find_refuses(root: Path, run: str, said: str) -> None:
@@ -165,7 +165,7 @@ def test_every_other_status_stands_as_written(tmp_path: Path, status: str) -> No
 
 def test_a_record_of_a_later_format_is_refused(tmp_path: Path) -> None:
     folder = make(tmp_path, "nano/aaaa00000000", format=FORMAT + 1)
-    with pytest.raises(RequestError, match="a newer étude wrote it"):
+    with pytest.raises(RequestError, match="written by a newer version of Étude"):
         Record.read(folder)
 
 
@@ -207,12 +207,12 @@ def test_checkpoints(tmp_path: Path, which: str, best: int | None, step: int) ->
 @pytest.mark.parametrize("which", ["99", "best", "lst", "11"])
 def test_a_checkpoint_that_is_not_there(tmp_path: Path, which: str) -> None:
     record = checkpointed(tmp_path, 10, 20, best=15)
-    with pytest.raises(RequestError, match="there: 10, 20"):
+    with pytest.raises(RequestError, match="available: 10, 20"):
         record.checkpoint(which)
 
 
 def test_no_checkpoint_at_all(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="there: none"):
+    with pytest.raises(RequestError, match="available: none"):
         checkpointed(tmp_path).checkpoint("last")
 
 
@@ -230,7 +230,10 @@ def test_run_folder_is_named_by_twelve_digits(tmp_path: Path) -> None:
         (["+callbacks.stop.patience=2"], "patience=2"),
         (["++model.bias=true"], "bias=true"),
         (["run.root=x", "name=y", "hydra.verbose=true", "extensions=[a]"], ""),
-        (["model.dim=8", "other.dim=9"], "model.dim=8 other.dim=9"),  # told apart by the whole key
+        (
+            ["model.dim=8", "other.dim=9"],
+            "model.dim=8 other.dim=9",
+        ),  # distinguished by the whole key
         (["seed=1", "seed=2"], "seed=2"),  # the last counts
         (["data.path=a=b.txt"], "path=a=b.txt"),
         (["logger=[tensorboard,wandb]", "logger.wandb.project=x"], ""),

@@ -1,4 +1,4 @@
-"""The hash of an identity: one for one value, however it is written."""
+"""Tests of the signature: equal values have equal hashes, independent of key order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""File systems that cannot be written, or lack locks or flushed folders, are refused by name."""
+"""Tests that file systems that are read-only, or lack locks or fsync, are reported by name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CODES = [errno.EINVAL, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOS
 
 
 def lacking(monkeypatch: pytest.MonkeyPatch, what: str, code: int) -> None:
-    """The file system has no `locks`, or cannot flush `folders` or `files`."""
+    """Makes the file system lack `locks`, or `fsync` of `folders` or `files`."""
     fsync = os.fsync
 
     def flocked(*_: Any) -> None:
@@ -47,9 +47,9 @@ def lacking(monkeypatch: pytest.MonkeyPatch, what: str, code: int) -> None:
 @pytest.mark.parametrize(
     ("what", "lost"),
     [
-        ("locks", "locks (flock): two processes could train the same run"),
-        ("files", "flushed files (fsync): what was written last may be gone"),
-        ("folders", "flushed folders (fsync): the last checkpoint may be gone"),
+        ("locks", "locks (flock), which keep two processes from training the same run"),
+        ("files", "fsync of files, without which the last writes may be lost"),
+        ("folders", "fsync of folders, without which the last checkpoint may be lost"),
     ],
 )
 def test_a_file_system_that_lacks_something(
@@ -74,7 +74,7 @@ def test_a_file_system_that_lacks_something(
 
 def test_another_error_is_no_lack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     lacking(monkeypatch, "folders", errno.EIO)
-    with pytest.raises(RequestError, match="expected a folder that can be written"):
+    with pytest.raises(RequestError, match="expected a writable folder"):
         check_root(tmp_path, unsafe=True)
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         write_json(tmp_path / "a.json", 1)
@@ -84,8 +84,8 @@ def test_a_folder_that_is_full(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     def full(**_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("tempfile.mkstemp", full)  # the inode table, say
-    with pytest.raises(RequestError, match="expected room for a file"):
+    monkeypatch.setattr("tempfile.mkstemp", full)  # such as the inode table
+    with pytest.raises(RequestError, match="expected free disk space"):
         check_root(tmp_path)
 
 
@@ -101,7 +101,7 @@ def test_runs_of_a_root_that_cannot_be_written_may_be_read(
     (tmp_path / "old" / "0123456789ab" / "run.json").write_text("{}")
     monkeypatch.setattr(storage.os, "access", lambda path, mode: not mode & os.W_OK)
     check_new(tmp_path, "old", unsafe=False)
-    with pytest.raises(RequestError, match="can be written"):
+    with pytest.raises(RequestError, match="a writable folder"):
         check_new(tmp_path, "new", unsafe=False)
 
 
@@ -148,7 +148,7 @@ def test_a_run_without_locks_and_flushed_folders(
     refused = etude("train", *words)
     assert refused.code == 2
     assert f"run.root = '{tmp_path}': expected a file system with locks" in refused.err
-    assert "flushed folders" in refused.err
+    assert "fsync of folders" in refused.err
     assert not (tmp_path / "runs").exists()
     unsafe = etude("train", *words, "run.unsafe_storage=true")
     assert unsafe.code == 0, unsafe.err

@@ -78,7 +78,7 @@ def test_fewer_than_asked_for(kept: Record, small: Small, tmp_path: Path) -> Non
     with pytest.raises(RequestError) as caught:
         Run(kept).model(f"average:{there + 1}")
     (problem,) = caught.value.problems
-    assert problem.expected == f"at most the {there} checkpoints that are kept"
+    assert problem.expected == f"at most the {there} saved checkpoints"
     assert f"run.keep_last={there + 1}" in (problem.hint or "")
     assert "30, 35, 40" in (problem.hint or "")
     for bad in ("average:0", "average:", "average:-1", "average:2.5", "mean"):

@@ -130,7 +130,7 @@ def test_a_read_only_root_where_permission_bits_count(words: Words, tmp_path: Pa
     words_ = [*words(root), f"run.cache={tmp_path / 'cache'}"]
     done = subprocess.run([*command, *words_], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
-    assert f"run.root = '{root}': expected a folder that can be written" in done.stderr
+    assert f"run.root = '{root}': expected a writable folder" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(root.iterdir())
     assert not (tmp_path / "cache").exists()  # no data was prepared

@@ -156,7 +156,7 @@ def test_the_rest_of_a_long_row(more: str, toy: Toy, tmp_path: Path) -> None:
         ]
         assert found == expected
         if not expected and more.endswith("truncate"):
-            with pytest.raises(RequestError, match="what stands in the training split"):
+            with pytest.raises(RequestError, match="a text in the training split"):
                 run.readings(text)
 
 
@@ -207,9 +207,9 @@ def test_which_steps_read_a_text(words: Callable, tmp_path: Path) -> None:
         if len(text) > 9:  # no window holds all of it
             assert not found.whole.any()
             assert len(found)
-    with pytest.raises(RequestError, match="what stands in the training split"):
+    with pytest.raises(RequestError, match="a text in the training split"):
         run.readings("no such text")
-    with pytest.raises(RequestError, match="some text"):
+    with pytest.raises(RequestError, match="a non-empty text"):
         run.readings("")
 
 
@@ -251,7 +251,7 @@ def test_from_the_command_line(etude: Any, words: Callable, tmp_path: Path) -> N
     assert answer.code == 0, answer.err
     assert "step 7 of 40" in answer.out
     assert "text.txt, tokens" in answer.out
-    assert "and 2 examples more" in answer.out
+    assert "and 2 more examples" in answer.out
     told = json.loads(etude("data", "step", str(run), "7", "--json").out)
     assert [line["example"] for line in told] == [1, 2, 3, 4]
     text = load_run(run).data()
@@ -265,7 +265,7 @@ def test_from_the_command_line(etude: Any, words: Callable, tmp_path: Path) -> N
         (["step", str(run), "41"], "a step of the run, 1 to 40"),
         (["step", str(run), "0"], "a step of the run, 1 to 40"),
         (["step", str(run), "7", "--examples", "0"], "a positive number"),
-        (["find", str(run), "nowhere"], "what stands in the training split"),
+        (["find", str(run), "nowhere"], "a text in the training split"),
         (["stop"], "did you mean step?"),
         ([], "show, step or find"),
     ):

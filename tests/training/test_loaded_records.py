@@ -117,5 +117,5 @@ def test_found_by_name_and_prefix(small: Callable, tmp_path: Path) -> None:
         load_run("tinny", root=tmp_path)
     twin = first.path.with_name(first.path.name[:6] + "0" * 6)
     shutil.copytree(first.path, twin)
-    with pytest.raises(RequestError, match="a prefix of one run only"):
+    with pytest.raises(RequestError, match="a prefix of a single run"):
         load_run(first.path.name[:6], root=tmp_path)

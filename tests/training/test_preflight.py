@@ -47,7 +47,7 @@ def test_the_root_cannot_be_written(
     monkeypatch.setattr(storage.os, "access", lambda path, mode: not mode & os.W_OK)
     answer = etude("train", *words(tmp_path / "runs"))
     assert answer.code == 2
-    assert f"run.root = '{tmp_path}': expected a folder that can be written" in answer.err
+    assert f"run.root = '{tmp_path}': expected a writable folder" in answer.err
     assert not list(tmp_path.iterdir())
 
 
@@ -57,7 +57,7 @@ def test_a_read_only_root(words: Words, etude: Callable, tmp_path: Path) -> None
     root.mkdir(mode=0o555)
     answer = etude("train", *words(root))
     assert answer.code == 2
-    assert f"run.root = '{root}': expected a folder that can be written" in answer.err
+    assert f"run.root = '{root}': expected a writable folder" in answer.err
 
 
 @pytest.mark.usefixtures("forbid_data")

@@ -1,4 +1,4 @@
-"""Several runs beside each other: what differs, how they went, their curves in one figure."""
+"""Comparison of several runs: config differences, results, and their curves in one figure."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ if TYPE_CHECKING:
 
 
 class Comparison:
-    """Runs side by side; in a notebook it shows its tables and its figure.
+    """Comparison of runs; in a notebook, it is shown as tables and a figure.
 
     Args:
-        records: the runs.
-        metrics: a panel each; empty takes the metric by which the runs chose their best.
+        records: records of the runs.
+        metrics: metrics to plot, one per panel; empty for the metric by which the runs selected
+            their best checkpoint.
         x: `step`, `tokens` or `time` (seconds of training).
-        log: the axes with logarithmic scale: `x`, `y`, `xy` or none.
+        log: axes with logarithmic scale: `x`, `y`, `xy` or an empty string.
 
     Raises:
-        RequestError: no runs, or none that has a metric.
+        RequestError: there are no runs, or none has a metric.
 
     Attributes:
-        without: for each metric the runs that never wrote it, by name.
+        without: names of the runs that never logged a metric, by metric.
     """
 
     def __init__(
@@ -54,43 +55,44 @@ class Comparison:
         self.names = names(self.records)
         self.x, self.log = x, log
         self._frames = [read_frame(record.path / "metrics.jsonl") for record in self.records]
-        self.metrics_shown = list(metrics) or [self._usual()]
+        self.metrics_shown = list(metrics) or [self._default_metric()]
         self.without: dict[str, list[str]] = {}
         self._panels = {metric: self._curves(metric) for metric in self.metrics_shown}
 
     @property
     def config(self) -> pd.DataFrame:
-        """One row a run, one column a key of the config that differs."""
+        """One row per run, one column per config key that differs."""
         return self._table(config_differences(self.records))
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """One row a run: status, steps, size, time, best and final metrics."""
+        """One row per run: status, steps, size, time, best and latest metrics."""
         return self._table(results(self.records))
 
     def figure(self) -> Figure:
-        """The curves, as a matplotlib figure."""
+        """Plots the curves as a matplotlib figure."""
         return draw(self._panels, x=self.x, log=self.log, title=self._title())
 
     def save(self, path: str | Path, kind: Kind | None = None) -> Path:
-        """Writes the figure as PNG (or what the path's ending says) and returns its path.
+        """Saves the figure as PNG (or the format of the path's suffix), and returns its path.
 
         Args:
-            kind: of a record's figure, in which no link is followed.
+            path: path of the file.
+            kind: kind of a record's figure, for which no link is followed.
         """
         return save(self.figure(), Path(path), kind)
 
     def usual_file(self, root: Path) -> Path:
-        """Where the figure of just these runs, drawn like this, lies below a folder of runs."""
+        """Returns the default path of this figure in a folder of runs."""
         runs = sorted(str(fact(record, "run")) for record in self.records)
-        what = {"runs": runs, "metrics": self.metrics_shown, "x": self.x, "log": self.log}
-        return usual_file(root, what)
+        identity = {"runs": runs, "metrics": self.metrics_shown, "x": self.x, "log": self.log}
+        return usual_file(root, identity)
 
-    def _usual(self) -> str:
-        written = {key for frame in self._frames for key in frame}
-        chosen = [best(record).get("metric") for record in self.records]
-        usual = [*(metric for metric in chosen if metric), "val/loss", "train/loss"]
-        return next((metric for metric in usual if metric in written), usual[0])
+    def _default_metric(self) -> str:
+        logged = {key for frame in self._frames for key in frame}
+        selected = [best(record).get("metric") for record in self.records]
+        candidates = [*(metric for metric in selected if metric), "val/loss", "train/loss"]
+        return next((metric for metric in candidates if metric in logged), candidates[0])
 
     def _curves(self, metric: str) -> list[Curve]:
         curves = []
@@ -106,7 +108,7 @@ class Comparison:
         if not curves:
             known = {key for record in self.records for key in metric_facts(record)}
             known |= {str(key) for frame in self._frames for key in frame if "/" in str(key)}
-            hint = nearest(metric, known) or "no run has written any"
+            hint = nearest(metric, known) or "no run has logged a metric"
             raise RequestError(Problem("--metric", "a metric of these runs", metric, hint))
         self.without[metric] = missing
         return curves
@@ -121,11 +123,11 @@ class Comparison:
     def _table(self, values: dict[str, list[Any]]) -> pd.DataFrame:
         import pandas as pd
 
-        plain = {
-            key: [None if value is MISSING else value for value in found]
-            for key, found in values.items()
+        columns = {
+            key: [None if value is MISSING else value for value in row]
+            for key, row in values.items()
         }
-        return pd.DataFrame(plain, index=pd.Index(self.names, name="run"))
+        return pd.DataFrame(columns, index=pd.Index(self.names, name="run"))
 
     def _repr_html_(self) -> str:
         picture = io.BytesIO()

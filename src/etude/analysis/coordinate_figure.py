@@ -1,4 +1,4 @@
-"""The figure of a coordinate check."""
+"""Figure of a coordinate check."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ _KINDS = {"blocks": COLOURS[0], "attention scores": COLOURS[2], "logits": COLOUR
 
 
 def coordinate_figure(frame: pd.DataFrame, path: Path) -> Path:
-    """Mean sizes over the width: a panel for each parametrisation, a line for each quantity after
-    the last step, the later layers the darker, and a dotted one before training.
+    """Plots mean absolute values over the width, one panel per parametrisation.
+
+    There is a line for each quantity after the last step, darker for later layers, and a dotted
+    line before training.
 
     Args:
-        frame: from `etude.coordinate_check`.
-        path: of the figure.
+        frame: result of `etude.coordinate_check`.
+        path: path of the figure.
+
+    Returns:
+        The path of the figure.
     """
     last = int(frame["step"].max())
     table = slopes(frame)
@@ -28,14 +33,14 @@ def coordinate_figure(frame: pd.DataFrame, path: Path) -> Path:
     figure = new_figure(0.8 + 4.1 * len(parametrisations), 4.2)
     panels = figure.subplots(1, len(parametrisations), squeeze=False, sharey=True)[0]
     for axes, parametrisation in zip(panels, parametrisations, strict=True):
-        chosen = frame[frame["parametrisation"] == parametrisation]
-        found = table[(table["parametrisation"] == parametrisation) & (table["step"] == last)]
-        _lines(axes, chosen[chosen["step"] == 0], linestyle=":", linewidth=1.2)
-        _lines(axes, chosen[chosen["step"] == last], marker="o", markersize=4, linewidth=1.6)
-        low, high = found["value"].min(), found["value"].max()
+        rows = frame[frame["parametrisation"] == parametrisation]
+        last_slopes = table[(table["parametrisation"] == parametrisation) & (table["step"] == last)]
+        _plot_lines(axes, rows[rows["step"] == 0], linestyle=":", linewidth=1.2)
+        _plot_lines(axes, rows[rows["step"] == last], marker="o", markersize=4, linewidth=1.6)
+        low, high = last_slopes["value"].min(), last_slopes["value"].max()
         axes.set_title(f"{parametrisation}: slopes {low:+.2f} to {high:+.2f}", fontsize=10)
         axes.set_xlabel("width D")
-        widths = sorted(set(chosen["width"]))
+        widths = sorted(set(rows["width"]))
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xticks(widths, labels=[str(width) for width in widths])
@@ -52,15 +57,15 @@ def coordinate_figure(frame: pd.DataFrame, path: Path) -> Path:
     return save(figure, path)
 
 
-def _lines(axes: Any, chosen: pd.DataFrame, **style: Any) -> None:
-    of_kind: dict[str, list[str]] = {kind: [] for kind in _KINDS}
-    for name in dict.fromkeys(chosen["quantity"]):
-        of_kind[_kind(name)].append(name)
-    for kind, names in of_kind.items():
+def _plot_lines(axes: Any, rows: pd.DataFrame, **style: Any) -> None:
+    names_by_kind: dict[str, list[str]] = {kind: [] for kind in _KINDS}
+    for name in dict.fromkeys(rows["quantity"]):
+        names_by_kind[_kind(name)].append(name)
+    for kind, names in names_by_kind.items():
         for number, name in enumerate(names, start=1):
-            means = chosen[chosen["quantity"] == name].groupby("width")["value"].mean()
-            depth = 0.35 + 0.65 * number / len(names)
-            axes.plot(means.index, means, color=_KINDS[kind], alpha=depth, **style)
+            means = rows[rows["quantity"] == name].groupby("width")["value"].mean()
+            opacity = 0.35 + 0.65 * number / len(names)
+            axes.plot(means.index, means, color=_KINDS[kind], alpha=opacity, **style)
 
 
 def _kind(quantity: str) -> str:

@@ -1,8 +1,8 @@
-"""The coordinate check: how the sizes of what a model computes change with its width.
+"""Coordinate check: how the activations of a model scale with its width.
 
 Yang et al. 2022 (arXiv:2203.03466), appendix D.1: models of several widths train for a few steps.
-In muP neither what a block gives nor the logits, and no change in them, grows or vanishes with the
-width; in the standard parametrisation some do.
+In muP, the outputs of blocks, the logits and their changes neither grow nor vanish with the width;
+in the standard parametrisation, some do.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 MUP, STANDARD = "muP", "standard"
 LOGITS, SCORES = "logits", "scores"
-"""Names of quantities: the model's output; a layer's attention scores before the softmax have
-`scores` after the layer's name; the output of a block is called as the block."""
+"""Names of quantities: the model's output, and the suffix of a layer's attention scores before the
+softmax. The output of a block has the block's name.
+"""
 
 
 def coordinate_check(
@@ -46,17 +47,17 @@ def coordinate_check(
     beside_standard: bool = False,
     figure: str | Path | None = None,
 ) -> pd.DataFrame:
-    """Trains a few steps at each width, in memory and on the CPU, and measures on the first batch.
+    """Trains for a few steps at each width, in memory and on the CPU, and measures the first batch.
 
-    Every step has the optimizer's base rate, as after the warm-up.
+    Every step uses the optimizer's base learning rate, as after the warm-up.
 
     Args:
-        config: from `etude.compose`; its `model.mup_base_dim` says the parametrisation.
+        config: result of `etude.compose`; its `model.mup_base_dim` determines the parametrisation.
         widths: values of `model.dim`.
-        steps: optimizer steps.
-        seeds: the whole is done once for each.
-        beside_standard: the same in the standard parametrisation too.
-        figure: where to draw `coordinate_figure`.
+        steps: number of optimizer steps.
+        seeds: seeds; everything is repeated for each.
+        beside_standard: whether to also use the standard parametrisation.
+        figure: path of the figure from `coordinate_figure`; None for no figure.
 
     Returns:
         A row for each `parametrisation`, `width`, `seed`, `step` (0 is before training) and
@@ -69,28 +70,28 @@ def coordinate_check(
 
     problems = []
     if len(set(widths)) < 2:
-        problems.append(Problem("widths", "two or more", list(widths)))
+        problems.append(Problem("widths", "at least two different widths", list(widths)))
     if steps < 1:
         problems.append(Problem("steps", "a positive number", steps))
     if not seeds:
-        problems.append(Problem("seeds", "at least one", list(seeds)))
+        problems.append(Problem("seeds", "at least one seed", list(seeds)))
     base = OmegaConf.select(config, "model.mup_base_dim")
     if beside_standard and base is None:
-        hint = "without it all is in the standard parametrisation"
+        hint = "without it, the model uses only the standard parametrisation"
         problems.append(Problem("model.mup_base_dim", "a base width", None, hint))
     if problems:
         raise RequestError(problems)
     rows: list[dict[str, Any]] = []
-    for stated in dict.fromkeys([base, None] if beside_standard else [base]):
+    for base_dim in dict.fromkeys([base, None] if beside_standard else [base]):
         for width in sorted(set(widths)):
             for seed in seeds:
                 head = {
-                    "parametrisation": STANDARD if stated is None else MUP,
+                    "parametrisation": STANDARD if base_dim is None else MUP,
                     "width": width,
                     "seed": seed,
                 }
-                found = _train(_at(config, width, seed, stated), steps)
-                rows += [head | row for row in found]
+                rows_of_run = _train(_check_at(config, width, seed, base_dim), steps)
+                rows += [head | row for row in rows_of_run]
     frame = pd.DataFrame(rows)
     if figure is not None:
         from etude.analysis.coordinate_figure import coordinate_figure
@@ -100,12 +101,12 @@ def coordinate_check(
 
 
 def slopes(frame: pd.DataFrame) -> pd.DataFrame:
-    """The powers of the width with which the quantities of a coordinate check grow.
+    """Computes the powers of the width with which the quantities of a coordinate check grow.
 
     Returns:
         A row for each `parametrisation`, `quantity` and `step`: the slopes of the lines through the
-        logarithms of width and `value`, and of width and `change` (not a number at step 0), means
-        over the seeds.
+        logarithms of width and `value`, and of width and `change` (NaN at step 0), means over the
+        seeds.
     """
     import pandas as pd
 
@@ -126,15 +127,15 @@ def _slope(widths: Any, values: Any) -> float:
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
-def _at(config: DictConfig, width: int, seed: int, base: int | None) -> Checked:
-    asked = config.copy()
+def _check_at(config: DictConfig, width: int, seed: int, base: int | None) -> Checked:
+    changed = config.copy()
     for key, value in (("model.dim", width), ("seed", seed), ("model.mup_base_dim", base)):
-        OmegaConf.update(asked, key, value, force_add=True)
-    return check(asked)
+        OmegaConf.update(changed, key, value, force_add=True)
+    return check(changed)
 
 
 def _train(checked: Checked, steps: int) -> Iterator[dict[str, Any]]:
-    """Rows of one run, from before the first step to after the last."""
+    """Yields the rows of one run, from before the first step to after the last."""
     with as_in_a_fresh_process("etude.coordinate_check"):
         parts = build_parts(checked)
         data = parts.data
@@ -153,11 +154,11 @@ def _train(checked: Checked, steps: int) -> Iterator[dict[str, Any]]:
         )
         optimizer = task.configure_optimizers()
         first: dict[str, Tensor] = {}
-        watched: Any = None
+        first_batch: Any = None
         for step, batch in enumerate(data.train_dataloader()):
-            if watched is None:
-                watched = batch[0]
-                first = measured(task, watched)
+            if first_batch is None:
+                first_batch = batch[0]
+                first = measure(task, first_batch)
                 yield from _rows(0, first, first)
             optimizer.zero_grad()
             for index, micro in enumerate(batch):
@@ -165,13 +166,13 @@ def _train(checked: Checked, steps: int) -> Iterator[dict[str, Any]]:
                 (task.loss(micro) / micro["step_targets"]).backward()
             task.on_before_optimizer_step(optimizer)
             optimizer.step()
-            yield from _rows(step + 1, measured(task, watched), first)
+            yield from _rows(step + 1, measure(task, first_batch), first)
 
 
 def _rows(
-    step: int, found: dict[str, Tensor], first: dict[str, Tensor]
+    step: int, activations: dict[str, Tensor], first: dict[str, Tensor]
 ) -> Iterator[dict[str, Any]]:
-    for name, x in found.items():
+    for name, x in activations.items():
         yield {
             "step": step,
             "quantity": name,
@@ -181,49 +182,51 @@ def _rows(
 
 
 @torch.no_grad()
-def measured(task: Task, micro: Any) -> dict[str, Tensor]:
-    """What a task's model computes for a micro-batch, without dropout, by quantity."""
-    found: dict[str, Tensor] = {}
-    with evaluating(task.model), _watched(task.model, found):
+def measure(task: Task, micro: Any) -> dict[str, Tensor]:
+    """Computes a task's model on a micro-batch, without dropout, and returns the activations by
+    quantity.
+    """
+    activations: dict[str, Tensor] = {}
+    with evaluating(task.model), _captured(task.model, activations):
         task.loss(micro)
-    return found
+    return activations
 
 
 @contextmanager
-def _watched(model: nn.Module, found: dict[str, Tensor]) -> Iterator[None]:
-    """Within, what passes is put into `found`."""
+def _captured(model: nn.Module, activations: dict[str, Tensor]) -> Iterator[None]:
+    """Context manager that captures activations in `activations`."""
 
-    def keeper(name: str) -> Any:
-        def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            found[name] = output.detach()
+    def capturing(name: str) -> Any:
+        def capture(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            activations[name] = output.detach()
 
-        return keep
+        return capture
 
     def scoring(name: str, attention: MultiHeadAttention) -> Any:
         attend = attention.attend
 
-        def attend_and_keep(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+        def attend_and_capture(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
             keys = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
-            found[name] = q @ keys.transpose(-2, -1) * attention.scale
+            activations[name] = q @ keys.transpose(-2, -1) * attention.scale
             return attend(q, k, v, **options)
 
-        return attend_and_keep
+        return attend_and_capture
 
     hooks = []
     replaced: list[tuple[nn.Module, Any]] = []
     try:
         for name, part in model.named_modules():
             if name.rpartition(".")[0].endswith("blocks"):
-                hooks.append(part.register_forward_hook(keeper(name)))
+                hooks.append(part.register_forward_hook(capturing(name)))
             if isinstance(part, MultiHeadAttention):
                 replaced.append((part, vars(part).get("attend")))
                 vars(part)["attend"] = scoring(f"{name} {SCORES}", part)
-        hooks.append(model.register_forward_hook(keeper(LOGITS)))
+        hooks.append(model.register_forward_hook(capturing(LOGITS)))
         yield
     finally:
         for hook in hooks:
             hook.remove()
-        for part, own in replaced:
+        for part, original in replaced:
             del part.attend
-            if own is not None:
-                part.attend = own
+            if original is not None:
+                part.attend = original

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours (2008), which most colour-blind people tell apart; yellow is too light
-# on white, so a brown stands in for it.
+# on white, so it is replaced by a brown.
 COLOURS = (
     "#0072B2",
     "#D55E00",
@@ -38,14 +38,14 @@ COLOURS = (
 )
 STYLES = ("-", (0, (5, 1.5)), (0, (1, 1)))
 FEW = 12
-"""Runs that a reader can tell apart by colour and style; more are shaded in order."""
-_LISTED = 40
-_POINTS = 100
+"""Maximum number of runs with their own colour and style; more runs are shaded in order."""
+_MAX_LISTED = 40
+_MAX_POINTS = 100
 _AXES = {"step": "step", "tokens": "tokens", "time": "training time"}
 
 
 def numbers(column: pd.Series) -> pd.Series:
-    """A column of metrics as floats: what is no finite number (a text, a list) is null."""
+    """Converts a column of metrics to floats; values that are not finite numbers become null."""
 
     def number(value: Any) -> float:
         real = isinstance(value, int | float) and abs(value) < sys.float_info.max
@@ -60,10 +60,10 @@ LOG = ("", "x", "y", "xy")
 
 
 def check_axes(x: str, log: str) -> None:
-    """Refuses axes that cannot be drawn.
+    """Checks the axes of a figure.
 
     Raises:
-        RequestError: `x` is none of `X`, or `log` none of `LOG`.
+        RequestError: `x` is not in `X`, or `log` is not in `LOG`.
     """
     for key, value, choices in (("--x", x, X), ("--log", log, LOG)):
         if value not in choices:
@@ -72,10 +72,13 @@ def check_axes(x: str, log: str) -> None:
 
 
 def new_figure(width: float, height: float, *, arranged: bool = True) -> Figure:
-    """An empty figure of so many inches that needs no screen.
+    """Creates an empty figure that needs no display.
 
     Args:
-        arranged: room for labels is found when it is drawn; else the axes lie where they are put.
+        width: width in inches.
+        height: height in inches.
+        arranged: whether the layout makes room for labels; if false, axes stay where they are
+            placed.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -86,53 +89,55 @@ def new_figure(width: float, height: float, *, arranged: bool = True) -> Figure:
 
 
 def dress(axes: Axes) -> None:
-    """A light grid, and no frame but the axes."""
+    """Adds a light grid and removes the top and right frame."""
     axes.grid(alpha=0.22, linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def save(figure: Figure, file: Path, kind: Kind | None = None, **options: Any) -> Path:
-    """Writes a figure as PNG (or what the path's ending says), and returns its path.
+    """Saves a figure as PNG (or the format of the path's suffix), and returns its path.
 
     Args:
-        kind: of a record's figure: no link inside the record is followed; None for a path that the
-            user named.
-        options: of matplotlib's `savefig` instead of `bbox_inches="tight"`.
+        figure: figure to save.
+        file: path of the file.
+        kind: kind of a record's figure: no link inside the record is followed. None for a path that
+            the user named.
+        options: options of matplotlib's `savefig` instead of `bbox_inches="tight"`.
 
     Raises:
-        RequestError: matplotlib writes no files with this ending.
+        RequestError: matplotlib does not support this suffix.
     """
     options = options or {"bbox_inches": "tight"}
     if kind is None:
         file = file if file.suffix else file.with_name(f"{file.name}.png")
-        endings = figure.canvas.get_supported_filetypes()
-        if (ending := file.suffix[1:].lower()) not in endings:
-            expected = f"a file of figures: {', '.join(endings)}"
-            raise RequestError(Problem(str(file), expected, hint=nearest(ending, endings)))
+        suffixes = figure.canvas.get_supported_filetypes()
+        if (suffix := file.suffix[1:].lower()) not in suffixes:
+            expected = f"a figure file with one of the suffixes {', '.join(suffixes)}"
+            raise RequestError(Problem(str(file), expected, hint=nearest(suffix, suffixes)))
         file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file, **options)
     else:
         folder_in(file.parents[kind.depth], *file.parts[-1 - kind.depth : -1])
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format=file.suffix.removeprefix("."), **options)
-        write_bytes(file, drawn.getvalue(), kind)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=file.suffix.removeprefix("."), **options)
+        write_bytes(file, buffer.getvalue(), kind)
     return file
 
 
-def usual_file(root: Path, what: dict[str, Any]) -> Path:
-    """Where a figure that shows just this lies below a folder of runs."""
-    return root / "_comparisons" / f"{sha256_of(what)[:DIGITS]}.png"
+def usual_file(root: Path, identity: dict[str, Any]) -> Path:
+    """Returns the default path of a figure, by a hash of its content, in a folder of runs."""
+    return root / "_comparisons" / f"{sha256_of(identity)[:DIGITS]}.png"
 
 
 @dataclass
 class Curve:
-    """One run's metric.
+    """Metric of one run.
 
     Attributes:
-        name: for the legend.
+        name: label in the legend.
         x: steps, tokens, seconds, or values of a key.
-        y: the metric's values.
-        spread: how far a band reaches to both sides of them; None draws none.
+        y: values of the metric.
+        spread: half-width of the band around `y`; None for no band.
     """
 
     name: str
@@ -140,12 +145,12 @@ class Curve:
     y: np.ndarray
     spread: np.ndarray | None = None
 
-    def thinned(self) -> Curve:
-        """Means over equal numbers of rows where there are more than an eye can follow."""
-        each = -(-len(self.y) // _POINTS)
-        if each <= 1:
+    def thin(self) -> Curve:
+        """Returns means over equal numbers of rows if there are too many points to draw."""
+        rows_per_point = -(-len(self.y) // _MAX_POINTS)
+        if rows_per_point <= 1:
             return self
-        starts = np.arange(0, len(self.y), each)
+        starts = np.arange(0, len(self.y), rows_per_point)
         counts = np.diff(np.append(starts, len(self.y)))
         x, y = (np.add.reduceat(values, starts) / counts for values in (self.x, self.y))
         spread = None if self.spread is None else np.add.reduceat(self.spread, starts) / counts
@@ -155,31 +160,31 @@ class Curve:
 def draw(
     panels: dict[str, list[Curve]], *, x: str, log: str = "", title: str = "", noun: str = "run"
 ) -> Figure:
-    """A figure with a panel a metric; one legend beside them, in the order of the curves' ends.
+    """Draws a figure with one panel per metric, and one legend ordered by the curves' last values.
 
     Args:
-        panels: the curves of each metric.
-        x: `step`, `tokens`, `time` or the key that the curves run over.
-        log: the axes with logarithmic scale: `x`, `y`, `xy` or none.
-        title: above the panels.
-        noun: what a curve is of.
+        panels: curves of each metric.
+        x: `step`, `tokens`, `time` or the key on the x axis.
+        log: axes with logarithmic scale: `x`, `y`, `xy` or an empty string.
+        title: title above the panels.
+        noun: what a curve represents: `run` or `group`.
     """
-    known: dict[str, Curve] = {}  # by their end in the first panel that has them
+    by_name: dict[str, Curve] = {}  # ordered by the last value in the first panel with the curve
     for curves in panels.values():
         for curve in sorted(curves, key=lambda curve: -curve.y[-1]):
-            known.setdefault(curve.name, curve)
-    order = list(known.values())
-    looks = _looks([curve.name for curve in order])
+            by_name.setdefault(curve.name, curve)
+    order = list(by_name.values())
+    line_styles = _line_styles([curve.name for curve in order])
     figure = new_figure(5.6 * len(panels) + 2.6, 4.4)
     grid: Any = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (metric, curves) in zip(grid, panels.items(), strict=True):
-        _panel(axes, metric, curves, looks, x=x, log=log)
+        _panel(axes, metric, curves, line_styles, x=x, log=log)
     heading = f"{len(order)} {noun}{'s' if len(order) > 1 else ''}, by last value"
     if x not in X:
         heading = f"by value at the largest {x}"
     _legend(figure, grid, order, heading)
     if title:
-        title = textwrap.fill(figure_label(title), 66 * len(panels))  # beside it is the legend
+        title = textwrap.fill(figure_label(title), 66 * len(panels))  # the legend is to the right
         figure.suptitle(title, fontsize=10.5, x=0.01, ha="left")
     return figure
 
@@ -190,21 +195,21 @@ def _panel(
     scale, unit = _unit(x, max(float(curve.x[-1]) for curve in curves))
     many = len(curves) > FEW
     for curve in curves:
-        shown = curve.thinned()
-        marks = len(shown.y) <= 12 and not many
+        points = curve.thin()
+        marks = len(points.y) <= 12 and not many
         axes.plot(
-            shown.x / scale,
-            shown.y,
+            points.x / scale,
+            points.y,
             label=curve.name,
             linewidth=1.1 if many else 1.7,
             marker="o" if marks else None,
             markersize=3.5,
             **looks[curve.name],
         )
-        if shown.spread is not None:
-            ends = shown.y - shown.spread, shown.y + shown.spread
+        if points.spread is not None:
+            ends = points.y - points.spread, points.y + points.spread
             colour = looks[curve.name]["color"]
-            axes.fill_between(shown.x / scale, *ends, color=colour, alpha=0.18, linewidth=0)
+            axes.fill_between(points.x / scale, *ends, color=colour, alpha=0.18, linewidth=0)
     if "x" in log:
         _logarithmic(axes, "x")
     if "y" in log:
@@ -225,8 +230,8 @@ def _panel(
     axes.margins(x=0.02)
 
 
-def _looks(names: Sequence[str]) -> dict[str, Any]:
-    """Colour and line of each run, by its name."""
+def _line_styles(names: Sequence[str]) -> dict[str, Any]:
+    """Returns colour and line style of each run, by its name."""
     if len(names) > FEW:
         from matplotlib import colormaps
 
@@ -240,19 +245,19 @@ def _looks(names: Sequence[str]) -> dict[str, Any]:
 
 
 def _legend(figure: Figure, grid: Sequence[Axes], order: Sequence[Curve], heading: str) -> None:
-    """Names with their last values, as the curves end from top to bottom."""
+    """Draws names with their last values, in the order of the curves' ends."""
     drawn: dict[Any, Any] = {line.get_label(): line for axes in grid for line in axes.get_lines()}
-    listed = list(order)
-    cut = len(listed) - _LISTED
-    if cut > 0:
-        listed = [*listed[: _LISTED // 2], *listed[-_LISTED // 2 :]]
-    handles = [drawn[curve.name] for curve in listed]
-    labels = [figure_label(f"{_short(curve.name)}   {curve.y[-1]:.4g}") for curve in listed]
-    if cut > 0:
+    shown = list(order)
+    omitted = len(shown) - _MAX_LISTED
+    if omitted > 0:
+        shown = [*shown[: _MAX_LISTED // 2], *shown[-_MAX_LISTED // 2 :]]
+    handles = [drawn[curve.name] for curve in shown]
+    labels = [figure_label(f"{_wrap_name(curve.name)}   {curve.y[-1]:.4g}") for curve in shown]
+    if omitted > 0:
         from matplotlib.lines import Line2D
 
-        handles.insert(_LISTED // 2, Line2D([], [], linestyle="none"))
-        labels.insert(_LISTED // 2, f"... {cut} more ...")
+        handles.insert(_MAX_LISTED // 2, Line2D([], [], linestyle="none"))
+        labels.insert(_MAX_LISTED // 2, f"... {omitted} more ...")
     figure.legend(
         handles,
         labels,
@@ -268,8 +273,9 @@ def _legend(figure: Figure, grid: Sequence[Axes], order: Sequence[Curve], headin
 
 
 def _cut_outliers(axes: Axes, curves: Sequence[Curve]) -> None:
-    """One run that explodes must not flatten all others: what is far above them is cut off, but
-    no run's last value, unless that run ended where it exploded to.
+    """Limits the y axis if one diverging run would flatten all others.
+
+    No run's last value is cut off, unless the run ended where it diverged to.
     """
     tops = sorted(float(curve.y.max()) for curve in curves)
     low, high = min(float(curve.y.min()) for curve in curves), tops[(len(tops) - 1) // 2]
@@ -279,12 +285,12 @@ def _cut_outliers(axes: Axes, curves: Sequence[Curve]) -> None:
     span = high - low
     if span > 0 and tops[-1] > high + 3 * span:
         axes.set_ylim(low - 0.05 * span, high + 0.1 * span)
-        told = f"up to {tops[-1]:.3g}, cut off"
-        axes.text(1.0, 1.01, told, transform=axes.transAxes, ha="right", va="bottom", fontsize=7.5)
+        note = f"values up to {tops[-1]:.3g} are cut off"
+        axes.text(1.0, 1.01, note, transform=axes.transAxes, ha="right", va="bottom", fontsize=7.5)
 
 
 def _logarithmic(axes: Axes, which: str) -> None:
-    """Ticks at 1, 2, 3, 5 of each decade, written out: losses seldom span more than one."""
+    """Sets ticks at 1, 2, 3, 5 of each decade, as losses seldom span more than one decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axis = axes.xaxis if which == "x" else axes.yaxis
@@ -305,6 +311,6 @@ def _unit(x: str, largest: float) -> tuple[float, str]:
     return (60.0, " (minutes)") if largest >= 180 else (1.0, " (seconds)")
 
 
-def _short(name: str, limit: int = 44) -> str:
-    """The name on up to three lines: what tells one from another often stands at its end."""
+def _wrap_name(name: str, limit: int = 44) -> str:
+    """Wraps a name to at most three lines, as names often differ at their end."""
     return textwrap.fill(name, limit, max_lines=3, placeholder=" …", break_on_hyphens=False)

@@ -1,4 +1,4 @@
-"""What a finished run leaves to look at: sample texts and the loss curve."""
+"""Output of a finished run: sample texts and the loss curve."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ log = logging.getLogger("etude")
 
 
 def finish(record: Record, task: Task, data: Any, options: DictConfig) -> None:
-    """Writes `samples/step-*.txt` and `figures/loss.png`, and shows the first sample.
+    """Writes `samples/step-*.txt` and `figures/loss.png`, and logs the first sample.
 
     Args:
-        record: the run's, still held.
-        task: with the trained model.
-        data: what it was trained on.
+        record: the run's record, held by this process.
+        task: task with the trained model.
+        data: data module that it was trained on.
         options: the config's node `run`.
     """
     title = " · ".join(part for part in (record.info["name"], record.label) if part)

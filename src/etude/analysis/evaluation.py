@@ -1,7 +1,7 @@
-"""A trained model's scores, and what it said of each row: slices, tables of labels, figures.
+"""Parts of an evaluation: slices, scores per label, and figures.
 
-Metrics stand in `evaluations/`, and predictions, an object a line, in `predictions/`, both named by
-split and checkpoint. Texts are not copied there: they stay where they are.
+Metrics are stored in `evaluations/`, and predictions, one JSON object per line, in `predictions/`,
+both named by split and checkpoint. Texts are not copied there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ log = logging.getLogger(NOTICES)
 
 
 def report_rows_without_text(evaluated: Evaluated) -> int:
-    """Says how many rows are not scored, and returns the number."""
+    """Logs and returns the number of rows without text, which are not scored."""
     without = len(evaluated.rows) - len(evaluated.read)
     if without:
         log.warning(
@@ -31,8 +31,8 @@ def report_rows_without_text(evaluated: Evaluated) -> int:
     return without
 
 
-def groups_of(evaluated: Evaluated, by: str | None) -> dict[str, set[int]]:
-    """The numbers of the rows that have each value of a column.
+def rows_by_value(evaluated: Evaluated, by: str | None) -> dict[str, set[int]]:
+    """Returns the numbers of the rows with each value of a column.
 
     Raises:
         RequestError: a row has no such column.
@@ -49,32 +49,32 @@ def groups_of(evaluated: Evaluated, by: str | None) -> dict[str, set[int]]:
 
 
 def slices(evaluation: Evaluation, groups: dict[str, set[int]]) -> dict[str, dict[str, float]]:
-    """The metrics of each group of rows, and `examples`, how many it has."""
+    """Returns the metrics of each group of rows, with its number of `examples`."""
     if evaluation.of is None:
         return {}
     return {name: {**evaluation.of(rows), "examples": len(rows)} for name, rows in groups.items()}
 
 
 def per_class(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Precision, recall, F1 and number of each label."""
+    """Returns precision, recall, F1 and number of examples of each label."""
     scores = class_scores(evaluation.counts)
     return [
-        {"label": name, **{key: float(values[place]) for key, values in scores.items()}}
-        for place, name in enumerate(evaluation.labels)
+        {"label": name, **{key: float(values[index]) for key, values in scores.items()}}
+        for index, name in enumerate(evaluation.labels)
     ]
 
 
-def draw(evaluation: Evaluation, folder: Path, name: str) -> list[Path]:
-    """The confusion matrix and the calibration as figures; where they are."""
+def draw_figures(evaluation: Evaluation, folder: Path, name: str) -> list[Path]:
+    """Draws the confusion matrix and the calibration, and returns the paths of the figures."""
     from etude.analysis.figures import calibration_figure, confusion_figure
 
-    made = []
+    paths = []
     if evaluation.counts is not None and len(evaluation.labels) <= 60:
         path = folder / f"confusion-{name}.png"
         confusion_figure(evaluation.counts, evaluation.labels, path)
-        made.append(path)
+        paths.append(path)
     if evaluation.calibration:
         path = folder / f"calibration-{name}.png"
         calibration_figure(evaluation.calibration, evaluation.metrics["calibration_error"], path)
-        made.append(path)
-    return made
+        paths.append(path)
+    return paths

@@ -1,4 +1,4 @@
-"""Tables for papers and pages."""
+"""Tables in LaTeX and Markdown."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from etude.records.tables import markdown_table
 def latex(
     head: Sequence[str], rows: Sequence[Sequence[str]], bold: Collection[tuple[int, int]] = ()
 ) -> str:
-    """A `tabular` for booktabs; the last three columns are numbers.
+    """Returns a `tabular` for booktabs, whose last three columns are right-aligned numbers.
 
     Args:
-        bold: cells, by row and column, in bold.
+        head: headings.
+        rows: cells.
+        bold: cells in bold, as (row, column).
     """
     columns = "l" * max(0, len(head) - 3) + "r" * min(3, len(head))
     lines = [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", _line(map(escaping.latex, head))]
@@ -32,17 +34,19 @@ def latex(
 
 def _line(cells: Iterable[str]) -> str:
     line = " & ".join(cells) + r" \\"
-    # what ends the row before takes `[...]` or `*` after it as its own
+    # the `\\` before the line would parse a following `[...]` or `*` as its argument
     return f"{{}}{line}" if line.startswith(("[", "*")) else line
 
 
 def markdown(
     head: Sequence[str], rows: Sequence[Sequence[str]], bold: Collection[tuple[int, int]] = ()
 ) -> str:
-    """A table of GitHub's Markdown.
+    """Returns a table in GitHub's Markdown.
 
     Args:
-        bold: cells, by row and column, in bold.
+        head: headings.
+        rows: cells.
+        bold: cells in bold, as (row, column).
     """
     cells = [[escaping.markdown(cell) for cell in row] for row in rows]
     for number, index in bold:

@@ -1,4 +1,4 @@
-"""Figures of what a classifier gets right: a confusion matrix, a reliability diagram."""
+"""Figures about a classifier's predictions: confusion matrix and reliability diagram."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from etude.escaping import figure_label
 from etude.records.opening import FIGURE
 
 NUMBERED = 12
-"""Labels up to which each cell shows its number."""
+"""Maximum number of labels for which each cell shows its count."""
 
 
 def confusion_figure(counts: Any, labels: Sequence[str], path: Path) -> Path:
-    """How often each label was predicted as each, its rows shaded by the share of the label."""
+    """Draws the confusion matrix, with rows shaded by the fraction of the label's examples."""
     counts = np.asarray(counts)
     totals = np.maximum(counts.sum(1, keepdims=True), 1)
     size = len(labels)
@@ -44,20 +44,20 @@ def confusion_figure(counts: Any, labels: Sequence[str], path: Path) -> Path:
                     fontsize=9,
                     color="white" if dark else "#333333",
                 )
-    figure.colorbar(image, label="part of the label", shrink=0.85)
+    figure.colorbar(image, label="fraction of the label", shrink=0.85)
     return save(figure, path, FIGURE)
 
 
 def calibration_figure(bins: Sequence[tuple[float, float, int]], error: float, path: Path) -> Path:
-    """Accuracy against confidence (Guo et al. 2017, figure 1), with how many examples there are."""
+    """Draws accuracy against confidence (Guo et al. 2017, figure 1), and numbers of examples."""
     figure = new_figure(4.6, 5.2)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     width = 1 / len(bins)
     centres = (np.arange(len(bins)) + 0.5) * width
-    there = [count > 0 for _, _, count in bins]
-    accuracy = [a if inside else 0.0 for (_, a, _), inside in zip(bins, there, strict=True)]
+    filled = [count > 0 for _, _, count in bins]
+    accuracy = [a if is_filled else 0.0 for (_, a, _), is_filled in zip(bins, filled, strict=True)]
     above.bar(centres, accuracy, width * 0.94, color=COLOURS[0], label="accuracy")
-    points = [(c, a) for (c, a, _), inside in zip(bins, there, strict=True) if inside]
+    points = [(c, a) for (c, a, _), is_filled in zip(bins, filled, strict=True) if is_filled]
     above.plot(*zip(*points, strict=True), "o", color=COLOURS[1], label="at mean confidence")
     above.plot([0, 1], [0, 1], color="#777777", linewidth=1, linestyle="--")
     above.set_ylabel("accuracy")

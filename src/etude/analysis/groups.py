@@ -1,4 +1,4 @@
-"""Runs that differ by their seed alone, as one: means, their spread, their figure, their table."""
+"""Groups of runs that differ only in their seed: means, spread, figures and tables."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Group:
     """Runs with one config and several seeds.
 
     Attributes:
-        keys: what tells it from the other groups.
-        records: its runs.
-        values: their metric.
+        keys: keys and values that distinguish it from the other groups.
+        records: records of its runs.
+        values: values of the metric, one per run.
     """
 
     keys: dict[str, Any]
@@ -54,45 +54,47 @@ class Group:
 
     @property
     def name(self) -> str:
-        """`position=rotary lr=0.001`, or the runs' name where nothing differs."""
-        parts = [f"{_short(key)}={_said(key, value)}" for key, value in self.keys.items()]
+        """`position=rotary lr=0.001`, or the runs' name if there is no difference."""
+        parts = [f"{_short(key)}={_format_value(key, value)}" for key, value in self.keys.items()]
         return " ".join(parts) or str(self.records[0].info.get("name", ""))
 
     @property
     def mean(self) -> float:
+        """Mean of the values."""
         return statistics.fmean(self.values)
 
     @property
     def median(self) -> float:
+        """Median of the values."""
         return statistics.median(self.values)
 
     @property
     def deviation(self) -> float | None:
-        """The standard deviation, with n - 1; None of a single run."""
+        """Standard deviation (n - 1 degrees of freedom); None for a single run."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     @cached_property
     def interval(self) -> tuple[float, float] | None:
-        """Of the mean, at 95 %; see `statistics.interval`."""
+        """95 % confidence interval of the mean; see `statistics.interval`."""
         return interval(self.values)
 
 
 class Groups:
-    """Runs by their config, seeds aside; in a notebook it shows its table.
+    """Runs grouped by their config without the seed; in a notebook, it is shown as a table.
 
     Args:
-        records: finished runs; of those with one config and seed the last counts.
-        metric: such as `val/loss` (the last) or `best/val/loss`; None is the best of that by
-            which the runs chose their best.
-        by: keys that make a group instead of the whole config.
+        records: records of finished runs; of runs with the same config and seed, the last counts.
+        metric: metric such as `val/loss` (its last value) or `best/val/loss`; None for the best
+            value of the metric by which the runs selected their best checkpoint.
+        by: keys to group by instead of the whole config.
 
     Raises:
-        RequestError: no runs, none with the metric, or a key that no run has.
+        RequestError: there are no runs, no run has the metric, or no run has one of the keys.
 
     Attributes:
-        metric: that of the values.
-        groups: by their mean, the smallest first.
-        without: runs that never wrote the metric.
+        metric: metric of the values.
+        groups: groups in ascending order of their mean.
+        without: records of runs that never logged the metric.
     """
 
     def __init__(
@@ -101,8 +103,8 @@ class Groups:
         if not records:
             raise RequestError(Problem("RUN", "at least one finished run"))
         must_exist([(key, "--by") for key in by], records)
-        records = _counted_once(records)
-        self.metric = metric or _usual(records)
+        records = _without_duplicates(records)
+        self.metric = metric or _default_metric(records)
         parts: dict[str, list[tuple[Record, float]]] = {}
         self.without: list[Record] = []
         for record in records:
@@ -116,29 +118,32 @@ class Groups:
             hint = nearest(self.metric, choices)
             raise RequestError(Problem("--metric", "a metric of these runs", self.metric, hint))
         keys = _keys([members[0][0] for members in parts.values()], by)
-        found = [
-            Group(told, [record for record, _ in members], [value for _, value in members])
-            for told, members in zip(keys, parts.values(), strict=True)
+        groups = [
+            Group(
+                distinguishing, [record for record, _ in members], [value for _, value in members]
+            )
+            for distinguishing, members in zip(keys, parts.values(), strict=True)
         ]
-        self.groups = sorted(found, key=lambda group: group.mean)
+        self.groups = sorted(groups, key=lambda group: group.mean)
 
     def frame(self) -> pd.DataFrame:
-        """A row a group: its keys, n, mean, median, standard deviation, and the interval's ends."""
+        """Returns one row per group: keys, n, mean, median, standard deviation and interval."""
         import pandas as pd
 
         return pd.DataFrame([_row(group) for group in self.groups])
 
     def plot(self, metric: str | None = None, *, x: str = "step", log: str = "") -> Figure:
-        """Mean curves; the bands are one standard deviation over the seeds to both sides.
+        """Plots mean curves, with bands of one standard deviation over the seeds.
 
         Args:
-            metric: of the rows; None is that of the groups.
-            x: `step`, `tokens` or `time`; or a key such as `optimizer.lr`: then a curve has a
-                point for each of its values, and there is one for all else that differs.
+            metric: metric of the rows; None for that of the groups.
+            x: `step`, `tokens` or `time`; or a key such as `optimizer.lr`. With a key, each curve
+                has a point per value, and there is one curve per combination of the other keys that
+                differ.
             log: axes with logarithmic scale: `x`, `y` or `xy`.
 
         Raises:
-            RequestError: no run has written the metric, or axes that cannot be drawn.
+            RequestError: no run has logged the metric, or the axes are invalid.
         """
         check_axes(x if x in X else X[0], log)
         if x in X:
@@ -147,66 +152,68 @@ class Groups:
             drawn = self.groups
         else:
             key = metric or self.metric
-            curves, drawn = self._over(x, key)
+            curves, drawn = self._curves_over(x, key)
         if not curves:
-            raise RequestError(Problem("--metric", "a metric that was logged", key))
+            raise RequestError(Problem("--metric", "a logged metric", key))
         if "x" in log and x not in X and min(curve.x.min() for curve in curves) <= 0:
-            expected = f"a linear axis for x: values of {x} are not above 0"
-            raise RequestError(Problem("--log", expected, log))
-        title = str(self.groups[0].records[0].info.get("name", "")) + _means(drawn)
+            hint = f"some values of {x} are not positive"
+            raise RequestError(Problem("--log", "a linear x axis", log, hint))
+        title = str(self.groups[0].records[0].info.get("name", "")) + _title_ending(drawn)
         return draw({key: curves}, x=x, log=log, title=title, noun="group")
 
-    def _over(self, x: str, metric: str) -> tuple[list[Curve], list[Group]]:
-        """A metric over the values of a key, a curve for all else that tells groups apart; and the
-        groups whose means the points are.
+    def _curves_over(self, x: str, metric: str) -> tuple[list[Curve], list[Group]]:
+        """Returns curves of a metric over a key's values, one per combination of other keys, and
+        the groups whose means are the points.
         """
         records = [record for group in self.groups for record in group.records]
-        expected = f"one of {', '.join(X)}, or a key with numbers"
+        expected = f"one of {', '.join(X)}, or a key with numeric values"
         if all(fact(record, x) is MISSING for record in records):
             choices = {*X, *(key for record in records for key in known_keys(record))}
             raise RequestError(Problem("--x", expected, x, nearest(x, choices)))
         lacking = [record for record in records if fact(record, x) is MISSING]
         if lacking:
-            hint = f"{len(lacking)} of {len(records)} have none, such as {lacking[0].path}"
-            raise RequestError(Problem("--x", "a key that all of these runs have", x, hint))
+            hint = f"{len(lacking)} of {len(records)} runs lack it, such as {lacking[0].path}"
+            raise RequestError(Problem("--x", "a key that all these runs have", x, hint))
         others = sorted({key for group in self.groups for key in group.keys} - {x})
         cells = Groups(records, metric=metric, by=[*others, x])
         lines: dict[str, list[tuple[float, Group]]] = {}
-        for each in cells.groups:
-            place = _number(each.keys[x])
-            if place is None:
-                raise RequestError(Problem("--x", expected, f"{x}={_said(x, each.keys[x])}"))
-            told = {key: value for key, value in each.keys.items() if key != x}
-            name = replace(each, keys=told).name
-            lines.setdefault(name, []).append((place, each))
+        for cell_group in cells.groups:
+            x_value = _number(cell_group.keys[x])
+            if x_value is None:
+                raise RequestError(
+                    Problem("--x", expected, f"{x}={_format_value(x, cell_group.keys[x])}")
+                )
+            other_values = {key: value for key, value in cell_group.keys.items() if key != x}
+            name = replace(cell_group, keys=other_values).name
+            lines.setdefault(name, []).append((x_value, cell_group))
         curves = [_line(name, sorted(points, key=itemgetter(0))) for name, points in lines.items()]
         return curves, cells.groups
 
     def heat(self, x: str, y: str) -> Figure:
-        """The metric's mean over two keys, whatever else the runs differ in.
+        """Plots the metric's mean over two keys, averaged over all other differences.
 
         Raises:
-            RequestError: a key that no run has.
+            RequestError: no run has one of the keys.
         """
         records = [record for group in self.groups for record in group.records]
         must_exist([(key, "--heat") for key in (x, y)], records)
         cells = Groups(records, metric=self.metric, by=[x, y])
         return heat_map(
-            {(_plain(g.keys[x]), _plain(g.keys[y])): g.mean for g in cells.groups},
+            {(_table_value(g.keys[x]), _table_value(g.keys[y])): g.mean for g in cells.groups},
             x=x,
             y=y,
             metric=self.metric,
         )
 
     def export(self, form: str) -> str:
-        """The table as text.
+        """Returns the table as text.
 
         Args:
-            form: `csv` with whole numbers; `latex` (for booktabs) or `markdown` with numbers for
-                readers, the best in bold.
+            form: `csv` with full precision; `latex` (for booktabs) or `markdown` with rounded
+                numbers, the best in bold.
 
         Raises:
-            RequestError: another format.
+            RequestError: the format is unknown.
         """
         if form == "csv":
             frame = self.frame()
@@ -220,25 +227,29 @@ class Groups:
 
         head = [*self.groups[0].keys, "n", self.metric, "95 % interval"]
         rows = [
-            [*(_said(k, v) for k, v in g.keys.items()), str(len(g.values)), *_told(g)]
+            [
+                *(_format_value(k, v) for k, v in g.keys.items()),
+                str(len(g.values)),
+                *_format_statistics(g),
+            ]
             for g in self.groups
         ]
         metric = len(head) - 2
         return (latex if form == "latex" else markdown)(head, rows, bold=[(0, metric)])
 
     def usual_file(self, root: Path, *what: object) -> Path:
-        """Where a figure of just these runs lies below a folder of runs."""
+        """Returns the default path of a figure of these runs in a folder of runs."""
         runs = sorted(str(fact(r, "run")) for group in self.groups for r in group.records)
-        told = {"groups": runs, "metric": self.metric, "what": [str(item) for item in what]}
-        return usual_file(root, told)
+        identity = {"groups": runs, "metric": self.metric, "what": [str(item) for item in what]}
+        return usual_file(root, identity)
 
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(self.metric)}</p>{self.frame().to_html(index=False)}"
 
 
-def _usual(records: Sequence[Record]) -> str:
-    found = next((best(record)["metric"] for record in records if best(record)), "val/loss")
-    return f"best/{found}"
+def _default_metric(records: Sequence[Record]) -> str:
+    metric = next((best(record)["metric"] for record in records if best(record)), "val/loss")
+    return f"best/{metric}"
 
 
 def _key(record: Record, by: Sequence[str]) -> str:
@@ -248,38 +259,38 @@ def _key(record: Record, by: Sequence[str]) -> str:
 
 
 def _keys(heads: Sequence[Record], by: Sequence[str]) -> list[dict[str, Any]]:
-    """What tells each group from the others."""
+    """Returns the keys and values that distinguish each group."""
     if by:
         return [{key: fact(record, key) for key in by} for record in heads]
     differing = config_differences(heads)
     differing.pop("seed", None)
-    # A part that differs differs in all its arguments too: its name says it, but for arguments that
-    # differ also between two groups that share the part.
+    # Components that differ also differ in their arguments. These are shown only if they differ
+    # between two groups with the same component, too.
     parts = [key for key in differing if any(other.startswith(f"{key}.") for other in differing)]
-    told = [
+    shown = [
         key
         for key in differing
         if all(
-            _tells_apart(differing[key], differing[part])
+            _distinguishes(differing[key], differing[part])
             for part in parts
             if key.startswith(f"{part}.")
         )
     ]
-    return [{key: differing[key][index] for key in told} for index in range(len(heads))]
+    return [{key: differing[key][index] for key in shown} for index in range(len(heads))]
 
 
-def _tells_apart(values: Sequence[Any], parts: Sequence[Any]) -> bool:
-    """Whether two groups with the same part have different values."""
-    seen: dict[str, set[str]] = {}
+def _distinguishes(values: Sequence[Any], parts: Sequence[Any]) -> bool:
+    """Returns whether two groups with the same component have different values."""
+    values_of_part: dict[str, set[str]] = {}
     for value, part in zip(values, parts, strict=True):
-        seen.setdefault(str(part), set()).add(str(value))
-    return any(len(several) > 1 for several in seen.values())
+        values_of_part.setdefault(str(part), set()).add(str(value))
+    return any(len(several) > 1 for several in values_of_part.values())
 
 
 def _row(group: Group) -> dict[str, Any]:
     low, high = group.interval or (None, None)
     return {
-        **{key: _plain(value) for key, value in group.keys.items()},
+        **{key: _table_value(value) for key, value in group.keys.items()},
         "n": len(group.values),
         "mean": group.mean,
         "median": group.median,
@@ -289,8 +300,8 @@ def _row(group: Group) -> dict[str, Any]:
     }
 
 
-def _told(group: Group) -> list[str]:
-    """The mean with its deviation, and the interval, to the digits that mean something."""
+def _format_statistics(group: Group) -> list[str]:
+    """Returns the mean with its deviation, and the interval, rounded to significant digits."""
     deviation = group.deviation
     digits = _digits(deviation)
     mean = f"{group.mean:.{digits}f}"
@@ -303,14 +314,14 @@ def _told(group: Group) -> list[str]:
 
 
 def _digits(deviation: float | None) -> int:
-    """Places after the point: two digits of the deviation."""
+    """Returns the number of decimals that shows two digits of the deviation."""
     if not deviation:
         return 4
     return min(8, max(0, 1 - math.floor(math.log10(deviation))))
 
 
 def _band(group: Group, metric: str, x: str) -> Curve | None:
-    """The mean over the seeds at the points that all have, one deviation around it."""
+    """Returns the mean over the seeds at the steps that all have, with one deviation around it."""
     columns = []
     for record in group.records:
         frame = read_frame(record.path / "metrics.jsonl")
@@ -325,50 +336,55 @@ def _band(group: Group, metric: str, x: str) -> Curve | None:
     if not len(shared):
         return None
     values = np.stack([column.loc[shared, metric].to_numpy(np.float64) for column in columns])
-    places = (
+    x_values = (
         shared.to_numpy(np.float64)
         if x == "step"
         else np.mean([column.loc[shared, x].to_numpy(np.float64) for column in columns], axis=0)
     )
     spread = values.std(axis=0, ddof=1) if len(columns) > 1 else None
-    return Curve(group.name, places, values.mean(axis=0), spread)
+    return Curve(group.name, x_values, values.mean(axis=0), spread)
 
 
 def _line(name: str, points: Sequence[tuple[float, Group]]) -> Curve:
-    """Means at the places, one deviation around them where all have one."""
+    """Returns the groups' means by x, with one deviation around them where there is one."""
     spread = np.array([group.deviation for _, group in points], dtype=np.float64)  # None is NaN
     return Curve(
         name,
-        np.array([place for place, _ in points]),
+        np.array([x_value for x_value, _ in points]),
         np.array([group.mean for _, group in points]),
         None if np.isnan(spread).all() else spread,
     )
 
 
-def _means(groups: Sequence[Group]) -> str:
-    """What the points of a figure are means of, as the end of its title."""
+def _title_ending(groups: Sequence[Group]) -> str:
+    """Returns the end of a figure's title, which states what its points are means of."""
     sizes = sorted({len(group.records) for group in groups})
     if sizes[-1] == 1:
         return ""
-    alike = all(len({r.info.get("group") for r in group.records}) == 1 for group in groups)
+    only_seeds_differ = all(
+        len({r.info.get("group") for r in group.records}) == 1 for group in groups
+    )
     count = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-    return f": mean of {count} {'seeds' if alike else 'runs'}, ± one standard deviation"
+    return f": mean of {count} {'seeds' if only_seeds_differ else 'runs'}, ± one standard deviation"
 
 
-def _counted_once(records: Sequence[Record]) -> list[Record]:
-    """The last of those with one signature: a run trained again, linked or copied has no seed of
-    its own, and would make an interval too narrow."""
-    kept: dict[str, Record] = {}
+def _without_duplicates(records: Sequence[Record]) -> list[Record]:
+    """Keeps the last record of each signature.
+
+    A run that was trained again, linked or copied is not an independent seed, and would make the
+    interval too narrow.
+    """
+    counted: dict[str, Record] = {}
     replaced: list[Path] = []
     for record in records:
-        one = str(record.info.get("signature") or record.path.resolve())
-        if one in kept:
-            replaced.append(kept.pop(one).path)
-        kept[one] = record
+        identity = str(record.info.get("signature") or record.path.resolve())
+        if identity in counted:
+            replaced.append(counted.pop(identity).path)
+        counted[identity] = record
     if replaced:
-        others = ", ".join(map(str, replaced[:5])) + (", ..." if len(replaced) > 5 else "")
-        log.warning(f"not counted: {others}: another of these runs has the same config and seed")
-    return list(kept.values())
+        paths = ", ".join(map(str, replaced[:5])) + (", ..." if len(replaced) > 5 else "")
+        log.warning(f"ignored {paths}: another of these runs has the same config and seed")
+    return list(counted.values())
 
 
 def _number(value: Any) -> float | None:
@@ -376,13 +392,13 @@ def _number(value: Any) -> float | None:
     return float(value) if usable else None
 
 
-def _plain(value: Any) -> Any:
+def _table_value(value: Any) -> Any:
     if value is MISSING:
         return None
     return str(value) if isinstance(value, list | dict | str) else value
 
 
-def _said(key: str, value: Any) -> str:
+def _format_value(key: str, value: Any) -> str:
     return "-" if value is MISSING else cell(key, value) or "null"
 
 

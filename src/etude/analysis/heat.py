@@ -1,4 +1,4 @@
-"""A metric over two axes of a sweep."""
+"""Heat map of a metric over two axes of a sweep."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ if TYPE_CHECKING:
 
 
 def heat_map(values: Mapping[tuple[Any, Any], float], *, x: str, y: str, metric: str) -> Figure:
-    """A cell for each pair of values, with its number; cells without a run stay empty.
+    """Draws a cell with its value for each pair of values; cells without a run stay empty.
 
     Args:
-        values: the metric of each (x value, y value).
-        x, y: the axes' names.
-        metric: what is shown.
+        values: metric of each (x value, y value).
+        x: name of the x axis.
+        y: name of the y axis.
+        metric: name of the metric.
     """
-    columns, rows = (_ordered({pair[axis] for pair in values}) for axis in (0, 1))
+    columns, rows = (_sorted_values({pair[axis] for pair in values}) for axis in (0, 1))
     grid = np.full((len(rows), len(columns)), np.nan)
     for (column, row), value in values.items():
         grid[rows.index(row), columns.index(column)] = value
     figure = new_figure(2.6 + 0.95 * len(columns), 1.6 + 0.55 * len(rows))
     axes = figure.subplots()
     image = axes.imshow(grid, cmap="viridis", aspect="auto")
-    axes.set_xticks(range(len(columns)), [_said(value) for value in columns])
-    axes.set_yticks(range(len(rows)), [_said(value) for value in rows])
+    axes.set_xticks(range(len(columns)), [_format_value(value) for value in columns])
+    axes.set_yticks(range(len(rows)), [_format_value(value) for value in rows])
     axes.set_xlabel(figure_label(x))
     axes.set_ylabel(figure_label(y))
     span = np.nanmax(grid) - np.nanmin(grid) or 1.0
@@ -45,11 +46,11 @@ def heat_map(values: Mapping[tuple[Any, Any], float], *, x: str, y: str, metric:
     return figure
 
 
-def _ordered(values: set[Any]) -> list[Any]:
-    """Numbers by size, everything else by name behind them."""
-    plain = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-    return [*sorted(plain), *sorted(values - set(plain), key=str)]
+def _sorted_values(values: set[Any]) -> list[Any]:
+    """Sorts numbers by value, then all other values by name."""
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    return [*sorted(numbers), *sorted(values - set(numbers), key=str)]
 
 
-def _said(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else figure_label(str(value))

@@ -1,4 +1,4 @@
-"""Which learning rate a range test speaks for, its table and its figure."""
+"""Learning rate suggested by a range test, with its table and figure."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ if TYPE_CHECKING:
     from etude.training.range_test import Sweep
 
 WIDTH = 0.03
-"""Of the kernel that smooths the losses, its standard deviation as a part of the steps."""
+"""Standard deviation of the kernel that smooths the losses, as a fraction of the steps."""
 
 
 @dataclass(frozen=True)
 class LearningRates:
-    """What a range test found.
+    """Result of a range test.
 
     Attributes:
-        rates, losses: of each step.
-        smoothed: the losses by a Gaussian of `WIDTH` of the steps, on both sides alike, so that
-            nothing is seen later than it was.
-        steepest: the rate at which the smoothed loss falls most from step to step, on the way to
-            its minimum; None where it falls by no more than its noise.
-        tenth_of_minimum: a tenth of the rate at its minimum; None likewise.
-        notes: what to know of them.
-        base: the rate that the config states.
-        folder: with `lr.json` and `lr.png`.
+        rates: learning rate of each step.
+        losses: training loss of each step.
+        smoothed: losses smoothed by a symmetric Gaussian of `WIDTH` of the steps, which causes no
+            delay.
+        steepest: learning rate at which the smoothed loss falls most per step, before its minimum;
+            None if the fall does not exceed the noise.
+        tenth_of_minimum: a tenth of the learning rate at the minimum; None likewise.
+        notes: remarks on the result.
+        base: learning rate of the config.
+        folder: folder of `lr.json` and `lr.png`.
     """
 
     rates: list[float]
@@ -46,16 +47,16 @@ class LearningRates:
 
     @property
     def suggestion(self) -> float | None:
-        """The steepest descent's; `notes` say why there is none."""
+        """Learning rate of the steepest descent; if None, `notes` state the reason."""
         return self.steepest
 
 
 def read_sweep(sweep: Sweep, steps: int) -> LearningRates:
-    """What the losses of a range test speak for.
+    """Derives the suggested learning rates from the losses of a range test.
 
     Args:
-        sweep: of ten steps at least.
-        steps: how many there were to be.
+        sweep: result of at least ten steps.
+        steps: number of planned steps.
     """
     losses = np.array(sweep.losses)
     reach = max(1.0, WIDTH * steps)
@@ -65,17 +66,17 @@ def read_sweep(sweep: Sweep, steps: int) -> LearningRates:
     steepest = int(slope[: least + 1].argmin())
     fall = float(smoothed[: least + 1].max() - smoothed[least])
     noise = float((losses - smoothed)[: least + 1].std())
-    notes = [f"ended after {len(losses)} of {steps} steps: {sweep.ended}"] if sweep.ended else []
+    notes = [f"stopped after {len(losses)} of {steps} steps: {sweep.ended}"] if sweep.ended else []
     clear = fall > noise and bool(slope[steepest] < 0)
     if not clear:
         notes.append(
-            f"no suggestion: the loss falls by {fall:.3g}, which is not above its noise"
-            f" ({noise:.3g}); another range (--from, --to) or more --steps may show more"
+            f"no suggestion: the loss falls by {fall:.3g}, which does not exceed its noise"
+            f" ({noise:.3g}); try another range (--from, --to) or more --steps"
         )
     elif least == len(losses) - 1:
-        notes.append("the loss still falls at the last step: a higher --to may show more")
+        notes.append("the loss is still falling at the last step: try a higher --to")
     elif steepest <= 2 * reach:
-        notes.append("the loss falls most at the first steps: a lower --from may show more")
+        notes.append("the loss falls most in the first steps: try a lower --from")
     return LearningRates(
         rates=sweep.rates,
         losses=sweep.losses,
@@ -89,51 +90,52 @@ def read_sweep(sweep: Sweep, steps: int) -> LearningRates:
 
 
 def smooth(values: Any, deviation: float) -> Any:
-    """Means weighted by a Gaussian of so many steps; (N,) to (N,), with weights that sum to 1 at
-    the ends too.
+    """Smooths (N,) values by a Gaussian of `deviation` steps, with normalised weights at the ends
+    too.
     """
-    places = np.arange(len(values))
-    weights = np.exp(-0.5 * ((places[:, None] - places[None, :]) / deviation) ** 2)
+    steps = np.arange(len(values))
+    weights = np.exp(-0.5 * ((steps[:, None] - steps[None, :]) / deviation) ** 2)
     return (weights @ values) / weights.sum(axis=1)
 
 
-def write(found: LearningRates, about: dict[str, Any]) -> list[Path]:
-    """Writes `lr.json` and `lr.png` into the folder, in the place of older ones; returns both.
+def write(result: LearningRates, about: dict[str, Any]) -> list[Path]:
+    """Writes `lr.json` and `lr.png` to the folder, replacing older files; returns both paths.
 
     Args:
-        about: what else the file shall say.
+        result: result of the range test.
+        about: further content of `lr.json`.
     """
-    folder_in(found.folder.parents[1], *found.folder.parts[-2:])
-    file = found.folder / "lr.json"
+    folder_in(result.folder.parents[1], *result.folder.parts[-2:])
+    file = result.folder / "lr.json"
     write_json(
         file,
         {
             **about,
-            "suggestion": found.suggestion,
-            "steepest": found.steepest,
-            "tenth_of_minimum": found.tenth_of_minimum,
-            "notes": found.notes,
-            "stated": found.base,
-            "rates": found.rates,
-            "losses": found.losses,
-            "smoothed": found.smoothed,
+            "suggestion": result.suggestion,
+            "steepest": result.steepest,
+            "tenth_of_minimum": result.tenth_of_minimum,
+            "notes": result.notes,
+            "stated": result.base,
+            "rates": result.rates,
+            "losses": result.losses,
+            "smoothed": result.smoothed,
         },
         RANGE_TEST,
     )
-    return [file, save(_figure(found), found.folder / "lr.png", RANGE_TEST)]
+    return [file, save(_figure(result), result.folder / "lr.png", RANGE_TEST)]
 
 
-def _figure(found: LearningRates) -> Any:
+def _figure(result: LearningRates) -> Any:
     figure = new_figure(6.4, 4.0)
     axes = figure.subplots()
-    axes.plot(found.rates, found.losses, ".", color="#9aa5b1", markersize=4, label="loss")
-    axes.plot(found.rates, found.smoothed, color=COLOURS[0], linewidth=1.7, label="smoothed")
-    marked = {"steepest descent": found.steepest, "minimum / 10": found.tenth_of_minimum}
+    axes.plot(result.rates, result.losses, ".", color="#9aa5b1", markersize=4, label="loss")
+    axes.plot(result.rates, result.smoothed, color=COLOURS[0], linewidth=1.7, label="smoothed")
+    marked = {"steepest descent": result.steepest, "minimum / 10": result.tenth_of_minimum}
     for (name, rate), colour in zip(marked.items(), COLOURS[1:], strict=False):
         if rate is not None:
-            told = f"{name}: {rate:.2g}"
-            axes.axvline(rate, color=colour, linewidth=1.2, linestyle="--", label=told)
-    low, first = min(found.smoothed), found.smoothed[0]
+            label = f"{name}: {rate:.2g}"
+            axes.axvline(rate, color=colour, linewidth=1.2, linestyle="--", label=label)
+    low, first = min(result.smoothed), result.smoothed[0]
     axes.set_ylim(low - 0.1 * abs(first - low) - 1e-12, first + 0.2 * abs(first - low) + 1e-12)
     axes.set_xscale("log")
     axes.set_xlabel("learning rate")

@@ -1,4 +1,4 @@
-"""Figures of runs, as PNG files."""
+"""Figures of a single run, as PNG files."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ TRAIN, VALIDATION = "#9aa5b1", "#c2410c"
 def loss_curve(
     rows: Iterable[Mapping[str, Any]], path: Path, title: str = "", unit: str = "nats per token"
 ) -> None:
-    """Training and validation loss over the steps.
+    """Draws training and validation loss over the steps.
 
     Args:
-        rows: of `metrics.jsonl`.
-        path: of the PNG.
-        title: above the axes.
-        unit: of the loss.
+        rows: rows of `metrics.jsonl`.
+        path: path of the PNG file.
+        title: title above the axes.
+        unit: unit of the loss.
     """
-    # Margins that are known need no layout to be found, which takes as long as drawing.
+    # Fixed margins avoid the layout computation, which takes as long as drawing.
     name = textwrap.fill(figure_label(title), 76)
     width, height, above = 7.0, 4.2, 0.12 + 0.19 * len(name.splitlines())
     figure = new_figure(width, height, arranged=False)

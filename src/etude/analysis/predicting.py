@@ -1,4 +1,4 @@
-"""What a run says of texts that nobody has labelled."""
+"""Predictions of a run for unlabelled texts."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from etude.errors import Problem, RequestError
 
 
 class Predictor:
-    """A run, ready to be asked.
+    """Loaded run that predicts labels of texts.
 
     Args:
         run: an `etude.api.Run`.
-        which: its checkpoint.
-        how: the task's options (`etude.tasks.options`); None is as usual.
+        which: checkpoint to use.
+        how: the task's options (`etude.tasks.options`); None for the defaults.
 
     Raises:
-        RequestError: the run's task says nothing of a text alone.
+        RequestError: the run's task makes no predictions for single texts.
     """
 
     def __init__(self, run: Any, which: str, **how: Any) -> None:
@@ -33,20 +33,23 @@ class Predictor:
             raise RequestError(self.task.no_predictions(str(run.path)))
 
     def __call__(self, texts: Sequence[Text], pair: str | None = None) -> Iterator[dict[str, Any]]:
-        """What it says of each text, in their order; of a text without any letters, an error.
+        """Yields the predictions for each text, in order.
 
         Args:
-            texts: of a tagging run also lists of words; of a run on pairs also both texts.
-            pair: the second text, where the texts come without.
+            texts: texts; for a tagging run, also lists of words; for a run on pairs, also pairs.
+            pair: second text of all pairs, if the texts are single.
+
+        Raises:
+            RequestError: a text is empty, or there are no texts.
         """
         task, data = self.task, self.data
         empty = [number for number, text in enumerate(texts, 1) if not "".join(text).strip()]
         if empty or not texts:
             where = f"text {empty[0]}" if empty else "--file"
-            raise RequestError(Problem(where, "some text; it is empty"))
+            raise RequestError(Problem(where, "a non-empty text"))
         if pair is not None and any(isinstance(text, tuple) for text in texts):
-            expected = f"none: the file has the column {data.second_column}"
-            raise RequestError(Problem("--pair", expected, pair))
+            hint = f"the file has the column {data.second_column}"
+            raise RequestError(Problem("--pair", "no second text", pair, hint))
         rows = [
             row
             for text in texts
@@ -60,5 +63,5 @@ class Predictor:
         yield from task.predict(evaluated, self.options)
 
     def read(self, file: Path, quoting: Quoting | None = None) -> Iterator[Text]:
-        """The texts of a file; see `etude.data.examples.texts.texts_in`."""
+        """Yields the texts of a file; see `etude.data.examples.texts.texts_in`."""
         yield from texts_in(file, self.data, quoting)

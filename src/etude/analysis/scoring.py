@@ -1,4 +1,4 @@
-"""A run scored on its own data or on other files, and what of that the record keeps."""
+"""Evaluates a run on its own data or on other files, and stores the results in the record."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from etude.analysis import stored
+from etude.analysis import stored_evaluations
 from etude.analysis.evaluation import (
-    draw,
-    groups_of,
+    draw_figures,
     per_class,
     report_rows_without_text,
+    rows_by_value,
     slices,
 )
 from etude.data.delimited import Quoting
@@ -37,83 +37,96 @@ def scored(
     quoting: Quoting | None = None,
     **how: Any,
 ) -> dict[str, Any]:
-    """What `etude evaluate` shows of one run (an `etude.api.Run`).
+    """Evaluates a run, as `etude evaluate` does, and returns the results.
 
-    The metrics are kept in `evaluations/`, with a line in `evaluations/log.jsonl` for each time
-    that somebody looked, and predictions in `predictions/`.
+    The metrics are stored in `evaluations/`, with a line in `evaluations/log.jsonl` for each
+    evaluation, and predictions in `predictions/`.
 
     Args:
-        quoting: of CSV and TSV among `files`; None is as the run's data.
-        how: the task's options (`etude.tasks.options`); None is as usual.
+        run: an `etude.api.Run`.
+        split: split to evaluate on, if there are no `files`.
+        which: checkpoint to use.
+        files: files to evaluate on.
+        by: column that defines slices.
+        quoting: quoting of CSV and TSV in `files`; None for that of the run's data.
+        how: the task's options (`etude.tasks.options`); None for the defaults.
 
     Raises:
-        RequestError: the data is gone, is not what the run was trained on, or lacks what is asked.
+        RequestError: the data is missing or was changed, or lacks a requested column or split.
     """
     must_be_ours(run.path)
     data = run.data()
     options = options_of(run, data, how)
-    asked = Request(split, files, by, quoting)
-    return write_evaluation(run, run.evaluated(data, asked), asked, options, which)
+    request = Request(split, files, by, quoting)
+    return write_evaluation(run, run.evaluated(data, request), request, options, which)
 
 
 def write_evaluation(
-    run: Any, evaluated: Evaluated, asked: Request, options: EvaluationOptions, which: str
+    run: Any, evaluated: Evaluated, request: Request, options: EvaluationOptions, which: str
 ) -> dict[str, Any]:
-    """Evaluates what has been read, keeps the result in the record, and returns it; see `scored`.
+    """Evaluates a run on loaded data, stores the results in the record, and returns them; see
+    `scored`.
 
     Args:
-        evaluated: what `asked` asks for.
-        which: the checkpoint.
+        run: an `etude.api.Run`.
+        evaluated: data that `request` selects.
+        request: split or files, slices and quoting.
+        options: the task's options.
+        which: checkpoint to use.
     """
     must_be_ours(run.path)
-    files, by, checkpoint = asked.files, asked.by, run.record.chosen(which)
-    on = asked.split if files is None else ",".join(files)
-    quoting = [f"--{asked.quoting}"] if asked.quoting else []
-    read = asked.split if files is None else [*files, *quoting]
+    files, by, checkpoint = request.files, request.by, run.record.chosen(which)
+    on = request.split if files is None else ",".join(files)
+    quoting = [f"--{request.quoting}"] if request.quoting else []
+    read = request.split if files is None else [*files, *quoting]
     name = name_of(read, checkpoint.name, options)
-    told: dict[str, Any] = {"run": str(run.path), "on": on, "checkpoint": checkpoint.name}
-    groups = groups_of(evaluated, by)
-    without = report_rows_without_text(evaluated)
-    found = run.task(which).evaluate(evaluated, options)
-    made: list[Path] = []
+    results: dict[str, Any] = {"run": str(run.path), "on": on, "checkpoint": checkpoint.name}
+    groups = rows_by_value(evaluated, by)
+    rows_without_text = report_rows_without_text(evaluated)
+    evaluation = run.task(which).evaluate(evaluated, options)
+    paths: list[Path] = []
     predictions: Path | None = None
-    told["metrics"] = found.metrics
+    results["metrics"] = evaluation.metrics
     if options.told is not None:
-        told["windows"] = options.told  # older versions did not state them
+        results["windows"] = options.told  # missing in older versions
     if evaluated.rows:
-        told |= {"by": by, "slices": slices(found, groups)}
-        told |= {"rows": len(found.predictions), "rows_without_text": without}
-        if found.counts is not None:
-            told["classes"] = per_class(found)
-            if found.spans:
-                told["spans"] = found.spans
-            told["confusion"] = {"labels": found.labels, "counts": found.counts.tolist()}
-        for each in found.predictions:
+        results |= {"by": by, "slices": slices(evaluation, groups)}
+        results |= {"rows": len(evaluation.predictions), "rows_without_text": rows_without_text}
+        if evaluation.counts is not None:
+            results["classes"] = per_class(evaluation)
+            if evaluation.spans:
+                results["spans"] = evaluation.spans
+            results["confusion"] = {
+                "labels": evaluation.labels,
+                "counts": evaluation.counts.tolist(),
+            }
+        for each in evaluation.predictions:
             each["where"] = evaluated.rows[each["row"]].where
-        predictions = folder_in(run.path, stored.PREDICTIONS) / f"{name}.jsonl"
-        lines = (json.dumps(each, ensure_ascii=False) for each in found.predictions)
+        predictions = folder_in(run.path, stored_evaluations.PREDICTIONS) / f"{name}.jsonl"
+        lines = (json.dumps(each, ensure_ascii=False) for each in evaluation.predictions)
         write_text(predictions, "".join(f"{line}\n" for line in lines), PREDICTIONS)
-        made += [predictions, *draw(found, folder_in(run.path, "figures"), name)]
-    folder = folder_in(run.path, stored.EVALUATIONS)
+        paths += [predictions, *draw_figures(evaluation, folder_in(run.path, "figures"), name)]
+    folder = folder_in(run.path, stored_evaluations.EVALUATIONS)
     file = folder / f"{name}.json"
-    stored.write(file, told, checkpoint.folders, predictions)
+    stored_evaluations.write(file, results, checkpoint.folders, predictions)
     line = {"time": provenance.now(), "on": on, "checkpoint": checkpoint.name}
     line |= options.told or {}
-    said = json.dumps({**line, "metrics": told["metrics"]}, ensure_ascii=False)
-    with appended(folder / stored.LOG, EVALUATIONS_LOG) as log:
-        log.write(f"{said}\n".encode())
-    return {**told, "files": [str(path) for path in (file, *made)]}
+    log_line = json.dumps({**line, "metrics": results["metrics"]}, ensure_ascii=False)
+    with appended(folder / stored_evaluations.LOG, EVALUATIONS_LOG) as log:
+        log.write(f"{log_line}\n".encode())
+    return {**results, "files": [str(path) for path in (file, *paths)]}
 
 
 def options_of(run: Any, data: Any, how: Mapping[str, Any]) -> EvaluationOptions:
-    """How a run is evaluated.
+    """Returns the evaluation options of a run.
 
     Args:
-        data: the run's.
-        how: by name; None is as usual.
+        run: an `etude.api.Run`.
+        data: the run's data module.
+        how: options by name; None for the defaults.
 
     Raises:
-        RequestError: the run's task has no such option, or not with this value.
+        RequestError: the run's task has no such option, or does not accept the value.
     """
     kind: Any = run.checked.nodes["task"].constructor
     options: EvaluationOptions = kind.evaluation_options(data, **how)
@@ -121,79 +134,89 @@ def options_of(run: Any, data: Any, how: Mapping[str, Any]) -> EvaluationOptions
 
 
 def kept(run: Any, split: str, how: Mapping[str, Any]) -> Mapping[str, float] | None:
-    """The metrics that the record keeps of an evaluation; None if it has to be made.
+    """Returns the stored metrics of an evaluation; None if it must be computed.
 
     Args:
+        run: an `etude.api.Run`.
+        split: evaluated split.
         how: `which`, and the task's options.
 
     Raises:
-        RequestError: what is kept was changed since.
+        RequestError: the stored file was changed.
     """
-    asked = dict(how)
-    checkpoint = run.record.chosen(asked.pop("which", "best"))
-    options = options_of(run, run.data(), asked)
-    file = run.path / stored.EVALUATIONS / f"{name_of(split, checkpoint.name, options)}.json"
-    content = stored.read(file, checkpoint.folders)
+    options_by_name = dict(how)
+    checkpoint = run.record.chosen(options_by_name.pop("which", "best"))
+    options = options_of(run, run.data(), options_by_name)
+    file = (
+        run.path
+        / stored_evaluations.EVALUATIONS
+        / f"{name_of(split, checkpoint.name, options)}.json"
+    )
+    content = stored_evaluations.read(file, checkpoint.folders)
     if content is None:
         return None
     if options.told is not None and content.get("windows") != options.told:
-        return None  # of an older version, which gave windows of any length this name
+        return None  # an older version used this name for windows of any length
     metrics: Mapping[str, float] = content["metrics"]
     return metrics
 
 
 def example_scores(run: Any, split: str, which: str) -> list[float]:
-    """The score of each example of a split, in their order; kept in the record once computed.
+    """Returns the score of each example of a split, in order, and stores them in the record.
 
-    Rows are kept in `predictions/<name>.jsonl`, with what was said of each; the scores alone in
-    `predictions/<name>.json`, where the task says them of something else.
+    Scores of rows are stored in `predictions/<name>.jsonl` with the predictions; scores of other
+    units, such as windows, in `predictions/<name>.json`.
     """
     data, checkpoint = run.data(), run.record.chosen(which)
     options = options_of(run, data, {})
     name = name_of(split, checkpoint.name, options)
-    rows = run.path / stored.PREDICTIONS / f"{name}.jsonl"
-    about = run.path / stored.EVALUATIONS / f"{name}.json"
+    rows = run.path / stored_evaluations.PREDICTIONS / f"{name}.jsonl"
+    about = run.path / stored_evaluations.EVALUATIONS / f"{name}.json"
     kind: Any = run.checked.nodes["task"].constructor
-    of_rows = not kind.says_scores()
-    if of_rows and stored.read(about, checkpoint.folders, rows) is not None:
-        return _of_rows(rows)
-    file = run.path / stored.PREDICTIONS / f"{name}.json"
-    if (content := stored.read(file, checkpoint.folders)) is not None:
-        found = content.get("loss")
-        if not isinstance(found, list):
-            raise RequestError(Problem(str(file), "a list of losses", found, "remove it"))
-        return found
-    asked = Request(split)
-    evaluated = run.evaluated(data, asked)
-    if of_rows and evaluated.rows:
-        write_evaluation(run, evaluated, asked, options, which)
-        return _of_rows(rows)
+    has_row_scores = not kind.says_scores()
+    if has_row_scores and stored_evaluations.read(about, checkpoint.folders, rows) is not None:
+        return _row_scores(rows)
+    file = run.path / stored_evaluations.PREDICTIONS / f"{name}.json"
+    if (content := stored_evaluations.read(file, checkpoint.folders)) is not None:
+        losses = content.get("loss")
+        if not isinstance(losses, list):
+            raise RequestError(
+                Problem(str(file), "a list of losses", losses, "remove it and it is recomputed")
+            )
+        return losses
+    request = Request(split)
+    evaluated = run.evaluated(data, request)
+    if has_row_scores and evaluated.rows:
+        write_evaluation(run, evaluated, request, options, which)
+        return _row_scores(rows)
     must_be_ours(run.path)
-    found = run.task(which).scores(evaluated)
-    folder_in(run.path, stored.PREDICTIONS)
-    stored.write(file, {"data": data.fingerprint(), "loss": found}, checkpoint.folders)
-    return found
+    scores = run.task(which).scores(evaluated)
+    folder_in(run.path, stored_evaluations.PREDICTIONS)
+    stored_evaluations.write(file, {"data": data.fingerprint(), "loss": scores}, checkpoint.folders)
+    return scores
 
 
-def _of_rows(file: Path) -> list[float]:
+def _row_scores(file: Path) -> list[float]:
     try:
         lines = read_bytes(file, PREDICTIONS).decode().splitlines()
-        found = [(each["row"], float(each["score"])) for each in map(json.loads, lines)]
+        scores = [(each["row"], float(each["score"])) for each in map(json.loads, lines)]
     except (ValueError, KeyError, TypeError) as error:
-        hint = f"remove it and it is made again; {error}"
+        hint = f"remove it and it is recomputed; {error}"
         problem = Problem(str(file), "a score for each row", hint=hint)
         raise RequestError(problem) from error
-    return [score for _, score in sorted(found)]
+    return [score for _, score in sorted(scores)]
 
 
 def name_of(on: str | Sequence[str], checkpoint: str, options: EvaluationOptions) -> str:
-    """What the files of an evaluation are called: by the split, or the files' name and where they
-    lie; by the checkpoint; and by the options that are not as usual.
+    """Returns the name of an evaluation's files.
+
+    It consists of the split, or the first file's name and a hash of all paths; the checkpoint; and
+    the options that are not the defaults.
     """
     if isinstance(on, str):
-        first = on
+        data_name = on
     else:
-        whole = sha256_of([str(Path(file).resolve()) for file in on])
-        plain = re.sub(r"[^\w.-]+", "_", Path(on[0]).name)
-        first = f"{plain.encode()[:60].decode(errors='ignore')}-{whole[:8]}"
-    return f"{first}-{checkpoint}{options.name}"
+        paths_hash = sha256_of([str(Path(file).resolve()) for file in on])
+        file_name = re.sub(r"[^\w.-]+", "_", Path(on[0]).name)
+        data_name = f"{file_name.encode()[:60].decode(errors='ignore')}-{paths_hash[:8]}"
+    return f"{data_name}-{checkpoint}{options.name}"

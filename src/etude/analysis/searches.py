@@ -1,4 +1,4 @@
-"""What a search looks like: how its best came about, and which axes mattered."""
+"""Figures of a search: its history, and the importance of its axes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def draw_search(folder: Path) -> list[Path]:
     """Draws `figures/history.png` and `figures/importance.png` into a sweep's record.
 
     Returns:
-        The files; none for a sweep that is no search, or has not two finished trials.
+        The paths; empty for a sweep that is not a search, or has fewer than two finished trials.
     """
     from etude.sweeps.search import JOURNAL, load_study
 
@@ -36,14 +36,14 @@ def draw_search(folder: Path) -> list[Path]:
     if len(done) < 2:
         return []
     drawn = {"history": history(study)}
-    if (shown := importance(study)) is not None:
-        drawn["importance"] = shown
-    places = {name: folder / "figures" / f"{name}.png" for name in drawn}
-    return [save(figure, places[name], FIGURE) for name, figure in drawn.items()]
+    if (figure_of_importance := importance(study)) is not None:
+        drawn["importance"] = figure_of_importance
+    paths = {name: folder / "figures" / f"{name}.png" for name in drawn}
+    return [save(figure, paths[name], FIGURE) for name, figure in drawn.items()]
 
 
 def history(study: Any) -> Figure:
-    """Each trial's value in the order in which they began, the best so far, and what was paused."""
+    """Plots the values of finished and pruned trials in their order, and the best value so far."""
     from optuna.study import StudyDirection
     from optuna.trial import TrialState
 
@@ -55,11 +55,11 @@ def history(study: Any) -> Figure:
     least = study.direction is StudyDirection.MINIMIZE
     best = np.minimum.accumulate(values) if least else np.maximum.accumulate(values)
     axes.plot(numbers, values, "o", color=COLOURS[0], markersize=5, label="finished")
-    paused = [t for t in states[TrialState.PRUNED] if t.intermediate_values]
-    if paused:
-        last = [t.intermediate_values[max(t.intermediate_values)] for t in paused]
-        at = [trial.number + 1 for trial in paused]
-        axes.plot(at, last, "x", color=COLOURS[5], markersize=6, label="paused, its last value")
+    pruned = [t for t in states[TrialState.PRUNED] if t.intermediate_values]
+    if pruned:
+        last = [t.intermediate_values[max(t.intermediate_values)] for t in pruned]
+        at = [trial.number + 1 for trial in pruned]
+        axes.plot(at, last, "x", color=COLOURS[5], markersize=6, label="pruned (last value)")
     axes.step(numbers, best, where="post", color=COLOURS[1], linewidth=1.7, label="best so far")
     axes.set_xlabel("trial")
     axes.set_ylabel("value of the trial")
@@ -71,25 +71,25 @@ def history(study: Any) -> Figure:
 
 
 def importance(study: Any) -> Figure | None:
-    """How much of the good trials' place each axis explains, by PED-ANOVA (Watanabe et al. 2023).
+    """Plots the importance of each axis for good trials, by PED-ANOVA (Watanabe et al. 2023).
 
     Returns:
-        None where too few trials, or a single axis, say nothing.
+        The figure; None if there are too few trials, or a single axis.
     """
     import optuna
 
     try:
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        importances = optuna.importance.get_param_importances(study, evaluator=evaluator)
     except (ValueError, RuntimeError, ZeroDivisionError) as error:
-        log.debug("no importances: %s", error)
+        log.debug("could not compute importances: %s", error)
         return None
-    shares = [share for share in found.values() if np.isfinite(share)]
-    if len(found) < 2 or len(shares) < len(found):
+    finite = [share for share in importances.values() if np.isfinite(share)]
+    if len(importances) < 2 or len(finite) < len(importances):
         return None
-    names = [figure_label(name.lstrip("+")) for name in found]
+    names = [figure_label(name.lstrip("+")) for name in importances]
     figure, axes = _figure(6.4, 1.2 + 0.45 * len(names))
-    axes.barh(names[::-1], shares[::-1], color=COLOURS[0], height=0.6)
+    axes.barh(names[::-1], finite[::-1], color=COLOURS[0], height=0.6)
     axes.set_xlabel("importance (PED-ANOVA)")
     return figure
 

@@ -1,4 +1,4 @@
-"""Whether runs differ, tested on their scores of the same examples."""
+"""Significance tests between runs, on their scores of the same examples."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class Scored(Protocol):
-    """A run that knows the loss, or score, of each example."""
+class ScoredRun(Protocol):
+    """Run with a loss, or score, for each example."""
 
     @property
     def path(self) -> Path: ...
@@ -28,44 +28,44 @@ class Scored(Protocol):
     def scores(self, split: str) -> list[float]: ...
 
 
-def compared(runs: Sequence[Scored], split: str) -> pd.DataFrame:
-    """A row for each run but the first; see `etude.api.Runs.significance`."""
+def compared(runs: Sequence[ScoredRun], split: str) -> pd.DataFrame:
+    """Returns a row of tests for each run but the first; see `etude.api.Runs.significance`."""
     import pandas as pd
 
     if len(runs) < 2:
-        raise RequestError(Problem("RUN", "two runs or more", len(runs)))
-    places = [run.path.resolve() for run in runs]
-    if repeated := [run for n, run in enumerate(runs) if places[n] in places[:n]]:
-        raise RequestError(Problem("RUN", "each run once", str(run.path)) for run in repeated)
+        raise RequestError(Problem("RUN", "at least two runs", len(runs)))
+    paths = [run.path.resolve() for run in runs]
+    if repeated := [run for n, run in enumerate(runs) if paths[n] in paths[:n]]:
+        raise RequestError(Problem("RUN", "each run only once", str(run.path)) for run in repeated)
     first, *others = runs
     data = first.summary["data"]["fingerprint"]
     if problems := [
-        Problem(f"{run.path}: data", f"that of {first.path} ({data})", found)
+        Problem(f"{run.path}: data", f"the data of {first.path} ({data})", fingerprint)
         for run in others
-        if (found := run.summary["data"]["fingerprint"]) != data
+        if (fingerprint := run.summary["data"]["fingerprint"]) != data
     ]:
-        raise RequestError(problems)  # before predictions are made and kept
+        raise RequestError(problems)  # before predictions are computed and stored
     reference = first.scores(split)
     rows = []
     for run in others:
         losses = run.scores(split)
         if len(losses) != len(reference):
             expected = f"the {len(reference)} examples of {first.path}"
-            hint = "the data's settings differ, so they are not the same examples"
+            hint = "the data settings differ, so the examples are not the same"
             raise RequestError(Problem(f"{run.path}: scores", expected, len(losses), hint))
-        told = difference(reference, losses)
+        tests = difference(reference, losses)
         rows.append(
             {
                 "run": run.label or run.path.name,
                 "path": str(run.path),
-                "examples": told.examples,
+                "examples": tests.examples,
                 "mean": sum(losses) / len(losses),
-                "difference": told.mean,
-                "low": told.low,
-                "high": told.high,
-                "permutation": told.permutation,
-                "bootstrap": told.bootstrap,
-                **({} if told.mcnemar is None else {"mcnemar": told.mcnemar}),
+                "difference": tests.mean,
+                "low": tests.low,
+                "high": tests.high,
+                "permutation": tests.permutation,
+                "bootstrap": tests.bootstrap,
+                **({} if tests.mcnemar is None else {"mcnemar": tests.mcnemar}),
             }
         )
     for row, p in zip(rows, holm([float(row["permutation"]) for row in rows]), strict=True):  # type: ignore[arg-type]

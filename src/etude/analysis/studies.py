@@ -1,4 +1,4 @@
-"""What a sweep looks like: the curves of its runs in one figure."""
+"""Figure of a sweep: the curves of its runs."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from etude.sweeps.job import Job
 
 log = logging.getLogger("etude")
 
-_READABLE = 24
-"""More curves than that cannot be told apart."""
+_MAX_CURVES = 24
+"""Maximum number of distinguishable curves."""
 
 
 def draw_curves(folder: Path, jobs: Sequence[Job]) -> Path | None:
     """Draws `figures/curves.png` into a sweep's record.
 
     Returns:
-        The file; None for a sweep of which fewer than two runs are finished, or of too many.
+        The path; None if fewer than two runs are finished, or too many.
     """
     done = [job for job in jobs if job.path and job.status.trained]
     paths = list(dict.fromkeys(Path(str(job.path)) for job in done))
-    if not 2 <= len(paths) <= _READABLE:
+    if not 2 <= len(paths) <= _MAX_CURVES:
         return None
     try:
         file = folder / "figures" / "curves.png"
         return Comparison([Record.read(path) for path in paths]).save(file, FIGURE)
-    except (EtudeError, OSError) as error:  # the runs are done; what cannot be drawn fails nothing
-        log.warning("no curves of the sweep: %s", error)
+    except (EtudeError, OSError) as error:  # a missing figure must not fail the finished sweep
+        log.warning("could not draw the sweep's curves: %s", error)
         return None

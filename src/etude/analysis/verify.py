@@ -1,4 +1,4 @@
-"""Whether records are what training wrote: everything that can be hashed or recomputed."""
+"""Verifies records: everything that can be hashed or recomputed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from etude.analysis import stored
+from etude.analysis import stored_evaluations
 from etude.config.checks import check
 from etude.data.tokenizer import Tokenizer
 from etude.errors import Problem, RequestError
@@ -27,14 +27,14 @@ from etude.records.signature import group, signature
 
 
 @dataclass
-class Verdict:
-    """What was found of one record.
+class Verification:
+    """Result of verifying one record.
 
     Attributes:
-        folder: the record's.
-        faults: what is not as it was written; empty for a sound record.
-        notes: what could not be checked, and why.
-        held: a live process is writing it, so nothing was looked at.
+        folder: the record's folder.
+        faults: differences from the saved record; empty for a valid record.
+        notes: checks that were not possible, with the reason, and harmless edits.
+        held: whether a live process holds the record, so that it was not checked.
     """
 
     folder: Path
@@ -44,37 +44,37 @@ class Verdict:
 
     def __str__(self) -> str:
         if self.held:
-            return "not looked at: a process is training it"
-        said = "; ".join(self.faults) if self.faults else "ok"
-        return said + (f" ({'; '.join(self.notes)})" if self.notes else "")
+            return "not checked: a process is training this run"
+        text = "; ".join(self.faults) if self.faults else "ok"
+        return text + (f" ({'; '.join(self.notes)})" if self.notes else "")
 
 
-def verify(folder: Path, trust: Sequence[str] = ()) -> Verdict:
-    """Reads every file of a record that a result depends on.
+def verify(folder: Path, trust: Sequence[str] = ()) -> Verification:
+    """Checks every file of a record that a result depends on.
 
-    Checked are that there are no links or special files; the hashes of each field of `run.json`, of
-    `config.yaml`, `overrides.yaml`, `tokenizer.json`, patches of the source, checkpoints,
-    evaluations and predictions; the signature as recomputed from `config.yaml`, the tokenizer's
-    fingerprint, that the steps of `metrics.jsonl` increase and that no row is missing, and, once a
-    run is finished, the hash of that file and that the results of `run.json` stand in it. Samples,
-    figures and the log are for reading, and nothing is known of them.
+    Checks that there are no links or special files; the hashes of each field of `run.json`, of
+    `config.yaml`, `overrides.yaml`, `tokenizer.json`, source patches, checkpoints, evaluations and
+    predictions; the signature recomputed from `config.yaml`; the tokenizer's fingerprint; that the
+    steps of `metrics.jsonl` increase without missing rows; and, for a finished run, the hash of
+    that file and that it contains the results of `run.json`. Samples, figures and the log are not
+    checked.
 
-    This detects accidents, not forgery. A record of an older version has fewer hashes; what it
-    lacks is noted as not hashed.
+    This detects accidents, not forgery. A record of an older version has fewer hashes; missing ones
+    are noted.
 
     Args:
-        folder: the record's, wherever it was moved.
-        trust: modules that its config may name beside Étude's.
+        folder: the record's folder.
+        trust: modules outside Étude that its config may name.
     """
-    verdict = Verdict(folder)
+    verdict = Verification(folder)
     if is_held(folder):
         verdict.held = True
         return verdict
-    verdict.faults += [_within(problem, folder) for problem in _odd(folder)]
+    verdict.faults += [_relative_text(problem, folder) for problem in _special_entries(folder)]
     try:
         record = Record.read(folder)
     except RequestError as error:
-        verdict.faults += _said(error, folder)
+        verdict.faults += _problem_texts(error, folder)
         return verdict
     done = record.status == "finished"
     _check_hashes(record, verdict)
@@ -82,68 +82,73 @@ def verify(folder: Path, trust: Sequence[str] = ()) -> Verdict:
     _check_tokenizer(record, verdict)
     verdict.faults += metrics_faults(record, ended=done)
     _check_checkpoints(record, verdict, done)
-    for fault, note in stored.checked(record):
+    for fault, note in stored_evaluations.faults_and_notes(record):
         verdict.faults += [fault] if fault else []
         verdict.notes += [note] if note else []
     return verdict
 
 
 def accept(folder: Path, trust: Sequence[str] = ()) -> list[str]:
-    """Takes what was edited by hand in a record as it is now, if no result depends on it.
+    """Accepts manual edits of a record that no result depends on.
 
-    Accepted are `tags` and `notes` in `run.json`, and what leaves the signature of `config.yaml`
-    and the fingerprint of `tokenizer.json` as they were. The record's holder calls this.
+    These are `tags` and `notes` in `run.json`, and changes of `config.yaml` and `tokenizer.json`
+    that preserve the signature and the fingerprint. Called by the process that holds the record.
 
     Args:
-        trust: modules that its config may name beside Étude's.
+        folder: the record's folder.
+        trust: modules outside Étude that its config may name.
 
     Returns:
-        What was changed, in words.
+        Descriptions of the changes.
 
     Raises:
-        RequestError: names each change that is of a result or would make another run.
+        RequestError: for each change of a result, or that would make it a different run.
     """
     record = Record.read(folder)
-    found = Verdict(folder)
-    _check_signature(record, found, trust)
-    _check_tokenizer(record, found)
-    expected = "edits on which no result depends"
-    if reasons := [*found.faults, *found.notes]:
+    verdict = Verification(folder)
+    _check_signature(record, verdict, trust)
+    _check_tokenizer(record, verdict)
+    expected = "only edits that no result depends on"
+    if reasons := [*verdict.faults, *verdict.notes]:
         raise RequestError(Problem(str(folder), expected, hint=reason) for reason in reasons)
     return record.accept()
 
 
-def _check_hashes(record: Record, verdict: Verdict) -> None:
-    """The fields of `run.json`, the files that it has hashes of, and what was accepted as it is."""
+def _check_hashes(record: Record, verdict: Verification) -> None:
+    """Checks the fields of `run.json` and the files it has hashes of, and notes accepted edits."""
     verdict.faults += integrity.faults(record.info, record.path)
     verdict.notes += integrity.edits(record.info, record.path)
     if not integrity.is_hashed(record.info):
-        verdict.notes.append("written by an older version: run.json and config.yaml not hashed")
-    for each in record.info.get("accepted", []):
-        if isinstance(each, dict):
-            verdict.notes.append(f"accepted on {str(each.get('time'))[:10]}: {_listed(each)}")
+        verdict.notes.append("saved by an older version: run.json and config.yaml are not hashed")
+    for entry in record.info.get("accepted", []):
+        if isinstance(entry, dict):
+            verdict.notes.append(
+                f"accepted on {str(entry.get('time'))[:10]}: {_accepted_text(entry)}"
+            )
     for patch in _patches(record):
         file, expected = str(patch.get("file")), patch.get("sha256")
         try:
             if not fnmatchcase(file, PATCH.name) or Path(file).name != file:
                 raise FileNotFoundError
-            found = sha256_file(record.path / file, PATCH)
-        except (FileNotFoundError, ValueError):  # the latter of a name that no file can have
-            found = "no such file"
+            actual = sha256_file(record.path / file, PATCH)
+        except (FileNotFoundError, ValueError):  # ValueError: no file can have such a name
+            actual = "no such file"
         except RequestError as error:
-            verdict.faults += _said(error, record.path)
+            verdict.faults += _problem_texts(error, record.path)
             continue
-        if found != expected:
-            verdict.faults.append(f"{file} is {found[:12]}, run.json says {str(expected)[:12]}")
+        if actual != expected:
+            verdict.faults.append(
+                f"{file}: its sha256 is {actual[:12]}, run.json has {str(expected)[:12]}"
+            )
 
 
-def _listed(accepted: dict[str, Any]) -> str:
+def _accepted_text(accepted: dict[str, Any]) -> str:
     changed = accepted.get("changed")
     return ", ".join(map(str, changed)) if isinstance(changed, list) else str(changed)
 
 
 def _patches(record: Record) -> Iterator[dict[str, Any]]:
-    """What each start says of the patches that it wrote, each file once."""
+    """Yields the entries of source patches in all starts, each file once."""
     seen = set()
     for start in record.info.get("starts", []):
         for patch in start.get("patches", []) if isinstance(start, dict) else []:
@@ -152,51 +157,54 @@ def _patches(record: Record) -> Iterator[dict[str, Any]]:
                 yield patch
 
 
-def _check_signature(record: Record, verdict: Verdict, trust: Sequence[str]) -> None:
+def _check_signature(record: Record, verdict: Verification, trust: Sequence[str]) -> None:
     stated = record.info.get("signature")
     try:
         config = read_config(record.path / "config.yaml")
         foreign = [name for name in config.extensions if name not in trust]
         if foreign:
-            verdict.notes.append(f"signature not recomputed: --trust {' '.join(foreign)}")
+            verdict.notes.append(f"signature not recomputed: it needs --trust {' '.join(foreign)}")
             return
         identity = check(portable(config), trust=list(trust)).identity
     except RequestError as error:
-        verdict.faults += _said(error, record.path)
+        verdict.faults += _problem_texts(error, record.path)
         return
     for key, expected in (("signature", signature(identity)), ("group", group(identity))):
-        if (found := record.info.get(key)) != expected:
-            told = str(found)[:12]
-            verdict.faults.append(f"config.yaml gives the {key} {expected[:12]}, run.json {told}")
-            break  # with another signature the group is another one, too
+        if (recorded := record.info.get(key)) != expected:
+            actual = str(recorded)[:12]
+            verdict.faults.append(f"config.yaml gives {key} {expected[:12]}, run.json has {actual}")
+            break  # a different signature implies a different group
     if stated and record.info.get("seed") != config.seed:
-        verdict.faults.append(f"config.yaml has seed {config.seed}, run.json another")
+        verdict.faults.append(f"config.yaml has seed {config.seed}, run.json has another")
 
 
-def _check_tokenizer(record: Record, verdict: Verdict) -> None:
+def _check_tokenizer(record: Record, verdict: Verification) -> None:
     stated = record.info.get("tokenizer", {}).get("fingerprint")
     try:
-        found = Tokenizer.load(record.path / "tokenizer.json", links=False).fingerprint
+        actual = Tokenizer.load(record.path / "tokenizer.json", links=False).fingerprint
     except RequestError as error:
-        verdict.faults += _said(error, record.path)
+        verdict.faults += _problem_texts(error, record.path)
         return
-    if found != stated:
-        verdict.faults.append(f"tokenizer.json is {found[:12]}, run.json says {str(stated)[:12]}")
+    if actual != stated:
+        verdict.faults.append(
+            f"tokenizer.json: fingerprint {actual[:12]}, run.json has {str(stated)[:12]}"
+        )
 
 
 def metrics_faults(record: Record, *, ended: bool) -> list[str]:
-    """What of `metrics.jsonl` is not as training wrote it.
+    """Returns the faults of `metrics.jsonl`.
 
     Args:
-        ended: nothing will be added, so it is whole and `run.json` knows of its results.
+        record: the record to check.
+        ended: whether the run is finished, so that the file must be complete and match `run.json`.
     """
-    told = list(_row_faults(record.path / "metrics.jsonl", must_be_whole=ended))
-    told = told or list(_gap_faults(record))
-    return told or (list(_result_faults(record)) if ended else [])
+    faults = list(_row_faults(record.path / "metrics.jsonl", must_be_whole=ended))
+    faults = faults or list(_gap_faults(record))
+    return faults or (list(_result_faults(record)) if ended else [])
 
 
 def _gap_faults(record: Record) -> Iterator[str]:
-    """The first row that is missing: up to the last one, and of a finished run to its end."""
+    """Yields the first missing row, up to the last row or, for a finished run, its end."""
     steps = [row["step"] for row in rows(record.metrics.path)]
     last = steps[-1] if steps else 0
     ended = record.info.get("status") == "finished"
@@ -206,7 +214,7 @@ def _gap_faults(record: Record) -> Iterator[str]:
 
 
 def _row_faults(path: Path, *, must_be_whole: bool) -> Iterator[str]:
-    """Lines that are no rows, and steps that do not increase; the first of each."""
+    """Yields the first line that is not a row, or the first step that does not increase."""
     try:
         with opened(path, METRICS) as file:
             yield from _line_faults(lines(file), must_be_whole=must_be_whole)
@@ -214,19 +222,19 @@ def _row_faults(path: Path, *, must_be_whole: bool) -> Iterator[str]:
         if must_be_whole:
             yield f"metrics.jsonl: {error.strerror}"
     except RequestError as error:
-        yield from _said(error, path.parent)
+        yield from _problem_texts(error, path.parent)
 
 
-def _line_faults(read: Iterable[bytes], *, must_be_whole: bool) -> Iterator[str]:
+def _line_faults(lines_read: Iterable[bytes], *, must_be_whole: bool) -> Iterator[str]:
     before: float | None = None
-    for number, line in enumerate(read, start=1):
+    for number, line in enumerate(lines_read, start=1):
         if not line.endswith(b"\n"):
             if must_be_whole:
-                yield f"metrics.jsonl, line {number}: cut short"
+                yield f"metrics.jsonl, line {number}: truncated"
             return
         step = _step_of(line)
         if step is None:
-            yield f"metrics.jsonl, line {number}: no row with a step"
+            yield f"metrics.jsonl, line {number}: not a row with a step"
             return
         if before is not None and step <= before:
             yield f"metrics.jsonl, line {number}: step {step} after step {before}"
@@ -235,21 +243,21 @@ def _line_faults(read: Iterable[bytes], *, must_be_whole: bool) -> Iterator[str]
 
 
 def _result_faults(record: Record) -> Iterator[str]:
-    """Where the results of a finished run are not those of its metrics."""
+    """Yields the first difference between the results of a finished run and its metrics."""
     if fault := integrity.file_fault(record.info, record.path, integrity.METRICS):
         yield fault.text
     best = dict(record.info.get("best") or {})
     last: dict[str, Any] = {}
-    of_best: dict[str, Any] = {}
+    best_row: dict[str, Any] = {}
     for last in rows(record.path / "metrics.jsonl"):
         if last["step"] == best.get("step"):
-            of_best = last
-    results = [("final", record.info.get("final") or {}, last), ("best", best, of_best)]
+            best_row = last
+    results = [("final", record.info.get("final") or {}, last), ("best", best, best_row)]
     for name, stated, row in results:
         for key, value in stated.items():
-            of_row = str(stated.get("metric")) if name == "best" and key == "value" else key
-            if of_row in row and row[of_row] != value:
-                yield f"run.json has {name} {key} {value}, metrics.jsonl {row[of_row]}"
+            metric = str(stated.get("metric")) if name == "best" and key == "value" else key
+            if metric in row and row[metric] != value:
+                yield f"run.json has {name} {key} {value}, metrics.jsonl has {row[metric]}"
                 return
 
 
@@ -262,49 +270,51 @@ def _step_of(line: bytes) -> int | None:
     return step if isinstance(step, int) and not isinstance(step, bool) else None
 
 
-def _check_checkpoints(record: Record, verdict: Verdict, done: bool) -> None:
+def _check_checkpoints(record: Record, verdict: Verification, done: bool) -> None:
     try:
-        there = record.checkpoints()
+        checkpoints = record.checkpoints()
     except RequestError as error:
-        verdict.faults += _said(error, record.path)
+        verdict.faults += _problem_texts(error, record.path)
         return
-    for _, folder in there:
+    for _, folder in checkpoints:
         try:
             manifest = verify_checkpoint(folder)
         except RequestError as error:
-            verdict.faults += _said(error, record.path)
+            verdict.faults += _problem_texts(error, record.path)
             continue
-        rows = manifest.get("metrics") if folder == there[-1][1] and not done else None
+        rows = manifest.get("metrics") if folder == checkpoints[-1][1] and not done else None
         if rows is not None and not record.metrics.begins_with(rows):
-            told = f"metrics.jsonl does not begin with the rows of checkpoints/{folder.name}"
-            verdict.faults.append(told)
+            fault = (
+                f"metrics.jsonl does not begin with the rows recorded in checkpoints/{folder.name}"
+            )
+            verdict.faults.append(fault)
         name = integrity.manifest_name(folder)
         if done and integrity.is_hashed(record.info) and name not in record.info["sha256"]:
             verdict.notes.append(f"checkpoints/{folder.name}: not hashed in run.json")
-    whole = {folder.name for _, folder in there}
+    complete = {folder.name for _, folder in checkpoints}
     for name in names_in(record.path / "checkpoints"):
-        if name.startswith("step-") and name not in whole:
-            verdict.faults.append(f"checkpoints/{name}: no MANIFEST.json")
+        if name.startswith("step-") and name not in complete:
+            verdict.faults.append(f"checkpoints/{name}: MANIFEST.json is missing")
     if done:
         try:
             record.checkpoint("best")
         except RequestError as error:
-            verdict.faults.append(f"the best checkpoint is gone: {error.problems[0].hint}")
+            verdict.faults.append(f"the best checkpoint is missing ({error.problems[0].hint})")
 
 
-def _said(error: RequestError, folder: Path) -> list[str]:
-    """The problems with paths from the record's folder on."""
-    return [_within(problem, folder) for problem in error.problems]
+def _problem_texts(error: RequestError, folder: Path) -> list[str]:
+    """Returns the problems with paths relative to the record's folder."""
+    return [_relative_text(problem, folder) for problem in error.problems]
 
 
-def _within(problem: Problem, folder: Path) -> str:
+def _relative_text(problem: Problem, folder: Path) -> str:
     return str(problem).replace(f"{folder}/", "")
 
 
-def _odd(folder: Path) -> list[Problem]:
-    """Links and special files in the record, the first few of them, and what cannot be read."""
+def _special_entries(folder: Path) -> list[Problem]:
+    """Returns problems of links, special files (at most 8) and unreadable folders in the record."""
     try:
         return list(islice(odd_entries(folder, apart=OF_OTHERS), 8))
     except OSError as error:
-        expected = "a folder that can be read"
+        expected = "a readable folder"
         return [Problem(str(error.filename), expected, hint=error.strerror)]

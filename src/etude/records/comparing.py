@@ -1,4 +1,4 @@
-"""What is different between runs: their configs key by key, and how they went."""
+"""Comparison of runs: config differences by key, and results side by side."""
 
 from __future__ import annotations
 
@@ -11,47 +11,48 @@ from etude.records.facts import MISSING, ClassName, best, config_facts, fact, me
 from etude.records.record import Record
 from etude.records.tables import cell, print_columns
 
-_FACTS = ("status", "step", "parameters", "tokens", "seconds")
+_KEYS = ("status", "step", "parameters", "tokens", "seconds")
 
 
 def config_differences(records: Sequence[Record]) -> dict[str, list[Any]]:
-    """The keys of the config whose values differ, with each run's value or `MISSING`."""
+    """Returns the config keys whose values differ, with each run's value or `MISSING`."""
     configs = [config_facts(record) for record in records]
-    found = {}
+    differences = {}
     for key in dict.fromkeys(key for config in configs for key in config):
         values = [config.get(key, MISSING) for config in configs]
-        if any(not _same(value, values[0]) for value in values[1:]):
-            found[key] = values
+        if any(not _are_equal(value, values[0]) for value in values[1:]):
+            differences[key] = values
     for key in dict.fromkeys(key for record in records for key in record.config):
-        if key.endswith(f".{TARGET}") and key.removesuffix(f".{TARGET}") not in found:
+        if key.endswith(f".{TARGET}") and key.removesuffix(f".{TARGET}") not in differences:
             values = [record.config.get(key, MISSING) for record in records]
-            if any(value != values[0] for value in values[1:]):  # one file, edited in between
-                found[key] = values
-    return found
+            if any(value != values[0] for value in values[1:]):  # same file, later edited
+                differences[key] = values
+    return differences
 
 
 def results(records: Sequence[Record]) -> dict[str, list[Any]]:
-    """How each run went: status, step, size, time, best and final metrics."""
-    found: dict[str, list[Any]] = {key: [fact(record, key) for record in records] for key in _FACTS}
-    bests = [best(record) for record in records]
-    for metric in dict.fromkeys(one["metric"] for one in bests if one):
-        fits = [one if one.get("metric") == metric else {} for one in bests]
-        found[f"best/{metric}"] = [one.get("value", MISSING) for one in fits]
-        found["best/step"] = [one.get("step", MISSING) for one in bests]
+    """Returns the results of each run by key: status, step, size, time, best and latest metrics."""
+    values: dict[str, list[Any]] = {key: [fact(record, key) for record in records] for key in _KEYS}
+    entries = [best(record) for record in records]
+    for metric in dict.fromkeys(entry["metric"] for entry in entries if entry):
+        matching = [entry if entry.get("metric") == metric else {} for entry in entries]
+        values[f"best/{metric}"] = [entry.get("value", MISSING) for entry in matching]
+        values["best/step"] = [entry.get("step", MISSING) for entry in entries]
     finals = [metric_facts(record) for record in records]
     for key in sorted({key for final in finals for key in final}):
-        found[key] = [final.get(key, MISSING) for final in finals]
-    return found
+        values[key] = [final.get(key, MISSING) for final in finals]
+    return values
 
 
 def names(records: Sequence[Record]) -> list[str]:
-    """A short name for each run that none of the others has: that part of its label which is not
-    in all labels, if that is enough.
+    """Returns a short, unique name for each run.
+
+    The parts of the labels that are not common to all runs are used if they are enough.
     """
     labels = [record.label or str(record.info.get("name", "")) for record in records]
     words = [label.split() for label in labels]
     common = set.intersection(*map(set, words)) if words else set()
-    short = [" ".join(word for word in each if word not in common) for each in words]
+    short = [" ".join(word for word in parts if word not in common) for parts in words]
     if len(set(short)) == len(short) > 1 and all(short):
         return short
     if len(set(labels)) < len(labels):
@@ -65,19 +66,22 @@ def names(records: Sequence[Record]) -> list[str]:
 
 
 def as_json(records: Sequence[Record]) -> dict[str, Any]:
-    """All that differs, as one value: a list entry a run, null where a run has no such key."""
+    """Returns all differences as one JSON value.
+
+    Each list has one entry per run, null where a run lacks the key.
+    """
     return {
         "runs": [
             {"run": fact(record, "run"), "path": str(record.path), "label": record.label}
             for record in records
         ],
-        "config": _plain(config_differences(records)),
-        "metrics": _plain(results(records)),
+        "config": _without_missing(config_differences(records)),
+        "metrics": _without_missing(results(records)),
     }
 
 
 def print_diff(first: Record, second: Record, *, as_text: bool = True) -> None:
-    """Two runs side by side: what differs in their configs, then how they went."""
+    """Prints two runs side by side: config differences, then results."""
     pair = (first, second)
     if not as_text:
         print(json.dumps(as_json(pair), indent=1, ensure_ascii=False))
@@ -87,12 +91,12 @@ def print_diff(first: Record, second: Record, *, as_text: bool = True) -> None:
     head = ["config", *(str(fact(record, "run")) for record in pair)]
     print_columns(head, rows or [["(no difference)", "", ""]])
     print()
-    rows = [[*_row(key, found), _change(key, *found)] for key, found in results(pair).items()]
+    rows = [[*_row(key, values), _change(key, *values)] for key, values in results(pair).items()]
     print_columns(["metrics", *head[1:], "change"], rows)
 
 
 def print_comparison(records: Sequence[Record]) -> None:
-    """Several runs: a table of what differs in their configs, one of how they went."""
+    """Prints two tables about several runs: config differences and results."""
     numbers = [str(index) for index in range(1, len(records) + 1)]
     rows = [
         [number, str(fact(record, "run")), record.label, record.status]
@@ -105,9 +109,9 @@ def print_comparison(records: Sequence[Record]) -> None:
         if not values:
             print(f"{title}: no difference")
         elif len(values) >= len(records):
-            print_columns([title, *numbers], [_row(key, found) for key, found in values.items()])
+            print_columns([title, *numbers], [_row(key, row) for key, row in values.items()])
         else:
-            cells = [_row(key, found) for key, found in values.items()]
+            cells = [_row(key, row) for key, row in values.items()]
             print_columns(
                 ["", *(row[0] for row in cells)],
                 [[n, *(row[i] for row in cells)] for i, n in enumerate(numbers, start=1)],
@@ -132,16 +136,15 @@ def _change(key: str, before: Any, after: Any) -> str:
     return f"{after - before:+.5f}" if metric else f"{after - before:+,.7g}"
 
 
-def _plain(values: dict[str, list[Any]]) -> dict[str, list[Any]]:
+def _without_missing(values: dict[str, list[Any]]) -> dict[str, list[Any]]:
     return {
-        key: [None if value is MISSING else value for value in found]
-        for key, found in values.items()
+        key: [None if value is MISSING else value for value in row] for key, row in values.items()
     }
 
 
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, ClassName) or isinstance(other, ClassName):  # one without its file's name
-        return str(one).replace("_", "").casefold() == str(other).replace("_", "").casefold()
-    if isinstance(one, bool) is not isinstance(other, bool):
+def _are_equal(first: Any, second: Any) -> bool:
+    if isinstance(first, ClassName) or isinstance(second, ClassName):  # the chosen file is unknown
+        return str(first).replace("_", "").casefold() == str(second).replace("_", "").casefold()
+    if isinstance(first, bool) is not isinstance(second, bool):
         return False
-    return bool(one == other)
+    return bool(first == second)

@@ -1,4 +1,4 @@
-"""`config.yaml` of a record, which may be anybody's: data, and never more than data."""
+"""Reads `config.yaml` of a record from any source: only data is read, no code is executed."""
 
 from __future__ import annotations
 
@@ -14,82 +14,86 @@ if TYPE_CHECKING:
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _EVENTS, _DEPTH = 20_000, 64
-"""What a record's config holds at most, so that reading it takes seconds: keys, values, beginnings
-and ends of lists; and lists and mappings within each other. Usual are 500 and 5."""
+"""Limits that keep reading a record's config to seconds: YAML events (keys, values, starts and ends
+of collections), and nesting depth. Typical are 500 and 5.
+"""
 
 
 def read_config(path: Path) -> DictConfig:
-    """A record's `config.yaml`: no alias, no tag, nothing executed.
+    """Reads a record's `config.yaml`, without aliases or tags.
 
     Raises:
-        RequestError: missing, no YAML, or YAML that a record never holds.
+        RequestError: the file is missing, is not YAML, or contains YAML that a record never holds.
     """
     import yaml
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     from etude.config.schema import Config
-    from etude.records.references import must_stay_small
+    from etude.records.references import check_expanded_size
 
-    text = _plain_text(path)
+    text = _checked_text(path)
     try:
-        written = OmegaConf.create(text)
-        must_stay_small(OmegaConf.to_container(written, resolve=False), str(path))
-        config = OmegaConf.merge(OmegaConf.structured(Config), written)
+        stored = OmegaConf.create(text)
+        check_expanded_size(OmegaConf.to_container(stored, resolve=False), str(path))
+        config = OmegaConf.merge(OmegaConf.structured(Config), stored)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         hint = str(error).splitlines()[0]
         raise RequestError(
-            Problem(str(path), "the keys and types of a config", hint=hint)
+            Problem(str(path), "known config keys with values of the right types", hint=hint)
         ) from error
     assert isinstance(config, DictConfig)
     return config
 
 
 def portable(config: DictConfig) -> DictConfig:
-    """The config without what only the machine that wrote it has: loggers, its environment, where
-    its runs and its prepared data lie. These are the reader's own.
+    """Returns the config without the settings of the machine that wrote it.
 
-    Only keys out of the signature can refer to the environment. Where a variable is not set here,
-    they take their defaults.
+    Loggers, environment variables, and the folders of runs and prepared data are replaced by the
+    reader's own.
+
+    Only keys outside the signature can refer to the environment. Where a variable is not set on
+    this machine, they take their defaults.
     """
     from omegaconf import OmegaConf
 
     from etude.config.flat import flat
     from etude.config.schema import Config
 
-    found = config.copy()
-    found.logger = {}
+    result = config.copy()
+    result.logger = {}
     defaults = OmegaConf.structured(Config)
     for key in ("run.root", "run.cache"):
-        OmegaConf.update(found, key, OmegaConf.select(defaults, key))
-    written: Any = OmegaConf.to_container(found, resolve=False)
-    for path, value in flat(written):
-        if "oc.env:" in str(value) and not _resolves(found, path):
+        OmegaConf.update(result, key, OmegaConf.select(defaults, key))
+    tree: Any = OmegaConf.to_container(result, resolve=False)
+    for path, value in flat(tree):
+        if "oc.env:" in str(value) and not _resolves(result, path):
             parent, _, key = path.rpartition(".")
             if path.split(".")[0] in ("run", "vars"):
-                OmegaConf.update(found, path, OmegaConf.select(defaults, path))
+                OmegaConf.update(result, path, OmegaConf.select(defaults, path))
             else:
-                del OmegaConf.select(found, parent)[key]
-    return found
+                del OmegaConf.select(result, parent)[key]
+    return result
 
 
 def read_flat(path: Path) -> dict[str, Any]:
-    """The values by key path, fast and unchecked; empty where `read_config` would refuse to read.
+    """Returns the config's values by key path, without validation.
 
-    A plain reference (`${data.sequence_length}`) is followed; nothing else is resolved.
+    Returns an empty dictionary where `read_config` would raise. Simple references
+    (`${data.sequence_length}`) are followed; no other interpolation is resolved.
     """
     import yaml
 
     from etude.config.flat import flat, without_record_options
 
     try:
-        tree = yaml.load(_plain_text(path), Loader=_loader())
+        tree = yaml.load(_checked_text(path), Loader=_loader())
     except (RequestError, yaml.YAMLError, ValueError, RecursionError):
         return {}
     if not isinstance(tree, dict):
         return {}
     values = dict(flat(without_record_options(tree)))
-    return {key: _followed(value, values) for key, value in values.items()}
+    return {key: _follow(value, values) for key, value in values.items()}
 
 
 def _resolves(config: DictConfig, path: str) -> bool:
@@ -105,27 +109,28 @@ def _resolves(config: DictConfig, path: str) -> bool:
     return True
 
 
-def _plain_text(path: Path) -> str:
-    """The file's text, once it is known to be YAML that can be read; see `must_be_plain`.
+def _checked_text(path: Path) -> str:
+    """Returns the file's text after `check_simple_yaml` has checked it.
 
     Raises:
-        RequestError: it is missing, or is not.
+        RequestError: the file is missing or does not pass the check.
     """
     try:
         text = read_bytes(path, CONFIG).decode()
     except FileNotFoundError:
-        raise RequestError(Problem(str(path), "a record's config")) from None
+        raise RequestError(Problem(str(path), "a record's config", hint="file not found")) from None
     except UnicodeDecodeError as error:
         raise RequestError(Problem(str(path), "valid YAML", hint=str(error))) from error
-    must_be_plain(text, path)
+    check_simple_yaml(text, path)
     return text
 
 
-def must_be_plain(text: str, path: Path) -> None:
-    """Refuses YAML with aliases, which could grow without end, and what is too large or too deep.
+def check_simple_yaml(text: str, path: Path) -> None:
+    """Checks that YAML has no aliases, which can expand without limit, and is within the limits of
+    size and depth.
 
     Raises:
-        RequestError: names the file.
+        RequestError: with the file's name.
     """
     import yaml
 
@@ -139,7 +144,7 @@ def must_be_plain(text: str, path: Path) -> None:
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > _DEPTH:
-                expected = f"at most {_DEPTH} lists and mappings within each other"
+                expected = f"at most {_DEPTH} nested lists and mappings"
                 raise RequestError(Problem(str(path), expected))
             if number > _EVENTS:
                 raise RequestError(Problem(str(path), f"at most {_EVENTS:,} keys and values"))
@@ -148,16 +153,16 @@ def must_be_plain(text: str, path: Path) -> None:
 
 
 def _loader() -> Any:
-    """PyYAML's safe loader, in C where it was built with it."""
+    """Returns PyYAML's safe loader, the C implementation where available."""
     import yaml
 
     return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def _followed(value: Any, values: dict[str, Any]) -> Any:
-    for _ in range(8):  # a chain of references; a circle ends too
-        found = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
-        if found is None or found[1] not in values:
+def _follow(value: Any, values: dict[str, Any]) -> Any:
+    for _ in range(8):  # bounds a cycle of references
+        match = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
+        if match is None or match[1] not in values:
             break
-        value = values[found[1]]
+        value = values[match[1]]
     return value

@@ -1,7 +1,7 @@
-"""What can be asked of a run by one key: a field of its record, a metric, a key of its config.
+"""Values of a run by key: fields of its record, metrics, and config keys.
 
-`status`, `val/loss`, `optimizer.lr`, `model.position` (or `model/position`, the file chosen) are
-all keys; lists, filters, comparisons and notebooks share them.
+`status`, `val/loss`, `optimizer.lr` and `model.position` (or `model/position`, the chosen file) are
+keys. Lists, filters, comparisons and notebooks share them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MISSING: Any = object()
 
 
 class ClassName(str):
-    """The class of a part whose file is not known; `rotary` and `Rotary` mean the same then."""
+    """Class name of a component whose file is not known; `rotary` and `Rotary` are equal."""
 
     __slots__ = ()
 
@@ -48,19 +48,19 @@ FIELDS: dict[str, Callable[[Record], Any]] = {
     "notes": lambda record: record.info.get("notes"),
     "error": lambda record: record.info.get("error"),
 }
-"""Of the record itself, whatever was trained; None where a run has no such value (yet)."""
+"""Fields of the record, by key; None where a run has no such value (yet)."""
 
-_OF_A_ROW = ("step", "tokens", "time")
+_ROW_FIELDS = ("step", "tokens", "time")
 
 
 def best(record: Record) -> dict[str, Any]:
-    """`metric`, `value` and `step` of the best validation; empty before the first."""
-    found = record.info.get("best")
-    return found if isinstance(found, dict) else {}
+    """Returns `metric`, `value` and `step` of the best validation; empty before the first one."""
+    info = record.info.get("best")
+    return info if isinstance(info, dict) else {}
 
 
 def fact(record: Record, key: str) -> Any:
-    """The value of `key`; `MISSING` where the run has no such key."""
+    """Returns the value of `key`, or `MISSING` where the run has no such key."""
     field = FIELDS.get(key)
     if field is not None:
         return field(record)
@@ -83,7 +83,7 @@ def fact(record: Record, key: str) -> Any:
 
 
 def config_facts(record: Record) -> dict[str, Any]:
-    """The config alone: chosen files (or classes) by their dotted group, and all values."""
+    """Returns the config: chosen files (or classes) by their dotted group, and all values."""
     values: dict[str, Any] = {}
     for path, value in record.config.items():
         node, _, last = path.rpartition(".")
@@ -95,12 +95,12 @@ def config_facts(record: Record) -> dict[str, Any]:
 
 
 def metric_facts(record: Record) -> dict[str, Any]:
-    """The latest value of each metric, without the step's own facts."""
-    return {key: value for key, value in record.latest.items() if key not in _OF_A_ROW}
+    """Returns the latest value of each metric, without step, tokens and time."""
+    return {key: value for key, value in record.latest.items() if key not in _ROW_FIELDS}
 
 
 def keys(record: Record) -> Iterator[str]:
-    """Every key that `fact` answers for this run."""
+    """Yields every key for which `fact` has a value in this run."""
     yield from FIELDS
     yield from config_facts(record)
     yield from record.info.get("choices", {})
@@ -109,32 +109,32 @@ def keys(record: Record) -> Iterator[str]:
         yield f"best/{metric}"
 
 
-def must_exist(asked: Iterable[tuple[str, str]], records: Iterable[Record]) -> None:
-    """Refuses keys that no run has.
+def must_exist(requested: Iterable[tuple[str, str]], records: Iterable[Record]) -> None:
+    """Checks that each key exists in at least one run.
 
     Args:
-        asked: the key, and what was typed around it.
-        records: of all runs that were looked at; not iterated without need.
+        requested: pairs of a key and the argument that contains it.
+        records: all runs that were searched; iterated only if needed.
 
     Raises:
-        RequestError: for each such key, with the nearest that exists.
+        RequestError: for each unknown key, with the nearest existing one.
     """
-    left = {key: where for key, where in asked if key not in FIELDS}
-    if not left:
+    unknown = {key: where for key, where in requested if key not in FIELDS}
+    if not unknown:
         return
     choices: set[str] = set()
     for record in records:
         try:
-            found = [key for key in left if fact(record, key) is not MISSING]
-            for key in found:
-                del left[key]
-            if not left:
+            present = [key for key in unknown if fact(record, key) is not MISSING]
+            for key in present:
+                del unknown[key]
+            if not unknown:
                 return
             choices.update(keys(record))
-        except RequestError:  # one of its files is damaged, which was reported
+        except RequestError:  # a damaged file, already reported
             continue
-    if choices:  # else there is no run to have a key
+    if choices:  # without runs, no key can exist
         raise RequestError(
             Problem(where, "a key that some run has", key, nearest(key, choices))
-            for key, where in left.items()
+            for key, where in unknown.items()
         )

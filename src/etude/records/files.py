@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, flushed to disk, renamed."""
+"""Atomic writes: files are written under a temporary name, flushed to disk, and renamed."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from etude.secrets import without_variables
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Errors of the system within name `path`: of a write it does not say which file."""
+def naming_errors(path: Path) -> Iterator[None]:
+    """Adds `path` to operating system errors raised inside, as errors of a write name no file."""
     try:
         yield
     except OSError as error:
@@ -31,158 +31,158 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def temporary(path: Path, more: str = "") -> Path:
-    """The name, beside `path`, of what this process is about to put there or takes away from there.
+    """Returns a temporary path next to `path`.
 
-    Every temporary file and folder has such a name, so that `sweep_temporaries` removes what a
-    killed process left.
+    All temporary files and folders have such names, so that `sweep_temporaries` removes those of
+    killed processes.
     """
-    return path.with_name(_beside(path.name, more))
+    return path.with_name(_temporary_name(path.name, more))
 
 
 def write_text(path: Path, text: str, kind: Kind | None = None) -> None:
-    """Replaces the file at once: a reader sees the old content or the new, also after a crash.
+    """Replaces the file atomically: readers see the old or the new content, even after a crash.
 
-    No value of a secret variable gets into it (`etude.secrets.without_variables`).
+    Values of secret variables are removed (`etude.secrets.without_variables`).
 
     Args:
-        kind: of the record's file that it is: no link inside the record is followed. None for a
-            file that is of no record.
+        kind: kind of the record's file: no link inside the record is followed. None for a file
+            outside records.
     """
     write_bytes(path, without_variables(text).encode(), kind)
 
 
 def write_bytes(path: Path, content: bytes, kind: Kind | None = None) -> None:
-    """`write_text` of bytes."""
+    """Replaces the file atomically with bytes; see `write_text`."""
     write_parts(path, [content], kind)
 
 
 def write_parts(path: Path, parts: Iterable[bytes], kind: Kind | None = None) -> None:
-    """`write_bytes` of what need not fit into memory at once."""
-    beside = _beside(path.name)
-    with naming(path), parent(path, 0 if kind is None else kind.depth) as folder:
+    """Replaces the file atomically with content that need not fit into memory at once."""
+    temporary_name = _temporary_name(path.name)
+    with naming_errors(path), parent(path, 0 if kind is None else kind.depth) as folder:
         try:
-            with suppress(FileNotFoundError):  # of an earlier process with this number
-                os.unlink(beside, dir_fd=folder)
-            with open(_new_file(beside, folder), "wb") as file:
+            with suppress(FileNotFoundError):  # left by an earlier process with the same process id
+                os.unlink(temporary_name, dir_fd=folder)
+            with open(_new_file(temporary_name, folder), "wb") as file:
                 file.writelines(parts)
                 file.flush()
                 sync(file.fileno())
-            os.replace(beside, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+            os.replace(temporary_name, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         finally:
             with suppress(FileNotFoundError):
-                os.unlink(beside, dir_fd=folder)
+                os.unlink(temporary_name, dir_fd=folder)
         sync(folder)
 
 
-def _beside(name: str, more: str = "") -> str:
-    """A temporary name that no other process and no other thread uses."""
+def _temporary_name(name: str, more: str = "") -> str:
+    """Returns a temporary name that is unique to this process and thread."""
     return f".{name}.tmp-{os.getpid()}-{threading.get_ident()}{more}"
 
 
 def _new_file(name: str, folder: int) -> int:
-    """A file that nobody else has made, so that no link of this name is followed."""
+    """Creates a new file; fails if the name exists, so that no link is followed."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     return os.open(name, flags, 0o666, dir_fd=folder)
 
 
 def write_json(path: Path, value: Any, kind: Kind | None = None) -> None:
-    """`write_text` of indented JSON."""
+    """Replaces the file atomically with indented JSON; see `write_text`."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", kind)
 
 
 def read_json(path: Path | str, kind: Kind | None = None) -> Any:
-    """The value in a JSON file.
+    """Returns the value in a JSON file.
 
     Args:
-        kind: of the record's file that it is; None for a file that is of no record.
+        kind: kind of the record's file; None for a file outside records.
 
     Raises:
-        RequestError: the file is missing, is no JSON, or is none that `opened` opens; names the
-            file and the line.
+        RequestError: the file is missing, is not JSON, or `opened` rejects it; with the file and
+            the line.
     """
     try:
         return json.loads(read_bytes(path, kind).decode(), parse_int=whole_number)
     except FileNotFoundError:
-        raise RequestError(Problem(str(path), "a JSON file", hint="it is not there")) from None
+        raise RequestError(Problem(str(path), "a JSON file", hint="file not found")) from None
     except (ValueError, RecursionError) as error:
         raise RequestError(Problem(str(path), "valid JSON", hint=str(error))) from error
 
 
 def whole_number(digits: str) -> int:
-    """A whole number of JSON, as `json.loads` takes it for `parse_int`.
+    """Converts digits to an integer, as `parse_int` of `json.loads`.
 
     Raises:
-        ValueError: no float is as large, so nothing can be computed with it.
+        ValueError: the integer exceeds the range of floats.
     """
     if len(digits) > 308:
-        raise ValueError(f"a whole number of {len(digits)} digits")
+        raise ValueError(f"an integer of {len(digits)} digits; at most 308 are supported")
     return int(digits)
 
 
 def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, as `json.loads` takes it for `object_pairs_hook`.
+    """Builds a JSON object, as `object_pairs_hook` of `json.loads`.
 
     Raises:
-        ValueError: a key stands in it twice: readers take different values of it.
+        ValueError: A key occurs twice, which readers resolve differently.
     """
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    result = dict(pairs)
+    if len(result) < len(pairs):
         keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one object")
-    return found
+        duplicate = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"duplicate key {duplicate!r} in an object")
+    return result
 
 
 @contextmanager
 def whole_folder(destination: Path) -> Iterator[Path]:
-    """A folder that appears under its name only when everything in it is on the disk.
+    """Context manager that writes a folder atomically.
 
-    Yields a temporary folder beside `destination`; on a clean exit its files are flushed and it is
-    renamed (replacing nothing: an existing destination is moved away first and removed).
+    Yields a temporary folder next to `destination`. On a clean exit, its files are flushed to disk
+    and it is renamed. An existing destination is moved away first and removed.
     """
-    beside = temporary(destination)
-    shutil.rmtree(beside, ignore_errors=True)
-    make_folder(destination.parent)
-    beside.mkdir()
+    partial = temporary(destination)
+    shutil.rmtree(partial, ignore_errors=True)
+    create_folder(destination.parent)
+    partial.mkdir()
     try:
-        yield beside
-        for place, _, names in os.walk(beside, topdown=False):
+        yield partial
+        for parent_folder, _, names in os.walk(partial, topdown=False):
             for name in names:
-                file = Path(place, name)  # safetensors' are for their owner alone
-                file.chmod(beside.stat().st_mode & 0o666)
+                file = Path(parent_folder, name)  # safetensors creates files with mode 600
+                file.chmod(partial.stat().st_mode & 0o666)
                 fsync_file(file)
-            fsync_folder(Path(place))
+            fsync_folder(Path(parent_folder))
         if destination.exists():
             remove_folder(destination)
-        os.rename(beside, destination)
+        os.rename(partial, destination)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
     fsync_folder(destination.parent)
 
 
 def remove_folder(folder: Path) -> None:
-    """Takes the name away first, so that a half-removed folder is never taken for a whole one."""
+    """Removes a folder; renames it first, so that no partial folder keeps its name."""
     doomed = temporary(folder, "-old")
     os.rename(folder, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
 
 
 _TEMPORARY = re.compile(r"\..+(\.tmp-(\d+(-\d+)?(-old)?|try)|\.\d+\.(partial|old))")
-"""What `temporary` names, and what versions before it did."""
+"""Names from `temporary`, and those of earlier versions."""
 
 
 def sweep_temporaries(folder: Path, *, of: str | None = None, age: float = 0.0) -> None:
     """Removes temporary files and folders that killed processes left in `folder`.
 
     Args:
-        folder: may be missing.
-        of: only those of this file or folder.
-        age: only those that nobody has written to for so many seconds. 0 is for the folder's
-            holder: nobody else writes there.
+        folder: folder to search; may be missing.
+        of: file or folder whose temporaries are removed; None for all.
+        age: minimum seconds since the last write. 0 is safe only for the process that holds the
+            folder, as no other process writes there.
     """
     oldest = time.time() - age
     for path in folder.glob(".*" if of is None else f".{glob.escape(of)}.*"):
-        with suppress(OSError):  # its writer has just removed it
+        with suppress(OSError):  # its writer has removed it meanwhile
             if not _TEMPORARY.fullmatch(path.name) or (age and path.lstat().st_mtime > oldest):
                 continue
             if path.is_dir() and not path.is_symlink():
@@ -191,16 +191,16 @@ def sweep_temporaries(folder: Path, *, of: str | None = None, age: float = 0.0) 
                 path.unlink(missing_ok=True)
 
 
-def make_folder(path: Path) -> None:
-    """Makes a folder and those above it that are missing; their names survive a power cut."""
-    new = [each for each in (path, *path.parents) if not each.exists()]
+def create_folder(path: Path) -> None:
+    """Creates a folder and its missing parents; their names survive a power failure."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
-    for each in new:
-        fsync_folder(each.parent)
+    for folder in missing:
+        fsync_folder(folder.parent)
 
 
 def fsync_file(path: Path) -> None:
-    """Flushes a file's content to the disk."""
+    """Flushes a file's content to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         sync(descriptor)
@@ -209,11 +209,11 @@ def fsync_file(path: Path) -> None:
 
 
 def fsync_folder(path: Path) -> None:
-    """Flushes a folder's list of names, so that a rename in it survives a power cut."""
+    """Flushes a folder's entries to disk, so that a rename in it survives a power failure."""
     fsync_file(path)
 
 
 def sha256_file(path: Path, kind: Kind | None = None) -> str:
-    """The file's sha256, 64 hex digits. Arguments and errors as of `opened`."""
+    """Returns the file's sha256, 64 hex digits. Arguments and errors are those of `opened`."""
     with opened(path, kind) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Conditions on runs, as typed: `optimizer.lr>1e-3`, `model.position=rotary`, `label~rotary`."""
+"""Filters of runs: `optimizer.lr>1e-3`, `model.position=rotary`, `label~rotary`."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _ORDER: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-_WORDS = {"true": True, "false": False, "null": None}
+_LITERALS = {"true": True, "false": False, "null": None}
 
 
 @dataclass(frozen=True)
 class Filter:
-    """One condition.
+    """Condition on a run.
 
     Attributes:
-        key: of `etude.records.facts`.
-        operator: `=`, `!=`, `<`, `<=`, `>`, `>=`, `~` (contains, in any case) or `!~`.
-        value: as typed, without spaces around it.
+        key: key in `etude.records.facts`.
+        operator: `=`, `!=`, `<`, `<=`, `>`, `>=`, `~` (contains, ignoring case) or `!~`.
+        value: the right-hand side, stripped.
     """
 
     key: str
@@ -41,83 +41,86 @@ class Filter:
     value: str
 
     def matches(self, record: Record) -> bool:
-        """Whether the run fulfils the condition."""
+        """Returns whether the run fulfils the condition."""
         return self.accepts(fact(record, self.key))
 
-    def accepts(self, found: Any) -> bool:
-        """Whether a value does. What a run lacks equals `null` only, and has no order."""
+    def accepts(self, value: Any) -> bool:
+        """Returns whether a value fulfils the condition.
+
+        A missing value equals only `null` and has no order.
+        """
         if self.operator in _ORDER:
-            return self._ordered(None if found is MISSING else found)
-        holds = self._contained(found) if "~" in self.operator else self._equal(found)
-        return holds is not self.operator.startswith("!")
+            return self._is_ordered(None if value is MISSING else value)
+        fulfilled = self._is_contained(value) if "~" in self.operator else self._is_equal(value)
+        return fulfilled is not self.operator.startswith("!")
 
-    def _ordered(self, found: Any) -> bool:
-        wanted = plain(self.value)
+    def _is_ordered(self, value: Any) -> bool:
+        wanted = parse_value(self.value)
         compare = _ORDER[self.operator]
-        if _is_number(found) and _is_number(wanted):
-            return compare(found, wanted)
-        return isinstance(found, str) and compare(found, self.value)
+        if _is_number(value) and _is_number(wanted):
+            return compare(value, wanted)
+        return isinstance(value, str) and compare(value, self.value)
 
-    def _equal(self, found: Any) -> bool:
-        wanted = plain(self.value)
-        if found is MISSING or found is None:
+    def _is_equal(self, value: Any) -> bool:
+        wanted = parse_value(self.value)
+        if value is MISSING or value is None:
             return wanted is None
-        if isinstance(found, ClassName):
-            return _squashed(found) == _squashed(self.value)
-        if isinstance(found, str):
-            return found == self.value
-        if isinstance(found, list):
-            return found == wanted or self.value in found or wanted in found
-        if isinstance(found, bool) or isinstance(wanted, bool):
-            return found is wanted
-        return bool(found == wanted)
+        if isinstance(value, ClassName):
+            return _normalized(value) == _normalized(self.value)
+        if isinstance(value, str):
+            return value == self.value
+        if isinstance(value, list):
+            return value == wanted or self.value in value or wanted in value
+        if isinstance(value, bool) or isinstance(wanted, bool):
+            return value is wanted
+        return bool(value == wanted)
 
-    def _contained(self, found: Any) -> bool:
-        items = found if isinstance(found, list) else [found]
-        said = (str(item) for item in items if item is not MISSING and item is not None)
-        return any(self.value.casefold() in item.casefold() for item in said)
+    def _is_contained(self, value: Any) -> bool:
+        items = value if isinstance(value, list) else [value]
+        texts = (str(item) for item in items if item is not MISSING and item is not None)
+        return any(self.value.casefold() in item.casefold() for item in texts)
 
     def __str__(self) -> str:
-        apart = " " if self.value.startswith(("=", "~")) else ""  # `a= =b` is no `a==b`
-        return f"{self.key}{self.operator}{apart}{self.value}"
+        separator = " " if self.value.startswith(("=", "~")) else ""  # `a= =b` is no `a==b`
+        return f"{self.key}{self.operator}{separator}{self.value}"
 
 
 def is_filter(word: str) -> bool:
-    """Whether a word is meant as a condition: it has an operator in it."""
+    """Returns whether an argument contains an operator and so is meant as a filter."""
     return any(character in word for character in "<>=!~")
 
 
 def parse(text: str) -> Filter:
-    """The condition that `text` states; `==` is `=`.
+    """Parses a filter; `==` is the same as `=`.
 
     Raises:
-        RequestError: it states none, or a status that does not exist.
+        RequestError: the text is not a filter, or names a status that does not exist.
     """
-    found = _FILTER.fullmatch(text)
-    if found is None:
-        expected = "KEY, one of = != < <= > >= ~ !~, and a value"
+    match = _FILTER.fullmatch(text)
+    if match is None:
+        expected = "KEY OPERATOR VALUE, with OPERATOR one of = != < <= > >= ~ !~"
         raise RequestError(Problem("FILTER", expected, text, 'for example "optimizer.lr>1e-3"'))
-    key, sign, value = found.groups()
+    key, sign, value = match.groups()
     if key == "status" and sign in ("=", "==", "!="):
         must_be_status(value)
     return Filter(key, "=" if sign == "==" else sign, value)
 
 
 def must_be_status(value: str) -> None:
-    """Refuses what is no status.
+    """Checks that a value is a status.
 
     Raises:
-        RequestError: with the nearest that is one.
+        RequestError: with the nearest status.
     """
     if value not in STATUSES:
         expected = "one of " + ", ".join(STATUSES)
         raise RequestError(Problem("status", expected, value, nearest(value, STATUSES)))
 
 
-def plain(text: str) -> Any:
-    """The value that was meant: true, false, null, a number, a list, or the text itself."""
-    if text in _WORDS:
-        return _WORDS[text]
+def parse_value(text: str) -> Any:
+    """Parses a value: true, false, null, a number, a list, or the text itself."""
+    if text in _LITERALS:
+        return _LITERALS[text]
     for kind in (int, float):
         try:
             return kind(text)
@@ -135,5 +138,5 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _squashed(name: str) -> str:
+def _normalized(name: str) -> str:
     return name.replace("_", "").casefold()

@@ -1,8 +1,8 @@
-"""What data was found to contain, remembered for as long as none of its files is touched.
+"""Cache of data fingerprints, valid until one of the data's files changes.
 
-A fingerprint is a hash of content, and takes as long as reading it. Beside it, the cache keeps the
-size, the times and the inode of each file and folder that was looked at. A change of any of these
-says that the content may be another; the time of the last change of an inode cannot be set back.
+A fingerprint is a hash of the content, and takes as long as reading it. The cache stores it with
+the size, times and inode of each file and folder that was read. A change in any of these means that
+the content may have changed; an inode's change time cannot be set back.
 """
 
 from __future__ import annotations
@@ -19,28 +19,29 @@ from etude.records.signature import DIGITS, sha256_of
 from etude.sources import source_hash
 
 _SETTLED = 2 * 10**9
-"""Nanoseconds: a file that was changed so shortly before may be changed again within one tick of
-the file system's clock."""
+"""Nanoseconds. A file that changed more recently may change again within one tick of the file
+system's clock.
+"""
 
 
 def remembered(cache: Path, data: Mapping[str, Any]) -> str | None:
-    """The fingerprint of data, if it is known and all files are as they were.
+    """Returns the cached fingerprint of data if none of its files has changed, else None.
 
     Args:
-        cache: the folder of prepared data.
-        data: the config's, as it enters the signature.
+        cache: folder of prepared data.
+        data: the config's data node, as it enters the signature.
     """
     try:
-        told = json.loads(_file(cache, data).read_text(encoding="utf-8"))
-        fingerprint, files = str(told["fingerprint"]), dict(told["files"])
-        as_it_was = all(_stamp(path) == stamp for path, stamp in files.items())
+        entry = json.loads(_cache_file(cache, data).read_text(encoding="utf-8"))
+        fingerprint, files = str(entry["fingerprint"]), dict(entry["files"])
+        unchanged = all(_stamp(path) == stamp for path, stamp in files.items())
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return fingerprint if as_it_was else None
+    return fingerprint if unchanged else None
 
 
 def remember(cache: Path, data: Mapping[str, Any], fingerprint: str, files: Iterable[Path]) -> None:
-    """Keeps a fingerprint.
+    """Caches a fingerprint.
 
     Args:
         files: all files that were read, and the folders that were searched for them.
@@ -50,19 +51,19 @@ def remember(cache: Path, data: Mapping[str, Any], fingerprint: str, files: Iter
         stamps = {os.path.abspath(path): _stamp(path) for path in files}
         if any(max(stamp[1:3]) > now - _SETTLED for stamp in stamps.values()):
             return
-        file = _file(cache, data)
+        file = _cache_file(cache, data)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, {"fingerprint": fingerprint, "files": stamps})
-    except OSError:  # it is found out again
+    except OSError:  # the fingerprint is computed again next time
         return
 
 
-def _file(cache: Path, data: Mapping[str, Any]) -> Path:
-    """One for each description of data, source that reads it, and folder that paths begin in."""
+def _cache_file(cache: Path, data: Mapping[str, Any]) -> Path:
+    """Returns the cache file of a data config, source version and working directory."""
     key = sha256_of([data, source_hash(), os.getcwd()])[:DIGITS]
     return cache / "fingerprints" / f"{key}.json"
 
 
 def _stamp(path: str | Path) -> list[int]:
-    found = os.stat(path)
-    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev]
+    stat = os.stat(path)
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]

@@ -1,4 +1,4 @@
-"""Which rows `metrics.jsonl` must have: one every so many steps, and one at each validation."""
+"""Expected rows of `metrics.jsonl`: one per logging interval, and one per validation."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 
 def validation_interval(stated: float | None, total_steps: int) -> int:
-    """Optimizer steps between validations.
+    """Returns the number of optimizer steps between validations.
 
     Args:
         stated: `trainer.val_check_interval`: steps, a fraction of the run, or None for its end.
-        total_steps: of the run.
+        total_steps: optimizer steps of the run.
     """
     if stated is None:
         return total_steps
@@ -23,12 +23,12 @@ def validation_interval(stated: float | None, total_steps: int) -> int:
 
 
 @dataclass(frozen=True)
-class Interval:
-    """From which step on rows were written how often.
+class RowInterval:
+    """Intervals between rows, from one start of the run on.
 
     Attributes:
-        begin: the first row comes after this step.
-        every: steps between rows of training metrics; None where that is not known.
+        begin: step after which the first row comes.
+        every: steps between rows of training metrics; None if unknown.
         validated: steps between validations.
     """
 
@@ -38,24 +38,25 @@ class Interval:
 
 
 def missing_row(info: Mapping[str, Any], steps: Iterable[int], upto: int) -> int | None:
-    """The first step up to `upto`, included, whose row is not there.
+    """Returns the first step up to and including `upto` whose row is missing.
 
-    None where all are, and where `run.json` does not say enough to know.
+    None if all rows exist, or if `run.json` does not contain enough to decide.
 
     Args:
-        info: the content of `run.json`.
-        steps: of the rows.
+        info: content of `run.json`.
+        steps: steps of the existing rows.
+        upto: last step to check.
     """
-    there = set(steps)
-    return next((step for step in _expected(info, upto) if step not in there), None)
+    present = set(steps)
+    return next((step for step in _expected_steps(info, upto) if step not in present), None)
 
 
-def _expected(info: Mapping[str, Any], upto: int) -> Iterator[int]:
-    """The steps that have rows, in order; one that has a row for two reasons comes twice."""
+def _expected_steps(info: Mapping[str, Any], upto: int) -> Iterator[int]:
+    """Yields the steps that have rows, in order; a step with two reasons for a row occurs twice."""
     intervals = list(_intervals(info))
     if not intervals:
         return
-    ends = [each.begin for each in intervals[1:]]
+    ends = [interval.begin for interval in intervals[1:]]
     for interval, end in zip(intervals, [*ends, upto], strict=True):
         last = min(end, upto)
         yield from heapq.merge(
@@ -69,22 +70,22 @@ def _expected(info: Mapping[str, Any], upto: int) -> Iterator[int]:
         yield upto
 
 
-def _intervals(info: Mapping[str, Any]) -> Iterator[Interval]:
-    """In force one after the other: a start from an earlier step takes the place of those after."""
+def _intervals(info: Mapping[str, Any]) -> Iterator[RowInterval]:
+    """Yields the intervals in force, in order; a start from an earlier step replaces later ones."""
     starts, total = info.get("starts"), info.get("total_steps")
     if not isinstance(starts, list) or not _is_number(total):
         return
-    found: list[Interval] = []
+    result: list[RowInterval] = []
     for start in starts:
-        interval = _of_start(start, info, alone=len(starts) == 1)
+        interval = _interval_of_start(start, info, alone=len(starts) == 1)
         if interval is None:
             return
-        found = [each for each in found if each.begin < interval.begin]
-        found.append(interval)
-    yield from found
+        result = [earlier for earlier in result if earlier.begin < interval.begin]
+        result.append(interval)
+    yield from result
 
 
-def _of_start(start: Any, info: Mapping[str, Any], *, alone: bool) -> Interval | None:
+def _interval_of_start(start: Any, info: Mapping[str, Any], *, alone: bool) -> RowInterval | None:
     every: Any
     validated: Any
     if not isinstance(start, dict) or not isinstance(start.get("step"), int):
@@ -93,9 +94,9 @@ def _of_start(start: Any, info: Mapping[str, Any], *, alone: bool) -> Interval |
     if isinstance(stated, dict):
         every, validated = (stated.get(key) for key in ("every", "validated"))
         known = _is_number(every) and _is_number(validated)
-        return Interval(start["step"], every, validated) if known else None
-    # Older records: the config states the interval of the first start; later ones may have had
-    # another one between rows, as it does not enter the signature.
+        return RowInterval(start["step"], every, validated) if known else None
+    # Older records: the config has the interval of the first start. Later starts may have used
+    # another logging interval, as it does not enter the signature.
     config = info.get("config")
     if not isinstance(config, dict):
         return None
@@ -103,13 +104,13 @@ def _of_start(start: Any, info: Mapping[str, Any], *, alone: bool) -> Interval |
     if not _is_number(every) or not (validated is None or _is_number(validated, float)):
         return None
     between = validation_interval(validated, info["total_steps"])
-    return Interval(start["step"], every if alone else None, between)
+    return RowInterval(start["step"], every if alone else None, between)
 
 
 _KEYS = ("log_every_n_steps", "val_check_interval")
 
 
 def _is_number(value: Any, *kinds: type) -> bool:
-    """Whether a value is a positive number."""
+    """Returns whether a value is a positive number."""
     is_one = isinstance(value, (int, *kinds)) and not isinstance(value, bool)
     return is_one and float(value) > 0

@@ -1,4 +1,4 @@
-"""`etude runs list` and `show`: which runs, in which order, which of their facts."""
+"""`etude runs list` and `show`: selects, sorts and prints runs."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ COLUMNS = ("run", "status", "label", "step", "val/loss", "best", "seconds")
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked of a folder of runs.
+    """Selection of runs below a root.
 
     Attributes:
-        root: the folder.
-        name: only runs of this name.
-        filters: conditions, all of which hold.
-        statuses: only runs that stand so; empty takes all.
-        sort: the key that decides the order; None keeps that of the paths.
-        descending: the largest first. Runs without the key are last either way.
-        limit: how many at most.
+        root: folder of runs.
+        name: name of the runs; None for all.
+        filters: conditions that a run must all fulfil.
+        statuses: accepted statuses; empty for all.
+        sort: key to sort by; None sorts by path.
+        descending: whether the largest value comes first. Runs without the key are last in either
+            order.
+        limit: maximum number of runs.
     """
 
     root: Path
@@ -44,80 +45,81 @@ class Query:
 
 
 @dataclass
-class Found:
-    """What `pick` found.
+class Selection:
+    """Result of `select_runs`.
 
     Attributes:
-        rows: what was taken from each record, in order.
-        damaged: why the records that could not be read could not.
+        rows: one value per selected record, in order.
+        damaged: errors of the records that could not be read.
     """
 
     rows: list[Any] = field(default_factory=list)
     damaged: list[RequestError] = field(default_factory=list)
 
 
-def pick(query: Query, take: Callable[[Record], Any], keys: Sequence[str] = ()) -> Found:
-    """`take(record)` of the runs that `query` is about.
+def select_runs(query: Query, take: Callable[[Record], Any], keys: Sequence[str] = ()) -> Selection:
+    """Returns `take(record)` for each run that `query` selects.
 
-    Records are read one after the other and not kept: a root may have many thousands.
+    Records are read one at a time and not retained, as a root may contain many thousands.
 
     Args:
-        take: called with each record.
-        keys: further keys that some run must have.
+        query: runs to select.
+        take: function that is called with each record.
+        keys: further keys that must exist in some run.
 
     Raises:
-        RequestError: no such folder or name, or a key that no run has.
+        RequestError: there is no such folder or name, or no run has one of the keys.
     """
-    found = Found()
+    selection = Selection()
     chosen: list[tuple[Any, Any]] = []
-    for record in _records(query, found.damaged):
+    for record in _records(query, selection.damaged):
         try:
             if query.statuses and record.status not in query.statuses:
                 continue
             if all(condition.matches(record) for condition in query.filters):
                 order = fact(record, query.sort) if query.sort is not None else None
                 chosen.append((order, take(record)))
-        except RequestError as error:  # of one of its files
-            found.damaged.append(error)
-    asked = [(condition.key, "FILTER") for condition in query.filters]
-    asked += [(key, "--columns") for key in keys]
+        except RequestError as error:  # a file of the record is damaged
+            selection.damaged.append(error)
+    requested = [(condition.key, "FILTER") for condition in query.filters]
+    requested += [(key, "--columns") for key in keys]
     if query.sort is not None:
-        asked.append((query.sort, "--sort"))
-    must_exist(asked, _records(query, []))
+        requested.append((query.sort, "--sort"))
+    must_exist(requested, _records(query, []))
     if query.sort is not None:
         chosen = _sorted(chosen, descending=query.descending)
-    found.rows = [row for _, row in chosen[: query.limit]]
-    return found
+    selection.rows = [row for _, row in chosen[: query.limit]]
+    return selection
 
 
 def print_list(query: Query, columns: Sequence[str] = COLUMNS, *, as_json: bool = False) -> None:
-    """The runs as a table, or as one JSON array.
+    """Prints runs as a table, or as one JSON array.
 
     Args:
-        query: which.
-        columns: keys of `etude.records.facts`; JSON without any has everything.
-        as_json: complete values instead of readable ones.
+        query: runs to print.
+        columns: keys of `etude.records.facts`; JSON with the default columns contains all fields.
+        as_json: prints complete values as JSON.
 
     Raises:
-        RequestError: no such folder, name or key.
+        RequestError: there is no such folder, name or key.
     """
-    asked = () if tuple(columns) == COLUMNS else columns
+    requested = () if tuple(columns) == COLUMNS else columns
     if as_json:
-        found = pick(query, partial(_as_json, columns=columns), asked)
-        print(json.dumps(found.rows, indent=1, ensure_ascii=False))
+        selection = select_runs(query, partial(_as_json, columns=columns), requested)
+        print(json.dumps(selection.rows, indent=1, ensure_ascii=False))
     else:
-        found = pick(query, partial(_cells, columns=columns), asked)
-        if found.rows:
-            print_columns(columns, found.rows)
-        elif query.filters or query.statuses or found.damaged:
-            print("no run fits")
+        selection = select_runs(query, partial(_cells, columns=columns), requested)
+        if selection.rows:
+            print_columns(columns, selection.rows)
+        elif query.filters or query.statuses or selection.damaged:
+            print("no matching runs")
         else:
-            print(f"no runs under {query.root}; `etude train experiment=debug` makes one")
-    tell_damaged(found.damaged)
+            print(f"no runs in {query.root}; create one with `etude train experiment=debug`")
+    tell_damaged(selection.damaged)
 
 
-def everything(record: Record) -> dict[str, Any]:
-    """All of `run.json`, with where the run is and how it stands now."""
+def full_summary(record: Record) -> dict[str, Any]:
+    """Returns all of `run.json`, with the run's name, path, and current status and step."""
     return {
         "run": fact(record, "run"),
         "path": str(record.path),
@@ -128,27 +130,27 @@ def everything(record: Record) -> dict[str, Any]:
 
 
 def print_run(record: Record, *, as_json: bool = False) -> None:
-    """What a run is, how it went, and where its files are.
+    """Prints a run's description, results and files.
 
     Raises:
-        RequestError: `run.json` lacks something that every run has.
+        RequestError: `run.json` lacks a required field.
     """
     if as_json:
         checkpoints = {str(step): str(path) for step, path in record.checkpoints()}
-        told = everything(record) | {"config": record.config, "checkpoints": checkpoints}
-        print(json.dumps(told, indent=1, ensure_ascii=False))
+        summary = full_summary(record) | {"config": record.config, "checkpoints": checkpoints}
+        print(json.dumps(summary, indent=1, ensure_ascii=False))
         return
     try:
-        facts = _told(record)
+        fields = _summary_fields(record)
     except (KeyError, TypeError, IndexError) as error:
         where = str(record.path / "run.json")
-        raise RequestError(Problem(where, "what every run has", hint=f"{error!r}")) from error
-    shown = [(key, value) for key, value in facts if value not in (None, "")]
-    width = max(len(key) for key, _ in shown)
-    for key, value in shown:
-        said = f"{value:.5f}" if isinstance(value, float) else str(value)
-        further = "\n" + " " * (width + 2)  # a text of several lines begins none as a field does
-        print(f"{printable(key, line=True):<{width}}  {further.join(said.splitlines())}")
+        raise RequestError(Problem(where, "all fields of a run", hint=f"{error!r}")) from error
+    present = [(key, value) for key, value in fields if value not in (None, "")]
+    width = max(len(key) for key, _ in present)
+    for key, value in present:
+        text = f"{value:.5f}" if isinstance(value, float) else str(value)
+        indent = "\n" + " " * (width + 2)  # continuation lines are indented, to differ from fields
+        print(f"{printable(key, line=True):<{width}}  {indent.join(text.splitlines())}")
 
 
 def _records(query: Query, damaged: list[RequestError]) -> Iterator[Record]:
@@ -157,27 +159,27 @@ def _records(query: Query, damaged: list[RequestError]) -> Iterator[Record]:
     if query.name is None:
         yield from scan(query.root, damaged)
         return
-    there = list(folders(query.root, damaged))
-    named = [folder for folder in there if folder.parent.name == query.name]
-    if not named:
-        hint = nearest(query.name, {folder.parent.name for folder in there})
+    existing = list(folders(query.root, damaged))
+    matching = [folder for folder in existing if folder.parent.name == query.name]
+    if not matching:
+        hint = nearest(query.name, {folder.parent.name for folder in existing})
         raise RequestError(Problem("NAME", "the name of a run", query.name, hint))
-    for folder in named:
+    for folder in matching:
         yield from scan(folder, damaged)
 
 
 def _sorted(rows: list[tuple[Any, Any]], *, descending: bool) -> list[tuple[Any, Any]]:
-    """Numbers before texts; what is missing last in either direction."""
+    """Sorts numbers before strings; rows without a value are last in either order."""
 
-    def there(value: Any) -> bool:
+    def has_value(value: Any) -> bool:
         return value is not MISSING and value is not None
 
     def order(row: tuple[Any, Any]) -> tuple[bool, Any]:
         number = isinstance(row[0], int | float)
         return (not number, row[0] if number else str(row[0]))
 
-    present = sorted((row for row in rows if there(row[0])), key=order, reverse=descending)
-    return present + [row for row in rows if not there(row[0])]
+    present = sorted((row for row in rows if has_value(row[0])), key=order, reverse=descending)
+    return present + [row for row in rows if not has_value(row[0])]
 
 
 def _cells(record: Record, columns: Sequence[str]) -> list[str]:
@@ -193,20 +195,20 @@ def _cell(record: Record, column: str) -> str:
 
 def _as_json(record: Record, columns: Sequence[str]) -> dict[str, Any]:
     if tuple(columns) == COLUMNS:
-        return everything(record)
+        return full_summary(record)
     values = ((column, fact(record, column)) for column in columns)
     return {column: None if value is MISSING else value for column, value in values}
 
 
-def _told(record: Record) -> list[tuple[str, Any]]:
+def _summary_fields(record: Record) -> list[tuple[str, Any]]:
     info = record.info
-    found = best(record)
+    top = best(record)
     start = info["starts"][-1]
     vocabulary = info["tokenizer"]
-    facts: list[tuple[str, Any]] = [
+    fields: list[tuple[str, Any]] = [
         ("run", record.path),
         ("status", record.status),
-        ("label", record.label or "(as in the experiment file)"),
+        ("label", record.label or "(no overrides)"),
         ("signature", info["signature"]),
         ("group", info["group"]),
         ("seed", info["seed"]),
@@ -221,16 +223,16 @@ def _told(record: Record) -> list[tuple[str, Any]]:
             "tokenizer",
             f"{vocabulary['size']} tokens, {vocabulary['fingerprint'][:12]}"
             if vocabulary["size"]
-            else "none, it reads numbers",
+            else "none (numeric data)",
         ),
         *info.get("final", {}).items(),
         (
             "best",
-            f"{found['metric']} {found['value']:.5f} at step {found['step']}" if found else None,
+            f"{top['metric']} {top['value']:.5f} at step {top['step']}" if top else None,
         ),
         ("error", info.get("error")),
         ("diverged", info.get("diverged")),
         ("tags", ", ".join(info.get("tags", []))),
         ("notes", info.get("notes")),
     ]
-    return [*facts, *(("checkpoint", path) for _, path in record.checkpoints())]
+    return [*fields, *(("checkpoint", path) for _, path in record.checkpoints())]

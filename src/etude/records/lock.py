@@ -1,9 +1,9 @@
-"""One process holds a run. The operating system frees the lock when that process dies.
+"""Locks of runs: one process holds a run, and the operating system frees the lock when it exits.
 
-The lock is `flock`'s; the file beside it says who has it, and says nothing once it was given back.
-Between hosts that share a disk but not its locks, that text is all there is: a run whose holder on
-another host never let go of it is taken over only by request. Where a file system has no locks
-(`run.unsafe_storage`), that text and the process number in it are all there is on this host, too.
+The lock is taken with `flock`. The lock file's content names the holder, and is empty after
+release. Hosts that share a disk but not its locks see only this content: a run whose holder on
+another host did not release it is taken over only on request. Where a file system has no locks
+(`run.unsafe_storage`), the content and the process id in it decide on the same host, too.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from pathlib import Path
 from typing import IO, Any
 
 from etude.errors import RequestError, RunHeld
-from etude.records.files import make_folder
+from etude.records.files import create_folder
 from etude.records.opening import LOCK, appended, opened, read_bytes
 from etude.records.storage import lock
 
 LOCK_FILE = ".lock"
-_PATIENCE = 0.5  # seconds; `is_held` takes a shared lock for an instant, which is no holder
+_PATIENCE = 0.5  # seconds; `is_held` holds a shared lock for an instant
 
 
 class RunLock:
-    """An exclusive lock on a run's folder.
+    """Exclusive lock on a run's folder.
 
     Args:
-        folder: made if it is missing; the lock file in it says which host and process hold it.
+        folder: the run's folder, created if missing. Its lock file names the host and process that
+            hold it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,49 +41,50 @@ class RunLock:
     def acquire(
         self, *, wait: bool = False, force: bool = False, patience: float = _PATIENCE
     ) -> None:
-        """Takes the lock.
+        """Acquires the lock.
 
         Args:
-            wait: for as long as it takes.
-            force: take it although a process on another host never gave it back, or where the
-                file system has no locks a process of the same number lives here.
-            patience: seconds to try without `wait`.
+            wait: whether to wait without a time limit.
+            force: whether to take over a lock that a process on another host did not release or, on
+                a file system without locks, one whose process id is in use on this host.
+            patience: seconds to retry if `wait` is false.
 
         Raises:
-            RunHeld: another live process has it and `wait` is false, or one on another host that
-                may live.
-            RequestError: what lies in the lock file's place is no regular file.
+            RunHeld: another live process holds it and `wait` is false, or a process on another host
+                may hold it.
+            RequestError: the lock file is not a regular file.
         """
         end = time.monotonic() + patience
-        while (file := self._locked(force)) is None:
+        while (file := self._try_lock(force)) is None:
             if time.monotonic() > end and not wait:
-                message = f"{self.path.parent} is held by {_said(holder(self.path))}"
+                message = f"{self.path.parent} is held by {_describe_holder(holder(self.path))}"
                 raise RunHeld(message, folder=self.path.parent)
             time.sleep(0.2 if wait else 0.005)
-        if not force and _is_elsewhere(found := holder(self.path)):
+        if not force and _is_on_other_host(current := holder(self.path)):
             file.close()
             raise RunHeld(
-                f"{self.path.parent} is held by {_said(found)}, as far as can be seen from here",
-                "if that process is dead, run.force=true takes the run over",
+                f"{self.path.parent} is held by {_describe_holder(current)},"
+                " which cannot be checked from this host",
+                "if that process is dead, take over the run with run.force=true",
                 self.path.parent,
             )
         file.truncate(0)
         now = datetime.now().astimezone().isoformat(timespec="seconds")
-        told = {"host": socket.gethostname(), "pid": os.getpid(), "since": now}
-        file.write(json.dumps(told).encode())
+        content = {"host": socket.gethostname(), "pid": os.getpid(), "since": now}
+        file.write(json.dumps(content).encode())
         file.flush()
         self._file = file
 
-    def _locked(self, force: bool) -> IO[bytes] | None:
-        """The lock file, locked; None if another process has it, or removed it meanwhile."""
-        make_folder(self.path.parent)
+    def _try_lock(self, force: bool) -> IO[bytes] | None:
+        """Returns the locked lock file; None if another process holds or just removed it."""
+        create_folder(self.path.parent)
         try:
             file = appended(self.path, LOCK, readable=True)  # held until `release`
-        except FileNotFoundError:  # the holder has just left without a record, folder and all
+        except FileNotFoundError:  # the holder has just removed the folder
             return None
         try:
             locks = lock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not locks and not force and _lives_here(holder(self.path)):
+            if not locks and not force and _is_alive_here(holder(self.path)):
                 raise BlockingIOError
             if os.path.samestat(os.fstat(file.fileno()), os.lstat(self.path)):
                 return file
@@ -92,7 +94,7 @@ class RunLock:
         return None
 
     def release(self) -> None:
-        """Gives the lock back; the file stays: removing it would race with the next holder."""
+        """Releases the lock. The file stays, as removing it would race with the next holder."""
         if self._file is not None:
             self._file.truncate(0)
             self._file.close()
@@ -100,15 +102,16 @@ class RunLock:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a live process holds the run in `folder`; of another host's it is assumed.
+    """Returns whether a live process holds the run in `folder`.
 
-    Nobody can hold one whose lock file is a link or no regular file.
+    Processes on other hosts are assumed to be alive. A lock file that is not a regular file counts
+    as not held.
     """
     try:
         with opened(folder / LOCK_FILE, LOCK) as file:
             locks = lock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
-            found = holder(folder / LOCK_FILE)
-            return _is_elsewhere(found) or (not locks and _lives_here(found))
+            current = holder(folder / LOCK_FILE)
+            return _is_on_other_host(current) or (not locks and _is_alive_here(current))
     except (FileNotFoundError, RequestError):
         return False
     except BlockingIOError:
@@ -116,34 +119,34 @@ def is_held(folder: Path) -> bool:
 
 
 def holder(path: Path) -> dict[str, Any]:
-    """What the lock file says of its holder; empty for nobody, and while it is being written."""
+    """Returns the holder's host, pid and start time; empty if there is no holder."""
     try:
-        found = json.loads(read_bytes(path, LOCK).decode())
-        return found if isinstance(found, dict) else {}
+        content = json.loads(read_bytes(path, LOCK).decode())
+        return content if isinstance(content, dict) else {}
     except (OSError, ValueError, RecursionError, RequestError):
         return {}
 
 
-def _is_elsewhere(found: dict[str, Any]) -> bool:
-    """Whether the holder is on another host, where nobody can look whether it lives."""
-    return bool(found) and found.get("host") != socket.gethostname()
+def _is_on_other_host(info: dict[str, Any]) -> bool:
+    """Returns whether the holder is on another host, where its process cannot be checked."""
+    return bool(info) and info.get("host") != socket.gethostname()
 
 
-def _lives_here(found: dict[str, Any]) -> bool:
-    """Whether the holder is a living process of this host: all there is without locks."""
-    pid = found.get("pid")
-    if not isinstance(pid, int) or pid <= 0 or _is_elsewhere(found):
+def _is_alive_here(info: dict[str, Any]) -> bool:
+    """Returns whether the holder is a live process of this host; used where `flock` is missing."""
+    pid = info.get("pid")
+    if not isinstance(pid, int) or pid <= 0 or _is_on_other_host(info):
         return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it is another user's
+    except PermissionError:  # another user's process, so it is alive
         pass
     return True
 
 
-def _said(found: dict[str, Any]) -> str:
-    if not found:
+def _describe_holder(info: dict[str, Any]) -> str:
+    if not info:
         return "another process"
-    return f"process {found.get('pid')} on {found.get('host')} since {found.get('since')}"
+    return f"process {info.get('pid')} on {info.get('host')} since {info.get('since')}"

@@ -1,6 +1,6 @@
-"""`MANIFEST.json` of a checkpoint: what the folder must hold, and the rows that it relies on.
+"""`MANIFEST.json` of a checkpoint: hashes of its files, and of the metric rows up to its step.
 
-The hashes detect accidents, no forgery: whoever changes a file can change its hash too.
+The hashes detect accidents, not forgery: anyone who changes a file can change its hash too.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _KINDS = {WEIGHTS: opening.WEIGHTS, STATE: opening.STATE}
 
 
 def write_manifest(folder: Path, step: int, metrics: Mapping[str, Any] | None) -> None:
-    """Hashes a checkpoint's files.
+    """Hashes a checkpoint's files and writes the manifest.
 
     Args:
-        folder: holds the weights and the state.
-        step: the checkpoint's.
-        metrics: what `MetricsFile.sync` returned before the checkpoint was begun.
+        folder: folder with the weights and the state.
+        step: the checkpoint's step.
+        metrics: result of `MetricsFile.sync` before the checkpoint was started.
     """
     hashes = {name: sha256_file(folder / name) for name in (WEIGHTS, STATE)}
     content: dict[str, Any] = {"format": FORMAT, "step": step, "sha256": hashes}
@@ -36,42 +36,46 @@ def write_manifest(folder: Path, step: int, metrics: Mapping[str, Any] | None) -
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """A checkpoint's manifest: `format`, `step`, `sha256` by file and, but for those of older
-    versions, `metrics`.
+    """Reads a checkpoint's manifest.
+
+    Returns:
+        `format`, `step`, `sha256` by file and, except in older versions, `metrics`.
 
     Raises:
-        RequestError: it is missing or damaged, of another format, or another step's.
+        RequestError: the manifest is missing or damaged, or has another format or another step.
     """
     file = folder / MANIFEST
-    manifest = read_sealed(file, opening.MANIFEST, "the checkpoint cannot be relied on")
+    manifest = read_sealed(file, opening.MANIFEST, "the checkpoint is damaged")
     if manifest.get("format") != FORMAT:
         raise RequestError(Problem(f"{file}: format", f"{FORMAT}", manifest.get("format")))
-    named = re.fullmatch(r"step-(\d+)", folder.name)
+    match = re.fullmatch(r"step-(\d+)", folder.name)
     step = manifest.get("step")
-    if not isinstance(step, int) or (named and step != int(named[1])):
-        expected = f"{int(named[1])}, as the folder is named" if named else "a number"
+    if not isinstance(step, int) or (match and step != int(match[1])):
+        expected = f"{int(match[1])}, as in the folder's name" if match else "a number"
         raise RequestError(Problem(f"{file}: step", expected, step))
     hashes = manifest.get("sha256")
     if not isinstance(hashes, dict) or not all(isinstance(v, str) for v in hashes.values()):
         raise RequestError(Problem(f"{file}: sha256", "a hash for each file", hashes))
     if not isinstance(manifest.get("metrics", {}), dict):
-        raise RequestError(Problem(f"{file}: metrics", "bytes and sha256", manifest["metrics"]))
+        raise RequestError(
+            Problem(f"{file}: metrics", "an object with bytes and sha256", manifest["metrics"])
+        )
     return manifest
 
 
 def verify(folder: Path) -> dict[str, Any]:
-    """Compares a checkpoint's files with its manifest, which is returned.
+    """Compares a checkpoint's files with its manifest, and returns the manifest.
 
     Raises:
-        RequestError: names the first file that is missing or differs.
+        RequestError: for the first file that is missing or differs.
     """
     manifest = read_manifest(folder)
     for name in (WEIGHTS, STATE):
         file, expected = folder / name, str(manifest["sha256"].get(name))
         try:
-            found = sha256_file(file, _KINDS[name])
+            actual = sha256_file(file, _KINDS[name])
         except FileNotFoundError:
-            found = "no such file"
-        if found != expected:
-            raise RequestError(Problem(str(file), f"sha256 {expected[:12]}...", found[:12]))
+            actual = "no such file"
+        if actual != expected:
+            raise RequestError(Problem(str(file), f"sha256 {expected[:12]}...", actual[:12]))
     return manifest

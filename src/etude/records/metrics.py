@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object a step that has something to say, in the order of steps."""
+"""`metrics.jsonl`: one JSON object per logged optimizer step, in the order of steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from etude.records.files import fsync_folder, naming, write_parts
+from etude.records.files import fsync_folder, naming_errors, write_parts
 from etude.records.opening import METRICS, appended, opened
 from etude.records.storage import sync
 
@@ -20,41 +20,41 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _TAIL = 65536
-"""Bytes at the file's end that hold the latest value of whatever is written regularly."""
+"""Bytes at the end of the file that contain the latest value of every regularly logged metric."""
 _LINE = 2**20
-"""Bytes of the longest line that is a row; a row of some ten metrics has about 300."""
+"""Maximum bytes of a row; a row of ten metrics has about 300."""
 
 
 class MetricsFile:
-    """Appends rows.
+    """Writer of `metrics.jsonl`.
 
-    A row that was appended survives the end of this process, and, once `sync` has returned, a power
-    cut. Values that JSON cannot hold (NaN, infinities) are written as null.
+    An appended row survives the end of this process and, once `sync` has returned, a power failure.
+    Values that JSON cannot represent (NaN, infinities) are written as null.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._synced = False  # the file's name is on the disk
-        self._bytes = 0  # how many of the file's bytes `_hash` covers
+        self._synced = False  # whether the file's name is on disk
+        self._bytes = 0  # number of the file's bytes in `_hash`
         self._hash = hashlib.sha256()
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Adds one line."""
-        clean = {key: _plain(value) for key, value in row.items()}
-        with naming(self.path), appended(self.path, METRICS) as file:
+        """Appends one row."""
+        clean = {key: _null_if_not_finite(value) for key, value in row.items()}
+        with naming_errors(self.path), appended(self.path, METRICS) as file:
             file.write(_line(clean))
 
     def sync(self) -> dict[str, Any]:
-        """Flushes all rows to the disk, and the file's name.
+        """Flushes all rows and the file's name to disk.
 
         Returns:
-            How long the file is, `bytes`, and their `sha256`. Bytes that an earlier call has read
-            are not read again.
+            The file's length `bytes` and their `sha256`. Bytes that an earlier call has read are
+            not read again.
         """
-        with naming(self.path):
+        with naming_errors(self.path):
             try:
                 file = opened(self.path, METRICS)
-            except FileNotFoundError:  # there are no rows yet
+            except FileNotFoundError:  # no rows yet
                 return {"bytes": 0, "sha256": hashlib.sha256().hexdigest()}
             with file:
                 sync(file.fileno())
@@ -68,44 +68,46 @@ class MetricsFile:
         return {"bytes": self._bytes, "sha256": self._hash.hexdigest()}
 
     def begins_with(self, synced: Mapping[str, Any]) -> bool:
-        """Whether the file begins with what a call of `sync` returned."""
-        size, found, there = synced.get("bytes"), hashlib.sha256(), 0
+        """Returns whether the file begins with the content that a call of `sync` described."""
+        size, digest, count = synced.get("bytes"), hashlib.sha256(), 0
         if not isinstance(size, int):
             return False
         try:
             with opened(self.path, METRICS) as file:
-                for block in _first(file, size):
-                    found.update(block)
-                    there += len(block)
+                for block in _first_bytes(file, size):
+                    digest.update(block)
+                    count += len(block)
         except FileNotFoundError:
             pass
-        return there == size and found.hexdigest() == synced.get("sha256")
+        return count == size and digest.hexdigest() == synced.get("sha256")
 
     def cut_after(self, step: int) -> None:
-        """Drops the rows past `step`, which a continued run writes again; the others stay as they
-        are, byte for byte.
+        """Removes the rows after `step`, which a continued run writes again.
+
+        The other rows stay unchanged, byte for byte.
         """
         try:
             with opened(self.path, METRICS) as file:
-                kept, end = 0, b""
+                size, end = 0, b""
                 for line, row in _lines_and_rows(file):
                     if _step(row) > step:
                         break
-                    kept += len(line)
-                    end = b"" if line.endswith(b"\n") else b"\n"  # a kill took it away
-                if end or kept < os.fstat(file.fileno()).st_size:
+                    size += len(line)
+                    end = b"" if line.endswith(b"\n") else b"\n"  # a killed process left no newline
+                if end or size < os.fstat(file.fileno()).st_size:
                     file.seek(0)
-                    write_parts(self.path, chain(_first(file, kept), [end]), METRICS)
+                    write_parts(self.path, chain(_first_bytes(file, size), [end]), METRICS)
         except FileNotFoundError:
             return
         self._bytes, self._hash = 0, hashlib.sha256()
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows one after the other, up to the first line that is no JSON: a kill cuts one short.
+    """Yields the rows, up to the first line that is not JSON (killed processes leave partial
+    lines).
 
     Raises:
-        RequestError: it is none of the files that `opened` opens.
+        RequestError: `opened` rejects the file.
     """
     try:
         with opened(path, METRICS) as file:
@@ -115,18 +117,19 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All `rows`, which some million of them make large."""
+    """Returns all `rows` as a list, which is large for millions of rows."""
     return list(rows(path))
 
 
 def read_frame(path: Path) -> pd.DataFrame:
-    """`read_rows` as a table, one column a key: the same values, some three times faster.
+    """Returns all rows as a data frame with one column per key, about three times faster than
+    `read_rows`.
 
-    Arrow reads plain columns of numbers; whatever it may understand otherwise than Python's `json`
-    (texts, lists, a damaged line) is left to the latter.
+    Arrow reads columns of numbers. Content that Arrow may parse differently from Python's `json`
+    (strings, lists, a damaged line) is read with `json`.
 
     Raises:
-        RequestError: it is none of the files that `opened` opens.
+        RequestError: `opened` rejects the file.
     """
     import pandas as pd
 
@@ -142,12 +145,12 @@ def read_frame(path: Path) -> pd.DataFrame:
 
 
 def latest(path: Path) -> dict[str, Any]:
-    """The latest value of each key, read from the end of the file alone.
+    """Returns the latest value of each key, from the end of the file only.
 
     Raises:
-        RequestError: it is none of the files that `opened` opens.
+        RequestError: `opened` rejects the file.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     try:
         with opened(path, METRICS) as file:
             size = file.seek(0, os.SEEK_END)
@@ -155,10 +158,10 @@ def latest(path: Path) -> dict[str, Any]:
             if size > _TAIL:
                 file.readline(_TAIL)
             for row in _rows(file):
-                found |= row
+                values |= row
     except FileNotFoundError:
         pass
-    return found
+    return values
 
 
 def _line(row: Mapping[str, Any]) -> bytes:
@@ -170,7 +173,7 @@ def _rows(file: IO[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def _lines_and_rows(file: IO[bytes]) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Each line and the row that it holds, up to the first line that is no JSON."""
+    """Yields each line and its row, up to the first line that is not JSON."""
     for line in lines(file):
         try:
             row = json.loads(line.decode())
@@ -181,30 +184,30 @@ def _lines_and_rows(file: IO[bytes]) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 
 def _step(row: Mapping[str, Any]) -> float:
-    """A row's step; of something that is none, one that is after all others."""
+    """Returns a row's step; infinity if it is not an integer, so that the row sorts last."""
     step = row.get("step", 0)
     return step if isinstance(step, int) else math.inf
 
 
-def _first(file: IO[bytes], size: int) -> Iterator[bytes]:
-    """So many bytes of a file, from where it stands, or as many as it has."""
+def _first_bytes(file: IO[bytes], size: int) -> Iterator[bytes]:
+    """Yields up to `size` bytes of a file from its current position, in blocks."""
     while size > 0 and (block := file.read(min(size, _LINE))):
         yield block
         size -= len(block)
 
 
 def lines(file: IO[bytes]) -> Iterator[bytes]:
-    """The lines of a file with their ends; one that is too long to be a row is cut into pieces."""
+    """Yields the lines of a file with their ends; lines longer than a row can be are split."""
     return iter(partial(file.readline, _LINE), b"")
 
 
 def _arrow_table(file: IO[bytes]) -> Any:
-    """The lines as an Arrow table of integers and floats; None where they hold anything else, or
-    the last one has no end.
+    """Returns the rows as an Arrow table of integers and floats; None if there are other values or
+    if the last line is incomplete.
     """
     from importlib import import_module
 
-    pa: Any = import_module("pyarrow")  # it has no types
+    pa: Any = import_module("pyarrow")  # pyarrow has no type stubs
     reader: Any = import_module("pyarrow.json")
 
     count, end = 0, b""
@@ -217,8 +220,10 @@ def _arrow_table(file: IO[bytes]) -> Any:
         table = reader.read_json(pa.PythonFile(file, "r"))
     except pa.ArrowException:
         return None
-    plain = all(pa.types.is_int64(kind) or pa.types.is_float64(kind) for kind in table.schema.types)
-    if not plain or table.num_rows != count:
+    numeric = all(
+        pa.types.is_int64(kind) or pa.types.is_float64(kind) for kind in table.schema.types
+    )
+    if not numeric or table.num_rows != count:
         return None
     # an integer beyond 64 bits would have become a float
     floats = [column for column in table.columns if pa.types.is_float64(column.type)]
@@ -233,31 +238,34 @@ def _ends(column: Any) -> list[float]:
     return [value for value in ends.values() if value is not None]
 
 
-def _plain(value: Any) -> Any:
+def _null_if_not_finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 RISING = (
     "accuracy", "f1", "precision", "recall", "mcc", "bleu", "chrf", "exact", "pearson", "spearman",
 )  # fmt: skip
-"""How the names of metrics begin, or end, of which more is better."""
+"""Prefixes or suffixes of metric names where higher is better."""
 FALLING = ("loss", "perplexity", "bits_per_byte", "error")
-"""How those do of which less is better."""
+"""Prefixes or suffixes of metric names where lower is better."""
 
 
 def rises(metric: str, more: Collection[str] = (), less: Collection[str] = ()) -> bool | None:
-    """Whether more is better of a metric such as `val/loss` or `val/f1_macro`; None if nobody says.
+    """Returns whether higher is better for a metric such as `val/loss` or `val/f1_macro`; None if
+    unknown.
 
     Args:
-        more, less: names of metrics, without `val/`, of which more, or less, is better.
+        metric: name of the metric.
+        more: metric names, without `val/`, where higher is better.
+        less: metric names, without `val/`, where lower is better.
     """
     names = set(metric.split("/"))
     if names & set(more):
         return True
     if names & set(less):
         return False
-    for known, answer in ((RISING, True), (FALLING, False)):
-        ends = tuple(f"_{name}" for name in known)
-        if any(name.startswith(known) or name.endswith(ends) for name in names):
-            return answer
+    for affixes, result in ((RISING, True), (FALLING, False)):
+        ends = tuple(f"_{name}" for name in affixes)
+        if any(name.startswith(affixes) or name.endswith(ends) for name in names):
+            return result
     return None

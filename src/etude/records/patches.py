@@ -1,6 +1,7 @@
-"""`source.patch`: by what a checkout differs from its commit, so that a run's code is known.
+"""`source.patch`: difference between a checkout and its commit, which records a run's exact code.
 
-`git apply source.patch` in a clean clone at the recorded commit gives the source that trained.
+`git apply source.patch` in a clean clone at the recorded commit restores the source used for
+training.
 """
 
 from __future__ import annotations
@@ -19,19 +20,20 @@ from etude.records.files import write_bytes
 from etude.records.opening import PATCH, is_there, read_bytes
 from etude.secrets import Mask
 
-LARGEST = 5 * 2**20  # bytes of a patch that goes into a record
-_SECONDS = 60.0  # for one call of git
+MAX_BYTES = 5 * 2**20  # bytes; larger patches are not recorded
+_TIMEOUT = 60.0  # timeout of one git call
 _UNTRACKED = (".py", ".yaml", ".yml")
 
 
 @dataclass(frozen=True)
 class Checkout:
-    """A git work tree that holds source of a run.
+    """Git work tree with source code of a run.
 
     Attributes:
-        top: its folder.
-        commit: what is checked out.
-        index, objects: git's own files, which are read and never written.
+        top: root folder of the work tree.
+        commit: checked-out commit.
+        index: git's index file, which is only read.
+        objects: git's object folder, which is only read.
     """
 
     top: Path
@@ -43,63 +45,64 @@ class Checkout:
 def write_patches(
     record: Path, sources: Sequence[tuple[str, Path]], mask: Mask
 ) -> list[dict[str, Any]]:
-    """Writes a patch for each checkout that differs from its commit, unless the record has it.
+    """Writes a patch for each checkout that differs from its commit, unless the record contains it.
 
-    The first source's checkout gives `source.patch`, another's `source.<name>.patch`; where an
-    earlier start wrote another content, `source-2.patch` and so on.
+    The first source's checkout is written to `source.patch`, the others to `source.<name>.patch`;
+    `source-2.patch` and so on if an earlier start wrote different content.
 
     Args:
         record: the run's folder.
         sources: names and folders of source code.
-        mask: hides secrets that stand in the source.
+        mask: mask for secrets in the source.
 
     Returns:
-        For `run.json`: of each patch its `file`, its `sha256` and the `commit` that it applies to.
-        Empty where nothing differs, outside a checkout and without git.
+        For `run.json`: the `file`, `sha256` and base `commit` of each patch. Empty if there is no
+        difference, no checkout or no git.
     """
     checkouts: dict[Checkout, tuple[str, list[Path]]] = {}
     for number, (name, folder) in enumerate(sources):
-        found = checkout_of(folder)
-        if found is not None:
+        checkout = find_checkout(folder)
+        if checkout is not None:
             stem = f"source.{name}" if number else "source"
-            checkouts.setdefault(found, (stem, []))[1].append(folder)
-    written = []
+            checkouts.setdefault(checkout, (stem, []))[1].append(folder)
+    entries = []
     for checkout, (stem, folders) in checkouts.items():
-        patch = masked(difference(checkout, folders), mask)
+        patch = mask_patch(diff_checkout(checkout, folders), mask)
         if patch:
-            file = _place(record, stem, patch)
+            file = _write_patch(record, stem, patch)
             sha256 = hashlib.sha256(patch).hexdigest()
-            written.append({"file": file, "sha256": sha256, "commit": checkout.commit})
-    return written
+            entries.append({"file": file, "sha256": sha256, "commit": checkout.commit})
+    return entries
 
 
-def checkout_of(folder: Path) -> Checkout | None:
-    """The checkout that `folder` belongs to; None for one that it ignores, such as an environment.
+def find_checkout(folder: Path) -> Checkout | None:
+    """Returns the checkout that contains `folder`.
 
-    None, too, without git and before the first commit.
+    None if the checkout ignores the folder (such as an environment), without git, and before the
+    first commit.
     """
-    asked = ("--show-toplevel", "HEAD", "--git-path", "index", "--git-path", "objects")
+    options = ("--show-toplevel", "HEAD", "--git-path", "index", "--git-path", "objects")
     try:
-        top, commit, index, objects = os.fsdecode(_git(folder, "rev-parse", *asked)).splitlines()
-        if _git(folder, "check-ignore", "--", str(folder), good=(0, 1)):
+        top, commit, index, objects = os.fsdecode(_git(folder, "rev-parse", *options)).splitlines()
+        if _git(folder, "check-ignore", "--", str(folder), accepted_codes=(0, 1)):
             return None
         return Checkout(Path(top), commit, folder / index, folder / objects)
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
 
 
-def difference(checkout: Checkout, folders: Sequence[Path]) -> bytes:
-    """By what a checkout differs from its commit, as a patch; empty where it does not.
+def diff_checkout(checkout: Checkout, folders: Sequence[Path]) -> bytes:
+    """Returns a checkout's difference from its commit as a patch; empty if there is none.
 
-    Tracked files of the whole checkout, and as additions untracked Python and YAML files in
-    `folders` and in `conf/`. Where that is larger than 5 MiB: of `folders` alone; where that is,
-    too: a line that says so. Where git fails, a line with what it said.
+    It contains tracked files of the whole checkout and, as additions, untracked Python and YAML
+    files in `folders` and in `conf/`. If it exceeds 5 MiB, it is limited to `folders`; if that is
+    still too large, it is one line that says so. If git fails, it is one line with git's message.
     """
     inside = [os.path.relpath(folder.resolve(), checkout.top.resolve()) for folder in folders]
     try:
-        for chosen in (["."], inside):
-            patch = _patch(checkout, chosen, [*inside, "conf"])
-            if len(patch) <= LARGEST:
+        for paths in (["."], inside):
+            patch = _diff(checkout, paths, [*inside, "conf"])
+            if len(patch) <= MAX_BYTES:
                 return patch
         return b"Left out: the difference is larger than 5 MiB.\n"
     except subprocess.CalledProcessError as error:
@@ -108,72 +111,81 @@ def difference(checkout: Checkout, folders: Sequence[Path]) -> bytes:
         return f"Left out: {type(error).__name__}\n".encode()
 
 
-def masked(patch: bytes, mask: Mask) -> bytes:
-    """The patch without secrets, which says so in its first line."""
+def mask_patch(patch: bytes, mask: Mask) -> bytes:
+    """Returns the patch without secrets; its first line says if any were masked."""
     text = patch.decode(errors="surrogateescape")
-    without = mask.text(text)
-    if without == text:
+    masked_text = mask.text(text)
+    if masked_text == text:
         return patch
-    return b"Secrets are masked below.\n" + without.encode(errors="surrogateescape")
+    return b"Secrets are masked below.\n" + masked_text.encode(errors="surrogateescape")
 
 
-def _patch(checkout: Checkout, chosen: Sequence[str], source: Sequence[str]) -> bytes:
-    """`git diff HEAD`, untracked source files included by way of an index of our own."""
+def _diff(checkout: Checkout, paths: Sequence[str], source: Sequence[str]) -> bytes:
+    """Returns `git diff HEAD` with untracked source files, by means of a temporary index."""
     with tempfile.TemporaryDirectory() as scratch:
         index = Path(scratch) / "index"
         if checkout.index.exists():
             shutil.copyfile(checkout.index, index)
-        apart = {
+        environment = {
             "GIT_INDEX_FILE": str(index),
             "GIT_OBJECT_DIRECTORY": scratch,
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(checkout.objects.resolve()),
         }
-        others = _git(checkout.top, "ls-files", "-z", "-o", "--exclude-standard", "--", *source)
-        new = [name for name in os.fsdecode(others).split("\0") if name.endswith(_UNTRACKED)]
+        untracked = _git(checkout.top, "ls-files", "-z", "-o", "--exclude-standard", "--", *source)
+        new = [name for name in os.fsdecode(untracked).split("\0") if name.endswith(_UNTRACKED)]
         if new:
-            listed = ("--pathspec-from-file=-", "--pathspec-file-nul")
+            options = ("--pathspec-from-file=-", "--pathspec-file-nul")
             names = os.fsencode("\0".join(new))
-            _git(checkout.top, "add", "--intent-to-add", *listed, apart=apart, given=names)
+            _git(
+                checkout.top,
+                "add",
+                "--intent-to-add",
+                *options,
+                environment=environment,
+                stdin=names,
+            )
         return _git(
             checkout.top,
             *("diff", "HEAD", "--binary", "--full-index", "--no-color", "--no-ext-diff"),
             *("--no-textconv", "--no-renames", "--unified=3", "--ignore-submodules=dirty"),
-            *("--src-prefix=a/", "--dst-prefix=b/", "--", *chosen),
-            apart=apart,
+            *("--src-prefix=a/", "--dst-prefix=b/", "--", *paths),
+            environment=environment,
         )
 
 
 def _git(
     folder: Path,
     *arguments: str,
-    apart: dict[str, str] | None = None,
-    given: bytes = b"",
-    good: Sequence[int] = (0,),
+    environment: dict[str, str] | None = None,
+    stdin: bytes = b"",
+    accepted_codes: Sequence[int] = (0,),
 ) -> bytes:
-    """What git prints, up to a little more than the largest patch.
+    """Returns git's output, up to slightly more than the largest patch.
 
     Raises:
-        OSError: there is no git.
-        subprocess.SubprocessError: it failed, or took too long.
+        OSError: git is not installed.
+        subprocess.SubprocessError: git failed or timed out.
     """
     command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
-    with tempfile.TemporaryFile() as printed:
-        done = subprocess.run(
+    with tempfile.TemporaryFile() as output:
+        completed = subprocess.run(
             command,
-            input=given,
-            stdout=printed,
+            input=stdin,
+            stdout=output,
             stderr=subprocess.PIPE,
-            env={**os.environ, **(apart or {})},
-            timeout=_SECONDS,
+            env={**os.environ, **(environment or {})},
+            timeout=_TIMEOUT,
         )
-        if done.returncode not in good:
-            raise subprocess.CalledProcessError(done.returncode, command, stderr=done.stderr)
-        printed.seek(0)
-        return printed.read(LARGEST + 1)
+        if completed.returncode not in accepted_codes:
+            raise subprocess.CalledProcessError(
+                completed.returncode, command, stderr=completed.stderr
+            )
+        output.seek(0)
+        return output.read(MAX_BYTES + 1)
 
 
-def _place(record: Path, stem: str, patch: bytes) -> str:
-    """The name of the file that holds the patch, written if no earlier start has."""
+def _write_patch(record: Path, stem: str, patch: bytes) -> str:
+    """Writes the patch unless an earlier start has, and returns the file's name."""
     number = 1
     while True:
         path = record / (f"{stem}.patch" if number == 1 else f"{stem}-{number}.patch")

@@ -1,4 +1,4 @@
-"""What trained a run: versions, commit, and a hash of Étude's own source."""
+"""Provenance of a run: package versions, commit, and a hash of Étude's source."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _PACKAGES = ("etude", "torch", "pytorch-lightning", "hydra-core", "tokenizers", 
 
 
 def now() -> str:
-    """The time as ISO 8601 with its offset."""
+    """Returns the local time in ISO 8601 with its UTC offset."""
     return datetime.now().astimezone().isoformat(timespec="milliseconds")
 
 
 def module_hash(name: str) -> str | None:
-    """The same of a module of the user's, found but not imported; None where there is none."""
-    found = _module_files(name)
-    return None if found is None else hash_of(*found)
+    """Returns the source hash of a user's module, without importing it; None if there is none."""
+    files = _module_files(name)
+    return None if files is None else hash_of(*files)
 
 
 def _module_files(name: str) -> tuple[Path, list[Path]] | None:
-    """The folder of a module's source, and its Python files."""
+    """Returns the folder of a module's source, and its Python files."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         return None
@@ -44,7 +44,7 @@ def _module_files(name: str) -> tuple[Path, list[Path]] | None:
 
 @cache
 def commit() -> str | None:
-    """The checkout's commit, with `+` where the work tree differs; None outside a checkout."""
+    """Returns the checkout's commit, with `+` if the work tree differs; None outside a checkout."""
     if not (SOURCE.parents[1] / ".git").exists():
         return None
     try:
@@ -55,32 +55,32 @@ def commit() -> str | None:
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(
+    completed = subprocess.run(
         ["git", "-C", str(SOURCE), *arguments],
         capture_output=True,
         text=True,
         check=True,
         timeout=10,
     )
-    return done.stdout.strip()
+    return completed.stdout.strip()
 
 
 def patches(record: Path, modules: Sequence[str], mask: Mask) -> list[dict[str, Any]]:
-    """Writes `source.patch` where Étude's source, or that of `modules`, differs from its commit.
+    """Writes `source.patch` if Étude's source, or that of `modules`, differs from its commit.
 
     Returns:
-        What `starts` says of each patch; see `write_patches`.
+        The patches' entries for `starts` in `run.json`; see `write_patches`.
     """
     sources = [("etude", SOURCE)]
     for name in modules:
-        found = _module_files(name)
-        if found is not None:
-            sources.append((name, found[0]))
+        files = _module_files(name)
+        if files is not None:
+            sources.append((name, files[0]))
     return write_patches(record, sources, mask)
 
 
 def start(step: int) -> dict[str, Any]:
-    """One entry of `run.json`'s `starts`: when, where and with what training began at `step`."""
+    """Returns an entry of `starts` in `run.json`: time, host and software of a start at `step`."""
     return {
         "time": now(),
         "step": step,

@@ -1,4 +1,4 @@
-"""The record of one run: `experiments/<name>/<signature>/`, plain files and nothing else."""
+"""Record of one run: the plain files in `experiments/<name>/<signature>/`."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ log = logging.getLogger("etude")
 FORMAT = 1
 STATUSES = tuple(status.value for status in Status if status.recorded)
 DONE = tuple(status for status in STATUSES if Status(status).over)
-"""Statuses that the same command would reach again: it says so instead of repeating the work."""
+"""Final statuses: the same command would reach them again, so it reports them instead of repeating
+the run.
+"""
 
 
-_KINDS: dict[str, tuple[type, ...]] = {
+_TYPES: dict[str, tuple[type, ...]] = {
     "name": (str,),
     "signature": (str,),
     "group": (str,),
@@ -54,18 +56,18 @@ _KINDS: dict[str, tuple[type, ...]] = {
 }
 
 
-def _numbers(info: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The results among the fields, by their path."""
+def _result_numbers(info: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yields the path and value of each result among the fields."""
     for metric, value in info.get("final", {}).items():
         yield f"final.{metric}", value
     yield "best.value", (info.get("best") or {}).get("value")
 
 
 class Record:
-    """A run's folder and the content of its `run.json`.
+    """Record of a run: its folder and the content of its `run.json`.
 
     Args:
-        path: `<root>/<name>/<signature>`; may have been moved since it was written.
+        path: `<root>/<name>/<signature>`; may have been moved after training.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,34 +77,41 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> Record:
-        """The record in `path`.
+        """Reads the record in `path`.
 
         Raises:
-            RequestError: there is none, it is damaged, or a newer Étude wrote it.
+            RequestError: the record is missing or damaged, or was written by a newer version.
         """
         record = cls(path)
         file = os.path.join(path, "run.json")
         record.info = read_json(file, RUN)
         if not isinstance(record.info, dict) or record.info.get("format") != FORMAT:
-            found = record.info.get("format") if isinstance(record.info, dict) else record.info
+            format_found = (
+                record.info.get("format") if isinstance(record.info, dict) else record.info
+            )
             raise RequestError(
-                Problem(f"{file}: format", f"{FORMAT}", found, "a newer étude wrote it?")
+                Problem(
+                    f"{file}: format",
+                    f"{FORMAT}",
+                    format_found,
+                    "was it written by a newer version of Étude?",
+                )
             )
         for key, value in record.info.items():
-            kinds = _KINDS.get(key, ())
+            kinds = _TYPES.get(key, ())
             if kinds and not isinstance(value, kinds):
                 expected = " or ".join(kind.__name__ for kind in kinds)
                 raise RequestError(Problem(f"{file}: {key}", expected, value, "damaged?"))
-        for key, value in _numbers(record.info):
+        for key, value in _result_numbers(record.info):
             if not isinstance(value, int | float | None):
                 raise RequestError(Problem(f"{file}: {key}", "a number", value, "damaged?"))
         return record
 
     def update(self, **changes: Any) -> None:
-        """Changes fields of `run.json`, all or none; passwords in URLs stay out.
+        """Changes fields of `run.json` atomically; passwords in URLs are removed.
 
-        The hashes of these fields change with them. A record of an older version, which has none,
-        gets none by this.
+        The hashes of these fields are updated. A record of an older version without hashes gets
+        none.
         """
         hashed = not self.info or integrity.is_hashed(self.info)
         self.info.update(without_secrets(changes))
@@ -112,57 +121,61 @@ class Record:
         write_json(self.path / "run.json", self.info, RUN)
 
     def forget(self, *keys: str) -> None:
-        """Takes fields out of `run.json`; the next `update` writes it."""
+        """Deletes fields of `run.json`; the next `update` writes the file."""
         for key in keys:
             self.info.pop(key, None)
         if integrity.is_hashed(self.info):
             integrity.note_fields(self.info, keys)
 
     def note_files(self, *names: str) -> None:
-        """Hashes files of the record, by their paths in it; the next `update` writes it."""
+        """Hashes files of the record by relative path; the next `update` writes `run.json`."""
         integrity.note_files(self.info, self.path, names)
 
     def forget_checkpoints(self, after: int) -> None:
-        """Drops the hashes of checkpoints of later steps; the next `update` writes it."""
+        """Deletes the hashes of checkpoints after a step; the next `update` writes `run.json`."""
         if integrity.is_hashed(self.info):
             integrity.forget_checkpoints(self.info, self.path, after)
 
     def check(self, *names: str) -> None:
-        """Refuses `run.json` if a field that results depend on was changed since it was written,
-        and each of the files `names` that was; see `integrity`.
+        """Checks that the results in `run.json` and the files `names` are unchanged; see
+        `integrity`.
 
         Args:
-            names: paths of files in the record. One that is not hashed is not looked at.
+            names: relative paths of files in the record. Files without a hash are not checked.
 
         Raises:
-            RequestError: names each change, and how to accept it.
+            RequestError: for each change, with the way to accept it.
         """
         if problems := list(integrity.problems(self.info, self.path, names)):
             raise RequestError(problems)
         for key in integrity.changed_fields(self.info):
             if key not in self._reported:
                 self._reported.add(key)
-                message = "%s/run.json: %s was changed by hand, which no result depends on; %s"
-                log.warning(message, self.path, key, integrity.accepting(self.path))
+                message = (
+                    "%s/run.json: %s was edited after training (no result depends on it);"
+                    " to accept the edit, run %s"
+                )
+                log.warning(message, self.path, key, integrity.accept_command(self.path))
 
     def check_weights(self, folders: Sequence[Path]) -> None:
-        """Refuses checkpoints that are not those that training wrote.
+        """Checks that checkpoints are those saved during training.
 
         Raises:
-            RequestError: as of `check`.
+            RequestError: see `check`.
         """
         self.check(*map(integrity.manifest_name, folders))
 
     def accept(self) -> list[str]:
-        """Takes fields of `run.json` and files that were changed as they are now.
+        """Accepts fields of `run.json` and files that were edited, as they are now.
 
-        The record's holder calls this. What was accepted, and when, is kept in `run.json`.
+        Called by the process that holds the record. What was accepted, and when, is stored in
+        `run.json`.
 
         Returns:
-            What was changed, in words.
+            Descriptions of the changes.
 
         Raises:
-            RequestError: as of `integrity.accept`.
+            RequestError: see `integrity.accept`.
         """
         from etude.records.provenance import now
 
@@ -175,11 +188,11 @@ class Record:
         """Writes `config.yaml` and `overrides.yaml`.
 
         Raises:
-            RequestError: it could not be read again, being too large; nothing is written.
+            RequestError: the config is too large to be read again; no file is written.
         """
-        from etude.records.config_file import must_be_plain
+        from etude.records.config_file import check_simple_yaml
 
-        must_be_plain(config_yaml, self.path / "config.yaml")
+        check_simple_yaml(config_yaml, self.path / "config.yaml")
         write_text(self.path / "config.yaml", config_yaml, CONFIG)
         import yaml
 
@@ -191,43 +204,43 @@ class Record:
 
     @property
     def status(self) -> str:
-        """As written, except that a `running` run whose process is gone was interrupted."""
+        """Recorded status; `interrupted` for a `running` run whose process no longer exists."""
         status = str(self.info.get("status", "interrupted"))
         return "interrupted" if status == "running" and not is_held(self.path) else status
 
     @cached_property
     def metrics(self) -> MetricsFile:
-        """The writer of `metrics.jsonl`."""
+        """Writer of `metrics.jsonl`."""
         return MetricsFile(self.path / "metrics.jsonl")
 
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of `metrics.jsonl`."""
+        """Returns the rows of `metrics.jsonl`."""
         return read_rows(self.path / "metrics.jsonl")
 
     @property
     def latest(self) -> dict[str, Any]:
-        """The latest value of each metric: of `run.json` where the run is finished."""
+        """Latest value of each metric; from `run.json` if the run is finished."""
         final: dict[str, Any] = self.info.get("final", {})
         return final or latest(self.path / "metrics.jsonl")
 
     @property
     def step(self) -> int:
-        """Optimizer steps done; `run.json` of a run in progress knows the last checkpoint's."""
+        """Completed optimizer steps; in a live run, those of the last checkpoint or logged row."""
         step: int = self.info.get("step", 0)
         logged = self.latest.get("step") if self.status == "running" else None
         return max(step, logged) if isinstance(logged, int) else step
 
     @property
     def last_start(self) -> dict[str, Any]:
-        """When, where and with what it was last started; empty in a damaged record."""
+        """Time, host and software of the last start; empty in a damaged record."""
         starts = self.info.get("starts", [])
         return starts[-1] if starts and isinstance(starts[-1], dict) else {}
 
     @property
     def config(self) -> dict[str, Any]:
-        """The config's values by key path; from `config.yaml` for a record older than that field.
+        """Values of the config by key path; from `config.yaml` for older records.
 
-        Empty where neither can be read.
+        Empty if neither source can be read.
         """
         recorded = self.info.get("config")
         return recorded if isinstance(recorded, dict) else self._config_file
@@ -240,116 +253,127 @@ class Record:
 
     @property
     def label(self) -> str:
-        """What distinguishes this run from its experiment file."""
+        """Overrides that distinguish this run from its experiment file."""
         return str(self.info.get("label", ""))
 
     def checkpoints(self) -> list[tuple[int, Path]]:
-        """Whole checkpoints, earliest first.
+        """Returns steps and folders of complete checkpoints, earliest first.
 
         Raises:
-            RequestError: their folder is a link or cannot be read.
+            RequestError: the checkpoint folder is a link or cannot be read.
         """
         folder = self.path / "checkpoints"
-        found = []
+        result = []
         for name in names_in(folder):
             match = re.fullmatch(r"step-(\d+)", name)
             if match and is_there(folder / name / "MANIFEST.json"):
-                found.append((int(match[1]), folder / name))
-        return sorted(found)
+                result.append((int(match[1]), folder / name))
+        return sorted(result)
 
     def checkpoint(self, which: str = "best") -> Path:
-        """The folder of the `best` (by validation), the `last`, or a numbered checkpoint.
+        """Returns the folder of a checkpoint.
+
+        Args:
+            which: `best` (by validation), `last`, or a step.
 
         Raises:
-            RequestError: there is no such checkpoint; names those that are there.
+            RequestError: there is no such checkpoint; with the available ones.
         """
-        found = dict(self.checkpoints())
+        available = dict(self.checkpoints())
         step: int | None = None
-        if which == "last" and found:
-            step = max(found)
+        if which == "last" and available:
+            step = max(available)
         elif which == "best":
             best = self.info.get("best") or {}
-            step = best.get("step", max(found) if found else None)
+            step = best.get("step", max(available) if available else None)
         elif str(which).isdecimal():
             step = int(which)
-        if step not in found:
-            there = ", ".join(str(s) for s in found) or "none"
+        if step not in available:
+            steps = ", ".join(str(s) for s in available) or "none"
             expected = "best, last, a step, average or average:K"
-            raise RequestError(Problem(self._asked, expected, which, f"there: {there}"))
-        return found[step]
+            raise RequestError(
+                Problem(self._checkpoint_argument, expected, which, f"available: {steps}")
+            )
+        return available[step]
 
-    def chosen(self, which: str = "best") -> Chosen:
-        """The checkpoints that `which` means: one, as `checkpoint` takes it; of `average` all that
-        are kept, of `average:K` the last K.
+    def chosen(self, which: str = "best") -> SelectedCheckpoints:
+        """Returns the checkpoints that `which` selects.
+
+        Args:
+            which: as for `checkpoint`; or `average` for all saved checkpoints, or `average:K` for
+                the last K.
 
         Raises:
-            RequestError: there is no such checkpoint, or fewer than K; names those that are there.
+            RequestError: there is no such checkpoint, or fewer than K; with the available ones.
         """
-        asked = re.fullmatch(r"average(?::(\d+))?", str(which))
-        count = None if asked is None or asked[1] is None else int(asked[1])
-        if asked is None or count == 0:
+        match = re.fullmatch(r"average(?::(\d+))?", str(which))
+        count = None if match is None or match[1] is None else int(match[1])
+        if match is None or count == 0:
             folder = self.checkpoint(which)
-            return Chosen(folder.name, [folder])
-        found = self.checkpoints()
-        if len(found) < (count or 1):
-            steps = ", ".join(str(step) for step, _ in found) or "none"
-            hint = f"there: {steps}; run.keep_last={count or 2} beside run.save_every keeps as many"
-            expected = f"at most the {len(found)} checkpoints that are kept"
-            raise RequestError(Problem(self._asked, expected, which, hint))
-        taken = found[-count:] if count else found
-        return Chosen(_name_of([step for step, _ in taken]), [folder for _, folder in taken])
+            return SelectedCheckpoints(folder.name, [folder])
+        available = self.checkpoints()
+        if len(available) < (count or 1):
+            steps = ", ".join(str(step) for step, _ in available) or "none"
+            hint = f"available: {steps}; to keep more: run.save_every, run.keep_last={count or 2}"
+            expected = f"at most the {len(available)} saved checkpoints"
+            raise RequestError(Problem(self._checkpoint_argument, expected, which, hint))
+        selected = available[-count:] if count else available
+        return SelectedCheckpoints(
+            _average_name([step for step, _ in selected]), [folder for _, folder in selected]
+        )
 
     @property
-    def _asked(self) -> str:
+    def _checkpoint_argument(self) -> str:
         return f"{self.path}: checkpoint"
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """Checkpoints whose weights are taken, or their mean.
+class SelectedCheckpoints:
+    """Checkpoints whose weights, or mean weights, are used.
 
     Attributes:
-        name: for files about just these weights.
-        folders: the earliest first.
+        name: part of file names that identifies these weights.
+        folders: checkpoint folders, earliest first.
     """
 
     name: str
     folders: list[Path]
 
 
-_NAMED = 8
-"""Steps that a file's name lists; of more, the first, the last and a hash of all."""
+_MAX_NAMED_STEPS = 8
+"""Maximum number of steps in a file name; longer lists give the first, the last and a hash."""
 
 
-def _name_of(steps: Sequence[int]) -> str:
-    if len(steps) <= _NAMED:
+def _average_name(steps: Sequence[int]) -> str:
+    if len(steps) <= _MAX_NAMED_STEPS:
         return "average-" + "-".join(map(str, steps))
     return f"average-{len(steps)}-{steps[0]}-{steps[-1]}-{sha256_of(list(steps))[:8]}"
 
 
 def run_folder(root: Path, name: str, whole_signature: str) -> Path:
-    """Where a run lives, before `~2` and so on."""
+    """Returns the folder of a run, without a suffix such as `~2`."""
     return root / name / whole_signature[:DIGITS]
 
 
 def label_of(overrides: Sequence[str]) -> str:
-    """A run's label: what was typed beside the experiment, keys shortened to their last part.
+    """Returns a run's label: its overrides except the experiment, with keys shortened to their last
+    part.
 
     Example:
         >>> label_of(["experiment=debug", "model/position=rotary", "optimizer.lr=1e-3"])
         'position=rotary lr=1e-3'
     """
-    told: dict[str, str] = {}  # a key that was typed twice counts as typed last
+    values: dict[str, str] = {}  # of a repeated key, the last value counts
     for item in overrides:
         key, _, value = item.lstrip("+~").partition("=")
         top = re.split(r"[./]", key)[0]
         if top in ("experiment", "sweep", "run", "logger", "hydra", "name", "extensions"):
             continue
-        plain = re.sub(r"\\(?=[^\w\s])", "", value)  # a sweep escapes what it need not
-        told[key] = without_secrets(f"{key}={plain}").removeprefix(f"{key}=")
-    short = [re.split(r"[./]", key)[-1] for key in told]
+        unescaped = re.sub(r"\\(?=[^\w\s])", "", value)  # sweeps escape more characters than needed
+        values[key] = without_secrets(f"{key}={unescaped}").removeprefix(f"{key}=")
+    short_keys = [re.split(r"[./]", key)[-1] for key in values]
     parts = [
-        f"{brief if short.count(brief) == 1 else key}={value}"
-        for (key, value), brief in zip(told.items(), short, strict=True)
+        f"{short_key if short_keys.count(short_key) == 1 else key}={value}"
+        for (key, value), short_key in zip(values.items(), short_keys, strict=True)
     ]
     return " ".join(parts)

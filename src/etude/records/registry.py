@@ -1,4 +1,4 @@
-"""Finding runs by path, signature or name, from the files alone."""
+"""Finds runs by path, signature or name, from the files only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from etude.errors import Problem, RequestError, nearest
 from etude.escaping import printable
 from etude.records.files import read_json
-from etude.records.opening import SWEEP, is_there, kind_of
+from etude.records.opening import SWEEP, file_type, is_there
 from etude.records.record import Record
 from etude.secrets import in_errors
 
@@ -22,11 +22,12 @@ _EXPECTED = "a path, a signature prefix or a name"
 
 
 def folders(root: Path, skipped: list[RequestError] | None = None) -> Iterator[Path]:
-    """The folder of every record below `root`: a root, a name's folder, or one run. Sorted.
+    """Yields the folder of every record below `root`, sorted.
 
     Args:
-        skipped: what could not be looked into is added here: links that lead nowhere, folders that
-            cannot be read, FIFOs and the like. Plain files beside records are no mistake.
+        root: a root, a name's folder, or a run's folder.
+        skipped: receives an error for each entry that cannot be read: broken links, unreadable
+            folders, FIFOs and the like. Plain files next to records are ignored.
     """
     skipped = [] if skipped is None else skipped
     if is_record(root):
@@ -40,13 +41,13 @@ def folders(root: Path, skipped: list[RequestError] | None = None) -> Iterator[P
                 if is_record(run):
                     yield Path(run)
                 else:
-                    _note_odd(run, skipped)
+                    _add_special(run, skipped)
 
 
 def is_record(folder: Path | str) -> bool:
-    """Whether a folder is a record, or one that has lost its `run.json`.
+    """Returns whether a folder is a record, or one that has lost its `run.json`.
 
-    One whose files are links or no regular files is a damaged record.
+    A folder in which these files are links or not regular files counts as a damaged record.
     """
     return is_there(f"{folder}/run.json") or (
         is_there(f"{folder}/config.yaml") and is_there(f"{folder}/overrides.yaml")
@@ -54,158 +55,165 @@ def is_record(folder: Path | str) -> bool:
 
 
 def check_outside(path: Path, where: str) -> None:
-    """Refuses a place in the record of a run, sweep or paper.
+    """Checks that a path is outside the records of runs, sweeps and papers.
 
     Args:
-        where: what the user named it with.
+        path: path to check.
+        where: argument or key that contains the path.
 
     Raises:
-        RequestError: it lies in one.
+        RequestError: the path is inside a record.
     """
     for folder in path.resolve().parents:
         if is_record(folder) or folder.parent.name in ("_sweeps", "_papers"):
-            expected = "a place outside the records"
-            raise RequestError(Problem(where, expected, str(path), f"{folder} is one"))
+            expected = "a path outside all records"
+            raise RequestError(Problem(where, expected, str(path), f"{folder} is a record"))
 
 
 def scan(root: Path, damaged: list[RequestError] | None = None) -> Iterator[Record]:
-    """Every readable record below `root`.
+    """Yields every readable record below `root`.
 
     Args:
         root: as for `folders`.
-        damaged: what is wrong with the others is added here, as `Record.read` says it, and what
-            `folders` could not look into.
+        damaged: receives the errors of unreadable records and of entries that `folders` skips.
     """
     for folder in folders(root, damaged):
         try:
             yield Record.read(folder)
         except RequestError as error:
-            if damaged is not None and is_record(folder):  # not just removed
+            if damaged is not None and is_record(folder):  # it was not removed meanwhile
                 damaged.append(error)
 
 
 def find(run: str, root: Path, *, unfinished: bool = False) -> Record:
-    """The record that RUN names: a path, a signature prefix, or a name (its latest finished run).
+    """Returns the record that RUN selects: a path, a signature prefix, or a name (its latest
+    finished run).
 
     Args:
-        run: what was typed.
-        root: where names and prefixes are looked up.
-        unfinished: a name without a finished run means its latest run.
+        run: the user's argument.
+        root: folder in which names and prefixes are searched.
+        unfinished: whether a name without a finished run selects its latest run.
 
     Raises:
-        RequestError: nothing fits, or a prefix fits several; lists the nearest or the candidates.
+        RequestError: no run matches, or a prefix matches several; with the nearest names or the
+            candidates.
     """
-    fitting = find_folders(run, root)
-    if len(fitting) == 1 and not _is_name(run, fitting[0]):
-        return Record.read(fitting[0])
+    candidates = find_folders(run, root)
+    if len(candidates) == 1 and not _is_name(run, candidates[0]):
+        return Record.read(candidates[0])
     damaged: list[RequestError] = []
-    named = [record for folder in fitting for record in scan(folder, damaged)]
-    finished = [record for record in named if record.status == "finished"]
-    tell_damaged(damaged if named else [])
+    matching = [record for folder in candidates for record in scan(folder, damaged)]
+    finished = [record for record in matching if record.status == "finished"]
+    tell_damaged(damaged if matching else [])
     if finished:
         return max(finished, key=lambda record: str(record.info.get("finished", "")))
-    if named and unfinished:
-        return max(named, key=lambda record: str(record.last_start.get("time", "")))
-    if not named:
+    if matching and unfinished:
+        return max(matching, key=lambda record: str(record.last_start.get("time", "")))
+    if not matching:
         raise damaged[0]
-    states = ", ".join(f"{r.path.name} {r.status}" for r in named[:6])
-    raise RequestError(Problem("RUN", "a name with a finished run", run, f"there: {states}"))
+    statuses = ", ".join(f"{r.path.name} {r.status}" for r in matching[:6])
+    raise RequestError(Problem("RUN", "a name with a finished run", run, f"its runs: {statuses}"))
 
 
 def find_folders(run: str, root: Path) -> list[Path]:
-    """The folder that RUN names by path or signature, or all those of a name. None is read.
+    """Returns the folder that RUN selects by path or signature, or all folders of a name.
 
-    What below `root` cannot be looked into is reported in one line on standard error.
+    No record is read. Unreadable entries below `root` are reported in one line on standard error.
 
     Raises:
-        RequestError: nothing fits, or a prefix fits several; lists the nearest or the candidates.
+        RequestError: no run matches, or a prefix matches several; with the nearest names or the
+            candidates.
     """
     path = Path(os.path.expanduser(run))
     if is_record(path):
         return [path]
     if not root.is_dir():
-        raise RequestError(Problem("RUN", "a run; there is no folder of runs yet", str(root)))
+        hint = f"{root} does not exist; no run was trained there"
+        raise RequestError(Problem("RUN", _EXPECTED, run, hint))
     skipped: list[RequestError] = []
-    there = list(folders(root, skipped))
+    existing = list(folders(root, skipped))
     tell_damaged(skipped)
-    within, slash, prefix = run.rstrip("/").rpartition("/")  # as `runs list` shows it: name/prefix
-    named = [folder for folder in there if folder.parent.name == run]
+    within, slash, prefix = run.rstrip("/").rpartition("/")  # name/prefix, as in `etude runs list`
+    named = [folder for folder in existing if folder.parent.name == run]
     if named:
         return named
     if re.fullmatch(r"[0-9a-f]+(~\d+)?" if slash else r"[0-9a-f]{3,}(~\d+)?", prefix):
-        fitting = [
+        matching = [
             folder
-            for folder in there
+            for folder in existing
             if folder.name.startswith(prefix) and (not slash or folder.parent.name == within)
         ]
-        exact = [folder for folder in fitting if folder.name == prefix]
-        if len(exact or fitting) == 1:
-            return exact or fitting
-        if fitting:
-            listed = ", ".join(f"{f.parent.name}/{f.name}" for f in fitting[:6])
-            raise RequestError(Problem("RUN", "a prefix of one run only", run, f"fits {listed}"))
-    choices = {folder.parent.name for folder in there} | {folder.name for folder in there}
+        exact = [folder for folder in matching if folder.name == prefix]
+        if len(exact or matching) == 1:
+            return exact or matching
+        if matching:
+            listed = ", ".join(f"{f.parent.name}/{f.name}" for f in matching[:6])
+            raise RequestError(
+                Problem("RUN", "a prefix of a single run", run, f"it matches {listed}")
+            )
+    choices = {folder.parent.name for folder in existing} | {folder.name for folder in existing}
     raise RequestError(Problem(f"RUN in {root}", _EXPECTED, run, nearest(run, choices)))
 
 
 def find_finished(runs: Sequence[str], root: Path) -> list[Record]:
-    """The records that each RUN names, once each; a name means all its finished runs, in the order
-    in which they began.
+    """Returns the records that the RUN arguments select, without duplicates.
+
+    A name selects all its finished runs, in the order in which they were started.
 
     Raises:
-        RequestError: as `find` does.
+        RequestError: see `find`.
     """
-    found: dict[Path, Record] = {}
+    result: dict[Path, Record] = {}
     for run in runs:
-        if (swept := _of_a_sweep(Path(os.path.expanduser(run)))) is not None:
-            found |= {record.path.absolute(): record for record in swept}
+        if (swept := _sweep_runs(Path(os.path.expanduser(run)))) is not None:
+            result |= {record.path.absolute(): record for record in swept}
             continue
-        fitting = find_folders(run, root)
-        records = [find(run, root)]  # refuses a name without a finished run
-        if len(fitting) > 1:
+        candidates = find_folders(run, root)
+        records = [find(run, root)]  # raises for a name without a finished run
+        if len(candidates) > 1:
             damaged: list[RequestError] = []
-            records = [record for folder in fitting for record in scan(folder, damaged)]
+            records = [record for folder in candidates for record in scan(folder, damaged)]
             records = [record for record in records if record.status == "finished"]
-            records.sort(key=_began)
-        elif not _is_name(run, fitting[0]):
-            records = [Record.read(fitting[0])]
+            records.sort(key=_start_time)
+        elif not _is_name(run, candidates[0]):
+            records = [Record.read(candidates[0])]
         for record in records:
-            found.setdefault(record.path.absolute(), record)
-    return list(found.values())
+            result.setdefault(record.path.absolute(), record)
+    return list(result.values())
 
 
-def _began(record: Record) -> str:
+def _start_time(record: Record) -> str:
     return str((record.info.get("starts") or [{}])[0].get("time", ""))
 
 
-def _of_a_sweep(folder: Path) -> list[Record] | None:
-    """The finished runs of a sweep's record; None if `folder` is none.
+def _sweep_runs(folder: Path) -> list[Record] | None:
+    """Returns the finished runs of a sweep's record; None if `folder` is not one.
 
-    Jobs whose runs are not there are named in one line on standard error.
+    Jobs whose runs are missing are listed in one line on standard error.
 
     Raises:
-        RequestError: it has no finished run.
+        RequestError: the sweep has no finished run.
     """
     if not is_there(folder / "sweep.json"):
         return None
     jobs = read_sweep(folder / "sweep.json").get("jobs", [])
-    there = folder.resolve().parent.parent  # the sweep may have been moved with its runs
-    places: dict[Path, None] = {}
+    root = folder.resolve().parent.parent  # sweeps can be moved with their runs
+    run_folders: dict[Path, None] = {}
     missing = []
     for job in jobs:
         if not job.get("path"):
             continue
         with suppress(RequestError):
-            place = place_in(there, job["path"])
-            if is_record(place):
-                places[place] = None
+            run_path = place_in(root, job["path"])
+            if is_record(run_path):
+                run_folders[run_path] = None
                 continue
         missing.append(f"{job.get('key', '?')} ({job['path']})")
     if missing:
         count = "1 job has" if len(missing) == 1 else f"{len(missing)} jobs have"
-        told = f"{folder}: {count} no record under {there}: {_listed(missing)}"
-        print(printable(in_errors(told), line=True), file=sys.stderr)
-    records = [Record.read(place) for place in places]
+        message = f"{folder}: {count} no record in {root}: {_join_first(missing)}"
+        print(printable(in_errors(message), line=True), file=sys.stderr)
+    records = [Record.read(run_path) for run_path in run_folders]
     finished = [record for record in records if record.status == "finished"]
     if not finished:
         raise RequestError(Problem("RUN", "a sweep with a finished run", str(folder)))
@@ -213,10 +221,10 @@ def _of_a_sweep(folder: Path) -> list[Record] | None:
 
 
 def place_in(root: Path, path: str) -> Path:
-    """The folder of a run that a sweep's record names, below `root` whatever the record says.
+    """Returns the folder of a run in a sweep's record, always below `root`.
 
     Raises:
-        RequestError: the path has no name and signature as its last parts.
+        RequestError: the path does not end in a name and a signature.
     """
     name, signature = Path(path).parent.name, Path(path).name
     if not name or not signature or ".." in (name, signature):
@@ -225,10 +233,10 @@ def place_in(root: Path, path: str) -> Path:
 
 
 def read_sweep(file: Path) -> dict[str, Any]:
-    """The content of a sweep's `sweep.json`.
+    """Reads a sweep's `sweep.json`.
 
     Raises:
-        RequestError: it is missing or damaged.
+        RequestError: the file is missing or damaged.
     """
     info = read_json(file, SWEEP)
     jobs = info.get("jobs", []) if isinstance(info, dict) else None
@@ -237,9 +245,9 @@ def read_sweep(file: Path) -> dict[str, Any]:
     for job in jobs:
         for key in ("key", "status", "path"):
             if not isinstance(job.get(key, ""), str):
-                raise RequestError(Problem(f"{file}: {key}", "a text", job[key], "damaged?"))
-    found: dict[str, Any] = info
-    return found
+                raise RequestError(Problem(f"{file}: {key}", "a string", job[key], "damaged?"))
+    content: dict[str, Any] = info
+    return content
 
 
 def _is_name(run: str, folder: Path) -> bool:
@@ -247,63 +255,63 @@ def _is_name(run: str, folder: Path) -> bool:
 
 
 def tell_damaged(damaged: Sequence[RequestError]) -> None:
-    """One line on standard error about records that could not be read, one about what is none."""
+    """Reports unreadable records and skipped entries, in one line each on standard error."""
     records = [error for error in damaged if not isinstance(error, Unreadable)]
     others = [error.problems[0] for error in damaged if isinstance(error, Unreadable)]
     if records:
-        listed = _listed([_record_of(error.problems[0].where) for error in records])
+        listed = _join_first([_short_name(error.problems[0].where) for error in records])
         count = "1 damaged record" if len(records) == 1 else f"{len(records)} damaged records"
-        told = f"{count}: {listed} (etude runs verify)"
-        print(printable(told, line=True), file=sys.stderr)
+        message = f"{count}: {listed} (check with `etude runs verify`)"
+        print(printable(message, line=True), file=sys.stderr)
     if others:
-        listed = _listed([f"{problem.where} ({problem.hint})" for problem in others])
+        listed = _join_first([f"{problem.where} ({problem.hint})" for problem in others])
         print(printable(f"skipped: {listed}", line=True), file=sys.stderr)
 
 
 class Unreadable(RequestError):
-    """Something below a root that is no record and cannot be looked into."""
+    """Entry below a root that is not a record and cannot be read."""
 
 
-def _listed(places: Sequence[str]) -> str:
-    return ", ".join(places[:3]) + (f" and {len(places) - 3} more" if len(places) > 3 else "")
+def _join_first(items: Sequence[str]) -> str:
+    return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
 
 
-def _record_of(where: str) -> str:
-    """`.../nano/aaaa/run.json: format` as `nano/aaaa`."""
+def _short_name(where: str) -> str:
+    """Shortens `.../nano/aaaa/run.json: format` to `nano/aaaa`."""
     folder = Path(where.partition("/run.json")[0])
     return f"{folder.parent.name}/{folder.name}"
 
 
 def _entries(folder: Path | str, skipped: list[RequestError]) -> list[str]:
-    """What may be records or names in a folder: not `_sweeps`, nor what is being written."""
+    """Returns possible records and names in a folder, without `_sweeps` and hidden entries."""
     try:
-        with os.scandir(folder) as found:
-            names = sorted(entry.name for entry in found if not entry.name.startswith(("_", ".")))
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if not entry.name.startswith(("_", ".")))
     except NotADirectoryError:
-        _note_odd(folder, skipped)
+        _add_special(folder, skipped)
         return []
     except OSError as error:
-        _note(folder, error, skipped)
+        _add_error(folder, error, skipped)
         return []
     return [os.path.join(folder, name) for name in names]
 
 
-def _note_odd(place: Path | str, skipped: list[RequestError]) -> None:
-    """Notes what is neither a file nor a folder that can be looked into."""
+def _add_special(path: Path | str, skipped: list[RequestError]) -> None:
+    """Records an entry that is neither a file nor a readable folder."""
     try:
-        mode = os.stat(place).st_mode
+        mode = os.stat(path).st_mode
     except OSError as error:
-        _note(place, error, skipped)
+        _add_error(path, error, skipped)
         return
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        skipped.append(Unreadable(Problem(str(place), "a record", hint=f"it is {kind_of(mode)}")))
-    elif stat.S_ISDIR(mode) and not os.access(place, os.R_OK | os.X_OK):
-        skipped.append(Unreadable(Problem(str(place), "a record", hint="Permission denied")))
+        skipped.append(Unreadable(Problem(str(path), "a record", hint=f"it is {file_type(mode)}")))
+    elif stat.S_ISDIR(mode) and not os.access(path, os.R_OK | os.X_OK):
+        skipped.append(Unreadable(Problem(str(path), "a record", hint="Permission denied")))
 
 
-def _note(place: Path | str, error: OSError, skipped: list[RequestError]) -> None:
-    gone = isinstance(error, FileNotFoundError)
-    if gone and not is_there(place):  # removed a moment ago
+def _add_error(path: Path | str, error: OSError, skipped: list[RequestError]) -> None:
+    is_missing = isinstance(error, FileNotFoundError)
+    if is_missing and not is_there(path):  # removed meanwhile
         return
-    hint = "a link that leads nowhere" if gone else error.strerror
-    skipped.append(Unreadable(Problem(str(place), "a record", hint=hint)))
+    hint = "a broken link" if is_missing else error.strerror
+    skipped.append(Unreadable(Problem(str(path), "a record", hint=hint)))

@@ -1,4 +1,4 @@
-"""Taking records away for good, and nothing but records."""
+"""Removes records permanently; other folders are rejected."""
 
 from __future__ import annotations
 
@@ -14,80 +14,82 @@ from etude.records.lock import RunLock, is_held
 from etude.records.record import Record
 from etude.records.tables import print_columns, size_of
 
-_LEFT_BY_TRAINING = ("config.yaml", "overrides.yaml", "checkpoints", "tokenizer.json")
-_NOTHING = "nothing was removed"
+_TRAINING_FILES = ("config.yaml", "overrides.yaml", "checkpoints", "tokenizer.json")
+_NOTHING_REMOVED = "nothing was removed"
 
 
 def must_be_removable(folders: Sequence[Path]) -> None:
-    """Refuses what training did not make, as its removal could not be meant, and what is in use.
+    """Checks that folders are records and not in use.
 
-    A damaged record is one all the same, as its other files tell.
+    A damaged record is recognized by its other files.
 
     Raises:
-        RequestError: one is a link, or neither its `run.json` nor its other files are a record's.
+        RequestError: a folder is a link, or neither its `run.json` nor its other files are those of
+            a record.
         RunHeld: a live process holds one.
     """
     problems = []
     for folder in folders:
         if folder.is_symlink() or folder.parent.is_symlink():
-            hint = f"a link leads to {folder.resolve()}; name that"
-            problems.append(Problem(str(folder), "a record's own folder", hint=hint))
+            hint = f"it is a link to {folder.resolve()}; give that path instead"
+            problems.append(Problem(str(folder), "the folder of a record", hint=hint))
         elif not _is_record(folder):
-            problems.append(Problem(str(folder), "a record", hint="its files are not Étude's"))
+            problems.append(Problem(str(folder), "a record", hint="it contains no files of a run"))
     if problems:
         raise RequestError(problems)
     for folder in folders:
         if is_held(folder):
-            raise RunHeld(f"{folder} is held by a live process", _NOTHING)
+            raise RunHeld(f"{folder} is held by a live process", _NOTHING_REMOVED)
 
 
 def print_what_goes(folders: Sequence[Path]) -> None:
-    """A table of the records with their sizes, and the sum."""
+    """Prints a table of the records with their sizes, and the total."""
     rows = []
     total = 0
     for folder in folders:
         try:
             record = Record.read(folder)
-            told = [record.status, record.label]
+            description = [record.status, record.label]
         except RequestError:
-            told = ["damaged", ""]
-        count = size(folder)
-        total += count
-        rows.append([str(folder), *told, size_of(count)])
+            description = ["damaged", ""]
+        bytes_used = size(folder)
+        total += bytes_used
+        rows.append([str(folder), *description, size_of(bytes_used)])
     print_columns(["run", "status", "label", "size"], rows)
     if len(rows) > 1:
         print(f"{len(rows)} runs, {size_of(total)}")
 
 
 def size(folder: Path) -> int:
-    """Bytes of the files in a folder; links count as links and are not followed."""
+    """Returns the bytes of all files in a folder; links count as links and are not followed."""
     total = 0
-    for place, _, files in os.walk(folder):
-        total += sum(os.lstat(os.path.join(place, name)).st_size for name in files)
+    for current, _, files in os.walk(folder):
+        total += sum(os.lstat(os.path.join(current, name)).st_size for name in files)
     return total
 
 
 def remove(folders: Sequence[Path], root: Path) -> None:
-    """Removes records, and the folders of names below `root` that are empty then.
+    """Removes records, and folders of names below `root` that become empty.
 
-    All are locked before the first is removed. A link in a record is removed, not what it leads to.
+    All records are locked before the first is removed. Links in a record are removed, not their
+    targets.
 
     Raises:
         RunHeld: a live process holds one of them; none is removed.
-        OSError: something could not be removed; what is left is named.
+        OSError: a file could not be removed; with the remaining path.
     """
-    with ExitStack() as held:
+    with ExitStack() as locks:
         for folder in folders:
             lock = RunLock(folder)
             try:
                 lock.acquire()
             except RunHeld as error:
-                raise RunHeld(str(error), _NOTHING) from None
-            held.callback(lock.release)
+                raise RunHeld(str(error), _NOTHING_REMOVED) from None
+            locks.callback(lock.release)
         for folder in folders:
             _remove(folder)
             if folder.parent.parent.resolve() == root.resolve():
-                with suppress(OSError):  # other runs have this name
+                with suppress(OSError):  # other runs have the same name
                     folder.parent.rmdir()
 
 
@@ -95,12 +97,12 @@ def _is_record(folder: Path) -> bool:
     try:
         Record.read(folder)
     except RequestError:
-        return any((folder / name).exists() for name in _LEFT_BY_TRAINING)
+        return any((folder / name).exists() for name in _TRAINING_FILES)
     return True
 
 
 def _remove(folder: Path) -> None:
-    """The name goes first, so that half a record is never taken for a whole one."""
-    doomed = temporary(folder, "-old")
-    os.rename(folder, doomed)
-    shutil.rmtree(doomed)
+    """Removes a folder; renames it first, so that no partial record keeps its name."""
+    renamed = temporary(folder, "-old")
+    os.rename(folder, renamed)
+    shutil.rmtree(renamed)

@@ -1,7 +1,7 @@
-"""JSON files that show by a hash of their own content whether they are as they were written.
+"""JSON files that contain a hash of their own content, so that changes are detected.
 
-The hash stands in the file itself, under `seal`. It detects accidents: a changed digit, half a
-file, a value edited by hand. It is no protection against forgery, as anybody can compute it.
+The hash is in the file, under `seal`. It detects accidents: a changed digit, a partial file, a
+value edited by hand. It does not protect against forgery, as anyone can compute it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ SEAL = "seal"
 
 
 def digest(value: Any) -> str:
-    """The sha256 of a value as JSON has it, 64 hex digits; the order of keys does not matter."""
-    plain = json.loads(json.dumps(value))
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    """Returns the sha256 of a value's JSON, 64 hex digits, independent of key order."""
+    normalized = json.loads(json.dumps(value))
+    text = json.dumps(normalized, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -32,28 +32,28 @@ def write_sealed(path: Path, value: Mapping[str, Any], kind: Kind) -> None:
 
 
 def read_sealed(path: Path, kind: Kind, hint: str) -> dict[str, Any]:
-    """The object in a JSON file, without its hash. A file of an older version has none.
+    """Returns the object in a JSON file, without its hash. Files of older versions have none.
 
     Args:
-        hint: what to do about a file that was changed.
+        hint: what the user can do about a changed file.
 
     Raises:
-        RequestError: the file is missing, is no JSON object, or was changed since it was written.
+        RequestError: the file is missing, is not a JSON object, or was changed.
     """
     value = read_json(path, kind)
     if not isinstance(value, dict):
         raise RequestError(Problem(str(path), "a JSON object", value, hint))
     stated = value.pop(SEAL, None)
     if stated is not None and stated != digest(value):
-        raise RequestError(Problem(str(path), "the content that was written", hint=hint))
+        raise RequestError(Problem(str(path), "the content as it was saved", hint=hint))
     return value
 
 
 def is_sealed(path: Path, kind: Kind) -> bool:
-    """Whether a JSON file has its hash.
+    """Returns whether a JSON file contains its hash.
 
     Raises:
-        RequestError: the file is missing or is no JSON.
+        RequestError: the file is missing or is not JSON.
     """
     value = read_json(path, kind)
     return isinstance(value, dict) and SEAL in value

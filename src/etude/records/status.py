@@ -1,4 +1,4 @@
-"""How runs and jobs of sweeps stand: the words in records, and what follows from each."""
+"""Statuses of runs and of sweep jobs, as in records, and their classification."""
 
 from __future__ import annotations
 
@@ -6,44 +6,46 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    """The status of a run, or of a job that asks for one.
+    """Status of a run, or of a sweep job.
 
-    The last four are of jobs alone: no `run.json` has them.
+    The last four occur only for jobs, not in `run.json`.
     """
 
     RUNNING = "running"
     FINISHED = "finished"
     FAILED = "failed"
     INTERRUPTED = "interrupted"
-    PAUSED = "paused"  # at `run.stop_at_step`, or by a search
+    PAUSED = "paused"  # at `run.stop_at_step`, or pruned by a search
     DIVERGED = "diverged"
-    OOM = "oom"  # there was too little memory
-    REUSED = "reused"  # it was finished before
-    REFUSED = "refused"  # the request was wrong
-    HELD = "held"  # by another process
-    WAITING = "waiting"  # it never began
+    OOM = "oom"  # out of memory
+    REUSED = "reused"  # an earlier run was already finished
+    REFUSED = "refused"  # the config was invalid
+    HELD = "held"  # held by another process
+    WAITING = "waiting"  # not started
 
     @property
     def recorded(self) -> bool:
-        """Whether `run.json` may have it."""
+        """Whether the status can occur in `run.json`."""
         return self not in (Status.REUSED, Status.REFUSED, Status.HELD, Status.WAITING)
 
     @property
     def good(self) -> bool:
-        """Whether all that was asked for is done."""
+        """Whether the requested work is done."""
         return self in (Status.FINISHED, Status.REUSED, Status.PAUSED)
 
     @property
     def bad(self) -> bool:
-        """Whether it failed, in whatever way."""
+        """Whether the run failed, for any reason."""
         return self in (Status.FAILED, Status.OOM, Status.DIVERGED, Status.REFUSED)
 
     @property
     def trained(self) -> bool:
-        """Whether there is a model that was trained to its end."""
+        """Whether a completely trained model exists."""
         return self in (Status.FINISHED, Status.REUSED)
 
     @property
     def over(self) -> bool:
-        """Whether the same command would reach it again: it says so instead of repeating it."""
+        """Whether the same command would reach the status again, so that it is reported, not
+        repeated.
+        """
         return self in (Status.FINISHED, Status.REUSED, Status.DIVERGED)

@@ -1,8 +1,8 @@
-"""What records need of a file system, and what is lost where it cannot do that.
+"""Capabilities that records need of a file system, and the consequences where they are missing.
 
-Some network file systems and some in user space (NFS without locks, some of FUSE, 9p and CIFS)
-have no `flock`, or cannot flush a folder. `check_root` asks once, before anything is trained, and
-refuses unless `run.unsafe_storage=true`. The functions that lock and flush go on without.
+Some network and user-space file systems (NFS without locks, some FUSE, 9p and CIFS) have no `flock`
+or cannot flush a folder. `check_root` tests this once before training, and raises unless
+`run.unsafe_storage=true`. The functions that lock and flush continue without.
 """
 
 from __future__ import annotations
@@ -19,95 +19,95 @@ from etude.errors import Problem, RequestError
 
 log = logging.getLogger("etude")
 
-LACKING = frozenset({errno.EINVAL, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
-"""Errors of a call that the file system does not have."""
+UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+"""Error numbers of calls that the file system does not support."""
 
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 LEAST_FREE = 64 * 2**20
-"""Bytes."""
+"""Minimum free space in bytes."""
 
-_LOCKS = "locks (flock): two processes could train the same run at once and spoil its record"
-_FILES = "flushed files (fsync): what was written last may be gone after a power cut"
-_FOLDERS = "flushed folders (fsync): the last checkpoint may be gone after a power cut"
+_LOCKS = "locks (flock), which keep two processes from training the same run at once"
+_FILES = "fsync of files, without which the last writes may be lost in a power failure"
+_FOLDERS = "fsync of folders, without which the last checkpoint may be lost in a power failure"
 
 
 def lock(file: int, operation: int) -> bool:
-    """`flock`; false where the file system has no locks.
+    """Calls `flock`; returns false if the file system has no locks.
 
     Raises:
         BlockingIOError: another process has the lock, and `operation` does not wait.
     """
-    return _done(lambda: fcntl.flock(file, operation))
+    return _try_call(lambda: fcntl.flock(file, operation))
 
 
 def sync(descriptor: int) -> bool:
-    """`fsync` of a file or a folder; false where the file system cannot do it."""
-    return _done(lambda: os.fsync(descriptor))
+    """Calls `fsync` on a file or a folder; returns false if the file system does not support it."""
+    return _try_call(lambda: os.fsync(descriptor))
 
 
-def _done(call: Callable[[], None]) -> bool:
+def _try_call(call: Callable[[], None]) -> bool:
     try:
         call()
     except OSError as error:
-        if error.errno in LACKING:
+        if error.errno in UNSUPPORTED:
             return False
         raise
     return True
 
 
 def check_root(folder: Path, *, unsafe: bool = False) -> None:
-    """Tries whether records can be written in `folder`: nothing stays of the attempt.
+    """Checks that records can be written in `folder`. Leaves no files.
 
     Args:
-        folder: a root of records or a run's folder; may not exist.
-        unsafe: train even where the file system lacks locks or cannot flush; a warning says so.
+        folder: a root of records or a run's folder; may be missing.
+        unsafe: whether to train, with a warning, if the file system has no locks or cannot flush.
 
     Raises:
-        RequestError: names the path, and what is missing.
+        RequestError: with the path and the missing capability.
     """
-    import tempfile  # slow to import, and reading commands need none
+    import tempfile  # slow to import, and only needed to write
 
-    existing = existing_part(folder)
+    existing = nearest_existing_folder(folder)
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise RequestError(Problem("run.root", "a folder that can be written", str(existing)))
+        raise RequestError(Problem("run.root", "a writable folder", str(existing)))
     check_free(existing)
     try:
         descriptor, name = tempfile.mkstemp(prefix=".etude-", suffix=".tmp-try", dir=existing)
         try:
             os.unlink(name)
             os.write(descriptor, b"?")
-            able = {
+            supported = {
                 _LOCKS: lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB),
                 _FILES: sync(descriptor),
             }
         finally:
             os.close(descriptor)
-        place = os.open(existing, os.O_RDONLY | os.O_DIRECTORY)
+        folder_descriptor = os.open(existing, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            able[_FOLDERS] = sync(place)
+            supported[_FOLDERS] = sync(folder_descriptor)
         finally:
-            os.close(place)
+            os.close(folder_descriptor)
     except OSError as error:
-        full = error.errno in FULL
-        expected = "room for a file" if full else "a folder that can be written"
+        full = error.errno in DISK_FULL
+        expected = "free disk space" if full else "a writable folder"
         problem = Problem("run.root", expected, str(existing), error.strerror)
         raise RequestError(problem) from error
-    lost = [guarantee for guarantee, there in able.items() if not there]
-    if lost and not unsafe:
-        hint = "run.unsafe_storage=true trains without"
+    unsupported = [capability for capability, is_supported in supported.items() if not is_supported]
+    if unsupported and not unsafe:
+        hint = "to train without it, set run.unsafe_storage=true"
         raise RequestError(
-            Problem("run.root", f"a file system with {missing}", str(existing), hint)
-            for missing in lost
+            Problem("run.root", f"a file system with {capability}", str(existing), hint)
+            for capability in unsupported
         )
-    for missing in lost:
-        log.warning("run.unsafe_storage: %s has no %s", existing, missing)
+    for capability in unsupported:
+        log.warning("run.unsafe_storage: %s has no %s", existing, capability)
 
 
-def existing_part(folder: Path) -> Path:
-    """The innermost of a folder and those above it that exists.
+def nearest_existing_folder(folder: Path) -> Path:
+    """Returns the innermost existing folder among a folder and its parents.
 
     Raises:
-        RequestError: it is no folder.
+        RequestError: it is not a folder.
     """
     existing = next(path for path in (folder, *folder.parents, Path(".")) if path.exists())
     if not existing.is_dir():
@@ -116,10 +116,10 @@ def existing_part(folder: Path) -> Path:
 
 
 def check_free(existing: Path) -> None:
-    """There is some room.
+    """Checks that there is enough free space.
 
     Raises:
-        RequestError: says how much there is.
+        RequestError: with the free space.
     """
     free = shutil.disk_usage(existing).free
     if free < LEAST_FREE:
@@ -134,9 +134,9 @@ def check_free(existing: Path) -> None:
 
 
 def check_new(root: Path, name: str, *, unsafe: bool) -> None:
-    """`check_root` for a run that is surely new, as the root has none of its name.
+    """Calls `check_root` if the root contains no run of this name.
 
-    Others may be finished, and are then only read, also from a root that cannot be written.
+    Otherwise the runs may be finished and are only read, possibly from a read-only root.
     """
     if not any((root / name).glob("*/run.json")):
         check_root(root / name, unsafe=unsafe)

@@ -1,4 +1,4 @@
-"""Tables for the eye on a terminal, plain columns in a pipe."""
+"""Tables: formatted on a terminal, plain columns in a pipe."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 from etude.console import print_bold, rich_console
 from etude.escaping import csv_cell, printable
 
-_NARROWEST = 6
-"""Characters that a cut column keeps: enough to be told from its neighbours."""
+_MIN_WIDTH = 6
+"""Minimum characters of a truncated column, so that cells remain distinguishable."""
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on a terminal, long cells over several lines; in a pipe as `print_columns`."""
+    """Prints a table with wrapped cells on a terminal; in a pipe, as `print_columns`."""
     if not sys.stdout.isatty():
         print_columns(columns, rows)
         return
@@ -34,18 +34,20 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_columns(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """One line a row, columns two spaces apart.
+    """Prints one line per row, with columns two spaces apart.
 
-    On a terminal they are cut to its width, labels first; in a pipe nothing is.
+    On a terminal, columns are truncated to its width, labels first; in a pipe, they are not
+    truncated.
     """
     cells = [[printable(cell, line=True) for cell in row] for row in (columns, *rows)]
     widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
     terminal = sys.stdout.isatty()
     if terminal:
         soft = [column == "label" for column in columns]
-        widths = _fitting(widths, soft, shutil.get_terminal_size().columns)
+        widths = _fit_widths(widths, soft, shutil.get_terminal_size().columns)
         cells = [
-            [_cut(cell, width) for cell, width in zip(row, widths, strict=True)] for row in cells
+            [_truncate(cell, width) for cell, width in zip(row, widths, strict=True)]
+            for row in cells
         ]
     lines = [
         "  ".join(
@@ -60,10 +62,11 @@ def print_columns(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The same in Markdown.
+    """Returns a Markdown table.
 
     Args:
-        columns, rows: Markdown; `etude.escaping.markdown` makes it of other texts.
+        columns: headings, in Markdown; `etude.escaping.markdown` escapes other texts.
+        rows: cells, in Markdown.
     """
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(map(_in_markdown, line)) + " |" for line in lines)
@@ -74,7 +77,7 @@ def _in_markdown(cell: str) -> str:
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """The same as CSV, in which no text is a formula; None is empty."""
+    """Returns a table as CSV, in which no text is a formula and None is empty."""
     import csv
 
     file = io.StringIO()
@@ -85,7 +88,7 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def cell(key: str, value: Any) -> str:
-    """A value as it stands in a table: metrics to five places, seconds whole, lists as JSON."""
+    """Formats a table cell: metrics to five decimals, whole seconds, lists as JSON."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -102,7 +105,7 @@ def cell(key: str, value: Any) -> str:
 
 
 def size_of(count: int) -> str:
-    """Bytes for people: `3.2 MB`."""
+    """Formats a number of bytes: `3.2 MB`."""
     amount = float(count)
     for unit in ("bytes", "kB", "MB", "GB"):
         if amount < 1000:
@@ -119,7 +122,7 @@ def _width(text: str) -> int:
     return cell_len(text)
 
 
-def _cut(text: str, width: int) -> str:
+def _truncate(text: str, width: int) -> str:
     if _width(text) <= width:
         return text
     while _width(text) > width - 1:
@@ -127,12 +130,12 @@ def _cut(text: str, width: int) -> str:
     return text + "…"
 
 
-def _fitting(widths: list[int], soft: list[bool], room: int) -> list[int]:
-    """The widths with the soft ones reduced, then the widest, until all fit or none can be."""
+def _fit_widths(widths: list[int], soft: list[bool], available: int) -> list[int]:
+    """Reduces the soft widths, then the widest, until the columns fit or none can be reduced."""
     widths = list(widths)
-    for chosen in (soft, [True] * len(widths)):
-        while sum(widths) + 2 * (len(widths) - 1) > room:
-            wide = [i for i, w in enumerate(widths) if chosen[i] and w > _NARROWEST]
+    for reducible in (soft, [True] * len(widths)):
+        while sum(widths) + 2 * (len(widths) - 1) > available:
+            wide = [i for i, w in enumerate(widths) if reducible[i] and w > _MIN_WIDTH]
             if not wide:
                 break
             widths[max(wide, key=widths.__getitem__)] -= 1

@@ -1,8 +1,9 @@
-"""Evaluations and predictions that a record keeps: checked before they are used again.
+"""Evaluations and predictions stored in a record, verified before they are used again.
 
-`evaluations/<name>.json` and `predictions/<name>.json` carry the hash of their own content, and the
-former that of `predictions/<name>.jsonl`. Both say of which weights they are. This detects
-accidents, no forgery; files of older versions have no hashes and are used as they are.
+`evaluations/<name>.json` and `predictions/<name>.json` contain the hash of their own content, and
+the former that of `predictions/<name>.jsonl`. Both name the weights that they were computed with.
+The hashes detect accidents, not forgery. Files of older versions have no hashes and are used
+unverified.
 """
 
 from __future__ import annotations
@@ -21,72 +22,74 @@ from etude.records.sealed import is_sealed, read_sealed, write_sealed
 
 _FOLDERS = EVALUATIONS, PREDICTIONS = "evaluations", "predictions"
 LOG = "log.jsonl"
-_CHANGED = "it was changed since it was written"
-_HINT = "it was changed since; remove it and it is made again"
+_CHANGED = "the file was changed"
+_HINT = "the file was changed; remove it and it is recomputed"
 
 
 def write(
     file: Path, content: Mapping[str, Any], weights: Sequence[Path], predictions: Path | None = None
 ) -> None:
-    """Keeps an object.
+    """Stores an object.
 
     Args:
-        weights: the checkpoints that it was made with.
-        predictions: the file of objects that belongs to it.
+        file: file to write.
+        content: object to store.
+        weights: checkpoints that it was computed with.
+        predictions: JSON Lines file that belongs to it.
     """
-    told = {**content, "weights": _of(weights)}
+    stored = {**content, "weights": _weight_hashes(weights)}
     if predictions is not None:
-        told["predictions_sha256"] = sha256_file(predictions, opening.PREDICTIONS)
-    write_sealed(file, told, _kind(file))
+        stored["predictions_sha256"] = sha256_file(predictions, opening.PREDICTIONS)
+    write_sealed(file, stored, _kind(file))
 
 
 def read(
     file: Path, weights: Sequence[Path], predictions: Path | None = None
 ) -> dict[str, Any] | None:
-    """What was kept; None if there is nothing, or if it was made with other weights.
+    """Returns a stored object; None if there is none or if it was computed with other weights.
 
     Raises:
-        RequestError: it, or its file of predictions, was changed since it was written.
+        RequestError: the file, or its file of predictions, was changed.
     """
     if not is_there(file) or (predictions is not None and not is_there(predictions)):
         return None
     content = read_sealed(file, _kind(file), _HINT)
-    if content.get("weights", _of(weights)) != _of(weights):
+    if content.get("weights", _weight_hashes(weights)) != _weight_hashes(weights):
         return None
     if predictions is not None and (fault := _prediction_fault(content, predictions)):
-        raise RequestError(Problem(str(predictions), "the content that was written", hint=fault))
+        raise RequestError(Problem(str(predictions), "the content as it was saved", hint=fault))
     return content
 
 
-def checked(record: Record) -> Iterator[tuple[str | None, str | None]]:
-    """Of each file that is kept what is wrong with it, or what is to be noted."""
-    kept: set[str] = set()
+def faults_and_notes(record: Record) -> Iterator[tuple[str | None, str | None]]:
+    """Yields a fault, or a note, for each stored file that has one."""
+    hashed: set[str] = set()
     try:
-        for file in (each for kind in _FOLDERS for each in _files(record, kind, ".json")):
+        for file in (path for kind in _FOLDERS for path in _files(record, kind, ".json")):
             try:
                 content = read_sealed(file, _kind(file), _CHANGED)
                 if not is_sealed(file, _kind(file)):
                     yield None, f"{file.parent.name}/{file.name}: not hashed"
             except RequestError as error:
                 yield str(error).replace(f"{record.path}/", ""), None
-                kept.add(f"{file.stem}.jsonl")  # it may have its hash
+                hashed.add(f"{file.stem}.jsonl")  # the damaged file may contain its hash
                 continue
             if content.get("predictions_sha256"):
                 predictions = record.path / PREDICTIONS / f"{file.stem}.jsonl"
-                kept.add(predictions.name)
+                hashed.add(predictions.name)
                 if fault := _prediction_fault(content, predictions):
                     yield f"{PREDICTIONS}/{predictions.name}: {fault}", None
         for file in _files(record, PREDICTIONS, ".jsonl"):
-            if file.name not in kept:
+            if file.name not in hashed:
                 yield None, f"{PREDICTIONS}/{file.name}: not hashed"
-    except RequestError as error:  # a folder that is none
+    except RequestError as error:  # not a folder
         yield str(error).replace(f"{record.path}/", ""), None
 
 
 def _files(record: Record, folder: str, ending: str) -> list[Path]:
     names = names_in(record.path / folder)
-    shown = (name for name in names if name.endswith(ending) and not name.startswith("."))
-    return [record.path / folder / name for name in shown if name != LOG]
+    selected = (name for name in names if name.endswith(ending) and not name.startswith("."))
+    return [record.path / folder / name for name in selected if name != LOG]
 
 
 def _kind(file: Path) -> Kind:
@@ -95,14 +98,14 @@ def _kind(file: Path) -> Kind:
 
 def _prediction_fault(content: Mapping[str, Any], predictions: Path) -> str | None:
     expected = content.get("predictions_sha256")
-    if expected is None:  # of an older version
+    if expected is None:  # saved by an older version
         return None
     try:
-        found = sha256_file(predictions, opening.PREDICTIONS)
+        actual = sha256_file(predictions, opening.PREDICTIONS)
     except FileNotFoundError:
-        found = "not there"
-    return None if found == expected else f"{_HINT} (it is {found[:12]})"
+        actual = "missing"
+    return None if actual == expected else f"{_HINT} (its sha256 is {actual[:12]})"
 
 
-def _of(weights: Sequence[Path]) -> list[str]:
+def _weight_hashes(weights: Sequence[Path]) -> list[str]:
     return [str(read_manifest(folder)["sha256"].get(WEIGHTS)) for folder in weights]
