@@ -11,7 +11,7 @@ import pytest
 from etude.analysis.predicting import Predictor
 from etude.data.examples.labelled import LabelledFiles
 from etude.data.examples.tagged import Tagged
-from etude.data.examples.words import WORD
+from etude.data.examples.word_data import WORD
 from etude.data.text import Batch
 from etude.data.tokenizer import Char
 from etude.errors import RequestError

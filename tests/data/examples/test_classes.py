@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from etude.data.examples.classes import key_of
+from etude.data.examples.classes import class_key
 from etude.data.examples.labelled import LabelledFiles
 from etude.data.text import Batch
 from etude.data.tokenizer import Char
@@ -58,7 +58,9 @@ def test_text_is_one_class_or_two(labels: list[str], classes: list[str], tmp_pat
     for split in ("train", "val"):
         table = data.table(split)
         for row, number in zip(data.rows(split), range(len(table)), strict=True):
-            same = key_of(row.values["label"]) == key_of(classes[int(table[number]["labels"])])
+            same = class_key(row.values["label"]) == class_key(
+                classes[int(table[number]["labels"])]
+            )
             assert same, row
             counts[int(table[number]["labels"])] += 1
     assert min(counts) >= 10

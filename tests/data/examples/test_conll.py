@@ -34,7 +34,7 @@ def sentences(path: Path, content: str, **more: Any) -> Sentences:
     path.write_text(content, encoding="utf-8")
     data = tagged(path, **more)
     data.check()
-    return [(row.values["words"], row.values["tags"]) for row in data._all("train")]
+    return [(row.values["words"], row.values["tags"]) for row in data._read_rows("train")]
 
 
 def refused(path: Path, content: str, **more: Any) -> str:

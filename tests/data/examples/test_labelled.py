@@ -149,7 +149,7 @@ class TestLength:
         found = data.meta.splits["train"]
         assert found.examples > found.rows == 36
         assert found.truncated == 0
-        rows = data.rows_of("train").tolist()
+        rows = data.row_numbers("train").tolist()
         assert rows == sorted(rows)
         assert len(set(rows)) == 36
 
@@ -182,7 +182,7 @@ class TestDuplicates:
         found = data.meta.splits
         assert (found["train"].leaked, found["train"].dropped) == (1, 1)
         assert (found["train"].examples, found["val"].examples) == (20, 2)
-        assert 20 not in data.rows_of("train")
+        assert 20 not in data.row_numbers("train")
 
     def test_what_is_left_out_teaches_no_tokenizer_and_no_label(self, tmp_path: Path) -> None:
         train = write(tmp_path / "train.jsonl", [*simple(20), {"text": "Ünique", "label": "c"}])

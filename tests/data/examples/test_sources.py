@@ -64,7 +64,7 @@ def prepared(data: ExampleData, objective: Any, cache: Path) -> Any:
 class TestTagged:
     def sentences(self, path: Path, **more: Any) -> list[tuple[list[str], list[str]]]:
         data = Tagged(path=str(path), tokenizer=WordPiece(60), **SIZES, **more)
-        return [(row.values["words"], row.values["tags"]) for row in data._all("train")]
+        return [(row.values["words"], row.values["tags"]) for row in data._read_rows("train")]
 
     def test_conllu(self, tmp_path: Path) -> None:
         path = repeated(CONLLU, tmp_path / "a.conllu", 1)
@@ -149,8 +149,10 @@ class TestTagged:
         made = Tagged(path=str(path), tokenizer=WordPiece(40), **sizes)
         data = prepared(made, TagObjective(), tmp_path)
         assert data.meta.splits["train"].examples > 18
-        table, rows_of = data.table("train"), data.rows_of("train")
-        first = [tag for n in range(len(table)) if rows_of[n] == 0 for tag in table[n]["labels"]]
+        table, row_numbers = data.table("train"), data.row_numbers("train")
+        first = [
+            tag for n in range(len(table)) if row_numbers[n] == 0 for tag in table[n]["labels"]
+        ]
         names = [data.labels[tag] for tag in first if tag != IGNORE]
         assert names == [w[-1] for w in words]
 

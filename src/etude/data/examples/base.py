@@ -23,12 +23,18 @@ from etude.data.columns import Column
 from etude.data.delimited import Quoting
 from etude.data.evaluated import Evaluated, Request, needless
 from etude.data.examples.batches import ExampleBatches
-from etude.data.examples.classes import key_of, numbered
+from etude.data.examples.classes import class_key, class_numbers
 from etude.data.examples.encoding import warn_of_cut
-from etude.data.examples.source import Row, Source, Split, Text
-from etude.data.examples.spool import GROUP
-from etude.data.examples.steps import ExampleEvaluation, ExampleSteps, Held, Part, Table
-from etude.data.examples.writing import ROW, SplitMeta, tell, write_examples
+from etude.data.examples.example_steps import (
+    ExampleEvaluation,
+    ExampleSteps,
+    ExampleTable,
+    MemoryTable,
+    TableSubset,
+)
+from etude.data.examples.source import ExampleSource, Row, Split, Text
+from etude.data.examples.split_writer import ROW, ExampleSplitMeta, log_summary, write_examples
+from etude.data.examples.spool import GROUP_SIZE
 from etude.data.loading import evaluation_positions, loader
 from etude.data.order import permute, round_keys
 from etude.data.places import Place
@@ -44,7 +50,7 @@ FRACTION_STREAM = 0x46524143
 
 
 @dataclass(kw_only=True, eq=False)
-class ExampleData(Stored, Source):
+class ExampleData(Stored, ExampleSource):
     """Examples from rows, each of at most `sequence_length` tokens.
 
     The arguments are the fields of a dataclass: a source declares its own and inherits these.
@@ -79,7 +85,7 @@ class ExampleData(Stored, Source):
     reads_words: ClassVar[bool] = False
     labels: list[str] | None = field(default=None, init=False)
     shares_exactly = False  # a step of examples of different lengths is shared as it comes
-    split_meta = SplitMeta
+    split_meta = ExampleSplitMeta
 
     def validate(self, checks: Checks) -> None:
         """Notes what is wrong with the arguments; a source adds what is wrong with its own."""
@@ -124,7 +130,7 @@ class ExampleData(Stored, Source):
 
     def opened(self, store: Store) -> None:
         self.labels = store.meta.labels
-        tell(store.meta, self.duplicates, self.too_long)
+        log_summary(store.meta, self.duplicates, self.too_long)
 
     def prepare(self, cache_dir: Path) -> Store:
         store = super().prepare(cache_dir)
@@ -139,12 +145,12 @@ class ExampleData(Stored, Source):
             log.warning("train: the ends of %s answers are cut off", f"{cut:,}")
         return store
 
-    def table(self, split: Split) -> Table:
+    def table(self, split: Split) -> ExampleTable:
         """The examples of a split."""
         assert self.objective is not None
-        return Table(self._fields(split), self.objective, self.kinds)
+        return ExampleTable(self._fields(split), self.objective, self.kinds)
 
-    def rows_of(self, split: Split) -> np.ndarray:
+    def row_numbers(self, split: Split) -> np.ndarray:
         """The number of the row, from 0, that each example of a split is from."""
         return self.store.column(split, ROW).values.astype(np.int64)
 
@@ -171,18 +177,18 @@ class ExampleData(Stored, Source):
     @property
     def steps_per_epoch(self) -> float:
         """Optimizer steps in which each training example is met once."""
-        return float(self._batches(seed=0).steps_in_an_epoch)
+        return float(self._batches(seed=0).steps_per_epoch)
 
     def evaluated_tokens(self, split: Split) -> int:
         """Positions in a whole split."""
         return self.meta.splits[split].tokens
 
     def assembly(self, share: Share) -> ExampleSteps:
-        room = self.sequence_length if self.pack else None
+        capacity = self.sequence_length if self.pack else None
         table = self._training_table()
-        rows = self.rows_of("train")[table.indices]
-        numbers = np.arange(len(self.rows_of("train")))[table.indices]
-        return ExampleSteps(table, self._batches(share.seed), share, rows, room, numbers)
+        rows = self.row_numbers("train")[table.indices]
+        numbers = np.arange(len(self.row_numbers("train")))[table.indices]
+        return ExampleSteps(table, self._batches(share.seed), share, rows, capacity, numbers)
 
     def sources_of(self, documents: Collection[int]) -> dict[int, str]:
         found = {}
@@ -194,14 +200,14 @@ class ExampleData(Stored, Source):
         return found
 
     def places_of(self, text: str) -> Iterator[Place]:
-        rows = self.rows_of("train")
-        kept, wanted = set(rows.tolist()), _squashed(text)
+        rows = self.row_numbers("train")
+        kept, wanted = set(rows.tolist()), _normalized(text)
         columns = [self.store.column("train", name) for name in self.text_fields]
         for number, row in enumerate(self.rows("train")):
             if number in kept and any(text in each for each in self.texts(row)):
                 for example in np.flatnonzero(rows == number).tolist():
                     read = (self.tokenizer_.decode(each[example].tolist()) for each in columns)
-                    if any(wanted in _squashed(each) for each in read):
+                    if any(wanted in _normalized(each) for each in read):
                         yield Place(number, example=example)
 
     def evaluation_batches(self, split: Split) -> DataLoader[Any]:
@@ -223,7 +229,7 @@ class ExampleData(Stored, Source):
             self,
             split,
             lambda: self.evaluation_batches(split),
-            lambda: self.rows_of(split),
+            lambda: self.row_numbers(split),
             in_order=lambda: (table[index] for index in range(len(table))),
         )
 
@@ -236,24 +242,24 @@ class ExampleData(Stored, Source):
         if asked.files is None:
             if asked.quoting is not None:
                 raise RequestError(needless(asked.quoting))
-            rows = self._examples_of(asked.split, asked.by)  # type: ignore[arg-type]
+            rows = self._read_split_rows(asked.split, asked.by)  # type: ignore[arg-type]
         else:
             rows = list(self.from_files(asked))
         split = asked.split if asked.files is None else None
         return self.evaluated_rows(rows, asked.tokenizer, asked.labels, split)  # type: ignore[arg-type]
 
-    def _examples_of(self, split: Split, by: str | None) -> list[Row]:
+    def _read_split_rows(self, split: Split, by: str | None) -> list[Row]:
         """The rows of a split, as far as they are examples."""
         if by is not None:
-            self.read_also(split, by)
-        kept = set(self.rows_of(split).tolist())
+            self.read_extra_column(split, by)
+        kept = set(self.row_numbers(split).tolist())
         if not kept:
             empty = self.meta.splits[split].empty if split in self.meta.splits else 0
             hint = f"its {empty:,} rows have no text" if empty else None
             raise RequestError(Problem("--split", "a split that the run's data has", split, hint))
         return [row for number, row in enumerate(self.rows(split)) if number in kept]
 
-    def read_also(self, split: Split, name: str) -> None:
+    def read_extra_column(self, split: Split, name: str) -> None:
         """Reads a column of a split besides; a source without columns has what its rows have.
 
         Raises:
@@ -324,10 +330,10 @@ class ExampleData(Stored, Source):
         Raises:
             RequestError: none has text, or one has a label that the run does not know.
         """
-        known = numbered(labels)
+        known = class_numbers(labels)
         for row in rows:
             for label in self.labels_of(row):
-                if key_of(label) not in known:
+                if class_key(label) not in known:
                     expected = f"one of the run's labels, {', '.join(labels[:12])}"
                     raise RequestError(Problem(row.where, expected, label))
         kept = [number for number, row in enumerate(rows) if self.texts(row)]
@@ -339,12 +345,12 @@ class ExampleData(Stored, Source):
         positions = evaluation_positions(tokenizer.vocab_size)
 
         @cache
-        def held() -> tuple[Held, list[int]]:
-            fields, numbers = self._fields_of(rows, kept, tokenizer, labels)
-            return Held(fields, objective, self.kinds), numbers
+        def held() -> tuple[MemoryTable, list[int]]:
+            fields, numbers = self._encode_rows(rows, kept, tokenizer, labels)
+            return MemoryTable(fields, objective, self.kinds), numbers
 
         def names(row: int) -> list[str]:
-            return [labels[known[key_of(label)]] for label in self.labels_of(rows[row])]
+            return [labels[known[class_key(label)]] for label in self.labels_of(rows[row])]
 
         return Evaluated(
             self,
@@ -356,7 +362,7 @@ class ExampleData(Stored, Source):
             names if labels else None,
         )
 
-    def _fields_of(
+    def _encode_rows(
         self,
         rows: Sequence[Row],
         kept: Sequence[int],
@@ -367,8 +373,8 @@ class ExampleData(Stored, Source):
         examples: list[dict[str, list[Any]]] = []
         numbers: list[int] = []
         cut = 0
-        for first in range(0, len(kept), GROUP):
-            group = kept[first : first + GROUP]
+        for first in range(0, len(kept), GROUP_SIZE):
+            group = kept[first : first + GROUP_SIZE]
             found = self.encoded([rows[number] for number in group], tokenizer, labels)
             for number, each in zip(group, found, strict=True):
                 examples += each.fields
@@ -389,15 +395,15 @@ class ExampleData(Stored, Source):
     def _fields(self, split: Split) -> dict[str, Column]:
         return {name: self.store.column(split, name) for name in self.fields}
 
-    def _training_table(self) -> Table:
+    def _training_table(self) -> ExampleTable:
         assert self.objective is not None
-        table = Table(self._fields("train"), self.objective, self.kinds)
+        table = ExampleTable(self._fields("train"), self.objective, self.kinds)
         if self.fraction == 1:
             return table
         count = len(table)
         keys = round_keys(FRACTION_STREAM, 0, 0)  # the same part for every seed
         order = permute(np.arange(count, dtype=np.uint64), count, keys).astype(np.int64)
-        return Part(table, np.sort(order[: math.ceil(self.fraction * count)]))
+        return TableSubset(table, np.sort(order[: math.ceil(self.fraction * count)]))
 
     def _batches(self, seed: int) -> ExampleBatches:
         return ExampleBatches(
@@ -405,11 +411,11 @@ class ExampleData(Stored, Source):
             seed=seed,
             examples=self.batch.examples,
             tokens=self.batch.tokens,
-            stretch=self.bucket_steps,
+            bucket_steps=self.bucket_steps,
             packed=self.pack,
         )
 
 
-def _squashed(text: str) -> str:
+def _normalized(text: str) -> str:
     """A text without its spaces and case, which tokenizers may change."""
     return "".join(text.casefold().split())

@@ -17,7 +17,7 @@ from etude.data.order import permute, round_keys
 
 EXAMPLES_STREAM = 0x45584D50
 STEPS_STREAM = 0x53544550
-WINDOW = 4096  # examples in a stretch where a step is a number of tokens, at least
+MIN_BUCKET_EXAMPLES = 4096  # examples in a stretch where a step is a number of tokens, at least
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ class ExampleBatches:
         seed: int,
         examples: int | None,
         tokens: int | None,
-        stretch: int,
+        bucket_steps: int,
         packed: bool = False,
     ) -> None:
-        self.lengths, self.seed, self.stretch = np.asarray(lengths), seed, stretch
+        self.lengths, self.seed, self.bucket_steps = np.asarray(lengths), seed, bucket_steps
         self.examples, self.tokens, self.packed = examples, tokens, packed
         self._before: list[int] = [0]  # steps before each epoch
         self._latest: tuple[int, Epoch] | None = None
@@ -66,7 +66,7 @@ class ExampleBatches:
     def step(self, number: int) -> Numbers:
         """The examples of optimizer step `number`, counted from 0 over all epochs."""
         if self.examples is not None:
-            epoch, index = divmod(number, self.steps_in_an_epoch)
+            epoch, index = divmod(number, self.steps_per_epoch)
             return self._epoch(epoch).step(index)
         while self._before[-1] <= number:
             self._before.append(self._before[-1] + len(self._epoch(len(self._before) - 1)))
@@ -74,7 +74,7 @@ class ExampleBatches:
         return self._epoch(epoch).step(number - self._before[epoch])
 
     @cached_property
-    def steps_in_an_epoch(self) -> int:
+    def steps_per_epoch(self) -> int:
         """Of every epoch, if a step is a number of examples; else of the first, about."""
         if self.examples is not None:
             return -(-len(self.lengths) // self.examples)
@@ -82,31 +82,31 @@ class ExampleBatches:
 
     def _epoch(self, number: int) -> Epoch:
         if self._latest is None or self._latest[0] != number:
-            self._latest = number, self._planned(number)
+            self._latest = number, self._plan_epoch(number)
         return self._latest[1]
 
-    def _planned(self, epoch: int) -> Epoch:
+    def _plan_epoch(self, epoch: int) -> Epoch:
         total = len(self.lengths)
         places = np.arange(total, dtype=np.uint64)
         keys = round_keys(EXAMPLES_STREAM, self.seed, epoch)
         shuffled = permute(places, total, keys).astype(np.int64)
         if self.examples is not None:
-            window = self.examples * self.stretch
+            window = self.examples * self.bucket_steps
         else:
             assert self.tokens is not None
             mean = max(1, int(self.lengths.mean()))
-            window = max(1, self.tokens // mean) * self.stretch
-            window = max(WINDOW, window) if self.stretch > 1 else total
-        if self.stretch > 1:
+            window = max(1, self.tokens // mean) * self.bucket_steps
+            window = max(MIN_BUCKET_EXAMPLES, window) if self.bucket_steps > 1 else total
+        if self.bucket_steps > 1:
             shuffled = shuffled[np.lexsort((self.lengths[shuffled], places // window))]
-        starts = self._cut(shuffled, window)
+        starts = self._step_starts(shuffled, window)
         steps = [*np.split(shuffled, starts[1:])]
         keys = round_keys(STEPS_STREAM, self.seed, epoch)
         turn = permute(np.arange(len(steps), dtype=np.uint64), len(steps), keys).astype(np.int64)
         steps = [steps[index] for index in turn]
         return Epoch(np.concatenate(steps), np.cumsum([len(step) for step in steps]))
 
-    def _cut(self, order: Numbers, window: int) -> list[int]:
+    def _step_starts(self, order: Numbers, window: int) -> list[int]:
         """Where each step begins."""
         if self.examples is not None:
             return list(range(0, len(order), self.examples))

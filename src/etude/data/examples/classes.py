@@ -21,38 +21,38 @@ from etude.data.examples.source import Inspection, Row
 from etude.data.rows import check_surrogates
 from etude.errors import Checks, Problem, RequestError
 
-WHOLE = re.compile(r"(-?)(0|[1-9][0-9]*)(?:\.0+)?")
+DEFAULT_KINDS = re.compile(r"(-?)(0|[1-9][0-9]*)(?:\.0+)?")
 MISSING = {"na", "n/a", "nan", "null", "none", "<na>", "?", "-"}
 """Names, in lower case, that often stand for a missing label."""
 KINDS: Mapping[type, str] = {str: "text", bool: "a truth value", int: "a number", float: "a number"}
 
 
-def key_of(label: str) -> str:
+def class_key(label: str) -> str:
     """The same for all spellings of a class."""
     label = label.strip()
-    if number := WHOLE.fullmatch(label):
+    if number := DEFAULT_KINDS.fullmatch(label):
         return "0" if number[2] == "0" else number[1] + number[2]
     return label if label.isascii() else unicodedata.normalize("NFC", label)
 
 
-def numbered(labels: Sequence[str]) -> dict[str, int]:
+def class_numbers(labels: Sequence[str]) -> dict[str, int]:
     """The number of each class, by its key."""
-    return {key_of(name): number for number, name in enumerate(labels)}
+    return {class_key(name): number for number, name in enumerate(labels)}
 
 
-def check_names(checks: Checks, labels: Sequence[str] | None) -> None:
+def check_label_names(checks: Checks, labels: Sequence[str] | None) -> None:
     """Notes stated labels that are no classes to tell apart."""
     several = labels is None or len(set(labels)) == len(labels) > 1
     checks.that(several, "labels", labels, "two names or more, all different")
 
 
-def one_name(key: str, spellings: Iterable[str]) -> str:
+def class_name(key: str, spellings: Iterable[str]) -> str:
     """The name of a class: as it is spelt everywhere, else its key."""
     found = set(spellings)
     return found.pop() if len(found) == 1 else key
 
 
-def label_of(value: Any, where: str) -> str:
+def parse_label(value: Any, where: str) -> str:
     """The name of a label as it stands in a file.
 
     Args:
@@ -85,13 +85,13 @@ class LabelInspection(Inspection):
     def row(self, row: Row) -> None:
         value = row.values[self.column]
         name = str(value).strip()
-        known = self.spellings.setdefault(key_of(name), {})
+        known = self.spellings.setdefault(class_key(name), {})
         if name not in known:
             known[name] = row.where
         if not row.typed:
             return
-        kind, shown = KINDS[type(value)], _shown(value)
-        before = self.first.setdefault(_alike(value), (kind, shown, row.where))
+        kind, shown = KINDS[type(value)], _format_value(value)
+        before = self.first.setdefault(_lookalike_key(value), (kind, shown, row.where))
         if before[0] != kind:
             where = f"{row.where}, column {self.column}"
             expected = f"{before[0]}, as {before[1]} is in {before[2]}"
@@ -107,7 +107,7 @@ class LabelInspection(Inspection):
         found = [f"one class, as they are equal: {', '.join(several)}"] if several else []
         near: dict[str, list[str]] = {}
         for name in labels:
-            near.setdefault(_loosely(name), []).append(name)
+            near.setdefault(_loose_key(name), []).append(name)
         if groups := [" and ".join(map(repr, names)) for names in near.values() if len(names) > 1]:
             found.append(f"classes of their own, though nearly the same: {', '.join(groups)}")
         if missing := [name for name in labels if name.casefold() in MISSING]:
@@ -118,21 +118,21 @@ class LabelInspection(Inspection):
         return found
 
 
-def _alike(value: Any) -> str:
+def _lookalike_key(value: Any) -> str:
     """The same for values of any type that look alike."""
     if isinstance(value, bool):
         return str(int(value))
-    name = key_of(str(value))
+    name = class_key(str(value))
     return {"true": "1", "false": "0"}.get(name.casefold(), name)
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
-def _loosely(name: str) -> str:
-    plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+def _loose_key(name: str) -> str:
+    normalized = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
     try:
-        return repr(float(plain))
+        return repr(float(normalized))
     except ValueError:
-        return plain
+        return normalized

@@ -24,7 +24,7 @@ DOCUMENT = "-DOCSTART-"
 Separator = Literal["tab", "space"]
 
 _ID = re.compile(r"[1-9][0-9]*")
-_NO_WORD = re.compile(r"[1-9][0-9]*-[1-9][0-9]*|[0-9]+\.[1-9][0-9]*")
+_NON_WORD_ID = re.compile(r"[1-9][0-9]*-[1-9][0-9]*|[0-9]+\.[1-9][0-9]*")
 """CoNLL-U's id of several words in one, `2-3`, or of a word that is not written, `2.1`."""
 
 _UNSPECIFIED = "_"
@@ -32,7 +32,7 @@ _NEVER_EMPTY = ("upos", "xpos", "head", "deprel")  # in others `_` means that th
 
 
 @dataclass(frozen=True)
-class Stated:
+class LayoutOptions:
     """What the config states of the columns; None leaves a thing to be decided."""
 
     words: int | str | None = None
@@ -66,14 +66,14 @@ class Layout:
 
     def __str__(self) -> str:
         told = f"{self.kind}, {self.columns} columns between {self.separator}s, "
-        told += f"words in column {self._named(self.words)}"
+        told += f"words in column {self._column_title(self.words)}"
         if self.tags is not None:
-            told += f", tags in column {self._named(self.tags)}"
+            told += f", tags in column {self._column_title(self.tags)}"
         if self.comments is not None:
             told += f", lines that begin with # are {'comments' if self.comments else 'words'}"
         return told
 
-    def _named(self, column: int) -> str:
+    def _column_title(self, column: int) -> str:
         return f"{column} ({CONLLU[column]})" if self.kind == "CoNLL-U" else str(column)
 
 
@@ -92,21 +92,21 @@ class Sentence:
 
 def is_conllu(file: Path) -> bool:
     """Whether the name says so, compressed or not."""
-    return suffix_of(file) == ".conllu"
+    return uncompressed_suffix(file) == ".conllu"
 
 
 def is_conll(file: Path) -> bool:
     """Whether the name says that words stand in lines, CoNLL-U or not, compressed or not."""
-    return suffix_of(file) in (".conllu", ".conll", ".conll2003", ".iob", ".iob2", ".bio")
+    return uncompressed_suffix(file) in (".conllu", ".conll", ".conll2003", ".iob", ".iob2", ".bio")
 
 
-def suffix_of(file: Path) -> str:
+def uncompressed_suffix(file: Path) -> str:
     """The last one that says no compression; empty without any."""
     suffixes = [each for each in map(str.lower, file.suffixes) if each not in COMPRESSED]
     return suffixes[-1] if suffixes else ""
 
 
-def layout_of(file: Path, stated: Stated, tagged: bool = True) -> Layout | None:
+def detect_layout(file: Path, stated: LayoutOptions, tagged: bool = True) -> Layout | None:
     """What the columns of a file are; None if it has no words.
 
     Args:
@@ -119,10 +119,10 @@ def layout_of(file: Path, stated: Stated, tagged: bool = True) -> Layout | None:
         words, tags = _column("data.words", stated.words, 1), _column("data.tags", stated.tags, 3)
         empty = CONLLU[tags] not in _NEVER_EMPTY or _UNSPECIFIED in stated.labels
         return Layout("CoNLL-U", "tab", 10, words, tags if tagged else None, True, empty)
-    return _Decision(file, stated, tagged).layout()
+    return _LayoutDetector(file, stated, tagged).layout()
 
 
-def agreed(layouts: Sequence[tuple[Path, Layout]], stated: Stated) -> None:
+def check_same_layout(layouts: Sequence[tuple[Path, Layout]], stated: LayoutOptions) -> None:
     """Checks that the files of a data set have the same columns.
 
     Raises:
@@ -150,7 +150,7 @@ def agreed(layouts: Sequence[tuple[Path, Layout]], stated: Stated) -> None:
         raise RequestError(problems)
 
 
-def sentences(file: Path, layout: Layout) -> Iterator[Sentence]:
+def read_sentences(file: Path, layout: Layout) -> Iterator[Sentence]:
     """The sentences of a file in order.
 
     Raises:
@@ -161,7 +161,7 @@ def sentences(file: Path, layout: Layout) -> Iterator[Sentence]:
         where = f"{file}, line {number}"
         if cells and layout.kind == "CoNLL-U":
             _check_conllu(where, cells)
-            if _NO_WORD.fullmatch(cells[0]):
+            if _NON_WORD_ID.fullmatch(cells[0]):
                 continue
             last += 1
             if cells[0] != str(last):
@@ -188,7 +188,7 @@ def _check_conllu(where: str, cells: list[str]) -> None:
     if len(cells) != len(CONLLU):
         expected = f"the {len(CONLLU)} columns of CoNLL-U, between tabs"
         raise RequestError(Problem(where, expected, len(cells)))
-    if not (_ID.fullmatch(cells[0]) or _NO_WORD.fullmatch(cells[0])):
+    if not (_ID.fullmatch(cells[0]) or _NON_WORD_ID.fullmatch(cells[0])):
         raise RequestError(Problem(where, "an id as 2, 2-3 or 2.1", cells[0]))
 
 
@@ -209,7 +209,7 @@ def _lines(file: Path, separator: Separator, comments: bool) -> Iterator[tuple[i
     """The lines with their numbers, as cells; no cells where a sentence ends."""
     inside = False
     for number, line in enumerate(lines_of(file), 1):
-        cells = cells_of(line, separator)
+        cells = split_cells(line, separator)
         if not cells or cells[0] == DOCUMENT:
             inside = False
             yield number, []
@@ -218,7 +218,7 @@ def _lines(file: Path, separator: Separator, comments: bool) -> Iterator[tuple[i
             yield number, cells
 
 
-def cells_of(line: str, separator: str) -> list[str]:
+def split_cells(line: str, separator: str) -> list[str]:
     """The columns of a line; none if nothing but spaces and tabs stands in it.
 
     No other white space parts columns: a no-break space belongs to its word.
@@ -231,10 +231,10 @@ def cells_of(line: str, separator: str) -> list[str]:
     return re.split("[ \t]+", line.strip(" \t"))
 
 
-class _Decision:
+class _LayoutDetector:
     """Reads all lines of a file for what its columns are."""
 
-    def __init__(self, file: Path, stated: Stated, tagged: bool) -> None:
+    def __init__(self, file: Path, stated: LayoutOptions, tagged: bool) -> None:
         self.file, self.stated, self.tagged = file, stated, tagged
 
     def layout(self) -> Layout | None:
@@ -265,7 +265,7 @@ class _Decision:
                 continue
             tabs = tabs or "\t" in line
             for separator, found in widths.items():
-                found.add(len(cells_of(line, separator)))
+                found.add(len(split_cells(line, separator)))
         if not tabs:
             return "space"
         if len(widths["tab"]) > 1 and len(widths["space"]) == 1:
@@ -305,7 +305,7 @@ class _Decision:
         marked: list[tuple[int, list[str]]] = []
         inside = False
         for number, line in enumerate(lines_of(self.file), 1):
-            cells = cells_of(line, separator)
+            cells = split_cells(line, separator)
             if not cells or cells[0] == DOCUMENT:
                 inside = False
             elif line.startswith("#") and not inside:

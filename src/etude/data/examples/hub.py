@@ -61,17 +61,17 @@ class HubRows:
         """
         with self.repository.explained():
             rows = self.repository.rows(split, key)
-            found = _places(rows)
+            found = _column_paths(rows)
             for stated, column in columns.items():
                 have = dict.fromkeys(found, True)
                 choose_column(have, column, self.repository.name, f"data.{stated}")
             places = {name: found[name] for name in columns.values()}
-            names = {name: self._names(rows, name) for name in places}
+            names = {name: self._class_names(rows, name) for name in places}
             values = row_values(rows, list(dict.fromkeys(top for top, _ in places.values())))
             for number, each in enumerate(values, 1):
                 where = f"{self.repository.name}, split {split}, row {number}"
                 picked = {
-                    name: _named(_within(each[top], part), names[name])
+                    name: _apply_names(_nested_value(each[top], part), names[name])
                     for name, (top, part) in places.items()
                 }
                 yield Row(where, picked)
@@ -79,9 +79,9 @@ class HubRows:
     def names(self, column: str) -> list[str] | None:
         """What the data set calls the numbers in a column, in order; None if it doesn't."""
         with self.repository.explained():
-            return self._names(self.repository.rows(self.split, "data.path.split"), column)
+            return self._class_names(self.repository.rows(self.split, "data.path.split"), column)
 
-    def _names(self, rows: Any, column: str) -> list[str] | None:
+    def _class_names(self, rows: Any, column: str) -> list[str] | None:
         feature = (rows.features or {}).get(column)
         feature = getattr(feature, "feature", feature)  # of each in a list
         feature = feature[0] if isinstance(feature, list) else feature
@@ -89,7 +89,7 @@ class HubRows:
         return None if found is None else list(found)
 
 
-def _places(rows: Any) -> dict[str, tuple[str, str]]:
+def _column_paths(rows: Any) -> dict[str, tuple[str, str]]:
     """For each column that can be named, the one that it is, or that it is a part of, and which."""
     found: dict[str, tuple[str, str]] = {}
     parts: dict[str, tuple[str, str]] = {}
@@ -102,13 +102,13 @@ def _places(rows: Any) -> dict[str, tuple[str, str]]:
     return parts | found
 
 
-def _within(value: Any, part: str) -> Any:
+def _nested_value(value: Any, part: str) -> Any:
     return value.get(part) if part and isinstance(value, dict) else value
 
 
-def _named(value: Any, names: list[str] | None) -> Any:
+def _apply_names(value: Any, names: list[str] | None) -> Any:
     if names is None or value is None:
         return value
     if isinstance(value, list):
-        return [_named(each, names) for each in value]
+        return [_apply_names(each, names) for each in value]
     return names[value] if 0 <= value < len(names) else None

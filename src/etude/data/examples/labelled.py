@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 from etude.data.examples.classes import (
     LabelInspection,
-    check_names,
-    key_of,
-    label_of,
-    numbered,
+    check_label_names,
+    class_key,
+    class_numbers,
+    parse_label,
 )
 from etude.data.examples.encoding import encode
-from etude.data.examples.source import Encoded, Inspection, Row, plain
-from etude.data.examples.tables import TableData, second_text, text_in
+from etude.data.examples.source import Encoded, Inspection, Row, join_words
+from etude.data.examples.tables import TableData, pair_values, read_text
 from etude.data.tokenizer import Tokenizer
 from etude.errors import Checks, Problem, RequestError
 
@@ -53,7 +53,7 @@ class LabelledFiles(TableData):
             self.fields = ("tokens", "types", "label")
 
     def validate(self, checks: Checks) -> None:
-        check_names(checks, self.labels)
+        check_label_names(checks, self.labels)
         super().validate(checks)
 
     def columns(self) -> dict[str, str | None]:
@@ -67,15 +67,15 @@ class LabelledFiles(TableData):
         return self.named or (None if self.hub is None else self.hub.names(self.label))
 
     def texts(self, row: Row) -> list[str]:
-        found = [text_in(row, name) for name in (self.text, self.pair) if name is not None]
+        found = [read_text(row, name) for name in (self.text, self.pair) if name is not None]
         return found if found[0] else []
 
     def labels_of(self, row: Row) -> list[str]:
         value = row.values[self.label]
         where = f"{row.where}, column {self.label}"
-        name = label_of(value, where)
-        if self.named is not None and key_of(name) not in numbered(self.named):
-            number = key_of(name)
+        name = parse_label(value, where)
+        if self.named is not None and class_key(name) not in class_numbers(self.named):
+            number = class_key(name)
             if number.isdecimal():
                 if int(number) >= len(self.named):
                     expected = f"a label from 0 to {len(self.named) - 1}, or one of data.labels"
@@ -94,8 +94,8 @@ class LabelledFiles(TableData):
     def rows_of_texts(
         self, texts: Sequence[str | list[str]], pair: str | None, labels: Sequence[str]
     ) -> list[Row]:
-        values = {self.label: labels[0], **second_text(self.pair, pair)}
-        return [Row("", {**values, self.text: plain(text)}) for text in texts]
+        values = {self.label: labels[0], **pair_values(self.pair, pair)}
+        return [Row("", {**values, self.text: join_words(text)}) for text in texts]
 
     def inspection(self) -> Inspection:
         return LabelInspection(self.label)
@@ -105,11 +105,11 @@ class LabelledFiles(TableData):
     ) -> list[Encoded]:
         texts = [self.texts(row) for row in rows]
         pairs: Any = [tuple(each) if self.pair else each[0] for each in texts]
-        numbers = numbered(labels)
+        numbers = class_numbers(labels)
         result = []
         found = encode(pairs, tokenizer, self.sequence_length)
         for row, pieces in zip(rows, found, strict=True):
-            label = [numbers[key_of(self.labels_of(row)[0])]]
+            label = [numbers[class_key(self.labels_of(row)[0])]]
             taken, lost = self.pieces_of(pieces)
             fields = [
                 {"tokens": piece.ids, "types": piece.type_ids, "label": label} for piece in taken

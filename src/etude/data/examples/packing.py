@@ -11,7 +11,7 @@ from etude.data.columns import Numbers
 TRIALS = 5
 
 
-def packed(sizes: Sequence[Sequence[int]], room: int) -> list[list[int]]:
+def pack_examples(sizes: Sequence[Sequence[int]], capacity: int) -> list[list[int]]:
     """The examples of each sequence, by number: the longest first, each into the first sequence
     that has room for it, or a new one ("first fit decreasing", Johnson 1973).
 
@@ -24,21 +24,21 @@ def packed(sizes: Sequence[Sequence[int]], room: int) -> list[list[int]]:
         room: of a sequence. A longer example stands alone.
     """
     each = np.asarray(sizes, dtype=np.int64).reshape(len(sizes), -1)
-    rows = _first_fit(each, room)
+    rows = _first_fit(each, capacity)
     low = max(int(each.max()), -(-int(each.sum(0).max()) // len(rows)))
     for _ in range(TRIALS):
-        if low >= room:
+        if low >= capacity:
             break
-        middle = (low + room) // 2
+        middle = (low + capacity) // 2
         found = _first_fit(each, middle)
         if len(found) <= len(rows):
-            rows, room = found, middle
+            rows, capacity = found, middle
         else:
             low = middle + 1
     return rows
 
 
-def _first_fit(each: Numbers, room: int) -> list[list[int]]:
+def _first_fit(each: Numbers, capacity: int) -> list[list[int]]:
     rows: list[list[int]] = []
     left: Numbers = np.empty(each.shape, dtype=np.int64)
     for index in np.argsort(-each.max(1), kind="stable").tolist():
@@ -46,7 +46,7 @@ def _first_fit(each: Numbers, room: int) -> list[list[int]]:
         row = int(fits.argmax()) if fits.any() else len(rows)
         if row == len(rows):
             rows.append([])
-            left[row] = room
+            left[row] = capacity
         rows[row].append(index)
         left[row] -= each[index]
     return rows

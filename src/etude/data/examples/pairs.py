@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from etude.data.examples.base import ExampleData
 from etude.data.examples.encoding import encode
-from etude.data.examples.source import Encoded, Row, Split, in_parts, plain
-from etude.data.examples.tables import TableData, second_text, text_in
+from etude.data.examples.source import Encoded, Row, Split, join_words, select_split
+from etude.data.examples.tables import TableData, pair_values, read_text
 from etude.data.tokenizer import Tokenizer
 from etude.errors import Checks, Problem, RequestError
 
@@ -42,8 +42,8 @@ class PairData(ExampleData):
     def rows_of_texts(
         self, texts: Sequence[str | list[str]], pair: str | None, labels: Sequence[str]
     ) -> list[Row]:
-        second_text(None, pair)
-        return [self.row_of(plain(text), plain(text)) for text in texts]
+        pair_values(None, pair)
+        return [self.row_of(join_words(text), join_words(text)) for text in texts]
 
     def row_of(self, source: str, target: str) -> Row:
         """A row of two texts, such that `pair` gives them."""
@@ -87,7 +87,7 @@ class Pairs(PairData, TableData):
         return {"source": self.source, "target": self.target}
 
     def pair(self, row: Row) -> tuple[str, str]:
-        return text_in(row, self.source), text_in(row, self.target)
+        return read_text(row, self.source), read_text(row, self.target)
 
     @property
     def text_column(self) -> str:
@@ -178,8 +178,8 @@ class Catalogs(PairData):
         return sorted(found.items())
 
     def rows(self, split: Split) -> Iterator[Row]:
-        numbered = enumerate(self.messages)
-        for count, pair in in_parts(numbered, split, self.validation, self.test):
+        messages = enumerate(self.messages)
+        for count, pair in select_split(messages, split, self.validation, self.test):
             yield Row(f"message {count}", dict(zip(self.fields, pair, strict=True)))
 
     def pair(self, row: Row) -> tuple[str, str]:

@@ -11,13 +11,13 @@ import tokenizers
 
 from etude.data.evaluated import Evaluated
 from etude.data.examples.encoding import encode_windows
-from etude.data.examples.source import Encoded, Inspection, Row, Split, plain
-from etude.data.examples.tables import TableData, second_text
+from etude.data.examples.source import Encoded, Inspection, Row, Split, join_words
+from etude.data.examples.tables import TableData, pair_values
 from etude.data.rows import check_surrogates
 from etude.data.tokenizer import Tokenizer
 from etude.errors import Checks, Problem, RequestError
 
-ENDS = ("start", "end")
+SPAN_LABELS = ("start", "end")
 """What the two logits at each position are of."""
 
 
@@ -64,7 +64,7 @@ class Questions(TableData):
     )
     states_classes: ClassVar[bool] = False
     lists: ClassVar[bool] = True
-    stated_labels: ClassVar[list[str]] = [*ENDS]
+    stated_labels: ClassVar[list[str]] = [*SPAN_LABELS]
 
     def validate(self, checks: Checks) -> None:
         fits = 0 <= self.stride < max(self.sequence_length, 1)
@@ -100,17 +100,18 @@ class Questions(TableData):
         Raises:
             RequestError: they are of another form, or do not stand where they say; says where.
         """
-        return answers_in(row, self.answers, self.context_of(row))
+        return parse_answers(row, self.answers, self.context_of(row))
 
     def inspection(self) -> Inspection:
-        return _AnswersStand(self)
+        return _AnswerInspection(self)
 
     def rows_of_texts(
         self, texts: Sequence[str | list[str]], pair: str | None, labels: Sequence[str]
     ) -> list[Row]:
-        context = second_text(self.context, pair)
+        context = pair_values(self.context, pair)
         return [
-            Row("", {**context, self.question: plain(text), self.answers: []}) for text in texts
+            Row("", {**context, self.question: join_words(text), self.answers: []})
+            for text in texts
         ]
 
     def evaluated(self, split: Split) -> Evaluated:
@@ -156,7 +157,7 @@ def _fields(piece: tokenizers.Encoding, answers: Sequence[Answer]) -> dict[str, 
     }  # fmt: skip
 
 
-class _AnswersStand(Inspection):
+class _AnswerInspection(Inspection):
     """Reports answers that are not where they say, and counts questions that have none."""
 
     def __init__(self, data: Questions) -> None:
@@ -174,7 +175,7 @@ class _AnswersStand(Inspection):
         return [f"{told}; task.no_answer=true lets the model say so"]
 
 
-def answers_in(row: Row, column: str, context: str) -> list[Answer]:
+def parse_answers(row: Row, column: str, context: str) -> list[Answer]:
     """The answers in a column.
 
     Raises:

@@ -25,21 +25,21 @@ from etude.errors import Problem, RequestError
 Scheme = Literal["iob1", "iob2", "iobes", "bilou", "plain"]
 
 MARKS = {"iob1": "BI", "iob2": "BI", "iobes": "BIES", "bilou": "BILU"}
-MARKED = re.compile(r"([BIESLU])-(.+)", re.DOTALL)
+SPAN_TAG = re.compile(r"([BIESLU])-(.+)", re.DOTALL)
 OUTSIDE = ("O", "")
 
 Mark = tuple[str, str]  # of a tag: its mark and the kind of span
 
 
-def mark_of(tag: str) -> Mark | None:
+def parse_tag(tag: str) -> Mark | None:
     """The mark and the kind of a tag that belongs to a span, `OUTSIDE` for `O`, else None."""
     if tag == "O":
         return OUTSIDE
-    found = MARKED.fullmatch(tag)
+    found = SPAN_TAG.fullmatch(tag)
     return None if found is None else (found[1], found[2])
 
 
-def allowed(scheme: str, before: Mark, after: Mark) -> bool:
+def can_follow(scheme: str, before: Mark, after: Mark) -> bool:
     """Whether one tag may follow another; a sentence begins and ends outside of all spans."""
     if after[0] not in MARKS[scheme] + "O":
         return False
@@ -71,13 +71,13 @@ class TagInspection(Inspection):
 
     def row(self, row: Row) -> None:
         against = self.against.setdefault(row.where.rpartition(",")[0], {})
-        marks: list[Mark | None] = [OUTSIDE, *map(mark_of, row.values["tags"]), OUTSIDE]
+        marks: list[Mark | None] = [OUTSIDE, *map(parse_tag, row.values["tags"]), OUTSIDE]
         tags = ["the start", *row.values["tags"], "the end"]
         for scheme in MARKS:
             if scheme in against and scheme != self.stated:
                 continue
             for place, (before, after) in enumerate(pairwise(marks)):
-                if before is None or after is None or not allowed(scheme, before, after):
+                if before is None or after is None or not can_follow(scheme, before, after):
                     against.setdefault(
                         scheme, f"{tags[place + 1]} after {tags[place]}, {row.where}"
                     )
@@ -85,8 +85,8 @@ class TagInspection(Inspection):
                     break
 
     def notes(self, labels: Sequence[str]) -> list[str]:
-        marked = [name for name in labels if mark_of(name) not in (None, OUTSIDE)]
-        other = [name for name in labels if mark_of(name) is None]
+        marked = [name for name in labels if parse_tag(name) not in (None, OUTSIDE)]
+        other = [name for name in labels if parse_tag(name) is None]
         shown = ", ".join(labels[:8])
         if self.stated == "plain" or (self.stated is None and not marked):
             if marked and not other:

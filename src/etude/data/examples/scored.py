@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from etude.data.examples.encoding import encode
-from etude.data.examples.source import Encoded, Inspection, Kinds, Row, plain
-from etude.data.examples.tables import TableData, second_text, text_in
-from etude.data.examples.words import WordData, words_in
+from etude.data.examples.source import Encoded, Inspection, Kinds, Row, join_words
+from etude.data.examples.tables import TableData, pair_values, read_text
+from etude.data.examples.word_data import WordData, split_words
 from etude.data.rows import check_surrogates
 from etude.data.tokenizer import Tokenizer
 from etude.errors import Checks, Problem, RequestError
@@ -83,7 +83,7 @@ class ScoredFiles(TableData):
         return self.text
 
     def texts(self, row: Row) -> list[str]:
-        found = [text_in(row, name) for name in (self.text, self.pair) if name is not None]
+        found = [read_text(row, name) for name in (self.text, self.pair) if name is not None]
         return found if found[0] else []
 
     def numbers_of(self, row: Row) -> list[float]:
@@ -92,7 +92,7 @@ class ScoredFiles(TableData):
         Raises:
             RequestError: one is no finite number; says where.
         """
-        return [number_in(row, name) for name in self.scores]
+        return [read_number(row, name) for name in self.scores]
 
     def inspection(self) -> Inspection:
         return NumberInspection(self.scores)
@@ -100,8 +100,8 @@ class ScoredFiles(TableData):
     def rows_of_texts(
         self, texts: Sequence[str | list[str]], pair: str | None, labels: Sequence[str]
     ) -> list[Row]:
-        values = second_text(self.pair, pair) | dict.fromkeys(self.scores, 0.0)
-        return [Row("", {**values, self.text: plain(text)}) for text in texts]
+        values = pair_values(self.pair, pair) | dict.fromkeys(self.scores, 0.0)
+        return [Row("", {**values, self.text: join_words(text)}) for text in texts]
 
     def encoded(
         self, rows: Sequence[Row], tokenizer: Tokenizer, labels: Sequence[str]
@@ -134,27 +134,29 @@ class NumberInspection(Inspection):
         problems: list[Problem] = []
         for column in self.columns:
             try:
-                number_in(row, column)
+                read_number(row, column)
             except RequestError as error:
                 problems += error.problems
         if problems:
             raise RequestError(problems)
 
 
-def number_in(row: Row, column: str) -> float:
+def read_number(row: Row, column: str) -> float:
     """The number in a column, which CSV and TSV spell.
 
     Raises:
         RequestError: no finite number stands there; says where.
     """
-    return number_of(f"{row.where}, column {column}", row.values[column], spelt=not row.typed)
+    return parse_number(
+        f"{row.where}, column {column}", row.values[column], allow_text=not row.typed
+    )
 
 
 _SPELT = re.compile(r" *-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)? *")
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-def number_of(where: str, value: Any, *, spelt: bool = False) -> float:
+def parse_number(where: str, value: Any, *, allow_text: bool = False) -> float:
     """A number that single precision holds.
 
     Args:
@@ -165,8 +167,8 @@ def number_of(where: str, value: Any, *, spelt: bool = False) -> float:
         RequestError: it is none.
     """
     number = math.nan
-    right = bool(_SPELT.fullmatch(value)) if spelt and isinstance(value, str) else False
-    if right or (isinstance(value, int | float) and not isinstance(value, bool)):
+    is_number = bool(_SPELT.fullmatch(value)) if allow_text and isinstance(value, str) else False
+    if is_number or (isinstance(value, int | float) and not isinstance(value, bool)):
         try:
             number = float(value)
         except OverflowError:
@@ -197,8 +199,8 @@ class ScoredWords(WordData, TableData):
     fields: tuple[str, ...] = field(default=("tokens", "values"), init=False)
     kinds: ClassVar[Kinds] = Kinds(floats=frozenset({"values"}))
     states_classes: ClassVar[bool] = False
-    of_words: ClassVar[str] = "values"
-    nothing: ClassVar[float] = math.nan
+    word_field: ClassVar[str] = "values"
+    fill_value: ClassVar[float] = math.nan
 
     @property
     def stated_labels(self) -> list[str]:
@@ -211,26 +213,26 @@ class ScoredWords(WordData, TableData):
     def columns(self) -> dict[str, str | None]:
         return {"words": self.words, "values": self.values}
 
-    def said_of(self, row: Row, labels: Sequence[str]) -> list[float]:
+    def word_targets(self, row: Row, labels: Sequence[str]) -> list[float]:
         found: list[float] = row.values["values"]
         return found
 
     def inspection(self) -> Inspection:
         return Inspection()
 
-    def _all(self, split: str) -> Iterator[Row]:
-        for row in super()._all(split):
-            words, values = word_values(row, self.words, self.values)
+    def _read_rows(self, split: str) -> Iterator[Row]:
+        for row in super()._read_rows(split):
+            words, values = read_word_values(row, self.words, self.values)
             yield row._replace(values={**row.values, "words": words, "values": values})
 
     def rows_of_texts(
         self, texts: Sequence[str | list[str]], pair: str | None, labels: Sequence[str]
     ) -> list[Row]:
-        words = words_in(texts, pair)
+        words = split_words(texts, pair)
         return [Row("", {"words": each, "values": [0.0] * len(each)}) for each in words]
 
 
-def word_values(row: Row, words: str, values: str) -> tuple[list[str], list[float]]:
+def read_word_values(row: Row, words: str, values: str) -> tuple[list[str], list[float]]:
     """The words of a row, and their numbers, not a number for null.
 
     Raises:
@@ -245,7 +247,7 @@ def word_values(row: Row, words: str, values: str) -> tuple[list[str], list[floa
     numbers = []
     for number, each in enumerate(said, 1):
         at = f"{where}, number {number}"
-        numbers.append(math.nan if each is None else number_of(at, each))
+        numbers.append(math.nan if each is None else parse_number(at, each))
     for word in found:
         check_surrogates(f"{row.where}, column {words}", word)
     return list(found), numbers

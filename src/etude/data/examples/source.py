@@ -90,12 +90,12 @@ Text = str | list[str] | tuple[str, str]
 """A text, its words, or a text and a second one that is read with it."""
 
 
-def plain(text: str | list[str]) -> str:
+def join_words(text: str | list[str]) -> str:
     """A text, or words with spaces between."""
     return text if isinstance(text, str) else " ".join(text)
 
 
-class Source(ABC):
+class ExampleSource(ABC):
     """The base of all sources; what `ExampleData` is told by them, and files are written from.
 
     Attributes:
@@ -162,7 +162,7 @@ class Source(ABC):
         """What, besides the content, decides the examples, as plain JSON values."""
 
 
-def parted(items: Iterable[Item], v: float, t: float) -> Iterator[tuple[Split, Item]]:
+def assign_splits(items: Iterable[Item], v: float, t: float) -> Iterator[tuple[Split, Item]]:
     """The items of a list with their splits, with parts v for validation and t for testing.
 
     Item i, from 0, is for testing if floor((i + 1) t) > floor(i t); of the others, counted by j,
@@ -177,6 +177,6 @@ def parted(items: Iterable[Item], v: float, t: float) -> Iterator[tuple[Split, I
         rest += 1
 
 
-def in_parts(items: Iterable[Item], split: Split, v: float, t: float) -> Iterator[Item]:
+def select_split(items: Iterable[Item], split: Split, v: float, t: float) -> Iterator[Item]:
     """Those items of a list that belong to a split; see `parted`."""
-    return (item for belongs, item in parted(items, v, t) if belongs == split)
+    return (item for belongs, item in assign_splits(items, v, t) if belongs == split)

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from etude.data.examples.source import SPLITS, Row, Source, Split
+from etude.data.examples.source import SPLITS, ExampleSource, Row, Split
 
-GROUP = 1000  # rows that are kept, and encoded, at a time
+GROUP_SIZE = 1000  # rows that are kept, and encoded, at a time
 
 
-class Read(NamedTuple):
+class SpooledRow(NamedTuple):
     """A row as it was read.
 
     Attributes:
@@ -35,7 +35,7 @@ class Spool:
         folder: where the files are made.
     """
 
-    def __init__(self, source: Source, folder: Path) -> None:
+    def __init__(self, source: ExampleSource, folder: Path) -> None:
         self._files = {split: folder / f"rows.{split}" for split in SPLITS}
         # plain tuples: they are written and read three times as fast as named ones
         groups: dict[Split, list[tuple[Any, ...]]] = {split: [] for split in SPLITS}
@@ -44,8 +44,8 @@ class Spool:
             for split, row in source.rows_by_split():
                 texts = source.texts(row)
                 group = groups[split]
-                group.append((*row, texts, key_of_texts(texts)))
-                if len(group) == GROUP:
+                group.append((*row, texts, text_key(texts)))
+                if len(group) == GROUP_SIZE:
                     pickle.dump(group, opened[split], pickle.HIGHEST_PROTOCOL)
                     group.clear()
             for split, group in groups.items():
@@ -54,7 +54,7 @@ class Spool:
             for file in opened.values():
                 file.close()
 
-    def rows(self, split: Split) -> Iterator[Read]:
+    def rows(self, split: Split) -> Iterator[SpooledRow]:
         """The rows of a split, in order."""
         with self._files[split].open("rb") as file:
             while True:
@@ -63,7 +63,7 @@ class Spool:
                 except EOFError:
                     return
                 for *row, texts, key in group:
-                    yield Read(Row(*row), texts, key)
+                    yield SpooledRow(Row(*row), texts, key)
 
     def remove(self) -> None:
         """Removes the files."""
@@ -71,7 +71,7 @@ class Spool:
             file.unlink(missing_ok=True)
 
 
-def key_of_texts(texts: Sequence[str]) -> bytes:
+def text_key(texts: Sequence[str]) -> bytes:
     """By which a row is known again: its texts, in any case and however spaced."""
-    plain = "\0".join(" ".join(text.casefold().split()) for text in texts)
-    return hashlib.blake2b(plain.encode(errors="surrogatepass"), digest_size=16).digest()
+    normalized = "\0".join(" ".join(text.casefold().split()) for text in texts)
+    return hashlib.blake2b(normalized.encode(errors="surrogatepass"), digest_size=16).digest()

@@ -13,14 +13,14 @@ from etude.data.delimited import Quoting
 from etude.data.evaluated import Request
 from etude.data.examples.base import ExampleData
 from etude.data.examples.hub import HubRows
-from etude.data.examples.source import Row, Split, in_parts, parted
+from etude.data.examples.source import Row, Split, assign_splits, select_split
 from etude.data.formats import Format, endings, format_of
 from etude.data.plain import ReadOnce, sha256
 from etude.data.rows import check_surrogates, columns_of, needless_quoting, newlines, records_of
 from etude.data.text_files import files_of, searched
 from etude.errors import Checks, Problem, RequestError, nearest
 
-WHERE = {
+SPLIT_KEYS = {
     "train": "data.path",
     "val": "data.validation",
     "test": "data.test",
@@ -31,7 +31,7 @@ WHERE = {
 TrainingRows = str | list[str] | HubRows
 """Where the training rows are."""
 
-Part = float | str | list[str] | None
+SplitSource = float | str | list[str] | None
 """Where a split's rows are: a part of those in `path`, or files, or a hub's split, of its own."""
 
 
@@ -58,21 +58,21 @@ class TableData(ExampleData):
     lists: ClassVar[bool] = False
 
     path: TrainingRows
-    validation: Part = 0.1
-    test: Part = None
+    validation: SplitSource = 0.1
+    test: SplitSource = None
 
     quoting: Quoting | None = field(default=None, init=False)
-    also: Sequence[str] = field(default=(), init=False)
+    extra_columns: Sequence[str] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
         hub = self.path if isinstance(self.path, HubRows) else None
         path = self.path.split if isinstance(self.path, HubRows) else self.path
         places = {"train": path, "val": self.validation, "test": self.test}
         self.hub = hub
-        self.paths = {split: _listed(place) for split, place in places.items()}
-        self.parts = {split: _part(places[split]) for split in ("val", "test")}
+        self.paths = {split: _as_list(place) for split, place in places.items()}
+        self.parts = {split: _as_fraction(places[split]) for split in ("val", "test")}
         super().__post_init__()
-        self._once = ReadOnce()
+        self._read_once = ReadOnce()
 
     def validate(self, checks: Checks) -> None:
         path = self.path if self.hub is None else self.hub.split
@@ -92,23 +92,25 @@ class TableData(ExampleData):
     def stated_quoting(self) -> Quoting | None:
         return self.quoting
 
-    def read_also(self, split: Split, name: str) -> None:
-        self.also = [name]
+    def read_extra_column(self, split: Split, name: str) -> None:
+        self.extra_columns = [name]
         if self.hub is None:
-            files = self._files(split if self.paths[split] else "train")
-            if problems := [each for file in files for each in self._missing(file)]:
+            files = self._find_files(split if self.paths[split] else "train")
+            if problems := [each for file in files for each in self._missing_columns(file)]:
                 raise RequestError(problems)
 
     def from_files(self, asked: Request) -> Iterator[Row]:
         if asked.quoting is not None:
             self.quoting = asked.quoting  # type: ignore[assignment]
         if asked.by is not None:
-            self.also = [asked.by]
+            self.extra_columns = [asked.by]
         self.paths["other"] = list(asked.files or ())
-        problems = [each for file in self._files("other") for each in self._missing(file)]
+        problems = [
+            each for file in self._find_files("other") for each in self._missing_columns(file)
+        ]
         if problems:
             raise RequestError(problems)
-        yield from self._all("other")
+        yield from self._read_rows("other")
 
     def columns(self) -> dict[str, str | None]:
         """The columns to read, by the key that states each."""
@@ -116,25 +118,25 @@ class TableData(ExampleData):
 
     def rows(self, split: Split) -> Iterator[Row]:
         if self.paths[split]:
-            found = self._all(split)
+            found = self._read_rows(split)
             if split != "train":
                 yield from found
                 return
         elif self.parts.get(split) is None:
             return
         else:
-            found = self._all("train")
+            found = self._read_rows("train")
         v, t = (self.parts[name] or 0.0 for name in ("val", "test"))
-        yield from in_parts(found, split, v, t)
+        yield from select_split(found, split, v, t)
 
     def rows_by_split(self) -> Iterator[tuple[Split, Row]]:
         own: tuple[Split, ...] = ("test", "val")
         for split in own:
             if self.paths[split]:
-                for row in self._all(split):
+                for row in self._read_rows(split):
                     yield split, row
         v, t = (self.parts[name] or 0.0 for name in ("val", "test"))
-        yield from parted(self._all("train"), v, t)
+        yield from assign_splits(self._read_rows("train"), v, t)
 
     def content_fingerprint(self) -> str:
         digest = hashlib.sha256()
@@ -143,8 +145,8 @@ class TableData(ExampleData):
             return digest.hexdigest()
         for split, paths in self.paths.items():
             digest.update(split.encode())
-            for file in self._files(split) if paths else ():
-                digest.update(bytes.fromhex(self._once(sha256, file)))
+            for file in self._find_files(split) if paths else ():
+                digest.update(bytes.fromhex(self._read_once(sha256, file)))
         return digest.hexdigest()
 
     def content_files(self) -> list[Path] | None:
@@ -152,7 +154,7 @@ class TableData(ExampleData):
             return None
         found: list[Path] = []
         for split, paths in self.paths.items():
-            found += searched(paths, self._files(split)) if paths else []
+            found += searched(paths, self._find_files(split)) if paths else []
         return found
 
     def settings(self) -> dict[str, Any]:
@@ -171,26 +173,26 @@ class TableData(ExampleData):
             if not paths:
                 continue
             try:
-                for file in self._files(split):
+                for file in self._find_files(split):
                     files.append(file)
-                    if self.lines_only(file):
+                    if self.lacks_lists(file):
                         expected = "JSON or Parquet: its rows hold lists"
-                        problems.append(Problem(WHERE[split], expected, str(file)))
+                        problems.append(Problem(SPLIT_KEYS[split], expected, str(file)))
                     else:
-                        problems += self._missing(file)
+                        problems += self._missing_columns(file)
             except RequestError as error:
                 problems += error.problems
         problems += needless_quoting(self.quoting, files)
         if problems:
             raise RequestError(problems)
 
-    def lines_only(self, file: Path) -> bool:
+    def lacks_lists(self, file: Path) -> bool:
         """Whether a file can't hold the lists that rows of this source have."""
-        return self.lists and _format(file).kind == "csv"
+        return self.lists and _detect_format(file).kind == "csv"
 
-    def _missing(self, file: Path) -> Iterator[Problem]:
-        found = self._once(columns_of, file, _format(file), self.quoting)
-        wanted = [*self.columns().items(), *(("--by", name) for name in self.also)]
+    def _missing_columns(self, file: Path) -> Iterator[Problem]:
+        found = self._read_once(columns_of, file, _detect_format(file), self.quoting)
+        wanted = [*self.columns().items(), *(("--by", name) for name in self.extra_columns)]
         for key, column in wanted:
             if column is not None and column not in found:
                 have = f"{file} has the columns {', '.join(found)}" if found else f"{file} is empty"
@@ -199,31 +201,31 @@ class TableData(ExampleData):
                 where = key if key.startswith("--") else f"data.{key}"
                 yield Problem(where, "a column that is there", column, hint)
 
-    def _all(self, split: str) -> Iterator[Row]:
+    def _read_rows(self, split: str) -> Iterator[Row]:
         if self.hub is not None and split != "other":
             named = {key: column for key, column in self.columns().items() if column is not None}
-            where = "data.path.split" if split == "train" else WHERE[split]
+            where = "data.path.split" if split == "train" else SPLIT_KEYS[split]
             for name in self.paths[split]:
                 yield from self.hub.rows(name, where, named)
             return
-        stated = [*self.columns().values(), *self.also]
+        stated = [*self.columns().values(), *self.extra_columns]
         columns = list(dict.fromkeys(name for name in stated if name))
-        for file in self._files(split):
-            form = _format(file)
+        for file in self._find_files(split):
+            form = _detect_format(file)
             for where, values in records_of(file, form, columns, self.quoting):
                 yield Row(where, values, typed=form.kind != "csv")
 
-    def _files(self, split: str) -> list[Path]:
-        where = WHERE[split]
+    def _find_files(self, split: str) -> list[Path]:
+        where = SPLIT_KEYS[split]
         files = files_of(self.paths[split], where, rows=True)
-        plain = [file for file in files if not _format(file).rows]
-        if plain:
+        without_rows = [file for file in files if not _detect_format(file).rows]
+        if without_rows:
             expected = f"files of rows: {endings(rows=True)}"
-            raise RequestError(Problem(where, expected, str(plain[0])))
+            raise RequestError(Problem(where, expected, str(without_rows[0])))
         return files
 
 
-def text_in(row: Row, column: str) -> str:
+def read_text(row: Row, column: str) -> str:
     """The text in a column; empty for null.
 
     Raises:
@@ -238,7 +240,7 @@ def text_in(row: Row, column: str) -> str:
     return newlines(value).strip()
 
 
-def second_text(column: str | None, pair: str | None) -> dict[str, Any]:
+def pair_values(column: str | None, pair: str | None) -> dict[str, Any]:
     """The column of a second text.
 
     Raises:
@@ -252,17 +254,17 @@ def second_text(column: str | None, pair: str | None) -> dict[str, Any]:
     return {} if column is None else {column: pair}
 
 
-def _listed(path: Part) -> list[str]:
+def _as_list(path: SplitSource) -> list[str]:
     if isinstance(path, str):
         return [path] if path.strip() else []
     return [str(each) for each in path] if isinstance(path, Sequence) else []
 
 
-def _part(value: Part) -> float | None:
+def _as_fraction(value: SplitSource) -> float | None:
     return float(value) if isinstance(value, float | int) else None
 
 
-def _format(file: Path) -> Format:
+def _detect_format(file: Path) -> Format:
     found = format_of(file, without_suffix=True)
     assert found is not None  # no other file is taken
     return found

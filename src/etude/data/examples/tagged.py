@@ -9,20 +9,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from etude.data.examples.classes import check_names, key_of, numbered
+from etude.data.examples.classes import check_label_names, class_key, class_numbers
 from etude.data.examples.conll import (
     Layout,
+    LayoutOptions,
     Separator,
-    Stated,
-    agreed,
+    check_same_layout,
+    detect_layout,
     is_conll,
-    layout_of,
-    sentences,
+    read_sentences,
 )
 from etude.data.examples.schemes import Scheme, TagInspection
 from etude.data.examples.source import Inspection, Row, Split, Text
-from etude.data.examples.tables import WHERE, TableData
-from etude.data.examples.words import WordData, words_in
+from etude.data.examples.tables import SPLIT_KEYS, TableData
+from etude.data.examples.word_data import WordData, split_words
 from etude.data.formats import KINDS, format_of
 from etude.data.objective import IGNORE
 from etude.data.rows import check_surrogates
@@ -35,20 +35,20 @@ class TaggedData(WordData):
     """The base: rows have `words` and `tags`, as many of the one as of the other."""
 
     fields = ("tokens", "tags")
-    of_words = "tags"
-    nothing = IGNORE
+    word_field = "tags"
+    fill_value = IGNORE
 
     def labels_of(self, row: Row) -> list[str]:
         return list(row.values["tags"])
 
-    def said_of(self, row: Row, labels: Sequence[str]) -> list[int]:
-        numbers = numbered(labels)
-        return [numbers[key_of(name)] for name in row.values["tags"]]
+    def word_targets(self, row: Row, labels: Sequence[str]) -> list[int]:
+        numbers = class_numbers(labels)
+        return [numbers[class_key(name)] for name in row.values["tags"]]
 
     def rows_of_texts(
         self, texts: Sequence[str | list[str]], pair: str | None, labels: Sequence[str]
     ) -> list[Row]:
-        words = words_in(texts, pair)
+        words = split_words(texts, pair)
         return [Row("", {"words": each, "tags": [labels[0]] * len(each)}) for each in words]
 
     def inspection(self) -> Inspection:
@@ -90,10 +90,10 @@ class Tagged(TaggedData, TableData):
         super().__post_init__()
         self.named = self.labels
         labels = tuple(self.named or ())
-        self.stated = Stated(self.words, self.tags, self.separator, self.comments, labels)
+        self.stated = LayoutOptions(self.words, self.tags, self.separator, self.comments, labels)
 
     def validate(self, checks: Checks) -> None:
-        check_names(checks, self.labels)
+        check_label_names(checks, self.labels)
         super().validate(checks)
 
     @property
@@ -120,12 +120,12 @@ class Tagged(TaggedData, TableData):
 
     def check(self) -> None:
         super().check()
-        self._layouts()
+        self._describe_layouts()
 
     def inspection(self) -> Inspection:
-        return TagInspection(self.scheme, self._layouts())
+        return TagInspection(self.scheme, self._describe_layouts())
 
-    def _layouts(self) -> list[str]:
+    def _describe_layouts(self) -> list[str]:
         """A line on what the columns are in all files; none where there are only rows.
 
         Raises:
@@ -134,11 +134,11 @@ class Tagged(TaggedData, TableData):
         if self.hub is not None:
             return []
         files = [
-            file for split, paths in self.paths.items() if paths for file in self._files(split)
+            file for split, paths in self.paths.items() if paths for file in self._find_files(split)
         ]
-        found = [(file, self._layout(file)) for file in files if not _is_rows(file)]
+        found = [(file, self._detect_layout(file)) for file in files if not _is_row_file(file)]
         layouts = [(file, layout) for file, layout in found if layout is not None]
-        agreed(layouts, self.stated)
+        check_same_layout(layouts, self.stated)
         if not found:
             stated = {"separator": self.separator, "comments": self.comments}
             problems = [
@@ -153,38 +153,38 @@ class Tagged(TaggedData, TableData):
         more = f" and {len(layouts) - 1} more" if len(layouts) > 1 else ""
         return [f"{layouts[0][0].name}{more}: {layouts[0][1]}"]
 
-    def _layout(self, file: Path, tagged: bool = True) -> Layout | None:
-        found: Layout | None = self._once(layout_of, file, self.stated, tagged)
+    def _detect_layout(self, file: Path, tagged: bool = True) -> Layout | None:
+        found: Layout | None = self._read_once(detect_layout, file, self.stated, tagged)
         return found
 
-    def _files(self, split: str) -> list[Path]:
-        where = WHERE[split]
-        return conll_files(self.paths[split], where)
+    def _find_files(self, split: str) -> list[Path]:
+        where = SPLIT_KEYS[split]
+        return find_conll_files(self.paths[split], where)
 
-    def _missing(self, file: Path) -> Iterator[Problem]:
-        if _is_rows(file):
-            yield from super()._missing(file)
+    def _missing_columns(self, file: Path) -> Iterator[Problem]:
+        if _is_row_file(file):
+            yield from super()._missing_columns(file)
         else:
-            self._layout(file)
+            self._detect_layout(file)
 
-    def _all(self, split: str) -> Iterator[Row]:
+    def _read_rows(self, split: str) -> Iterator[Row]:
         if self.hub is not None and split != "other":
             names = self.columns()
-            for row in super()._all(split):
+            for row in super()._read_rows(split):
                 pair = (row.values[str(names[key])] for key in ("words", "tags"))
-                yield _sentence(row.where, *pair)
+                yield _build_row(row.where, *pair)
             return
-        for file in self._files(split):
-            if _is_rows(file):
-                yield from self._rows_of(file)
+        for file in self._find_files(split):
+            if _is_row_file(file):
+                yield from self._read_row_file(file)
             else:
-                yield from self.sentences_of(file)
+                yield from self.read_conll_file(file)
 
-    def sentences_of(self, file: Path) -> Iterator[Row]:
+    def read_conll_file(self, file: Path) -> Iterator[Row]:
         """The sentences of a CoNLL or CoNLL-U file."""
-        if (layout := self._layout(file)) is None:
+        if (layout := self._detect_layout(file)) is None:
             return
-        for found in sentences(file, layout):
+        for found in read_sentences(file, layout):
             yield Row(f"{file}, line {found.line}", {"words": found.words, "tags": found.tags})
 
     @property
@@ -195,21 +195,21 @@ class Tagged(TaggedData, TableData):
         """The words of a CoNLL or CoNLL-U file, whether it has tags or not."""
         if not is_conll(file):
             return None
-        layout = self._layout(file, False)
-        return iter(()) if layout is None else (each.words for each in sentences(file, layout))
+        layout = self._detect_layout(file, False)
+        return iter(()) if layout is None else (each.words for each in read_sentences(file, layout))
 
-    def _rows_of(self, file: Path) -> Iterator[Row]:
+    def _read_row_file(self, file: Path) -> Iterator[Row]:
         from etude.data.rows import records_of
 
         names = self.columns()
         form = format_of(file)
         assert form is not None
-        wanted = dict.fromkeys([str(names["words"]), str(names["tags"]), *self.also])
+        wanted = dict.fromkeys([str(names["words"]), str(names["tags"]), *self.extra_columns])
         for number, (_, values) in enumerate(records_of(file, form, list(wanted)), 1):
             where = f"{file}, row {number}"
             words, tags = (values[str(names[key])] for key in ("words", "tags"))
-            row = _sentence(where, words, tags)
-            yield Row(where, {**{name: values[name] for name in self.also}, **row.values})
+            row = _build_row(where, words, tags)
+            yield Row(where, {**{name: values[name] for name in self.extra_columns}, **row.values})
 
 
 @dataclass(kw_only=True, eq=False)
@@ -243,15 +243,15 @@ class HKCanCor(TaggedData):
         for path, utterances in zip(
             corpus.file_paths, corpus.utterances(by_file=True), strict=True
         ):
-            sentences = []
+            tagged_utterances = []
             for utterance in utterances:
                 pairs = [(token.word, token.pos) for token in utterance.tokens if token.word]
                 words = [word for word, _ in pairs]
                 tags = [tag or word for word, tag in pairs]
                 if self.tagset == "universal":
                     tags = [hkcancor_to_ud(tag) for tag in tags]
-                sentences.append((words, tags))
-            found.append((Path(path).name, sentences))
+                tagged_utterances.append((words, tags))
+            found.append((Path(path).name, tagged_utterances))
         found.sort()
         return found
 
@@ -278,7 +278,7 @@ class HKCanCor(TaggedData):
         return {"tagset": self.tagset}
 
 
-def conll_files(paths: Sequence[str], where: str) -> list[Path]:
+def find_conll_files(paths: Sequence[str], where: str) -> list[Path]:
     """The files that are meant; beside those that are tables, any of text."""
     found: list[Path] = []
     for path in paths:
@@ -287,12 +287,12 @@ def conll_files(paths: Sequence[str], where: str) -> list[Path]:
     return found
 
 
-def _is_rows(file: Path) -> bool:
+def _is_row_file(file: Path) -> bool:
     form = format_of(file)
     return form is not None and KINDS[form.suffix] in ("json", "parquet")
 
 
-def _sentence(where: str, words: Any, tags: Any) -> Row:
+def _build_row(where: str, words: Any, tags: Any) -> Row:
     if not isinstance(words, list) or not isinstance(tags, list) or len(words) != len(tags):
         expected = "a list of words and one of tags, equally long"
         raise RequestError(Problem(where, expected, (words, tags)))
@@ -303,8 +303,8 @@ def _sentence(where: str, words: Any, tags: Any) -> Row:
             raise RequestError(Problem(where, "tags that are names or whole numbers", tag))
         for text in (word, str(tag)):
             check_surrogates(where, text)
-    return _of_pairs(where, [(word, str(tag)) for word, tag in zip(words, tags, strict=True)])
+    return _pairs_to_row(where, [(word, str(tag)) for word, tag in zip(words, tags, strict=True)])
 
 
-def _of_pairs(where: str, pairs: Sequence[tuple[str, str]]) -> Row:
+def _pairs_to_row(where: str, pairs: Sequence[tuple[str, str]]) -> Row:
     return Row(where, {"words": [word for word, _ in pairs], "tags": [tag for _, tag in pairs]})

@@ -46,7 +46,7 @@ def texts_in(file: Path, data: Any, quoting: Quoting | None = None) -> Iterator[
     columns = [column] if second is None else [column, second]
     for where, row in records_of(file, form, columns, quoting):
         value = row[column]
-        listed = data.reads_words and _are_words(value)
+        listed = data.reads_words and _is_word_list(value)
         if not isinstance(value, str) and not listed:
             expected = "text or a list of words" if data.reads_words else "text"
             raise RequestError(Problem(where, expected, value))
@@ -63,5 +63,5 @@ def texts_in(file: Path, data: Any, quoting: Quoting | None = None) -> Iterator[
             yield newlines(value), newlines(other)
 
 
-def _are_words(value: Any) -> bool:
+def _is_word_list(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(word, str) for word in value)

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from etude.data.columns import FLOATS, INTEGERS, ColumnWriter
-from etude.data.examples.classes import key_of, numbered, one_name
-from etude.data.examples.source import SPLITS, Encoded, Inspection, Row, Source, Split
-from etude.data.examples.spool import GROUP, Read, Spool
+from etude.data.examples.classes import class_key, class_name, class_numbers
+from etude.data.examples.source import SPLITS, Encoded, ExampleSource, Inspection, Row, Split
+from etude.data.examples.spool import GROUP_SIZE, Spool, SpooledRow
 from etude.data.store import TOKENIZER, Meta, write_store
 from etude.data.tokenizer import Tokenizer, most_is_lost
 from etude.errors import Problem, RequestError
@@ -25,15 +25,15 @@ from etude.errors import Problem, RequestError
 log = logging.getLogger("etude.data")
 
 ROW = "row"  # the column of the row that each example is from
-SHOWN = 3  # rows that a message names
-COUNTED = (
+MAX_REPORTED = 3  # rows that a message names
+COUNTERS = (
     "rows", "examples", "tokens", "unknown", "empty", "truncated", "truncated_tokens", "repeated",
     "leaked", "dropped",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class SplitMeta:
+class ExampleSplitMeta:
     """What a split holds.
 
     Attributes:
@@ -67,7 +67,7 @@ class SplitMeta:
     sha256: str
 
     @classmethod
-    def of(cls, values: dict[str, Any]) -> SplitMeta:
+    def of(cls, values: dict[str, Any]) -> ExampleSplitMeta:
         """From plain data, as `meta.json` holds it."""
         return cls(**values)
 
@@ -77,7 +77,7 @@ class SplitMeta:
         return self.examples
 
 
-def write_examples(folder: Path, source: Source, identity: dict[str, Any]) -> None:
+def write_examples(folder: Path, source: ExampleSource, identity: dict[str, Any]) -> None:
     """Makes the tokenizer and writes all splits, and `meta.json`.
 
     Args:
@@ -89,18 +89,18 @@ def write_examples(folder: Path, source: Source, identity: dict[str, Any]) -> No
     """
     log.info("preparing data in %s", folder.with_suffix(""))
     spool = Spool(source, folder)
-    held = _held_out(source, spool)
+    held = _held_out_keys(source, spool)
     inspection = source.inspection()
-    labels = _labels(source, spool, held, inspection)
+    labels = _collect_labels(source, spool, held, inspection)
     notes = inspection.notes(labels)
-    tokenizer = source.recipe.train(_texts(spool, held))
+    tokenizer = source.recipe.train(_training_texts(spool, held))
     if source.framed:
         tokenizer = tokenizer.with_frame()
     tokenizer.save(folder / TOKENIZER)
     seen: dict[bytes, Split] = {}
     splits = {}
     for split in SPLITS:
-        splits[split] = _Writer(folder, source, split, tokenizer, labels, seen).write(spool)
+        splits[split] = _SplitWriter(folder, source, split, tokenizer, labels, seen).write(spool)
     spool.remove()
     for split in ("train", "val"):
         if splits[split].examples == 0:
@@ -122,14 +122,14 @@ def write_examples(folder: Path, source: Source, identity: dict[str, Any]) -> No
     )
 
 
-def column_types(source: Source) -> dict[str, str]:
+def column_types(source: ExampleSource) -> dict[str, str]:
     """The types of a source's columns: its fields, and the row that each example is from."""
     floats = source.kinds.floats
     types = {name: FLOATS if name in floats else INTEGERS for name in source.fields}
     return types | {ROW: INTEGERS}
 
 
-def tell(meta: Meta, duplicates: str, too_long: str) -> None:
+def log_summary(meta: Meta, duplicates: str, too_long: str) -> None:
     """What a user should know of the data, a line each."""
     for note in meta.notes:
         log.info("%s", note)
@@ -153,7 +153,7 @@ def tell(meta: Meta, duplicates: str, too_long: str) -> None:
             log.warning("%s: %s rows stand in %s too, %s", split, f"{found.leaked:,}", other, what)
 
 
-def _held_out(source: Source, spool: Spool) -> set[bytes]:
+def _held_out_keys(source: ExampleSource, spool: Spool) -> set[bytes]:
     """The keys of the rows that are not trained on, if some are left out for that."""
     if source.duplicates != "drop":
         return set()
@@ -163,15 +163,15 @@ def _held_out(source: Source, spool: Spool) -> set[bytes]:
     return held if some_left else set()  # else it is refused when the splits are written
 
 
-def _texts(spool: Spool, held: Container[bytes]) -> Iterator[str]:
+def _training_texts(spool: Spool, held: Container[bytes]) -> Iterator[str]:
     """What the tokenizer learns from: what is trained on."""
     for read in spool.rows("train"):
         if read.key not in held:
             yield from read.texts
 
 
-def _labels(
-    source: Source, spool: Spool, held: Container[bytes], inspection: Inspection
+def _collect_labels(
+    source: ExampleSource, spool: Spool, held: Container[bytes], inspection: Inspection
 ) -> list[str]:
     """The labels in order: as stated, or those of the training split, of rows that are kept.
 
@@ -200,14 +200,14 @@ def _labels(
                 inspection.row(row)
             except RequestError as error:
                 problems += error.problems
-                if len(problems) >= SHOWN:
+                if len(problems) >= MAX_REPORTED:
                     raise RequestError(problems) from error
                 continue
             if key in held if split == "train" else source.duplicates == "drop" and key in earlier:
-                left_out.update(map(key_of, labels if split == "train" else ()))
+                left_out.update(map(class_key, labels if split == "train" else ()))
                 continue
             for label in labels:
-                name = key_of(label)
+                name = class_key(label)
                 trained[name] += split == "train"
                 first.setdefault(name, (row.where, label))
                 spellings.setdefault(name, set()).add(label)
@@ -223,25 +223,27 @@ def _labels(
                 "data.duplicates=drop, as they stand in another split, too"
                 if left_out[name]
                 else usual
-                for name in unseen[:SHOWN]
+                for name in unseen[:MAX_REPORTED]
             }
             raise RequestError(
                 [Problem(first[n][0], expected, first[n][1], hint) for n, hint in hints.items()]
             )
-        names = [one_name(name, spellings[name]) for name in trained]
-        return sorted(names, key=_natural)
+        names = [class_name(name, spellings[name]) for name in trained]
+        return sorted(names, key=_label_sort_key)
     if not source.states_classes:
         return stated
-    numbers = numbered(stated)
+    numbers = class_numbers(stated)
     if unknown := [found for name, found in first.items() if name not in numbers]:
         expected = f"one of data.labels, {', '.join(stated[:12])}"
-        raise RequestError([Problem(where, expected, name) for where, name in unknown[:SHOWN]])
-    if untrained := [name for name in stated if not trained[key_of(name)]]:
+        raise RequestError(
+            [Problem(where, expected, name) for where, name in unknown[:MAX_REPORTED]]
+        )
+    if untrained := [name for name in stated if not trained[class_key(name)]]:
         log.warning("no training example has the label %s", ", ".join(untrained))
     return stated
 
 
-class _Writer:
+class _SplitWriter:
     """Rows of a split in, numbers out, and counts of both.
 
     Args:
@@ -252,7 +254,7 @@ class _Writer:
     def __init__(
         self,
         folder: Path,
-        source: Source,
+        source: ExampleSource,
         split: Split,
         tokenizer: Tokenizer,
         labels: Sequence[str],
@@ -271,7 +273,7 @@ class _Writer:
         self.characters = 0  # that are counted for that
         self.leaked_at: list[str] = []
 
-    def write(self, spool: Spool) -> SplitMeta:
+    def write(self, spool: Spool) -> ExampleSplitMeta:
         """Writes all, and says what was written.
 
         Raises:
@@ -295,19 +297,21 @@ class _Writer:
             raise RequestError([Problem(where, expected, hint=hint) for where in self.leaked_at])
         for where in self.leaked_at:
             log.debug("%s", where)
-        return SplitMeta(
-            **{name: self.counts[name] for name in COUNTED},
+        return ExampleSplitMeta(
+            **{name: self.counts[name] for name in COUNTERS},
             longest=self.longest,
             labels=self.balance.tolist(),
             sha256=hashlib.sha256(digests.encode()).hexdigest(),
         )
 
-    def _encoded(self, spool: Spool) -> Iterator[tuple[list[tuple[int, Read]], list[Encoded]]]:
+    def _encoded(
+        self, spool: Spool
+    ) -> Iterator[tuple[list[tuple[int, SpooledRow]], list[Encoded]]]:
         """Groups of rows, encoded; the next one is encoded while the caller works on this one."""
         rows = self._kept(spool)
         waiting = None
         with ThreadPoolExecutor(1, "encoding") as pool:
-            while group := list(islice(rows, GROUP)):
+            while group := list(islice(rows, GROUP_SIZE)):
                 batch = [read.row for _, read in group]
                 future = pool.submit(self.source.encoded, batch, self.tokenizer, self.labels)
                 if waiting is not None:
@@ -316,7 +320,7 @@ class _Writer:
             if waiting is not None:
                 yield waiting[0], waiting[1].result()
 
-    def _kept(self, spool: Spool) -> Iterator[tuple[int, Read]]:
+    def _kept(self, spool: Spool) -> Iterator[tuple[int, SpooledRow]]:
         """The rows with text that are not left out, with their numbers."""
         own: set[bytes] = set()
         for number, read in enumerate(spool.rows(self.split)):
@@ -331,8 +335,8 @@ class _Writer:
             own.add(key)
             if before != self.split:
                 self.counts["leaked"] += 1
-                if len(self.leaked_at) < SHOWN:
-                    self.leaked_at.append(f"{row.where} stands in {_called(before)} too")
+                if len(self.leaked_at) < MAX_REPORTED:
+                    self.leaked_at.append(f"{row.where} stands in {_split_title(before)} too")
                 if self.source.duplicates == "drop":
                     self.counts["dropped"] += 1
                     continue
@@ -376,7 +380,7 @@ class _Writer:
         self.longest = max(self.longest, int(sizes.max(initial=0)))
 
 
-def _natural(label: str) -> tuple[int, float, str]:
+def _label_sort_key(label: str) -> tuple[int, float, str]:
     """Numbers by their value, before all other names."""
     try:
         return 0, float(label), label
@@ -384,5 +388,5 @@ def _natural(label: str) -> tuple[int, float, str]:
         return 1, 0.0, label
 
 
-def _called(split: Split) -> str:
+def _split_title(split: Split) -> str:
     return {"train": "the training split", "val": "validation", "test": "test"}[split]

@@ -12,18 +12,18 @@ from torch.utils.data import IterableDataset
 
 from etude.data.columns import Column, Numbers
 from etude.data.examples.batches import ExampleBatches
-from etude.data.examples.packing import packed
+from etude.data.examples.packing import pack_examples
 from etude.data.examples.source import Kinds
 from etude.data.objective import Arrays, ExampleObjective
 from etude.data.places import Place, Reading
 from etude.data.steps import Share
 
-WHOLE = Kinds()
+DEFAULT_KINDS = Kinds()
 MicroBatch = dict[str, Any]
 Item = TypeVar("Item")
 
 
-class Table:
+class ExampleTable:
     """The examples of a split as an objective makes them of their fields.
 
     Args:
@@ -33,7 +33,10 @@ class Table:
     """
 
     def __init__(
-        self, fields: Mapping[str, Column], objective: ExampleObjective, kinds: Kinds = WHOLE
+        self,
+        fields: Mapping[str, Column],
+        objective: ExampleObjective,
+        kinds: Kinds = DEFAULT_KINDS,
     ) -> None:
         self.fields, self.objective, self.kinds = dict(fields), objective, kinds
         self.indices: Any = slice(None)  # which of all examples these are
@@ -54,14 +57,14 @@ class Table:
         return self.objective.lengths({name: field.lengths for name, field in self.fields.items()})
 
 
-class Held(Table):
+class MemoryTable(ExampleTable):
     """Examples in memory."""
 
     def __init__(
         self,
         fields: Mapping[str, list[list[Any]]],
         objective: ExampleObjective,
-        kinds: Kinds = WHOLE,
+        kinds: Kinds = DEFAULT_KINDS,
     ) -> None:
         super().__init__({}, objective, kinds)
         self.lists = fields
@@ -77,10 +80,10 @@ class Held(Table):
         return self.objective.lengths(found)
 
 
-class Part(Table):
+class TableSubset(ExampleTable):
     """Some of a table's examples."""
 
-    def __init__(self, whole: Table, indices: np.ndarray) -> None:
+    def __init__(self, whole: ExampleTable, indices: np.ndarray) -> None:
         super().__init__(whole.fields, whole.objective, whole.kinds)
         self.indices = indices
 
@@ -110,11 +113,11 @@ class ExampleSteps:
         room: positions in a sequence that short examples share; None gives each its own.
     """
 
-    table: Table
+    table: ExampleTable
     batches: ExampleBatches
     share: Share
     rows: Numbers
-    room: int | None = None
+    capacity: int | None = None
     numbers: Numbers | None = None
 
     def step(self, number: int) -> list[MicroBatch]:
@@ -128,14 +131,14 @@ class ExampleSteps:
         mine = whole[self.share.of(len(whole))]
         if not mine:  # fewer examples than ranks: this one computes, and counts nothing
             mine = [objective.without_targets(whole[0])]
-        if self.room is not None:
-            rows = [[mine[index] for index in row] for row in self._packed(mine, self.room)]
-            return [{**objective.packed(each), **told} for each in self._micros(rows)]
-        return [{**objective.collated(each), **told} for each in self._micros(mine)]
+        if self.capacity is not None:
+            rows = [[mine[index] for index in row] for row in self._pack(mine, self.capacity)]
+            return [{**objective.packed(each), **told} for each in self._split_micro_batches(rows)]
+        return [{**objective.collated(each), **told} for each in self._split_micro_batches(mine)]
 
     def places(self, number: int) -> list[list[Place]]:
         """The rows of a step's examples, in the order of the batch."""
-        return [[Place(int(self.rows[index]))] for index in self._in_order(number)]
+        return [[Place(int(self.rows[index]))] for index in self._batch_order(number)]
 
     def readings(self, places: Collection[Place], steps: Iterable[int]) -> Iterator[Reading]:
         """Which examples are those of some places, or are from their rows."""
@@ -143,26 +146,26 @@ class ExampleSteps:
         rows = {place.document: place for place in places if place.example is None}
         own = np.arange(len(self.rows)) if self.numbers is None else self.numbers
         for number in steps:
-            for example, index in enumerate(self._in_order(number)):
+            for example, index in enumerate(self._batch_order(number)):
                 row = int(self.rows[index])
                 place = examples.get(int(own[index])) or rows.get(row)
                 if place is not None:
                     yield Reading(number, example, place)
 
-    def _in_order(self, number: int) -> list[int]:
+    def _batch_order(self, number: int) -> list[int]:
         """The examples of a step, as they stand in the batch of all of it."""
         chosen = self.batches.step(number).tolist()
-        if self.room is None:
+        if self.capacity is None:
             return chosen
         whole = [self.table[index] for index in chosen]
-        return [chosen[index] for row in self._packed(whole, self.room) for index in row]
+        return [chosen[index] for row in self._pack(whole, self.capacity) for index in row]
 
-    def _packed(self, examples: list[Arrays], room: int) -> list[list[int]]:
+    def _pack(self, examples: list[Arrays], capacity: int) -> list[list[int]]:
         """Which of some examples share each sequence."""
         names = self.table.objective.padded
-        return packed([[len(each[name]) for name in names] for each in examples], room)
+        return pack_examples([[len(each[name]) for name in names] for each in examples], capacity)
 
-    def _micros(self, items: list[Item]) -> list[list[Item]]:
+    def _split_micro_batches(self, items: list[Item]) -> list[list[Item]]:
         size = self.share.micro_batch or len(items)
         return [items[first : first + size] for first in range(0, len(items), size)]
 
@@ -175,7 +178,7 @@ class ExampleEvaluation(IterableDataset[MicroBatch]):
         positions: the most in a batch, padding included.
     """
 
-    def __init__(self, table: Table, positions: int) -> None:
+    def __init__(self, table: ExampleTable, positions: int) -> None:
         self.table = table
         lengths = table.lengths()
         order = np.argsort(-lengths, kind="stable")
