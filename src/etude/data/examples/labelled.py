@@ -28,14 +28,14 @@ class LabelledFiles(TableData):
         path, validation, test: see `TableData`.
         tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers,
             pack: see `ExampleData`.
-        text: the column of the text.
-        pair: that of a second text, which the model reads after the first; None is no such.
-        label: that of the label.
-        labels: the names of all labels in order; None takes those that a hub's data set states,
-            else those of the training split, numbers by value and other names by their letters.
-            With them stated a whole number that is no name counts from 0. Which spellings of a
-            label are one class: see `etude.data.examples.classes`.
-        quoting: of TSV and CSV, see `etude.data.delimited.quoted`.
+        text: column of the text.
+        pair: column of a second text, which the model reads after the first; None if there is none.
+        label: column of the label.
+        labels: names of all labels, in order; None uses those of the Hub's data set, or else those
+            of the training split, numbers by value and other names alphabetically. If they are set,
+            a whole number that is not a name is an index from 0. For spellings of the same class
+            see `etude.data.examples.classes`.
+        quoting: quoting of TSV and CSV, see `etude.data.delimited.quoted`.
     """
 
     text: str = "text"
@@ -48,7 +48,7 @@ class LabelledFiles(TableData):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.named = self.labels
+        self.configured_labels = self.labels
         if self.pair is not None:
             self.fields = ("tokens", "types", "label")
 
@@ -60,27 +60,29 @@ class LabelledFiles(TableData):
         return {"text": self.text, "pair": self.pair, "label": self.label}
 
     def settings(self) -> dict[str, Any]:
-        return super().settings() | {"labels": self.named}
+        return super().settings() | {"labels": self.configured_labels}
 
     @property
     def stated_labels(self) -> list[str] | None:
-        return self.named or (None if self.hub is None else self.hub.names(self.label))
+        return self.configured_labels or (None if self.hub is None else self.hub.names(self.label))
 
     def texts(self, row: Row) -> list[str]:
-        found = [read_text(row, name) for name in (self.text, self.pair) if name is not None]
-        return found if found[0] else []
+        texts = [read_text(row, name) for name in (self.text, self.pair) if name is not None]
+        return texts if texts[0] else []
 
     def labels_of(self, row: Row) -> list[str]:
         value = row.values[self.label]
         where = f"{row.where}, column {self.label}"
         name = parse_label(value, where)
-        if self.named is not None and class_key(name) not in class_numbers(self.named):
+        if self.configured_labels is not None and class_key(name) not in class_numbers(
+            self.configured_labels
+        ):
             number = class_key(name)
             if number.isdecimal():
-                if int(number) >= len(self.named):
-                    expected = f"a label from 0 to {len(self.named) - 1}, or one of data.labels"
+                if int(number) >= len(self.configured_labels):
+                    expected = f"a label from 0 to {len(self.configured_labels) - 1}, or one of data.labels"
                     raise RequestError(Problem(where, expected, value))
-                return [self.named[int(number)]]
+                return [self.configured_labels[int(number)]]
         return [name]
 
     @property
@@ -107,12 +109,12 @@ class LabelledFiles(TableData):
         pairs: Any = [tuple(each) if self.pair else each[0] for each in texts]
         numbers = class_numbers(labels)
         result = []
-        found = encode(pairs, tokenizer, self.sequence_length)
-        for row, pieces in zip(rows, found, strict=True):
+        encodings = encode(pairs, tokenizer, self.sequence_length)
+        for row, pieces in zip(rows, encodings, strict=True):
             label = [numbers[class_key(self.labels_of(row)[0])]]
-            taken, lost = self.pieces_of(pieces)
+            used, truncated = self.pieces_of(pieces)
             fields = [
-                {"tokens": piece.ids, "types": piece.type_ids, "label": label} for piece in taken
+                {"tokens": piece.ids, "types": piece.type_ids, "label": label} for piece in used
             ]
-            result.append(Encoded(fields, lost))
+            result.append(Encoded(fields, truncated))
         return result
