@@ -93,24 +93,18 @@ class ExampleData(Stored, ExampleSource):
         """Checks the arguments; a source adds the checks of its own."""
         checks.positive(bucket_steps=self.bucket_steps)
         length, least, batch = self.sequence_length, self.shortest, self.batch
-        expected = (
-            "a positive number" if least == 1 else f"at least {least} (a token and the end token)"
-        )
+        several = f"at least {least} (a token and the end token)"
+        expected = "a positive number" if least == 1 else several
         checks.that(length >= least, "sequence_length", length, expected)
-        checks.that(
-            0 < self.fraction <= 1, "fraction", self.fraction, "a fraction above 0, at most 1"
-        )
+        expected = "a fraction above 0 and at most 1"
+        checks.that(0 < self.fraction <= 1, "fraction", self.fraction, expected)
         super().validate(checks)
         sizes = [size for size in (batch.tokens, batch.examples) if size is not None]
-        checks.that(
-            len(sizes) == 1,
-            "batch",
-            batch,
-            "exactly one of tokens and examples",
-            "set the other to null, as in data.batch.examples=null"
-            if sizes
-            else "set data.batch.examples",
-        )
+        hint = "set data.batch.examples"
+        if sizes:
+            hint = "set the other to null, as in data.batch.examples=null"
+        expected = "exactly one of tokens and examples"
+        checks.that(len(sizes) == 1, "batch", batch, expected, hint)
         if batch.examples is not None:
             checks.that(batch.examples > 0, "batch.examples", batch.examples, "a positive number")
         elif batch.tokens is not None:

@@ -1,4 +1,4 @@
-"""Examples to batches: whole optimizer steps for training, a whole split for evaluation."""
+"""Batches of examples: whole optimizer steps for training, a whole split for evaluation."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Item = TypeVar("Item")
 
 
 class ExampleTable:
-    """The examples of a split as an objective makes them of their fields.
+    """The examples of a split, composed by an objective from their fields.
 
     Args:
-        fields: by name, all of as many lists.
-        objective: the task's.
-        kinds: of the numbers in the fields.
+        fields: columns by name, all of the same length.
+        objective: objective of the task.
+        kinds: types of the numbers in the fields.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class ExampleTable:
         kinds: Kinds = DEFAULT_KINDS,
     ) -> None:
         self.fields, self.objective, self.kinds = dict(fields), objective, kinds
-        self.indices: Any = slice(None)  # which of all examples these are
+        self.indices: Any = slice(None)  # of its examples within the split
 
     def __len__(self) -> int:
         return len(next(iter(self.fields.values())))
@@ -48,12 +48,12 @@ class ExampleTable:
         return self.composed({name: field[index] for name, field in self.fields.items()})
 
     def composed(self, fields: Mapping[str, Any]) -> Arrays:
-        """What the objective makes of an example's fields."""
+        """Returns the arrays that the objective composes from an example's fields."""
         arrays = {name: self.kinds.array(name, values) for name, values in fields.items()}
         return self.objective.compose(arrays)
 
     def lengths(self) -> Numbers:
-        """The positions that each example takes."""
+        """Returns the number of positions of each example."""
         return self.objective.lengths({name: field.lengths for name, field in self.fields.items()})
 
 
@@ -76,12 +76,12 @@ class MemoryTable(ExampleTable):
         return self.composed({name: each[index] for name, each in self.lists.items()})
 
     def lengths(self) -> np.ndarray:
-        found = {name: np.array([*map(len, each)]) for name, each in self.lists.items()}
-        return self.objective.lengths(found)
+        lengths = {name: np.array([*map(len, each)]) for name, each in self.lists.items()}
+        return self.objective.lengths(lengths)
 
 
 class TableSubset(ExampleTable):
-    """Some of a table's examples."""
+    """A subset of the examples of a table."""
 
     def __init__(self, whole: ExampleTable, indices: np.ndarray) -> None:
         super().__init__(whole.fields, whole.objective, whole.kinds)
@@ -101,16 +101,17 @@ class TableSubset(ExampleTable):
 class ExampleSteps:
     """Optimizer steps of examples with fields; see `etude.data.steps.Assembly`.
 
-    Each micro-batch has the arrays of its examples, and `step_targets`, what the whole step's loss
-    is divided by, and `step_tokens`, the positions in it that are no padding, over all ranks.
+    A micro-batch has the arrays of its examples; `step_targets`, the divisor of the loss of the
+    whole step; and `step_tokens`, the positions of the step that are not padding. Both are sums
+    over all ranks.
 
     Args:
-        table: the training split.
-        batches: which examples make up a step.
-        share: whose steps these are; its micro-batches hold examples, or packed sequences.
-        rows: the row that each example of the table is from.
-        numbers: of the table's examples among all of the split; None is all of them.
-        room: positions in a sequence that short examples share; None gives each its own.
+        table: training split.
+        batches: assignment of examples to steps.
+        share: rank and micro-batch size; the size counts examples, or packed sequences.
+        rows: row number of each example of the table.
+        capacity: positions of a sequence that short examples share; None packs nothing.
+        numbers: number of each example of the table within the split; None if it has all of them.
     """
 
     table: ExampleTable
@@ -121,39 +122,44 @@ class ExampleSteps:
     numbers: Numbers | None = None
 
     def step(self, number: int) -> list[MicroBatch]:
-        """This process's share of a step."""
+        """Returns this process's micro-batches of a step."""
         objective = self.table.objective
         whole = [self.table[int(index)] for index in self.batches.step(number)]
-        told = {
+        totals = {
             "step_targets": sum(objective.targets(each) for each in whole) or 1.0,
             "step_tokens": sum(objective.positions(each) for each in whole),
         }
-        mine = whole[self.share.of(len(whole))]
-        if not mine:  # fewer examples than ranks: this one computes, and counts nothing
-            mine = [objective.without_targets(whole[0])]
+        own = whole[self.share.of(len(whole))]
+        if not own:  # fewer examples than ranks: compute without targets
+            own = [objective.without_targets(whole[0])]
         if self.capacity is not None:
-            rows = [[mine[index] for index in row] for row in self._pack(mine, self.capacity)]
-            return [{**objective.packed(each), **told} for each in self._split_micro_batches(rows)]
-        return [{**objective.collated(each), **told} for each in self._split_micro_batches(mine)]
+            sequences = [
+                [own[index] for index in sequence] for sequence in self._pack(own, self.capacity)
+            ]
+            return [
+                {**objective.packed(each), **totals}
+                for each in self._split_micro_batches(sequences)
+            ]
+        return [{**objective.collated(each), **totals} for each in self._split_micro_batches(own)]
 
     def places(self, number: int) -> list[list[Place]]:
-        """The rows of a step's examples, in the order of the batch."""
+        """Returns the rows of a step's examples, in the order of the batch."""
         return [[Place(int(self.rows[index]))] for index in self._batch_order(number)]
 
     def readings(self, places: Collection[Place], steps: Iterable[int]) -> Iterator[Reading]:
-        """Which examples are those of some places, or are from their rows."""
+        """Yields which examples of the steps are, or come from the rows of, the given places."""
         examples = {place.example: place for place in places if place.example is not None}
         rows = {place.document: place for place in places if place.example is None}
-        own = np.arange(len(self.rows)) if self.numbers is None else self.numbers
+        numbers = np.arange(len(self.rows)) if self.numbers is None else self.numbers
         for number in steps:
             for example, index in enumerate(self._batch_order(number)):
                 row = int(self.rows[index])
-                place = examples.get(int(own[index])) or rows.get(row)
+                place = examples.get(int(numbers[index])) or rows.get(row)
                 if place is not None:
                     yield Reading(number, example, place)
 
     def _batch_order(self, number: int) -> list[int]:
-        """The examples of a step, as they stand in the batch of all of it."""
+        """Returns the examples of a step in the order of the whole batch."""
         chosen = self.batches.step(number).tolist()
         if self.capacity is None:
             return chosen
@@ -161,7 +167,7 @@ class ExampleSteps:
         return [chosen[index] for row in self._pack(whole, self.capacity) for index in row]
 
     def _pack(self, examples: list[Arrays], capacity: int) -> list[list[int]]:
-        """Which of some examples share each sequence."""
+        """Returns which examples share each sequence."""
         names = self.table.objective.padded
         return pack_examples([[len(each[name]) for name in names] for each in examples], capacity)
 
@@ -171,11 +177,12 @@ class ExampleSteps:
 
 
 class ExampleEvaluation(IterableDataset[MicroBatch]):
-    """A whole split, each example once, the longest first; `index` says which these are.
+    """Batches of a whole split, each example once, the longest first; `index` numbers the examples
+    of a batch.
 
     Args:
         table: the split.
-        positions: the most in a batch, padding included.
+        positions: maximum number of positions in a batch, including padding.
     """
 
     def __init__(self, table: ExampleTable, positions: int) -> None:

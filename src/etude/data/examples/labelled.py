@@ -74,15 +74,14 @@ class LabelledFiles(TableData):
         value = row.values[self.label]
         where = f"{row.where}, column {self.label}"
         name = parse_label(value, where)
-        if self.configured_labels is not None and class_key(name) not in class_numbers(
-            self.configured_labels
-        ):
+        configured = self.configured_labels
+        if configured is not None and class_key(name) not in class_numbers(configured):
             number = class_key(name)
             if number.isdecimal():
-                if int(number) >= len(self.configured_labels):
-                    expected = f"a label from 0 to {len(self.configured_labels) - 1}, or one of data.labels"
+                if int(number) >= len(configured):
+                    expected = f"a label from 0 to {len(configured) - 1}, or one of data.labels"
                     raise RequestError(Problem(where, expected, value))
-                return [self.configured_labels[int(number)]]
+                return [configured[int(number)]]
         return [name]
 
     @property

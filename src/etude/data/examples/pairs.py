@@ -154,9 +154,8 @@ class Catalogs(PairData):
             elif not files:
                 where = ", ".join(self.locales)
                 expected = "a package with .mo catalogs in data.locale"
-                problems.append(
-                    Problem("data.packages", expected, name, f"no catalogs for {where}")
-                )
+                hint = f"no catalogs for {where}"
+                problems.append(Problem("data.packages", expected, name, hint))
             catalogs += sorted(files)
         if problems:
             raise RequestError(problems)
@@ -190,9 +189,8 @@ class Catalogs(PairData):
 
     def check(self) -> None:
         if not self.messages:
-            raise RequestError(
-                Problem("data.packages", "packages with translated messages", self.packages)
-            )
+            expected = "packages with translated messages"
+            raise RequestError(Problem("data.packages", expected, self.packages))
 
     def content_fingerprint(self) -> str:
         return hashlib.sha256(repr(self.messages).encode()).hexdigest()

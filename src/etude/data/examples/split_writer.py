@@ -1,4 +1,4 @@
-"""A source's rows to files of numbers, a file for each field, with counts of both."""
+"""Writer of a source's prepared splits: a column of numbers for each field, and statistics."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from etude.errors import Problem, RequestError
 
 log = logging.getLogger("etude.data")
 
-ROW = "row"  # the column of the row that each example is from
-MAX_REPORTED = 3  # rows that a message names
+ROW = "row"  # column of the row number of each example
+MAX_REPORTED = 3  # rows in an error message
 COUNTERS = (
     "rows", "examples", "tokens", "unknown", "empty", "truncated", "truncated_tokens", "repeated",
     "leaked", "dropped",
@@ -34,22 +34,22 @@ COUNTERS = (
 
 @dataclass(frozen=True)
 class ExampleSplitMeta:
-    """What a split holds.
+    """Statistics of a split.
 
     Attributes:
-        rows: rows with text, before any was left out.
-        examples: what the files hold.
-        tokens: in all fields of tokens.
-        longest: the most tokens in an example.
-        unknown: tokens that stand for what the tokenizer doesn't know, and characters without any.
-        empty: rows without text, left out.
-        truncated: examples of which something was cut off, and
-        truncated_tokens: how much.
-        repeated: rows that another row of the split says too.
-        leaked: rows that stand in a split before (test, val, train), and
-        dropped: how many of these were left out.
-        labels: how many examples have each label, in the order of `Meta.labels`.
-        sha256: of the numbers.
+        rows: rows with text, including dropped rows.
+        examples: examples in the files.
+        tokens: tokens in all text fields.
+        longest: tokens of the longest example.
+        unknown: unknown tokens, and characters without a token.
+        empty: rows without text, which are skipped.
+        truncated: examples that were cut.
+        truncated_tokens: tokens that were cut off.
+        repeated: rows whose text occurs earlier in the split.
+        leaked: rows that are also in an earlier split (in the order test, val, train).
+        dropped: leaked rows that were dropped.
+        labels: number of examples of each label, in the order of `Meta.labels`.
+        sha256: hash of the numbers.
     """
 
     rows: int
@@ -68,32 +68,32 @@ class ExampleSplitMeta:
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> ExampleSplitMeta:
-        """From plain data, as `meta.json` holds it."""
+        """Converts from the JSON values in `meta.json`."""
         return cls(**values)
 
     @property
     def lists(self) -> int:
-        """Of each column."""
+        """Number of lists in each column."""
         return self.examples
 
 
 def write_examples(folder: Path, source: ExampleSource, identity: dict[str, Any]) -> None:
-    """Makes the tokenizer and writes all splits, and `meta.json`.
+    """Trains the tokenizer, and writes it, all splits and `meta.json`.
 
     Args:
-        folder: empty.
-        identity: what decides what is written; `meta.json` says it.
+        folder: an empty folder.
+        identity: settings that determine the result, stored in `meta.json`.
 
     Raises:
-        RequestError: the rows can't be used; says which, and why.
+        RequestError: the rows can't be used.
     """
     log.info("preparing data in %s", folder.with_suffix(""))
     spool = Spool(source, folder)
-    held = _held_out_keys(source, spool)
+    held_out = _held_out_keys(source, spool)
     inspection = source.inspection()
-    labels = _collect_labels(source, spool, held, inspection)
+    labels = _collect_labels(source, spool, held_out, inspection)
     notes = inspection.notes(labels)
-    tokenizer = source.recipe.train(_training_texts(spool, held))
+    tokenizer = source.recipe.train(_training_texts(spool, held_out))
     if source.framed:
         tokenizer = tokenizer.with_frame()
     tokenizer.save(folder / TOKENIZER)
@@ -108,7 +108,7 @@ def write_examples(folder: Path, source: ExampleSource, identity: dict[str, Any]
             found = splits[split]
             hint = f"{found.rows} rows with text, {found.empty} without"
             if found.dropped:
-                hint += f"; {found.dropped} stand in another split too: data.duplicates=drop"
+                hint += f"; {found.dropped} dropped by data.duplicates=drop (also in another split)"
             expected = f"examples for {'training' if split == 'train' else 'validation'}"
             raise RequestError(Problem(where, expected, hint=hint))
     write_store(
@@ -123,14 +123,14 @@ def write_examples(folder: Path, source: ExampleSource, identity: dict[str, Any]
 
 
 def column_types(source: ExampleSource) -> dict[str, str]:
-    """The types of a source's columns: its fields, and the row that each example is from."""
+    """Returns the types of a source's columns: its fields, and the row number of each example."""
     floats = source.kinds.floats
     types = {name: FLOATS if name in floats else INTEGERS for name in source.fields}
     return types | {ROW: INTEGERS}
 
 
 def log_summary(meta: Meta, duplicates: str, too_long: str) -> None:
-    """What a user should know of the data, a line each."""
+    """Logs the sizes of the splits, notes and warnings about the data."""
     for note in meta.notes:
         log.info("%s", note)
     for split in reversed(SPLITS):
@@ -139,62 +139,67 @@ def log_summary(meta: Meta, duplicates: str, too_long: str) -> None:
             continue
         parts = [f"{found.examples:,} examples", f"{found.tokens:,} tokens"]
         if found.truncated:
-            parts.append(f"{found.truncated:,} cut to length")
+            parts.append(f"{found.truncated:,} truncated")
         elif found.examples > found.rows - found.dropped and too_long == "chunk":
             rows = found.rows - found.dropped
             more = found.examples - rows
-            parts.append(f"of {rows:,} rows, the long ones in {more:,} pieces more")
+            parts.append(f"from {rows:,} rows ({more:,} additional pieces of long rows)")
         log.info("%s: %s", split, ", ".join(parts))
         if found.empty:
-            log.warning("%s: %s rows without text left out", split, f"{found.empty:,}")
+            log.warning("%s: skipped %s rows without text", split, f"{found.empty:,}")
         if found.leaked:
-            what = "left out" if duplicates == "drop" else "kept: data.duplicates=drop leaves them"
+            action = "were kept (data.duplicates=drop drops them)"
+            if duplicates == "drop":
+                action = "were dropped"
             other = "validation or test" if split == "train" else "test"
-            log.warning("%s: %s rows stand in %s too, %s", split, f"{found.leaked:,}", other, what)
+            log.warning(
+                "%s: %s rows are also in %s and %s", split, f"{found.leaked:,}", other, action
+            )
 
 
 def _held_out_keys(source: ExampleSource, spool: Spool) -> set[bytes]:
-    """The keys of the rows that are not trained on, if some are left out for that."""
+    """Returns the keys of rows in validation and test, if these rows are dropped from training."""
     if source.duplicates != "drop":
         return set()
     splits: tuple[Split, ...] = ("test", "val")
-    held = {read.key for split in splits for read in spool.rows(split)}
-    some_left = any(read.key not in held for read in spool.rows("train"))
-    return held if some_left else set()  # else it is refused when the splits are written
+    held_out = {spooled.key for split in splits for spooled in spool.rows(split)}
+    has_others = any(spooled.key not in held_out for spooled in spool.rows("train"))
+    return held_out if has_others else set()  # an empty training split is reported later
 
 
-def _training_texts(spool: Spool, held: Container[bytes]) -> Iterator[str]:
-    """What the tokenizer learns from: what is trained on."""
-    for read in spool.rows("train"):
-        if read.key not in held:
-            yield from read.texts
+def _training_texts(spool: Spool, held_out: Container[bytes]) -> Iterator[str]:
+    """Yields the texts on which the tokenizer is trained: those of the training split."""
+    for spooled in spool.rows("train"):
+        if spooled.key not in held_out:
+            yield from spooled.texts
 
 
 def _collect_labels(
-    source: ExampleSource, spool: Spool, held: Container[bytes], inspection: Inspection
+    source: ExampleSource, spool: Spool, held_out: Container[bytes], inspection: Inspection
 ) -> list[str]:
-    """The labels in order: as stated, or those of the training split, of rows that are kept.
+    """Returns the labels in order: the configured ones, or those of the training split without
+    dropped rows.
 
     Args:
-        held: the keys of the rows that are not trained on.
-        inspection: sees every row that has text.
+        held_out: keys of the rows to drop from training.
+        inspection: receives every row with text.
 
     Raises:
-        RequestError: a label that is not stated, or that no training row has.
+        RequestError: a label is not among the configured ones, or has no training row.
     """
     stated = source.stated_labels
-    trained: Counter[str] = Counter()
-    left_out: Counter[str] = Counter()  # of training
-    first: dict[str, tuple[str, str]] = {}  # where each class is met, and how it is spelt there
-    spellings: dict[str, set[str]] = {}  # of each class, in rows that are kept
-    earlier: set[bytes] = set()  # of splits before this one
+    training_counts: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()  # training rows
+    first: dict[str, tuple[str, str]] = {}  # of each class: position and spelling
+    spellings: dict[str, set[str]] = {}  # of each class, without dropped rows
+    earlier: set[bytes] = set()  # texts of earlier splits
     problems: list[Problem] = []
     for split in SPLITS:
-        own: set[bytes] = set()
+        current: set[bytes] = set()
         for row, texts, key in spool.rows(split):
             if not texts:
                 continue
-            own.add(key)
+            current.add(key)
             try:
                 labels = source.labels_of(row)
                 inspection.row(row)
@@ -203,52 +208,56 @@ def _collect_labels(
                 if len(problems) >= MAX_REPORTED:
                     raise RequestError(problems) from error
                 continue
-            if key in held if split == "train" else source.duplicates == "drop" and key in earlier:
-                left_out.update(map(class_key, labels if split == "train" else ()))
+            if (
+                key in held_out
+                if split == "train"
+                else source.duplicates == "drop" and key in earlier
+            ):
+                dropped.update(map(class_key, labels if split == "train" else ()))
                 continue
             for label in labels:
                 name = class_key(label)
-                trained[name] += split == "train"
+                training_counts[name] += split == "train"
                 first.setdefault(name, (row.where, label))
                 spellings.setdefault(name, set()).add(label)
-        earlier |= own
+        earlier |= current
     if problems:
         raise RequestError(problems)
     if stated is None:
-        if unseen := [name for name in first if not trained[name]]:
+        if unseen := [name for name in first if not training_counts[name]]:
             expected = "a label that the training split has"
-            usual = "data.labels can state them all, also those that nobody has trained on"
+            general = "list all labels in data.labels to include those without training examples"
             hints = {
-                name: f"{usual}; all {left_out[name]} training rows with it are left out by "
-                "data.duplicates=drop, as they stand in another split, too"
-                if left_out[name]
-                else usual
+                name: f"{general}; all {dropped[name]} training rows with this label are dropped by "
+                "data.duplicates=drop, because they are also in another split"
+                if dropped[name]
+                else general
                 for name in unseen[:MAX_REPORTED]
             }
             raise RequestError(
                 [Problem(first[n][0], expected, first[n][1], hint) for n, hint in hints.items()]
             )
-        names = [class_name(name, spellings[name]) for name in trained]
+        names = [class_name(name, spellings[name]) for name in training_counts]
         return sorted(names, key=_label_sort_key)
     if not source.states_classes:
         return stated
     numbers = class_numbers(stated)
-    if unknown := [found for name, found in first.items() if name not in numbers]:
+    if unknown := [spelling for name, spelling in first.items() if name not in numbers]:
         expected = f"one of data.labels, {', '.join(stated[:12])}"
         raise RequestError(
             [Problem(where, expected, name) for where, name in unknown[:MAX_REPORTED]]
         )
-    if untrained := [name for name in stated if not trained[class_key(name)]]:
-        log.warning("no training example has the label %s", ", ".join(untrained))
+    if untrained := [name for name in stated if not training_counts[class_key(name)]]:
+        log.warning("labels without training examples: %s", ", ".join(untrained))
     return stated
 
 
 class _SplitWriter:
-    """Rows of a split in, numbers out, and counts of both.
+    """Writes the encoded rows of a split to columns, and counts both.
 
     Args:
-        labels: the names, by number.
-        seen: the split of each row before, by its key; those of this one are added.
+        labels: names of the labels, by number.
+        seen: split of each earlier row, by its key; this split's rows are added.
     """
 
     def __init__(
@@ -269,22 +278,23 @@ class _SplitWriter:
         self.counts: Counter[str] = Counter()
         self.balance = np.zeros(len(labels), dtype=np.int64)
         self.longest = 0
-        self.lost: Counter[str] = Counter()  # characters without a token
-        self.characters = 0  # that are counted for that
+        self.lost: Counter[str] = Counter()  # characters without a token, by character
+        self.characters = 0  # all characters
         self.leaked_at: list[str] = []
 
     def write(self, spool: Spool) -> ExampleSplitMeta:
-        """Writes all, and says what was written.
+        """Writes all rows and returns the statistics.
 
         Raises:
-            RequestError: a row is too long, or stands in another split too, and that is refused.
+            RequestError: a row is too long or is also in another split, and the config refuses
+                this.
         """
         for group, encoded in self._encoded(spool):
             examples: list[Mapping[str, list[Any]]] = []
             rows: list[int] = []
-            for (number, read), each in zip(group, encoded, strict=True):
-                self._check_length(read.row, each)
-                self._count_lost(read.texts)
+            for (number, spooled), each in zip(group, encoded, strict=True):
+                self._check_length(spooled.row, each)
+                self._count_lost(spooled.texts)
                 examples += each.fields
                 rows += [number] * len(each.fields)
             self._append(rows, examples)
@@ -292,8 +302,8 @@ class _SplitWriter:
         if problem := most_is_lost(self.lost, self.characters, self.split):
             raise RequestError(problem)
         if self.leaked_at and self.source.duplicates == "refuse":
-            hint = f"{self.counts['leaked']} in all; data.duplicates=drop leaves them out"
-            expected = "a row of one split alone"
+            hint = f"{self.counts['leaked']} such rows; set data.duplicates=drop to drop them"
+            expected = "a row in only one split"
             raise RequestError([Problem(where, expected, hint=hint) for where in self.leaked_at])
         for where in self.leaked_at:
             log.debug("%s", where)
@@ -307,12 +317,14 @@ class _SplitWriter:
     def _encoded(
         self, spool: Spool
     ) -> Iterator[tuple[list[tuple[int, SpooledRow]], list[Encoded]]]:
-        """Groups of rows, encoded; the next one is encoded while the caller works on this one."""
-        rows = self._kept(spool)
+        """Yields groups of rows with their encodings. The next group is encoded while the caller
+        processes the current one.
+        """
+        rows = self._used_rows(spool)
         waiting = None
         with ThreadPoolExecutor(1, "encoding") as pool:
             while group := list(islice(rows, GROUP_SIZE)):
-                batch = [read.row for _, read in group]
+                batch = [spooled.row for _, spooled in group]
                 future = pool.submit(self.source.encoded, batch, self.tokenizer, self.labels)
                 if waiting is not None:
                     yield waiting[0], waiting[1].result()
@@ -320,34 +332,35 @@ class _SplitWriter:
             if waiting is not None:
                 yield waiting[0], waiting[1].result()
 
-    def _kept(self, spool: Spool) -> Iterator[tuple[int, SpooledRow]]:
-        """The rows with text that are not left out, with their numbers."""
-        own: set[bytes] = set()
-        for number, read in enumerate(spool.rows(self.split)):
-            row, texts, key = read
+    def _used_rows(self, spool: Spool) -> Iterator[tuple[int, SpooledRow]]:
+        """Yields the rows with text that are not dropped, with their numbers."""
+        current: set[bytes] = set()
+        for number, spooled in enumerate(spool.rows(self.split)):
+            row, texts, key = spooled
             if not texts:
                 self.counts["empty"] += 1
                 continue
             self.counts["rows"] += 1
             before = self.seen.setdefault(key, self.split)
-            if key in own:
+            if key in current:
                 self.counts["repeated"] += 1
-            own.add(key)
+            current.add(key)
             if before != self.split:
                 self.counts["leaked"] += 1
                 if len(self.leaked_at) < MAX_REPORTED:
-                    self.leaked_at.append(f"{row.where} stands in {_split_title(before)} too")
+                    self.leaked_at.append(f"{row.where} (also in {_split_title(before)})")
                 if self.source.duplicates == "drop":
                     self.counts["dropped"] += 1
                     continue
-            yield number, read
+            yield number, spooled
 
     def _check_length(self, row: Row, encoded: Encoded) -> None:
         cut = encoded.truncated > 0
         if (cut or len(encoded.fields) > 1) and self.source.too_long == "refuse":
             expected = f"at most data.sequence_length = {self.source.sequence_length} tokens"
-            ways = "truncate or chunk takes" if self.source.chunks else "truncate takes"
-            hint = f"data.too_long={ways} longer ones"
+            hint = "set data.too_long=truncate"
+            if self.source.chunks:
+                hint += " or data.too_long=chunk"
             raise RequestError(Problem(row.where, expected, hint=hint))
         self.counts["truncated"] += cut
         self.counts["truncated_tokens"] += encoded.truncated
@@ -361,7 +374,7 @@ class _SplitWriter:
                 self.counts["unknown"] += lost.total()
 
     def _append(self, rows: Sequence[int], examples: Sequence[Mapping[str, list[Any]]]) -> None:
-        """Writes examples, each with the number of its row."""
+        """Writes examples, each with its row number."""
         sizes = np.zeros(len(examples), dtype=np.int64)
         unknown = self.tokenizer.unknown
         for name in self.source.fields:
@@ -381,7 +394,7 @@ class _SplitWriter:
 
 
 def _label_sort_key(label: str) -> tuple[int, float, str]:
-    """Numbers by their value, before all other names."""
+    """Returns a sort key: numbers by value, before all other names."""
     try:
         return 0, float(label), label
     except ValueError:

@@ -1,4 +1,4 @@
-"""The rows of a source, read once: the passes that follow take them from files beside."""
+"""Rows of a source, read once and spooled to files for further passes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 
 from etude.data.examples.source import SPLITS, ExampleSource, Row, Split
 
-GROUP_SIZE = 1000  # rows that are kept, and encoded, at a time
+GROUP_SIZE = 1000  # rows that are stored, and encoded, at a time
 
 
 class SpooledRow(NamedTuple):
-    """A row as it was read.
+    """A row with its texts.
 
     Attributes:
-        row: itself.
-        texts: of it, see `Source.texts`.
-        key: by which it is known again: its texts, in any case and however spaced.
+        row: the row.
+        texts: see `ExampleSource.texts`.
+        key: see `text_key`.
     """
 
     row: Row
@@ -28,16 +28,16 @@ class SpooledRow(NamedTuple):
 
 
 class Spool:
-    """The rows of all splits.
+    """The rows of all splits, in temporary files.
 
     Args:
-        source: is read to its end.
-        folder: where the files are made.
+        source: source, which is read to its end.
+        folder: folder of the files.
     """
 
     def __init__(self, source: ExampleSource, folder: Path) -> None:
         self._files = {split: folder / f"rows.{split}" for split in SPLITS}
-        # plain tuples: they are written and read three times as fast as named ones
+        # plain tuples: pickled three times as fast as named ones
         groups: dict[Split, list[tuple[Any, ...]]] = {split: [] for split in SPLITS}
         opened = {split: file.open("wb") for split, file in self._files.items()}
         try:
@@ -55,7 +55,7 @@ class Spool:
                 file.close()
 
     def rows(self, split: Split) -> Iterator[SpooledRow]:
-        """The rows of a split, in order."""
+        """Yields the rows of a split, in order."""
         with self._files[split].open("rb") as file:
             while True:
                 try:
@@ -66,12 +66,12 @@ class Spool:
                     yield SpooledRow(Row(*row), texts, key)
 
     def remove(self) -> None:
-        """Removes the files."""
+        """Deletes the files."""
         for file in self._files.values():
             file.unlink(missing_ok=True)
 
 
 def text_key(texts: Sequence[str]) -> bytes:
-    """By which a row is known again: its texts, in any case and however spaced."""
+    """Returns a hash of the texts of a row, ignoring case and spacing, to find duplicates."""
     normalized = "\0".join(" ".join(text.casefold().split()) for text in texts)
     return hashlib.blake2b(normalized.encode(errors="surrogatepass"), digest_size=16).digest()

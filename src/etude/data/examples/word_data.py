@@ -1,4 +1,4 @@
-"""Sentences of words, each with something that is said of it."""
+"""Sentences of words, each with a target."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from etude.errors import Problem, RequestError
 
 WORD = re.compile(r"[^ \t\n\r]+")  # a no-break space belongs to its word
 PLACEHOLDER = "\u25a1"
-"""Stands for a word of which a tokenizer reads nothing: a white square."""
+"""Replaces a word for which a tokenizer returns no tokens: a white square."""
 
 
 @dataclass(kw_only=True, eq=False)
 class WordData(ExampleData):
-    """The base: rows have `words`, and as many of what is said of them.
+    """Base class of sources whose rows have `words`, and one target per word.
 
     Attributes:
-        of_words: the field of that; it stands at the first token of each word.
-        nothing: what stands at the other tokens.
+        word_field: field of the targets; each target is at the first token of its word.
+        fill_value: value at the other tokens.
     """
 
     too_long: Literal["truncate", "chunk", "refuse"] = "chunk"
@@ -45,7 +45,7 @@ class WordData(ExampleData):
         return [" ".join(words)] if words else []
 
     def word_targets(self, row: Row, labels: Sequence[str]) -> list[Any]:
-        """What is said of the words of a row, as numbers."""
+        """Returns the targets of a row's words, as numbers."""
         raise NotImplementedError
 
     def encoded(
@@ -53,61 +53,61 @@ class WordData(ExampleData):
     ) -> list[Encoded]:
         result = []
         for row, pieces in zip(rows, self._encode_words(rows, tokenizer), strict=True):
-            said = self.word_targets(row, labels)
-            taken, lost = self.pieces_of(pieces)
+            targets = self.word_targets(row, labels)
+            used, truncated = self.pieces_of(pieces)
             examples: list[dict[str, list[Any]]] = []
-            done = -1
-            for piece in taken:
-                marks: list[Any] = []
+            last_word = -1
+            for piece in used:
+                values: list[Any] = []
                 for word in piece.word_ids:
-                    if word is None or word <= done:
-                        marks.append(self.fill_value)
+                    if word is None or word <= last_word:
+                        values.append(self.fill_value)
                     else:
-                        marks.append(said[word])
-                        done = word
-                examples.append({"tokens": piece.ids, self.word_field: marks})
-            result.append(Encoded(examples, lost))
+                        values.append(targets[word])
+                        last_word = word
+                examples.append({"tokens": piece.ids, self.word_field: values})
+            result.append(Encoded(examples, truncated))
         return result
 
     def _encode_words(
         self, rows: Sequence[Row], tokenizer: Tokenizer
     ) -> list[list[tokenizers.Encoding]]:
-        """The pieces of each row; a word of which the tokenizer reads nothing, as of a zero-width
-        space, is read as `UNSEEN`, so that something can be said of each.
+        """Returns the pieces of each row. Words for which the tokenizer returns no tokens, such as
+        a zero-width space, are replaced by `PLACEHOLDER`, so that every word has a target.
         """
         sentences = [prepend_spaces(row.values["words"], tokenizer) for row in rows]
-        found = encode(sentences, tokenizer, self.sequence_length, words=True)
-        for place, (row, words) in enumerate(zip(rows, sentences, strict=True)):
-            if not (missing := _unread_words(words, found[place])):
+        encodings = encode(sentences, tokenizer, self.sequence_length, words=True)
+        for index, (row, words) in enumerate(zip(rows, sentences, strict=True)):
+            if not (missing := _unread_words(words, encodings[index])):
                 continue
-            seen = prepend_spaces(
+            replaced = prepend_spaces(
                 [
                     PLACEHOLDER if n in missing else word
                     for n, word in enumerate(row.values["words"])
                 ],
                 tokenizer,
             )
-            (found[place],) = encode([seen], tokenizer, self.sequence_length, words=True)
-            if missing := _unread_words(seen, found[place]):
+            (encodings[index],) = encode([replaced], tokenizer, self.sequence_length, words=True)
+            if missing := _unread_words(replaced, encodings[index]):
                 word = row.values["words"][min(missing)]
-                raise RequestError(Problem(row.where, "words that the tokenizer reads", word))
-        return found
+                raise RequestError(Problem(row.where, "words that the tokenizer can encode", word))
+        return encodings
 
 
 def _unread_words(words: Sequence[str], pieces: Sequence[tokenizers.Encoding]) -> set[int]:
-    """The words that stand in none of the pieces."""
+    """Returns the indices of the words that are in none of the pieces."""
     return set(range(len(words))) - {word for piece in pieces for word in piece.word_ids}
 
 
 def prepend_spaces(words: Sequence[str], tokenizer: Tokenizer) -> list[str]:
-    """The words as they stand in running text: after a space, where a tokenizer reads spaces."""
+    """Returns the words with a space before each but the first, if the tokenizer encodes spaces."""
     if tokenizer.rewrites:
         return list(words)
-    return [word if place == 0 else f" {word}" for place, word in enumerate(words)]
+    return [word if index == 0 else f" {word}" for index, word in enumerate(words)]
 
 
 def split_words(texts: Sequence[str | list[str]], pair: str | None) -> list[list[str]]:
-    """The words of texts, some of which may be lists of words already.
+    """Returns the words of texts; lists of words are returned unchanged.
 
     Raises:
         RequestError: a second text is given.
