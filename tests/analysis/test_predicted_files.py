@@ -52,7 +52,7 @@ def test_a_table_is_read_as_the_run_reads_its_own(tmp_path: Path) -> None:
 def test_the_line_without_text_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('id,text\n1,"two\nlines"\n2,\n')
-    with pytest.raises(RequestError, match=rf"{path}, line 4: expected some text"):
+    with pytest.raises(RequestError, match=rf"{path}, line 4: expected non-empty text"):
         list(labels().read(path))
 
 

@@ -169,4 +169,4 @@ def test_rows_that_stand_in_two_splits_are_counted(
     found = data.meta.splits["train"]
     dropped = 2 if duplicates == "drop" else 0
     assert (found.leaked, found.dropped, found.examples) == (2, dropped, 22 - dropped)
-    assert "2 rows stand in validation" in caplog.text
+    assert "2 rows are also in validation" in caplog.text

@@ -167,7 +167,7 @@ def test_from_command_to_answers(etude: Callable[..., Any], tmp_path: Path) -> N
     assert 0 < told["probability"] <= 1
     answer = etude("predict", run.path, "--text", "Where does Bob live?")
     assert answer.code == 2
-    assert "the second text" in answer.err
+    assert "a second text (the run was trained on pairs)" in answer.err
     both = [run.predict([row["question"]], pair=row["context"])[0] for row in written[:3]]
     asked = tmp_path / "asked.jsonl"
     asked.write_text("".join(json.dumps(row) + "\n" for row in written[:3]), encoding="utf-8")

@@ -85,9 +85,9 @@ def test_stated_names_are_found_in_any_spelling(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "first", "second"),
     [
-        ([1, 2, "1"], "a number, as 1 is", "'1'"),
-        ([True, False, "true"], "a truth value, as true is", "'true'"),
-        ([1, 0, True], "a number, as 1 is", "True"),
+        ([1, 2, "1"], "a number, like 1", "'1'"),
+        ([True, False, "true"], "a Boolean, like true", "'true'"),
+        ([1, 0, True], "a number, like 1", "True"),
         (["a", "1.0", 1], "text, as '1.0' is", "1"),
     ],
 )
@@ -123,8 +123,8 @@ def test_what_is_merged_and_what_is_nearly_the_same_is_reported(
         with caplog.at_level("INFO", "etude.data"):
             data = prepared(path)
         told = [record.getMessage() for record in caplog.records]
-        assert "one class, as they are equal: '0' and '0.0'" in told
-        assert "classes of their own, though nearly the same: 'Spam' and 'spam'" in told
+        assert "spellings of the same class: '0' and '0.0'" in told
+        assert "separate classes with similar names: 'Spam' and 'spam'" in told
         assert any(line.endswith("may stand for a missing label: 'NA'") for line in told)
     assert len(data.meta.notes) == 3
 

@@ -174,7 +174,7 @@ class TestDuplicates:
         train, val = self.files(tmp_path)
         found = prepared(train, tmp_path, validation=str(val)).meta.splits["train"]
         assert (found.leaked, found.dropped, found.examples) == (1, 0, 21)
-        assert "1 rows stand in validation or test too, kept" in caplog.text
+        assert "1 rows are also in validation or test and were kept" in caplog.text
 
     def test_left_out(self, tmp_path: Path) -> None:
         train, val = self.files(tmp_path)
@@ -254,7 +254,7 @@ class TestRefusals:
         rows[3]["text"], rows[4]["text"] = "", None
         found = prepared(write(tmp_path / "rows.jsonl", rows), tmp_path).meta.splits["train"]
         assert found.empty == 2
-        assert "2 rows without text left out" in caplog.text
+        assert "skipped 2 rows without text" in caplog.text
 
     def test_a_missing_column(self, tmp_path: Path) -> None:
         file = write(tmp_path / "rows.jsonl", simple(20))
@@ -277,7 +277,7 @@ class TestRefusals:
     def test_an_empty_class(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         file = write(tmp_path / "rows.jsonl", simple(20))
         prepared(file, tmp_path, labels=["a", "b", "never"])
-        assert "no training example has the label never" in caplog.text
+        assert "labels without training examples: never" in caplog.text
 
     def test_one_class_alone(self, tmp_path: Path) -> None:
         file = write(tmp_path / "rows.jsonl", simple(20, ["same"]))
@@ -287,7 +287,7 @@ class TestRefusals:
         train = write(tmp_path / "train.jsonl", simple(10))
         told = refused(train, tmp_path, validation=str(train), duplicates="drop")[0]
         assert "expected examples for training" in told
-        assert "10 rows with text, 0 without; 10 stand in another split too" in told
+        assert "10 rows with text, 0 without; 10 dropped by data.duplicates=drop" in told
 
     @pytest.mark.parametrize(
         "bad",

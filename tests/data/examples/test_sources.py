@@ -97,7 +97,7 @@ class TestTagged:
         path.write_text(json.dumps({"words": ["a", "b"], "tags": ["X", "Y"]}) + "\n")
         assert self.sentences(path) == [(["a", "b"], ["X", "Y"])]
         path.write_text(json.dumps({"words": ["a", "b"], "tags": ["X"]}) + "\n")
-        with pytest.raises(RequestError, match=r"a\.jsonl, row 1.*equally long"):
+        with pytest.raises(RequestError, match=r"a\.jsonl, row 1.*of the same length"):
             self.sentences(path)
 
     @pytest.mark.parametrize("recipe", [WordPiece(60), BPE(270), Char()])

@@ -116,10 +116,8 @@ def detect_layout(file: Path, stated: LayoutOptions, tagged: bool = True) -> Lay
         RequestError: the layout is ambiguous; the message names the option to set.
     """
     if is_conllu(file):
-        words, tags = (
-            _conllu_column("data.words", stated.words, 1),
-            _conllu_column("data.tags", stated.tags, 3),
-        )
+        words = _conllu_column("data.words", stated.words, 1)
+        tags = _conllu_column("data.tags", stated.tags, 3)
         empty = CONLLU[tags] not in _NEVER_EMPTY or _UNSPECIFIED in stated.labels
         return Layout("CoNLL-U", "tab", 10, words, tags if tagged else None, True, empty)
     return _LayoutDetector(file, stated, tagged).layout()
@@ -137,12 +135,9 @@ def check_same_layout(layouts: Sequence[tuple[Path, Layout]], stated: LayoutOpti
         first, reference = layouts[0]
         columns = stated.words is not None and stated.tags is not None
         if (layout.kind, layout.separator) != (reference.kind, reference.separator):
-            expected = (
-                f"{reference.kind} with {reference.separator}-separated columns, as in {first}"
-            )
-            hint = "set data.separator"
-            found = f"{layout.kind} with {layout.separator}-separated columns"
-            problems.append(Problem(str(file), expected, found, hint))
+            expected = f"{reference.kind}, {reference.separator}-separated, as in {first}"
+            value = f"{layout.kind}, {layout.separator}-separated"
+            problems.append(Problem(str(file), expected, value, "set data.separator"))
         elif layout.columns != reference.columns and not columns:
             expected = f"{reference.columns} columns, as in {first}"
             hint = "if both files are correct, set data.words and data.tags, counted from 0"

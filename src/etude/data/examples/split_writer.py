@@ -105,10 +105,10 @@ def write_examples(folder: Path, source: ExampleSource, identity: dict[str, Any]
     for split in ("train", "val"):
         if splits[split].examples == 0:
             where = "data.path" if split == "train" else "data.validation"
-            found = splits[split]
-            hint = f"{found.rows} rows with text, {found.empty} without"
-            if found.dropped:
-                hint += f"; {found.dropped} dropped by data.duplicates=drop (also in another split)"
+            meta = splits[split]
+            hint = f"{meta.rows} rows with text, {meta.empty} without"
+            if meta.dropped:
+                hint += f"; {meta.dropped} dropped by data.duplicates=drop (also in another split)"
             expected = f"examples for {'training' if split == 'train' else 'validation'}"
             raise RequestError(Problem(where, expected, hint=hint))
     write_store(
@@ -116,7 +116,7 @@ def write_examples(folder: Path, source: ExampleSource, identity: dict[str, Any]
         tokenizer,
         identity=identity,
         columns=column_types(source),
-        splits={str(name): found for name, found in splits.items()},
+        splits={str(name): meta for name, meta in splits.items()},
         labels=labels,
         notes=notes,
     )
@@ -134,27 +134,26 @@ def log_summary(meta: Meta, duplicates: str, too_long: str) -> None:
     for note in meta.notes:
         log.info("%s", note)
     for split in reversed(SPLITS):
-        found = meta.splits[split]
-        if found.rows == found.empty == 0 and split == "test":
+        counts = meta.splits[split]
+        if counts.rows == counts.empty == 0 and split == "test":
             continue
-        parts = [f"{found.examples:,} examples", f"{found.tokens:,} tokens"]
-        if found.truncated:
-            parts.append(f"{found.truncated:,} truncated")
-        elif found.examples > found.rows - found.dropped and too_long == "chunk":
-            rows = found.rows - found.dropped
-            more = found.examples - rows
+        parts = [f"{counts.examples:,} examples", f"{counts.tokens:,} tokens"]
+        if counts.truncated:
+            parts.append(f"{counts.truncated:,} truncated")
+        elif counts.examples > counts.rows - counts.dropped and too_long == "chunk":
+            rows = counts.rows - counts.dropped
+            more = counts.examples - rows
             parts.append(f"from {rows:,} rows ({more:,} additional pieces of long rows)")
         log.info("%s: %s", split, ", ".join(parts))
-        if found.empty:
-            log.warning("%s: skipped %s rows without text", split, f"{found.empty:,}")
-        if found.leaked:
+        if counts.empty:
+            log.warning("%s: skipped %s rows without text", split, f"{counts.empty:,}")
+        if counts.leaked:
             action = "were kept (data.duplicates=drop drops them)"
             if duplicates == "drop":
                 action = "were dropped"
             other = "validation or test" if split == "train" else "test"
-            log.warning(
-                "%s: %s rows are also in %s and %s", split, f"{found.leaked:,}", other, action
-            )
+            count = f"{counts.leaked:,}"
+            log.warning("%s: %s rows are also in %s and %s", split, count, other, action)
 
 
 def _held_out_keys(source: ExampleSource, spool: Spool) -> set[bytes]:
@@ -208,11 +207,8 @@ def _collect_labels(
                 if len(problems) >= MAX_REPORTED:
                     raise RequestError(problems) from error
                 continue
-            if (
-                key in held_out
-                if split == "train"
-                else source.duplicates == "drop" and key in earlier
-            ):
+            repeated = source.duplicates == "drop" and key in earlier
+            if key in held_out if split == "train" else repeated:
                 dropped.update(map(class_key, labels if split == "train" else ()))
                 continue
             for label in labels:
@@ -228,8 +224,8 @@ def _collect_labels(
             expected = "a label that the training split has"
             general = "list all labels in data.labels to include those without training examples"
             hints = {
-                name: f"{general}; all {dropped[name]} training rows with this label are dropped by "
-                "data.duplicates=drop, because they are also in another split"
+                name: f"{general}; data.duplicates=drop drops all {dropped[name]} training rows "
+                "with this label, because they are also in another split"
                 if dropped[name]
                 else general
                 for name in unseen[:MAX_REPORTED]
