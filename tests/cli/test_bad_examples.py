@@ -43,7 +43,7 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "classification",
         with_row(label=1.5),
         [],
-        "label = 1.5: expected a label: a name or a whole",
+        "label = 1.5: expected a label (a name or a whole",
     ),
     "one class alone": (
         "classification",
@@ -61,7 +61,7 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "classification",
         GOOD,
         ["data.label=lable"],
-        "data.label = 'lable': expected a column",
+        "data.label = 'lable': expected an existing column",
     ),
     "no text": (
         "classification",
@@ -133,7 +133,7 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "translation",
         PAIRS,
         ["data.target=zh"],
-        "data.target = 'zh': expected a column that is",
+        "data.target = 'zh': expected an existing column",
     ),
     "pairs in pieces": (
         "translation",
@@ -151,7 +151,8 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "tagging",
         [{"words": ["a", "b"], "tags": ["X"]}] * 20,
         [],
-        "row 1 = (['a', 'b'], ['X']): expected a list of words and a list of tags of the same length",
+        "row 1 = (['a', 'b'], ['X']): "
+        "expected a list of words and a list of tags of the same length",
     ),
     "a tag that is none": (
         "tagging",
@@ -205,7 +206,7 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "translation",
         PAIRS,
         ["data.sequence_length=1"],
-        "data.sequence_length = 1: expected 2 or more: a token and the end",
+        "data.sequence_length = 1: expected at least 2 (a token and the end token)",
     ),
     "low-rank changes of no rank": (
         "classification",

@@ -206,7 +206,7 @@ def test_questions_without_an_answer(etude: Callable[..., Any], tmp_path: Path) 
     more = ("task.no_answer=true", "trainer.max_steps=60", "trainer.val_check_interval=60")
     run = trained(etude, tmp_path, *more, "optimizer.lr=0.01")
     notes = etude("data", "show", *words_of(tmp_path)).out
-    assert "16 of 48 questions have no answer; task.no_answer=true" in notes
+    assert "16 of 48 questions have no answer; set task.no_answer=true" in notes
     found = [json.loads(line) for line in predictions(run)]
     assert {tuple(said["label"]) for said in found} >= {("",)}
     assert any(said["prediction"] == "" for said in found)
@@ -251,4 +251,4 @@ def test_a_question_that_leaves_no_room(etude: Callable[..., Any], tmp_path: Pat
     rows(tmp_path / "rows.jsonl")
     answer = etude("train", *words_of(tmp_path, "data.sequence_length=16", "data.stride=10"))
     assert answer.code == 2, answer.out
-    assert "data.sequence_length=16 less data.stride=10" in answer.err
+    assert "data.sequence_length=16 minus data.stride=10" in answer.err

@@ -88,7 +88,7 @@ def test_stated_names_are_found_in_any_spelling(tmp_path: Path) -> None:
         ([1, 2, "1"], "a number, like 1", "'1'"),
         ([True, False, "true"], "a Boolean, like true", "'true'"),
         ([1, 0, True], "a number, like 1", "True"),
-        (["a", "1.0", 1], "text, as '1.0' is", "1"),
+        (["a", "1.0", 1], "text, like '1.0'", "1"),
     ],
 )
 def test_types_that_look_alike_are_refused(
@@ -125,7 +125,7 @@ def test_what_is_merged_and_what_is_nearly_the_same_is_reported(
         told = [record.getMessage() for record in caplog.records]
         assert "spellings of the same class: '0' and '0.0'" in told
         assert "separate classes with similar names: 'Spam' and 'spam'" in told
-        assert any(line.endswith("may stand for a missing label: 'NA'") for line in told)
+        assert any(line.endswith("may mean a missing label: 'NA'") for line in told)
     assert len(data.meta.notes) == 3
 
 

@@ -90,7 +90,7 @@ class TestColumns:
         four, three = tmp_path / "a.conll", tmp_path / "b.conll"
         four.write_text("U.N. NNP I-NP I-ORG\nsaid VBD I-VP O\n")
         three.write_text("U.N. NNP I-ORG\nsaid VBD O\n")
-        with pytest.raises(RequestError, match=rf"{three} = 3: expected 4 columns, as {four} has"):
+        with pytest.raises(RequestError, match=rf"{three} = 3: expected 4 columns, as in {four}"):
             tagged([four, three]).check()
         tagged([four, three], words=0, tags=-1).check()
         tabs = tmp_path / "c.conll"
@@ -180,7 +180,10 @@ class TestCoNLLU:
     @pytest.mark.parametrize(
         ("lines", "told"),
         [
-            (["1 a a DET", "# late", "2 b b NOUN"], ", line 2 = 1: expected the 10 columns"),
+            (
+                ["1 a a DET", "# late", "2 b b NOUN"],
+                ", line 2 = 1: expected 10 tab-separated columns",
+            ),
             (["1 a a DET", "3 b b NOUN"], ", line 2 = '3': expected the id 2"),
             (["1 a a DET", "1 b b NOUN"], ", line 2 = '1': expected the id 2"),
             (["1 a a DET", "x b b NOUN"], ", line 2 = 'x': expected an id such as 2, 2-3 or 2.1"),
@@ -196,7 +199,9 @@ class TestCoNLLU:
         for columns in (9, 11):
             line = "\t".join(["1", "a", "a", "DET", *["_"] * (columns - 4)])
             told = refused(tmp_path / "a.conllu", f"{line}\n")
-            assert told.startswith(f", line 1 = {columns}: expected the 10 columns of CoNLL-U")
+            assert told.startswith(
+                f", line 1 = {columns}: expected 10 tab-separated columns (CoNLL-U)"
+            )
 
     def test_unspecified_is_a_tag_where_it_is_named_or_means_none(self, tmp_path: Path) -> None:
         text = conllu("1 a a DET", "2 b b _")
@@ -277,7 +282,7 @@ class TestSchemes:
         assert "1 sentences violate it" in decided("B-A E-A U-A", stated="iobes")
 
     def test_tags_of_both_kinds_have_to_be_stated(self) -> None:
-        with pytest.raises(RequestError, match=r"B-A does, X does not; data\.scheme=plain"):
+        with pytest.raises(RequestError, match=r"B-A marks a span, X does not; data\.scheme=plain"):
             decided("B-A I-A X")
         assert decided("B-A I-A X", stated="plain").startswith("tags are plain labels")
         with pytest.raises(RequestError, match=r"data\.scheme = 'plain': expected a span scheme"):

@@ -190,7 +190,7 @@ class TestDuplicates:
         common = {"validation": str(val), "tokenizer": Char()}
         (told,) = refused(train, tmp_path, duplicates="drop", **common)
         assert "val.jsonl, line 1 = 'c': expected a label that the training split has" in told
-        assert "all 1 training rows with it are left out" in told
+        assert "data.duplicates=drop drops all 1 training rows with this label" in told
         data = prepared(train, tmp_path, duplicates="drop", labels=["a", "b", "c"], **common)
         assert data.tokenizer_.unknown_pieces("Ü")
         assert data.meta.splits["val"].unknown == 3  # ü, i, q
@@ -210,7 +210,7 @@ class TestDuplicates:
     def test_refused(self, tmp_path: Path) -> None:
         train, val = self.files(tmp_path)
         (told,) = refused(train, tmp_path, validation=str(val), duplicates="refuse")
-        assert "train.jsonl, line 21 stands in validation too" in told
+        assert "train.jsonl, line 21 (also in validation): expected a row in only one split" in told
 
     def test_within_a_split(self, tmp_path: Path) -> None:
         file = write(tmp_path / "rows.jsonl", [*simple(20), *simple(20)])
@@ -225,7 +225,7 @@ class TestRefusals:
             ({"label": None}, "line 7, column label = None: expected a label"),
             ({"label": ""}, "column label = '': expected a label"),
             ({"label": ["a"]}, "expected a label"),
-            ({"label": 1.5}, "column label = 1.5: expected a label: a name or a whole number"),
+            ({"label": 1.5}, "column label = 1.5: expected a label (a name or a whole number)"),
             ({"text": 5}, "line 7, column text = 5: expected text or null"),
         ],
     )

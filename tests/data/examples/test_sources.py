@@ -246,7 +246,7 @@ def test_catalogs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert splits == [50, 6, 6]
     with pytest.raises(RequestError, match="an installed package"):
         Catalogs(packages=["no_such_thing"], locale="zh_CN", **more).check()
-    with pytest.raises(RequestError, match="none in fr"):
+    with pytest.raises(RequestError, match="no catalogs for fr"):
         Catalogs(packages=["spoken"], locale="fr", **more).check()
 
 
