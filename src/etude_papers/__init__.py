@@ -1,4 +1,4 @@
-"""What single papers need beside their configs in `conf/paper`: measurements of their own.
+"""Measurements that single papers need, next to their configs in `conf/paper`.
 
-`etude.papers` holds what all papers share: claims, readings of runs, verdicts, reports.
+`etude.papers` contains what all papers share: claims, readings of runs, verdicts, reports.
 """

@@ -1,8 +1,8 @@
 """The 1/sqrt(d_k) in attention (Vaswani et al. 2017, section 3.2.1 and its footnote 4).
 
-Queries and keys are drawn with independent components of mean 0 and variance 1, as the footnote
-assumes, and go through the project's own attention with its scale and with a scale of 1. All is
-read from the weights that attention applies to the values.
+Queries and keys have independent components of mean 0 and variance 1, as the footnote assumes. They
+pass through Étude's own attention with its scale and with a scale of 1. All readings are computed
+from the weights that attention applies to the values.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ EXPECTED: dict[str, Any] = {"color": "black", "linestyle": ":", "linewidth": 1.2
 
 
 @dataclass(frozen=True)
-class Softmax:
-    """What the softmax of one attention looks like, over all its heads and queries.
+class SoftmaxStatistics:
+    """Statistics of the softmax of an attention, over all heads and queries.
 
     Attributes:
-        variance: of a query's logits over the keys, mean.
-        entropy: of a query's weights, nats, mean.
+        variance: mean variance of a query's logits over the keys.
+        entropy: mean entropy of a query's weights, in nats.
         gradient: dp/dx = p (1 - p) of a weight p by its own logit x, median over queries and keys.
     """
 
@@ -41,13 +41,13 @@ class Softmax:
     gradient: float
 
 
-def look(weights: Tensor) -> Softmax:
-    """`Softmax` of attention weights (B, H, T, S), whose rows sum to 1.
+def softmax_statistics(weights: Tensor) -> SoftmaxStatistics:
+    """Computes the statistics of attention weights (B, H, T, S), whose rows sum to 1.
 
-    The logits of a query are the logarithms of its weights up to a constant, which a variance
-    does not see. In float64 the weights of logits up to 700 apart are still above zero.
+    The logits of a query are the logarithms of its weights up to a constant, which does not change
+    the variance. In float64 the weights of logits up to 700 apart are still above zero.
     """
-    return Softmax(
+    return SoftmaxStatistics(
         variance=weights.log().var(dim=-1).mean().item(),
         entropy=torch.special.entr(weights).sum(dim=-1).mean().item(),
         gradient=(weights * (1 - weights)).median().item(),
@@ -55,29 +55,28 @@ def look(weights: Tensor) -> Softmax:
 
 
 class AttentionScale:
-    """Measures the softmax of random attention over d_k, with the scale and without.
+    """Measures the softmax of random attention over d_k, with and without the scale.
 
-    Readings, with the negative control in brackets, for every width d_k above 1:
-        `variance/d_k`: of the unscaled logits (of the scaled).
-        `scaled_variance/d_k`: of the scaled logits (of the unscaled).
-        `entropy_gap/d_k`: entropy scaled minus unscaled, nats (at d_k = 1, where the scale is 1).
-        `gradient_ratio/d_k`: gradient unscaled over scaled (at d_k = 1).
+    Readings for every width d_k above 1, with the negative control in brackets: `variance/d_k`, of
+    the unscaled logits (of the scaled); `scaled_variance/d_k`, of the scaled logits (of the
+    unscaled); `entropy_gap/d_k`, entropy scaled minus unscaled, in nats (at d_k = 1, where the
+    scale is 1); `gradient_ratio/d_k`, gradient unscaled over scaled (at d_k = 1).
 
     Args:
-        widths: the values of d_k; 1 must be among them.
+        widths: values of d_k, including 1.
         heads: H, independent repetitions within a seed.
         queries: T.
         keys: S.
 
     Raises:
-        InvalidArguments: widths without 1, sizes that are not positive, fewer than two keys.
+        InvalidArguments: 1 is not in `widths`, a size is not positive, or there is only one key.
     """
 
     def __init__(self, *, widths: list[int], heads: int, queries: int, keys: int) -> None:
         checks = Checks()
         checks.positive(heads=heads, queries=queries, keys=keys)
-        checks.that(keys != 1, "keys", keys, "two or more: over one key a softmax is 1")
-        expected = "positive widths, 1 among them for the control"
+        checks.that(keys != 1, "keys", keys, "at least two (the softmax over one key is 1)")
+        expected = "positive widths, including 1 for the control"
         checks.that(1 in widths and min(widths) > 0, "widths", widths, expected)
         checks.done()
         self.widths = sorted(set(widths))
@@ -85,25 +84,25 @@ class AttentionScale:
 
     @property
     def cells(self) -> set[str]:
-        """The keys of its readings."""
+        """The keys of the readings."""
         kinds = ("variance", "scaled_variance", "entropy_gap", "gradient_ratio")
         return {f"{kind}/{width}" for kind in kinds for width in self.widths if width > 1}
 
     def measure(self, seeds: Sequence[int], figures: Path) -> dict[str, Reading]:
-        """The readings, and the figure `softmax.png`."""
-        scaled: dict[int, list[Softmax]] = {width: [] for width in self.widths}
-        unscaled: dict[int, list[Softmax]] = {width: [] for width in self.widths}
+        """Returns the readings, and draws the figure `softmax.png`."""
+        scaled: dict[int, list[SoftmaxStatistics]] = {width: [] for width in self.widths}
+        unscaled: dict[int, list[SoftmaxStatistics]] = {width: [] for width in self.widths}
         for seed in seeds:
             random = torch.Generator().manual_seed(seed)
             for width in self.widths:
                 q, k = self.draw(width, random)
-                scaled[width].append(look(self.attend(q, k, scale=None)))
-                unscaled[width].append(look(self.attend(q, k, scale=1.0)))
+                scaled[width].append(softmax_statistics(self.attend(q, k, scale=None)))
+                unscaled[width].append(softmax_statistics(self.attend(q, k, scale=1.0)))
         plot(scaled, unscaled, self.keys, figures / "softmax.png")
-        return _readings(scaled, unscaled)
+        return _build_readings(scaled, unscaled)
 
     def draw(self, width: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Queries (1, H, T, K) and keys (1, H, S, K) whose components are independent N(0, 1)."""
+        """Draws queries (1, H, T, K) and keys (1, H, S, K) of independent N(0, 1) components."""
         q, k = (
             torch.randn(1, self.heads, length, width, generator=random, dtype=torch.float64)
             for length in (self.queries, self.keys)
@@ -111,37 +110,41 @@ class AttentionScale:
         return q, k
 
     def attend(self, q: Tensor, k: Tensor, scale: float | None) -> Tensor:
-        """Attention weights (1, H, T, S): what attention returns when v is the identity."""
+        """Returns attention weights (1, H, T, S): the output of attention if v is the identity."""
         v = torch.eye(self.keys, dtype=q.dtype).expand(1, self.heads, -1, -1)
         return reference_attention(q, k, v, causal=False, scale=scale)
 
 
-def _readings(
-    scaled: dict[int, list[Softmax]], unscaled: dict[int, list[Softmax]]
+def _build_readings(
+    scaled: dict[int, list[SoftmaxStatistics]], unscaled: dict[int, list[SoftmaxStatistics]]
 ) -> dict[str, Reading]:
     pairs = {d: list(zip(scaled[d], unscaled[d], strict=True)) for d in scaled}
     gap = {d: [with_.entropy - without.entropy for with_, without in pairs[d]] for d in pairs}
     ratio = {d: [without.gradient / with_.gradient for with_, without in pairs[d]] for d in pairs}
-    found: dict[str, Reading] = {}
+    readings: dict[str, Reading] = {}
     for d in (width for width in pairs if width > 1):
-        large, one = [s.variance for s in unscaled[d]], [s.variance for s in scaled[d]]
-        found[f"variance/{d}"] = Reading(large, one)
-        found[f"scaled_variance/{d}"] = Reading(one, large)
-        found[f"entropy_gap/{d}"] = Reading(gap[d], gap[1])
-        found[f"gradient_ratio/{d}"] = Reading(ratio[d], ratio[1])
-    return found
+        unscaled_variance, scaled_variance = (
+            [s.variance for s in unscaled[d]],
+            [s.variance for s in scaled[d]],
+        )
+        readings[f"variance/{d}"] = Reading(unscaled_variance, scaled_variance)
+        readings[f"scaled_variance/{d}"] = Reading(scaled_variance, unscaled_variance)
+        readings[f"entropy_gap/{d}"] = Reading(gap[d], gap[1])
+        readings[f"gradient_ratio/{d}"] = Reading(ratio[d], ratio[1])
+    return readings
 
 
 def plot(
-    scaled: dict[int, list[Softmax]],
-    unscaled: dict[int, list[Softmax]],
+    scaled: dict[int, list[SoftmaxStatistics]],
+    unscaled: dict[int, list[SoftmaxStatistics]],
     keys: int,
     path: Path,
 ) -> None:
-    """Variance, entropy and gradient over d_k, beside what Gaussian logits would give.
+    """Draws variance, entropy and gradient over d_k, next to the values expected for Gaussian
+    logits.
 
-    Logits N(0, 1) over S keys have an expected entropy of about ln S - 1/2: ln Z is about
-    ln S + 1/2, of which the mean logit under the weights, 1, is subtracted.
+    Logits N(0, 1) over S keys have an expected entropy of about ln S - 1/2: ln Z is about ln S +
+    1/2, minus the mean logit under the weights, 1.
     """
 
     figure = new_figure(10, 3.6)
@@ -152,12 +155,12 @@ def plot(
         ("gradient", "gradient of the median weight", "p (1 − p)"),
     ]
     for axes, (field, title, unit) in zip(figure.subplots(1, 3), panels, strict=True):
-        for found, colour, label in (
+        for statistics, color, label in (
             (unscaled, UNSCALED, r"logits $q\cdot k$"),
             (scaled, SCALED, r"logits $q\cdot k\,/\sqrt{d_k}$"),
         ):
-            means = [fmean(getattr(one, field) for one in found[width]) for width in widths]
-            axes.plot(widths, means, "o-", color=colour, markersize=4, linewidth=1.6, label=label)
+            means = [fmean(getattr(each, field) for each in statistics[width]) for width in widths]
+            axes.plot(widths, means, "o-", color=color, markersize=4, linewidth=1.6, label=label)
         _dress(axes, title, unit, widths)
 
     variance, entropy, gradient = figure.axes

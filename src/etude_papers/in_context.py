@@ -1,4 +1,4 @@
-"""The error of a function that is learnt in context, over the examples of it that were seen."""
+"""Error of a function that is learned in context, over the number of examples seen."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from etude.papers.readings import Metrics
 
 
 class InContext(Metrics):
-    """Reads cells as `Metrics`, and draws errors over the number of examples, arm by arm, as figure
-    2 of Garg et al. 2022 (arXiv:2208.01066): beside them that of least squares.
+    """Reads cells like `Metrics`, and draws the errors of each arm over the number of examples, as
+    figure 2 of Garg et al. 2022 (arXiv:2208.01066), next to the error of least squares.
 
     Args:
-        errors: the metrics' name, before the number of examples.
-        dimensions: d, the numbers of an input.
+        errors: prefix of the metrics' names, before the number of examples.
+        dimensions: d, the dimension of an input.
         values, controls, curves, log: see `Metrics`.
     """
 
@@ -45,49 +45,54 @@ class InContext(Metrics):
         self.errors, self.dimensions = errors, dimensions
 
     def read(self, runs: Mapping[str, Sequence[Run]], figures: Path) -> dict[str, Reading]:
-        found = super().read(runs, figures)
+        readings = super().read(runs, figures)
         errors = {
-            arm: several
-            for arm, each in runs.items()
-            if (several := [e for run in each if (e := errors_of(run, self.errors))])
+            arm: arm_errors
+            for arm, arm_runs in runs.items()
+            if (arm_errors := [e for run in arm_runs if (e := last_errors(run, self.errors))])
         }
         if errors:
             plot(errors, self.dimensions, figures / "errors.png")
-        return found
+        return readings
 
 
-def errors_of(run: Run, name: str) -> dict[int, float]:
-    """The last error of a run by the number of examples."""
+def last_errors(run: Run, name: str) -> dict[int, float]:
+    """Returns a run's last error by the number of examples."""
     frame = run.metrics
-    numbered = ((re.fullmatch(rf"{name}/(\d+)", column), column) for column in map(str, frame))
-    found = {int(match[1]): frame[column].dropna() for match, column in numbered if match}
-    return {number: float(found[number].iloc[-1]) for number in sorted(found) if len(found[number])}
+    matches = ((re.fullmatch(rf"{name}/(\d+)", column), column) for column in map(str, frame))
+    columns = {int(match[1]): frame[column].dropna() for match, column in matches if match}
+    return {
+        number: float(columns[number].iloc[-1])
+        for number in sorted(columns)
+        if len(columns[number])
+    }
 
 
 def least_squares(examples: NDArray[np.int64], dimensions: int) -> NDArray[np.float64]:
-    """The expected error of least squares, of minimum norm where the examples do not suffice, with
-    isotropic inputs and weights and without noise; in units of that of always saying 0.
+    """Returns the expected error of least squares (of minimum norm if there are too few examples),
+    with isotropic inputs and weights and without noise, relative to the error of always predicting
+    0.
 
-    k examples span k of the d directions at random; what w has in the others is not known.
+    k examples span k of the d directions at random; w is unknown in the other directions.
     """
     return np.maximum(0.0, 1 - examples / dimensions)
 
 
 def plot(errors: Mapping[str, Sequence[Mapping[int, float]]], dimensions: int, path: Path) -> None:
-    """Each seed thin, the mean thick, and least squares dotted."""
+    """Draws each seed as a thin line, the mean as a thick line, and least squares dotted."""
     figure = new_figure(5.4, 3.8)
     axes = figure.subplots()
-    most = 0
-    for (arm, several), colour in zip(errors.items(), COLOURS * 3, strict=False):
-        for each in several:
-            axes.plot([*each], [*each.values()], color=colour, linewidth=0.7, alpha=0.45)
-        shared = sorted(set.intersection(*(set(each) for each in several)))
-        means = [np.mean([each[number] for each in several]) for number in shared]
+    largest = 0
+    for (arm, arm_errors), color in zip(errors.items(), COLOURS * 3, strict=False):
+        for each in arm_errors:
+            axes.plot([*each], [*each.values()], color=color, linewidth=0.7, alpha=0.45)
+        shared = sorted(set.intersection(*(set(each) for each in arm_errors)))
+        means = [np.mean([each[number] for each in arm_errors]) for number in shared]
         axes.plot(
-            shared, means, "o-", color=colour, markersize=4, linewidth=1.8, label=figure_label(arm)
+            shared, means, "o-", color=color, markersize=4, linewidth=1.8, label=figure_label(arm)
         )
-        most = max(most, *shared)
-    numbers = np.arange(most + 1)
+        largest = max(largest, *shared)
+    numbers = np.arange(largest + 1)
     expected = least_squares(numbers, dimensions)
     axes.plot(numbers, expected, ":", color="black", linewidth=1.4, label="least squares, theory")
     axes.set_xticks(numbers)

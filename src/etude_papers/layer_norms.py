@@ -1,7 +1,7 @@
-"""Gradients of Pre-LN and Post-LN Transformers before any training (Xiong et al. 2020, theorem 1).
+"""Gradients of Pre-LN and Post-LN Transformers before training (Xiong et al. 2020, theorem 1).
 
-The last layer's gradient at initialisation is what decides whether the first steps need a warm-up:
-of order d sqrt(ln d) for Post-LN whatever the depth L, of order d sqrt(ln d / L) for Pre-LN.
+The gradient of the last layer at initialisation determines whether training needs a warm-up: it is
+of order d sqrt(ln d) for Post-LN at any depth L, and of order d sqrt(ln d / L) for Pre-LN.
 """
 
 from __future__ import annotations
@@ -32,26 +32,27 @@ BLOCKS = {"pre": PreNormBlock, "post": PostNormBlock}
 
 
 class LayerNorms:
-    """The gradient of the last feed-forward's second matrix, over the depth, on random tokens.
+    """Measures the gradient of the last feed-forward's second matrix over the depth, on random
+    tokens.
 
     Readings: `slope/pre` and `slope/post`, d log(norm) / d log(L) by least squares; each is the
-    other's control.
+    control of the other.
 
     Args:
-        depths: the values of L, two or more.
+        depths: at least two values of L.
         dim, heads: D and H.
         vocabulary, length, batch: V, T and B of the random tokens and targets.
 
     Raises:
-        InvalidArguments: fewer than two depths, or sizes that are not positive or do not fit.
+        InvalidArguments: there are fewer than two depths, or a size is not positive.
     """
 
     def __init__(
         self, *, depths: list[int], dim: int, heads: int, vocabulary: int, length: int, batch: int
     ) -> None:
         checks = Checks()
-        several = len(set(depths)) > 1 and min(depths) > 0
-        checks.that(several, "depths", depths, "two or more different depths")
+        valid = len(set(depths)) > 1 and min(depths) > 0
+        checks.that(valid, "depths", depths, "at least two different positive depths")
         checks.positive(dim=dim, heads=heads, vocabulary=vocabulary, length=length, batch=batch)
         checks.done()
         self.depths = sorted(set(depths))
@@ -60,18 +61,20 @@ class LayerNorms:
 
     @property
     def cells(self) -> set[str]:
-        """The keys of its readings."""
+        """The keys of the readings."""
         return {"slope/pre", "slope/post"}
 
     def measure(self, seeds: Sequence[int], figures: Path) -> dict[str, Reading]:
-        """The readings, and the figure `gradients.png`."""
+        """Returns the readings, and draws the figure `gradients.png`."""
         norms = {
             name: np.array(
                 [[self.norm(name, depth, seed) for depth in self.depths] for seed in seeds]
             )
             for name in BLOCKS
         }
-        slopes = {name: [slope(self.depths, row) for row in rows] for name, rows in norms.items()}
+        slopes = {
+            name: [log_log_slope(self.depths, row) for row in rows] for name, rows in norms.items()
+        }
         plot(self.depths, norms, figures / "gradients.png")
         return {
             "slope/pre": Reading(slopes["pre"], slopes["post"]),
@@ -79,7 +82,7 @@ class LayerNorms:
         }
 
     def norm(self, name: str, depth: int, seed: int) -> float:
-        """The gradient's Frobenius norm, of the mean loss over all positions."""
+        """Returns the Frobenius norm of the gradient of the mean loss over all positions."""
         with as_in_a_fresh_process("a measurement of a paper"):
             return self._norm(name, depth, seed)
 
@@ -99,21 +102,23 @@ class LayerNorms:
         return last.weight.grad.norm().item()
 
 
-def slope(depths: Sequence[int], norms: Sequence[float] | np.ndarray) -> float:
-    """Of the straight line through the logarithms, by least squares."""
+def log_log_slope(depths: Sequence[int], norms: Sequence[float] | np.ndarray) -> float:
+    """Returns the slope of a straight line through the logarithms, by least squares."""
     return float(np.polyfit(np.log(depths), np.log(norms), 1)[0])
 
 
 def plot(depths: Sequence[int], norms: dict[str, np.ndarray], path: Path) -> None:
-    """Each seed thin, the geometric mean thick, and the line of the theorem through its start."""
+    """Draws each seed thin, the geometric mean thick, and the theorem's line through its first
+    point.
+    """
     figure = new_figure(5.4, 3.8)
     axes = figure.subplots()
     titles = {"pre": "Pre-LN", "post": "Post-LN"}
-    for (name, rows), colour in zip(norms.items(), COLOURS, strict=False):
+    for (name, rows), color in zip(norms.items(), COLOURS, strict=False):
         for row in rows:
-            axes.plot(depths, row, color=colour, linewidth=0.7, alpha=0.45)
+            axes.plot(depths, row, color=color, linewidth=0.7, alpha=0.45)
         mean = np.exp(np.log(rows).mean(axis=0))
-        axes.plot(depths, mean, "o-", color=colour, markersize=4, linewidth=1.8, label=titles[name])
+        axes.plot(depths, mean, "o-", color=color, markersize=4, linewidth=1.8, label=titles[name])
         if name == "pre":
             expected = mean[0] * (np.array(depths) / depths[0]) ** -0.5
             axes.plot(depths, expected, ":", color="black", label=r"$\propto L^{-1/2}$, theorem 1")

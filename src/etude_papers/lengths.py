@@ -1,4 +1,4 @@
-"""What becomes of the loss on sequences longer than those of the training (Press et al. 2021)."""
+"""Loss on sequences longer than those of the training (Press et al. 2021)."""
 
 from __future__ import annotations
 
@@ -24,48 +24,48 @@ Floats = NDArray[np.float64]
 
 
 class Lengths:
-    """Scores runs on windows of several lengths over the same text, that of validation.
+    """Scores runs on windows of several lengths over the validation text.
 
-    Readings: `gap/<run>`, the loss at the longest length minus that at the length of the training,
-    nats a token.
+    Readings: `gap/<run>`, the loss at the longest length minus that at the training length, in nats
+    per token.
 
     Args:
-        times: the lengths, in lengths of the training, 1 among them.
-        controls: which run is the negative control of which; a reading each.
+        times: lengths, as multiples of the training length; includes 1.
+        controls: the negative control of each run; each entry gives a reading.
     """
 
     def __init__(self, *, times: list[int], controls: dict[str, str]) -> None:
         checks = Checks()
-        sound = 1 in times and min(times) > 0 and len(set(times)) > 1
-        checks.that(sound, "times", times, "positive numbers, 1 and others")
+        valid = 1 in times and min(times) > 0 and len(set(times)) > 1
+        checks.that(valid, "times", times, "positive numbers, including 1 and at least one other")
         checks.done()
         self.times = sorted(set(times))
         self.controls = dict(controls)
 
     @property
     def arms(self) -> set[str]:
-        """The runs that it reads."""
+        """The runs to read."""
         return {*self.controls, *self.controls.values()}
 
     @property
     def cells(self) -> set[str]:
-        """The keys of its readings."""
+        """The keys of the readings."""
         return {f"gap/{arm}" for arm in self.controls}
 
     def read(self, runs: Mapping[str, Sequence[Run]], figures: Path) -> dict[str, Reading]:
-        """The readings, and the figure `lengths.png`."""
-        found: dict[str, list[list[Floats]]] = {}
-        for arm, several in runs.items():
-            for number, run in enumerate(several, 1):
-                log.info("%s, run %d of %d: windows of each length", arm, number, len(several))
-                losses = [by_position(run, times) for times in self.times]
-                found.setdefault(arm, []).append(losses)
+        """Returns the readings, and draws the figure `lengths.png`."""
+        losses_of: dict[str, list[list[Floats]]] = {}
+        for arm, arm_runs in runs.items():
+            for number, run in enumerate(arm_runs, 1):
+                log.info("%s, run %d of %d: evaluating each length", arm, number, len(arm_runs))
+                losses = [losses_by_position(run, times) for times in self.times]
+                losses_of.setdefault(arm, []).append(losses)
         gaps = {
             arm: [float(losses[-1].mean() - losses[self.times.index(1)].mean()) for losses in each]
-            for arm, each in found.items()
+            for arm, each in losses_of.items()
         }
-        if found:
-            plot(found, self.times, figures / "lengths.png")
+        if losses_of:
+            plot(losses_of, self.times, figures / "lengths.png")
         return {
             f"gap/{arm}": Reading(gaps[arm], gaps.get(control, []))
             for arm, control in self.controls.items()
@@ -74,8 +74,8 @@ class Lengths:
 
 
 @torch.inference_mode()
-def by_position(run: Run, times: int) -> Floats:
-    """Mean loss of each position, nats, over windows of `times` the length of the training."""
+def losses_by_position(run: Run, times: int) -> Floats:
+    """Returns the mean loss of each position, in nats, at `times` the training length."""
     data: Any = run.data()
     run.prepare(data)
     length = times * data.sequence_length
@@ -84,7 +84,7 @@ def by_position(run: Run, times: int) -> Floats:
     with evaluating(model):
         for batch in data.evaluation_batches("val", length):
             tokens, targets = batch["tokens"], batch["targets"]
-            if tokens.shape[1] != length:  # the rest at the end of the text
+            if tokens.shape[1] != length:  # the shorter window at the end of the text
                 continue
             logits = model(tokens).flatten(0, 1)
             losses = F.cross_entropy(logits, targets.flatten(), reduction="none")
@@ -93,32 +93,34 @@ def by_position(run: Run, times: int) -> Floats:
     return (total / windows).numpy()
 
 
-def plot(found: Mapping[str, list[list[Floats]]], times: Sequence[int], path: Path) -> None:
-    """Left the loss over the length, as the paper's figure 1; right over the position."""
+def plot(losses_of: Mapping[str, list[list[Floats]]], times: Sequence[int], path: Path) -> None:
+    """Draws the loss over the length (left), as the paper's figure 1, and over the position
+    (right).
+    """
     figure = new_figure(9.6, 3.8)
     over_length, over_position = figure.subplots(1, 2)
-    trained = len(next(iter(found.values()))[0][list(times).index(1)])
+    trained = len(next(iter(losses_of.values()))[0][list(times).index(1)])
     lengths = [trained * factor for factor in times]
-    for (arm, each), colour in zip(found.items(), COLOURS * 3, strict=False):
+    for (arm, each), color in zip(losses_of.items(), COLOURS * 3, strict=False):
         losses = np.array([[row.mean() for row in rows] for rows in each])
         for row in losses:
-            over_length.plot(lengths, row, color=colour, linewidth=0.7, alpha=0.45)
-        over_length.plot(lengths, losses.mean(axis=0), "o-", color=colour, markersize=4, label=arm)
+            over_length.plot(lengths, row, color=color, linewidth=0.7, alpha=0.45)
+        over_length.plot(lengths, losses.mean(axis=0), "o-", color=color, markersize=4, label=arm)
         longest = np.mean([rows[-1] for rows in each], axis=0)
         smooth = _smooth(longest, max(1, trained // 8))
-        over_position.plot(np.arange(len(smooth)), smooth, color=colour, label=arm)
+        over_position.plot(np.arange(len(smooth)), smooth, color=color, label=arm)
     over_length.set_xscale("log", base=2)
     over_length.set_xticks(lengths, labels=[str(length) for length in lengths])
     over_length.set_xlabel("length of the windows")
     over_position.axvline(trained, color="black", linestyle=":", linewidth=1)
     over_position.set_xlabel(f"position, in windows of {lengths[-1]}")
     for axes in (over_length, over_position):
-        axes.set_ylabel("loss (nats a token)")
+        axes.set_ylabel("loss (nats per token)")
         dress(axes)
     over_length.legend(frameon=False, fontsize=8)
     figure.savefig(path, metadata={"Software": None})
 
 
 def _smooth(values: Floats, width: int) -> Floats:
-    """Means of so many neighbours."""
+    """Returns moving averages of `width` values."""
     return np.convolve(values, np.full(width, 1 / width), mode="valid")

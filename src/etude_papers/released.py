@@ -1,4 +1,4 @@
-"""Released language models, scored on texts as they are: nothing is trained."""
+"""Released language models, scored on texts without training."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ if TYPE_CHECKING:
 log = logging.getLogger("etude")
 
 SECONDS_BETWEEN_LINES = 30.0
-Told = Callable[[int], None]
+ReportProgress = Callable[[int], None]
 
 
 class Windows:
     """Loss and perplexity of running text, in windows of tokens.
 
-    Readings: `loss`, in nats a token; `perplexity`, its exponential, or with `per=word` that of the
-    nats a word of the text as it was before `clean`, split at white space. The control is the same
-    tokens in a random order.
+    Readings: `loss`, in nats per token; `perplexity`, its exponential, or with `per=word` the
+    exponential of the nats per word, where words are separated by white space in the text before
+    `clean`. The control has the same tokens in a random order.
 
     Args:
-        source: of the texts.
-        join: what stands between them where they are parts of one text, as the lines of WikiText
-            are; None has the model's end-of-text token after each.
-        begin: put that token before all, so that the first token is predicted too.
-        window: tokens of a window, of which the first is read alone; None is one more than the
-            model's positions, so that it reads as many as it can.
-        stride: from the beginning of one window to that of the next; of what an earlier window has
-            scored nothing counts again. None is `window` - 1, with which each token is predicted
-            once; with `window` itself the first of each window never is, as in the loop that
-            Hugging Face documents.
-        clean: `wikitext` takes the spaces away that WikiText puts around punctuation.
-        per: what the perplexity is per.
+        source: source of the texts.
+        join: separator of the texts if they are parts of one text, such as the lines of WikiText;
+            None appends the model's end-of-text token to each.
+        begin: prepends that token, so that the first token is predicted too.
+        window: tokens per window, of which the first is only an input; None is the model's maximum
+            length plus one.
+        stride: distance between the starts of windows; tokens that an earlier window scored are not
+            counted again. None is `window` - 1, which predicts each token once; with `window`
+            itself the first token of each window is never predicted, as in the loop that Hugging
+            Face documents.
+        clean: `wikitext` removes the spaces that WikiText adds around punctuation.
+        per: unit of the perplexity.
     """
 
     def __init__(
@@ -65,32 +65,32 @@ class Windows:
     ) -> None:
         checks = Checks()
         if window is not None:
-            checks.that(window > 1, "window", window, "2 tokens or more")
+            checks.that(window > 1, "window", window, "at least 2 tokens")
         if stride is not None:
-            most = "a positive number, the window's at most"
-            checks.that(0 < stride <= (window or stride), "stride", stride, most)
+            expected = "a positive number, at most the window"
+            checks.that(0 < stride <= (window or stride), "stride", stride, expected)
         checks.done()
         self.source, self.join, self.begin = source, join, begin
         self.window, self.stride, self.clean, self.per = window, stride, clean, per
 
     @cached_property
     def texts(self) -> list[str]:
-        """What is scored, read once for all models."""
-        found = list(self.source.read())
-        return found if self.join is None else [self.join.join(found)]
+        """The texts to score, read once for all models."""
+        texts = list(self.source.read())
+        return texts if self.join is None else [self.join.join(texts)]
 
     def score(
-        self, model: LanguageModel, told: Told, shuffled: int | None = None
+        self, model: LanguageModel, report: ReportProgress, shuffled: int | None = None
     ) -> dict[str, float]:
-        """The readings.
+        """Returns the readings.
 
         Args:
-            told: is called with how much is done, in thousandths.
-            shuffled: a seed for the order of the tokens; None leaves them as they are.
+            report: callback for the progress, in thousandths.
+            shuffled: seed of the order of the tokens; None keeps their order.
 
         Raises:
-            RequestError: the texts are shorter than two tokens, or a window is longer than the
-                model reads.
+            RequestError: the texts have fewer than two tokens, or a window is longer than the
+                model's maximum.
         """
         import numpy as np
 
@@ -102,28 +102,28 @@ class Windows:
             raise RequestError(Problem("measure", f"a window of at most {longest}", window))
         ids = self.ids(model, shuffled)
         if len(ids) < 2:
-            raise RequestError(Problem("measure", "a text of two tokens or more", len(ids)))
-        found = sliding_score(
+            raise RequestError(Problem("measure", "a text of at least two tokens", len(ids)))
+        scores = sliding_score(
             model.module,
             np.array(ids),
             window - 1,
             self.stride or window - 1,
             model.module.embedding.num_embeddings,
-            lambda done: told(1000 * done // len(ids)),
+            lambda done: report(1000 * done // len(ids)),
         )
         if self.per == "word":
             words = sum(len(re.split(r"\s+", text)) for text in self.texts)
-            per_word = found["nats"] / words
-            found["perplexity"] = math.exp(per_word) if per_word < 700 else math.inf
-        return {name: found[name] for name in ("loss", "perplexity")}
+            per_word = scores["nats"] / words
+            scores["perplexity"] = math.exp(per_word) if per_word < 700 else math.inf
+        return {name: scores[name] for name in ("loss", "perplexity")}
 
     def ids(self, model: LanguageModel, shuffled: int | None) -> list[int]:
-        """The tokens of all texts, one after the other."""
+        """Returns the tokens of all texts, concatenated."""
         import numpy as np
 
         end = model.tokenizer.end_of_text
         if end is None and (self.begin or self.join is None):
-            hint = "its texts can only be joined"
+            hint = "set join, and begin=false"
             raise RequestError(Problem("measure", "a model with an end-of-text token", hint=hint))
         ids: list[int] = []
         for text in self.texts:
@@ -131,30 +131,32 @@ class Windows:
             if self.join is None:
                 ids.append(end)  # type: ignore[arg-type]
         if shuffled is not None:
-            ids = [ids[place] for place in np.random.default_rng(shuffled).permutation(len(ids))]
+            ids = [ids[index] for index in np.random.default_rng(shuffled).permutation(len(ids))]
         return [end, *ids] if self.begin else ids  # type: ignore[list-item]
 
     def short(self, source: FileTexts, longest: int) -> Windows:
-        """The same on another text, for a model that reads fewer tokens."""
-        made = copy(self)
-        made.__dict__.pop("texts", None)
-        made.source = source
-        made.window = None if self.window is None else min(self.window, longest + 1)
+        """Returns the same measurement of another text, limited to `longest` positions."""
+        short = copy(self)
+        short.__dict__.pop("texts", None)
+        short.source = source
+        short.window = None if self.window is None else min(self.window, longest + 1)
         if self.stride is not None:
-            made.stride = min(self.stride, made.window or longest)
-        return made
+            short.stride = min(self.stride, short.window or longest)
+        return short
 
 
 class LastWords:
-    """Each text's last word, foretold from what stands before it (LAMBADA, Paperno et al. 2016).
+    """Prediction of the last word of each text from the words before it (LAMBADA, Paperno et al.
+    2016).
 
-    Readings: `accuracy`, the part of the texts of which every token of the last word, with the
-    space before it, is the likeliest one; `perplexity`, the exponential of the mean negative
-    log-likelihood of the whole word. Nothing is known of stop words: a frequent word that could go
-    on counts as wrong. The control has the tokens before the word in a random order.
+    Readings: `accuracy`, the fraction of texts for which every token of the last word, including
+    the space before it, is the most probable one; `perplexity`, the exponential of the mean
+    negative log-likelihood of the whole word. There is no stop-word filter: a frequent word that
+    could be followed by others counts as wrong. The control has the tokens before the word in a
+    random order.
 
     Args:
-        source: of the texts.
+        source: source of the texts.
     """
 
     def __init__(self, *, source: HubTexts | FileTexts) -> None:
@@ -162,16 +164,16 @@ class LastWords:
 
     @cached_property
     def texts(self) -> list[str]:
-        """What is scored, read once for all models."""
+        """The texts of at least two words, read once for all models."""
         return [text for text in self.source.read() if " " in text.strip()]
 
     def score(
-        self, model: LanguageModel, told: Told, shuffled: int | None = None
+        self, model: LanguageModel, report: ReportProgress, shuffled: int | None = None
     ) -> dict[str, float]:
-        """The readings; see `Windows.score`.
+        """Returns the readings; see `Windows.score`.
 
         Raises:
-            RequestError: there are no texts of two words.
+            RequestError: no text has two words.
         """
         import numpy as np
         import torch
@@ -180,51 +182,54 @@ class LastWords:
         from etude.generation.decoding import evaluating
 
         if not self.texts:
-            raise RequestError(Problem("measure", "texts of two words or more"))
+            raise RequestError(Problem("measure", "texts of at least two words"))
         random = np.random.default_rng(shuffled)
         rows = []
         for text in self.texts:
             context, word = self.parts(model, text)
             if shuffled is not None:
-                context = [context[place] for place in random.permutation(len(context))]
+                context = [context[index] for index in random.permutation(len(context))]
             start = [] if model.begin_token is None else [model.begin_token]
             rows.append(([*start, *context], word))
         rows.sort(key=lambda row: len(row[0]) + len(row[1]))
         positions = evaluation_positions(model.module.embedding.num_embeddings)
-        nats, right, done = 0.0, 0, 0
+        nats, correct, scored = 0.0, 0, 0
         with torch.inference_mode(), evaluating(model.module):
-            while done < len(rows):
-                size = max(1, positions // (len(rows[done][0]) + len(rows[done][1])))
-                batch = rows[done : done + size]
-                each, hits = _of_last_words(model, batch)
-                nats, right, done = nats - each, right + hits, done + len(batch)
-                told(1000 * done // len(rows))
+            while scored < len(rows):
+                size = max(1, positions // (len(rows[scored][0]) + len(rows[scored][1])))
+                batch = rows[scored : scored + size]
+                each, hits = _score_last_words(model, batch)
+                nats, correct, scored = nats - each, correct + hits, scored + len(batch)
+                report(1000 * scored // len(rows))
         mean = nats / len(rows)
         perplexity = math.exp(mean) if mean < 700 else math.inf
-        return {"accuracy": right / len(rows), "perplexity": perplexity}
+        return {"accuracy": correct / len(rows), "perplexity": perplexity}
 
     def parts(self, model: LanguageModel, text: str) -> tuple[list[int], list[int]]:
-        """The tokens before the last word, as many as the model reads, and those of the word.
+        """Returns the tokens before the last word, truncated to the model's maximum, and those of
+        the word.
 
-        The word's are what the whole text has more than what stands before it.
+        The tokens of the word are those of the whole text after the length of its encoded
+        beginning.
         """
-        before = text.rstrip().rpartition(" ")[0]
-        whole, context = model.tokenizer.encode(text.rstrip()), model.tokenizer.encode(before)
+        preceding = text.rstrip().rpartition(" ")[0]
+        whole, context = model.tokenizer.encode(text.rstrip()), model.tokenizer.encode(preceding)
         word = whole[len(context) :]
-        room = model.module.max_length + 1 - len(word) - (model.begin_token is not None)
-        return context[-room:], word
+        capacity = model.module.max_length + 1 - len(word) - (model.begin_token is not None)
+        return context[-capacity:], word
 
     def short(self, source: FileTexts, longest: int) -> LastWords:
-        """The same on other texts."""
+        """Returns the same measurement of other texts."""
         return LastWords(source=source)
 
 
-def _of_last_words(
+def _score_last_words(
     model: LanguageModel, rows: list[tuple[list[int], list[int]]]
 ) -> tuple[float, int]:
-    """The summed log-likelihood of the rows' words, and how many are the likeliest throughout.
+    """Returns the summed log-likelihood of the words, and the number of words whose tokens are all
+    the most probable ones.
 
-    Rows are filled up behind, where nothing sees it.
+    Rows are padded on the right, which causal attention does not read.
     """
     import torch
 
@@ -233,28 +238,30 @@ def _of_last_words(
     for row, (context, word) in zip(tokens, rows, strict=True):
         row[: len(context) + len(word)] = torch.tensor([*context, *word])
     logits = model(tokens[:, :-1])
-    nats, right = 0.0, 0
-    for said, (context, word) in zip(logits, rows, strict=True):
-        mine = said[len(context) - 1 : len(context) - 1 + len(word)].cpu()
-        mine = mine.to(torch.promote_types(mine.dtype, torch.float32)).log_softmax(-1)
+    nats, correct = 0.0, 0
+    for row_logits, (context, word) in zip(logits, rows, strict=True):
+        log_probabilities = row_logits[len(context) - 1 : len(context) - 1 + len(word)].cpu()
+        log_probabilities = log_probabilities.to(
+            torch.promote_types(log_probabilities.dtype, torch.float32)
+        ).log_softmax(-1)
         target = torch.tensor(word)
-        nats += float(mine.gather(1, target[:, None]).double().sum())
-        right += bool((mine.argmax(-1) == target).all())
-    return nats, right
+        nats += float(log_probabilities.gather(1, target[:, None]).double().sum())
+        correct += bool((log_probabilities.argmax(-1) == target).all())
+    return nats, correct
 
 
 class Released:
-    """Models by the names of their makers, each scored on several texts.
+    """Released models, each scored on several texts.
 
-    Readings: `<model>/<text>/<metric>`, such as `gpt2/lambada/accuracy`. The seeds decide the order
-    of the control's tokens and nothing else.
+    Readings: `<model>/<text>/<metric>`, such as `gpt2/lambada/accuracy`. The seeds only determine
+    the order of the tokens in the control.
 
     Args:
-        models: for each name a folder or a hub id; see `etude.load_pretrained`.
-        texts: for each name what is scored, and how.
-        revisions: for names of models a branch, a tag or a commit.
-        device: where to compute; `auto` takes a GPU if there is one.
-        dtype: of the weights; None is the files'.
+        models: by name, a folder or a Hub id; see `etude.load_pretrained`.
+        texts: by name, the measurement of a text.
+        revisions: by name of a model, a branch, a tag or a commit.
+        device: device; `auto` uses a GPU if there is one.
+        dtype: dtype of the weights; None is that of the files.
     """
 
     def __init__(
@@ -267,48 +274,48 @@ class Released:
         dtype: str | None = None,
     ) -> None:
         checks = Checks()
-        checks.that(bool(models), "models", models, "a model or more")
-        checks.that(bool(texts), "texts", texts, "a text or more")
-        strays = [name for name in revisions or {} if name not in models]
-        expected = f"names of models: {', '.join(models)}"
-        checks.that(not strays, "revisions", ", ".join(strays), expected)
+        checks.that(bool(models), "models", models, "at least one model")
+        checks.that(bool(texts), "texts", texts, "at least one text")
+        unknown = [name for name in revisions or {} if name not in models]
+        expected = f"names in measure.models: {', '.join(models)}"
+        checks.that(not unknown, "revisions", ", ".join(unknown), expected)
         checks.done()
         self.models, self.texts, self.revisions = models, texts, revisions or {}
         self.device, self.dtype = device, dtype
 
     def measure(self, seeds: Sequence[int], figures: Path) -> dict[str, Reading]:
-        """The readings, and the figure `released.png`.
+        """Returns the readings, and draws the figure `released.png`.
 
         Raises:
-            RequestError: a model or a text cannot be had, or a model is no decoder.
+            RequestError: a model or a text is not available, or a model is not a decoder.
         """
         from etude.interop.hub import locate
 
-        for name, source in self.models.items():  # before hours are spent on the first
+        for name, source in self.models.items():  # report missing models before hours of scoring
             locate(source, self.revisions.get(name))
         for text in self.texts.values():
             _ = text.texts
-        found: dict[str, Reading] = {}
+        readings: dict[str, Reading] = {}
         for name in self.models:
-            model = self.loaded(name)
+            model = self.load_model(name)
             for key, text in self.texts.items():
-                with counted(f"{name}, {key}") as told:
-                    scores = text.score(model, told)
+                with show_progress(f"{name}, {key}") as report:
+                    scores = text.score(model, report)
                 controls = []
                 for seed in seeds:
-                    with counted(f"{name}, {key}, shuffled") as told:
-                        controls.append(text.score(model, told, seed))
+                    with show_progress(f"{name}, {key}, shuffled") as report:
+                        controls.append(text.score(model, report, seed))
                 for metric, value in scores.items():
                     log.info("%s  %s %s = %.4f", name, key, metric, value)
                     reading = Reading([value] * len(seeds), [each[metric] for each in controls])
-                    found[f"{name}/{key}/{metric}"] = reading
+                    readings[f"{name}/{key}/{metric}"] = reading
             del model
-            gc.collect()  # the largest fills a small machine alone
-        plot(found, list(self.models), figures / "released.png")
-        return found
+            gc.collect()  # the largest model alone may fill the memory
+        plot(readings, list(self.models), figures / "released.png")
+        return readings
 
-    def loaded(self, name: str) -> LanguageModel:
-        """A model by its name here."""
+    def load_model(self, name: str) -> LanguageModel:
+        """Loads a model by its name in `models`."""
         import torch
 
         from etude.api import load_pretrained
@@ -319,15 +326,16 @@ class Released:
         source, revision = self.models[name], self.revisions.get(name)
         model = load_pretrained(source, revision=revision, device=device, dtype=self.dtype)
         if not isinstance(model, LanguageModel):
-            expected = "a model that foretells the next token"
+            expected = "a causal language model"
             raise RequestError(Problem("measure.models", expected, source))
         return model
 
     def short(self, toys: Path) -> Released:
-        """The same for a model of a few weights, which are random, on texts of a few lines.
+        """Returns the same measurement for a tiny model with random weights, on texts of a few
+        lines.
 
         Args:
-            toys: the folder of `etude.papers.toys`, where the model is put too.
+            toys: folder of `etude.papers.toys`, where the model is saved as well.
         """
         from etude.papers import toys as small
 
@@ -339,10 +347,10 @@ class Released:
 
 
 @contextmanager
-def counted(label: str) -> Iterator[Told]:
-    """Tells how far something is: a bar on a terminal, a line every half minute anywhere else.
+def show_progress(label: str) -> Iterator[ReportProgress]:
+    """Shows progress: a bar on a terminal, otherwise a log line every half minute.
 
-    Gives what is called with the thousandths that are done.
+    Yields a function that is called with the completed thousandths.
     """
     if sys.stdout.isatty():
         from rich.markup import escape
@@ -368,46 +376,46 @@ def counted(label: str) -> Iterator[Told]:
 
 
 def plot(readings: dict[str, Reading], models: Sequence[str], path: Path) -> None:
-    """A panel for each text and metric: the models in their order, and each one's control."""
+    """Draws one panel per text and metric, with the models in order and their controls."""
     from statistics import fmean
 
     from etude.analysis.curves import COLOURS, dress, new_figure
 
     panels = list(dict.fromkeys(key.partition("/")[2] for key in readings))
     figure = new_figure(3.2 * len(panels), 3.2)
-    many: Any = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, panel in zip(many, panels, strict=True):
-        found = [readings[f"{model}/{panel}"] for model in models]
-        places = range(len(models))
-        axes.plot(places, [fmean(each.values) for each in found], "o-", color=COLOURS[0])
-        controls = [fmean(each.controls) for each in found]
-        axes.plot(places, controls, "x:", color=COLOURS[1], label="shuffled")
+    all_axes: Any = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, panel in zip(all_axes, panels, strict=True):
+        plotted = [readings[f"{model}/{panel}"] for model in models]
+        positions = range(len(models))
+        axes.plot(positions, [fmean(each.values) for each in plotted], "o-", color=COLOURS[0])
+        controls = [fmean(each.controls) for each in plotted]
+        axes.plot(positions, controls, "x:", color=COLOURS[1], label="shuffled")
         axes.set_title(figure_label(panel), fontsize=9)
         axes.set_xticks(
-            places, labels=[figure_label(model) for model in models], rotation=30, fontsize=8
+            positions, labels=[figure_label(model) for model in models], rotation=30, fontsize=8
         )
         if not panel.endswith("accuracy"):
             axes.set_yscale("log")
         dress(axes)
-    many[0].legend(frameon=False, fontsize=8)
+    all_axes[0].legend(frameon=False, fontsize=8)
     figure.savefig(path, metadata={"Software": None})
 
 
 def without_wikitext_spaces(text: str) -> str:
-    """The text about as it stood before WikiText was cut into words: without spaces before
-    punctuation, inside brackets and quotes, and around `@-@`, `@,@` and `@.@`.
+    """Restores the text approximately as it was before WikiText was split into words: removes
+    spaces before punctuation, inside brackets and quotes, and around `@-@`, `@,@` and `@.@`.
 
-    After the detokenizer that Megatron-LM and the LM Evaluation Harness use; theirs also makes a
-    1 of each lone N.
+    After the detokenizer that Megatron-LM and the LM Evaluation Harness use; theirs also replaces
+    each single N by 1.
     """
     text = text.replace("s '", "s'")
     for mark in "-,.":
         text = text.replace(f" @{mark}@ ", mark)
     text = re.sub(r" ([:;.!?,])(?= )", r"\1", text)
     for first, last in ("()", "[]", "{}", '""', "''"):
-        inside = rf"{re.escape(first)}\s*([^{re.escape(last)}]*?)\s*{re.escape(last)}"
-        text = re.sub(inside, rf"{first}\1{last}", text)
-    for signs in (4, 3, 2):  # of headings
+        pattern = rf"{re.escape(first)}\s*([^{re.escape(last)}]*?)\s*{re.escape(last)}"
+        text = re.sub(pattern, rf"{first}\1{last}", text)
+    for signs in (4, 3, 2):  # headings
         text = text.replace(" ".join("=" * signs), "=" * signs)
     text = text.replace(" ° ", "°").replace(" 's", "'s")
     return text.replace(" \n", "\n").replace("\n ", "\n")

@@ -1,4 +1,4 @@
-"""Loss as a power of a model's size, and how sure that is (Kaplan et al. 2020, 2001.08361)."""
+"""Loss as a power of the model size, with confidence intervals (Kaplan et al. 2020, 2001.08361)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Fit:
     """L(N) = floor + scale N^-exponent, by least squares.
 
     Attributes:
-        r2: the part of the variance of L over the sizes that it explains.
+        r2: fraction of the variance of L over the sizes that the fit explains.
     """
 
     floor: float
@@ -39,11 +39,11 @@ class Fit:
 
 @dataclass(frozen=True)
 class Curves:
-    """What was measured.
+    """Measured losses.
 
     Attributes:
-        sizes: (M,), parameters, in order.
-        tokens: (P,), seen at each validation.
+        sizes: numbers of parameters, in ascending order, (M,).
+        tokens: training tokens at each validation, (P,).
         losses: (seeds, M, P).
     """
 
@@ -53,25 +53,25 @@ class Curves:
 
     @property
     def last(self) -> Floats:
-        """At the end, (seeds, M)."""
+        """The losses at the end of training, (seeds, M)."""
         return self.losses[:, :, -1]
 
 
 class Scaling:
-    """Fits the loss of models of several sizes that were trained on equally many tokens.
+    """Fits the loss of models of several sizes trained on the same number of tokens.
 
-    Readings, a seed each: `rise`, the largest rise of the last loss from one size to the next,
-    nats; `r2`, of a power law above a floor; `pure_r2`, of one without a floor. The control of each
-    is the same with every loss moved on by half the list of sizes.
+    Readings, one per seed: `rise`, the largest rise of the last loss from one size to the next, in
+    nats; `r2`, of a power law with a floor; `pure_r2`, of a power law without a floor. The control
+    of each is computed with the losses shifted by half the list of sizes.
 
-    The figure has the fit with the interval of a bootstrap over the seeds, and the loss over the
-    size at equal compute C = 6 N D (Hoffmann et al. 2022, 2203.15556, figure 3), from the
-    validations on the way: the runs must have a rate that does not depend on their length.
+    The figure shows the fit with a bootstrap interval over the seeds, and the loss over the size at
+    equal compute C = 6 N D (Hoffmann et al. 2022, 2203.15556, figure 3), from validations during
+    training: the learning rate must not depend on the length of the run.
 
     Args:
-        sizes: the arm with the models.
-        metric: the loss.
-        resamples: of the bootstrap.
+        sizes: arm with the models.
+        metric: name of the loss.
+        resamples: number of bootstrap resamples.
     """
 
     def __init__(self, *, sizes: str, metric: str = "val/loss", resamples: int = 400) -> None:
@@ -82,22 +82,24 @@ class Scaling:
 
     @property
     def arms(self) -> set[str]:
-        """The runs that it reads."""
+        """The runs to read."""
         return {self.sizes}
 
     @property
     def cells(self) -> set[str]:
-        """The keys of its readings."""
+        """The keys of the readings."""
         return {"rise", "r2", "pure_r2"}
 
     def read(self, runs: Mapping[str, Sequence[Run]], figures: Path) -> dict[str, Reading]:
-        """The readings, and the figure `scaling.png`; none of fewer than four sizes."""
-        curves = curves_of(runs.get(self.sizes, ()), self.metric)
-        if curves is None or len(curves.sizes) < 4:  # a floor, a scale, an exponent fit any three
+        """Returns the readings, and draws the figure `scaling.png`; no readings for fewer than four
+        sizes.
+        """
+        curves = load_curves(runs.get(self.sizes, ()), self.metric)
+        if curves is None or len(curves.sizes) < 4:  # three parameters fit any three sizes
             return {}
         plot(curves, bootstrap(curves.sizes, curves.last, self.resamples), figures / "scaling.png")
-        moved = np.roll(curves.last, len(curves.sizes) // 2, axis=1)
-        both = (curves.last, moved)
+        shifted = np.roll(curves.last, len(curves.sizes) // 2, axis=1)
+        both = (curves.last, shifted)
         return {
             "rise": Reading(*([float(np.diff(row).max()) for row in each] for each in both)),
             "r2": Reading(*([fit(curves.sizes, row).r2 for row in each] for each in both)),
@@ -107,15 +109,19 @@ class Scaling:
         }
 
 
-def curves_of(runs: Sequence[Run], metric: str) -> Curves | None:
-    """Seeds that have each size, and validations that all have; None where there is none."""
+def load_curves(runs: Sequence[Run], metric: str) -> Curves | None:
+    """Returns the losses of seeds that have all sizes, at validations that all runs have; None if
+    there are none.
+    """
     rows: dict[int, dict[int, dict[int, float]]] = {}
     for run in runs:
         frame = run.metrics
         if metric in frame:
-            there = frame[["tokens", metric]].dropna()
-            found = dict(zip(there["tokens"].astype(int), there[metric], strict=True))
-            rows.setdefault(run.summary["seed"], {})[run.summary["parameters"]] = found
+            measured = frame[["tokens", metric]].dropna()
+            losses_by_tokens = dict(
+                zip(measured["tokens"].astype(int), measured[metric], strict=True)
+            )
+            rows.setdefault(run.summary["seed"], {})[run.summary["parameters"]] = losses_by_tokens
     sizes = sorted({size for of_seed in rows.values() for size in of_seed})
     seeds = [seed for seed, of_seed in sorted(rows.items()) if len(of_seed) == len(sizes)]
     if not seeds:
@@ -129,74 +135,78 @@ def curves_of(runs: Sequence[Run], metric: str) -> Curves | None:
 
 
 def fit(sizes: Floats, losses: Floats, *, floor: bool = True) -> Fit:
-    """The best floor, scale and exponent: of each exponent the other two by linear least squares.
+    """Returns the best fit: for each exponent, floor and scale by linear least squares.
 
     Args:
         sizes, losses: (M,).
-        floor: whether there is one, 0 or more.
+        floor: whether to fit a floor of at least 0.
     """
     exponents = np.geomspace(0.005, 3, 800)
     powers = sizes ** -exponents[:, None]  # (exponents, M)
-    lowest = np.zeros(len(exponents))
+    floors = np.zeros(len(exponents))
     if floor:
-        apart = powers - powers.mean(axis=1, keepdims=True)
-        slopes = apart @ (losses - losses.mean()) / (apart**2).sum(axis=1)
-        lowest = np.maximum(0.0, losses.mean() - slopes * powers.mean(axis=1))
-    above = losses - lowest[:, None]
+        centered = powers - powers.mean(axis=1, keepdims=True)
+        slopes = centered @ (losses - losses.mean()) / (centered**2).sum(axis=1)
+        floors = np.maximum(0.0, losses.mean() - slopes * powers.mean(axis=1))
+    above = losses - floors[:, None]
     scales = (powers * above).sum(axis=1) / (powers**2).sum(axis=1)
-    left = ((above - scales[:, None] * powers) ** 2).sum(axis=1)
-    least = int(np.argmin(left))
-    around = float(((losses - losses.mean()) ** 2).sum())
-    r2 = 1 - float(left[least]) / around if around else 0.0
-    return Fit(float(lowest[least]), float(scales[least]), float(exponents[least]), r2)
+    residuals = ((above - scales[:, None] * powers) ** 2).sum(axis=1)
+    best = int(np.argmin(residuals))
+    total = float(((losses - losses.mean()) ** 2).sum())
+    r2 = 1 - float(residuals[best]) / total if total else 0.0
+    return Fit(float(floors[best]), float(scales[best]), float(exponents[best]), r2)
 
 
 def bootstrap(sizes: Floats, losses: Floats, resamples: int) -> list[Fit]:
-    """Fits of the means of seeds that are drawn with replacement, for each size by itself.
+    """Returns fits of means over seeds, which are resampled with replacement for each size
+    separately.
 
     Args:
         sizes: (M,).
         losses: (seeds, M).
+        resamples: number of fits.
     """
     random = np.random.default_rng(0)
     seeds, count = losses.shape
-    drawn = random.integers(seeds, size=(resamples, seeds, count))
-    means = np.take_along_axis(losses[None], drawn, axis=1).mean(axis=1)  # (resamples, M)
+    indices = random.integers(seeds, size=(resamples, seeds, count))
+    means = np.take_along_axis(losses[None], indices, axis=1).mean(axis=1)  # (resamples, M)
     return [fit(sizes, row) for row in means]
 
 
 def at_compute(curves: Curves, flops: float) -> tuple[Floats, Floats]:
-    """The sizes that were trained with so much compute, and their losses: between two validations
-    by a straight line over the logarithm of the tokens.
+    """Returns the sizes that were trained with this compute, and their losses, interpolated
+    linearly between validations over the logarithm of the tokens.
     """
     wanted = np.log(flops / (6 * curves.sizes))
-    places = np.log(curves.tokens)
-    there = (wanted >= places[0]) & (wanted <= places[-1])
+    log_tokens = np.log(curves.tokens)
+    available = (wanted >= log_tokens[0]) & (wanted <= log_tokens[-1])
     mean = curves.losses.mean(axis=0)
-    losses = [np.interp(w, places, row) for w, row in zip(wanted[there], mean[there], strict=True)]
-    return curves.sizes[there], np.array(losses)
+    losses = [
+        np.interp(w, log_tokens, row)
+        for w, row in zip(wanted[available], mean[available], strict=True)
+    ]
+    return curves.sizes[available], np.array(losses)
 
 
 def plot(curves: Curves, fits: Sequence[Fit], path: Path) -> None:
-    """Left loss over size, right loss over size at equal compute."""
+    """Draws the loss over the size (left) and over the size at equal compute (right)."""
     figure = new_figure(9.6, 3.9)
     over_size, at_equal = figure.subplots(1, 2)
     grid = np.geomspace(curves.sizes[0], curves.sizes[-1], 80)
     for row in curves.last:
         over_size.plot(curves.sizes, row, "o", color=BLUE, markersize=3, alpha=0.5)
     mean = curves.last.mean(axis=0)
-    found, plain = fit(curves.sizes, mean), fit(curves.sizes, mean, floor=False)
-    every = np.array([one(grid) for one in fits])
-    low, high = np.quantile(every, [0.05, 0.95], axis=0)
-    exponents = np.quantile([one.exponent for one in fits], [0.05, 0.95])
-    label = (
-        f"{found.floor:.2f} + {found.scale:.3g} $N^{{-{found.exponent:.2f}}}$, R² {found.r2:.4f}"
-    )
-    over_size.plot(grid, found(grid), color=BLUE, label=label)
+    fitted, pure = fit(curves.sizes, mean), fit(curves.sizes, mean, floor=False)
+    predictions = np.array([each(grid) for each in fits])
+    low, high = np.quantile(predictions, [0.05, 0.95], axis=0)
+    exponents = np.quantile([each.exponent for each in fits], [0.05, 0.95])
+    power = f"{fitted.scale:.3g} $N^{{-{fitted.exponent:.2f}}}$"
+    label = f"{fitted.floor:.2f} + {power}, R² {fitted.r2:.4f}"
+    over_size.plot(grid, fitted(grid), color=BLUE, label=label)
     between = f"90 %: exponent {exponents[0]:.2f} to {exponents[1]:.2f}"
     over_size.fill_between(grid, low, high, color=BLUE, alpha=0.15, label=between)
-    label = f"{plain.scale:.3g} $N^{{-{plain.exponent:.3f}}}$, R² {plain.r2:.4f}"
-    over_size.plot(grid, plain(grid), ":", color=ORANGE, label=label)
+    label = f"{pure.scale:.3g} $N^{{-{pure.exponent:.3f}}}$, R² {pure.r2:.4f}"
+    over_size.plot(grid, pure(grid), ":", color=ORANGE, label=label)
     over_size.set_title("equally many tokens", fontsize=10)
 
     least, most = curves.sizes[1] * curves.tokens[0], curves.sizes[-2] * curves.tokens[-1]
@@ -204,10 +214,12 @@ def plot(curves: Curves, fits: Sequence[Fit], path: Path) -> None:
     for flops, shade in zip(levels, np.linspace(0.3, 1.0, len(levels)), strict=True):
         sizes, losses = at_compute(curves, flops)
         if len(sizes) > 2:
-            colour = (0.11, 0.31, 0.85, shade)
-            at_equal.plot(sizes, losses, "o-", color=colour, markersize=3, label=f"{flops:.1e}")
+            color = (0.11, 0.31, 0.85, shade)
+            at_equal.plot(sizes, losses, "o-", color=color, markersize=3, label=f"{flops:.1e}")
             lowest = int(np.argmin(losses))
-            if 0 < lowest < len(sizes) - 1:  # at an end it may lie outside of what was trained
+            if (
+                0 < lowest < len(sizes) - 1
+            ):  # at an end the minimum may be outside of the trained sizes
                 at_equal.plot(sizes[lowest], losses[lowest], "*", color=ORANGE, markersize=9)
     at_equal.set_title("equal compute 6 N D, FLOPs", fontsize=10)
     for axes in (over_size, at_equal):

@@ -1,4 +1,4 @@
-"""Where texts to be scored come from: a data set on a hub, or a file."""
+"""Sources of texts to score: a data set on the Hub, or a file."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ log = logging.getLogger("etude")
 
 
 class HubTexts:
-    """A column of a data set on the Hugging Face hub, streamed.
+    """A column of a data set on the Hugging Face Hub, streamed.
 
     Args:
         name, config, revision: see `etude.data.hub.Repository`.
-        split: of the data set.
-        column: of the text.
-        rows: take only so many of the first; None takes all.
+        split: split of the data set.
+        column: column of the text.
+        rows: number of rows to read from the start; None reads all.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class HubTexts:
         self.split, self.column, self.limit = split, column, rows
 
     def read(self) -> Iterator[str]:
-        """The texts, a row each; empty ones too.
+        """Yields the text of each row, including empty texts.
 
         Raises:
-            RequestError: the hub cannot be reached, or has no such column.
+            RequestError: the Hub can't be reached, or the data set lacks the column.
         """
         from etude.data.rows import column_values
 
@@ -56,18 +56,18 @@ class HubTexts:
             values = column_values(self.repository.rows(self.split, "measure"), self.column)
             for number, value in enumerate(islice(values, self.limit), 1):
                 if not isinstance(value, str):
-                    place = f"{where}, row {number}, column {self.column}"
-                    raise RequestError(Problem(place, "text", value))
+                    position = f"{where}, row {number}, column {self.column}"
+                    raise RequestError(Problem(position, "text", value))
                 yield value
 
 
 class FileTexts:
-    """A file on this machine: the rows of JSON lines, CSV or Parquet, else one text.
+    """A local file: rows of JSON lines, CSV or Parquet, or otherwise a single text.
 
     Args:
-        path: of the file.
-        column: of rows.
-        rows: take only so many of the first; None takes all.
+        path: path of the file.
+        column: column of the text in rows.
+        rows: number of rows to read from the start; None reads all.
     """
 
     def __init__(self, *, path: str, column: str = "text", rows: int | None = None) -> None:
@@ -78,10 +78,10 @@ class FileTexts:
         self.path, self.column, self.limit = Path(path), column, rows
 
     def read(self) -> Iterator[str]:
-        """The texts.
+        """Yields the texts.
 
         Raises:
-            RequestError: there is no such file, or it cannot be read.
+            RequestError: the file is missing or can't be read.
         """
         from etude.data.formats import format_of
         from etude.data.plain import characters_of, explained, scan
@@ -89,10 +89,10 @@ class FileTexts:
 
         if not self.path.is_file():
             raise RequestError(Problem("measure", "a file of texts", str(self.path)))
-        form = format_of(self.path, without_suffix=True)
-        if form is None or not form.rows:
+        file_format = format_of(self.path, without_suffix=True)
+        if file_format is None or not file_format.rows:
             with explained(self.path):
                 yield "".join(characters_of(self.path, 0, scan(self.path).characters))
             return
-        values = values_of(self.path, form, self.column)
+        values = values_of(self.path, file_format, self.column)
         yield from islice((text for _, text in texts(values, tell=True)), self.limit)

@@ -1,4 +1,4 @@
-"""Whether the best learning rate stays where it is as a model becomes wider (Yang et al. 2022)."""
+"""Transfer of the best learning rate to wider models (Yang et al. 2022)."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from etude.papers.claims import Reading
 from etude.papers.readings import Value
 
 Losses = dict[int, dict[float, dict[int, float]]]
-"""By width, learning rate and seed."""
+"""Losses by width, learning rate and seed."""
 
 
 class Transfer:
-    """Reads from which learning rate a width has its least loss.
+    """Reads the learning rate with the smallest loss at each width.
 
-    Readings: `shift/mup` and `shift/standard`, octaves by which the best rate of the widest model
-    is below that of the narrowest, a seed each; each is the other's control.
+    Readings: `shift/mup` and `shift/standard`, the octaves by which the best rate of the widest
+    model is below that of the narrowest, one per seed; each is the control of the other.
 
     Args:
-        base: the arm of the narrowest models, at which both parametrisations are the same.
-        mup, standard: the arms of the wider ones.
-        metric: what is least at the best rate.
+        base: arm of the narrowest models, for which both parametrisations are the same.
+        mup, standard: arms of the wider models.
+        metric: metric that is smallest at the best rate.
     """
 
     def __init__(self, *, base: str, mup: str, standard: str, metric: str) -> None:
@@ -41,41 +41,43 @@ class Transfer:
 
     @property
     def arms(self) -> set[str]:
-        """The runs that it reads."""
+        """The runs to read."""
         return {self.base, *self.wider.values()}
 
     @property
     def cells(self) -> set[str]:
-        """The keys of its readings."""
+        """The keys of the readings."""
         return {f"shift/{name}" for name in self.wider}
 
     def read(self, runs: Mapping[str, Sequence[Run]], figures: Path) -> dict[str, Reading]:
-        """The readings, and the figure `transfer.png`."""
+        """Returns the readings, and draws the figure `transfer.png`."""
         losses = {name: self.losses(runs, arm) for name, arm in self.wider.items()}
-        shifts = {name: shifts_of(found) for name, found in losses.items()}
+        shifts = {name: rate_shifts(values) for name, values in losses.items()}
         if any(losses.values()):
             plot(losses, self.metric, figures / "transfer.png")
         others = {"mup": "standard", "standard": "mup"}
         return {
-            f"shift/{name}": Reading(found, shifts[others[name]])
-            for name, found in shifts.items()
-            if found
+            f"shift/{name}": Reading(values, shifts[others[name]])
+            for name, values in shifts.items()
+            if values
         }
 
     def losses(self, runs: Mapping[str, Sequence[Run]], arm: str) -> Losses:
-        """Of the narrowest models and one arm of wider ones; what is no number is infinite."""
-        found: Losses = {}
+        """Returns the losses of the narrowest models and of one arm of wider models; NaN becomes
+        infinity.
+        """
+        losses: Losses = {}
         for run in (*runs.get(self.base, ()), *runs.get(arm, ())):
             width, rate = int(run.config.model.dim), float(run.config.optimizer.lr)
             (loss,) = Value(arm, self.metric).read({arm: [run]})
-            by_rate = found.setdefault(width, {}).setdefault(rate, {})
+            by_rate = losses.setdefault(width, {}).setdefault(rate, {})
             by_rate[run.summary["seed"]] = loss if math.isfinite(loss) else math.inf
-        return {width: dict(sorted(found[width].items())) for width in sorted(found)}
+        return {width: dict(sorted(losses[width].items())) for width in sorted(losses)}
 
 
-def shifts_of(losses: Losses) -> list[float]:
-    """log2 of the narrowest width's best rate over that of the widest, by seed; only seeds that
-    have a loss at each width and rate. Not a number where a width diverged at every rate.
+def rate_shifts(losses: Losses) -> list[float]:
+    """Returns log2 of the narrowest width's best rate over the widest width's, by seed; only seeds
+    with a loss at each width and rate. NaN if a width diverged at every rate.
     """
     if len(losses) < 2:
         return []
@@ -86,32 +88,36 @@ def shifts_of(losses: Losses) -> list[float]:
 
 
 def best_rate(rates: Mapping[float, Mapping[int, float]], seed: int) -> float:
-    """The rate with the least loss of a seed; not a number where none is finite."""
+    """Returns the rate with the smallest loss of a seed; NaN if no loss is finite."""
     if not any(math.isfinite(seeds[seed]) for seeds in rates.values()):
         return math.nan
     return min(rates, key=lambda rate: rates[rate][seed])
 
 
 def plot(losses: Mapping[str, Losses], metric: str, path: Path) -> None:
-    """A panel a parametrisation, a line a width, as the paper's figure 1; a dot at each minimum."""
+    """Draws one panel per parametrisation and one line per width, as the paper's figure 1; dots
+    mark the minima.
+    """
     figure = new_figure(9.2, 3.8)
     panels: Any = figure.subplots(1, len(losses), sharey=True)
     titles = {"mup": "maximal update parametrisation", "standard": "standard parametrisation"}
-    every = [x for found in losses.values() for rates in found.values() for x in means(rates)]
-    finite = [x for x in every if math.isfinite(x)]
-    shades = np.linspace(0.25, 1.0, max(len(found) for found in losses.values()))
-    for axes, (name, found) in zip(panels, losses.items(), strict=True):
-        for (width, rates), shade in zip(found.items(), shades, strict=False):
-            points = means(rates)
-            colour = (0.11, 0.31, 0.85, shade)
-            axes.plot(list(rates), points, "-", color=colour, label=f"width {width}")
-            least = int(np.argmin(points))
-            axes.plot([list(rates)[least]], [points[least]], "o", color=colour)
+    values = [
+        x for by_width in losses.values() for rates in by_width.values() for x in seed_means(rates)
+    ]
+    finite = [x for x in values if math.isfinite(x)]
+    shades = np.linspace(0.25, 1.0, max(len(by_width) for by_width in losses.values()))
+    for axes, (name, by_width) in zip(panels, losses.items(), strict=True):
+        for (width, rates), shade in zip(by_width.items(), shades, strict=False):
+            points = seed_means(rates)
+            color = (0.11, 0.31, 0.85, shade)
+            axes.plot(list(rates), points, "-", color=color, label=f"width {width}")
+            best = int(np.argmin(points))
+            axes.plot([list(rates)[best]], [points[best]], "o", color=color)
         axes.set_xscale("log", base=2)
         axes.set_title(titles[name], fontsize=10)
         axes.set_xlabel("learning rate")
         dress(axes)
-    if finite:  # what has left the figure above has diverged
+    if finite:  # points above the figure have diverged
         low, high = min(finite), float(np.median(finite))
         panels[0].set_ylim(low - 0.1 * (high - low), low + 4 * (high - low))
     panels[0].set_ylabel(metric)
@@ -119,6 +125,6 @@ def plot(losses: Mapping[str, Losses], metric: str, path: Path) -> None:
     figure.savefig(path, metadata={"Software": None})
 
 
-def means(rates: Mapping[float, Mapping[int, float]]) -> list[float]:
-    """Over the seeds, a rate each."""
+def seed_means(rates: Mapping[float, Mapping[int, float]]) -> list[float]:
+    """Returns the mean over seeds for each rate."""
     return [fmean(seeds.values()) for seeds in rates.values()]

@@ -11,7 +11,7 @@ import pytest
 from etude.analysis.predicting import Predictor
 from etude.data.examples.labelled import LabelledFiles
 from etude.data.examples.tagged import Tagged
-from etude.data.examples.words import WORD
+from etude.data.examples.word_data import WORD
 from etude.data.text import Batch
 from etude.data.tokenizer import Char
 from etude.errors import RequestError
@@ -54,7 +54,7 @@ def test_a_table_is_read_as_the_run_reads_its_own(tmp_path: Path) -> None:
 def test_the_line_without_text_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('id,text\n1,"two\nlines"\n2,\n')
-    with pytest.raises(RequestError, match=rf"{path}, line 4: expected some text"):
+    with pytest.raises(RequestError, match=rf"{path}, line 4: expected non-empty text"):
         list(labels().read(path))
 
 

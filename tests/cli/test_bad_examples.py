@@ -43,7 +43,7 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "classification",
         with_row(label=1.5),
         [],
-        "label = 1.5: expected a label: a name or a whole",
+        "label = 1.5: expected a label (a name or a whole",
     ),
     "one class alone": (
         "classification",
@@ -61,7 +61,7 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "classification",
         GOOD,
         ["data.label=lable"],
-        "data.label = 'lable': expected a column",
+        "data.label = 'lable': expected an existing column",
     ),
     "no text": (
         "classification",
@@ -79,7 +79,7 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "classification",
         GOOD,
         ["data.validation=DATA", "data.duplicates=refuse"],
-        "line 1 stands in validation too: expected a row of one split alone (40 in all",
+        "line 1 (also in validation): expected a row in only one split (40 such rows",
     ),
     "too long": (
         "classification",
@@ -133,13 +133,13 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "translation",
         PAIRS,
         ["data.target=zh"],
-        "data.target = 'zh': expected a column that is",
+        "data.target = 'zh': expected an existing column",
     ),
     "pairs in pieces": (
         "translation",
         [*PAIRS, {"source": LONG, "target": "x"}],
         ["data.too_long=refuse"],
-        "(data.too_long=truncate takes longer ones)",
+        "(set data.too_long=truncate)",
     ),
     "labels for a translator": (
         "translation",
@@ -151,7 +151,8 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "tagging",
         [{"words": ["a", "b"], "tags": ["X"]}] * 20,
         [],
-        "row 1 = (['a', 'b'], ['X']): expected a list of words and one of tags, equally long",
+        "row 1 = (['a', 'b'], ['X']): "
+        "expected a list of words and a list of tags of the same length",
     ),
     "a tag that is none": (
         "tagging",
@@ -163,13 +164,13 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "tagging",
         [*TAGGED, {"words": ["", "b"], "tags": ["X", "Y"]}],
         [],
-        "row 21 = '': expected words that are texts, none of them empty",
+        "row 21 = '': expected words that are non-empty texts",
     ),
     "a tag twice": (
         "tagging",
         TAGGED,
         ["data.labels=[X,Y,X]"],
-        "data.labels = ['X', 'Y', 'X']: expected two names or more, all different",
+        "data.labels = ['X', 'Y', 'X']: expected at least two names without duplicates",
     ),
     "spans where there are none": (
         "tagging",
@@ -205,7 +206,7 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "translation",
         PAIRS,
         ["data.sequence_length=1"],
-        "data.sequence_length = 1: expected 2 or more: a token and the end",
+        "data.sequence_length = 1: expected at least 2 (a token and the end token)",
     ),
     "low-rank changes of no rank": (
         "classification",

@@ -201,8 +201,8 @@ def test_without_transformers_it_is_read_again_and_said(tmp_path: Path) -> None:
     [
         (("{source}", "{source}"), "DEST = .*expected a path that does not exist yet"),
         (("{source}", "{source}", "--force"), "DEST = .*expected another folder than the source"),
-        (("{source}", "{full}", "--force"), "expected a folder of a model, with config.json"),
-        (("{source}", "{full}/a.txt", "--force"), "expected a folder of a model, with config.json"),
+        (("{source}", "{full}", "--force"), "expected a model's folder, with config.json"),
+        (("{source}", "{full}/a.txt", "--force"), "expected a model's folder, with config.json"),
         (("{source}", "no/where/dest"), "DEST = 'no/where/dest': expected a path in an existing"),
         (("{source}", "{run}/checkpoints/dest"), "DEST = .*expected a path outside all records"),
         (("{source}", "dest", "--tolerance", "0"), "--tolerance = 0.0: expected a positive number"),

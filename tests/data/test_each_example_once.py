@@ -17,9 +17,9 @@ from windows import window_steps
 
 from etude.data.columns import Column
 from etude.data.examples.batches import ExampleBatches
+from etude.data.examples.example_steps import ExampleSteps, MemoryTable
 from etude.data.examples.labelled import LabelledFiles
 from etude.data.examples.pairs import Pairs
-from etude.data.examples.steps import ExampleSteps, Held
 from etude.data.examples.tagged import Tagged
 from etude.data.order import EveryExampleOnce
 from etude.data.steps import Share, Steps
@@ -82,10 +82,10 @@ def test_windows_of_a_text(file: Column, cut: dict[str, Any], length: int) -> No
     cut=cuts,
     sizes=st.lists(st.integers(1, 9), min_size=2, max_size=40),
     by=st.sampled_from(["examples", "tokens"]),
-    stretch=st.integers(1, 4),
+    bucket_steps=st.integers(1, 4),
 )
 def test_examples_of_different_lengths(
-    cut: dict[str, Any], sizes: list[int], by: str, stretch: int
+    cut: dict[str, Any], sizes: list[int], by: str, bucket_steps: int
 ) -> None:
     """Example i is told by its label."""
     fields = {
@@ -93,13 +93,13 @@ def test_examples_of_different_lengths(
         "types": [[0] * size for size in sizes],
         "label": [[number] for number in range(len(sizes))],
     }
-    table, rows = Held(fields, LabelObjective()), np.arange(len(sizes))
+    table, rows = MemoryTable(fields, LabelObjective()), np.arange(len(sizes))
     batches = ExampleBatches(
         table.lengths(),
         seed=cut["seed"],
         examples=cut["share"] * cut["world"] if by == "examples" else None,
         tokens=None if by == "examples" else 20,
-        stretch=stretch,
+        bucket_steps=bucket_steps,
     )
     total, steps = 0, 0
     while total < 2 * len(sizes):
@@ -169,4 +169,4 @@ def test_rows_that_stand_in_two_splits_are_counted(
     found = data.meta.splits["train"]
     dropped = 2 if duplicates == "drop" else 0
     assert (found.leaked, found.dropped, found.examples) == (2, dropped, 22 - dropped)
-    assert "2 rows stand in validation" in caplog.text
+    assert "2 rows are also in validation" in caplog.text

@@ -11,7 +11,7 @@ import datasets
 import pytest
 from fake_hub import Hub, Remote, commit_of, record_of
 
-from etude.data.examples.writing import SplitMeta
+from etude.data.examples.split_writer import ExampleSplitMeta
 from etude.data.store import Store, open_store
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -96,7 +96,7 @@ def prepared(remote: Remote) -> Store:
     """The folder that was made last."""
     folders = [path.parent for path in (remote.folder / "cache").glob("*/meta.json")]
     latest = max(folders, key=lambda path: path.stat().st_mtime)
-    return open_store(latest, SplitMeta)
+    return open_store(latest, ExampleSplitMeta)
 
 
 def field(store: Store, name: str) -> list[list[int]]:

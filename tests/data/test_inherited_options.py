@@ -73,7 +73,7 @@ def test_mistakes_in_all_options_are_reported_at_once(
 
 def test_a_rule_says_its_size_before_the_splits_are_counted() -> None:
     made = Sort(batch=Batch(examples=1), length=3, numbers=2, sequence_length=5)
-    assert (made.size, made.held, made.taught) == (8, 2, 6)
+    assert (made.size, made.validation_size, made.training_size) == (8, 2, 6)
     with pytest.raises(InvalidArguments) as caught:
         Sort(batch=Batch(examples=1), length=99, numbers=2, sequence_length=5, data_seed=-1)
     assert {"length", "data_seed"} <= {problem.where for problem in caught.value.problems}
@@ -92,7 +92,8 @@ def test_labels_are_those_stated_until_all_are_known(tmp_path: Path) -> None:
 def test_loaders_can_be_sent_to_another_process() -> None:
     made = Sort(batch=Batch(examples=1), length=3, numbers=2, sequence_length=5)
     again = pickle.loads(pickle.dumps(made))
-    assert (again.size, again.batch, again.taught) == (made.size, made.batch, made.taught)
+    assert (again.size, again.batch) == (made.size, made.batch)
+    assert again.training_size == made.training_size
 
 
 @dataclass(kw_only=True, eq=False)

@@ -13,7 +13,7 @@ from matplotlib.image import imread
 
 import etude_papers.attention_scale as attention_scale
 from etude.errors import InvalidArguments
-from etude_papers.attention_scale import AttentionScale, look
+from etude_papers.attention_scale import AttentionScale, softmax_statistics
 
 
 def small(**changes: object) -> AttentionScale:
@@ -29,7 +29,7 @@ def small(**changes: object) -> AttentionScale:
 @pytest.mark.parametrize("scale", [None, 1.0])
 def test_what_is_seen_of_a_softmax_is_what_numpy_computes(scale: float | None) -> None:
     q, k = small().draw(16, torch.Generator().manual_seed(0))
-    seen = look(small().attend(q, k, scale=scale))
+    seen = softmax_statistics(small().attend(q, k, scale=scale))
 
     logits = q.numpy() @ np.swapaxes(k.numpy(), -2, -1) * (1 / 4 if scale is None else scale)
     weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
@@ -44,22 +44,24 @@ def test_the_gradient_is_the_diagonal_of_softmax_s_jacobian() -> None:
     x = torch.tensor([0.3, -1.2, 2.0], dtype=torch.float64)
     jacobian = torch.autograd.functional.jacobian(lambda z: z.softmax(-1), x)
     weights = x.softmax(-1)[None, None, None]
-    assert look(weights).gradient == pytest.approx(jacobian.diagonal().median().item())
+    assert softmax_statistics(weights).gradient == pytest.approx(
+        jacobian.diagonal().median().item()
+    )
 
 
 def test_the_extremes_of_entropy() -> None:
     equal = torch.full((1, 1, 1, 8), 1 / 8, dtype=torch.float64)
-    assert look(equal).entropy == pytest.approx(math.log(8))
-    assert look(equal).variance == pytest.approx(0, abs=1e-12)
+    assert softmax_statistics(equal).entropy == pytest.approx(math.log(8))
+    assert softmax_statistics(equal).variance == pytest.approx(0, abs=1e-12)
     one_hot = torch.eye(8, dtype=torch.float64)[None, None]
-    assert look(one_hot).entropy == 0
-    assert look(one_hot).gradient == 0
+    assert softmax_statistics(one_hot).entropy == 0
+    assert softmax_statistics(one_hot).gradient == 0
 
 
 def test_scaled_logits_leave_an_entropy_of_ln_s_minus_a_half(tmp_path: Path) -> None:
     measurement = small(heads=8, queries=64, keys=512)
     q, k = measurement.draw(64, torch.Generator().manual_seed(0))
-    seen = look(measurement.attend(q, k, scale=None))
+    seen = softmax_statistics(measurement.attend(q, k, scale=None))
     assert seen.entropy == pytest.approx(math.log(512) - 0.5, abs=0.03)
 
 

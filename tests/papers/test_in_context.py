@@ -13,7 +13,7 @@ import pytest
 from matplotlib.image import imread
 
 from etude.errors import InvalidArguments
-from etude_papers.in_context import InContext, errors_of, least_squares
+from etude_papers.in_context import InContext, last_errors, least_squares
 
 
 def run(*errors: float) -> Any:
@@ -35,8 +35,8 @@ def measurement(**changes: Any) -> InContext:
 
 
 def test_the_last_errors_by_number() -> None:
-    assert errors_of(run(1.0, 0.5, 0.1), "val/error") == {0: 1.0, 1: 0.5, 2: 0.1}
-    assert errors_of(run(), "val/error") == {}
+    assert last_errors(run(1.0, 0.5, 0.1), "val/error") == {0: 1.0, 1: 0.5, 2: 0.1}
+    assert last_errors(run(), "val/error") == {}
 
 
 def test_the_theory_is_what_least_squares_errs_by() -> None:

@@ -229,7 +229,7 @@ class TestLengths:
 
     @pytest.mark.parametrize("times", [1, 4])
     def test_the_mean_over_positions_is_the_loss_of_the_windows(self, run: Any, times: int) -> None:
-        losses = lengths.by_position(run, times)
+        losses = lengths.losses_by_position(run, times)
         assert losses.shape == (8 * times,)
         data = run.data()
         run.prepare(data)
@@ -246,7 +246,7 @@ class TestLengths:
     def test_gap(self, run: Any, tmp_path: Path) -> None:
         reading = Lengths(times=[1, 4], controls={"a": "b"})
         found = reading.read({"a": [run], "b": [run]}, tmp_path)
-        gap = lengths.by_position(run, 4).mean() - lengths.by_position(run, 1).mean()
+        gap = lengths.losses_by_position(run, 4).mean() - lengths.losses_by_position(run, 1).mean()
         assert found["gap/a"].values == pytest.approx([gap])
         assert (tmp_path / "lengths.png").stat().st_size > 1000
         assert reading.read({"b": [run]}, tmp_path) == {}
@@ -263,8 +263,8 @@ class TestLayerNorms:
         )
 
     def test_slope_by_hand(self) -> None:
-        assert layer_norms.slope([1, 2, 4], [3.0, 1.5, 0.75]) == pytest.approx(-1)
-        assert layer_norms.slope([2, 8], [1.0, 4.0]) == pytest.approx(1)
+        assert layer_norms.log_log_slope([1, 2, 4], [3.0, 1.5, 0.75]) == pytest.approx(-1)
+        assert layer_norms.log_log_slope([2, 8], [1.0, 4.0]) == pytest.approx(1)
 
     def test_post_ln_has_the_larger_gradient_in_depth(self) -> None:
         measure = self.measure()

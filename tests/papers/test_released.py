@@ -293,7 +293,7 @@ def test_no_decoder(tmp_path: Path, file: FileTexts) -> None:
     bert = zoo.bert(hf.BertModel, vocab_size=tokenizer.vocab_size)
     folder = folders.write_folder(tmp_path / "bert", bert, tokenizer)
     measure = Released(models={"bert": str(folder)}, texts={"text": Windows(source=file)})
-    with pytest.raises(RequestError, match="foretells the next token"):
+    with pytest.raises(RequestError, match="expected a causal language model"):
         measure.measure([0], tmp_path)
 
 

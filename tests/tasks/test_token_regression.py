@@ -61,7 +61,7 @@ def test_words_of_whole_rows(etude: Callable[..., Any], tmp_path: Path) -> None:
     written = rows(tmp_path / "rows.jsonl")
     answer = etude("train", *words_of(tmp_path))
     assert answer.code == 0, answer.err
-    assert "the long ones in" in answer.out  # several pieces
+    assert "additional pieces of long rows)" in answer.out  # several pieces
     (path,) = (tmp_path / "runs" / "words").iterdir()
     run = load_run(path)
     held = [row for n, row in enumerate(written) if int((n + 1) * 0.25) > int(n * 0.25)]
@@ -133,4 +133,4 @@ def test_csv_holds_no_lists(etude: Callable[..., Any], tmp_path: Path) -> None:
     path.write_text("words,values\na b,1 2\n", encoding="utf-8")
     answer = etude("train", *words_of(tmp_path, f"data.path={path}"))
     assert answer.code == 2
-    assert "expected JSON or Parquet: its rows hold lists" in answer.err
+    assert "expected JSON or Parquet (the rows contain lists)" in answer.err

@@ -182,7 +182,7 @@ def test_a_rule(tmp_path: Path) -> None:
     batch, places = run.batch(2), run.places(2)
     made = data.examples("train", places.document.to_numpy(), run.summary["seed"])
     assert batch["tokens"].tolist() == made["tokens"].tolist()
-    with pytest.raises(RequestError, match="a rule's examples have none"):
+    with pytest.raises(RequestError, match="synthetic data has no text"):
         run.readings("1 2 3")
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.data.examples.batches import WINDOW, ExampleBatches
+from etude.data.examples.batches import MIN_BUCKET_EXAMPLES, ExampleBatches
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=200)
 
@@ -16,16 +16,18 @@ def batches(
     lengths: list[int], seed: int = 0, packed: bool = False, **more: int | None
 ) -> ExampleBatches:
     size: dict[str, int | None] = {"examples": None, "tokens": None, **more}
-    stretch = size.pop("stretch", 4) or 1
-    return ExampleBatches(np.array(lengths), seed=seed, stretch=stretch, packed=packed, **size)
+    bucket_steps = size.pop("bucket_steps", 4) or 1
+    return ExampleBatches(
+        np.array(lengths), seed=seed, bucket_steps=bucket_steps, packed=packed, **size
+    )
 
 
 @given(LENGTHS, st.integers(1, 16), st.integers(1, 6), st.integers(0, 3))
 def test_an_epoch_takes_each_example_once(
-    lengths: list[int], examples: int, stretch: int, seed: int
+    lengths: list[int], examples: int, bucket_steps: int, seed: int
 ) -> None:
-    made = batches(lengths, seed, examples=examples, stretch=stretch)
-    count = made.steps_in_an_epoch
+    made = batches(lengths, seed, examples=examples, bucket_steps=bucket_steps)
+    count = made.steps_per_epoch
     assert count == -(-len(lengths) // examples)
     for epoch in range(3):
         steps = [made.step(epoch * count + step) for step in range(count)]
@@ -35,9 +37,9 @@ def test_an_epoch_takes_each_example_once(
 
 @given(LENGTHS, st.integers(40, 200), st.integers(1, 6), st.integers(0, 3))
 def test_a_step_has_no_more_positions_than_it_may(
-    lengths: list[int], tokens: int, stretch: int, seed: int
+    lengths: list[int], tokens: int, bucket_steps: int, seed: int
 ) -> None:
-    made = batches(lengths, seed, tokens=tokens, stretch=stretch)
+    made = batches(lengths, seed, tokens=tokens, bucket_steps=bucket_steps)
     sizes = np.array(lengths)
     seen: list[int] = []
     number = 0
@@ -64,9 +66,9 @@ def test_examples_of_a_step_are_of_like_length() -> None:
     """Sorted within stretches of 50 steps, little is padding; unsorted, much."""
     lengths = np.random.default_rng(0).integers(1, 100, 4000)
 
-    def padding(stretch: int) -> float:
-        made = batches(lengths.tolist(), examples=16, stretch=stretch)
-        steps = [lengths[made.step(n)] for n in range(made.steps_in_an_epoch)]
+    def padding(bucket_steps: int) -> float:
+        made = batches(lengths.tolist(), examples=16, bucket_steps=bucket_steps)
+        steps = [lengths[made.step(n)] for n in range(made.steps_per_epoch)]
         return 1 - sum(s.sum() for s in steps) / sum(len(s) * s.max() for s in steps)
 
     assert padding(50) < 0.05
@@ -76,7 +78,7 @@ def test_examples_of_a_step_are_of_like_length() -> None:
 def test_lengths_come_in_no_order() -> None:
     """Steps are shuffled after sorting: short ones do not come first."""
     lengths = np.random.default_rng(0).integers(1, 100, 4000)
-    made = batches(lengths.tolist(), examples=16, stretch=250)
+    made = batches(lengths.tolist(), examples=16, bucket_steps=250)
     means = [lengths[made.step(n)].mean() for n in range(250)]
     assert abs(np.corrcoef(means, np.arange(250))[0, 1]) < 0.2
 
@@ -84,8 +86,8 @@ def test_lengths_come_in_no_order() -> None:
 @pytest.mark.parametrize("packed", [False, True])
 def test_no_step_takes_examples_of_two_stretches(packed: bool) -> None:
     """Each stretch is sorted anew: across its end, the longest would stand beside the shortest."""
-    lengths = np.random.default_rng(0).integers(1, 101, 3 * WINDOW)
+    lengths = np.random.default_rng(0).integers(1, 101, 3 * MIN_BUCKET_EXAMPLES)
     made = batches(lengths.tolist(), tokens=1500, packed=packed)
-    steps = [lengths[made.step(number)] for number in range(made.steps_in_an_epoch)]
+    steps = [lengths[made.step(number)] for number in range(made.steps_per_epoch)]
     assert sum(len(step) for step in steps) == len(lengths)
     assert max(step.max() - step.min() for step in steps) < 20

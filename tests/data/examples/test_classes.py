@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from etude.data.examples.classes import key_of
+from etude.data.examples.classes import class_key
 from etude.data.examples.labelled import LabelledFiles
 from etude.data.text import Batch
 from etude.data.tokenizer import Char
@@ -58,7 +58,9 @@ def test_text_is_one_class_or_two(labels: list[str], classes: list[str], tmp_pat
     for split in ("train", "val"):
         table = data.table(split)
         for row, number in zip(data.rows(split), range(len(table)), strict=True):
-            same = key_of(row.values["label"]) == key_of(classes[int(table[number]["labels"])])
+            same = class_key(row.values["label"]) == class_key(
+                classes[int(table[number]["labels"])]
+            )
             assert same, row
             counts[int(table[number]["labels"])] += 1
     assert min(counts) >= 10
@@ -83,10 +85,10 @@ def test_stated_names_are_found_in_any_spelling(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "first", "second"),
     [
-        ([1, 2, "1"], "a number, as 1 is", "'1'"),
-        ([True, False, "true"], "a truth value, as true is", "'true'"),
-        ([1, 0, True], "a number, as 1 is", "True"),
-        (["a", "1.0", 1], "text, as '1.0' is", "1"),
+        ([1, 2, "1"], "a number, like 1", "'1'"),
+        ([True, False, "true"], "a Boolean, like true", "'true'"),
+        ([1, 0, True], "a number, like 1", "True"),
+        (["a", "1.0", 1], "text, like '1.0'", "1"),
     ],
 )
 def test_types_that_look_alike_are_refused(
@@ -121,9 +123,9 @@ def test_what_is_merged_and_what_is_nearly_the_same_is_reported(
         with caplog.at_level("INFO", "etude.data"):
             data = prepared(path)
         told = [record.getMessage() for record in caplog.records]
-        assert "one class, as they are equal: '0' and '0.0'" in told
-        assert "classes of their own, though nearly the same: 'Spam' and 'spam'" in told
-        assert any(line.endswith("may stand for a missing label: 'NA'") for line in told)
+        assert "spellings of the same class: '0' and '0.0'" in told
+        assert "separate classes with similar names: 'Spam' and 'spam'" in told
+        assert any(line.endswith("may mean a missing label: 'NA'") for line in told)
     assert len(data.meta.notes) == 3
 
 

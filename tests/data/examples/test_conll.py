@@ -34,7 +34,7 @@ def sentences(path: Path, content: str, **more: Any) -> Sentences:
     path.write_text(content, encoding="utf-8")
     data = tagged(path, **more)
     data.check()
-    return [(row.values["words"], row.values["tags"]) for row in data._all("train")]
+    return [(row.values["words"], row.values["tags"]) for row in data._read_rows("train")]
 
 
 def refused(path: Path, content: str, **more: Any) -> str:
@@ -58,7 +58,7 @@ class TestColumns:
         content = "U.N. NNP B-ORG\nofficial NN\nsaid VBD O\n"
         told = refused(tmp_path / "a.conll", content)
         assert told.startswith(", line 2 = 'official NN': expected a word in column 0 and its tag")
-        assert "in column 2, of 3 columns between spaces" in told
+        assert "in column 2, of 3 space-separated columns" in told
         told = refused(tmp_path / "a.conll", content.replace(" ", "\t"))
         assert told.startswith(", line 2 = 'official\\tNN'")
 
@@ -90,12 +90,12 @@ class TestColumns:
         four, three = tmp_path / "a.conll", tmp_path / "b.conll"
         four.write_text("U.N. NNP I-NP I-ORG\nsaid VBD I-VP O\n")
         three.write_text("U.N. NNP I-ORG\nsaid VBD O\n")
-        with pytest.raises(RequestError, match=rf"{three} = 3: expected 4 columns, as {four} has"):
+        with pytest.raises(RequestError, match=rf"{three} = 3: expected 4 columns, as in {four}"):
             tagged([four, three]).check()
         tagged([four, three], words=0, tags=-1).check()
         tabs = tmp_path / "c.conll"
         tabs.write_text(three.read_text().replace(" ", "\t"))
-        with pytest.raises(RequestError, match=r"between tabs.*expected CoNLL between spaces"):
+        with pytest.raises(RequestError, match=r"tab-separated.*expected CoNLL, space-separated"):
             tagged(three, validation=str(tabs)).check()
         tagged(three, validation=str(tabs), separator="space").check()
 
@@ -124,8 +124,8 @@ class TestComments:
     def test_what_can_be_both_has_to_be_stated(self, tmp_path: Path) -> None:
         content = "# a comment\ncat N\n\n# N\nruns V\n"
         told = refused(tmp_path / "a.conll", content)
-        assert told.startswith(", line 4: expected data.comments to be stated")
-        assert "as line 1 is" in told
+        assert told.startswith(", line 4: expected an explicit data.comments")
+        assert "like line 1" in told
         words = [w for w, _ in sentences(tmp_path / "a.conll", content, comments=True)]
         assert words == [["cat"], ["runs"]]
         assert ", line 1 = '# a comment'" in refused(tmp_path / "a.conll", content, comments=False)
@@ -180,11 +180,14 @@ class TestCoNLLU:
     @pytest.mark.parametrize(
         ("lines", "told"),
         [
-            (["1 a a DET", "# late", "2 b b NOUN"], ", line 2 = 1: expected the 10 columns"),
+            (
+                ["1 a a DET", "# late", "2 b b NOUN"],
+                ", line 2 = 1: expected 10 tab-separated columns",
+            ),
             (["1 a a DET", "3 b b NOUN"], ", line 2 = '3': expected the id 2"),
             (["1 a a DET", "1 b b NOUN"], ", line 2 = '1': expected the id 2"),
-            (["1 a a DET", "x b b NOUN"], ", line 2 = 'x': expected an id as 2, 2-3 or 2.1"),
-            (["1 a a DET", "2 b b _"], ", line 2 = '_': expected a tag (_ says that there is none"),
+            (["1 a a DET", "x b b NOUN"], ", line 2 = 'x': expected an id such as 2, 2-3 or 2.1"),
+            (["1 a a DET", "2 b b _"], ", line 2 = '_': expected a tag (_ means no tag"),
         ],
     )
     def test_what_is_no_conllu_is_refused(
@@ -196,7 +199,9 @@ class TestCoNLLU:
         for columns in (9, 11):
             line = "\t".join(["1", "a", "a", "DET", *["_"] * (columns - 4)])
             told = refused(tmp_path / "a.conllu", f"{line}\n")
-            assert told.startswith(f", line 1 = {columns}: expected the 10 columns of CoNLL-U")
+            assert told.startswith(
+                f", line 1 = {columns}: expected 10 tab-separated columns (CoNLL-U)"
+            )
 
     def test_unspecified_is_a_tag_where_it_is_named_or_means_none(self, tmp_path: Path) -> None:
         text = conllu("1 a a DET", "2 b b _")
@@ -262,25 +267,25 @@ class TestSchemes:
     def test_tags_that_break_every_scheme_are_reported(self) -> None:
         """Their spans are those that seqeval counts by default, as the script of CoNLL does."""
         told = decided("B-A I-A O", "O I-A", "B-A B-B")
-        assert told.startswith("tags mark spans (read as the script of CoNLL-2000 does")
+        assert told.startswith("tags mark spans (read like the CoNLL-2000 script")
         assert "not iob1: B-A after the start, a.conll, line 1" in told
         assert "not iob2: I-A after O, a.conll, line 2" in told
         assert spans(["O", "I-A", "B-A"]) == {("A", 1, 1), ("A", 2, 2)}
         assert decided("B-A I-A O", "O I-A", stated="iob2") == (
-            "tags mark spans (iob2, as stated; 1 sentences contradict it: "
+            "tags mark spans (iob2, as configured; 1 sentences violate it, first: "
             "I-A after O, a.conll, line 2): B-A, I-A, O"
         )
 
     def test_marks_that_no_scheme_has_together_have_to_be_stated(self) -> None:
-        with pytest.raises(RequestError, match="no scheme has the marks B, E, U"):
+        with pytest.raises(RequestError, match="no scheme has the prefixes B, E, U"):
             decided("B-A E-A U-A")
-        assert "1 sentences contradict it" in decided("B-A E-A U-A", stated="iobes")
+        assert "1 sentences violate it" in decided("B-A E-A U-A", stated="iobes")
 
     def test_tags_of_both_kinds_have_to_be_stated(self) -> None:
-        with pytest.raises(RequestError, match=r"B-A does, X does not; data\.scheme=plain"):
+        with pytest.raises(RequestError, match=r"B-A marks a span, X does not; data\.scheme=plain"):
             decided("B-A I-A X")
         assert decided("B-A I-A X", stated="plain").startswith("tags are plain labels")
-        with pytest.raises(RequestError, match=r"data\.scheme = 'plain': expected a scheme"):
+        with pytest.raises(RequestError, match=r"data\.scheme = 'plain': expected a span scheme"):
             decided("B-A I-A O", stated="plain")
 
     def test_files_agree(self, tmp_path: Path) -> None:
@@ -300,8 +305,8 @@ def test_what_was_decided_is_reported(tmp_path: Path, caplog: pytest.LogCaptureF
     with caplog.at_level("INFO", "etude.data"):
         data.prepare(tmp_path / "cache")
     notes = [
-        "a.conll: CoNLL, 3 columns between tabs, words in column 0, tags in column 2, "
-        "lines that begin with # are comments",
+        "a.conll: CoNLL, 3 tab-separated columns, words in column 0, tags in column 2, "
+        "lines starting with # are comments",
         "tags mark spans (iob2): B-LOC, O",
     ]
     assert data.meta.notes == notes

@@ -149,7 +149,7 @@ class TestLength:
         found = data.meta.splits["train"]
         assert found.examples > found.rows == 36
         assert found.truncated == 0
-        rows = data.rows_of("train").tolist()
+        rows = data.row_numbers("train").tolist()
         assert rows == sorted(rows)
         assert len(set(rows)) == 36
 
@@ -174,7 +174,7 @@ class TestDuplicates:
         train, val = self.files(tmp_path)
         found = prepared(train, tmp_path, validation=str(val)).meta.splits["train"]
         assert (found.leaked, found.dropped, found.examples) == (1, 0, 21)
-        assert "1 rows stand in validation or test too, kept" in caplog.text
+        assert "1 rows are also in validation or test and were kept" in caplog.text
 
     def test_left_out(self, tmp_path: Path) -> None:
         train, val = self.files(tmp_path)
@@ -182,7 +182,7 @@ class TestDuplicates:
         found = data.meta.splits
         assert (found["train"].leaked, found["train"].dropped) == (1, 1)
         assert (found["train"].examples, found["val"].examples) == (20, 2)
-        assert 20 not in data.rows_of("train")
+        assert 20 not in data.row_numbers("train")
 
     def test_what_is_left_out_teaches_no_tokenizer_and_no_label(self, tmp_path: Path) -> None:
         train = write(tmp_path / "train.jsonl", [*simple(20), {"text": "Ünique", "label": "c"}])
@@ -190,7 +190,7 @@ class TestDuplicates:
         common = {"validation": str(val), "tokenizer": Char()}
         (told,) = refused(train, tmp_path, duplicates="drop", **common)
         assert "val.jsonl, line 1 = 'c': expected a label that the training split has" in told
-        assert "all 1 training rows with it are left out" in told
+        assert "data.duplicates=drop drops all 1 training rows with this label" in told
         data = prepared(train, tmp_path, duplicates="drop", labels=["a", "b", "c"], **common)
         assert data.tokenizer_.unknown_pieces("Ü")
         assert data.meta.splits["val"].unknown == 3  # ü, i, q
@@ -210,7 +210,7 @@ class TestDuplicates:
     def test_refused(self, tmp_path: Path) -> None:
         train, val = self.files(tmp_path)
         (told,) = refused(train, tmp_path, validation=str(val), duplicates="refuse")
-        assert "train.jsonl, line 21 stands in validation too" in told
+        assert "train.jsonl, line 21 (also in validation): expected a row in only one split" in told
 
     def test_within_a_split(self, tmp_path: Path) -> None:
         file = write(tmp_path / "rows.jsonl", [*simple(20), *simple(20)])
@@ -225,7 +225,7 @@ class TestRefusals:
             ({"label": None}, "line 7, column label = None: expected a label"),
             ({"label": ""}, "column label = '': expected a label"),
             ({"label": ["a"]}, "expected a label"),
-            ({"label": 1.5}, "column label = 1.5: expected a label: a name or a whole number"),
+            ({"label": 1.5}, "column label = 1.5: expected a label (a name or a whole number)"),
             ({"text": 5}, "line 7, column text = 5: expected text or null"),
         ],
     )
@@ -254,7 +254,7 @@ class TestRefusals:
         rows[3]["text"], rows[4]["text"] = "", None
         found = prepared(write(tmp_path / "rows.jsonl", rows), tmp_path).meta.splits["train"]
         assert found.empty == 2
-        assert "2 rows without text left out" in caplog.text
+        assert "skipped 2 rows without text" in caplog.text
 
     def test_a_missing_column(self, tmp_path: Path) -> None:
         file = write(tmp_path / "rows.jsonl", simple(20))
@@ -277,7 +277,7 @@ class TestRefusals:
     def test_an_empty_class(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         file = write(tmp_path / "rows.jsonl", simple(20))
         prepared(file, tmp_path, labels=["a", "b", "never"])
-        assert "no training example has the label never" in caplog.text
+        assert "labels without training examples: never" in caplog.text
 
     def test_one_class_alone(self, tmp_path: Path) -> None:
         file = write(tmp_path / "rows.jsonl", simple(20, ["same"]))
@@ -287,7 +287,7 @@ class TestRefusals:
         train = write(tmp_path / "train.jsonl", simple(10))
         told = refused(train, tmp_path, validation=str(train), duplicates="drop")[0]
         assert "expected examples for training" in told
-        assert "10 rows with text, 0 without; 10 stand in another split too" in told
+        assert "10 rows with text, 0 without; 10 dropped by data.duplicates=drop" in told
 
     @pytest.mark.parametrize(
         "bad",

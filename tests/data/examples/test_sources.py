@@ -64,7 +64,7 @@ def prepared(data: ExampleData, objective: Any, cache: Path) -> Any:
 class TestTagged:
     def sentences(self, path: Path, **more: Any) -> list[tuple[list[str], list[str]]]:
         data = Tagged(path=str(path), tokenizer=WordPiece(60), **SIZES, **more)
-        return [(row.values["words"], row.values["tags"]) for row in data._all("train")]
+        return [(row.values["words"], row.values["tags"]) for row in data._read_rows("train")]
 
     def test_conllu(self, tmp_path: Path) -> None:
         path = repeated(CONLLU, tmp_path / "a.conllu", 1)
@@ -97,7 +97,7 @@ class TestTagged:
         path.write_text(json.dumps({"words": ["a", "b"], "tags": ["X", "Y"]}) + "\n")
         assert self.sentences(path) == [(["a", "b"], ["X", "Y"])]
         path.write_text(json.dumps({"words": ["a", "b"], "tags": ["X"]}) + "\n")
-        with pytest.raises(RequestError, match=r"a\.jsonl, row 1.*equally long"):
+        with pytest.raises(RequestError, match=r"a\.jsonl, row 1.*of the same length"):
             self.sentences(path)
 
     @pytest.mark.parametrize("recipe", [WordPiece(60), BPE(270), Char()])
@@ -149,8 +149,10 @@ class TestTagged:
         made = Tagged(path=str(path), tokenizer=WordPiece(40), **sizes)
         data = prepared(made, TagObjective(), tmp_path)
         assert data.meta.splits["train"].examples > 18
-        table, rows_of = data.table("train"), data.rows_of("train")
-        first = [tag for n in range(len(table)) if rows_of[n] == 0 for tag in table[n]["labels"]]
+        table, row_numbers = data.table("train"), data.row_numbers("train")
+        first = [
+            tag for n in range(len(table)) if row_numbers[n] == 0 for tag in table[n]["labels"]
+        ]
         names = [data.labels[tag] for tag in first if tag != IGNORE]
         assert names == [w[-1] for w in words]
 
@@ -244,7 +246,7 @@ def test_catalogs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert splits == [50, 6, 6]
     with pytest.raises(RequestError, match="an installed package"):
         Catalogs(packages=["no_such_thing"], locale="zh_CN", **more).check()
-    with pytest.raises(RequestError, match="none in fr"):
+    with pytest.raises(RequestError, match="no catalogs for fr"):
         Catalogs(packages=["spoken"], locale="fr", **more).check()
 
 

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from etude.data.synthetic.draws import Draws, key_of
+from etude.data.synthetic.draws import Draws, stream_key
 
-KEY = key_of(1, 0)
+KEY = stream_key(1, 0)
 
 
 @given(st.lists(st.integers(0, 2**62), min_size=1, max_size=20), st.integers(0, 2**32))
 def test_an_index_has_its_numbers_wherever_it_stands(indices: list[int], seed: int) -> None:
-    key = key_of(3, seed)
+    key = stream_key(3, seed)
     together = Draws(key, np.array(indices, dtype=np.int64))
     first, second = together.words(5), together.uniform(3)
     for place, index in enumerate(indices):
@@ -27,7 +27,8 @@ def test_an_index_has_its_numbers_wherever_it_stands(indices: list[int], seed: i
 def test_uniform_over_examples_places_and_keys() -> None:
     over_indices = Draws(KEY, np.arange(100_000)).uniform(1).ravel()
     over_places = Draws(KEY, np.array([7])).uniform(100_000).ravel()
-    over_keys = np.array([Draws(key_of(1, s), np.array([0])).uniform(1)[0, 0] for s in range(3000)])
+    keys = [stream_key(1, s) for s in range(3000)]
+    over_keys = np.array([Draws(key, np.array([0])).uniform(1)[0, 0] for key in keys])
     for sample in (over_indices, over_places, over_keys):
         assert stats.kstest(sample, "uniform").pvalue > 1e-3
     bits = np.unpackbits(Draws(KEY, np.arange(20_000)).words(1).view(np.uint8))
@@ -59,7 +60,7 @@ def test_below_order_normal_and_chosen() -> None:
 def test_chosen_without_replacement_by_weight() -> None:
     """Two of three places with weights 1, 2, 5: the chance of an ordered pair by hand."""
     weights = np.array([1.0, 2.0, 5.0])
-    found = Draws(KEY, np.arange(40_000)).chosen(weights, 2)
+    found = Draws(KEY, np.arange(40_000)).weighted_choice(weights, 2)
     pairs, counts = np.unique(found, axis=0, return_counts=True)
     chances = [w[a] * w[b] / (8 - w[a]) / 8 for w in [weights] for a, b in pairs]
     assert sum(chances) == pytest.approx(1)

@@ -180,7 +180,7 @@ class TestRuns:
             (["data=induction", "task=causal_lm"], "for task=algorithmic"),
             (["data=induction", "model=encoder_nano"], "Algorithmic"),
             (["data=induction", "model/mask=bidirectional"], "a causal mask"),
-            (["data=sort", "data.length=4"], "data.sequence_length = 11: expected 2 length - 1"),
+            (["data=sort", "data.length=4"], "data.sequence_length = 11: expected 2 * length - 1"),
             (["data=sort", "data.lenght=4"], "did you mean length?"),
         ],
     )

@@ -49,7 +49,7 @@ BY_HAND = {
 def test_modular_arithmetic(operation: str) -> None:
     data = ModularArithmetic(batch=Batch(), p=11, operation=operation, validation=0.5)
     pairs = set()
-    for split, count in (("train", data.taught), ("val", data.held)):
+    for split, count in (("train", data.training_size), ("val", data.validation_size)):
         for (a, b, equals), (*nothing, said) in rows(data, count, split):
             assert equals == "="
             assert nothing == [None, None]
@@ -160,10 +160,10 @@ def test_every_example_of_a_finite_rule_is_in_one_split(
         validation=part,
         data_seed=data_seed,
     )
-    assert data.taught is not None
+    assert data.training_size is not None
     both = [
         tuple(data.examples(split, np.arange(size))["tokens"][place, :length])
-        for split, size in (("train", data.taught), ("val", data.held))
+        for split, size in (("train", data.training_size), ("val", data.validation_size))
         for place in range(size)
     ]
     assert len(both) == 2**length
@@ -177,29 +177,29 @@ def test_every_example_of_a_finite_rule_is_in_one_split(
         (ModularArithmetic, {"operation": "adds"}, "operation", "one of add"),
         (ModularArithmetic, {"sequence_length": 4}, "sequence_length", "3"),
         (ModularArithmetic, {"training": 0.5, "validation": 0.6}, "training", "at most"),
-        (Adder, {"digits": 3}, "sequence_length", "3 digits = 9"),
+        (Adder, {"digits": 3}, "sequence_length", "3 * digits = 9"),
         (Adder, {"validation": 10000}, "validation", "below 10,000"),
-        (Sort, {"length": 3}, "sequence_length", "2 length - 1 = 5"),
-        (Copy, {"length": 3}, "sequence_length", "2 length = 6"),
-        (Induction, {"periods": (9, 4)}, "periods", "the least and the largest"),
+        (Sort, {"length": 3}, "sequence_length", "2 * length - 1 = 5"),
+        (Copy, {"length": 3}, "sequence_length", "2 * length = 6"),
+        (Induction, {"periods": (9, 4)}, "periods", "two positive numbers, the smaller first"),
         (Induction, {"sequence_length": 20}, "sequence_length", "more than the largest period"),
-        (Induction, {"batch": Batch()}, "batch.examples", "there is no whole"),
+        (Induction, {"batch": Batch()}, "batch.examples", "the training split is unlimited"),
         (Induction, {"validation": 0.5}, "validation", "a number of examples"),
         (Induction, {"batch": Batch(tokens=64)}, "batch.tokens", "null"),
         (Recall, {"vocabulary": 9}, "vocabulary", "an even number"),
-        (Recall, {"pairs": 20}, "sequence_length", "at least 4 pairs = 80"),
+        (Recall, {"pairs": 20}, "sequence_length", "at least 4 * pairs = 80"),
         (Dyck, {"sequence_length": 8}, "sequence_length", "an odd number"),
         # too large: told at once, before anything of that size is made
         (ModularArithmetic, {"p": 2**61 - 1}, "p", "a prime below 65,536"),
         (ModularArithmetic, {"p": 10**400}, "p", "a prime below 65,536"),
         (Sort, {"length": 1000, "sequence_length": 1999}, "length", "below 2**62"),
-        (Sort, {"numbers": 10**400}, "numbers", "2 to 1,048,576"),
+        (Sort, {"numbers": 10**400}, "numbers", "an integer from 2 to 1,048,576"),
         (Sort, {"validation": math.nan}, "validation", "a number of examples below 729"),
         (Adder, {"digits": 9, "sequence_length": 27, "validation": 0.5}, "validation", "at most"),
         (Copy, {"validation": 2**63}, "validation", "at most 2,147,483,648 examples"),
         (Copy, {"batch": Batch(examples=10**12)}, "batch.examples", "at most 2,147,483,648"),
-        (Copy, {"vocabulary": 10**12}, "vocabulary", "2 to 1,048,576 symbols"),
-        (Induction, {"vocabulary": 10**12}, "vocabulary", "2 to 1,048,576 tokens"),
+        (Copy, {"vocabulary": 10**12}, "vocabulary", "a number of symbols from 2 to 1,048,576"),
+        (Induction, {"vocabulary": 10**12}, "vocabulary", "a number of tokens from 2 to 1,048,576"),
         (Recall, {"vocabulary": 10**9}, "vocabulary", "at most 1,048,576"),
         (Dyck, {"kinds": 10**9}, "kinds", "at most 524,288"),
     ],

@@ -1,1 +1,1 @@
-"""Examples of different lengths with something to learn from each: labels, tags, targets."""
+"""Data whose examples have fields: texts with labels, tags, scores or target texts."""

@@ -1,8 +1,9 @@
-"""Examples with fields as a Lightning data module.
+"""Base class of data whose examples have fields, as a Lightning data module.
 
-A source says what its rows are and how a row becomes fields (`LabelledFiles`, `Pairs`, `Tagged`);
-all the rest is here: splits, duplicates, rows to files of numbers, once (`prepare`), and
-numbers to batches (`attach`, `train_dataloader`, `val_dataloader`), as the task's objective says.
+A source (`LabelledFiles`, `Pairs`, `Tagged`, ...) defines its rows and how they become fields. The
+base class does the rest: splits, duplicates, rows to columns of numbers on disk (`prepare`), and
+columns to batches (`attach`, `train_dataloader`, `val_dataloader`), as the task's objective
+composes them.
 """
 
 from __future__ import annotations
@@ -23,12 +24,18 @@ from etude.data.columns import Column
 from etude.data.delimited import Quoting
 from etude.data.evaluated import Evaluated, Request, needless
 from etude.data.examples.batches import ExampleBatches
-from etude.data.examples.classes import key_of, numbered
+from etude.data.examples.classes import class_key, class_numbers
 from etude.data.examples.encoding import warn_of_cut
-from etude.data.examples.source import Row, Source, Split, Text
-from etude.data.examples.spool import GROUP
-from etude.data.examples.steps import ExampleEvaluation, ExampleSteps, Held, Part, Table
-from etude.data.examples.writing import ROW, SplitMeta, tell, write_examples
+from etude.data.examples.example_steps import (
+    ExampleEvaluation,
+    ExampleSteps,
+    ExampleTable,
+    MemoryTable,
+    TableSubset,
+)
+from etude.data.examples.source import ExampleSource, Row, Split, Text
+from etude.data.examples.split_writer import ROW, ExampleSplitMeta, log_summary, write_examples
+from etude.data.examples.spool import GROUP_SIZE
 from etude.data.loading import evaluation_positions, loader
 from etude.data.order import permute, round_keys
 from etude.data.places import Place
@@ -44,26 +51,27 @@ FRACTION_STREAM = 0x46524143
 
 
 @dataclass(kw_only=True, eq=False)
-class ExampleData(Stored, Source):
+class ExampleData(Stored, ExampleSource):
     """Examples from rows, each of at most `sequence_length` tokens.
 
     The arguments are the fields of a dataclass: a source declares its own and inherits these.
 
     Args:
-        sequence_length: the most tokens in an example, the special ones around a text included.
-        batch: the size of an optimizer step: a number of examples, or the most positions, padding
-            included.
-        too_long: what becomes of a longer example: `truncate` cuts off its end, `chunk` makes
-            several of it, `refuse` ends with a message.
-        duplicates: what to do with a row whose text stands in two splits (in any case, and however
-            spaced): `warn`; `drop` it from the training split if it is in validation or test too,
-            and from validation if it is in test; `refuse`.
-        fraction: the part of the training examples that is used, each smaller part being in each
-            larger one.
-        bucket_steps: steps whose examples are sorted by length together; 1 sorts nothing.
-        pack: several short training examples in one sequence of at most `sequence_length`
-            positions, none of which sees another, instead of padding. `batch.tokens` and the
-            micro-batch then count what the sequences hold, and sequences.
+        sequence_length: largest number of tokens in an example, including special tokens.
+        batch: size of an optimizer step: a number of examples, or a maximum number of positions,
+            including padding.
+        too_long: how to treat a longer text: `truncate` cuts off its end, `chunk` splits it into
+            several examples, `refuse` raises an error.
+        duplicates: how to treat a row whose text is in two splits (ignoring case and spacing):
+            `warn`; `drop` removes it from the training split if it is also in validation or test,
+            and from validation if it is also in test; `refuse` raises an error.
+        fraction: fraction of the training examples to use; a larger fraction contains every smaller
+            one.
+        bucket_steps: number of steps whose examples are sorted by length together; 1 disables
+            sorting.
+        pack: packs several short training examples into one sequence of at most `sequence_length`
+            positions instead of padding; none attends to another. `batch.tokens` then counts the
+            positions in use, and the micro-batch size counts sequences.
 
     Attributes:
         reads_words: whether a text may be a list of words.
@@ -78,37 +86,37 @@ class ExampleData(Stored, Source):
     reads = "examples"
     reads_words: ClassVar[bool] = False
     labels: list[str] | None = field(default=None, init=False)
-    shares_exactly = False  # a step of examples of different lengths is shared as it comes
-    split_meta = SplitMeta
+    shares_exactly = False  # steps need not be a multiple of the number of ranks
+    split_meta = ExampleSplitMeta
 
     def validate(self, checks: Checks) -> None:
-        """Notes what is wrong with the arguments; a source adds what is wrong with its own."""
+        """Checks the arguments; a source adds the checks of its own."""
         checks.positive(bucket_steps=self.bucket_steps)
         length, least, batch = self.sequence_length, self.shortest, self.batch
-        expected = "a positive number" if least == 1 else f"{least} or more: a token and the end"
+        several = f"at least {least} (a token and the end token)"
+        expected = "a positive number" if least == 1 else several
         checks.that(length >= least, "sequence_length", length, expected)
-        checks.that(0 < self.fraction <= 1, "fraction", self.fraction, "a part above 0, up to 1")
+        expected = "a fraction above 0 and at most 1"
+        checks.that(0 < self.fraction <= 1, "fraction", self.fraction, expected)
         super().validate(checks)
         sizes = [size for size in (batch.tokens, batch.examples) if size is not None]
-        checks.that(
-            len(sizes) == 1,
-            "batch",
-            batch,
-            "tokens or examples, just one",
-            "set the other to null, as in data.batch.examples=null" if sizes else "state one",
-        )
+        hint = "set data.batch.examples"
+        if sizes:
+            hint = "set the other to null, as in data.batch.examples=null"
+        expected = "exactly one of tokens and examples"
+        checks.that(len(sizes) == 1, "batch", batch, expected, hint)
         if batch.examples is not None:
             checks.that(batch.examples > 0, "batch.examples", batch.examples, "a positive number")
         elif batch.tokens is not None:
-            expected = f"at least sequence_length = {length}: an example may take as many"
+            expected = f"at least sequence_length = {length}, the longest example"
             checks.that(batch.tokens >= length, "batch.tokens", batch.tokens, expected)
 
-    # -- as every data module -----------------------------------------------------------------
+    # -- interface of data modules ------------------------------------------------------------
 
     def for_task(self, objective: Any) -> None:
         super().for_task(objective)
         if self.pack and not objective.packs:
-            expected = f"false: {type(objective).__name__} can't keep examples in a sequence apart"
+            expected = f"false ({type(objective).__name__} does not support packed sequences)"
             raise RequestError(Problem("data.pack", expected, True))
 
     def decided_by(self) -> dict[str, Any]:
@@ -124,7 +132,7 @@ class ExampleData(Stored, Source):
 
     def opened(self, store: Store) -> None:
         self.labels = store.meta.labels
-        tell(store.meta, self.duplicates, self.too_long)
+        log_summary(store.meta, self.duplicates, self.too_long)
 
     def prepare(self, cache_dir: Path) -> Store:
         store = super().prepare(cache_dir)
@@ -132,25 +140,25 @@ class ExampleData(Stored, Source):
         lengths = {name: each.lengths for name, each in self._fields("train").items()}
         if cut := self.objective.cut(lengths):
             if self.too_long == "refuse":
-                expected = f"more: {cut:,} training examples are longer"
-                hint = "data.too_long=truncate cuts their ends off"
+                expected = f"a larger number: {cut:,} training examples are longer"
+                hint = "set data.too_long=truncate to cut off their ends"
                 problem = Problem("data.sequence_length", expected, self.sequence_length, hint)
                 raise RequestError(problem)
-            log.warning("train: the ends of %s answers are cut off", f"{cut:,}")
+            log.warning("train: %s answers are truncated", f"{cut:,}")
         return store
 
-    def table(self, split: Split) -> Table:
-        """The examples of a split."""
+    def table(self, split: Split) -> ExampleTable:
+        """Returns the examples of a split."""
         assert self.objective is not None
-        return Table(self._fields(split), self.objective, self.kinds)
+        return ExampleTable(self._fields(split), self.objective, self.kinds)
 
-    def rows_of(self, split: Split) -> np.ndarray:
-        """The number of the row, from 0, that each example of a split is from."""
+    def row_numbers(self, split: Split) -> np.ndarray:
+        """Returns the number of the row, from 0, of each example of a split."""
         return self.store.column(split, ROW).values.astype(np.int64)
 
     @property
     def examples_per_step(self) -> int:
-        """Examples in an optimizer step over all ranks; about, if it is a number of positions."""
+        """Examples per optimizer step over all ranks; an estimate if `batch` counts positions."""
         if self.batch.examples is not None:
             return self.batch.examples
         assert self.batch.tokens is not None
@@ -162,7 +170,7 @@ class ExampleData(Stored, Source):
 
     @property
     def tokens_per_step(self) -> int:
-        """Positions in an optimizer step, about: steps differ."""
+        """Estimated positions per optimizer step; steps differ."""
         if self._store is None:
             return self.examples_per_step * self.sequence_length
         train = self.meta.splits["train"]
@@ -170,142 +178,143 @@ class ExampleData(Stored, Source):
 
     @property
     def steps_per_epoch(self) -> float:
-        """Optimizer steps in which each training example is met once."""
-        return float(self._batches(seed=0).steps_in_an_epoch)
+        """Optimizer steps that read each training example once."""
+        return float(self._batches(seed=0).steps_per_epoch)
 
     def evaluated_tokens(self, split: Split) -> int:
-        """Positions in a whole split."""
+        """Returns the number of positions in a split."""
         return self.meta.splits[split].tokens
 
     def assembly(self, share: Share) -> ExampleSteps:
-        room = self.sequence_length if self.pack else None
+        capacity = self.sequence_length if self.pack else None
         table = self._training_table()
-        rows = self.rows_of("train")[table.indices]
-        numbers = np.arange(len(self.rows_of("train")))[table.indices]
-        return ExampleSteps(table, self._batches(share.seed), share, rows, room, numbers)
+        rows = self.row_numbers("train")[table.indices]
+        numbers = np.arange(len(self.row_numbers("train")))[table.indices]
+        return ExampleSteps(table, self._batches(share.seed), share, rows, capacity, numbers)
 
     def sources_of(self, documents: Collection[int]) -> dict[int, str]:
-        found = {}
+        sources = {}
         for number, row in enumerate(self.rows("train")):
             if number in documents:
-                found[number] = row.where
-                if len(found) == len(documents):
+                sources[number] = row.where
+                if len(sources) == len(documents):
                     break
-        return found
+        return sources
 
     def places_of(self, text: str) -> Iterator[Place]:
-        rows = self.rows_of("train")
-        kept, wanted = set(rows.tolist()), _squashed(text)
+        rows = self.row_numbers("train")
+        example_rows, wanted = set(rows.tolist()), _normalized(text)
         columns = [self.store.column("train", name) for name in self.text_fields]
         for number, row in enumerate(self.rows("train")):
-            if number in kept and any(text in each for each in self.texts(row)):
+            if number in example_rows and any(text in each for each in self.texts(row)):
                 for example in np.flatnonzero(rows == number).tolist():
-                    read = (self.tokenizer_.decode(each[example].tolist()) for each in columns)
-                    if any(wanted in _squashed(each) for each in read):
+                    texts = (self.tokenizer_.decode(each[example].tolist()) for each in columns)
+                    if any(wanted in _normalized(each) for each in texts):
                         yield Place(number, example=example)
 
     def evaluation_batches(self, split: Split) -> DataLoader[Any]:
-        """A whole split, each example once; batches say by `index` which these are.
+        """Returns the batches of a whole split, each example once; `index` in a batch numbers its
+        examples.
 
         Raises:
-            RequestError: there is no such split, or nothing in it.
+            RequestError: the split is missing or empty.
         """
         if self.meta.splits[split].examples == 0:
             where = {"val": "data.validation", "test": "data.test"}.get(split, "data.path")
-            raise RequestError(Problem(where, f"examples for {split}; there are none"))
+            raise RequestError(Problem(where, f"at least one example in the {split} split"))
         positions = evaluation_positions(self.tokenizer_.vocab_size)
         return loader(ExampleEvaluation(self.table(split), positions))
 
     def evaluated(self, split: Split) -> Evaluated:
-        """A split of the prepared data, its rows without their contents."""
+        """Returns a split of the prepared data, with rows that have no contents."""
         table = self.table(split)
         return Evaluated(
             self,
             split,
             lambda: self.evaluation_batches(split),
-            lambda: self.rows_of(split),
+            lambda: self.row_numbers(split),
             in_order=lambda: (table[index] for index in range(len(table))),
         )
 
     def evaluated_with_rows(self, asked: Request) -> Evaluated:
-        """A split of the prepared data, or other files, the rows with their contents.
+        """Returns a split of the prepared data, or other files, including the contents of the rows.
 
         Raises:
-            RequestError: there are none, they can't be read, or lack what is asked.
+            RequestError: the rows are missing or unreadable, or lack a requested column.
         """
         if asked.files is None:
             if asked.quoting is not None:
                 raise RequestError(needless(asked.quoting))
-            rows = self._examples_of(asked.split, asked.by)  # type: ignore[arg-type]
+            rows = self._read_split_rows(asked.split, asked.by)  # type: ignore[arg-type]
         else:
             rows = list(self.from_files(asked))
         split = asked.split if asked.files is None else None
         return self.evaluated_rows(rows, asked.tokenizer, asked.labels, split)  # type: ignore[arg-type]
 
-    def _examples_of(self, split: Split, by: str | None) -> list[Row]:
-        """The rows of a split, as far as they are examples."""
+    def _read_split_rows(self, split: Split, by: str | None) -> list[Row]:
+        """Returns the rows of a split that became examples."""
         if by is not None:
-            self.read_also(split, by)
-        kept = set(self.rows_of(split).tolist())
-        if not kept:
+            self.read_extra_column(split, by)
+        example_rows = set(self.row_numbers(split).tolist())
+        if not example_rows:
             empty = self.meta.splits[split].empty if split in self.meta.splits else 0
             hint = f"its {empty:,} rows have no text" if empty else None
-            raise RequestError(Problem("--split", "a split that the run's data has", split, hint))
-        return [row for number, row in enumerate(self.rows(split)) if number in kept]
+            raise RequestError(Problem("--split", "a split with examples", split, hint))
+        return [row for number, row in enumerate(self.rows(split)) if number in example_rows]
 
-    def read_also(self, split: Split, name: str) -> None:
-        """Reads a column of a split besides; a source without columns has what its rows have.
+    def read_extra_column(self, split: Split, name: str) -> None:
+        """Also reads a column of a split. Does nothing for sources without columns.
 
         Raises:
-            RequestError: it is not there.
+            RequestError: the column is missing.
         """
 
     def from_files(self, asked: Request) -> Iterator[Row]:
-        """The rows of other files, with the column that is asked for besides.
+        """Yields the rows of other files, including a requested extra column.
 
         Raises:
-            RequestError: they can't be read, or lack a column; or the source reads no files.
+            RequestError: the files can't be read or lack a column, or the source reads no files.
         """
-        expected = f"no files: {type(self).__name__} reads no other files (no method from_files)"
+        expected = f"no --data ({type(self).__name__} has no method from_files)"
         raise RequestError(Problem("--data", expected, list(asked.files or ())))
 
     def rows_of_texts(
         self, texts: Sequence[str | list[str]], pair: str | None, labels: Sequence[str]
     ) -> list[Row]:
-        """Rows of texts that nobody has labelled; a label or target in them stands for none.
+        """Returns rows of unlabelled texts; their labels and targets are placeholders.
 
         Raises:
-            RequestError: this source makes no examples of texts alone, or `pair` does not fit.
+            RequestError: this source accepts no texts, or `pair` does not fit.
         """
-        expected = f"a run on data that reads texts; {type(self).__name__} does not"
+        expected = f"a run whose data accepts texts; {type(self).__name__} does not"
         raise RequestError(Problem("RUN", expected))
 
     def described(self, examples: int) -> Iterator[str]:
-        """What it holds, once prepared, a line each, and some of its examples."""
+        """Yields lines that describe the prepared data, with some examples."""
         return of_rows(self, examples)
 
     def padding(self, micro: Mapping[str, Any]) -> float:
-        """The part of a packed micro-batch's positions that holds nothing."""
+        """Returns the fraction of a packed micro-batch's positions that are padding."""
         assert self.objective is not None
-        there = sum(micro[name].numel() for name in self.objective.padded)
-        return float(1 - micro["step_tokens"] / there)
+        positions = sum(micro[name].numel() for name in self.objective.padded)
+        return float(1 - micro["step_tokens"] / positions)
 
     def texts_in(self, file: Path) -> Iterator[Text] | None:
-        """The texts of a file that this source reads in a way of its own; None of other files."""
+        """Returns the texts of a file in a format of this source; None for other files."""
         return None
 
     def stated_quoting(self) -> Quoting | None:
-        """How TSV and CSV are quoted; None decides."""
+        """Returns how TSV and CSV are quoted; None detects it."""
         return None
 
     @property
     def text_column(self) -> str:
-        """The column of rows that a text stands in."""
+        """The column with the text."""
         return "text"
 
     @property
     def second_column(self) -> str | None:
-        """The column of a second text that is read with the first; None where there is none."""
+        """The column with the second text of a pair; None if there is none."""
         return None
 
     def evaluated_rows(
@@ -315,62 +324,62 @@ class ExampleData(Stored, Source):
         labels: Sequence[str],
         split: Split | None = None,
     ) -> Evaluated:
-        """Rows with their contents. The data need not be prepared.
+        """Returns rows with their contents for evaluation. The data need not be prepared.
 
         Args:
-            labels: the run's.
-            split: that they are, if they are one.
+            labels: labels of the run.
+            split: the split of the rows; None for other rows.
 
         Raises:
-            RequestError: none has text, or one has a label that the run does not know.
+            RequestError: no row has text, or a row has a label that the run does not have.
         """
-        known = numbered(labels)
+        known = class_numbers(labels)
         for row in rows:
             for label in self.labels_of(row):
-                if key_of(label) not in known:
+                if class_key(label) not in known:
                     expected = f"one of the run's labels, {', '.join(labels[:12])}"
                     raise RequestError(Problem(row.where, expected, label))
-        kept = [number for number, row in enumerate(rows) if self.texts(row)]
-        if not kept:
-            hint = f"none of the {len(rows):,} has any"
+        with_text = [number for number, row in enumerate(rows) if self.texts(row)]
+        if not with_text:
+            hint = f"none of the {len(rows):,} rows has text"
             raise RequestError(Problem("--data", "rows with text", hint=hint))
         assert self.objective is not None
         objective = self.objective.bound_to_rows(tokenizer, self.sequence_length)
         positions = evaluation_positions(tokenizer.vocab_size)
 
         @cache
-        def held() -> tuple[Held, list[int]]:
-            fields, numbers = self._fields_of(rows, kept, tokenizer, labels)
-            return Held(fields, objective, self.kinds), numbers
+        def encoded() -> tuple[MemoryTable, list[int]]:
+            fields, numbers = self._encode_rows(rows, with_text, tokenizer, labels)
+            return MemoryTable(fields, objective, self.kinds), numbers
 
         def names(row: int) -> list[str]:
-            return [labels[known[key_of(label)]] for label in self.labels_of(rows[row])]
+            return [labels[known[class_key(label)]] for label in self.labels_of(rows[row])]
 
         return Evaluated(
             self,
             split,
-            lambda: loader(ExampleEvaluation(held()[0], positions)),
-            lambda: np.array(held()[1]),
+            lambda: loader(ExampleEvaluation(encoded()[0], positions)),
+            lambda: np.array(encoded()[1]),
             rows,
-            kept,
+            with_text,
             names if labels else None,
         )
 
-    def _fields_of(
+    def _encode_rows(
         self,
         rows: Sequence[Row],
-        kept: Sequence[int],
+        selected: Sequence[int],
         tokenizer: Tokenizer,
         labels: Sequence[str],
     ) -> tuple[dict[str, list[Any]], list[int]]:
-        """The fields of some rows' examples, and the number of the row that each is from."""
+        """Returns the fields of the selected rows' examples, and the row number of each example."""
         examples: list[dict[str, list[Any]]] = []
         numbers: list[int] = []
         cut = 0
-        for first in range(0, len(kept), GROUP):
-            group = kept[first : first + GROUP]
-            found = self.encoded([rows[number] for number in group], tokenizer, labels)
-            for number, each in zip(group, found, strict=True):
+        for first in range(0, len(selected), GROUP_SIZE):
+            group = selected[first : first + GROUP_SIZE]
+            encoded = self.encoded([rows[number] for number in group], tokenizer, labels)
+            for number, each in zip(group, encoded, strict=True):
                 examples += each.fields
                 numbers += [number] * len(each.fields)
                 cut += each.truncated > 0
@@ -380,24 +389,26 @@ class ExampleData(Stored, Source):
     def pieces_of(
         self, encodings: Sequence[tokenizers.Encoding]
     ) -> tuple[Sequence[tokenizers.Encoding], int]:
-        """Of a text's pieces those that become examples, and how many tokens the others have."""
-        taken = encodings if self.too_long == "chunk" else encodings[:1]
-        return taken, sum(map(len, encodings[len(taken) :]))
+        """Returns the pieces of a text that become examples, and the number of tokens in the
+        others.
+        """
+        used = encodings if self.too_long == "chunk" else encodings[:1]
+        return used, sum(map(len, encodings[len(used) :]))
 
     # -- reading ------------------------------------------------------------------------------
 
     def _fields(self, split: Split) -> dict[str, Column]:
         return {name: self.store.column(split, name) for name in self.fields}
 
-    def _training_table(self) -> Table:
+    def _training_table(self) -> ExampleTable:
         assert self.objective is not None
-        table = Table(self._fields("train"), self.objective, self.kinds)
+        table = ExampleTable(self._fields("train"), self.objective, self.kinds)
         if self.fraction == 1:
             return table
         count = len(table)
-        keys = round_keys(FRACTION_STREAM, 0, 0)  # the same part for every seed
+        keys = round_keys(FRACTION_STREAM, 0, 0)  # the same examples for every seed
         order = permute(np.arange(count, dtype=np.uint64), count, keys).astype(np.int64)
-        return Part(table, np.sort(order[: math.ceil(self.fraction * count)]))
+        return TableSubset(table, np.sort(order[: math.ceil(self.fraction * count)]))
 
     def _batches(self, seed: int) -> ExampleBatches:
         return ExampleBatches(
@@ -405,11 +416,11 @@ class ExampleData(Stored, Source):
             seed=seed,
             examples=self.batch.examples,
             tokens=self.batch.tokens,
-            stretch=self.bucket_steps,
+            bucket_steps=self.bucket_steps,
             packed=self.pack,
         )
 
 
-def _squashed(text: str) -> str:
-    """A text without its spaces and case, which tokenizers may change."""
+def _normalized(text: str) -> str:
+    """Returns a text without its spaces and case, which tokenizers may change."""
     return "".join(text.casefold().split())

@@ -1,8 +1,8 @@
-"""Which examples make up each optimizer step: a function of (seed, step) and of their lengths.
+"""Assignment of examples to optimizer steps: a function of (seed, step) and of the lengths.
 
-An epoch takes each example once. Its examples are shuffled; within each stretch of some steps they
-are sorted by length and cut into steps, so that little of a batch is padding; then the steps are
-shuffled. With stretches of one step nothing is sorted.
+An epoch reads each example once. Its examples are shuffled, then sorted by length within buckets of
+several steps and cut into steps, so that batches need little padding; then the steps are shuffled.
+With buckets of one step the examples are not sorted.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from etude.data.order import permute, round_keys
 
 EXAMPLES_STREAM = 0x45584D50
 STEPS_STREAM = 0x53544550
-WINDOW = 4096  # examples in a stretch where a step is a number of tokens, at least
+MIN_BUCKET_EXAMPLES = 4096  # smallest bucket where a step is a number of tokens
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """The examples of an epoch's steps, one step after the other."""
+    """The examples of an epoch's steps, concatenated, and where each step ends."""
 
     examples: Numbers
     ends: Numbers
@@ -31,21 +31,21 @@ class Epoch:
         return len(self.ends)
 
     def step(self, index: int) -> Numbers:
-        """The examples of a step."""
+        """Returns the examples of a step."""
         return self.examples[self.ends[index - 1] if index else 0 : self.ends[index]]
 
 
 class ExampleBatches:
-    """The steps of a run.
+    """The examples of each optimizer step of a run.
 
     Args:
-        lengths: positions that each example takes.
-        seed: the run's.
-        examples: in each step; an epoch's last may have fewer.
-        tokens: or the most positions in a step, padding included; an example with more is a step
-            of its own.
-        packed: whether examples share sequences, so that there is no padding to count.
-        stretch: steps whose examples are sorted by length together.
+        lengths: positions of each example.
+        seed: seed of the run.
+        examples: examples per step; the last step of an epoch may have fewer.
+        tokens: alternatively the maximum number of positions per step, including padding; a longer
+            example is a step by itself.
+        packed: whether examples share sequences, so that padding does not count.
+        bucket_steps: number of steps whose examples are sorted by length together.
     """
 
     def __init__(
@@ -55,18 +55,18 @@ class ExampleBatches:
         seed: int,
         examples: int | None,
         tokens: int | None,
-        stretch: int,
+        bucket_steps: int,
         packed: bool = False,
     ) -> None:
-        self.lengths, self.seed, self.stretch = np.asarray(lengths), seed, stretch
+        self.lengths, self.seed, self.bucket_steps = np.asarray(lengths), seed, bucket_steps
         self.examples, self.tokens, self.packed = examples, tokens, packed
         self._before: list[int] = [0]  # steps before each epoch
         self._latest: tuple[int, Epoch] | None = None
 
     def step(self, number: int) -> Numbers:
-        """The examples of optimizer step `number`, counted from 0 over all epochs."""
+        """Returns the examples of optimizer step `number`, counted from 0 over all epochs."""
         if self.examples is not None:
-            epoch, index = divmod(number, self.steps_in_an_epoch)
+            epoch, index = divmod(number, self.steps_per_epoch)
             return self._epoch(epoch).step(index)
         while self._before[-1] <= number:
             self._before.append(self._before[-1] + len(self._epoch(len(self._before) - 1)))
@@ -74,52 +74,52 @@ class ExampleBatches:
         return self._epoch(epoch).step(number - self._before[epoch])
 
     @cached_property
-    def steps_in_an_epoch(self) -> int:
-        """Of every epoch, if a step is a number of examples; else of the first, about."""
+    def steps_per_epoch(self) -> int:
+        """Steps per epoch if a step is a number of examples; otherwise those of the first epoch."""
         if self.examples is not None:
             return -(-len(self.lengths) // self.examples)
         return len(self._epoch(0))
 
     def _epoch(self, number: int) -> Epoch:
         if self._latest is None or self._latest[0] != number:
-            self._latest = number, self._planned(number)
+            self._latest = number, self._plan_epoch(number)
         return self._latest[1]
 
-    def _planned(self, epoch: int) -> Epoch:
+    def _plan_epoch(self, epoch: int) -> Epoch:
         total = len(self.lengths)
-        places = np.arange(total, dtype=np.uint64)
+        positions = np.arange(total, dtype=np.uint64)
         keys = round_keys(EXAMPLES_STREAM, self.seed, epoch)
-        shuffled = permute(places, total, keys).astype(np.int64)
+        shuffled = permute(positions, total, keys).astype(np.int64)
         if self.examples is not None:
-            window = self.examples * self.stretch
+            bucket = self.examples * self.bucket_steps
         else:
             assert self.tokens is not None
             mean = max(1, int(self.lengths.mean()))
-            window = max(1, self.tokens // mean) * self.stretch
-            window = max(WINDOW, window) if self.stretch > 1 else total
-        if self.stretch > 1:
-            shuffled = shuffled[np.lexsort((self.lengths[shuffled], places // window))]
-        starts = self._cut(shuffled, window)
+            bucket = max(1, self.tokens // mean) * self.bucket_steps
+            bucket = max(MIN_BUCKET_EXAMPLES, bucket) if self.bucket_steps > 1 else total
+        if self.bucket_steps > 1:
+            shuffled = shuffled[np.lexsort((self.lengths[shuffled], positions // bucket))]
+        starts = self._step_starts(shuffled, bucket)
         steps = [*np.split(shuffled, starts[1:])]
         keys = round_keys(STEPS_STREAM, self.seed, epoch)
-        turn = permute(np.arange(len(steps), dtype=np.uint64), len(steps), keys).astype(np.int64)
-        steps = [steps[index] for index in turn]
+        order = permute(np.arange(len(steps), dtype=np.uint64), len(steps), keys).astype(np.int64)
+        steps = [steps[index] for index in order]
         return Epoch(np.concatenate(steps), np.cumsum([len(step) for step in steps]))
 
-    def _cut(self, order: Numbers, window: int) -> list[int]:
-        """Where each step begins."""
+    def _step_starts(self, order: Numbers, bucket: int) -> list[int]:
+        """Returns the index at which each step starts."""
         if self.examples is not None:
             return list(range(0, len(order), self.examples))
         assert self.tokens is not None
         lengths, starts, first = self.lengths[order], [], 0
         while first < len(order):
             starts.append(first)
-            end = min(len(order), (first // window + 1) * window)
-            # the longest so far, times their number, grows: the first place where it is too much
-            found = lengths[first : min(end, first + self.tokens)]
-            longest = np.maximum.accumulate(found)
+            end = min(len(order), (first // bucket + 1) * bucket)
+            # padded size grows with each example: find the first one that exceeds the limit
+            candidates = lengths[first : min(end, first + self.tokens)]
+            longest = np.maximum.accumulate(candidates)
             positions = longest * np.arange(1, len(longest) + 1)
             if self.packed:
-                positions = np.cumsum(found)
+                positions = np.cumsum(candidates)
             first += max(1, int(np.searchsorted(positions, self.tokens, side="right")))
         return starts

@@ -1,12 +1,12 @@
-"""Which spellings of a label are one class.
+"""Classes of labels: which spellings denote the same class.
 
-- White space around a label does not count, and canonically equivalent Unicode (NFC, NFD) is equal.
-- Whole numbers of the same value are one class: `0`, `0.0` and `-0`. Text counts as a number where
-  it is spelt as JSON spells one; `007` and `+7` are names.
-- All else is two classes: `Spam` and `spam`, `1.1` and `1.10`. Names that differ in nothing else
-  than case or spacing are reported.
-- A number, a text and a truth value that look alike (`1`, `"1"`, `true`, `"true"`) in one column
-  are refused: nobody knows whether they are meant to be the same. In CSV and TSV all is text.
+- White space around a label is ignored, and canonically equivalent Unicode (NFC, NFD) is equal.
+- Whole numbers of the same value are one class: `0`, `0.0` and `-0`. Text counts as a number if
+  it is a JSON number; `007` and `+7` are names.
+- All other spellings are separate classes: `Spam` and `spam`, `1.1` and `1.10`. Names that differ
+  only in case or spacing are reported.
+- A number, a text and a Boolean that look alike (`1`, `"1"`, `true`, `"true"`) in one column raise
+  an error, because they may or may not be the same class. In CSV and TSV every value is text.
 """
 
 from __future__ import annotations
@@ -21,81 +21,81 @@ from etude.data.examples.source import Inspection, Row
 from etude.data.rows import check_surrogates
 from etude.errors import Checks, Problem, RequestError
 
-WHOLE = re.compile(r"(-?)(0|[1-9][0-9]*)(?:\.0+)?")
+DEFAULT_KINDS = re.compile(r"(-?)(0|[1-9][0-9]*)(?:\.0+)?")
 MISSING = {"na", "n/a", "nan", "null", "none", "<na>", "?", "-"}
-"""Names, in lower case, that often stand for a missing label."""
-KINDS: Mapping[type, str] = {str: "text", bool: "a truth value", int: "a number", float: "a number"}
+"""Lower-case names that often mean a missing label."""
+KINDS: Mapping[type, str] = {str: "text", bool: "a Boolean", int: "a number", float: "a number"}
 
 
-def key_of(label: str) -> str:
-    """The same for all spellings of a class."""
+def class_key(label: str) -> str:
+    """Returns a key that is the same for all spellings of a class."""
     label = label.strip()
-    if number := WHOLE.fullmatch(label):
+    if number := DEFAULT_KINDS.fullmatch(label):
         return "0" if number[2] == "0" else number[1] + number[2]
     return label if label.isascii() else unicodedata.normalize("NFC", label)
 
 
-def numbered(labels: Sequence[str]) -> dict[str, int]:
-    """The number of each class, by its key."""
-    return {key_of(name): number for number, name in enumerate(labels)}
+def class_numbers(labels: Sequence[str]) -> dict[str, int]:
+    """Returns the number of each class, by its key."""
+    return {class_key(name): number for number, name in enumerate(labels)}
 
 
-def check_names(checks: Checks, labels: Sequence[str] | None) -> None:
-    """Notes stated labels that are no classes to tell apart."""
+def check_label_names(checks: Checks, labels: Sequence[str] | None) -> None:
+    """Checks that configured labels are at least two different names."""
     several = labels is None or len(set(labels)) == len(labels) > 1
-    checks.that(several, "labels", labels, "two names or more, all different")
+    checks.that(several, "labels", labels, "at least two names without duplicates")
 
 
-def one_name(key: str, spellings: Iterable[str]) -> str:
-    """The name of a class: as it is spelt everywhere, else its key."""
-    found = set(spellings)
-    return found.pop() if len(found) == 1 else key
+def class_name(key: str, spellings: Iterable[str]) -> str:
+    """Returns the name of a class: its only spelling, or else its key."""
+    names = set(spellings)
+    return names.pop() if len(names) == 1 else key
 
 
-def label_of(value: Any, where: str) -> str:
-    """The name of a label as it stands in a file.
+def parse_label(value: Any, where: str) -> str:
+    """Returns the name of a label in a file.
 
     Args:
-        where: for messages.
+        where: position, for error messages.
 
     Raises:
-        RequestError: it is missing, or neither text nor a whole number nor a truth value.
+        RequestError: the label is missing, or is not text, a whole number or a Boolean.
     """
     name = str(value).strip() if type(value) in KINDS else ""
     if isinstance(value, float) and not (math.isfinite(value) and value.is_integer()):
         name = ""
     if not name:
-        raise RequestError(Problem(where, "a label: a name or a whole number", value))
+        raise RequestError(Problem(where, "a label (a name or a whole number)", value))
     check_surrogates(where, name)
     return name
 
 
 class LabelInspection(Inspection):
-    """Looks for labels of different types that look alike, and for names that nearly are the same.
+    """Finds labels of different types that look alike, and names that are nearly the same.
 
     Args:
-        column: of the labels.
+        column: column of the labels.
     """
 
     def __init__(self, column: str) -> None:
         self.column = column
         self.first: dict[str, tuple[str, str, str]] = {}  # kind, spelling, where
-        self.spellings: dict[str, dict[str, str]] = {}  # of each class, and where each is met
+        self.spellings: dict[str, dict[str, str]] = {}  # of each class, with the position of each
 
     def row(self, row: Row) -> None:
         value = row.values[self.column]
         name = str(value).strip()
-        known = self.spellings.setdefault(key_of(name), {})
+        known = self.spellings.setdefault(class_key(name), {})
         if name not in known:
             known[name] = row.where
         if not row.typed:
             return
-        kind, shown = KINDS[type(value)], _shown(value)
-        before = self.first.setdefault(_alike(value), (kind, shown, row.where))
+        kind, shown = KINDS[type(value)], _format_value(value)
+        before = self.first.setdefault(_lookalike_key(value), (kind, shown, row.where))
         if before[0] != kind:
             where = f"{row.where}, column {self.column}"
-            expected = f"{before[0]}, as {before[1]} is in {before[2]}"
-            hint = "nobody can tell whether both are one class: write them in the same way"
+            expected = f"{before[0]}, like {before[1]} in {before[2]}"
+            hint = "write both in the same way; they may or may not be the same class"
             raise RequestError(Problem(where, expected, value, hint))
 
     def notes(self, labels: Sequence[str]) -> list[str]:
@@ -104,35 +104,36 @@ class LabelInspection(Inspection):
             for spellings in self.spellings.values()
             if len(spellings) > 1
         ]
-        found = [f"one class, as they are equal: {', '.join(several)}"] if several else []
+        notes = [f"spellings of the same class: {', '.join(several)}"] if several else []
         near: dict[str, list[str]] = {}
         for name in labels:
-            near.setdefault(_loosely(name), []).append(name)
+            near.setdefault(_loose_key(name), []).append(name)
         if groups := [" and ".join(map(repr, names)) for names in near.values() if len(names) > 1]:
-            found.append(f"classes of their own, though nearly the same: {', '.join(groups)}")
+            notes.append(f"separate classes with similar names: {', '.join(groups)}")
         if missing := [name for name in labels if name.casefold() in MISSING]:
             names = ", ".join(map(repr, missing))
-            found.append(
-                f"a class like any other, though it may stand for a missing label: {names}"
+            notes.append(
+                f"treated as a regular class, although it may mean a missing label: {names}"
             )
-        return found
+        return notes
 
 
-def _alike(value: Any) -> str:
-    """The same for values of any type that look alike."""
+def _lookalike_key(value: Any) -> str:
+    """Returns a key that is the same for values of any type that look alike."""
     if isinstance(value, bool):
         return str(int(value))
-    name = key_of(str(value))
+    name = class_key(str(value))
     return {"true": "1", "false": "0"}.get(name.casefold(), name)
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
-def _loosely(name: str) -> str:
-    plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+def _loose_key(name: str) -> str:
+    """Returns a key that ignores case, spacing and the spelling of numbers."""
+    normalized = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
     try:
-        return repr(float(plain))
+        return repr(float(normalized))
     except ValueError:
-        return plain
+        return normalized

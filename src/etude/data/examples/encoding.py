@@ -1,4 +1,4 @@
-"""Texts to tokens, in pieces where they are too long."""
+"""Encoding of texts to tokens, in several pieces where a text is too long."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ log = logging.getLogger(NOTICES)
 
 
 def warn_of_cut(texts: int, longest: int) -> None:
-    """Reports texts of which the model does not read the end."""
+    """Warns about texts whose end the model does not read."""
     if texts:
         which = "1 text is" if texts == 1 else f"{texts:,} texts are"
-        message = "%s longer than data.sequence_length = %d; the rest is not read"
+        message = "%s longer than data.sequence_length = %d; the end is cut off"
         log.warning(message, which, longest)
 
 
@@ -31,30 +31,30 @@ def encode(
     framed: bool = True,
     words: bool = False,
 ) -> list[list[tokenizers.Encoding]]:
-    """The encoding of each text and, where it is longer than `longest`, of its further pieces.
+    """Returns the encodings of each text: one, and further pieces if it is longer than `longest`.
 
-    Of two texts the longer loses first. The special tokens around a text count, and stand around
-    each piece.
+    The longer text of a pair is truncated first. Special tokens are added to each piece and count
+    towards its length.
 
     Args:
-        texts: a text, a pair of texts, or a list of words each.
-        framed: whether the special tokens stand around it.
-        words: whether each is a list of words.
+        texts: texts, pairs of texts, or lists of words.
+        framed: whether special tokens are added around the text.
+        words: whether each text is a list of words.
     """
     backend = tokenizer.for_text()
     pair = bool(texts) and isinstance(texts[0], tuple) and not words
-    room = longest - (backend.num_special_tokens_to_add(pair) if framed else 0)
-    if room < 1:
-        expected = f"more than the {longest - room} special tokens around a text"
+    capacity = longest - (backend.num_special_tokens_to_add(pair) if framed else 0)
+    if capacity < 1:
+        expected = f"more than the {longest - capacity} special tokens around a text"
         raise RequestError(Problem("data.sequence_length", expected, longest))
     backend.enable_truncation(longest, strategy="longest_first")
     with no_panic(tokenizer.file):
-        if words:  # whose tokens are told by their word's number
+        if words:  # needs the slower method, which keeps `word_ids`
             lists = [list(each) for each in texts]
-            found = backend.encode_batch(lists, is_pretokenized=True, add_special_tokens=framed)
+            encodings = backend.encode_batch(lists, is_pretokenized=True, add_special_tokens=framed)
         else:
-            found = backend.encode_batch_fast(list(texts), add_special_tokens=framed)
-    return [[encoding, *encoding.overflowing] for encoding in found]
+            encodings = backend.encode_batch_fast(list(texts), add_special_tokens=framed)
+    return [[encoding, *encoding.overflowing] for encoding in encodings]
 
 
 def encode_windows(
@@ -64,12 +64,13 @@ def encode_windows(
     stride: int,
     where: Sequence[str],
 ) -> list[list[tokenizers.Encoding]]:
-    """The encodings of pairs whose second text is cut into windows, each after the whole first.
+    """Returns the encodings of pairs whose second text is split into windows, each with the whole
+    first text.
 
     Args:
-        longest: tokens in a window, with the first text and the special tokens.
-        stride: tokens that a window shares with the one before.
-        where: of each pair, for messages.
+        longest: tokens per window, including the first text and the special tokens.
+        stride: tokens that consecutive windows share.
+        where: position of each pair, for error messages.
 
     Raises:
         RequestError: a first text leaves no room for more than `stride` tokens of the second.
@@ -77,19 +78,19 @@ def encode_windows(
     backend = tokenizer.for_text()
     with no_panic(tokenizer.file):
         firsts = backend.encode_batch_fast([first for first, _ in pairs], add_special_tokens=False)
-    room = longest - backend.num_special_tokens_to_add(True) - stride
+    capacity = longest - backend.num_special_tokens_to_add(True) - stride
     if problems := [
         Problem(
-            place,
-            f"a question of fewer than {room} tokens",
+            position,
+            f"a question of fewer than {capacity} tokens",
             f"{len(first.ids)} tokens",
-            f"data.sequence_length={longest} less data.stride={stride}; set a larger length",
+            f"data.sequence_length={longest} minus data.stride={stride}; increase the length",
         )
-        for place, first in zip(where, firsts, strict=True)
-        if len(first.ids) >= room
+        for position, first in zip(where, firsts, strict=True)
+        if len(first.ids) >= capacity
     ]:
         raise RequestError(problems[:3])
     backend.enable_truncation(longest, stride=stride, strategy="only_second")
     with no_panic(tokenizer.file):
-        found = backend.encode_batch(list(pairs))
-    return [[encoding, *encoding.overflowing] for encoding in found]
+        encodings = backend.encode_batch(list(pairs))
+    return [[encoding, *encoding.overflowing] for encoding in encodings]

@@ -1,4 +1,4 @@
-"""Rows of a data set on the Hugging Face hub."""
+"""Rows of a data set on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from etude.errors import Checks
 
 
 class HubRows:
-    """What `data.path` is where rows come from a hub; a split of theirs is one of ours.
+    """Rows of a data set on the Hub, as a value of `data.path`. Each split of the config is one
+    split of the data set.
 
-    Numbers that the data set names (`ClassLabel`) become these names, and -1, which says that there
-    is none, null. A column `a.b` is the part `b` of what stands in `a`, as in `translation.en`.
+    Class numbers (`ClassLabel`) are replaced by their names, and -1, which means no class, by null.
+    A column `a.b` is the entry `b` of the values in column `a`, as in `translation.en`.
 
     Args:
         name, config, revision, streaming: see `etude.data.hub.Repository`.
-        split: of the training rows.
+        split: split of the training rows.
     """
 
     def __init__(
@@ -36,79 +37,79 @@ class HubRows:
         self.split = split
         checks = Checks()
         self.repository.noted(checks)
-        checks.that(bool(split), "split", split, "a split's name")
+        checks.that(bool(split), "split", split, "the name of a split")
         checks.done()
 
     @classmethod
     def pinned(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The commit that `revision` stands for now (see `etude.config.pins`)."""
+        """Returns the arguments with `revision` resolved to a commit (see `etude.config.pins`)."""
         return pinned(arguments)
 
     def origin(self) -> dict[str, object]:
-        """What is read; the content of a commit is fixed."""
+        """Returns the repository, commit, config and split. The content of a commit is fixed."""
         names = {"repository": self.repository.name, "commit": self.repository.commit}
         return {**names, "config": self.repository.config, "split": self.split}
 
     def rows(self, split: str, key: str, columns: Mapping[str, str]) -> Iterator[Row]:
-        """The rows of a split, with the values of some columns.
+        """Yields the rows of a split, with the values of some columns.
 
         Args:
-            key: the config's, that says which split.
-            columns: their names, by the keys that state them.
+            key: config key that sets the split.
+            columns: column names, by the config keys that set them.
 
         Raises:
-            RequestError: they can't be read, or lack a column.
+            RequestError: the rows can't be read, or lack a column.
         """
         with self.repository.explained():
             rows = self.repository.rows(split, key)
-            found = _places(rows)
+            column_paths = _column_paths(rows)
             for stated, column in columns.items():
-                have = dict.fromkeys(found, True)
-                choose_column(have, column, self.repository.name, f"data.{stated}")
-            places = {name: found[name] for name in columns.values()}
-            names = {name: self._names(rows, name) for name in places}
-            values = row_values(rows, list(dict.fromkeys(top for top, _ in places.values())))
-            for number, each in enumerate(values, 1):
+                available = dict.fromkeys(column_paths, True)
+                choose_column(available, column, self.repository.name, f"data.{stated}")
+            selected = {name: column_paths[name] for name in columns.values()}
+            names = {name: self._class_names(rows, name) for name in selected}
+            records = row_values(rows, list(dict.fromkeys(top for top, _ in selected.values())))
+            for number, each in enumerate(records, 1):
                 where = f"{self.repository.name}, split {split}, row {number}"
-                picked = {
-                    name: _named(_within(each[top], part), names[name])
-                    for name, (top, part) in places.items()
+                values = {
+                    name: _apply_names(_nested_value(each[top], key), names[name])
+                    for name, (top, key) in selected.items()
                 }
-                yield Row(where, picked)
+                yield Row(where, values)
 
     def names(self, column: str) -> list[str] | None:
-        """What the data set calls the numbers in a column, in order; None if it doesn't."""
+        """Returns the class names of a column, by number; None if it has none."""
         with self.repository.explained():
-            return self._names(self.repository.rows(self.split, "data.path.split"), column)
+            return self._class_names(self.repository.rows(self.split, "data.path.split"), column)
 
-    def _names(self, rows: Any, column: str) -> list[str] | None:
+    def _class_names(self, rows: Any, column: str) -> list[str] | None:
         feature = (rows.features or {}).get(column)
-        feature = getattr(feature, "feature", feature)  # of each in a list
+        feature = getattr(feature, "feature", feature)  # the element type of a list
         feature = feature[0] if isinstance(feature, list) else feature
-        found = getattr(feature, "names", None)
-        return None if found is None else list(found)
+        names = getattr(feature, "names", None)
+        return None if names is None else list(names)
 
 
-def _places(rows: Any) -> dict[str, tuple[str, str]]:
-    """For each column that can be named, the one that it is, or that it is a part of, and which."""
-    found: dict[str, tuple[str, str]] = {}
-    parts: dict[str, tuple[str, str]] = {}
+def _column_paths(rows: Any) -> dict[str, tuple[str, str]]:
+    """Returns the column and the key within it, by the name that a config can use."""
+    columns: dict[str, tuple[str, str]] = {}
+    nested: dict[str, tuple[str, str]] = {}
     for row in [rows.features] if rows.features else islice(rows, HEAD):
         for name, value in row.items():
-            found[name] = (name, "")
-            inside = list(value) if isinstance(value, dict) else getattr(value, "languages", ())
-            for part in inside:  # the languages of a `Translation`
-                parts[f"{name}.{part}"] = (name, str(part))
-    return parts | found
+            columns[name] = (name, "")
+            keys = list(value) if isinstance(value, dict) else getattr(value, "languages", ())
+            for key in keys:  # the languages of a `Translation`
+                nested[f"{name}.{key}"] = (name, str(key))
+    return nested | columns
 
 
-def _within(value: Any, part: str) -> Any:
-    return value.get(part) if part and isinstance(value, dict) else value
+def _nested_value(value: Any, key: str) -> Any:
+    return value.get(key) if key and isinstance(value, dict) else value
 
 
-def _named(value: Any, names: list[str] | None) -> Any:
+def _apply_names(value: Any, names: list[str] | None) -> Any:
     if names is None or value is None:
         return value
     if isinstance(value, list):
-        return [_named(each, names) for each in value]
+        return [_apply_names(each, names) for each in value]
     return names[value] if 0 <= value < len(names) else None

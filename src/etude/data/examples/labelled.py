@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 from etude.data.examples.classes import (
     LabelInspection,
-    check_names,
-    key_of,
-    label_of,
-    numbered,
+    check_label_names,
+    class_key,
+    class_numbers,
+    parse_label,
 )
 from etude.data.examples.encoding import encode
-from etude.data.examples.source import Encoded, Inspection, Row, plain
-from etude.data.examples.tables import TableData, second_text, text_in
+from etude.data.examples.source import Encoded, Inspection, Row, join_words
+from etude.data.examples.tables import TableData, pair_values, read_text
 from etude.data.tokenizer import Tokenizer
 from etude.errors import Checks, Problem, RequestError
 
@@ -28,14 +28,14 @@ class LabelledFiles(TableData):
         path, validation, test: see `TableData`.
         tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers,
             pack: see `ExampleData`.
-        text: the column of the text.
-        pair: that of a second text, which the model reads after the first; None is no such.
-        label: that of the label.
-        labels: the names of all labels in order; None takes those that a hub's data set states,
-            else those of the training split, numbers by value and other names by their letters.
-            With them stated a whole number that is no name counts from 0. Which spellings of a
-            label are one class: see `etude.data.examples.classes`.
-        quoting: of TSV and CSV, see `etude.data.delimited.quoted`.
+        text: column of the text.
+        pair: column of a second text, which the model reads after the first; None if there is none.
+        label: column of the label.
+        labels: names of all labels, in order; None uses those of the Hub's data set, or else those
+            of the training split, numbers by value and other names alphabetically. If they are set,
+            a whole number that is not a name is an index from 0. For spellings of the same class
+            see `etude.data.examples.classes`.
+        quoting: quoting of TSV and CSV, see `etude.data.delimited.quoted`.
     """
 
     text: str = "text"
@@ -48,39 +48,40 @@ class LabelledFiles(TableData):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.named = self.labels
+        self.configured_labels = self.labels
         if self.pair is not None:
             self.fields = ("tokens", "types", "label")
 
     def validate(self, checks: Checks) -> None:
-        check_names(checks, self.labels)
+        check_label_names(checks, self.labels)
         super().validate(checks)
 
     def columns(self) -> dict[str, str | None]:
         return {"text": self.text, "pair": self.pair, "label": self.label}
 
     def settings(self) -> dict[str, Any]:
-        return super().settings() | {"labels": self.named}
+        return super().settings() | {"labels": self.configured_labels}
 
     @property
     def stated_labels(self) -> list[str] | None:
-        return self.named or (None if self.hub is None else self.hub.names(self.label))
+        return self.configured_labels or (None if self.hub is None else self.hub.names(self.label))
 
     def texts(self, row: Row) -> list[str]:
-        found = [text_in(row, name) for name in (self.text, self.pair) if name is not None]
-        return found if found[0] else []
+        texts = [read_text(row, name) for name in (self.text, self.pair) if name is not None]
+        return texts if texts[0] else []
 
     def labels_of(self, row: Row) -> list[str]:
         value = row.values[self.label]
         where = f"{row.where}, column {self.label}"
-        name = label_of(value, where)
-        if self.named is not None and key_of(name) not in numbered(self.named):
-            number = key_of(name)
+        name = parse_label(value, where)
+        configured = self.configured_labels
+        if configured is not None and class_key(name) not in class_numbers(configured):
+            number = class_key(name)
             if number.isdecimal():
-                if int(number) >= len(self.named):
-                    expected = f"a label from 0 to {len(self.named) - 1}, or one of data.labels"
+                if int(number) >= len(configured):
+                    expected = f"a label from 0 to {len(configured) - 1}, or one of data.labels"
                     raise RequestError(Problem(where, expected, value))
-                return [self.named[int(number)]]
+                return [configured[int(number)]]
         return [name]
 
     @property
@@ -94,8 +95,8 @@ class LabelledFiles(TableData):
     def rows_of_texts(
         self, texts: Sequence[str | list[str]], pair: str | None, labels: Sequence[str]
     ) -> list[Row]:
-        values = {self.label: labels[0], **second_text(self.pair, pair)}
-        return [Row("", {**values, self.text: plain(text)}) for text in texts]
+        values = {self.label: labels[0], **pair_values(self.pair, pair)}
+        return [Row("", {**values, self.text: join_words(text)}) for text in texts]
 
     def inspection(self) -> Inspection:
         return LabelInspection(self.label)
@@ -105,14 +106,14 @@ class LabelledFiles(TableData):
     ) -> list[Encoded]:
         texts = [self.texts(row) for row in rows]
         pairs: Any = [tuple(each) if self.pair else each[0] for each in texts]
-        numbers = numbered(labels)
+        numbers = class_numbers(labels)
         result = []
-        found = encode(pairs, tokenizer, self.sequence_length)
-        for row, pieces in zip(rows, found, strict=True):
-            label = [numbers[key_of(self.labels_of(row)[0])]]
-            taken, lost = self.pieces_of(pieces)
+        encodings = encode(pairs, tokenizer, self.sequence_length)
+        for row, pieces in zip(rows, encodings, strict=True):
+            label = [numbers[class_key(self.labels_of(row)[0])]]
+            used, truncated = self.pieces_of(pieces)
             fields = [
-                {"tokens": piece.ids, "types": piece.type_ids, "label": label} for piece in taken
+                {"tokens": piece.ids, "types": piece.type_ids, "label": label} for piece in used
             ]
-            result.append(Encoded(fields, lost))
+            result.append(Encoded(fields, truncated))
         return result

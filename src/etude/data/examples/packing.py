@@ -1,4 +1,4 @@
-"""Short examples into long sequences: which stand together in one."""
+"""Packing of short examples into long sequences."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from etude.data.columns import Numbers
 TRIALS = 5
 
 
-def packed(sizes: Sequence[Sequence[int]], room: int) -> list[list[int]]:
-    """The examples of each sequence, by number: the longest first, each into the first sequence
-    that has room for it, or a new one ("first fit decreasing", Johnson 1973).
+def pack_examples(sizes: Sequence[Sequence[int]], capacity: int) -> list[list[int]]:
+    """Returns the examples of each sequence: the longest first, each into the first sequence with
+    enough room, or a new one ("first fit decreasing", Johnson 1973).
 
-    They get as little room as gives the same number of sequences, to a few per cent: so the last
-    is not nearly empty, which would be padding.
+    The capacity is then reduced as far as the number of sequences stays the same, to a few per
+    cent, so that the last sequence is not nearly all padding.
 
     Args:
-        sizes: of each example; those of several arrays, as a source's and a target's, each have
-            `room` of their own.
-        room: of a sequence. A longer example stands alone.
+        sizes: sizes of each example; with several arrays, such as source and target, each array has
+            a size and its own `capacity`.
+        capacity: positions of a sequence. A longer example is a sequence by itself.
     """
     each = np.asarray(sizes, dtype=np.int64).reshape(len(sizes), -1)
-    rows = _first_fit(each, room)
-    low = max(int(each.max()), -(-int(each.sum(0).max()) // len(rows)))
+    sequences = _first_fit(each, capacity)
+    low = max(int(each.max()), -(-int(each.sum(0).max()) // len(sequences)))
     for _ in range(TRIALS):
-        if low >= room:
+        if low >= capacity:
             break
-        middle = (low + room) // 2
-        found = _first_fit(each, middle)
-        if len(found) <= len(rows):
-            rows, room = found, middle
+        middle = (low + capacity) // 2
+        packed = _first_fit(each, middle)
+        if len(packed) <= len(sequences):
+            sequences, capacity = packed, middle
         else:
             low = middle + 1
-    return rows
+    return sequences
 
 
-def _first_fit(each: Numbers, room: int) -> list[list[int]]:
-    rows: list[list[int]] = []
+def _first_fit(each: Numbers, capacity: int) -> list[list[int]]:
+    sequences: list[list[int]] = []
     left: Numbers = np.empty(each.shape, dtype=np.int64)
     for index in np.argsort(-each.max(1), kind="stable").tolist():
-        fits = (left[: len(rows)] >= each[index]).all(1)
-        row = int(fits.argmax()) if fits.any() else len(rows)
-        if row == len(rows):
-            rows.append([])
-            left[row] = room
-        rows[row].append(index)
-        left[row] -= each[index]
-    return rows
+        fits = (left[: len(sequences)] >= each[index]).all(1)
+        sequence = int(fits.argmax()) if fits.any() else len(sequences)
+        if sequence == len(sequences):
+            sequences.append([])
+            left[sequence] = capacity
+        sequences[sequence].append(index)
+        left[sequence] -= each[index]
+    return sequences

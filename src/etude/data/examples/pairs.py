@@ -1,4 +1,4 @@
-"""Pairs of texts, the second to be made of the first: translations, answers, summaries."""
+"""Pairs of texts of which a model generates the second: translations, answers, summaries."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any, Literal
 
 from etude.data.examples.base import ExampleData
 from etude.data.examples.encoding import encode
-from etude.data.examples.source import Encoded, Row, Split, in_parts, plain
-from etude.data.examples.tables import TableData, second_text, text_in
+from etude.data.examples.source import Encoded, Row, Split, join_words, select_split
+from etude.data.examples.tables import TableData, pair_values, read_text
 from etude.data.tokenizer import Tokenizer
 from etude.errors import Checks, Problem, RequestError
 
 
 @dataclass(kw_only=True, eq=False)
 class PairData(ExampleData):
-    """The base of both sources: rows have `source` and `target`."""
+    """Base class of sources whose rows have a `source` and a `target`."""
 
     too_long: Literal["truncate", "refuse"] = "truncate"
 
@@ -32,27 +32,27 @@ class PairData(ExampleData):
     shortest = 2
 
     def texts(self, row: Row) -> list[str]:
-        found = self.pair(row)
-        return list(found) if all(found) else []
+        texts = self.pair(row)
+        return list(texts) if all(texts) else []
 
     def pair(self, row: Row) -> tuple[str, str]:
-        """Both texts; either may be empty."""
+        """Returns both texts; either may be empty."""
         raise NotImplementedError
 
     def rows_of_texts(
         self, texts: Sequence[str | list[str]], pair: str | None, labels: Sequence[str]
     ) -> list[Row]:
-        second_text(None, pair)
-        return [self.row_of(plain(text), plain(text)) for text in texts]
+        pair_values(None, pair)
+        return [self.row_of(join_words(text), join_words(text)) for text in texts]
 
     def row_of(self, source: str, target: str) -> Row:
-        """A row of two texts, such that `pair` gives them."""
+        """Returns a row for which `pair` returns these texts."""
         return Row("", {"source": source, "target": target})
 
     def encoded(
         self, rows: Sequence[Row], tokenizer: Tokenizer, labels: Sequence[str]
     ) -> list[Encoded]:
-        longest = self.sequence_length - 1  # and the end of text
+        longest = self.sequence_length - 1  # leaves room for the end token
         pairs = [self.pair(row) for row in rows]
         sides = [
             encode([pair[side] for pair in pairs], tokenizer, longest, framed=False)
@@ -60,8 +60,8 @@ class PairData(ExampleData):
         ]
         result = []
         for source, target in zip(*sides, strict=True):
-            lost = sum(len(piece.ids) for piece in [*source[1:], *target[1:]])
-            result.append(Encoded([{"source": source[0].ids, "target": target[0].ids}], lost))
+            truncated = sum(len(piece.ids) for piece in [*source[1:], *target[1:]])
+            result.append(Encoded([{"source": source[0].ids, "target": target[0].ids}], truncated))
         return result
 
 
@@ -72,11 +72,11 @@ class Pairs(PairData, TableData):
     Args:
         path, validation, test: see `TableData`.
         tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers,
-            pack: see `ExampleData`. Each text has at most `sequence_length` tokens, its end
-            included.
-        source: the column of the first text.
-        target: that of the second.
-        quoting: of TSV and CSV, see `etude.data.delimited.quoted`.
+            pack: see `ExampleData`. Each text has at most `sequence_length` tokens, including the
+            end token.
+        source: column of the first text.
+        target: column of the second text.
+        quoting: quoting of TSV and CSV, see `etude.data.delimited.quoted`.
     """
 
     source: str = "source"
@@ -87,7 +87,7 @@ class Pairs(PairData, TableData):
         return {"source": self.source, "target": self.target}
 
     def pair(self, row: Row) -> tuple[str, str]:
-        return text_in(row, self.source), text_in(row, self.target)
+        return read_text(row, self.source), read_text(row, self.target)
 
     @property
     def text_column(self) -> str:
@@ -101,13 +101,14 @@ class Pairs(PairData, TableData):
 class Catalogs(PairData):
     """Translations of the messages of installed packages, from their gettext catalogs (`.mo`).
 
-    Message i, from 0, in the order of the texts, is for testing if floor((i + 1) t) > floor(i t);
-    of the others every so many are for validation, as in `TableData`.
+    The messages are sorted. Message i, from 0, is for testing if floor((i + 1) t) > floor(i t); a
+    fixed fraction of the others is for validation, as in `TableData`.
 
     Args:
-        packages: their names, as they are imported; nothing of them is executed.
-        locale: of the translations, such as `zh_CN` or `zh_Hans`; several are tried in turn.
-        validation, test: the parts of the messages that are held out.
+        packages: import names of the packages; their code is not executed.
+        locale: locale of the translations, such as `zh_CN` or `zh_Hans`; of several, each is
+            searched.
+        validation, test: fractions of the messages for validation and test.
         tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers,
             pack: see `ExampleData`.
     """
@@ -119,15 +120,15 @@ class Catalogs(PairData):
     duplicates: Literal["warn", "drop", "refuse"] = "drop"
 
     def validate(self, checks: Checks) -> None:
-        checks.that(bool(self.packages), "packages", self.packages, "a package or more")
-        checks.that(bool(self.locales), "locale", self.locale, "a locale, such as zh_CN")
+        checks.that(bool(self.packages), "packages", self.packages, "at least one package")
+        checks.that(bool(self.locales), "locale", self.locale, "a locale such as zh_CN")
         for key, part in (("validation", self.validation), ("test", self.test)):
-            checks.that(0 < part < 0.5, key, part, "a part between 0 and 0.5")
+            checks.that(0 < part < 0.5, key, part, "a fraction between 0 and 0.5")
         super().validate(checks)
 
     @property
     def locales(self) -> list[str]:
-        """Those that are tried, in turn."""
+        """The locales to search, in order."""
         return [self.locale] if isinstance(self.locale, str) else list(self.locale)
 
     @cached_property
@@ -135,34 +136,35 @@ class Catalogs(PairData):
         """The catalogs, in order.
 
         Raises:
-            RequestError: a package is not installed, or has none in the locale.
+            RequestError: a package is not installed, or has no catalog for the locale.
         """
-        found: list[Path] = []
+        catalogs: list[Path] = []
         problems: list[Problem] = []
         for name in self.packages:
             spec = importlib.util.find_spec(name) if name.isidentifier() else None
-            folders = list(spec.submodule_search_locations or []) if spec else []
-            inside = [
+            package_folders = list(spec.submodule_search_locations or []) if spec else []
+            files = [
                 file
-                for folder in folders
+                for folder in package_folders
                 for locale in self.locales
                 for file in Path(folder).rglob(f"{locale}/LC_MESSAGES/*.mo")
             ]
-            if not folders:
+            if not package_folders:
                 problems.append(Problem("data.packages", "an installed package", name))
-            elif not inside:
+            elif not files:
                 where = ", ".join(self.locales)
                 expected = "a package with .mo catalogs in data.locale"
-                problems.append(Problem("data.packages", expected, name, f"none in {where}"))
-            found += sorted(inside)
+                hint = f"no catalogs for {where}"
+                problems.append(Problem("data.packages", expected, name, hint))
+            catalogs += sorted(files)
         if problems:
             raise RequestError(problems)
-        return found
+        return catalogs
 
     @cached_property
     def messages(self) -> list[tuple[str, str]]:
-        """Each message once, with its translation, in the order of the texts."""
-        found: dict[str, str] = {}
+        """Each message once, with its translation, sorted."""
+        translations: dict[str, str] = {}
         for file in self.files:
             try:
                 with file.open("rb") as stream:
@@ -171,15 +173,15 @@ class Catalogs(PairData):
                 problem = Problem(str(file), "a gettext catalog", hint=str(error))
                 raise RequestError(problem) from error
             for key, translation in catalog.items():
-                message = key[0] if isinstance(key, tuple) else key  # of a plural, its first form
-                message = message.rpartition("\x04")[2]  # after its context
+                message = key[0] if isinstance(key, tuple) else key  # the singular of a plural
+                message = message.rpartition("\x04")[2]  # without its context
                 if message.strip() and translation.strip() and message != translation:
-                    found.setdefault(message.strip(), translation.strip())
-        return sorted(found.items())
+                    translations.setdefault(message.strip(), translation.strip())
+        return sorted(translations.items())
 
     def rows(self, split: Split) -> Iterator[Row]:
-        numbered = enumerate(self.messages)
-        for count, pair in in_parts(numbered, split, self.validation, self.test):
+        messages = enumerate(self.messages)
+        for count, pair in select_split(messages, split, self.validation, self.test):
             yield Row(f"message {count}", dict(zip(self.fields, pair, strict=True)))
 
     def pair(self, row: Row) -> tuple[str, str]:
@@ -187,7 +189,8 @@ class Catalogs(PairData):
 
     def check(self) -> None:
         if not self.messages:
-            raise RequestError(Problem("data.packages", "translated messages", self.packages))
+            expected = "packages with translated messages"
+            raise RequestError(Problem("data.packages", expected, self.packages))
 
     def content_fingerprint(self) -> str:
         return hashlib.sha256(repr(self.messages).encode()).hexdigest()

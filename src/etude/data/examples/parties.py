@@ -1,4 +1,4 @@
-"""Whose words: passages of the State of the Union, each with its speaker's party."""
+"""Passages of the State of the Union addresses, each with its speaker's party."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ from etude.errors import Checks, Problem, RequestError, nearest
 
 @dataclass(kw_only=True, eq=False)
 class SotuParties(ExampleData):
-    """Passages of some hundred words and the party of the president who spoke them.
+    """Passages of a few hundred words, labelled with the party of the president who spoke them.
 
-    A president's speeches are all in one split: of the presidents with a party in question, in the
-    order of their first speech, the third, eighth, ... of each party are for testing and the fifth,
-    tenth, ... for validation.
+    All speeches of a president are in one split. For each party, presidents are ordered by their
+    first speech: the third, eighth, ... are for testing and the fifth, tenth, ... for validation.
 
     Args:
-        parties: the labels, as the package's metadata names them.
-        first_year: speeches before it are left out.
-        words: in a passage, about: a paragraph is never cut.
+        parties: the labels, as in the metadata of the package.
+        first_year: first year; earlier speeches are skipped.
+        words: approximate words per passage; paragraphs are not split.
         tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers,
             pack: see `ExampleData`.
     """
@@ -46,13 +45,13 @@ class SotuParties(ExampleData):
 
     def validate(self, checks: Checks) -> None:
         some = len(set(self.parties)) > 1
-        checks.that(some, "parties", self.parties, "two parties or more")
+        checks.that(some, "parties", self.parties, "at least two parties")
         checks.positive(words=self.words)
         super().validate(checks)
 
     @cached_property
     def speeches(self) -> list[Speech]:
-        """Those in question, in order of date."""
+        """The speeches of these parties and years, ordered by date."""
         return [
             speech
             for speech in self._corpus.speeches
@@ -62,12 +61,12 @@ class SotuParties(ExampleData):
     @cached_property
     def splits(self) -> dict[str, Split]:
         """The split of each president."""
-        found: dict[str, Split] = {}
+        splits: dict[str, Split] = {}
         for party in self.parties:
             names = dict.fromkeys(s.president for s in self.speeches if s.party == party)
             for number, name in enumerate(names, 1):
-                found.setdefault(name, {3: "test", 0: "val"}.get(number % 5, "train"))  # type: ignore[arg-type]
-        return found
+                splits.setdefault(name, {3: "test", 0: "val"}.get(number % 5, "train"))  # type: ignore[arg-type]
+        return splits
 
     def rows(self, split: Split) -> Iterator[Row]:
         for speech in self.speeches:
@@ -79,15 +78,15 @@ class SotuParties(ExampleData):
                 yield Row(where, values)
 
     def _passages(self, speech: Speech) -> Iterator[str]:
-        held: list[str] = []
+        paragraphs: list[str] = []
         for paragraph in speech.path.read_text(encoding="utf-8").split("\n"):
             if paragraph.strip():
-                held.append(paragraph.strip())
-            if sum(len(each.split()) for each in held) >= self.words:
-                yield "\n".join(held)
-                held = []
-        if held:
-            yield "\n".join(held)
+                paragraphs.append(paragraph.strip())
+            if sum(len(each.split()) for each in paragraphs) >= self.words:
+                yield "\n".join(paragraphs)
+                paragraphs = []
+        if paragraphs:
+            yield "\n".join(paragraphs)
 
     def texts(self, row: Row) -> list[str]:
         return [row.values["text"]]
@@ -102,20 +101,20 @@ class SotuParties(ExampleData):
     def encoded(
         self, rows: Sequence[Row], tokenizer: Tokenizer, labels: Sequence[str]
     ) -> list[Encoded]:
-        found = encode([row.values["text"] for row in rows], tokenizer, self.sequence_length)
+        encodings = encode([row.values["text"] for row in rows], tokenizer, self.sequence_length)
         result = []
-        for row, pieces in zip(rows, found, strict=True):
+        for row, pieces in zip(rows, encodings, strict=True):
             label = [labels.index(row.values["party"])]
-            taken, lost = self.pieces_of(pieces)
-            fields = [{"tokens": piece.ids, "label": label} for piece in taken]
-            result.append(Encoded(fields, lost))
+            used, truncated = self.pieces_of(pieces)
+            fields = [{"tokens": piece.ids, "label": label} for piece in used]
+            result.append(Encoded(fields, truncated))
         return result
 
     def check(self) -> None:
         self._corpus.check()
         known = {speech.party for speech in self._corpus.speeches}
         problems = [
-            Problem("data.parties", "a party of the metadata", party, nearest(party, known))
+            Problem("data.parties", "a party in the corpus metadata", party, nearest(party, known))
             for party in self.parties
             if party not in known
         ]

@@ -1,4 +1,4 @@
-"""Questions about texts in which the answers stand."""
+"""Questions with contexts that contain the answers."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import tokenizers
 
 from etude.data.evaluated import Evaluated
 from etude.data.examples.encoding import encode_windows
-from etude.data.examples.source import Encoded, Inspection, Row, Split, plain
-from etude.data.examples.tables import TableData, second_text
+from etude.data.examples.source import Encoded, Inspection, Row, Split, join_words
+from etude.data.examples.tables import TableData, pair_values
 from etude.data.rows import check_surrogates
 from etude.data.tokenizer import Tokenizer
 from etude.errors import Checks, Problem, RequestError
 
-ENDS = ("start", "end")
-"""What the two logits at each position are of."""
+SPAN_LABELS = ("start", "end")
+"""Meaning of the two logits at each position."""
 
 
 class Answer(NamedTuple):
-    """A part of a context.
+    """An answer within a context.
 
     Attributes:
-        text: its words.
-        start: the character that it begins at.
+        text: text of the answer.
+        start: index of its first character in the context.
     """
 
     text: str
@@ -35,21 +35,21 @@ class Answer(NamedTuple):
 
 @dataclass(kw_only=True, eq=False)
 class Questions(TableData):
-    """Rows with a question, a context, and answers that stand in the context (SQuAD, Rajpurkar et
-    al. 2016, arXiv:1606.05250; with questions that have none, 2018, arXiv:1806.03822).
+    """Rows with a question, a context, and answers in the context (SQuAD, Rajpurkar et al. 2016,
+    arXiv:1606.05250; with unanswerable questions, 2018, arXiv:1806.03822).
 
-    A context that is too long is read in windows that overlap; one without the answer has none.
+    A context that is too long is split into overlapping windows. Windows without the answer are
+    treated as unanswerable.
 
     Args:
-        path, validation, test: see `TableData`. Rows of JSON or Parquet.
+        path, validation, test: see `TableData`. Files are JSON or Parquet.
         tokenizer, sequence_length, batch, duplicates, fraction, bucket_steps, workers: see
             `ExampleData`.
-        question, context: the columns of the texts.
-        answers: that of the answers: an object with two lists, `text` and `answer_start`, the
-            characters at which they begin, as in SQuAD on the hub; or a list of objects with a
-            `text` and an `answer_start`. The first is trained on; without any, the context has no
-            answer.
-        stride: tokens that a window of a context shares with the one before.
+        question, context: columns of the texts.
+        answers: column of the answers: an object with two lists, `text` and `answer_start`
+            (character indices), as SQuAD on the Hub; or a list of objects with `text` and
+            `answer_start`. The first answer is the target; a row without answers is unanswerable.
+        stride: number of tokens that consecutive windows of a context share.
     """
 
     question: str = "question"
@@ -64,11 +64,11 @@ class Questions(TableData):
     )
     states_classes: ClassVar[bool] = False
     lists: ClassVar[bool] = True
-    stated_labels: ClassVar[list[str]] = [*ENDS]
+    stated_labels: ClassVar[list[str]] = [*SPAN_LABELS]
 
     def validate(self, checks: Checks) -> None:
         fits = 0 <= self.stride < max(self.sequence_length, 1)
-        expected = f"a number from 0 on, below sequence_length = {self.sequence_length}"
+        expected = f"a non-negative number below sequence_length = {self.sequence_length}"
         checks.that(fits, "stride", self.stride, expected)
         super().validate(checks)
 
@@ -87,68 +87,72 @@ class Questions(TableData):
         return self.question
 
     def texts(self, row: Row) -> list[str]:
-        found = [_text(row, name) for name in (self.question, self.context)]
-        return found if all(each.strip() for each in found) else []
+        texts = [_text(row, name) for name in (self.question, self.context)]
+        return texts if all(each.strip() for each in texts) else []
 
     def context_of(self, row: Row) -> str:
-        """The text that answers stand in, to the letter: characters are counted in it."""
+        """Returns the context, unchanged: answers are indexed by its characters."""
         return _text(row, self.context)
 
     def answers_of(self, row: Row) -> list[Answer]:
-        """The answers, in the order of the row.
+        """Returns the answers of a row, in order.
 
         Raises:
-            RequestError: they are of another form, or do not stand where they say; says where.
+            RequestError: the column has another form, or an answer is not at its position.
         """
-        return answers_in(row, self.answers, self.context_of(row))
+        return parse_answers(row, self.answers, self.context_of(row))
 
     def inspection(self) -> Inspection:
-        return _AnswersStand(self)
+        return _AnswerInspection(self)
 
     def rows_of_texts(
         self, texts: Sequence[str | list[str]], pair: str | None, labels: Sequence[str]
     ) -> list[Row]:
-        context = second_text(self.context, pair)
+        context = pair_values(self.context, pair)
         return [
-            Row("", {**context, self.question: plain(text), self.answers: []}) for text in texts
+            Row("", {**context, self.question: join_words(text), self.answers: []})
+            for text in texts
         ]
 
     def evaluated(self, split: Split) -> Evaluated:
-        found = super().evaluated(split)
+        evaluated = super().evaluated(split)
 
         @cache
         def contents() -> Mapping[int, Row]:
-            kept = set(found.row_of.tolist())
-            return {n: row for n, row in enumerate(self.rows(split)) if n in kept}
+            numbers = set(evaluated.row_of.tolist())
+            return {n: row for n, row in enumerate(self.rows(split)) if n in numbers}
 
-        found.contents = contents
-        return found
+        evaluated.contents = contents
+        return evaluated
 
     def encoded(
         self, rows: Sequence[Row], tokenizer: Tokenizer, labels: Sequence[str]
     ) -> list[Encoded]:
         pairs = [(_text(row, self.question), self.context_of(row)) for row in rows]
-        found = encode_windows(
+        encodings = encode_windows(
             pairs, tokenizer, self.sequence_length, self.stride, [row.where for row in rows]
         )
         return [
             Encoded([_fields(piece, self.answers_of(row)[:1]) for piece in pieces])
-            for row, pieces in zip(rows, found, strict=True)
+            for row, pieces in zip(rows, encodings, strict=True)
         ]
 
 
 def _fields(piece: tokenizers.Encoding, answers: Sequence[Answer]) -> dict[str, list[int]]:
-    """Of a window the characters of the context that each token spells, -1 for other tokens, and
-    the tokens that begin and end the answer, or twice the first, which stands for none.
+    """Returns the fields of a window: for each token the range of its characters in the context, -1
+    for tokens outside of it, and the first and last token of the answer. An answer span of (0, 0)
+    means that there is no answer.
     """
-    inside = [sequence == 1 for sequence in piece.sequence_ids]
-    begins = [start if here else -1 for here, (start, _) in zip(inside, piece.offsets, strict=True)]
-    ends = [end if here else -1 for here, (_, end) in zip(inside, piece.offsets, strict=True)]
+    mask = [sequence == 1 for sequence in piece.sequence_ids]
+    begins = [
+        start if inside else -1 for inside, (start, _) in zip(mask, piece.offsets, strict=True)
+    ]
+    ends = [end if inside else -1 for inside, (_, end) in zip(mask, piece.offsets, strict=True)]
     span = [0, 0]
     for text, start in answers:
         stop = start + len(text)
-        first = [n for n, here in enumerate(inside) if here and begins[n] <= start < ends[n]]
-        last = [n for n, here in enumerate(inside) if here and begins[n] < stop <= ends[n]]
+        first = [n for n, inside in enumerate(mask) if inside and begins[n] <= start < ends[n]]
+        last = [n for n, inside in enumerate(mask) if inside and begins[n] < stop <= ends[n]]
         if first and last:
             span = [first[0], last[-1]]
     return {
@@ -156,8 +160,8 @@ def _fields(piece: tokenizers.Encoding, answers: Sequence[Answer]) -> dict[str, 
     }  # fmt: skip
 
 
-class _AnswersStand(Inspection):
-    """Reports answers that are not where they say, and counts questions that have none."""
+class _AnswerInspection(Inspection):
+    """Checks that answers are at their positions, and counts questions without answers."""
 
     def __init__(self, data: Questions) -> None:
         self._data = data
@@ -170,39 +174,41 @@ class _AnswersStand(Inspection):
     def notes(self, labels: Sequence[str]) -> list[str]:
         if not self._without:
             return []
-        told = f"{self._without:,} of {self._rows:,} questions have no answer"
-        return [f"{told}; task.no_answer=true lets the model say so"]
+        count = f"{self._without:,} of {self._rows:,} questions have no answer"
+        return [f"{count}; set task.no_answer=true to let the model predict this"]
 
 
-def answers_in(row: Row, column: str, context: str) -> list[Answer]:
-    """The answers in a column.
+def parse_answers(row: Row, column: str, context: str) -> list[Answer]:
+    """Returns the answers in a column.
 
     Raises:
         RequestError: as for `Questions.answers_of`.
     """
     value, where = row.values[column], f"{row.where}, column {column}"
-    expected = "an object with lists text and answer_start, or a list of objects with these"
+    expected = "an object with lists text and answer_start, or a list of objects with these keys"
     if isinstance(value, Mapping) and {"text", "answer_start"} <= value.keys():
         texts, starts = value["text"], value["answer_start"]
-        lists = isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts)
-        pairs = list(zip(texts, starts, strict=True)) if lists else None
+        are_lists = (
+            isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts)
+        )
+        pairs = list(zip(texts, starts, strict=True)) if are_lists else None
     elif isinstance(value, list) and all(isinstance(each, Mapping) for each in value):
         pairs = [(each.get("text"), each.get("answer_start")) for each in value]
     else:
         pairs = None
     if pairs is None:
         raise RequestError(Problem(where, expected, value))
-    found = []
+    answers = []
     for text, start in pairs:
-        whole = isinstance(start, int) and not isinstance(start, bool) and start >= 0
-        if not isinstance(text, str) or not text or not whole:
+        is_position = isinstance(start, int) and not isinstance(start, bool) and start >= 0
+        if not isinstance(text, str) or not text or not is_position:
             raise RequestError(Problem(where, expected, {"text": text, "answer_start": start}))
         if context[start : start + len(text)] != text:
-            there = context[start : start + len(text)]
+            actual = context[start : start + len(text)]
             expected = f"{text!r} at character {start} of the context"
-            raise RequestError(Problem(where, expected, there))
-        found.append(Answer(text, start))
-    return found
+            raise RequestError(Problem(where, expected, actual))
+        answers.append(Answer(text, start))
+    return answers
 
 
 def _text(row: Row, column: str) -> str:

@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from etude.data.examples.encoding import encode
-from etude.data.examples.source import Encoded, Inspection, Kinds, Row, plain
-from etude.data.examples.tables import TableData, second_text, text_in
-from etude.data.examples.words import WordData, words_in
+from etude.data.examples.source import Encoded, Inspection, Kinds, Row, join_words
+from etude.data.examples.tables import TableData, pair_values, read_text
+from etude.data.examples.word_data import WordData, split_words
 from etude.data.rows import check_surrogates
 from etude.data.tokenizer import Tokenizer
 from etude.errors import Checks, Problem, RequestError
@@ -23,17 +23,17 @@ from etude.errors import Checks, Problem, RequestError
 class ScoredFiles(TableData):
     """Rows with a text and numbers, such as a rating or a similarity.
 
-    The columns of the numbers stand where classes have their names: `labels` of the run's record,
-    and as many outputs of the model's head.
+    The columns of the numbers replace class names: they are the `labels` in the run's record, and
+    the model's head has one output for each.
 
     Args:
         path, validation, test: see `TableData`.
         tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers:
             see `ExampleData`.
-        text: the column of the text.
-        pair: that of a second text, which the model reads after the first; None is no such.
-        score: that of the number, or several. Each is a finite number in every row.
-        quoting: of TSV and CSV, see `etude.data.delimited.quoted`.
+        text: column of the text.
+        pair: column of a second text, which the model reads after the first; None if there is none.
+        score: column of the number, or several columns. Each is a finite number in every row.
+        quoting: quoting of TSV and CSV, see `etude.data.delimited.quoted`.
     """
 
     text: str = "text"
@@ -55,8 +55,8 @@ class ScoredFiles(TableData):
 
     def validate(self, checks: Checks) -> None:
         names = self.scores
-        right = bool(names) and len(set(names)) == len(names)
-        checks.that(right, "score", self.score, "a column, or several different ones")
+        distinct = bool(names) and len(set(names)) == len(names)
+        checks.that(distinct, "score", self.score, "a column, or several different columns")
         super().validate(checks)
 
     @property
@@ -65,10 +65,10 @@ class ScoredFiles(TableData):
         return [self.score] if isinstance(self.score, str) else list(self.score)
 
     def columns(self) -> dict[str, str | None]:
-        named = {"text": self.text, "pair": self.pair}
+        columns = {"text": self.text, "pair": self.pair}
         if isinstance(self.score, str):
-            return {**named, "score": self.score}
-        return named | {f"score.{place}": name for place, name in enumerate(self.score)}
+            return {**columns, "score": self.score}
+        return columns | {f"score.{index}": name for index, name in enumerate(self.score)}
 
     @property
     def stated_labels(self) -> list[str]:
@@ -83,16 +83,16 @@ class ScoredFiles(TableData):
         return self.text
 
     def texts(self, row: Row) -> list[str]:
-        found = [text_in(row, name) for name in (self.text, self.pair) if name is not None]
-        return found if found[0] else []
+        texts = [read_text(row, name) for name in (self.text, self.pair) if name is not None]
+        return texts if texts[0] else []
 
     def numbers_of(self, row: Row) -> list[float]:
-        """The numbers of a row.
+        """Returns the numbers of a row.
 
         Raises:
-            RequestError: one is no finite number; says where.
+            RequestError: a value is not a finite number.
         """
-        return [number_in(row, name) for name in self.scores]
+        return [read_number(row, name) for name in self.scores]
 
     def inspection(self) -> Inspection:
         return NumberInspection(self.scores)
@@ -100,8 +100,8 @@ class ScoredFiles(TableData):
     def rows_of_texts(
         self, texts: Sequence[str | list[str]], pair: str | None, labels: Sequence[str]
     ) -> list[Row]:
-        values = second_text(self.pair, pair) | dict.fromkeys(self.scores, 0.0)
-        return [Row("", {**values, self.text: plain(text)}) for text in texts]
+        values = pair_values(self.pair, pair) | dict.fromkeys(self.scores, 0.0)
+        return [Row("", {**values, self.text: join_words(text)}) for text in texts]
 
     def encoded(
         self, rows: Sequence[Row], tokenizer: Tokenizer, labels: Sequence[str]
@@ -109,8 +109,8 @@ class ScoredFiles(TableData):
         texts = [self.texts(row) for row in rows]
         pairs: Any = [tuple(each) if self.pair else each[0] for each in texts]
         result = []
-        found = encode(pairs, tokenizer, self.sequence_length)
-        for row, (piece, *rest) in zip(rows, found, strict=True):
+        encodings = encode(pairs, tokenizer, self.sequence_length)
+        for row, (piece, *rest) in zip(rows, encodings, strict=True):
             fields: dict[str, list[Any]] = {
                 "tokens": piece.ids,
                 "types": piece.type_ids,
@@ -121,10 +121,10 @@ class ScoredFiles(TableData):
 
 
 class NumberInspection(Inspection):
-    """Reports each row without a number.
+    """Checks that each row has its numbers.
 
     Args:
-        columns: of the numbers.
+        columns: columns of the numbers.
     """
 
     def __init__(self, columns: Sequence[str]) -> None:
@@ -134,59 +134,61 @@ class NumberInspection(Inspection):
         problems: list[Problem] = []
         for column in self.columns:
             try:
-                number_in(row, column)
+                read_number(row, column)
             except RequestError as error:
                 problems += error.problems
         if problems:
             raise RequestError(problems)
 
 
-def number_in(row: Row, column: str) -> float:
-    """The number in a column, which CSV and TSV spell.
+def read_number(row: Row, column: str) -> float:
+    """Returns the number in a column; in CSV and TSV it is text.
 
     Raises:
-        RequestError: no finite number stands there; says where.
+        RequestError: the value is not a finite number.
     """
-    return number_of(f"{row.where}, column {column}", row.values[column], spelt=not row.typed)
+    return parse_number(
+        f"{row.where}, column {column}", row.values[column], allow_text=not row.typed
+    )
 
 
-_SPELT = re.compile(r" *-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)? *")
+_NUMBER = re.compile(r" *-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)? *")
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-def number_of(where: str, value: Any, *, spelt: bool = False) -> float:
-    """A number that single precision holds.
+def parse_number(where: str, value: Any, *, allow_text: bool = False) -> float:
+    """Returns a number within the range of single precision.
 
     Args:
-        where: for the message.
-        spelt: whether a text that spells one, as JSON does, is one.
+        where: position, for the error message.
+        allow_text: whether the value may be text with a JSON number.
 
     Raises:
-        RequestError: it is none.
+        RequestError: the value is not such a number.
     """
     number = math.nan
-    right = bool(_SPELT.fullmatch(value)) if spelt and isinstance(value, str) else False
-    if right or (isinstance(value, int | float) and not isinstance(value, bool)):
+    is_number = bool(_NUMBER.fullmatch(value)) if allow_text and isinstance(value, str) else False
+    if is_number or (isinstance(value, int | float) and not isinstance(value, bool)):
         try:
             number = float(value)
         except OverflowError:
             number = math.inf
     if not abs(number) <= _LARGEST:
         hint = f"at most {_LARGEST:.3g}" if math.isinf(number) or number == number else None
-        raise RequestError(Problem(where, "a finite number, as 3 or -0.5", value, hint))
+        raise RequestError(Problem(where, "a finite number such as 3 or -0.5", value, hint))
     return number
 
 
 @dataclass(kw_only=True, eq=False)
 class ScoredWords(WordData, TableData):
-    """Rows with a list of words and one of numbers, of JSON or Parquet.
+    """Rows with a list of words and a list of numbers, from JSON or Parquet.
 
     Args:
         path, validation, test: see `TableData`.
         tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers:
             see `ExampleData`.
-        words: the column of the words.
-        values: that of the numbers, as many as words; null is a word without.
+        words: column of the words.
+        values: column of the numbers, one per word; null means no number.
     """
 
     words: str = "words"
@@ -197,8 +199,8 @@ class ScoredWords(WordData, TableData):
     fields: tuple[str, ...] = field(default=("tokens", "values"), init=False)
     kinds: ClassVar[Kinds] = Kinds(floats=frozenset({"values"}))
     states_classes: ClassVar[bool] = False
-    of_words: ClassVar[str] = "values"
-    nothing: ClassVar[float] = math.nan
+    word_field: ClassVar[str] = "values"
+    fill_value: ClassVar[float] = math.nan
 
     @property
     def stated_labels(self) -> list[str]:
@@ -211,41 +213,41 @@ class ScoredWords(WordData, TableData):
     def columns(self) -> dict[str, str | None]:
         return {"words": self.words, "values": self.values}
 
-    def said_of(self, row: Row, labels: Sequence[str]) -> list[float]:
-        found: list[float] = row.values["values"]
-        return found
+    def word_targets(self, row: Row, labels: Sequence[str]) -> list[float]:
+        values: list[float] = row.values["values"]
+        return values
 
     def inspection(self) -> Inspection:
         return Inspection()
 
-    def _all(self, split: str) -> Iterator[Row]:
-        for row in super()._all(split):
-            words, values = word_values(row, self.words, self.values)
+    def _read_rows(self, split: str) -> Iterator[Row]:
+        for row in super()._read_rows(split):
+            words, values = read_word_values(row, self.words, self.values)
             yield row._replace(values={**row.values, "words": words, "values": values})
 
     def rows_of_texts(
         self, texts: Sequence[str | list[str]], pair: str | None, labels: Sequence[str]
     ) -> list[Row]:
-        words = words_in(texts, pair)
+        words = split_words(texts, pair)
         return [Row("", {"words": each, "values": [0.0] * len(each)}) for each in words]
 
 
-def word_values(row: Row, words: str, values: str) -> tuple[list[str], list[float]]:
-    """The words of a row, and their numbers, not a number for null.
+def read_word_values(row: Row, words: str, values: str) -> tuple[list[str], list[float]]:
+    """Returns the words of a row and their numbers; null becomes NaN.
 
     Raises:
-        RequestError: they are no such lists, or of different lengths; says where.
+        RequestError: the columns are not such lists, or have different lengths.
     """
-    found, said = row.values[words], row.values[values]
-    if not isinstance(found, list) or not all(isinstance(w, str) and w for w in found):
-        raise RequestError(Problem(f"{row.where}, column {words}", "a list of words", found))
+    items, scores = row.values[words], row.values[values]
+    if not isinstance(items, list) or not all(isinstance(w, str) and w for w in items):
+        raise RequestError(Problem(f"{row.where}, column {words}", "a list of words", items))
     where = f"{row.where}, column {values}"
-    if not isinstance(said, list) or len(said) != len(found):
-        raise RequestError(Problem(where, f"a list of {len(found)} numbers, one a word", said))
+    if not isinstance(scores, list) or len(scores) != len(items):
+        raise RequestError(Problem(where, f"a list of {len(items)} numbers, one per word", scores))
     numbers = []
-    for number, each in enumerate(said, 1):
-        at = f"{where}, number {number}"
-        numbers.append(math.nan if each is None else number_of(at, each))
-    for word in found:
+    for number, each in enumerate(scores, 1):
+        position = f"{where}, number {number}"
+        numbers.append(math.nan if each is None else parse_number(position, each))
+    for word in items:
         check_surrogates(f"{row.where}, column {words}", word)
-    return list(found), numbers
+    return list(items), numbers

@@ -1,4 +1,4 @@
-"""What a source of examples says: its rows, and how a row becomes fields."""
+"""Interface of sources of examples: their rows, and how a row becomes fields."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from etude.data.tokenizer import Recipe, Tokenizer
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("test", "val", "train")
-"""In the order in which they are read: a row that stands in two belongs to the first."""
+"""The splits in reading order: a row in two splits belongs to the first."""
 
 Item = TypeVar("Item")
 
 
 class Row(NamedTuple):
-    """One row of the data.
+    """A row of the data.
 
     Attributes:
-        where: for messages, such as `train.csv, line 7`.
-        values: by the source's own names.
-        typed: whether the file tells numbers from text; CSV and TSV do not.
+        where: position, for messages, such as `train.csv, line 7`.
+        values: values by name; the source defines the names.
+        typed: whether the file distinguishes numbers from text; CSV and TSV do not.
     """
 
     where: str
@@ -34,34 +34,34 @@ class Row(NamedTuple):
 
 
 class Inspection:
-    """Looks at all rows of all splits before they are encoded; this one sees nothing in them."""
+    """Checks of all rows of all splits before they are encoded. The base class checks nothing."""
 
     def row(self, row: Row) -> None:
-        """Looks at one row.
+        """Checks one row.
 
         Raises:
-            RequestError: it contradicts an earlier one; says where both are.
+            RequestError: the row is invalid or contradicts an earlier row.
         """
 
     def notes(self, labels: Sequence[str]) -> list[str]:
-        """What a user should know of how the rows are read, a line each.
+        """Returns notes for the user on how the rows are read, one per line.
 
         Args:
-            labels: the names of all labels.
+            labels: names of all labels.
 
         Raises:
-            RequestError: something about them cannot be decided; says what to state.
+            RequestError: something can't be detected and must be set in the config.
         """
         return []
 
 
 @dataclass
 class Encoded:
-    """What becomes of a row.
+    """The examples of a row.
 
     Attributes:
-        fields: an example for each piece of it; usually one.
-        truncated: tokens that were cut off.
+        fields: fields of each example: one, or several if the text is split into pieces.
+        truncated: number of tokens that were cut off.
     """
 
     fields: list[dict[str, list[Any]]]
@@ -70,41 +70,41 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Kinds:
-    """Which numbers fields hold; those that are not named hold a list of whole ones.
+    """Types of the numbers in fields. Other fields are lists of integers.
 
     Attributes:
-        floats: fields of floating-point numbers, kept in single precision.
-        single: fields of one number.
+        floats: fields of floating-point numbers, stored in single precision.
+        single: fields of a single number.
     """
 
     floats: frozenset[str] = frozenset()
     single: frozenset[str] = frozenset({"label"})
 
     def array(self, name: str, values: Any) -> NDArray[Any]:
-        """The numbers of a field as int64 or float32; of a single one without dimensions."""
+        """Returns the numbers of a field as int64 or float32; a single number has no dimensions."""
         kind = np.float32 if name in self.floats else np.int64
         return np.asarray(values[0] if name in self.single else values, kind)
 
 
 Text = str | list[str] | tuple[str, str]
-"""A text, its words, or a text and a second one that is read with it."""
+"""A text, a list of words, or a pair of texts."""
 
 
-def plain(text: str | list[str]) -> str:
-    """A text, or words with spaces between."""
+def join_words(text: str | list[str]) -> str:
+    """Returns a text, or its words joined by spaces."""
     return text if isinstance(text, str) else " ".join(text)
 
 
-class Source(ABC):
-    """The base of all sources; what `ExampleData` is told by them, and files are written from.
+class ExampleSource(ABC):
+    """Base class of sources of examples: what `ExampleData` and the writer of the splits require.
 
     Attributes:
-        fields: of an example.
-        kinds: of numbers in them.
-        states_classes: whether `labels` are what rows state; else all names are known before.
-        text_fields: those of them that hold tokens.
-        framed: whether special tokens stand around a text, as encoders read it.
-        chunks: whether a long row can become several examples.
+        fields: fields of an example.
+        kinds: types of the numbers in the fields.
+        states_classes: whether `labels` are classes in the rows; otherwise all names are fixed.
+        text_fields: fields that contain tokens.
+        framed: whether special tokens are added around a text, as for encoders.
+        chunks: whether a long row can be split into several examples.
         recipe, sequence_length, too_long, duplicates: see `ExampleData`.
     """
 
@@ -115,18 +115,18 @@ class Source(ABC):
     framed = True
     chunks: ClassVar[bool] = True
     recipe: Recipe
-    shortest: ClassVar[int] = 1  # sequence_length at least
+    shortest: ClassVar[int] = 1  # smallest sequence_length
     sequence_length: int
     too_long: str
     duplicates: str
 
     @abstractmethod
     def rows(self, split: Split) -> Iterator[Row]:
-        """The rows of a split, in order; none if there is no such split."""
+        """Yields the rows of a split, in order; none if the split is missing."""
 
     def rows_by_split(self) -> Iterator[tuple[Split, Row]]:
-        """All rows with their splits, those of a split in order; read once, where several are parts
-        of one list.
+        """Yields all rows with their splits, each split in order. Sources whose splits are parts of
+        one file read it once.
         """
         for split in SPLITS:
             for row in self.rows(split):
@@ -134,39 +134,42 @@ class Source(ABC):
 
     @abstractmethod
     def texts(self, row: Row) -> list[str]:
-        """What the tokenizer learns from, and by what a row is known again; empty if it has no
-        text.
+        """Returns the texts of a row, for training the tokenizer and finding duplicates; empty if
+        the row has no text.
         """
 
     @abstractmethod
     def encoded(
         self, rows: Sequence[Row], tokenizer: Tokenizer, labels: Sequence[str]
     ) -> list[Encoded]:
-        """The fields of each row."""
+        """Returns the examples of each row."""
 
     def labels_of(self, row: Row) -> list[str]:
-        """The labels that a row states; a source without labels has none."""
+        """Returns the labels in a row; empty for sources without labels."""
         return []
 
     def inspection(self) -> Inspection:
-        """What looks at the rows before they are encoded."""
+        """Returns the checks of rows before they are encoded."""
         return Inspection()
 
     @property
     def stated_labels(self) -> list[str] | None:
-        """All labels in order, if the config says them."""
+        """All labels in order, if they are known before the rows are read."""
         return None
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """What, besides the content, decides the examples, as plain JSON values."""
+        """Returns the settings that determine the examples, without the content, as plain JSON
+        values.
+        """
 
 
-def parted(items: Iterable[Item], v: float, t: float) -> Iterator[tuple[Split, Item]]:
-    """The items of a list with their splits, with parts v for validation and t for testing.
+def assign_splits(items: Iterable[Item], v: float, t: float) -> Iterator[tuple[Split, Item]]:
+    """Yields the items of a list with their splits, with fractions v for validation and t for
+    testing.
 
     Item i, from 0, is for testing if floor((i + 1) t) > floor(i t); of the others, counted by j,
-    one is for validation if floor((j + 1) w) > floor(j w), w = v / (1 - t).
+    item j is for validation if floor((j + 1) w) > floor(j w), w = v / (1 - t).
     """
     w, rest = v / (1 - t), 0
     for count, item in enumerate(items):
@@ -177,6 +180,6 @@ def parted(items: Iterable[Item], v: float, t: float) -> Iterator[tuple[Split, I
         rest += 1
 
 
-def in_parts(items: Iterable[Item], split: Split, v: float, t: float) -> Iterator[Item]:
-    """Those items of a list that belong to a split; see `parted`."""
-    return (item for belongs, item in parted(items, v, t) if belongs == split)
+def select_split(items: Iterable[Item], split: Split, v: float, t: float) -> Iterator[Item]:
+    """Yields the items of a list that belong to a split; see `assign_splits`."""
+    return (item for item_split, item in assign_splits(items, v, t) if item_split == split)

@@ -1,4 +1,4 @@
-"""The rows of a source, read once: the passes that follow take them from files beside."""
+"""Rows of a source, read once and spooled to files for further passes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from etude.data.examples.source import SPLITS, Row, Source, Split
+from etude.data.examples.source import SPLITS, ExampleSource, Row, Split
 
-GROUP = 1000  # rows that are kept, and encoded, at a time
+GROUP_SIZE = 1000  # rows that are stored, and encoded, at a time
 
 
-class Read(NamedTuple):
-    """A row as it was read.
+class SpooledRow(NamedTuple):
+    """A row with its texts.
 
     Attributes:
-        row: itself.
-        texts: of it, see `Source.texts`.
-        key: by which it is known again: its texts, in any case and however spaced.
+        row: the row.
+        texts: see `ExampleSource.texts`.
+        key: see `text_key`.
     """
 
     row: Row
@@ -28,24 +28,24 @@ class Read(NamedTuple):
 
 
 class Spool:
-    """The rows of all splits.
+    """The rows of all splits, in temporary files.
 
     Args:
-        source: is read to its end.
-        folder: where the files are made.
+        source: source, which is read to its end.
+        folder: folder of the files.
     """
 
-    def __init__(self, source: Source, folder: Path) -> None:
+    def __init__(self, source: ExampleSource, folder: Path) -> None:
         self._files = {split: folder / f"rows.{split}" for split in SPLITS}
-        # plain tuples: they are written and read three times as fast as named ones
+        # plain tuples: pickled three times as fast as named ones
         groups: dict[Split, list[tuple[Any, ...]]] = {split: [] for split in SPLITS}
         opened = {split: file.open("wb") for split, file in self._files.items()}
         try:
             for split, row in source.rows_by_split():
                 texts = source.texts(row)
                 group = groups[split]
-                group.append((*row, texts, key_of_texts(texts)))
-                if len(group) == GROUP:
+                group.append((*row, texts, text_key(texts)))
+                if len(group) == GROUP_SIZE:
                     pickle.dump(group, opened[split], pickle.HIGHEST_PROTOCOL)
                     group.clear()
             for split, group in groups.items():
@@ -54,8 +54,8 @@ class Spool:
             for file in opened.values():
                 file.close()
 
-    def rows(self, split: Split) -> Iterator[Read]:
-        """The rows of a split, in order."""
+    def rows(self, split: Split) -> Iterator[SpooledRow]:
+        """Yields the rows of a split, in order."""
         with self._files[split].open("rb") as file:
             while True:
                 try:
@@ -63,15 +63,15 @@ class Spool:
                 except EOFError:
                     return
                 for *row, texts, key in group:
-                    yield Read(Row(*row), texts, key)
+                    yield SpooledRow(Row(*row), texts, key)
 
     def remove(self) -> None:
-        """Removes the files."""
+        """Deletes the files."""
         for file in self._files.values():
             file.unlink(missing_ok=True)
 
 
-def key_of_texts(texts: Sequence[str]) -> bytes:
-    """By which a row is known again: its texts, in any case and however spaced."""
-    plain = "\0".join(" ".join(text.casefold().split()) for text in texts)
-    return hashlib.blake2b(plain.encode(errors="surrogatepass"), digest_size=16).digest()
+def text_key(texts: Sequence[str]) -> bytes:
+    """Returns a hash of the texts of a row, ignoring case and spacing, to find duplicates."""
+    normalized = "\0".join(" ".join(text.casefold().split()) for text in texts)
+    return hashlib.blake2b(normalized.encode(errors="surrogatepass"), digest_size=16).digest()

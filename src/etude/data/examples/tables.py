@@ -1,4 +1,4 @@
-"""Rows from the user's files or a hub, in splits: a file for each, or a part of one file."""
+"""Rows from files or the Hub, in splits: separate files, or fractions of one table."""
 
 from __future__ import annotations
 
@@ -13,128 +13,132 @@ from etude.data.delimited import Quoting
 from etude.data.evaluated import Request
 from etude.data.examples.base import ExampleData
 from etude.data.examples.hub import HubRows
-from etude.data.examples.source import Row, Split, in_parts, parted
+from etude.data.examples.source import Row, Split, assign_splits, select_split
 from etude.data.formats import Format, endings, format_of
 from etude.data.plain import ReadOnce, sha256
 from etude.data.rows import check_surrogates, columns_of, needless_quoting, newlines, records_of
 from etude.data.text_files import files_of, searched
 from etude.errors import Checks, Problem, RequestError, nearest
 
-WHERE = {
+SPLIT_KEYS = {
     "train": "data.path",
     "val": "data.validation",
     "test": "data.test",
     "other": "--data",
 }
-"""The keys that state the files of each split, and of other rows."""
+"""Config keys or options that set the files of each split, and of other rows."""
 
 TrainingRows = str | list[str] | HubRows
-"""Where the training rows are."""
+"""Location of the training rows."""
 
-Part = float | str | list[str] | None
-"""Where a split's rows are: a part of those in `path`, or files, or a hub's split, of its own."""
+SplitSource = float | str | list[str] | None
+"""Source of the rows of a split: a fraction of those in `path`, files, or a split on the Hub."""
 
 
 @dataclass(kw_only=True, eq=False)
 class TableData(ExampleData):
-    """Examples from JSON, CSV, TSV or Parquet files, compressed or not, a row an example.
+    """Examples from JSON, CSV, TSV or Parquet files, compressed or not, one example per row.
 
     Args:
-        path: a file, a folder, a glob, or a list of these: the training rows. Or a hub's.
-        validation: the part of these rows that is held out, or the files of those that are; where
-            `path` is a hub's, the name of another split.
+        path: training rows: a file, a folder, a glob, a list of these, or a data set on the Hub.
+        validation: fraction of these rows for validation, or separate files; if `path` is on the
+            Hub, the name of another split.
         test: likewise; None is no test split.
 
-    With parts v and t, row i, from 0, is for testing if floor((i + 1) t) > floor(i t); of the
-    others, counted by j, one is for validation if floor((j + 1) w) > floor(j w), w = v / (1 - t).
+    With fractions v and t, row i, from 0, is for testing if floor((i + 1) t) > floor(i t); of the
+    others, counted by j, row j is for validation if floor((j + 1) w) > floor(j w), w = v / (1 - t).
 
     Attributes:
-        quoting: of TSV and CSV, see `etude.data.delimited.quoted`; an argument of sources that read
-            these.
-        also: columns to read besides.
-        lists: whether rows hold lists, which CSV and TSV can't.
+        quoting: quoting of TSV and CSV, see `etude.data.delimited.quoted`; an argument of sources
+            that read these.
+        extra_columns: additional columns to read.
+        lists: whether rows contain lists, which CSV and TSV can't.
     """
 
     lists: ClassVar[bool] = False
 
     path: TrainingRows
-    validation: Part = 0.1
-    test: Part = None
+    validation: SplitSource = 0.1
+    test: SplitSource = None
 
     quoting: Quoting | None = field(default=None, init=False)
-    also: Sequence[str] = field(default=(), init=False)
+    extra_columns: Sequence[str] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
         hub = self.path if isinstance(self.path, HubRows) else None
         path = self.path.split if isinstance(self.path, HubRows) else self.path
-        places = {"train": path, "val": self.validation, "test": self.test}
+        sources = {"train": path, "val": self.validation, "test": self.test}
         self.hub = hub
-        self.paths = {split: _listed(place) for split, place in places.items()}
-        self.parts = {split: _part(places[split]) for split in ("val", "test")}
+        self.paths = {split: _as_list(source) for split, source in sources.items()}
+        self.fractions = {split: _as_fraction(sources[split]) for split in ("val", "test")}
         super().__post_init__()
-        self._once = ReadOnce()
+        self._read_once = ReadOnce()
 
     def validate(self, checks: Checks) -> None:
         path = self.path if self.hub is None else self.hub.split
-        checks.that(bool(self.paths["train"]), "path", path, "a file, a folder, a glob, or a list")
+        expected = "a file, a folder, a glob, or a list of these"
+        checks.that(bool(self.paths["train"]), "path", path, expected)
         for key, split in (("validation", "val"), ("test", "test")):
-            part = self.parts[split]
-            inside = part is None or 0 < part < 1
-            checks.that(inside, key, part, "a part between 0 and 1, or files")
-        parts = [part for part in self.parts.values() if part is not None]
-        alone = len(parts) < 2 or not all(0 < part < 1 for part in parts)  # told above
-        expected = "a part that leaves some for training"
-        checks.that(alone or sum(parts) < 1, "test", self.parts["test"], expected)
-        none = self.validation is None
-        checks.that(not none, "validation", None, "a part between 0 and 1, or files")
+            fraction = self.fractions[split]
+            valid = fraction is None or 0 < fraction < 1
+            checks.that(valid, key, fraction, "a fraction between 0 and 1, or files")
+        fractions = [fraction for fraction in self.fractions.values() if fraction is not None]
+        expected = "a fraction that leaves rows for training"
+        # invalid fractions are reported above
+        if len(fractions) == 2 and all(0 < fraction < 1 for fraction in fractions):
+            checks.that(sum(fractions) < 1, "test", self.fractions["test"], expected)
+        missing = self.validation is None
+        checks.that(not missing, "validation", None, "a fraction between 0 and 1, or files")
         super().validate(checks)
 
     def stated_quoting(self) -> Quoting | None:
         return self.quoting
 
-    def read_also(self, split: Split, name: str) -> None:
-        self.also = [name]
+    def read_extra_column(self, split: Split, name: str) -> None:
+        self.extra_columns = [name]
         if self.hub is None:
-            files = self._files(split if self.paths[split] else "train")
-            if problems := [each for file in files for each in self._missing(file)]:
+            files = self._find_files(split if self.paths[split] else "train")
+            if problems := [each for file in files for each in self._missing_columns(file)]:
                 raise RequestError(problems)
 
     def from_files(self, asked: Request) -> Iterator[Row]:
         if asked.quoting is not None:
             self.quoting = asked.quoting  # type: ignore[assignment]
         if asked.by is not None:
-            self.also = [asked.by]
+            self.extra_columns = [asked.by]
         self.paths["other"] = list(asked.files or ())
-        problems = [each for file in self._files("other") for each in self._missing(file)]
+        problems = [
+            each for file in self._find_files("other") for each in self._missing_columns(file)
+        ]
         if problems:
             raise RequestError(problems)
-        yield from self._all("other")
+        yield from self._read_rows("other")
 
     def columns(self) -> dict[str, str | None]:
-        """The columns to read, by the key that states each."""
+        """Returns the columns to read, by the config key that sets each."""
         raise NotImplementedError
 
     def rows(self, split: Split) -> Iterator[Row]:
         if self.paths[split]:
-            found = self._all(split)
+            rows = self._read_rows(split)
             if split != "train":
-                yield from found
+                yield from rows
                 return
-        elif self.parts.get(split) is None:
+        elif self.fractions.get(split) is None:
             return
         else:
-            found = self._all("train")
-        v, t = (self.parts[name] or 0.0 for name in ("val", "test"))
-        yield from in_parts(found, split, v, t)
+            rows = self._read_rows("train")
+        v, t = (self.fractions[name] or 0.0 for name in ("val", "test"))
+        yield from select_split(rows, split, v, t)
 
     def rows_by_split(self) -> Iterator[tuple[Split, Row]]:
         own: tuple[Split, ...] = ("test", "val")
         for split in own:
             if self.paths[split]:
-                for row in self._all(split):
+                for row in self._read_rows(split):
                     yield split, row
-        v, t = (self.parts[name] or 0.0 for name in ("val", "test"))
-        yield from parted(self._all("train"), v, t)
+        v, t = (self.fractions[name] or 0.0 for name in ("val", "test"))
+        yield from assign_splits(self._read_rows("train"), v, t)
 
     def content_fingerprint(self) -> str:
         digest = hashlib.sha256()
@@ -143,91 +147,95 @@ class TableData(ExampleData):
             return digest.hexdigest()
         for split, paths in self.paths.items():
             digest.update(split.encode())
-            for file in self._files(split) if paths else ():
-                digest.update(bytes.fromhex(self._once(sha256, file)))
+            for file in self._find_files(split) if paths else ():
+                digest.update(bytes.fromhex(self._read_once(sha256, file)))
         return digest.hexdigest()
 
     def content_files(self) -> list[Path] | None:
         if self.hub is not None:
             return None
-        found: list[Path] = []
+        files: list[Path] = []
         for split, paths in self.paths.items():
-            found += searched(paths, self._files(split)) if paths else []
-        return found
+            files += searched(paths, self._find_files(split)) if paths else []
+        return files
 
     def settings(self) -> dict[str, Any]:
         quoting = {"quoting": self.quoting} if self.quoting else {}
-        return {"columns": self.columns(), "parts": self.parts, **quoting}
+        return {"columns": self.columns(), "parts": self.fractions, **quoting}
 
     def origin(self) -> dict[str, object]:
         return {} if self.hub is None else self.hub.origin()
 
     def check(self) -> None:
         if self.hub is not None:
-            return  # it is looked at when it is prepared, which may be done
+            return  # checked by `prepare`, which may be done already
         problems: list[Problem] = []
         files: list[Path] = []
         for split, paths in self.paths.items():
             if not paths:
                 continue
             try:
-                for file in self._files(split):
+                for file in self._find_files(split):
                     files.append(file)
-                    if self.lines_only(file):
-                        expected = "JSON or Parquet: its rows hold lists"
-                        problems.append(Problem(WHERE[split], expected, str(file)))
+                    if self.lacks_lists(file):
+                        expected = "JSON or Parquet (the rows contain lists)"
+                        problems.append(Problem(SPLIT_KEYS[split], expected, str(file)))
                     else:
-                        problems += self._missing(file)
+                        problems += self._missing_columns(file)
             except RequestError as error:
                 problems += error.problems
         problems += needless_quoting(self.quoting, files)
         if problems:
             raise RequestError(problems)
 
-    def lines_only(self, file: Path) -> bool:
-        """Whether a file can't hold the lists that rows of this source have."""
-        return self.lists and _format(file).kind == "csv"
+    def lacks_lists(self, file: Path) -> bool:
+        """Returns whether the format of a file has no lists, although rows of this source need
+        them.
+        """
+        return self.lists and _detect_format(file).kind == "csv"
 
-    def _missing(self, file: Path) -> Iterator[Problem]:
-        found = self._once(columns_of, file, _format(file), self.quoting)
-        wanted = [*self.columns().items(), *(("--by", name) for name in self.also)]
+    def _missing_columns(self, file: Path) -> Iterator[Problem]:
+        existing = self._read_once(columns_of, file, _detect_format(file), self.quoting)
+        wanted = [*self.columns().items(), *(("--by", name) for name in self.extra_columns)]
         for key, column in wanted:
-            if column is not None and column not in found:
-                have = f"{file} has the columns {', '.join(found)}" if found else f"{file} is empty"
-                close = nearest(column, found) or ""
-                hint = f"{have}; {close}" if close.startswith("did you mean") else have
+            if column is not None and column not in existing:
+                listing = f"{file} is empty"
+                if existing:
+                    listing = f"{file} has the columns {', '.join(existing)}"
+                close = nearest(column, existing) or ""
+                hint = f"{listing}; {close}" if close.startswith("did you mean") else listing
                 where = key if key.startswith("--") else f"data.{key}"
-                yield Problem(where, "a column that is there", column, hint)
+                yield Problem(where, "an existing column", column, hint)
 
-    def _all(self, split: str) -> Iterator[Row]:
+    def _read_rows(self, split: str) -> Iterator[Row]:
         if self.hub is not None and split != "other":
-            named = {key: column for key, column in self.columns().items() if column is not None}
-            where = "data.path.split" if split == "train" else WHERE[split]
+            names = {key: column for key, column in self.columns().items() if column is not None}
+            where = "data.path.split" if split == "train" else SPLIT_KEYS[split]
             for name in self.paths[split]:
-                yield from self.hub.rows(name, where, named)
+                yield from self.hub.rows(name, where, names)
             return
-        stated = [*self.columns().values(), *self.also]
+        stated = [*self.columns().values(), *self.extra_columns]
         columns = list(dict.fromkeys(name for name in stated if name))
-        for file in self._files(split):
-            form = _format(file)
-            for where, values in records_of(file, form, columns, self.quoting):
-                yield Row(where, values, typed=form.kind != "csv")
+        for file in self._find_files(split):
+            file_format = _detect_format(file)
+            for where, values in records_of(file, file_format, columns, self.quoting):
+                yield Row(where, values, typed=file_format.kind != "csv")
 
-    def _files(self, split: str) -> list[Path]:
-        where = WHERE[split]
+    def _find_files(self, split: str) -> list[Path]:
+        where = SPLIT_KEYS[split]
         files = files_of(self.paths[split], where, rows=True)
-        plain = [file for file in files if not _format(file).rows]
-        if plain:
+        without_rows = [file for file in files if not _detect_format(file).rows]
+        if without_rows:
             expected = f"files of rows: {endings(rows=True)}"
-            raise RequestError(Problem(where, expected, str(plain[0])))
+            raise RequestError(Problem(where, expected, str(without_rows[0])))
         return files
 
 
-def text_in(row: Row, column: str) -> str:
-    """The text in a column; empty for null.
+def read_text(row: Row, column: str) -> str:
+    """Returns the text in a column; empty for null.
 
     Raises:
-        RequestError: something else stands there; says where.
+        RequestError: the value is neither text nor null.
     """
     value = row.values[column]
     if value is None:
@@ -238,31 +246,29 @@ def text_in(row: Row, column: str) -> str:
     return newlines(value).strip()
 
 
-def second_text(column: str | None, pair: str | None) -> dict[str, Any]:
-    """The column of a second text.
+def pair_values(column: str | None, pair: str | None) -> dict[str, Any]:
+    """Returns the value of the column with the second text; empty for data without pairs.
 
     Raises:
-        RequestError: one is given to a run without, or none to a run on pairs.
+        RequestError: a second text is given for data without pairs, or missing for pairs.
     """
     if (column is not None) != (pair is not None):
-        expected = (
-            "no --pair" if column is None else "the second text: the run was trained on pairs"
-        )
+        expected = "no --pair" if column is None else "a second text (the run was trained on pairs)"
         raise RequestError(Problem("--pair", expected, pair))
     return {} if column is None else {column: pair}
 
 
-def _listed(path: Part) -> list[str]:
+def _as_list(path: SplitSource) -> list[str]:
     if isinstance(path, str):
         return [path] if path.strip() else []
     return [str(each) for each in path] if isinstance(path, Sequence) else []
 
 
-def _part(value: Part) -> float | None:
+def _as_fraction(value: SplitSource) -> float | None:
     return float(value) if isinstance(value, float | int) else None
 
 
-def _format(file: Path) -> Format:
-    found = format_of(file, without_suffix=True)
-    assert found is not None  # no other file is taken
-    return found
+def _detect_format(file: Path) -> Format:
+    detected = format_of(file, without_suffix=True)
+    assert detected is not None  # other files are refused before
+    return detected

@@ -1,4 +1,4 @@
-"""Texts in files, for a run that is to say something of them."""
+"""Texts in files, as inputs for predictions."""
 
 from __future__ import annotations
 
@@ -15,53 +15,55 @@ from etude.errors import Problem, RequestError
 
 
 def texts_in(file: Path, data: Any, quoting: Quoting | None = None) -> Iterator[Text]:
-    """The texts of a file: its lines, or a column of its rows, with the second text of each if the
-    data has one and the rows do; or what the data itself reads of it, as words of CoNLL.
+    """Yields the texts of a file: its lines, or a column of its rows, with the second text of each
+    if the data has pairs and the rows have that column. Formats of the data's own, such as CoNLL,
+    yield words.
 
     Args:
         data: an `etude.data.examples.base.ExampleData`.
-        quoting: of CSV and TSV; None is as the data's.
+        quoting: quoting of CSV and TSV; None uses that of the data.
 
     Raises:
-        RequestError: it can't be read, or has no such column.
+        RequestError: the file can't be read, or lacks the column.
     """
-    form = format_of(file, without_suffix=True)
+    file_format = format_of(file, without_suffix=True)
     if not file.is_file():
         raise RequestError(Problem("--file", "a file", str(file)))
-    if (own := data.texts_in(file)) is not None:
-        yield from own
+    if (native := data.texts_in(file)) is not None:
+        yield from native
         return
-    if form is None or not form.rows:
+    if file_format is None or not file_format.rows:
         for number, line in enumerate(lines_of(file), 1):
             if not line.strip():
-                raise RequestError(Problem(f"{file}, line {number}", "some text; it is empty"))
+                raise RequestError(Problem(f"{file}, line {number}", "non-empty text"))
             yield line.removesuffix("\n")
         return
     column, quoting = data.text_column, quoting or data.stated_quoting()
-    found = columns_of(file, form, quoting)
-    if column not in found:
-        hint = f"{file} has {', '.join(found)}" if found else f"{file} is empty"
+    existing = columns_of(file, file_format, quoting)
+    if column not in existing:
+        hint = f"{file} has {', '.join(existing)}" if existing else f"{file} is empty"
         raise RequestError(Problem("--file", f"the column {column}", hint=hint))
-    second = data.second_column if data.second_column in found else None
-    columns = [column] if second is None else [column, second]
-    for where, row in records_of(file, form, columns, quoting):
+    pair_column = data.second_column if data.second_column in existing else None
+    columns = [column] if pair_column is None else [column, pair_column]
+    for where, row in records_of(file, file_format, columns, quoting):
         value = row[column]
-        listed = data.reads_words and _are_words(value)
-        if not isinstance(value, str) and not listed:
+        is_word_list = data.reads_words and _is_word_list(value)
+        if not isinstance(value, str) and not is_word_list:
             expected = "text or a list of words" if data.reads_words else "text"
             raise RequestError(Problem(where, expected, value))
         if not "".join(value).strip():
-            raise RequestError(Problem(where, "some text; it is empty"))
+            raise RequestError(Problem(where, "non-empty text"))
         check_surrogates(where, "".join(value))
-        if second is None:
-            yield value if listed else newlines(value)
+        if pair_column is None:
+            yield value if is_word_list else newlines(value)
         else:
-            other = row[second]
-            if not isinstance(other, str) or not other.strip():
-                raise RequestError(Problem(f"{where}, column {second}", "some text", other))
-            check_surrogates(where, other)
-            yield newlines(value), newlines(other)
+            second = row[pair_column]
+            if not isinstance(second, str) or not second.strip():
+                position = f"{where}, column {pair_column}"
+                raise RequestError(Problem(position, "non-empty text", second))
+            check_surrogates(where, second)
+            yield newlines(value), newlines(second)
 
 
-def _are_words(value: Any) -> bool:
+def _is_word_list(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(word, str) for word in value)

@@ -1,4 +1,4 @@
-"""Arithmetic: modulo a prime, and sums of decimal numbers digit by digit."""
+"""Arithmetic: operations modulo a prime, and addition of decimal numbers digit by digit."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from etude.data.synthetic.draws import Numbers
 from etude.errors import Checks, nearest
 
 
-def _quotient(a: Numbers, b: Numbers, p: int) -> Numbers:
-    """a / b modulo a prime: b**(p - 2) is b's inverse (Fermat). b is 1 to p - 1."""
+def _divide(a: Numbers, b: Numbers, p: int) -> Numbers:
+    """Returns a / b modulo a prime; b**(p - 2) is the inverse of b (Fermat). b is 1 to p - 1."""
     inverses = np.array([pow(number, p - 2, p) for number in range(p)], dtype=np.int64)
     return a * inverses[b] % p
 
@@ -24,25 +24,25 @@ OPERATIONS: dict[str, Callable[[Numbers, Numbers, int], Numbers]] = {
     "add": lambda a, b, p: (a + b) % p,
     "subtract": lambda a, b, p: (a - b) % p,
     "multiply": lambda a, b, p: a * b % p,
-    "divide": _quotient,
+    "divide": _divide,
     "squares": lambda a, b, p: (a * a + b * b) % p,
     "squares_product": lambda a, b, p: (a * a + a * b + b * b) % p,
     "cubes": lambda a, b, p: (a**3 + a * b) % p,
 }
-"""Power et al. 2022, arXiv:2201.02177, appendix A.1.1."""
+"""The operations of Power et al. 2022, arXiv:2201.02177, appendix A.1.1."""
 
 
 @dataclass(kw_only=True, eq=False)
 class ModularArithmetic(SyntheticData):
-    """`a b =`, of which the last is to be followed by a ∘ b modulo p; all p² pairs.
+    """All p² sequences `a b =`, with the target a ∘ b modulo p at the last position.
 
-    Ids: the numbers 0 to p - 1, then `=`. T = 3. As in Nanda et al. 2023, arXiv:2301.05217,
-    section 3; Power et al. 2022 write the operation too, which is the same in every example.
+    Ids: the numbers 0 to p - 1, then `=`. T = 3. As in Nanda et al. 2023, arXiv:2301.05217, section
+    3. Power et al. 2022 also write the operation, which is the same in every example.
 
     Args:
         p: a prime.
-        operation: `add`, `subtract`, `multiply`, `divide` (b from 1), or in the paper's words
-            `squares` (a² + b²), `squares_product` (a² + ab + b²), `cubes` (a³ + ab).
+        operation: `add`, `subtract`, `multiply`, `divide` (b from 1), or the paper's `squares` (a²
+            + b²), `squares_product` (a² + ab + b²), `cubes` (a³ + ab).
         sequence_length: 3.
         batch, training, validation, validate_training, data_seed, workers: see `SyntheticData`.
     """
@@ -58,12 +58,12 @@ class ModularArithmetic(SyntheticData):
     def validate(self, checks: Checks) -> None:
         p, operation, length = self.p, self.operation, self.sequence_length
         if not checks.that(p < 2**16 and _is_prime(p), "p", p, "a prime below 65,536"):
-            p = 113  # what depends on it is none of the user's mistakes
+            p = 113  # a valid value, so that the checks below report only errors of their own
         self.size = p * (p - 1 if operation == "divide" else p)
         hint = nearest(operation, OPERATIONS)
         expected = f"one of {', '.join(OPERATIONS)}"
         checks.that(operation in OPERATIONS, "operation", operation, expected, hint)
-        checks.that(length == 3, "sequence_length", length, "3: `a b =`")
+        checks.that(length == 3, "sequence_length", length, "3 (the tokens `a b =`)")
         super().validate(checks)
 
     @property
@@ -85,13 +85,13 @@ class ModularArithmetic(SyntheticData):
 
 @dataclass(kw_only=True, eq=False)
 class Adder(SyntheticData):
-    """The digits of two numbers and of their sum, the sum's last digit first, as in minGPT's
-    example (Karpathy 2020): 85 + 50 = 135 is `8 5 5 0 5 3 1`. The labels are the sum's digits.
+    """The digits of two numbers and of their sum, with the sum reversed, as in minGPT's example
+    (Karpathy 2020): 85 + 50 = 135 is `8 5 5 0 5 3 1`. The labels are the digits of the sum.
 
-    Ids: the digits. With n digits T = 3n: the last digit is a label alone.
+    Ids: the digits. With n digits T = 3n: the last digit is only a label.
 
     Args:
-        digits: of each number, with leading zeros.
+        digits: digits of each number, with leading zeros.
         sequence_length: 3 `digits`.
         batch, training, validation, validate_training, data_seed, workers: see `SyntheticData`.
     """
@@ -104,9 +104,9 @@ class Adder(SyntheticData):
 
     def validate(self, checks: Checks) -> None:
         digits, length = self.digits, self.sequence_length
-        checks.that(0 < digits <= 9, "digits", digits, "a number from 1 to 9")
+        checks.that(0 < digits <= 9, "digits", digits, "an integer from 1 to 9")
         self.size = 100 ** min(max(1, digits), 9)
-        expected = f"3 digits = {3 * digits}"
+        expected = f"3 * digits = {3 * digits}"
         checks.that(length == 3 * digits, "sequence_length", length, expected)
         super().validate(checks)
 
@@ -120,23 +120,24 @@ class Adder(SyntheticData):
     def numbered(self, numbers: Numbers) -> Arrays:
         limit = 10**self.digits
         a, b = numbers % limit, numbers // limit
-        last_first = _digits(a + b, self.digits + 1)
-        parts = [_digits(a, self.digits)[:, ::-1], _digits(b, self.digits)[:, ::-1], last_first]
-        whole = np.concatenate(parts, axis=1)
-        return sequence(whole, answers=self.digits + 1)
+        last_first = _last_digits(a + b, self.digits + 1)
+        inputs = [_last_digits(number, self.digits)[:, ::-1] for number in (a, b)]
+        whole = np.concatenate([*inputs, last_first], axis=1)
+        return next_token_arrays(whole, answers=self.digits + 1)
 
 
-def sequence(whole: Numbers, answers: int) -> Arrays:
-    """(n, T + 1) ids as inputs and next tokens, of which the last `answers` are labels."""
+def next_token_arrays(whole: Numbers, answers: int) -> Arrays:
+    """Splits (n, T + 1) ids into inputs and next tokens; only the last `answers` are labels."""
     tokens, labels = whole[:, :-1].copy(), whole[:, 1:].copy()
     labels[:, : labels.shape[1] - answers] = IGNORE
     return {"tokens": tokens, "labels": labels}
 
 
-def _digits(numbers: Numbers, count: int) -> Numbers:
-    """The last digit first, (n, count)."""
+def _last_digits(numbers: Numbers, count: int) -> Numbers:
+    """Returns the last `count` decimal digits, the last digit first, (n, count)."""
     return numbers[:, None] // 10 ** np.arange(count, dtype=np.int64) % 10
 
 
 def _is_prime(number: Any) -> bool:
+    """Returns whether a number is prime."""
     return number > 1 and all(number % other for other in range(2, int(number**0.5) + 1))

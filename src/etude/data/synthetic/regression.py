@@ -1,4 +1,4 @@
-"""Functions to be learnt from the examples of them that stand before, within one sequence."""
+"""Functions to be learned in context, from the examples earlier in the sequence."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from typing import ClassVar
 
 import numpy as np
 
-from etude.data.synthetic.base import Arrays, Asked, SyntheticData
+from etude.data.synthetic.base import Arrays, SyntheticData, TargetMask
 from etude.data.synthetic.draws import Draws
 from etude.errors import Checks
 
 
 @dataclass(kw_only=True, eq=False)
 class LinearRegression(SyntheticData):
-    """In-context linear regression: x_1, y_1, x_2, y_2, ..., whose y_i = w . x_i are to be said
-    (Garg et al. 2022, arXiv:2208.01066, section 3).
+    """In-context linear regression: x_1, y_1, x_2, y_2, ... with y_i = w . x_i, the targets (Garg
+    et al. 2022, arXiv:2208.01066, section 3).
 
-    Of each sequence w and all x_i are N(0, I_d). A place holds d numbers, those of y being
-    (y, 0, ..., 0). What is asked at x_i is y_i, of which i - 1 examples are known. With isotropic
-    inputs the least squares of minimum norm has the expected error (d - k) / d of k < d examples,
-    in units of E[y²] = d, and none from k = d on.
+    For each sequence, w and all x_i are N(0, I_d). A position holds d numbers; a y is
+    (y, 0, ..., 0). The target at x_i is y_i, after i - 1 known pairs. With isotropic inputs, the
+    minimum-norm least-squares solution has the expected error (d - k) / d after k < d pairs, in
+    units of E[y²] = d, and zero from k = d on.
 
-    `numbers` is (n, T, d) and `values` (n, T), not a number where nothing is asked, both float32.
+    `numbers` is (n, T, d) and `values` (n, T), NaN where there is no target, both float32.
 
     Args:
         dimensions: d.
-        noise: standard deviation of what is added to each y, normal too (the paper's section 4.2).
-        fresh_weights: a w of its own for each pair, so that the examples tell nothing of the next
-            one and the best that can be said is 0: the negative control.
-        sequence_length: T, odd: the last place is an x.
+        noise: standard deviation of normal noise added to each y (section 4.2 of the paper).
+        fresh_weights: draws a separate w for each pair, so that earlier pairs contain no
+            information and the best prediction is 0: the negative control.
+        sequence_length: T, odd: the last position is an x.
         batch, training, validation, validate_training, data_seed, workers: see `SyntheticData`.
     """
 
@@ -48,7 +48,7 @@ class LinearRegression(SyntheticData):
         checks.positive(dimensions=dimensions)
         checks.that(dimensions <= 2**16, "dimensions", dimensions, "at most 65,536")
         checks.that(0 <= noise <= 1e6, "noise", noise, "a number from 0 to 1,000,000")
-        expected = "an odd number: the last y would be read by nobody"
+        expected = "an odd number (the last y is never read)"
         checks.that(length % 2 == 1, "sequence_length", length, expected)
         super().validate(checks)
 
@@ -77,5 +77,5 @@ class LinearRegression(SyntheticData):
         values[:, 0::2] = y
         return {"numbers": numbers, "values": values}
 
-    def asked(self, arrays: Arrays) -> Asked:
+    def asked(self, arrays: Arrays) -> TargetMask:
         return ~np.isnan(arrays["values"])

@@ -1,4 +1,4 @@
-"""Examples to batches: whole optimizer steps for training, a whole split for evaluation."""
+"""Batches of examples: whole optimizer steps for training, a whole split for evaluation."""
 
 from __future__ import annotations
 
@@ -12,31 +12,34 @@ from torch.utils.data import IterableDataset
 
 from etude.data.columns import Column, Numbers
 from etude.data.examples.batches import ExampleBatches
-from etude.data.examples.packing import packed
+from etude.data.examples.packing import pack_examples
 from etude.data.examples.source import Kinds
 from etude.data.objective import Arrays, ExampleObjective
 from etude.data.places import Place, Reading
 from etude.data.steps import Share
 
-WHOLE = Kinds()
+DEFAULT_KINDS = Kinds()
 MicroBatch = dict[str, Any]
 Item = TypeVar("Item")
 
 
-class Table:
-    """The examples of a split as an objective makes them of their fields.
+class ExampleTable:
+    """The examples of a split, composed by an objective from their fields.
 
     Args:
-        fields: by name, all of as many lists.
-        objective: the task's.
-        kinds: of the numbers in the fields.
+        fields: columns by name, all of the same length.
+        objective: objective of the task.
+        kinds: types of the numbers in the fields.
     """
 
     def __init__(
-        self, fields: Mapping[str, Column], objective: ExampleObjective, kinds: Kinds = WHOLE
+        self,
+        fields: Mapping[str, Column],
+        objective: ExampleObjective,
+        kinds: Kinds = DEFAULT_KINDS,
     ) -> None:
         self.fields, self.objective, self.kinds = dict(fields), objective, kinds
-        self.indices: Any = slice(None)  # which of all examples these are
+        self.indices: Any = slice(None)  # of its examples within the split
 
     def __len__(self) -> int:
         return len(next(iter(self.fields.values())))
@@ -45,23 +48,23 @@ class Table:
         return self.composed({name: field[index] for name, field in self.fields.items()})
 
     def composed(self, fields: Mapping[str, Any]) -> Arrays:
-        """What the objective makes of an example's fields."""
+        """Returns the arrays that the objective composes from an example's fields."""
         arrays = {name: self.kinds.array(name, values) for name, values in fields.items()}
         return self.objective.compose(arrays)
 
     def lengths(self) -> Numbers:
-        """The positions that each example takes."""
+        """Returns the number of positions of each example."""
         return self.objective.lengths({name: field.lengths for name, field in self.fields.items()})
 
 
-class Held(Table):
+class MemoryTable(ExampleTable):
     """Examples in memory."""
 
     def __init__(
         self,
         fields: Mapping[str, list[list[Any]]],
         objective: ExampleObjective,
-        kinds: Kinds = WHOLE,
+        kinds: Kinds = DEFAULT_KINDS,
     ) -> None:
         super().__init__({}, objective, kinds)
         self.lists = fields
@@ -73,14 +76,14 @@ class Held(Table):
         return self.composed({name: each[index] for name, each in self.lists.items()})
 
     def lengths(self) -> np.ndarray:
-        found = {name: np.array([*map(len, each)]) for name, each in self.lists.items()}
-        return self.objective.lengths(found)
+        lengths = {name: np.array([*map(len, each)]) for name, each in self.lists.items()}
+        return self.objective.lengths(lengths)
 
 
-class Part(Table):
-    """Some of a table's examples."""
+class TableSubset(ExampleTable):
+    """A subset of the examples of a table."""
 
-    def __init__(self, whole: Table, indices: np.ndarray) -> None:
+    def __init__(self, whole: ExampleTable, indices: np.ndarray) -> None:
         super().__init__(whole.fields, whole.objective, whole.kinds)
         self.indices = indices
 
@@ -98,84 +101,91 @@ class Part(Table):
 class ExampleSteps:
     """Optimizer steps of examples with fields; see `etude.data.steps.Assembly`.
 
-    Each micro-batch has the arrays of its examples, and `step_targets`, what the whole step's loss
-    is divided by, and `step_tokens`, the positions in it that are no padding, over all ranks.
+    A micro-batch has the arrays of its examples; `step_targets`, the divisor of the loss of the
+    whole step; and `step_tokens`, the positions of the step that are not padding. Both are sums
+    over all ranks.
 
     Args:
-        table: the training split.
-        batches: which examples make up a step.
-        share: whose steps these are; its micro-batches hold examples, or packed sequences.
-        rows: the row that each example of the table is from.
-        numbers: of the table's examples among all of the split; None is all of them.
-        room: positions in a sequence that short examples share; None gives each its own.
+        table: training split.
+        batches: assignment of examples to steps.
+        share: rank and micro-batch size; the size counts examples, or packed sequences.
+        rows: row number of each example of the table.
+        capacity: positions of a sequence that short examples share; None packs nothing.
+        numbers: number of each example of the table within the split; None if it has all of them.
     """
 
-    table: Table
+    table: ExampleTable
     batches: ExampleBatches
     share: Share
     rows: Numbers
-    room: int | None = None
+    capacity: int | None = None
     numbers: Numbers | None = None
 
     def step(self, number: int) -> list[MicroBatch]:
-        """This process's share of a step."""
+        """Returns this process's micro-batches of a step."""
         objective = self.table.objective
         whole = [self.table[int(index)] for index in self.batches.step(number)]
-        told = {
+        totals = {
             "step_targets": sum(objective.targets(each) for each in whole) or 1.0,
             "step_tokens": sum(objective.positions(each) for each in whole),
         }
-        mine = whole[self.share.of(len(whole))]
-        if not mine:  # fewer examples than ranks: this one computes, and counts nothing
-            mine = [objective.without_targets(whole[0])]
-        if self.room is not None:
-            rows = [[mine[index] for index in row] for row in self._packed(mine, self.room)]
-            return [{**objective.packed(each), **told} for each in self._micros(rows)]
-        return [{**objective.collated(each), **told} for each in self._micros(mine)]
+        own = whole[self.share.of(len(whole))]
+        if not own:  # fewer examples than ranks: compute without targets
+            own = [objective.without_targets(whole[0])]
+        if self.capacity is not None:
+            sequences = [
+                [own[index] for index in sequence] for sequence in self._pack(own, self.capacity)
+            ]
+            return [
+                {**objective.packed(each), **totals}
+                for each in self._split_micro_batches(sequences)
+            ]
+        return [{**objective.collated(each), **totals} for each in self._split_micro_batches(own)]
 
     def places(self, number: int) -> list[list[Place]]:
-        """The rows of a step's examples, in the order of the batch."""
-        return [[Place(int(self.rows[index]))] for index in self._in_order(number)]
+        """Returns the rows of a step's examples, in the order of the batch."""
+        return [[Place(int(self.rows[index]))] for index in self._batch_order(number)]
 
     def readings(self, places: Collection[Place], steps: Iterable[int]) -> Iterator[Reading]:
-        """Which examples are those of some places, or are from their rows."""
+        """Yields which examples of the steps are, or come from the rows of, the given places."""
         examples = {place.example: place for place in places if place.example is not None}
         rows = {place.document: place for place in places if place.example is None}
-        own = np.arange(len(self.rows)) if self.numbers is None else self.numbers
+        numbers = np.arange(len(self.rows)) if self.numbers is None else self.numbers
         for number in steps:
-            for example, index in enumerate(self._in_order(number)):
+            for example, index in enumerate(self._batch_order(number)):
                 row = int(self.rows[index])
-                place = examples.get(int(own[index])) or rows.get(row)
+                place = examples.get(int(numbers[index])) or rows.get(row)
                 if place is not None:
                     yield Reading(number, example, place)
 
-    def _in_order(self, number: int) -> list[int]:
-        """The examples of a step, as they stand in the batch of all of it."""
+    def _batch_order(self, number: int) -> list[int]:
+        """Returns the examples of a step in the order of the whole batch."""
         chosen = self.batches.step(number).tolist()
-        if self.room is None:
+        if self.capacity is None:
             return chosen
         whole = [self.table[index] for index in chosen]
-        return [chosen[index] for row in self._packed(whole, self.room) for index in row]
+        return [chosen[index] for row in self._pack(whole, self.capacity) for index in row]
 
-    def _packed(self, examples: list[Arrays], room: int) -> list[list[int]]:
-        """Which of some examples share each sequence."""
+    def _pack(self, examples: list[Arrays], capacity: int) -> list[list[int]]:
+        """Returns which examples share each sequence."""
         names = self.table.objective.padded
-        return packed([[len(each[name]) for name in names] for each in examples], room)
+        return pack_examples([[len(each[name]) for name in names] for each in examples], capacity)
 
-    def _micros(self, items: list[Item]) -> list[list[Item]]:
+    def _split_micro_batches(self, items: list[Item]) -> list[list[Item]]:
         size = self.share.micro_batch or len(items)
         return [items[first : first + size] for first in range(0, len(items), size)]
 
 
 class ExampleEvaluation(IterableDataset[MicroBatch]):
-    """A whole split, each example once, the longest first; `index` says which these are.
+    """Batches of a whole split, each example once, the longest first; `index` numbers the examples
+    of a batch.
 
     Args:
         table: the split.
-        positions: the most in a batch, padding included.
+        positions: maximum number of positions in a batch, including padding.
     """
 
-    def __init__(self, table: Table, positions: int) -> None:
+    def __init__(self, table: ExampleTable, positions: int) -> None:
         self.table = table
         lengths = table.lengths()
         order = np.argsort(-lengths, kind="stable")

@@ -1,0 +1,116 @@
+"""Sentences of words, each with a target."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import tokenizers
+
+from etude.data.examples.base import ExampleData
+from etude.data.examples.encoding import encode
+from etude.data.examples.source import Encoded, Row
+from etude.data.examples.tables import pair_values
+from etude.data.tokenizer import Tokenizer
+from etude.errors import Problem, RequestError
+
+WORD = re.compile(r"[^ \t\n\r]+")  # a no-break space belongs to its word
+PLACEHOLDER = "\u25a1"
+"""Replaces a word for which a tokenizer returns no tokens: a white square."""
+
+
+@dataclass(kw_only=True, eq=False)
+class WordData(ExampleData):
+    """Base class of sources whose rows have `words`, and one target per word.
+
+    Attributes:
+        word_field: field of the targets; each target is at the first token of its word.
+        fill_value: value at the other tokens.
+    """
+
+    too_long: Literal["truncate", "chunk", "refuse"] = "chunk"
+
+    reads_words: ClassVar[bool] = True
+    word_field: ClassVar[str]
+    fill_value: ClassVar[float]
+
+    @property
+    def text_column(self) -> str:
+        return "words"
+
+    def texts(self, row: Row) -> list[str]:
+        words = row.values["words"]
+        return [" ".join(words)] if words else []
+
+    def word_targets(self, row: Row, labels: Sequence[str]) -> list[Any]:
+        """Returns the targets of a row's words, as numbers."""
+        raise NotImplementedError
+
+    def encoded(
+        self, rows: Sequence[Row], tokenizer: Tokenizer, labels: Sequence[str]
+    ) -> list[Encoded]:
+        result = []
+        for row, pieces in zip(rows, self._encode_words(rows, tokenizer), strict=True):
+            targets = self.word_targets(row, labels)
+            used, truncated = self.pieces_of(pieces)
+            examples: list[dict[str, list[Any]]] = []
+            last_word = -1
+            for piece in used:
+                values: list[Any] = []
+                for word in piece.word_ids:
+                    if word is None or word <= last_word:
+                        values.append(self.fill_value)
+                    else:
+                        values.append(targets[word])
+                        last_word = word
+                examples.append({"tokens": piece.ids, self.word_field: values})
+            result.append(Encoded(examples, truncated))
+        return result
+
+    def _encode_words(
+        self, rows: Sequence[Row], tokenizer: Tokenizer
+    ) -> list[list[tokenizers.Encoding]]:
+        """Returns the pieces of each row. Words for which the tokenizer returns no tokens, such as
+        a zero-width space, are replaced by `PLACEHOLDER`, so that every word has a target.
+        """
+        sentences = [prepend_spaces(row.values["words"], tokenizer) for row in rows]
+        encodings = encode(sentences, tokenizer, self.sequence_length, words=True)
+        for index, (row, words) in enumerate(zip(rows, sentences, strict=True)):
+            if not (missing := _unread_words(words, encodings[index])):
+                continue
+            replaced = prepend_spaces(
+                [
+                    PLACEHOLDER if n in missing else word
+                    for n, word in enumerate(row.values["words"])
+                ],
+                tokenizer,
+            )
+            (encodings[index],) = encode([replaced], tokenizer, self.sequence_length, words=True)
+            if missing := _unread_words(replaced, encodings[index]):
+                word = row.values["words"][min(missing)]
+                raise RequestError(Problem(row.where, "words that the tokenizer can encode", word))
+        return encodings
+
+
+def _unread_words(words: Sequence[str], pieces: Sequence[tokenizers.Encoding]) -> set[int]:
+    """Returns the indices of the words that are in none of the pieces."""
+    return set(range(len(words))) - {word for piece in pieces for word in piece.word_ids}
+
+
+def prepend_spaces(words: Sequence[str], tokenizer: Tokenizer) -> list[str]:
+    """Returns the words with a space before each but the first, if the tokenizer encodes spaces."""
+    if tokenizer.rewrites:
+        return list(words)
+    return [word if index == 0 else f" {word}" for index, word in enumerate(words)]
+
+
+def split_words(texts: Sequence[str | list[str]], pair: str | None) -> list[list[str]]:
+    """Returns the words of texts; lists of words are returned unchanged.
+
+    Raises:
+        RequestError: a second text is given.
+    """
+    pair_values(None, pair)
+    return [WORD.findall(text) if isinstance(text, str) else text for text in texts]
