@@ -65,7 +65,7 @@ def test_each_run_in_its_whole_form_is_a_config_that_builds(
     (tmp_path / "text").write_text("the quick brown fox jumps over the lazy dog\n" * 50)
     text = {file: tmp_path / "text" for file in PAPERS[name].files}
     monkeypatch.setattr(runs, "paths_of", lambda *arguments: text)
-    firsts = {arm.name: arm for arm in reversed(runs.arms_of(name, PAPERS[name], tmp_path))}
+    firsts = {arm.name: arm for arm in reversed(runs.paper_runs(name, PAPERS[name], tmp_path))}
     for arm in firsts.values():  # of a sweep one value
         own = [one for one in arm.stated if not one.startswith(("init_from", "model.dropout"))]
         checked = check(compose(own))
@@ -122,7 +122,7 @@ class TestShortForms:
         return claims.Paper(**{**vars(shipped), **more})
 
     def stated(self, paper: claims.Paper, folder: Path) -> list[list[str]]:
-        arms = runs.arms_of("short", paper, folder, smoke=True)
+        arms = runs.paper_runs("short", paper, folder, smoke=True)
         return [[one for one in arm.stated if "run." not in one] for arm in arms]
 
     def test_what_it_states_replaces_what_a_run_does(self, tmp_path: Path) -> None:
@@ -160,10 +160,10 @@ class TestShortForms:
             files={}, smoke=["trainer.val_check_interval=1"], smoke_runs={},
             runs={"one": [*tiny, "optimizer.lr=1e-3"], "two": [*tiny, "optimizer.lr=0.001"]},
         )  # fmt: skip
-        arms = runs.arms_of("short", paper, tmp_path, smoke=True)
+        arms = runs.paper_runs("short", paper, tmp_path, smoke=True)
         runs.train_missing(arms, tmp_path / "logs", 1)
         assert len([*(tmp_path / "short").iterdir()]) == 1
-        found = runs.runs_of(arms)
+        found = runs.finished_runs(arms)
         assert found["one"][0].path == found["two"][0].path
 
 

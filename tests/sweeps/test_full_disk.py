@@ -15,7 +15,7 @@ import pytest
 from begun import results, sweep_of
 
 from etude.records.record import Record
-from etude.sweeps.study import Study
+from etude.sweeps.sweep_record import SweepRecord
 
 
 @pytest.fixture
@@ -86,9 +86,9 @@ def test_a_full_disk_while_a_sweeps_record_is_written(
         return ["train", "-m", *tiny(corpus, root, "run.samples=0"), "seed=0,1,2"]
 
     assert etude(*words(whole)).code == 0
-    note, calls = Study.note, 0
+    note, calls = SweepRecord.note, 0
 
-    def noted(self: Study, *jobs: object) -> None:
+    def noted(self: SweepRecord, *jobs: object) -> None:
         nonlocal calls
         calls += 1
         if calls == 2:
@@ -96,7 +96,7 @@ def test_a_full_disk_while_a_sweeps_record_is_written(
         note(self, *jobs)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(Study, "note", noted)
+        patch.setattr(SweepRecord, "note", noted)
         answer = etude(*words(root))
     print(answer.out, answer.err)
     assert calls >= 2

@@ -27,13 +27,13 @@ def report(root: Path) -> dict[str, Any]:
 def test_logs_that_are_a_link_are_refused_before_any_job(tmp_path: Path) -> None:
     from etude.errors import RequestError
     from etude.sweeps.expand import BASIC, Sweep
-    from etude.sweeps.study import Study
+    from etude.sweeps.sweep_record import SweepRecord
 
     folder = tmp_path / "_sweeps" / "abc"
     folder.mkdir(parents=True)
     (folder / "logs").symlink_to(tmp_path)
     with pytest.raises(RequestError, match=r"logs: expected a folder inside the record .it is a l"):
-        Study(folder).begin(Sweep([], {}, [], [["seed=1"]], BASIC))
+        SweepRecord(folder).begin(Sweep([], {}, [], [["seed=1"]], BASIC))
     assert not (folder / "sweep.json").exists()
 
 

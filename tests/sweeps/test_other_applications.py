@@ -72,5 +72,5 @@ def test_the_search_says_that_it_is_for_etude(
         overrides=["hydra/sweeper=etude_search", "foo=1,2"],
         temp_dir=tmpdir,
     )
-    with pytest.raises(HydraException, match="runs of etude only"), sweep:
+    with pytest.raises(HydraException, match="only jobs of etude"), sweep:
         pass

@@ -257,7 +257,7 @@ def test_an_earlier_run_says_how_fast_it_goes(words: list[str]) -> None:
     assert job.size is not None
     assert job.size.speed is not None
     assert job.size.speed.tokens_per_second == pytest.approx(statistics.median(rates[1:]))
-    assert job.size.speed.source == f"measured by tiny/{record.path.name}"
+    assert job.size.speed.source == f"measured in tiny/{record.path.name}"
     assert job.size.flops is not None
     assert job.size.seconds_left is not None
     assert job.size.tokens is not None

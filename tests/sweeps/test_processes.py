@@ -17,10 +17,10 @@ from begun import PLANT, start, sweep_of, wait_for
 from etude.errors import Interrupted
 from etude.records.record import Record
 from etude.records.status import Status
-from etude.sweeps.board import Board
+from etude.sweeps.dashboard import Dashboard
 from etude.sweeps.job import Job
-from etude.sweeps.pool import Pool, Task, start_method
-from etude.sweeps.slots import slots
+from etude.sweeps.job_slots import job_slots
+from etude.sweeps.pool import JobTask, Pool, start_method
 
 
 @pytest.mark.parametrize(
@@ -226,20 +226,22 @@ def test_the_same_run_below_two_roots_is_two(tmp_path: Path) -> None:
 
 def test_gpus_are_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
     from etude.errors import InvalidArguments
-    from etude.sweeps.slots import slots, visible_gpus
+    from etude.sweeps.job_slots import job_slots, visible_gpus
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-7f")
     assert visible_gpus() == ["2", "GPU-7f"]
-    given = [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots("auto", 2, gpus=["2", "5"])]
+    given = [
+        slot.environment["CUDA_VISIBLE_DEVICES"] for slot in job_slots("auto", 2, gpus=["2", "5"])
+    ]
     assert given == ["2", "5", "2", "5"]
-    with pytest.raises(InvalidArguments, match="at most 2, on 2 GPUs"):
-        slots(3, 1, gpus=["2", "5"])
-    assert [slot.environment for slot in slots(2, 1, gpus=[])] == [{}, {}]
+    with pytest.raises(InvalidArguments, match="at most 2 jobs on 2 GPUs"):
+        job_slots(3, 1, gpus=["2", "5"])
+    assert [slot.environment for slot in job_slots(2, 1, gpus=[])] == [{}, {}]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert visible_gpus() == []
     for wrong in (0, "many", 2.5):
         with pytest.raises(InvalidArguments, match="n_jobs"):
-            slots(wrong, 1, gpus=[])
+            job_slots(wrong, 1, gpus=[])
 
 
 def test_a_signal_before_a_job_starts_lets_none_start(tmp_path: Path) -> None:
@@ -250,11 +252,11 @@ def test_a_signal_before_a_job_starts_lets_none_start(tmp_path: Path) -> None:
         (tmp_path / "begun").touch()
         return job
 
-    def tasks() -> Iterator[Task]:
+    def tasks() -> Iterator[JobTask]:
         os.kill(os.getpid(), signal.SIGINT)
-        yield Task(1, job, call, tmp_path / "logs" / "a.txt")
+        yield JobTask(1, job, call, tmp_path / "logs" / "a.txt")
 
-    pool = Pool(slots(1, 1, gpus=[]), Board(1, 1), lambda job: None)
+    pool = Pool(job_slots(1, 1, gpus=[]), Dashboard(1, 1), lambda job: None)
     with pytest.raises(Interrupted):
         pool.run(tasks())
     assert not (tmp_path / "begun").exists()
@@ -263,7 +265,7 @@ def test_a_signal_before_a_job_starts_lets_none_start(tmp_path: Path) -> None:
 def test_jobs_of_one_folder_are_carried_out_one_after_the_other(tmp_path: Path) -> None:
     """Three of one folder and one of another, on three slots."""
 
-    def task(number: int, name: str) -> Task:
+    def task(number: int, name: str) -> JobTask:
         job = Job(name, Status.FINISHED)
 
         def call() -> Job:
@@ -274,9 +276,9 @@ def test_jobs_of_one_folder_are_carried_out_one_after_the_other(tmp_path: Path) 
             return job
 
         run, log = tmp_path / name, tmp_path / "logs" / f"{number}.txt"
-        return Task(number, replace(job, status=Status.WAITING), call, log, run=run)
+        return JobTask(number, replace(job, status=Status.WAITING), call, log, run=run)
 
-    pool = Pool(slots(3, 4, gpus=[]), Board(4, 3), lambda job: None)
+    pool = Pool(job_slots(3, 4, gpus=[]), Dashboard(4, 3), lambda job: None)
     jobs = pool.run(iter([task(number, name) for number, name in enumerate("aaab", 1)]))
     assert [(job.label, job.status) for job in jobs] == [
         (name, Status.FINISHED) for name in "aaab"
