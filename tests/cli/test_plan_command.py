@@ -98,7 +98,7 @@ def test_what_this_machine_has_no_memory_for_is_a_note(
     said = "`etude train` would refuse this run on this machine: "
     said += "model.layers = 1000000000: expected a model"
     assert said in answer.out
-    assert "refuses" not in etude("plan", *words, "--no-measure", cwd=tmp_path).out
+    assert "would refuse" not in etude("plan", *words, "--no-measure", cwd=tmp_path).out
 
 
 def test_in_a_sweep_such_a_note_names_its_job(etude: Any, words: list[str], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which runs a paper has: swept values, files of the user's, runs that begin from others."""
+"""The runs of a paper: swept values, user files, and runs that initialise from other runs."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_what_begins_from_a_run_that_fails_is_not_run(tmp_path: Path) -> None:
     second = ["experiment=sort", "init_from.source={first}", *SHORT[2:]]
     toy = paper(seeds=[0], runs={"first": [*SHORT, "model.heads=5"], "second": second})
     arms = paper_runs("toy", toy, tmp_path)
-    train_missing(arms, tmp_path / "logs", 1)  # ends, instead of waiting for ever
+    train_missing(arms, tmp_path / "logs", 1)  # returns instead of waiting forever
     assert arms[1].overrides() is None
 
 

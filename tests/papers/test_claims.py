@@ -1,4 +1,4 @@
-"""Papers as data: every mistake in one is refused by its key path."""
+"""Schema of paper files: each error is reported with its key path."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ PAPER: dict[str, Any] = {
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
-    """`PAPER` with one value replaced, named as in `cells.0.key`; None takes the key away."""
+    """`PAPER` with one value replaced, at a path such as `cells.0.key`; None deletes the key."""
     paper = yaml.safe_load(yaml.safe_dump(PAPER))
     *parents, last = path.split(".")
     node = paper

@@ -1,4 +1,4 @@
-"""Papers whose cells are read from runs: trained once, found again, missed when they are gone."""
+"""Papers whose cells are read from runs: runs are trained once, reused, and retrained if missing."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_from_nothing_to_a_verdict_and_back(
     expected = [row["val/loss"] for row in kept["long"]]
     assert found["readings"]["loss"]["values"] == expected
 
-    assert reproduce.reproduce(toy, root)  # nothing is done twice
+    assert reproduce.reproduce(toy, root)  # no run is trained twice
     assert [p.stat().st_mtime_ns for p in sorted(root.glob("toy/*/run.json"))] == times
     assert sorted((root / "toy").iterdir()) == trained
     assert "4 runs already finished, nothing to train" in caplog.messages
@@ -110,12 +110,12 @@ def test_from_nothing_to_a_verdict_and_back(
     (gone,) = (run for run in found["runs"]["short"] if run["seed"] == 1)
     shutil.rmtree(root / gone["place"])
     assert rows(root, capsys) == f"not run ({gone['place']} is missing or has changed)"
-    assert reproduce.reproduce(toy, root, check=True)  # what is left: one seed's
+    assert reproduce.reproduce(toy, root, check=True)  # judges the remaining seeds
     assert (
         "3 of 4 runs are finished; run `etude reproduce toy` to train the others" in caplog.messages
     )
     assert len(result(root)["readings"]["ratio"]["values"]) == 1
-    assert reproduce.reproduce(toy, root)  # and that one alone is trained again
+    assert reproduce.reproduce(toy, root)  # only the missing run is trained
     again = [p.stat().st_mtime_ns for p in sorted(root.glob("toy/*/run.json"))]
     assert len(set(again) & set(times)) == 3
 
@@ -213,7 +213,7 @@ def test_a_run_that_fails_is_told_and_its_cells_are_not_run(
 ) -> None:
     file = tmp_path / "toy.yaml"
     long = "trainer.max_steps=40"
-    file.write_text(TOY.replace(long, f"{long}, model.heads=5"))  # 12 is no multiple of 5
+    file.write_text(TOY.replace(long, f"{long}, model.heads=5"))  # 12 is not a multiple of 5
     root = tmp_path / "runs"
     assert not reproduce.reproduce(toy, root)
     assert re.search(r"refused  long seed=0 .*: model.heads = 5: expected a divisor", caplog.text)

@@ -27,9 +27,9 @@ CONTROLS = [1.0, 1.0, 1.0]
 @pytest.mark.parametrize(
     ("published", "tolerance", "value", "outcome"),
     [
-        (64, {"relative": 0.05}, 67.1, "match"),  # the band ends at 67.2
+        (64, {"relative": 0.05}, 67.1, "match"),  # the upper bound is 67.2
         (64, {"relative": 0.05}, 67.3, "miss"),
-        (64, {"relative": 0.05}, 60.9, "match"),  # and begins at 60.8
+        (64, {"relative": 0.05}, 60.9, "match"),  # the lower bound is 60.8
         (64, {"relative": 0.05}, 60.7, "miss"),
         (-2, {"relative": 0.5}, -2.9, "match"),
         (1.88, {"absolute": 0.05}, 1.925, "match"),
@@ -125,7 +125,7 @@ def test_a_paper_is_as_good_as_its_worst_cell() -> None:
 
 
 class TestProtocol:
-    """Beside the paper's number stands what the settings of our runs have given elsewhere."""
+    """A cell may have a protocol figure in addition to the paper's number."""
 
     def known(self, expected: float | None, **tolerance: float) -> Cell:
         protocol = ProtocolFigure(expected, "x", Tolerance(**tolerance), "x")

@@ -1,4 +1,4 @@
-"""What a sweep spends on a job, how jobs share a CPU, and the one way to carry one out."""
+"""Running a job, the overhead of a job in a sweep, and small jobs that share a CPU."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_job_is_carried_out_from_its_overrides_alone(tmp_path: Path) -> None:
 def test_a_finished_job_is_composed_twice_and_checked_once(
     etude, corpus: Path, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once as a value of its axis, and once as a job; no process, and no composing by Hydra."""
+    """Composed once as a value of its axis and once as a job, without a process or Hydra's loader."""
     words = ["train", "-m", *tiny(corpus, tmp_path / "runs", "run.samples=0")]
     earlier = 1_700_000_000
     os.utime(corpus, (earlier, earlier))

@@ -1,4 +1,4 @@
-"""A sweep that is killed or stopped, and goes on by the same command."""
+"""A sweep that is killed or stopped, and resumed by the same command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from quick_first import quick_first
 def test_a_killed_sweep_goes_on(
     etude, corpus: Path, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    """Six jobs, killed in the third; then a seventh value."""
+    """Six jobs, killed during the third; then a seventh value is added."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     more = [*PLANT, "run.samples=0", "run.save_every=2", "model.dropout=0.1"]
     more.append(f"hydra.launcher.n_jobs={at_once}")
@@ -45,7 +45,7 @@ def test_a_killed_sweep_goes_on(
     done = [root / job["path"] for job in jobs() if job["status"] == "finished"]
     assert len(done) == 2
     begun = [path for path in (root / "tiny").iterdir() if path not in done]
-    deadline = time.monotonic() + 10  # the jobs die with their sweep
+    deadline = time.monotonic() + 10  # the jobs are killed with their sweep
     while any(is_held(path) for path in begun):
         assert time.monotonic() < deadline
         time.sleep(0.02)
