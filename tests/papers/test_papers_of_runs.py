@@ -1,4 +1,4 @@
-"""Papers whose cells are read from runs: runs are trained once, reused, and retrained if missing."""
+"""Papers whose cells are read from runs: runs are trained once, reused, and replaced if missing."""
 
 from __future__ import annotations
 

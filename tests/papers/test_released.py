@@ -115,7 +115,7 @@ class TestWindows:
     def test_words_of_documents_after_an_end_of_text(
         self, ours: LanguageModel, theirs: Any, file: FileTexts
     ) -> None:
-        """As in lm-evaluation-harness: each token once, in windows of the model's maximum length."""
+        """As in lm-evaluation-harness: each token once, in windows of the maximum length."""
         text = Windows(source=file, join=" \n ", begin=True, per="word", clean="wikitext")
         end, longest = ours.tokenizer.end_of_text, ours.module.max_length
         whole = " \n ".join(SENTENCES)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from begun import results, sweep_of
+from sweep_processes import results, sweep_of
 
 from etude.records.record import Record
 from etude.sweeps.sweep_record import SweepRecord

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from begun import sweep_of
+from sweep_processes import sweep_of
 
 from etude.collecting import collect_rarely
 from etude.config import checks, compose
@@ -66,7 +66,7 @@ def test_a_job_is_carried_out_from_its_overrides_alone(tmp_path: Path) -> None:
 def test_a_finished_job_is_composed_twice_and_checked_once(
     etude, corpus: Path, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Composed once as a value of its axis and once as a job, without a process or Hydra's loader."""
+    """Composed as a value of its axis and as a job, without a process or Hydra's loader."""
     words = ["train", "-m", *tiny(corpus, tmp_path / "runs", "run.samples=0")]
     earlier = 1_700_000_000
     os.utime(corpus, (earlier, earlier))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from begun import PLANT, start, states, wait_for
+from sweep_processes import PLANT, start, states, wait_for
 
 from etude.records.record import Record
 from etude.sweeps.search import load_study

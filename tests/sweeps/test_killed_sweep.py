@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from begun import PLANT, contents, results, start, sweep_of, wait_for
+from sweep_processes import PLANT, contents, results, start, sweep_of, wait_for
 
 from etude.records.lock import is_held
 from etude.records.record import Record

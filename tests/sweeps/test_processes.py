@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from begun import PLANT, start, sweep_of, wait_for
+from sweep_processes import PLANT, start, sweep_of, wait_for
 
 from etude.errors import Interrupted
 from etude.records.record import Record

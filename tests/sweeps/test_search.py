@@ -10,7 +10,6 @@ from typing import Any
 
 import optuna
 import pytest
-from begun import states
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import (
     CategoricalDistribution,
@@ -18,6 +17,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.trial import TrialState
+from sweep_processes import states
 
 from etude.errors import RequestError
 from etude.records.record import FORMAT, Record
