@@ -60,6 +60,6 @@ def test_a_changed_value_changes_the_page(page: Any, tmp_path: Path) -> None:
     next(iter(found["readings"].values()))["values"][0] += 1.0
     (folder / "result.json").write_text(json.dumps(found))
     assert before[3].startswith(("match", "miss"))
-    assert page.line_of(name, folder)[3] == "not run (the readings have been changed)"
+    assert page.line_of(name, folder)[3] == "not run (result.json was edited)"
     (folder / "result.json").unlink()
     assert page.line_of(name, folder)[3] == "not run"

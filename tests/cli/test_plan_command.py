@@ -95,15 +95,18 @@ def test_what_this_machine_has_no_memory_for_is_a_note(
     answer = etude("plan", *words, "model.layers=1000000000", "--no-measure", cwd=tmp_path)
     assert answer.code == 0
     assert facts(answer.out)["state"] == "new"
-    said = "`etude train` refuses it on this machine: model.layers = 1000000000: expected a model"
+    said = "`etude train` would refuse this run on this machine: "
+    said += "model.layers = 1000000000: expected a model"
     assert said in answer.out
-    assert "refuses" not in etude("plan", *words, "--no-measure", cwd=tmp_path).out
+    assert "would refuse" not in etude("plan", *words, "--no-measure", cwd=tmp_path).out
 
 
 def test_in_a_sweep_such_a_note_names_its_job(etude: Any, words: list[str], tmp_path: Path) -> None:
     layers = "model.layers=1,1000000000"
     answer = etude("plan", *words, layers, "--no-measure", "-m", cwd=tmp_path)
-    notes = [line for line in answer.out.splitlines() if "refuses it on this machine" in line]
+    notes = [
+        line for line in answer.out.splitlines() if "would refuse this run on this machine" in line
+    ]
     assert len(notes) == 1
     assert notes[0].startswith("job 2: ")
 

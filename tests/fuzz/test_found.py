@@ -91,8 +91,8 @@ def test_values_that_hydras_parser_fails_on(
         (["+model/norm=[[[a]]]"], "model/norm = '[[[a]]]': expected a file in conf/model/norm/"),
         (["~init_from"], "~init_from: expected a key that can be removed"),
         (["~seed", "~name"], "~seed: expected a key that can be removed"),
-        (["-m", "seed=range(1,4,0)"], "expected values to try in turn (range() arg 3 must not"),
-        (["-m", "model/mask@vars.x=[[range(nan,1,1),'$$']]"], "expected values to try in turn"),
+        (["-m", "seed=range(1,4,0)"], "expected a list of values to sweep (range() arg 3 must not"),
+        (["-m", "model/mask@vars.x=[[range(nan,1,1),'$$']]"], "expected a list of values to sweep"),
     ],
 )
 def test_overrides_on_which_hydra_fails(

@@ -278,4 +278,4 @@ def test_reproduced(words: list[str], etude: Any, tmp_path: Path) -> None:
     learnt = load_run(path, trust=["lengths"]).metrics["val/pearson"].dropna().iloc[-1]
     assert found == pytest.approx(learnt)
     again = etude("reproduce", "word_lengths", *root)
-    assert "2 runs, all of them there" in again.out
+    assert "2 runs already finished, nothing to train" in again.out

@@ -44,7 +44,9 @@ def test_from_the_files_to_the_report(conf: Path, tmp_path: Path, etude: Any) ->
     assert "grokking" in listed.out
     assert etude("reproduce", "widths", *own, "--smoke").code == 0
     missing = etude("reproduce", "widths", *own, "--check")
-    assert f"etude reproduce widths --config-dir {tmp_path}/my_conf trains them" in missing.out
+    assert (
+        f"run `etude reproduce widths --config-dir {tmp_path}/my_conf` to train them" in missing.out
+    )
     answer = etude("reproduce", "widths", *own)
     assert answer.code == 0, answer.err + answer.out
     assert "match" in answer.out
@@ -52,7 +54,7 @@ def test_from_the_files_to_the_report(conf: Path, tmp_path: Path, etude: Any) ->
     assert len(list((tmp_path / "runs" / "widths").iterdir())) == 4
     assert "widths" in result["experiments"]
     again = etude("reproduce", "widths", *own)
-    assert "4 runs, all of them there" in again.out
+    assert "4 runs already finished, nothing to train" in again.out
     experiment = conf / "experiment" / "widths.yaml"
     experiment.write_text(experiment.read_text().replace("layers: 1", "layers: 2"))
     assert "settings changed" in etude("reproduce", *own).out
@@ -76,11 +78,11 @@ def test_another_tolerance_of_a_shipped_paper(conf: Path, tmp_path: Path, etude:
         (("extensions: [widths]", "extensions: [width]"), "a module that can be imported"),
         (("metric: val/loss", "metrik: val/loss"), "did you mean metric?"),
         (("key: gain", "key: gains"), "did you mean gain?"),
-        (("narrow: [", "thin: ["), "the runs of this paper"),
-        (("title: Wider", "titel: Wider"), "a key that is known here"),
+        (("narrow: [", "thin: ["), "names of this paper's runs"),
+        (("title: Wider", "titel: Wider"), "a known key"),
         (("control: the", "controll: the"), "did you mean control?"),
         (("experiment=widths, model.dim=8", "experiment=width, model.dim=8"), "width"),
-        (("tier: cpu", "config_dir: /tmp\ntier: cpu"), "a key that is known here"),
+        (("tier: cpu", "config_dir: /tmp\ntier: cpu"), "a known key"),
     ],
 )
 def test_a_mistake_names_the_file(
@@ -106,11 +108,14 @@ def test_no_such_folder(conf: Path, etude: Any) -> None:
     [
         (('{"gain": Reading', '{"gains": Reading'), "did you mean gains?"),
         (("Reading(gains,", "Reading([*gains, 1.0],"), "for each of the 2 seeds"),
-        (("Reading(gains, [0.0 for _ in gains])", "3.0"), "a Reading of lists of numbers"),
-        (("def read(", "def reed("), "a class with a method read"),
-        (('cells = {"gain"}', "cells = 5"), "a set of names as cells"),
-        (("return {", "raise SystemExit\n        return {"), "it ended the process"),
-        (('return {"gain": Reading(gains, [0.0 for _ in gains])}', "return gains"), "a mapping of"),
+        (("Reading(gains, [0.0 for _ in gains])", "3.0"), "a Reading with two lists of numbers"),
+        (("def read(", "def reed("), "a class with a `read` method"),
+        (('cells = {"gain"}', "cells = 5"), "a set of names as `cells`"),
+        (("return {", "raise SystemExit\n        return {"), "it raised SystemExit"),
+        (
+            ('return {"gain": Reading(gains, [0.0 for _ in gains])}', "return gains"),
+            "a mapping from cell keys to readings",
+        ),
     ],
 )
 def test_readings_that_are_none(

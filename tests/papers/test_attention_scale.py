@@ -1,4 +1,4 @@
-"""The measurement of softmax saturation against NumPy and against theory."""
+"""Compares the measurement of softmax saturation with NumPy and with theory."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ def test_readings_and_controls(tmp_path: Path) -> None:
         for width in (16, 64)
     }
     variance = found["variance/64"]
-    # The same logits times 1/8, so the variances are 64 apart, exactly but for rounding.
+    # The logits are scaled by 1/8, so the variances differ by a factor of 64, up to rounding.
     assert [v / c for v, c in zip(variance.values, variance.controls, strict=True)] == (
         pytest.approx([64, 64])
     )
     assert found["scaled_variance/64"].values == variance.controls
-    # At d_k = 1 the scale is 1: with it and without it are one and the same.
+    # At d_k = 1 the scale is 1, so scaled and unscaled attention are equal.
     assert found["entropy_gap/64"].controls == [0, 0]
     assert found["gradient_ratio/64"].controls == [1, 1]
     assert found["variance/16"].values[0] != found["variance/16"].values[1]

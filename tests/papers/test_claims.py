@@ -1,4 +1,4 @@
-"""Papers as data: every mistake in one is refused by its key path."""
+"""Schema of paper files: each error is reported with its key path."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import yaml
 from etude.config.paths import conf_dir
 from etude.errors import RequestError
 from etude.papers import claims
-from etude.papers.runs import arms_of
+from etude.papers.runs import paper_runs
 
 PAPER: dict[str, Any] = {
     "title": "A title",
@@ -46,7 +46,7 @@ PAPER: dict[str, Any] = {
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
-    """`PAPER` with one value replaced, named as in `cells.0.key`; None takes the key away."""
+    """`PAPER` with one value replaced, at a path such as `cells.0.key`; None deletes the key."""
     paper = yaml.safe_load(yaml.safe_dump(PAPER))
     *parents, last = path.split(".")
     node = paper
@@ -77,18 +77,18 @@ def test_a_paper_is_read_with_the_values_of_its_file(tmp_path: Path) -> None:
     ("path", "value", "told"),
     [
         ("clain", "x", "fixture.yaml: clain"),
-        ("cells.0.publishd", 16, "cells[0].publishd = 16: expected a key that is known here"),
+        ("cells.0.publishd", 16, "cells[0].publishd = 16: expected a known key"),
         ("cells.0.tolerance.relativ", 0.1, "did you mean relative?"),
-        ("cells.0.read", None, "cells[0].read: expected a value"),
+        ("cells.0.read", None, "cells[0].read: expected a value (the key is required)"),
         ("cells.0.published", "about 16", "cells[0].published = 'about 16'"),
         ("cells.0.published", float("nan"), "cells[0].published"),
         ("cells.0.tolerance", {"relative": 0.1, "above": 3}, "one of relative, absolute, above"),
         ("cells.0.tolerance", {}, "one of relative, absolute, above"),
         ("cells.0.tolerance", {"relative": float("inf")}, "cells[0].tolerance.relative"),
         ("cells.0.tolerance", {"absolute": -1}, "cells[0].tolerance.absolute = -1"),
-        ("cells.0.tolerance", {"above": 3}, "null: the tolerance is an inequality"),
-        ("seeds", [0, 0], "seeds = [0, 0]: expected different seeds"),
-        ("cells", [], "cells with different keys"),
+        ("cells.0.tolerance", {"above": 3}, "null (the tolerance is an inequality"),
+        ("seeds", [0, 0], "seeds = [0, 0]: expected at least one seed, without duplicates"),
+        ("cells", [], "cells = []: expected at least one cell, each with its own key"),
         ("tier", "laptop", "tier = 'laptop'"),
     ],
 )
@@ -213,7 +213,7 @@ def test_the_paper_of_the_guide_is_one(tmp_path: Path) -> None:
     file.write_text(textwrap.dedent(found))
     paper = claims.read(file)
     assert claims.built("copying", paper).cells == {"exact"}
-    for arm in arms_of("copying", paper, tmp_path):
+    for arm in paper_runs("copying", paper, tmp_path):
         assert arm.folder() is not None
 
 

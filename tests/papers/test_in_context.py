@@ -1,4 +1,4 @@
-"""Errors over the number of examples: read from runs, beside the theory of least squares."""
+"""Compares errors by number of examples, read from runs, with the theory of least squares."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from etude_papers.in_context import InContext, last_errors, least_squares
 
 
 def run(*errors: float) -> Any:
-    """Two validations, of which the last counts."""
+    """Run with two validations; the last one is read."""
     columns = {f"val/error/{number}": [9.0, math.nan, e] for number, e in enumerate(errors)}
     frame = pd.DataFrame({"step": [1, 2, 3], "val/loss": [9.0, 8.0, 7.0], **columns})
     return SimpleNamespace(metrics=frame, status="finished", summary={"seed": 0})

@@ -1,4 +1,4 @@
-"""A reproduction that is killed in the middle, and asked for again."""
+"""A reproduction that is killed and started again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ reproduce.reproduce("toy", root, jobs=1)
 
 
 def finished(root: Path) -> dict[str, int]:
-    """Runs that are finished, and when that was written."""
+    """Returns the finished runs and the modification times of their records."""
     found = {}
     for path in root.glob("toy/*/run.json"):
         if json.loads(path.read_text())["status"] == "finished":
@@ -45,7 +45,7 @@ def test_nothing_is_done_twice(tmp_path: Path, signum: int) -> None:
     deadline = time.monotonic() + 120
     while len(finished(root)) < 1 and time.monotonic() < deadline:
         time.sleep(0.2)
-    time.sleep(3)  # somewhere in the next run
+    time.sleep(3)  # so that it is killed during the next run
     os.killpg(process.pid, signum)
     process.wait()
     before = finished(root)

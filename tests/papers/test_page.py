@@ -1,4 +1,4 @@
-"""A report's page runs nothing, asks for nothing and embeds nothing but its own figures."""
+"""The HTML page of a report runs no scripts, sends no requests and embeds only its own figures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HOSTILE = (
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A report's folder with a figure, beside a file that is nobody's business."""
+    """A report's folder with a figure, next to a file outside the report."""
     (tmp_path / "report" / "figures").mkdir(parents=True)
     (tmp_path / "report" / "figures" / "loss.png").write_bytes(PNG)
     (tmp_path / "outside.png").write_bytes(PNG + b"outside")
@@ -73,7 +73,7 @@ def test_no_other_image_is(source: str, folder: Path, monkeypatch: pytest.Monkey
 
 
 def report(server: str) -> str:
-    """A report in which everything that comes from records is hostile."""
+    """Returns a report in which all texts from records are hostile."""
     text = HOSTILE.replace("SERVER", server)
     toy = paper(
         runs={text: [text]}, cells=[cell(published=1, unit=text)], link="https://example.org/x"
@@ -88,7 +88,7 @@ def report(server: str) -> str:
 
 
 def test_a_record_brings_neither_markup_nor_links_into_a_report(folder: Path) -> None:
-    """Read by a renderer that takes HTML: `report.md` is looked at elsewhere, too."""
+    """Uses a renderer that allows HTML, because other viewers of `report.md` may allow it."""
     renderer = MarkdownIt("commonmark", {"html": True}).enable("table")
     kinds = set()
     for token in renderer.parse(report("x")):
@@ -126,18 +126,18 @@ def test_in_a_browser_nothing_runs_and_nothing_is_requested(through: str, folder
         name = f"127.0.0.1:{server.server_port}"
         shown = html("claims", report(name), folder)
         open_page = HOSTILE.replace("SERVER", name)
-        if through != "the report":  # the policy alone has to hold, but for a refresh and a frame
+        if through != "the report":  # the policy alone must suffice, except for refresh and frames
             shown = shown.replace("<body>", f"<body>{open_page.partition('<iframe')[0]}")
         told = look(shown, folder)
         assert "<title>claims</title>" in told
         assert asked == []
-        look(f"<body>{open_page}", folder)  # without the policy it does ask
+        look(f"<body>{open_page}", folder)  # without the policy, it sends requests
         server.shutdown()
     assert asked != []
 
 
 def look(text: str, folder: Path) -> str:
-    """The page as Chromium has it after its scripts ran."""
+    """Returns the DOM in Chromium after scripts ran."""
     (folder / "report.html").write_text(text, encoding="utf-8")
     words = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000"]
     words += [f"--user-data-dir={folder}/profile", "--dump-dom", f"file://{folder}/report.html"]

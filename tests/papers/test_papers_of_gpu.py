@@ -1,6 +1,6 @@
-"""Papers that take a GPU or released weights: all that can be said of them without either.
+"""Papers that need a GPU or released weights: the tests that need neither.
 
-Their short forms run with those of the others, in `test_papers_of_runs.py`.
+Their smoke tests are in `test_papers_of_runs.py`.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ def test_the_list_shows_them_as_not_run(
 def test_each_run_in_its_whole_form_is_a_config_that_builds(
     name: str, tmp_path: Path, no_network: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without what others give it to begin from, and at whatever commit a branch is."""
+    """Without the runs to initialise from, and with a fixed commit for branches of the hub."""
     monkeypatch.setattr("etude.data.hub.commit_of", lambda name, revision: "0" * 40)
     (tmp_path / "text").write_text("the quick brown fox jumps over the lazy dog\n" * 50)
     text = {file: tmp_path / "text" for file in PAPERS[name].files}
     monkeypatch.setattr(runs, "paths_of", lambda *arguments: text)
-    firsts = {arm.name: arm for arm in reversed(runs.arms_of(name, PAPERS[name], tmp_path))}
-    for arm in firsts.values():  # of a sweep one value
+    firsts = {arm.name: arm for arm in reversed(runs.paper_runs(name, PAPERS[name], tmp_path))}
+    for arm in firsts.values():  # one value of each sweep
         own = [one for one in arm.stated if not one.startswith(("init_from", "model.dropout"))]
         checked = check(compose(own))
         with torch.device("meta"):
@@ -122,7 +122,7 @@ class TestShortForms:
         return claims.Paper(**{**vars(shipped), **more})
 
     def stated(self, paper: claims.Paper, folder: Path) -> list[list[str]]:
-        arms = runs.arms_of("short", paper, folder, smoke=True)
+        arms = runs.paper_runs("short", paper, folder, smoke=True)
         return [[one for one in arm.stated if "run." not in one] for arm in arms]
 
     def test_what_it_states_replaces_what_a_run_does(self, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ class TestShortForms:
             },
             smoke_runs={"other": ["task.x=2"]},
         )  # fmt: skip
-        short = ["data.path=x", "optimizer.lr=1", "~data.pair=null"]  # as Hydra writes it
+        short = ["data.path=x", "optimizer.lr=1", "~data.pair=null"]  # as formatted by Hydra
         assert self.stated(paper, tmp_path) == [
             ["experiment=e", *short, "seed=4", "name=short"],
             ["experiment=e", "data.pathology=3", *short, "task.x=2", "seed=4", "name=short"],
@@ -160,10 +160,10 @@ class TestShortForms:
             files={}, smoke=["trainer.val_check_interval=1"], smoke_runs={},
             runs={"one": [*tiny, "optimizer.lr=1e-3"], "two": [*tiny, "optimizer.lr=0.001"]},
         )  # fmt: skip
-        arms = runs.arms_of("short", paper, tmp_path, smoke=True)
+        arms = runs.paper_runs("short", paper, tmp_path, smoke=True)
         runs.train_missing(arms, tmp_path / "logs", 1)
         assert len([*(tmp_path / "short").iterdir()]) == 1
-        found = runs.runs_of(arms)
+        found = runs.finished_runs(arms)
         assert found["one"][0].path == found["two"][0].path
 
 
@@ -242,7 +242,7 @@ class TestValues:
 
 
 def test_a_paper_names_no_file_of_a_hub_as_its_own(tmp_path: Path) -> None:
-    """A branch would be asked for while the list is shown."""
+    """Otherwise, listing the papers would query the hub for the commit of a branch."""
     for name in FAR:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("etude.data.hub.commit_of", lambda name, revision: pytest.fail(name))

@@ -1,4 +1,4 @@
-"""Papers whose cells are read from runs: trained once, found again, missed when they are gone."""
+"""Papers whose cells are read from runs: runs are trained once, reused, and replaced if missing."""
 
 from __future__ import annotations
 
@@ -102,18 +102,20 @@ def test_from_nothing_to_a_verdict_and_back(
     expected = [row["val/loss"] for row in kept["long"]]
     assert found["readings"]["loss"]["values"] == expected
 
-    assert reproduce.reproduce(toy, root)  # nothing is done twice
+    assert reproduce.reproduce(toy, root)  # no run is trained twice
     assert [p.stat().st_mtime_ns for p in sorted(root.glob("toy/*/run.json"))] == times
     assert sorted((root / "toy").iterdir()) == trained
-    assert "4 runs, all of them there" in caplog.messages
+    assert "4 runs already finished, nothing to train" in caplog.messages
 
     (gone,) = (run for run in found["runs"]["short"] if run["seed"] == 1)
     shutil.rmtree(root / gone["place"])
-    assert rows(root, capsys) == f"not run ({gone['place']} is gone or has changed)"
-    assert reproduce.reproduce(toy, root, check=True)  # what is left: one seed's
-    assert "3 of 4 runs are there: etude reproduce toy trains the others" in caplog.messages
+    assert rows(root, capsys) == f"not run ({gone['place']} is missing or has changed)"
+    assert reproduce.reproduce(toy, root, check=True)  # judges the remaining seeds
+    assert (
+        "3 of 4 runs are finished; run `etude reproduce toy` to train the others" in caplog.messages
+    )
     assert len(result(root)["readings"]["ratio"]["values"]) == 1
-    assert reproduce.reproduce(toy, root)  # and that one alone is trained again
+    assert reproduce.reproduce(toy, root)  # only the missing run is trained
     again = [p.stat().st_mtime_ns for p in sorted(root.glob("toy/*/run.json"))]
     assert len(set(again) & set(times)) == 3
 
@@ -126,7 +128,7 @@ def test_a_changed_metric_changes_the_verdict(
     place = result(root)["runs"]["long"][0]["place"]
     file = root / place / "metrics.jsonl"
     file.write_text(file.read_text().replace("val/loss", "val/less", 1))
-    assert "is gone or has changed" in rows(root, capsys)
+    assert "is missing or has changed" in rows(root, capsys)
 
 
 @pytest.mark.parametrize("status", ["failed", "diverging", None])
@@ -138,7 +140,7 @@ def test_a_run_that_has_not_ended_changes_the_verdict(
     file = root / result(root)["runs"]["long"][0]["place"] / "run.json"
     told = json.loads(file.read_text())
     file.write_text("{" if status is None else json.dumps({**told, "status": status}))
-    assert "is gone or has changed" in rows(root, capsys)
+    assert "is missing or has changed" in rows(root, capsys)
 
 
 APART = """
@@ -173,7 +175,7 @@ def test_a_changed_metric_is_no_evidence(toy: str, tmp_path: Path) -> None:
     file.write_text(file.read_text().replace(str(row["val/loss"]), "0.0"))
     before = (root / "_papers" / "toy" / "result.json").read_bytes()
     for check in (True, False):
-        with pytest.raises(RequestError, match=r"as training wrote it, of long seed=0.*runs rm"):
+        with pytest.raises(RequestError, match=r"an unmodified record of long seed=0.*runs rm"):
             reproduce.reproduce(toy, root, check=check)
     assert (root / "_papers" / "toy" / "result.json").read_bytes() == before
 
@@ -194,7 +196,7 @@ def test_check_leaves_no_trace_where_nothing_is(
     caplog.set_level("INFO", "etude")
     assert not reproduce.reproduce(toy, tmp_path / "typo" / "deep", check=True)
     assert not (tmp_path / "typo").exists()
-    assert "toy: none of its runs is there; etude reproduce toy trains them" in caplog.messages
+    assert "toy: no finished runs; run `etude reproduce toy` to train them" in caplog.messages
 
 
 def test_the_short_form_claims_nothing(
@@ -211,7 +213,7 @@ def test_a_run_that_fails_is_told_and_its_cells_are_not_run(
 ) -> None:
     file = tmp_path / "toy.yaml"
     long = "trainer.max_steps=40"
-    file.write_text(TOY.replace(long, f"{long}, model.heads=5"))  # 12 is no multiple of 5
+    file.write_text(TOY.replace(long, f"{long}, model.heads=5"))  # 12 is not a multiple of 5
     root = tmp_path / "runs"
     assert not reproduce.reproduce(toy, root)
     assert re.search(r"refused  long seed=0 .*: model.heads = 5: expected a divisor", caplog.text)
@@ -277,7 +279,9 @@ class TestValues:
 
     def test_what_is_not_there(self) -> None:
         assert Value(run="other", metric="x").read(self.runs()) == []
-        with pytest.raises(RequestError, match="metric of arm = 'z': expected one that its runs"):
+        with pytest.raises(
+            RequestError, match="metric of arm = 'z': expected a metric of its runs"
+        ):
             Value(run="arm", metric="z").read(self.runs())
 
     @pytest.mark.parametrize(
@@ -285,9 +289,9 @@ class TestValues:
         [
             ({"of": "step"}, "reaches"),
             ({"reaches": 0.5}, "reaches"),
-            ({"reaches": "high", "of": "step"}, "reaches = 'high': expected a value that fits"),
-            ({"of": "lst"}, "of = 'lst': expected a value that fits .*'last', 'max'"),
-            ({"runn": "b"}, "runn = 'b': expected a key that is known here .did you mean run"),
+            ({"reaches": "high", "of": "step"}, "reaches = 'high': expected a valid value"),
+            ({"of": "lst"}, "of = 'lst': expected a valid value .*'last', 'max'"),
+            ({"runn": "b"}, "runn = 'b': expected a known key .did you mean run"),
             ({"swept": ["optimizer.lr"]}, "swept"),
             ({"how": {"beamz": 3}, "split": "val"}, "how = 'beamz': .*did you mean beams"),
             ({"over": {"run": "b"}}, "over.metric: expected a value"),

@@ -1,4 +1,4 @@
-"""What single papers read from their runs, against numbers made by hand."""
+"""Compares the readings of single papers with numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TestOfOneSeed:
     OTHER: ClassVar[dict[str, str]] = {"run": "b", "metric": "val/loss"}
 
     def runs(self) -> dict[str, list[Any]]:
-        """Of the second arm the first seed is missing, and one has nothing to divide by."""
+        """The second arm lacks the first seed, and has a zero denominator for another one."""
         return {
             "a": [finished(seed, val_loss=12.0 + seed) for seed in (0, 1, 2)],
             "b": [finished(1, val_loss=2.0), finished(2, val_loss=0.0)],
@@ -71,7 +71,7 @@ class TestTransfer:
         )
 
     def runs(self) -> dict[str, list[Any]]:
-        """muP stays at 4e-3; the standard one is at 2e-3 with width 128 and at 1e-3 with 256."""
+        """The best rate is 4e-3 with muP; without, 2e-3 at width 128 and 1e-3 at 256."""
         cells = {
             "small": {64: 4e-3},
             "mup": {128: 4e-3, 256: 4e-3},
@@ -108,9 +108,9 @@ class TestTransfer:
         runs = self.runs()
         for run in runs["mup"]:
             if run.config.optimizer.lr == 4e-3 and run.config.model.dim == 256:
-                run.status = "diverged"  # with a small loss before that
+                run.status = "diverged"  # after a small loss
         values = self.reading().read(runs, tmp_path)["shift/mup"].values
-        assert values == pytest.approx([1.0, 1.0])  # of equally good neighbours the lower rate
+        assert values == pytest.approx([1.0, 1.0])  # the lower of two equally good rates
 
     def test_a_width_that_diverged_at_every_rate_has_no_best(self, tmp_path: Path) -> None:
         runs = self.runs()
@@ -154,7 +154,7 @@ class TestScaling:
         assert found(self.SIZES) == pytest.approx(law(self.SIZES, floor, scale, exponent), abs=1e-3)
 
     def test_a_floor_is_none_below_zero_and_none_at_all_on_request(self) -> None:
-        straight = 3 - 0.1 * np.log(self.SIZES)  # falls for ever
+        straight = 3 - 0.1 * np.log(self.SIZES)  # without a lower bound
         assert scaling.fit(self.SIZES, straight).floor == 0
         bent = 1.5 + 2000 * self.SIZES**-1.0
         assert scaling.fit(self.SIZES, bent, floor=False).floor == 0
@@ -175,7 +175,7 @@ class TestScaling:
         losses = np.array([[[3.0, 1.0], [4.0, 2.0]]])
         there, found = scaling.at_compute(Curves(sizes, tokens, losses), 6 * 100 * 2000)
         assert list(there) == [100, 200]
-        assert found == pytest.approx([2.0, 4.0])  # 2000 is halfway to 4000 in the logarithm
+        assert found == pytest.approx([2.0, 4.0])  # 2000 is interpolated on a logarithmic scale
         there, _ = scaling.at_compute(Curves(sizes, tokens, losses), 6 * 100 * 4000)
         assert list(there) == [100, 200]
         there, _ = scaling.at_compute(Curves(sizes, tokens, losses), 6 * 200 * 4000)
@@ -239,7 +239,7 @@ class TestLengths:
         told = run.evaluate("val", sequence_length=8 * times, which="last")["loss"]
         if not rest:
             assert losses.mean() == pytest.approx(told, rel=1e-5)
-        else:  # some tokens at the end, of hundreds
+        else:  # except for some of the last tokens
             assert losses.mean() == pytest.approx(told, rel=0.02)
         assert whole > 10
 
@@ -269,9 +269,9 @@ class TestLayerNorms:
     def test_post_ln_has_the_larger_gradient_in_depth(self) -> None:
         measure = self.measure()
         falls = measure.norm("pre", 2, 0) / measure.norm("pre", 16, 0)
-        assert 2 < falls < 4  # the root of 8 is 2.8
+        assert 2 < falls < 4  # sqrt(8) is 2.8
         assert measure.norm("post", 16, 0) > 0.8 * measure.norm("post", 2, 0)
-        assert measure.norm("pre", 2, 0) == measure.norm("pre", 2, 0)  # the seed decides
+        assert measure.norm("pre", 2, 0) == measure.norm("pre", 2, 0)  # a function of the seed
 
     def test_readings(self, tmp_path: Path) -> None:
         found = self.measure().measure([0, 1], tmp_path)

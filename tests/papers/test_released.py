@@ -1,4 +1,4 @@
-"""Released models scored on texts, against `transformers` and plain loops."""
+"""Compares scores of released models with `transformers` and with simple loops."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def file(tmp_path: Path) -> FileTexts:
 
 @torch.inference_mode()
 def documented_loop(model: Any, ids: list[int], longest: int, stride: int) -> float:
-    """The mean loss as https://huggingface.co/docs/transformers/perplexity goes about it."""
+    """Returns the mean loss as computed in https://huggingface.co/docs/transformers/perplexity."""
     nats, count, before = 0.0, 0, 0
     for begin in range(0, len(ids), stride):
         end = min(begin + longest, len(ids))
@@ -99,7 +99,7 @@ class TestWindows:
 
     @pytest.mark.parametrize("window", [3, 8, 64])
     def test_any_length_of_the_rest(self, ours: LanguageModel, theirs: Any, window: int) -> None:
-        """Whatever remains for the last window, also a token that nothing foretells."""
+        """Any remainder in the last window, including a single token without context."""
         words = SENTENCES[0].split()
         for count in range(2, 9):
             text = Windows(source=FileTexts(path="x"), join="", window=window, stride=window)
@@ -115,7 +115,7 @@ class TestWindows:
     def test_words_of_documents_after_an_end_of_text(
         self, ours: LanguageModel, theirs: Any, file: FileTexts
     ) -> None:
-        """As lm-evaluation-harness: each token once, in windows as long as the model reads."""
+        """As in lm-evaluation-harness: each token once, in windows of the maximum length."""
         text = Windows(source=file, join=" \n ", begin=True, per="word", clean="wikitext")
         end, longest = ours.tokenizer.end_of_text, ours.module.max_length
         whole = " \n ".join(SENTENCES)
@@ -149,7 +149,7 @@ class TestWindows:
 
 @torch.inference_mode()
 def last_words(model: Any, tokenizer: Any, longest: int) -> tuple[float, float]:
-    """LAMBADA's accuracy and perplexity, a text and a token after the other."""
+    """Computes LAMBADA's accuracy and perplexity token by token."""
     nats, right = 0.0, 0
     for text in SENTENCES:
         before, word = text.rsplit(" ", 1)
@@ -177,7 +177,7 @@ class TestLastWords:
         assert other == text.score(ours, nothing, 1)
 
     def test_a_model_that_knows_the_word(self, ours: LanguageModel, tmp_path: Path) -> None:
-        """What it says after a text is made the text's last word, if it is one token."""
+        """Uses the model's own continuation as the text's last word, if it is one token."""
         path = tmp_path / "known.jsonl"
         known, unknown = [], []
         for before in SENTENCES:

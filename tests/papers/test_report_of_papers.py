@@ -1,4 +1,4 @@
-"""How numbers stand in a report."""
+"""Formatting of numbers in a report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MEASURED = {
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ([1.4658, 1.4706, 1.4737], "1.470 ± 0.004"),  # to the first digit of the deviation
+        ([1.4658, 1.4706, 1.4737], "1.470 ± 0.004"),  # rounded to the first digit of the deviation
         ([63.0, 64.5, 66.3], "65 ± 2"),
         ([1203.0, 1500.0, 1421.0], "1375 ± 200"),
         ([0.0, 0.0, 0.0], "0 ± 0"),

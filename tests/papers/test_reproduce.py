@@ -1,4 +1,4 @@
-"""`etude reproduce` from the command to the files that it leaves."""
+"""`etude reproduce`, from the command to its output files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, etude: Any) -> Path:
 
 @pytest.fixture
 def altered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Makes `claims.load` return the shipped paper with some fields, or a cell's, replaced."""
+    """Patches `claims.load` to return the shipped paper with other fields, also of a cell."""
     load = claims.load
 
     def alter(cell: str | None = None, **changes: Any) -> None:
@@ -83,7 +83,7 @@ def test_the_shipped_cells_match_and_all_is_recorded(root: Path) -> None:
     assert {key: cell["verdict"] for key, cell in result["cells"].items()} == {
         cell.key: "match" for cell in paper.cells
     }
-    # The prediction of footnote 4, checked on the file's own numbers.
+    # The prediction of footnote 4, checked with the numbers in the file.
     for width in (16, 64, 256):
         values = result["readings"][f"variance/{width}"]["values"]
         assert len(values) == 3
@@ -132,7 +132,7 @@ def test_check_measures_nothing(root: Path, tmp_path: Path, altered: Any, caplog
     caplog.set_level("INFO", "etude")
     empty = tmp_path / "empty"
     assert not reproduce.reproduce(NAME, empty, check=True)
-    assert f"{NAME}: not run; etude reproduce {NAME} measures it" in caplog.messages
+    assert f"{NAME}: not run; run `etude reproduce {NAME}` to measure it" in caplog.messages
     assert not empty.exists()
     shutil.copytree(root, tmp_path / "copy")
     with pytest.MonkeyPatch.context() as patch:
@@ -173,7 +173,7 @@ def test_a_damaged_result_is_named(
     (folder / "result.json").write_text(content)
     with pytest.raises(RequestError, match=told):
         reproduce.print_papers(tmp_path)
-    shown = capsys.readouterr().out.splitlines()[1:]  # the others are listed all the same
+    shown = capsys.readouterr().out.splitlines()[1:]  # the other papers are listed, too
     assert [line.split()[0] for line in shown if line.rstrip().endswith("damaged")] == [NAME]
     assert len(shown) == len(claims.names())
 
@@ -181,8 +181,14 @@ def test_a_damaged_result_is_named(
 @pytest.mark.parametrize(
     ("change", "state_"),
     [
-        (lambda found: found["readings"]["variance/64"].update(values=[64.0] * 3), "readings have"),
-        (lambda found: found["readings"]["variance/64"].update(values=["64"] * 3), "readings have"),
+        (
+            lambda found: found["readings"]["variance/64"].update(values=[64.0] * 3),
+            "result.json was edited",
+        ),
+        (
+            lambda found: found["readings"]["variance/64"].update(values=["64"] * 3),
+            "result.json was edited",
+        ),
         (lambda found: found.update(seeds=[0, 1]), "settings changed"),
         (lambda found: found.update(experiments={"sort": "0"}), "settings changed"),
     ],
@@ -218,7 +224,7 @@ def test_a_paper_of_runs_needs_runs(tmp_path: Path, capsys: Any) -> None:
     readings = {key: Reading(**each) for key, each in told.items()}
     found = report.result("sort", paper, settings, readings, {})
     assert str(report.verdicts_in(found, "x", paper, settings)[0]) == "not run"
-    assert str(report.verdict_of(paper, readings)) == "match"  # so it is for want of runs
+    assert str(report.verdict_of(paper, readings)) == "match"  # so the missing runs are the reason
 
 
 @pytest.mark.parametrize(

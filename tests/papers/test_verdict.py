@@ -27,9 +27,9 @@ CONTROLS = [1.0, 1.0, 1.0]
 @pytest.mark.parametrize(
     ("published", "tolerance", "value", "outcome"),
     [
-        (64, {"relative": 0.05}, 67.1, "match"),  # the band ends at 67.2
+        (64, {"relative": 0.05}, 67.1, "match"),  # the upper bound is 67.2
         (64, {"relative": 0.05}, 67.3, "miss"),
-        (64, {"relative": 0.05}, 60.9, "match"),  # and begins at 60.8
+        (64, {"relative": 0.05}, 60.9, "match"),  # the lower bound is 60.8
         (64, {"relative": 0.05}, 60.7, "miss"),
         (-2, {"relative": 0.5}, -2.9, "match"),
         (1.88, {"absolute": 0.05}, 1.925, "match"),
@@ -69,9 +69,9 @@ def test_a_match_on_few_seeds_says_so(seeds: int, told: str) -> None:
 
 
 def test_a_control_that_passes_makes_a_miss() -> None:
-    assert str(judge(CELL, Reading([64.0] * 3, [63.0] * 3))) == "miss (the control passes too)"
+    assert str(judge(CELL, Reading([64.0] * 3, [63.0] * 3))) == "miss (the control matches too)"
     assert judge(CELL, Reading([70.0] * 3, [])).outcome == "miss"
-    assert str(judge(CELL, Reading([64.0] * 3, []))) == "not run (its control was not run)"
+    assert str(judge(CELL, Reading([64.0] * 3, []))) == "not run (the control was not run)"
 
 
 def test_a_match_rests_on_the_seeds_of_its_control_too() -> None:
@@ -80,12 +80,15 @@ def test_a_match_rests_on_the_seeds_of_its_control_too() -> None:
 
 @pytest.mark.parametrize("values", [[math.inf, -math.inf], [1e308] * 3, [math.nan, 64.0]])
 def test_what_has_no_mean_is_a_miss(values: list[float]) -> None:
-    assert str(judge(CELL, Reading(values, CONTROLS))) == "miss (no number)"
-    assert str(judge(CELL, Reading([64.0] * 3, values))) == "miss (no control)"
+    assert str(judge(CELL, Reading(values, CONTROLS))) == "miss (the measured value is not finite)"
+    assert str(judge(CELL, Reading([64.0] * 3, values))) == "miss (the control is not finite)"
 
 
 def test_a_control_that_is_no_number_makes_a_miss() -> None:
-    assert str(judge(CELL, Reading([64.0] * 3, [float("nan")] * 3))) == "miss (no control)"
+    assert (
+        str(judge(CELL, Reading([64.0] * 3, [float("nan")] * 3)))
+        == "miss (the control is not finite)"
+    )
 
 
 def test_nothing_measured_is_not_run() -> None:
@@ -122,7 +125,7 @@ def test_a_paper_is_as_good_as_its_worst_cell() -> None:
 
 
 class TestProtocol:
-    """Beside the paper's number stands what the settings of our runs have given elsewhere."""
+    """A cell may have a protocol figure in addition to the paper's number."""
 
     def known(self, expected: float | None, **tolerance: float) -> Cell:
         protocol = ProtocolFigure(expected, "x", Tolerance(**tolerance), "x")
@@ -138,7 +141,7 @@ class TestProtocol:
     def test_its_control_counts_too(self) -> None:
         reading = Reading([1.96], [1.97])
         verdict = judge_protocol(self.known(1.947, absolute=0.03), reading)
-        assert str(verdict) == "miss (the control passes too)"
+        assert str(verdict) == "miss (the control matches too)"
 
     def test_nothing_known_and_nothing_run(self) -> None:
         assert judge_protocol(cell(1.92, absolute=0.03), Reading([1.9], [3.0])) is None
@@ -155,4 +158,7 @@ class TestProtocol:
 def test_what_is_no_finite_number_is_a_miss(value: float) -> None:
     for tolerance in ({"above": 3.0}, {"below": 3.0}):
         reading = Reading([value, 1.0, 2.0], [3.0, 3.0, 3.0])
-        assert str(judge(cell(None, **tolerance), reading)) == "miss (no number)"
+        assert (
+            str(judge(cell(None, **tolerance), reading))
+            == "miss (the measured value is not finite)"
+        )

@@ -1,4 +1,4 @@
-"""Runs of these sweeps may name `planted`, in this process and in those that it starts."""
+"""Makes the module `planted` importable in this process and in job processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A callback with which a run ends as asked: `extensions=[planted]` finds it."""
+"""A callback that ends a run in a given way, used with `extensions=[planted]`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 
 
 class Planted(pl.Callback):
-    """Does what `how` says after the third step; `$PLANTED_SECONDS` slow every step down.
+    """Ends the run after the third step; `$PLANTED_SECONDS` is added to each step.
 
     Args:
-        how: raise, kill, oom, exit, spin or nothing.
+        how: `raise`, `kill`, `oom`, `exit`; other values do nothing.
     """
 
     def __init__(self, how: str = "nothing") -> None:

@@ -1,4 +1,4 @@
-"""A sweep's jobs, against those that Hydra's own sweeper really starts."""
+"""Compares a sweep's jobs with those that Hydra's own sweeper starts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def expanded(*overrides: str, config_dir: Path | None = None) -> Sweep:
 
 
 def started(root: Path, *overrides: str, config_dir: Path | None = None) -> list[Any]:
-    """The configs that `etude train -m` hands over to training, in order."""
+    """Returns the configs that `etude train -m` passes to training, in order."""
     configs: list[Any] = []
 
     def train(config: Any, checked: Any = None) -> Outcome:
@@ -73,12 +73,12 @@ def test_a_planned_run_is_the_one_that_is_started(tmp_path: Path) -> None:
     found = [signature(check(config).identity)[:12] for config in started(tmp_path, *overrides)]
     planned = plan([*overrides, f"run.root={tmp_path}"], multirun=True, measure=False)
     assert [job.signature for job in planned] == found
-    assert planned[1].label == "bias=True position=alibi"  # as Hydra writes a swept true
+    assert planned[1].label == "bias=True position=alibi"  # as Hydra formats a swept true
 
 
 @pytest.fixture
 def my_conf(tmp_path: Path) -> Path:
-    """A folder with an experiment that states what it sweeps."""
+    """A folder of configs with an experiment that sets the axes of its sweep."""
     folder = tmp_path / "conf"
     (folder / "experiment").mkdir(parents=True)
     (folder / "experiment" / "study.yaml").write_text(
@@ -175,13 +175,13 @@ def test_the_loader_that_remembers_gives_what_hydra_gives(overrides: list[str]) 
 
     with searching(None):
         wanted = load(ConfigLoaderImpl(path), overrides)
-        load(remembering, [*overrides, "seed=12"])  # leaves no trace
+        load(remembering, [*overrides, "seed=12"])  # must not affect the next call
         assert load(remembering, overrides) == wanted
         assert load(remembering, overrides) == wanted
 
 
 def _fresh(words: list[str]) -> str | None:
-    """What Hydra itself composes, with what is filled in; None if it refuses that."""
+    """Returns the config that Hydra composes, with computed keys; None for an error."""
     with searching(None), suppress(HydraException):
         config = ConfigLoaderImpl(create_config_search_path(str(conf_dir()))).load_configuration(
             "train", [addable(word) for word in words], RunMode.RUN, from_shell=False
@@ -198,7 +198,7 @@ EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.y
 
 @pytest.mark.parametrize("experiment", quick_first(EXPERIMENTS))
 def test_a_config_put_together_from_memory_is_that_of_a_fresh_composition(experiment: str) -> None:
-    """Whatever was composed before: other values, other files, mistakes, the same once more."""
+    """After compositions with other values, other files, errors, and the same overrides."""
     values = [["seed=1"], ["seed=2", "run.notes='${name} x'"], ["+vars.a={b: 1}", "vars.a.b=2"]]
     values += [["optimizer.lr=0.5", "seed=1"], ["optimizer.lr=0.5", "seed=3"], ["~run.notes"]]
     values += [["schedule=constant", "seed=1"], ["seed=x"], ["seed=1"], [], ["modle=1"], ["seed=2"]]
@@ -214,7 +214,7 @@ def test_a_config_put_together_from_memory_is_that_of_a_fresh_composition(experi
             assert OmegaConf.get_type(config.run) is Run
             assert OmegaConf.is_struct(config)
             found.append(OmegaConf.to_yaml(config))
-            config.run.notes = "changed"  # reaches no other
+            config.run.notes = "changed"  # must not affect other configs
     for job, text in zip(jobs, found, strict=True):
         assert text == _fresh(job), job
     assert found.count(None) == 3
@@ -238,7 +238,7 @@ def test_each_value_is_tried_before_the_first_job(tmp_path: Path) -> None:
 
 
 def test_a_sweep_over_nothing_is_refused() -> None:
-    with searching(None) as hydra, pytest.raises(RequestError, match="at least one value to try"):
+    with searching(None) as hydra, pytest.raises(RequestError, match="at least one value to sweep"):
         expand(["experiment=debug", "seed=range(0)"], hydra)
 
 
@@ -256,14 +256,14 @@ def test_a_key_that_is_added_below_hydra_as_in_single_runs() -> None:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["seed=range(0,1000000000)"], "at most 100,000 values to try (these are 1,000,000,000)"),
-        (["seed=shuffle(range(1000000000))", "seed=1"], "these are 1,000,000,000"),
-        ([f"seed=range(0,1{'0' * 400})"], "these are more than 10**18"),
-        (["optimizer.lr=range(1.0,0.0,-1e-300)"], "these are more than 10**18"),
-        (["optimizer.lr=range(0.0,inf,1.0)"], "it has no end"),
+        (["seed=range(0,1000000000)"], "at most 100,000 values to sweep (got 1,000,000,000)"),
+        (["seed=shuffle(range(1000000000))", "seed=1"], "got 1,000,000,000"),
+        ([f"seed=range(0,1{'0' * 400})"], "got more than 10**18"),
+        (["optimizer.lr=range(1.0,0.0,-1e-300)"], "got more than 10**18"),
+        (["optimizer.lr=range(0.0,inf,1.0)"], "the range is infinite"),
         (["optimizer.lr=range(nan,1.0)"], "a range of numbers"),
         (["seed=range(1000)", "data.batch.tokens=range(1000)"], "1,000 x 1,000 = 1,000,000"),
-        (["sweep=optuna", "optimizer.lr=range(0.0,1.0,1e-9)"], "these are 1,000,000,000"),
+        (["sweep=optuna", "optimizer.lr=range(0.0,1.0,1e-9)"], "got 1,000,000,000"),
     ],
 )
 def test_jobs_are_counted_before_they_are_listed(overrides: list[str], said: str) -> None:

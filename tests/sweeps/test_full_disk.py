@@ -1,4 +1,4 @@
-"""A disk without room, or without inodes, while a sweep's record is written."""
+"""A sweep's record on a full disk, or on one without free inodes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from begun import results, sweep_of
+from sweep_processes import results, sweep_of
 
 from etude.records.record import Record
-from etude.sweeps.study import Study
+from etude.sweeps.sweep_record import SweepRecord
 
 
 @pytest.fixture
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of the size and the number of inodes that a test asks for."""
+    """A separate file system with the size and the number of inodes that a test sets."""
     if sys.platform != "linux":
         pytest.skip("no tmpfs")
     folder = tmp_path / "disk"
@@ -34,19 +34,19 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 
 def fill_bytes(folder: Path) -> None:
-    """Leaves no room for another byte."""
+    """Fills the disk."""
     with open(folder / "filler", "ab", buffering=0) as file:
         for size in (2**16, 2**10, 1):
-            with suppress(OSError):  # it is full
+            with suppress(OSError):  # the disk is full
                 while file.write(bytes(size)):
                     pass
     assert shutil.disk_usage(folder).free == 0
 
 
 def fill_inodes(folder: Path) -> None:
-    """Leaves no room for another file."""
+    """Uses all inodes."""
     (folder / "filler").mkdir()
-    with suppress(OSError):  # there is none left
+    with suppress(OSError):  # no inode is left
         for number in range(100_000):
             (folder / "filler" / f"{number}").touch()
     assert os.statvfs(folder).f_ffree == 0
@@ -78,7 +78,7 @@ def test_a_full_disk_while_a_sweeps_record_is_written(
     disk: Path,
     fill: Callable[[Path], None],
 ) -> None:
-    """What the record held stays, the runs' own records too, and the same command goes on."""
+    """The sweep's record and the runs' records are preserved; the same command resumes."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     whole, root = tmp_path / "whole", disk / "runs"
 
@@ -86,9 +86,9 @@ def test_a_full_disk_while_a_sweeps_record_is_written(
         return ["train", "-m", *tiny(corpus, root, "run.samples=0"), "seed=0,1,2"]
 
     assert etude(*words(whole)).code == 0
-    note, calls = Study.note, 0
+    note, calls = SweepRecord.note, 0
 
-    def noted(self: Study, *jobs: object) -> None:
+    def noted(self: SweepRecord, *jobs: object) -> None:
         nonlocal calls
         calls += 1
         if calls == 2:
@@ -96,7 +96,7 @@ def test_a_full_disk_while_a_sweeps_record_is_written(
         note(self, *jobs)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(Study, "note", noted)
+        patch.setattr(SweepRecord, "note", noted)
         answer = etude(*words(root))
     print(answer.out, answer.err)
     assert calls >= 2
@@ -106,7 +106,7 @@ def test_a_full_disk_while_a_sweeps_record_is_written(
     for said in ("Traceback", "unexpected"):
         assert said not in answer.out + answer.err
     there = sweep_of(root)
-    assert json.loads((there["folder"] / "sweep.json").read_text())  # as it was before, whole
+    assert json.loads((there["folder"] / "sweep.json").read_text())  # unchanged
     assert "finished" in [job["status"] for job in there["jobs"]]
     for folder in (root / "tiny").iterdir():
         assert Record.read(folder).status in ("finished", "failed", "interrupted")

@@ -1,4 +1,4 @@
-"""What a sweep spends on a job, how jobs share a CPU, and the one way to carry one out."""
+"""Running a job, the overhead of a job in a sweep, and small jobs that share a CPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from begun import sweep_of
+from sweep_processes import sweep_of
 
 from etude.collecting import collect_rarely
 from etude.config import checks, compose
@@ -19,8 +19,8 @@ from etude.records.record import DONE, STATUSES, Record
 from etude.records.status import Status
 from etude.sweeps import launcher
 from etude.sweeps.forking import prepare_to_fork
-from etude.sweeps.job import Job, carry_out, counted, exit_code_of
-from etude.sweeps.slots import SMALL_STEP, beside_each_other
+from etude.sweeps.job import Job, counted, exit_code_of, run_job
+from etude.sweeps.job_slots import SMALL_STEP, small_job_count
 from etude.training.state import Outcome
 
 
@@ -53,12 +53,12 @@ def test_a_job_is_carried_out_from_its_overrides_alone(tmp_path: Path) -> None:
         return Outcome("finished", Record(tmp_path / f"{config.seed}{'' if checked else '!'}"))
 
     words = ["experiment=debug", "seed=3"]
-    assert carry_out(words, train).path == str(tmp_path / "3!")
+    assert run_job(words, train).path == str(tmp_path / "3!")
     config = compose.compose(words)
-    assert carry_out(words, train, config=config).path == str(tmp_path / "3!")
-    job = carry_out(words, train, checked=check(config), label="mine")
+    assert run_job(words, train, config=config).path == str(tmp_path / "3!")
+    job = run_job(words, train, checked=check(config), label="mine")
     assert (job.path, job.label, job.status) == (str(tmp_path / "3"), "mine", "finished")
-    wrong = carry_out(["experiment=debug", "sead=3"], train)
+    wrong = run_job(["experiment=debug", "sead=3"], train)
     assert wrong.status is Status.REFUSED
     assert "did you mean seed" in str(wrong.message)
 
@@ -66,7 +66,7 @@ def test_a_job_is_carried_out_from_its_overrides_alone(tmp_path: Path) -> None:
 def test_a_finished_job_is_composed_twice_and_checked_once(
     etude, corpus: Path, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once as a value of its axis, and once as a job; no process, and no composing by Hydra."""
+    """Composed as a value of its axis and as a job, without a process or Hydra's loader."""
     words = ["train", "-m", *tiny(corpus, tmp_path / "runs", "run.samples=0")]
     earlier = 1_700_000_000
     os.utime(corpus, (earlier, earlier))
@@ -120,14 +120,14 @@ def test_small_jobs_share_a_cpu(
     threads: str | None,
     count: int,
 ) -> None:
-    monkeypatch.setattr("etude.sweeps.slots.cores", lambda: 4)
+    monkeypatch.setattr("etude.sweeps.job_slots.cores", lambda: 4)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if threads is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
     step: Any = SimpleNamespace(training_flops=flops, step_bytes=memory)
-    assert beside_each_other(step, jobs, 4 * 2**30) == count
+    assert small_job_count(step, jobs, 4 * 2**30) == count
     if count > 1:
-        assert beside_each_other(step, jobs, None) == count
+        assert small_job_count(step, jobs, None) == count
 
 
 @pytest.mark.parametrize(("words", "threads"), [([], 1), (["hydra.launcher.n_jobs=1"], None)])
@@ -143,10 +143,10 @@ def test_the_record_says_how_many_threads(
     import torch
 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("etude.sweeps.slots.cores", lambda: 2)
+    monkeypatch.setattr("etude.sweeps.job_slots.cores", lambda: 2)
     root = tmp_path / "runs"
     answer = etude("train", "-m", *tiny(corpus, root, "run.samples=0", *words), "seed=0,1")
-    assert ("2 jobs at a time, one thread each" in answer.out) == (not words)
+    assert ("running 2 jobs in parallel, one thread each" in answer.out) == (not words)
     for job in sweep_of(root)["jobs"]:
         start = Record.read(root / job["path"]).last_start
         assert start["threads"] == (threads or torch.get_num_threads())

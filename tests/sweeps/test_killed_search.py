@@ -1,4 +1,4 @@
-"""A search that is killed, and one that another process carries on: real runs."""
+"""A search that is killed, and one that another process is running; with real runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from begun import PLANT, start, states, wait_for
+from sweep_processes import PLANT, start, states, wait_for
 
 from etude.records.record import Record
 from etude.sweeps.search import load_study
@@ -18,7 +18,7 @@ from etude.sweeps.search import load_study
 def test_killed_at_five_of_twelve_ends_with_twelve(
     etude, corpus: Path, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Real runs; what was running goes on from its checkpoint."""
+    """With real runs; the running trial resumes from its checkpoint."""
     root, output = tmp_path / "runs", tmp_path / "output.txt"
     more = [*PLANT, "run.samples=0", "run.save_every=2", "sweep=optuna"]
     more += ["optimizer.lr=tag(log,interval(1e-4,1e-1))", "hydra.sweeper.n_trials=12"]
@@ -38,7 +38,7 @@ def test_killed_at_five_of_twelve_ends_with_twelve(
     process.kill()
     process.wait()
     assert states(study()) == {"COMPLETE": 5, "RUNNING": 1}
-    time.sleep(0.5)  # the job dies with its search
+    time.sleep(0.5)  # the job is killed with its search
     answer = etude("train", *words)
     assert answer.code == 0, answer.out + answer.err
     assert states(study()) == {"COMPLETE": 12}

@@ -1,4 +1,4 @@
-"""A sweep that is killed or stopped, and goes on by the same command."""
+"""A sweep that is killed or stopped, and resumed by the same command."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from begun import PLANT, contents, results, start, sweep_of, wait_for
+from sweep_processes import PLANT, contents, results, start, sweep_of, wait_for
 
 from etude.records.lock import is_held
 from etude.records.record import Record
@@ -19,7 +19,7 @@ from quick_first import quick_first
 def test_a_killed_sweep_goes_on(
     etude, corpus: Path, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    """Six jobs, killed in the third; then a seventh value."""
+    """Six jobs, killed during the third; then a seventh value is added."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     more = [*PLANT, "run.samples=0", "run.save_every=2", "model.dropout=0.1"]
     more.append(f"hydra.launcher.n_jobs={at_once}")
@@ -45,7 +45,7 @@ def test_a_killed_sweep_goes_on(
     done = [root / job["path"] for job in jobs() if job["status"] == "finished"]
     assert len(done) == 2
     begun = [path for path in (root / "tiny").iterdir() if path not in done]
-    deadline = time.monotonic() + 10  # the jobs die with their sweep
+    deadline = time.monotonic() + 10  # the jobs are killed with their sweep
     while any(is_held(path) for path in begun):
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -82,7 +82,7 @@ def test_a_signal_stops_all_jobs_and_keeps_what_they_did(
     time.sleep(0.5)
     process.send_signal(signum)
     assert process.wait(60) == code, output.read_text()
-    assert "the same command goes on" in output.read_text()
+    assert "run the same command to resume" in output.read_text()
     paths = list((root / "tiny").iterdir())
     assert [Record.read(path).status for path in paths] == ["interrupted"] * 2
     assert all(Record.read(path).checkpoints() for path in paths)

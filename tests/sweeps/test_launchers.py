@@ -1,4 +1,4 @@
-"""Other launchers of Hydra's: the runs, the record and the exit codes are the same."""
+"""Hydra's other launchers give the same runs, record and exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`etude train -m`: every job is a run, so a sweep that is started again repeats nothing."""
+"""`etude train -m`: each job is a run, so a restarted sweep repeats no work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from quick_first import quick_first
 
 
 def report(root: Path) -> dict[str, Any]:
-    """The sweep's record, with the jobs that were asked for last in their order."""
+    """Returns the sweep's record with the jobs of the last start, in order."""
     (folder,) = (root / "_sweeps").iterdir()
     found = json.loads((folder / "sweep.json").read_text())
     jobs = {job["key"]: job for job in found["jobs"]}
@@ -27,13 +27,13 @@ def report(root: Path) -> dict[str, Any]:
 def test_logs_that_are_a_link_are_refused_before_any_job(tmp_path: Path) -> None:
     from etude.errors import RequestError
     from etude.sweeps.expand import BASIC, Sweep
-    from etude.sweeps.study import Study
+    from etude.sweeps.sweep_record import SweepRecord
 
     folder = tmp_path / "_sweeps" / "abc"
     folder.mkdir(parents=True)
     (folder / "logs").symlink_to(tmp_path)
     with pytest.raises(RequestError, match=r"logs: expected a folder inside the record .it is a l"):
-        Study(folder).begin(Sweep([], {}, [], [["seed=1"]], BASIC))
+        SweepRecord(folder).begin(Sweep([], {}, [], [["seed=1"]], BASIC))
     assert not (folder / "sweep.json").exists()
 
 
@@ -41,7 +41,7 @@ def test_logs_that_are_a_link_are_refused_before_any_job(tmp_path: Path) -> None
 def test_a_sweep_goes_on_after_a_refused_job_and_again_repeats_nothing(
     etude, corpus: Path, tiny, tmp_path: Path
 ) -> None:
-    """Two numbers of heads by two widths; three heads do not divide a width of eight."""
+    """Two numbers of heads by two widths; a width of eight is not divisible by three heads."""
     command = ["train", "-m", *tiny("corpus.txt", "experiments", "run.samples=0")]
     command += ["model.dim=8,12", "model.heads=1,3"]
     root = tmp_path / "experiments"
@@ -61,7 +61,7 @@ def test_a_sweep_goes_on_after_a_refused_job_and_again_repeats_nothing(
         ("3", "12"): "finished",
     }
     assert report(root)["axes"] == {"model.dim": ["8", "12"], "model.heads": ["1", "3"]}
-    assert [job["status"] for job in jobs][2] == "refused"  # and one more came after it
+    assert [job["status"] for job in jobs][2] == "refused"  # the next job runs after it
     assert "model.heads = 3" in jobs[2]["message"]
     assert "path" not in jobs[2]
     assert "4 jobs: 3 finished, 1 refused" in first.out
@@ -78,7 +78,7 @@ def test_a_sweep_goes_on_after_a_refused_job_and_again_repeats_nothing(
     assert "3 reused, 1 refused" in second.out
     assert [job["path"] for job in jobs if "path" in job] == paths
 
-    longer = [*command[:-1], "model.heads=1,2"]  # an axis extended another day
+    longer = [*command[:-1], "model.heads=1,2"]  # an extended axis
     third = etude(*longer, cwd=tmp_path)
     assert third.code == 0
     assert "2 reused, 2 finished" in third.out
@@ -136,7 +136,7 @@ def test_a_setting_that_hydra_does_not_have(etude, tmp_path: Path) -> None:
 
 
 def sweep(root: Path, *overrides: str, train: Any) -> list[Any]:
-    """In this process, by Hydra's own launcher."""
+    """In this process, with Hydra's own launcher."""
     words = ["experiment=debug", f"run.root={root}", "hydra/launcher=basic", *overrides]
     return multirun(words, train).jobs
 
@@ -193,7 +193,7 @@ def test_a_sweep_has_one_record_however_far_its_axes_reach(tmp_path: Path) -> No
 
 
 def test_the_config_of_a_job_is_that_of_the_same_run_alone(tmp_path: Path) -> None:
-    """Swept or not, it is the same run: the signature sees no difference."""
+    """A swept run and a single run have the same signature."""
     from etude.config.checks import check
     from etude.config.compose import compose
     from etude.records.signature import signature

@@ -1,4 +1,4 @@
-"""Hydra's own tests of launchers, which run another application's jobs through ours."""
+"""Hydra's test suite for launchers, which runs another application's jobs with our launcher."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLUGINS = {
 
 @pytest.fixture(autouse=True)
 def named() -> Iterator[None]:
-    """Other applications don't search Étude's configs: they state the plugins themselves.
+    """Other applications don't search Étude's configs: they set the plugins' configs themselves.
 
     The suite's jobs work in folders of their own, as Hydra 1.1 has it: without a `version_base`,
     which is the process's and which every composing of Étude's sets.
@@ -40,7 +40,7 @@ def named() -> Iterator[None]:
 
 @pytest.mark.parametrize(("launcher_name", "overrides"), [("etude_processes", [])])
 class TestLauncher(LauncherTestSuite):
-    """Hydra's suite, through our launcher."""
+    """Hydra's suite with our launcher."""
 
 
 def test_a_job_returns_what_the_application_returns(
@@ -72,5 +72,5 @@ def test_the_search_says_that_it_is_for_etude(
         overrides=["hydra/sweeper=etude_search", "foo=1,2"],
         temp_dir=tmpdir,
     )
-    with pytest.raises(HydraException, match="runs of etude only"), sweep:
+    with pytest.raises(HydraException, match="only jobs of etude"), sweep:
         pass

@@ -1,4 +1,4 @@
-"""What a plan says, against what training then does."""
+"""Compares plans with the runs that are trained afterwards."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def train(overrides: list[str]) -> Record:
 
 
 def tree(*folders: Path) -> dict[str, tuple[int, str]]:
-    """Every file's time and content."""
+    """Returns modification time and content of each file."""
     return {
         str(path): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest())
         for folder in folders
@@ -46,7 +46,7 @@ def tree(*folders: Path) -> dict[str, tuple[int, str]]:
 
 @pytest.fixture
 def words(corpus: Path, tiny: Callable[..., list[str]], tmp_path: Path) -> list[str]:
-    """A run of ten steps with a cache of its own."""
+    """Overrides of a run of ten steps with its own cache."""
     return [
         *tiny(corpus, tmp_path / "runs", "run.samples=0", "run.save_every=2"),
         f"run.cache={tmp_path / 'cache'}",
@@ -136,7 +136,7 @@ def test_while_it_trains_in_another_process(words: list[str], tmp_path: Path) ->
 
 
 def formula(job: PlannedJob, tokens: int, validated: int) -> float:
-    """Six operations a parameter and token, and twelve T D for attention, by one layer of 8."""
+    """6 FLOP per parameter and token, and 12 T D for attention, with one layer of width 8."""
     assert job.size is not None
     vocabulary, T, D = job.size.vocabulary, 8, 8
     multiplied = vocabulary * D + 12 * D * D
@@ -148,7 +148,7 @@ def test_sizes_are_those_of_the_run(words: list[str]) -> None:
     assert before is not None
     assert before.about
     assert (before.steps, before.tokens) == (10, 10 * 4 * 8)
-    assert "known after preparation" in before.notes[0]
+    assert "unknown until the data is prepared" in before.notes[0]
 
     record = train(words)
     job = one([*words, "seed=5"])
@@ -191,7 +191,7 @@ def test_epochs_become_steps_once_the_data_is_there(words: list[str]) -> None:
     before = one(epochs).size
     assert before is not None
     assert (before.steps, before.tokens, before.flops) == (None, None, None)
-    assert "after preparation" in before.notes[0]
+    assert "unknown until the data is prepared" in before.notes[0]
     assert before.parameters is not None
     record = train(epochs)
     after = one([*epochs, "seed=2"]).size
@@ -228,7 +228,7 @@ def test_a_micro_batch_takes_its_share_of_memory(words: list[str]) -> None:
 
 @pytest.mark.slow
 def test_gpt3_is_planned_as_it_was_published(tmp_path: Path) -> None:
-    """Brown et al. 2020, tables 2.1 and D.1: 174.6 billion parameters, 3.14e23 operations."""
+    """Brown et al. 2020, tables 2.1 and D.1: 174.6 billion parameters, 3.14e23 FLOP."""
     job = one(
         [
             "~experiment",
@@ -257,14 +257,14 @@ def test_an_earlier_run_says_how_fast_it_goes(words: list[str]) -> None:
     assert job.size is not None
     assert job.size.speed is not None
     assert job.size.speed.tokens_per_second == pytest.approx(statistics.median(rates[1:]))
-    assert job.size.speed.source == f"measured by tiny/{record.path.name}"
+    assert job.size.speed.source == f"measured in tiny/{record.path.name}"
     assert job.size.flops is not None
     assert job.size.seconds_left is not None
     assert job.size.tokens is not None
     training = job.size.tokens / job.size.speed.tokens_per_second
-    assert training < job.size.seconds_left < 20 * training  # validations come beside it
+    assert training < job.size.seconds_left < 20 * training  # validation takes additional time
 
-    other = one([*words, "model.dim=16"]).size  # another model: it says nothing
+    other = one([*words, "model.dim=16"]).size  # the record of another model is not used
     assert other is not None
     assert other.speed is not None
     assert other.speed.source.startswith("assumed: 40% of the ")
@@ -298,7 +298,7 @@ def test_else_a_few_steps_are_tried(
     assert parts.speed is not None
     assert whole.speed.source.startswith("measured now")
     assert 4 * 8 / 0.05 / 5 < whole.speed.tokens_per_second < 4 * 8 / 0.05
-    assert 8 / 0.05 / 5 < parts.speed.tokens_per_second < 8 / 0.05  # four passes for a step
+    assert 8 / 0.05 / 5 < parts.speed.tokens_per_second < 8 / 0.05  # four passes per step
 
 
 def test_what_does_not_fit_into_memory_is_not_tried(

@@ -1,4 +1,4 @@
-"""What ends one job of a sweep, and how the sweep goes on: nothing here is imitated."""
+"""Jobs that fail or are killed, and how the sweep continues; with real processes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from begun import PLANT, start, sweep_of, wait_for
+from sweep_processes import PLANT, start, sweep_of, wait_for
 
 from etude.errors import Interrupted
 from etude.records.record import Record
 from etude.records.status import Status
-from etude.sweeps.board import Board
+from etude.sweeps.dashboard import Dashboard
 from etude.sweeps.job import Job
-from etude.sweeps.pool import Pool, Task, start_method
-from etude.sweeps.slots import slots
+from etude.sweeps.job_slots import job_slots
+from etude.sweeps.pool import JobTask, Pool, start_method
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,9 @@ def test_what_another_process_holds_is_left_alone(
 ) -> None:
     root, output = tmp_path / "runs", tmp_path / "output.txt"
     words = tiny(corpus, root, *PLANT, "run.samples=0")
-    process = start([*words, "seed=1"], 20, output)  # a step takes longer than the rest
+    process = start(
+        [*words, "seed=1"], 20, output
+    )  # one step takes longer than the rest of the test
     wait_for(lambda: bool(list(root.glob("tiny/*/run.json"))), process, output)
     answer = etude("train", "-m", *words, "seed=0,1,2")
     assert process.poll() is None
@@ -114,7 +116,7 @@ def test_what_another_process_holds_is_left_alone(
 def test_from_a_process_that_has_computed_on_several_threads(
     corpus: Path, tiny, tmp_path: Path
 ) -> None:
-    """As in a notebook: OpenMP's workers are not copied, and waited for."""
+    """As in a notebook: a forked job must not wait for OpenMP threads, which are not copied."""
     words = tiny(corpus, tmp_path / "runs", "run.samples=0")
     words += ["model.dim=64", "trainer.max_steps=3"]
     script = f"""
@@ -145,7 +147,7 @@ def test_in_processes_that_share_nothing(
     name: str,
     value: object,
 ) -> None:
-    """As where a process cannot be forked, or one that uses a GPU."""
+    """On systems without a safe fork, and in a process that uses a GPU."""
     monkeypatch.setattr(name, value)
     assert start_method() == "spawn"
     root = tmp_path / "experiments"
@@ -159,8 +161,8 @@ def test_in_processes_that_share_nothing(
 
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_two_jobs_that_are_one_run(etude, corpus: Path, tiny, tmp_path: Path, at_once: int) -> None:
-    """A dropout of 0.0 is one of 0, so that is one request. Micro-batches are no part of a run, but
-    of how it is carried out: such a job waits, and finds the run finished.
+    """A dropout of 0.0 equals 0, so both jobs are the same request. The micro-batch is not part of
+    a run's signature: such a job waits and reuses the finished run.
     """
     root = tmp_path / "experiments"
     words = tiny(corpus, root, "run.samples=0", f"hydra.launcher.n_jobs={at_once}")
@@ -196,7 +198,7 @@ def test_a_job_that_is_the_same_as_one_that_failed_has_failed(
 def test_one_that_is_carried_out_otherwise_is_no_twin(
     etude, corpus: Path, tiny, tmp_path: Path
 ) -> None:
-    """The first cannot be: there is no such folder to write to."""
+    """The first job fails, because its cache folder cannot be created."""
     root = tmp_path / "experiments"
     words = tiny(corpus, root, "run.samples=0", f"run.cache=/proc/none,{tmp_path}/cache")
     answer = etude("train", "-m", *words)
@@ -226,57 +228,59 @@ def test_the_same_run_below_two_roots_is_two(tmp_path: Path) -> None:
 
 def test_gpus_are_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
     from etude.errors import InvalidArguments
-    from etude.sweeps.slots import slots, visible_gpus
+    from etude.sweeps.job_slots import job_slots, visible_gpus
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-7f")
     assert visible_gpus() == ["2", "GPU-7f"]
-    given = [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots("auto", 2, gpus=["2", "5"])]
+    given = [
+        slot.environment["CUDA_VISIBLE_DEVICES"] for slot in job_slots("auto", 2, gpus=["2", "5"])
+    ]
     assert given == ["2", "5", "2", "5"]
-    with pytest.raises(InvalidArguments, match="at most 2, on 2 GPUs"):
-        slots(3, 1, gpus=["2", "5"])
-    assert [slot.environment for slot in slots(2, 1, gpus=[])] == [{}, {}]
+    with pytest.raises(InvalidArguments, match="at most 2 jobs on 2 GPUs"):
+        job_slots(3, 1, gpus=["2", "5"])
+    assert [slot.environment for slot in job_slots(2, 1, gpus=[])] == [{}, {}]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert visible_gpus() == []
     for wrong in (0, "many", 2.5):
         with pytest.raises(InvalidArguments, match="n_jobs"):
-            slots(wrong, 1, gpus=[])
+            job_slots(wrong, 1, gpus=[])
 
 
 def test_a_signal_before_a_job_starts_lets_none_start(tmp_path: Path) -> None:
-    """Making the first job takes seconds: torch is imported."""
+    """Creating the first job takes seconds, because torch is imported."""
     job = Job("a", Status.WAITING)
 
     def call() -> Job:
         (tmp_path / "begun").touch()
         return job
 
-    def tasks() -> Iterator[Task]:
+    def tasks() -> Iterator[JobTask]:
         os.kill(os.getpid(), signal.SIGINT)
-        yield Task(1, job, call, tmp_path / "logs" / "a.txt")
+        yield JobTask(1, job, call, tmp_path / "logs" / "a.txt")
 
-    pool = Pool(slots(1, 1, gpus=[]), Board(1, 1), lambda job: None)
+    pool = Pool(job_slots(1, 1, gpus=[]), Dashboard(1, 1), lambda job: None)
     with pytest.raises(Interrupted):
         pool.run(tasks())
     assert not (tmp_path / "begun").exists()
 
 
 def test_jobs_of_one_folder_are_carried_out_one_after_the_other(tmp_path: Path) -> None:
-    """Three of one folder and one of another, on three slots."""
+    """Three jobs of one folder and one job of another, on three slots."""
 
-    def task(number: int, name: str) -> Task:
+    def task(number: int, name: str) -> JobTask:
         job = Job(name, Status.FINISHED)
 
         def call() -> Job:
             folder = tmp_path / name
-            folder.mkdir()  # fails where another job has it
+            folder.mkdir()  # fails if another job uses it
             time.sleep(0.3)
             folder.rmdir()
             return job
 
         run, log = tmp_path / name, tmp_path / "logs" / f"{number}.txt"
-        return Task(number, replace(job, status=Status.WAITING), call, log, run=run)
+        return JobTask(number, replace(job, status=Status.WAITING), call, log, run=run)
 
-    pool = Pool(slots(3, 4, gpus=[]), Board(4, 3), lambda job: None)
+    pool = Pool(job_slots(3, 4, gpus=[]), Dashboard(4, 3), lambda job: None)
     jobs = pool.run(iter([task(number, name) for number, name in enumerate("aaab", 1)]))
     assert [(job.label, job.status) for job in jobs] == [
         (name, Status.FINISHED) for name in "aaab"

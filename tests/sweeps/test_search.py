@@ -1,4 +1,4 @@
-"""`sweep=optuna`: n_trials is a total, bad runs are paused, and the optimum is found."""
+"""`sweep=optuna`: n_trials is a total, bad trials are pruned, and the optimum is found."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 import optuna
 import pytest
-from begun import states
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import (
     CategoricalDistribution,
@@ -18,13 +17,14 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.trial import TrialState
+from sweep_processes import states
 
 from etude.errors import RequestError
 from etude.records.record import FORMAT, Record
 from etude.sweeps.job import Job
 from etude.sweeps.multirun import multirun
 from etude.sweeps.search import load_study
-from etude.sweeps.space import space_of
+from etude.sweeps.space import parse_space
 from etude.training.state import Outcome
 from etude.training.watch import watcher
 
@@ -32,7 +32,7 @@ SEARCH = ["experiment=debug", "sweep=optuna", "hydra.launcher.n_jobs=2"]
 
 
 def trained(config: Any, value: float) -> Outcome:
-    """A record that a run with this best validation would leave."""
+    """Writes the record of a run with this best validation value."""
     key = f"{config.seed}-{config.optimizer.lr:.9g}"
     folder = Path(config.run.root) / "debug" / key
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def search(root: Path, train: Callable[[Any], Outcome], *more: str) -> tuple[lis
 
 
 def surface(lr: float, seed: int) -> float:
-    """At its least, 2, where lr = 0.01 and seed = 3; log10 lr and the seed are its axes."""
+    """A surface of log10 lr and seed with its minimum, 2, at lr = 0.01 and seed = 3."""
     from math import log10
 
     return 2 + (log10(lr) + 2) ** 2 + 0.05 * (seed - 3) ** 2
@@ -106,7 +106,7 @@ def test_a_planted_bad_trial_is_paused_and_the_others_are_not(tmp_path: Path) ->
 def test_what_makes_the_metric_better_is_searched(
     tmp_path: Path, words: list[str], direction: str
 ) -> None:
-    """The monitored metric also decides who is paused."""
+    """The monitored metric also decides which trials are pruned."""
     paused = []
 
     def train(config: Any, checked: Any = None) -> Outcome:
@@ -142,7 +142,7 @@ def test_hyperband_pauses_what_does_badly(tmp_path: Path) -> None:
 
 
 def test_a_paused_run_goes_on_if_it_is_promoted(tmp_path: Path) -> None:
-    """Each trial does worse than those before it: what was paused first turns out to be good."""
+    """Each trial is worse than earlier ones, so a trial pruned early turns out to be good."""
     begun = tmp_path / "begun.txt"
 
     def train(config: Any, checked: Any = None) -> Outcome:
@@ -167,7 +167,7 @@ def test_a_paused_run_goes_on_if_it_is_promoted(tmp_path: Path) -> None:
         if f"{t.params['++optimizer.lr']:.6g}" in {f"{float(lr):.6g}" for lr in twice}
     ]
     finished = [trial for trial in promoted if trial.state is TrialState.COMPLETE]
-    assert finished  # it went on to its end
+    assert finished  # it was resumed and finished
     assert all(max(trial.intermediate_values) == 9 for trial in finished)
     assert set(states(study)) == {"COMPLETE", "PRUNED"}
 
@@ -192,7 +192,7 @@ def test_what_failed_is_tried_again_and_counts_once(tmp_path: Path) -> None:
     )
     assert jobs == []
     jobs, _ = search(tmp_path, lambda config, checked=None: trained(config, config.seed), words[0])
-    assert len(jobs) == 16  # twenty by default
+    assert len(jobs) == 16  # the default is 20 trials
 
 
 def test_no_run_is_tried_twice_at_once(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_no_run_is_tried_twice_at_once(tmp_path: Path) -> None:
 
 
 def space(*words: str) -> Any:
-    return space_of(list(words), OverridesParser.create())
+    return parse_space(list(words), OverridesParser.create())
 
 
 def test_hydras_grammar_as_distributions() -> None:
@@ -237,8 +237,8 @@ def test_hydras_grammar_as_distributions() -> None:
         (["seed=1,2", "hydra.sweeper.sampler=tpee"], "hydra.sweeper.sampler = 'tpee'"),
         (["seed=1,2", "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials = 0"),
         (["seed=1,2", "hydra.sweeper.pruner=median,none"], "hydra.sweeper"),
-        (["optimizer.lr=interval(2,1)"], "optimizer.lr = 'interval(2,1)': expected a range"),
-        (["optimizer.lr=tag(log,interval(0,1))"], "expected a range that can be searched"),
+        (["optimizer.lr=interval(2,1)"], "optimizer.lr = 'interval(2,1)': expected a valid range"),
+        (["optimizer.lr=tag(log,interval(0,1))"], "expected a valid range"),
     ],
 )
 def test_a_wrong_search_leaves_nothing(etude, tmp_path: Path, words: list[str], said: str) -> None:
@@ -262,7 +262,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def test_a_password_among_the_overrides_does_not_part_a_trial_from_its_job(tmp_path: Path) -> None:
-    """Jobs are written down without it, and are the same jobs all the same."""
+    """The record contains the jobs without the secret, and they keep their keys."""
     secret = "run.notes=x", "vars.url='https://me:secret@host/x'"
     words = [*secret, "seed=0,1", "hydra.sweeper.n_trials=3", "hydra.launcher.n_jobs=1"]
     jobs, study = search(

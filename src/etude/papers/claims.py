@@ -1,4 +1,4 @@
-"""What a paper claims, as data: `conf/paper/<paper>.yaml`, closed against misspelt keys."""
+"""Schema and loader of paper files (`conf/paper/<paper>.yaml`); unknown keys are rejected."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from etude.config.yaml_file import parse_yaml
 from etude.errors import Checks, InvalidArguments, Problem, RequestError, nearest
 
 CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
-Said = Annotated[str, StringConstraints(min_length=1)]
+Text = Annotated[str, StringConstraints(min_length=1)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 Number = Annotated[float, Field(strict=True)]
 
 
 @dataclass(frozen=True, config=CLOSED)
 class Tolerance:
-    """When a measured value agrees with a cell: one rule of the four.
+    """Rule that decides whether a measured value agrees with a cell. Exactly one key is set.
 
     Attributes:
-        relative: at most this share of the published value away from it.
-        absolute: at most this far from the published value, in the cell's unit.
-        above, below: a strict inequality, where the paper states no number.
+        relative: largest allowed difference, as a fraction of the published value.
+        absolute: largest allowed difference from the published value, in the cell's unit.
+        above, below: strict bound, for a claim without a published number.
     """
 
     relative: Number | None = None
@@ -48,30 +48,30 @@ class Tolerance:
     def __post_init__(self) -> None:
         checks = Checks()
         stated = [f.name for f in fields(self) if getattr(self, f.name) is not None]
-        expected = "one of relative, absolute, above, below"
+        expected = "exactly one of relative, absolute, above, below"
         checks.that(len(stated) == 1, "", ", ".join(stated) or "nothing", expected)
         for key in ("relative", "absolute"):
             width = getattr(self, key)
-            checks.that(width is None or width >= 0, key, width, "0 or more")
+            checks.that(width is None or width >= 0, key, width, "a number of at least 0")
         checks.done()
 
     @property
     def has_unit(self) -> bool:
-        """Whether the rule's number has the unit of the cell: all but a share."""
+        """Whether the rule's number is in the cell's unit (all rules except `relative`)."""
         return self.relative is None
 
     @property
     def needs_published(self) -> bool:
-        """Whether the rule is a band around a published number."""
+        """Whether the rule needs a published number (`relative` and `absolute`)."""
         return self.relative is not None or self.absolute is not None
 
     def admits(self, value: float, published: float | None) -> bool:
-        """Whether `value` agrees; NaN never does."""
+        """Returns whether `value` agrees; NaN never does."""
         if self.above is not None:
             return value > self.above
         if self.below is not None:
             return value < self.below
-        assert published is not None  # a `Cell` holds a band and its number together
+        assert published is not None  # `_check_published` guarantees it
         width = self.absolute if self.relative is None else self.relative * abs(published)
         assert width is not None
         return abs(value - published) <= width
@@ -86,106 +86,111 @@ class Tolerance:
 
 @dataclass(frozen=True, config=CLOSED)
 class ProtocolFigure:
-    """What the settings of our runs have given elsewhere, where these are not the paper's own or
-    the paper prints no number.
+    """Result that others measured with the settings of our runs.
+
+    For cells whose settings differ from the paper's, or for which the paper prints no number.
 
     Attributes:
-        expected: the number; None where an inequality is all that is known.
+        expected: the number; None if only a bound is known.
         read: who measured it, and how.
-        tolerance: when a measured value agrees.
-        because: why the tolerance is what it is.
+        tolerance: rule that decides whether a measured value agrees.
+        because: reason for the tolerance.
     """
 
     expected: Number | None
-    read: Said
+    read: Text
     tolerance: Tolerance
-    because: Said
+    because: Text
 
     def __post_init__(self) -> None:
-        _check_band(self.tolerance, "expected", self.expected)
+        _check_published(self.tolerance, "expected", self.expected)
 
 
 @dataclass(frozen=True, config=CLOSED)
 class Cell:
-    """One value of a paper's table, and what would count as finding it again.
+    """One value of a paper's table, and the criterion for reproducing it.
 
     Attributes:
-        key: which reading of the measurement it is compared with.
-        says: what the value is.
-        published: the number that the paper states or implies; None where it has only words.
-        read: where in the paper.
-        tolerance: when a measured value agrees.
-        because: why the tolerance is what it is.
-        control: the negative control, a case in which the claim must not be found.
-        unit: of the value; empty for a pure number.
-        protocol: what these very settings should give; None where nobody else has measured that,
-            or where they are the paper's.
+        key: key of the reading that the cell is compared with.
+        says: description of the value.
+        published: number that the paper states or implies; None if the claim is only in words.
+        read: position in the paper.
+        tolerance: rule that decides whether a measured value agrees.
+        because: reason for the tolerance.
+        control: description of the negative control, a case in which the claim must not hold.
+        unit: unit of the value; empty for a dimensionless number.
+        protocol: result that others measured with the settings of our runs; None if there is no
+            such result, or if the settings are the paper's.
     """
 
     key: str
-    says: Said
+    says: Text
     published: Number | None
-    read: Said
+    read: Text
     tolerance: Tolerance
-    because: Said
-    control: Said
+    because: Text
+    control: Text
     unit: str = ""
     protocol: ProtocolFigure | None = None
 
     def __post_init__(self) -> None:
-        _check_band(self.tolerance, "published", self.published)
+        _check_published(self.tolerance, "published", self.published)
 
 
-def _check_band(tolerance: Tolerance, key: str, number: float | None) -> None:
-    """A band has a number that it is around, an inequality has none."""
+def _check_published(tolerance: Tolerance, key: str, number: float | None) -> None:
+    """Checks that a number is given if the tolerance needs one, and only then."""
     checks = Checks()
     if tolerance.needs_published:
-        expected = "a number, which the tolerance is a band around"
-        checks.that(number is not None, key, number, expected)
-        expected = "a number other than 0, of which a share can be had"
-        checks.that(tolerance.relative is None or number != 0, key, number, expected)
+        hint = "a relative or absolute tolerance needs one"
+        checks.that(number is not None, key, number, "a number", hint)
+        is_fraction_defined = tolerance.relative is None or number != 0
+        hint = "a relative tolerance is a fraction of it; use an absolute one"
+        checks.that(is_fraction_defined, key, number, "a number other than 0", hint)
     else:
-        expected = "null: the tolerance is an inequality and would ignore it"
-        checks.that(number is None, key, number, expected)
+        hint = "the tolerance is an inequality, which ignores it"
+        checks.that(number is None, key, number, "null", hint)
     checks.done()
 
 
 @dataclass(frozen=True, config=CLOSED)
 class NeededFile:
-    """A file that the user has to have.
+    """A file that the user must provide.
 
     Attributes:
-        says: what it is and where it comes from.
-        sha256: of its content.
+        says: description of the file and its source.
+        sha256: SHA-256 of its content (hex).
     """
 
-    says: Said
+    says: Text
     sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True, config=CLOSED)
 class Paper:
-    """A paper's claim and everything needed to measure it here.
+    """A paper's claim and the settings needed to measure it.
 
     Attributes:
-        title, claim, citation, link: of the paper; the claim in a sentence.
-        tier: the machine that the measurement needs.
-        cost: the time it takes there.
-        seeds: one measurement each.
-        measure: a config node that builds a `Measurement`, or with `runs` a `Readings`.
-        cells: the table.
-        runs: the overrides of each run that the cells are read from, but for the seed. In them the
-            name of a file of `files` in braces stands for its path, and `{run}`, the name of one of
-            these runs, for its record with the same seed: such a run begins when that has ended.
-            Values with commas between are swept, as by `etude train -m`.
-        files: what the user has to have, by name.
-        extensions: modules of one's own that `measure` may name classes of. Its runs state theirs.
-        notes: what was found out on the way, such as why a cell is missed.
-        smoke: overrides that make every run as short as it can be, to see that all parts fit. What
-            names a file of `files` is left out there, so they state other data: `{toy-text.txt}`
-            and the like are files that are made then (`etude.papers.toys`). They replace what a
-            run says of the same keys, and of those below them.
-        smoke_runs: more of them for single runs.
+        title, citation, link: bibliographic data of the paper.
+        claim: the claim, in one sentence.
+        tier: kind of machine that the measurement needs.
+        cost: time the measurement takes on that machine.
+        seeds: seeds; each is measured once.
+        measure: config node that builds a `Measurement`, or a `Readings` if the paper has `runs`.
+        cells: the paper's table.
+        runs: overrides of each arm, by the arm's name. An arm is a run that is trained once for
+            each seed, so the overrides don't set the seed. The name of a file of `files` in braces
+            is replaced by its path. `{arm}`, the name of an earlier arm, is replaced by that arm's
+            record with the same seed; the run starts when the earlier one has ended.
+            Comma-separated values are swept, as by `etude train -m`.
+        files: files that the user must provide, by name.
+        extensions: custom modules whose classes `measure` may use. A run that needs custom modules
+            sets `extensions` in its own overrides.
+        notes: remarks for the report, such as why a cell does not match.
+        smoke: overrides that make each run as short as possible, for a test of the pipeline. A
+            run's overrides that refer to `files` are dropped, so `smoke` sets other data:
+            `{toy-text.txt}` and the other names of `etude.papers.toys` are generated files. These
+            overrides replace those of a run for the same keys and for keys below them.
+        smoke_runs: additional smoke overrides of single arms.
     """
 
     title: str
@@ -205,41 +210,48 @@ class Paper:
     notes: str = ""
 
     config_dir: ClassVar[Path | None] = None
-    """The folder of one's own configs that the paper was looked for in: no key of its file."""
+    """Folder of custom configs in which the paper was searched for. Not a key of the file."""
 
     def __post_init__(self) -> None:
         checks = Checks()
         keys = [cell.key for cell in self.cells]
-        checks.that(len(keys) == len(set(keys)) > 0, "cells", keys, "cells with different keys")
+        checks.that(
+            len(keys) == len(set(keys)) > 0,
+            "cells",
+            keys,
+            "at least one cell, each with its own key",
+        )
         distinct = len(self.seeds) == len(set(self.seeds)) > 0
-        checks.that(distinct, "seeds", self.seeds, "different seeds, at least one")
+        checks.that(distinct, "seeds", self.seeds, "at least one seed, without duplicates")
         strays = [arm for arm in self.smoke_runs if arm not in self.runs]
-        expected = f"runs of this paper: {', '.join(self.runs)}"
+        expected = f"names of this paper's runs: {', '.join(self.runs)}"
         checks.that(not strays, "smoke_runs", ", ".join(strays), expected)
         earlier: list[str] = []
         for arm, overrides in self.runs.items():
             seeded = [o for o in overrides if o.startswith("seed=")]
-            expected = "no seed: those of the paper are set"
-            checks.that(not seeded, f"runs.{arm}", ", ".join(seeded), expected)
-            begins = set().union(*(named(override, self.runs) for override in overrides))
-            early = ", ".join(sorted(begins))
-            checks.that(begins <= {*earlier}, f"runs.{arm}", early, "runs that stand before it")
+            hint = "list the seeds under `seeds`"
+            checks.that(not seeded, f"runs.{arm}", ", ".join(seeded), "no seed override", hint)
+            sources = set().union(*(names_in(override, self.runs) for override in overrides))
+            value = ", ".join(sorted(sources))
+            checks.that(
+                sources <= {*earlier}, f"runs.{arm}", value, "names of runs defined above it"
+            )
             earlier.append(arm)
         checks.done()
 
 
-def named(override: str, names: Iterable[str]) -> set[str]:
-    """Which of the names an override has in braces, in place of a path."""
+def names_in(override: str, names: Iterable[str]) -> set[str]:
+    """Returns those of `names` that an override contains in braces."""
     return {name for name in names if f"{{{name}}}" in override}
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What was measured for a cell.
+    """The values measured for a cell.
 
     Attributes:
-        values: one a seed.
-        controls: the negative control's, in the same order.
+        values: one value for each seed.
+        controls: values of the negative control, in the same order.
     """
 
     values: list[float]
@@ -247,38 +259,41 @@ class Reading:
 
 
 class Measurement(Protocol):
-    """What a paper's `measure` builds.
+    """Contract of the class that `measure` names in a paper without runs.
 
-    With an attribute `cells`, the keys of its readings, those of the paper are looked up there.
+    An optional attribute `cells`, the keys of its readings, is compared with the paper's cells.
     """
 
     def measure(self, seeds: list[int], figures: Path) -> dict[str, Reading]:
-        """The readings by cell key; PNG files go to the folder `figures`, which exists."""
+        """Returns the readings by cell key; writes PNG files to the existing folder `figures`."""
 
 
 class Readings(Protocol):
-    """What the `measure` of a paper with runs builds.
+    """Contract of the class that `measure` names in a paper with runs.
 
-    With the attributes `arms`, the names of the runs that it reads, and `cells`, the keys of its
-    readings, those of the paper are looked up there.
+    Two optional attributes are compared with the paper: `arms`, the names of the runs that it
+    reads, and `cells`, the keys of its readings.
     """
 
     def read(self, runs: Mapping[str, Sequence[Any]], figures: Path) -> dict[str, Reading]:
-        """The readings by cell key, of the runs that there are, arm by arm (`etude.api.Run`).
+        """Returns the readings by cell key; writes PNG files to the folder `figures`.
 
-        Cells of which nothing can be said yet are left out. PNG files go to the folder `figures`.
+        Args:
+            runs: finished runs (`etude.api.Run`) by the name of their arm. Cells that need
+                other runs are omitted from the result.
+            figures: an existing folder.
         """
 
 
 def names(config_dir: Path | None = None) -> list[str]:
-    """The papers that are ready, by the names of their files.
+    """Returns the names of all papers: their files without `.yaml`.
 
     Args:
-        config_dir: a folder of one's own configs, searched before the shipped ones.
+        config_dir: folder of custom configs, searched before the shipped ones.
     """
     folders = _folders(config_dir)
-    found = {path for folder in folders for path in folder.glob("paper/*.yaml")}
-    return sorted({path.stem for path in found if path.is_file()})
+    paths = {path for folder in folders for path in folder.glob("paper/*.yaml")}
+    return sorted({path.stem for path in paths if path.is_file()})
 
 
 def _folders(config_dir: Path | None) -> list[Path]:
@@ -289,10 +304,10 @@ def _folders(config_dir: Path | None) -> list[Path]:
     return [config_dir, conf_dir()]
 
 
-def _file(kind: str, name: str, config_dir: Path | None) -> Path:
-    """A config's file, one's own before the shipped one."""
-    found = [folder / kind / f"{name}.yaml" for folder in _folders(config_dir)]
-    return next((path for path in found if path.is_file()), found[-1])
+def _config_file(kind: str, name: str, config_dir: Path | None) -> Path:
+    """Returns the path of a config file; a custom file has precedence over the shipped one."""
+    paths = [folder / kind / f"{name}.yaml" for folder in _folders(config_dir)]
+    return next((path for path in paths if path.is_file()), paths[-1])
 
 
 TIERS = ("cpu", "gpu", "weights")
@@ -300,77 +315,78 @@ _NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 
 
 def all_papers(config_dir: Path | None = None) -> dict[str, Paper]:
-    """Those that are ready, by name; what a small machine can do comes first.
+    """Returns all papers by name, ordered by tier (CPU first) and name.
 
     Args:
         config_dir: see `names`.
 
     Raises:
-        RequestError: a file has mistakes.
+        RequestError: If a file has errors.
     """
-    found, problems = readable_papers(config_dir)
+    papers, problems = readable_papers(config_dir)
     if problems:
         raise RequestError(problems)
-    return found
+    return papers
 
 
 def readable_papers(config_dir: Path | None = None) -> tuple[dict[str, Paper], list[Problem]]:
-    """Those whose files have no mistakes, and the mistakes of the others."""
-    found, problems = {}, []
+    """Returns the papers with valid files, and the problems of the other files."""
+    papers, problems = {}, []
     for name in names(config_dir):
         try:
-            found[name] = load(name, config_dir)
+            papers[name] = load(name, config_dir)
         except RequestError as error:
             problems += error.problems
-    ordered = sorted(found.items(), key=lambda item: (TIERS.index(item[1].tier), item[0]))
+    ordered = sorted(papers.items(), key=lambda item: (TIERS.index(item[1].tier), item[0]))
     return dict(ordered), problems
 
 
 def load(name: str, config_dir: Path | None = None) -> Paper:
-    """The paper in `paper/<name>.yaml` of one's own configs, or of the shipped ones.
+    """Loads `paper/<name>.yaml` from the custom configs or the shipped ones.
 
     Args:
         config_dir: see `names`.
 
     Raises:
-        RequestError: there is no such paper, or its file has mistakes; names their key paths.
+        RequestError: If there is no such paper, or its file has errors.
     """
     known = names(config_dir)
     if name in known and not _NAME.fullmatch(name):
-        expected = "a file's name of letters, digits, _ and -: its runs have it too"
-        raise RequestError(Problem("PAPER", expected, name))
+        hint = "rename its file: the runs are stored in a folder of that name"
+        expected = "a name of letters, digits, _ and -"
+        raise RequestError(Problem("PAPER", expected, name, hint))
     if name not in known:
-        hint = nearest(name, known) or "etude reproduce, with nothing more, lists them"
-        raise RequestError(Problem("PAPER", "a paper that is ready", name, hint))
-    paper = read(_file("paper", name, config_dir))
+        hint = nearest(name, known) or "etude reproduce without arguments lists them"
+        raise RequestError(Problem("PAPER", "the name of a paper", name, hint))
+    paper = read(_config_file("paper", name, config_dir))
     if config_dir is not None:
         object.__setattr__(paper, "config_dir", config_dir)
     return paper
 
 
 def read(path: Path) -> Paper:
-    """The paper in a file; see `load`."""
-    where = _shown(path)
-    with _read_as_yaml(where):
-        plain = parse_yaml(path.read_text(encoding="utf-8"), where)
-    if not isinstance(plain, dict) or not plain:
-        raise RequestError(Problem(where, "the keys of a paper with values"))
+    """Reads a paper from a file; see `load`."""
+    where = _display_path(path)
+    with _yaml_errors(where):
+        content = parse_yaml(path.read_text(encoding="utf-8"), where)
+    if not isinstance(content, dict) or not content:
+        raise RequestError(Problem(where, "a mapping with the keys of a paper"))
     try:
-        return TypeAdapter(Paper).validate_python(plain)
+        return TypeAdapter(Paper).validate_python(content)
     except ValidationError as error:
-        found = problems_of(error, (Paper, Cell, ProtocolFigure, Tolerance, NeededFile))
-        raise RequestError(_under(where, problem) for problem in found) from error
+        problems = problems_of(error, (Paper, Cell, ProtocolFigure, Tolerance, NeededFile))
+        raise RequestError(_prefixed(where, problem) for problem in problems) from error
 
 
-def _shown(path: Path) -> str:
-    """A config's file as messages call it: a shipped one by its place in `conf`."""
+def _display_path(path: Path) -> str:
+    """Returns a config file's path for messages; a shipped file's path starts with `conf/`."""
     shipped = path.is_relative_to(conf_dir())
     return f"conf/{path.relative_to(conf_dir())}" if shipped else str(path)
 
 
 @contextmanager
-def _read_as_yaml(where: str) -> Iterator[None]:
-    """Within, a file that is no YAML is told by its name."""
+def _yaml_errors(where: str) -> Iterator[None]:
+    """Context manager that converts YAML and encoding errors of the file `where`."""
     try:
         yield
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
@@ -379,10 +395,12 @@ def _read_as_yaml(where: str) -> Iterator[None]:
 
 
 def measurement(name: str, paper: Paper) -> Node:
-    """The checked node that builds the paper's `Measurement`; its canonical form is the settings.
+    """Returns the checked node that builds the paper's `Measurement` or `Readings`.
+
+    The node's canonical form is stored as the settings of the measurement.
 
     Raises:
-        RequestError: the node `measure` does not fit its constructor.
+        RequestError: If the node `measure` does not fit its constructor.
     """
     extensions, problems = usable_extensions(paper.extensions)
     if not problems:
@@ -393,58 +411,58 @@ def measurement(name: str, paper: Paper) -> Node:
 
 
 def built(name: str, paper: Paper) -> Any:
-    """What the paper's `measure` describes.
+    """Builds the object that the paper's `measure` describes.
 
     Raises:
-        RequestError: its constructor refuses, it reads runs that the paper has not, or a cell is
-            compared with what it does not give; names the file.
+        RequestError: If the constructor rejects its arguments, the object reads runs that the
+            paper doesn't have, or a cell's key is not among its readings. Names the file.
     """
     node = measurement(name, paper)
     method = "read" if paper.runs else "measure"
     kind: Any = node.constructor
     if not isinstance(kind, type) or not callable(getattr(kind, method, None)):
-        expected = f"a class with a method {method}"
+        expected = f"a class with a `{method}` method"
         problem = Problem("measure._target_", expected, paper.measure["_target_"])
         raise RequestError(_in_file(name, paper, problem))
     try:
-        found: Any = node.build()
+        built_object: Any = node.build()
     except RequestError as error:
         raise RequestError(_in_file(name, paper, problem) for problem in error.problems) from error
     problems = []
     for attribute in ("arms", "cells"):
-        names_ = getattr(found, attribute, ())
-        if not isinstance(names_, Collection) or isinstance(names_, str):
-            expected = f"a set of names as {attribute} of {paper.measure['_target_']}"
-            problem = Problem("measure", expected, str(names_))
+        stated = getattr(built_object, attribute, ())
+        if not isinstance(stated, Collection) or isinstance(stated, str):
+            expected = f"a set of names as `{attribute}` of {paper.measure['_target_']}"
+            problem = Problem("measure", expected, str(stated))
             raise RequestError(_in_file(name, paper, problem))
-    for arm in sorted(set(getattr(found, "arms", ())) - set(paper.runs)):
-        expected = f"the runs of this paper: {', '.join(paper.runs)}"
+    for arm in sorted(set(getattr(built_object, "arms", ())) - set(paper.runs)):
+        expected = f"names of this paper's runs: {', '.join(paper.runs)}"
         problems.append(Problem("measure", expected, arm, nearest(arm, paper.runs)))
-    given = getattr(found, "cells", None)
+    measured = getattr(built_object, "cells", None)
     for number, cell in enumerate(paper.cells):
-        if given is not None and cell.key not in given:
-            expected = f"what measure gives: {', '.join(sorted(given))}"
+        if measured is not None and cell.key not in measured:
+            expected = f"one of the keys of measure: {', '.join(sorted(measured))}"
             where = f"cells[{number}].key"
-            problems.append(Problem(where, expected, cell.key, nearest(cell.key, given)))
+            problems.append(Problem(where, expected, cell.key, nearest(cell.key, measured)))
     if problems:
         raise RequestError(_in_file(name, paper, problem) for problem in problems)
-    return found
+    return built_object
 
 
 def check_readings(name: str, paper: Paper, readings: Any, *, complete: bool) -> None:
-    """Looks whether what was measured is what the cells ask for.
+    """Checks that the readings fit the paper's cells.
 
     Args:
-        complete: all runs of the paper are there, so no cell may lack its reading.
+        complete: whether all runs of the paper have ended, so that each cell needs a reading.
 
     Raises:
-        RequestError: it is no mapping of readings by cell key, a cell lacks its own, or a reading
-            is no list of numbers, at most one a seed.
+        RequestError: If `readings` is not a mapping by cell key, a cell has no reading, or a
+            reading doesn't hold lists of numbers with at most one number for each seed.
     """
     kind, seeds = paper.measure["_target_"], len(paper.seeds)
     problems = []
     if not isinstance(readings, Mapping):
-        expected = f"a mapping of readings from {kind}"
+        expected = f"a mapping from cell keys to readings, returned by {kind}"
         problems.append(Problem("measure", expected, type(readings).__name__))
         readings = {}
         complete = False
@@ -452,18 +470,19 @@ def check_readings(name: str, paper: Paper, readings: Any, *, complete: bool) ->
         where = f"cells[{number}].key"
         if cell.key not in readings:
             if complete:
-                given = f"it gives {', '.join(map(str, readings)) or 'nothing'}"
+                keys = f"it returned {', '.join(map(str, readings)) or 'no readings'}"
                 close = nearest(cell.key, [*map(str, readings)]) if readings else None
-                problems.append(Problem(where, f"a reading from {kind}", cell.key, close or given))
+                problems.append(Problem(where, f"a reading from {kind}", cell.key, close or keys))
             continue
         reading = readings[cell.key]
         lists = (getattr(reading, "values", None), getattr(reading, "controls", None))
         if not all(map(_are_numbers, lists)):
-            expected = f"a Reading of lists of numbers from {kind}"
+            expected = f"a Reading with two lists of numbers, returned by {kind}"
             problems.append(Problem(where, expected, str(reading)[:80]))
         elif max(map(len, lists)) > seeds or (complete and not lists[0]):  # type: ignore[arg-type]
             expected = f"a Reading with a value and a control for each of the {seeds} seeds"
-            problems.append(Problem(where, f"{expected}, from {kind}", str(reading)[:80]))
+            expected += f", returned by {kind}"
+            problems.append(Problem(where, expected, str(reading)[:80]))
     if problems:
         raise RequestError(_in_file(name, paper, problem) for problem in problems)
 
@@ -473,25 +492,25 @@ def _are_numbers(values: Any) -> bool:
 
 
 def experiments(paper: Paper) -> dict[str, str]:
-    """sha256 (hex) of what the experiment files say that the paper's runs name, comments aside."""
-    found = {}
+    """Returns the SHA-256 (hex) of each experiment file that the runs use, without comments."""
+    hashes = {}
     for override in sorted(set().union(*paper.runs.values())):
         key, _, chosen = override.partition("=")
         for name in chosen.split(",") if key == "experiment" else ():
-            path = _file("experiment", name, paper.config_dir)
+            path = _config_file("experiment", name, paper.config_dir)
             if path.is_file():
-                with _read_as_yaml(_shown(path)):
-                    plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-                said = json.dumps(plain, sort_keys=True)
-                found[name] = hashlib.sha256(said.encode()).hexdigest()
-    return found
+                with _yaml_errors(_display_path(path)):
+                    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+                canonical = json.dumps(content, sort_keys=True)
+                hashes[name] = hashlib.sha256(canonical.encode()).hexdigest()
+    return hashes
 
 
 def problems_of(error: ValidationError, kinds: Sequence[Any]) -> list[Problem]:
-    """What pydantic says of plain data, for people.
+    """Converts a pydantic error into problems.
 
     Args:
-        kinds: the dataclasses that it may describe, for the nearest key.
+        kinds: dataclasses that were validated; their fields are candidates for "did you mean".
     """
     return [problem for details in error.errors() for problem in _problems(details, kinds)]
 
@@ -499,27 +518,27 @@ def problems_of(error: ValidationError, kinds: Sequence[Any]) -> list[Problem]:
 def _problems(details: ErrorDetails, kinds: Sequence[Any]) -> list[Problem]:
     names = {kind.__name__ for kind in kinds}
     where = _key_path(tuple(part for part in details["loc"] if part not in names))
-    refused = details.get("ctx", {}).get("error")
-    if isinstance(refused, InvalidArguments):
-        return [problem.under(where) for problem in refused.problems]
+    cause = details.get("ctx", {}).get("error")
+    if isinstance(cause, InvalidArguments):
+        return [problem.under(where) for problem in cause.problems]
     if details["type"] == "unexpected_keyword_argument":
         known = [f.name for kind in kinds for f in fields(kind)]
         hint = nearest(str(details["loc"][-1]), known)
-        return [Problem(where, "a key that is known here", details["input"], hint)]
+        return [Problem(where, "a known key", details["input"], hint)]
     if details["type"] == "missing":
-        return [Problem(where, "a value: it has no default")]
-    return [Problem(where, "a value that fits", details["input"], details["msg"])]
+        return [Problem(where, "a value", hint="the key is required")]
+    return [Problem(where, "a valid value", details["input"], details["msg"])]
 
 
 def _key_path(loc: tuple[int | str, ...]) -> str:
-    """("cells", 0, "key") as `cells[0].key`."""
+    """Returns the key path of a pydantic location: ("cells", 0, "key") as `cells[0].key`."""
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
     return path.removeprefix(".")
 
 
 def _in_file(name: str, paper: Paper, problem: Problem) -> Problem:
-    return _under(_shown(_file("paper", name, paper.config_dir)), problem)
+    return _prefixed(_display_path(_config_file("paper", name, paper.config_dir)), problem)
 
 
-def _under(where: str, problem: Problem) -> Problem:
+def _prefixed(where: str, problem: Problem) -> Problem:
     return replace(problem, where=f"{where}: {problem.where}")

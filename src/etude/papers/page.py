@@ -1,8 +1,8 @@
-"""A report as one page that needs nothing beside it and runs nothing.
+"""Renders a report as one self-contained HTML page without scripts.
 
-HTML in the text is shown as text. Figures are embedded if they are PNG or JPEG files in the folder
-of the report; other images leave their words. Whatever got into the page all the same, its
-Content-Security-Policy lets no script run and nothing be requested.
+HTML in the report is escaped. PNG and JPEG files in the report's `figures` folder are embedded;
+other images are replaced by their alt text. As a second safeguard, the page's
+Content-Security-Policy blocks all scripts and requests.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left;
 code { font-size: 13px; overflow-wrap: anywhere }
 img { max-width: 100% }
 """
-_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 _POLICY = (
     "default-src 'none'; img-src data:; "
-    f"style-src 'sha256-{_HASH}'; base-uri 'none'; form-action 'none'"
+    f"style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; form-action 'none'"
 )
-_KINDS = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+_MEDIA_TYPES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 LARGEST = 16 * 2**20
-"""Bytes of a figure that is embedded."""
+"""Maximum size of an embedded figure, in bytes."""
 
 
 def html(title: str, markdown: str, folder: Path) -> str:
-    """A whole page in HTML, its figures in it.
+    """Returns a complete HTML page with embedded figures.
 
     Args:
-        title: of the page.
-        markdown: its text.
-        folder: where the figures lie that it names.
+        title: title of the page.
+        markdown: text of the report.
+        folder: the report's folder, which contains `figures`.
     """
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
 
@@ -54,10 +54,10 @@ def html(title: str, markdown: str, folder: Path) -> str:
         token = tokens[index]
         renderer: Any = reader.renderer
         alt = escaping.escape(renderer.renderInlineAsText(token.children, options, env))
-        found = _embedded(folder, unquote(str(token.attrs.get("src", ""))))
-        return alt if found is None else f'<img src="{found}" alt="{alt}">'
+        source = _data_url(folder, unquote(str(token.attrs.get("src", ""))))
+        return alt if source is None else f'<img src="{source}" alt="{alt}">'
 
-    reader.add_render_rule("image", lambda _, *given: image(*given))
+    reader.add_render_rule("image", lambda _, *arguments: image(*arguments))
     body = reader.render(markdown)
     head = (
         f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
@@ -69,16 +69,17 @@ def html(title: str, markdown: str, folder: Path) -> str:
     )
 
 
-def _embedded(folder: Path, source: str) -> str | None:
-    """The file as a `data:` address; None of what is no figure of this folder."""
-    above, _, name = source.rpartition("/")
-    if above != "figures" or name in ("", ".", "..") or "\0" in name:
+def _data_url(folder: Path, source: str) -> str | None:
+    """Returns a figure as a `data:` URL; None if `source` is not a figure of this folder."""
+    parent, _, name = source.rpartition("/")
+    if parent != "figures" or name in ("", ".", "..") or "\0" in name:
         return None
     try:
         content = read_bytes(folder / source, FIGURE)
     except (OSError, RequestError):
         return None
-    kind = next((kind for start, kind in _KINDS.items() if content.startswith(start)), None)
-    if kind is None or len(content) > LARGEST:
+    types = (name for magic, name in _MEDIA_TYPES.items() if content.startswith(magic))
+    media_type = next(types, None)
+    if media_type is None or len(content) > LARGEST:
         return None
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

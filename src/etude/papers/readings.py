@@ -1,5 +1,5 @@
-"""Cells that are metrics of runs, at the end, at their best, or when they first reach a value; or
-what a checkpoint of theirs scores on a split.
+"""Reads cells from runs: a metric's last or best value, the first step that reaches a value, or the
+score of a checkpoint on a split.
 """
 
 from __future__ import annotations
@@ -22,27 +22,28 @@ from etude.errors import MISSING_VALUE, Checks, InvalidArguments, Problem, Reque
 from etude.escaping import figure_label
 from etude.papers.claims import CLOSED, Number, Reading, problems_of
 
-Numbered = dict[tuple[int, int], float]
+SeedValues = dict[tuple[int, int], float]
+"""Values by seed and by index of the run among those of its seed."""
 
 
 @dataclass(frozen=True, config=CLOSED)
 class Value:
-    """A number of each run of an arm, or of each seed.
+    """One number for each run of an arm, or for each seed.
 
     Args:
-        run: the arm.
-        metric: as in `metrics.jsonl`, such as `val/accuracy`; with `split` as an evaluation names
-            it, such as `bleu`.
-        of: the `last` row that has it, its `max` or `min`; `step`, the first step at which it is at
-            least `reaches` (infinite if it never is). Of a run that diverged all but that are no
-            number.
-        reaches: see `of`.
-        over: another such value that it is divided by, of the same seed.
-        swept: of an arm that sweeps, how the values of its runs become one a seed: for each swept
-            key `max` or `min`, the innermost first.
-        split: the split that a checkpoint is scored on, instead of what training measured.
-        how: with `split`, how: `which` checkpoint (the best), `beams` and `length_penalty`, or
-            `sequence_length` and `stride`.
+        run: name of the arm.
+        metric: name of the metric as in `metrics.jsonl`, such as `val/accuracy`; with `split`, as
+            in an evaluation, such as `bleu`.
+        of: which value of the metric to read: `last`, `max`, `min`, or `step`, the first step at
+            which it is at least `reaches` (infinite if there is none). All but `step` are NaN for a
+            run that diverged.
+        reaches: threshold for `of: step`.
+        over: denominator: another value, divided by for each seed.
+        swept: reduction of a sweep's values to one for each seed: `max` or `min` by swept key,
+            applied in order.
+        split: split on which to score a checkpoint, instead of reading a metric of training.
+        how: options of the scoring: `which` checkpoint (default: the best), `beams` and
+            `length_penalty`, or `sequence_length` and `stride`.
     """
 
     run: str
@@ -56,151 +57,151 @@ class Value:
 
     def __post_init__(self) -> None:
         checks = Checks()
-        stated = (self.of == "step") == (self.reaches is not None)
-        checks.that(stated, "reaches", self.reaches, "a value for `of: step`, and for no other")
+        consistent = (self.of == "step") == (self.reaches is not None)
+        checks.that(consistent, "reaches", self.reaches, "a number with `of: step`, null otherwise")
         for key, reduced in self.swept.items():
-            checks.that(reduced in ENDS, f"swept.{key}", reduced, "max or min")
+            checks.that(reduced in REDUCTIONS, f"swept.{key}", reduced, "max or min")
         scored = self.split is not None
-        checks.that(not scored or self.of == "last", "of", self.of, "nothing beside a split")
-        checks.that(scored or not self.how, "how", self.how, "nothing without a split")
+        hint = "a score on a split has one value"
+        checks.that(not scored or self.of == "last", "of", self.of, "no value with `split`", hint)
+        checks.that(scored or not self.how, "how", self.how, "no options without `split`")
         known = ("which", "beams", "length_penalty", "sequence_length", "stride")
         for key in self.how:
-            checks.that(
-                key in known, "how", key, f"some of {', '.join(known)}", nearest(key, known)
-            )
+            checks.that(key in known, "how", key, f"one of {', '.join(known)}", nearest(key, known))
         checks.done()
 
     @property
     def arms(self) -> set[str]:
-        """The runs that it reads."""
+        """The names of the arms that are read."""
         return {self.run} | (set() if self.over is None else self.over.arms)
 
     def read(self, runs: Mapping[str, Sequence[Run]]) -> list[float]:
-        """A number a run, or with `swept` a seed; none where there is no run.
+        """Returns one number for each run, or with `swept` for each seed.
 
         Raises:
-            RequestError: a run that has finished has no such metric.
+            RequestError: If a finished run does not have the metric.
         """
-        return [*self.numbered(runs).values()]
+        return [*self.by_seed(runs).values()]
 
-    def numbered(self, runs: Mapping[str, Sequence[Run]]) -> Numbered:
-        """The same by seed, and by the place of the run among those of its seed."""
-        found = runs.get(self.run, ())
-        own = self._reduced(found) if self.swept else _placed(found, map(self._of, found))
+    def by_seed(self, runs: Mapping[str, Sequence[Run]]) -> SeedValues:
+        """Returns the values by seed and by index of the run among those of its seed."""
+        several = runs.get(self.run, ())
+        own = self._reduced(several) if self.swept else _keyed(several, map(self._value, several))
         if self.over is None:
             return own
-        over = self.over.numbered(runs)
+        over = self.over.by_seed(runs)
         return {key: own[key] / over[key] if over[key] else math.nan for key in own if key in over}
 
-    def _reduced(self, runs: Sequence[Run]) -> Numbered:
+    def _reduced(self, runs: Sequence[Run]) -> SeedValues:
         seeds: dict[int, dict[tuple[Any, ...], float]] = {}
         for run in runs:
-            place = tuple(
+            point = tuple(
                 OmegaConf.select(run.config, key, default=MISSING_VALUE) for key in self.swept
             )
-            for key, value in zip(self.swept, place, strict=True):
+            for key, value in zip(self.swept, point, strict=True):
                 if value is MISSING_VALUE:
-                    where, expected = f"measure: swept of {self.run}", "a key of its config"
+                    where, expected = f"measure: swept of {self.run}", "a key of its runs' config"
                     raise RequestError(Problem(where, expected, key))
-            seeds.setdefault(run.summary["seed"], {})[place] = self._of(run)
-        values: Numbered = {}
+            seeds.setdefault(run.summary["seed"], {})[point] = self._value(run)
+        values: SeedValues = {}
         for seed, table in seeds.items():
             for reduced in self.swept.values():
                 groups: dict[tuple[Any, ...], list[float]] = {}
-                for place, value in table.items():
-                    groups.setdefault(place[1:], []).append(value)
-                table = {place: _end(reduced, group) for place, group in groups.items()}
-            values |= {(seed, place): value for place, value in enumerate(table.values())}
+                for point, value in table.items():
+                    groups.setdefault(point[1:], []).append(value)
+                table = {point: _extremum(reduced, group) for point, group in groups.items()}
+            values |= {(seed, index): value for index, value in enumerate(table.values())}
         return values
 
-    def _of(self, run: Run) -> float:
+    def _value(self, run: Run) -> float:
         if self.split is not None:
             scores = _scores(run, self.split, self.how)
-            self._look_up(scores)
+            self._check_metric(scores)
             return float(scores[self.metric])
         frame = run.metrics
         if run.status == "finished":
-            self._look_up([*map(str, frame)])
+            self._check_metric([*map(str, frame)])
         elif self.metric not in frame:
             return math.nan
         rows = frame[["step", self.metric]].dropna()
         if self.of == "step":
-            there = rows[rows[self.metric] >= self.reaches]
-            return float(there["step"].iloc[0]) if len(there) else math.inf
+            reached = rows[rows[self.metric] >= self.reaches]
+            return float(reached["step"].iloc[0]) if len(reached) else math.inf
         values = rows[self.metric]
         if not len(values) or run.status == "diverged":
             return math.nan
-        ends = {"last": values.iloc[-1], "max": values.max(), "min": values.min()}
-        return float(ends[self.of])
+        choices = {"last": values.iloc[-1], "max": values.max(), "min": values.min()}
+        return float(choices[self.of])
 
-    def _look_up(self, known: Collection[str]) -> None:
+    def _check_metric(self, known: Collection[str]) -> None:
         if self.metric not in known:
             hint = nearest(self.metric, known)
-            where, expected = f"measure: metric of {self.run}", "one that its runs have"
+            where, expected = f"measure: metric of {self.run}", "a metric of its runs"
             raise RequestError(Problem(where, expected, self.metric, hint))
 
 
 @dataclass(frozen=True, config=CLOSED)
 class Mean:
-    """The mean of several such values, of the same seed.
+    """Mean of several values, for each seed.
 
     Args:
-        mean: the values.
+        mean: the values to average.
     """
 
     mean: Annotated[list[Value | Mean], Field(min_length=1)]
 
     @property
     def arms(self) -> set[str]:
-        """The runs that it reads."""
+        """The names of the arms that are read."""
         return {arm for each in self.mean for arm in each.arms}
 
     def read(self, runs: Mapping[str, Sequence[Run]]) -> list[float]:
-        """A number a seed; none unless there are all of them."""
-        return [*self.numbered(runs).values()]
+        """Returns one number for each seed that has all values."""
+        return [*self.by_seed(runs).values()]
 
-    def numbered(self, runs: Mapping[str, Sequence[Run]]) -> Numbered:
-        """The same by seed; see `Value.numbered`."""
-        first, *others = (each.numbered(runs) for each in self.mean)
+    def by_seed(self, runs: Mapping[str, Sequence[Run]]) -> SeedValues:
+        """Returns the means by seed; see `Value.by_seed`."""
+        first, *others = (each.by_seed(runs) for each in self.mean)
         shared = [key for key in first if all(key in other for other in others)]
         return {key: fmean(each[key] for each in (first, *others)) for key in shared}
 
 
-def _placed(runs: Sequence[Run], values: Iterable[float]) -> Numbered:
+def _keyed(runs: Sequence[Run], values: Iterable[float]) -> SeedValues:
+    """Returns the values by seed and by index of the run among those of its seed."""
     counts: Counter[int] = Counter()
-    found: Numbered = {}
+    keyed: SeedValues = {}
     for run, value in zip(runs, values, strict=True):
         seed = run.summary["seed"]
-        found[seed, counts[seed]] = value
+        keyed[seed, counts[seed]] = value
         counts[seed] += 1
-    return found
+    return keyed
 
 
-ENDS = {"max": max, "min": min}
+REDUCTIONS = {"max": max, "min": min}
 
 
-def _end(name: str, values: Sequence[float]) -> float:
-    """Of those that are numbers: what diverged is not the best."""
+def _extremum(name: str, values: Sequence[float]) -> float:
+    """Returns `max` or `min` of the values without NaN, the value of runs that diverged."""
     numbers = [value for value in values if not math.isnan(value)]
-    return ENDS[name](numbers) if numbers else math.nan
+    return REDUCTIONS[name](numbers) if numbers else math.nan
 
 
 def _scores(run: Run, split: str, how: Mapping[str, Any]) -> Mapping[str, float]:
-    """What an evaluation says; one that the record keeps is not made again."""
+    """Returns the scores of an evaluation; reads them from the record if they are stored."""
     from etude.analysis.scoring import kept, scored
 
-    found = kept(run, split, how)
-    return scored(run, split, **how)["metrics"] if found is None else found
+    stored = kept(run, split, how)
+    return scored(run, split, **how)["metrics"] if stored is None else stored
 
 
 class Metrics:
-    """Reads cells from runs, and draws a metric's curves, arm by arm.
+    """Reads cells from runs, and draws curves of metrics.
 
     Args:
-        values: what each cell is.
-        controls: its negative control; both as `Value`'s arguments, or `Mean`'s.
-        curves: the metrics to draw, a panel each.
-        log: the axes with logarithmic scale: `x`, `y`, `xy` or none.
+        values: definition of each cell's value, by cell key: arguments of `Value` or `Mean`.
+        controls: definition of each cell's negative control, in the same form.
+        curves: metrics to draw, each in its own panel.
+        log: axes with logarithmic scale: `x`, `y`, `xy`, or an empty string.
     """
 
     def __init__(
@@ -214,7 +215,9 @@ class Metrics:
         checks = Checks()
         expected = f"a control for each of {', '.join(values)}"
         checks.that(set(values) == set(controls), "controls", ", ".join(controls), expected)
-        checks.that(log in LOG, "log", log, f"one of {', '.join(filter(None, LOG))}, or nothing")
+        checks.that(
+            log in LOG, "log", log, f"one of {', '.join(filter(None, LOG))}, or an empty string"
+        )
         self.values = _values(checks, "values", values)
         self.controls = _values(checks, "controls", controls)
         checks.done()
@@ -222,31 +225,31 @@ class Metrics:
 
     @property
     def arms(self) -> set[str]:
-        """The runs that it reads."""
-        found = [*self.values.values(), *self.controls.values()]
-        return {arm for value in found for arm in value.arms}
+        """The names of the arms that are read."""
+        values = [*self.values.values(), *self.controls.values()]
+        return {arm for value in values for arm in value.arms}
 
     @property
     def cells(self) -> set[str]:
-        """The keys of its readings."""
+        """The keys of the readings."""
         return set(self.values)
 
     def read(self, runs: Mapping[str, Sequence[Run]], figures: Path) -> dict[str, Reading]:
-        """The readings by cell key; PNG files go to the folder `figures`, which exists."""
+        """Returns the readings by cell key; draws the curves into the folder `figures`."""
         if runs and self.curves:
             draw(runs, self.curves, self.log, figures / "curves.png")
-        found = {
+        readings = {
             key: Reading(value.read(runs), self.controls[key].read(runs))
             for key, value in self.values.items()
         }
-        return {key: reading for key, reading in found.items() if reading.values}
+        return {key: reading for key, reading in readings.items() if reading.values}
 
 
 def value_of(stated: Mapping[str, Any]) -> Value | Mean:
-    """A value, or a mean of some, from plain data.
+    """Builds a `Value`, or a `Mean` if the mapping has the key `mean`.
 
     Raises:
-        InvalidArguments: keys that neither has, or values that do not fit.
+        InvalidArguments: If a key is unknown or a value is invalid.
     """
     kind = Mean if "mean" in stated else Value
     try:
@@ -258,17 +261,17 @@ def value_of(stated: Mapping[str, Any]) -> Value | Mean:
 def _values(
     checks: Checks, name: str, stated: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Value | Mean]:
-    found = {}
-    for key, one in stated.items():
+    values = {}
+    for key, arguments in stated.items():
         try:
-            found[key] = value_of(one)
+            values[key] = value_of(arguments)
         except InvalidArguments as error:
             checks.problems += [problem.under(f"{name}.{key}") for problem in error.problems]
-    return found
+    return values
 
 
 def draw(runs: Mapping[str, Sequence[Run]], metrics: Sequence[str], log: str, path: Path) -> None:
-    """A panel a metric; thin lines are seeds, thick ones their mean where all have the step."""
+    """Draws one panel for each metric: thin lines are seeds, thick lines their mean."""
     figure = new_figure(4.6 * len(metrics), 3.6)
     panels: Any = figure.subplots(1, len(metrics), squeeze=False)[0]
     for axes, metric in zip(panels, metrics, strict=True):

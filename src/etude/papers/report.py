@@ -1,4 +1,4 @@
-"""What a reproduction leaves: the table on the screen, `report.md`, and `result.json`."""
+"""Output of a reproduction: the printed table, `report.md` and `result.json`."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from etude.records.files import read_json, sha256_file
 from etude.records.opening import METRICS, RESULT, is_there
 from etude.records.record import DONE, Record
 from etude.records.tables import markdown_table
-from etude.sweeps.job import place_of
+from etude.sweeps.job import relative_path
 
 FORMAT = 1
-_NAMED = 6
-"""Records of an arm that the report names; `result.json` has all."""
+_MOST_NAMES = 6
+"""Number of records of an arm that the report names; `result.json` contains all."""
 COLUMNS = (
     "cell", "published", "ours", "tolerance", "control", "matches the paper",
     "by this protocol", "matches the protocol",
@@ -37,43 +37,43 @@ COLUMNS = (
 
 
 def rows(paper: Paper, readings: Mapping[str, Reading]) -> list[list[str]]:
-    """The paper's table, one row a cell in the order of `COLUMNS`."""
+    """Returns the rows of the paper's table, one for each cell, with the columns `COLUMNS`."""
     return [_row(cell, readings.get(cell.key)) for cell in paper.cells]
 
 
 def _row(cell: Cell, reading: Reading | None) -> list[str]:
-    known = cell.protocol
+    protocol = cell.protocol
     return [
         cell.key,
         "in words" if cell.published is None else _with_unit(f"{cell.published:g}", cell),
-        _with_unit(_mean(reading.values), cell) if reading else "",
-        _told(cell.tolerance, cell),
-        _with_unit(_mean(reading.controls), cell) if reading else "",
+        _with_unit(_mean_text(reading.values), cell) if reading else "",
+        _tolerance_text(cell.tolerance, cell),
+        _with_unit(_mean_text(reading.controls), cell) if reading else "",
         str(judge(cell, reading)),
-        "" if known is None else _expected(known, cell),
+        "" if protocol is None else _protocol_text(protocol, cell),
         str(judge_protocol(cell, reading) or ""),
     ]
 
 
-def _told(tolerance: Tolerance, cell: Cell) -> str:
+def _tolerance_text(tolerance: Tolerance, cell: Cell) -> str:
     return _with_unit(str(tolerance), cell) if tolerance.has_unit else str(tolerance)
 
 
-def _expected(known: ProtocolFigure, cell: Cell) -> str:
-    number = "" if known.expected is None else f"{known.expected:g} "
-    return number + _told(known.tolerance, cell)
+def _protocol_text(protocol: ProtocolFigure, cell: Cell) -> str:
+    number = "" if protocol.expected is None else f"{protocol.expected:g} "
+    return number + _tolerance_text(protocol.tolerance, cell)
 
 
 def verdict_of(paper: Paper, readings: Mapping[str, Reading]) -> Verdict:
-    """The whole paper's verdict."""
+    """Returns the verdict of the whole paper."""
     return overall([judge(cell, readings.get(cell.key)) for cell in paper.cells])
 
 
 def protocol_verdict_of(paper: Paper, readings: Mapping[str, Reading]) -> Verdict | None:
-    """The same against what these settings have given elsewhere; None where no cell says that."""
-    found = [judge_protocol(cell, readings.get(cell.key)) for cell in paper.cells]
-    known = [verdict for verdict in found if verdict is not None]
-    return overall(known) if known else None
+    """Returns the verdict against the protocol figures; None if no cell has one."""
+    judged = [judge_protocol(cell, readings.get(cell.key)) for cell in paper.cells]
+    verdicts = [verdict for verdict in judged if verdict is not None]
+    return overall(verdicts) if verdicts else None
 
 
 def result(
@@ -83,14 +83,14 @@ def result(
     readings: Mapping[str, Reading],
     runs: Mapping[str, Sequence[Any]],
 ) -> dict[str, Any]:
-    """The content of `result.json`: what was measured, with what, and how it was judged.
+    """Returns the content of `result.json`: readings, settings, environment and verdicts.
 
     Args:
-        runs: those that were read, arm by arm.
+        runs: the runs that were read, by arm.
     """
     where = {k: v for k, v in provenance.start(0).items() if k not in ("step", "host")}
     where["devices"] = sorted({_device(run) for several in runs.values() for run in several})
-    told = {key: asdict(reading) for key, reading in readings.items()}
+    values = {key: asdict(reading) for key, reading in readings.items()}
     return {
         "format": FORMAT,
         "paper": name,
@@ -107,12 +107,12 @@ def result(
         },
         "seeds": list(paper.seeds),
         "measure": dict(settings),
-        "readings": told,
-        "sha256": _sha256(told),
+        "readings": values,
+        "sha256": _sha256(values),
         "overrides": dict(paper.runs),
         "experiments": claims.experiments(paper),
         "runs": {
-            arm: [{"place": place_of(str(run.path)), **_of(run)} for run in several]
+            arm: [{"place": relative_path(str(run.path)), **_run_entry(run)} for run in several]
             for arm, several in runs.items()
         },
         "measured": where,
@@ -122,86 +122,94 @@ def result(
 def read_verdicts(
     path: Path, paper: Paper, settings: Mapping[str, Any]
 ) -> tuple[Verdict, Verdict | None]:
-    """What a `result.json` whose runs are there says to the paper's cells as they are today; see
-    `verdicts_in`.
+    """Reads a `result.json`, checks that its runs are unchanged, and judges its readings.
+
+    Returns:
+        The verdicts against the paper and against the protocol; see `verdicts_in`.
 
     Raises:
-        RequestError: the file is damaged, or a newer Étude wrote it.
+        RequestError: If the file is damaged, or was written by a newer Étude.
     """
     if not is_there(path):
         return Verdict("not run"), None
-    found = read_json(path, RESULT)
-    _check_format(found, str(path))
+    content = read_json(path, RESULT)
+    _check_format(content, str(path))
     root = path.parents[2]
-    for run in _listed(found, str(path)):
-        if not _is_there(root / run["place"], run):
-            return Verdict("not run", why=f"{run['place']} is gone or has changed"), None
-    return verdicts_in(found, str(path), paper, settings)
+    for run in _run_entries(content, str(path)):
+        if not _is_unchanged(root / run["place"], run):
+            return Verdict("not run", why=f"{run['place']} is missing or has changed"), None
+    return verdicts_in(content, str(path), paper, settings)
 
 
-def _check_format(found: Any, name: str) -> None:
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+def _check_format(content: Any, name: str) -> None:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise RequestError(Problem(name, f"a result of format {FORMAT}"))
 
 
-def _listed(found: Any, name: str) -> list[dict[str, str]]:
-    """The runs that a result says it was read from."""
+def _run_entries(content: Any, name: str) -> list[dict[str, str]]:
+    """Returns path and metrics digest of each run that a result was read from."""
     kind = dict[str, list[dict[str, Any]]]
     try:
-        listed = [
+        runs = [
             run
-            for each in TypeAdapter(kind).validate_python(found.get("runs")).values()
-            for run in each
+            for arm_runs in TypeAdapter(kind).validate_python(content.get("runs")).values()
+            for run in arm_runs
         ]
-        return [{"place": str(run["place"]), "metrics": str(run["metrics"])} for run in listed]
+        return [{"place": str(run["place"]), "metrics": str(run["metrics"])} for run in runs]
     except (ValidationError, KeyError) as error:
-        expected = "the place and the digest of each run"
+        expected = "a mapping from arms to runs, each with `place` and `metrics`"
         raise RequestError(Problem(f"{name}: runs", expected)) from error
 
 
 def verdicts_in(
-    found: Any, name: str, paper: Paper, settings: Mapping[str, Any]
+    content: Any, name: str, paper: Paper, settings: Mapping[str, Any]
 ) -> tuple[Verdict, Verdict | None]:
-    """What the readings in the content of a `result.json` say to the paper's cells as they are
-    today: whether they match the paper, and whether the protocol.
-
-    Readings of other settings or seeds are none of this measurement: not run.
+    """Judges the readings of a `result.json` by the paper's present cells.
 
     Args:
-        name: of the file.
+        content: content of the file.
+        name: name of the file, for errors.
+
+    Returns:
+        The verdicts against the paper and against the protocol. "Not run" if the readings were
+        measured with other settings or seeds.
 
     Raises:
-        RequestError: it is damaged, or a newer Étude wrote it.
+        RequestError: If the file is damaged, or was written by a newer Étude.
     """
-    readings = readings_in(found, name, paper, settings)
+    readings = readings_in(content, name, paper, settings)
     if isinstance(readings, Verdict):
         return readings, None
     return verdict_of(paper, readings), protocol_verdict_of(paper, readings)
 
 
 def readings_in(
-    found: Any, name: str, paper: Paper, settings: Mapping[str, Any]
+    content: Any, name: str, paper: Paper, settings: Mapping[str, Any]
 ) -> dict[str, Reading] | Verdict:
-    """The readings in the content of a `result.json`, or why they are none of this measurement; see
-    `verdicts_in`.
+    """Returns the readings of a `result.json`, or "not run" with the reason they don't apply.
+
+    See `verdicts_in`.
     """
-    _check_format(found, name)
+    _check_format(content, name)
     now = (dict(settings), list(paper.seeds), dict(paper.runs), claims.experiments(paper))
-    then = tuple(found.get(key) for key in ("measure", "seeds", "overrides", "experiments"))
+    then = tuple(content.get(key) for key in ("measure", "seeds", "overrides", "experiments"))
     if then != now:
         return Verdict("not run", why="settings changed")
-    if paper.runs and not _listed(found, name):
+    if paper.runs and not _run_entries(content, name):
         return Verdict("not run")
-    if found.get("sha256") != _sha256(found.get("readings")):
-        return Verdict("not run", why="the readings have been changed")
+    if content.get("sha256") != _sha256(content.get("readings")):
+        return Verdict("not run", why="result.json was edited")
     try:
-        return TypeAdapter(dict[str, Reading]).validate_python(found.get("readings"))
+        return TypeAdapter(dict[str, Reading]).validate_python(content.get("readings"))
     except ValidationError as error:
         reason = str(error.errors()[0]["msg"])
-        raise RequestError(Problem(f"{name}: readings", "numbers a cell", hint=reason)) from error
+        raise RequestError(
+            Problem(f"{name}: readings", "lists of numbers for each cell", hint=reason)
+        ) from error
 
 
-def _of(run: Any) -> dict[str, Any]:
+def _run_entry(run: Any) -> dict[str, Any]:
+    """Returns the entry of a run in `result.json`, without its path."""
     info = run.summary
     return {"seed": info["seed"], "seconds": info["seconds"], "parameters": info["parameters"]} | {
         "metrics": _digest(run.path)
@@ -209,12 +217,12 @@ def _of(run: Any) -> dict[str, Any]:
 
 
 def _sha256(readings: Any) -> str:
-    """Of the numbers: what was read by nobody is told from what was."""
+    """Returns the digest of the readings, which reveals manual edits."""
     return hashlib.sha256(json.dumps(readings, sort_keys=True).encode()).hexdigest()
 
 
 def _device(run: Any) -> str:
-    """What the run's latest start was on."""
+    """Returns the device of the run's latest start."""
     starts = run.summary.get("starts") or [{}]
     return str(starts[-1].get("device") or "an unknown device")
 
@@ -223,96 +231,94 @@ def _digest(folder: Path) -> str:
     return sha256_file(folder / "metrics.jsonl", METRICS)
 
 
-def _is_there(folder: Path, told: Mapping[str, Any]) -> bool:
+def _is_unchanged(folder: Path, entry: Mapping[str, Any]) -> bool:
     try:
-        return _digest(folder) == told.get("metrics") and Record.read(folder).status in DONE
+        return _digest(folder) == entry.get("metrics") and Record.read(folder).status in DONE
     except (OSError, RequestError):
         return False
 
 
-def markdown(name: str, paper: Paper, found: Mapping[str, Any], figures: Sequence[str]) -> str:
-    """The text of `report.md`.
+def markdown(name: str, paper: Paper, content: Mapping[str, Any], figures: Sequence[str]) -> str:
+    """Returns the text of `report.md`.
 
-    The paper's own words are Markdown; what comes from records is shown as it is.
+    Texts of the paper's file are Markdown. Text from records is escaped.
 
     Args:
-        name: the paper's.
-        paper: what was claimed.
-        found: the content of `result.json`.
+        name: name of the paper.
+        paper: the paper.
+        content: content of `result.json`.
         figures: file names in `figures/`.
     """
-    readings = TypeAdapter(dict[str, Reading]).validate_python(found["readings"])
-    where = found["measured"]
-    settings = {key: value for key, value in found["measure"].items() if key != "_target_"}
-    told = "".join(f"{key} {value}, " for key, value in settings.items() if not paper.runs)
-    told += f"commit {where['commit'] or 'unknown'}, source {where['source']}, "
-    told += "".join(f"{device}, " for device in where["devices"])
-    told += f"torch {where['versions']['torch']}, {where['time']}."
+    readings = TypeAdapter(dict[str, Reading]).validate_python(content["readings"])
+    where = content["measured"]
+    settings = {key: value for key, value in content["measure"].items() if key != "_target_"}
+    details = "".join(f"{key} {value}, " for key, value in settings.items() if not paper.runs)
+    details += f"commit {where['commit'] or 'unknown'}, source {where['source']}, "
+    details += "".join(f"{device}, " for device in where["devices"])
+    details += f"torch {where['versions']['torch']}, {where['time']}."
     parts = [
         f"# {paper.title}",
         f"{paper.claim}.",
         f"{paper.citation} <{paper.link}>",
-        f"**Matches the paper: {found['verdict']}.**"
-        + (f" **Matches the protocol: {found['protocol']}.**" if found["protocol"] else ""),
+        f"**Matches the paper: {content['verdict']}.**"
+        + (f" **Matches the protocol: {content['protocol']}.**" if content["protocol"] else ""),
         markdown_table(COLUMNS, [[*map(escaped, row)] for row in rows(paper, readings)]),
-        "`ours` and `control` are means over the seeds, with the standard deviation between them. "
-        "The control is a case in which the claim must not be found. `published` is what the paper "
-        "prints, or what follows from its words (see `read`). Where it has only words, the "
-        "threshold is ours: such a match supports the words, no printed number. `by this protocol` "
-        "is what these settings, or the nearest to them, have given elsewhere, where it is known.",
+        "`ours` and `control` are means over the seeds ± the standard deviation between seeds. The "
+        "control is a case in which the claim must not hold. `published` is the number that the "
+        "paper prints or implies (see `read`). If the paper states the claim in words only, the "
+        "threshold is ours; a match then supports the words, not a printed number. `by this "
+        "protocol` is a result that others measured with these settings or similar ones.",
         *(f"![{Path(figure).stem}](figures/{figure})" for figure in figures),
         "## Cells",
-        *(_cell(cell) for cell in paper.cells),
-        *(["## What was found out", paper.notes] if paper.notes else []),
-        "## Measured",
-        *_runs(found, paper.config_dir),
-        escaped(f"Seeds {', '.join(map(str, found['seeds']))}; {told}"),
+        *(_cell_text(cell) for cell in paper.cells),
+        *(["## Notes", paper.notes] if paper.notes else []),
+        "## Measurement",
+        *_runs_table(content, paper.config_dir),
+        escaped(f"Seeds {', '.join(map(str, content['seeds']))}; {details}"),
         f"```\n{command(name, paper.config_dir)}\n```",
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def command(name: str, config_dir: Path | None) -> str:
-    """What is typed to measure a paper."""
-    return " ".join(["etude reproduce", name, *_own(config_dir)])
+    """Returns the shell command that measures a paper."""
+    return " ".join(["etude reproduce", name, *_config_dir_option(config_dir)])
 
 
-def _own(config_dir: Path | None) -> list[str]:
+def _config_dir_option(config_dir: Path | None) -> list[str]:
     return [] if config_dir is None else ["--config-dir", shlex.quote(str(config_dir))]
 
 
-def _runs(found: Mapping[str, Any], config_dir: Path | None) -> list[str]:
-    """The commands, and what each run took."""
-    own = _own(config_dir)
-    if not found["overrides"]:
+def _runs_table(content: Mapping[str, Any], config_dir: Path | None) -> list[str]:
+    """Returns a table with command, size, duration and records of each arm's runs."""
+    option = _config_dir_option(config_dir)
+    if not content["overrides"]:
         return []
-    lines = []
-    for arm, overrides in found["overrides"].items():
-        several = found["runs"].get(arm, [])
-        names = [markdown_code(run["place"].rpartition("/")[2]) for run in several]
-        left = [f"and {len(names) - _NAMED} more"] if len(names) > _NAMED else []
-        lines.append(
+    table_rows = []
+    for arm, overrides in content["overrides"].items():
+        runs = content["runs"].get(arm, [])
+        names = [markdown_code(run["place"].rpartition("/")[2]) for run in runs]
+        others = [f"and {len(names) - _MOST_NAMES} more"] if len(names) > _MOST_NAMES else []
+        table_rows.append(
             [
                 escaped(arm),
-                markdown_code(" ".join(["etude train", *own, *overrides])),
-                _span([run["parameters"] for run in several], "{:,}"),
-                _span([run["seconds"] for run in several], "{:.0f}") + " s"
-                if several
-                else "not run",
-                " ".join([*names[:_NAMED], *left]),
+                markdown_code(" ".join(["etude train", *option, *overrides])),
+                _span([run["parameters"] for run in runs], "{:,}"),
+                _span([run["seconds"] for run in runs], "{:.0f}") + " s" if runs else "not run",
+                " ".join([*names[:_MOST_NAMES], *others]),
             ]
         )
-    head = ("run", "command, beside the seed", "parameters", "each took", "records")
-    return [markdown_table(head, lines)]
+    head = ("run", "command (without the seed)", "parameters", "duration of each", "records")
+    return [markdown_table(head, table_rows)]
 
 
 def _span(values: Sequence[float], form: str) -> str:
-    """The least and the largest of what the runs of an arm tell."""
+    """Returns minimum and maximum of the values as text; one number if they are equal."""
     ends = [form.format(end) for end in (min(values), max(values))] if values else []
     return " to ".join(dict.fromkeys(ends))
 
 
-def _cell(cell: Cell) -> str:
+def _cell_text(cell: Cell) -> str:
     lines = [
         f"**`{cell.key}`**: {cell.says}.",
         f"- read: {cell.read}",
@@ -320,22 +326,25 @@ def _cell(cell: Cell) -> str:
         f"- control: {cell.control}",
     ]
     if cell.protocol is not None:
-        told = _expected(cell.protocol, cell)
-        lines.append(f"- by this protocol {told}: {cell.protocol.read}; {cell.protocol.because}")
+        expected = _protocol_text(cell.protocol, cell)
+        lines.append(
+            f"- by this protocol {expected}: {cell.protocol.read}; {cell.protocol.because}"
+        )
     return "\n".join(lines)
 
 
-def _mean(values: Sequence[float]) -> str:
+def _mean_text(values: Sequence[float]) -> str:
+    """Returns mean and standard deviation, rounded to the deviation's first digit."""
     if not values:
         return ""
-    middle = mean(values)
-    if len(values) == 1 or not isfinite(middle):
-        return f"{middle:.4g}"
+    average = mean(values)
+    if len(values) == 1 or not isfinite(average):
+        return f"{average:.4g}"
     spread = float(f"{stdev(values):.1g}")
-    places = max(0, -int(f"{spread:e}".partition("e")[2]))  # as many as the spread's first digit
-    if not spread or places > 5:
-        return f"{middle:.{2 if spread else 4}g} ± {spread:g}"
-    return f"{middle:.{places}f} ± {spread:g}"
+    decimals = max(0, -int(f"{spread:e}".partition("e")[2]))  # those of the spread's first digit
+    if not spread or decimals > 5:
+        return f"{average:.{2 if spread else 4}g} ± {spread:g}"
+    return f"{average:.{decimals}f} ± {spread:g}"
 
 
 def _with_unit(text: str, cell: Cell) -> str:

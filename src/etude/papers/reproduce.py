@@ -1,4 +1,4 @@
-"""`etude reproduce`: which papers are ready, and one of them measured here."""
+"""Implementation of `etude reproduce`: lists papers, and measures one."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ log = logging.getLogger("etude")
 
 
 def print_papers(root: Path, config_dir: Path | None = None) -> None:
-    """A table of the papers that are ready: what is claimed, what it costs, how it stands here.
+    """Prints a table of all papers: claim, cost, and verdict of the last measurement.
 
     Args:
-        config_dir: a folder of one's own configs, whose papers are listed too.
+        root: root folder of the runs.
+        config_dir: folder of custom configs, whose papers are listed, too.
 
     Raises:
-        RequestError: the root is no folder; after the table, a paper's file has mistakes, or an
-            earlier result is damaged.
+        RequestError: If the root is not a folder. After the table was printed: if a paper's file
+            has errors or an earlier result is damaged.
     """
     if root.exists() and not root.is_dir():
         raise RequestError(Problem("--root", "a folder", str(root)))
@@ -41,11 +42,13 @@ def print_papers(root: Path, config_dir: Path | None = None) -> None:
             continue
         path = folder_of(name, root) / "result.json"
         try:
-            told = [str(verdict or "") for verdict in report.read_verdicts(path, paper, settings)]
+            verdicts = [
+                str(verdict or "") for verdict in report.read_verdicts(path, paper, settings)
+            ]
         except RequestError as error:
-            told = ["damaged", ""]
+            verdicts = ["damaged", ""]
             problems += error.problems
-        lines.append([name, paper.claim, f"{paper.cost} ({paper.tier})", *told])
+        lines.append([name, paper.claim, f"{paper.cost} ({paper.tier})", *verdicts])
     print_table(("paper", "claim", "cost", "matches the paper", "the protocol"), lines)
     if problems:
         raise RequestError(problems)
@@ -62,123 +65,128 @@ def reproduce(
 ) -> bool:
     """Measures a paper's cells, prints its table and writes `<root>/_papers/<paper>/`.
 
-    Runs that are finished are read, the others are trained first, each in a process of its own. The
-    folder holds `report.md`, `report.html`, `result.json` and `figures/`; an earlier one is
-    replaced when the new one is whole.
+    Trains the missing runs first, each in a process of its own; finished runs are only read. The
+    folder contains `report.md`, `report.html`, `result.json` and `figures/`; an earlier folder is
+    replaced once the new one is complete.
 
     Args:
-        jobs: runs to train at once, or `auto`.
-        check: train and measure nothing: judge the runs that are there, or what was measured
-            before. Where there is nothing, nothing is written.
-        files: the folder of what the paper's runs need of the user's.
-        config_dir: a folder of one's own configs, searched before the shipped ones.
+        name: name of the paper.
+        root: root folder of the runs.
+        jobs: number of runs to train in parallel, or `auto`.
+        check: judge finished runs, or the earlier measurement, without training or measuring.
+            Without either, no file is written.
+        files: folder of the files that the user provides.
+        config_dir: folder of custom configs, searched before the shipped ones.
 
     Returns:
         Whether every cell matches.
 
     Raises:
-        RequestError: no such paper, a mistake in its file, a root that cannot be written, or files
-            that are missing or are others.
-        Interrupted: a signal came; the same command goes on.
+        RequestError: If there is no such paper, its file has errors, the root is not writable, or
+            a file that the user provides is missing or differs from the paper's.
+        Interrupted: If a signal was received; the same command resumes.
     """
     paper = claims.load(name, config_dir)
-    again = report.command(name, config_dir)
+    command = report.command(name, config_dir)
     settings = claims.measurement(name, paper).canonical()
     measurement = claims.built(name, paper)
     folder = folder_of(name, root)
-    arms = runs.arms_of(name, paper, root, files=files)
+    paper_runs = runs.paper_runs(name, paper, root, files=files)
     if check and not paper.runs:
-        return _judge_kept(name, paper, settings, folder / "result.json")
-    if check and all(arm.finished() is None for arm in arms):
-        log.info("%s: none of its runs is there; %s trains them", name, again)
+        return _judge_earlier(name, paper, settings, folder / "result.json")
+    if check and all(run.finished() is None for run in paper_runs):
+        log.info("%s: no finished runs; run `%s` to train them", name, command)
         return False
     try:
         folder_in(root, "_papers")
         if not check:
-            runs.train_missing(arms, folder_in(root, "_papers", "_logs") / name, jobs)
-        found = runs.runs_of(arms, paper.extensions)
+            runs.train_missing(paper_runs, folder_in(root, "_papers", "_logs") / name, jobs)
+        finished = runs.finished_runs(paper_runs, paper.extensions)
         with whole_folder(folder) as new:
             figures = new / "figures"
             figures.mkdir()
             try:
                 if paper.runs:
-                    readings = measurement.read(found, figures)
+                    readings = measurement.read(finished, figures)
                 else:
                     readings = measurement.measure(paper.seeds, figures)
             except SystemExit as error:
                 kind = paper.measure["_target_"]
-                problem = Problem("measure", f"readings from {kind}", "it ended the process")
+                problem = Problem("measure", f"readings from {kind}", hint="it raised SystemExit")
                 raise RequestError(problem) from error
-            complete = sum(map(len, found.values())) == len(arms)
+            complete = sum(map(len, finished.values())) == len(paper_runs)
             claims.check_readings(name, paper, readings, complete=complete)
-            told = report.result(name, paper, settings, readings, found)
-            drawn = sorted(path.name for path in figures.iterdir())
-            text = report.markdown(name, paper, told, drawn)
+            result = report.result(name, paper, settings, readings, finished)
+            figure_names = sorted(path.name for path in figures.iterdir())
+            text = report.markdown(name, paper, result, figure_names)
             write_text(new / "report.md", text, REPORT)
             write_text(new / "report.html", page.html(paper.title, text, new), REPORT)
-            write_json(new / "result.json", told, RESULT)
+            write_json(new / "result.json", result, RESULT)
     except OSError as error:
-        expected = "a folder that can be written"
+        expected = "a writable folder"
         raise RequestError(Problem("--root", expected, str(root), str(error))) from error
-    _tell(paper, readings)
+    _print_result(paper, readings)
     log.info("%s", folder / "report.md")
-    if sum(map(len, found.values())) < len(arms):
-        there = sum(arm.finished() is not None for arm in arms)  # also those of seeds left out
-        message = "%d of %d runs are there: %s trains the others"
-        log.info(message, there, len(arms), again)
+    if sum(map(len, finished.values())) < len(paper_runs):
+        count = sum(run.finished() is not None for run in paper_runs)  # with incomplete seeds
+        message = "%d of %d runs are finished; run `%s` to train the others"
+        log.info(message, count, len(paper_runs), command)
     return report.verdict_of(paper, readings).matches
 
 
-def _judge_kept(name: str, paper: Paper, settings: Mapping[str, Any], path: Path) -> bool:
-    """Of a paper that trains nothing: what was measured before, by the cells as they are today."""
+def _judge_earlier(name: str, paper: Paper, settings: Mapping[str, Any], path: Path) -> bool:
+    """Judges the earlier measurement of a paper without runs by the present cells."""
     readings: Mapping[str, Reading] | Verdict = Verdict("not run")
     if is_there(path):
         readings = report.readings_in(read_json(path, RESULT), str(path), paper, settings)
     if isinstance(readings, Verdict):
-        log.info("%s: %s; %s measures it", name, readings, report.command(name, paper.config_dir))
+        command = report.command(name, paper.config_dir)
+        log.info("%s: %s; run `%s` to measure it", name, readings, command)
         return False
-    _tell(paper, readings)
+    _print_result(paper, readings)
     return report.verdict_of(paper, readings).matches
 
 
-def _tell(paper: Paper, readings: Mapping[str, Reading]) -> None:
+def _print_result(paper: Paper, readings: Mapping[str, Reading]) -> None:
     log.info("%s\n%s\n", paper.title, paper.claim)
     print_table(report.COLUMNS, report.rows(paper, readings))
     verdict = report.verdict_of(paper, readings)
     protocol = report.protocol_verdict_of(paper, readings)
-    log.info("\nthe paper: %s%s", verdict, f"; the protocol: {protocol}" if protocol else "")
+    note = f"; matches the protocol: {protocol}" if protocol else ""
+    log.info("\nmatches the paper: %s%s", verdict, note)
 
 
 def smoke(
     name: str, root: Path, *, jobs: int | str = "auto", config_dir: Path | None = None
 ) -> bool:
-    """Whether all parts of a paper fit together: its runs, as short as can be, and their readings.
+    """Smoke test of a paper: trains shortened runs and reads the cells from them.
 
-    Nothing is said of the claim, and nothing of this enters the report.
+    The claim is not judged, and no report is written.
 
     Returns:
-        Whether each run ended well and each cell could be read.
+        Whether each run finished and each cell could be read.
     """
     paper = claims.load(name, config_dir)
     measurement = claims.built(name, paper)
     base = folder_in(root, "_papers", "_smoke")
-    arms = runs.arms_of(name, paper, base, smoke=True)
-    runs.train_missing(arms, folder_in(base, "_logs") / name, jobs)
-    found = runs.runs_of(arms, paper.extensions)
+    paper_runs = runs.paper_runs(name, paper, base, smoke=True)
+    runs.train_missing(paper_runs, folder_in(base, "_logs") / name, jobs)
+    finished = runs.finished_runs(paper_runs, paper.extensions)
     with TemporaryDirectory() as figures:
         if paper.runs:
-            readings = measurement.read(found, Path(figures))
+            readings = measurement.read(finished, Path(figures))
         else:
-            if hasattr(measurement, "short"):  # one that takes long, or needs a network
+            if hasattr(measurement, "short"):  # the full measurement is slow or needs a network
                 measurement = measurement.short(base / "_toys")
             readings = measurement.measure(paper.seeds[:1], Path(figures))
-    ended = sum(map(len, found.values()))
+    count = sum(map(len, finished.values()))
     missing = [cell.key for cell in paper.cells if cell.key not in readings]
-    told = f"; nothing was read for {', '.join(missing)}" if missing else ""
-    log.info("%s: %d of %d short runs ended%s; nothing is claimed", name, ended, len(arms), told)
-    return ended == len(arms) and not missing
+    note = f"; no reading for {', '.join(missing)}" if missing else ""
+    message = "%s: smoke test, %d of %d short runs finished%s; the claim is not judged"
+    log.info(message, name, count, len(paper_runs), note)
+    return count == len(paper_runs) and not missing
 
 
 def folder_of(name: str, root: Path) -> Path:
-    """Where a paper's report and result lie."""
+    """Returns the folder of a paper's report and result."""
     return root / "_papers" / name

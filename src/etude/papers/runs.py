@@ -1,4 +1,4 @@
-"""The runs that a paper's cells are read from: those that are there, and those to be trained."""
+"""The runs of a paper: lists them, trains the missing ones and opens the finished ones."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from etude.config.compose import compose
 from etude.data.plain import ReadOnce, sha256
 from etude.errors import InvalidArguments, Problem, RequestError
 from etude.papers import toys
-from etude.papers.claims import Paper, named
+from etude.papers.claims import Paper, names_in
 from etude.records import integrity
 from etude.records.record import DONE, Record
 from etude.records.signature import signature
 from etude.records.status import Status
-from etude.sweeps.board import Board
+from etude.sweeps.dashboard import Dashboard
 from etude.sweeps.expand import combinations
 from etude.sweeps.forking import prepare_to_fork
-from etude.sweeps.job import Job, carry_out
-from etude.sweeps.pool import Pool, Task, start_method
-from etude.sweeps.slots import Slot, slots, visible_gpus
+from etude.sweeps.job import Job, run_job
+from etude.sweeps.job_slots import JobSlot, job_slots, visible_gpus
+from etude.sweeps.pool import JobTask, Pool, start_method
 from etude.training.build import check_all
 from etude.training.state import folder_of
 
 log = logging.getLogger("etude")
 
-_ONCE = ReadOnce()
-"""Files may be large, and are asked for when papers are named and when each is run."""
+_READ_ONCE = ReadOnce()
+"""Cache of digests: large files are checked when papers are named and again for each paper."""
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One run of a paper.
+class PaperRun:
+    """One run of a paper: an arm with one seed and one combination of swept values.
 
     Attributes:
-        name: of the arm that it belongs to.
-        seed: of the run.
-        number: of the run in the paper.
-        label: the arm, what of it is swept, and the seed.
-        stated: what `etude train` would be given, with the names of other runs in braces.
-        begins: the runs that it begins from, by these names.
-        config_dir: a folder of one's own configs.
+        name: name of the arm.
+        seed: seed of the run.
+        number: index of the run in the paper.
+        label: arm, swept values and seed, for messages.
+        stated: overrides for `etude train`, with the names of other arms in braces.
+        sources: runs that this run initialises from, by the names of their arms.
+        config_dir: folder of custom configs.
     """
 
     name: str
@@ -56,77 +56,77 @@ class Arm:
     number: int
     label: str
     stated: list[str]
-    begins: Mapping[str, Arm]
+    sources: Mapping[str, PaperRun]
     config_dir: Path | None = None
 
     def overrides(self) -> list[str] | None:
-        """With the records of the runs that it begins from; None while these are not there."""
-        given = {name: arm.finished() for name, arm in self.begins.items()}
-        if None in given.values():
+        """Returns the overrides with paths of the source records; None until these are finished."""
+        paths = {name: run.finished() for name, run in self.sources.items()}
+        if None in paths.values():
             return None
-        return [_filled(one, given) for one in self.stated]
+        return [_fill_in(override, paths) for override in self.stated]
 
     def folder(self) -> Path | None:
-        """Where its record lies or will lie; None while what it begins from is not there.
+        """Returns the folder of the run's record; None until its sources are finished.
 
         Raises:
-            RequestError: the overrides do not fit.
+            RequestError: If the overrides are invalid.
         """
-        return None if (found := self._place()) is None else found[0]
+        return None if (location := self._location()) is None else location[0]
 
-    def _place(self) -> tuple[Path, str] | None:
-        """The folder, and the signature that a record of this run has."""
+    def _location(self) -> tuple[Path, str] | None:
+        """Returns folder and signature of the run's record."""
         checked = self.checked()
         return None if checked is None else (folder_of(checked), signature(checked.identity))
 
     def checked(self) -> Checked | None:
-        """Its config; None while what it begins from is not there.
+        """Returns the run's checked config; None until its sources are finished.
 
         Raises:
-            RequestError: the overrides do not fit.
+            RequestError: If the overrides are invalid.
         """
         overrides = self.overrides()
         if overrides is None:
             return None
-        begun = [arm.folder() for arm in self.begins.values()]
-        times = [(path / "run.json").stat().st_mtime_ns for path in begun if path is not None]
+        folders = [run.folder() for run in self.sources.values()]
+        times = [(path / "run.json").stat().st_mtime_ns for path in folders if path is not None]
         try:
             return _checked(tuple(overrides), tuple(times), self.config_dir)
         except RequestError as error:
-            found = [replace(p, where=f"run {self.label}: {p.where}") for p in error.problems]
-            raise RequestError(found) from error
+            problems = [replace(p, where=f"run {self.label}: {p.where}") for p in error.problems]
+            raise RequestError(problems) from error
 
     def finished(self) -> Path | None:
-        """The record of this run, if it has ended.
+        """Returns the folder of the run's record, or None if the run has not ended.
 
         Raises:
-            RequestError: the overrides do not fit, or the record is another run's or has been
-                changed since.
+            RequestError: If the overrides are invalid, or the record belongs to another run or was
+                edited.
         """
-        place = self._place()
-        if place is None:
+        location = self._location()
+        if location is None:
             return None
-        folder, signed = place
+        folder, expected_signature = location
         try:
             record = Record.read(folder)
         except RequestError:
             return None
-        if record.status not in DONE:  # that it diverges is a result too
+        if record.status not in DONE:  # divergence is a result, too
             return None
-        _check_record(record, signed, self)
+        _check_record(record, expected_signature, self)
         return folder
 
 
-def _check_record(record: Record, signed: str, arm: Arm) -> None:
-    hint = "etude runs rm removes it, and then it is trained again"
+def _check_record(record: Record, expected_signature: str, run: PaperRun) -> None:
+    hint = "delete it with `etude runs rm` to train the run again"
     stated = (str(record.info.get("signature"))[:12], record.info.get("seed"))
-    if stated != (signed[:12], arm.seed):
-        expected = f"the record of {arm.label}, signature {signed[:12]}"
-        told = f"signature {stated[0]}, seed {stated[1]}"
-        raise RequestError(Problem(str(record.path / "run.json"), expected, told, hint))
-    changed = integrity.faults(record.info, record.path)
-    if faults := [*changed, *metrics_faults(record, ended=True)]:
-        expected = f"a record as training wrote it, of {arm.label}"
+    if stated != (expected_signature[:12], run.seed):
+        expected = f"the record of {run.label}, signature {expected_signature[:12]}"
+        value = f"signature {stated[0]}, seed {stated[1]}"
+        raise RequestError(Problem(str(record.path / "run.json"), expected, value, hint))
+    changes = integrity.faults(record.info, record.path)
+    if faults := [*changes, *metrics_faults(record, ended=True)]:
+        expected = f"an unmodified record of {run.label}"
         raise RequestError(Problem(str(record.path), expected, hint=f"{faults[0]}; {hint}"))
 
 
@@ -134,61 +134,63 @@ def _check_record(record: Record, signed: str, arm: Arm) -> None:
 def _checked(
     overrides: tuple[str, ...], times: tuple[int, ...], config_dir: Path | None
 ) -> Checked:
-    """The config of a run, which is asked for again and again.
+    """Returns the checked config of a run. Cached, as each run's config is needed repeatedly.
 
     Args:
-        times: when the records that it begins from were last written.
+        times: modification times of the source records (ns); part of the cache key.
     """
     return check_all(compose(overrides, config_dir=config_dir))
 
 
-def arms_of(
+def paper_runs(
     name: str,
     paper: Paper,
     root: Path,
     *,
     smoke: bool = False,
     files: Path = Path(),
-) -> list[Arm]:
-    """All runs of a paper, arm by arm, a seed each.
+) -> list[PaperRun]:
+    """Returns all runs of a paper, ordered by arm, seed and swept values.
 
     Args:
-        smoke: in the form that only shows that all parts fit together.
-        files: the folder of what they need of the user's.
+        smoke: whether to shorten the runs for a smoke test.
+        files: folder of the files that the user provides.
 
     Raises:
-        RequestError: such a file is missing, or is another.
+        RequestError: If such a file is missing or differs from the paper's.
     """
     paths: Mapping[str, Path | None]
     paths = toys.write(root / "_toys") if smoke else paths_of(name, paper, files)
-    # Another process that trains one of them is waited for: its run is this paper's too.
-    place = [f"name={name}", f"run.root={_quoted(root)}", "run.wait=true"]
-    arms: dict[tuple[str, int], Arm] = {}
-    found: list[Arm] = []
+    # Waits for another process that trains the same run, and reads that run.
+    location = [f"name={name}", f"run.root={_hydra_quoted(root)}", "run.wait=true"]
+    last_runs: dict[tuple[str, int], PaperRun] = {}
+    runs: list[PaperRun] = []
     for arm, overrides in paper.runs.items():
-        own = _short(paper, arm) if smoke else overrides
-        own = [_filled(one, paths) for one in own]
-        after = [one for one in own if named(one, paper.runs)]
-        others = set().union(*(named(one, paper.runs) for one in after))
-        swept = combinations([one for one in own if one not in after])
+        own = _smoke_overrides(paper, arm) if smoke else overrides
+        own = [_fill_in(override, paths) for override in own]
+        dependent = [override for override in own if names_in(override, paper.runs)]
+        others = set().union(*(names_in(override, paper.runs) for override in dependent))
+        swept = combinations([override for override in own if override not in dependent])
         shared = set.intersection(*map(set, swept))
         for seed in paper.seeds[:1] if smoke else paper.seeds:
-            begins = {other: arms[other, seed] for other in others}
+            sources = {other: last_runs[other, seed] for other in others}
             for values in swept:
-                stated = [*values, *after, "run.samples=0", f"seed={seed}", *place]
+                stated = [*values, *dependent, "run.samples=0", f"seed={seed}", *location]
                 label = " ".join([arm, *(v for v in values if v not in shared), f"seed={seed}"])
-                found.append(Arm(arm, seed, len(found), label, stated, begins, paper.config_dir))
-            arms[arm, seed] = found[-1]
-    return found
+                runs.append(
+                    PaperRun(arm, seed, len(runs), label, stated, sources, paper.config_dir)
+                )
+            last_runs[arm, seed] = runs[-1]
+    return runs
 
 
-def _short(paper: Paper, arm: str) -> list[str]:
-    """The overrides of a run in its short form, in which what that states itself is not swept."""
-    short = [*paper.smoke, *paper.smoke_runs.get(arm, ())]
-    stated = [_key(one) for one in short]
-    given = [one for one in paper.runs[arm] if not named(one, paper.files)]
-    kept = [one for one in given if not any(f"{_key(one)}.".startswith(f"{k}.") for k in stated)]
-    return [*kept, *short]
+def _smoke_overrides(paper: Paper, arm: str) -> list[str]:
+    """Returns an arm's overrides for a smoke test; smoke overrides replace those of the arm."""
+    smoke = [*paper.smoke, *paper.smoke_runs.get(arm, ())]
+    keys = [_key(override) for override in smoke]
+    own = [override for override in paper.runs[arm] if not names_in(override, paper.files)]
+    kept = [o for o in own if not any(f"{_key(o)}.".startswith(f"{key}.") for key in keys)]
+    return [*kept, *smoke]
 
 
 def _key(override: str) -> str:
@@ -196,120 +198,123 @@ def _key(override: str) -> str:
 
 
 def paths_of(name: str, paper: Paper, folder: Path) -> dict[str, Path | None]:
-    """The files that a paper needs, found and looked at.
+    """Finds and validates the files that a paper needs; returns their paths by name.
 
     Raises:
-        RequestError: one is missing, or is another.
+        RequestError: If a file is missing or has another SHA-256.
     """
     problems = []
     for file, needed in paper.files.items():
         path = folder / file
         if not path.is_file():
-            hint = f"{needed.says}; --files DIR says where it lies"
-            problems.append(Problem(f"{name}: {file}", "a file", str(path), hint))
-        elif (found := _ONCE(sha256, path)) != needed.sha256:
-            expected = f"{needed.says}, sha256 {needed.sha256}"
-            problems.append(Problem(str(path), expected, found))
+            hint = f"{needed.says}; pass its folder with --files DIR"
+            problems.append(Problem(f"{name}: {file}", "an existing file", str(path), hint))
+        elif (digest := _READ_ONCE(sha256, path)) != needed.sha256:
+            expected = f"sha256 {needed.sha256}"
+            problems.append(Problem(str(path), expected, f"sha256 {digest}", needed.says))
     if problems:
         raise RequestError(problems)
     return {file: folder / file for file in paper.files}
 
 
-def _filled(override: str, given: Mapping[str, Path | None]) -> str:
-    """An override with paths for the names in braces."""
-    for name, path in given.items():
+def _fill_in(override: str, paths: Mapping[str, Path | None]) -> str:
+    """Returns an override in which names in braces are replaced by paths."""
+    for name, path in paths.items():
         if path is not None:
-            override = override.replace(f"{{{name}}}", _quoted(path))
+            override = override.replace(f"{{{name}}}", _hydra_quoted(path))
     return override
 
 
-def _quoted(path: Path) -> str:
-    """As Hydra's grammar takes any text, with nothing in it to be interpolated."""
-    text = re.sub(r"\\+(?='|$)", lambda found: 2 * found[0], str(path))
+def _hydra_quoted(path: Path) -> str:
+    """Returns a path quoted for Hydra's grammar, without interpolation."""
+    text = re.sub(r"\\+(?='|$)", lambda match: 2 * match[0], str(path))
     text = text.replace("'", "\\'").replace("${", "\\${")
     return f"'{text}'"
 
 
-def train_missing(arms: Sequence[Arm], logs: Path, jobs: int | str) -> None:
-    """Trains what is not finished, several at once; what one ends with, the others do not feel.
+def train_missing(all_runs: Sequence[PaperRun], logs: Path, jobs: int | str) -> None:
+    """Trains the unfinished runs in parallel processes. A failed run doesn't affect the others.
 
     Args:
-        logs: a folder for what the processes print.
-        jobs: at once, or `auto`; more than there are GPUs share them.
+        logs: folder for the output of the processes.
+        jobs: maximum number of parallel runs, or `auto`; several share a GPU if there are fewer
+            GPUs.
 
     Raises:
-        RequestError: the overrides of a run do not fit, or `jobs` is no number.
-        Interrupted: a signal came; the runs have saved, and the same command goes on.
+        RequestError: If the overrides of a run are invalid, or `jobs` is not a positive number.
+        Interrupted: If a signal was received. The runs have saved their state; the same command
+            resumes them.
     """
     gpus = visible_gpus()
-    shared = max(1, ceil(jobs / len(gpus))) if gpus and isinstance(jobs, int) else 1
+    jobs_per_gpu = max(1, ceil(jobs / len(gpus))) if gpus and isinstance(jobs, int) else 1
     try:
-        places = slots(jobs, shared, gpus=gpus)
+        slots = job_slots(jobs, jobs_per_gpu, gpus=gpus)
     except InvalidArguments as error:
         problems = [replace(problem, where="--jobs") for problem in error.problems]
         raise RequestError(problems) from error
-    waiting = list(arms)
+    waiting = list(all_runs)
     while waiting:
-        ready = [arm for arm in waiting if arm.overrides() is not None]
-        undone = [arm for arm in ready if arm.finished() is None]
-        there = len(ready) - len(undone)
-        missing = _different(undone)
+        ready = [run for run in waiting if run.overrides() is not None]
+        unfinished = [run for run in ready if run.finished() is None]
+        finished = len(ready) - len(unfinished)
+        missing = _distinct(unfinished)
         if missing:
-            log.info("%s%s", _counted(len(missing)), f", {there} more are there" if there else "")
-            _train(missing, logs, places)
-        elif len(ready) == len(arms):
-            log.info("%s, all of them there", _counted(there))
-        waiting = [arm for arm in waiting if arm not in ready]
+            note = f" ({finished} already finished)" if finished else ""
+            log.info("training %s%s", _count_text(len(missing)), note)
+            _train(missing, logs, slots)
+        elif len(ready) == len(all_runs):
+            log.info("%s already finished, nothing to train", _count_text(finished))
+        waiting = [run for run in waiting if run not in ready]
         if not ready:
-            return  # what they begin from has failed
+            return  # the runs that they initialise from have failed
 
 
-def _counted(runs: int) -> str:
-    """So many runs, in words."""
+def _count_text(runs: int) -> str:
+    """Returns `1 run` or `4 runs`."""
     return f"{runs} run{'' if runs == 1 else 's'}"
 
 
-def _different(arms: Sequence[Arm]) -> list[Arm]:
-    """Without those that are the same run as an earlier one, as in short forms."""
-    found: dict[Path | None, Arm] = {}
-    for arm in arms:
-        found.setdefault(arm.folder(), arm)
-    return [*found.values()]
+def _distinct(runs: Sequence[PaperRun]) -> list[PaperRun]:
+    """Returns the runs without duplicates, which smoke tests may contain."""
+    by_folder: dict[Path | None, PaperRun] = {}
+    for run in runs:
+        by_folder.setdefault(run.folder(), run)
+    return [*by_folder.values()]
 
 
-def _train(missing: Sequence[Arm], logs: Path, places: Sequence[Slot]) -> None:
+def _train(missing: Sequence[PaperRun], logs: Path, slots: Sequence[JobSlot]) -> None:
     if start_method() == "fork" and (first := missing[0].checked()) is not None:
         prepare_to_fork(first)
-    board = Board(len(missing), len(places))
+    dashboard = Dashboard(len(missing), len(slots))
 
-    def tasks() -> Iterator[Task | None]:
-        for number, arm in enumerate(missing, 1):
-            overrides = arm.overrides() or []
-            job = Job(arm.label, Status.WAITING, overrides=overrides)
-            call = partial(_trained, arm.label, overrides, arm.config_dir)
-            yield Task(number, job, call, logs / f"{arm.number}-{arm.name}.txt")
+    def tasks() -> Iterator[JobTask | None]:
+        for number, run in enumerate(missing, 1):
+            overrides = run.overrides() or []
+            job = Job(run.label, Status.WAITING, overrides=overrides)
+            call = partial(_train_one, run.label, overrides, run.config_dir)
+            yield JobTask(number, job, call, logs / f"{run.number}-{run.name}.txt")
 
     try:
-        Pool(places, board, lambda job: None).run(tasks())  # the board tells how each ended
+        Pool(slots, dashboard, lambda job: None).run(tasks())  # the dashboard shows each result
     finally:
-        board.close()
+        dashboard.close()
 
 
-def runs_of(arms: Sequence[Arm], trust: Sequence[str] = ()) -> dict[str, list[Run]]:
-    """The runs of each arm that have ended, by their seeds; arms without any are left out.
+def finished_runs(all_runs: Sequence[PaperRun], trust: Sequence[str] = ()) -> dict[str, list[Run]]:
+    """Opens the finished runs of each arm, ordered by seed. Arms without finished runs are omitted.
 
-    Where an arm sweeps, a seed that lacks one of its runs is left out: the best of some is not the
-    best of all.
+    A seed of an arm that sweeps is omitted unless all of its runs are finished: the best of some
+    runs is not the best of all.
     """
-    ended = [(arm, arm.finished()) for arm in arms]
-    lacking = {(arm.name, arm.seed) for arm, folder in ended if folder is None}
-    found: dict[str, list[Run]] = {}
-    for arm, folder in ended:
-        if folder is not None and (arm.name, arm.seed) not in lacking:
-            found.setdefault(arm.name, []).append(Run(Record.read(folder), trust=trust))
-    return found
+    folders = [(run, run.finished()) for run in all_runs]
+    incomplete = {(run.name, run.seed) for run, folder in folders if folder is None}
+    by_arm: dict[str, list[Run]] = {}
+    for run, folder in folders:
+        if folder is not None and (run.name, run.seed) not in incomplete:
+            by_arm.setdefault(run.name, []).append(Run(Record.read(folder), trust=trust))
+    return by_arm
 
 
-def _trained(label: str, overrides: list[str], config_dir: Path | None) -> Job:
-    """In a process of its own."""
-    return carry_out(overrides, train_record, label=label, config_dir=config_dir)
+def _train_one(label: str, overrides: list[str], config_dir: Path | None) -> Job:
+    """Trains one run; called in a process of its own."""
+    return run_job(overrides, train_record, label=label, config_dir=config_dir)

@@ -1,4 +1,4 @@
-"""Small files of each kind, for the short forms of papers whose data lies on a hub."""
+"""Small generated data sets and a toy model, for smoke tests of papers that need a hub."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from etude.records.files import write_text
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs", "and", "cats", "ran"]
 TEXT, PAIRS, LABELLED = "toy-text.txt", "toy-pairs.jsonl", "toy-labelled.jsonl"
 NAMES = (TEXT, PAIRS, LABELLED)
-"""By which overrides name them, in braces."""
+"""File names; a paper's smoke overrides contain them in braces."""
 
 
 def write(folder: Path) -> dict[str, Path]:
-    """Makes the files anew, always the same; returns where each lies, by its name.
+    """Writes the toy files, with the same content each time; returns their paths by name.
 
-    Of a pair `source` and `target` the second is the first backwards; of a labelled row the
-    `label` says whether `text` speaks of cats, `cats` how often, and `second` is another text.
+    In a pair, `target` is `source` with its words reversed. In a labelled row, `label` states
+    whether `text` contains "cats", `cats` is the number of occurrences, and `second` is another
+    text.
     """
     draw = random.Random(0)
     sentences = [draw.choices(WORDS, k=draw.randint(4, 12)) for _ in range(240)]
@@ -44,10 +45,10 @@ def write(folder: Path) -> dict[str, Path]:
 
 
 def write_model(folder: Path) -> tuple[Path, int]:
-    """A GPT-2 of a few random weights in Hugging Face's form, with a tokenizer of its own.
+    """Saves a tiny GPT-2 with random weights and a tokenizer in Hugging Face's format.
 
     Returns:
-        The folder, and how many tokens it reads.
+        The folder, and the model's maximum length in tokens.
     """
     import torch
 

@@ -1,7 +1,7 @@
-"""From what a paper claims and what was measured to match, miss or not run: pure functions.
+"""Verdicts: compares readings with a paper's cells. Pure functions.
 
-"Matches the paper" is about the published number. "Matches the protocol" is about what the settings
-of our runs have given elsewhere, which are seldom those of the paper to the last.
+"Matches the paper" compares with the published number. "Matches the protocol" compares with a
+result that others measured with the settings of our runs, which seldom equal the paper's exactly.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Literal
 from etude.papers.claims import Cell, Reading
 
 SEEDS_FOR_A_MATCH = 3
-"""With fewer, a match says how many it rests on."""
+"""A match on fewer seeds states their number."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a cell, or a whole paper, came out.
+    """Outcome of the comparison for a cell or a whole paper.
 
     Attributes:
         outcome: match, miss, or not run.
-        seeds: how many seeds it rests on.
-        why: what a reader must know beside the outcome.
+        seeds: number of seeds measured.
+        why: reason for the outcome; empty if none is needed.
     """
 
     outcome: Literal["match", "miss", "not run"]
@@ -34,7 +34,7 @@ class Verdict:
 
     @property
     def matches(self) -> bool:
-        """Whether it is a match, on however few seeds."""
+        """Whether the outcome is a match, on any number of seeds."""
         return self.outcome == "match"
 
     def __str__(self) -> str:
@@ -48,28 +48,28 @@ class Verdict:
 def judge(cell: Cell, reading: Reading | None) -> Verdict:
     """Compares the mean over seeds with the cell's tolerance.
 
-    A measurement whose negative control passes too, or is no number, has shown nothing: a miss.
-    One whose control has not been run has not been run.
+    The outcome is a miss if the negative control also meets the tolerance or is not finite, because
+    the measurement then doesn't support the claim. It is "not run" if the control was not run.
     """
     if reading is None or not reading.values:
         return Verdict("not run")
     value, control = mean(reading.values), mean(reading.controls)
     seeds = len(reading.values)
     if not math.isfinite(value):
-        return Verdict("miss", seeds, "no number")
+        return Verdict("miss", seeds, "the measured value is not finite")
     if not cell.tolerance.admits(value, cell.published):
         return Verdict("miss", seeds)
     if not reading.controls:
-        return Verdict("not run", seeds, "its control was not run")
+        return Verdict("not run", seeds, "the control was not run")
     if not math.isfinite(control):
-        return Verdict("miss", seeds, "no control")
+        return Verdict("miss", seeds, "the control is not finite")
     if cell.tolerance.admits(control, cell.published):
-        return Verdict("miss", seeds, "the control passes too")
+        return Verdict("miss", seeds, "the control matches too")
     return Verdict("match", min(seeds, len(reading.controls)))
 
 
 def mean(values: Sequence[float]) -> float:
-    """The mean; NaN of nothing, and of what has none: infinities of both signs, sums too large."""
+    """Returns the mean; NaN if there are no values, the sum overflows, or infinities cancel."""
     try:
         return fmean(values) if values else math.nan
     except (OverflowError, ValueError):
@@ -77,24 +77,26 @@ def mean(values: Sequence[float]) -> float:
 
 
 def judge_protocol(cell: Cell, reading: Reading | None) -> Verdict | None:
-    """The same against what these settings should give; None where nothing is known of that."""
+    """Compares with the cell's protocol figure; None if the cell has none."""
     if cell.protocol is None:
         return None
-    known = replace(cell, published=cell.protocol.expected, tolerance=cell.protocol.tolerance)
-    return judge(known, reading)
+    protocol_cell = replace(
+        cell, published=cell.protocol.expected, tolerance=cell.protocol.tolerance
+    )
+    return judge(protocol_cell, reading)
 
 
 def overall(verdicts: Sequence[Verdict]) -> Verdict:
-    """A paper matches if every cell does, and misses if any cell does."""
+    """Returns a paper's verdict: a match if each cell matches, a miss if any cell misses."""
     seeds = min((verdict.seeds for verdict in verdicts), default=0)
     outcomes = [verdict.outcome for verdict in verdicts]
     if "miss" in outcomes:
         return Verdict("miss", seeds, f"{outcomes.count('miss')} of {len(outcomes)} cells")
-    absent = [verdict for verdict in verdicts if verdict.outcome == "not run"]
-    if absent or not outcomes:
-        told = {verdict.why for verdict in absent} or {""}
-        why = told.pop() if len(told) == 1 else ""
-        if len(absent) < len(outcomes):
-            why = f"{len(absent)} of {len(outcomes)} cells"
+    not_run = [verdict for verdict in verdicts if verdict.outcome == "not run"]
+    if not_run or not outcomes:
+        reasons = {verdict.why for verdict in not_run} or {""}
+        why = reasons.pop() if len(reasons) == 1 else ""
+        if len(not_run) < len(outcomes):
+            why = f"{len(not_run)} of {len(outcomes)} cells"
         return Verdict("not run", why=why)
     return Verdict("match", seeds)

@@ -1,10 +1,10 @@
-"""Whose jobs a launcher of Hydra's is given."""
+"""Distinguishes jobs of Étude from those of other Hydra applications."""
 
 from __future__ import annotations
 
 from typing import Any
 
 
-def is_etudes(task_function: Any) -> bool:
-    """Whether the jobs are Étude's: another application's function returns what it likes."""
+def is_etude_task(task_function: Any) -> bool:
+    """Returns whether a task function is Étude's, so that its results are `Job`s."""
     return type(task_function).__module__.startswith("etude.")

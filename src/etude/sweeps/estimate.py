@@ -1,4 +1,4 @@
-"""How large a run is: parameters, tokens, operations, memory, time."""
+"""Estimates the size of a run: parameters, tokens, FLOP, memory and time."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from etude.records.signature import sha256_of
 from etude.sweeps.speed import (
     EarlierRuns,
     Speed,
-    Trial,
-    can_be_tried,
+    StepTiming,
     device_of,
-    of_the_peak,
-    try_out,
+    is_measurable,
+    speed_from_peak,
+    time_steps,
 )
 from etude.training.build import Parts
 from etude.training.counting import cost_of
@@ -30,27 +30,27 @@ from etude.training.room import AUTOCAST
 from etude.training.state import State
 from etude.training.throughput import compute_dtype
 
-_TYPICAL_VOCABULARY = 100  # of characters, where nothing is known yet
+_TYPICAL_VOCABULARY = 100  # of a character tokenizer
 
 
 @dataclass
-class Size:
-    """What a run takes; None where it is not known before the data is prepared, or countable.
+class RunSize:
+    """Size of a run. None: unknown before the data is prepared, or not countable.
 
     Attributes:
-        parameters: of the model.
-        vocabulary: of its tokens.
-        about: the vocabulary is guessed, and so all that follows from it.
-        steps: optimizer steps of the whole run.
-        tokens_per_step: targets; the most, or about, where steps differ.
-        tokens: targets of the whole run.
-        flops: of the whole run, validations included where the data is prepared.
-        flops_left: of what is still to do.
-        cost: of one micro-batch in one process.
-        micro_batch: windows in it.
-        seconds_left: for what is still to do.
-        speed: what that is reckoned from.
-        notes: what could not be found out, and why.
+        parameters: number of parameters of the model.
+        vocabulary: vocabulary size.
+        about: whether the vocabulary size is a guess, and all values derived from it estimates.
+        steps: optimizer steps of the run.
+        tokens_per_step: target tokens of a step; the maximum or an estimate if steps differ.
+        tokens: target tokens of the run.
+        flops: FLOP of the run; with validation if the data is prepared.
+        flops_left: FLOP of the remaining steps.
+        cost: cost of one micro-batch in one process.
+        micro_batch: windows of a micro-batch.
+        seconds_left: estimated seconds for the remaining steps.
+        speed: speed from which `seconds_left` is computed.
+        notes: reasons for unknown values, and other remarks.
     """
 
     parameters: int | None = None
@@ -69,34 +69,36 @@ class Size:
 
 
 class Estimator:
-    """Sizes of runs; what several have in common is found out once.
+    """Estimates sizes of runs; caches costs and timings that runs share.
 
     Args:
-        measure: try out a few steps where no earlier run says how fast they are.
+        measure: whether to time a few steps if no earlier run has recorded their speed.
     """
 
     def __init__(self, *, measure: bool = True) -> None:
         self.measure = measure
         self._costs: dict[str, Cost | str] = {}
-        self._trials: dict[str, Trial] = {}
+        self._timings: dict[str, StepTiming] = {}
         self._earlier: dict[Path, EarlierRuns] = {}
         self._prepared: dict[tuple[Any, Path], bool] = {}
 
-    def size(self, checked: Checked, parts: Parts, state: State, group: str) -> Size:
-        """The size of one run.
+    def size(self, checked: Checked, parts: Parts, state: State, group: str) -> RunSize:
+        """Returns the size of one run.
 
         Args:
-            state: where it stands.
-            group: its group, whose earlier runs are the best to go by.
+            checked: checked config of the run.
+            parts: parts built from the config.
+            state: state of the run.
+            group: group of the run, whose earlier runs give the best estimate of the speed.
 
         Raises:
-            RequestError: the prepared data does not fit the model or the batch.
+            RequestError: If the prepared data doesn't fit the model or the batch.
         """
-        place = (parts.data, cache_folder(checked))
-        if place not in self._prepared:
-            self._prepared[place] = _is_prepared(*place)
-        prepared = self._prepared[place]
-        size = Size(tokens_per_step=parts.data.tokens_per_step)
+        key = (parts.data, cache_folder(checked))
+        if key not in self._prepared:
+            self._prepared[key] = _is_prepared(*key)
+        prepared = self._prepared[key]
+        size = RunSize(tokens_per_step=parts.data.tokens_per_step)
         size.vocabulary, size.about = _vocabulary(checked, parts.data, prepared)
         if prepared and (unused := unused_rows(checked, parts.data.tokenizer_.vocab_size)):
             size.notes.append(unused)
@@ -104,59 +106,65 @@ class Estimator:
         if size.steps is not None:
             size.tokens = parts.data.tokens_in(0, size.steps)
         else:
-            size.notes.append("the number of steps is known after preparation: trainer.max_epochs")
+            size.notes.append(
+                "number of steps unknown until the data is prepared (trainer.max_epochs)"
+            )
         size.micro_batch = _micro_batch(parts)
-        found = self._cost(checked, parts, size.vocabulary, size.micro_batch)
-        if isinstance(found, str):
-            size.notes.append(found)
+        cost = self._cost(checked, parts, size.vocabulary, size.micro_batch)
+        if isinstance(cost, str):
+            size.notes.append(cost)
             return size
-        size.cost, size.parameters = found, found.parameters
-        self._reckon(size, checked, parts, state, prepared, group)
+        size.cost, size.parameters = cost, cost.parameters
+        self._add_totals(size, checked, parts, state, prepared, group)
         return size
 
     def micro_batch(self, checked: Checked, parts: Parts) -> Cost | None:
-        """What one micro-batch takes, before the data is prepared; None if it cannot be counted."""
+        """Returns the cost of a micro-batch before the data is prepared; None if not countable."""
         vocabulary, _ = _vocabulary(checked, parts.data, False)
-        found = self._cost(checked, parts, vocabulary, _micro_batch(parts))
-        return None if isinstance(found, str) else found
+        cost = self._cost(checked, parts, vocabulary, _micro_batch(parts))
+        return None if isinstance(cost, str) else cost
 
-    def _reckon(
+    def _add_totals(
         self,
-        size: Size,
+        size: RunSize,
         checked: Checked,
         parts: Parts,
         state: State,
         prepared: bool,
         group: str,
     ) -> None:
+        """Adds FLOP and time of the whole run and of its remaining steps."""
         assert size.cost is not None
         if size.steps is None:
             return
         per_window = size.cost.positions  # of a micro-batch
         training = size.cost.training_flops / per_window
         interval = parts.trainer.validation_interval(size.steps)
-        validated = parts.data.evaluated_tokens("val") if prepared else 0
-        once = validated * size.cost.forward_flops / per_window  # of one validation
+        validation_tokens = parts.data.evaluated_tokens("val") if prepared else 0
+        per_validation = validation_tokens * size.cost.forward_flops / per_window
         if not prepared:
-            size.notes.append("validation is not counted: its tokens are known after preparation")
+            size.notes.append(
+                "without validation, whose size is unknown until the data is prepared"
+            )
         data = parts.data
         end = min(checked.run.stop_at_step or size.steps, size.steps)
         assert size.tokens is not None
-        size.flops = size.tokens * training + once * _validations(
+        size.flops = size.tokens * training + per_validation * _validations(
             0, size.steps, size.steps, interval
         )
         if not state.works and state.kind != "held":
             size.flops_left = size.seconds_left = 0.0
             return
         tokens = data.tokens_in(state.step, max(state.step, end))
-        left = _validations(state.step, end, size.steps, interval)
-        size.flops_left = tokens * training + once * left
+        validations_left = _validations(state.step, end, size.steps, interval)
+        size.flops_left = tokens * training + per_validation * validations_left
         size.speed = self._speed(size, checked, parts, group, training)
         size.seconds_left = size.flops_left / (training * size.speed.tokens_per_second)
 
     def _cost(
         self, checked: Checked, parts: Parts, vocabulary: int, micro_batch: int
     ) -> Cost | str:
+        """Returns the cost of a micro-batch, or the reason it cannot be counted."""
         precision = parts.trainer.lightning["precision"]
         model, length = checked.nodes["model"], parts.data.sequence_length
         key = sha256_of(
@@ -167,14 +175,14 @@ class Estimator:
             ]
         )
         if key not in self._costs:
-            whole = precision.endswith("-true")
+            is_true_precision = precision.endswith("-true")
             try:
                 self._costs[key] = cost_of(
                     model,
                     lambda few: sized(few, vocabulary),
                     length=length,
                     batch=micro_batch,
-                    dtype=compute_dtype(precision) if whole else torch.float32,
+                    dtype=compute_dtype(precision) if is_true_precision else torch.float32,
                     autocast=AUTOCAST.get(precision),
                     optimizer=parts.optimizer,
                 )
@@ -183,19 +191,20 @@ class Estimator:
         return self._costs[key]
 
     def _speed(
-        self, size: Size, checked: Checked, parts: Parts, group: str, flops_per_token: float
+        self, size: RunSize, checked: Checked, parts: Parts, group: str, flops_per_token: float
     ) -> Speed:
+        """Returns the speed by earlier runs, by timing a few steps, or by the machine's peak."""
         assert size.cost is not None
         settings = parts.trainer
         device = device_of(settings.lightning["accelerator"])
         root = Path(checked.run.root)
         earlier = self._earlier.setdefault(root, EarlierRuns(root))
-        found = earlier.speed(checked, parts, size.vocabulary, group, device)
+        recorded = earlier.speed(checked, parts, size.vocabulary, group, device)
         precision = settings.lightning["precision"]
-        if found is not None:
-            return found
-        if not self.measure or not can_be_tried(size.cost, precision, device):
-            return of_the_peak(flops_per_token, precision, device, settings.processes)
+        if recorded is not None:
+            return recorded
+        if not self.measure or not is_measurable(size.cost, precision, device):
+            return speed_from_peak(flops_per_token, precision, device, settings.processes)
         key = sha256_of(
             [
                 checked.nodes["model"].canonical(),
@@ -203,26 +212,26 @@ class Estimator:
                 *(size.vocabulary, parts.data.sequence_length, size.micro_batch, precision),
             ]
         )
-        if key not in self._trials:
-            self._trials[key] = try_out(
+        if key not in self._timings:
+            self._timings[key] = time_steps(
                 checked, parts, size.vocabulary, micro_batch=size.micro_batch, device=device
             )
-        trial = self._trials[key]
-        share = parts.data.examples_per_step / settings.processes
-        seconds = share / size.micro_batch * trial.micro_batch + trial.optimizer
+        timing = self._timings[key]
+        examples = parts.data.examples_per_step / settings.processes
+        seconds = examples / size.micro_batch * timing.micro_batch + timing.optimizer
         if device.type == "cpu":  # processes share its cores
             seconds *= settings.processes
         count = torch.get_num_threads()
         threads = f", {count} thread{'s' if count > 1 else ''}" if device.type == "cpu" else ""
-        source = f"measured now, a few steps on {device.type}{threads}"
+        source = f"measured now in a few steps on {device.type}{threads}"
         return Speed(size.tokens_per_step / seconds, source)
 
 
 def _is_prepared(data: Any, cache: Path) -> bool:
-    """Opens the prepared data if it is in the cache; whether it is.
+    """Opens the prepared data if the cache contains it; returns whether it does.
 
     Raises:
-        RequestError: it is there and does not fit the config, or is broken.
+        RequestError: If the prepared data is damaged or doesn't fit the config.
     """
     try:
         with only_looking():
@@ -233,25 +242,25 @@ def _is_prepared(data: Any, cache: Path) -> bool:
 
 
 def _micro_batch(parts: Parts) -> int:
-    """Windows in one, of each process."""
-    share = parts.data.examples_per_step // parts.trainer.processes
-    return max(1, min(parts.trainer.micro_batch or share, share))
+    """Returns the windows of a micro-batch in each process."""
+    examples = parts.data.examples_per_step // parts.trainer.processes
+    return max(1, min(parts.trainer.micro_batch or examples, examples))
 
 
 def _vocabulary(checked: Checked, data: Any, prepared: bool) -> tuple[int, bool]:
-    """The model's vocabulary, and whether it is a guess."""
+    """Returns the model's vocabulary size, and whether it is a guess."""
     stated = stated_vocabulary(checked)
     if prepared:
-        found = data.tokenizer_.vocab_size
-        if stated is not None and stated < found:
-            hint = "null takes the tokenizer's"
-            expected = f"at least the tokenizer's {found}"
+        size = data.tokenizer_.vocab_size
+        if stated is not None and stated < size:
+            hint = "set model.vocab_size=null to use the tokenizer's size"
+            expected = f"at least {size}, the size of the tokenizer's vocabulary"
             raise RequestError(Problem("model.vocab_size", expected, stated, hint))
-        return stated or found, False
+        return stated or size, False
     if stated is not None:
         return stated, False
-    asked: int | None = data.stated_vocabulary
-    return (_TYPICAL_VOCABULARY, True) if asked is None else (asked, False)
+    planned: int | None = data.stated_vocabulary
+    return (_TYPICAL_VOCABULARY, True) if planned is None else (planned, False)
 
 
 def _steps(parts: Parts, prepared: bool) -> int | None:
@@ -262,7 +271,7 @@ def _steps(parts: Parts, prepared: bool) -> int | None:
 
 
 def _validations(first: int, last: int, total: int, interval: int) -> int:
-    """How many there are after the step `first`, up to `last`."""
-    found = last // interval - first // interval
-    found += first < last == total and last % interval != 0  # the end is always validated
-    return max(0, found)
+    """Returns the number of validations after step `first`, up to `last`."""
+    count = last // interval - first // interval
+    count += first < last == total and last % interval != 0  # the end is always validated
+    return max(0, count)

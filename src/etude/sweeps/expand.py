@@ -1,4 +1,4 @@
-"""From the words of a sweep to its jobs, as Hydra's basic sweeper makes them."""
+"""Expands the overrides of a sweep to its jobs, in the same way as Hydra's basic sweeper."""
 
 from __future__ import annotations
 
@@ -24,23 +24,22 @@ from etude.contracts.slots import CONTRACTS
 from etude.errors import Problem, RequestError
 
 BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-MOST_JOBS = 100_000
-"""Of a sweep, and values of one key: they are counted before they are listed."""
-_MOST_COMBINATIONS = 1000
-"""Of files, that are all looked at; each takes milliseconds."""
+MAX_JOBS = 100_000
+"""Limit for the jobs of a sweep and for the values of a key; checked before any are listed."""
+_MAX_COMBINATIONS = 1000
+"""Number of combinations of config files up to which each is checked, in milliseconds each."""
 
 
 @dataclass
 class Sweep:
-    """What a sweep varies.
+    """An expanded sweep.
 
     Attributes:
-        overrides: all of them, those that a file states under `hydra.sweeper.params` first.
-        axes: the swept keys and their values.
-        fixed: the overrides that all jobs share.
-        jobs: the overrides of each job in the order in which they run; None if another sweeper
-            than Hydra's basic one chooses them as it goes.
-        sweeper: the class of that sweeper.
+        overrides: all overrides; those from `hydra.sweeper.params` of a config file come first.
+        axes: values of each swept key.
+        fixed: overrides that all jobs share.
+        jobs: overrides of each job, in order; None if a custom sweeper chooses them one by one.
+        sweeper: class path of the sweeper.
     """
 
     overrides: list[str]
@@ -51,31 +50,32 @@ class Sweep:
 
 
 def expand(overrides: Sequence[str], hydra: Hydra) -> Sweep:
-    """Reads a sweep; its first job is known to compose.
+    """Expands a sweep, and composes its first job to check the overrides.
 
     Args:
-        overrides: in Hydra's grammar; `key=a,b`, `range`, `glob` and `choice` sweep.
-        hydra: from `searching`, which must be open.
+        overrides: overrides in Hydra's grammar; `key=a,b`, `range`, `glob` and `choice` sweep.
+        hydra: Hydra's instance from `searching`, whose context must be open.
 
     Raises:
-        RequestError: an override is wrong whatever the swept values are, or the jobs are more than
-            `MOST_JOBS`.
+        RequestError: If an override is invalid for all swept values, or there are more than
+            `MAX_JOBS` jobs.
     """
     parser = OverridesParser.create(config_loader=hydra.config_loader)
     typed = [_parse(item, parser) for item in overrides]
-    stated, sweeper = _of_the_files([o.input_line or "" for o in typed], hydra)
-    both = [*(_parse(item, parser) for item in stated), *typed]
+    params, sweeper = _read_hydra_config([o.input_line or "" for o in typed], hydra)
+    both = [*(_parse(item, parser) for item in params), *typed]
     if sweeper == BASIC:
         _check_count(both)
     axes: dict[str, list[str]] = {}
     fixed: dict[str, str] = {}
-    for override in both:  # what is said last counts
+    for override in both:  # the last override of a key wins
         key = override.get_key_element().lstrip("+")
         axes.pop(key, None)
         fixed.pop(key, None)
         if override.is_discrete_sweep():
-            axes[key] = _ends(override) if _is_as_interval(override, sweeper) else _values(override)
-        elif override.is_sweep_override():  # an interval, which only a search can sweep
+            is_interval = _is_interval(override, sweeper)
+            axes[key] = _bounds(override) if is_interval else _values(override)
+        elif override.is_sweep_override():  # an interval, which only a search supports
             interval: Any = override.value()
             axes[key] = [str(interval.start), str(interval.end)]
         else:
@@ -89,14 +89,14 @@ def expand(overrides: Sequence[str], hydra: Hydra) -> Sweep:
 
 
 def _choices(fixed: Mapping[str, str], axes: Mapping[str, Sequence[str]]) -> Iterator[list[str]]:
-    """Every combination of files that jobs choose, without the values that they set.
+    """Yields each combination of config files that jobs choose, with fixed values for other axes.
 
-    Of very many, each file beside the first ones of the other keys.
+    If there are too many combinations, yields each file with the first files of the other keys.
     """
     chosen = {key: values for key, values in axes.items() if is_choice(key)}
     others = [f"{key}={values[0]}" for key, values in axes.items() if key not in chosen]
     combinations: Iterable[Sequence[str]] = itertools.product(*chosen.values())
-    if math.prod(map(len, chosen.values())) > _MOST_COMBINATIONS:
+    if math.prod(map(len, chosen.values())) > _MAX_COMBINATIONS:
         first = {key: values[0] for key, values in chosen.items()}
         varied = [first | {key: value} for key, values in chosen.items() for value in values]
         combinations = [tuple(each.values()) for each in varied]
@@ -106,11 +106,13 @@ def _choices(fixed: Mapping[str, str], axes: Mapping[str, Sequence[str]]) -> Ite
 
 
 def combinations(overrides: Sequence[str]) -> list[list[str]]:
-    """Every combination of the values that overrides in Hydra's grammar sweep (`key=a,b`, `range`,
-    `choice`), the last one fastest.
+    """Returns the overrides of each combination of swept values; the last axis varies fastest.
+
+    Args:
+        overrides: overrides in Hydra's grammar; `key=a,b`, `range` and `choice` sweep.
 
     Raises:
-        RequestError: one is not in that grammar, or sweeps over nothing or too much.
+        RequestError: If an override is invalid, or sweeps over no values or too many.
     """
     parser = OverridesParser.create()
     try:
@@ -119,12 +121,15 @@ def combinations(overrides: Sequence[str]) -> list[list[str]]:
         return _split(parsed)
     except NOT_PARSED as error:
         hint = str(error).splitlines()[0]
-        raise RequestError(Problem(" ".join(overrides), "overrides", hint=hint)) from error
+        raise RequestError(Problem(" ".join(overrides), "valid overrides", hint=hint)) from error
 
 
-def wrong_values(sweep: Sweep) -> list[Problem]:
-    """What is wrong with swept values, each tried beside the first values of the other axes, and
-    with combinations of files. What else two values make together is the job's to report."""
+def value_problems(sweep: Sweep) -> list[Problem]:
+    """Returns the problems of swept values and of combinations of config files.
+
+    Checks each value with the first values of the other axes. Other incompatibilities between
+    values are reported by their job.
+    """
     problems: list[Problem] = []
     first = {key: values[0] for key, values in sweep.axes.items()}
     for key, values in sweep.axes.items():
@@ -143,14 +148,14 @@ def wrong_values(sweep: Sweep) -> list[Problem]:
     return list({str(problem): problem for problem in problems}.values())
 
 
-def refused(sweep: Sweep, error: Exception) -> RequestError:
-    """The error of a sweep of which a job does not compose, with every value to blame."""
-    fallback = Problem("config", "configs that compose", hint=str(error).splitlines()[0])
-    return RequestError([*wrong_values(sweep), *_added_in_vain(sweep)] or [fallback])
+def sweep_error(sweep: Sweep, error: Exception) -> RequestError:
+    """Returns the error of a sweep with a job that cannot be composed; names each invalid value."""
+    fallback = Problem("config", "a config that Hydra can compose", hint=str(error).splitlines()[0])
+    return RequestError([*value_problems(sweep), *_problems_of_added_keys(sweep)] or [fallback])
 
 
-def _added_in_vain(sweep: Sweep) -> Iterator[Problem]:
-    """What is wrong with overrides that add a key: jobs are tried without their `+`."""
+def _problems_of_added_keys(sweep: Sweep) -> Iterator[Problem]:
+    """Yields the problems of overrides that add a key with `+`, which `expand` removes."""
     for item in sweep.overrides:
         if item.startswith("+") and item.lstrip("+").partition("=")[0] not in sweep.axes:
             try:
@@ -161,9 +166,11 @@ def _added_in_vain(sweep: Sweep) -> Iterator[Problem]:
 
 def _parse(item: str, parser: OverridesParser) -> Override:
     try:
-        (override,) = parser.parse_overrides([addable(item)])  # `glob` needs the loader
+        (override,) = parser.parse_overrides(
+            [addable(item)]
+        )  # with the parser's loader, which `glob` needs
     except NOT_PARSED:
-        composed([item])  # says what is wrong with it
+        composed([item])  # raises an error that explains the problem
         raise
     return override
 
@@ -173,15 +180,15 @@ def _split(overrides: list[Override]) -> list[list[str]]:
         (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
     except NOT_PARSED as error:
         hint = str(error).splitlines()[0]
-        where = _lines(overrides)
-        raise RequestError(Problem(where, "values to try in turn", hint=hint)) from error
+        where = _input_lines(overrides)
+        raise RequestError(Problem(where, "a list of values to sweep", hint=hint)) from error
     if not jobs:
-        raise RequestError(Problem(_lines(overrides), "at least one value to try"))
+        raise RequestError(Problem(_input_lines(overrides), "at least one value to sweep"))
     return jobs
 
 
 def _check_count(overrides: Sequence[Override]) -> None:
-    """Refuses more than `MOST_JOBS`, without making one."""
+    """Checks the limit `MAX_JOBS` without creating the jobs."""
     counts: dict[str, float] = {}
     for override in overrides:
         key = override.get_key_element().lstrip("+")
@@ -190,39 +197,44 @@ def _check_count(overrides: Sequence[Override]) -> None:
             counts[key] = _count(override)
             _check_values(override, counts[key])
     jobs = math.prod(counts.values())
-    if jobs > MOST_JOBS:
-        told = " x ".join(f"{count:,}" for count in counts.values() if count != 1)
-        hint = f"these are {told} = {_number(jobs)}"
-        raise RequestError(Problem(_lines(overrides), f"at most {MOST_JOBS:,} jobs", hint=hint))
+    if jobs > MAX_JOBS:
+        product = " x ".join(f"{count:,}" for count in counts.values() if count != 1)
+        hint = f"got {product} = {_number_text(jobs)}"
+        where = _input_lines(overrides)
+        raise RequestError(Problem(where, f"at most {MAX_JOBS:,} jobs", hint=hint))
 
 
 def _check_values(override: Override, count: float) -> None:
-    if count > MOST_JOBS:
-        hint = "it has no end" if count == math.inf else f"these are {_number(count)}"
-        where = _lines([override])
-        raise RequestError(Problem(where, f"at most {MOST_JOBS:,} values to try", hint=hint))
+    if count > MAX_JOBS:
+        hint = "the range is infinite" if count == math.inf else f"got {_number_text(count)}"
+        where = _input_lines([override])
+        raise RequestError(Problem(where, f"at most {MAX_JOBS:,} values to sweep", hint=hint))
 
 
-def _number(count: float) -> str:
+def _number_text(count: float) -> str:
     return f"{count:,}" if count <= 10**18 else "more than 10**18"
 
 
 def _count(override: Override) -> float:
-    """How many values an override sweeps, found without making them; 1 if that fails, as making
-    them then says what is wrong."""
+    """Returns the number of values that an override sweeps, without listing a range.
+
+    Returns 1 for an invalid override, whose error is raised when its values are listed.
+    """
     value: Any = override.value()
     if isinstance(value, ChoiceSweep):
         return len(value.list)
-    if not isinstance(value, RangeSweep):  # a glob, of the files that are there
+    if not isinstance(value, RangeSweep):  # a glob over existing config files
         with suppress(*NOT_PARSED):
             return len(list(override.sweep_iterator()))
         return 1
     bounds: tuple[Any, Any, Any] = (value.start, value.stop, value.step)
     start, stop, step = bounds
-    floats = [item for item in bounds if isinstance(item, float)]  # an int may exceed them
+    floats = [
+        item for item in bounds if isinstance(item, float)
+    ]  # an int may be too large for a float
     if any(map(math.isnan, floats)):
-        expected = "a range of numbers"
-        raise RequestError(Problem(_lines([override]), expected, hint="one of them is nan"))
+        where = _input_lines([override])
+        raise RequestError(Problem(where, "a range of numbers", hint="it contains nan"))
     if step == 0:
         return 1
     if any(map(math.isinf, floats)):
@@ -231,21 +243,21 @@ def _count(override: Override) -> float:
     return max(0, math.ceil((Fraction(stop) - Fraction(start)) / Fraction(step)))
 
 
-def _is_as_interval(override: Override, sweeper: str) -> bool:
-    """Whether a search takes a long range without listing its values: one of whole numbers."""
+def _is_interval(override: Override, sweeper: str) -> bool:
+    """Returns whether a search treats a long range of integers as an interval."""
     value: Any = override.value()
     count = _count(override)
-    if sweeper == BASIC or count <= MOST_JOBS:
+    if sweeper == BASIC or count <= MAX_JOBS:
         return False
     if isinstance(value, RangeSweep) and not value.shuffle:
-        whole = all(isinstance(item, int) for item in (value.start, value.stop, value.step))
-        if whole:
+        is_integral = all(isinstance(item, int) for item in (value.start, value.stop, value.step))
+        if is_integral:
             return True
     _check_values(override, count)
     return False
 
 
-def _ends(override: Override) -> list[str]:
+def _bounds(override: Override) -> list[str]:
     value: Any = override.value()
     last = value.start + (_count(override) - 1) * value.step
     return [str(value.start), str(last)]
@@ -254,41 +266,41 @@ def _ends(override: Override) -> list[str]:
 def _values(override: Override) -> list[str]:
     try:
         return [str(value) for value in override.sweep_string_iterator()]
-    except NOT_PARSED as error:  # of a range whose step is 0
-        where = _lines([override])
-        raise RequestError(Problem(where, "values to try in turn", hint=str(error))) from error
+    except NOT_PARSED as error:  # a range with step 0
+        where = _input_lines([override])
+        raise RequestError(Problem(where, "a list of values to sweep", hint=str(error))) from error
 
 
-def _lines(overrides: Sequence[Override]) -> str:
-    """Those that sweep, as typed; all if none does."""
+def _input_lines(overrides: Sequence[Override]) -> str:
+    """Returns the overrides that sweep, as typed; all overrides if none sweeps."""
     sweeping = [o for o in overrides if o.is_sweep_override()]
     return " ".join(unmarked(o.input_line or "") for o in sweeping or overrides)
 
 
 def _check_launcher(target: str) -> None:
-    """Compares a launcher of the user's, which Hydra finds in `hydra_plugins`, with its contract.
+    """Checks that a custom launcher in `hydra_plugins` fulfils its contract.
 
     Raises:
-        RequestError: something is missing.
+        RequestError: If the launcher lacks a method or an argument.
     """
     module, _, name = target.rpartition(".")
     if not module.startswith("hydra_plugins."):
         return
     try:
         kind = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError):  # Hydra says that it is not there
+    except (ImportError, AttributeError):  # Hydra reports a missing launcher
         return
     if problems := list(CONTRACTS["hydra.launcher"].problems(kind, "hydra.launcher", target)):
         raise RequestError(problems)
 
 
-def _of_the_files(overrides: list[str], hydra: Hydra) -> tuple[list[str], str]:
-    """What the composed config itself says of sweeping: its axes, and who makes the jobs."""
+def _read_hydra_config(overrides: list[str], hydra: Hydra) -> tuple[list[str], str]:
+    """Returns the overrides from `hydra.sweeper.params` of the config, and the sweeper's class."""
     try:
         config = hydra.compose_config("train", overrides, RunMode.MULTIRUN)
         sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
         launcher = str(config.hydra.launcher.get("_target_"))
-    except HYDRA_ERRORS:  # the first job says what is wrong
+    except HYDRA_ERRORS:  # composing the first job reports the error
         return [], BASIC
     _check_launcher(launcher)
     params = sweeper.get("params") or {}

@@ -1,4 +1,4 @@
-"""What every job of a sweep imports and computes alike, done once before its process is forked."""
+"""Preparation before jobs are forked: imports and computations that all jobs share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from etude.config.checks import Checked
 if TYPE_CHECKING:
     from etude.models.cost import Cost
 
-_NEEDED = (
+_MODULES = (
     "etude.analysis.epilogue",  # a layer above this one
     "etude.training.assemble",
     "etude.training.followers",
@@ -21,42 +21,42 @@ _NEEDED = (
     "torch._inductor.config",  # by torch itself, with deterministic algorithms
     "torch.utils.serialization.config",
 )
-"""What a job imports besides the classes that its config names. `numpy.random` is not here: its
-numbers begin where its import happens, and would be the same in all jobs."""
+"""Modules that a job imports in addition to the classes of its config. `numpy.random` is not in the
+list: its global generator is seeded at import, and would yield the same numbers in all jobs."""
 
-_drawn = False
+_has_drawn = False
 
 
 def prepare_to_fork(checked: Checked) -> Cost | None:
-    """Imports what training imports, and goes once through what takes long only the first time.
+    """Imports the modules of training, and warms up what is slow only the first time.
 
-    No kernel of torch is called: a fork would lose the threads of those.
+    Calls no torch kernel, because a forked process would lack its worker threads.
 
     Args:
-        checked: the config of the first job that is to be trained.
+        checked: config of the first job to be trained.
 
     Returns:
-        What a micro-batch of that job takes; None where that cannot be counted.
+        Cost of a micro-batch of that job; None if it cannot be counted.
     """
-    for module in _NEEDED:
+    for module in _MODULES:
         import_module(module)
     from etude.sweeps.estimate import Estimator
     from etude.training.build import build_parts
 
-    counted = None
-    with suppress(Exception):  # reported by the job, or no matter
-        counted = Estimator().micro_batch(checked, build_parts(checked))
-    _draw()
+    cost = None
+    with suppress(Exception):  # errors in the config are reported by the job
+        cost = Estimator().micro_batch(checked, build_parts(checked))
+    _draw_figure()
     collect_as_usual()
-    return counted
+    return cost
 
 
-def _draw() -> None:
-    """A first figure, for which fonts are looked up."""
-    global _drawn
-    if _drawn:
+def _draw_figure() -> None:
+    """Draws a figure, because matplotlib loads its font list at the first one."""
+    global _has_drawn
+    if _has_drawn:
         return
-    _drawn = True
+    _has_drawn = True
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

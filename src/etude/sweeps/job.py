@@ -1,4 +1,4 @@
-"""One job of a sweep: a run that is carried out, and how it ended whatever happened."""
+"""One job of a sweep: executes a run and records how it ended."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ if TYPE_CHECKING:
 log = logging.getLogger("etude")
 
 Train = Callable[[DictConfig, "Checked | None"], "Outcome"]
-"""Trains a config, which may have been checked, and says what came of it."""
+"""Function that trains a config, given with its checked form if available."""
 
-_BEGIN_AGAIN = (Status.WAITING, Status.INTERRUPTED)
-"""Nothing is wrong, and something is left to do."""
+_UNFINISHED = (Status.WAITING, Status.INTERRUPTED)
+"""Statuses of jobs without an error that are not done yet."""
 
-CARRIED_OUT = ("run.", "logger", "hydra", "sweep=")
-"""Overrides that say how and not what begin like this: a sweep and its jobs are named without."""
+EXECUTION_PREFIXES = ("run.", "logger", "hydra", "sweep=")
+"""Prefixes of overrides that don't affect results; keys of jobs and sweeps don't include them."""
 
 
 @dataclass
 class Job:
-    """One job and its end.
+    """One job and its result.
 
     Attributes:
-        label: its differences from the experiment file.
-        status: how it ended; `waiting` if it never began.
-        path: its record, where there is one.
-        message: what went wrong.
-        overrides: what makes it.
-        seconds: it took this time, of the clock that never jumps.
-        traceback: of what nobody expected.
-        same_as: the key of an earlier job of the sweep that asks for the very same run. It was
-            carried out once: the status, path and message are of that job.
+        label: differences from the experiment file.
+        status: how the job ended; `waiting` if it never began.
+        path: path of the run's record, if there is one.
+        message: error message.
+        overrides: overrides of the job.
+        seconds: duration of the job, measured by a monotonic clock.
+        traceback: traceback of an unexpected exception.
+        same_as: key of an earlier job of the sweep that requests the same run. The run was
+            executed once: status, path and message are those of the earlier job.
     """
 
     label: str
@@ -63,50 +63,52 @@ class Job:
 
     @property
     def key(self) -> str:
-        """The same for the same overrides, in whatever order: 12 digits."""
-        return key_of(self.overrides)
+        """Identifier of the job, 12 hex digits; independent of the order of the overrides."""
+        return job_key(self.overrides)
 
 
-def place_of(path: str) -> str:
-    """A record's path below the root of runs, wherever that is: name and signature."""
+def relative_path(path: str) -> str:
+    """Returns a record's path relative to the root of the runs: name and signature."""
     return "/".join(Path(path).parts[-2:])
 
 
-def key_of(overrides: Iterable[str]) -> str:
-    """Names a job by what its overrides ask for, in whatever order; passwords are no part of it."""
-    told = {str(without_secrets(item.lstrip("+"))) for item in overrides}
-    return sha256_of(sorted(item for item in told if not item.startswith(CARRIED_OUT)))[:DIGITS]
+def job_key(overrides: Iterable[str]) -> str:
+    """Returns a job's key: a digest of its sorted overrides, without secrets."""
+    items = {str(without_secrets(item.lstrip("+"))) for item in overrides}
+    return sha256_of(sorted(item for item in items if not item.startswith(EXECUTION_PREFIXES)))[
+        :DIGITS
+    ]
 
 
-def name_of(overrides: Sequence[str]) -> str:
-    """The job's label, or all that was typed where a label leaves out what varies (`name`)."""
-    plain = [item.lstrip("+") for item in overrides if not item.startswith(CARRIED_OUT)]
-    return label_of(overrides) or " ".join(without_secrets(plain))
+def job_name(overrides: Sequence[str]) -> str:
+    """Returns the job's label, or all overrides if the label is empty (as when `name` varies)."""
+    unmarked = [item.lstrip("+") for item in overrides if not item.startswith(EXECUTION_PREFIXES)]
+    return label_of(overrides) or " ".join(without_secrets(unmarked))
 
 
 def exit_code_of(jobs: Sequence[Job], *, done: int, failed: int, wrong: int, held: int) -> int:
-    """What a sweep's command ends with, of the codes given.
+    """Returns the exit code of a sweep's command, one of the given codes.
 
-    `wrong` if every job was refused, as then the request was; `held` if all that is missing is in
-    the hands of other processes.
+    `wrong` if all jobs were refused, since the error is then in the request; `held` if the only
+    unfinished jobs are held by other processes.
     """
     if jobs and all(job.status is Status.REFUSED for job in jobs):
         return wrong
-    if any(job.status.bad or job.status in _BEGIN_AGAIN for job in jobs):
+    if any(job.status.bad or job.status in _UNFINISHED for job in jobs):
         return failed
     return held if any(job.status is Status.HELD for job in jobs) else done
 
 
 def counted(jobs: Sequence[Job]) -> str:
-    """How many jobs ended in which way: `4 jobs: 2 finished, 2 the same as another`."""
+    """Returns the number of jobs by status: `4 jobs: 2 finished, 2 the same as another`."""
     counts = Counter(str(job.status) for job in jobs if job.same_as is None)
-    if same := sum(job.same_as is not None for job in jobs):
-        counts["the same as another"] = same
-    told = ", ".join(f"{count} {status}" for status, count in counts.items())
-    return f"{len(jobs)} jobs: {told}"
+    if duplicates := sum(job.same_as is not None for job in jobs):
+        counts["the same as another"] = duplicates
+    by_status = ", ".join(f"{count} {status}" for status, count in counts.items())
+    return f"{len(jobs)} jobs: {by_status}"
 
 
-def carry_out(
+def run_job(
     overrides: Sequence[str],
     train: Train,
     *,
@@ -115,26 +117,26 @@ def carry_out(
     label: str | None = None,
     config_dir: Path | None = None,
 ) -> Job:
-    """Carries out one job, in whatever process, and says how that ended.
+    """Runs one job in this process. Errors are recorded in the returned job.
 
     Args:
-        overrides: what makes it.
-        train: trains its config.
-        config: composed of the overrides, where that was done.
-        checked: the config, where it was checked.
-        label: of the job; None takes that of the overrides.
-        config_dir: a folder of the user's own configs, where the config is composed here.
+        overrides: overrides of the job.
+        train: function that trains the job's config.
+        config: config composed of the overrides; None composes it here.
+        checked: checked form of the config, if available.
+        label: label of the job; None derives it from the overrides.
+        config_dir: folder of custom configs, used if the config is composed here.
 
     Raises:
-        Interrupted: a signal asked for a stop; whatever else happens is the job's status.
+        Interrupted: If a signal was received.
     """
-    job = Job(label or name_of(overrides), Status.FAILED, overrides=without_secrets([*overrides]))
+    job = Job(label or job_name(overrides), Status.FAILED, overrides=without_secrets([*overrides]))
     mask = Mask()
     try:
         if config is None:
             config = checked.config if checked else compose(overrides, config_dir=config_dir)
         mask = mask_of(config) if checked is None else checked.mask
-        mask_messages(mask)  # the log of its process is a file like any other
+        mask_messages(mask)  # the log file of the process must not contain secrets
         outcome = train(config, checked)
         job.status = outcome.of_the_job
         job.path = str(outcome.record.path)

@@ -1,4 +1,4 @@
-"""What would run: each job's place, state and size. Trains nothing, writes nothing."""
+"""Plans jobs without training or writing: the folder, state and size of each."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from etude.records.record import label_of
 from etude.records.signature import DIGITS, group, sha256_of, signature
 from etude.records.storage import check_root
 from etude.secrets import without_secrets
-from etude.sweeps.estimate import Estimator, Size
-from etude.sweeps.expand import Sweep, expand, refused
+from etude.sweeps.estimate import Estimator, RunSize
+from etude.sweeps.expand import Sweep, expand, sweep_error
 from etude.training.build import Parts, build_parts
 from etude.training.process import fresh_settings
 from etude.training.room import check_room
 from etude.training.state import State, asked_for, refusal, state_of
 
 Told = Callable[[int, int], None]
-"""Called with the number of jobs that are planned, and of all."""
+"""Progress callback; called with the number of planned jobs and the total."""
 
 
 @dataclass
 class PlannedJob:
-    """One job of a sweep, or a run alone.
+    """One planned job of a sweep, or a single planned run.
 
     Attributes:
-        label: its differences from the experiment file.
-        overrides: what makes it.
-        name: of its folder.
-        signature, group: 12 digits; empty if its config is wrong.
-        identity: what is hashed.
-        state: what asking for it would do.
-        size: None if its config is wrong.
-        asked_for: what jobs have in common that are the same request; None if its config is wrong.
-        same_as: the number, from 1, of an earlier job that is the same run.
+        label: differences from the experiment file.
+        overrides: overrides of the job.
+        name: name of the run.
+        signature, group: 12 hex digits; empty if the config is invalid.
+        identity: the hashed part of the config.
+        state: what the command would do with the run.
+        size: size of the run; None if the config is invalid.
+        asked_for: key that jobs with the same request share; None if the config is invalid.
+        same_as: number, from 1, of an earlier job that requests the same run.
     """
 
     label: str
@@ -55,7 +55,7 @@ class PlannedJob:
     group: str
     identity: dict[str, Any]
     state: State
-    size: Size | None = None
+    size: RunSize | None = None
     asked_for: tuple[Path, str] | None = None
     same_as: int | None = None
 
@@ -68,36 +68,36 @@ def plan(
     measure: bool = True,
     told: Told | None = None,
 ) -> list[PlannedJob]:
-    """Looks at what `etude train OVERRIDES` would do.
+    """Plans what `etude train OVERRIDES` would do.
 
     Args:
-        overrides: in Hydra's grammar.
-        multirun: `key=a,b` sweeps, as with `etude train -m`.
-        config_dir: a folder of the user's own configs.
-        measure: try out a few training steps where no earlier run says how fast they are; a
-            second for each model.
-        told: hears of the progress.
+        overrides: overrides in Hydra's grammar.
+        multirun: whether `key=a,b` sweeps, as with `etude train -m`.
+        config_dir: folder of custom configs.
+        measure: whether to time a few training steps if no earlier run has recorded their speed.
+            Takes about a second for each model.
+        told: progress callback.
 
     Raises:
-        RequestError: the overrides of a job do not compose, so none would run, or this process
-            trains. What is wrong with a config beyond that is the state of its job.
+        RequestError: If the overrides of a job cannot be composed, so that no job would run, or if
+            this process is training. Other errors in a config are reported in the job's state.
     """
     planner = _Planner(measure)
     jobs: list[PlannedJob] = []
     with exclusively("etude.plan"), searching(config_dir) as hydra:
-        sweep = _expanded(overrides, hydra) if multirun else None
-        wanted = [list(overrides)] if sweep is None else sweep.jobs or []
-        for number, items in enumerate(wanted, start=1):
+        sweep = _expand(overrides, hydra) if multirun else None
+        requests = [list(overrides)] if sweep is None else sweep.jobs or []
+        for number, items in enumerate(requests, start=1):
             try:
                 config = composed([item.lstrip("+") for item in items] if sweep else items)
             except RequestError as error:
-                raise refused(sweep, error) if sweep else error from error
-            if sweep is None:  # of a sweep `expand` has reported it
+                raise sweep_error(sweep, error) if sweep else error from error
+            if sweep is None:  # for a sweep, `expand` has reported it
                 report_replaced(overrides)
-            with _quiet():
+            with _muted():
                 jobs.append(planner.job(config))
             if told is not None:
-                told(number, len(wanted))
+                told(number, len(requests))
     first: dict[tuple[Path, str], int] = {}
     for number, job in enumerate(jobs, start=1):
         if job.asked_for is not None and first.setdefault(job.asked_for, number) != number:
@@ -105,17 +105,17 @@ def plan(
     return jobs
 
 
-def _expanded(overrides: Sequence[str], hydra: Hydra) -> Sweep:
+def _expand(overrides: Sequence[str], hydra: Hydra) -> Sweep:
     sweep = expand(overrides, hydra)
     if sweep.jobs is None:
-        expected = "basic: this sweeper chooses its jobs as they end, so they cannot be listed"
-        raise RequestError(Problem("hydra/sweeper", expected, sweep.sweeper))
+        hint = "this sweeper chooses jobs by the results of others, so they cannot be planned"
+        raise RequestError(Problem("hydra/sweeper", "basic", sweep.sweeper, hint))
     return sweep
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """What preparing or building would say is no part of a plan."""
+def _muted() -> Iterator[None]:
+    """Context manager that hides log messages of preparing and building."""
     logger = logging.getLogger("etude")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -126,7 +126,7 @@ def _quiet() -> Iterator[None]:
 
 
 class _Planner:
-    """Plans jobs one by one; data and sizes that they share are looked at once."""
+    """Plans jobs one by one; caches the data and sizes that they share."""
 
     def __init__(self, measure: bool) -> None:
         self._estimator = Estimator(measure=measure)
@@ -134,22 +134,23 @@ class _Planner:
         self._fingerprints: dict[str, str] = {}
 
     def job(self, config: DictConfig) -> PlannedJob:
+        """Plans the job with a composed config."""
         typed = without_secrets(list(config.run.overrides))
-        name = str(config.get("name") or "")  # as it was typed, until it is checked
+        name = str(config.get("name") or "")  # unchecked
         job = PlannedJob(label_of(typed), typed, name, "", "", {}, State("new", "new"))
         try:
             with fresh_settings():
-                self._look(job, check(config))
+                self._plan_checked(job, check(config))
         except RequestError as error:
             job.state = refusal(error.problems, job.state.path)
         except EtudeError as error:
             job.state = State("refused", f"refused: {error}", path=job.state.path)
         return job
 
-    def _look(self, job: PlannedJob, checked: Checked) -> None:
-        whole = signature(checked.identity)
+    def _plan_checked(self, job: PlannedJob, checked: Checked) -> None:
+        full_signature = signature(checked.identity)
         job.name, job.identity, job.asked_for = checked.name, checked.identity, asked_for(checked)
-        job.signature, job.group = whole[:DIGITS], group(checked.identity)
+        job.signature, job.group = full_signature[:DIGITS], group(checked.identity)
         parts = build_parts(checked)
         key = sha256_of([checked.nodes["data"].canonical(), list(checked.config.extensions)])
         self._share_data(key, parts)
@@ -167,22 +168,26 @@ class _Planner:
         if job.state.kind != "refused":
             job.size = self._estimator.size(checked, parts, job.state, job.group)
             if job.state.works:
-                job.size.notes += _refused_here(checked, parts, job.size.vocabulary)
+                job.size.notes += _room_notes(checked, parts, job.size.vocabulary)
 
     def _share_data(self, key: str, parts: Parts) -> None:
-        """One data module for all jobs on the same data: it reads and remembers its files."""
+        """Uses one data module for all jobs on the same data, so that files are read once."""
         if key not in self._data:
             parts.data.check()
             self._data[key] = parts.data
         parts.data = self._data[key]
 
 
-def _refused_here(checked: Checked, parts: Parts, vocabulary: int) -> list[str]:
-    """What `etude train` would refuse on this machine; a plan may be meant for another."""
+def _room_notes(checked: Checked, parts: Parts, vocabulary: int) -> list[str]:
+    """Returns what `etude train` would refuse on this machine, for lack of disk space or memory.
+
+    These are notes and not errors, because the plan may be for another machine.
+    """
     try:
         check_room(checked, parts, vocabulary or None)
     except RequestError as error:
         return [
-            f"`etude train` refuses it on this machine: {problem}" for problem in error.problems
+            f"`etude train` would refuse this run on this machine: {problem}"
+            for problem in error.problems
         ]
     return []

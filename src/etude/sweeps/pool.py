@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, several at once: what kills one leaves the others alone."""
+"""Runs jobs in parallel processes; a job that crashes doesn't affect the others."""
 
 from __future__ import annotations
 
@@ -25,43 +25,45 @@ from etude.records.opening import LOG, appended
 from etude.records.record import Record
 from etude.records.status import Status
 from etude.stopping import HANDLED, SIGNALLED, begin_saving, end_saving, is_watching, say
-from etude.sweeps.board import Board
-from etude.sweeps.child import Stopped, child
+from etude.sweeps.dashboard import Dashboard
 from etude.sweeps.job import Job
-from etude.sweeps.slots import Slot
+from etude.sweeps.job_process import Stopped, run_job_process
+from etude.sweeps.job_slots import JobSlot
 
 log = logging.getLogger("etude")
 
 START = "fork" if sys.platform == "linux" else "spawn"
-"""A fork shares what was imported already, which takes seconds; macOS's libraries mind it."""
+"""Start method of job processes. Forking saves seconds of imports, but is unsafe on macOS."""
 
-_TICK = 0.5  # seconds between two looks at the clock
+_TICK = 0.5  # seconds
 _EVENTS = Path("/sys/fs/cgroup/memory.events")
 
 
 def start_method() -> str:
-    """How a job's process begins: `START`, but for a process that uses a GPU, which a copy of it
-    could not.
+    """Returns the multiprocessing start method for a job.
+
+    It is `START`, or `spawn` if this process has initialised CUDA, which doesn't survive a fork.
     """
     torch = sys.modules.get("torch")
     return "spawn" if torch is not None and torch.cuda.is_initialized() else START
 
 
 @dataclass
-class Task:
-    """What a process is to do.
+class JobTask:
+    """A job for the pool.
 
     Attributes:
-        number: of the job, from 1.
-        job: as it is before it began: its label and overrides.
-        call: carries it out, in the process.
-        log_file: of the process.
-        validated: hears of each validation, here; true pauses the run.
-        over: its end, where nothing is left to do: no process is started.
-        same_as: the number of an earlier job that is the same request: it ends as that does, and no
-            process is started.
-        run: the folder of its run; jobs of one folder are carried out one after the other. None is
-            a job that is alone with its folder.
+        number: number of the job, from 1.
+        job: the job before it starts, with label and overrides.
+        call: function that runs the job, called in its process.
+        log_file: log file of the process.
+        validated: called in this process with step and metrics of each validation; returns whether
+            to pause the run.
+        result: result of a job whose run is already finished; no process is started.
+        same_as: number of an earlier job that requests the same run. The job gets the same result;
+            no process is started.
+        run: folder of the run. Jobs with the same folder run one after the other. None if no other
+            job uses the folder.
     """
 
     number: int
@@ -69,17 +71,17 @@ class Task:
     call: Callable[[], Job]
     log_file: Path
     validated: Callable[[int, Mapping[str, float]], bool] | None = None
-    over: Job | None = None
+    result: Job | None = None
     same_as: int | None = None
     run: Path | None = None
 
 
 @dataclass
-class _Running:
-    task: Task
+class _RunningJob:
+    task: JobTask
     process: BaseProcess
     connection: Connection
-    slot: Slot
+    slot: JobSlot
     began: float
     open: bool = True
     path: str | None = None
@@ -90,131 +92,136 @@ class _Running:
 
 
 class Pool:
-    """Runs tasks on slots.
+    """Runs tasks on job slots, each in its own process.
 
     Args:
-        slots: a process each.
-        board: is told what happens.
-        ended: called with each job that ended, as soon as it did.
-        stop_at_error: begin nothing after a job failed; those that run may end.
+        slots: the slots; each runs one process at a time.
+        dashboard: display of the progress.
+        ended: called with each job as soon as it has ended.
+        stop_at_error: whether to start no further jobs after a failure. Running jobs continue.
     """
 
-    told = "the jobs save and stop; the same command goes on"
+    told = "the jobs save their state and stop; run the same command to resume"
 
     def __init__(
         self,
-        slots: Sequence[Slot],
-        board: Board,
+        slots: Sequence[JobSlot],
+        dashboard: Dashboard,
         ended: Callable[[Job], None],
         *,
         stop_at_error: bool = False,
     ) -> None:
         self._free = list(slots)
-        self._board = board
+        self._dashboard = dashboard
         self._ended = ended
         self._stop_at_error = stop_at_error
         self._failed = False
-        self._running: list[_Running] = []
+        self._running: list[_RunningJob] = []
         self._done: dict[int, Job] = {}
-        self._same: list[Task] = []  # that end as another does
-        self._again: list[tuple[Task, _Running]] = []  # the same run, and who trains it now
+        self._duplicates: list[JobTask] = []
+        self._blocked: list[
+            tuple[JobTask, _RunningJob]
+        ] = []  # with the job that trains the same run
         self._signum: int | None = None
         self._process = os.getpid()
         self._context: Any = multiprocessing.get_context(start_method())
         self._starter = ThreadPoolExecutor(1, "starts-jobs")
 
-    def run(self, tasks: Iterator[Task | None]) -> list[Job]:
-        """Carries out all tasks; the next is asked for when there is a place for it.
+    def run(self, tasks: Iterator[JobTask | None]) -> list[Job]:
+        """Runs all tasks.
 
-        None instead of a task means that there is none before another has ended.
+        Args:
+            tasks: the tasks; the next one is requested when a slot is free. None means that no task
+                is available until another job has ended.
 
         Returns:
             The jobs in the order of their numbers.
 
         Raises:
-            Interrupted: a signal came. It was passed on to the jobs, and they have ended.
+            Interrupted: If a signal was received. It was forwarded to the jobs, which have ended.
         """
-        before = self._install()
+        previous_handlers = self._install_handlers()
         try:
             while True:
-                more = self._fill(tasks)
-                left = more or self._again
-                if not self._running and (self._stopping or not left):
+                has_more = self._start_tasks(tasks)
+                is_unfinished = has_more or self._blocked
+                if not self._running and (self._stopping or not is_unfinished):
                     break
-                self._listen()
-                self._end_those_that_died()
-                self._board.tick()
+                self._wait_for_events()
+                self._collect_ended()
+                self._dashboard.refresh()
         except BaseException:
             for one in self._running:
                 one.process.kill()
             raise
         finally:
             end_saving(self)
-            for number, handler in before.items():
+            for number, handler in previous_handlers.items():
                 signal.signal(number, handler)
             self._starter.shutdown()
         if self._signum is not None:
             raise Interrupted(self._signum)
         return [self._done[number] for number in sorted(self._done)]
 
-    def _fill(self, tasks: Iterator[Task | None]) -> bool:
-        """Starts jobs while there are places for them; false once there are no more tasks."""
+    def _start_tasks(self, tasks: Iterator[JobTask | None]) -> bool:
+        """Starts jobs while slots are free; returns false once there are no more tasks."""
         while self._free and not self._stopping:
-            if (again := self._free_by_now()) is not None:
-                self._take(again)
+            if (unblocked := self._next_unblocked()) is not None:
+                self._dispatch(unblocked)
             else:
                 try:
                     task = next(tasks)
                 except StopIteration:
                     return False
-                if task is None or self._stopping:  # making it took a while
+                if task is None or self._stopping:  # creating it may take seconds
                     break
-                self._take(task)
+                self._dispatch(task)
         return True
 
-    def _take(self, task: Task) -> None:
-        """Starts a job, or ends it at once, or lets it wait for another."""
+    def _dispatch(self, task: JobTask) -> None:
+        """Starts a job, ends it at once, or makes it wait for another job."""
         if task.same_as is not None:
-            self._same.append(task)
-            self._end_the_same()
-        elif task.over is not None:
-            self._end(task, task.over)
-        elif (sibling := self._with_run(task.run)) is not None:
+            self._duplicates.append(task)
+            self._end_duplicates()
+        elif task.result is not None:
+            self._end(task, task.result)
+        elif (sibling := self._job_in_folder(task.run)) is not None:
             self._wait_for(sibling, task)
         else:
             self._start(task)
 
-    def _end_those_that_died(self) -> None:
+    def _collect_ended(self) -> None:
+        """Ends the jobs whose processes have ended."""
         for one in [each for each in self._running if not each.process.is_alive()]:
-            job = self._bury(one)
-            if (sibling := self._trained_by(job)) is not None and not self._stopping:
+            job = self._collect(one)
+            if (sibling := self._holder_of(job)) is not None and not self._stopping:
                 self._wait_for(sibling, one.task)
             else:
                 self._end(one.task, job)
 
-    def _end(self, task: Task, job: Job) -> None:
-        """A job has ended, and with it those that are the same run."""
+    def _end(self, task: JobTask, job: Job) -> None:
+        """Records the end of a job and of its duplicates."""
         self._done[task.number] = job
         self._failed = self._failed or job.status.bad
         self._ended(job)
-        self._board.ended(task.number, job, same_as=task.same_as)
+        self._dashboard.ended(task.number, job, same_as=task.same_as)
         if task.same_as is None:
-            self._end_the_same()
+            self._end_duplicates()
 
-    def _end_the_same(self) -> None:
-        for task in [each for each in self._same if each.same_as in self._done]:
-            self._same.remove(task)
+    def _end_duplicates(self) -> None:
+        for task in [each for each in self._duplicates if each.same_as in self._done]:
+            self._duplicates.remove(task)
             first = self._done[task.same_as or 0]
             job = replace(first, label=task.job.label, overrides=task.job.overrides)
             self._end(task, replace(job, seconds=0.0, traceback=None, same_as=first.key))
 
     @property
-    def runs(self) -> bool:
-        """Whether a process runs."""
+    def is_running(self) -> bool:
+        """Whether a job is running."""
         return bool(self._running)
 
-    def offer(self, slots: Sequence[Slot]) -> None:
-        """Other slots than before, while no process runs."""
+    def set_slots(self, slots: Sequence[JobSlot]) -> None:
+        """Replaces the slots; allowed only while no job is running."""
         assert not self._running
         self._free = list(slots)
 
@@ -222,47 +229,47 @@ class Pool:
     def _stopping(self) -> bool:
         return self._signum is not None or (self._failed and self._stop_at_error)
 
-    def _wait_for(self, sibling: _Running, task: Task) -> None:
-        self._again.append((task, sibling))
-        self._board.waits(task.number)
+    def _wait_for(self, sibling: _RunningJob, task: JobTask) -> None:
+        self._blocked.append((task, sibling))
+        self._dashboard.waiting(task.number)
 
-    def _with_run(self, run: Path | None) -> _Running | None:
-        """The job that runs in a run's folder."""
-        here = (one for one in self._running if one.task.run == run)
-        return None if run is None else next(here, None)
+    def _job_in_folder(self, run: Path | None) -> _RunningJob | None:
+        """Returns the running job that uses the folder of a run."""
+        jobs = (one for one in self._running if one.task.run == run)
+        return None if run is None else next(jobs, None)
 
-    def _trained_by(self, job: Job) -> _Running | None:
-        """The other job of this sweep that is the very same run, and has it now."""
+    def _holder_of(self, job: Job) -> _RunningJob | None:
+        """Returns the running job of this sweep that holds the run of `job`."""
         if job.status is not Status.HELD:
             return None
         return next((one for one in self._running if one.path == job.path), None)
 
-    def _free_by_now(self) -> Task | None:
-        """A job whose twin has ended: it will find the run finished."""
-        for task, sibling in self._again:
+    def _next_unblocked(self) -> JobTask | None:
+        """Returns a waiting task whose run is no longer held by another job."""
+        for task, sibling in self._blocked:
             if sibling not in self._running:
-                self._again.remove((task, sibling))
+                self._blocked.remove((task, sibling))
                 return task
         return None
 
     # -- signals ----------------------------------------------------------------------------
 
-    def _install(self) -> dict[int, Any]:
+    def _install_handlers(self) -> dict[int, Any]:
         if threading.current_thread() is not threading.main_thread():
             return {}
         begin_saving(self)
         return {
-            number: signal.signal(number, self._pass_on)
+            number: signal.signal(number, self._forward)
             for number in HANDLED
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
         }
 
     def saves(self) -> bool:
-        """The first signal lets each job save, if it has begun; see `etude.stopping.Saving`."""
+        """Returns true: at the first signal, running jobs save; see `etude.stopping.Saving`."""
         return True
 
-    def _pass_on(self, signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a job that has not yet its own handlers
+    def _forward(self, signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a job that has not installed its handlers yet
             raise Stopped(signum)
         if self._signum is None and not is_watching():
             say(f"{signal.Signals(signum).name}: {self.told}\n")
@@ -270,42 +277,44 @@ class Pool:
         for one in self._running:
             self._signal(one, signum)
 
-    def _signal(self, one: _Running, signum: int) -> None:
+    def _signal(self, one: _RunningJob, signum: int) -> None:
         one.signalled = True
         if one.process.is_alive() and one.process.pid is not None:
             os.kill(one.process.pid, signum)
 
     # -- processes --------------------------------------------------------------------------
 
-    def _start(self, task: Task) -> None:
-        """Starts a job from a thread that has computed nothing, and that lasts.
+    def _start(self, task: JobTask) -> None:
+        """Starts a job from a dedicated thread.
 
-        OpenMP keeps its workers a thread: a copy of a thread that had some would wait for them
-        for ever, since a fork copies none. And a job dies with the thread that started it.
+        The thread must not have used OpenMP, whose worker threads a fork doesn't copy: the forked
+        job would wait for them forever. It must also outlive the job, because the job is killed
+        when the thread that started it ends.
         """
-        here, there = self._context.Pipe()
+        own_end, job_end = self._context.Pipe()
         slot = self._free.pop(0)
-        arguments = (there, os.getpid(), task.call, slot, task.log_file)
-        process = self._context.Process(target=child, args=arguments)
-        self._board.started(task.number, task.job.label)
+        arguments = (job_end, os.getpid(), task.call, slot, task.log_file)
+        process = self._context.Process(target=run_job_process, args=arguments)
+        self._dashboard.started(task.number, task.job.label)
         sys.stdout.flush()
         sys.stderr.flush()
         self._starter.submit(process.start).result()
-        there.close()  # so that its end is seen
-        one = _Running(task, process, here, slot, time.monotonic())
+        job_end.close()  # otherwise the end of the connection is not detected
+        one = _RunningJob(task, process, own_end, slot, time.monotonic())
         self._running.append(one)
-        if self._signum is not None and not one.signalled:  # it came meanwhile
+        if self._signum is not None and not one.signalled:  # received during the start
             self._signal(one, self._signum)
 
-    def _listen(self) -> None:
-        """Waits until somebody has something to say, ends, or the clock should be looked at."""
+    def _wait_for_events(self) -> None:
+        """Waits for an event or the end of a job, for at most `_TICK` seconds."""
         sentinels = [one.process.sentinel for one in self._running]
         ready = wait([*(one.connection for one in self._running if one.open), *sentinels], _TICK)
         for one in self._running:
             if one.connection in ready:
-                self._hear(one)
+                self._receive(one)
 
-    def _hear(self, one: _Running) -> None:
+    def _receive(self, one: _RunningJob) -> None:
+        """Handles the events that a job has sent; see `run_job_process`."""
         while one.open and one.connection.poll():
             try:
                 kind, content = one.connection.recv()
@@ -314,9 +323,9 @@ class Pool:
                 return
             number = one.task.number
             if kind == "line":
-                self._board.line(number, *content)
+                self._dashboard.log_line(number, *content)
             elif kind == "progress":
-                self._board.progress(number, *content)
+                self._dashboard.progress(number, *content)
             elif kind == "began":
                 one.path = content
             elif kind == "validated":
@@ -327,9 +336,9 @@ class Pool:
             elif kind == "stopped":
                 one.stopped = content
 
-    def _bury(self, one: _Running) -> Job:
-        """The job of a process that has ended."""
-        self._hear(one)
+    def _collect(self, one: _RunningJob) -> Job:
+        """Returns the job of a process that has ended, and frees its slot."""
+        self._receive(one)
         one.process.join()
         one.connection.close()
         self._running.remove(one)
@@ -337,42 +346,43 @@ class Pool:
         job = one.end or one.task.job
         if one.end is None:
             job.path = one.path
-            by_force = (one.process.exitcode or 0) - SIGNALLED in HANDLED
-            if one.stopped is not None or self._signum is not None or by_force:
+            by_signal = (one.process.exitcode or 0) - SIGNALLED in HANDLED
+            if one.stopped is not None or self._signum is not None or by_signal:
                 job.status = Status.INTERRUPTED
             else:
-                self._say_how_it_died(job, one)
+                self._set_failure(job, one)
         job.seconds = round(time.monotonic() - one.began, 2)
         job.overrides = one.task.job.overrides
         return job
 
-    def _say_how_it_died(self, job: Job, one: _Running) -> None:
+    def _set_failure(self, job: Job, one: _RunningJob) -> None:
+        """Sets status and message of a job whose process ended without a result."""
         code = one.process.exitcode or 0
         job.status = Status.FAILED
         if code < 0:
             try:
                 name = signal.Signals(-code).name
-            except ValueError:  # of real time
+            except ValueError:  # real-time signals have no name
                 name = f"signal {-code}"
             job.message = f"killed by {name}"
             if -code == signal.SIGKILL and _oom_kills() > one.kills:
                 job.status = Status.OOM
-                job.message += ": the system was out of memory; a smaller trainer.micro_batch needs"
-                job.message += " less, and so do fewer jobs at once"
+                job.message += ": the system ran out of memory; set a smaller"
+                job.message += " trainer.micro_batch or hydra.launcher.n_jobs"
             elif -code == signal.SIGKILL:
-                job.message += " (by somebody, or by the system for want of memory)"
+                job.message += " (by a user, or by the system because it ran out of memory)"
         else:
-            job.message = f"its process ended with exit code {code} and said nothing"
+            job.message = f"its process ended with exit code {code} without an error message"
         job.message += f" ({one.task.log_file})"
         if job.path is not None:
-            _record_the_death(Path(job.path), job)
+            _record_failure(Path(job.path), job)
 
 
-def _record_the_death(folder: Path, job: Job) -> None:
-    """Writes into the run's record what its process could not."""
+def _record_failure(folder: Path, job: Job) -> None:
+    """Writes the failure to the run's record, which the killed process could not do."""
     lock = RunLock(folder)
     try:
-        lock.acquire(patience=5.0)  # its data workers see a moment later that it is gone
+        lock.acquire(patience=5.0)  # its data workers hold the lock until they notice its end
     except RunHeld:
         return
     try:
@@ -381,13 +391,13 @@ def _record_the_death(folder: Path, job: Job) -> None:
         with appended(folder / "log.txt", LOG) as file:
             file.write(f"{provenance.now()} ERROR {job.message}\n".encode())
     except Exception as error:
-        log.warning("%s could not be updated: %s", folder, error)
+        log.warning("could not update %s: %s", folder, error)
     finally:
         lock.release()
 
 
 def _oom_kills() -> int:
-    """How often the system has killed for want of memory around here (cgroup v2), if it tells."""
+    """Returns the number of out-of-memory kills in this cgroup (v2); 0 if unknown."""
     try:
         lines = dict(line.split() for line in _EVENTS.read_text().splitlines())
     except (OSError, ValueError):

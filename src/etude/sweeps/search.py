@@ -1,7 +1,7 @@
-"""Searching by Optuna: each trial is a run, and the study lies in the sweep's record.
+"""Search with Optuna: each trial is a run, and the sweep's record contains the study.
 
-`n_trials` is a total: a search that was killed and started again ends with exactly that many. A
-trial that was running goes on from its checkpoint; one that failed is tried again.
+`n_trials` is the total over all starts: a search that was killed and restarted ends with exactly
+that many trials. A trial that was running resumes from its checkpoint; a failed one is repeated.
 """
 
 from __future__ import annotations
@@ -25,39 +25,40 @@ from etude.records.opening import JOURNAL as JOURNAL_KIND
 from etude.records.opening import folder_in, is_there, opened
 from etude.records.record import Record
 from etude.records.status import Status
-from etude.sweeps.job import Job, key_of, place_of
-from etude.sweeps.space import Space
+from etude.sweeps.job import Job, job_key, relative_path
+from etude.sweeps.space import SearchSpace
 
 log = logging.getLogger("etude")
 
 JOURNAL = "optuna.journal"
-NAME = "search"
+STUDY_NAME = "search"
 SAMPLERS = ("tpe", "random")
 PRUNERS = ("none", "median", "hyperband")
 DIRECTIONS = ("minimize", "maximize")
 _STATUS = "status"
 _FINAL = (Status.DIVERGED, Status.REFUSED)
-"""Failures that would come again."""
-_TWIN = "twin"
-_TRIES = 20
-_REDUCTION = 3  # of `hyperband`: one in three goes on
+"""Failures that would recur; such trials are not repeated."""
+_DUPLICATE = "twin"  # the stored value
+_MAX_ATTEMPTS = 20
+_REDUCTION_FACTOR = 3  # of `hyperband`: one in three trials continues
 
 
 @dataclass(frozen=True)
-class Options:
-    """How to search.
+class SearchOptions:
+    """SearchOptions of a search.
 
     Args:
-        n_trials: in all, over all starts.
+        n_trials: total number of trials, over all starts.
         sampler: `tpe` (tree-structured Parzen estimators, Bergstra et al. 2011) or `random`.
-        pruner: `none`; `median` pauses a run that is worse than the median of the others at the
-            same step; `hyperband` (Li et al. 2018) lets ever fewer reach ever more steps.
-        metric: of the validation; its best value is what a trial is worth. None is that by which
-            the runs choose their best.
-        direction: `minimize` or `maximize`; None is what makes the metric better.
-        min_steps: no run is paused before this optimizer step.
-        startup_trials: drawn at random before `tpe` and `median` have something to go by.
-        seed: of the sampler.
+        pruner: `none`; `median`, which prunes a trial that is worse than the median of earlier
+            trials at the same step; or `hyperband` (Li et al. 2018), which gives more steps to
+            fewer and fewer trials. The run of a pruned trial is paused.
+        metric: validation metric whose best value is the trial's objective. None uses the metric by
+            which runs choose their best checkpoint.
+        direction: `minimize` or `maximize`; None uses the direction in which the metric improves.
+        min_steps: optimizer step before which no trial is pruned.
+        startup_trials: number of random trials before `tpe` and `median` are used.
+        seed: seed of the sampler.
     """
 
     n_trials: int = 20
@@ -83,66 +84,68 @@ class Options:
             checks.that(value in choices, key, value, expected, nearest(str(value), choices))
         for key in ("n_trials", "min_steps"):
             value = getattr(self, key)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            checks.that(whole and value > 0, key, value, "a positive whole number")
+            is_int = isinstance(value, int) and not isinstance(value, bool)
+            checks.that(is_int and value > 0, key, value, "a positive whole number")
         for key in ("startup_trials", "seed"):
             value = getattr(self, key)
-            checks.that(isinstance(value, int) and value >= 0, key, value, "a whole number from 0")
+            checks.that(
+                isinstance(value, int) and value >= 0, key, value, "a whole number of at least 0"
+            )
         checks.done()
 
 
-def options_of(given: Mapping[str, Any]) -> Options:
-    """Checked options.
+def parse_options(arguments: Mapping[str, Any]) -> SearchOptions:
+    """Returns the checked options.
 
     Raises:
-        RequestError: one is wrong; names its key.
+        RequestError: If an option is invalid; names its key.
     """
     try:
-        return Options(**given)
+        return SearchOptions(**arguments)
     except InvalidArguments as error:
         raise RequestError(problem.under("hydra.sweeper") for problem in error.problems) from error
 
 
 @dataclass
 class Search:
-    """A study that is carried on.
+    """A search: proposes trials and records their results in an Optuna study.
 
     Args:
-        folder: the sweep's record.
-        space: what is searched.
-        options: how.
-        monitor: the metric by which the runs choose their best.
-        directions: the metrics of which the task says that more, or less, is better.
+        folder: folder of the sweep's record.
+        space: the search space.
+        options: options of the search.
+        monitor: metric by which runs choose their best checkpoint.
+        directions: the task's metrics for which more is better, and those for which less is.
     """
 
     folder: Path
-    space: Space
-    options: Options
+    space: SearchSpace
+    options: SearchOptions
     monitor: str = "val/loss"
     directions: tuple[Collection[str], Collection[str]] = ((), ())
     study: optuna.Study = field(init=False)
-    _trials: dict[str, Trial] = field(init=False, default_factory=dict)  # that run now
+    _trials: dict[str, Trial] = field(init=False, default_factory=dict)  # the running ones
     _paused: list[Trial] = field(init=False, default_factory=list)
     _failed_now: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        self._lock = RunLock(folder_in(self.folder, NAME))
+        self._lock = RunLock(folder_in(self.folder, STUDY_NAME))
 
     def open(self) -> None:
-        """Takes the study up; what was running when its process ended is noted to go on.
+        """Opens or creates the study.
 
         Raises:
-            RunHeld: another process carries on this very search.
+            RunHeld: If another process runs this search.
         """
         self._lock.acquire()
         self.study = optuna.create_study(
-            study_name=NAME,
+            study_name=STUDY_NAME,
             storage=_storage(self.folder),
             pruner=_pruner(self.options),
             direction=self.direction,  # type: ignore[arg-type]
             load_if_exists=True,
         )
-        # one that starts anew with the same seed would propose the same again
+        # A sampler that restarts with the same seed would repeat its proposals.
         self.study.sampler = _sampler(self.options, len(self.study.trials))
 
     @property
@@ -151,30 +154,31 @@ class Search:
         if self.options.direction is not None:
             return self.options.direction
         metric = self.options.metric or self.monitor
-        if (found := rises(metric, *self.directions)) is None:
-            expected = "minimize or maximize: it is not known which is better"
-            raise RequestError(Problem("hydra.sweeper.direction", expected, hint=metric))
-        return "maximize" if found else "minimize"
+        if (more_is_better := rises(metric, *self.directions)) is None:
+            expected, hint = "minimize or maximize", f"the task does not state it for {metric}"
+            raise RequestError(Problem("hydra.sweeper.direction", expected, hint=hint))
+        return "maximize" if more_is_better else "minimize"
 
     def close(self) -> None:
-        """Lets another process take the study."""
+        """Releases the study for other processes."""
         self._lock.release()
 
     @property
     def done(self) -> int:
-        """Trials that came to an end before this start."""
-        return sum(_counts(trial) for trial in self.study.trials if trial.state.is_finished())
+        """Number of trials that ended before this start."""
+        return sum(_is_counted(trial) for trial in self.study.trials if trial.state.is_finished())
 
     @property
     def left(self) -> int:
-        """Trials that are still to begin."""
-        counted = [trial for trial in self.study.trials if _counts(trial)]
+        """Number of trials that are still to begin."""
+        counted = [trial for trial in self.study.trials if _is_counted(trial)]
         return max(0, self.options.n_trials - len(counted) - self._failed_now)
 
     def proposals(self) -> Iterator[list[str] | None]:
-        """The overrides of each trial that is to run, the unfinished ones first.
+        """Yields the overrides of each trial to run; unfinished trials come first.
 
-        None where all that is proposed runs already: ask again when something has ended.
+        Yields None if each proposal is already running; the next proposal is possible when a trial
+        has ended.
         """
         trials = self.study.trials
         running = [t for t in trials if t.state is TrialState.RUNNING and self._fits(t)]
@@ -183,18 +187,18 @@ class Search:
             if frozen.user_attrs.get(_STATUS) == Status.PAUSED:
                 self._paused.append(trial)
             else:
-                yield self._take(trial, frozen.params)
-        for frozen in _to_repeat(trials):
+                yield self._start(trial, frozen.params)
+        for frozen in _trials_to_repeat(trials):
             if self.left and self._fits(frozen):
                 self.study.enqueue_trial(frozen.params)
-                yield self._asked()
+                yield self._new_trial()
         while True:
-            if (promoted := self._promoted()) is not None:
-                yield self._take(promoted, promoted.params)
+            if (promoted := self._promote()) is not None:
+                yield self._start(promoted, promoted.params)
             elif self.left:
-                yield self._asked()
+                yield self._new_trial()
             elif self._trials:
-                yield None  # what they come to may let a paused one go on
+                yield None  # their results may let a pruned trial resume
             else:
                 break
         for trial in self._paused:
@@ -202,75 +206,79 @@ class Search:
         self._paused.clear()
 
     def ended(self, job: Job) -> None:
-        """Tells the study what a trial came to."""
+        """Records a trial's result in the study."""
         trial = self._trials.pop(job.key, None)
         if trial is None or job.status in (Status.INTERRUPTED, Status.HELD):
-            return  # it stays a running one, and goes on another time
+            return  # it remains a running trial, and is resumed at the next start
         trial.set_user_attr(_STATUS, job.status.value)
         if job.path is not None:
-            trial.set_user_attr("path", place_of(job.path))
+            trial.set_user_attr("path", relative_path(job.path))
         value = self._value(job) if job.status.trained else None
         if value is not None:
             self.study.tell(trial.number, value)
         elif job.status is Status.PAUSED:
-            self._paused.append(trial)  # a running one to Optuna, until the search is over
+            self._paused.append(trial)  # Optuna's state stays RUNNING until the search is over
         else:
             self.study.tell(trial.number, state=TrialState.FAIL)
             self._failed_now += job.status not in _FINAL
 
     def decide(self, overrides: Sequence[str], step: int, metrics: Mapping[str, float]) -> bool:
-        """Whether the run with these overrides should be paused, after a validation."""
-        trial = self._trials.get(key_of(overrides))
+        """Returns whether to pause the run with these overrides after a validation."""
+        trial = self._trials.get(job_key(overrides))
         value = metrics.get(self.options.metric or self.monitor)
         if trial is None or value is None:
             return False
-        if step in self._told(trial):  # a run that went on has told this before
+        if step in self._values_by_step(trial):  # reported before the run was resumed
             return False
         trial.report(value, step)
         return step >= self.options.min_steps and trial.should_prune()
 
-    def _promoted(self) -> Trial | None:
-        """A paused trial that, seeing what came after it, would now be let go on."""
+    def _promote(self) -> Trial | None:
+        """Returns a pruned trial that should resume, judged by the results of later trials."""
         for trial in self._paused:
-            if self._is_good_by_now(trial):
+            if self._should_resume(trial):
                 self._paused.remove(trial)
                 trial.set_user_attr(_STATUS, "promoted")
                 return trial
         return None
 
-    def _is_good_by_now(self, trial: Trial) -> bool:
-        """Of `hyperband`: among the best third at its step (Li et al. 2020, algorithm 2)."""
+    def _should_resume(self, trial: Trial) -> bool:
+        """Returns whether a pruned trial should resume.
+
+        With `hyperband`: whether it is among the best third at its step (Li et al. 2020,
+        algorithm 2).
+        """
         if self.options.pruner != "hyperband":
             return not trial.should_prune()
-        mine = self._told(trial)
-        step = max(mine)
+        own_values = self._values_by_step(trial)
+        step = max(own_values)
         others = [t.intermediate_values for t in self.study.get_trials(deepcopy=False)]
         values = [values[step] for values in others if step in values]
         sign = 1 if self.direction == "minimize" else -1
-        better = sum(sign * value < sign * mine[step] for value in values)
-        return better < len(values) // _REDUCTION
+        better = sum(sign * value < sign * own_values[step] for value in values)
+        return better < len(values) // _REDUCTION_FACTOR
 
-    def _told(self, trial: Trial) -> dict[int, float]:
-        """What its validations came to, by their steps."""
+    def _values_by_step(self, trial: Trial) -> dict[int, float]:
+        """Returns a trial's validation values by optimizer step."""
         return self.study._storage.get_trial(trial._trial_id).intermediate_values
 
-    def _asked(self) -> list[str] | None:
-        """A new trial, and not the twin of one that runs just now: that is the very same run."""
-        for _ in range(_TRIES):
+    def _new_trial(self) -> list[str] | None:
+        """Returns the overrides of a new trial; None if all proposals equal running trials."""
+        for _ in range(_MAX_ATTEMPTS):
             trial = self.study.ask(self.space.axes)
-            if key_of(self.space.overrides(trial.params)) not in self._trials:
-                return self._take(trial, trial.params)
-            trial.set_user_attr(_STATUS, _TWIN)
+            if job_key(self.space.overrides(trial.params)) not in self._trials:
+                return self._start(trial, trial.params)
+            trial.set_user_attr(_STATUS, _DUPLICATE)
             self.study.tell(trial.number, state=TrialState.FAIL)
         return None
 
-    def _take(self, trial: Trial, params: Mapping[str, Any]) -> list[str]:
+    def _start(self, trial: Trial, params: Mapping[str, Any]) -> list[str]:
         overrides = self.space.overrides(dict(params))
-        self._trials[key_of(overrides)] = trial
+        self._trials[job_key(overrides)] = trial
         return overrides
 
     def _fits(self, frozen: FrozenTrial) -> bool:
-        """Whether an earlier trial is one of today's space."""
+        """Returns whether an earlier trial has the keys of the present search space."""
         return set(frozen.params) == set(self.space.axes)
 
     def _value(self, job: Job) -> float | None:
@@ -280,24 +288,24 @@ class Search:
         if value is None and metric is not None:
             value = info.get("final", {}).get(metric)
         if not isinstance(value, int | float) or not math.isfinite(value):
-            log.warning("%s has no %s: the search learns nothing from it", job.path, metric)
+            log.warning("%s has no finite %s; the search ignores this trial", job.path, metric)
             return None
         return float(value)
 
 
 def load_study(folder: Path) -> optuna.Study:
-    """The study in a sweep's record, to be read."""
-    return optuna.load_study(study_name=NAME, storage=_storage(folder))
+    """Loads the study of a sweep's record."""
+    return optuna.load_study(study_name=STUDY_NAME, storage=_storage(folder))
 
 
 def _storage(folder: Path) -> JournalStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if is_there(folder / JOURNAL):  # Optuna follows links
+    if is_there(folder / JOURNAL):  # Optuna would follow a link
         opened(folder / JOURNAL, JOURNAL_KIND).close()
     return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
 
 
-def _sampler(options: Options, count: int) -> optuna.samplers.BaseSampler:
+def _sampler(options: SearchOptions, count: int) -> optuna.samplers.BaseSampler:
     seed = options.seed + count
     if options.sampler == "random":
         return optuna.samplers.RandomSampler(seed=seed)
@@ -305,36 +313,36 @@ def _sampler(options: Options, count: int) -> optuna.samplers.BaseSampler:
         seed=seed,
         n_startup_trials=options.startup_trials,
         multivariate=True,
-        constant_liar=True,  # for trials that run at once
+        constant_liar=True,  # for parallel trials
     )
 
 
-def _pruner(options: Options) -> optuna.pruners.BasePruner:
+def _pruner(options: SearchOptions) -> optuna.pruners.BasePruner:
     if options.pruner == "median":
         return optuna.pruners.MedianPruner(
             n_startup_trials=options.startup_trials, n_warmup_steps=options.min_steps - 1
         )
     if options.pruner == "hyperband":
         return optuna.pruners.HyperbandPruner(
-            min_resource=options.min_steps, max_resource="auto", reduction_factor=_REDUCTION
+            min_resource=options.min_steps, max_resource="auto", reduction_factor=_REDUCTION_FACTOR
         )
     return optuna.pruners.NopPruner()
 
 
-def _counts(trial: FrozenTrial) -> bool:
-    """Whether a trial is one of `n_trials`: what failed by accident will be tried again."""
+def _is_counted(trial: FrozenTrial) -> bool:
+    """Returns whether a trial counts towards `n_trials`; a failed one that is repeated doesn't."""
     if trial.state is TrialState.FAIL:
         return trial.user_attrs.get(_STATUS) in _FINAL
     return trial.state is not TrialState.WAITING
 
 
-def _to_repeat(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Those that failed by accident and were not tried since."""
-    counted = [trial.params for trial in trials if _counts(trial)]
-    found: list[FrozenTrial] = []
+def _trials_to_repeat(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Returns the failed trials to repeat: those with a failure that may not recur."""
+    counted = [trial.params for trial in trials if _is_counted(trial)]
+    to_repeat: list[FrozenTrial] = []
     for trial in trials:
-        accident = trial.state is TrialState.FAIL and not _counts(trial)
-        accident = accident and trial.user_attrs.get(_STATUS) != _TWIN
-        if accident and trial.params not in [*counted, *(other.params for other in found)]:
-            found.append(trial)
-    return found
+        repeatable = trial.state is TrialState.FAIL and not _is_counted(trial)
+        repeatable = repeatable and trial.user_attrs.get(_STATUS) != _DUPLICATE
+        if repeatable and trial.params not in [*counted, *(t.params for t in to_repeat)]:
+            to_repeat.append(trial)
+    return to_repeat

@@ -1,4 +1,4 @@
-"""What a search may choose from: Hydra's sweep grammar as Optuna's distributions."""
+"""Search space: converts Hydra's sweep grammar to Optuna's distributions."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ from etude.errors import Problem, RequestError
 
 
 @dataclass
-class Space:
-    """The axes of a search.
+class SearchSpace:
+    """Search space.
 
     Attributes:
         fixed: overrides that all trials share.
-        axes: for each swept key, as it is typed, what may be chosen.
+        axes: distribution of each swept key; the keys are as typed, with their `+`.
     """
 
     fixed: list[str]
     axes: dict[str, BaseDistribution]
 
     def overrides(self, chosen: dict[str, Any]) -> list[str]:
-        """Those of a trial."""
-        return [*self.fixed, *(f"{key}={_said(chosen[key])}" for key in self.axes)]
+        """Returns the overrides of a trial with the chosen values."""
+        return [*self.fixed, *(f"{key}={_format(chosen[key])}" for key in self.axes)]
 
 
-def _said(value: Any) -> str:
-    """Six digits of a float are as good as seventeen, and can be read and typed."""
+def _format(value: Any) -> str:
+    """Returns a value as text; floats are rounded to six digits, which are easier to type."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def space_of(arguments: Sequence[str], parser: OverridesParser) -> Space:
-    """Splits overrides into what is fixed and what is searched.
+def parse_space(arguments: Sequence[str], parser: OverridesParser) -> SearchSpace:
+    """Returns the search space that overrides define.
 
-    `interval(a, b)` is a range of floats, of integers as `int(interval(a, b))`;
-    `tag(log, interval(a, b))` is searched by its logarithm; `range(a, b, step)` is a grid without
-    b; `choice(...)` and a list with commas are unordered.
+    `interval(a, b)` is a range of floats, `int(interval(a, b))` one of integers;
+    `tag(log, interval(a, b))` is sampled on a logarithmic scale; `range(a, b, step)` is a grid that
+    excludes b; `choice(...)` and comma-separated values are categorical.
 
     Raises:
-        RequestError: nothing is searched, or an interval is empty.
+        RequestError: If no key is swept, or an interval is empty.
     """
-    space = Space([], {})
+    space = SearchSpace([], {})
     for override in parser.parse_overrides(list(arguments)):
         text = override.input_line or ""
         key = text.partition("=")[0]
@@ -87,5 +87,5 @@ def _distribution(override: Override, key: str) -> BaseDistribution:
                 last = int(low) + (int(stop) - 1 - int(low)) // int(step) * int(step)
                 return IntDistribution(int(low), last, step=int(step), log=log)
     except ValueError as error:
-        raise RequestError(Problem(key, "a range that can be searched", text, str(error))) from None
+        raise RequestError(Problem(key, "a valid range", text, str(error))) from None
     return CategoricalDistribution(list(override.sweep_string_iterator()))

@@ -1,4 +1,4 @@
-"""How fast a run would train here, by earlier runs, by trying, or by the machine's peak."""
+"""Estimates the training speed by earlier runs, by timing a few steps, or by the machine's peak."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from etude.training.model import LABELS, model_of
 from etude.training.process import fresh_settings
 from etude.training.throughput import compute_dtype, device_name, matmul_peak
 
-ASSUMED_SHARE = 0.4
-"""Of the peak, where nothing was measured; small models reach less, large ones more."""
+ASSUMED_UTILIZATION = 0.4
+"""Fraction of the peak assumed without a measurement; small models reach less, large ones more."""
 
-_LONGEST_STEP = 5.0  # seconds; what would take longer is not tried
-_SECONDS = 1.0  # for trying, about
-_BESIDE_THE_MODEL = (
+_LONGEST_STEP = 5.0  # seconds; longer steps are not timed
+_TIMING_SECONDS = 1.0
+_OTHER_KEYS = (
     "data.sequence_length",
     "data.batch.examples",
     "data.batch.tokens",
@@ -45,9 +45,11 @@ _BESIDE_THE_MODEL = (
 
 @dataclass(frozen=True)
 class Speed:
-    """Attributes:
-    tokens_per_second: targets, over all processes of the run.
-    source: where the number is from, for people.
+    """Training speed.
+
+    Attributes:
+        tokens_per_second: target tokens per second, over all processes of the run.
+        source: description of the source of the number.
     """
 
     tokens_per_second: float
@@ -55,7 +57,7 @@ class Speed:
 
 
 def device_of(accelerator: str) -> torch.device:
-    """Where Lightning would train with this `trainer.accelerator`."""
+    """Returns the device that Lightning would use for a `trainer.accelerator`."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return torch.device("cuda")
     if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
@@ -64,10 +66,10 @@ def device_of(accelerator: str) -> torch.device:
 
 
 class EarlierRuns:
-    """The speeds that runs below a root recorded on this machine.
+    """Speeds that earlier runs recorded on this machine.
 
     Args:
-        root: of the records; read when the first question comes.
+        root: root folder of the runs; read at the first call of `speed`.
     """
 
     def __init__(self, root: Path) -> None:
@@ -77,31 +79,34 @@ class EarlierRuns:
     def speed(
         self, checked: Checked, parts: Parts, vocabulary: int, group: str, device: torch.device
     ) -> Speed | None:
-        """That of the latest run of the same model, batch, precision and devices; its own group's
-        first."""
+        """Returns the speed of the latest run with equal model, batch, precision and devices.
+
+        Prefers runs of the same group. Returns None if there is no such run.
+        """
         if self._by_shape is None:
             self._by_shape = self._read()
         shape = _shape(flat_config(checked), vocabulary)
         machine = _machine(device_name(device), torch.get_num_threads(), parts.trainer.processes)
-        found = self._by_shape.get(shape + machine, [])
-        found.sort(key=lambda r: (r.info.get("group") == group, str(r.last_start.get("time"))))
-        for record in reversed(found):
-            read = rows(record.metrics.path)
+        records = self._by_shape.get(shape + machine, [])
+        records.sort(key=lambda r: (r.info.get("group") == group, str(r.last_start.get("time"))))
+        for record in reversed(records):
+            metric_rows = rows(record.metrics.path)
             try:
-                rates = [row.get("perf/tokens_per_second") for row in read]
-            except RequestError:  # its metrics cannot be read: verify says why
+                rates = [row.get("perf/tokens_per_second") for row in metric_rows]
+            except RequestError:  # damaged metrics; `etude runs verify` reports them
                 continue
-            numbers = [rate for rate in rates if isinstance(rate, int | float) and rate > 0]
-            if numbers:  # the first steps of a process are slower
-                rate = statistics.median(numbers[1:] or numbers)
+            valid = [rate for rate in rates if isinstance(rate, int | float) and rate > 0]
+            if valid:  # without the first, as the first steps of a process are slower
+                rate = statistics.median(valid[1:] or valid)
                 name = f"{record.path.parent.name}/{record.path.name}"
-                return Speed(rate, f"measured by {name}")
+                return Speed(rate, f"measured in {name}")
         return None
 
     def _read(self) -> dict[str, list[Record]]:
-        found: dict[str, list[Record]] = {}
+        """Returns the records of this machine by model, batch, precision and devices."""
+        by_shape: dict[str, list[Record]] = {}
         if not self.root.is_dir():
-            return found
+            return by_shape
         host = socket.gethostname()
         for record in scan(self.root):
             start = record.last_start
@@ -110,39 +115,38 @@ class EarlierRuns:
             vocabulary = record.info.get("tokenizer", {}).get("size")
             processes = start.get("processes", 1)
             machine = _machine(start.get("device"), start.get("threads"), processes)
-            found.setdefault(_shape(record.config, vocabulary) + machine, []).append(record)
-        return found
+            by_shape.setdefault(_shape(record.config, vocabulary) + machine, []).append(record)
+        return by_shape
 
 
 def _shape(config: dict[str, Any], vocabulary: int | None) -> str:
-    """What decides the work of a step, as one text."""
-    told = {
+    """Returns the settings that determine the work of a step, as one key."""
+    settings = {
         key: value
         for key, value in config.items()
-        if value is not None and (key.startswith("model.") or key in _BESIDE_THE_MODEL)
+        if value is not None and (key.startswith("model.") or key in _OTHER_KEYS)
     }
-    told["model.vocab_size"] = told.get("model.vocab_size") or vocabulary
-    return json.dumps(told, sort_keys=True)
+    settings["model.vocab_size"] = settings.get("model.vocab_size") or vocabulary
+    return json.dumps(settings, sort_keys=True)
 
 
 def _machine(device: str | None, threads: int | None, processes: int) -> str:
     return f" on {device}, {threads} threads, {processes} processes"
 
 
-def of_the_peak(
+def speed_from_peak(
     flops_per_token: float, precision: str, device: torch.device, processes: int
 ) -> Speed:
-    """What `ASSUMED_SHARE` of the measured matrix products a second makes."""
+    """Returns the speed at `ASSUMED_UTILIZATION` of the measured matrix-multiplication peak."""
     peak = matmul_peak(str(device), compute_dtype(precision), torch.get_num_threads())
-    several = processes if device.type != "cpu" else 1  # on a CPU they share its cores
-    source = (
-        f"assumed: {ASSUMED_SHARE:.0%} of the {peak / 1e9:,.0f} GFLOP/s that matrix products reach"
-    )
-    return Speed(ASSUMED_SHARE * peak * several / flops_per_token, source)
+    factor = processes if device.type != "cpu" else 1  # processes share the cores of a CPU
+    percent = f"{ASSUMED_UTILIZATION:.0%}"
+    source = f"assumed: {percent} of the peak of matrix products, {peak / 1e9:,.0f} GFLOP/s"
+    return Speed(ASSUMED_UTILIZATION * peak * factor / flops_per_token, source)
 
 
-def can_be_tried(cost: Cost, precision: str, device: torch.device) -> bool:
-    """Whether a micro-batch fits into the memory that is free, and takes a few seconds at most."""
+def is_measurable(cost: Cost, precision: str, device: torch.device) -> bool:
+    """Returns whether a micro-batch fits into free memory and takes at most a few seconds."""
     free = free_memory(device)
     if free is None or cost.step_bytes > 0.8 * free:
         return False
@@ -151,35 +155,42 @@ def can_be_tried(cost: Cost, precision: str, device: torch.device) -> bool:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that could be taken on `device`; None where it does not say."""
+    """Returns the free memory of `device` in bytes; None if unknown."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     with suppress(OSError, ValueError):
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
-    with suppress(OSError, ValueError):  # elsewhere half of all counts as free
+    with suppress(OSError, ValueError):  # on other systems, half of all memory counts as free
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     return None
 
 
 @dataclass(frozen=True)
-class Trial:
-    """Seconds of a micro-batch's forward and backward pass, and of the optimizer's step."""
+class StepTiming:
+    """Measured durations in seconds.
+
+    Attributes:
+        micro_batch: forward and backward pass of a micro-batch.
+        optimizer: step of the optimizer.
+    """
 
     micro_batch: float
     optimizer: float
 
 
-def try_out(
+def time_steps(
     checked: Checked, parts: Parts, vocabulary: int, *, micro_batch: int, device: torch.device
-) -> Trial:
-    """Trains a few micro-batches of random tokens, about a second, and forgets them.
+) -> StepTiming:
+    """Times the training of a temporary model on random tokens, for about a second.
 
     Args:
-        vocabulary: what the model is built with.
-        micro_batch: windows in one.
-        device: where.
+        checked: checked config of the run.
+        parts: parts built from the config.
+        vocabulary: vocabulary size of the model.
+        micro_batch: windows of a micro-batch.
+        device: device to train on.
     """
     with fresh_settings():
         torch.manual_seed(0)
@@ -215,16 +226,19 @@ def try_out(
 
         passes: list[float] = []
         updates: list[float] = []
-        end = time.perf_counter() + _SECONDS
+        end = time.perf_counter() + _TIMING_SECONDS
         while len(passes) < 3 or (time.perf_counter() < end and len(passes) < 50):
             passes.append(_timed(forward_and_backward, device))
             updates.append(_timed(update, device))
             if sum(passes) > 2 * _LONGEST_STEP:
                 break
-    return Trial(statistics.median(passes[1:] or passes), statistics.median(updates[1:] or updates))
+    return StepTiming(
+        statistics.median(passes[1:] or passes), statistics.median(updates[1:] or updates)
+    )
 
 
 def _timed(work: Callable[[], None], device: torch.device) -> float:
+    """Returns the duration of `work` in seconds."""
     began = time.perf_counter()
     work()
     if device.type == "cuda":

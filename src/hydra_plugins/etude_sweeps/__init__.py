@@ -1,1 +1,1 @@
-"""What Hydra has to find here: it takes launchers and sweepers from this namespace alone."""
+"""Launchers and sweepers of Étude. Hydra searches for plugins only in this namespace."""

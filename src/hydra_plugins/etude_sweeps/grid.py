@@ -1,6 +1,6 @@
-"""Hydra's basic sweeper, without composing each job before the first one starts.
+"""Hydra's basic sweeper without the initial composition of each job.
 
-`etude.sweeps.expand` has tried every value, and the launcher composes each job when its turn comes.
+`etude.sweeps.expand` has checked each value, and the launcher composes each job when it starts.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from omegaconf import DictConfig
 
 
 class GridSweeper(BasicSweeper):
-    """Every combination of the swept values, the last axis fastest.
+    """Runs every combination of the swept values; the last axis varies fastest.
 
     Args:
-        max_batch_size: jobs that the launcher is given at once; None for all.
-        params: axes beside those that are typed.
+        max_batch_size: number of jobs passed to the launcher at a time; None for all.
+        params: axes in addition to those of the command line.
     """
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        from etude.sweeps.application import is_etudes
+        from etude.sweeps.application import is_etude_task
 
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self._tried = is_etudes(task_function)
+        self._is_checked = is_etude_task(task_function)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        if not self._tried:
+        if not self._is_checked:
             super().validate_batch_is_legal(batch)

@@ -1,7 +1,7 @@
-"""Jobs in processes of their own; `etude.sweeps.launcher` is imported when one starts.
+"""Hydra plugin of `etude.sweeps.launcher`, which is imported when a sweep starts.
 
-Jobs of another application than `etude` are run by Hydra's basic launcher, one after the other in
-this process.
+Jobs of other applications than `etude` are run by Hydra's basic launcher, sequentially in this
+process.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ from omegaconf import DictConfig
 
 
 class ProcessLauncher(Launcher):
-    """Each job in its own process, several at once.
+    """Runs jobs in parallel, each in its own process.
 
     Args:
-        n_jobs: at once; `auto` is `jobs_per_gpu` on each GPU, and on a CPU one, or a small one on
-            each core.
-        jobs_per_gpu: how many jobs share a GPU.
+        n_jobs: number of parallel jobs. `auto` is `jobs_per_gpu` on each GPU; on a CPU it is one,
+            or one small job on each core.
+        jobs_per_gpu: number of jobs that share a GPU.
     """
 
     def __init__(self, n_jobs: int | str = "auto", jobs_per_gpu: int = 1) -> None:
         self.options: dict[str, Any] = {"n_jobs": n_jobs, "jobs_per_gpu": jobs_per_gpu}
-        self.processes: Any = None
-        self.plain: BasicLauncher | None = None
+        self.sweep_launcher: Any = None
+        self.basic_launcher: BasicLauncher | None = None
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        from etude.sweeps.application import is_etudes
+        from etude.sweeps.application import is_etude_task
 
-        if not is_etudes(task_function):
-            self.plain = BasicLauncher()
-            self.plain.setup(
+        if not is_etude_task(task_function):
+            self.basic_launcher = BasicLauncher()
+            self.basic_launcher.setup(
                 hydra_context=hydra_context, task_function=task_function, config=config
             )
             return
-        from etude.sweeps.launcher import Processes
+        from etude.sweeps.launcher import SweepLauncher
 
         swept: Any = task_function
-        self.processes = Processes(swept, config, **self.options)
+        self.sweep_launcher = SweepLauncher(swept, config, **self.options)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        if self.plain is not None:
-            return self.plain.launch(job_overrides, initial_job_idx)
-        returns: list[JobReturn] = self.processes.launch(job_overrides, initial_job_idx)
+        if self.basic_launcher is not None:
+            return self.basic_launcher.launch(job_overrides, initial_job_idx)
+        returns: list[JobReturn] = self.sweep_launcher.launch(job_overrides, initial_job_idx)
         return returns

@@ -1,4 +1,4 @@
-"""A sweeper on Optuna; `etude.sweeps.search` is imported when a search starts."""
+"""Hydra plugin of `etude.sweeps.search`, which is imported when a search starts."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 
 
 class SearchSweeper(Sweeper):
-    """Chooses the jobs of a sweep by what earlier ones came to.
+    """Sweeper on Optuna: chooses jobs by the results of earlier ones.
 
     Args:
-        params: axes beside those that are typed.
-        options: see `etude.sweeps.search.Options`.
+        params: axes in addition to those of the command line.
+        options: options of the search; see `etude.sweeps.search.SearchOptions`.
     """
 
     def __init__(self, params: DictConfig | None = None, **options: Any) -> None:
@@ -32,10 +32,10 @@ class SearchSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        from etude.sweeps.application import is_etudes
+        from etude.sweeps.application import is_etude_task
 
-        if not is_etudes(task_function):
-            raise HydraException("hydra/sweeper=search searches over runs of etude only")
+        if not is_etude_task(task_function):
+            raise HydraException("hydra/sweeper=search supports only jobs of etude")
         self.config, self.hydra_context = config, hydra_context
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
@@ -43,10 +43,10 @@ class SearchSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> list[list[JobReturn]]:
         from etude.config.targets import resolve
-        from etude.sweeps.search import Search, options_of
-        from etude.sweeps.space import space_of
+        from etude.sweeps.search import Search, parse_options
+        from etude.sweeps.space import parse_space
 
-        options = options_of(self.options)
+        options = parse_options(self.options)
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ class SearchSweeper(Sweeper):
         task: Any = resolve(str(self.config.task["_target_"]), "task", extensions)
         search = Search(
             folder,
-            space_of(arguments, parser),
+            parse_space(arguments, parser),
             options,
             self.config.task.get("monitor") or task.monitor,
             (task.more_is_better, task.less_is_better),
@@ -67,14 +67,15 @@ class SearchSweeper(Sweeper):
             search.close()
 
     def _returns(self, search: Any) -> Iterator[JobReturn]:
-        processes = getattr(self.launcher, "processes", None)
-        if processes is not None:
-            processes.swept.total = search.options.n_trials
-            yield from processes.each(
+        sweep_launcher = getattr(self.launcher, "sweep_launcher", None)
+        if sweep_launcher is not None:
+            sweep_launcher.swept.total = search.options.n_trials
+            yield from sweep_launcher.launch_each(
                 search.proposals(), first=search.done, ended=search.ended, decide=search.decide
             )
             return
-        for number, overrides in enumerate(filter(None, search.proposals())):  # one at a time
+        # Other launchers run one job at a time.
+        for number, overrides in enumerate(filter(None, search.proposals())):
             (returned,) = self.launcher.launch([overrides], initial_job_idx=number)
             search.ended(returned.return_value)
             yield returned

@@ -1,4 +1,4 @@
-"""Sweeps in processes that may be killed, and what their runs came to."""
+"""Helpers for tests that run sweeps in subprocesses and kill them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def sweep_of(root: Path) -> dict[str, Any]:
 
 
 def start(words: list[str], seconds: float, output: Path) -> subprocess.Popen[bytes]:
-    """`etude train WORDS` in a process of its own, each step slowed down."""
+    """Starts `etude train WORDS` in a subprocess, with each step slowed down."""
     environment = os.environ | {
         "PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}",
         "PLANTED_SECONDS": str(seconds),
@@ -51,14 +51,14 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def results(root: Path) -> dict[str, Any]:
-    """What the runs of a root came to, without the time it took."""
+    """Returns metrics and weights of all runs below a root, without times."""
     found = {}
     for path in (root / "tiny").iterdir():
         record = Record.read(path)
         assert record.status == "finished"
         rows = record.rows()
         steps = [row["step"] for row in rows]
-        assert steps == sorted(set(steps))  # each step once
+        assert steps == sorted(set(steps))  # no step is recorded twice
         timeless = [
             {k: v for k, v in row.items() if k != "time" and not k.startswith("perf/")}
             for row in rows
@@ -70,6 +70,6 @@ def results(root: Path) -> dict[str, Any]:
 
 
 def states(study: Any) -> dict[str, int]:
-    """How many trials a study has in each state."""
+    """Returns the number of a study's trials in each state."""
     names = [trial.state.name for trial in study.trials]
     return {name: names.count(name) for name in sorted(set(names))}

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep: a table on a terminal, plain lines anywhere else."""
+"""Progress of a sweep: a live table on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("etude")
 
-_LONG = 8
-"""Failures shown below the table; all of them are told at the end."""
+_MAX_FAILURES = 8
+"""Number of failures shown below the table; the final summary lists all."""
 
 
 @dataclass
-class _Line:
+class _JobRow:
     label: str
     began: float
     step: int = 0
@@ -34,24 +34,25 @@ class _Line:
     metrics: dict[str, Any] = field(default_factory=dict)
 
     def left(self, now: float) -> float | None:
+        """Returns the estimated seconds until the job ends; None before the first steps."""
         done = self.step - (self.first or 0)
         if not self.total or done < 1:
             return None
         return (self.total - self.step) * (now - self.began) / done
 
 
-class Board:
-    """Shows which jobs run, are done, failed or wait, and how long it takes.
+class Dashboard:
+    """Shows the running, finished, failed and waiting jobs, and the estimated time left.
 
     Args:
-        total: jobs of the sweep, 0 where nobody knows.
-        at_once: how many run at once.
-        done: before this board was set up.
+        total: number of jobs of the sweep; 0 if unknown.
+        at_once: number of jobs that run in parallel.
+        done: number of jobs that were done before.
     """
 
     def __init__(self, total: int, at_once: int, *, done: int = 0) -> None:
         self._total, self.at_once, self._before = total, at_once, done
-        self._running: dict[int, _Line] = {}
+        self._running: dict[int, _JobRow] = {}
         self._states: dict[int, Status] = {}  # of the jobs that ended
         self._trained: list[float] = []
         self._failures: list[str] = []
@@ -63,15 +64,15 @@ class Board:
             start_live(self._live)
 
     def started(self, number: int, label: str) -> None:
-        """A job begins."""
-        self._running[number] = _Line(label, time.monotonic())
-        self._states.pop(number, None)  # it was paused, and goes on
+        """Adds a job that starts."""
+        self._running[number] = _JobRow(label, time.monotonic())
+        self._states.pop(number, None)  # it was paused, and resumes
         if self._live is None:
             log.info("%s %s", self._name(number), label)
-        self.tick()
+        self.refresh()
 
-    def line(self, number: int, level: int, text: str) -> None:
-        """A job says something; on a terminal only what should worry."""
+    def log_line(self, number: int, level: int, text: str) -> None:
+        """Shows a log message of a job; on a terminal only warnings and errors."""
         if self._live is None:
             prefix = f"{self._name(number)} " if self.at_once > 1 else ""
             for part in text.splitlines() or [""]:
@@ -79,54 +80,56 @@ class Board:
         elif level >= logging.WARNING:
             self._print(f"{self._name(number)} {text}")
 
-    def waits(self, number: int) -> None:
-        """A job is the same run as another that is being trained: it waits for that."""
+    def waiting(self, number: int) -> None:
+        """Marks a job as waiting, because another job is training the same run."""
         self._running.pop(number, None)
-        self.tick()
+        self.refresh()
 
     def progress(self, number: int, step: int, total: int, metrics: Mapping[str, Any]) -> None:
-        """A job's steps and metrics."""
-        line = self._running[number]
-        if line.first is None:
-            line.first, line.began = step, time.monotonic()
-        line.step, line.total = step, total
-        line.metrics |= metrics
+        """Updates the steps and metrics of a job."""
+        row = self._running[number]
+        if row.first is None:
+            row.first, row.began = step, time.monotonic()
+        row.step, row.total = step, total
+        row.metrics |= metrics
 
     def ended(self, number: int, job: Job, *, same_as: int | None = None) -> None:
-        """A job has ended.
+        """Records the end of a job.
 
         Args:
-            same_as: the number of the job that asked for the same run before.
+            number: number of the job.
+            job: the job with its result.
+            same_as: number of the earlier job that requests the same run.
         """
         self._running.pop(number, None)
         self._states[number] = job.status
         if job.status is Status.FINISHED and same_as is None:
             self._trained.append(job.seconds)
-        told = f"{self._name(number)} {job.status}  {job.label}  ({job.seconds:.0f} s)"
+        text = f"{self._name(number)} {job.status}  {job.label}  ({job.seconds:.0f} s)"
         if same_as is not None:
-            told = f"{self._name(number)} same as job {same_as}  {job.label}"
+            text = f"{self._name(number)} same as job {same_as}  {job.label}"
         elif not job.status.good and job.status is not Status.INTERRUPTED:
             self._failures.append(f"{self._name(number)} {job.label}: {job.message}")
-            told += f": {job.message}"
-            (self._print if self._live is not None else log.error)(told)
-            told = ""
-        if told and self._live is None:
-            log.info("%s  %s", told, self.summary())
-        self.tick()
+            text += f": {job.message}"
+            (self._print if self._live is not None else log.error)(text)
+            text = ""
+        if text and self._live is None:
+            log.info("%s  %s", text, self.summary())
+        self.refresh()
 
-    def tick(self) -> None:
-        """Brings the table up to date."""
+    def refresh(self) -> None:
+        """Redraws the table."""
         if self._live is not None:
             self._live.update(self._table(), refresh=True)
 
     def close(self) -> None:
-        """Takes the table away."""
+        """Removes the table."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
     def summary(self) -> str:
-        """`2 of 6 done, 1 running, 1 failed, 2 waiting, 3:10 left`."""
+        """Returns a line such as `2 of 6 done, 1 running, 1 failed, 2 waiting, 3:10 left`."""
         ended = Counter(self._states.values())
         done = self._before + sum(count for status, count in ended.items() if status.good)
         parts = [f"{done} of {self._total} done" if self._total else f"{done} done"]
@@ -140,18 +143,18 @@ class Board:
         return ", ".join([*parts, *([f"{_clock(left)} left"] if left is not None else [])])
 
     def _left(self, waiting: int) -> float | None:
-        """By the mean time of the jobs that were trained to their end, or by the steps so far."""
+        """Estimates the seconds left, from the mean time of trained jobs or the steps so far."""
         now = time.monotonic()
-        ages = [(line.left(now), now - line.began) for line in self._running.values()]
-        known = [(left, age) for left, age in ages if left is not None]
+        estimates = [(row.left(now), now - row.began) for row in self._running.values()]
+        known = [(left, age) for left, age in estimates if left is not None]
         if self._trained:
-            whole = sum(self._trained) / len(self._trained)
+            job_seconds = sum(self._trained) / len(self._trained)
         elif known:
-            whole = max(left + age for left, age in known)
+            job_seconds = max(left + age for left, age in known)
         else:
             return None
-        unknown = waiting + len(ages) - len(known)
-        return (sum(left for left, _ in known) + whole * unknown) / self.at_once
+        unknown = waiting + len(estimates) - len(known)
+        return (sum(left for left, _ in known) + job_seconds * unknown) / self.at_once
 
     def _name(self, number: int) -> str:
         return f"[{number}/{self._total}]" if self._total else f"[{number}]"
@@ -166,22 +169,24 @@ class Board:
 
         table = Table("job", "", "step", "", "left", box=None, pad_edge=False)
         now = time.monotonic()
-        for number, line in sorted(self._running.items()):
-            left = line.left(now)
+        for number, row in sorted(self._running.items()):
+            left = row.left(now)
             table.add_row(
                 self._name(number),
-                Text(line.label, overflow="ellipsis", no_wrap=True),
-                f"{line.step}/{line.total}" if line.total else "",
-                losses_of(line.metrics),
+                Text(row.label, overflow="ellipsis", no_wrap=True),
+                f"{row.step}/{row.total}" if row.total else "",
+                losses_of(row.metrics),
                 "" if left is None else _clock(left),
             )
-        more = len(self._failures) - _LONG
-        failures = [Text(text, style="red") for text in self._failures[-_LONG:]]
-        hidden = [Text(f"and {more} failures before", style="red")] if more > 0 else []
+        hidden_count = len(self._failures) - _MAX_FAILURES
+        failures = [Text(text, style="red") for text in self._failures[-_MAX_FAILURES:]]
+        earlier = f"and {hidden_count} earlier failures"
+        hidden = [Text(earlier, style="red")] if hidden_count > 0 else []
         return Group(Text(self.summary(), style="bold"), table, *hidden, *failures)
 
 
 def _clock(seconds: float) -> str:
+    """Returns a duration as `3:10` or `1:03:10`."""
     whole = round(seconds)
     hours, minutes = divmod(whole // 60, 60)
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"

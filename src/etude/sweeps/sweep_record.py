@@ -1,8 +1,8 @@
-"""The record of a sweep: `experiments/_sweeps/<id>/`, kept up to date while it runs.
+"""Record of a sweep: `experiments/_sweeps/<id>/`, updated while the sweep runs.
 
-`sweep.json` says what varies and how every job ended, `results.csv` what the runs came to, and
-`logs/<job>.txt` holds all that a job's process has said. An extended sweep is the same sweep: its
-id comes from what is fixed and from the names of the axes.
+`sweep.json` contains the axes and the status of each job, `results.csv` the metrics of the runs,
+and `logs/<job>.txt` the output of a job's process. The id is derived from the fixed overrides and
+the names of the axes, so a sweep with additional values keeps its record.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from etude.records.storage import lock
 from etude.records.tables import csv_text
 from etude.secrets import without_secrets
 from etude.sweeps.expand import BASIC, Sweep
-from etude.sweeps.job import CARRIED_OUT, Job, key_of, place_of
+from etude.sweeps.job import EXECUTION_PREFIXES, Job, job_key, relative_path
 
 log = logging.getLogger("etude")
 
@@ -38,22 +38,22 @@ LOGS = "logs"
 
 
 def sweep_folder(root: Path, sweep: Sweep) -> Path:
-    """Where a sweep's record lies."""
-    fixed = [item for item in sweep.fixed if not item.startswith(CARRIED_OUT)]
+    """Returns the folder of a sweep's record."""
+    fixed = [item for item in sweep.fixed if not item.startswith(EXECUTION_PREFIXES)]
     identity: dict[str, Any] = {
         "fixed": without_secrets(sorted(fixed)),
         "axes": sorted(sweep.axes),
     }
-    if sweep.sweeper != BASIC:  # a search over the same keys is another study
+    if sweep.sweeper != BASIC:  # a search over the same keys is another sweep
         identity["sweeper"] = sweep.sweeper
     return root / "_sweeps" / sha256_of(identity)[:DIGITS]
 
 
-class Study:
-    """A sweep's record.
+class SweepRecord:
+    """Writes a sweep's record.
 
     Args:
-        folder: see `sweep_folder`.
+        folder: folder of the record; see `sweep_folder`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -61,59 +61,61 @@ class Study:
         self.file = folder / "sweep.json"
 
     def begin(self, sweep: Sweep) -> None:
-        """Notes what is asked for now: new jobs wait, those of another day are kept."""
+        """Records the requested jobs: new ones are waiting; jobs of earlier starts are kept."""
         folder_in(self.folder.parent.parent, *self.folder.parts[-2:])
-        if is_there(logs := self.folder / LOGS):  # a job's process that refuses it has no voice
+        if is_there(logs := self.folder / LOGS):  # a job's process could not report this
             must_be(os.lstat(logs), logs, "a folder")
-        asked = [without_secrets([item.lstrip("+") for item in job]) for job in sweep.jobs or ()]
+        requested = [
+            without_secrets([item.lstrip("+") for item in job]) for job in sweep.jobs or ()
+        ]
         with self._changing() as info:
             info |= {"format": FORMAT, "id": self.folder.name, "sweeper": sweep.sweeper}
             info["fixed"] = without_secrets(sweep.fixed)
             axes = info.setdefault("axes", {})
-            for key, values in without_secrets(sweep.axes).items():  # of an interval its ends
+            for key, values in without_secrets(sweep.axes).items():  # for an interval, its bounds
                 known = axes.setdefault(key, [])
                 known += [value for value in values if value not in known]
             info["starts"] = [*info.get("starts", []), provenance.now()]
-            info["asked"] = [key_of(job) for job in asked]
+            info["asked"] = [job_key(job) for job in requested]
             jobs = {
                 job["key"]: job for job in info.get("jobs", []) if {"key", "status"} <= set(job)
             }
-            for overrides in asked:
-                key = key_of(overrides)
-                told = {"key": key, "overrides": overrides, "status": Status.WAITING}
+            for overrides in requested:
+                key = job_key(overrides)
+                entry = {"key": key, "overrides": overrides, "status": Status.WAITING}
                 if key not in jobs or jobs[key]["status"] != Status.FINISHED:
                     path = jobs.get(key, {}).get("path")
-                    jobs[key] = told | ({"path": path} if path else {})
+                    jobs[key] = entry | ({"path": path} if path else {})
             keep = info["asked"]
             info["jobs"] = [job for job in jobs.values() if job["key"] in keep or job.get("path")]
 
     def note(self, *ended: Job) -> None:
-        """Writes down how jobs ended."""
+        """Records the results of jobs."""
         with self._changing() as info:
             jobs = {job["key"]: job for job in info.get("jobs", []) if "key" in job}
             for job in ended:
-                told = {key: value for key, value in asdict(job).items() if value is not None}
+                entry = {key: value for key, value in asdict(job).items() if value is not None}
                 if job.path is not None:
-                    told["path"] = place_of(job.path)
-                if job.same_as == job.key:  # of the same name, which has been noted
+                    entry["path"] = relative_path(job.path)
+                if job.same_as == job.key:  # the earlier job has the same key and is recorded
                     continue
-                if job.status is Status.REUSED:  # it was trained another time, and took that time
-                    told |= {
+                if job.status is Status.REUSED:  # keeps the duration of the start that trained it
+                    entry |= {
                         "status": Status.FINISHED,
                         "seconds": jobs.get(job.key, {}).get("seconds"),
                     }
-                order = {"key": job.key, "label": job.label, "status": told["status"]}
-                jobs[job.key] = order | told | {"ended": provenance.now()}
+                order = {"key": job.key, "label": job.label, "status": entry["status"]}
+                jobs[job.key] = order | entry | {"ended": provenance.now()}
             info["jobs"] = list(jobs.values())
 
     def finish(self) -> None:
-        """Writes `results.csv`: a row for each job with a record.
+        """Writes `results.csv`, with a row for each job that has a record.
 
-        A file that cannot be written is reported; how the jobs ended is not affected by it.
+        Logs a warning if the file cannot be written.
         """
         try:
             info = self.read()
-        except RequestError:  # somebody has written into it meanwhile
+        except RequestError:  # it was edited while the sweep ran
             return
         axes = list(info.get("axes", {}))
         root = self.folder.parent.parent
@@ -122,27 +124,27 @@ class Study:
             try:
                 write_text(self.folder / "results.csv", _csv(rows), RESULTS)
             except OSError as error:
-                log.warning("%s could not be written: %s", self.folder / "results.csv", error)
+                log.warning("could not write %s: %s", self.folder / "results.csv", error)
 
     def read(self) -> dict[str, Any]:
-        """The content of `sweep.json`; empty before the first job."""
+        """Returns the content of `sweep.json`; empty before the first start."""
         if not is_there(self.file):
             return {}
         return read_sweep(self.file)
 
     def log_file(self, job: Job) -> Path:
-        """What the job's process says goes there."""
+        """Returns the path of the log file of a job's process."""
         return self.folder / LOGS / f"{job.key}.txt"
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, Any]]:
-        """The record, to be changed while no other process does."""
+        """Context manager that yields the record for changes, under a lock, and writes it."""
         with appended(self.folder / ".lock", LOCK) as file:
             lock(file.fileno(), fcntl.LOCK_EX)
             sweep_temporaries(self.folder, of=self.file.name)
             try:
                 info = self.read()
-            except RequestError:  # damaged: the runs' own records are the truth
+            except RequestError:  # damaged; the runs have records of their own
                 os.replace(self.file, self.file.with_suffix(".damaged"))
                 info = {}
             yield info
@@ -153,13 +155,14 @@ def _row(job: dict[str, Any], axes: Sequence[str], root: Path) -> dict[str, Any]
     values = dict(item.partition("=")[::2] for item in job.get("overrides", []))
     row: dict[str, Any] = {"job": job.get("key"), "status": job.get("status"), "path": job["path"]}
     row |= {axis: values.get(axis, "") for axis in axes}
-    with suppress(RequestError):  # removed since
+    with suppress(RequestError):  # the run was deleted
         record = Record.read(place_in(root, job["path"]))
         row |= {"seed": record.info.get("seed"), "step": record.step}
         row |= {"seconds": record.info.get("seconds")}
         row |= {k: v for k, v in metric_facts(record).items() if not k.startswith("perf/")}
-        if found := best(record):
-            row |= {f"best/{found['metric']}": found["value"], "best/step": found["step"]}
+        if best_value := best(record):
+            name = f"best/{best_value['metric']}"
+            row |= {name: best_value["value"], "best/step": best_value["step"]}
     return row
 
 

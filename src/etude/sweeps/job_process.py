@@ -1,4 +1,4 @@
-"""The process of one job: it dies with its sweep, heeds signals, and tells how it goes."""
+"""The process of one job: reports to the sweep, handles signals, and ends with the sweep."""
 
 from __future__ import annotations
 
@@ -21,60 +21,62 @@ from etude.records.opening import JOB_LOG, appended, folder_in
 from etude.secrets import MaskingFormatter
 from etude.stopping import HANDLED, watch_signals
 from etude.sweeps.job import Job
-from etude.sweeps.slots import Slot
+from etude.sweeps.job_slots import JobSlot
 from etude.training.watch import Watcher, watching
 
 _PR_SET_PDEATHSIG = 1
-_SECONDS_BETWEEN = 0.5
-_PATIENCE = 0.8
-"""Seconds to end by itself; less than the sweep's, which then kills."""
+_UPDATE_SECONDS = 0.5
+"""Minimum time between two progress messages."""
+
+_GRACE_SECONDS = 0.8
+"""Time to exit after a second signal; shorter than the sweep's, which then kills the job."""
 
 
 class Stopped(BaseException):
-    """A signal before or after training. No Exception: libraries on the way would swallow it."""
+    """Signal received before or after training. Not an `Exception`, which libraries may catch."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
         self.signum = signum
 
 
-def child(
-    connection: Connection, parent: int, call: Callable[[], Job], slot: Slot, log_file: Path
+def run_job_process(
+    connection: Connection, parent: int, call: Callable[[], Job], slot: JobSlot, log_file: Path
 ) -> None:
-    """Carries out a job and sends what there is to say.
+    """Runs a job and sends its events to the sweep.
 
-    Messages are pairs: `("line", (level, text))`, `("began", path)`,
+    Events are pairs: `("line", (level, text))`, `("began", path)`,
     `("progress", (step, total, metrics))`, `("validated", (step, metrics))`, which waits for an
     answer, and at the end `("ended", job)` or `("stopped", signum)`.
 
     Args:
-        connection: to the sweep.
-        parent: the sweep's process; without it the job dies.
-        call: the job.
-        slot: what the process may use.
-        log_file: everything that is printed and logged goes there, C libraries' last words too.
+        connection: connection to the sweep.
+        parent: id of the sweep's process; the job is killed when that process ends.
+        call: function that runs the job.
+        slot: resources that the process may use.
+        log_file: file for all output and log messages, including the output of C libraries.
     """
     for number in HANDLED:
         signal.signal(number, _stop)
-    watch_signals(patience=_PATIENCE)
-    teller = _Teller(connection)
+    watch_signals(patience=_GRACE_SECONDS)
+    sender = _EventSender(connection)
     try:
-        os.setpgid(0, 0)  # Ctrl-C reaches the sweep alone, which passes it on once
-        die_with(parent)
+        os.setpgid(0, 0)  # Ctrl-C reaches only the sweep, which forwards it once
+        die_with_parent(parent)
         os.environ.update(slot.environment)
-        _speak_into(log_file)
-        _log_to(teller)
+        _redirect_output(log_file)
+        _set_up_logging(sender)
         if slot.threads is not None:
             import torch
 
             torch.set_num_threads(slot.threads)
-        with watching(teller):
+        with watching(sender):
             job = call()
-        teller.send("ended", job)
+        sender.send("ended", job)
     except (Interrupted, Stopped) as stop:
-        teller.send("stopped", stop.signum)
+        sender.send("stopped", stop.signum)
     except KeyboardInterrupt:
-        teller.send("stopped", int(signal.SIGINT))
+        sender.send("stopped", int(signal.SIGINT))
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -84,24 +86,24 @@ def _stop(signum: int, frame: FrameType | None) -> NoReturn:
     raise Stopped(signum)
 
 
-def die_with(parent: int) -> None:
-    """From now on this process is killed when `parent` dies: nobody would wait for it."""
+def die_with_parent(parent: int) -> None:
+    """Makes the system kill this process when the process `parent` ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     else:
-        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    if os.getppid() != parent:  # it died before that
+        threading.Thread(target=_kill_after, args=(parent,), daemon=True).start()
+    if os.getppid() != parent:  # it ended before the call above
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _watch(parent: int) -> None:
+def _kill_after(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _speak_into(file: Path) -> None:
-    """Both outputs, also of what is no Python."""
+def _redirect_output(file: Path) -> None:
+    """Redirects standard output and error to a file, for C libraries, too."""
     folder_in(file.parents[1], file.parent.name)
     with appended(file, JOB_LOG) as opened:
         os.dup2(opened.fileno(), 1)
@@ -111,26 +113,26 @@ def _speak_into(file: Path) -> None:
     guard()
 
 
-def _log_to(teller: _Teller) -> None:
-    """What is logged goes to the sweep, which shows it, and with tracebacks to the file."""
+def _set_up_logging(sender: _EventSender) -> None:
+    """Sends log messages to the sweep, and writes them with tracebacks to the log file."""
     file = logging.StreamHandler(sys.stderr)
     file.setFormatter(MaskingFormatter("%(asctime)s %(levelname)s %(message)s"))
-    told = _LinesTo(teller)
-    told.setFormatter(MaskingFormatter("%(message)s"))
-    told.setLevel(logging.INFO)
+    to_sweep = _LogSender(sender)
+    to_sweep.setFormatter(MaskingFormatter("%(message)s"))
+    to_sweep.setLevel(logging.INFO)
     logger = logging.getLogger("etude")
-    logger.handlers[:] = [file, told]
+    logger.handlers[:] = [file, to_sweep]
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
 
 
-class _Teller(Watcher):
-    """Tells the sweep what happens."""
+class _EventSender(Watcher):
+    """Sends a job's events to the sweep's process."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._lock = threading.Lock()
-        self._told = 0.0
+        self._last_update = 0.0
 
     def send(self, kind: str, content: Any) -> None:
         with self._lock:
@@ -141,8 +143,8 @@ class _Teller(Watcher):
 
     def progress(self, step: int, total: int, metrics: Mapping[str, Any]) -> None:
         now = time.monotonic()
-        if now - self._told >= _SECONDS_BETWEEN or step >= total:
-            self._told = now
+        if now - self._last_update >= _UPDATE_SECONDS or step >= total:
+            self._last_update = now
             self.send("progress", (step, total, dict(metrics)))
 
     def validated(self, step: int, metrics: Mapping[str, float]) -> bool:
@@ -151,10 +153,12 @@ class _Teller(Watcher):
             return bool(self._connection.recv())
 
 
-class _LinesTo(logging.Handler):
-    def __init__(self, teller: _Teller) -> None:
+class _LogSender(logging.Handler):
+    """Sends log messages to the sweep's process."""
+
+    def __init__(self, sender: _EventSender) -> None:
         super().__init__()
-        self._teller = teller
+        self._sender = sender
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._teller.send("line", (record.levelno, self.format(record)))
+        self._sender.send("line", (record.levelno, self.format(record)))

@@ -1,0 +1,104 @@
+"""Job slots: the number of parallel jobs on this machine, and the resources of each."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from etude.errors import Checks
+from etude.training.devices import cores
+
+if TYPE_CHECKING:
+    from etude.models.cost import Cost
+
+
+@dataclass(frozen=True)
+class JobSlot:
+    """Resources for one job at a time.
+
+    Attributes:
+        environment: environment variables to set in the job's process.
+        threads: number of torch threads; None keeps the default.
+    """
+
+    environment: dict[str, str]
+    threads: int | None
+
+
+SMALL_STEP = 20e9
+"""FLOP of a micro-batch that one core computes in about a second. Below this, the threads of a job
+spend more time on synchronisation than on computing."""
+
+
+def small_job_count(step: Cost, jobs: int, free: int | None) -> int:
+    """Returns the number of small jobs to run in parallel on a CPU; 1 for larger jobs.
+
+    A job is small if its micro-batch takes at most `SMALL_STEP` FLOP, and if jobs on all cores need
+    at most half of the free memory. A small job uses `threads_per_small_job` threads, a larger one
+    all cores.
+
+    Args:
+        step: cost of a micro-batch.
+        jobs: number of jobs of the sweep.
+        free: free memory in bytes; None if unknown.
+    """
+    count = min(jobs, cores() // threads_per_small_job())
+    fits = free is None or count * step.step_bytes <= free / 2
+    return max(1, count) if fits and step.training_flops <= SMALL_STEP else 1
+
+
+def threads_per_small_job() -> int:
+    """Returns the number of threads of a small job: one, or `OMP_NUM_THREADS` if it is set."""
+    stated = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, int(stated)) if stated.isdecimal() else 1
+
+
+def job_slots(n_jobs: int | str, jobs_per_gpu: int, *, gpus: list[str]) -> list[JobSlot]:
+    """Returns the slots for parallel jobs.
+
+    Args:
+        n_jobs: number of parallel jobs; `auto` is one, or `jobs_per_gpu` on each GPU.
+        jobs_per_gpu: number of jobs that share a GPU.
+        gpus: GPUs as in `CUDA_VISIBLE_DEVICES`; empty for jobs on the CPU.
+
+    Raises:
+        InvalidArguments: If a number is below 1, or `n_jobs` exceeds the GPUs' capacity.
+    """
+    checks = Checks()
+    auto = n_jobs == "auto"
+    valid = auto or (isinstance(n_jobs, int) and n_jobs > 0)
+    checks.that(valid, "n_jobs", n_jobs, "a positive whole number, or auto")
+    checks.that(jobs_per_gpu > 0, "jobs_per_gpu", jobs_per_gpu, "a positive whole number")
+    checks.done()
+    capacity = len(gpus) * jobs_per_gpu
+    count = max(1, capacity) if auto else int(n_jobs)
+    if gpus:
+        fits = count <= capacity
+        hint = "increase hydra.launcher.jobs_per_gpu to share GPUs"
+        expected = f"at most {capacity} jobs on {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}"
+        checks.that(fits, "n_jobs", n_jobs, expected, hint)
+        checks.done()
+    limited = count > 1 and "OMP_NUM_THREADS" not in os.environ
+    threads = max(1, cores() // count) if limited else None
+    return [
+        JobSlot({"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} if gpus else {}, threads)
+        for index in range(count)
+    ]
+
+
+def visible_gpus() -> list[str]:
+    """Returns the GPUs that jobs may use, without initialising CUDA (it doesn't survive a fork)."""
+    stated = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if stated is not None:
+        return [name.strip() for name in stated.split(",") if name.strip() not in ("", "-1")]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return result.stdout.split() if result.returncode == 0 else []
