@@ -197,7 +197,10 @@ def test_the_commands(records: list[Record], etude: Any, tmp_path: Path) -> None
             ["plot", "nano", "--x", "seed", "--log", "x"],
             "--log = 'x': expected a linear x axis (some",
         ),
-        (["plot", "nano", "--x", "seed", "--heat", "seed,vars.position"], "no value together with --heat"),
+        (
+            ["plot", "nano", "--x", "seed", "--heat", "seed,vars.position"],
+            "no value together with --heat",
+        ),
         (["plot", "nano", "--output", "a.xyz"], "a.xyz: expected a figure file with one of"),
         (["group", "nano", "--by", "seeed"], "did you mean seed?"),
         (["export", "nano", "--format", "pdf"], "--format = 'pdf'"),

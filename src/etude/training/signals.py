@@ -74,4 +74,4 @@ class StopSignals:
         self.requested = signum
         if not is_watching():
             # Not logged: the signal may have interrupted a write to the log, which isn't reentrant
-            say(f"{signal.Signals(signum).name}: {self.told} (once more stops at once)\n")
+            say(f"{signal.Signals(signum).name}: {self.told} (send it again to stop at once)\n")
