@@ -26,7 +26,7 @@ import baselines
 from results_page import write_page
 
 import etude
-from etude.analysis.scoring import name_of, rows_of, scored
+from etude.analysis.scoring import evaluate_run, evaluation_name, rows_of
 from etude.tasks.options import Beams
 
 FOUND = Path(__file__).resolve().parents[1] / "docs" / "results"
@@ -123,16 +123,16 @@ def facts(runs: Sequence[etude.api.Run], typed: Sequence[str]) -> dict[str, Any]
 
 def on_test(run: etude.api.Run, beams: Beams = USUAL) -> dict[str, Any]:
     """The run's scores on test: of the evaluation in its record if there is one."""
-    name = name_of("test", run.record.checkpoint("best").name, beams)
+    name = evaluation_name("test", run.record.checkpoint("best").name, beams)
     kept = run.path / "evaluations" / f"{name}.json"
     if kept.exists():
         return json.loads(kept.read_text(encoding="utf-8"))
-    return scored(run, "test", beams=beams.beams, length_penalty=beams.length_penalty)
+    return evaluate_run(run, "test", beams=beams.beams, length_penalty=beams.length_penalty)
 
 
 def predictions(run: etude.api.Run, beams: Beams = USUAL) -> list[dict[str, Any]]:
     """What the run said of each row of test, in their order."""
-    name = name_of("test", run.record.checkpoint("best").name, beams)
+    name = evaluation_name("test", run.record.checkpoint("best").name, beams)
     file = run.path / "predictions" / f"{name}.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines()
     return sorted(map(json.loads, lines), key=lambda each: each["row"])

@@ -28,11 +28,11 @@ from etude.data.order import EveryExampleOnce, Order, RandomWindows
 from etude.data.passages import cut
 from etude.data.prepare import TokenFile
 from etude.data.sotu import Sotu
+from etude.data.split_writer import BATCH, write_split
 from etude.data.splits import Passage, SectionMeta
 from etude.data.steps import TrainingSteps
 from etude.data.text import Batch
 from etude.data.tokenizer import BPE, Byte, Tokenizer
-from etude.data.writing import BATCH, write_split
 
 BLOCK, WINDOWS = 1024, 12
 MEGABYTE = 1_000_000

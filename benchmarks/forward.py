@@ -25,7 +25,7 @@ from twins import SIZES, ours
 
 from etude.models.cost import Counter
 from etude.models.encoder_decoder import EncoderDecoder
-from etude.training.memory import keeping_memory
+from etude.training.malloc import retain_memory
 from etude.training.throughput import matmul_peak
 
 B, T = 4, 256
@@ -41,7 +41,7 @@ So at the same memory settings, in the first rows of each size, their ratio is a
 measured around it is the machine: in four runs GPT-2's forward and backward pass stood between 0.89
 and 1.01, though the profiler's least time of all kernels was 3.5 s in ours and 3.6 s in theirs.
 "Memory as it comes" has ours as in `etude train`, which keeps the memory that a step frees
-(`etude.training.memory`), and theirs as in any process, where the system fills the pages of each
+(`etude.training.malloc`), and theirs as in any process, where the system fills the pages of each
 large tensor with zeros again.
 
 The products reach 230 to 250 GFLOP/s each when nothing else runs, so little is lost in them. Of the
@@ -126,7 +126,7 @@ def as_they_come(
         return statistics.median([step() for _ in range(5)][2:])
 
     def kept() -> float:
-        with keeping_memory():
+        with retain_memory():
             return some(by_us)
 
     x, y, ratio = in_turn(kept, lambda: some(by_them), max(1, repeats // 3))
@@ -156,7 +156,7 @@ def measure(quick: bool) -> list[Row]:
             ("forward", (partial(forward, a), partial(forward, b)), operations),
             ("forward and backward", mean, counter.flops),
         ):
-            with keeping_memory():
+            with retain_memory():
                 by_us(), by_them()
                 x, y, ratio = in_turn(by_us, by_them, repeats)
             peak = statistics.median(

@@ -65,7 +65,7 @@ BEAM_TARGET = 1.3
 NOTES = """\
 At nano a step is mostly Python and calls of kernels that take microseconds. Ours has fewer of them:
 parameters are found without `nn.Module.__getattr__`, dropout and the checks of each draw are left
-out (`etude.generation.decoding`), and the text lies in memory that is taken once. What is left is
+out (`etude.generation.model_modes`), and the text is in memory that is allocated once. The rest is
 what a hand-written loop over the same kernels costs, and a third more for the calls of modules.
 
 At GPT-2 size and batch 1 each token reads all weights once, half a gigabyte in float32, and both
@@ -81,8 +81,8 @@ give a tenth more (on an AMD EPYC a fifth of a product), at the cost of a second
 Drawing from 50,257 tokens takes a random number for each of them, on both sides.
 
 A beam search of one prompt is a batch of four. Its products are about two thirds of a step; on
-CPUs of AMD's they are taken the other way round (`etude.nn.linear.turned`), which takes a quarter
-to two fifths less time at four rows. The choice among all continuations takes a millisecond. When
+AMD's CPUs they are computed transposed (`etude.nn.linear.transposed_linear`), which takes a
+quarter to two fifths less time at four rows. The choice among all continuations takes a millisecond. When
 beams change places, only the keys and values since their last common token are moved
 (`LayerCache.select`), and finished texts are gathered only in steps in which one ends. Prompts of a
 batch whose search is done leave it, as soon as they are a quarter of it: `etude evaluate`'s targets

@@ -22,7 +22,7 @@ import torch
 from rows import Row, at_most, in_turn, table
 
 from etude.interop.hf_config import HFConfig
-from etude.interop.llama import Llama
+from etude.interop.llama import LlamaFamily
 from etude.interop.pretrained import load_weights, save_weights
 
 SMOLLM2 = {
@@ -83,7 +83,7 @@ def measure(quick: bool) -> list[Row]:
 def write_model(folder: Path, config: dict[str, object]) -> None:
     """Random weights of a config's shapes."""
     module = (
-        Llama()
+        LlamaFamily()
         .build(HFConfig(dict(config), "config.json"), "LlamaForCausalLM")
         .to_empty(device="cpu")
     )

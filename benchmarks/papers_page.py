@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from etude.papers import claims, report
-from etude.papers.reproduce import folder_of, reproduce
+from etude.papers.reproduction import folder_of, reproduce
 from etude.records.files import read_json
-from etude.records.tables import markdown_table
+from etude.records.text_tables import markdown_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -91,8 +91,8 @@ def line_of(name: str, folder: Path) -> list[str]:
     path = folder / "result.json"
     if path.is_file():
         found: Any = read_json(path)
-        settings = claims.measurement(name, paper).canonical()
-        verdict, known = report.verdicts_in(found, str(path), paper, settings)
+        settings = claims.measurement_node(name, paper).canonical()
+        verdict, known = report.judge_result(found, str(path), paper, settings)
         ours, protocol = str(verdict), str(known or "")
         title = f"[{paper.title}](papers/{name}/report.md)"
         if figures := sorted((folder / "figures").glob("*.png")):

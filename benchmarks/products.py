@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from rows import Row, table
 from torch import Tensor
 
-from etude.nn.linear import kernel_for, linear, maker, turned
+from etude.nn.linear import cpu_vendor, kernel_for, linear, transposed_linear
 
 SHAPES = {
     "GPT-2": ((768, 2304), (768, 768), (768, 3072), (3072, 768), (768, 50257)),
@@ -49,7 +49,7 @@ def onednn(x: Tensor, weight: Tensor) -> Tensor:
 WAYS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "ours": linear,
     "torch": F.linear,
-    "turned": turned,
+    "turned": transposed_linear,
     "onednn": onednn,
 }
 
@@ -89,7 +89,7 @@ def compared(quick: bool, clock: Callable[[], float]) -> list[Row]:
             sums = {name: sum(times[name] for times in each.values()) for name in WAYS}
             others = ", ".join(f"{name} {1e3 * sums[name]:.2f}" for name in WAYS if name != "ours")
             ratio = sums["torch"] / sums["ours"]
-            chosen = {kernel_for(rows, a * b, maker()) for a, b in shapes}
+            chosen = {kernel_for(rows, a * b, cpu_vendor()) for a, b in shapes}
             note = "" if chosen == {"torch"} else f"taken: {', '.join(sorted(chosen))}"
             what = f"{model}'s matrices, {rows} {'row' if rows == 1 else 'rows'}"
             mine = f"{1e3 * sums['ours']:.2f} ms"

@@ -24,7 +24,7 @@ from rows import Row, at_most, table
 
 from etude.config.checks import check
 from etude.config.compose import compose, plain_yaml
-from etude.config.flat import flat_config
+from etude.config.flattening import flatten_config
 from etude.records import provenance
 from etude.records.record import FORMAT
 from etude.records.signature import sha256_of
@@ -64,7 +64,7 @@ def make_records(root: Path, count: int) -> None:
     """`count` finished runs of one study under five names, without checkpoints."""
     draw = random.Random(0)
     checked = check(compose(["experiment=nano"]))
-    config, config_yaml = flat_config(checked), plain_yaml(checked.config)
+    config, config_yaml = flatten_config(checked), plain_yaml(checked.config)
     for index in range(count):
         position, seed = POSITIONS[index % len(POSITIONS)], index // len(POSITIONS)
         lr = 10 ** draw.uniform(-4, -2)
@@ -99,9 +99,9 @@ def _facts(checked: Any, draw: random.Random, label: str, whole: str) -> dict[st
         "tokenizer": {"fingerprint": whole, "size": 8192},
         "tags": [],
         "notes": "",
-        "starts": [{**provenance.start(0), "threads": 2}],
+        "starts": [{**provenance.start_entry(0), "threads": 2}],
         "best": {"metric": "val/loss", "value": value, "step": 2500},
-        "finished": provenance.now(),
+        "finished": provenance.timestamp(),
         "tokens": 1_920_000,
         "seconds": draw.uniform(100, 300),
         "final": final,

@@ -241,7 +241,7 @@ def page(found: dict[str, dict[str, Any]]) -> str:
 
 def party_figure(found: dict[str, Any], path: Path) -> Path:
     """Accuracy against the part of the labels, with and without pretraining; a point a seed."""
-    from etude.analysis.curves import COLOURS, new_figure, save
+    from etude.analysis.curves import COLOURS, new_figure, save_figure
 
     figure = new_figure(5.6, 3.8)
     axes = figure.add_subplot()
@@ -264,7 +264,7 @@ def party_figure(found: dict[str, Any], path: Path) -> Path:
     axes.set_xlabel("part of the labels")
     axes.set_ylabel("accuracy on test")
     axes.legend(frameon=False)
-    return save(figure, path)
+    return save_figure(figure, path)
 
 
 def write_page(folder: Path) -> Path:

@@ -26,6 +26,6 @@ def as_older(record: Path) -> None:
 def with_hashes_that_fit(record: Path) -> None:
     """Updates a record's hashes to its current files: hashes detect accidents, not attacks."""
     found = Record.read(record)
-    integrity.note_files(found.info, record, [n for n in found.info["sha256"] if n != "run.json"])
-    integrity.note_fields(found.info, [key for key in found.info if key != "sha256"])
+    integrity.hash_files(found.info, record, [n for n in found.info["sha256"] if n != "run.json"])
+    integrity.hash_fields(found.info, [key for key in found.info if key != "sha256"])
     found.update()

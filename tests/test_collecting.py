@@ -6,11 +6,11 @@ import gc
 
 import pytest
 
-from etude.collecting import rarely
+from etude.garbage_collection import collect_rarely_in_block
 
 
 def _fails(usual: int) -> float:
-    with rarely():
+    with collect_rarely_in_block():
         assert gc.get_threshold()[0] > usual
         assert gc.get_freeze_count() > 0
         return 1 / 0

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from etude.analysis.exports import latex as table
-from etude.analysis.groups import Group, Groups
+from etude.analysis.run_groups import Group, Groups
 from etude.console import SafeStream, guarded, raw_stdout, rich_console, start_live
 from etude.escaping import csv_cell, figure_label, latex, markdown, markdown_code, printable
-from etude.records.tables import csv_text, markdown_table
+from etude.records.text_tables import csv_text, markdown_table
 
 ANY = st.text(st.characters(), max_size=30)
 PLAIN = "naïve 日本語 ‏"[:-1] + "שלום می‌خواهم 👩‍👩‍👧 🩷 e\u0301\u00a0x\n\ty"

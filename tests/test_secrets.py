@@ -14,11 +14,11 @@ from etude.errors import Problem, RequestError
 from etude.secrets import (
     Mask,
     MaskingFormatter,
-    in_errors,
+    mask_error,
+    mask_passwords,
+    mask_record,
     mask_secrets,
     secret_variables,
-    without_passwords,
-    without_secrets,
 )
 
 WORD = st.text("abcXYZ019._~-+&=,;!$()'*[]|^", min_size=1, max_size=12)
@@ -32,9 +32,9 @@ def test_a_password_is_what_the_standard_library_takes_for_one(
     url = f"https://{user}:{password}@host.org:80/{path}"
     assert urlsplit(url).password == password
     for before, after in (("", ""), ("see ", " for more"), ("data.path=", "")):
-        found = without_passwords(f"{before}{url}{after}")
+        found = mask_passwords(f"{before}{url}{after}")
         assert found == f"{before}https://{user}:***@host.org:80/{path}{after}"
-        assert without_passwords(found) == found
+        assert mask_passwords(found) == found
 
 
 @pytest.mark.parametrize(
@@ -58,18 +58,18 @@ def test_a_password_is_what_the_standard_library_takes_for_one(
     ],
 )
 def test_what_is_no_password_stays(text: str) -> None:
-    assert without_passwords(text) == text
+    assert mask_passwords(text) == text
 
 
 def test_a_tree_keeps_its_shape() -> None:
     tree = {"a": ["https://u:p@h", 1, None], "b": {"c": (True, "s3://k:v@bucket")}}
     expected = {"a": ["https://u:***@h", 1, None], "b": {"c": [True, "s3://k:***@bucket"]}}
-    assert without_passwords(tree) == expected
+    assert mask_passwords(tree) == expected
 
 
 def test_several_in_one_text() -> None:
     text = "https://a:1@x https://b:2@y\nhttps://c:3@z"
-    assert without_passwords(text) == "https://a:***@x https://b:***@y\nhttps://c:***@z"
+    assert mask_passwords(text) == "https://a:***@x https://b:***@y\nhttps://c:***@z"
 
 
 SECRET = st.text(st.characters(blacklist_categories=["Cs"]), min_size=6, max_size=20).filter(
@@ -181,7 +181,7 @@ def test_a_variable_that_is_set_later_or_changed(monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_keys_and_tokens_in_messages(text: str, told: str) -> None:
-    assert in_errors(text) == told
+    assert mask_error(text) == told
     assert str(RequestError(Problem("where", text))) == f"where: expected {told}"
 
 
@@ -195,9 +195,9 @@ def test_half_a_secret_is_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_tree_by_its_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_API_KEY", KEY)
     tree = {"vars": {"api_key": "typed-by-hand", "b": KEY, KEY: 1}, "c": ["vars.password=typed"]}
-    assert without_secrets(tree) == {
+    assert mask_record(tree) == {
         "vars": {"api_key": "***", "b": "${oc.env:MY_API_KEY}", "${oc.env:MY_API_KEY}": 1},
         "c": ["vars.password=***"],
     }
     kept = {"pad_token": "[PAD]", "key": "x", "tokens": 1, "api_key": "${oc.env:MY_API_KEY}"}
-    assert without_secrets(kept) == kept
+    assert mask_record(kept) == kept

@@ -13,32 +13,38 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from etude.config.checks import Checked, check
+from etude.config.checks import CheckedConfig, check
 from etude.config.compose import compose as compose_config
 from etude.console import show_messages
 from etude.errors import Problem, RequestError
-from etude.exclusive import used_elsewhere
-from etude.records.config_file import portable, read_config
-from etude.records.facts import best, config_facts, fact, metric_facts, must_exist
-from etude.records.filters import parse
+from etude.exclusivity import is_reserved_elsewhere
+from etude.records.config_file import read_config, to_portable
+from etude.records.filters import parse_filter
 from etude.records.integrity import CONFIG, METRICS, TOKENIZER, is_hashed
-from etude.records.metrics import read_frame
+from etude.records.metrics_file import read_frame
 from etude.records.record import Record
-from etude.records.registry import find, scan, tell_damaged
+from etude.records.record_fields import (
+    best_validation,
+    check_keys_exist,
+    config_values,
+    field_value,
+    latest_metrics,
+)
+from etude.records.registry import find_record, read_records, report_damaged
 
 if TYPE_CHECKING:
     import pandas as pd
     import torch
 
     from etude.analysis.comparison import Comparison
-    from etude.analysis.groups import Groups
     from etude.analysis.learning_rates import LearningRates
-    from etude.data.evaluated import Evaluated, Request
+    from etude.analysis.run_groups import Groups
+    from etude.data.evaluation_data import Evaluated, EvaluationRequest
     from etude.models.language_model import LanguageModel
     from etude.models.seq2seq import Seq2Seq
     from etude.models.text_encoder import TextEncoder
-    from etude.models.textual import Trained
-    from etude.sweeps.plan import PlannedJob
+    from etude.models.wrappers import Trained
+    from etude.sweeps.planning import PlannedJob
     from etude.tasks.base import Task
 
 
@@ -73,28 +79,28 @@ def train(config: DictConfig) -> Run:
     return Run(train_record(config).record, trust=list(config.extensions))
 
 
-def train_record(config: DictConfig, checked: Checked | None = None) -> Any:
+def train_record(config: DictConfig, checked: CheckedConfig | None = None) -> Any:
     """Trains like `train`, and returns an `etude.training.state.Outcome`.
 
     Args:
         config: the composed config.
         checked: the checked config, if the caller has it.
     """
-    from etude.config.checks import Unsound, check
-    from etude.training.state import finished_at_once
+    from etude.config.checks import InvalidConfig, check
+    from etude.training.state import reuse_finished
 
     try:
         checked = checked or check(config)
-        outcome = finished_at_once(checked)
+        outcome = reuse_finished(checked)
         if outcome is not None:
             return outcome
-    except Unsound:
+    except InvalidConfig:
         if "torch" not in sys.modules:  # further checks would import torch, which takes seconds
             raise
-    from etude.analysis.epilogue import finish
+    from etude.analysis.run_outputs import write_outputs
     from etude.training.run import train as train_run
 
-    return train_run(config, partial(finish, options=config.run), checked)
+    return train_run(config, partial(write_outputs, options=config.run), checked)
 
 
 def plan(
@@ -116,7 +122,7 @@ def plan(
     Raises:
         RequestError: an override is invalid for all swept values.
     """
-    from etude.sweeps.plan import plan as planned
+    from etude.sweeps.planning import plan as planned
 
     folder = None if config_dir is None else str(config_dir)
     return planned(_flatten(overrides), multirun=multirun, config_dir=folder, measure=measure)
@@ -144,15 +150,15 @@ def find_learning_rate(
         RequestError, Interrupted: as for `train`.
         EtudeError: the loss is not finite from the first step on.
     """
-    from etude.analysis.learning_rates import read_sweep, write
+    from etude.analysis.learning_rates import suggest_rates, write_range_test
     from etude.training.build import check_all
     from etude.training.range_test import range_test
 
     show_messages()
     checked = check_all(config)
     sweep = range_test(checked, lowest=lowest, highest=highest, steps=steps)
-    rates = read_sweep(sweep, steps)
-    write(rates, {"name": checked.name, "overrides": checked.shown["run"]["overrides"]})
+    rates = suggest_rates(sweep, steps)
+    write_range_test(rates, {"name": checked.name, "overrides": checked.shown["run"]["overrides"]})
     return rates
 
 
@@ -205,7 +211,7 @@ def load_run(
         RequestError: there is no such run, or its config names classes of modules that are not
             trusted.
     """
-    loaded = Run(find(str(run), Path(root), unfinished=unfinished), trust=trust)
+    loaded = Run(find_record(str(run), Path(root), unfinished=unfinished), trust=trust)
     _ = loaded.checked  # raises now instead of when a model is built
     return loaded
 
@@ -235,9 +241,9 @@ def load_pretrained(
     Raises:
         RequestError: the source cannot be read.
     """
-    from etude.interop.released import read, with_text
+    from etude.interop.released_model import load_released, text_model
 
-    released = read(source, dtype=dtype, device=device, revision=revision)
+    released = load_released(source, dtype=dtype, device=device, revision=revision)
     if adapter is not None:
         import torch
 
@@ -247,7 +253,7 @@ def load_pretrained(
         # The adapter's initial weights are random and replaced; the global generator stays as it is
         with DrawingFrom(torch.Generator()):
             merge_adapter(released.loaded, Path(adapter))
-    return with_text(released)
+    return text_model(released)
 
 
 def runs(root: str | Path = "experiments") -> Runs:
@@ -262,8 +268,8 @@ def runs(root: str | Path = "experiments") -> Runs:
     if not folder.is_dir():
         raise RequestError(Problem("root", "a folder of runs", str(root)))
     damaged: list[RequestError] = []
-    loaded = Runs([Run(record) for record in scan(folder, damaged)])
-    tell_damaged(damaged)
+    loaded = Runs([Run(record) for record in read_records(folder, damaged)])
+    report_damaged(damaged)
     return loaded
 
 
@@ -320,9 +326,9 @@ class Run:
         return read_frame(self.path / "metrics.jsonl")
 
     @cached_property
-    def checked(self) -> Checked:
+    def checked(self) -> CheckedConfig:
         """The checked config, whose nodes can be built."""
-        return check(portable(self.config), trust=self._trust)
+        return check(to_portable(self.config), trust=self._trust)
 
     def tokenizer(self) -> Any:
         """Loads the run's tokenizer.
@@ -352,11 +358,11 @@ class Run:
             RequestError: the checkpoint does not exist, is damaged or was edited after training, or
                 there are fewer than K.
         """
-        from etude.models.textual import for_use
+        from etude.models.wrappers import wrap_trained
 
         tokenizer = self.tokenizer()
         module = self._module(which, tokenizer.vocab_size, merged=merged)
-        return for_use(module.eval(), tokenizer, self.labels)
+        return wrap_trained(module.eval(), tokenizer, self.labels)
 
     def task(self, which: str = "best") -> Task:
         """Builds the run's task with the trained model, for evaluation and prediction.
@@ -386,25 +392,25 @@ class Run:
         import torch
 
         from etude.training.checkpoints import load_mean
+        from etude.training.memory_check import check_model_size
         from etude.training.model import build_model
-        from etude.training.room import check_weights
 
         folders = self.record.chosen(which).folders
         self.record.check_weights(folders)
         weights = load_mean(folders)
         has_lora = bool(self.checked.config.init_from.lora.rank)
         elements = None if has_lora else sum(weight.numel() for weight in weights.values())
-        check_weights(self.checked, vocabulary, len(self.labels), elements)
+        check_model_size(self.checked, vocabulary, len(self.labels), elements)
         # Another thread may be training with torch's global generator.
         module = build_model(
             self.checked, vocabulary, len(self.labels), generator=torch.Generator()
         )
         if has_lora:  # the checkpoint has the LoRA weights only; the source has the others
             from etude.nn.lora import merge
-            from etude.training.initial import Initial
+            from etude.training.init_from import InitFromSource
 
             with _quiet():
-                Initial.fill(module, self.checked.config.init_from, self.path.parent.parent)
+                InitFromSource.fill(module, self.checked.config.init_from, self.path.parent.parent)
         try:
             module.load_state_dict(weights, strict=not has_lora)
         except RuntimeError as error:
@@ -438,12 +444,14 @@ class Run:
             RequestError: the data is missing or differs from that of training, or
                 `sequence_length` exceeds the model's positions.
         """
-        from etude.analysis.scoring import options_of, write_evaluation
-        from etude.data.evaluated import Request
+        from etude.analysis.scoring import evaluation_options, write_evaluation
+        from etude.data.evaluation_data import EvaluationRequest
 
         data = self.data()
-        options = options_of(self, data, {"sequence_length": sequence_length, "stride": stride})
-        request = Request(split)
+        options = evaluation_options(
+            self, data, {"sequence_length": sequence_length, "stride": stride}
+        )
+        request = EvaluationRequest(split)
         evaluated = self.evaluated(data, request)
         if evaluated.rows:  # predictions of rows are saved in the record
             return dict(write_evaluation(self, evaluated, request, options, which)["metrics"])
@@ -499,7 +507,7 @@ class Run:
             RequestError: the run has no such step, or its data is missing or differs from that of
                 training.
         """
-        from etude.analysis.ledger import batch_of
+        from etude.analysis.data_trace import batch_of
 
         return batch_of(self, step)
 
@@ -514,9 +522,9 @@ class Run:
         """
         import pandas as pd
 
-        from etude.analysis.ledger import places_of
+        from etude.analysis.data_trace import example_sources
 
-        return pd.DataFrame(places_of(self, step))
+        return pd.DataFrame(example_sources(self, step))
 
     def readings(self, text: str) -> pd.DataFrame:
         """Finds the optimizer steps that read a text.
@@ -532,9 +540,9 @@ class Run:
         """
         import pandas as pd
 
-        from etude.analysis.ledger import readings_of
+        from etude.analysis.data_trace import steps_of_text
 
-        rows = readings_of(self, text)
+        rows = steps_of_text(self, text)
         columns = ["step", "example", "document", "source", "whole"]
         return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
 
@@ -545,7 +553,7 @@ class Run:
         data.for_task(task.constructor.objective(**task.arguments))
         return data
 
-    def evaluated(self, data: Any, asked: Request) -> Evaluated:
+    def evaluated(self, data: Any, asked: EvaluationRequest) -> Evaluated:
         """Returns the examples to evaluate, from the run's data or from other files.
 
         Args:
@@ -568,7 +576,7 @@ class Run:
         Raises:
             RequestError: the data is missing or differs from that of training.
         """
-        from etude.training.place import cache_folder
+        from etude.training.run_folder import cache_folder
 
         with _quiet():
             data.check()
@@ -590,7 +598,7 @@ def _quiet() -> Iterator[None]:
 
     The log level belongs to the whole process, so it is unchanged while another thread trains.
     """
-    if used_elsewhere():
+    if is_reserved_elsewhere():
         yield
         return
     logger = logging.getLogger("etude")
@@ -626,9 +634,9 @@ class Runs(Sequence[Run]):
         Raises:
             RequestError: a filter is invalid, or no run has its key.
         """
-        filters = [parse(condition) for condition in conditions]
+        filters = [parse_filter(condition) for condition in conditions]
         records = [run.record for run in self._runs]
-        must_exist([(each.key, "condition") for each in filters], records)
+        check_keys_exist([(each.key, "condition") for each in filters], records)
         return Runs(
             [run for run in self._runs if all(each.matches(run.record) for each in filters)]
         )
@@ -666,7 +674,7 @@ class Runs(Sequence[Run]):
         Raises:
             RequestError: no run is finished, or none has the metric.
         """
-        from etude.analysis.groups import Groups
+        from etude.analysis.run_groups import Groups
 
         finished = [run.record for run in self._runs if run.status == "finished"]
         return Groups(finished, metric=metric, by=by)
@@ -684,9 +692,9 @@ class Runs(Sequence[Run]):
             RequestError: there are fewer than two runs, the runs have different data or windows, or
                 as for `scores`.
         """
-        from etude.analysis.significance import compared
+        from etude.analysis.significance import significance_table
 
-        return compared(self._runs, split)
+        return significance_table(self._runs, split)
 
     def __repr__(self) -> str:
         return (
@@ -696,10 +704,10 @@ class Runs(Sequence[Run]):
 
 def _row(record: Record) -> dict[str, Any]:
     head = {
-        key: fact(record, key)
+        key: field_value(record, key)
         for key in ("name", "signature", "status", "label", "parameters", "step")
     }
-    config = {key: value for key, value in config_facts(record).items() if key not in head}
-    best_value = best(record)
+    config = {key: value for key, value in config_values(record).items() if key not in head}
+    best_value = best_validation(record)
     scores = {f"best/{best_value['metric']}": best_value["value"]} if best_value else {}
-    return head | config | metric_facts(record) | scores
+    return head | config | latest_metrics(record) | scores

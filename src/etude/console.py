@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 from etude.errors import Problem, RequestError
 from etude.escaping import printable
-from etude.secrets import MaskingFormatter, in_errors, mask_secrets
+from etude.secrets import MaskingFormatter, mask_error, mask_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -170,7 +170,7 @@ class SafeStream:
             return len(text)
         moves = _MOVES.match(text) if self.terminal else None
         before = moves[0] if moves is not None and moves[0] in ("\r", text) else ""
-        self._stream.write(before + printable(in_errors(text[len(before) :])))
+        self._stream.write(before + printable(mask_error(text[len(before) :])))
         return len(text)
 
     def flush(self) -> None:
@@ -285,7 +285,7 @@ def show_messages(*, stderr: bool = False) -> None:
 
 
 @contextmanager
-def logged_to(stream: TextIO) -> Iterator[None]:
+def redirect_log(stream: TextIO) -> Iterator[None]:
     """Context manager that writes log messages to a stream instead of the terminal."""
     logger = logging.getLogger("etude")
     before, level = logger.handlers[:], logger.level

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 from etude.escaping import printable
-from etude.secrets import in_errors
+from etude.secrets import mask_error
 
 MISSING_VALUE = object()
 
@@ -126,7 +126,7 @@ class Interrupted(EtudeError):
         return type(self), (self.signum, str(self))
 
 
-def described(error: BaseException) -> str:
+def summarize_exception(error: BaseException) -> str:
     """Returns the exception's type and the first line of its message, even if `__str__` fails."""
     try:
         lines = str(error).strip().splitlines()
@@ -196,9 +196,9 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
 
 
 def _sanitize(text: str) -> str:
-    return printable(in_errors(text))
+    return printable(mask_error(text))
 
 
 def _shorten(value: object, limit: int = 80) -> str:
-    text = in_errors(repr(value))  # masked before it is cut: half a secret is not detected
+    text = mask_error(repr(value))  # masked before it is cut: half a secret is not detected
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -57,7 +57,7 @@ def markdown(text: str) -> str:
     """Escapes a text for inline Markdown: markup, links, images, HTML and formulas are inactive.
 
     For the middle of a line: characters that are markup only at the start of a line (`>`, `#`, `-`)
-    are unchanged. So is `|`, which `etude.records.tables.markdown_table` escapes in cells.
+    are unchanged. So is `|`, which `etude.records.text_tables.markdown_table` escapes in cells.
     """
     return _MARKUP.sub(r"\\\g<0>", printable(" ".join(text.split())))
 

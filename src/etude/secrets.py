@@ -6,7 +6,7 @@ true values.
 
 A secret may also be typed where it does not belong. `mask_secrets`, which is applied to all text
 that is printed, logged or saved, replaces the values of environment variables whose names mark them
-as secret (`WANDB_API_KEY`, `HF_TOKEN`). `in_errors`, which is applied to error messages, also
+as secret (`WANDB_API_KEY`, `HF_TOKEN`). `mask_error`, which is applied to error messages, also
 replaces all values that a config took from the environment, the text after `..._key=` or
 `password=`, and tokens of known formats (`hf_...`).
 """
@@ -37,7 +37,7 @@ _SHORTEST = 4  # characters; shorter values occur in any text
 _COMMON_WORDS = frozenset({"true", "false", "null", "none", "auto"})
 
 
-def without_passwords(value: Any) -> Any:
+def mask_passwords(value: Any) -> Any:
     """Replaces the password of each URL by `***` in a text, or in all texts of a tree.
 
     A placeholder, such as the reference `${oc.env:NAME}`, is not a password and is unchanged.
@@ -49,9 +49,9 @@ def without_passwords(value: Any) -> Any:
     if isinstance(value, str):
         return _URL_PASSWORD.sub(_without_password, value) if "://" in value else value
     if isinstance(value, Mapping):
-        return {without_passwords(k): without_passwords(inner) for k, inner in value.items()}
+        return {mask_passwords(k): mask_passwords(inner) for k, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [without_passwords(inner) for inner in value]
+        return [mask_passwords(inner) for inner in value]
     return value
 
 
@@ -108,7 +108,7 @@ class MaskingFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Formats a record with secrets masked and control characters escaped."""
         text = self._mask.text(super().format(record))
-        return printable(without_keys(text))
+        return printable(mask_keys(text))
 
 
 def mask_messages(mask: Mask) -> None:
@@ -191,15 +191,15 @@ def find_secret_variable(text: str) -> str | None:
 
 def mask_secrets(text: str) -> str:
     """Masks the values of secret variables and passwords in URLs, for text that is output."""
-    return str(without_passwords(without_variables(text)))
+    return str(mask_passwords(mask_variables(text)))
 
 
-def without_variables(text: str) -> str:
+def mask_variables(text: str) -> str:
     """Replaces the values of secret variables by references."""
     return _replace_spellings(text, _secret_variables(_environment())[1])
 
 
-def in_errors(text: str) -> str:
+def mask_error(text: str) -> str:
     """Masks secrets in an error message, which may quote any input.
 
     In addition to `mask_secrets`, masks the values that configs took from the environment, and text
@@ -209,10 +209,10 @@ def in_errors(text: str) -> str:
         >>> in_errors("wandb_key = '0123456789abcdef': expected a key of the config")
         "wandb_key = '***': expected a key of the config"
     """
-    return without_keys(_replace_spellings(mask_secrets(text), _taken))
+    return mask_keys(_replace_spellings(mask_secrets(text), _taken))
 
 
-def without_keys(text: str) -> str:
+def mask_keys(text: str) -> str:
     """Masks the values after `..._key=`, `password:` and the like, and tokens of known formats.
 
     Not for source code, where such assignments are not secrets.
@@ -232,7 +232,7 @@ def _without_tokens(text: str) -> str:
     return _TOKENS.sub("***", text) if any(begin in text for begin in _TOKEN_PREFIXES) else text
 
 
-def without_secrets(value: Any) -> Any:
+def mask_record(value: Any) -> Any:
     """Masks the secrets in a text, or in all keys and values of a tree, for a record.
 
     Masks what `mask_secrets` masks, tokens of known formats, and the values of keys whose names
@@ -245,16 +245,16 @@ def without_secrets(value: Any) -> Any:
         return _without_tokens(mask_secrets(value))
     if isinstance(value, Mapping):
         return {
-            without_secrets(key): "***"
+            mask_record(key): "***"
             if isinstance(inner, str)
             and inner
             and _is_secret_key(str(key))
             and not _PLACEHOLDER.fullmatch(inner)
-            else without_secrets(inner)
+            else mask_record(inner)
             for key, inner in value.items()
         }
     if isinstance(value, list | tuple):
-        return [without_secrets(inner) for inner in value]
+        return [mask_record(inner) for inner in value]
     return value
 
 

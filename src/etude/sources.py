@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parent
+PACKAGE_FOLDER = Path(__file__).resolve().parent
 """Folder of the package."""
 
 
 @cache
 def source_hash() -> str:
     """Returns the hash of the package's Python files, 12 hex digits."""
-    return hash_of(SOURCE, sorted(SOURCE.rglob("*.py")))
+    return hash_of(PACKAGE_FOLDER, sorted(PACKAGE_FOLDER.rglob("*.py")))
 
 
 def hash_of(folder: Path, files: Sequence[Path]) -> str:

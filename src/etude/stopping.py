@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-HANDLED = tuple(
+STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
 """The signals that stop a process."""
@@ -38,10 +38,10 @@ class Saving(Protocol):
     """Protocol of work that saves its state at the first signal and then ends by itself.
 
     Attributes:
-        told: message that acknowledges the first signal.
+        notice: message that acknowledges the first signal.
     """
 
-    told: str
+    notice: str
 
     def saves(self) -> bool:
         """Returns whether there is state to save; if not, the first signal ends the process."""
@@ -84,7 +84,7 @@ class _Watch:
             ready, _, _ = select.select([self._read], [], [], left)
             if ready:
                 for signum in os.read(self._read, 64):
-                    if signum in HANDLED and signal.getsignal(signum) is not signal.SIG_IGN:
+                    if signum in STOP_SIGNALS and signal.getsignal(signum) is not signal.SIG_IGN:
                         self._handle(signum)
 
     def _handle(self, signum: int) -> None:
@@ -92,10 +92,10 @@ class _Watch:
         work = self.saving[-1] if self.saving else None
         if work is not None and id(work) not in self.signalled and work.saves():
             self.signalled.add(id(work))
-            say(f"{name}: {work.told} (send it again to stop at once)\n")
+            write_stderr(f"{name}: {work.notice} (send it again to stop at once)\n")
             return
         if self._deadline is None:
-            say(f"{name}: stopping at once\n")
+            write_stderr(f"{name}: stopping at once\n")
             self.signum = signum
             self._deadline = time.monotonic() + self.patience
 
@@ -104,7 +104,7 @@ class _Watch:
         cleaning = threading.Thread(target=self._clean, daemon=True)
         cleaning.start()
         cleaning.join(_CLEANUP_SECONDS)  # a file system may hang
-        leave(SIGNALLED + (self.signum or signal.SIGTERM))
+        kill_process(SIGNALLED + (self.signum or signal.SIGTERM))
 
     def _clean(self) -> None:
         for clean in reversed(self.at_the_end):
@@ -140,7 +140,7 @@ def is_watching() -> bool:
 
 
 @contextmanager
-def on_a_hard_end(clean: Callable[[], object]) -> Iterator[None]:
+def cleanup_on_kill(clean: Callable[[], object]) -> Iterator[None]:
     """Context manager in which `clean` is called, from another thread, before a forced end."""
     if _watch is None:
         yield
@@ -165,7 +165,7 @@ def end_saving(work: Saving) -> None:
         _watch.saving.remove(work)
 
 
-def say(text: str) -> None:
+def write_stderr(text: str) -> None:
     """Writes to standard error with a system call: the stream may be in the middle of a write."""
     with suppress(OSError):  # the terminal may be closed
         os.write(2, text.encode())
@@ -181,7 +181,7 @@ def finish() -> None:
     atexit._run_exitfuncs()
 
 
-def leave(code: int) -> None:
+def kill_process(code: int) -> None:
     """Kills all descendants and ends this process at once."""
     for pid in descendants(os.getpid()):
         with suppress(OSError):

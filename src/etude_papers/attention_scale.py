@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etude.analysis.curves import dress, new_figure
+from etude.analysis.curves import new_figure, style_axes
 from etude.errors import Checks
 from etude.nn.attention import reference_attention
 from etude.papers.claims import Reading
@@ -194,4 +194,4 @@ def _dress(axes: Any, title: str, unit: str, widths: Sequence[int]) -> None:
     axes.set_xlabel("$d_k$")
     axes.set_ylabel(unit)
     axes.set_title(title, fontsize=10)
-    dress(axes)
+    style_axes(axes)

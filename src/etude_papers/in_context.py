@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from etude.analysis.curves import COLOURS, dress, new_figure
+from etude.analysis.curves import COLOURS, new_figure, style_axes
 from etude.api import Run
 from etude.errors import Checks
 from etude.escaping import figure_label
@@ -99,6 +99,6 @@ def plot(errors: Mapping[str, Sequence[Mapping[int, float]]], dimensions: int, p
     axes.set_xlabel("examples in context k")
     axes.set_ylabel("squared error / d")
     axes.set_ylim(bottom=0)
-    dress(axes)
+    style_axes(axes)
     axes.legend(frameon=False, fontsize=8)
     figure.savefig(path, metadata={"Software": None})

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from etude.analysis.curves import COLOURS, dress, new_figure
+from etude.analysis.curves import COLOURS, new_figure, style_axes
 from etude.errors import Checks
 from etude.models.decoder import Decoder
 from etude.nn.attention import MultiHeadAttention
@@ -26,7 +26,7 @@ from etude.nn.norm import LayerNorm
 from etude.nn.position import Learned
 from etude.papers.claims import Reading
 from etude.tasks.losses import cross_entropy
-from etude.training.process import as_in_a_fresh_process
+from etude.training.process import exclusive_fresh_settings
 
 BLOCKS = {"pre": PreNormBlock, "post": PostNormBlock}
 
@@ -83,7 +83,7 @@ class LayerNorms:
 
     def norm(self, name: str, depth: int, seed: int) -> float:
         """Returns the Frobenius norm of the gradient of the mean loss over all positions."""
-        with as_in_a_fresh_process("a measurement of a paper"):
+        with exclusive_fresh_settings("a measurement of a paper"):
             return self._norm(name, depth, seed)
 
     def _norm(self, name: str, depth: int, seed: int) -> float:
@@ -127,6 +127,6 @@ def plot(depths: Sequence[int], norms: dict[str, np.ndarray], path: Path) -> Non
     axes.set_xticks(depths, labels=[str(depth) for depth in depths])
     axes.set_xlabel("layers L")
     axes.set_ylabel("norm of the last gradient")
-    dress(axes)
+    style_axes(axes)
     axes.legend(frameon=False, fontsize=8)
     figure.savefig(path, metadata={"Software": None})

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from etude.analysis.curves import COLOURS, dress, new_figure
+from etude.analysis.curves import COLOURS, new_figure, style_axes
 from etude.api import Run
 from etude.errors import Checks
-from etude.generation.decoding import evaluating
+from etude.generation.model_modes import evaluation_mode
 from etude.papers.claims import Reading
 
 log = logging.getLogger("etude")
@@ -81,7 +81,7 @@ def losses_by_position(run: Run, times: int) -> Floats:
     length = times * data.sequence_length
     model = run.model("last").module
     total, windows = torch.zeros(length, dtype=torch.float64), 0
-    with evaluating(model):
+    with evaluation_mode(model):
         for batch in data.evaluation_batches("val", length):
             tokens, targets = batch["tokens"], batch["targets"]
             if tokens.shape[1] != length:  # the shorter window at the end of the text
@@ -116,7 +116,7 @@ def plot(losses_of: Mapping[str, list[list[Floats]]], times: Sequence[int], path
     over_position.set_xlabel(f"position, in windows of {lengths[-1]}")
     for axes in (over_length, over_position):
         axes.set_ylabel("loss (nats per token)")
-        dress(axes)
+        style_axes(axes)
     over_length.legend(frameon=False, fontsize=8)
     figure.savefig(path, metadata={"Software": None})
 

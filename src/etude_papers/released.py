@@ -179,7 +179,7 @@ class LastWords:
         import torch
 
         from etude.data.loading import evaluation_positions
-        from etude.generation.decoding import evaluating
+        from etude.generation.model_modes import evaluation_mode
 
         if not self.texts:
             raise RequestError(Problem("measure", "texts of at least two words"))
@@ -194,7 +194,7 @@ class LastWords:
         rows.sort(key=lambda row: len(row[0]) + len(row[1]))
         positions = evaluation_positions(model.module.embedding.num_embeddings)
         nats, correct, scored = 0.0, 0, 0
-        with torch.inference_mode(), evaluating(model.module):
+        with torch.inference_mode(), evaluation_mode(model.module):
             while scored < len(rows):
                 size = max(1, positions // (len(rows[scored][0]) + len(rows[scored][1])))
                 batch = rows[scored : scored + size]
@@ -289,10 +289,10 @@ class Released:
         Raises:
             RequestError: a model or a text is not available, or a model is not a decoder.
         """
-        from etude.interop.hub import locate
+        from etude.interop.weights_location import locate_weights
 
         for name, source in self.models.items():  # report missing models before hours of scoring
-            locate(source, self.revisions.get(name))
+            locate_weights(source, self.revisions.get(name))
         for text in self.texts.values():
             _ = text.texts
         readings: dict[str, Reading] = {}
@@ -335,11 +335,11 @@ class Released:
         lines.
 
         Args:
-            toys: folder of `etude.papers.toys`, where the model is saved as well.
+            toys: folder of `etude.papers.toy_data`, where the model is saved as well.
         """
-        from etude.papers import toys as small
+        from etude.papers import toy_data as small
 
-        folder, longest = small.write_model(toys / "model")
+        folder, longest = small.save_model(toys / "model")
         source = FileTexts(path=str(toys / small.LABELLED), rows=40)
         texts = {key: text.short(source, longest) for key, text in self.texts.items()}
         models = dict.fromkeys(self.models, str(folder))
@@ -379,7 +379,7 @@ def plot(readings: dict[str, Reading], models: Sequence[str], path: Path) -> Non
     """Draws one panel per text and metric, with the models in order and their controls."""
     from statistics import fmean
 
-    from etude.analysis.curves import COLOURS, dress, new_figure
+    from etude.analysis.curves import COLOURS, new_figure, style_axes
 
     panels = list(dict.fromkeys(key.partition("/")[2] for key in readings))
     figure = new_figure(3.2 * len(panels), 3.2)
@@ -396,7 +396,7 @@ def plot(readings: dict[str, Reading], models: Sequence[str], path: Path) -> Non
         )
         if not panel.endswith("accuracy"):
             axes.set_yscale("log")
-        dress(axes)
+        style_axes(axes)
     all_axes[0].legend(frameon=False, fontsize=8)
     figure.savefig(path, metadata={"Software": None})
 

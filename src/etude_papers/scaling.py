@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from etude.analysis.curves import dress, new_figure
+from etude.analysis.curves import new_figure, style_axes
 from etude.api import Run
 from etude.errors import Checks
 from etude.papers.claims import Reading
@@ -228,7 +228,7 @@ def plot(curves: Curves, fits: Sequence[Fit], path: Path) -> None:
         axes.minorticks_off()
         axes.set_xlabel("parameters N")
         axes.set_ylabel("validation loss (nats)")
-        dress(axes)
+        style_axes(axes)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=7)
     figure.savefig(path, metadata={"Software": None})

@@ -84,15 +84,15 @@ class FileTexts:
             RequestError: the file is missing or can't be read.
         """
         from etude.data.formats import format_of
-        from etude.data.plain import characters_of, explained, scan
-        from etude.data.rows import texts, values_of
+        from etude.data.rows import iterate_texts, iterate_values
+        from etude.data.text_io import characters_of, convert_read_errors, scan
 
         if not self.path.is_file():
             raise RequestError(Problem("measure", "a file of texts", str(self.path)))
         file_format = format_of(self.path, without_suffix=True)
         if file_format is None or not file_format.rows:
-            with explained(self.path):
+            with convert_read_errors(self.path):
                 yield "".join(characters_of(self.path, 0, scan(self.path).characters))
             return
-        values = values_of(self.path, file_format, self.column)
-        yield from islice((text for _, text in texts(values, tell=True)), self.limit)
+        values = iterate_values(self.path, file_format, self.column)
+        yield from islice((text for _, text in iterate_texts(values, tell=True)), self.limit)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from etude.analysis.curves import dress, new_figure
+from etude.analysis.curves import new_figure, style_axes
 from etude.api import Run
 from etude.errors import Checks
 from etude.papers.claims import Reading
@@ -116,7 +116,7 @@ def plot(losses: Mapping[str, Losses], metric: str, path: Path) -> None:
         axes.set_xscale("log", base=2)
         axes.set_title(titles[name], fontsize=10)
         axes.set_xlabel("learning rate")
-        dress(axes)
+        style_axes(axes)
     if finite:  # points above the figure have diverged
         low, high = min(finite), float(np.median(finite))
         panels[0].set_ylim(low - 0.1 * (high - low), low + 4 * (high - low))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import etude
 from etude.analysis.comparison import Comparison
-from etude.analysis.curves import COLOURS, FEW, Curve, draw, numbers
+from etude.analysis.curves import COLOURS, FEW, Curve, draw_curves, to_finite_floats
 from etude.errors import RequestError
 from etude.records.record import FORMAT, Record
 
@@ -117,29 +117,29 @@ def curves(count: int, top: float = 3.0) -> list[Curve]:
 
 def test_few_runs_differ_in_colour_and_style_many_in_shade() -> None:
     for count in (2, 8, FEW, 40):
-        figure = draw({"val/loss": curves(count)}, x="step")
+        figure = draw_curves({"val/loss": curves(count)}, x="step")
         looks = {(str(x.get_color()), str(x._dash_pattern)) for x in figure.axes[0].get_lines()}
         assert len(looks) == count
     assert len(set(COLOURS)) == 8
-    many = draw({"val/loss": curves(100)}, x="step").legends[0].get_texts()
+    many = draw_curves({"val/loss": curves(100)}, x="step").legends[0].get_texts()
     assert [text.get_text() for text in many if "more" in text.get_text()] == ["... 60 more ..."]
 
 
 def test_no_run_that_ends_at_a_usual_value_is_cut_away() -> None:
     flat = [Curve(f"short {i}", np.array([20.0, 40.0]), np.array([3.2, 3.195])) for i in range(3)]
     long = Curve("long", np.array([500.0, 2500.0]), np.array([4.97, 4.15]))
-    axes = draw({"val/loss": [*flat, long]}, x="step").axes[0]
+    axes = draw_curves({"val/loss": [*flat, long]}, x="step").axes[0]
     assert axes.get_ylim()[1] > 4.15
 
 
 def test_a_run_that_explodes_does_not_flatten_the_others() -> None:
     wild = Curve("wild", np.array([1.0, 10.0]), np.array([3.0, 1e9]))
-    axes = draw({"val/loss": [*curves(3), wild]}, x="step").axes[0]
+    axes = draw_curves({"val/loss": [*curves(3), wild]}, x="step").axes[0]
     assert axes.get_ylim()[1] < 5
     assert "values up to 1e+09 are cut off" in [text.get_text() for text in axes.texts]
-    axes = draw({"val/loss": [*curves(3), wild]}, x="step", log="y").axes[0]
+    axes = draw_curves({"val/loss": [*curves(3), wild]}, x="step", log="y").axes[0]
     assert axes.get_ylim()[1] > 1e9
-    assert not draw({"val/loss": curves(3)}, x="step").axes[0].texts
+    assert not draw_curves({"val/loss": curves(3)}, x="step").axes[0].texts
 
 
 def test_from_a_notebook(records: list[Record], tmp_path: Path) -> None:
@@ -154,6 +154,6 @@ def test_from_a_notebook(records: list[Record], tmp_path: Path) -> None:
 
 def test_what_is_no_number_is_no_point() -> None:
     column = pd.Series([1, 2.5, "x", [1], None, 10**400, float("inf"), {}], dtype=object)
-    assert numbers(column).dropna().tolist() == [1.0, 2.5]
-    assert numbers(pd.Series([1, 2])).tolist() == [1.0, 2.0]
-    assert numbers(pd.Series([1.5, float("-inf")])).dropna().tolist() == [1.5]
+    assert to_finite_floats(column).dropna().tolist() == [1.0, 2.5]
+    assert to_finite_floats(pd.Series([1, 2])).tolist() == [1.0, 2.0]
+    assert to_finite_floats(pd.Series([1.5, float("-inf")])).dropna().tolist() == [1.5]

@@ -20,7 +20,7 @@ from etude.nn.attention import MultiHeadAttention
 from etude.tasks.base import Setup
 from etude.training.build import build_parts
 from etude.training.model import build_model
-from etude.training.place import cache_folder
+from etude.training.run_folder import cache_folder
 
 TOLERANCE = 0.15
 """Of a slope. Measured: those of blocks and logits in muP within 0.09, in the standard

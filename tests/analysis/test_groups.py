@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from test_comparison import fabricate, losses
 
-from etude.analysis.groups import Groups
 from etude.analysis.heat import heat_map
+from etude.analysis.run_groups import Groups
 from etude.errors import RequestError
 from etude.records.record import Record
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter1d
 
-from etude.analysis.learning_rates import LearningRates, read_sweep, smooth, write
-from etude.training.range_test import Sweep
+from etude.analysis.learning_rates import LearningRates, smooth, suggest_rates, write_range_test
+from etude.training.range_test import RangeTestResult
 
 N = 100
 LOGS = np.linspace(-6, 0, N)  # of the rates
@@ -18,7 +18,9 @@ LOGS = np.linspace(-6, 0, N)  # of the rates
 
 def found(losses: np.ndarray, ended: str | None = None, steps: int = N) -> LearningRates:
     rates = [float(10**x) for x in LOGS[: len(losses)]]
-    return read_sweep(Sweep(1e-3, Path("folder"), rates, losses.tolist(), ended), steps)
+    return suggest_rates(
+        RangeTestResult(1e-3, Path("folder"), rates, losses.tolist(), ended), steps
+    )
 
 
 def curve(middle: float, cliff: float) -> np.ndarray:
@@ -72,7 +74,7 @@ def test_smoothing_is_scipys_away_from_the_ends() -> None:
 def test_files(tmp_path: Path) -> None:
     read = found(curve(-3.0, -1.0))
     read = LearningRates(**{**vars(read), "folder": tmp_path / "_lr" / "x"})
-    for file in write(read, {"name": "n"}):
+    for file in write_range_test(read, {"name": "n"}):
         assert file.stat().st_size > 0
     told = json.loads((tmp_path / "_lr" / "x" / "lr.json").read_text())
     assert told["name"] == "n"

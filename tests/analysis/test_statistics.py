@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from etude.analysis import statistics
-from etude.analysis.significance import compared
-from etude.analysis.statistics import difference, holm, interval
+from etude.analysis.significance import significance_table
+from etude.analysis.statistics import holm, interval, paired_tests
 from etude.errors import InvalidArguments, RequestError
 
 
@@ -84,25 +84,25 @@ def test_mcnemar_by_hand() -> None:
     """Eight examples only the second gets right, one only the first: 2 x (1 + 9) / 2**9."""
     first = [0.0] * 8 + [1.0] + [1.0] * 20
     second = [1.0] * 8 + [0.0] + [1.0] * 20
-    found = difference(first, second)
+    found = paired_tests(first, second)
     assert found.mcnemar == pytest.approx(2 * (1 + 9) / 2**9)
     assert found.mean == pytest.approx(7 / 29)
-    assert difference([0.0, 1.5], [1.0, 1.0]).mcnemar is None
-    same = difference([0.0, 1.0], [0.0, 1.0])
+    assert paired_tests([0.0, 1.5], [1.0, 1.0]).mcnemar is None
+    same = paired_tests([0.0, 1.0], [0.0, 1.0])
     assert (same.mcnemar, same.permutation, same.bootstrap) == (1.0, 1.0, 1.0)
 
 
 def test_the_permutation_test_by_hand() -> None:
     """Of the 2**6 signs of six positive differences, two are as extreme: all plus, all minus."""
     second = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
-    assert difference([0.0] * 6, second).permutation == pytest.approx(2 / 64)
+    assert paired_tests([0.0] * 6, second).permutation == pytest.approx(2 / 64)
 
 
 def test_against_a_t_test_where_that_is_right() -> None:
     draw = np.random.default_rng(0)
     first = draw.normal(size=400)
     second = first + draw.normal(0.08, 1, size=400)
-    found = difference(first, second)
+    found = paired_tests(first, second)
     expected = stats.ttest_rel(second, first)
     assert found.permutation == pytest.approx(expected.pvalue, abs=0.015)
     assert found.bootstrap == pytest.approx(expected.pvalue, abs=0.02)
@@ -118,7 +118,7 @@ def test_equal_systems_are_told_apart_as_often_as_promised(monkeypatch: pytest.M
     alarms = {"permutation": 0, "bootstrap": 0, "mcnemar": 0}
     for _ in range(rounds):
         first, second = (draw.random((2, 60)) < 0.7).astype(float)
-        found = difference(first, second)
+        found = paired_tests(first, second)
         for name in alarms:
             alarms[name] += getattr(found, name) < 0.05
     assert 0.02 <= alarms["bootstrap"] / rounds <= 0.10
@@ -136,7 +136,7 @@ def test_equal_systems_are_told_apart_as_often_as_promised(monkeypatch: pytest.M
 )
 def test_what_cannot_be_compared(first: list[float], second: list[float], said: str) -> None:
     with pytest.raises(InvalidArguments, match=said):
-        difference(first, second)
+        paired_tests(first, second)
 
 
 def test_runs_on_other_data_are_refused_before_anything_is_scored() -> None:
@@ -150,5 +150,5 @@ def test_runs_on_other_data_are_refused_before_anything_is_scored() -> None:
 
     runs = [Unscored("a", "x"), Unscored("b", "x"), Unscored("c", "y"), Unscored("d", "z")]
     with pytest.raises(RequestError) as caught:
-        compared(runs, "val")
+        significance_table(runs, "val")
     assert [problem.where for problem in caught.value.problems] == ["c: data", "d: data"]

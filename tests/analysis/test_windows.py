@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import etude as package
-from etude.analysis.scoring import kept, scored
+from etude.analysis.scoring import evaluate_run, stored_metrics
 from etude.errors import RequestError
 from etude.tasks import options
 
@@ -32,13 +32,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_each_has_a_file_of_its_own_and_says_which(run: Any) -> None:
     hows: list[dict[str, int]] = [{}, {"sequence_length": 4}, {"stride": 2}]
     hows += [{"sequence_length": 16, "stride": 3}]
-    first = [scored(run, "val", **how) for how in hows]  # type: ignore[arg-type]
+    first = [evaluate_run(run, "val", **how) for how in hows]  # type: ignore[arg-type]
     assert len({each["files"][0] for each in first}) == 4
     assert [each["windows"] for each in first] == hows
     losses = [each["metrics"]["loss"] for each in first]
     assert len(set(losses)) == 4
     for how, each in zip(hows, first, strict=True):
-        assert kept(run, "val", how) == each["metrics"]
+        assert stored_metrics(run, "val", how) == each["metrics"]
     log = run.path / "evaluations" / "log.jsonl"
     lines = [json.loads(line) for line in log.read_text().splitlines()[-4:]]
     assert [line.get("sequence_length") for line in lines] == [None, 4, None, 16]
@@ -47,14 +47,14 @@ def test_each_has_a_file_of_its_own_and_says_which(run: Any) -> None:
 
 def test_what_an_older_version_kept_is_not_used(run: Any) -> None:
     """Older versions used the name of the training windows for all windows."""
-    found = scored(run, "val")
+    found = evaluate_run(run, "val")
     file = Path(found["files"][0])
     content = {key: value for key, value in json.loads(file.read_text()).items() if key != "seal"}
     file.write_text(json.dumps({**content, "metrics": {"loss": 9.0}}))
-    assert kept(run, "val", {}) == {"loss": 9.0}
+    assert stored_metrics(run, "val", {}) == {"loss": 9.0}
     del content["windows"]
     file.write_text(json.dumps(content))
-    assert kept(run, "val", {}) is None
+    assert stored_metrics(run, "val", {}) is None
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ from older_records import with_hashes_that_fit
 from quick_first import quick_first
 
 TRUNCATES = "etude.data.columns.ColumnWriter"  # opens two files for writing
-STARTS = "etude.training.followers._Follower"  # starts a process that imports what it is told
+STARTS = (
+    "etude.training.rank_processes._RankProcess"  # starts a process that imports what it is told
+)
 SLOTS = ["model", "model.initialise", "model.position", "data", "data.tokenizer", "task"]
 SLOTS += ["optimizer", "optimizer.lr", "schedule", "trainer", "callbacks.x", "model.dropout"]
 

@@ -18,14 +18,14 @@ import pytest
 
 import etude
 from etude import cli
-from etude.analysis.curves import new_figure, save
-from etude.analysis.scoring import scored
+from etude.analysis.curves import new_figure, save_figure
+from etude.analysis.scoring import evaluate_run
 from etude.config.compose import compose, plain_yaml
 from etude.data.tokenizer import Char
 from etude.errors import RequestError
 from etude.records import opening
 from etude.records.record import FORMAT
-from etude.training.place import claimed, logging_to
+from etude.training.run_folder import locked_record, log_to_file
 from quick_first import quick_first
 
 SECONDS = 60  # by then something hangs, on a machine that is busy too
@@ -266,13 +266,13 @@ def test_nothing_is_written_through_a_link(record: Path, tmp_path: Path, name: s
         victim.mkdir()
     (record / name).unlink(missing_ok=True)
     (record / name).symlink_to(victim)
-    with pytest.raises(RequestError, match="it is a link"), claimed(record, wait=False):
+    with pytest.raises(RequestError, match="it is a link"), locked_record(record, wait=False):
         pass
     with pytest.raises(RequestError, match="it is a link"):
-        scored(etude.load_run(record), "val")
-    again = logging_to(record / name).__enter__ if name == "log.txt" else None
+        evaluate_run(etude.load_run(record), "val")
+    again = log_to_file(record / name).__enter__ if name == "log.txt" else None
     with pytest.raises(RequestError, match="it is a link"):  # not even without that check
-        again() if again else opening.folder_in(record, *name.split("/"))
+        again() if again else opening.make_subfolder(record, *name.split("/"))
     assert victim.read_text() == "precious" if name == "log.txt" else not os.listdir(victim)
     assert (record / "run.json").is_file()
 
@@ -283,14 +283,14 @@ def test_figures_that_compare_are_not_written_through_a_link(record: Path, tmp_p
     root = record.parent.parent
     (root / "_comparisons").symlink_to(victim)
     with pytest.raises(RequestError, match="_comparisons"):
-        save(new_figure(1, 1), root / "_comparisons" / "a.png", opening.COMPARISON)
+        save_figure(new_figure(1, 1), root / "_comparisons" / "a.png", opening.COMPARISON)
     assert not os.listdir(victim)
 
 
 def test_prepared_data_goes_to_the_readers_own_cache(
     record: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from etude.training.place import cache_folder
+    from etude.training.run_folder import cache_folder
 
     monkeypatch.setenv("ETUDE_CACHE", str(tmp_path / "mine"))
     text = (record / "config.yaml").read_text()

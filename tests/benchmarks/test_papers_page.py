@@ -32,7 +32,7 @@ def test_the_page_is_that_of_the_evidence(page: Any, tmp_path: Path) -> None:
 
 def test_every_paper_has_a_line(page: Any) -> None:
     text = (ROOT / "docs" / "papers.md").read_text()
-    assert [name for name in claims.names() if f"<br>`{name}`" not in text] == []
+    assert [name for name in claims.paper_names() if f"<br>`{name}`" not in text] == []
 
 
 @pytest.mark.parametrize("name", KEPT)
@@ -40,8 +40,8 @@ def test_the_evidence_is_of_the_papers_as_they_are(name: str) -> None:
     folder = ROOT / "docs" / "papers" / name
     paper = claims.load(name)
     found = json.loads((folder / "result.json").read_text())
-    settings = claims.measurement(name, paper).canonical()
-    verdict, protocol = report.verdicts_in(found, name, paper, settings)
+    settings = claims.measurement_node(name, paper).canonical()
+    verdict, protocol = report.judge_result(found, name, paper, settings)
     assert verdict.outcome in ("match", "miss")
     assert (found["verdict"], found["protocol"]) == (str(verdict), str(protocol or ""))
     figures = sorted(path.name for path in (folder / "figures").iterdir())

@@ -20,7 +20,7 @@ import zoo
 from ggufs import write_gguf
 
 import etude as package
-from etude.interop import comparing
+from etude.interop import logit_comparison
 
 Command = Callable[..., Any]
 LINE = re.compile(r"(.+) by (\w+) +largest (\S+)  mean (\S+)  \(logits up to (\S+)\)")
@@ -154,8 +154,8 @@ def test_a_mistake_above_the_tolerance_leaves_nothing(
     kept = (tmp_path / "dest" / "config.json", "{}")
     kept[0].parent.mkdir()
     kept[0].write_text(kept[1])
-    exact = comparing.logits_of
-    monkeypatch.setattr(comparing, "logits_of", lambda *a: exact(*a) + 2e-4)
+    exact = logit_comparison.logits_of
+    monkeypatch.setattr(logit_comparison, "logits_of", lambda *a: exact(*a) + 2e-4)
     words = ("convert", source, tmp_path / "dest", "--force")
     done = etude(*words)
     assert done.code == 1

@@ -459,10 +459,10 @@ def test_rm_refuses_what_a_process_holds(etude: Etude, root: Path, held: Path) -
 def test_rm_locks_what_it_removes(root: Path, held: Path) -> None:
     """Also if the run was locked after the first check."""
     from etude.errors import RunHeld
-    from etude.records.remove import remove
+    from etude.records.remove import remove_records
 
     with pytest.raises(RunHeld, match="is held by process"):
-        remove([root / "nano/aaaa00000000", held], root)
+        remove_records([root / "nano/aaaa00000000", held], root)
     assert (root / "nano/aaaa00000000").is_dir()
     assert held.is_dir()
 

@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file
 
 from etude.records.lock import RunLock
-from etude.records.metrics import read_rows
+from etude.records.metrics_file import read_rows
 from older_records import as_older
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from etude.config.checks import check
 from etude.config.compose import compose
-from etude.config.flat import flat, flat_config
+from etude.config.flattening import flatten, flatten_config
 from etude.records.signature import signature
 
 
@@ -37,8 +37,8 @@ def test_they_are_out_of_the_signature() -> None:
 
 def test_the_recorded_values_are_those_that_entered_the_signature_and_the_defaults() -> None:
     checked = check(compose(["experiment=debug", "optimizer.lr=1", "vars.x=${oc.env:HOME}"]))
-    values = flat_config(checked)
-    for path, value in flat(checked.identity):
+    values = flatten_config(checked)
+    for path, value in flatten(checked.identity):
         if path not in ("callbacks", "extensions"):
             assert values[path] == value, path
     assert values["optimizer.lr"] == 1

@@ -12,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from etude.config import constructors, targets
-from etude.config.checks import Unsound, check
+from etude.config.checks import InvalidConfig, check
 from etude.config.compose import compose
 from etude.config.constructors import Constructor, _pack, _unpack, describe_class
 from etude.config.table import table
@@ -107,11 +107,11 @@ WRONG = {
 def test_a_mistake_is_told_in_the_same_words(key: str, from_the_index: list[str]) -> None:
     config = compose("experiment=debug")
     OmegaConf.update(config, key, WRONG[key], force_add=True, merge=False)
-    with pytest.raises(Unsound) as found:
+    with pytest.raises(InvalidConfig) as found:
         check(config)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(targets, "lookup", lambda location: None)
-        with pytest.raises(Unsound) as live:
+        with pytest.raises(InvalidConfig) as live:
             check(config)
     assert str(found.value) == str(live.value)
 

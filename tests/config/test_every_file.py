@@ -13,7 +13,7 @@ from etude.config.paths import conf_dir
 from etude.errors import RequestError
 from etude.models.decoder import Decoder
 from etude.training.build import build_parts
-from etude.training.model import model_of
+from etude.training.model import build_model_from_config
 
 CONF = conf_dir()
 NOT_FOR_TRAINING = ("paper", "sweep")  # read by `reproduce`, and presets of overrides
@@ -143,7 +143,7 @@ def test_composes_checks_and_builds(choice: str, corpus: Path) -> None:
         needs = needed(choice, corpus)
     checked = check(compose([choice, *needs]))
     with torch.device("meta"):
-        model = model_of(checked, 300_000)
+        model = build_model_from_config(checked, 300_000)
     kinds = checked.nodes["task"].constructor.models
     decodes = isinstance(model, Decoder) and model.mask.causal
     if (kinds == (Decoder,) and not decodes) or not isinstance(model, kinds):

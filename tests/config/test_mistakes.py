@@ -11,14 +11,14 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from etude.config.checks import Checked, check
+from etude.config.checks import CheckedConfig, check
 from etude.config.compose import compose, plain_yaml
 from etude.config.nodes import check_node
 from etude.errors import Problem, RequestError
 from etude.training.build import build_parts, check_all
 
 
-def checked(*overrides: str, config_dir: Path | None = None) -> Checked:
+def checked(*overrides: str, config_dir: Path | None = None) -> CheckedConfig:
     return check(compose(["experiment=debug", *overrides], config_dir=config_dir))
 
 

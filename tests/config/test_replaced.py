@@ -11,15 +11,15 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from etude.config.compose import composed, searching
-from etude.config.flat import flat
+from etude.config.compose import compose_in_search, search_configs
+from etude.config.flattening import flatten
 from etude.config.paths import conf_dir
-from etude.config.replaced import find_replaced
+from etude.config.replacements import find_replaced
 from etude.errors import RequestError
 
 
 def found(*typed: str, config_dir: Path | None = None) -> list[str]:
-    with searching(config_dir):
+    with search_configs(config_dir):
         return [str(each) for each in find_replaced(typed)]
 
 
@@ -88,20 +88,20 @@ EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.y
 
 def test_no_experiment_alone_is_reported() -> None:
     assert EXPERIMENTS
-    with searching(None):
+    with search_configs(None):
         for experiment in EXPERIMENTS:
             assert not find_replaced([f"experiment={experiment}", "seed=1", "model.dropout=0.5"])
 
 
 def values_of_the_model(words: list[str]) -> dict[str, object]:
-    return dict(flat(OmegaConf.to_container(composed(words).model, resolve=False)))
+    return dict(flatten(OmegaConf.to_container(compose_in_search(words).model, resolve=False)))
 
 
 @pytest.fixture(scope="module")
 def models() -> dict[str, dict[str, object]]:
     """The values of each model's file."""
     names = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
-    with searching(None):
+    with search_configs(None):
         return {
             name: values_of_the_model(["~experiment", f"model={name}", "name=x"]) for name in names
         }
@@ -115,7 +115,7 @@ def test_what_is_reported_is_what_composing_changes(
     """Every model beside the experiment, against the composed config: a key is reported if and
     only if leaving the experiment out would give the model another value."""
     checked = 0
-    with searching(None):
+    with search_configs(None):
         for model, alone in models.items():
             words = [f"experiment={experiment}", f"model={model}"]
             try:
@@ -144,7 +144,7 @@ def test_each_choice_of_a_sweep(caplog: pytest.LogCaptureFixture) -> None:
     from etude.sweeps.expand import expand
 
     logging.getLogger("etude").propagate = True
-    with searching(None) as hydra:
+    with search_configs(None) as hydra:
         expand(["experiment=debug", "model=gpt2,nano", "seed=0,1", "model.heads=1,2"], hydra)
     first, second = caplog.messages
     for line, model in ((first, "gpt2"), (second, "nano")):

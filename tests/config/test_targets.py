@@ -69,7 +69,7 @@ def test_every_class_in_every_slot(where: str, monkeypatch: pytest.MonkeyPatch) 
     accepted, wrong = set(), set()
     for target in (*CLASSES, *table().everything()):
         try:
-            accepted.add(targets.resolve(target, where))
+            accepted.add(targets.resolve_class(target, where))
         except RequestError as refused:
             wrong.update(problem.where for problem in refused.problems)
     assert accepted == belong
@@ -92,7 +92,7 @@ BASES = {
     "model.head": ("etude.models.heads.Head", {"etude.models.heads.LinearHead"}),
     "model.attention": ("etude.nn.attention.MultiHeadAttention", set()),
     "optimizer": ("etude.optim.recipe.OptimizerRecipe", set()),
-    "schedule": ("etude.optim.schedules.Schedule", {"etude.training.range_test.Rising"}),
+    "schedule": ("etude.optim.schedules.Schedule", {"etude.training.range_test.RisingSchedule"}),
     "task": (
         "etude.tasks.base.Task",
         {"etude.tasks.token_task.TokenTask", "etude.tasks.translation.TargetTask"},
@@ -127,16 +127,16 @@ def test_a_class_that_moved_keeps_its_identifier(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(targets, "table", lambda: moved)
     from etude.nn.norm import RMSNorm
 
-    assert targets.resolve(first, "model.norm") is RMSNorm
+    assert targets.resolve_class(first, "model.norm") is RMSNorm
     assert moved.identifier(RMSNorm) == first
     with pytest.raises(RequestError, match=first):  # one name, one signature
-        targets.resolve(now, "model.norm")
+        targets.resolve_class(now, "model.norm")
 
 
 def test_the_class_that_was_meant_is_named() -> None:
     for target in ("etude.nn.norm.RMSNorn", "etude.nn.RMSNorm", "etude.norms.RMSNorm"):
         with pytest.raises(RequestError, match=r"did you mean etude\.nn\.norm\.RMSNorm"):
-            targets.resolve(target, "model.norm")
+            targets.resolve_class(target, "model.norm")
 
 
 @pytest.mark.parametrize(
@@ -182,4 +182,4 @@ def test_a_class_of_ones_own_may_take_any_shipped_class(
 def test_trust_in_the_package_itself_opens_nothing(named: str) -> None:
     target = "etude.data.columns.ColumnWriter"
     with pytest.raises(RequestError):
-        targets.resolve(target, "model.initialise", [named])
+        targets.resolve_class(target, "model.initialise", [named])

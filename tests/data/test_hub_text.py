@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from etude.config.checks import check
 from etude.config.compose import compose
 from etude.data.hub_text import HubText
-from etude.data.splits import SplitMeta
+from etude.data.splits import TextSplitMeta
 from etude.data.store import Store, open_store
 from etude.data.text import Batch
 from etude.data.tokenizer import Byte
@@ -88,7 +88,7 @@ def remote(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remot
 def prepared(remote: Remote) -> Store:
     """The prepared folder that was made last."""
     folders = [path.parent for path in (remote.folder / "cache").glob("*/meta.json")]
-    return open_store(max(folders, key=lambda path: path.stat().st_mtime), SplitMeta)
+    return open_store(max(folders, key=lambda path: path.stat().st_mtime), TextSplitMeta)
 
 
 class TestEndToEnd:

@@ -12,9 +12,9 @@ import pytest
 from preparing import prepare_text
 from tokenizers import normalizers
 
-from etude.data import store, writing
+from etude.data import split_writer, store
 from etude.data.pretrained import Pretrained
-from etude.data.splits import Part, Passage, Split, SplitMeta
+from etude.data.splits import Part, Passage, Split, TextSplitMeta
 from etude.data.store import Store, open_store
 from etude.data.tokenizer import BPE, Byte, Char, Recipe
 from etude.data.unigram import Unigram
@@ -88,7 +88,7 @@ class TestContents:
         self, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         whole = prepared(tmp_path / "whole", recipe)
-        monkeypatch.setattr(writing, "BATCH", 1)
+        monkeypatch.setattr(split_writer, "BATCH", 1)
         batches = prepared(tmp_path / "batches", recipe)
         assert batches.meta == whole.meta
 
@@ -194,7 +194,7 @@ def test_an_empty_split_is_an_empty_file(tmp_path: Path) -> None:
 def test_unknown_ones_are_named_from_the_first_passages_and_counted_in_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writing, "NAMED_FROM", 1)
+    monkeypatch.setattr(split_writer, "NAMED_FROM", 1)
     val = prepared(tmp_path, Char()).meta.splits["val"]
     assert val.unknown == 5
     assert val.most_unknown == {"☕": 3, "é": 1}  # the y is in the second
@@ -223,7 +223,7 @@ class TestSections:
         assert train.sections["de"].bytes == len("zwölf Boxkämpferjagen".encode())
         assert train.sections["de"].first_token_bytes == 1
         assert train.documents == 4
-        assert open_store(data.folder, SplitMeta).meta == data.meta
+        assert open_store(data.folder, TextSplitMeta).meta == data.meta
 
     def test_a_text_of_one_part_has_none(self, tmp_path: Path) -> None:
         folder = prepared(tmp_path, Char()).folder

@@ -25,7 +25,7 @@ from etude.data import json_rows
 from etude.data.delimited import Quoting
 from etude.data.examples.labelled import LabelledFiles
 from etude.data.formats import format_of
-from etude.data.rows import columns_of, records_of
+from etude.data.rows import iterate_rows, read_columns
 from etude.data.text import Batch
 from etude.data.text_files import TextFiles
 from etude.data.tokenizer import Char
@@ -35,8 +35,8 @@ from etude.errors import RequestError
 def table(path: Path, quoting: Quoting | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
     form = format_of(path)
     assert form is not None
-    names = list(columns_of(path, form, quoting))
-    rows = records_of(path, form, names, quoting)
+    names = list(read_columns(path, form, quoting))
+    rows = iterate_rows(path, form, names, quoting)
     return names, [tuple(row[name] for name in names) for _, row in rows]
 
 
@@ -304,8 +304,8 @@ class TestParquet:
         pq.write_table(pa.table({"text": ["a", "b"], kind: UNRELATED[kind]}), path)
         form = format_of(path)
         assert form is not None
-        assert columns_of(path, form) == {"text": True, kind: kind == "category"}
-        rows = list(records_of(path, form, ["text"]))
+        assert read_columns(path, form) == {"text": True, kind: kind == "category"}
+        rows = list(iterate_rows(path, form, ["text"]))
         assert [row for _, row in rows] == [{"text": "a"}, {"text": "b"}]
 
     @pytest.mark.parametrize("kind", TEXTS)
@@ -314,7 +314,7 @@ class TestParquet:
         pq.write_table(pa.table({"text": TEXTS[kind]}), path)
         form = format_of(path)
         assert form is not None
-        assert columns_of(path, form) == {"text": True}
+        assert read_columns(path, form) == {"text": True}
         assert table(path)[1] == [("a",), (None,)]
 
     def test_a_damaged_column_that_is_not_read(self, tmp_path: Path) -> None:
@@ -328,9 +328,9 @@ class TestParquet:
         path.write_bytes(whole)
         form = format_of(path)
         assert form is not None
-        assert [row["text"] for _, row in records_of(path, form, ["text"])] == words
+        assert [row["text"] for _, row in iterate_rows(path, form, ["text"])] == words
         with pytest.raises(RequestError, match=r"a valid \.parquet file"):
-            list(records_of(path, form, ["other"]))
+            list(iterate_rows(path, form, ["other"]))
 
     def test_a_name_that_stands_twice(self, tmp_path: Path) -> None:
         path = tmp_path / "a.parquet"

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.data import plain
-from etude.data.plain import scan
+from etude.data import text_io
 from etude.data.text import Batch
-from etude.data.text_files import TextFiles, files_of, hash_text
+from etude.data.text_files import TextFiles, find_files, hash_text
+from etude.data.text_io import scan
 from etude.data.tokenizer import BPE, Byte, Char
 from etude.errors import InvalidArguments, RequestError
 
@@ -104,7 +104,7 @@ class TestSplit:
         path = tmp_path / "input.txt"
         path.write_text(TEXT * 20, encoding="utf-8")
         source = data(path, tokenizer=recipe)
-        monkeypatch.setattr(plain, "CHUNK", 7)
+        monkeypatch.setattr(text_io, "CHUNK", 7)
         monkeypatch.setattr("etude.data.passages.cut.__defaults__", (50, None))
         pieces = [text for _, text in source.passages("train")]
         assert len(pieces) > 100
@@ -120,7 +120,7 @@ class TestReading:
     def test_a_windows_file_gives_the_tokens_of_its_unix_twin(
         self, tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(plain, "CHUNK", chunk)
+        monkeypatch.setattr(text_io, "CHUNK", chunk)
         raw = TEXT[:200].encode()
         (tmp_path / "unix.txt").write_bytes(raw)
         (tmp_path / "windows.txt").write_bytes(codecs.BOM_UTF8 + raw.replace(b"\n", b"\r\n"))
@@ -147,7 +147,7 @@ class TestReading:
         path = tmp_path_factory.mktemp("bad") / "bad.txt"
         path.write_bytes(raw)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(plain, "CHUNK", chunk)
+            patch.setattr(text_io, "CHUNK", chunk)
             with pytest.raises(RequestError) as caught:
                 data(path).check()
         offset = len(prefix.encode())
@@ -158,7 +158,7 @@ class TestReading:
     def test_a_file_cut_within_a_character_is_found(
         self, tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(plain, "CHUNK", chunk)
+        monkeypatch.setattr(text_io, "CHUNK", chunk)
         path = tmp_path / "cut.txt"
         path.write_bytes("ab\n☕".encode()[:-1])
         with pytest.raises(RequestError, match="line 2, byte 3"):
@@ -239,13 +239,13 @@ class TestPaths:
         (tmp_path / "l.csv").symlink_to("nowhere")
         for name, said in (("f.csv", "it is a FIFO"), ("l.csv", "a broken link")):
             with pytest.raises(RequestError, match=said):
-                files_of([str(tmp_path / name)])
+                find_files([str(tmp_path / name)])
         with pytest.raises(RequestError, match="'': expected a file, a folder or a glob"):
-            files_of([""])
+            find_files([""])
 
     def test_a_folder_without_rows_asks_for_rows(self, tmp_path: Path) -> None:
         with pytest.raises(RequestError, match=r"files with rows: \.jsonl"):
-            files_of([str(tmp_path)], rows=True)
+            find_files([str(tmp_path)], rows=True)
 
     def test_a_folder_without_texts(self, tmp_path: Path) -> None:
         (tmp_path / "code.py").write_text("x")
@@ -287,7 +287,7 @@ class TestLines:
         path = tmp_path / "names.txt"
         path.write_text("\n".join(self.NAMES))
         whole = texts(data(path, lines=True))
-        monkeypatch.setattr(plain, "CHUNK", 3)
+        monkeypatch.setattr(text_io, "CHUNK", 3)
         assert texts(data(path, lines=True)) == whole
 
     def test_windows_hold_whole_lines_between_ends(self, tmp_path: Path) -> None:

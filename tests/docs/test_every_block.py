@@ -90,7 +90,9 @@ BASES = [
 )
 def test_equivalents_are_overrides(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Each override in the tables of `coming_from.md` composes and passes the checks."""
-    monkeypatch.setattr("etude.training.initial.Initial.settled", lambda config: config)
+    monkeypatch.setattr(
+        "etude.training.init_from.InitFromSource.resolve_config", lambda config: config
+    )
     problems = []
     for base in BASES:
         try:

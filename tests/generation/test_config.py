@@ -12,7 +12,7 @@ from test_generate import Counting
 
 from etude.errors import Checks, InvalidArguments
 from etude.generation.generate import generate
-from etude.generation.options import GenerationConfig
+from etude.generation.generation_config import GenerationConfig
 from etude.generation.stopping import StopConditions
 from etude.models.text_generator import TextGenerator
 

@@ -1,4 +1,4 @@
-"""Modules compute the same inside `decoding`, and are restored afterwards."""
+"""Modules compute the same inside `fast_decoding`, and are restored afterwards."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from etude.generation.decoding import decoding
+from etude.generation.model_modes import fast_decoding
 from etude.models.decoder import Decoder
 from etude.nn.attention import MultiHeadAttention
 from etude.nn.block import PostNormBlock, PreNormBlock
@@ -61,7 +61,7 @@ def test_the_same_numbers_as_in_evaluation_mode(changes: dict[str, Any]) -> None
     tokens = torch.randint(17, (3, 8))
     expected = model.eval()(tokens)
     model.train()
-    with torch.inference_mode(), decoding(model):
+    with torch.inference_mode(), fast_decoding(model):
         assert torch.equal(model(tokens), expected)
 
 
@@ -71,7 +71,7 @@ def test_every_module_is_given_back_as_it_was() -> None:
     before, names = state_of(model), list(model.state_dict())
 
     def fail() -> None:
-        with decoding(model):
+        with fast_decoding(model):
             assert state_of(model) != before
             assert list(model.state_dict()) == names
             raise ZeroDivisionError
@@ -86,8 +86,8 @@ def test_every_module_is_given_back_as_it_was() -> None:
 def test_one_within_another() -> None:
     model = make()
     before = state_of(model)
-    with decoding(model):
-        with decoding(model):
+    with fast_decoding(model):
+        with fast_decoding(model):
             pass
         assert not model.training
         model(torch.zeros(1, 3, dtype=torch.long))
@@ -101,7 +101,7 @@ def test_hooks_see_what_they_see_without_it() -> None:
         module.register_forward_hook(lambda _, __, out: seen.append(out))
     model(tokens)
     expected, seen[:] = list(seen), []
-    with decoding(model):
+    with fast_decoding(model):
         model(tokens)
     assert len(seen) == len(expected) > 20
     for mine, theirs in zip(seen, expected, strict=True):
@@ -124,7 +124,7 @@ def test_modules_of_ones_own_keep_their_forward() -> None:
     model = nn.Sequential(Doubled(4, 4), Quiet(0.5), Shifted(4))
     x = torch.randn(2, 4)
     expected = model.eval()(x)
-    with decoding(model):
+    with fast_decoding(model):
         assert torch.equal(model(x), expected)
 
 
@@ -134,13 +134,13 @@ def test_a_weight_that_is_computed_at_each_call() -> None:
     x = torch.randn(2, 3)
     with torch.no_grad():
         model.weight_g.mul_(2)
-        with decoding(model):
+        with fast_decoding(model):
             mine = model(x)
         assert torch.equal(mine, model(x))
 
 
 def test_what_is_no_module_is_left_alone() -> None:
-    with decoding(lambda tokens: tokens):
+    with fast_decoding(lambda tokens: tokens):
         pass
 
 
@@ -150,7 +150,7 @@ def test_large_products_of_few_rows_take_the_other_kernel() -> None:
     module = nn.Linear(size, size)
     x = torch.randn(8, 1, size)
     exact = nn.functional.linear(x.double(), module.weight.double(), module.bias.double())
-    with torch.inference_mode(), decoding(module), torch.profiler.profile() as profile:
+    with torch.inference_mode(), fast_decoding(module), torch.profiler.profile() as profile:
         mine = module(x)
     assert "mkldnn::_linear_pointwise" in {event.key for event in profile.key_averages()}
     torch.testing.assert_close(mine.double(), exact, rtol=0, atol=1e-5)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from etude.errors import InvalidArguments
-from etude.generation.decoding import evaluating
 from etude.generation.generate import generate
+from etude.generation.model_modes import evaluation_mode
 from etude.models.decoder import Decoder
 from etude.nn.attention import MultiHeadAttention
 from etude.nn.block import PreNormBlock
@@ -307,7 +307,7 @@ def test_modes_are_restored_even_after_a_failure():
     with pytest.raises(IndexError):
         generate(model, torch.full((1, 1), V), max_new_tokens=2)
     assert [module.training for module in model.modules()] == before
-    with evaluating(model):
+    with evaluation_mode(model):
         assert not any(module.training for module in model.modules())
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from etude.errors import InvalidArguments
 from etude.generation.beams import beam_search
-from etude.generation.options import GenerationConfig
+from etude.generation.generation_config import GenerationConfig
 from etude.generation.processors import (
     ForbiddenTokens,
     MinNewTokens,

@@ -15,7 +15,7 @@ from etude.data.tokenizer import BPE, Byte, Char, Tokenizer
 from etude.data.wordpiece import WordPiece
 from etude.errors import InvalidArguments
 from etude.generation.sampling import choose
-from etude.generation.words import ForbiddenWords, Spelling, StopText
+from etude.generation.text_constraints import ForbiddenWords, StopText, TokenTexts
 
 TEXT = (
     "The cat sat on the mat; the category of cats, concatenated. CAT! The naïve café. 我爱北京。 "
@@ -32,7 +32,7 @@ TOKENIZERS = {
 
 def completing(tokenizer: Tokenizer, words: list[str], text: str) -> set[str]:
     """Returns the texts of the forbidden next tokens."""
-    spelling = Spelling(tokenizer)
+    spelling = TokenTexts(tokenizer)
     ids = torch.tensor([tokenizer.encode(text)])
     logits = ForbiddenWords(spelling, words)(ids, torch.zeros(1, tokenizer.vocab_size))
     found = (logits[0] == -torch.inf).nonzero().flatten().tolist()
@@ -86,7 +86,7 @@ def test_tokens_that_show_where_a_word_ends() -> None:
 
     def banned(*written: str) -> set[str]:
         ids = torch.tensor([[pieces.texts.index(text) for text in written]])
-        logits = ForbiddenWords(Spelling(pieces), ["cat"])(ids, torch.zeros(1, pieces.vocab_size))
+        logits = ForbiddenWords(TokenTexts(pieces), ["cat"])(ids, torch.zeros(1, pieces.vocab_size))
         return {pieces.texts[i] for i in (logits[0] == -torch.inf).nonzero().flatten()}
 
     within = {" cat", "a cat sat", "con-cat"}
@@ -100,11 +100,11 @@ def test_scripts_without_spaces_and_split_characters() -> None:
     assert completing(TOKENIZERS["characters"], ["北京"], "我爱北") == {"京"}
     tokenizer = TOKENIZERS["bytes"]
     ids = list("我爱北京".encode())[:-1]
-    forbid = ForbiddenWords(Spelling(tokenizer), ["北京"])
+    forbid = ForbiddenWords(TokenTexts(tokenizer), ["北京"])
     logits = forbid(torch.tensor([ids]), torch.zeros(1, tokenizer.vocab_size))
     assert (logits[0] == -torch.inf).nonzero().flatten().tolist() == ["京".encode()[-1]]
     ids = list("un CAFÉ".encode())[:-1]
-    forbid = ForbiddenWords(Spelling(tokenizer), ["café"])
+    forbid = ForbiddenWords(TokenTexts(tokenizer), ["café"])
     logits = forbid(torch.tensor([ids]), torch.zeros(1, tokenizer.vocab_size))
     banned = {bytes([*ids, i]).decode() for i in (logits[0] == -torch.inf).nonzero().flatten()}
     assert banned == {"un CAFÉ"} | {"un CAFé"} & banned
@@ -115,15 +115,15 @@ def test_words_and_stops_of_single_bytes(name: str) -> None:
     """The checked part of the text begins and ends inside characters."""
     tokenizer = TOKENIZERS[name]
     ids = tokenizer.encode("爱" * 9 + "茶京")[1:-1]
-    forbid = ForbiddenWords(Spelling(tokenizer), ["茶京"])
+    forbid = ForbiddenWords(TokenTexts(tokenizer), ["茶京"])
     logits = forbid(torch.tensor([ids]), torch.zeros(1, tokenizer.vocab_size))
     last = tokenizer.encode("京")[-1]
     assert (logits[0] == -torch.inf).nonzero().flatten().tolist() == [last]
-    stop = StopText(Spelling(tokenizer), ["茶京"])
+    stop = StopText(TokenTexts(tokenizer), ["茶京"])
     assert stop(torch.tensor([[*ids, last]])).item()
     assert stop(torch.tensor([[*ids, last, tokenizer.encode("爱")[-3]]])).item()
     assert not stop(torch.tensor([ids])).item()
-    broken = StopText(Spelling(tokenizer), ["\ufffd"])
+    broken = StopText(TokenTexts(tokenizer), ["\ufffd"])
     assert not broken(torch.tensor([ids])).item()  # further bytes may complete a character
 
 
@@ -144,7 +144,7 @@ def test_random_texts_never_hold_them(words: list[str], name: str, seed: int) ->
     usual = torch.tensor(sorted({*tokenizer.encode(TEXT), *tokenizer.encode(TEXT.upper())}))
     logits = torch.full((4, tokenizer.vocab_size), -1e4)
     logits[:, usual] = 0.0
-    forbid = ForbiddenWords(Spelling(tokenizer), words)
+    forbid = ForbiddenWords(TokenTexts(tokenizer), words)
     tokens = torch.tensor([tokenizer.encode("The")[:1]] * 4)
     for _ in range(60):
         chosen = choose(forbid(tokens, logits), generator=generator)
@@ -161,7 +161,7 @@ def test_random_texts_never_hold_them(words: list[str], name: str, seed: int) ->
 
 def test_wordpiece_words() -> None:
     tokenizer = TOKENIZERS["wordpiece"]
-    spelling = Spelling(tokenizer)
+    spelling = TokenTexts(tokenizer)
     forbid = ForbiddenWords(spelling, ["CAT"])
     ids = torch.tensor([tokenizer.encode("the mat")])
     logits = forbid(ids, torch.zeros(1, tokenizer.vocab_size))
@@ -172,7 +172,7 @@ def test_wordpiece_words() -> None:
 @pytest.mark.parametrize("name", ["bytes", "characters", "bpe", "llama", "gemma"])
 def test_stops_as_soon_as_the_text_is_there(name: str) -> None:
     tokenizer = TOKENIZERS[name]
-    stop = StopText(Spelling(tokenizer), ["mat;", "é"])
+    stop = StopText(TokenTexts(tokenizer), ["mat;", "é"])
     ids = tokenizer.encode("the cat sat on the mat; the café")
     seen = [stop(torch.tensor([ids[: n + 1]])).item() for n in range(len(ids))]
     first = seen.index(True)
@@ -183,7 +183,7 @@ def test_stops_as_soon_as_the_text_is_there(name: str) -> None:
 
 def test_the_name_of_the_end_of_text_is_no_text() -> None:
     tokenizer = TOKENIZERS["bytes"]
-    spelling = Spelling(tokenizer)
+    spelling = TokenTexts(tokenizer)
     assert tokenizer.decode([256]) == "<|endoftext|>"
     assert not StopText(spelling, ["endoftext"])(torch.tensor([[65, 256]])).item()
     assert completing(tokenizer, ["endoftext"], "a <|") == set()
@@ -195,4 +195,4 @@ def test_the_name_of_the_end_of_text_is_no_text() -> None:
 @pytest.mark.parametrize(("kind", "key"), [(ForbiddenWords, "forbidden"), (StopText, "stop")])
 def test_empty_words(kind: Any, key: str) -> None:
     with pytest.raises(InvalidArguments, match=rf"{key}\[1\]"):
-        kind(Spelling(TOKENIZERS["bytes"]), ["a", ""])
+        kind(TokenTexts(TOKENIZERS["bytes"]), ["a", ""])

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from zoo import ALL, DECODERS, MAX, PAIRS, V, randomised
 
-from etude.interop.pretrained import Loaded, family_for, load_weights, save_weights
+from etude.interop.pretrained import LoadedModel, family_for, load_weights, save_weights
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 RELEASED = {
@@ -40,7 +40,7 @@ def ids(shape: tuple[int, int], seed: int = 1) -> Tensor:
     return torch.randint(3, V - 2, shape, generator=torch.Generator().manual_seed(seed))
 
 
-def opened(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Loaded]:
+def opened(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, LoadedModel]:
     """Returns a model of the zoo, and ours, loaded from its files."""
     theirs = randomised(ALL[name](), dtype)
     theirs.save_pretrained(folder)
@@ -59,7 +59,7 @@ def output(found: Any) -> Tensor:
     raise AssertionError(found.keys())
 
 
-def both(name: str, theirs: Any, loaded: Loaded) -> tuple[Tensor, Tensor]:
+def both(name: str, theirs: Any, loaded: LoadedModel) -> tuple[Tensor, Tensor]:
     """Returns the outputs of both models for the same tokens."""
     source = ids((B, T))
     if name in PAIRS:

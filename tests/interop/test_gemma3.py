@@ -16,13 +16,13 @@ from torch import Tensor
 from etude.config.nodes import check_node
 from etude.errors import RequestError
 from etude.generation.generate import generate
-from etude.interop.describe import node_of
 from etude.interop.family_registry import FAMILIES
 from etude.interop.hf_config import HFConfig
+from etude.interop.model_node import model_node
 from etude.interop.pretrained import family_for, load_weights, save_weights
 from etude.models.decoder import Decoder
 from etude.models.kinds import LayerKind
-from etude.models.mup import folded
+from etude.models.mup import fold_mup
 from etude.nn.attention import MultiHeadAttention
 from etude.nn.block import PreNormBlock, SandwichBlock
 from etude.nn.feedforward import GEGLUTanh
@@ -154,7 +154,7 @@ def test_as_a_config(tmp_path: Path) -> None:
     """The config node of `init_from` builds the same module."""
     zoo.randomised(zoo.gemma3()).save_pretrained(tmp_path)
     loaded = load_weights(tmp_path)
-    node, problems = check_node("model", node_of(loaded), [])
+    node, problems = check_node("model", model_node(loaded), [])
     assert not problems
     module: Any = node.build()
     module.load_state_dict(loaded.module.state_dict())
@@ -181,5 +181,5 @@ def test_gains_beside_one() -> None:
 
 def test_folded_from_mup() -> None:
     model = made(dim=32, mup_base_dim=16, head_dim=8).double()
-    torch.testing.assert_close(folded(model)(IDS), model(IDS))
-    assert folded(model).logit_scale == 1.0
+    torch.testing.assert_close(fold_mup(model)(IDS), model(IDS))
+    assert fold_mup(model).logit_scale == 1.0

@@ -17,7 +17,7 @@ from ggufs import rounded, write_gguf
 from etude.data.tokenizer import BPE, Tokenizer
 from etude.errors import RequestError
 from etude.interop.gguf import GGUF
-from etude.interop.pretrained import Loaded, load_tensors
+from etude.interop.pretrained import LoadedModel, load_tensors
 from etude.interop.tokenizers import load_gguf_tokenizer
 
 TEXT = [
@@ -38,7 +38,7 @@ def bpe() -> Tokenizer:
     return BPE(vocab_size=300).train(TEXT * 3)
 
 
-def loaded(file: Path) -> Loaded:
+def loaded(file: Path) -> LoadedModel:
     found = GGUF(file)
     return load_tensors(found, found.config(), dtype=torch.float32)
 

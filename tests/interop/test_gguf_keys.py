@@ -18,7 +18,7 @@ from etude.data.tokenizer import BPE, Tokenizer
 from etude.errors import RequestError
 from etude.interop.gguf import GGUF
 from etude.interop.gguf_keys import READ, TOKENIZER_READ
-from etude.interop.pretrained import Loaded, load_tensors
+from etude.interop.pretrained import LoadedModel, load_tensors
 from etude.interop.tokenizers import load_gguf_tokenizer
 
 IDS = torch.arange(24).view(2, 12)
@@ -45,7 +45,7 @@ def small() -> Any:
     return llama(num_hidden_layers=1, vocab_size=40)
 
 
-def read(file: Path) -> Loaded:
+def read(file: Path) -> LoadedModel:
     found = GGUF(file)
     return load_tensors(found, found.config(), dtype=torch.float32)
 

@@ -20,7 +20,7 @@ CODE = """
 import sys
 from etude.errors import EtudeError
 from etude.interop import hub
-from etude.interop.released import read
+from etude.interop.released_model import read
 for asked in sys.argv[1:]:
     name, _, revision = asked.partition("@")
     try:

@@ -16,7 +16,7 @@ from etude.interop.tokenizers import (
     ReleasedTokenizer,
     load_boundaries,
     load_folder_tokenizer,
-    write,
+    write_tokenizer,
 )
 
 
@@ -178,7 +178,7 @@ def test_what_is_written_is_read_by_transformers_alike(tmp_path: Path) -> None:
     tokenizer = bpe()
     end = tokenizer.end_of_text
     assert end is not None
-    write(tmp_path, tokenizer, ends=[end], max_length=64)
+    write_tokenizer(tmp_path, tokenizer, ends=[end], max_length=64)
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     assert [theirs(text)["input_ids"] for text in HARD] == tokenizer.encode_batch(HARD)
     assert (theirs.eos_token_id, theirs.model_max_length) == (end, 64)

@@ -7,7 +7,7 @@ from typing import Any
 
 from read_views import tensorboard, tensorboard_rows
 
-from etude.loggers.base import ViewedRun
+from etude.loggers.base import RunInfo
 from etude.loggers.tensorboard import TensorBoard
 
 
@@ -17,7 +17,7 @@ def row(step: int, loss: float) -> dict[str, Any]:
 
 def started(folder: Path, rows: list[dict[str, Any]]) -> TensorBoard:
     logger = TensorBoard()
-    logger.start(ViewedRun(folder, "n", "0123456789ab", "g", "", 0, config={"a": 1}), rows)
+    logger.start(RunInfo(folder, "n", "0123456789ab", "g", "", 0, config={"a": 1}), rows)
     return logger
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from etude.loggers.base import Logger, Row, ViewedRun
+from etude.loggers.base import Logger, Row, RunInfo
 from etude.loggers.run_loggers import RunLoggers
 from etude.records.record import Record
 
-RUN = ViewedRun(Path("nowhere"), "name", "0123456789ab", "group", "label", 0)
+RUN = RunInfo(Path("nowhere"), "name", "0123456789ab", "group", "label", 0)
 ROWS: list[dict[str, Any]] = [{"step": 1, "train/loss": 2.0}, {"step": 2, "train/loss": 1.0}]
 
 
@@ -33,7 +33,7 @@ class Recorder(Logger):
             self.act()
         self.calls.append((name, value))
 
-    def start(self, run: ViewedRun, rows: Sequence[Row]) -> None:
+    def start(self, run: RunInfo, rows: Sequence[Row]) -> None:
         self._call("start", list(rows))
 
     def metrics(self, row: Row) -> None:

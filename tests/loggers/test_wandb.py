@@ -22,7 +22,7 @@ from read_views import (
 )
 
 from etude.errors import InvalidArguments
-from etude.loggers.base import ViewedRun
+from etude.loggers.base import RunInfo
 from etude.loggers.run_loggers import RunLoggers
 from etude.loggers.wandb import WandB
 from etude.secrets import Mask
@@ -31,10 +31,10 @@ ROWS: list[dict[str, Any]] = [{"step": s, "train/loss": 1 / s, "tokens": 7 * s} 
 SECRET = "hunter2-of-the-environment"
 
 
-def run_in(folder: Path, **changes: Any) -> ViewedRun:
+def run_in(folder: Path, **changes: Any) -> RunInfo:
     told: dict[str, Any] = {"name": "tiny", "signature": "0123456789ab~2", "group": "feedfeedfeed"}
     told |= {"label": "", "seed": 0, "tags": ["t" * 80], "config": {"model": {"dim": 8}}}
-    return ViewedRun(folder, **(told | changes))
+    return RunInfo(folder, **(told | changes))
 
 
 def started(logger: WandB, folder: Path, **changes: Any) -> RunLoggers:

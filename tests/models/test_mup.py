@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from etude.errors import InvalidArguments
-from etude.interop.converting import convert, of_run
+from etude.interop.export import export, source_from_run
 from etude.interop.pretrained import family_for
 from etude.models.decoder import Decoder
 from etude.models.encoder import Encoder
 from etude.models.encoder_decoder import EncoderDecoder
 from etude.models.heads import ClassificationHead, MaskedLanguageHead, MeanClassificationHead
-from etude.models.mup import folded
+from etude.models.mup import fold_mup
 from etude.nn.attention import MultiHeadAttention
 from etude.nn.block import PostNormBlock, PreNormBlock
 from etude.nn.feedforward import GELU, GELUTanh, SwiGLU
@@ -192,7 +192,7 @@ def test_heads_of_encoders(head: Any) -> None:
     assert widths.roles[name] == "fixed"
     assert widths.roles.get("head.dense.weight", "hidden") == "hidden"
     assert widths.roles.get("head.classifier.weight", "readout") == "readout"
-    torch.testing.assert_close(folded(model)(TOKENS), model(TOKENS), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(fold_mup(model)(TOKENS), model(TOKENS), rtol=1e-10, atol=1e-10)
 
 
 def t5(**more: Any) -> EncoderDecoder:
@@ -220,7 +220,7 @@ def test_folded_computes_the_same_with_nothing_of_mup_left(name: str) -> None:
     model = randomised(FOLDED[name]())
     inputs = [TOKENS, TOKENS.flip(0)] if isinstance(model, EncoderDecoder) else [TOKENS]
     before = model(*inputs)
-    standard = folded(model)
+    standard = fold_mup(model)
     torch.testing.assert_close(standard(*inputs), before, rtol=1e-10, atol=1e-10)
     assert torch.equal(model(*inputs), before)  # a copy
     assert standard.widths() is None
@@ -238,9 +238,9 @@ class Letters:
 
 def test_transformers_reads_what_is_written(tmp_path: Path) -> None:
     model = randomised(decoder()).float()
-    source = of_run("a run", model, Letters())  # type: ignore[arg-type]
+    source = source_from_run("a run", model, Letters())  # type: ignore[arg-type]
     source = type(source)(**vars(source) | {"tokenizer": None})
-    (apart,) = convert(source, tmp_path / "out").values()
+    (apart,) = export(source, tmp_path / "out").values()
     assert apart.largest < 1e-4
     import transformers
 
@@ -252,7 +252,7 @@ def test_transformers_reads_what_is_written(tmp_path: Path) -> None:
 def test_what_has_no_place_in_the_weights_is_refused_by_name() -> None:
     from etude.errors import RequestError
 
-    for model in (decoder(), folded(decoder(scale_embeddings=True))):
+    for model in (decoder(), fold_mup(decoder(scale_embeddings=True))):
         with pytest.raises(RequestError) as refused:
             family_for(model)
         assert "scale" in str(refused.value)

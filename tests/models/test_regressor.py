@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 
 from etude.errors import InvalidArguments, RequestError
-from etude.interop.converting import of_run
+from etude.interop.export import source_from_run
 from etude.models.cost import cost
-from etude.models.mup import folded
+from etude.models.mup import fold_mup
 from etude.models.regressor import NumberModel, Regressor
-from etude.models.textual import for_use
+from etude.models.wrappers import wrap_trained
 from etude.nn.attention import MultiHeadAttention
 from etude.nn.block import PreNormBlock
 from etude.nn.feedforward import GELU
@@ -107,7 +107,7 @@ def test_the_dtype_of_the_weights_is_the_models_own() -> None:
 
 
 def test_in_a_notebook() -> None:
-    model = for_use(randomised(regressor()).float(), None)
+    model = wrap_trained(randomised(regressor()).float(), None)
     assert isinstance(model, NumberModel)
     one = model([[0.3, -1.2, 0.5], [0.9, 0.0, 0.0], [1.1, 0.2, -0.4]])
     assert one.shape == (3,)
@@ -162,7 +162,7 @@ class TestMuP:
         x = numbers()
         bias = model.head.bias
         torch.testing.assert_close(model(x) - bias, (standard(x) - bias) / 4, rtol=1e-9, atol=1e-9)
-        copy = folded(model)
+        copy = fold_mup(model)
         assert copy.mup is None
         torch.testing.assert_close(copy(x), model(x), rtol=1e-9, atol=1e-9)
 
@@ -176,4 +176,4 @@ class TestMuP:
 
 def test_no_released_family_is_like_it() -> None:
     with pytest.raises(RequestError, match="Regressor"):
-        of_run("run", regressor(feedforward=partial(GELU)), None)  # type: ignore[arg-type]
+        source_from_run("run", regressor(feedforward=partial(GELU)), None)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from etude.nn import linear as module
-from etude.nn.linear import LARGE, MAX_TRANSPOSED_ROWS, SMALL, kernel_for, linear, turned
+from etude.nn.linear import LARGE, MAX_TRANSPOSED_ROWS, SMALL, kernel_for, linear, transposed_linear
 
 D = 512
 ONEDNN = "mkldnn::_linear_pointwise"
@@ -44,8 +44,8 @@ def test_few_rows_equal_the_exact_product(vendor, shape, biased, weights):
 def test_the_other_way_round_takes_rows_as_they_lie():
     x, weight, bias = torch.randn(6, 4, 3).double(), torch.randn(5, 3).double(), torch.randn(5)
     for each in (x, x.transpose(0, 1), x[::2, :1]):
-        torch.testing.assert_close(turned(each, weight), each @ weight.T)
-        with_bias = turned(each, weight, bias.double())
+        torch.testing.assert_close(transposed_linear(each, weight), each @ weight.T)
+        with_bias = transposed_linear(each, weight, bias.double())
         torch.testing.assert_close(with_bias, each @ weight.T + bias)
 
 
@@ -76,7 +76,9 @@ def test_the_kernel_that_was_chosen_runs(vendor):
         found = kernels(x, weight, None)
         assert (ONEDNN in found) == (vendor == "GenuineIntel")
         assert ONEDNN in kernels(torch.randn(8, D), weight, None)
-        assert torch.equal(linear(x, weight), turned(x, weight)) == (vendor == "AuthenticAMD")
+        assert torch.equal(linear(x, weight), transposed_linear(x, weight)) == (
+            vendor == "AuthenticAMD"
+        )
 
 
 @pytest.mark.parametrize("rows", [1, 16, 64])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from etude.errors import InvalidArguments
 from etude.models.decoder import Decoder
-from etude.models.mup import folded
+from etude.models.mup import fold_mup
 from etude.nn.attention import MultiHeadAttention, reference_attention
 from etude.nn.block import PreNormBlock
 from etude.nn.feedforward import GELU
@@ -132,7 +132,7 @@ def test_mup() -> None:
     assert {roles[f"blocks.0.attention.{name}.weight"] for name in ("wq", "wo")} == {"hidden"}
     expected = 0.02 / math.sqrt(6) / 2
     assert model.blocks[0].attention.wo.weight.std().item() == pytest.approx(expected, rel=0.05)
-    torch.testing.assert_close(folded(model)(TOKENS), model(TOKENS))
+    torch.testing.assert_close(fold_mup(model)(TOKENS), model(TOKENS))
 
 
 def test_a_declaration_must_fit() -> None:

@@ -27,8 +27,8 @@ import torch
 
 from etude import cli
 from etude.papers import claims
-from etude.records.provenance import start
-from etude.records.registry import scan
+from etude.records.provenance import start_entry
+from etude.records.registry import read_records
 from toys import write_toys
 
 
@@ -83,10 +83,10 @@ def make() -> None:
     train(commands.ROOT, *commands.typed("sweep", commands.SWEEP))
     train(commands.ROOT, *commands.typed("search", commands.SEARCH))
     paper()
-    runs = sorted(str(record.path) for record in scan(Path(commands.ROOT)))
+    runs = sorted(str(record.path) for record in read_records(Path(commands.ROOT)))
     scores = {run: evaluated(run) for run in runs}
     content = {
-        "made": start(0) | {"processor": commands.processor()},
+        "made": start_entry(0) | {"processor": commands.processor()},
         "scores": scores,
         "texts": {name: etude("generate", name, *commands.GENERATE) for name in commands.GENERATED},
         "list": json.loads(etude("runs", "list", "--json")),

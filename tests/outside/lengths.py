@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from etude.data.evaluated import Evaluated
+from etude.data.evaluation_data import Evaluated
 from etude.data.examples.encoding import encode
 from etude.data.examples.source import Encoded, Kinds, Row
 from etude.data.examples.tables import TableData
@@ -132,7 +132,9 @@ class WordRegression(Task):
     def objective(cls, **arguments: Any) -> ValueObjective:
         return ValueObjective()
 
-    def stand_in(self, batch: int, length: int, vocabulary: int, labels: int) -> dict[str, Any]:
+    def dummy_micro_batch(
+        self, batch: int, length: int, vocabulary: int, labels: int
+    ) -> dict[str, Any]:
         return {
             "tokens": torch.randint(vocabulary, (batch, length)),
             "labels": torch.randn(batch, length),

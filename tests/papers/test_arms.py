@@ -10,7 +10,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from etude.errors import RequestError
-from etude.papers import claims, reproduce, runs
+from etude.papers import claims, reproduction, runs
 from etude.papers.claims import Paper
 from etude.papers.runs import finished_runs, paper_runs, train_missing
 
@@ -174,5 +174,5 @@ def test_a_missing_file_leaves_nothing(
     assert "tinyshakespeare.txt" in answer.err
     assert "Traceback" not in answer.err
     assert not root.exists()
-    assert "shakespeare_char" in claims.names()
-    assert reproduce.folder_of("shakespeare_char", root).parent.parent == root
+    assert "shakespeare_char" in claims.paper_names()
+    assert reproduction.folder_of("shakespeare_char", root).parent.parent == root

@@ -136,15 +136,15 @@ def test_the_settings_are_closed_by_the_constructor_that_they_name(
 ) -> None:
     paper = read(tmp_path, changed(f"measure.{key}", value))
     with pytest.raises(RequestError) as refusal:
-        claims.measurement("fixture", paper)
+        claims.measurement_node("fixture", paper)
     assert f"conf/paper/fixture.yaml: {told}" in str(refusal.value)
 
 
 def test_every_shipped_paper_is_whole() -> None:
-    assert claims.names()
-    for name in claims.names():
+    assert claims.paper_names()
+    for name in claims.paper_names():
         paper = claims.load(name)
-        assert claims.measurement(name, paper).build()
+        assert claims.measurement_node(name, paper).build()
         assert len(paper.seeds) >= 3 or paper.tier != "cpu"
 
 
@@ -193,17 +193,17 @@ def test_what_the_measurement_refuses_is_told_by_its_file() -> None:
     paper = claims.load("attention_scale")
     bad = replace(paper, measure={**paper.measure, "heads": 0})
     with pytest.raises(RequestError, match=r"conf/paper/attention_scale.yaml: measure.heads"):
-        claims.built("attention_scale", bad)
+        claims.build_measurement("attention_scale", bad)
 
 
 def test_what_is_compared_and_read_must_be_there() -> None:
     paper = claims.load("sort")
     cells = [replace(paper.cells[0], key="exakt")]
     with pytest.raises(RequestError, match=r"sort.yaml: cells\[0\].key = 'exakt'.*mean exact"):
-        claims.built("sort", replace(paper, cells=cells))
+        claims.build_measurement("sort", replace(paper, cells=cells))
     runs = {"sortd": paper.runs["sorted"], "untrained": paper.runs["untrained"]}
     with pytest.raises(RequestError, match=r"sort.yaml: measure = 'sorted'.*mean sortd"):
-        claims.built("sort", replace(paper, runs=runs))
+        claims.build_measurement("sort", replace(paper, runs=runs))
 
 
 def test_the_paper_of_the_guide_is_one(tmp_path: Path) -> None:
@@ -212,13 +212,13 @@ def test_the_paper_of_the_guide_is_one(tmp_path: Path) -> None:
     file = tmp_path / "copying.yaml"
     file.write_text(textwrap.dedent(found))
     paper = claims.read(file)
-    assert claims.built("copying", paper).cells == {"exact"}
+    assert claims.build_measurement("copying", paper).cells == {"exact"}
     for arm in paper_runs("copying", paper, tmp_path):
         assert arm.folder() is not None
 
 
-@pytest.mark.parametrize("name", claims.names())
+@pytest.mark.parametrize("name", claims.paper_names())
 def test_every_paper_fits_what_measures_it(name: str) -> None:
     paper = claims.load(name)
-    built = claims.built(name, paper)
+    built = claims.build_measurement(name, paper)
     assert getattr(built, "arms", set()) <= set(paper.runs)

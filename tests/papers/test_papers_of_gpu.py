@@ -19,14 +19,14 @@ from omegaconf import OmegaConf
 from etude.config.checks import check
 from etude.config.compose import compose
 from etude.errors import InvalidArguments, RequestError
-from etude.papers import claims, reproduce, runs, toys
+from etude.papers import claims, reproduction, runs, toy_data
 from etude.papers.readings import Mean, Metrics, value_of
 from etude.tasks.translation import Translation
 from etude.training.build import build_parts
-from etude.training.model import model_of
+from etude.training.model import build_model_from_config
 from etude_papers.released import Released
 
-PAPERS = {name: claims.load(name) for name in claims.names()}
+PAPERS = {name: claims.load(name) for name in claims.paper_names()}
 FAR = [name for name, paper in PAPERS.items() if paper.tier != "cpu"]
 TRAINED = [name for name in FAR if PAPERS[name].runs]
 SCORED = [name for name in FAR if not PAPERS[name].runs]
@@ -49,7 +49,7 @@ def test_there_are_some_of_each_kind() -> None:
 def test_the_list_shows_them_as_not_run(
     tmp_path: Path, no_network: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reproduce.print_papers(tmp_path)
+    reproduction.print_papers(tmp_path)
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     for name in FAR:
         assert rows[name].split(f"({PAPERS[name].tier})")[1].strip() == "not run"
@@ -70,7 +70,7 @@ def test_each_run_in_its_whole_form_is_a_config_that_builds(
         own = [one for one in arm.stated if not one.startswith(("init_from", "model.dropout"))]
         checked = check(compose(own))
         with torch.device("meta"):
-            model_of(checked, 30_000)
+            build_model_from_config(checked, 30_000)
         parts = build_parts(checked)
         assert parts.schedule(1, 10**6) > 0.0
 
@@ -78,7 +78,7 @@ def test_each_run_in_its_whole_form_is_a_config_that_builds(
 @pytest.mark.parametrize("name", TRAINED)
 def test_each_cell_is_read_from_runs_that_there_are(name: str) -> None:
     paper = PAPERS[name]
-    measurement = claims.measurement(name, paper).build()
+    measurement = claims.measurement_node(name, paper).build()
     assert isinstance(measurement, Metrics)
     assert set(measurement.values) == {cell.key for cell in paper.cells}
     begun = {arm for arm in paper.runs if f"{{{arm}}}" in str(paper.runs)}
@@ -87,7 +87,7 @@ def test_each_cell_is_read_from_runs_that_there_are(name: str) -> None:
 
 @pytest.mark.parametrize("name", SCORED)
 def test_each_cell_is_a_model_a_text_and_a_metric(name: str) -> None:
-    measurement = claims.measurement(name, PAPERS[name]).build()
+    measurement = claims.measurement_node(name, PAPERS[name]).build()
     assert isinstance(measurement, Released)
     found = [cell.key.split("/") for cell in PAPERS[name].cells]
     assert {model for model, _, _ in found} == set(measurement.models)
@@ -148,8 +148,8 @@ class TestShortForms:
         row = json.loads(file.read_text().splitlines()[0])
         assert row["target"].split() == row["source"].split()[::-1]
         before = {path.name: path.read_bytes() for path in file.parent.iterdir()}
-        assert set(before) == set(toys.NAMES)
-        toys.write(file.parent)
+        assert set(before) == set(toy_data.NAMES)
+        toy_data.write_files(file.parent)
         assert before == {path.name: path.read_bytes() for path in file.parent.iterdir()}
 
     def test_runs_that_are_the_same_are_trained_once(
@@ -201,7 +201,7 @@ class TestValues:
             asked.append((split, how))
             return {"metrics": {"bleu": 12.5}}
 
-        monkeypatch.setattr("etude.analysis.scoring.scored", scored)
+        monkeypatch.setattr("etude.analysis.scoring.evaluate_run", scored)
         chosen = SimpleNamespace(name="best")
         record = SimpleNamespace(
             chosen=lambda which: SimpleNamespace(name=f"step-{which}", folders=[])
@@ -246,6 +246,6 @@ def test_a_paper_names_no_file_of_a_hub_as_its_own(tmp_path: Path) -> None:
     for name in FAR:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("etude.data.hub.commit_of", lambda name, revision: pytest.fail(name))
-            claims.measurement(name, PAPERS[name]).build()
+            claims.measurement_node(name, PAPERS[name]).build()
     with pytest.raises(RequestError):
-        reproduce.reproduce("no_such_paper", tmp_path)
+        reproduction.reproduce("no_such_paper", tmp_path)

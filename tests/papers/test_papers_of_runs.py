@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from etude.errors import InvalidArguments, RequestError
-from etude.papers import claims, reproduce
+from etude.papers import claims, reproduction
 from etude.papers.readings import Metrics, Value, value_of
 from quick_first import quick_first
 
@@ -58,7 +58,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def rows(root: Path, capsys: pytest.CaptureFixture[str]) -> str:
     capsys.readouterr()
-    reproduce.print_papers(root)
+    reproduction.print_papers(root)
     return capsys.readouterr().out.splitlines()[-1].split("(cpu)")[1].strip()
 
 
@@ -75,9 +75,9 @@ def test_from_nothing_to_a_verdict_and_back(
     caplog.set_level("INFO", "etude")
     root = tmp_path / "runs"
     assert rows(root, capsys) == "not run"
-    assert not reproduce.reproduce(toy, root, check=True)
+    assert not reproduction.reproduce(toy, root, check=True)
     assert not (root / "toy").exists()  # nothing was trained
-    assert reproduce.reproduce(toy, root, jobs=2)
+    assert reproduction.reproduce(toy, root, jobs=2)
     assert rows(root, capsys) == "match (2 seeds)"
     trained = sorted((root / "toy").iterdir())
     assert len(trained) == 4
@@ -102,7 +102,7 @@ def test_from_nothing_to_a_verdict_and_back(
     expected = [row["val/loss"] for row in kept["long"]]
     assert found["readings"]["loss"]["values"] == expected
 
-    assert reproduce.reproduce(toy, root)  # no run is trained twice
+    assert reproduction.reproduce(toy, root)  # no run is trained twice
     assert [p.stat().st_mtime_ns for p in sorted(root.glob("toy/*/run.json"))] == times
     assert sorted((root / "toy").iterdir()) == trained
     assert "4 runs already finished, nothing to train" in caplog.messages
@@ -110,12 +110,12 @@ def test_from_nothing_to_a_verdict_and_back(
     (gone,) = (run for run in found["runs"]["short"] if run["seed"] == 1)
     shutil.rmtree(root / gone["place"])
     assert rows(root, capsys) == f"not run ({gone['place']} is missing or has changed)"
-    assert reproduce.reproduce(toy, root, check=True)  # judges the remaining seeds
+    assert reproduction.reproduce(toy, root, check=True)  # judges the remaining seeds
     assert (
         "3 of 4 runs are finished; run `etude reproduce toy` to train the others" in caplog.messages
     )
     assert len(result(root)["readings"]["ratio"]["values"]) == 1
-    assert reproduce.reproduce(toy, root)  # only the missing run is trained
+    assert reproduction.reproduce(toy, root)  # only the missing run is trained
     again = [p.stat().st_mtime_ns for p in sorted(root.glob("toy/*/run.json"))]
     assert len(set(again) & set(times)) == 3
 
@@ -124,7 +124,7 @@ def test_a_changed_metric_changes_the_verdict(
     toy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "runs"
-    assert reproduce.reproduce(toy, root)
+    assert reproduction.reproduce(toy, root)
     place = result(root)["runs"]["long"][0]["place"]
     file = root / place / "metrics.jsonl"
     file.write_text(file.read_text().replace("val/loss", "val/less", 1))
@@ -136,7 +136,7 @@ def test_a_run_that_has_not_ended_changes_the_verdict(
     toy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], status: str | None
 ) -> None:
     root = tmp_path / "runs"
-    assert reproduce.reproduce(toy, root)
+    assert reproduction.reproduce(toy, root)
     file = root / result(root)["runs"]["long"][0]["place"] / "run.json"
     told = json.loads(file.read_text())
     file.write_text("{" if status is None else json.dumps({**told, "status": status}))
@@ -168,7 +168,7 @@ def test_two_at_a_time_read_the_same_runs(tmp_path: Path) -> None:
 
 def test_a_changed_metric_is_no_evidence(toy: str, tmp_path: Path) -> None:
     root = tmp_path / "runs"
-    assert reproduce.reproduce(toy, root)
+    assert reproduction.reproduce(toy, root)
     place = result(root)["runs"]["long"][0]["place"]
     file = root / place / "metrics.jsonl"
     row = json.loads(file.read_text().splitlines()[-1])
@@ -176,25 +176,25 @@ def test_a_changed_metric_is_no_evidence(toy: str, tmp_path: Path) -> None:
     before = (root / "_papers" / "toy" / "result.json").read_bytes()
     for check in (True, False):
         with pytest.raises(RequestError, match=r"an unmodified record of long seed=0.*runs rm"):
-            reproduce.reproduce(toy, root, check=check)
+            reproduction.reproduce(toy, root, check=check)
     assert (root / "_papers" / "toy" / "result.json").read_bytes() == before
 
 
 def test_a_run_in_the_place_of_another_is_no_evidence(toy: str, tmp_path: Path) -> None:
     root = tmp_path / "runs"
-    assert reproduce.reproduce(toy, root)
+    assert reproduction.reproduce(toy, root)
     first, second = (root / run["place"] for run in result(root)["runs"]["long"])
     shutil.rmtree(second)
     shutil.copytree(first, second)
     with pytest.raises(RequestError, match=r"expected the record of long seed=1, signature"):
-        reproduce.reproduce(toy, root, check=True)
+        reproduction.reproduce(toy, root, check=True)
 
 
 def test_check_leaves_no_trace_where_nothing_is(
     toy: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "etude")
-    assert not reproduce.reproduce(toy, tmp_path / "typo" / "deep", check=True)
+    assert not reproduction.reproduce(toy, tmp_path / "typo" / "deep", check=True)
     assert not (tmp_path / "typo").exists()
     assert "toy: no finished runs; run `etude reproduce toy` to train them" in caplog.messages
 
@@ -203,7 +203,7 @@ def test_the_short_form_claims_nothing(
     toy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "runs"
-    assert reproduce.smoke(toy, root)
+    assert reproduction.smoke(toy, root)
     assert rows(root, capsys) == "not run"
     assert not (root / "_papers" / "toy").exists()
 
@@ -215,22 +215,22 @@ def test_a_run_that_fails_is_told_and_its_cells_are_not_run(
     long = "trainer.max_steps=40"
     file.write_text(TOY.replace(long, f"{long}, model.heads=5"))  # 12 is not a multiple of 5
     root = tmp_path / "runs"
-    assert not reproduce.reproduce(toy, root)
+    assert not reproduction.reproduce(toy, root)
     assert re.search(r"refused  long seed=0 .*: model.heads = 5: expected a divisor", caplog.text)
     verdicts = {key: cell["verdict"] for key, cell in result(root)["cells"].items()}
     assert verdicts == {"loss": "not run", "ratio": "not run"}
 
 
-@pytest.mark.parametrize("name", quick_first(claims.names(), 8))
+@pytest.mark.parametrize("name", quick_first(claims.paper_names(), 8))
 def test_every_paper_in_its_short_form(name: str, tmp_path: Path) -> None:
-    assert reproduce.smoke(name, tmp_path)
+    assert reproduction.smoke(name, tmp_path)
 
 
 def test_another_experiment_file_changes_the_verdict(
     toy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "runs"
-    assert reproduce.reproduce(toy, root)
+    assert reproduction.reproduce(toy, root)
     conf = tmp_path / "conf"
     (conf / "experiment").mkdir(parents=True)
     text = (claims.conf_dir() / "experiment" / "sort.yaml").read_text()

@@ -21,7 +21,7 @@ import zoo
 from etude import load_pretrained
 from etude.errors import InvalidArguments, RequestError
 from etude.models.language_model import LanguageModel
-from etude.papers import claims, reproduce
+from etude.papers import claims, reproduction
 from etude_papers import released
 from etude_papers.released import LastWords, Released, Windows
 from etude_papers.texts import FileTexts, HubTexts
@@ -262,7 +262,7 @@ def test_a_paper_of_weights_from_the_command_to_its_record(
     toy: Any, folder: Path, ours: LanguageModel, file: FileTexts, tmp_path: Path
 ) -> None:
     root = tmp_path / "runs"
-    reproduce.reproduce(toy(str(folder)), root)
+    reproduction.reproduce(toy(str(folder)), root)
     place = root / "_papers" / "toy"
     found = json.loads((place / "result.json").read_text())["readings"]
     assert set(found) == {
@@ -283,7 +283,7 @@ def test_weights_that_cannot_be_had_leave_nothing(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     root = tmp_path / "runs"
     with pytest.raises(RequestError, match=re.escape(model)):
-        reproduce.reproduce(toy(model), root)
+        reproduction.reproduce(toy(model), root)
     assert not (root / "_papers" / "toy").exists()
     assert not [path for path in root.rglob("*") if path.is_file()]
 

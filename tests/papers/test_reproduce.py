@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from etude.errors import RequestError
-from etude.papers import claims, report, reproduce
+from etude.papers import claims, report, reproduction
 from etude.papers.claims import Reading
 from etude_papers.attention_scale import AttentionScale
 
@@ -47,7 +47,7 @@ def altered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 def state(root: Path, capsys: pytest.CaptureFixture[str]) -> str:
     capsys.readouterr()
-    reproduce.print_papers(root)
+    reproduction.print_papers(root)
     columns, *rows = capsys.readouterr().out.splitlines()
     assert columns.split() == [
         "paper",
@@ -60,7 +60,7 @@ def state(root: Path, capsys: pytest.CaptureFixture[str]) -> str:
         "protocol",
     ]
     shown = [row.split()[0] for row in rows]
-    assert sorted(shown) == claims.names()
+    assert sorted(shown) == claims.paper_names()
     tiers = [claims.load(name).tier for name in shown]
     assert tiers == sorted(tiers, key=["cpu", "gpu", "weights"].index)
     (row,) = (row for row in rows if row.startswith(NAME))
@@ -124,22 +124,22 @@ def test_a_miss_is_reported_with_exit_code_1(tmp_path: Path, etude: Any, altered
 def test_a_cell_that_nothing_measures_is_refused(tmp_path: Path, altered: Any) -> None:
     altered("variance/64", key="variance/65")
     with pytest.raises(RequestError, match=r"cells\[1\].key = 'variance/65'.*mean variance/64"):
-        reproduce.reproduce(NAME, tmp_path)
+        reproduction.reproduce(NAME, tmp_path)
     assert not (tmp_path / "_papers").exists()
 
 
 def test_check_measures_nothing(root: Path, tmp_path: Path, altered: Any, caplog: Any) -> None:
     caplog.set_level("INFO", "etude")
     empty = tmp_path / "empty"
-    assert not reproduce.reproduce(NAME, empty, check=True)
+    assert not reproduction.reproduce(NAME, empty, check=True)
     assert f"{NAME}: not run; run `etude reproduce {NAME}` to measure it" in caplog.messages
     assert not empty.exists()
     shutil.copytree(root, tmp_path / "copy")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AttentionScale, "measure", lambda *_: pytest.fail("measured"))
-        assert reproduce.reproduce(NAME, tmp_path / "copy", check=True)
+        assert reproduction.reproduce(NAME, tmp_path / "copy", check=True)
         altered("variance/64", published=80)
-        assert not reproduce.reproduce(NAME, tmp_path / "copy", check=True)
+        assert not reproduction.reproduce(NAME, tmp_path / "copy", check=True)
 
 
 def test_a_wrong_name_is_refused_before_anything_is_measured(tmp_path: Path, etude: Any) -> None:
@@ -152,9 +152,9 @@ def test_a_wrong_name_is_refused_before_anything_is_measured(tmp_path: Path, etu
 def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RequestError, match="--root"):
-        reproduce.reproduce(NAME, tmp_path / "file")
+        reproduction.reproduce(NAME, tmp_path / "file")
     with pytest.raises(RequestError, match="--root"):
-        reproduce.print_papers(tmp_path / "file")
+        reproduction.print_papers(tmp_path / "file")
 
 
 @pytest.mark.parametrize(
@@ -168,14 +168,14 @@ def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_result_is_named(
     tmp_path: Path, content: str, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = reproduce.folder_of(NAME, tmp_path)
+    folder = reproduction.folder_of(NAME, tmp_path)
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(content)
     with pytest.raises(RequestError, match=told):
-        reproduce.print_papers(tmp_path)
+        reproduction.print_papers(tmp_path)
     shown = capsys.readouterr().out.splitlines()[1:]  # the other papers are listed, too
     assert [line.split()[0] for line in shown if line.rstrip().endswith("damaged")] == [NAME]
-    assert len(shown) == len(claims.names())
+    assert len(shown) == len(claims.paper_names())
 
 
 @pytest.mark.parametrize(
@@ -219,11 +219,11 @@ def test_damaged_runs_are_told_by_their_file(
 
 def test_a_paper_of_runs_needs_runs(tmp_path: Path, capsys: Any) -> None:
     paper = claims.load("sort")
-    settings = claims.measurement("sort", paper).canonical()
+    settings = claims.measurement_node("sort", paper).canonical()
     told = {"exact": {"values": [1.0] * 3, "controls": [0.0] * 3}}
     readings = {key: Reading(**each) for key, each in told.items()}
     found = report.result("sort", paper, settings, readings, {})
-    assert str(report.verdicts_in(found, "x", paper, settings)[0]) == "not run"
+    assert str(report.judge_result(found, "x", paper, settings)[0]) == "not run"
     assert str(report.verdict_of(paper, readings)) == "match"  # so the missing runs are the reason
 
 

@@ -61,7 +61,7 @@ def test_what_is_no_json_is_named(tmp_path: Path, content: bytes | None) -> None
 
 
 def test_a_folder_appears_whole(tmp_path: Path) -> None:
-    with files.whole_folder(tmp_path / "step-1") as folder:
+    with files.atomic_folder(tmp_path / "step-1") as folder:
         (folder / "weights").write_text("w")
         assert not (tmp_path / "step-1").exists()
     assert os.listdir(tmp_path) == ["step-1"]
@@ -72,11 +72,11 @@ def test_a_folder_appears_whole(tmp_path: Path) -> None:
 def test_a_folder_whose_writing_fails_leaves_what_was_there(tmp_path: Path, before: bool) -> None:
     place = tmp_path / "step-1"
     if before:
-        with files.whole_folder(place) as folder:
+        with files.atomic_folder(place) as folder:
             (folder / "weights").write_text("old")
 
     def killed() -> None:
-        with files.whole_folder(place) as folder:
+        with files.atomic_folder(place) as folder:
             (folder / "weights").write_text("half")
             raise KeyboardInterrupt
 
@@ -88,7 +88,7 @@ def test_a_folder_whose_writing_fails_leaves_what_was_there(tmp_path: Path, befo
 
 def test_a_folder_replaces_an_earlier_one_wholly(tmp_path: Path) -> None:
     for name in ("old", "new"):
-        with files.whole_folder(tmp_path / "step-1") as folder:
+        with files.atomic_folder(tmp_path / "step-1") as folder:
             (folder / name).touch()
     assert os.listdir(tmp_path) == ["step-1"]
     assert os.listdir(tmp_path / "step-1") == ["new"]
@@ -100,7 +100,7 @@ def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
     (tmp_path / ".step-1.tmp-7" / "half").touch()
     for kept in ("run.json", ".lock", "tmp-7"):
         (tmp_path / kept).touch()
-    files.sweep_temporaries(tmp_path)
+    files.remove_temporaries(tmp_path)
     assert sorted(os.listdir(tmp_path)) == [".lock", "run.json", "tmp-7"]
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etude.errors import RequestError
-from etude.records.facts import MISSING, ClassName
-from etude.records.filters import Filter, is_filter, parse
+from etude.records.filters import Filter, is_filter, parse_filter
+from etude.records.record_fields import MISSING, ClassName
 
 KEYS = st.from_regex(r"[a-z_]+([./][a-z_0-9]+){0,3}", fullmatch=True).filter("status".__ne__)
 SIGNS = st.sampled_from(["=", "!=", "<", "<=", ">", ">=", "~", "!~"])
@@ -23,12 +23,12 @@ NUMBERS = st.one_of(st.integers(-(2**70), 2**70), st.floats(allow_nan=False, all
 def test_what_is_printed_is_read_back(key: str, sign: str, value: str) -> None:
     condition = Filter(key, sign, value)
     assert is_filter(str(condition))
-    assert parse(str(condition)) == condition
+    assert parse_filter(str(condition)) == condition
 
 
 @given(key=KEYS, sign=SIGNS, value=VALUES)
 def test_spaces_around_the_operator_mean_nothing(key: str, sign: str, value: str) -> None:
-    assert parse(f" {key} {sign} {value} ") == Filter(key, sign, value)
+    assert parse_filter(f" {key} {sign} {value} ") == Filter(key, sign, value)
 
 
 @given(
@@ -86,15 +86,15 @@ def test_numbers_compare_as_numbers(found: float, sign: str, wanted: float) -> N
     ],
 )
 def test_what_holds(condition: str, found: object, holds: bool) -> None:
-    assert parse(condition).accepts(found) is holds
+    assert parse_filter(condition).accepts(found) is holds
 
 
 @pytest.mark.parametrize("text", ["=x", ">1", "lr", "", "a b=1"])
 def test_what_is_no_condition(text: str) -> None:
     with pytest.raises(RequestError, match="KEY OPERATOR VALUE"):
-        parse(text)
+        parse_filter(text)
 
 
 def test_a_status_that_does_not_exist() -> None:
     with pytest.raises(RequestError, match="did you mean finished"):
-        parse("status=finnished")
+        parse_filter("status=finnished")

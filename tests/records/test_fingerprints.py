@@ -21,18 +21,18 @@ DATA = {"path": "x"}
 
 
 @pytest.fixture
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+def resolve_config(monkeypatch: pytest.MonkeyPatch) -> None:
     """Accepts files however recently they were changed."""
     monkeypatch.setattr(fingerprints, "_SETTLED", 0)
 
 
 @pytest.fixture
-def file(tmp_path: Path, settled: None) -> Path:
+def file(tmp_path: Path, resolve_config: None) -> Path:
     file = tmp_path / "data" / "file.txt"
     file.parent.mkdir()
     file.write_text("one")
-    fingerprints.remember(tmp_path / "cache", DATA, "f1", [file, file.parent])
-    assert fingerprints.remembered(tmp_path / "cache", DATA) == "f1"
+    fingerprints.cache_fingerprint(tmp_path / "cache", DATA, "f1", [file, file.parent])
+    assert fingerprints.cached_fingerprint(tmp_path / "cache", DATA) == "f1"
     return file
 
 
@@ -59,42 +59,42 @@ CHANGES: dict[str, Callable[[Path], Any]] = {
 def test_whatever_is_touched_is_read_again(change: str, file: Path, tmp_path: Path) -> None:
     time.sleep(0.02)  # a tick of the file system's clock
     CHANGES[change](file)
-    assert fingerprints.remembered(tmp_path / "cache", DATA) is None
+    assert fingerprints.cached_fingerprint(tmp_path / "cache", DATA) is None
 
 
 def test_other_data_other_folders_and_other_source_are_not_known(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "cache"
-    assert fingerprints.remembered(cache, {"path": "y"}) is None
+    assert fingerprints.cached_fingerprint(cache, {"path": "y"}) is None
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        assert fingerprints.remembered(cache, DATA) is None
+        assert fingerprints.cached_fingerprint(cache, DATA) is None
     monkeypatch.setattr(fingerprints, "source_hash", lambda: "another")
-    assert fingerprints.remembered(cache, DATA) is None
+    assert fingerprints.cached_fingerprint(cache, DATA) is None
 
 
 def test_what_was_changed_a_moment_ago_is_not_remembered(tmp_path: Path) -> None:
     file = tmp_path / "file.txt"
     file.write_text("one")
-    fingerprints.remember(tmp_path / "cache", DATA, "f1", [file])
-    assert fingerprints.remembered(tmp_path / "cache", DATA) is None
+    fingerprints.cache_fingerprint(tmp_path / "cache", DATA, "f1", [file])
+    assert fingerprints.cached_fingerprint(tmp_path / "cache", DATA) is None
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"fingerprint": "x"}', '{"files": 3}'])
 def test_a_broken_memory_is_none(content: str, file: Path, tmp_path: Path) -> None:
     (kept,) = (tmp_path / "cache" / "fingerprints").iterdir()
     kept.write_text(content)
-    assert fingerprints.remembered(tmp_path / "cache", DATA) is None
+    assert fingerprints.cached_fingerprint(tmp_path / "cache", DATA) is None
 
 
 class TestFinishedAtOnce:
     def finished(self, tmp_path: Path, tiny: Any, *more: str) -> Any:
         config = compose(tiny(tmp_path / "corpus.txt", tmp_path / "experiments", *more))
-        return state.finished_at_once(check(config))
+        return state.reuse_finished(check(config))
 
     @pytest.fixture
-    def run(self, corpus: Path, tmp_path: Path, tiny: Any, settled: None) -> Path:
+    def run(self, corpus: Path, tmp_path: Path, tiny: Any, resolve_config: None) -> Path:
         record = train(compose(tiny(corpus, tmp_path / "experiments"))).record
         found: Path = record.path
         return found

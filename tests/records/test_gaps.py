@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from etude.records.gaps import missing_row, validation_interval
+from etude.records.missing_rows import missing_row, validation_interval
 
 
 def start(step: int, every: int = 4, validated: int = 7) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from etude.errors import RunHeld
-from etude.records.lock import RunLock, holder, is_held
+from etude.records.lock import RunLock, is_held, read_holder
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -44,7 +44,7 @@ def test_another_process_is_kept_out_and_told_by_whom(tmp_path: Path, holder_pro
     assert is_held(tmp_path)
     with pytest.raises(RunHeld, match=rf"process {process.pid} on \S+ since \d{{4}}-"):
         RunLock(tmp_path).acquire()
-    assert holder(tmp_path / ".lock")["pid"] == process.pid
+    assert read_holder(tmp_path / ".lock")["pid"] == process.pid
 
 
 def test_a_killed_holder_holds_nothing(tmp_path: Path, holder_process) -> None:
@@ -54,7 +54,7 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path, holder_process) -> None:
     assert not is_held(tmp_path)
     lock = RunLock(tmp_path)
     lock.acquire()
-    assert holder(tmp_path / ".lock")["pid"] == os.getpid()
+    assert read_holder(tmp_path / ".lock")["pid"] == os.getpid()
     lock.release()
 
 
@@ -87,7 +87,7 @@ def test_asking_creates_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "{", "[1]"])
 def test_a_holder_that_has_said_nothing_yet(tmp_path: Path, content: str) -> None:
     (tmp_path / ".lock").write_text(content)
-    assert holder(tmp_path / ".lock") == {}
+    assert read_holder(tmp_path / ".lock") == {}
 
 
 def test_a_holder_on_another_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,9 +106,9 @@ def test_a_holder_on_another_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "run.force=true" in held.value.hint
     mine = RunLock(tmp_path)
     mine.acquire(force=True)
-    assert holder(tmp_path / ".lock")["host"] == socket.gethostname()
+    assert read_holder(tmp_path / ".lock")["host"] == socket.gethostname()
     mine.release()
-    assert holder(tmp_path / ".lock") == {}
+    assert read_holder(tmp_path / ".lock") == {}
     with monkeypatch.context() as patch:  # a released lock is free on every host
         patch.setattr(socket, "gethostname", lambda: "elsewhere")
         RunLock(tmp_path).acquire()

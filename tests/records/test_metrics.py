@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from etude.records.metrics import MetricsFile, latest, read_frame, read_rows
+from etude.records.metrics_file import MetricsFile, read_frame, read_latest, read_rows
 
 VALUES = st.one_of(st.integers(), st.floats(), st.text(max_size=5), st.none())
 ROWS = st.lists(st.dictionaries(st.text(max_size=8), VALUES, max_size=4), max_size=6)
@@ -65,7 +65,7 @@ def test_cut_after_keeps_the_step_itself(tmp_path: Path, step: int, left: int) -
     path = tmp_path / "metrics.jsonl"
     file = written(path, range(4))
     before = path.read_text().splitlines()
-    file.cut_after(step)
+    file.truncate_after(step)
     assert path.read_text().splitlines() == before[:left]
 
 
@@ -75,7 +75,7 @@ def test_after_a_cut_the_next_row_stands_on_its_own_line(tmp_path: Path) -> None
     file = written(path, range(4))
     with path.open("a") as stream:
         stream.write('{"step": 4, "val/lo')
-    file.cut_after(2)
+    file.truncate_after(2)
     file.append({"step": 3})
     assert [row["step"] for row in read_rows(path)] == [0, 1, 2, 3]
     assert len(path.read_text().splitlines()) == 4
@@ -83,7 +83,7 @@ def test_after_a_cut_the_next_row_stands_on_its_own_line(tmp_path: Path) -> None
 
 def test_no_file_has_no_rows_and_a_cut_makes_none(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    MetricsFile(path).cut_after(5)
+    MetricsFile(path).truncate_after(5)
     assert read_rows(path) == []
     assert not path.exists()
 
@@ -135,19 +135,19 @@ def test_the_table_of_odd_lines_is_that_of_the_rows(tmp_path: Path, text: str) -
 
 def test_the_latest_values_come_from_the_end_alone(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    assert latest(path) == {}
+    assert read_latest(path) == {}
     written(path, range(5000))
     MetricsFile(path).append({"step": 5000, "lr": 0.5})
     with path.open("a") as file:
         file.write('{"step": 50')
-    assert latest(path) == {"step": 5000, "val/loss": 1 / 5000, "lr": 0.5}
+    assert read_latest(path) == {"step": 5000, "val/loss": 1 / 5000, "lr": 0.5}
 
 
 MANY = 5_000_000
 READ = """
 import sys
 from pathlib import Path
-from etude.records.metrics import latest, read_frame, rows
+from etude.records.metrics_file import latest, read_frame, rows
 def status(key):
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if key in x)
     return int(line.split()[1]) * 1024

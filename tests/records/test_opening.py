@@ -12,7 +12,7 @@ import pytest
 from etude.errors import RequestError
 from etude.records import files
 from etude.records.lock import RunLock, is_held
-from etude.records.metrics import MetricsFile, latest, read_frame, read_rows
+from etude.records.metrics_file import MetricsFile, read_frame, read_latest, read_rows
 from etude.records.opening import (
     EVALUATION,
     KINDS,
@@ -20,10 +20,10 @@ from etude.records.opening import (
     MANIFEST,
     METRICS,
     RUN,
-    appended,
-    folder_in,
-    names_in,
-    opened,
+    list_names,
+    make_subfolder,
+    open_file,
+    open_for_append,
     read_bytes,
 )
 
@@ -75,15 +75,15 @@ def test_what_is_no_file_is_refused_in_every_way_of_opening(tmp_path: Path, odd:
     ODD[odd](path)
     said = odd if odd in ("a FIFO", "a socket", "a folder") else "a link"
     for attempt in (
-        lambda: opened(path, RUN),
+        lambda: open_file(path, RUN),
         lambda: read_bytes(path, RUN),
-        lambda: appended(path, RUN),
+        lambda: open_for_append(path, RUN),
         lambda: files.read_json(path, RUN),
         lambda: files.sha256_file(path, RUN),
         lambda: MetricsFile(path).append({"step": 1}),
         lambda: read_rows(path),
         lambda: read_frame(path),
-        lambda: latest(path),
+        lambda: read_latest(path),
     ):
         with pytest.raises(RequestError) as refused:
             attempt()
@@ -93,16 +93,16 @@ def test_what_is_no_file_is_refused_in_every_way_of_opening(tmp_path: Path, odd:
 
 def test_a_device_itself_is_not_opened() -> None:
     with pytest.raises(RequestError, match=r"/dev/zero: .*it is a device"):
-        opened("/dev/zero", RUN)
+        open_file("/dev/zero", RUN)
     with pytest.raises(RequestError, match="it is a device"):  # paths from the user may be links
-        opened("/dev/zero", None)
+        open_file("/dev/zero", None)
 
 
 def test_a_file_that_is_missing_is_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        opened(tmp_path / "run.json", RUN)
+        open_file(tmp_path / "run.json", RUN)
     with pytest.raises(FileNotFoundError):
-        opened(tmp_path / "checkpoints" / "step-1" / "MANIFEST.json", MANIFEST)
+        open_file(tmp_path / "checkpoints" / "step-1" / "MANIFEST.json", MANIFEST)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
@@ -112,11 +112,11 @@ def test_a_file_over_the_limit_of_its_kind_is_refused(tmp_path: Path, kind) -> N
     with path.open("wb") as file:
         file.truncate(kind.largest + 1)  # a sparse file
     with pytest.raises(RequestError, match=f"at most {kind.largest:,} bytes") as refused:
-        opened(path, kind)
+        open_file(path, kind)
     assert str(path) in str(refused.value)
     with path.open("wb") as file:
         file.truncate(kind.largest)
-    opened(path, kind).close()
+    open_file(path, kind).close()
 
 
 @pytest.mark.parametrize("which", ["checkpoints", "checkpoints/step-1"])
@@ -131,10 +131,10 @@ def test_no_folder_inside_the_record_may_be_a_link(tmp_path: Path, which: str) -
     link.symlink_to(elsewhere if which == "checkpoints" else elsewhere / "step-1")
     manifest = record / "checkpoints" / "step-1" / "MANIFEST.json"
     for attempt in (
-        lambda: opened(manifest, MANIFEST),
+        lambda: open_file(manifest, MANIFEST),
         lambda: files.write_json(manifest, {"changed": True}, MANIFEST),
-        lambda: folder_in(record, "checkpoints", "step-1"),
-        lambda: names_in(record / "checkpoints" / "step-1", 2),
+        lambda: make_subfolder(record, "checkpoints", "step-1"),
+        lambda: list_names(record / "checkpoints" / "step-1", 2),
     ):
         with pytest.raises(RequestError, match="it is a link"):
             attempt()
@@ -177,8 +177,12 @@ def test_what_is_appended_to_is_no_link(tmp_path: Path, name: str) -> None:
     record.mkdir()
     (record / name).symlink_to(precious)
     for attempt in (
-        lambda: appended(record / name, LOG).close(),
-        lambda: RunLock(record).acquire() if name == ".lock" else appended(record / name, METRICS),
+        lambda: open_for_append(record / name, LOG).close(),
+        lambda: (
+            RunLock(record).acquire()
+            if name == ".lock"
+            else open_for_append(record / name, METRICS)
+        ),
     ):
         with pytest.raises(RequestError, match="it is a link"):
             attempt()

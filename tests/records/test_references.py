@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from etude.config.compose import compose, plain_yaml
 from etude.errors import RequestError
-from etude.records.config_file import portable, read_config
+from etude.records.config_file import read_config, to_portable
 from etude.records.references import check_expanded_size
 
 TEXTS = {f"a{i}": f"${{a{i + 1}}}${{a{i + 1}}}" for i in range(40)} | {"a40": "x"}
@@ -89,5 +89,5 @@ def test_yaml_that_takes_long_is_refused_at_once(tmp_path: Path, text: str, said
 def test_where_runs_and_prepared_data_lie_is_the_readers_own(tmp_path: Path) -> None:
     overrides = ["experiment=debug", "run.cache=/theirs/cache", "run.root=/theirs"]
     (tmp_path / "config.yaml").write_text(plain_yaml(compose(overrides)))
-    found = portable(read_config(tmp_path / "config.yaml"))
+    found = to_portable(read_config(tmp_path / "config.yaml"))
     assert (found.run.cache, found.run.root) == (None, "experiments")

@@ -11,8 +11,8 @@ import pytest
 
 from etude.errors import RequestError
 from etude.records.lock import RunLock
-from etude.records.record import FORMAT, STATUSES, Record, label_of, run_folder
-from etude.records.registry import find, find_finished, folders, scan
+from etude.records.record import FORMAT, STATUSES, Record, build_label, run_folder
+from etude.records.registry import find_finished, find_record, read_records, record_folders
 
 
 def make(root: Path, place: str, **info: Any) -> Path:
@@ -39,7 +39,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_scan_is_sorted_and_passes_over_what_is_no_run(root: Path) -> None:
-    assert [str(record.path.relative_to(root)) for record in scan(root)] == [
+    assert [str(record.path.relative_to(root)) for record in read_records(root)] == [
         "broken/dddd00000000",
         "nano/aaaa00000000",
         "nano/aaaa11111111",
@@ -49,8 +49,8 @@ def test_scan_is_sorted_and_passes_over_what_is_no_run(root: Path) -> None:
 
 
 def test_scan_of_a_name_and_of_one_run(root: Path) -> None:
-    assert len(list(scan(root / "nano"))) == 4
-    assert [record.path for record in scan(root / "nano/aaaa00000000")] == [
+    assert len(list(read_records(root / "nano"))) == 4
+    assert [record.path for record in read_records(root / "nano/aaaa00000000")] == [
         root / "nano/aaaa00000000"
     ]
 
@@ -69,13 +69,13 @@ def test_scan_of_a_name_and_of_one_run(root: Path) -> None:
     ],
 )
 def test_find(root: Path, run: str, expected: str) -> None:
-    assert find(run, root).path == root / expected
+    assert find_record(run, root).path == root / expected
 
 
 def test_find_by_path_needs_no_root(root: Path, tmp_path: Path) -> None:
     moved = tmp_path.parent / f"{tmp_path.name}-moved"
     (root / "nano/aaaa00000000").rename(moved)
-    assert find(str(moved), tmp_path / "nowhere").path == moved
+    assert find_record(str(moved), tmp_path / "nowhere").path == moved
 
 
 @pytest.mark.parametrize(
@@ -94,17 +94,17 @@ def test_find_by_path_needs_no_root(root: Path, tmp_path: Path) -> None:
 )
 def test_find_refuses(root: Path, run: str, said: str) -> None:
     with pytest.raises(RequestError, match=re.escape(said)):
-        find(run, root)
+        find_record(run, root)
 
 
 def test_damaged_records_are_collected(root: Path) -> None:
     damaged: list[RequestError] = []
-    assert len(list(scan(root, damaged))) == 5
+    assert len(list(read_records(root, damaged))) == 5
     assert [error.problems[0].where.partition("/run.json")[0] for error in damaged] == [
         str(root / "nano" / "half"),
         str(root / "newer" / "999900000000"),
     ]
-    assert len(list(folders(root))) == 7
+    assert len(list(record_folders(root))) == 7
 
 
 def test_finished_runs_of_names_prefixes_and_paths(root: Path) -> None:
@@ -142,7 +142,7 @@ def test_an_older_record_has_its_config_from_its_file(tmp_path: Path) -> None:
 
 def test_a_name_of_hex_digits_is_a_name_too(tmp_path: Path) -> None:
     make(tmp_path, "beef/aaaa00000000")
-    assert find("beef", tmp_path).path.name == "aaaa00000000"
+    assert find_record("beef", tmp_path).path.name == "aaaa00000000"
 
 
 # -- the record -------------------------------------------------------------------------------
@@ -246,4 +246,4 @@ def test_run_folder_is_named_by_twelve_digits(tmp_path: Path) -> None:
     ],
 )
 def test_label(typed: list[str], label: str) -> None:
-    assert label_of(typed) == label
+    assert build_label(typed) == label

@@ -18,7 +18,7 @@ import pytest
 
 from etude.errors import RequestError, RunHeld
 from etude.records import storage
-from etude.records.files import whole_folder, write_json
+from etude.records.files import atomic_folder, write_json
 from etude.records.lock import RunLock, is_held
 from etude.records.storage import check_new, check_root
 
@@ -111,7 +111,7 @@ def test_files_are_written_without_flushed_folders(
     lacking(monkeypatch, "folders", errno.EINVAL)
     write_json(tmp_path / "a.json", {"b": 1})
     assert json.loads((tmp_path / "a.json").read_text()) == {"b": 1}
-    with whole_folder(tmp_path / "step") as folder:
+    with atomic_folder(tmp_path / "step") as folder:
         (folder / "weights").write_bytes(b"1")
     assert (tmp_path / "step" / "weights").read_bytes() == b"1"
 

@@ -13,21 +13,27 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
-from etude.config.compose import addable, composed, fill_in, searching, unmarked
-from etude.config.loader import RememberingLoader
+from etude.config.compose import (
+    add_plus_signs,
+    compose_in_search,
+    remove_plus_signs,
+    search_configs,
+    set_overrides_and_choices,
+)
+from etude.config.loader import CachingLoader
 from etude.config.paths import conf_dir
 from etude.config.schema import Run
 from etude.errors import RequestError
 from etude.records.record import Record
 from etude.sweeps.expand import Sweep, expand
 from etude.sweeps.multirun import multirun
-from etude.sweeps.plan import plan
+from etude.sweeps.planning import plan
 from etude.training.state import Outcome
 from quick_first import quick_first
 
 
 def expanded(*overrides: str, config_dir: Path | None = None) -> Sweep:
-    with searching(config_dir) as hydra:
+    with search_configs(config_dir) as hydra:
         return expand(overrides, hydra)
 
 
@@ -164,7 +170,7 @@ def test_another_sweeper_chooses_for_itself(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*is not available.*")
 def test_the_loader_that_remembers_gives_what_hydra_gives(overrides: list[str]) -> None:
     path = create_config_search_path(str(conf_dir()))
-    remembering = RememberingLoader(path)
+    remembering = CachingLoader(path)
 
     def load(loader: ConfigLoaderImpl, words: list[str]) -> str:
         try:
@@ -173,7 +179,7 @@ def test_the_loader_that_remembers_gives_what_hydra_gives(overrides: list[str]) 
             return f"{type(error).__name__}: {error}, {error.__cause__}"
         return OmegaConf.to_yaml(config)
 
-    with searching(None):
+    with search_configs(None):
         wanted = load(ConfigLoaderImpl(path), overrides)
         load(remembering, [*overrides, "seed=12"])  # must not affect the next call
         assert load(remembering, overrides) == wanted
@@ -182,11 +188,11 @@ def test_the_loader_that_remembers_gives_what_hydra_gives(overrides: list[str]) 
 
 def _fresh(words: list[str]) -> str | None:
     """Returns the config that Hydra composes, with computed keys; None for an error."""
-    with searching(None), suppress(HydraException):
+    with search_configs(None), suppress(HydraException):
         config = ConfigLoaderImpl(create_config_search_path(str(conf_dir()))).load_configuration(
-            "train", [addable(word) for word in words], RunMode.RUN, from_shell=False
+            "train", [add_plus_signs(word) for word in words], RunMode.RUN, from_shell=False
         )
-        fill_in(config, config.hydra.runtime.choices, words)
+        set_overrides_and_choices(config, config.hydra.runtime.choices, words)
         with open_dict(config):
             del config["hydra"]
         return OmegaConf.to_yaml(config)
@@ -204,10 +210,10 @@ def test_a_config_put_together_from_memory_is_that_of_a_fresh_composition(experi
     values += [["schedule=constant", "seed=1"], ["seed=x"], ["seed=1"], [], ["modle=1"], ["seed=2"]]
     jobs = [[f"experiment={experiment}", *each] for each in values]
     found: list[str | None] = []
-    with searching(None):
+    with search_configs(None):
         for job in jobs:
             try:
-                config = composed(job)
+                config = compose_in_search(job)
             except RequestError:
                 found.append(None)
                 continue
@@ -238,14 +244,19 @@ def test_each_value_is_tried_before_the_first_job(tmp_path: Path) -> None:
 
 
 def test_a_sweep_over_nothing_is_refused() -> None:
-    with searching(None) as hydra, pytest.raises(RequestError, match="at least one value to sweep"):
+    with (
+        search_configs(None) as hydra,
+        pytest.raises(RequestError, match="at least one value to sweep"),
+    ):
         expand(["experiment=debug", "seed=range(0)"], hydra)
 
 
 def test_a_key_that_is_added_below_hydra_as_in_single_runs() -> None:
-    with searching(None) as hydra:
+    with search_configs(None) as hydra:
         found = expand(["experiment=debug", "+hydra.added=1", "seed=0,1"], hydra)
-        configs = [composed([unmarked(item) for item in job]) for job in found.jobs or []]
+        configs = [
+            compose_in_search([remove_plus_signs(item) for item in job]) for job in found.jobs or []
+        ]
     assert [config.seed for config in configs] == [0, 1]
     assert [config.run.overrides for config in configs] == [
         ["experiment=debug", "seed=0"],

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from sweep_processes import sweep_of
 
-from etude.collecting import collect_rarely
 from etude.config import checks, compose
 from etude.config.checks import check
-from etude.records.record import DONE, STATUSES, Record
+from etude.garbage_collection import collect_rarely
+from etude.records.record import FINAL_STATUSES, STATUSES, Record
 from etude.records.status import Status
 from etude.sweeps import launcher
 from etude.sweeps.forking import prepare_to_fork
-from etude.sweeps.job import Job, counted, exit_code_of, run_job
+from etude.sweeps.job import Job, count_by_status, run_job, sweep_exit_code
 from etude.sweeps.job_slots import SMALL_STEP, small_job_count
 from etude.training.state import Outcome
 
@@ -28,16 +28,16 @@ def test_a_status_is_its_word_and_says_what_follows() -> None:
     assert STATUSES == (
         "running", "finished", "failed", "interrupted", "paused", "diverged", "oom",
     )  # fmt: skip
-    assert DONE == ("finished", "diverged")
-    assert [one for one in Status if one.good] == ["finished", "paused", "reused"]
-    assert [one for one in Status if one.bad] == ["failed", "diverged", "oom", "refused"]
-    assert not [one for one in Status if one.good and one.bad]
+    assert FINAL_STATUSES == ("finished", "diverged")
+    assert [one for one in Status if one.is_successful] == ["finished", "paused", "reused"]
+    assert [one for one in Status if one.is_failure] == ["failed", "diverged", "oom", "refused"]
+    assert not [one for one in Status if one.is_successful and one.is_failure]
 
 
 def test_what_a_sweep_ends_with() -> None:
     def code(*statuses: str) -> int:
         jobs = [Job(status, Status(status)) for status in statuses]
-        return exit_code_of(jobs, done=0, failed=1, wrong=2, held=3)
+        return sweep_exit_code(jobs, done=0, failed=1, wrong=2, held=3)
 
     assert code("finished", "reused", "paused") == 0
     assert code("finished", "held") == 3
@@ -45,7 +45,10 @@ def test_what_a_sweep_ends_with() -> None:
     for status in ("failed", "oom", "diverged", "refused", "waiting", "interrupted"):
         assert code("finished", "held", status) == 1
     same = Job("b", Status.FAILED, same_as="0")
-    assert counted([Job("a", Status.FAILED), same]) == "2 jobs: 1 failed, 1 the same as another"
+    assert (
+        count_by_status([Job("a", Status.FAILED), same])
+        == "2 jobs: 1 failed, 1 the same as another"
+    )
 
 
 def test_a_job_is_carried_out_from_its_overrides_alone(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from etude.errors import RequestError, RunFailed
 from etude.records.lock import RunLock
 from etude.records.record import Record
 from etude.sweeps import speed
-from etude.sweeps.plan import PlannedJob, plan
+from etude.sweeps.planning import PlannedJob, plan
 
 
 def one(overrides: list[str], **options: Any) -> PlannedJob:

@@ -25,8 +25,8 @@ from etude.sweeps.job import Job
 from etude.sweeps.multirun import multirun
 from etude.sweeps.search import load_study
 from etude.sweeps.space import parse_space
+from etude.training.observer import current_observer
 from etude.training.state import Outcome
-from etude.training.watch import watcher
 
 SEARCH = ["experiment=debug", "sweep=optuna", "hydra.launcher.n_jobs=2"]
 
@@ -78,7 +78,7 @@ def test_a_planted_bad_trial_is_paused_and_the_others_are_not(tmp_path: Path) ->
     def train(config: Any, checked: Any = None) -> Outcome:
         bad = config.seed == 7
         for step in (10, 20, 30):
-            if watcher().validated(step, {"val/loss": 9.0 if bad else 3.0 - step / 100}):
+            if current_observer().validated(step, {"val/loss": 9.0 if bad else 3.0 - step / 100}):
                 return Outcome("paused", trained(config, 9.0).record)
         return trained(config, 9.0 if bad else 2.7)
 
@@ -112,7 +112,7 @@ def test_what_makes_the_metric_better_is_searched(
     def train(config: Any, checked: Any = None) -> Outcome:
         good = config.seed != 7
         name = "val/f1_macro" if "experiment=spam" in words else "val/accuracy"
-        paused.append((config.seed, watcher().validated(9, {name: 0.9 if good else 0.1})))
+        paused.append((config.seed, current_observer().validated(9, {name: 0.9 if good else 0.1})))
         return trained(config, 0.9)
 
     words = [*words, "seed=0,7", "hydra.sweeper.n_trials=6", "hydra.sweeper.pruner=median"]
@@ -129,7 +129,7 @@ def test_hyperband_pauses_what_does_badly(tmp_path: Path) -> None:
     def train(config: Any, checked: Any = None) -> Outcome:
         value = surface(config.optimizer.lr, 3)
         for step in range(1, 28):
-            if watcher().validated(step, {"val/loss": value + 1 / step}):
+            if current_observer().validated(step, {"val/loss": value + 1 / step}):
                 return Outcome("paused", trained(config, value).record)
         return trained(config, value)
 
@@ -151,7 +151,7 @@ def test_a_paused_run_goes_on_if_it_is_promoted(tmp_path: Path) -> None:
         order = list(dict.fromkeys(begun.read_text().split()))
         value = 2.0 + order.index(f"{config.optimizer.lr:.9g}")
         for step in (1, 3, 9):
-            if watcher().validated(step, {"val/loss": value}):
+            if current_observer().validated(step, {"val/loss": value}):
                 return Outcome("paused", trained(config, value).record)
         return trained(config, value)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from etude.data.evaluated import Evaluated
+from etude.data.evaluation_data import Evaluated
 from etude.tasks.base import Setup, Task
 
 

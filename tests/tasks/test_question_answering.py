@@ -28,7 +28,7 @@ FIXTURE = Path(__file__).parent / "squad" / "postprocessed.json"
 @pytest.mark.parametrize("kind", ["always", "perhaps"])
 def test_answers_are_those_of_transformers(kind: str) -> None:
     told = json.loads(FIXTURE.read_text(encoding="utf-8"))
-    data = SimpleNamespace(context_of=lambda row: row)
+    data = SimpleNamespace(read_context=lambda row: row)
     evaluated: Any = SimpleNamespace(
         data=data,
         row=lambda number: told["contexts"][number],
@@ -127,7 +127,7 @@ def test_each_window_has_its_part_of_the_answer(etude: Callable[..., Any], tmp_p
     given = [Row(str(n), row) for n, row in enumerate(written)]
     windows = several = 0
     for row, encoded in zip(given, data.encoded(given, tokenizer, []), strict=True):
-        (answer,) = data.answers_of(row)
+        (answer,) = data.read_answers(row)
         context, covered, right = row.values["context"], set(), 0
         several += len(encoded.fields) > 1
         for fields in encoded.fields:

@@ -108,7 +108,7 @@ def killed_after_a_save(call: int) -> None:
 
 def killed_in_a_row(call: int) -> None:
     """Kills the process after half a line of metrics."""
-    from etude.records.metrics import MetricsFile
+    from etude.records.metrics_file import MetricsFile
 
     whole = MetricsFile.append
     calls = 0

@@ -18,7 +18,7 @@ from etude.config.compose import compose
 from etude.errors import RequestError
 from etude.records.record import Record
 from etude.training.build import check_all
-from etude.training.initial import Initial
+from etude.training.init_from import InitFromSource
 from etude.training.model import build_model
 from etude.training.run import train
 
@@ -139,7 +139,7 @@ def test_to_begin_with(kept: Record, words: Callable, tmp_path: Path) -> None:
     assert found["average"] == [35, 40]
     assert len(set(found["sha256"])) == 2
     module = build_model(checked, Run(kept).tokenizer().vocab_size)
-    Initial.fill(module, checked.config.init_from, tmp_path)
+    InitFromSource.fill(module, checked.config.init_from, tmp_path)
     expected = mean([folder for _, folder in kept.checkpoints()][-2:])
     for name, parameter in module.named_parameters():
         np.testing.assert_allclose(parameter.detach().numpy(), expected[name], rtol=0, atol=1e-7)

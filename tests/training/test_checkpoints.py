@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from etude.api import Run
 from etude.errors import RequestError
-from etude.records.manifest import verify
+from etude.records.manifest import verify_checkpoint
 from etude.records.opening import MANIFEST
 from etude.records.record import Record
 from etude.records.sealed import write_sealed
@@ -135,10 +135,10 @@ def test_a_manifest_of_an_older_version_is_checked_without_its_seal(
     folder = Path(shutil.copytree(whole.checkpoint("last"), tmp_path / "step-00000040"))
     without = manifest(folder)
     (folder / "MANIFEST.json").write_text(json.dumps(without))
-    assert verify(folder)["step"] == 40
+    assert verify_checkpoint(folder)["step"] == 40
     (folder / "MANIFEST.json").write_text(json.dumps(without | change))
     with pytest.raises(RequestError, match=next(iter(change))):
-        verify(folder)
+        verify_checkpoint(folder)
 
 
 def test_a_manifest_that_leaves_a_file_out(whole: Record, tmp_path: Path) -> None:

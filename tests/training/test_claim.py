@@ -9,7 +9,7 @@ import pytest
 
 from etude.errors import RunHeld
 from etude.records.lock import RunLock, is_held
-from etude.training.place import claimed
+from etude.training.run_folder import locked_record
 
 
 def test_the_next_in_line_gets_a_folder_that_is_there(tmp_path: Path) -> None:
@@ -19,7 +19,7 @@ def test_the_next_in_line_gets_a_folder_that_is_there(tmp_path: Path) -> None:
 
     def next_in_line() -> None:
         try:
-            with claimed(folder, wait=True) as record:
+            with locked_record(folder, wait=True) as record:
                 entered.set()
                 assert leave.wait(10)
                 record.update(format=1, status="running")
@@ -27,14 +27,14 @@ def test_the_next_in_line_gets_a_folder_that_is_there(tmp_path: Path) -> None:
             errors.append(error)
 
     second = threading.Thread(target=next_in_line)
-    with claimed(folder, wait=False):
+    with locked_record(folder, wait=False):
         second.start()
         assert not entered.wait(0.3)
         assert folder.exists()
     # The first recorded nothing: its folder is gone, with the lock file the second waited for.
     assert entered.wait(10)
     assert is_held(folder)
-    with pytest.raises(RunHeld), claimed(folder, wait=False):
+    with pytest.raises(RunHeld), locked_record(folder, wait=False):
         pass
     leave.set()
     second.join(10)
@@ -44,7 +44,7 @@ def test_the_next_in_line_gets_a_folder_that_is_there(tmp_path: Path) -> None:
 
 
 def test_nothing_recorded_nothing_left(tmp_path: Path) -> None:
-    with claimed(tmp_path / "runs" / "name" / "0123456789ab", wait=False):
+    with locked_record(tmp_path / "runs" / "name" / "0123456789ab", wait=False):
         assert (tmp_path / "runs").exists()
     assert not list(tmp_path.iterdir())
 
@@ -76,7 +76,7 @@ def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
     (folder / "checkpoints" / "step-00000004").mkdir()
     (folder / ".run.json.tmp-1").write_text("{")
     (folder / "metrics.jsonl").write_text("")
-    with claimed(folder, wait=False) as record:
+    with locked_record(folder, wait=False) as record:
         record.update(format=1)
     left = {str(path.relative_to(folder)) for path in folder.rglob("*")}
     assert left == {

@@ -10,14 +10,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from etude.config.compose import composed, searching
+from etude.config.compose import compose_in_search, search_configs
 from etude.config.constructors import describe_class
 from etude.config.nodes import check_node
 from etude.config.paths import conf_dir
 from etude.models.cost import cost
 from etude.nn.feedforward import FeedForward
-from etude.training.counting import cost_of, count_parameters
-from etude.training.model import sized
+from etude.training.counting import count_cost, count_parameters
+from etude.training.model import build_with_sizes
 from quick_first import quick_first
 
 MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
@@ -25,15 +25,15 @@ MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 
 def node_of(model: str, *more: str) -> Any:
     words = ["~experiment", f"model={model}", "name=x", "data.sequence_length=16", *more]
-    with searching(None):
-        plain: Any = OmegaConf.to_container(composed(words), resolve=True)
+    with search_configs(None):
+        plain: Any = OmegaConf.to_container(compose_in_search(words), resolve=True)
     node, problems = check_node("model", plain["model"], [])
     assert not problems
     return node
 
 
 def build(node: Any) -> Any:
-    return sized(node, 300)
+    return build_with_sizes(node, 300)
 
 
 @pytest.mark.parametrize("model", quick_first(["gpt2", "bert_base", "t5_small"]))
@@ -47,7 +47,7 @@ def test_every_model(model: str) -> None:
     """Parameters, operations and each kind of memory; the activations' peak included."""
     same_parameters(model)
     node = node_of(model)
-    found = cost_of(node, build, length=16, batch=2, optimizer=torch_adam)
+    found = count_cost(node, build, length=16, batch=2, optimizer=torch_adam)
     whole = cost(lambda: build(node), length=16, batch=2, optimizer=torch_adam)
     for name in (
         "parameters", "forward_flops", "training_flops", "weight_bytes", "gradient_bytes",
@@ -92,7 +92,7 @@ PATTERNED = [
 def test_layers_that_differ(layers: int) -> None:
     node = node_of("nano", f"model.layers={layers}", *PATTERNED)
     whole = cost(lambda: build(node), length=16, batch=2, optimizer=torch_adam)
-    found = cost_of(node, build, length=16, batch=2, optimizer=torch_adam)
+    found = count_cost(node, build, length=16, batch=2, optimizer=torch_adam)
     assert found == whole
     with torch.device("meta"):
         model = build(node)
@@ -126,4 +126,4 @@ def test_a_part_that_asks_for_its_layer_is_counted_in_each() -> None:
     with torch.device("meta"):
         whole = build(node).num_parameters()
     assert count_parameters(node, build).total == whole
-    assert cost_of(node, build, length=16).parameters == whole
+    assert count_cost(node, build, length=16).parameters == whole

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from etude.config.table import table
-from etude.config.targets import resolve
+from etude.config.targets import resolve_class
 
 Toy = Callable[..., list[str]]
 
@@ -67,7 +67,7 @@ def best(tmp_path: Path) -> dict[str, Any]:
 
 def test_every_metric_of_the_shipped_tasks_is_known() -> None:
     for target in table().slots["task"]:
-        task: Any = resolve(target, "task")
+        task: Any = resolve_class(target, "task")
         assert task.metric_names
         for metric in task.metric_names:
             assert task.rises(metric) is not None, (target, metric)

@@ -21,7 +21,7 @@ from comparing import assert_same
 
 from etude.analysis.verify import verify
 from etude.records.record import Record
-from etude.training import place
+from etude.training import run_folder
 from etude.training.run import train
 
 Words = Callable[..., list[str]]
@@ -57,7 +57,7 @@ def test_a_checkpoint_that_does_not_fit(
 ) -> None:
     """On a full disk, existing checkpoints stay valid; the run continues when there is space."""
     # both checks would fail before training
-    monkeypatch.setattr("etude.records.storage.LEAST_FREE", 0)
+    monkeypatch.setattr("etude.records.storage.MIN_FREE_BYTES", 0)
     monkeypatch.setattr("etude.training.run.room_for_checkpoints", lambda *_: None)
     command = ["train", *words(small_disk / "runs")]
     assert etude(*command, "run.stop_at_step=5").code == 0
@@ -84,11 +84,11 @@ def test_rows_that_do_not_fit(
     words: Words, etude: Callable, whole: Record, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Linux's full device replaces the metrics file."""
-    from etude.records import metrics
+    from etude.records import metrics_file
 
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full")
-    appended, calls = metrics.appended, 0
+    appended, calls = metrics_file.appended, 0
 
     def on_a_full_device(path: Path, kind: Any) -> Any:
         nonlocal calls
@@ -97,7 +97,7 @@ def test_rows_that_do_not_fit(
 
     command = ["train", *words(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr(metrics, "appended", on_a_full_device)
+        patch.setattr(metrics_file, "appended", on_a_full_device)
         answer = etude(*command)
     assert answer.code == 1
     assert "No space left on device" in answer.err
@@ -112,8 +112,8 @@ def test_two_checkpoints_must_fit_before_training(
     words: Words, etude: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr("etude.records.storage.LEAST_FREE", 0)
-    monkeypatch.setattr(place.shutil, "disk_usage", lambda path: usage._replace(free=5000))
+    monkeypatch.setattr("etude.records.storage.MIN_FREE_BYTES", 0)
+    monkeypatch.setattr(run_folder.shutil, "disk_usage", lambda path: usage._replace(free=5000))
     answer = etude("train", *words(tmp_path / "runs"))
     assert answer.code == 2
     assert "MiB free for two checkpoints" in answer.err

@@ -29,7 +29,7 @@ from etude.config.compose import compose
 from etude.errors import RequestError
 from etude.records.record import Record
 from etude.training.build import check_all
-from etude.training.initial import Initial
+from etude.training.init_from import InitFromSource
 from etude.training.model import build_model
 from etude.training.run import train
 
@@ -48,7 +48,7 @@ def model_of(words: list[str]) -> Any:
     labels = 2 if "task=classification" in words else 0
     size = checked.nodes["model"].arguments["vocab_size"]
     module = build_model(checked, size, labels)
-    Initial.fill(module, checked.config.init_from, Path(checked.run.root))
+    InitFromSource.fill(module, checked.config.init_from, Path(checked.run.root))
     return module
 
 
@@ -441,4 +441,4 @@ class TestRefusals:
         BertForSequenceClassification(config).bert.save_pretrained(source)
         assert weights.keys() == load_file(source / "model.safetensors").keys()
         with pytest.raises(RequestError, match="the source has changed"):
-            Initial.fill(module, checked.config.init_from, tmp_path)
+            InitFromSource.fill(module, checked.config.init_from, tmp_path)

@@ -13,8 +13,8 @@ import torch
 
 from etude.api import Run, load_run
 from etude.config.compose import compose
+from etude.data.origins import find_occurrences
 from etude.data.passages import cut
-from etude.data.places import occurrences
 from etude.data.tokenizer import BPE, Char
 from etude.errors import RequestError
 from etude.tasks.base import Task
@@ -238,7 +238,7 @@ def test_a_text_within_a_long_document() -> None:
     for tokenizer in (BPE(280).train([document]), Char().train([document])):
         ids = [n for passage in cut([document]) for n in tokenizer.encode(passage)]
         for text in ("needle", document[100:140], "é"):
-            found, count = occurrences(document, text, tokenizer)
+            found, count = find_occurrences(document, text, tokenizer)
             assert count == len(ids)
             assert len(found) == sum(document.startswith(text, at) for at in range(len(document)))
             for first, end in found:

@@ -18,7 +18,7 @@ from etude.training.run import train
 
 SCRIPT = """
 import resource
-from etude.training.memory import keeping_memory
+from etude.training.malloc import keeping_memory
 
 PAGE, BYTES = resource.getpagesize(), 256 * 2**20
 

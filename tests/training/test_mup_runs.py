@@ -16,7 +16,7 @@ from etude.api import Run
 from etude.config.checks import check
 from etude.config.compose import compose
 from etude.errors import RequestError
-from etude.training.initial import Initial
+from etude.training.init_from import InitFromSource
 from etude.training.run import train
 
 Small = Callable[..., DictConfig]
@@ -66,7 +66,7 @@ def test_what_weights_mean_is_the_sources(words: Words, tmp_path: Path) -> None:
         for word in words(tmp_path, f"init_from.source={record.path}", "name=next")
         if not word.startswith("model.")
     ]
-    settled: Any = Initial.settled(compose(following))
-    assert settled.model.mup_base_dim == 4
+    resolve_config: Any = InitFromSource.resolve_config(compose(following))
+    assert resolve_config.model.mup_base_dim == 4
     with pytest.raises(RequestError, match=r"model\.mup_base_dim"):
         check(compose([*following, "model.mup_base_dim=2"]))

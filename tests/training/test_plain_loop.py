@@ -16,8 +16,8 @@ from etude.config.checks import check
 from etude.tasks.seeding import seed_for
 from etude.training.build import build_parts
 from etude.training.model import build_model
-from etude.training.place import cache_folder
 from etude.training.run import train
+from etude.training.run_folder import cache_folder
 
 STEPS, WARM_UP, RATE, DECAY, CLIP = 20, 2, 1e-3, 0.1, 1.0
 

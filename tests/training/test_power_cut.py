@@ -114,7 +114,7 @@ def test_rows_that_are_gone_are_trained_again(
     if left is None:
         record.metrics.path.unlink()
     else:
-        record.metrics.cut_after(left)
+        record.metrics.truncate_after(left)
     again = train(small(tmp_path, STEPS)).record
     assert again.info["starts"][-1]["step"] == resumed
     assert_same(again, whole)

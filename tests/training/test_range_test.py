@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import etude
-from etude.analysis.learning_rates import read_sweep
+from etude.analysis.learning_rates import suggest_rates
 from etude.config.compose import compose
 from etude.errors import EtudeError, Interrupted, InvalidArguments
 from etude.optim.sgd import SGD
 from etude.tasks.base import Setup, Task
 from etude.tasks.causal_lm import CausalLM
-from etude.training.range_test import LossRecorder, Rising, Sweep
+from etude.training.range_test import LossRecorder, RangeTestResult, RisingSchedule
 from etude.training.run import train
 from etude.training.trainer import Trainer
 
@@ -51,9 +51,9 @@ def tried(
     folder: Path, lowest: float, highest: float, steps: int = 100, task: type[Task] = Bowl
 ) -> LossRecorder:
     """Returns the `LossRecorder` after a test with SGD and a base rate of 0.5."""
-    rising = Rising(lowest, highest, base=0.5)
+    rising = RisingSchedule(lowest, highest, base=0.5)
     setup = Setup(Point(), SGD(0.5), rising, steps, seed=0)
-    recorder = LossRecorder(rising, steps, Sweep(0.5, folder))
+    recorder = LossRecorder(rising, steps, RangeTestResult(0.5, folder))
     trainer = Trainer(max_steps=steps, accelerator="cpu").build(
         total_steps=steps, callbacks=[recorder], folder=folder
     )
@@ -78,7 +78,7 @@ def test_steepest_on_a_bowl(tmp_path: Path, h: float, monkeypatch: pytest.Monkey
     w = np.concatenate([[1.0], np.cumprod(1 - h * rates)[:-1]])
     np.testing.assert_allclose(sweep.losses, 0.5 * h * w**2, rtol=1e-6)
     best = math.log(1000) / 99 / (2 * h)
-    found = read_sweep(sweep, 100)
+    found = suggest_rates(sweep, 100)
     assert found.steepest is not None
     assert best / 1.4 < found.steepest < best * 1.4
     assert list(tmp_path.iterdir()) == []

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from etude.config.checks import check
-from etude.config.compose import composed, searching
+from etude.config.compose import compose_in_search, search_configs
 from etude.config.nodes import Node
 from etude.errors import InvalidArguments, RequestError
 from etude.nn.memory import memory_of_machine
-from etude.training import room
+from etude.training import memory_check
 from etude.training.build import build_parts, check_all
-from etude.training.room import check_room
+from etude.training.memory_check import check_memory
 
 GIB = 2**30
 
@@ -25,32 +25,32 @@ GIB = 2**30
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """16 GiB and no GPU."""
-    monkeypatch.setattr(room, "memory_of_machine", lambda: 16 * GIB)
+    monkeypatch.setattr(memory_check, "memory_of_machine", lambda: 16 * GIB)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def search() -> Iterator[None]:
-    with searching(None):
+    with search_configs(None):
         yield
 
 
 def refused(*words: str, experiment: str = "debug") -> str:
-    checked = check_all(composed([f"experiment={experiment}", *words]))
+    checked = check_all(compose_in_search([f"experiment={experiment}", *words]))
     with pytest.raises(RequestError) as caught:
-        check_room(checked, build_parts(checked))
+        check_memory(checked, build_parts(checked))
     return str(caught.value)
 
 
 def accepted(*words: str, experiment: str = "debug") -> None:
-    checked = check_all(composed([f"experiment={experiment}", *words]))
-    check_room(checked, build_parts(checked))
+    checked = check_all(compose_in_search([f"experiment={experiment}", *words]))
+    check_memory(checked, build_parts(checked))
 
 
 def test_an_ordinary_run_is_accepted_without_counting_operations(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(room, "cost_of", None)
+    monkeypatch.setattr(memory_check, "cost_of", None)
     accepted()
 
 
@@ -108,20 +108,21 @@ def test_the_key_that_takes_the_most(words: list[str], key: str) -> None:
 def test_what_cannot_be_addressed(key: str) -> None:
     words = [f"model.{key}=1000000000000000000", *(["model.heads=1"] if key == "dim" else [])]
     with pytest.raises(RequestError):
-        check_room(
-            checked := check_all(composed(["experiment=debug", *words])), build_parts(checked)
+        check_memory(
+            checked := check_all(compose_in_search(["experiment=debug", *words])),
+            build_parts(checked),
         )
 
 
 def test_what_is_counted_is_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """In unclear cases, the memory of a step is counted operation by operation."""
-    checked = check_all(composed(["experiment=debug", "data.batch.examples=64"]))
+    checked = check_all(compose_in_search(["experiment=debug", "data.batch.examples=64"]))
     parts = build_parts(checked)
-    monkeypatch.setattr(room, "memory_of_machine", lambda: 40 * 2**20)
-    check_room(checked, parts)
-    monkeypatch.setattr(room, "memory_of_machine", lambda: 2 * 2**20)
+    monkeypatch.setattr(memory_check, "memory_of_machine", lambda: 40 * 2**20)
+    check_memory(checked, parts)
+    monkeypatch.setattr(memory_check, "memory_of_machine", lambda: 2 * 2**20)
     with pytest.raises(RequestError, match=r"trainer\.micro_batch = 64: "):
-        check_room(checked, parts)
+        check_memory(checked, parts)
 
 
 def test_the_memory_of_this_machine() -> None:
@@ -155,8 +156,8 @@ WORDS = {
 
 def integers(node: Node, path: str) -> Iterator[str]:
     """Yields every integer key below a node."""
-    for name in node.described.settable(node.partial):
-        value, hint = node.arguments.get(name), node.described.parameters[name].hint
+    for name in node.description.settable(node.partial):
+        value, hint = node.arguments.get(name), node.description.parameters[name].hint
         if isinstance(value, Node):
             yield from integers(value, f"{path}.{name}")
         elif hint is int or int in typing.get_args(hint):
@@ -164,16 +165,16 @@ def integers(node: Node, path: str) -> Iterator[str]:
 
 
 def ends(words: list[str], *, plan: bool) -> None:
-    from etude.sweeps.plan import _Planner
+    from etude.sweeps.planning import _Planner
 
     before, began = _peak(), time.process_time()
     try:
-        config = composed(words)
+        config = compose_in_search(words)
         if plan:
             _Planner(False).job(config)
         else:
             checked = check_all(config)
-            check_room(checked, build_parts(checked))
+            check_memory(checked, build_parts(checked))
     except (RequestError, InvalidArguments):
         pass
     assert time.process_time() - began < 6, words  # about one on an idle machine
@@ -190,7 +191,7 @@ def _peak() -> int:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", WORDS)
 def test_every_integer_of_the_config(name: str) -> None:
-    checked = check(composed(WORDS[name]))
+    checked = check(compose_in_search(WORDS[name]))
     keys = [key for top, node in checked.nodes.items() for key in integers(node, top)]
     keys += ["data.batch.examples", "data.batch.tokens", "seed", "init_from.lora.rank"]
     keys += [f"run.{key}" for key in ("save_every", "keep_every", "keep_last", "samples")]

@@ -15,9 +15,9 @@ from omegaconf import DictConfig
 from etude import sources
 from etude.config.checks import check
 from etude.records.record import Record
-from etude.training import starts
+from etude.training import start_reports
 from etude.training.run import train
-from etude.training.starts import report_other_runs
+from etude.training.start_reports import report_other_runs
 
 Small = Callable[..., DictConfig]
 
@@ -85,7 +85,7 @@ def test_the_cost_has_a_bound(
     small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO", "etude")
-    monkeypatch.setattr(starts, "MAX_LISTED", 50)
+    monkeypatch.setattr(start_reports, "MAX_LISTED", 50)
     planted(tmp_path, 120, {"model.dim": 4, "name": "\x1b[31m"})
     read: list[Path] = []
     real = Record.read
@@ -96,7 +96,7 @@ def test_the_cost_has_a_bound(
 
     monkeypatch.setattr(Record, "read", counted)
     report_other_runs(tmp_path / "tiny" / "ffffffffffff", check(small(tmp_path)))
-    assert len(read) == starts.MAX_READ
+    assert len(read) == start_reports.MAX_READ
     (line,) = others(caplog)
     assert "50 or more other runs" in line
     assert "more" in line

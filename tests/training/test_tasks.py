@@ -21,8 +21,8 @@ from etude.records.record import Record
 from etude.tasks.base import Setup, Task
 from etude.training.build import Parts, build_parts, check_all
 from etude.training.model import build_model
-from etude.training.place import cache_folder
 from etude.training.run import train
+from etude.training.run_folder import cache_folder
 
 ROWS = ["translation", "instruction", "classification", "tagging"]
 ROWS += ["text_regression", "token_regression", "question_answering"]

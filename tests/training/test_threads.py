@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 import etude
 import etude.tasks.base
 from etude.config.checks import check
-from etude.config.compose import composed, searching
+from etude.config.compose import compose_in_search, search_configs
 from etude.errors import RequestError
 from etude.nn.drawing import DrawingFrom
 from etude.records.record import Record
@@ -184,16 +184,16 @@ def test_configs_are_composed_with_the_folder_that_each_thread_names(tmp_path: P
     seeds: dict[int, int] = {}
 
     def second() -> None:
-        with searching(folders[2]):
+        with search_configs(folders[2]):
             second_is_in.set()
             first_is_done.wait(10)
-            seeds[2] = composed(["experiment=mine"]).seed
+            seeds[2] = compose_in_search(["experiment=mine"]).seed
 
     thread = threading.Thread(target=second)
-    with searching(folders[1]):
+    with search_configs(folders[1]):
         thread.start()
         second_is_in.wait(0.3)
-        seeds[1] = composed(["experiment=mine"]).seed
+        seeds[1] = compose_in_search(["experiment=mine"]).seed
     first_is_done.set()
     thread.join(60)
     assert seeds == {1: 1, 2: 2}

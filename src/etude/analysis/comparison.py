@@ -10,13 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from etude.analysis.curves import Curve, check_axes, draw, numbers, save, usual_file
+from etude.analysis.curves import (
+    Curve,
+    check_axes,
+    default_path,
+    draw_curves,
+    save_figure,
+    to_finite_floats,
+)
 from etude.errors import Problem, RequestError, nearest
-from etude.records.comparing import config_differences, names, results
-from etude.records.facts import MISSING, best, fact, metric_facts
-from etude.records.metrics import read_frame
+from etude.records.metrics_file import read_frame
 from etude.records.opening import Kind
 from etude.records.record import Record
+from etude.records.record_fields import MISSING, best_validation, field_value, latest_metrics
+from etude.records.run_comparison import config_differences, results, short_run_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +59,7 @@ class Comparison:
             raise RequestError(Problem("RUN", "at least one run"))
         check_axes(x, log)
         self.records = list(records)
-        self.names = names(self.records)
+        self.names = short_run_names(self.records)
         self.x, self.log = x, log
         self._frames = [read_frame(record.path / "metrics.jsonl") for record in self.records]
         self.metrics_shown = list(metrics) or [self._default_metric()]
@@ -71,7 +78,7 @@ class Comparison:
 
     def figure(self) -> Figure:
         """Plots the curves as a matplotlib figure."""
-        return draw(self._panels, x=self.x, log=self.log, title=self._title())
+        return draw_curves(self._panels, x=self.x, log=self.log, title=self._title())
 
     def save(self, path: str | Path, kind: Kind | None = None) -> Path:
         """Saves the figure as PNG (or the format of the path's suffix), and returns its path.
@@ -80,17 +87,17 @@ class Comparison:
             path: path of the file.
             kind: kind of a record's figure, for which no link is followed.
         """
-        return save(self.figure(), Path(path), kind)
+        return save_figure(self.figure(), Path(path), kind)
 
-    def usual_file(self, root: Path) -> Path:
+    def default_path(self, root: Path) -> Path:
         """Returns the default path of this figure in a folder of runs."""
-        runs = sorted(str(fact(record, "run")) for record in self.records)
+        runs = sorted(str(field_value(record, "run")) for record in self.records)
         identity = {"runs": runs, "metrics": self.metrics_shown, "x": self.x, "log": self.log}
-        return usual_file(root, identity)
+        return default_path(root, identity)
 
     def _default_metric(self) -> str:
         logged = {key for frame in self._frames for key in frame}
-        selected = [best(record).get("metric") for record in self.records]
+        selected = [best_validation(record).get("metric") for record in self.records]
         candidates = [*(metric for metric in selected if metric), "val/loss", "train/loss"]
         return next((metric for metric in candidates if metric in logged), candidates[0])
 
@@ -99,14 +106,14 @@ class Comparison:
         missing = []
         for name, frame in zip(self.names, self._frames, strict=True):
             if metric in frame and self.x in frame:
-                rows = frame[[self.x, metric]].apply(numbers).dropna()
+                rows = frame[[self.x, metric]].apply(to_finite_floats).dropna()
                 if len(rows):
                     columns = (rows[key].to_numpy(np.float64) for key in (self.x, metric))
                     curves.append(Curve(name, *columns))
                     continue
             missing.append(name)
         if not curves:
-            known = {key for record in self.records for key in metric_facts(record)}
+            known = {key for record in self.records for key in latest_metrics(record)}
             known |= {str(key) for frame in self._frames for key in frame if "/" in str(key)}
             hint = nearest(metric, known) or "no run has logged a metric"
             raise RequestError(Problem("--metric", "a metric of these runs", metric, hint))

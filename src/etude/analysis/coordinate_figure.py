@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etude.analysis.coordinates import LOGITS, SCORES, slopes
-from etude.analysis.curves import COLOURS, dress, new_figure, save
+from etude.analysis.curves import COLOURS, new_figure, save_figure, style_axes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +45,7 @@ def coordinate_figure(frame: pd.DataFrame, path: Path) -> Path:
         axes.set_yscale("log")
         axes.set_xticks(widths, labels=[str(width) for width in widths])
         axes.minorticks_off()
-        dress(axes)
+        style_axes(axes)
     panels[0].set_ylabel("mean |x|")
     style = {"marker": "o", "markersize": 4}
     for kind, colour in _KINDS.items():
@@ -54,7 +54,7 @@ def coordinate_figure(frame: pd.DataFrame, path: Path) -> Path:
     handles, labels = panels[0].get_legend_handles_labels()
     columns = 2 * len(parametrisations)
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
-    return save(figure, path)
+    return save_figure(figure, path)
 
 
 def _plot_lines(axes: Any, rows: pd.DataFrame, **style: Any) -> None:

@@ -17,16 +17,16 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from etude.config.checks import Checked, check
+from etude.config.checks import CheckedConfig, check
 from etude.errors import Problem, RequestError
-from etude.generation.decoding import evaluating
+from etude.generation.model_modes import evaluation_mode
 from etude.nn.attention import MultiHeadAttention
 from etude.tasks.base import Setup, Task
 from etude.tasks.seeding import seed_for, seed_generators
 from etude.training.build import build_parts
 from etude.training.model import build_model
-from etude.training.place import cache_folder
-from etude.training.process import as_in_a_fresh_process
+from etude.training.process import exclusive_fresh_settings
+from etude.training.run_folder import cache_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,16 +127,16 @@ def _slope(widths: Any, values: Any) -> float:
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
-def _check_at(config: DictConfig, width: int, seed: int, base: int | None) -> Checked:
+def _check_at(config: DictConfig, width: int, seed: int, base: int | None) -> CheckedConfig:
     changed = config.copy()
     for key, value in (("model.dim", width), ("seed", seed), ("model.mup_base_dim", base)):
         OmegaConf.update(changed, key, value, force_add=True)
     return check(changed)
 
 
-def _train(checked: Checked, steps: int) -> Iterator[dict[str, Any]]:
+def _train(checked: CheckedConfig, steps: int) -> Iterator[dict[str, Any]]:
     """Yields the rows of one run, from before the first step to after the last."""
-    with as_in_a_fresh_process("etude.coordinate_check"):
+    with exclusive_fresh_settings("etude.coordinate_check"):
         parts = build_parts(checked)
         data = parts.data
         data.check()
@@ -187,7 +187,7 @@ def measure(task: Task, micro: Any) -> dict[str, Tensor]:
     quantity.
     """
     activations: dict[str, Tensor] = {}
-    with evaluating(task.model), _captured(task.model, activations):
+    with evaluation_mode(task.model), _captured(task.model, activations):
         task.loss(micro)
     return activations
 

@@ -16,7 +16,7 @@ import numpy as np
 from etude.errors import Problem, RequestError, nearest
 from etude.escaping import figure_label
 from etude.records.files import write_bytes
-from etude.records.opening import Kind, folder_in
+from etude.records.opening import Kind, make_subfolder
 from etude.records.signature import DIGITS, sha256_of
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ _MAX_POINTS = 100
 _AXES = {"step": "step", "tokens": "tokens", "time": "training time"}
 
 
-def numbers(column: pd.Series) -> pd.Series:
+def to_finite_floats(column: pd.Series) -> pd.Series:
     """Converts a column of metrics to floats; values that are not finite numbers become null."""
 
     def number(value: Any) -> float:
@@ -55,17 +55,17 @@ def numbers(column: pd.Series) -> pd.Series:
     return column.where(np.isfinite(column))
 
 
-X = ("step", "tokens", "time")
-LOG = ("", "x", "y", "xy")
+X_AXES = ("step", "tokens", "time")
+LOG_AXES = ("", "x", "y", "xy")
 
 
 def check_axes(x: str, log: str) -> None:
     """Checks the axes of a figure.
 
     Raises:
-        RequestError: `x` is not in `X`, or `log` is not in `LOG`.
+        RequestError: `x` is not in `X_AXES`, or `log` is not in `LOG_AXES`.
     """
-    for key, value, choices in (("--x", x, X), ("--log", log, LOG)):
+    for key, value, choices in (("--x", x, X_AXES), ("--log", log, LOG_AXES)):
         if value not in choices:
             expected = "one of " + ", ".join(filter(None, choices))
             raise RequestError(Problem(key, expected, value))
@@ -88,13 +88,13 @@ def new_figure(width: float, height: float, *, arranged: bool = True) -> Figure:
     return figure
 
 
-def dress(axes: Axes) -> None:
+def style_axes(axes: Axes) -> None:
     """Adds a light grid and removes the top and right frame."""
     axes.grid(alpha=0.22, linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def save(figure: Figure, file: Path, kind: Kind | None = None, **options: Any) -> Path:
+def save_figure(figure: Figure, file: Path, kind: Kind | None = None, **options: Any) -> Path:
     """Saves a figure as PNG (or the format of the path's suffix), and returns its path.
 
     Args:
@@ -117,14 +117,14 @@ def save(figure: Figure, file: Path, kind: Kind | None = None, **options: Any) -
         file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file, **options)
     else:
-        folder_in(file.parents[kind.depth], *file.parts[-1 - kind.depth : -1])
+        make_subfolder(file.parents[kind.depth], *file.parts[-1 - kind.depth : -1])
         buffer = io.BytesIO()
         figure.savefig(buffer, format=file.suffix.removeprefix("."), **options)
         write_bytes(file, buffer.getvalue(), kind)
     return file
 
 
-def usual_file(root: Path, identity: dict[str, Any]) -> Path:
+def default_path(root: Path, identity: dict[str, Any]) -> Path:
     """Returns the default path of a figure, by a hash of its content, in a folder of runs."""
     return root / "_comparisons" / f"{sha256_of(identity)[:DIGITS]}.png"
 
@@ -157,7 +157,7 @@ class Curve:
         return Curve(self.name, x, y, spread)
 
 
-def draw(
+def draw_curves(
     panels: dict[str, list[Curve]], *, x: str, log: str = "", title: str = "", noun: str = "run"
 ) -> Figure:
     """Draws a figure with one panel per metric, and one legend ordered by the curves' last values.
@@ -180,7 +180,7 @@ def draw(
     for axes, (metric, curves) in zip(grid, panels.items(), strict=True):
         _panel(axes, metric, curves, line_styles, x=x, log=log)
     heading = f"{len(order)} {noun}{'s' if len(order) > 1 else ''}, by last value"
-    if x not in X:
+    if x not in X_AXES:
         heading = f"by value at the largest {x}"
     _legend(figure, grid, order, heading)
     if title:
@@ -226,7 +226,7 @@ def _panel(
         from matplotlib.ticker import EngFormatter
 
         axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
-    dress(axes)
+    style_axes(axes)
     axes.margins(x=0.02)
 
 

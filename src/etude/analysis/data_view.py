@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from etude.data.objective import IGNORE
-from etude.data.view import cut
+from etude.data.view import truncate
 
 
-def shown(data: Any, *, examples: int, seed: int) -> Iterator[str]:
+def show_lines(data: Any, *, examples: int, seed: int) -> Iterator[str]:
     """Yields the lines of `etude data show`.
 
     Args:
@@ -62,8 +62,8 @@ def _number_lines(micro: Any, count: int) -> Iterator[str]:
         )
         targets = ("·" if math.isnan(value) else f"{value:.2f}" for value in values.tolist())
         yield ""
-        yield f"  numbers: {cut(' '.join(positions))}"
-        yield f"  targets: {cut(' '.join(targets))}"
+        yield f"  numbers: {truncate(' '.join(positions))}"
+        yield f"  targets: {truncate(' '.join(targets))}"
 
 
 def _target_lines(data: Any, micro: Any, count: int) -> Iterator[str]:
@@ -76,7 +76,7 @@ def _target_lines(data: Any, micro: Any, count: int) -> Iterator[str]:
                 keep = micro.get("source_keep" if name == "source" else "keep")
                 ids = micro[name][row]
                 ids = ids if keep is None else ids[keep[row]]  # removes the padding
-                yield f"  {name}: {cut(_pieces(ids.tolist(), decode))}"
+                yield f"  {name}: {truncate(_pieces(ids.tolist(), decode))}"
         labels = micro.get("labels", micro.get("targets"))
         if labels.ndim == 1 and documents is not None:
             first = sum(map(len, documents.lengths[:row]))
@@ -87,12 +87,12 @@ def _target_lines(data: Any, micro: Any, count: int) -> Iterator[str]:
             yield f"  label: {data.labels[int(labels)]}"
         elif labels.is_floating_point() or (data.labels and not data.states_classes):
             values = ("·" if math.isnan(number) else f"{number:g}" for number in labels.tolist())
-            yield f"  numbers: {cut(' '.join(values))}"
+            yield f"  numbers: {truncate(' '.join(values))}"
         elif data.labels:
             names = ["·" if tag == IGNORE else data.labels[tag] for tag in labels.tolist()]
-            yield f"  labels: {cut(' '.join(names))}"
+            yield f"  labels: {truncate(' '.join(names))}"
         else:
-            yield f"  targets: {cut(_pieces(labels.tolist(), decode))}"
+            yield f"  targets: {truncate(_pieces(labels.tolist(), decode))}"
 
 
 def _pieces(ids: Sequence[int], decode: Any) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from etude.console import NOTICES
-from etude.data.evaluated import Evaluated
+from etude.data.evaluation_data import Evaluated
 from etude.errors import Problem, RequestError, nearest
 from etude.tasks.counts import class_scores
 from etude.tasks.metrics import Evaluation

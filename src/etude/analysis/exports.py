@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from etude import escaping
-from etude.records.tables import markdown_table
+from etude.records.text_tables import markdown_table
 
 
 def latex(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from etude.analysis.curves import COLOURS, new_figure, save
+from etude.analysis.curves import COLOURS, new_figure, save_figure
 from etude.escaping import figure_label
 from etude.records.opening import FIGURE
 
@@ -45,7 +45,7 @@ def confusion_figure(counts: Any, labels: Sequence[str], path: Path) -> Path:
                     color="white" if dark else "#333333",
                 )
     figure.colorbar(image, label="fraction of the label", shrink=0.85)
-    return save(figure, path, FIGURE)
+    return save_figure(figure, path, FIGURE)
 
 
 def calibration_figure(bins: Sequence[tuple[float, float, int]], error: float, path: Path) -> Path:
@@ -67,4 +67,4 @@ def calibration_figure(bins: Sequence[tuple[float, float, int]], error: float, p
     below.set_xlabel("confidence")
     below.set_ylabel("examples")
     below.set_xlim(0, 1)
-    return save(figure, path, FIGURE)
+    return save_figure(figure, path, FIGURE)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from etude.analysis.curves import COLOURS, dress, new_figure, save
+from etude.analysis.curves import COLOURS, new_figure, save_figure, style_axes
 from etude.records.files import write_json
-from etude.records.opening import RANGE_TEST, folder_in
+from etude.records.opening import RANGE_TEST, make_subfolder
 
 if TYPE_CHECKING:
-    from etude.training.range_test import Sweep
+    from etude.training.range_test import RangeTestResult
 
 WIDTH = 0.03
 """Standard deviation of the kernel that smooths the losses, as a fraction of the steps."""
@@ -51,7 +51,7 @@ class LearningRates:
         return self.steepest
 
 
-def read_sweep(sweep: Sweep, steps: int) -> LearningRates:
+def suggest_rates(sweep: RangeTestResult, steps: int) -> LearningRates:
     """Derives the suggested learning rates from the losses of a range test.
 
     Args:
@@ -98,14 +98,14 @@ def smooth(values: Any, deviation: float) -> Any:
     return (weights @ values) / weights.sum(axis=1)
 
 
-def write(result: LearningRates, about: dict[str, Any]) -> list[Path]:
+def write_range_test(result: LearningRates, about: dict[str, Any]) -> list[Path]:
     """Writes `lr.json` and `lr.png` to the folder, replacing older files; returns both paths.
 
     Args:
         result: result of the range test.
         about: further content of `lr.json`.
     """
-    folder_in(result.folder.parents[1], *result.folder.parts[-2:])
+    make_subfolder(result.folder.parents[1], *result.folder.parts[-2:])
     file = result.folder / "lr.json"
     write_json(
         file,
@@ -122,7 +122,7 @@ def write(result: LearningRates, about: dict[str, Any]) -> list[Path]:
         },
         RANGE_TEST,
     )
-    return [file, save(_figure(result), result.folder / "lr.png", RANGE_TEST)]
+    return [file, save_figure(_figure(result), result.folder / "lr.png", RANGE_TEST)]
 
 
 def _figure(result: LearningRates) -> Any:
@@ -140,6 +140,6 @@ def _figure(result: LearningRates) -> Any:
     axes.set_xscale("log")
     axes.set_xlabel("learning rate")
     axes.set_ylabel("training loss")
-    dress(axes)
+    style_axes(axes)
     axes.legend(frameon=False, fontsize=8.5)
     return figure

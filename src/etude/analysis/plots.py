@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from etude.analysis.curves import dress, new_figure, save
+from etude.analysis.curves import new_figure, save_figure, style_axes
 from etude.escaping import figure_label
 from etude.records.opening import FIGURE
 
@@ -54,6 +54,6 @@ def loss_curve(
     axes.set_xlabel("step")
     axes.set_ylabel(figure_label(f"loss ({unit})"))
     axes.set_title(name, fontsize=10)
-    dress(axes)
+    style_axes(axes)
     axes.legend(frameon=False)
-    save(figure, path, FIGURE, metadata={"Software": None})
+    save_figure(figure, path, FIGURE, metadata={"Software": None})

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from etude.analysis.scoring import options_of
+from etude.analysis.scoring import evaluation_options
 from etude.data.delimited import Quoting
+from etude.data.examples.input_texts import read_texts
 from etude.data.examples.source import Text
-from etude.data.examples.texts import texts_in
 from etude.errors import Problem, RequestError
 
 
@@ -27,7 +27,7 @@ class Predictor:
 
     def __init__(self, run: Any, which: str, **how: Any) -> None:
         self.data = run.data()
-        self.options = options_of(run, self.data, how)
+        self.options = evaluation_options(run, self.data, how)
         self.task = run.task(which)
         if not self.task.predicts:
             raise RequestError(self.task.no_predictions(str(run.path)))
@@ -63,5 +63,5 @@ class Predictor:
         yield from task.predict(evaluated, self.options)
 
     def read(self, file: Path, quoting: Quoting | None = None) -> Iterator[Text]:
-        """Yields the texts of a file; see `etude.data.examples.texts.texts_in`."""
-        yield from texts_in(file, self.data, quoting)
+        """Yields the texts of a file; see `etude.data.examples.input_texts.read_texts`."""
+        yield from read_texts(file, self.data, quoting)

@@ -17,17 +17,23 @@ from etude.analysis.evaluation import (
     slices,
 )
 from etude.data.delimited import Quoting
-from etude.data.evaluated import Evaluated, Request
+from etude.data.evaluation_data import Evaluated, EvaluationRequest
 from etude.errors import Problem, RequestError
 from etude.records import provenance
 from etude.records.files import write_text
-from etude.records.opening import EVALUATIONS_LOG, PREDICTIONS, appended, folder_in, read_bytes
+from etude.records.opening import (
+    EVALUATIONS_LOG,
+    PREDICTIONS,
+    make_subfolder,
+    open_for_append,
+    read_bytes,
+)
 from etude.records.signature import sha256_of
 from etude.tasks.options import EvaluationOptions
-from etude.training.place import must_be_ours
+from etude.training.run_folder import check_no_links
 
 
-def scored(
+def evaluate_run(
     run: Any,
     split: str,
     *,
@@ -54,18 +60,22 @@ def scored(
     Raises:
         RequestError: the data is missing or was changed, or lacks a requested column or split.
     """
-    must_be_ours(run.path)
+    check_no_links(run.path)
     data = run.data()
-    options = options_of(run, data, how)
-    request = Request(split, files, by, quoting)
+    options = evaluation_options(run, data, how)
+    request = EvaluationRequest(split, files, by, quoting)
     return write_evaluation(run, run.evaluated(data, request), request, options, which)
 
 
 def write_evaluation(
-    run: Any, evaluated: Evaluated, request: Request, options: EvaluationOptions, which: str
+    run: Any,
+    evaluated: Evaluated,
+    request: EvaluationRequest,
+    options: EvaluationOptions,
+    which: str,
 ) -> dict[str, Any]:
     """Evaluates a run on loaded data, stores the results in the record, and returns them; see
-    `scored`.
+    `evaluate_run`.
 
     Args:
         run: an `etude.api.Run`.
@@ -74,12 +84,12 @@ def write_evaluation(
         options: the task's options.
         which: checkpoint to use.
     """
-    must_be_ours(run.path)
+    check_no_links(run.path)
     files, by, checkpoint = request.files, request.by, run.record.chosen(which)
     on = request.split if files is None else ",".join(files)
     quoting = [f"--{request.quoting}"] if request.quoting else []
     read = request.split if files is None else [*files, *quoting]
-    name = name_of(read, checkpoint.name, options)
+    name = evaluation_name(read, checkpoint.name, options)
     results: dict[str, Any] = {"run": str(run.path), "on": on, "checkpoint": checkpoint.name}
     groups = rows_by_value(evaluated, by)
     rows_without_text = report_rows_without_text(evaluated)
@@ -87,8 +97,8 @@ def write_evaluation(
     paths: list[Path] = []
     predictions: Path | None = None
     results["metrics"] = evaluation.metrics
-    if options.told is not None:
-        results["windows"] = options.told  # missing in older versions
+    if options.as_record is not None:
+        results["windows"] = options.as_record  # missing in older versions
     if evaluated.rows:
         results |= {"by": by, "slices": slices(evaluation, groups)}
         results |= {"rows": len(evaluation.predictions), "rows_without_text": rows_without_text}
@@ -102,22 +112,22 @@ def write_evaluation(
             }
         for each in evaluation.predictions:
             each["where"] = evaluated.rows[each["row"]].where
-        predictions = folder_in(run.path, stored_evaluations.PREDICTIONS) / f"{name}.jsonl"
+        predictions = make_subfolder(run.path, stored_evaluations.PREDICTIONS) / f"{name}.jsonl"
         lines = (json.dumps(each, ensure_ascii=False) for each in evaluation.predictions)
         write_text(predictions, "".join(f"{line}\n" for line in lines), PREDICTIONS)
-        paths += [predictions, *draw_figures(evaluation, folder_in(run.path, "figures"), name)]
-    folder = folder_in(run.path, stored_evaluations.EVALUATIONS)
+        paths += [predictions, *draw_figures(evaluation, make_subfolder(run.path, "figures"), name)]
+    folder = make_subfolder(run.path, stored_evaluations.EVALUATIONS)
     file = folder / f"{name}.json"
     stored_evaluations.write(file, results, checkpoint.folders, predictions)
-    line = {"time": provenance.now(), "on": on, "checkpoint": checkpoint.name}
-    line |= options.told or {}
+    line = {"time": provenance.timestamp(), "on": on, "checkpoint": checkpoint.name}
+    line |= options.as_record or {}
     log_line = json.dumps({**line, "metrics": results["metrics"]}, ensure_ascii=False)
-    with appended(folder / stored_evaluations.LOG, EVALUATIONS_LOG) as log:
+    with open_for_append(folder / stored_evaluations.LOG, EVALUATIONS_LOG) as log:
         log.write(f"{log_line}\n".encode())
     return {**results, "files": [str(path) for path in (file, *paths)]}
 
 
-def options_of(run: Any, data: Any, how: Mapping[str, Any]) -> EvaluationOptions:
+def evaluation_options(run: Any, data: Any, how: Mapping[str, Any]) -> EvaluationOptions:
     """Returns the evaluation options of a run.
 
     Args:
@@ -133,7 +143,7 @@ def options_of(run: Any, data: Any, how: Mapping[str, Any]) -> EvaluationOptions
     return options
 
 
-def kept(run: Any, split: str, how: Mapping[str, Any]) -> Mapping[str, float] | None:
+def stored_metrics(run: Any, split: str, how: Mapping[str, Any]) -> Mapping[str, float] | None:
     """Returns the stored metrics of an evaluation; None if it must be computed.
 
     Args:
@@ -146,16 +156,16 @@ def kept(run: Any, split: str, how: Mapping[str, Any]) -> Mapping[str, float] | 
     """
     options_by_name = dict(how)
     checkpoint = run.record.chosen(options_by_name.pop("which", "best"))
-    options = options_of(run, run.data(), options_by_name)
+    options = evaluation_options(run, run.data(), options_by_name)
     file = (
         run.path
         / stored_evaluations.EVALUATIONS
-        / f"{name_of(split, checkpoint.name, options)}.json"
+        / f"{evaluation_name(split, checkpoint.name, options)}.json"
     )
     content = stored_evaluations.read(file, checkpoint.folders)
     if content is None:
         return None
-    if options.told is not None and content.get("windows") != options.told:
+    if options.as_record is not None and content.get("windows") != options.as_record:
         return None  # an older version used this name for windows of any length
     metrics: Mapping[str, float] = content["metrics"]
     return metrics
@@ -168,12 +178,12 @@ def example_scores(run: Any, split: str, which: str) -> list[float]:
     units, such as windows, in `predictions/<name>.json`.
     """
     data, checkpoint = run.data(), run.record.chosen(which)
-    options = options_of(run, data, {})
-    name = name_of(split, checkpoint.name, options)
+    options = evaluation_options(run, data, {})
+    name = evaluation_name(split, checkpoint.name, options)
     rows = run.path / stored_evaluations.PREDICTIONS / f"{name}.jsonl"
     about = run.path / stored_evaluations.EVALUATIONS / f"{name}.json"
     kind: Any = run.checked.nodes["task"].constructor
-    has_row_scores = not kind.says_scores()
+    has_row_scores = not kind.has_scores()
     if has_row_scores and stored_evaluations.read(about, checkpoint.folders, rows) is not None:
         return _row_scores(rows)
     file = run.path / stored_evaluations.PREDICTIONS / f"{name}.json"
@@ -184,14 +194,14 @@ def example_scores(run: Any, split: str, which: str) -> list[float]:
                 Problem(str(file), "a list of losses", losses, "remove it and it is recomputed")
             )
         return losses
-    request = Request(split)
+    request = EvaluationRequest(split)
     evaluated = run.evaluated(data, request)
     if has_row_scores and evaluated.rows:
         write_evaluation(run, evaluated, request, options, which)
         return _row_scores(rows)
-    must_be_ours(run.path)
+    check_no_links(run.path)
     scores = run.task(which).scores(evaluated)
-    folder_in(run.path, stored_evaluations.PREDICTIONS)
+    make_subfolder(run.path, stored_evaluations.PREDICTIONS)
     stored_evaluations.write(file, {"data": data.fingerprint(), "loss": scores}, checkpoint.folders)
     return scores
 
@@ -207,7 +217,7 @@ def _row_scores(file: Path) -> list[float]:
     return [score for _, score in sorted(scores)]
 
 
-def name_of(on: str | Sequence[str], checkpoint: str, options: EvaluationOptions) -> str:
+def evaluation_name(on: str | Sequence[str], checkpoint: str, options: EvaluationOptions) -> str:
     """Returns the name of an evaluation's files.
 
     It consists of the split, or the first file's name and a hash of all paths; the checkpoint; and

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from etude.analysis.curves import COLOURS, dress, new_figure, save
+from etude.analysis.curves import COLOURS, new_figure, save_figure, style_axes
 from etude.escaping import figure_label
-from etude.records.opening import FIGURE, is_there
+from etude.records.opening import FIGURE, path_exists
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +27,7 @@ def draw_search(folder: Path) -> list[Path]:
     """
     from etude.sweeps.search import JOURNAL, load_study
 
-    if not is_there(folder / JOURNAL):
+    if not path_exists(folder / JOURNAL):
         return []
     study = load_study(folder)
     from optuna.trial import TrialState
@@ -39,7 +39,7 @@ def draw_search(folder: Path) -> list[Path]:
     if (figure_of_importance := importance(study)) is not None:
         drawn["importance"] = figure_of_importance
     paths = {name: folder / "figures" / f"{name}.png" for name in drawn}
-    return [save(figure, paths[name], FIGURE) for name, figure in drawn.items()]
+    return [save_figure(figure, paths[name], FIGURE) for name, figure in drawn.items()]
 
 
 def history(study: Any) -> Figure:
@@ -97,5 +97,5 @@ def importance(study: Any) -> Figure | None:
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = new_figure(width, height)
     axes = figure.subplots()
-    dress(axes)
+    style_axes(axes)
     return figure, axes

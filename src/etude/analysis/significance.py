@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from etude.analysis.statistics import difference, holm
+from etude.analysis.statistics import holm, paired_tests
 from etude.errors import Problem, RequestError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class ScoredRun(Protocol):
     def scores(self, split: str) -> list[float]: ...
 
 
-def compared(runs: Sequence[ScoredRun], split: str) -> pd.DataFrame:
+def significance_table(runs: Sequence[ScoredRun], split: str) -> pd.DataFrame:
     """Returns a row of tests for each run but the first; see `etude.api.Runs.significance`."""
     import pandas as pd
 
@@ -53,7 +53,7 @@ def compared(runs: Sequence[ScoredRun], split: str) -> pd.DataFrame:
             expected = f"the {len(reference)} examples of {first.path}"
             hint = "the data settings differ, so the examples are not the same"
             raise RequestError(Problem(f"{run.path}: scores", expected, len(losses), hint))
-        tests = difference(reference, losses)
+        tests = paired_tests(reference, losses)
         rows.append(
             {
                 "run": run.label or run.path.name,

@@ -9,7 +9,7 @@ import numpy as np
 
 from etude.errors import Checks
 
-FEWEST = 3
+MIN_VALUES = 3
 """Minimum number of values for an interval; fewer do not determine their spread."""
 RESAMPLES = 9999
 _BATCH_NUMBERS = 2**24  # numbers drawn at a time
@@ -37,7 +37,7 @@ def interval(
     checks = Checks()
     checks.that(0 < level < 1, "level", level, "a fraction between 0 and 1")
     checks.done()
-    if len(values) < FEWEST:
+    if len(values) < MIN_VALUES:
         return None
     if len(set(values)) == 1:
         return values[0], values[0]
@@ -82,7 +82,7 @@ class PairedTests:
     mcnemar: float | None
 
 
-def difference(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> PairedTests:
+def paired_tests(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> PairedTests:
     """Tests whether two models differ, from their scores on the same examples in the same order.
 
     All tests are two-sided. The permutation test (Fisher 1935) flips signs of differences; the

@@ -16,7 +16,7 @@ from etude.errors import Problem, RequestError
 from etude.records import opening
 from etude.records.files import sha256_file
 from etude.records.manifest import WEIGHTS, read_manifest
-from etude.records.opening import Kind, is_there, names_in
+from etude.records.opening import Kind, list_names, path_exists
 from etude.records.record import Record
 from etude.records.sealed import is_sealed, read_sealed, write_sealed
 
@@ -51,7 +51,7 @@ def read(
     Raises:
         RequestError: the file, or its file of predictions, was changed.
     """
-    if not is_there(file) or (predictions is not None and not is_there(predictions)):
+    if not path_exists(file) or (predictions is not None and not path_exists(predictions)):
         return None
     content = read_sealed(file, _kind(file), _HINT)
     if content.get("weights", _weight_hashes(weights)) != _weight_hashes(weights):
@@ -87,7 +87,7 @@ def faults_and_notes(record: Record) -> Iterator[tuple[str | None, str | None]]:
 
 
 def _files(record: Record, folder: str, ending: str) -> list[Path]:
-    names = names_in(record.path / folder)
+    names = list_names(record.path / folder)
     selected = (name for name in names if name.endswith(ending) and not name.startswith("."))
     return [record.path / folder / name for name in selected if name != LOG]
 

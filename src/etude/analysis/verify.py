@@ -15,13 +15,20 @@ from etude.config.checks import check
 from etude.data.tokenizer import Tokenizer
 from etude.errors import Problem, RequestError
 from etude.records import integrity
-from etude.records.config_file import portable, read_config
+from etude.records.config_file import read_config, to_portable
 from etude.records.files import sha256_file
-from etude.records.gaps import missing_row
 from etude.records.lock import is_held
-from etude.records.manifest import verify as verify_checkpoint
-from etude.records.metrics import lines, rows
-from etude.records.opening import METRICS, OF_OTHERS, PATCH, names_in, odd_entries, opened
+from etude.records.manifest import verify_checkpoint as verify_checkpoint
+from etude.records.metrics_file import iter_lines, iter_rows
+from etude.records.missing_rows import missing_row
+from etude.records.opening import (
+    FOREIGN_FOLDERS,
+    METRICS,
+    PATCH,
+    list_names,
+    open_file,
+    special_entries,
+)
 from etude.records.record import Record
 from etude.records.signature import group, signature
 
@@ -116,7 +123,7 @@ def accept(folder: Path, trust: Sequence[str] = ()) -> list[str]:
 
 def _check_hashes(record: Record, verdict: Verification) -> None:
     """Checks the fields of `run.json` and the files it has hashes of, and notes accepted edits."""
-    verdict.faults += integrity.faults(record.info, record.path)
+    verdict.faults += integrity.describe_changes(record.info, record.path)
     verdict.notes += integrity.edits(record.info, record.path)
     if not integrity.is_hashed(record.info):
         verdict.notes.append("saved by an older version: run.json and config.yaml are not hashed")
@@ -165,7 +172,7 @@ def _check_signature(record: Record, verdict: Verification, trust: Sequence[str]
         if foreign:
             verdict.notes.append(f"signature not recomputed: it needs --trust {' '.join(foreign)}")
             return
-        identity = check(portable(config), trust=list(trust)).identity
+        identity = check(to_portable(config), trust=list(trust)).identity
     except RequestError as error:
         verdict.faults += _problem_texts(error, record.path)
         return
@@ -205,7 +212,7 @@ def metrics_faults(record: Record, *, ended: bool) -> list[str]:
 
 def _gap_faults(record: Record) -> Iterator[str]:
     """Yields the first missing row, up to the last row or, for a finished run, its end."""
-    steps = [row["step"] for row in rows(record.metrics.path)]
+    steps = [row["step"] for row in iter_rows(record.metrics.path)]
     last = steps[-1] if steps else 0
     ended = record.info.get("status") == "finished"
     reached = max(last, record.info.get("step", 0)) if ended else last
@@ -216,8 +223,8 @@ def _gap_faults(record: Record) -> Iterator[str]:
 def _row_faults(path: Path, *, must_be_whole: bool) -> Iterator[str]:
     """Yields the first line that is not a row, or the first step that does not increase."""
     try:
-        with opened(path, METRICS) as file:
-            yield from _line_faults(lines(file), must_be_whole=must_be_whole)
+        with open_file(path, METRICS) as file:
+            yield from _line_faults(iter_lines(file), must_be_whole=must_be_whole)
     except FileNotFoundError as error:
         if must_be_whole:
             yield f"metrics.jsonl: {error.strerror}"
@@ -249,7 +256,7 @@ def _result_faults(record: Record) -> Iterator[str]:
     best = dict(record.info.get("best") or {})
     last: dict[str, Any] = {}
     best_row: dict[str, Any] = {}
-    for last in rows(record.path / "metrics.jsonl"):
+    for last in iter_rows(record.path / "metrics.jsonl"):
         if last["step"] == best.get("step"):
             best_row = last
     results = [("final", record.info.get("final") or {}, last), ("best", best, best_row)]
@@ -283,7 +290,7 @@ def _check_checkpoints(record: Record, verdict: Verification, done: bool) -> Non
             verdict.faults += _problem_texts(error, record.path)
             continue
         rows = manifest.get("metrics") if folder == checkpoints[-1][1] and not done else None
-        if rows is not None and not record.metrics.begins_with(rows):
+        if rows is not None and not record.metrics.starts_with(rows):
             fault = (
                 f"metrics.jsonl does not begin with the rows recorded in checkpoints/{folder.name}"
             )
@@ -292,7 +299,7 @@ def _check_checkpoints(record: Record, verdict: Verification, done: bool) -> Non
         if done and integrity.is_hashed(record.info) and name not in record.info["sha256"]:
             verdict.notes.append(f"checkpoints/{folder.name}: not hashed in run.json")
     complete = {folder.name for _, folder in checkpoints}
-    for name in names_in(record.path / "checkpoints"):
+    for name in list_names(record.path / "checkpoints"):
         if name.startswith("step-") and name not in complete:
             verdict.faults.append(f"checkpoints/{name}: MANIFEST.json is missing")
     if done:
@@ -314,7 +321,7 @@ def _relative_text(problem: Problem, folder: Path) -> str:
 def _special_entries(folder: Path) -> list[Problem]:
     """Returns problems of links, special files (at most 8) and unreadable folders in the record."""
     try:
-        return list(islice(odd_entries(folder, apart=OF_OTHERS), 8))
+        return list(islice(special_entries(folder, apart=FOREIGN_FOLDERS), 8))
     except OSError as error:
         expected = "a readable folder"
         return [Problem(str(error.filename), expected, hint=error.strerror)]

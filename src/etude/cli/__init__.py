@@ -16,7 +16,6 @@ from types import FrameType
 from typing import NoReturn
 
 from etude.cli.common import DONE, FAILED, HELD, SIGNALLED, WRONG, HelpShown
-from etude.collecting import collect_rarely
 from etude.config.paths import check_current_folder
 from etude.console import discard_unwritten, guard, guarded, open_closed_streams, show_messages
 from etude.errors import (
@@ -27,11 +26,12 @@ from etude.errors import (
     RequestError,
     RunFailed,
     RunHeld,
-    described,
     nearest,
+    summarize_exception,
 )
 from etude.escaping import printable
-from etude.stopping import finish, leave, stop_signal, watch_signals
+from etude.garbage_collection import collect_rarely
+from etude.stopping import finish, kill_process, stop_signal, watch_signals
 
 USAGE = """\
 usage: etude COMMAND [ARGUMENTS] [--debug]
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()
-        leave(code)
+        kill_process(code)
     finish()
     discard_unwritten()
     os._exit(code)
@@ -171,7 +171,7 @@ def _report_exception(raised: BaseException, arguments: list[str], debug: bool) 
         if (problem := find_user_fault(error, arguments)) is not None:
             return _refuse([problem], debug)
         _print_error(
-            f"unexpected {described(error)}\n"
+            f"unexpected {summarize_exception(error)}\n"
             "  this is a bug; please report it with the traceback that --debug shows"
         )
         return FAILED

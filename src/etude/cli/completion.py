@@ -34,11 +34,11 @@ def _root(words: list[str]) -> Path:
 
 def _runs(prefix: str, root: Path, words: list[str]) -> Iterator[str]:
     """Yields names of runs, and with a prefix also signatures and `NAME/SIGNATURE`."""
-    from etude.records.registry import folders
+    from etude.records.registry import record_folders
 
     if not root.is_dir():
         return
-    for folder in folders(root):
+    for folder in record_folders(root):
         name, signature = folder.parent.name, folder.name
         listing = words[:1] == ["list"]
         candidates = [name] if listing or not prefix else [name, signature]

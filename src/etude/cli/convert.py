@@ -11,7 +11,7 @@ from etude.errors import Problem, RequestError
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from etude.interop.converting import Source
+    from etude.interop.export import ExportSource
 
 
 def convert(arguments: list[str]) -> int:
@@ -39,18 +39,18 @@ def convert(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     if not 0 < args.tolerance < float("inf"):
         raise RequestError(Problem("--tolerance", "a positive number", args.tolerance))
-    from etude.interop import converting
-    from etude.interop.released import dtype_of
+    from etude.interop import export
+    from etude.interop.released_model import parse_dtype
 
-    dtype = dtype_of(args.dtype)
+    dtype = parse_dtype(args.dtype)
     destination = Path(args.dest).expanduser()
-    converting.check_destination(destination, force=args.force)
+    export.check_destination(destination, force=args.force)
     print(f"reading {args.source}", flush=True)
     if args.adapter:
         _write_adapter(args, destination)
         print(f"written: {destination}")
         return DONE
-    converting.convert(
+    export.export(
         _source(args),
         destination,
         dtype=dtype,
@@ -64,12 +64,12 @@ def convert(arguments: list[str]) -> int:
 
 def _write_adapter(args: Namespace, destination: Path) -> None:
     from etude.api import load_run
-    from etude.interop import converting, tokenizers
+    from etude.interop import export, tokenizers
     from etude.interop.peft import save_adapter
-    from etude.training.model import lora_of
+    from etude.training.model import lora_options
 
     run = load_run(args.source, root=args.root, trust=args.trust)
-    options = lora_of(run.checked)
+    options = lora_options(run.checked)
     if options is None:
         hint = "its config does not set init_from.lora.rank; omit --adapter"
         raise RequestError(Problem("RUN", "a run trained with LoRA", args.source, hint))
@@ -78,17 +78,19 @@ def _write_adapter(args: Namespace, destination: Path) -> None:
     ending = run.checked.nodes["task"].constructor.transformers_ending
     reads = run.config.data.sequence_length
     save_adapter(module, destination, options, base=base, ending=ending, reads=reads)
-    types = converting.has_types(module)
-    tokenizers.write(destination, run.tokenizer(), max_length=module.max_length, types=types)
+    types = export.has_types(module)
+    tokenizers.write_tokenizer(
+        destination, run.tokenizer(), max_length=module.max_length, types=types
+    )
     if not Path(base).is_dir() or (Path(base) / "run.json").is_file():
         message = "the base model is the run %s; `etude convert %s FOLDER` converts it for peft"
         print(message % (base, base), flush=True)
 
 
-def _source(args: Namespace) -> Source:
+def _source(args: Namespace) -> ExportSource:
     """Returns the model to convert: the files at a path, else a run, else a model on the hub."""
-    from etude.interop.converting import of_released, of_run
-    from etude.interop.released import read
+    from etude.interop.export import source_from_released, source_from_run
+    from etude.interop.released_model import load_released
     from etude.records.registry import find_folders
 
     path = Path(args.source).expanduser()
@@ -103,7 +105,7 @@ def _source(args: Namespace) -> Source:
 
             run = load_run(args.source, root=args.root, trust=args.trust)
             task = run.checked.nodes["task"].constructor
-            return of_run(
+            return source_from_run(
                 str(run.path),
                 run.model(args.checkpoint).module,
                 run.tokenizer(),
@@ -113,6 +115,6 @@ def _source(args: Namespace) -> Source:
                 reads=run.config.data.sequence_length,
             )
     try:
-        return of_released(args.source, read(args.source, revision=args.revision))
+        return source_from_released(args.source, load_released(args.source, revision=args.revision))
     except RequestError as error:
         raise RequestError([*error.problems, *no_run]) from error

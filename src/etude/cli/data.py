@@ -52,17 +52,17 @@ def _show(arguments: list[str]) -> int:
     parser.add_argument("--config-dir", metavar="DIR", help="folder with your own configs")
     args = parser.parse_intermixed_args(arguments)
     _check_examples(args)
-    from etude.analysis.data_view import shown
+    from etude.analysis.data_view import show_lines
     from etude.config.compose import compose
     from etude.training.build import build_parts, check_all
-    from etude.training.place import cache_folder
+    from etude.training.run_folder import cache_folder
 
     checked = check_all(compose(args.overrides, config_dir=args.config_dir))
     parts = build_parts(checked)
     parts.data.check()
     parts.data.prepare(cache_folder(checked))
     print()
-    for line in shown(parts.data, examples=args.examples, seed=checked.seed):
+    for line in show_lines(parts.data, examples=args.examples, seed=checked.seed):
         print(line)
     return DONE
 
@@ -81,13 +81,13 @@ def _step(arguments: list[str]) -> int:
     add_trust(parser)
     args = parser.parse_intermixed_args(arguments)
     _check_examples(args)
-    from etude.analysis.ledger import places_of, shown_step
+    from etude.analysis.data_trace import example_sources, step_lines
 
     run = _load_run(args)
     if args.json:
-        print(json.dumps(places_of(run, args.step), indent=1, ensure_ascii=False))
+        print(json.dumps(example_sources(run, args.step), indent=1, ensure_ascii=False))
         return DONE
-    for line in shown_step(run, args.step, args.examples):
+    for line in step_lines(run, args.step, args.examples):
         print(line)
     return DONE
 
@@ -105,9 +105,9 @@ def _find(arguments: list[str]) -> int:
     add_root(parser)
     add_trust(parser)
     args = parser.parse_intermixed_args(arguments)
-    from etude.analysis.ledger import readings_of
+    from etude.analysis.data_trace import steps_of_text
 
-    readings = readings_of(_load_run(args), args.text)
+    readings = steps_of_text(_load_run(args), args.text)
     if args.json:
         print(json.dumps(readings, indent=1, ensure_ascii=False))
         return DONE

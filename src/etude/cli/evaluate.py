@@ -58,14 +58,14 @@ def evaluate(arguments: list[str]) -> int:
             problems.append(Problem(f"--{key.replace('_', '-')}", "a positive number", value))
     if problems:
         raise RequestError(problems)
-    from etude.analysis.scoring import scored
+    from etude.analysis.scoring import evaluate_run
     from etude.api import load_run
 
     runs = [load_run(name, root=args.root, trust=args.trust) for name in args.runs]
     results: list[dict[str, Any]] = []
     for run in runs:
         with as_options():
-            result = scored(
+            result = evaluate_run(
                 run,
                 args.split,
                 which=args.checkpoint,
@@ -86,7 +86,7 @@ def evaluate(arguments: list[str]) -> int:
 
 
 def _print_result(result: dict[str, Any]) -> None:
-    from etude.records.tables import print_columns
+    from etude.records.text_tables import print_columns
 
     head = ", ".join(result[key] for key in ("run", "on", "checkpoint"))
     head += f", {result['rows']:,} rows" if "rows" in result else ""

@@ -64,7 +64,7 @@ def find_lr(arguments: list[str]) -> int:
 
 
 def _print_rates(rates: LearningRates) -> None:
-    from etude.records.tables import print_columns
+    from etude.records.text_tables import print_columns
 
     count = len(rates.rates)
     marks = {"steepest descent": rates.steepest, "minimum / 10": rates.tenth_of_minimum}

@@ -10,7 +10,7 @@ from typing import Any
 from etude.cli.common import CHECKPOINTS, DONE, add_root, add_trust, as_option, make_parser
 from etude.console import raw_stdout
 from etude.errors import Checks, InvalidArguments, Problem, RequestError
-from etude.generation.options import GenerationConfig
+from etude.generation.generation_config import GenerationConfig
 
 _RULE = "-" * 72
 

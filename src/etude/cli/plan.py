@@ -14,10 +14,10 @@ from etude.cli.common import DONE, WRONG
 from etude.config.request import parse
 from etude.console import rich_console, start_live
 from etude.errors import Problem, RequestError
-from etude.records.tables import print_columns, size_of
+from etude.records.text_tables import format_bytes, print_columns
 
 if TYPE_CHECKING:
-    from etude.sweeps.plan import PlannedJob, Told
+    from etude.sweeps.planning import PlannedJob, PlanProgress
 
 HELP = """\
 usage: etude plan [OVERRIDES] [-m] [--config-dir DIR] [--signature] [--json] [--no-measure]
@@ -58,7 +58,7 @@ def plan(arguments: list[str]) -> int:
     if request.question:
         hint = f"use `etude train {request.question}`"
         raise RequestError(Problem("option", "an option of `etude plan`", request.question, hint))
-    from etude.sweeps.plan import plan as planned
+    from etude.sweeps.planning import plan as planned
 
     with _progress(request.multirun) as report:
         jobs = planned(
@@ -66,7 +66,7 @@ def plan(arguments: list[str]) -> int:
             multirun=request.multirun,
             config_dir=request.config_dir,
             measure="--no-measure" not in plan_options and "--signature" not in plan_options,
-            told=report,
+            progress=report,
         )
     any_refused = any(job.state.kind == "refused" for job in jobs)
     if "--json" in plan_options:
@@ -83,7 +83,7 @@ def plan(arguments: list[str]) -> int:
 
 
 @contextmanager
-def _progress(multirun: bool) -> Iterator[Told | None]:
+def _progress(multirun: bool) -> Iterator[PlanProgress | None]:
     """Context manager that shows a progress bar on a terminal while a sweep is planned."""
     if not (multirun and sys.stderr.isatty()):
         yield None
@@ -109,7 +109,7 @@ def _print_jobs(jobs: Sequence[PlannedJob]) -> None:
 
 
 def _row(number: int, job: PlannedJob) -> list[str]:
-    state = job.state.said.splitlines()[0]
+    state = job.state.description.splitlines()[0]
     if job.same_as is not None:
         state = f"same as job {job.same_as}"
     size = job.size
@@ -197,7 +197,7 @@ def _fields(job: PlannedJob) -> Iterator[tuple[str, str]]:
         yield "state", f"refused, {len(state.problems)} errors:"
         yield from (("", str(problem)) for problem in state.problems)
     else:
-        yield "state", state.said
+        yield "state", state.description
     if job.signature:
         yield "signature", f"{job.signature}, group {job.group}"
     if state.path is not None:
@@ -240,7 +240,7 @@ def _format_identity(job: PlannedJob) -> str:
     import yaml
 
     if not job.identity:
-        return f"# {job.state.said}"
+        return f"# {job.state.description}"
     head = f"# signature {job.signature}\n# group {job.group} (the signature without the seed)\n"
     return head + yaml.safe_dump(job.identity, sort_keys=True, allow_unicode=True).rstrip()
 
@@ -254,7 +254,7 @@ def _as_json(job: PlannedJob, *, identity: bool) -> dict[str, Any]:
         "signature": job.signature,
         "group": job.group,
         "state": job.state.kind,
-        "said": job.state.said,
+        "said": job.state.description,
         "path": None if job.state.path is None else str(job.state.path),
         "step": job.state.step,
         "same_as": job.same_as,
@@ -304,7 +304,7 @@ def _count(value: float | None) -> str:
 
 
 def _bytes(count: int | None) -> str:
-    return "" if count is None else size_of(count)
+    return "" if count is None else format_bytes(count)
 
 
 def _three_digits(value: float) -> str:

@@ -48,7 +48,7 @@ def reproduce(arguments: list[str]) -> int:
 
         check_root(root / "_papers")
     from etude.papers import claims, runs
-    from etude.papers import reproduce as papers
+    from etude.papers import reproduction as papers
 
     own = None if args.config_dir is None else Path(args.config_dir).absolute()
     if not args.paper:
@@ -58,9 +58,9 @@ def reproduce(arguments: list[str]) -> int:
     files = Path(args.files)
     for paper in args.paper:  # all papers are checked before the first one is run
         loaded = claims.load(paper, own)
-        claims.built(paper, loaded)
+        claims.build_measurement(paper, loaded)
         if not args.smoke:
-            runs.paths_of(paper, loaded, files)
+            runs.find_files(paper, loaded, files)
     if args.smoke:
         matched = [papers.smoke(paper, root, jobs=jobs, config_dir=own) for paper in args.paper]
     else:

@@ -27,7 +27,7 @@ def _add_group_options(parser: ArgumentParser) -> None:
 
 
 def _load_groups(args: Namespace) -> Any:
-    from etude.analysis.groups import Groups
+    from etude.analysis.run_groups import Groups
     from etude.records.registry import find_finished
 
     records = find_finished(args.runs, Path(args.root))
@@ -45,8 +45,8 @@ def add_group_arguments(parser: ArgumentParser) -> None:
 
 def group(args: Namespace) -> int:
     """Runs `etude runs group`."""
-    from etude.analysis.statistics import FEWEST
-    from etude.records.tables import cell, print_columns
+    from etude.analysis.statistics import MIN_VALUES
+    from etude.records.text_tables import format_cell, print_columns
 
     groups = _load_groups(args)
     frame = groups.frame()
@@ -59,10 +59,10 @@ def group(args: Namespace) -> int:
     rows = []
     for row in frame.itertuples(index=False):
         pairs = zip(frame.columns, row, strict=True)
-        rows.append([_cell(cell, key, value, key in numbers) for key, value in pairs])
+        rows.append([_cell(format_cell, key, value, key in numbers) for key, value in pairs])
     print(printable(groups.metric, line=True))
     print_columns(list(frame.columns), rows)
-    if any(len(each.values) < FEWEST for each in groups.groups):
+    if any(len(each.values) < MIN_VALUES for each in groups.groups):
         print("\nno confidence interval for groups of fewer than three runs")
     return DONE
 
@@ -88,14 +88,14 @@ def add_significance_arguments(parser: ArgumentParser) -> None:
 def significance(args: Namespace) -> int:
     """Runs `etude runs significance`."""
     from etude.api import Run, Runs
-    from etude.records.registry import find, find_finished
-    from etude.records.tables import print_columns
+    from etude.records.registry import find_finished, find_record
+    from etude.records.text_tables import print_columns
 
     root = Path(args.root)
     records = (
         find_finished(args.runs, root)
         if len(args.runs) == 1  # all runs of a name or a sweep
-        else [find(run, root) for run in args.runs]
+        else [find_record(run, root) for run in args.runs]
     )
     if len(records) < 2:
         raise RequestError(Problem("RUN", "at least two runs", " ".join(args.runs)))
@@ -153,10 +153,10 @@ def add_plot_arguments(parser: ArgumentParser) -> None:
 
 def plot(args: Namespace) -> int:
     """Runs `etude runs plot`."""
-    from etude.analysis.curves import X, check_axes, save
+    from etude.analysis.curves import X_AXES, check_axes, save_figure
     from etude.records.opening import COMPARISON
 
-    check_axes(args.x if args.x in X else X[0], args.log)
+    check_axes(args.x if args.x in X_AXES else X_AXES[0], args.log)
     keys = split(args.heat)
     if args.heat is not None and len(keys) != 2:
         raise RequestError(Problem("--heat", "two keys separated by a comma", args.heat))
@@ -165,8 +165,8 @@ def plot(args: Namespace) -> int:
         raise RequestError(Problem("--x", "no value together with --heat", args.x, hint))
     groups = _load_groups(args)
     figure = groups.heat(*keys) if keys else groups.plot(x=args.x, log=args.log)
-    usual = groups.usual_file(Path(args.root), args.x, args.log, args.heat, args.by)
-    file = save(figure, args.output or usual, None if args.output else COMPARISON)
+    usual = groups.default_path(Path(args.root), args.x, args.log, args.heat, args.by)
+    file = save_figure(figure, args.output or usual, None if args.output else COMPARISON)
     print(f"figure  {file}")
     return DONE
 

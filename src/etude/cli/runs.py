@@ -90,7 +90,7 @@ def _list_arguments(parser: ArgumentParser) -> None:
 
 def _list(args: Namespace) -> int:
     from etude.records import listing
-    from etude.records.filters import is_filter, must_be_status, parse
+    from etude.records.filters import check_status, is_filter, parse_filter
 
     names = [word for word in args.words if not is_filter(word)]
     if len(names) > 1:
@@ -100,12 +100,12 @@ def _list(args: Namespace) -> int:
         raise RequestError(Problem("--limit", "a positive number", args.limit))
     statuses = split(args.status)
     for status in statuses:
-        must_be_status(status)
+        check_status(status)
     sort: str | None = args.sort
     query = listing.Query(
         root=Path(args.root),
         name=names[0] if names else None,
-        filters=[parse(word) for word in args.words if is_filter(word)],
+        filters=[parse_filter(word) for word in args.words if is_filter(word)],
         statuses=statuses,
         sort=sort.removeprefix("-") if sort else None,
         descending=args.reverse is not bool(sort and sort.startswith("-")),
@@ -126,9 +126,9 @@ def _show_arguments(parser: ArgumentParser) -> None:
 
 def _show(args: Namespace) -> int:
     from etude.records import listing
-    from etude.records.registry import find
+    from etude.records.registry import find_record
 
-    record = find(args.run, Path(args.root), unfinished=True)
+    record = find_record(args.run, Path(args.root), unfinished=True)
     listing.print_run(record, as_json=args.json)
     return DONE
 
@@ -143,11 +143,11 @@ def _diff_arguments(parser: ArgumentParser) -> None:
 
 
 def _diff(args: Namespace) -> int:
-    from etude.records.comparing import print_diff
-    from etude.records.registry import find
+    from etude.records.registry import find_record
+    from etude.records.run_comparison import print_diff
 
     first, second = (
-        find(run, Path(args.root), unfinished=True) for run in (args.first, args.second)
+        find_record(run, Path(args.root), unfinished=True) for run in (args.first, args.second)
     )
     print_diff(first, second, as_text=not args.json)
     return DONE
@@ -169,9 +169,9 @@ def _compare_arguments(parser: ArgumentParser) -> None:
 
 def _compare(args: Namespace) -> int:
     from etude.analysis.comparison import Comparison
-    from etude.records.comparing import as_json, print_comparison
     from etude.records.opening import COMPARISON
     from etude.records.registry import find_finished
+    from etude.records.run_comparison import as_json, print_comparison
 
     root = Path(args.root)
     records = find_finished(args.runs, root)
@@ -181,7 +181,7 @@ def _compare(args: Namespace) -> int:
     if args.output:
         file = comparison.save(args.output)
     else:
-        file = comparison.save(comparison.usual_file(root), COMPARISON)
+        file = comparison.save(comparison.default_path(root), COMPARISON)
     if args.json:
         print(json.dumps(as_json(records) | {"figure": str(file)}, indent=1, ensure_ascii=False))
         return DONE
@@ -205,7 +205,7 @@ def _verify_arguments(parser: ArgumentParser) -> None:
 
 
 def _verify(args: Namespace) -> int:
-    from etude.records.registry import find_folders, folders, tell_damaged
+    from etude.records.registry import find_folders, record_folders, report_damaged
 
     root = Path(args.root)
     if not args.runs and not root.is_dir():
@@ -215,8 +215,8 @@ def _verify(args: Namespace) -> int:
         hint = "name the runs whose edits you accept"
         raise RequestError(Problem("--accept", "at least one RUN", hint=hint))
     skipped: list[RequestError] = []
-    chosen = list(dict.fromkeys(named)) if args.runs else list(folders(root, skipped))
-    tell_damaged(skipped)
+    chosen = list(dict.fromkeys(named)) if args.runs else list(record_folders(root, skipped))
+    report_damaged(skipped)
     if not chosen:
         print(f"no runs under {root}")
         return DONE
@@ -271,12 +271,12 @@ def _rm(args: Namespace) -> int:
             raise RequestError(Problem("RUN", "one run", run, hint))
         chosen |= {folder.absolute(): folder for folder in fitting}
     folders = list(chosen.values())
-    remove.must_be_removable(folders)
-    remove.print_what_goes(folders)
+    remove.check_removable(folders)
+    remove.print_removal_table(folders)
     if not args.yes and not _confirm(len(folders)):
         print("no run was removed")
         return DONE
-    remove.remove(folders, root)
+    remove.remove_records(folders, root)
     print("removed")
     return DONE
 

@@ -78,14 +78,14 @@ def _help(config_dir: str | None) -> str:
 
 def _train_sweep(overrides: list[str], config_dir: str | None) -> int:
     from etude.analysis.searches import draw_search
-    from etude.analysis.studies import draw_curves
+    from etude.analysis.sweep_figure import draw_curves
     from etude.api import train_record
-    from etude.sweeps.job import counted, exit_code_of
+    from etude.sweeps.job import count_by_status, sweep_exit_code
     from etude.sweeps.multirun import multirun
 
     swept = multirun(overrides, train_record, config_dir)
     jobs = swept.jobs
-    log.info("\n%s", counted(jobs))
+    log.info("\n%s", count_by_status(jobs))
     _log_results(jobs)
     if (figure := draw_curves(swept.folder, jobs)) is not None:
         log.info("  curves  %s", figure)
@@ -95,9 +95,9 @@ def _train_sweep(overrides: list[str], config_dir: str | None) -> int:
         log.info("  table   %s", swept.folder / "results.csv")
     _log_duplicates(jobs)
     for job in jobs:
-        if job.same_as is None and not job.status.good:
+        if job.same_as is None and not job.status.is_successful:
             log.info("  %s  %s: %s", job.status, job.label, job.message or "not started")
-    return exit_code_of(jobs, done=DONE, failed=FAILED, wrong=WRONG, held=HELD)
+    return sweep_exit_code(jobs, done=DONE, failed=FAILED, wrong=WRONG, held=HELD)
 
 
 def _log_duplicates(jobs: Sequence[Any]) -> None:
@@ -120,18 +120,18 @@ def _log_duplicates(jobs: Sequence[Any]) -> None:
 
 def _log_results(jobs: Sequence[Any]) -> None:
     """Logs the final value of the selection metric of each trained job, the best first."""
-    from etude.records.metrics import rises
+    from etude.records.metrics_file import is_higher_better
     from etude.records.record import Record
 
     rows: list[tuple[str, float, Any]] = []
     for job in jobs:
-        if job.path and job.status.trained and job.same_as is None:
+        if job.path and job.status.is_trained and job.same_as is None:
             info = Record.read(Path(job.path)).info
             metric = str((info.get("best") or {}).get("metric"))
             value = (info.get("final") or {}).get(metric)
             if value is not None:
                 rows.append((metric, value, job))
-    sign = -1 if rows and rises(rows[0][0]) else 1
+    sign = -1 if rows and is_higher_better(rows[0][0]) else 1
     for metric, value, job in sorted(rows, key=lambda row: sign * row[1]):
         log.info("  %s %.4f  %s  %s", metric, value, job.label, job.path)
 

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from etude.errors import Problem, described
+from etude.errors import Problem, summarize_exception
 
 _SOURCE = Path(__file__).resolve().parents[2]
 _INSTALLED_FOLDERS = tuple(
@@ -52,7 +52,7 @@ def find_user_fault(error: BaseException, words: Sequence[str]) -> Problem | Non
 
 
 def _hint(error: BaseException) -> str:
-    return f"{described(error)}; --debug shows the traceback"
+    return f"{summarize_exception(error)}; --debug shows the traceback"
 
 
 def _is_user_file(file: str) -> bool:

@@ -25,7 +25,7 @@ from etude.config.environment import (
     resolve_with_placeholders,
 )
 from etude.config.nodes import Node, check_node, fits
-from etude.config.pins import pin
+from etude.config.pinning import pin
 from etude.config.schema import (
     HEADS,
     NODES,
@@ -40,14 +40,14 @@ from etude.config.suggestions import suggest_node
 from etude.config.targets import PACKAGE, installed_extensions
 from etude.config.type_names import describe_type
 from etude.errors import Problem, RequestError, nearest
-from etude.secrets import Mask, find_secret_variable, without_passwords
+from etude.secrets import Mask, find_secret_variable, mask_passwords
 
 MAX_SAMPLES = 10_000
 """Maximum number of sample texts; each takes seconds to generate."""
 _MARK = "VALUE_FROM_THE_ENVIRONMENT"
 
 
-class Unsound(RequestError):
+class InvalidConfig(RequestError):
     """Raised for a config with errors in its keys or types.
 
     Attributes:
@@ -62,7 +62,7 @@ class Unsound(RequestError):
 
 
 @dataclass
-class Checked:
+class CheckedConfig:
     """A config that passed all checks.
 
     Attributes:
@@ -91,7 +91,7 @@ class Checked:
     mask: Mask
 
 
-def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
+def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> CheckedConfig:
     """Checks each key and value of a config against the types of the schema and the constructors.
 
     Args:
@@ -112,13 +112,13 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
         if _any_below((problem.where for problem in of_values), "init_from"):
             raise RequestError(of_values)
         # A higher layer, which this module cannot import at its top.
-        initial = importlib.import_module("etude.training.initial")
-        config = initial.Initial.settled(config)
+        init_from = importlib.import_module("etude.training.init_from")
+        config = init_from.InitFromSource.resolve_config(config)
         read, of_values = _read(config)
         values = read.values
     problems: list[Problem] = []
     if trust is None:
-        extensions, problems = usable_extensions(values["extensions"])
+        extensions, problems = find_extensions(values["extensions"])
     else:
         extensions = list(trust)
         if extensions:
@@ -134,9 +134,9 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
         wrong = [problem.where for problem in problems]
         every = nodes | {f"callbacks.{name}": node for name, node in callbacks.items()}
         sound = {key: node for key, node in every.items() if not _any_below(wrong, key)}
-        raise Unsound(problems, sound)
+        raise InvalidConfig(problems, sound)
     pinned = pin(config, [*nodes.values(), *callbacks.values()])
-    return Checked(
+    return CheckedConfig(
         config=pinned,
         name=values["name"],
         seed=values["seed"],
@@ -144,7 +144,7 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> Checked:
         callbacks=callbacks,
         loggers=loggers,
         run=Run(**values["run"]),
-        identity=without_passwords(_identity(values, nodes, callbacks)),
+        identity=mask_passwords(_identity(values, nodes, callbacks)),
         shown=masked_config(pinned, read if pinned is config else None),
         mask=read.mask,
     )
@@ -312,7 +312,7 @@ def _check_importable(named: Sequence[str], where: str) -> Iterator[Problem]:
             yield Problem(where, "a module that can be imported", module, hint)
 
 
-def usable_extensions(named: Sequence[str]) -> tuple[list[str], list[Problem]]:
+def find_extensions(named: Sequence[str]) -> tuple[list[str], list[Problem]]:
     """Returns the modules whose classes a user's config may name, and their problems.
 
     These are the modules in `extensions`, which are also searched in the working folder, and the

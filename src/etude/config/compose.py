@@ -26,14 +26,14 @@ from omegaconf._utils import get_omega_conf_dumper
 from omegaconf.errors import OmegaConfBaseException
 
 from etude.config import environment  # noqa: F401 (registers its own `oc.env`)
-from etude.config.loader import RememberingLoader
+from etude.config.loader import CachingLoader
 from etude.config.paths import check_current_folder, conf_dir
-from etude.config.replaced import report_replaced
+from etude.config.replacements import report_replaced
 from etude.config.schema import NODES, ROOT_KEYS, Config
 from etude.config.type_names import describe_type
 from etude.config.yaml_file import strict_files
 from etude.errors import Problem, RequestError, nearest
-from etude.secrets import without_secrets
+from etude.secrets import mask_record
 
 HYDRA_VERSION_BASE = "1.3"
 _QUOTE = "quote a value with commas or spaces: 'key=\"one, two\"'"
@@ -71,14 +71,14 @@ def compose(
         RequestError: with all errors in the overrides and in the files that they choose.
     """
     typed = overrides.split() if isinstance(overrides, str) else list(overrides)
-    with searching(config_dir):
-        config = composed(typed)
+    with search_configs(config_dir):
+        config = compose_in_search(typed)
         report_replaced(typed)
     return config
 
 
-def composed(typed: Sequence[str]) -> DictConfig:
-    """Composes a config inside `searching`, so that several configs read the files only once."""
+def compose_in_search(typed: Sequence[str]) -> DictConfig:
+    """Composes a config inside `search_configs`: several configs read the files only once."""
     try:
         config = _compose(typed)
     except HYDRA_ERRORS as error:
@@ -89,7 +89,9 @@ def composed(typed: Sequence[str]) -> DictConfig:
     return config
 
 
-def fill_in(config: DictConfig, choices: Mapping[str, Any], typed: Sequence[str]) -> None:
+def set_overrides_and_choices(
+    config: DictConfig, choices: Mapping[str, Any], typed: Sequence[str]
+) -> None:
     """Sets `run.overrides` and `run.choices` of a config.
 
     Args:
@@ -125,7 +127,7 @@ def literal(text: str) -> str:
 
 
 @contextmanager
-def searching(config_dir: str | Path | None) -> Iterator[Hydra]:
+def search_configs(config_dir: str | Path | None) -> Iterator[Hydra]:
     """Context manager with a Hydra that searches `config_dir` and the shipped configs.
 
     Restores the Hydra instance of the program on exit. Hydra's state belongs to the whole process,
@@ -143,7 +145,7 @@ def searching(config_dir: str | Path | None) -> Iterator[Hydra]:
         before, instance.hydra = instance.hydra, None
         version.setbase(HYDRA_VERSION_BASE)
         try:
-            hydra_ = Hydra(task_name="etude", config_loader=RememberingLoader(path))
+            hydra_ = Hydra(task_name="etude", config_loader=CachingLoader(path))
             instance.initialize(hydra_)
             yield hydra_
         finally:
@@ -151,20 +153,20 @@ def searching(config_dir: str | Path | None) -> Iterator[Hydra]:
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
-    typed = [addable(item) for item in overrides]
+    typed = [add_plus_signs(item) for item in overrides]
     config, choices = _loader().run_config("train", typed)
     if removed := [key for key in ROOT_KEYS if key not in config.keys()]:  # noqa: SIM118
         hint = "every config needs this one"
         raise RequestError(
             Problem(f"~{key}", "a key that can be removed", hint=hint) for key in removed
         )
-    fill_in(config, choices, overrides)
+    set_overrides_and_choices(config, choices, overrides)
     return config
 
 
-def _loader() -> RememberingLoader:
-    """Returns the loader of `searching`."""
-    return cast(RememberingLoader, GlobalHydra.instance().config_loader())
+def _loader() -> CachingLoader:
+    """Returns the loader of `search_configs`."""
+    return cast(CachingLoader, GlobalHydra.instance().config_loader())
 
 
 def chosen(choices: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, str]:
@@ -187,7 +189,7 @@ def chosen(choices: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, st
     }
 
 
-def addable(override: str) -> str:
+def add_plus_signs(override: str) -> str:
     """Returns `model.bias=false` as `++model.bias=false`, and other overrides unchanged.
 
     Keys below a node are arguments of its constructor. Its signature defines which exist, so users
@@ -207,14 +209,14 @@ def is_hydra_override(override: str) -> bool:
     return override.lstrip("+~").startswith("hydra.")
 
 
-def unmarked(override: str) -> str:
-    """Removes the `+` of an override, which `addable` adds again, except for Hydra's own keys."""
+def remove_plus_signs(override: str) -> str:
+    """Removes the `+` of an override, except for Hydra's own keys; see `add_plus_signs`."""
     return override if is_hydra_override(override) else override.lstrip("+")
 
 
-def of_the_job(overrides: Iterable[str]) -> list[str]:
+def job_overrides(overrides: Iterable[str]) -> list[str]:
     """Returns a job's overrides without those of Hydra's own keys."""
-    return [unmarked(item) for item in overrides if not is_hydra_override(item)]
+    return [remove_plus_signs(item) for item in overrides if not is_hydra_override(item)]
 
 
 def find_invalid(overrides: Sequence[str], error: Exception) -> tuple[list[Problem], list[str]]:
@@ -250,7 +252,7 @@ def _explain(item: str, error: Exception) -> Problem:
     if "=" not in item and not item.startswith("~"):
         return Problem(item, "KEY=VALUE", hint="for example optimizer.lr=1e-3")
     try:
-        override: Override = OverridesParser.create().parse_override(addable(item))
+        override: Override = OverridesParser.create().parse_override(add_plus_signs(item))
     except NOT_PARSED as parse_error:
         reason = _QUOTE if isinstance(parse_error, HydraException) else str(parse_error)
         key, _, value = item.partition("=")
@@ -391,7 +393,7 @@ def plain_yaml(config: DictConfig) -> str:
 
     Values from the environment are references, and passwords in URLs are masked.
     """
-    written = without_secrets(OmegaConf.to_container(config, resolve=False))
+    written = mask_record(OmegaConf.to_container(config, resolve=False))
     text: str = yaml.dump(
         written, allow_unicode=True, sort_keys=False, Dumper=get_omega_conf_dumper()
     )

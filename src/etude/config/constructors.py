@@ -59,7 +59,7 @@ class Constructor:
         given: names of the arguments that the caller passes, if the class lists them.
         refused: arguments that a config must not set, with hints.
         aliases: by argument, values that are replaced by equivalent ones.
-        pins: whether it has a method `pinned`; see `etude.config.pins`.
+        pins: whether it has a method `pinned`; see `etude.config.pinning`.
     """
 
     name: str

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from etude.secrets import Mask, register_secret_value, without_secrets
+from etude.secrets import Mask, mask_record, register_secret_value
 
 _resolver_lock = threading.RLock()  # OmegaConf's resolvers belong to the whole process
 
@@ -55,7 +55,7 @@ def resolve_config(config: DictConfig) -> ResolvedConfig:
     return ResolvedConfig(values, Mask(variables), uses_environment)
 
 
-def mask_of(config: DictConfig) -> Mask:
+def make_mask(config: DictConfig) -> Mask:
     """Returns the mask of a config's secrets; only for passwords if it does not resolve."""
     try:
         return resolve_config(config).mask
@@ -78,7 +78,7 @@ def masked_config(config: DictConfig, read: ResolvedConfig | None = None) -> dic
         if is_usable and read is not None
         else resolve_with_placeholders(config, "${{oc.env:{name}}}")
     )
-    masked: dict[str, Any] = without_secrets(tree)
+    masked: dict[str, Any] = mask_record(tree)
     return masked
 
 

@@ -29,7 +29,7 @@ _MAX_PARSED = 10_000
 """Maximum number of cached overrides; a sweep may have very many."""
 
 
-class RememberingLoader(ConfigLoaderImpl):
+class CachingLoader(ConfigLoaderImpl):
     """`ConfigLoaderImpl` with a cache; all methods return the same results.
 
     A file that changes meanwhile is not read again, so all jobs of a sweep use the same files.

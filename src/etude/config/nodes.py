@@ -24,7 +24,7 @@ from etude.config.paths import conf_dir
 from etude.config.table import table
 from etude.config.targets import find_constructor, import_class, is_extension, is_factory
 from etude.config.type_names import describe_type, is_union, takes_bool
-from etude.errors import InvalidArguments, Problem, RequestError, described, nearest
+from etude.errors import InvalidArguments, Problem, RequestError, nearest, summarize_exception
 
 if TYPE_CHECKING:
     from etude.contracts.contract import Contract
@@ -39,14 +39,14 @@ class Node:
     Attributes:
         where: the key path, such as `model.position`.
         target: the `_target_` in the config; empty for a dataclass argument.
-        described: description of the constructor.
+        description: description of the constructor.
         partial: whether this is a factory, whose caller passes the remaining arguments.
         arguments: values, nested nodes, and lists or dictionaries of either; without defaults.
     """
 
     where: str
     target: str
-    described: Constructor
+    description: Constructor
     partial: bool
     arguments: dict[str, Any] = field(default_factory=dict)
 
@@ -58,7 +58,7 @@ class Node:
     @property
     def constructor(self) -> Any:
         """The class, imported on access."""
-        return import_class(self.described, self.target, self.where)
+        return import_class(self.description, self.target, self.where)
 
     def takes(self, name: str) -> bool:
         """Returns whether the constructor accepts an argument."""
@@ -138,7 +138,7 @@ class Factory:
         if contract is not None and (missing := list(contract.problems_of(instance, self.where))):
             raise RequestError(missing)
 
-    def names_left(self) -> frozenset[str]:
+    def unset_arguments(self) -> frozenset[str]:
         """Returns the names of the arguments that are not set; see `etude.nn.parts`."""
         return frozenset(_describe(self.constructor).parameters.keys() - self.arguments.keys())
 
@@ -152,7 +152,7 @@ class Factory:
             return error  # a bug of Étude, as its classes report invalid arguments themselves
         name = getattr(self.constructor, "__name__", "it")
         return RequestError(
-            Problem(self.where, f"arguments that {name} accepts", hint=described(error))
+            Problem(self.where, f"arguments that {name} accepts", hint=summarize_exception(error))
         )
 
 

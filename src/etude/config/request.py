@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 
-from etude.config.compose import HYDRA_VERSION_BASE, addable, compose, searching
+from etude.config.compose import HYDRA_VERSION_BASE, add_plus_signs, compose, search_configs
 from etude.config.paths import conf_dir
-from etude.config.replaced import report_replaced
+from etude.config.replacements import report_replaced
 from etude.config.yaml_file import strict_files
 from etude.errors import Problem, RequestError, nearest
-from etude.secrets import without_keys
+from etude.secrets import mask_keys
 
 _FLAGS = ("-m", "--multirun", "--resolve")
 _WITH_VALUE = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p")
@@ -94,7 +94,7 @@ def answer(request: Request) -> int:
     import hydra
 
     completion = request.question in ("-sc", "--shell-completion")
-    overrides = request.overrides if completion else [addable(o) for o in request.overrides]
+    overrides = request.overrides if completion else [add_plus_signs(o) for o in request.overrides]
     before = sys.argv
     # Hydra's parser needs the options first; completion is installed for the program's name.
     sys.argv = ["etude" if completion else "etude train", *request.options, *overrides]
@@ -111,9 +111,9 @@ def answer(request: Request) -> int:
         sys.argv = before
     if code and request.question in ("--cfg", "-c", "--info", "-i"):
         compose(request.overrides, config_dir=request.config_dir)  # raises a `RequestError`
-    print(without_keys(output.getvalue()), end="")
+    print(mask_keys(output.getvalue()), end="")
     print(errors.getvalue(), end="", file=sys.stderr)
     if not code and request.question in ("--cfg", "-c", "--info", "-i"):
-        with searching(request.config_dir):
+        with search_configs(request.config_dir):
             report_replaced(request.overrides)
     return code

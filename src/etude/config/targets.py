@@ -18,7 +18,7 @@ from typing import Any
 
 from etude.config.constructors import Constructor, add_to_index, describe_class, lookup
 from etude.config.table import table
-from etude.errors import Problem, RequestError, described, nearest
+from etude.errors import Problem, RequestError, nearest, summarize_exception
 
 PACKAGE = "etude"
 
@@ -82,7 +82,7 @@ def import_class(constructor: Constructor, target: str, where: str) -> Callable[
     return _import(constructor.location, target or constructor.location, where)
 
 
-def resolve(target: str, where: str, extensions: Iterable[str] = ()) -> Callable[..., Any]:
+def resolve_class(target: str, where: str, extensions: Iterable[str] = ()) -> Callable[..., Any]:
     """Imports the class that a `_target_` names; see `find_constructor` for the arguments."""
     return _import(_location(target, where, extensions, False), target, where)
 
@@ -152,7 +152,7 @@ def _import(location: str, target: str, where: str) -> Callable[..., Any]:
             raise
         expected = "a class of a module that can be imported without an error"
         raise RequestError(
-            Problem(f"{where}._target_", expected, target, described(error))
+            Problem(f"{where}._target_", expected, target, summarize_exception(error))
         ) from error
     if not callable(value):
         names = [n for n, v in vars(module).items() if isinstance(v, type) and n[0] != "_"]

@@ -169,11 +169,11 @@ class Data(Protocol):
         ...
 
     def evaluated(self, split: str, /) -> Any:
-        """Returns a split as an `etude.data.evaluated.Evaluated`."""
+        """Returns a split as an `etude.data.evaluation_data.Evaluated`."""
         ...
 
     def evaluated_with_rows(self, asked: Any, /) -> Any:
-        """Returns the rows or files of an `etude.data.evaluated.Request` as an `Evaluated`."""
+        """Returns the rows or files of an `EvaluationRequest` as an `Evaluated`."""
         ...
 
     def described(self, examples: int, /) -> Any:
@@ -213,7 +213,7 @@ class Task(Protocol):
         ...
 
     def metrics(self, evaluated: Any, /) -> Any:
-        """Returns a new `etude.tasks.metrics.Metrics` for an `etude.data.evaluated.Evaluated`."""
+        """Returns a new `etude.tasks.metrics.Metrics` for an `Evaluated`."""
         ...
 
 
@@ -246,7 +246,7 @@ class Logger(Protocol):
         """Called when training begins.
 
         Args:
-            run: an `etude.loggers.base.ViewedRun`.
+            run: an `etude.loggers.base.RunInfo`.
             rows: the metric rows of earlier starts of the run.
         """
         ...

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from etude.errors import Problem, RequestError
 from etude.records.files import fsync_file
-from etude.records.storage import lock
+from etude.records.storage import try_lock
 
 log = logging.getLogger("etude.data")
 
@@ -28,11 +28,11 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class NotBuilt(Exception):
-    """Raised inside `only_looking` for a folder that doesn't exist."""
+    """Raised inside `forbid_building` for a folder that doesn't exist."""
 
 
 @contextmanager
-def only_looking() -> Iterator[None]:
+def forbid_building() -> Iterator[None]:
     """Context manager in which `build_once` raises `NotBuilt` instead of building a folder."""
     token = _only_looking.set(True)
     try:
@@ -51,7 +51,7 @@ def build_once(cache_dir: Path, key: str, build: Callable[[Path], None]) -> Path
 
     Raises:
         RequestError: if the parent can't be written, or the disk is full.
-        NotBuilt: if the folder doesn't exist, inside `only_looking`.
+        NotBuilt: if the folder doesn't exist, inside `forbid_building`.
     """
     final = cache_dir / key
     if final.is_dir():
@@ -84,7 +84,7 @@ def _remove_partial(cache_dir: Path) -> None:
     for partial in cache_dir.glob("*.partial"):
         try:
             with partial.with_suffix(".lock").open("a") as file:
-                if not lock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB):
+                if not try_lock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB):
                     continue
                 shutil.rmtree(partial, ignore_errors=True)
         except OSError:  # it is being built, or belongs to another user
@@ -97,7 +97,7 @@ def _locked(path: Path) -> Iterator[None]:
     # processes could hold locks on two files of the same name.
     with path.open("a") as file:
         try:
-            if not lock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB):
+            if not try_lock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB):
                 log.warning(
                     "%s: the file system does not support locks (flock); do not prepare the same "
                     "data in two processes at once",

@@ -39,12 +39,12 @@ class Column:
     @cached_property
     def ends(self) -> Numbers:
         """End of each list in `values`, shape (lists,)."""
-        return _mapped(beside(self.path, ".ends"), "<i8")
+        return _mapped(column_file(self.path, ".ends"), "<i8")
 
     @cached_property
     def values(self) -> NDArray[Any]:
         """All numbers, list after list, read-only."""
-        return _mapped(beside(self.path, ".values"), self.dtype)
+        return _mapped(column_file(self.path, ".values"), self.dtype)
 
     @cached_property
     def lengths(self) -> Numbers:
@@ -80,8 +80,8 @@ class ColumnWriter:
 
     def __init__(self, path: Path, dtype: str = INTEGERS) -> None:
         self.dtype = dtype
-        self._values = beside(path, ".values").open("wb")
-        self._ends = beside(path, ".ends").open("wb")
+        self._values = column_file(path, ".values").open("wb")
+        self._ends = column_file(path, ".ends").open("wb")
         self._end = 0
         self._digest = hashlib.sha256()
 
@@ -114,7 +114,7 @@ class ColumnWriter:
         return self._digest.hexdigest()
 
 
-def beside(path: Path, suffix: str) -> Path:
+def column_file(path: Path, suffix: str) -> Path:
     """Returns a column's file of numbers (`.values`), or of list ends (`.ends`)."""
     return path.with_name(path.name + suffix)
 

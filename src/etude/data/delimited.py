@@ -3,7 +3,7 @@
 CSV follows RFC 4180: a cell may be enclosed in quotation marks, and only such a cell may contain a
 comma, a line end or a quotation mark, which is doubled. TSV follows IANA's
 text/tab-separated-values: no cell contains a tab or a line end, and a quotation mark is a regular
-character. Many programs write TSV with the quotation marks of CSV; `quoted` detects them.
+character. Many programs write TSV with the quotation marks of CSV; `uses_csv_quoting` detects them.
 
 Empty lines are skipped, and every kind of line end is read as a newline, also within a cell.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from etude.data.formats import Format
-from etude.data.plain import LONGEST, ReadOnce, lines_of, too_long
+from etude.data.text_io import LONGEST, ReadOnce, lines_of, too_long_problem
 from etude.errors import Problem, RequestError
 
 Quoting = Literal["csv", "none"]
@@ -62,7 +62,7 @@ def rows(
             yield number, dict(zip(names, cells, strict=True))
 
 
-def quoted(file: Path, form: Format, quoting: Quoting | None = None) -> bool:
+def uses_csv_quoting(file: Path, form: Format, quoting: Quoting | None = None) -> bool:
     """Returns whether quotation marks around a cell are read as in CSV.
 
     True for CSV. In TSV it matters only if a cell begins with a quotation mark. The file is then
@@ -123,7 +123,7 @@ def _detect_quoting(file: Path, separator: str) -> bool:
 
 def _records(file: Path, form: Format, quoting: Quoting | None) -> Iterator[tuple[int, list[str]]]:
     separator = SEPARATORS[form.suffix]
-    read = _read_quoted if quoted(file, form, quoting) else _read_unquoted
+    read = _read_quoted if uses_csv_quoting(file, form, quoting) else _read_unquoted
     return _same_width(read(file, separator), file, separator)
 
 
@@ -160,7 +160,7 @@ def _read_quoted(file: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
         for line in lines_of(file):
             size = len(line) + (size if record else 0)
             if size > LONGEST:
-                raise RequestError(too_long(f"{file}, line {first}"))
+                raise RequestError(too_long_problem(f"{file}, line {first}"))
             record.append(line)
             yield line
 

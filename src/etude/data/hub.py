@@ -145,7 +145,7 @@ class Repository:
 
 
 def pinned(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the commit to which `revision` currently points (see `etude.config.pins`)."""
+    """Returns the commit to which `revision` currently points (see `etude.config.pinning`)."""
     name, revision = str(arguments.get("name", "")), arguments.get("revision")
     if not NAME.fullmatch(name) or (revision and COMMIT.fullmatch(revision)):
         return {}

@@ -15,8 +15,8 @@ from etude.data.rows import (
     column_values,
     declared_text_columns,
     infer_text_columns,
+    iterate_texts,
     split_rows,
-    texts,
 )
 from etude.data.splits import Document, Split
 from etude.data.text import Batch, TextData
@@ -95,7 +95,7 @@ class HubText(TextData):
 
     @classmethod
     def pinned(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the commit to which `revision` currently points (see `etude.config.pins`)."""
+        """Returns the commit to which `revision` currently points (see `etude.config.pinning`)."""
         return pinned(arguments)
 
     @property
@@ -130,12 +130,12 @@ class HubText(TextData):
     def sourced(self, split: Split) -> Iterator[Document]:
         held_out = split == "val"
         if self.validation_split is None:
-            documents = texts(self._values(self.split, self.limit), tell=held_out)
+            documents = iterate_texts(self._values(self.split, self.limit), tell=held_out)
             yield from split_rows(documents, held_out=held_out, validation=self.validation)
         elif held_out:
-            yield from texts(self._values(self.validation_split, None), tell=True)
+            yield from iterate_texts(self._values(self.validation_split, None), tell=True)
         else:
-            yield from texts(self._values(self.split, self.limit), tell=True)
+            yield from iterate_texts(self._values(self.split, self.limit), tell=True)
 
     def _values(self, split: str, limit: int | None) -> Iterator[tuple[str, Any]]:
         """Yields the column's values, each with its position."""

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from etude.data.formats import CHUNK, open_bytes
-from etude.data.plain import LONGEST, explained, lines_of, too_long
+from etude.data.text_io import LONGEST, convert_read_errors, lines_of, too_long_problem
 from etude.errors import Problem, RequestError
-from etude.records.files import each_key_once
+from etude.records.files import unique_keys_object
 
 EXPECTED = "JSON with one object per line, or one list of objects"
 NEAR = 16  # characters before the end of the buffer in which it may cause an error by truncation
@@ -48,12 +48,12 @@ def rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield where, row
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=each_key_once)
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys_object)
 
 
 def _is_list(file: Path) -> bool:
     with (
-        explained(file),
+        convert_read_errors(file),
         io.TextIOWrapper(open_bytes(file), encoding="utf-8-sig") as stream,
     ):
         while character := stream.read(1):
@@ -125,14 +125,14 @@ class _List:
             try:
                 row, end = _DECODER.raw_decode(self.text, self.position)
                 if end - self.position > LONGEST:
-                    raise RequestError(too_long(where))
+                    raise RequestError(too_long_problem(where))
                 self.position = end
                 break
             except json.JSONDecodeError as error:
                 begun, at = self.position, error.pos
                 cut = error.msg.startswith("Unterminated string") or at > len(self.text) - NEAR
                 if cut and len(self.text) - begun > LONGEST:
-                    raise RequestError(too_long(where)) from error
+                    raise RequestError(too_long_problem(where)) from error
                 if cut and self._read_more(self._read_size(len(self.text) - begun)):
                     continue
                 self.position = at - begun if cut else at

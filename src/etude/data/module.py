@@ -15,11 +15,11 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from etude.data.evaluated import Evaluated, Request
+from etude.data.evaluation_data import Evaluated, EvaluationRequest
 from etude.data.loading import loader
-from etude.data.objective import Objective, Reads, wanted
-from etude.data.places import Place
-from etude.data.steps import Assembly, Share, Steps
+from etude.data.objective import Objective, Reads, describe_required_data
+from etude.data.origins import DocumentSpan
+from etude.data.steps import Share, StepAssembler, Steps
 from etude.errors import Checks, Problem, RequestError
 
 
@@ -146,7 +146,7 @@ class DataModule(DataAttributes):
         """Metadata of the splits, available after `prepare`."""
 
     @abstractmethod
-    def assembly(self, share: Share) -> Assembly:
+    def assembly(self, share: Share) -> StepAssembler:
         """Returns the object that assembles a run's optimizer steps."""
 
     @abstractmethod
@@ -162,7 +162,7 @@ class DataModule(DataAttributes):
         """Returns, by number, descriptions of where documents of the training split come from."""
 
     @abstractmethod
-    def places_of(self, text: str) -> Iterator[Place]:
+    def places_of(self, text: str) -> Iterator[DocumentSpan]:
         """Yields the positions of a text in the training split.
 
         Raises:
@@ -200,7 +200,7 @@ class DataModule(DataAttributes):
         """
         name = type(self).__name__
         if (reads := "windows" if objective is None else objective.reads) != self.reads:
-            expected, hint = wanted(objective)
+            expected, hint = describe_required_data(objective)
             raise RequestError(Problem("data", expected, name, hint or self.meant_for(reads)))
         needed = () if objective is None else objective.fields
         if any(field not in self.fields for field in needed):
@@ -326,7 +326,7 @@ class DataModule(DataAttributes):
         """Returns a split of the data for evaluation."""
         return Evaluated(self, split, lambda: self.evaluation_batches(split))
 
-    def evaluated_with_rows(self, asked: Request) -> Evaluated:
+    def evaluated_with_rows(self, asked: EvaluationRequest) -> Evaluated:
         """Returns a split of the data, or other files, with the contents of rows if there are any.
 
         Raises:

@@ -119,7 +119,7 @@ class ExampleObjective(Objective):
 
     def targets(self, arrays: Arrays) -> float:
         """Returns the number of targets of the example that enter the loss, or their weight."""
-        return float(counted(arrays["labels"]).sum())
+        return float(enters_loss(arrays["labels"]).sum())
 
     def bound_to_rows(self, tokenizer: Any, sequence_length: int) -> Self:
         """Returns the objective for rows that are only evaluated, all with the same weight."""
@@ -178,7 +178,7 @@ class ExampleObjective(Objective):
         return batch | documents
 
 
-def wanted(objective: Objective | None) -> tuple[str, str | None]:
+def describe_required_data(objective: Objective | None) -> tuple[str, str | None]:
     """Returns the data that an objective reads, and an example of such data, for messages."""
     if objective is None or objective.reads == "windows":
         return "running text for this task, such as data=text_files", None
@@ -188,7 +188,7 @@ def wanted(objective: Objective | None) -> tuple[str, str | None]:
     return f"examples with the fields {fields} for this task", objective.such_as
 
 
-def counted(labels: NDArray[Any]) -> NDArray[np.bool_]:
+def enters_loss(labels: NDArray[Any]) -> NDArray[np.bool_]:
     """Returns which labels enter the loss: all but `IGNORE`, or all but NaN if floating-point."""
     return ~np.isnan(labels) if labels.dtype.kind == "f" else labels != IGNORE
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from etude.data.plain import LONGEST, too_long
+from etude.data.text_io import LONGEST, too_long_problem
 from etude.errors import Problem, RequestError
 
 GROUP = 256  # maximum number of rows read at a time
@@ -54,7 +54,9 @@ def rows(file: Path, wanted: Sequence[str]) -> Iterator[tuple[int, dict[str, Any
                 longest = pc.max(pc.binary_length(column)).as_py() or 0
                 if longest > LONGEST:
                     sizes = pc.binary_length(column).to_pylist()
-                    raise RequestError(too_long(f"{file}, row {count + sizes.index(longest) + 1}"))
+                    raise RequestError(
+                        too_long_problem(f"{file}, row {count + sizes.index(longest) + 1}")
+                    )
             values = [batch.column(name).to_pylist() for name in wanted]
             for each in zip(*values, strict=True):
                 count += 1
@@ -74,7 +76,7 @@ def _check_sizes(file: Path, table: Any, wanted: Sequence[str]) -> None:
             if is_wanted and column.total_uncompressed_size > max_bytes:
                 last = first + group.num_rows - 1
                 where = f"row {first}" if last == first else f"one of the rows {first} to {last}"
-                raise RequestError(too_long(f"{file}, {where}"))
+                raise RequestError(too_long_problem(f"{file}, {where}"))
         first += group.num_rows
 
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from etude.data.split_writer import write_split
 from etude.data.splits import Part, Split
 from etude.data.store import TOKENIZER, write_store
 from etude.data.tokenizer import Recipe
 from etude.data.tokenizer_training import LOG_INTERVAL
-from etude.data.writing import write_split
 
 log = logging.getLogger("etude.data")
 

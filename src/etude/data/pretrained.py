@@ -20,7 +20,7 @@ from etude.data.tokenizer import END_OF_TEXT, Recipe, Tokenizer, special_token
 from etude.data.tokenizer_parts import check_parts
 from etude.data.wordpiece import bert_tokenizer
 from etude.errors import Checks, InvalidArguments, Problem, RequestError, nearest
-from etude.records.opening import TOKENIZER, is_there, odd, read_bytes
+from etude.records.opening import TOKENIZER, describe_special_file, path_exists, read_bytes
 
 # The files of a folder, in the order of preference.
 GPT2_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
@@ -68,7 +68,7 @@ class Pretrained(Recipe):
 
     @classmethod
     def pinned(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the commit to which a hub id currently points (see `etude.config.pins`)."""
+        """Returns the commit to which a hub id currently points (see `etude.config.pinning`)."""
         path, revision = str(arguments.get("path", "")), arguments.get("revision")
         if not _is_hub_id(path) or (revision and _COMMIT.fullmatch(revision)):
             return {}
@@ -100,8 +100,10 @@ class Pretrained(Recipe):
             return _with_companion(path, self.path)
         if path.is_dir():
             return _in_folder(path, self.path)
-        if is_there(path):
-            raise InvalidArguments(Problem("path", EXPECTED, self.path, odd(path)))
+        if path_exists(path):
+            raise InvalidArguments(
+                Problem("path", EXPECTED, self.path, describe_special_file(path))
+            )
         parent = path.parent
         names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
         raise InvalidArguments(Problem("path", EXPECTED, self.path, nearest(path.name, names)))

@@ -17,8 +17,8 @@ from typing import Any
 from etude.data import delimited, json_rows, parquet_rows
 from etude.data.delimited import Quoting
 from etude.data.formats import Format, format_of, open_zstd
-from etude.data.plain import explained, scan
 from etude.data.splits import Document
+from etude.data.text_io import convert_read_errors, scan
 from etude.errors import EtudeError, Problem, RequestError, nearest
 
 READING = 2
@@ -30,11 +30,11 @@ GROUP = 256  # rows read at a time
 log = logging.getLogger("etude.data")
 
 
-def columns_of(file: Path, form: Format, quoting: Quoting | None = None) -> dict[str, bool]:
+def read_columns(file: Path, form: Format, quoting: Quoting | None = None) -> dict[str, bool]:
     """Returns the names of the file's columns, and whether each contains text; empty without rows.
 
     Args:
-        quoting: how quotation marks are read; see `etude.data.delimited.quoted`.
+        quoting: how quotation marks are read; see `etude.data.delimited.uses_csv_quoting`.
 
     Raises:
         RequestError: if the file is not in the format that its name states.
@@ -47,7 +47,7 @@ def columns_of(file: Path, form: Format, quoting: Quoting | None = None) -> dict
         return infer_text_columns(row for _, row in islice(json_rows.rows(file), HEAD))
 
 
-def values_of(
+def iterate_values(
     file: Path, form: Format, column: str, quoting: Quoting | None = None
 ) -> Iterator[tuple[str, Any]]:
     """Yields the values of a column in order, each with its position.
@@ -56,17 +56,17 @@ def values_of(
         RequestError: if the file is damaged or not in the format that its name states; contains the
             position.
     """
-    for where, row in records_of(file, form, [column], quoting):
+    for where, row in iterate_rows(file, form, [column], quoting):
         yield where, row[column]
 
 
-def records_of(
+def iterate_rows(
     file: Path, form: Format, columns: Sequence[str], quoting: Quoting | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields all rows in order: the position, such as `a.csv, line 3`, and the values by column.
 
     Raises:
-        RequestError: as for `values_of`.
+        RequestError: as for `iterate_values`.
     """
     with _convert_errors(file, form):
         if form.kind == "json":
@@ -93,7 +93,7 @@ def column_values(rows: Any, column: str) -> Iterator[Any]:
         yield from group[column]
 
 
-def texts(values: Iterable[tuple[str, Any]], *, tell: bool) -> Iterator[tuple[str, str]]:
+def iterate_texts(values: Iterable[tuple[str, Any]], *, tell: bool) -> Iterator[tuple[str, str]]:
     """Yields the texts among `values` with their positions; rows without text are skipped.
 
     Args:
@@ -216,7 +216,7 @@ def quiet_datasets() -> Any:
 def _convert_errors(file: Path, form: Format) -> Iterator[None]:
     """Converts a library's exception into a `RequestError` with the file and position."""
     try:
-        with explained(file):
+        with convert_read_errors(file):
             yield
     except (EtudeError, MemoryError):
         raise
@@ -246,7 +246,7 @@ def check_surrogates(where: str, text: str) -> None:
         raise RequestError(Problem(where, expected, text[error.start])) from error
 
 
-def needless_quoting(quoting: Quoting | None, files: Sequence[Path]) -> list[Problem]:
+def find_unused_quoting(quoting: Quoting | None, files: Sequence[Path]) -> list[Problem]:
     """Returns a problem if `data.quoting` is set and no file is CSV or TSV."""
     forms = [format_of(file) for file in files]
     if quoting is None or any(form is not None and form.kind == "csv" for form in forms):

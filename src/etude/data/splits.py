@@ -36,7 +36,7 @@ class SectionMeta:
 
 
 @dataclass(frozen=True)
-class SplitMeta:
+class TextSplitMeta:
     """Metadata of a split's file.
 
     Attributes:
@@ -65,7 +65,7 @@ class SplitMeta:
     sections: dict[str, SectionMeta] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, values: dict[str, Any]) -> SplitMeta:
+    def of(cls, values: dict[str, Any]) -> TextSplitMeta:
         """Creates the metadata from plain data, as stored in `meta.json`."""
         sections = values.pop("sections", {})
         return cls(**values, sections={name: SectionMeta(**s) for name, s in sections.items()})

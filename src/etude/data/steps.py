@@ -15,7 +15,7 @@ from etude.data.columns import Column, Numbers
 from etude.data.curriculum import Sizes, Stages
 from etude.data.objective import IGNORE, WindowObjective, generator
 from etude.data.order import Order
-from etude.data.places import Place, Reading, stretches
+from etude.data.origins import DocumentSpan, SpanRead, find_document_spans
 from etude.nn.documents import Documents
 
 
@@ -81,16 +81,18 @@ class Share:
         ]
 
 
-class Assembly(Protocol):
+class StepAssembler(Protocol):
     """Assembler of optimizer steps: each step is a function of its number."""
 
     def step(self, number: int, /) -> list[Any]:
         """Returns a process's part of an optimizer step, counted from 0, as micro-batches."""
 
-    def places(self, number: int, /) -> list[list[Place]]:
+    def places(self, number: int, /) -> list[list[DocumentSpan]]:
         """Returns the places of each example of the step, over all processes, in order."""
 
-    def readings(self, places: Collection[Place], steps: Iterable[int], /) -> Iterator[Reading]:
+    def readings(
+        self, places: Collection[DocumentSpan], steps: Iterable[int], /
+    ) -> Iterator[SpanRead]:
         """Yields the examples of some steps that contain any of these places."""
 
 
@@ -107,7 +109,7 @@ class Steps(IterableDataset[list[Any]]):
         total_steps: number of steps in the whole run.
     """
 
-    def __init__(self, assembly: Assembly, start_step: int, total_steps: int) -> None:
+    def __init__(self, assembly: StepAssembler, start_step: int, total_steps: int) -> None:
         self.assembly, self.start_step, self.total_steps = assembly, start_step, total_steps
 
     def __len__(self) -> int:
@@ -126,7 +128,7 @@ class Steps(IterableDataset[list[Any]]):
 
 @dataclass
 class WindowSteps:
-    """Optimizer steps of windows of running text; see `Assembly`.
+    """Optimizer steps of windows of running text; see `StepAssembler`.
 
     A window may be cut into shorter sequences, in order; tokens that an objective doesn't need are
     not read.
@@ -190,12 +192,14 @@ class WindowSteps:
         """Returns the number of ids in a sequence of `length` targets, with the last target."""
         return self._raw(length) + (self.objective is None)
 
-    def places(self, number: int) -> list[list[Place]]:
+    def places(self, number: int) -> list[list[DocumentSpan]]:
         starts, width = self._extents(number)
         ends = self.ids.ends
-        return [stretches(ends, start, start + width) for start in starts.tolist()]
+        return [find_document_spans(ends, start, start + width) for start in starts.tolist()]
 
-    def readings(self, places: Collection[Place], steps: Iterable[int]) -> Iterator[Reading]:
+    def readings(
+        self, places: Collection[DocumentSpan], steps: Iterable[int]
+    ) -> Iterator[SpanRead]:
         ends = self.ids.ends
         begins = [int(ends[place.document - 1]) if place.document else 0 for place in places]
         spans = [
@@ -214,7 +218,7 @@ class WindowSteps:
                 for index in range(low[example], high[example]):
                     if end[index] > start:
                         whole = start <= first[index] and end[index] <= start + width
-                        yield Reading(number, example, sorted_places[index], bool(whole))
+                        yield SpanRead(number, example, sorted_places[index], bool(whole))
 
     def _extents(self, number: int) -> tuple[Numbers, int]:
         """Returns the first token of each sequence of a step, over all ranks, and their width."""

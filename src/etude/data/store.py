@@ -13,12 +13,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
-from etude.collecting import rarely
 from etude.data.cache import build_once
 from etude.data.columns import Column
 from etude.data.module import DataModule
 from etude.data.tokenizer import Recipe, Tokenizer
 from etude.errors import Problem, RequestError
+from etude.garbage_collection import collect_rarely_in_block
 
 _NOT_USERS = {"etude", "pytorch_lightning", "lightning_fabric", *sys.stdlib_module_names}
 
@@ -27,7 +27,7 @@ FORMAT = 5  # version of the folder and of its readers; a change creates new fol
 
 
 @dataclass(frozen=True)
-class Meta:
+class StoreMeta:
     """Metadata of a prepared folder: `meta.json`.
 
     Attributes:
@@ -61,7 +61,7 @@ class Store:
 
     folder: Path
     tokenizer: Tokenizer
-    meta: Meta
+    meta: StoreMeta
 
     def column(self, split: str, name: str) -> Column:
         """Returns a column of a split."""
@@ -74,9 +74,9 @@ def write_store(folder: Path, tokenizer: Tokenizer, **meta: Any) -> None:
     Args:
         folder: the folder.
         tokenizer: the tokenizer.
-        meta: further fields of `Meta`.
+        meta: further fields of `StoreMeta`.
     """
-    metadata = Meta(tokenizer=tokenizer.fingerprint, vocab_size=tokenizer.vocab_size, **meta)
+    metadata = StoreMeta(tokenizer=tokenizer.fingerprint, vocab_size=tokenizer.vocab_size, **meta)
     text = json.dumps(asdict(metadata), indent=2, ensure_ascii=False)
     (folder / META).write_text(text + "\n", encoding="utf-8")
 
@@ -94,7 +94,9 @@ def open_store(folder: Path, split_meta: Any) -> Store:
     try:
         values = json.loads((folder / META).read_text(encoding="utf-8"))
         splits = {name: split_meta.of(split) for name, split in values.pop("splits").items()}
-        store = Store(folder, Tokenizer.load(folder / TOKENIZER), Meta(**values, splits=splits))
+        store = Store(
+            folder, Tokenizer.load(folder / TOKENIZER), StoreMeta(**values, splits=splits)
+        )
         for split, name in product(splits, store.meta.columns):
             column = store.column(split, name)
             numbers = int(column.ends[-1]) if len(column) else 0
@@ -187,7 +189,7 @@ class Stored(DataModule):
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
 
         def build(folder: Path) -> None:
-            with rarely():  # garbage collection would take a quarter of the time
+            with collect_rarely_in_block():  # garbage collection would take a quarter of the time
                 self.write(folder, identity)
 
         folder = build_once(Path(cache_dir), key, build)
@@ -227,6 +229,6 @@ class Stored(DataModule):
         return self.store.tokenizer
 
     @property
-    def meta(self) -> Meta:
+    def meta(self) -> StoreMeta:
         """Metadata of the splits."""
         return self.store.meta

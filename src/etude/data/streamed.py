@@ -16,14 +16,14 @@ from etude.data.columns import Column
 from etude.data.curriculum import Sizes, Stages
 from etude.data.module import Batch
 from etude.data.order import ORDERS, permute, round_keys
-from etude.data.places import Place, Reading, occurrences
+from etude.data.origins import DocumentSpan, SpanRead, find_occurrences
 from etude.data.prepare import TOKENS, write_text
+from etude.data.split_writer import encoded_passages
 from etude.data.splits import Document, Part, Split
 from etude.data.steps import MicroBatch, Share, WindowSteps
 from etude.data.store import Store
 from etude.data.text import TextData, of_source
 from etude.data.tokenizer import Tokenizer
-from etude.data.writing import encoded_passages
 from etude.errors import Checks, Problem, RequestError
 
 STREAM = 0x5354524D
@@ -203,13 +203,13 @@ class Streamed(TextData):
                 expected = "training documents with at least one token"
                 raise RequestError(Problem("data.source", expected))
 
-    def places_of(self, text: str) -> Iterator[Place]:
+    def places_of(self, text: str) -> Iterator[DocumentSpan]:
         for number, (_, document) in self._documents():
             if text in document:
-                spans, _ = occurrences(document, text, self.tokenizer_)
+                spans, _ = find_occurrences(document, text, self.tokenizer_)
                 separator = int(number > 0 and self.tokenizer_.end_of_text is not None)
                 for first, end in spans:
-                    yield Place(number, separator + first, separator + end)
+                    yield DocumentSpan(number, separator + first, separator + end)
 
     # -- position ----------------------------------------------------------------------------
 
@@ -254,11 +254,13 @@ class StreamSteps(WindowSteps):
     def rows(self, number: int, length: int, windows: slice) -> NDArray[Any]:
         return np.stack([block.ids[row] for block, row in self._windows(number)[windows]])
 
-    def places(self, number: int) -> list[list[Place]]:
+    def places(self, number: int) -> list[list[DocumentSpan]]:
         return [block.places(row) for block, row in self._windows(number)]
 
-    def readings(self, places: Collection[Place], steps: Iterable[int]) -> Iterator[Reading]:
-        by_document: dict[int, list[Place]] = {}
+    def readings(
+        self, places: Collection[DocumentSpan], steps: Iterable[int]
+    ) -> Iterator[SpanRead]:
+        by_document: dict[int, list[DocumentSpan]] = {}
         for place in places:
             by_document.setdefault(place.document, []).append(place)
         for number in steps:
@@ -268,7 +270,7 @@ class StreamSteps(WindowSteps):
                         first, end = place.first or 0, place.end or 0
                         if (span.first or 0) < end and first < (span.end or 0):
                             whole = (span.first or 0) <= first and end <= (span.end or 0)
-                            yield Reading(number, example, place, whole)
+                            yield SpanRead(number, example, place, whole)
 
     def _windows(self, number: int) -> list[tuple[StreamBlock, int]]:
         """Returns the windows of a step: a block, and the window's row in it.
@@ -340,14 +342,14 @@ class StreamBlock:
     stride: int
     width: int
 
-    def places(self, row: int) -> list[Place]:
+    def places(self, row: int) -> list[DocumentSpan]:
         """Returns the document spans of a window's tokens."""
         first, spans, at = row * self.stride, [], 0
         for position, ids in self.pieces:
             low, high = max(first - at, 0), min(first + self.width - at, len(ids))
             if low < high:
                 begin = position.token
-                spans.append(Place(position.document, begin + low, begin + high))
+                spans.append(DocumentSpan(position.document, begin + low, begin + high))
             at += len(ids)
         return spans
 

@@ -22,10 +22,10 @@ from etude.data.loading import evaluation_positions, loader
 from etude.data.module import Batch as Batch
 from etude.data.objective import generator
 from etude.data.order import ORDERS, Order
+from etude.data.origins import DocumentSpan, find_occurrences
 from etude.data.passages import cut
-from etude.data.places import Place, occurrences
 from etude.data.prepare import TOKENS, write_text
-from etude.data.splits import SPLITS, Document, Part, Passage, SectionMeta, Split, SplitMeta
+from etude.data.splits import SPLITS, Document, Part, Passage, SectionMeta, Split, TextSplitMeta
 from etude.data.steps import EvaluationBatches, Share, WindowSteps
 from etude.data.store import Store, Stored
 from etude.data.tokenizer import WithSpecial
@@ -66,7 +66,7 @@ class TextData(Stored):
     section_names: tuple[str, ...] = field(default=(), init=False)
     reads = "windows"
     has_splits = "running text has"
-    split_meta = SplitMeta
+    split_meta = TextSplitMeta
 
     def validate(self, checks: Checks) -> None:
         """Checks the arguments; a corpus adds the checks of its own."""
@@ -295,14 +295,14 @@ class TextData(Stored):
                     break
         return sources
 
-    def places_of(self, text: str) -> Iterator[Place]:
+    def places_of(self, text: str) -> Iterator[DocumentSpan]:
         column = self.store.column("train", TOKENS)
         for number, (_, document) in self._documents():
             if text in document:
-                spans, tokens = occurrences(document, text, self.tokenizer_)
+                spans, tokens = find_occurrences(document, text, self.tokenizer_)
                 separator = int(column.lengths[number]) - tokens  # one, or none
                 for first, end in spans:
-                    yield Place(number, separator + first, separator + end)
+                    yield DocumentSpan(number, separator + first, separator + end)
 
     def _documents(self) -> Iterator[tuple[int, Document]]:
         """Yields the training documents that have text, numbered as they are stored."""
@@ -344,11 +344,11 @@ class TextData(Stored):
     def _separator(self) -> int | None:
         return self.tokenizer_.end_of_text if self.separate_documents else None
 
-    def _split(self, name: Split) -> SplitMeta:
+    def _split(self, name: Split) -> TextSplitMeta:
         return self.meta.splits[name]
 
 
-def _sections(meta: SplitMeta) -> dict[str, SectionMeta]:
+def _sections(meta: TextSplitMeta) -> dict[str, SectionMeta]:
     """Returns the sections of a mixture by source, or the whole split under an empty name."""
     whole = SectionMeta(0, meta.tokens, meta.bytes, meta.first_token_bytes)
     return meta.sections or {"": whole}

@@ -18,21 +18,21 @@ import numpy as np
 
 from etude.data.formats import Format, endings, format_of
 from etude.data.passages import cut
-from etude.data.plain import ReadOnce, Scan, characters_of, lines_of, scan, sha256
 from etude.data.rows import (
     READING,
     choose_column,
-    columns_of,
-    needless_quoting,
+    find_unused_quoting,
+    iterate_texts,
+    iterate_values,
     newlines,
+    read_columns,
     split_rows,
-    texts,
-    values_of,
 )
 from etude.data.splits import SPLITS, Document, Passage, Split
 from etude.data.text import TextData
+from etude.data.text_io import ReadOnce, Scan, characters_of, lines_of, scan, sha256
 from etude.errors import Checks, Problem, RequestError, nearest
-from etude.records.opening import is_there, odd
+from etude.records.opening import describe_special_file, path_exists
 
 log = logging.getLogger("etude.data")
 
@@ -75,7 +75,7 @@ class TextFiles(TextData):
         column: for rows, the text column; None selects `text`, else the only text column.
         lines: whether each line of plain text is a document, and is held out like a row; blank
             lines are skipped.
-        quoting: how quotation marks in TSV and CSV are read; see `etude.data.delimited.quoted`.
+        quoting: quoting of TSV and CSV; see `etude.data.delimited.uses_csv_quoting`.
     """
 
     path: str | list[str]
@@ -134,7 +134,7 @@ class TextFiles(TextData):
     def _own(self, split: Split) -> list[Path]:
         """Returns the files that the config names for a split."""
         paths = {"train": self.paths, "val": self.validation_paths, "test": self.test_paths}[split]
-        return files_of(paths, KEYS[split]) if paths else []
+        return find_files(paths, KEYS[split]) if paths else []
 
     def _files_of(self, split: Split) -> list[Path]:
         """Returns the split's own files, or the training files that contain it."""
@@ -152,7 +152,7 @@ class TextFiles(TextData):
                 f"{first[False]} and {first[True]}; select one kind with a glob like data/*.jsonl"
             )
             raise RequestError(Problem("data.path", expected, self.paths, hint))
-        if quoting_problems := needless_quoting(self.quoting, files):
+        if quoting_problems := find_unused_quoting(self.quoting, files):
             raise RequestError(quoting_problems)
         if self._has_rows():
             if self.lines:
@@ -200,7 +200,9 @@ class TextFiles(TextData):
         return digest.hexdigest()
 
     def content_files(self) -> list[Path] | None:
-        return searched([*self.paths, *self.validation_paths, *self.test_paths], self.files())
+        return list_searched_paths(
+            [*self.paths, *self.validation_paths, *self.test_paths], self.files()
+        )
 
     def split_settings(self) -> dict[str, object]:
         lines = {"lines": True} if self.lines else {}
@@ -240,7 +242,7 @@ class TextFiles(TextData):
     def _all_documents(self, split: Split) -> Iterator[Document]:
         """Yields all documents of a split's files, for rows and lines."""
         if self._has_rows():
-            for where, text in texts(self._values(split), tell=split == "val"):
+            for where, text in iterate_texts(self._values(split), tell=split == "val"):
                 yield where, newlines(text)
             return
         for file in self._files_of(split):
@@ -300,7 +302,7 @@ class TextFiles(TextData):
     def _columns(self, file: Path) -> dict[str, bool]:
         if file.stat().st_size == 0:
             return {}
-        columns: dict[str, bool] = self._once(columns_of, file, _format(file), self.quoting)
+        columns: dict[str, bool] = self._once(read_columns, file, _format(file), self.quoting)
         return columns
 
     def _values(self, split: Split) -> Iterator[tuple[str, Any]]:
@@ -308,7 +310,7 @@ class TextFiles(TextData):
         for file in self._files_of(split):
             if not self._columns(file):
                 continue
-            for where, value in values_of(file, _format(file), column, self.quoting):
+            for where, value in iterate_values(file, _format(file), column, self.quoting):
                 yield f"{where}, column {column}", value
 
     def _spans(self, split: Split) -> Iterator[tuple[Path, int, int]]:
@@ -392,7 +394,7 @@ def _format(file: Path) -> Format:
     return form
 
 
-def files_of(paths: Sequence[str], where: str = "data.path", *, rows: bool = False) -> list[Path]:
+def find_files(paths: Sequence[str], where: str = "data.path", *, rows: bool = False) -> list[Path]:
     """Returns the files that the paths select, in order, without duplicates.
 
     Args:
@@ -419,7 +421,7 @@ def files_of(paths: Sequence[str], where: str = "data.path", *, rows: bool = Fal
 _FILES = {False: f"text files: {endings()}", True: f"files with rows: {endings(rows=True)}"}
 
 
-def searched(paths: Sequence[str], files: Sequence[Path]) -> list[Path]:
+def list_searched_paths(paths: Sequence[str], files: Sequence[Path]) -> list[Path]:
     """Returns the files, and each folder that was searched for them."""
     folders: set[Path] = set()
     for path in paths:
@@ -453,8 +455,10 @@ def _resolve(typed: str, where: str, rows: bool) -> list[Path]:
         matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
         expected = f"a glob that matches {_FILES[rows]}"
         return _readable(matches, typed, where, expected, without_suffix=True)
-    if is_there(path):
-        raise RequestError(Problem(where, "a file, a folder or a glob", typed, odd(path)))
+    if path_exists(path):
+        raise RequestError(
+            Problem(where, "a file, a folder or a glob", typed, describe_special_file(path))
+        )
     parent = path.parent
     while not parent.is_dir():
         path, parent = parent, parent.parent

@@ -464,7 +464,7 @@ def special_token(content: str) -> AddedToken:
     return AddedToken(content, special=True, normalized=False)
 
 
-def most_is_lost(lost: Counter[str], characters: int, split: str) -> Problem | None:
+def lost_text_problem(lost: Counter[str], characters: int, split: str) -> Problem | None:
     """Returns the problem of a split of which a tokenizer drops more than half; else None.
 
     Args:

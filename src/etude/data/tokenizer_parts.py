@@ -24,7 +24,7 @@ from typing import Any
 from etude.data.charsmap import growth as table_growth
 from etude.data.expressions import find_problem, shortest_match
 from etude.errors import Problem, RequestError, nearest
-from etude.records.files import each_key_once
+from etude.records.files import unique_keys_object
 
 GROWTH = 16
 _PARTS, _PIECES, _ADDED = 32, 64, 2**17
@@ -52,7 +52,7 @@ def check_parts(text: str, file: str) -> None:
         if text.count(sign) > most:
             raise RequestError(Problem(file, f"at most {most:,} occurrences of {sign}"))
     try:
-        spec = json.loads(text, object_pairs_hook=each_key_once)
+        spec = json.loads(text, object_pairs_hook=unique_keys_object)
     except (ValueError, RecursionError) as error:
         expected = "a tokenizer.json of the tokenizers library"
         raise RequestError(Problem(file, expected, hint=str(error))) from error

@@ -15,7 +15,7 @@ BARS = 12
 WIDE = 110  # maximum characters of a line
 
 
-def of_rows(data: Any, examples: int) -> Iterator[str]:
+def describe_rows(data: Any, examples: int) -> Iterator[str]:
     """Yields the description of an `ExampleData`.
 
     Args:
@@ -84,14 +84,14 @@ def _examples(data: Any, count: int) -> Iterator[str]:
         for name, lists in fields.items():
             ids = lists[number].tolist()
             if name in data.kinds.floats:
-                yield f"  {name}: {cut(' '.join(f'{each:g}' for each in ids))}"
+                yield f"  {name}: {truncate(' '.join(f'{each:g}' for each in ids))}"
             elif name in data.text_fields:
-                yield f"  {name}: {cut(data.tokenizer_.decode(ids))}"
+                yield f"  {name}: {truncate(data.tokenizer_.decode(ids))}"
             elif name == "label":
                 yield f"  label: {data.meta.labels[ids[0]]}"
             elif name == "tags":
                 tags = " ".join(data.meta.labels[tag] for tag in ids if tag != IGNORE)
-                yield f"  tags: {cut(tags)}"
+                yield f"  tags: {truncate(tags)}"
 
 
 def describe_text(data: Any) -> Iterator[str]:
@@ -112,7 +112,7 @@ def describe_text(data: Any) -> Iterator[str]:
             yield f"from step {step:,} on: {name} {getattr(data.curriculum, name)[step]}"
 
 
-def of_a_rule(data: Any) -> Iterator[str]:
+def describe_synthetic(data: Any) -> Iterator[str]:
     """Yields the description of a `SyntheticData`."""
     for split, meta in data.meta.splits.items():
         count, when = ("new", " at every step")
@@ -127,7 +127,7 @@ def of_a_rule(data: Any) -> Iterator[str]:
     yield f"vocabulary: {len(data.symbols):,}{total}"
 
 
-def cut(text: str) -> str:
+def truncate(text: str) -> str:
     """Returns the text on one line, truncated to the width of a terminal."""
     line = text.replace("\n", "⏎")
     return line if len(line) <= WIDE else line[: WIDE - 1] + "…"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from etude.generation.options import GenerationConfig
+from etude.generation.generation_config import GenerationConfig
 from etude.generation.processors import Processor, apply
 from etude.generation.reader import Reader
 from etude.generation.stopping import StopConditions

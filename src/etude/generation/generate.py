@@ -11,8 +11,8 @@ from torch import Tensor
 
 from etude.errors import Checks, InvalidArguments, Problem
 from etude.generation.beams import beam_search
-from etude.generation.decoding import decoding
-from etude.generation.options import GenerationConfig
+from etude.generation.generation_config import GenerationConfig
+from etude.generation.model_modes import fast_decoding
 from etude.generation.processors import (
     MinNewTokens,
     NoRepeatNGrams,
@@ -85,7 +85,7 @@ def generate(
     ends = StopConditions(stop_tokens, stop)
     steps = [*_processors(settings, T, ends), *processors]
     prompts = tokens if keep is None else tokens.masked_fill(~keep, -1)
-    with decoding(getattr(model, "module", model)):
+    with fast_decoding(getattr(model, "module", model)):
         reader = Reader(model, B, T + settings.max_new_tokens, padding, use_cache)
         if settings.beams > 1:
             result = beam_search(reader, prompts, settings, ends, processors=steps)

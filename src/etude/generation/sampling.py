@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from etude.errors import Checks
-from etude.exclusive import used_elsewhere
-from etude.generation.options import check_sampling
+from etude.exclusivity import is_reserved_elsewhere
+from etude.generation.generation_config import check_sampling
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 """The source of randomness: one generator for all rows, or one per row.
@@ -130,7 +130,7 @@ def draw(probabilities: Tensor, generator: Generators = None) -> Tensor:
     p_i. `torch.multinomial` draws the same ids, but its input checks cost more than the draw.
     """
     times = torch.empty_like(probabilities)
-    if generator is None and used_elsewhere():
+    if generator is None and is_reserved_elsewhere():
         generator = _fresh_generator(probabilities.device)
     if generator is None or isinstance(generator, torch.Generator):
         times.exponential_(generator=generator)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from etude.generation.words import MAX_INCOMPLETE, Tokenizer, whole
+from etude.generation.text_constraints import MAX_INCOMPLETE, Tokenizer, strip_incomplete_character
 
 TAIL_TOKENS = 16
 """The number of tokens retained from a long sequence that does not form a character."""
@@ -39,7 +39,7 @@ class IncrementalDecoder:
         """Adds a token and returns the text that is now complete; often empty."""
         self._window.append(token)
         self._text = self._decode(self._window)
-        known = whole(self._text)
+        known = strip_incomplete_character(self._text)
         piece = known[self._shown :]
         self._shown += len(piece)
         if piece and known == self._text and (text := self._decode(self._window[self._settled :])):
@@ -62,7 +62,9 @@ class IncrementalDecoder:
         before, text = self._decode(context), self._decode([*context, *tail])
         forgotten = len(self._decode(self._window[:-TAIL_TOKENS])) - len(before)
         same = self._text[forgotten + len(before) :] == text[len(before) :]
-        enough = whole(text) == text or len(text) - len(before) > MAX_INCOMPLETE
+        enough = (
+            strip_incomplete_character(text) == text or len(text) - len(before) > MAX_INCOMPLETE
+        )
         if same and enough and text.startswith(before):
             self._window = [*context, *tail]
             self._text, self._shown = text, self._shown - forgotten

@@ -15,7 +15,7 @@ from etude.errors import Problem, RequestError, nearest
 from etude.interop.adapter_config import ALL_LINEAR, NAME, AdapterConfig
 from etude.interop.family import Family
 from etude.interop.peft import PREFIX, WEIGHTS
-from etude.interop.pretrained import Loaded
+from etude.interop.pretrained import LoadedModel
 from etude.interop.rules import Piece
 from etude.interop.tensor_slices import TensorSlice, tensor_slices
 from etude.interop.tensors import SafeTensors
@@ -63,7 +63,7 @@ class LowRankChange:
         return {"a": (rank, inputs), "b": (rows, rank), **size}
 
 
-def merge_adapter(loaded: Loaded, folder: Path) -> None:
+def merge_adapter(loaded: LoadedModel, folder: Path) -> None:
     """Adds the updates of a `peft` adapter folder to a released model's weights, in place.
 
     In float32 the logits equal those of `peft` up to a relative error of about 1e-6.
@@ -129,7 +129,7 @@ class _AdaptableTensor:
     is_linear: bool
 
 
-def _adaptable_tensors(loaded: Loaded) -> dict[str, _AdaptableTensor]:
+def _adaptable_tensors(loaded: LoadedModel) -> dict[str, _AdaptableTensor]:
     """Returns all released tensors by name, including those that the module does not use."""
     owners = dict(loaded.module.named_modules())
     tensors = {
@@ -147,7 +147,7 @@ def _adaptable_tensors(loaded: Loaded) -> dict[str, _AdaptableTensor]:
 
 
 def _read_changes(
-    loaded: Loaded,
+    loaded: LoadedModel,
     config: AdapterConfig,
     known: Mapping[str, _AdaptableTensor],
     names: Mapping[str, str],
@@ -196,7 +196,7 @@ def _is_declared(config: AdapterConfig, name: str) -> bool:
 
 
 def _is_copy(
-    loaded: Loaded, name: str, tensor: Tensor, names: Mapping[str, str], tensors: SafeTensors
+    loaded: LoadedModel, name: str, tensor: Tensor, names: Mapping[str, str], tensors: SafeTensors
 ) -> bool:
     """Returns whether a tensor is the second copy of another one in a head of `transformers`."""
     output = loaded.family.output.removesuffix(".weight")
@@ -208,7 +208,7 @@ def _is_copy(
     return False
 
 
-def _equals_embedding(loaded: Loaded, tensor: Tensor) -> bool:
+def _equals_embedding(loaded: LoadedModel, tensor: Tensor) -> bool:
     ours: Tensor = loaded.module.embedding.weight
     return tensor.shape == ours.shape and torch.equal(tensor.to(ours), ours)
 
@@ -275,7 +275,7 @@ def _check_whole_tensors(
     return problems
 
 
-def _needs_untying(loaded: Loaded, names: Mapping[str, str], tensors: SafeTensors) -> bool:
+def _needs_untying(loaded: LoadedModel, names: Mapping[str, str], tensors: SafeTensors) -> bool:
     """Returns whether an adapter updates only one of the tied embedding and output projection.
 
     Raises:

@@ -9,7 +9,7 @@ from etude.interop.gemma3 import Gemma3Family
 from etude.interop.gpt2 import GPT2Family
 from etude.interop.gpt_neox import GPTNeoXFamily
 from etude.interop.hf_config import HFConfig
-from etude.interop.llama import Llama
+from etude.interop.llama import LlamaFamily
 from etude.interop.marian import MarianFamily
 from etude.interop.qwen3 import Qwen3Family
 from etude.interop.roberta import RobertaFamily
@@ -20,7 +20,7 @@ FAMILIES: dict[str, Family] = {
     for each in (
         GPT2Family(),
         GPTNeoXFamily(),
-        Llama(),
+        LlamaFamily(),
         Qwen3Family(),
         Gemma3Family(),
         BertFamily(),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from etude.errors import Problem, RequestError
-from etude.records.files import each_key_once, whole_number
+from etude.records.files import parse_integer, unique_keys_object
 from etude.records.opening import Kind, read_bytes
 
 RELEASED = Kind("*.json", 16 * 2**20)
@@ -23,7 +23,7 @@ def read_object(file: Path) -> dict[str, Any]:
     """
     try:
         content = read_bytes(file, RELEASED, links=True).decode()
-        values = json.loads(content, object_pairs_hook=each_key_once, parse_int=whole_number)
+        values = json.loads(content, object_pairs_hook=unique_keys_object, parse_int=parse_integer)
     except FileNotFoundError as error:
         raise RequestError(Problem(str(file), "a JSON file", hint="no such file")) from error
     except (ValueError, RecursionError) as error:

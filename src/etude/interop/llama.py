@@ -34,7 +34,7 @@ NAMES: dict[str, Rule] = {
 }
 
 
-class Llama(Family):
+class LlamaFamily(Family):
     """Llama: rotary positions, RMS norm before each branch, SwiGLU, grouped-query attention."""
 
     model_type = "llama"

@@ -45,7 +45,7 @@ log = logging.getLogger("etude.interop")
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A released model, loaded into an Étude module.
 
     Attributes:
@@ -74,7 +74,7 @@ def load_weights(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     architecture: str | None = None,
-) -> Loaded:
+) -> LoadedModel:
     """Loads a Hugging Face model folder, or one weights file with `config.json` next to it.
 
     No code from the files is run, and `transformers` is not needed. Each tensor is read directly
@@ -103,7 +103,7 @@ def load_tensors(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     architecture: str | None = None,
-) -> Loaded:
+) -> LoadedModel:
     """Loads a model from opened tensors and a parsed config; see `load_weights`."""
     family = family_of(config)
     kind = family.architecture(config, architecture)
@@ -122,7 +122,7 @@ def load_tensors(
     _fill_parameters(family, module, kind, tensors, file_names, dtype, torch.device(device))
     where = tensors.where if tensors.where.is_dir() else tensors.where.parent
     arguments = family.arguments(config, kind)
-    return Loaded(module.eval(), family, kind, config.values, where, arguments, unused)
+    return LoadedModel(module.eval(), family, kind, config.values, where, arguments, unused)
 
 
 def _check_depth(config: HFConfig, tensors: Tensors) -> None:
@@ -345,7 +345,7 @@ def save_weights(
         family: the family to save as; None is the one that supports all parts of the module.
         config: the released config's fields, preserved where they describe the module.
         architecture: the class of `transformers`; None is the one with the module's head.
-        rest: the tensors of `Loaded.rest`, by name.
+        rest: the tensors of `LoadedModel.rest`, by name.
         dtype: the dtype of the saved weights; None is the parameters'.
 
     Raises:

@@ -6,11 +6,11 @@ from functools import partial
 from typing import Any, ClassVar
 
 from etude.interop.hf_config import HFConfig
-from etude.interop.llama import NAMES, Llama
+from etude.interop.llama import NAMES, LlamaFamily
 from etude.interop.rules import Same
 
 
-class Qwen3Family(Llama):
+class Qwen3Family(LlamaFamily):
     """Qwen3: Llama with normalised queries and keys, and a separate head width."""
 
     model_type = "qwen3"

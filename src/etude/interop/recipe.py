@@ -8,7 +8,7 @@ from pathlib import Path
 
 from etude.data.tokenizer import Recipe, Tokenizer
 from etude.errors import Problem, RequestError
-from etude.interop import hub, tokenizers
+from etude.interop import tokenizers, weights_location
 from etude.interop.gguf import GGUF, SUFFIX
 from etude.interop.hf_config import HFConfig
 
@@ -17,7 +17,7 @@ class Released(Recipe):
     """A released model's own tokenizer; the names of special tokens in a text are ordinary text.
 
     Args:
-        source, revision: see `etude.interop.hub.locate`.
+        source, revision: see `etude.interop.weights_location.locate_weights`.
     """
 
     def __init__(self, source: str, revision: str | None = None) -> None:
@@ -38,7 +38,7 @@ class Released(Recipe):
 
 @lru_cache(maxsize=2)
 def _read(source: str, revision: str | None) -> Tokenizer:
-    path = hub.locate(source, revision).path
+    path = weights_location.locate_weights(source, revision).path
     if path.suffix == SUFFIX:
         released, ends = tokenizers.load_gguf_tokenizer(GGUF(path))
         end = ends.stops[0] if ends.stops else None

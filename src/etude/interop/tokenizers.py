@@ -27,9 +27,9 @@ from etude.data.tokenizer import Tokenizer, special_token
 from etude.errors import Problem, RequestError
 from etude.interop.gguf import GGUF
 from etude.interop.gguf_keys import invalid_tokenizer_values, unknown_tokenizer_keys
-from etude.interop.hub import SENTENCEPIECE, TEXT
 from etude.interop.json_file import read_object
 from etude.interop.tokenizer_config import contradictions
+from etude.interop.weights_location import SENTENCEPIECE, TEXT
 from etude.records.opening import TOKENIZER
 
 CONFIG = "tokenizer_config.json"
@@ -235,7 +235,7 @@ def _byte_level_model(file: GGUF) -> models.BPE:
         raise RequestError(Problem(where, expected, hint=hint)) from error
 
 
-def write(
+def write_tokenizer(
     folder: Path,
     tokenizer: Tokenizer,
     *,

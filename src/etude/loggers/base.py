@@ -13,7 +13,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class ViewedRun:
+class RunInfo:
     """Description of a run for loggers. Its texts contain no secrets.
 
     Attributes:
@@ -54,7 +54,7 @@ class Logger:
 
     patience: float = 30.0
 
-    def start(self, run: ViewedRun, rows: Sequence[Row]) -> None:
+    def start(self, run: RunInfo, rows: Sequence[Row]) -> None:
         """Starts logging; called when training starts.
 
         Args:

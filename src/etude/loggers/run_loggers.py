@@ -17,8 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from etude.loggers.base import Logger, Row, ViewedRun
-from etude.records.opening import SAMPLE, names_in, read_bytes
+from etude.loggers.base import Logger, Row, RunInfo
+from etude.records.opening import SAMPLE, list_names, read_bytes
 
 log = logging.getLogger("etude")
 
@@ -34,10 +34,10 @@ class RunLoggers:
 
     def __init__(self, loggers: Mapping[str, Logger] | None = None) -> None:
         self._threads = [_LoggerThread(name, logger) for name, logger in (loggers or {}).items()]
-        self._run: ViewedRun | None = None
+        self._run: RunInfo | None = None
         self._started = False
 
-    def set_run(self, run: ViewedRun) -> None:
+    def set_run(self, run: RunInfo) -> None:
         """Sets the run that `start` passes to the loggers."""
         self._run = run
 
@@ -65,11 +65,11 @@ class RunLoggers:
         if not self._started:
             return
         samples, figures = record / "samples", record / "figures"
-        for path in (samples / name for name in names_in(samples) if name.endswith(".txt")):
+        for path in (samples / name for name in list_names(samples) if name.endswith(".txt")):
             text = read_bytes(path, SAMPLE).decode()
             for thread in self._threads:
                 thread.call("text", "samples", text, step)
-        for path in (figures / name for name in names_in(figures) if name.endswith(".png")):
+        for path in (figures / name for name in list_names(figures) if name.endswith(".png")):
             for thread in self._threads:
                 thread.call("figure", f"figures/{path.stem}", path, step)
 
@@ -99,7 +99,7 @@ class _LoggerThread:
         self._thread = threading.Thread(target=self._work, name=f"logger {name}", daemon=True)
         self._dropped = False
 
-    def start(self, run: ViewedRun, rows: Sequence[Row]) -> None:
+    def start(self, run: RunInfo, rows: Sequence[Row]) -> None:
         self._thread.start()
         self.call("start", run, rows)
 

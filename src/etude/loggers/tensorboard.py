@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from etude.loggers.base import Logger, Row, ViewedRun
-from etude.records.opening import FIGURE, folder_in, read_bytes
+from etude.loggers.base import Logger, Row, RunInfo
+from etude.records.opening import FIGURE, make_subfolder, read_bytes
 
 FOLDER = "tensorboard"
 _CHANNELS = 4  # figures are RGBA images
@@ -32,12 +32,12 @@ class TensorBoard(Logger):
         self._writer: Any = None
         self._earlier: list[Path] = []
 
-    def start(self, run: ViewedRun, rows: Sequence[Row]) -> None:
+    def start(self, run: RunInfo, rows: Sequence[Row]) -> None:
         """Opens the event file and writes the config and the rows so far."""
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        folder = folder_in(run.path, FOLDER)
+        folder = make_subfolder(run.path, FOLDER)
         self._earlier = sorted(folder.glob("events.out.tfevents.*"))
         # TensorBoard reads the files of a folder in the order of their names.
         path = folder / f"events.out.tfevents.{time.time_ns()}"

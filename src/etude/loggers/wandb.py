@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from etude.errors import Checks
-from etude.loggers.base import Logger, Row, ViewedRun
-from etude.records.opening import folder_in
+from etude.loggers.base import Logger, Row, RunInfo
+from etude.records.opening import make_subfolder
 
 log = logging.getLogger("etude")
 
@@ -71,11 +71,11 @@ class WandB(Logger):
         self._scratch = ""
         self._summary = ""
 
-    def start(self, run: ViewedRun, rows: Sequence[Row]) -> None:
+    def start(self, run: RunInfo, rows: Sequence[Row]) -> None:
         """Starts the W&B process and logs the rows so far."""
         if self.mode == "disabled":
             return
-        folder = folder_in(run.path, FOLDER)
+        folder = make_subfolder(run.path, FOLDER)
         earlier = sorted(folder.glob("offline-run-*"))
         self._scratch = tempfile.mkdtemp(prefix="etude-wandb-")
         self._process = subprocess.Popen(
@@ -142,7 +142,7 @@ class WandB(Logger):
             if not (key.startswith("WANDB_") if self.mode == "offline" else key in ours)
         } | {"WANDB_ERROR_REPORTING": "false"}
 
-    def _settings(self, run: ViewedRun) -> dict[str, Any]:
+    def _settings(self, run: RunInfo) -> dict[str, Any]:
         hidden = [value for value in (self.entity, self.project) if run.mask.hides(value)]
         omitted = hidden if self.mode == "offline" else []  # they are passed to `wandb sync`
         return {
@@ -160,7 +160,7 @@ class WandB(Logger):
             "config": dict(run.config),
         }
 
-    def _upload_instructions(self, run: ViewedRun, folder: Path) -> str:
+    def _upload_instructions(self, run: RunInfo, folder: Path) -> str:
         named: dict[str, str | None] = {"--entity": self.entity, "--project": self.project}
         shown = (
             (option, run.mask.text(value or ""), value or "") for option, value in named.items()

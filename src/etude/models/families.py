@@ -18,7 +18,7 @@ _FAMILIES = {
 }
 
 
-def of_another(model: Any, supported: Sequence[type]) -> bool:
+def is_of_other_family(model: Any, supported: Sequence[type]) -> bool:
     """Returns whether a model is of another family than the supported ones; a custom model is of
     none.
     """
@@ -26,14 +26,14 @@ def of_another(model: Any, supported: Sequence[type]) -> bool:
     return is_known and bool(supported) and not isinstance(model, tuple(supported))
 
 
-def called(families: Sequence[type]) -> tuple[str, str]:
+def family_names(families: Sequence[type]) -> tuple[str, str]:
     """Returns the names of families, and the overrides that select one."""
     entries = [_FAMILIES.get(kind, (kind.__name__, "")) for kind in families]
     choices = " or ".join(choice for _, choice in entries if choice)
     return " or ".join(name for name, _ in entries), choices
 
 
-def misses_head(model: Any, required: str | None) -> bool:
+def lacks_head(model: Any, required: str | None) -> bool:
     """Returns whether an encoder lacks a head with the required `gives`; None requires no head."""
     if required is None or not isinstance(model, Encoder):
         return False
@@ -45,6 +45,6 @@ def has_head(module: Any) -> bool:
     return hasattr(getattr(module, "head", None), "gives")
 
 
-def head_of(module: Any) -> str:
+def head_class_name(module: Any) -> str:
     """Returns the class name of a module's head; `NoneType` without a head."""
     return type(getattr(module, "head", None)).__name__

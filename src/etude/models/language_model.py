@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from etude.generation.words import Tokenizer
+from etude.generation.text_constraints import Tokenizer
 from etude.models.decoder import Decoder
 from etude.models.padding import have_equal_length, left_padded
 from etude.models.text_generator import PromptBatch, TextGenerator, empty_prompt_error

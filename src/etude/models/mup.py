@@ -115,7 +115,7 @@ def _readouts(module: Any) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def folded(module: Any) -> Any:
+def fold_mup(module: Any) -> Any:
     """Returns a copy that computes the same in the standard parametrisation, not for training.
 
     The factors of muP are multiplied into the weights, so that software without muP support can

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from etude.generation.decoding import evaluating
-from etude.generation.words import Tokenizer
+from etude.generation.model_modes import evaluation_mode
+from etude.generation.text_constraints import Tokenizer
 from etude.models.encoder_decoder import EncoderDecoder
 from etude.models.padding import have_equal_length, right_padded
 from etude.models.text_generator import PromptBatch, TextGenerator, empty_prompt_error
@@ -57,7 +57,7 @@ class Seq2Seq(TextGenerator):
 
     def _begin(self, prompts: list[list[int]]) -> PromptBatch:
         source, keep = right_padded(prompts, self.device)
-        with torch.inference_mode(), evaluating(self.module):
+        with torch.inference_mode(), evaluation_mode(self.module):
             decoder = self.module.reading(source, None if have_equal_length(prompts) else keep)
         start = source.new_full((len(prompts), 1), self.module.start_token)
         return PromptBatch(decoder, start, None, [0] * len(prompts))

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from etude.generation.decoding import evaluating
+from etude.generation.model_modes import evaluation_mode
 from etude.models.encoder import Encoder
 from etude.models.padding import right_padded
 
@@ -75,7 +75,7 @@ class TextEncoder:
             for ids in self.tokenizer.framed(inputs)
         ]
         tokens, keep = right_padded(rows, self.device)
-        with evaluating(self.module):
+        with evaluation_mode(self.module):
             return EncoderOutput(self.module(tokens, keep=keep), keep)
 
     def mean(self, texts: str | Sequence[str]) -> Tensor:

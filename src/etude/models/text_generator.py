@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from etude.errors import Checks, InvalidArguments, Problem
 from etude.generation.generate import generate
-from etude.generation.options import EarlyStopping, GenerationConfig
+from etude.generation.generation_config import EarlyStopping, GenerationConfig
 from etude.generation.processors import Processor
 from etude.generation.reader import CausalModel
 from etude.generation.sampling import Generators
 from etude.generation.streaming import Continuation
-from etude.generation.words import ForbiddenWords, Spelling, StopText, Tokenizer
+from etude.generation.text_constraints import ForbiddenWords, StopText, Tokenizer, TokenTexts
 from etude.nn.memory import memory_for
 
 
@@ -114,7 +114,7 @@ class TextGenerator(ABC):
                 `etude.generation.beams.beam_search`.
             repetition_penalty, no_repeat_ngram: see `etude.generation.processors`.
             stop: texts that end the generated text; they are not part of it.
-            forbidden: words that are not generated; see `etude.generation.words.ForbiddenWords`.
+            forbidden: words that are not generated; see `ForbiddenWords`.
             processors: additional logits processors; see `etude.generation.processors`.
             seed: random seed; each text is a function of the seed, the prompt and its index among
                 the prompt's samples. None uses torch's global generator.
@@ -221,9 +221,9 @@ class TextGenerator(ABC):
         return self.tokenizer.decode(new[:end])
 
     @cached_property
-    def spelling(self) -> Spelling:
+    def spelling(self) -> TokenTexts:
         """The text of each of the tokenizer's tokens."""
-        return Spelling(self.tokenizer)
+        return TokenTexts(self.tokenizer)
 
     @abstractmethod
     def _encode(self, text: str) -> list[int]:

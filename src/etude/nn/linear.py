@@ -32,16 +32,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if weight.numel() < SMALL or not _generating(x, weight):
         return F.linear(x, weight, bias)
-    kernel = kernel_for(x.numel() // x.shape[-1], weight.numel(), maker())
+    kernel = kernel_for(x.numel() // x.shape[-1], weight.numel(), cpu_vendor())
     if kernel == "turned":
-        return turned(x, weight, bias)
+        return transposed_linear(x, weight, bias)
     if kernel == "onednn":
         # torch's compiler uses this kernel too; it has no public name.
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 
 
-def turned(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def transposed_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Computes `linear` as (W x^T)^T, so that MKL reads the weights in their memory order."""
     columns = x.reshape(-1, x.shape[-1]).contiguous().t()  # (D, R)
     y = torch.mm(weight, columns) if bias is None else torch.addmm(bias[:, None], weight, columns)
@@ -60,7 +60,7 @@ def kernel_for(rows: int, weights: int, vendor: str) -> Kernel:
     Args:
         rows: number of rows of x.
         weights: number of weights, `SMALL` or more.
-        vendor: vendor of the CPU; see `maker`.
+        vendor: vendor of the CPU; see `cpu_vendor`.
     """
     if vendor == "AuthenticAMD" and 2 <= rows <= MAX_TRANSPOSED_ROWS:
         return "turned"
@@ -70,7 +70,7 @@ def kernel_for(rows: int, weights: int, vendor: str) -> Kernel:
 
 
 @cache
-def maker() -> str:
+def cpu_vendor() -> str:
     """Returns the CPU's vendor identifier; empty if the system does not report it."""
     info = Path("/proc/cpuinfo")
     match = re.search(r"^vendor_id\s*:\s*(\S+)", info.read_text() if info.exists() else "", re.M)

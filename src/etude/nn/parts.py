@@ -12,23 +12,23 @@ from functools import partial
 from typing import Any
 
 Part = Callable[..., Any]
-"""A class, a function, a `functools.partial` of one, or an object with a method `names_left`."""
+"""A class, a function, a `functools.partial` of one, or an object with `unset_arguments`."""
 
 
 def accepted_arguments(part: Part, **offered: Any) -> dict[str, Any]:
     """Returns the offered arguments that the part names and that are not set already."""
-    names = names_left(part)
+    names = unset_arguments(part)
     return {name: value for name, value in offered.items() if name in names}
 
 
-def names_left(part: Part) -> frozenset[str]:
+def unset_arguments(part: Part) -> frozenset[str]:
     """Returns the names of a part's arguments that are not set yet.
 
     A factory of another kind has a method of this name (`etude.config.nodes.Factory`).
     """
     if isinstance(part, partial):
-        return names_left(part.func) - part.keywords.keys()
-    method = None if isinstance(part, type) else getattr(part, "names_left", None)
+        return unset_arguments(part.func) - part.keywords.keys()
+    method = None if isinstance(part, type) else getattr(part, "unset_arguments", None)
     if method is not None:
         return frozenset(method())
     try:

@@ -78,11 +78,11 @@ def rate_factors(module: nn.Module, rule: Rule | None) -> dict[str, float]:
     if widths is None:
         return {}
     if rule is None:
-        raise InvalidArguments(no_rule("optimizer", "an optimizer without a rule"))
+        raise InvalidArguments(unsupported_optimizer("optimizer", "an optimizer without a rule"))
     return {name: widths.ratio ** rule[role] for name, role in widths.roles.items()}
 
 
-def no_rule(key: str, name: str) -> Problem:
+def unsupported_optimizer(key: str, name: str) -> Problem:
     """Returns the problem of an optimizer without a rule in muP."""
     hint = "or set model.mup_base_dim=null for the standard parametrisation"
     return Problem(key, f"an optimizer that muP supports: {_SUPPORTED}", name, hint)

@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, Validati
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
-from etude.config.checks import usable_extensions
+from etude.config.checks import find_extensions
 from etude.config.nodes import Node, check_node
 from etude.config.paths import conf_dir
 from etude.config.yaml_file import parse_yaml
@@ -188,7 +188,7 @@ class Paper:
         notes: remarks for the report, such as why a cell does not match.
         smoke: overrides that make each run as short as possible, for a test of the pipeline. A
             run's overrides that refer to `files` are dropped, so `smoke` sets other data:
-            `{toy-text.txt}` and the other names of `etude.papers.toys` are generated files. These
+            `{toy-text.txt}` and the other names in `etude.papers.toy_data` are generated. These
             overrides replace those of a run for the same keys and for keys below them.
         smoke_runs: additional smoke overrides of single arms.
     """
@@ -241,7 +241,7 @@ class Paper:
 
 
 def names_in(override: str, names: Iterable[str]) -> set[str]:
-    """Returns those of `names` that an override contains in braces."""
+    """Returns those of `paper_names` that an override contains in braces."""
     return {name for name in names if f"{{{name}}}" in override}
 
 
@@ -285,7 +285,7 @@ class Readings(Protocol):
         """
 
 
-def names(config_dir: Path | None = None) -> list[str]:
+def paper_names(config_dir: Path | None = None) -> list[str]:
     """Returns the names of all papers: their files without `.yaml`.
 
     Args:
@@ -318,7 +318,7 @@ def all_papers(config_dir: Path | None = None) -> dict[str, Paper]:
     """Returns all papers by name, ordered by tier (CPU first) and name.
 
     Args:
-        config_dir: see `names`.
+        config_dir: see `paper_names`.
 
     Raises:
         RequestError: If a file has errors.
@@ -332,7 +332,7 @@ def all_papers(config_dir: Path | None = None) -> dict[str, Paper]:
 def readable_papers(config_dir: Path | None = None) -> tuple[dict[str, Paper], list[Problem]]:
     """Returns the papers with valid files, and the problems of the other files."""
     papers, problems = {}, []
-    for name in names(config_dir):
+    for name in paper_names(config_dir):
         try:
             papers[name] = load(name, config_dir)
         except RequestError as error:
@@ -345,12 +345,12 @@ def load(name: str, config_dir: Path | None = None) -> Paper:
     """Loads `paper/<name>.yaml` from the custom configs or the shipped ones.
 
     Args:
-        config_dir: see `names`.
+        config_dir: see `paper_names`.
 
     Raises:
         RequestError: If there is no such paper, or its file has errors.
     """
-    known = names(config_dir)
+    known = paper_names(config_dir)
     if name in known and not _NAME.fullmatch(name):
         hint = "rename its file: the runs are stored in a folder of that name"
         expected = "a name of letters, digits, _ and -"
@@ -394,7 +394,7 @@ def _yaml_errors(where: str) -> Iterator[None]:
         raise RequestError(Problem(where, "valid YAML", hint=reason)) from error
 
 
-def measurement(name: str, paper: Paper) -> Node:
+def measurement_node(name: str, paper: Paper) -> Node:
     """Returns the checked node that builds the paper's `Measurement` or `Readings`.
 
     The node's canonical form is stored as the settings of the measurement.
@@ -402,7 +402,7 @@ def measurement(name: str, paper: Paper) -> Node:
     Raises:
         RequestError: If the node `measure` does not fit its constructor.
     """
-    extensions, problems = usable_extensions(paper.extensions)
+    extensions, problems = find_extensions(paper.extensions)
     if not problems:
         node, problems = check_node("measure", paper.measure, extensions)
     if problems:
@@ -410,14 +410,14 @@ def measurement(name: str, paper: Paper) -> Node:
     return node
 
 
-def built(name: str, paper: Paper) -> Any:
+def build_measurement(name: str, paper: Paper) -> Any:
     """Builds the object that the paper's `measure` describes.
 
     Raises:
         RequestError: If the constructor rejects its arguments, the object reads runs that the
             paper doesn't have, or a cell's key is not among its readings. Names the file.
     """
-    node = measurement(name, paper)
+    node = measurement_node(name, paper)
     method = "read" if paper.runs else "measure"
     kind: Any = node.constructor
     if not isinstance(kind, type) or not callable(getattr(kind, method, None)):

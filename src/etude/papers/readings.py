@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from etude.analysis.curves import COLOURS, LOG, dress, new_figure
+from etude.analysis.curves import COLOURS, LOG_AXES, new_figure, style_axes
 from etude.api import Run
 from etude.errors import MISSING_VALUE, Checks, InvalidArguments, Problem, RequestError, nearest
 from etude.escaping import figure_label
@@ -188,10 +188,10 @@ def _extremum(name: str, values: Sequence[float]) -> float:
 
 def _scores(run: Run, split: str, how: Mapping[str, Any]) -> Mapping[str, float]:
     """Returns the scores of an evaluation; reads them from the record if they are stored."""
-    from etude.analysis.scoring import kept, scored
+    from etude.analysis.scoring import evaluate_run, stored_metrics
 
-    stored = kept(run, split, how)
-    return scored(run, split, **how)["metrics"] if stored is None else stored
+    stored = stored_metrics(run, split, how)
+    return evaluate_run(run, split, **how)["metrics"] if stored is None else stored
 
 
 class Metrics:
@@ -216,7 +216,10 @@ class Metrics:
         expected = f"a control for each of {', '.join(values)}"
         checks.that(set(values) == set(controls), "controls", ", ".join(controls), expected)
         checks.that(
-            log in LOG, "log", log, f"one of {', '.join(filter(None, LOG))}, or an empty string"
+            log in LOG_AXES,
+            "log",
+            log,
+            f"one of {', '.join(filter(None, LOG_AXES))}, or an empty string",
         )
         self.values = _values(checks, "values", values)
         self.controls = _values(checks, "controls", controls)
@@ -292,6 +295,6 @@ def draw(runs: Mapping[str, Sequence[Run]], metrics: Sequence[str], log: str, pa
             axes.set_xscale("log")
         if "y" in log:
             axes.set_yscale("log")
-        dress(axes)
+        style_axes(axes)
     panels[0].legend(frameon=False, fontsize=8)
     figure.savefig(path, metadata={"Software": None})

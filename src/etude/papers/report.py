@@ -22,9 +22,9 @@ from etude.papers.claims import Cell, Paper, ProtocolFigure, Reading, Tolerance
 from etude.papers.verdict import Verdict, judge, judge_protocol, mean, overall
 from etude.records import provenance
 from etude.records.files import read_json, sha256_file
-from etude.records.opening import METRICS, RESULT, is_there
-from etude.records.record import DONE, Record
-from etude.records.tables import markdown_table
+from etude.records.opening import METRICS, RESULT, path_exists
+from etude.records.record import FINAL_STATUSES, Record
+from etude.records.text_tables import markdown_table
 from etude.sweeps.job import relative_path
 
 FORMAT = 1
@@ -88,7 +88,7 @@ def result(
     Args:
         runs: the runs that were read, by arm.
     """
-    where = {k: v for k, v in provenance.start(0).items() if k not in ("step", "host")}
+    where = {k: v for k, v in provenance.start_entry(0).items() if k not in ("step", "host")}
     where["devices"] = sorted({_device(run) for several in runs.values() for run in several})
     values = {key: asdict(reading) for key, reading in readings.items()}
     return {
@@ -125,12 +125,12 @@ def read_verdicts(
     """Reads a `result.json`, checks that its runs are unchanged, and judges its readings.
 
     Returns:
-        The verdicts against the paper and against the protocol; see `verdicts_in`.
+        The verdicts against the paper and against the protocol; see `judge_result`.
 
     Raises:
         RequestError: If the file is damaged, or was written by a newer Étude.
     """
-    if not is_there(path):
+    if not path_exists(path):
         return Verdict("not run"), None
     content = read_json(path, RESULT)
     _check_format(content, str(path))
@@ -138,7 +138,7 @@ def read_verdicts(
     for run in _run_entries(content, str(path)):
         if not _is_unchanged(root / run["place"], run):
             return Verdict("not run", why=f"{run['place']} is missing or has changed"), None
-    return verdicts_in(content, str(path), paper, settings)
+    return judge_result(content, str(path), paper, settings)
 
 
 def _check_format(content: Any, name: str) -> None:
@@ -161,7 +161,7 @@ def _run_entries(content: Any, name: str) -> list[dict[str, str]]:
         raise RequestError(Problem(f"{name}: runs", expected)) from error
 
 
-def verdicts_in(
+def judge_result(
     content: Any, name: str, paper: Paper, settings: Mapping[str, Any]
 ) -> tuple[Verdict, Verdict | None]:
     """Judges the readings of a `result.json` by the paper's present cells.
@@ -188,7 +188,7 @@ def readings_in(
 ) -> dict[str, Reading] | Verdict:
     """Returns the readings of a `result.json`, or "not run" with the reason they don't apply.
 
-    See `verdicts_in`.
+    See `judge_result`.
     """
     _check_format(content, name)
     now = (dict(settings), list(paper.seeds), dict(paper.runs), claims.experiments(paper))
@@ -233,7 +233,9 @@ def _digest(folder: Path) -> str:
 
 def _is_unchanged(folder: Path, entry: Mapping[str, Any]) -> bool:
     try:
-        return _digest(folder) == entry.get("metrics") and Record.read(folder).status in DONE
+        return (
+            _digest(folder) == entry.get("metrics") and Record.read(folder).status in FINAL_STATUSES
+        )
     except (OSError, RequestError):
         return False
 

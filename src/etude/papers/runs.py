@@ -12,14 +12,14 @@ from pathlib import Path
 
 from etude.analysis.verify import metrics_faults
 from etude.api import Run, train_record
-from etude.config.checks import Checked
+from etude.config.checks import CheckedConfig
 from etude.config.compose import compose
-from etude.data.plain import ReadOnce, sha256
+from etude.data.text_io import ReadOnce, sha256
 from etude.errors import InvalidArguments, Problem, RequestError
-from etude.papers import toys
+from etude.papers import toy_data
 from etude.papers.claims import Paper, names_in
 from etude.records import integrity
-from etude.records.record import DONE, Record
+from etude.records.record import FINAL_STATUSES, Record
 from etude.records.signature import signature
 from etude.records.status import Status
 from etude.sweeps.dashboard import Dashboard
@@ -29,7 +29,7 @@ from etude.sweeps.job import Job, run_job
 from etude.sweeps.job_slots import JobSlot, job_slots, visible_gpus
 from etude.sweeps.pool import JobTask, Pool, start_method
 from etude.training.build import check_all
-from etude.training.state import folder_of
+from etude.training.state import run_folder_of
 
 log = logging.getLogger("etude")
 
@@ -77,9 +77,9 @@ class PaperRun:
     def _location(self) -> tuple[Path, str] | None:
         """Returns folder and signature of the run's record."""
         checked = self.checked()
-        return None if checked is None else (folder_of(checked), signature(checked.identity))
+        return None if checked is None else (run_folder_of(checked), signature(checked.identity))
 
-    def checked(self) -> Checked | None:
+    def checked(self) -> CheckedConfig | None:
         """Returns the run's checked config; None until its sources are finished.
 
         Raises:
@@ -111,7 +111,7 @@ class PaperRun:
             record = Record.read(folder)
         except RequestError:
             return None
-        if record.status not in DONE:  # divergence is a result, too
+        if record.status not in FINAL_STATUSES:  # divergence is a result, too
             return None
         _check_record(record, expected_signature, self)
         return folder
@@ -124,7 +124,7 @@ def _check_record(record: Record, expected_signature: str, run: PaperRun) -> Non
         expected = f"the record of {run.label}, signature {expected_signature[:12]}"
         value = f"signature {stated[0]}, seed {stated[1]}"
         raise RequestError(Problem(str(record.path / "run.json"), expected, value, hint))
-    changes = integrity.faults(record.info, record.path)
+    changes = integrity.describe_changes(record.info, record.path)
     if faults := [*changes, *metrics_faults(record, ended=True)]:
         expected = f"an unmodified record of {run.label}"
         raise RequestError(Problem(str(record.path), expected, hint=f"{faults[0]}; {hint}"))
@@ -133,7 +133,7 @@ def _check_record(record: Record, expected_signature: str, run: PaperRun) -> Non
 @lru_cache(maxsize=512)
 def _checked(
     overrides: tuple[str, ...], times: tuple[int, ...], config_dir: Path | None
-) -> Checked:
+) -> CheckedConfig:
     """Returns the checked config of a run. Cached, as each run's config is needed repeatedly.
 
     Args:
@@ -160,7 +160,7 @@ def paper_runs(
         RequestError: If such a file is missing or differs from the paper's.
     """
     paths: Mapping[str, Path | None]
-    paths = toys.write(root / "_toys") if smoke else paths_of(name, paper, files)
+    paths = toy_data.write_files(root / "_toys") if smoke else find_files(name, paper, files)
     # Waits for another process that trains the same run, and reads that run.
     location = [f"name={name}", f"run.root={_hydra_quoted(root)}", "run.wait=true"]
     last_runs: dict[tuple[str, int], PaperRun] = {}
@@ -197,7 +197,7 @@ def _key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
-def paths_of(name: str, paper: Paper, folder: Path) -> dict[str, Path | None]:
+def find_files(name: str, paper: Paper, folder: Path) -> dict[str, Path | None]:
     """Finds and validates the files that a paper needs; returns their paths by name.
 
     Raises:

@@ -46,7 +46,7 @@ def read_config(path: Path) -> DictConfig:
     return config
 
 
-def portable(config: DictConfig) -> DictConfig:
+def to_portable(config: DictConfig) -> DictConfig:
     """Returns the config without the settings of the machine that wrote it.
 
     Loggers, environment variables, and the folders of runs and prepared data are replaced by the
@@ -57,7 +57,7 @@ def portable(config: DictConfig) -> DictConfig:
     """
     from omegaconf import OmegaConf
 
-    from etude.config.flat import flat
+    from etude.config.flattening import flatten
     from etude.config.schema import Config
 
     result = config.copy()
@@ -66,7 +66,7 @@ def portable(config: DictConfig) -> DictConfig:
     for key in ("run.root", "run.cache"):
         OmegaConf.update(result, key, OmegaConf.select(defaults, key))
     tree: Any = OmegaConf.to_container(result, resolve=False)
-    for path, value in flat(tree):
+    for path, value in flatten(tree):
         if "oc.env:" in str(value) and not _resolves(result, path):
             parent, _, key = path.rpartition(".")
             if path.split(".")[0] in ("run", "vars"):
@@ -84,7 +84,7 @@ def read_flat(path: Path) -> dict[str, Any]:
     """
     import yaml
 
-    from etude.config.flat import flat, without_record_options
+    from etude.config.flattening import flatten, without_record_options
 
     try:
         tree = yaml.load(_checked_text(path), Loader=_loader())
@@ -92,7 +92,7 @@ def read_flat(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(tree, dict):
         return {}
-    values = dict(flat(without_record_options(tree)))
+    values = dict(flatten(without_record_options(tree)))
     return {key: _follow(value, values) for key, value in values.items()}
 
 

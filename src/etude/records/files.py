@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from etude.errors import Problem, RequestError
-from etude.records.opening import Kind, opened, parent, read_bytes
-from etude.records.storage import sync
-from etude.secrets import without_variables
+from etude.records.opening import Kind, open_file, open_parent, read_bytes
+from etude.records.storage import try_fsync
+from etude.secrets import mask_variables
 
 
 @contextmanager
@@ -30,10 +30,10 @@ def naming_errors(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def temporary(path: Path, more: str = "") -> Path:
+def temporary_path(path: Path, more: str = "") -> Path:
     """Returns a temporary path next to `path`.
 
-    All temporary files and folders have such names, so that `sweep_temporaries` removes those of
+    All temporary files and folders have such names, so that `remove_temporaries` removes those of
     killed processes.
     """
     return path.with_name(_temporary_name(path.name, more))
@@ -42,13 +42,13 @@ def temporary(path: Path, more: str = "") -> Path:
 def write_text(path: Path, text: str, kind: Kind | None = None) -> None:
     """Replaces the file atomically: readers see the old or the new content, even after a crash.
 
-    Values of secret variables are removed (`etude.secrets.without_variables`).
+    Values of secret variables are removed (`etude.secrets.mask_variables`).
 
     Args:
         kind: kind of the record's file: no link inside the record is followed. None for a file
             outside records.
     """
-    write_bytes(path, without_variables(text).encode(), kind)
+    write_bytes(path, mask_variables(text).encode(), kind)
 
 
 def write_bytes(path: Path, content: bytes, kind: Kind | None = None) -> None:
@@ -59,19 +59,19 @@ def write_bytes(path: Path, content: bytes, kind: Kind | None = None) -> None:
 def write_parts(path: Path, parts: Iterable[bytes], kind: Kind | None = None) -> None:
     """Replaces the file atomically with content that need not fit into memory at once."""
     temporary_name = _temporary_name(path.name)
-    with naming_errors(path), parent(path, 0 if kind is None else kind.depth) as folder:
+    with naming_errors(path), open_parent(path, 0 if kind is None else kind.depth) as folder:
         try:
             with suppress(FileNotFoundError):  # left by an earlier process with the same process id
                 os.unlink(temporary_name, dir_fd=folder)
             with open(_new_file(temporary_name, folder), "wb") as file:
                 file.writelines(parts)
                 file.flush()
-                sync(file.fileno())
+                try_fsync(file.fileno())
             os.replace(temporary_name, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(temporary_name, dir_fd=folder)
-        sync(folder)
+        try_fsync(folder)
 
 
 def _temporary_name(name: str, more: str = "") -> str:
@@ -101,14 +101,14 @@ def read_json(path: Path | str, kind: Kind | None = None) -> Any:
             the line.
     """
     try:
-        return json.loads(read_bytes(path, kind).decode(), parse_int=whole_number)
+        return json.loads(read_bytes(path, kind).decode(), parse_int=parse_integer)
     except FileNotFoundError:
         raise RequestError(Problem(str(path), "a JSON file", hint="file not found")) from None
     except (ValueError, RecursionError) as error:
         raise RequestError(Problem(str(path), "valid JSON", hint=str(error))) from error
 
 
-def whole_number(digits: str) -> int:
+def parse_integer(digits: str) -> int:
     """Converts digits to an integer, as `parse_int` of `json.loads`.
 
     Raises:
@@ -119,7 +119,7 @@ def whole_number(digits: str) -> int:
     return int(digits)
 
 
-def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Builds a JSON object, as `object_pairs_hook` of `json.loads`.
 
     Raises:
@@ -134,13 +134,13 @@ def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 @contextmanager
-def whole_folder(destination: Path) -> Iterator[Path]:
+def atomic_folder(destination: Path) -> Iterator[Path]:
     """Context manager that writes a folder atomically.
 
     Yields a temporary folder next to `destination`. On a clean exit, its files are flushed to disk
     and it is renamed. An existing destination is moved away first and removed.
     """
-    partial = temporary(destination)
+    partial = temporary_path(destination)
     shutil.rmtree(partial, ignore_errors=True)
     create_folder(destination.parent)
     partial.mkdir()
@@ -162,16 +162,16 @@ def whole_folder(destination: Path) -> Iterator[Path]:
 
 def remove_folder(folder: Path) -> None:
     """Removes a folder; renames it first, so that no partial folder keeps its name."""
-    doomed = temporary(folder, "-old")
+    doomed = temporary_path(folder, "-old")
     os.rename(folder, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
 
 
 _TEMPORARY = re.compile(r"\..+(\.tmp-(\d+(-\d+)?(-old)?|try)|\.\d+\.(partial|old))")
-"""Names from `temporary`, and those of earlier versions."""
+"""Names from `temporary_path`, and those of earlier versions."""
 
 
-def sweep_temporaries(folder: Path, *, of: str | None = None, age: float = 0.0) -> None:
+def remove_temporaries(folder: Path, *, of: str | None = None, age: float = 0.0) -> None:
     """Removes temporary files and folders that killed processes left in `folder`.
 
     Args:
@@ -203,7 +203,7 @@ def fsync_file(path: Path) -> None:
     """Flushes a file's content to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        sync(descriptor)
+        try_fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -215,5 +215,5 @@ def fsync_folder(path: Path) -> None:
 
 def sha256_file(path: Path, kind: Kind | None = None) -> str:
     """Returns the file's sha256, 64 hex digits. Arguments and errors are those of `opened`."""
-    with opened(path, kind) as file:
+    with open_file(path, kind) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from etude.errors import Problem, RequestError, nearest
-from etude.records.facts import MISSING, ClassName, fact
 from etude.records.record import STATUSES, Record
+from etude.records.record_fields import MISSING, ClassName, field_value
 
 _OPERATORS = ("<=", ">=", "!=", "!~", "==", "=", "<", ">", "~")
 _FILTER = re.compile(
@@ -31,7 +31,7 @@ class Filter:
     """Condition on a run.
 
     Attributes:
-        key: key in `etude.records.facts`.
+        key: key in `etude.records.record_fields`.
         operator: `=`, `!=`, `<`, `<=`, `>`, `>=`, `~` (contains, ignoring case) or `!~`.
         value: the right-hand side, stripped.
     """
@@ -42,7 +42,7 @@ class Filter:
 
     def matches(self, record: Record) -> bool:
         """Returns whether the run fulfils the condition."""
-        return self.accepts(fact(record, self.key))
+        return self.accepts(field_value(record, self.key))
 
     def accepts(self, value: Any) -> bool:
         """Returns whether a value fulfils the condition.
@@ -90,7 +90,7 @@ def is_filter(word: str) -> bool:
     return any(character in word for character in "<>=!~")
 
 
-def parse(text: str) -> Filter:
+def parse_filter(text: str) -> Filter:
     """Parses a filter; `==` is the same as `=`.
 
     Raises:
@@ -102,11 +102,11 @@ def parse(text: str) -> Filter:
         raise RequestError(Problem("FILTER", expected, text, 'for example "optimizer.lr>1e-3"'))
     key, sign, value = match.groups()
     if key == "status" and sign in ("=", "==", "!="):
-        must_be_status(value)
+        check_status(value)
     return Filter(key, "=" if sign == "==" else sign, value)
 
 
-def must_be_status(value: str) -> None:
+def check_status(value: str) -> None:
     """Checks that a value is a status.
 
     Raises:

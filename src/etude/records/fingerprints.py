@@ -24,7 +24,7 @@ system's clock.
 """
 
 
-def remembered(cache: Path, data: Mapping[str, Any]) -> str | None:
+def cached_fingerprint(cache: Path, data: Mapping[str, Any]) -> str | None:
     """Returns the cached fingerprint of data if none of its files has changed, else None.
 
     Args:
@@ -40,7 +40,9 @@ def remembered(cache: Path, data: Mapping[str, Any]) -> str | None:
     return fingerprint if unchanged else None
 
 
-def remember(cache: Path, data: Mapping[str, Any], fingerprint: str, files: Iterable[Path]) -> None:
+def cache_fingerprint(
+    cache: Path, data: Mapping[str, Any], fingerprint: str, files: Iterable[Path]
+) -> None:
     """Caches a fingerprint.
 
     Args:

@@ -29,7 +29,7 @@ HASHES = "sha256"
 """Key of the hashes in `run.json`."""
 RUN_FILE = "run.json"
 """Key below `HASHES` with a hash of each field, and under `sha256` of the hashes of files."""
-CONFIG, OVERRIDES, TOKENIZER = WRITTEN_ONCE = ("config.yaml", "overrides.yaml", "tokenizer.json")
+CONFIG, OVERRIDES, TOKENIZER = IMMUTABLE_FILES = ("config.yaml", "overrides.yaml", "tokenizer.json")
 METRICS = "metrics.jsonl"
 ANNOTATIONS = ("tags", "notes")
 """Fields that no result depends on: changes are reported and accepted."""
@@ -62,7 +62,7 @@ def manifest_name(checkpoint: Path) -> str:
     return f"{_CHECKPOINTS}{checkpoint.name}/{MANIFEST}"
 
 
-def note_fields(info: dict[str, Any], keys: Iterable[str]) -> None:
+def hash_fields(info: dict[str, Any], keys: Iterable[str]) -> None:
     """Hashes fields of `run.json` that were changed or removed by the program.
 
     The hashes of other fields stay, so that manual edits remain detectable.
@@ -79,16 +79,16 @@ def note_fields(info: dict[str, Any], keys: Iterable[str]) -> None:
     fields[HASHES] = digest(_file_hashes(info))[:_DIGITS]
 
 
-def note_files(info: dict[str, Any], folder: Path, names: Iterable[str]) -> None:
+def hash_files(info: dict[str, Any], folder: Path, names: Iterable[str]) -> None:
     """Hashes files of the record in `folder`."""
     if not is_hashed(info):  # an older version: hash all current fields
-        note_fields(info, list(info))
+        hash_fields(info, list(info))
     for name in names:
         info[HASHES][name] = _sha256(folder, name)
-    note_fields(info, ())
+    hash_fields(info, ())
 
 
-def forget_checkpoints(info: dict[str, Any], folder: Path, after: int | None = None) -> None:
+def delete_checkpoint_hashes(info: dict[str, Any], folder: Path, after: int | None = None) -> None:
     """Deletes the hashes of checkpoints that no longer exist.
 
     Args:
@@ -98,9 +98,9 @@ def forget_checkpoints(info: dict[str, Any], folder: Path, after: int | None = N
     for name in list(_file_hashes(info)):
         if match := _MANIFEST.fullmatch(name):
             late = after is not None and int(match[1]) > after
-            if late or not opening.is_there(folder / name):
+            if late or not opening.path_exists(folder / name):
                 del info[HASHES][name]
-    note_fields(info, ())
+    hash_fields(info, ())
 
 
 def accept(info: dict[str, Any], folder: Path) -> list[str]:
@@ -117,8 +117,8 @@ def accept(info: dict[str, Any], folder: Path) -> list[str]:
         RequestError: for each other field that was changed; no hash is updated then.
     """
     if not is_hashed(info):
-        names = [name for name in WRITTEN_ONCE if opening.is_there(folder / name)]
-        note_files(info, folder, names)
+        names = [name for name in IMMUTABLE_FILES if opening.path_exists(folder / name)]
+        hash_files(info, folder, names)
         return [RUN_FILE, *names]
     fields = changed_fields(info)
     wrong = [_field_problem(info, folder, key) for key in fields if key not in ANNOTATIONS]
@@ -130,11 +130,11 @@ def accept(info: dict[str, Any], folder: Path) -> list[str]:
         raise RequestError(wrong)
     names = [
         name
-        for name in WRITTEN_ONCE
-        if opening.is_there(folder / name) and file_fault(info, folder, name)
+        for name in IMMUTABLE_FILES
+        if opening.path_exists(folder / name) and file_fault(info, folder, name)
     ]
-    note_fields(info, fields)
-    note_files(info, folder, names)
+    hash_fields(info, fields)
+    hash_files(info, folder, names)
     return [*(f"{RUN_FILE}: {key}" for key in fields), *names]
 
 
@@ -167,7 +167,9 @@ def file_fault(info: Mapping[str, Any], folder: Path, name: str) -> FileFault | 
     return FileFault(text, readable=True)
 
 
-def problems(info: Mapping[str, Any], folder: Path, names: Iterable[str]) -> Iterator[Problem]:
+def change_problems(
+    info: Mapping[str, Any], folder: Path, names: Iterable[str]
+) -> Iterator[Problem]:
     """Yields a problem for each field of `run.json` and each of the files `names` that was changed.
 
     Tags and notes are not checked.
@@ -206,13 +208,13 @@ def edits(info: Mapping[str, Any], folder: Path) -> Iterator[str]:
             yield f"run.json: {key} was edited after training (accept it with {command})"
 
 
-def faults(info: Mapping[str, Any], folder: Path) -> Iterator[str]:
+def describe_changes(info: Mapping[str, Any], folder: Path) -> Iterator[str]:
     """Yields descriptions of all changes, except in metrics, checkpoints, tags and notes."""
     for key in changed_fields(info):
         if key not in ANNOTATIONS:
             yield f"run.json: field {key} was changed after training"
     for name in _file_hashes(info):
-        is_expected = not _MANIFEST.fullmatch(name) or opening.is_there(folder / name)
+        is_expected = not _MANIFEST.fullmatch(name) or opening.path_exists(folder / name)
         if is_expected and (fault := file_fault(info, folder, name)):
             yield fault.text
 
@@ -228,7 +230,7 @@ def _sha256(folder: Path, name: str) -> str:
         return sha256_file(folder / name, opening.METRICS)
     kind = opening.MANIFEST if _MANIFEST.fullmatch(name) else _KINDS.get(name)
     if kind is None:
-        expected = f"one of {', '.join(WRITTEN_ONCE)}, or a checkpoint's {MANIFEST}"
+        expected = f"one of {', '.join(IMMUTABLE_FILES)}, or a checkpoint's {MANIFEST}"
         raise RequestError(Problem(f"{RUN_FILE}: {HASHES}", expected, name))
     return sha256_file(folder / name, kind)
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from etude.errors import Problem, RequestError, nearest
 from etude.escaping import printable
-from etude.records.facts import MISSING, best, fact, must_exist
 from etude.records.filters import Filter
 from etude.records.record import Record
-from etude.records.registry import folders, scan, tell_damaged
-from etude.records.tables import cell, print_columns
+from etude.records.record_fields import MISSING, best_validation, check_keys_exist, field_value
+from etude.records.registry import read_records, record_folders, report_damaged
+from etude.records.text_tables import format_cell, print_columns
 
 COLUMNS = ("run", "status", "label", "step", "val/loss", "best", "seconds")
 
@@ -77,7 +77,7 @@ def select_runs(query: Query, take: Callable[[Record], Any], keys: Sequence[str]
             if query.statuses and record.status not in query.statuses:
                 continue
             if all(condition.matches(record) for condition in query.filters):
-                order = fact(record, query.sort) if query.sort is not None else None
+                order = field_value(record, query.sort) if query.sort is not None else None
                 chosen.append((order, take(record)))
         except RequestError as error:  # a file of the record is damaged
             selection.damaged.append(error)
@@ -85,7 +85,7 @@ def select_runs(query: Query, take: Callable[[Record], Any], keys: Sequence[str]
     requested += [(key, "--columns") for key in keys]
     if query.sort is not None:
         requested.append((query.sort, "--sort"))
-    must_exist(requested, _records(query, []))
+    check_keys_exist(requested, _records(query, []))
     if query.sort is not None:
         chosen = _sorted(chosen, descending=query.descending)
     selection.rows = [row for _, row in chosen[: query.limit]]
@@ -97,7 +97,7 @@ def print_list(query: Query, columns: Sequence[str] = COLUMNS, *, as_json: bool 
 
     Args:
         query: runs to print.
-        columns: keys of `etude.records.facts`; JSON with the default columns contains all fields.
+        columns: keys of `record_fields`; JSON with the default columns has all fields.
         as_json: prints complete values as JSON.
 
     Raises:
@@ -115,13 +115,13 @@ def print_list(query: Query, columns: Sequence[str] = COLUMNS, *, as_json: bool 
             print("no matching runs")
         else:
             print(f"no runs in {query.root}; create one with `etude train experiment=debug`")
-    tell_damaged(selection.damaged)
+    report_damaged(selection.damaged)
 
 
 def full_summary(record: Record) -> dict[str, Any]:
     """Returns all of `run.json`, with the run's name, path, and current status and step."""
     return {
-        "run": fact(record, "run"),
+        "run": field_value(record, "run"),
         "path": str(record.path),
         **record.info,
         "status": record.status,
@@ -157,15 +157,15 @@ def _records(query: Query, damaged: list[RequestError]) -> Iterator[Record]:
     if not query.root.is_dir():
         raise RequestError(Problem("--root", "a folder of runs", str(query.root)))
     if query.name is None:
-        yield from scan(query.root, damaged)
+        yield from read_records(query.root, damaged)
         return
-    existing = list(folders(query.root, damaged))
+    existing = list(record_folders(query.root, damaged))
     matching = [folder for folder in existing if folder.parent.name == query.name]
     if not matching:
         hint = nearest(query.name, {folder.parent.name for folder in existing})
         raise RequestError(Problem("NAME", "the name of a run", query.name, hint))
     for folder in matching:
-        yield from scan(folder, damaged)
+        yield from read_records(folder, damaged)
 
 
 def _sorted(rows: list[tuple[Any, Any]], *, descending: bool) -> list[tuple[Any, Any]]:
@@ -189,20 +189,20 @@ def _cells(record: Record, columns: Sequence[str]) -> list[str]:
 def _cell(record: Record, column: str) -> str:
     if column == "step":
         return f"{record.step}/{record.info.get('total_steps', '?')}"
-    value = fact(record, column)
-    return "" if value is MISSING else cell(column, value)
+    value = field_value(record, column)
+    return "" if value is MISSING else format_cell(column, value)
 
 
 def _as_json(record: Record, columns: Sequence[str]) -> dict[str, Any]:
     if tuple(columns) == COLUMNS:
         return full_summary(record)
-    values = ((column, fact(record, column)) for column in columns)
+    values = ((column, field_value(record, column)) for column in columns)
     return {column: None if value is MISSING else value for column, value in values}
 
 
 def _summary_fields(record: Record) -> list[tuple[str, Any]]:
     info = record.info
-    top = best(record)
+    top = best_validation(record)
     start = info["starts"][-1]
     vocabulary = info["tokenizer"]
     fields: list[tuple[str, Any]] = [

@@ -19,8 +19,8 @@ from typing import IO, Any
 
 from etude.errors import RequestError, RunHeld
 from etude.records.files import create_folder
-from etude.records.opening import LOCK, appended, opened, read_bytes
-from etude.records.storage import lock
+from etude.records.opening import LOCK, open_file, open_for_append, read_bytes
+from etude.records.storage import try_lock
 
 LOCK_FILE = ".lock"
 _PATIENCE = 0.5  # seconds; `is_held` holds a shared lock for an instant
@@ -57,10 +57,12 @@ class RunLock:
         end = time.monotonic() + patience
         while (file := self._try_lock(force)) is None:
             if time.monotonic() > end and not wait:
-                message = f"{self.path.parent} is held by {_describe_holder(holder(self.path))}"
+                message = (
+                    f"{self.path.parent} is held by {_describe_holder(read_holder(self.path))}"
+                )
                 raise RunHeld(message, folder=self.path.parent)
             time.sleep(0.2 if wait else 0.005)
-        if not force and _is_on_other_host(current := holder(self.path)):
+        if not force and _is_on_other_host(current := read_holder(self.path)):
             file.close()
             raise RunHeld(
                 f"{self.path.parent} is held by {_describe_holder(current)},"
@@ -79,12 +81,12 @@ class RunLock:
         """Returns the locked lock file; None if another process holds or just removed it."""
         create_folder(self.path.parent)
         try:
-            file = appended(self.path, LOCK, readable=True)  # held until `release`
+            file = open_for_append(self.path, LOCK, readable=True)  # held until `release`
         except FileNotFoundError:  # the holder has just removed the folder
             return None
         try:
-            locks = lock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not locks and not force and _is_alive_here(holder(self.path)):
+            locks = try_lock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not locks and not force and _is_alive_here(read_holder(self.path)):
                 raise BlockingIOError
             if os.path.samestat(os.fstat(file.fileno()), os.lstat(self.path)):
                 return file
@@ -108,9 +110,9 @@ def is_held(folder: Path) -> bool:
     as not held.
     """
     try:
-        with opened(folder / LOCK_FILE, LOCK) as file:
-            locks = lock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
-            current = holder(folder / LOCK_FILE)
+        with open_file(folder / LOCK_FILE, LOCK) as file:
+            locks = try_lock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+            current = read_holder(folder / LOCK_FILE)
             return _is_on_other_host(current) or (not locks and _is_alive_here(current))
     except (FileNotFoundError, RequestError):
         return False
@@ -118,7 +120,7 @@ def is_held(folder: Path) -> bool:
         return True
 
 
-def holder(path: Path) -> dict[str, Any]:
+def read_holder(path: Path) -> dict[str, Any]:
     """Returns the holder's host, pid and start time; empty if there is no holder."""
     try:
         content = json.loads(read_bytes(path, LOCK).decode())

@@ -63,7 +63,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def verify(folder: Path) -> dict[str, Any]:
+def verify_checkpoint(folder: Path) -> dict[str, Any]:
     """Compares a checkpoint's files with its manifest, and returns the manifest.
 
     Raises:

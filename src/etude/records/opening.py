@@ -82,11 +82,11 @@ KINDS = tuple(value for value in list(vars().values()) if isinstance(value, Kind
 """All kinds, with the limits that docs/records.md lists."""
 
 
-OF_OTHERS = frozenset({"wandb"})
+FOREIGN_FOLDERS = frozenset({"wandb"})
 """Folders of other programs directly in a record; W&B creates links in its folder."""
 
 
-def opened(path: Path | str, kind: Kind | None, *, links: bool = False) -> BufferedReader:
+def open_file(path: Path | str, kind: Kind | None, *, links: bool = False) -> BufferedReader:
     """Opens a file for reading.
 
     Args:
@@ -113,8 +113,8 @@ def opened(path: Path | str, kind: Kind | None, *, links: bool = False) -> Buffe
 
 
 def read_bytes(path: Path | str, kind: Kind | None, *, links: bool = False) -> bytes:
-    """Returns the content of a file. Arguments and errors are those of `opened`."""
-    with opened(path, kind, links=links) as file:
+    """Returns the content of a file. Arguments and errors are those of `open_file`."""
+    with open_file(path, kind, links=links) as file:
         if kind is None:
             return file.read()
         size = os.fstat(file.fileno()).st_size  # allocating a buffer of the limit is slow
@@ -126,7 +126,7 @@ def read_bytes(path: Path | str, kind: Kind | None, *, links: bool = False) -> b
     return content
 
 
-def appended(path: Path | str, kind: Kind, *, readable: bool = False) -> IO[bytes]:
+def open_for_append(path: Path | str, kind: Kind, *, readable: bool = False) -> IO[bytes]:
     """Opens a file of a record for appending; creates it if missing.
 
     Args:
@@ -142,7 +142,7 @@ def appended(path: Path | str, kind: Kind, *, readable: bool = False) -> IO[byte
 
 
 @contextmanager
-def parent(path: Path | str, depth: int = 0) -> Iterator[int]:
+def open_parent(path: Path | str, depth: int = 0) -> Iterator[int]:
     """Context manager with a descriptor of the folder that contains a file.
 
     Args:
@@ -157,7 +157,9 @@ def parent(path: Path | str, depth: int = 0) -> Iterator[int]:
     descriptor = os.open(base, _FOLDER)
     try:
         for name in reversed(above):
-            must_be(os.stat(name, dir_fd=descriptor, follow_symlinks=False), path, "a folder")
+            check_file_type(
+                os.stat(name, dir_fd=descriptor, follow_symlinks=False), path, "a folder"
+            )
             inner = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=descriptor)
             os.close(descriptor)
             descriptor = inner
@@ -166,7 +168,7 @@ def parent(path: Path | str, depth: int = 0) -> Iterator[int]:
         os.close(descriptor)
 
 
-def folder_in(base: Path, *names: str) -> Path:
+def make_subfolder(base: Path, *names: str) -> Path:
     """Returns a folder inside a record or a root; creates it if missing.
 
     Args:
@@ -183,11 +185,11 @@ def folder_in(base: Path, *names: str) -> Path:
         try:
             os.mkdir(folder)
         except FileExistsError:
-            must_be(os.lstat(folder), folder, "a folder")
+            check_file_type(os.lstat(folder), folder, "a folder")
     return folder
 
 
-def names_in(folder: Path, depth: int = 1) -> list[str]:
+def list_names(folder: Path, depth: int = 1) -> list[str]:
     """Returns the sorted names in a folder of a record; none if the folder is missing.
 
     Args:
@@ -198,7 +200,7 @@ def names_in(folder: Path, depth: int = 1) -> list[str]:
         RequestError: the folder is a link, is not a folder, or cannot be read.
     """
     try:
-        with parent(folder / "*", depth) as descriptor:
+        with open_parent(folder / "*", depth) as descriptor:
             return sorted(os.listdir(descriptor))
     except FileNotFoundError:
         return []
@@ -208,12 +210,12 @@ def names_in(folder: Path, depth: int = 1) -> list[str]:
         ) from error
 
 
-def is_there(path: Path | str) -> bool:
+def path_exists(path: Path | str) -> bool:
     """Returns whether the path exists, even as a broken link."""
     return os.path.lexists(path)
 
 
-def odd_entries(folder: Path, apart: Collection[str] = ()) -> Iterator[Problem]:
+def special_entries(folder: Path, apart: Collection[str] = ()) -> Iterator[Problem]:
     """Yields a problem for each entry of a record that is neither a regular file nor a folder.
 
     Args:
@@ -230,7 +232,7 @@ def odd_entries(folder: Path, apart: Collection[str] = ()) -> Iterator[Problem]:
             folders[:] = [name for name in folders if name not in apart]
 
 
-def must_be(stat_result: os.stat_result, path: Path | str, expected: str) -> None:
+def check_file_type(stat_result: os.stat_result, path: Path | str, expected: str) -> None:
     """Checks that a path is a file, or a folder.
 
     Args:
@@ -257,18 +259,18 @@ def size_error(path: Path | str, kind: Kind, size: int) -> RequestError:
 
 def _open(path: Path | str, kind: Kind | None, flags: int, *, links: bool = False) -> int:
     if links:
-        must_be(os.stat(path), path, "a file")
+        check_file_type(os.stat(path), path, "a file")
         return _regular(os.open(path, flags | (_SAFE & ~os.O_NOFOLLOW), 0o666), path)
     assert kind is not None
     if not kind.depth:
         return _open_no_link(os.fspath(path), None, path, flags)
-    with parent(path, kind.depth) as folder:
+    with open_parent(path, kind.depth) as folder:
         return _open_no_link(os.path.basename(path), folder, path, flags)
 
 
 def _open_no_link(name: str, folder: int | None, path: Path | str, flags: int) -> int:
     try:
-        must_be(os.stat(name, dir_fd=folder, follow_symlinks=False), path, "a file")
+        check_file_type(os.stat(name, dir_fd=folder, follow_symlinks=False), path, "a file")
     except FileNotFoundError:
         if not flags & os.O_CREAT:
             raise
@@ -278,7 +280,7 @@ def _open_no_link(name: str, folder: int | None, path: Path | str, flags: int) -
 def _regular(descriptor: int, path: Path | str) -> int:
     """Checks an open descriptor, as the path may have been replaced after the first check."""
     try:
-        must_be(os.fstat(descriptor), path, "a file")
+        check_file_type(os.fstat(descriptor), path, "a file")
     except BaseException:
         os.close(descriptor)
         raise
@@ -303,7 +305,7 @@ def file_type(mode: int) -> str:
     return "a special file"
 
 
-def odd(path: Path) -> str:
+def describe_special_file(path: Path) -> str:
     """Returns a description of an entry that is neither a file nor a folder, for a message."""
     if not path.exists():
         return "it is a broken link"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from etude.records.files import write_bytes
-from etude.records.opening import PATCH, is_there, read_bytes
+from etude.records.opening import PATCH, path_exists, read_bytes
 from etude.secrets import Mask
 
 MAX_BYTES = 5 * 2**20  # bytes; larger patches are not recorded
@@ -189,7 +189,7 @@ def _write_patch(record: Path, stem: str, patch: bytes) -> str:
     number = 1
     while True:
         path = record / (f"{stem}.patch" if number == 1 else f"{stem}-{number}.patch")
-        if not is_there(path):
+        if not path_exists(path):
             write_bytes(path, patch, PATCH)
             return path.name
         if read_bytes(path, PATCH) == patch:

@@ -16,12 +16,12 @@ from typing import Any
 from etude import sources
 from etude.records.patches import write_patches
 from etude.secrets import Mask
-from etude.sources import SOURCE, hash_of
+from etude.sources import PACKAGE_FOLDER, hash_of
 
 _PACKAGES = ("etude", "torch", "pytorch-lightning", "hydra-core", "tokenizers", "numpy")
 
 
-def now() -> str:
+def timestamp() -> str:
     """Returns the local time in ISO 8601 with its UTC offset."""
     return datetime.now().astimezone().isoformat(timespec="milliseconds")
 
@@ -43,9 +43,9 @@ def _module_files(name: str) -> tuple[Path, list[Path]] | None:
 
 
 @cache
-def commit() -> str | None:
+def current_commit() -> str | None:
     """Returns the checkout's commit, with `+` if the work tree differs; None outside a checkout."""
-    if not (SOURCE.parents[1] / ".git").exists():
+    if not (PACKAGE_FOLDER.parents[1] / ".git").exists():
         return None
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
@@ -56,7 +56,7 @@ def commit() -> str | None:
 
 def _git(*arguments: str) -> str:
     completed = subprocess.run(
-        ["git", "-C", str(SOURCE), *arguments],
+        ["git", "-C", str(PACKAGE_FOLDER), *arguments],
         capture_output=True,
         text=True,
         check=True,
@@ -65,13 +65,13 @@ def _git(*arguments: str) -> str:
     return completed.stdout.strip()
 
 
-def patches(record: Path, modules: Sequence[str], mask: Mask) -> list[dict[str, Any]]:
+def write_source_patches(record: Path, modules: Sequence[str], mask: Mask) -> list[dict[str, Any]]:
     """Writes `source.patch` if Étude's source, or that of `modules`, differs from its commit.
 
     Returns:
         The patches' entries for `starts` in `run.json`; see `write_patches`.
     """
-    sources = [("etude", SOURCE)]
+    sources = [("etude", PACKAGE_FOLDER)]
     for name in modules:
         files = _module_files(name)
         if files is not None:
@@ -79,15 +79,15 @@ def patches(record: Path, modules: Sequence[str], mask: Mask) -> list[dict[str, 
     return write_patches(record, sources, mask)
 
 
-def start(step: int) -> dict[str, Any]:
+def start_entry(step: int) -> dict[str, Any]:
     """Returns an entry of `starts` in `run.json`: time, host and software of a start at `step`."""
     return {
-        "time": now(),
+        "time": timestamp(),
         "step": step,
         "host": socket.gethostname(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _PACKAGES},
-        "commit": commit(),
+        "commit": current_commit(),
         "source": sources.source_hash(),
     }
 

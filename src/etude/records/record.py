@@ -15,17 +15,17 @@ from etude.errors import Problem, RequestError
 from etude.records import integrity
 from etude.records.files import read_json, write_json, write_text
 from etude.records.lock import is_held
-from etude.records.metrics import MetricsFile, latest, read_rows
-from etude.records.opening import CONFIG, OVERRIDES, RUN, is_there, names_in
+from etude.records.metrics_file import MetricsFile, read_latest, read_rows
+from etude.records.opening import CONFIG, OVERRIDES, RUN, list_names, path_exists
 from etude.records.signature import DIGITS, sha256_of
 from etude.records.status import Status
-from etude.secrets import without_secrets
+from etude.secrets import mask_record
 
 log = logging.getLogger("etude")
 
 FORMAT = 1
-STATUSES = tuple(status.value for status in Status if status.recorded)
-DONE = tuple(status for status in STATUSES if Status(status).over)
+STATUSES = tuple(status.value for status in Status if status.is_recorded)
+FINAL_STATUSES = tuple(status for status in STATUSES if Status(status).is_final)
 """Final statuses: the same command would reach them again, so it reports them instead of repeating
 the run.
 """
@@ -114,10 +114,10 @@ class Record:
         none.
         """
         hashed = not self.info or integrity.is_hashed(self.info)
-        self.info.update(without_secrets(changes))
+        self.info.update(mask_record(changes))
         if hashed:
-            integrity.note_fields(self.info, changes)
-            integrity.forget_checkpoints(self.info, self.path)
+            integrity.hash_fields(self.info, changes)
+            integrity.delete_checkpoint_hashes(self.info, self.path)
         write_json(self.path / "run.json", self.info, RUN)
 
     def forget(self, *keys: str) -> None:
@@ -125,16 +125,16 @@ class Record:
         for key in keys:
             self.info.pop(key, None)
         if integrity.is_hashed(self.info):
-            integrity.note_fields(self.info, keys)
+            integrity.hash_fields(self.info, keys)
 
     def note_files(self, *names: str) -> None:
         """Hashes files of the record by relative path; the next `update` writes `run.json`."""
-        integrity.note_files(self.info, self.path, names)
+        integrity.hash_files(self.info, self.path, names)
 
-    def forget_checkpoints(self, after: int) -> None:
+    def delete_checkpoint_hashes(self, after: int) -> None:
         """Deletes the hashes of checkpoints after a step; the next `update` writes `run.json`."""
         if integrity.is_hashed(self.info):
-            integrity.forget_checkpoints(self.info, self.path, after)
+            integrity.delete_checkpoint_hashes(self.info, self.path, after)
 
     def check(self, *names: str) -> None:
         """Checks that the results in `run.json` and the files `names` are unchanged; see
@@ -146,7 +146,7 @@ class Record:
         Raises:
             RequestError: for each change, with the way to accept it.
         """
-        if problems := list(integrity.problems(self.info, self.path, names)):
+        if problems := list(integrity.change_problems(self.info, self.path, names)):
             raise RequestError(problems)
         for key in integrity.changed_fields(self.info):
             if key not in self._reported:
@@ -177,11 +177,11 @@ class Record:
         Raises:
             RequestError: see `integrity.accept`.
         """
-        from etude.records.provenance import now
+        from etude.records.provenance import timestamp
 
         if changed := integrity.accept(self.info, self.path):
             before = self.info.get("accepted", [])
-            self.update(accepted=[*before, {"time": now(), "changed": changed}])
+            self.update(accepted=[*before, {"time": timestamp(), "changed": changed}])
         return changed
 
     def write_config(self, config_yaml: str, overrides: Sequence[str]) -> None:
@@ -198,7 +198,7 @@ class Record:
 
         write_text(
             self.path / "overrides.yaml",
-            yaml.safe_dump(without_secrets(list(overrides)), allow_unicode=True, width=1000),
+            yaml.safe_dump(mask_record(list(overrides)), allow_unicode=True, width=1000),
             OVERRIDES,
         )
 
@@ -221,7 +221,7 @@ class Record:
     def latest(self) -> dict[str, Any]:
         """Latest value of each metric; from `run.json` if the run is finished."""
         final: dict[str, Any] = self.info.get("final", {})
-        return final or latest(self.path / "metrics.jsonl")
+        return final or read_latest(self.path / "metrics.jsonl")
 
     @property
     def step(self) -> int:
@@ -264,9 +264,9 @@ class Record:
         """
         folder = self.path / "checkpoints"
         result = []
-        for name in names_in(folder):
+        for name in list_names(folder):
             match = re.fullmatch(r"step-(\d+)", name)
-            if match and is_there(folder / name / "MANIFEST.json"):
+            if match and path_exists(folder / name / "MANIFEST.json"):
                 result.append((int(match[1]), folder / name))
         return sorted(result)
 
@@ -355,7 +355,7 @@ def run_folder(root: Path, name: str, whole_signature: str) -> Path:
     return root / name / whole_signature[:DIGITS]
 
 
-def label_of(overrides: Sequence[str]) -> str:
+def build_label(overrides: Sequence[str]) -> str:
     """Returns a run's label: its overrides except the experiment, with keys shortened to their last
     part.
 
@@ -370,7 +370,7 @@ def label_of(overrides: Sequence[str]) -> str:
         if top in ("experiment", "sweep", "run", "logger", "hydra", "name", "extensions"):
             continue
         unescaped = re.sub(r"\\(?=[^\w\s])", "", value)  # sweeps escape more characters than needed
-        values[key] = without_secrets(f"{key}={unescaped}").removeprefix(f"{key}=")
+        values[key] = mask_record(f"{key}={unescaped}").removeprefix(f"{key}=")
     short_keys = [re.split(r"[./]", key)[-1] for key in values]
     parts = [
         f"{short_key if short_keys.count(short_key) == 1 else key}={value}"

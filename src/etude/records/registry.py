@@ -14,14 +14,14 @@ from typing import Any
 from etude.errors import Problem, RequestError, nearest
 from etude.escaping import printable
 from etude.records.files import read_json
-from etude.records.opening import SWEEP, file_type, is_there
+from etude.records.opening import SWEEP, file_type, path_exists
 from etude.records.record import Record
-from etude.secrets import in_errors
+from etude.secrets import mask_error
 
 _EXPECTED = "a path, a signature prefix or a name"
 
 
-def folders(root: Path, skipped: list[RequestError] | None = None) -> Iterator[Path]:
+def record_folders(root: Path, skipped: list[RequestError] | None = None) -> Iterator[Path]:
     """Yields the folder of every record below `root`, sorted.
 
     Args:
@@ -34,7 +34,7 @@ def folders(root: Path, skipped: list[RequestError] | None = None) -> Iterator[P
         yield root
         return
     for name in _entries(root, skipped):
-        if is_there(f"{name}/run.json"):
+        if path_exists(f"{name}/run.json"):
             yield Path(name)
         else:
             for run in _entries(name, skipped):
@@ -49,8 +49,8 @@ def is_record(folder: Path | str) -> bool:
 
     A folder in which these files are links or not regular files counts as a damaged record.
     """
-    return is_there(f"{folder}/run.json") or (
-        is_there(f"{folder}/config.yaml") and is_there(f"{folder}/overrides.yaml")
+    return path_exists(f"{folder}/run.json") or (
+        path_exists(f"{folder}/config.yaml") and path_exists(f"{folder}/overrides.yaml")
     )
 
 
@@ -70,14 +70,14 @@ def check_outside(path: Path, where: str) -> None:
             raise RequestError(Problem(where, expected, str(path), f"{folder} is a record"))
 
 
-def scan(root: Path, damaged: list[RequestError] | None = None) -> Iterator[Record]:
+def read_records(root: Path, damaged: list[RequestError] | None = None) -> Iterator[Record]:
     """Yields every readable record below `root`.
 
     Args:
-        root: as for `folders`.
-        damaged: receives the errors of unreadable records and of entries that `folders` skips.
+        root: as for `record_folders`.
+        damaged: receives the errors of unreadable records and of skipped entries.
     """
-    for folder in folders(root, damaged):
+    for folder in record_folders(root, damaged):
         try:
             yield Record.read(folder)
         except RequestError as error:
@@ -85,7 +85,7 @@ def scan(root: Path, damaged: list[RequestError] | None = None) -> Iterator[Reco
                 damaged.append(error)
 
 
-def find(run: str, root: Path, *, unfinished: bool = False) -> Record:
+def find_record(run: str, root: Path, *, unfinished: bool = False) -> Record:
     """Returns the record that RUN selects: a path, a signature prefix, or a name (its latest
     finished run).
 
@@ -102,9 +102,9 @@ def find(run: str, root: Path, *, unfinished: bool = False) -> Record:
     if len(candidates) == 1 and not _is_name(run, candidates[0]):
         return Record.read(candidates[0])
     damaged: list[RequestError] = []
-    matching = [record for folder in candidates for record in scan(folder, damaged)]
+    matching = [record for folder in candidates for record in read_records(folder, damaged)]
     finished = [record for record in matching if record.status == "finished"]
-    tell_damaged(damaged if matching else [])
+    report_damaged(damaged if matching else [])
     if finished:
         return max(finished, key=lambda record: str(record.info.get("finished", "")))
     if matching and unfinished:
@@ -131,8 +131,8 @@ def find_folders(run: str, root: Path) -> list[Path]:
         hint = f"{root} does not exist; no run was trained there"
         raise RequestError(Problem("RUN", _EXPECTED, run, hint))
     skipped: list[RequestError] = []
-    existing = list(folders(root, skipped))
-    tell_damaged(skipped)
+    existing = list(record_folders(root, skipped))
+    report_damaged(skipped)
     within, slash, prefix = run.rstrip("/").rpartition("/")  # name/prefix, as in `etude runs list`
     named = [folder for folder in existing if folder.parent.name == run]
     if named:
@@ -161,7 +161,7 @@ def find_finished(runs: Sequence[str], root: Path) -> list[Record]:
     A name selects all its finished runs, in the order in which they were started.
 
     Raises:
-        RequestError: see `find`.
+        RequestError: see `find_record`.
     """
     result: dict[Path, Record] = {}
     for run in runs:
@@ -169,10 +169,10 @@ def find_finished(runs: Sequence[str], root: Path) -> list[Record]:
             result |= {record.path.absolute(): record for record in swept}
             continue
         candidates = find_folders(run, root)
-        records = [find(run, root)]  # raises for a name without a finished run
+        records = [find_record(run, root)]  # raises for a name without a finished run
         if len(candidates) > 1:
             damaged: list[RequestError] = []
-            records = [record for folder in candidates for record in scan(folder, damaged)]
+            records = [record for folder in candidates for record in read_records(folder, damaged)]
             records = [record for record in records if record.status == "finished"]
             records.sort(key=_start_time)
         elif not _is_name(run, candidates[0]):
@@ -194,7 +194,7 @@ def _sweep_runs(folder: Path) -> list[Record] | None:
     Raises:
         RequestError: the sweep has no finished run.
     """
-    if not is_there(folder / "sweep.json"):
+    if not path_exists(folder / "sweep.json"):
         return None
     jobs = read_sweep(folder / "sweep.json").get("jobs", [])
     root = folder.resolve().parent.parent  # sweeps can be moved with their runs
@@ -204,7 +204,7 @@ def _sweep_runs(folder: Path) -> list[Record] | None:
         if not job.get("path"):
             continue
         with suppress(RequestError):
-            run_path = place_in(root, job["path"])
+            run_path = run_folder_in(root, job["path"])
             if is_record(run_path):
                 run_folders[run_path] = None
                 continue
@@ -212,7 +212,7 @@ def _sweep_runs(folder: Path) -> list[Record] | None:
     if missing:
         count = "1 job has" if len(missing) == 1 else f"{len(missing)} jobs have"
         message = f"{folder}: {count} no record in {root}: {_join_first(missing)}"
-        print(printable(in_errors(message), line=True), file=sys.stderr)
+        print(printable(mask_error(message), line=True), file=sys.stderr)
     records = [Record.read(run_path) for run_path in run_folders]
     finished = [record for record in records if record.status == "finished"]
     if not finished:
@@ -220,7 +220,7 @@ def _sweep_runs(folder: Path) -> list[Record] | None:
     return finished
 
 
-def place_in(root: Path, path: str) -> Path:
+def run_folder_in(root: Path, path: str) -> Path:
     """Returns the folder of a run in a sweep's record, always below `root`.
 
     Raises:
@@ -254,10 +254,10 @@ def _is_name(run: str, folder: Path) -> bool:
     return run == folder.parent.name and not is_record(os.path.expanduser(run))
 
 
-def tell_damaged(damaged: Sequence[RequestError]) -> None:
+def report_damaged(damaged: Sequence[RequestError]) -> None:
     """Reports unreadable records and skipped entries, in one line each on standard error."""
-    records = [error for error in damaged if not isinstance(error, Unreadable)]
-    others = [error.problems[0] for error in damaged if isinstance(error, Unreadable)]
+    records = [error for error in damaged if not isinstance(error, UnreadableEntry)]
+    others = [error.problems[0] for error in damaged if isinstance(error, UnreadableEntry)]
     if records:
         listed = _join_first([_short_name(error.problems[0].where) for error in records])
         count = "1 damaged record" if len(records) == 1 else f"{len(records)} damaged records"
@@ -268,7 +268,7 @@ def tell_damaged(damaged: Sequence[RequestError]) -> None:
         print(printable(f"skipped: {listed}", line=True), file=sys.stderr)
 
 
-class Unreadable(RequestError):
+class UnreadableEntry(RequestError):
     """Entry below a root that is not a record and cannot be read."""
 
 
@@ -304,14 +304,16 @@ def _add_special(path: Path | str, skipped: list[RequestError]) -> None:
         _add_error(path, error, skipped)
         return
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        skipped.append(Unreadable(Problem(str(path), "a record", hint=f"it is {file_type(mode)}")))
+        skipped.append(
+            UnreadableEntry(Problem(str(path), "a record", hint=f"it is {file_type(mode)}"))
+        )
     elif stat.S_ISDIR(mode) and not os.access(path, os.R_OK | os.X_OK):
-        skipped.append(Unreadable(Problem(str(path), "a record", hint="Permission denied")))
+        skipped.append(UnreadableEntry(Problem(str(path), "a record", hint="Permission denied")))
 
 
 def _add_error(path: Path | str, error: OSError, skipped: list[RequestError]) -> None:
     is_missing = isinstance(error, FileNotFoundError)
-    if is_missing and not is_there(path):  # removed meanwhile
+    if is_missing and not path_exists(path):  # removed meanwhile
         return
     hint = "a broken link" if is_missing else error.strerror
-    skipped.append(Unreadable(Problem(str(path), "a record", hint=hint)))
+    skipped.append(UnreadableEntry(Problem(str(path), "a record", hint=hint)))

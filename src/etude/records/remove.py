@@ -9,16 +9,16 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from etude.errors import Problem, RequestError, RunHeld
-from etude.records.files import temporary
+from etude.records.files import temporary_path
 from etude.records.lock import RunLock, is_held
 from etude.records.record import Record
-from etude.records.tables import print_columns, size_of
+from etude.records.text_tables import format_bytes, print_columns
 
 _TRAINING_FILES = ("config.yaml", "overrides.yaml", "checkpoints", "tokenizer.json")
 _NOTHING_REMOVED = "nothing was removed"
 
 
-def must_be_removable(folders: Sequence[Path]) -> None:
+def check_removable(folders: Sequence[Path]) -> None:
     """Checks that folders are records and not in use.
 
     A damaged record is recognized by its other files.
@@ -42,7 +42,7 @@ def must_be_removable(folders: Sequence[Path]) -> None:
             raise RunHeld(f"{folder} is held by a live process", _NOTHING_REMOVED)
 
 
-def print_what_goes(folders: Sequence[Path]) -> None:
+def print_removal_table(folders: Sequence[Path]) -> None:
     """Prints a table of the records with their sizes, and the total."""
     rows = []
     total = 0
@@ -52,15 +52,15 @@ def print_what_goes(folders: Sequence[Path]) -> None:
             description = [record.status, record.label]
         except RequestError:
             description = ["damaged", ""]
-        bytes_used = size(folder)
+        bytes_used = folder_size(folder)
         total += bytes_used
-        rows.append([str(folder), *description, size_of(bytes_used)])
+        rows.append([str(folder), *description, format_bytes(bytes_used)])
     print_columns(["run", "status", "label", "size"], rows)
     if len(rows) > 1:
-        print(f"{len(rows)} runs, {size_of(total)}")
+        print(f"{len(rows)} runs, {format_bytes(total)}")
 
 
-def size(folder: Path) -> int:
+def folder_size(folder: Path) -> int:
     """Returns the bytes of all files in a folder; links count as links and are not followed."""
     total = 0
     for current, _, files in os.walk(folder):
@@ -68,7 +68,7 @@ def size(folder: Path) -> int:
     return total
 
 
-def remove(folders: Sequence[Path], root: Path) -> None:
+def remove_records(folders: Sequence[Path], root: Path) -> None:
     """Removes records, and folders of names below `root` that become empty.
 
     All records are locked before the first is removed. Links in a record are removed, not their
@@ -103,6 +103,6 @@ def _is_record(folder: Path) -> bool:
 
 def _remove(folder: Path) -> None:
     """Removes a folder; renames it first, so that no partial record keeps its name."""
-    renamed = temporary(folder, "-old")
+    renamed = temporary_path(folder, "-old")
     os.rename(folder, renamed)
     shutil.rmtree(renamed)

@@ -24,27 +24,27 @@ class Status(StrEnum):
     WAITING = "waiting"  # not started
 
     @property
-    def recorded(self) -> bool:
+    def is_recorded(self) -> bool:
         """Whether the status can occur in `run.json`."""
         return self not in (Status.REUSED, Status.REFUSED, Status.HELD, Status.WAITING)
 
     @property
-    def good(self) -> bool:
+    def is_successful(self) -> bool:
         """Whether the requested work is done."""
         return self in (Status.FINISHED, Status.REUSED, Status.PAUSED)
 
     @property
-    def bad(self) -> bool:
+    def is_failure(self) -> bool:
         """Whether the run failed, for any reason."""
         return self in (Status.FAILED, Status.OOM, Status.DIVERGED, Status.REFUSED)
 
     @property
-    def trained(self) -> bool:
+    def is_trained(self) -> bool:
         """Whether a completely trained model exists."""
         return self in (Status.FINISHED, Status.REUSED)
 
     @property
-    def over(self) -> bool:
+    def is_final(self) -> bool:
         """Whether the same command would reach the status again, so that it is reported, not
         repeated.
         """

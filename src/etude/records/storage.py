@@ -23,7 +23,7 @@ UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOT
 """Error numbers of calls that the file system does not support."""
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-LEAST_FREE = 64 * 2**20
+MIN_FREE_BYTES = 64 * 2**20
 """Minimum free space in bytes."""
 
 _LOCKS = "locks (flock), which keep two processes from training the same run at once"
@@ -31,7 +31,7 @@ _FILES = "fsync of files, without which the last writes may be lost in a power f
 _FOLDERS = "fsync of folders, without which the last checkpoint may be lost in a power failure"
 
 
-def lock(file: int, operation: int) -> bool:
+def try_lock(file: int, operation: int) -> bool:
     """Calls `flock`; returns false if the file system has no locks.
 
     Raises:
@@ -40,7 +40,7 @@ def lock(file: int, operation: int) -> bool:
     return _try_call(lambda: fcntl.flock(file, operation))
 
 
-def sync(descriptor: int) -> bool:
+def try_fsync(descriptor: int) -> bool:
     """Calls `fsync` on a file or a folder; returns false if the file system does not support it."""
     return _try_call(lambda: os.fsync(descriptor))
 
@@ -77,14 +77,14 @@ def check_root(folder: Path, *, unsafe: bool = False) -> None:
             os.unlink(name)
             os.write(descriptor, b"?")
             supported = {
-                _LOCKS: lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB),
-                _FILES: sync(descriptor),
+                _LOCKS: try_lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB),
+                _FILES: try_fsync(descriptor),
             }
         finally:
             os.close(descriptor)
         folder_descriptor = os.open(existing, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            supported[_FOLDERS] = sync(folder_descriptor)
+            supported[_FOLDERS] = try_fsync(folder_descriptor)
         finally:
             os.close(folder_descriptor)
     except OSError as error:
@@ -122,11 +122,11 @@ def check_free(existing: Path) -> None:
         RequestError: with the free space.
     """
     free = shutil.disk_usage(existing).free
-    if free < LEAST_FREE:
+    if free < MIN_FREE_BYTES:
         raise RequestError(
             Problem(
                 "run.root",
-                f"a disk with at least {LEAST_FREE // 2**20} MiB free",
+                f"a disk with at least {MIN_FREE_BYTES // 2**20} MiB free",
                 str(existing),
                 f"it has {free / 2**20:.0f} MiB",
             )

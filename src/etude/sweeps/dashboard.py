@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from etude.console import rich_console, start_live
 from etude.records.status import Status
 from etude.sweeps.job import Job
-from etude.training.progress import losses_of
+from etude.training.progress import format_losses
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -108,7 +108,7 @@ class Dashboard:
         text = f"{self._name(number)} {job.status}  {job.label}  ({job.seconds:.0f} s)"
         if same_as is not None:
             text = f"{self._name(number)} same as job {same_as}  {job.label}"
-        elif not job.status.good and job.status is not Status.INTERRUPTED:
+        elif not job.status.is_successful and job.status is not Status.INTERRUPTED:
             self._failures.append(f"{self._name(number)} {job.label}: {job.message}")
             text += f": {job.message}"
             (self._print if self._live is not None else log.error)(text)
@@ -131,11 +131,11 @@ class Dashboard:
     def summary(self) -> str:
         """Returns a line such as `2 of 6 done, 1 running, 1 failed, 2 waiting, 3:10 left`."""
         ended = Counter(self._states.values())
-        done = self._before + sum(count for status, count in ended.items() if status.good)
+        done = self._before + sum(count for status, count in ended.items() if status.is_successful)
         parts = [f"{done} of {self._total} done" if self._total else f"{done} done"]
         if self._running:
             parts.append(f"{len(self._running)} running")
-        parts += [f"{n} {status}" for status, n in ended.items() if not status.good]
+        parts += [f"{n} {status}" for status, n in ended.items() if not status.is_successful]
         waiting = self._total - self._before - len(self._states) - len(self._running)
         if waiting > 0:
             parts.append(f"{waiting} waiting")
@@ -175,7 +175,7 @@ class Dashboard:
                 self._name(number),
                 Text(row.label, overflow="ellipsis", no_wrap=True),
                 f"{row.step}/{row.total}" if row.total else "",
-                losses_of(row.metrics),
+                format_losses(row.metrics),
                 "" if left is None else _clock(left),
             )
         hidden_count = len(self._failures) - _MAX_FAILURES

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from etude.config.checks import Checked
-from etude.data.cache import NotBuilt, only_looking
+from etude.config.checks import CheckedConfig
+from etude.data.cache import NotBuilt, forbid_building
 from etude.errors import Problem, RequestError
 from etude.models.cost import Cost, Uncountable
 from etude.records.signature import sha256_of
@@ -23,11 +23,11 @@ from etude.sweeps.speed import (
     time_steps,
 )
 from etude.training.build import Parts
-from etude.training.counting import cost_of
-from etude.training.model import sized, stated_vocabulary, unused_rows
-from etude.training.place import cache_folder
-from etude.training.room import AUTOCAST
-from etude.training.state import State
+from etude.training.counting import count_cost
+from etude.training.memory_check import AUTOCAST
+from etude.training.model import build_with_sizes, configured_vocabulary, unused_vocabulary_warning
+from etude.training.run_folder import cache_folder
+from etude.training.state import RunState
 from etude.training.throughput import compute_dtype
 
 _TYPICAL_VOCABULARY = 100  # of a character tokenizer
@@ -82,7 +82,7 @@ class Estimator:
         self._earlier: dict[Path, EarlierRuns] = {}
         self._prepared: dict[tuple[Any, Path], bool] = {}
 
-    def size(self, checked: Checked, parts: Parts, state: State, group: str) -> RunSize:
+    def size(self, checked: CheckedConfig, parts: Parts, state: RunState, group: str) -> RunSize:
         """Returns the size of one run.
 
         Args:
@@ -100,7 +100,9 @@ class Estimator:
         prepared = self._prepared[key]
         size = RunSize(tokens_per_step=parts.data.tokens_per_step)
         size.vocabulary, size.about = _vocabulary(checked, parts.data, prepared)
-        if prepared and (unused := unused_rows(checked, parts.data.tokenizer_.vocab_size)):
+        if prepared and (
+            unused := unused_vocabulary_warning(checked, parts.data.tokenizer_.vocab_size)
+        ):
             size.notes.append(unused)
         size.steps = _steps(parts, prepared)
         if size.steps is not None:
@@ -118,7 +120,7 @@ class Estimator:
         self._add_totals(size, checked, parts, state, prepared, group)
         return size
 
-    def micro_batch(self, checked: Checked, parts: Parts) -> Cost | None:
+    def micro_batch(self, checked: CheckedConfig, parts: Parts) -> Cost | None:
         """Returns the cost of a micro-batch before the data is prepared; None if not countable."""
         vocabulary, _ = _vocabulary(checked, parts.data, False)
         cost = self._cost(checked, parts, vocabulary, _micro_batch(parts))
@@ -127,9 +129,9 @@ class Estimator:
     def _add_totals(
         self,
         size: RunSize,
-        checked: Checked,
+        checked: CheckedConfig,
         parts: Parts,
-        state: State,
+        state: RunState,
         prepared: bool,
         group: str,
     ) -> None:
@@ -162,7 +164,7 @@ class Estimator:
         size.seconds_left = size.flops_left / (training * size.speed.tokens_per_second)
 
     def _cost(
-        self, checked: Checked, parts: Parts, vocabulary: int, micro_batch: int
+        self, checked: CheckedConfig, parts: Parts, vocabulary: int, micro_batch: int
     ) -> Cost | str:
         """Returns the cost of a micro-batch, or the reason it cannot be counted."""
         precision = parts.trainer.lightning["precision"]
@@ -177,9 +179,9 @@ class Estimator:
         if key not in self._costs:
             is_true_precision = precision.endswith("-true")
             try:
-                self._costs[key] = cost_of(
+                self._costs[key] = count_cost(
                     model,
-                    lambda few: sized(few, vocabulary),
+                    lambda few: build_with_sizes(few, vocabulary),
                     length=length,
                     batch=micro_batch,
                     dtype=compute_dtype(precision) if is_true_precision else torch.float32,
@@ -191,7 +193,12 @@ class Estimator:
         return self._costs[key]
 
     def _speed(
-        self, size: RunSize, checked: Checked, parts: Parts, group: str, flops_per_token: float
+        self,
+        size: RunSize,
+        checked: CheckedConfig,
+        parts: Parts,
+        group: str,
+        flops_per_token: float,
     ) -> Speed:
         """Returns the speed by earlier runs, by timing a few steps, or by the machine's peak."""
         assert size.cost is not None
@@ -234,7 +241,7 @@ def _is_prepared(data: Any, cache: Path) -> bool:
         RequestError: If the prepared data is damaged or doesn't fit the config.
     """
     try:
-        with only_looking():
+        with forbid_building():
             data.prepare(cache)
     except NotBuilt:
         return False
@@ -247,9 +254,9 @@ def _micro_batch(parts: Parts) -> int:
     return max(1, min(parts.trainer.micro_batch or examples, examples))
 
 
-def _vocabulary(checked: Checked, data: Any, prepared: bool) -> tuple[int, bool]:
+def _vocabulary(checked: CheckedConfig, data: Any, prepared: bool) -> tuple[int, bool]:
     """Returns the model's vocabulary size, and whether it is a guess."""
-    stated = stated_vocabulary(checked)
+    stated = configured_vocabulary(checked)
     if prepared:
         size = data.tokenizer_.vocab_size
         if stated is not None and stated < size:

@@ -18,8 +18,14 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from etude.config.compose import HYDRA_ERRORS, NOT_PARSED, addable, composed, unmarked
-from etude.config.replaced import is_choice, report_replaced
+from etude.config.compose import (
+    HYDRA_ERRORS,
+    NOT_PARSED,
+    add_plus_signs,
+    compose_in_search,
+    remove_plus_signs,
+)
+from etude.config.replacements import is_choice, report_replaced
 from etude.contracts.slots import CONTRACTS
 from etude.errors import Problem, RequestError
 
@@ -79,11 +85,11 @@ def expand(overrides: Sequence[str], hydra: Hydra) -> Sweep:
             interval: Any = override.value()
             axes[key] = [str(interval.start), str(interval.end)]
         else:
-            fixed[key] = unmarked(override.input_line or "")
+            fixed[key] = remove_plus_signs(override.input_line or "")
     jobs = None
     if sweeper == BASIC:
         jobs = _split(both)
-        composed([unmarked(item) for item in jobs[0]])
+        compose_in_search([remove_plus_signs(item) for item in jobs[0]])
     report_replaced(*_choices(fixed, axes))
     return Sweep([o.input_line or "" for o in both], axes, list(fixed.values()), jobs, sweeper)
 
@@ -136,13 +142,13 @@ def value_problems(sweep: Sweep) -> list[Problem]:
         for value in values[1:]:
             job = first | {key: value}
             try:
-                composed([*sweep.fixed, *(f"{k}={v}" for k, v in job.items())])
+                compose_in_search([*sweep.fixed, *(f"{k}={v}" for k, v in job.items())])
             except RequestError as error:
                 problems += error.problems
     if not problems and sum(map(is_choice, sweep.axes)) > 1:
         for combination in _choices({item: item for item in sweep.fixed}, sweep.axes):
             try:
-                composed(combination)
+                compose_in_search(combination)
             except RequestError as error:
                 problems += error.problems
     return list({str(problem): problem for problem in problems}.values())
@@ -159,7 +165,7 @@ def _problems_of_added_keys(sweep: Sweep) -> Iterator[Problem]:
     for item in sweep.overrides:
         if item.startswith("+") and item.lstrip("+").partition("=")[0] not in sweep.axes:
             try:
-                composed([item])
+                compose_in_search([item])
             except RequestError as error:
                 yield from error.problems
 
@@ -167,10 +173,10 @@ def _problems_of_added_keys(sweep: Sweep) -> Iterator[Problem]:
 def _parse(item: str, parser: OverridesParser) -> Override:
     try:
         (override,) = parser.parse_overrides(
-            [addable(item)]
+            [add_plus_signs(item)]
         )  # with the parser's loader, which `glob` needs
     except NOT_PARSED:
-        composed([item])  # raises an error that explains the problem
+        compose_in_search([item])  # raises an error that explains the problem
         raise
     return override
 
@@ -274,7 +280,7 @@ def _values(override: Override) -> list[str]:
 def _input_lines(overrides: Sequence[Override]) -> str:
     """Returns the overrides that sweep, as typed; all overrides if none sweeps."""
     sweeping = [o for o in overrides if o.is_sweep_override()]
-    return " ".join(unmarked(o.input_line or "") for o in sweeping or overrides)
+    return " ".join(remove_plus_signs(o.input_line or "") for o in sweeping or overrides)
 
 
 def _check_launcher(target: str) -> None:
@@ -304,4 +310,6 @@ def _read_hydra_config(overrides: list[str], hydra: Hydra) -> tuple[list[str], s
         return [], BASIC
     _check_launcher(launcher)
     params = sweeper.get("params") or {}
-    return [addable(f"{key}={value}") for key, value in params.items()], str(sweeper["_target_"])
+    return [add_plus_signs(f"{key}={value}") for key, value in params.items()], str(
+        sweeper["_target_"]
+    )

@@ -7,16 +7,16 @@ from importlib import import_module
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from etude.collecting import collect_as_usual
-from etude.config.checks import Checked
+from etude.config.checks import CheckedConfig
+from etude.garbage_collection import restore_collection
 
 if TYPE_CHECKING:
     from etude.models.cost import Cost
 
 _MODULES = (
-    "etude.analysis.epilogue",  # a layer above this one
-    "etude.training.assemble",
-    "etude.training.followers",
+    "etude.analysis.run_outputs",  # a layer above this one
+    "etude.training.session",
+    "etude.training.rank_processes",
     "etude.training.run",
     "torch._inductor.config",  # by torch itself, with deterministic algorithms
     "torch.utils.serialization.config",
@@ -27,7 +27,7 @@ list: its global generator is seeded at import, and would yield the same numbers
 _has_drawn = False
 
 
-def prepare_to_fork(checked: Checked) -> Cost | None:
+def prepare_to_fork(checked: CheckedConfig) -> Cost | None:
     """Imports the modules of training, and warms up what is slow only the first time.
 
     Calls no torch kernel, because a forked process would lack its worker threads.
@@ -47,7 +47,7 @@ def prepare_to_fork(checked: Checked) -> Cost | None:
     with suppress(Exception):  # errors in the config are reported by the job
         cost = Estimator().micro_batch(checked, build_parts(checked))
     _draw_figure()
-    collect_as_usual()
+    restore_collection()
     return cost
 
 

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from etude.config.compose import compose
-from etude.config.environment import mask_of
+from etude.config.environment import make_mask
 from etude.errors import EtudeError, Interrupted, RequestError, RunFailed, RunHeld
-from etude.records.record import label_of
+from etude.records.record import build_label
 from etude.records.signature import DIGITS, sha256_of
 from etude.records.status import Status
-from etude.secrets import Mask, mask_messages, without_secrets
+from etude.secrets import Mask, mask_messages, mask_record
 
 if TYPE_CHECKING:
-    from etude.config.checks import Checked
+    from etude.config.checks import CheckedConfig
     from etude.training.state import Outcome
 
 log = logging.getLogger("etude")
 
-Train = Callable[[DictConfig, "Checked | None"], "Outcome"]
+Train = Callable[[DictConfig, "CheckedConfig | None"], "Outcome"]
 """Function that trains a config, given with its checked form if available."""
 
 _UNFINISHED = (Status.WAITING, Status.INTERRUPTED)
@@ -74,7 +74,7 @@ def relative_path(path: str) -> str:
 
 def job_key(overrides: Iterable[str]) -> str:
     """Returns a job's key: a digest of its sorted overrides, without secrets."""
-    items = {str(without_secrets(item.lstrip("+"))) for item in overrides}
+    items = {str(mask_record(item.lstrip("+"))) for item in overrides}
     return sha256_of(sorted(item for item in items if not item.startswith(EXECUTION_PREFIXES)))[
         :DIGITS
     ]
@@ -83,10 +83,10 @@ def job_key(overrides: Iterable[str]) -> str:
 def job_name(overrides: Sequence[str]) -> str:
     """Returns the job's label, or all overrides if the label is empty (as when `name` varies)."""
     unmarked = [item.lstrip("+") for item in overrides if not item.startswith(EXECUTION_PREFIXES)]
-    return label_of(overrides) or " ".join(without_secrets(unmarked))
+    return build_label(overrides) or " ".join(mask_record(unmarked))
 
 
-def exit_code_of(jobs: Sequence[Job], *, done: int, failed: int, wrong: int, held: int) -> int:
+def sweep_exit_code(jobs: Sequence[Job], *, done: int, failed: int, wrong: int, held: int) -> int:
     """Returns the exit code of a sweep's command, one of the given codes.
 
     `wrong` if all jobs were refused, since the error is then in the request; `held` if the only
@@ -94,12 +94,12 @@ def exit_code_of(jobs: Sequence[Job], *, done: int, failed: int, wrong: int, hel
     """
     if jobs and all(job.status is Status.REFUSED for job in jobs):
         return wrong
-    if any(job.status.bad or job.status in _UNFINISHED for job in jobs):
+    if any(job.status.is_failure or job.status in _UNFINISHED for job in jobs):
         return failed
     return held if any(job.status is Status.HELD for job in jobs) else done
 
 
-def counted(jobs: Sequence[Job]) -> str:
+def count_by_status(jobs: Sequence[Job]) -> str:
     """Returns the number of jobs by status: `4 jobs: 2 finished, 2 the same as another`."""
     counts = Counter(str(job.status) for job in jobs if job.same_as is None)
     if duplicates := sum(job.same_as is not None for job in jobs):
@@ -113,7 +113,7 @@ def run_job(
     train: Train,
     *,
     config: DictConfig | None = None,
-    checked: Checked | None = None,
+    checked: CheckedConfig | None = None,
     label: str | None = None,
     config_dir: Path | None = None,
 ) -> Job:
@@ -130,15 +130,15 @@ def run_job(
     Raises:
         Interrupted: If a signal was received.
     """
-    job = Job(label or job_name(overrides), Status.FAILED, overrides=without_secrets([*overrides]))
+    job = Job(label or job_name(overrides), Status.FAILED, overrides=mask_record([*overrides]))
     mask = Mask()
     try:
         if config is None:
             config = checked.config if checked else compose(overrides, config_dir=config_dir)
-        mask = mask_of(config) if checked is None else checked.mask
+        mask = make_mask(config) if checked is None else checked.mask
         mask_messages(mask)  # the log file of the process must not contain secrets
         outcome = train(config, checked)
-        job.status = outcome.of_the_job
+        job.status = outcome.job_status
         job.path = str(outcome.record.path)
     except Interrupted:
         raise

@@ -17,12 +17,12 @@ from typing import Any, NoReturn
 
 from etude.console import guard
 from etude.errors import Interrupted
-from etude.records.opening import JOB_LOG, appended, folder_in
+from etude.records.opening import JOB_LOG, make_subfolder, open_for_append
 from etude.secrets import MaskingFormatter
-from etude.stopping import HANDLED, watch_signals
+from etude.stopping import STOP_SIGNALS, watch_signals
 from etude.sweeps.job import Job
 from etude.sweeps.job_slots import JobSlot
-from etude.training.watch import Watcher, watching
+from etude.training.observer import RunObserver, observing
 
 _PR_SET_PDEATHSIG = 1
 _UPDATE_SECONDS = 0.5
@@ -56,7 +56,7 @@ def run_job_process(
         slot: resources that the process may use.
         log_file: file for all output and log messages, including the output of C libraries.
     """
-    for number in HANDLED:
+    for number in STOP_SIGNALS:
         signal.signal(number, _stop)
     watch_signals(patience=_GRACE_SECONDS)
     sender = _EventSender(connection)
@@ -70,7 +70,7 @@ def run_job_process(
             import torch
 
             torch.set_num_threads(slot.threads)
-        with watching(sender):
+        with observing(sender):
             job = call()
         sender.send("ended", job)
     except (Interrupted, Stopped) as stop:
@@ -104,8 +104,8 @@ def _kill_after(parent: int) -> None:
 
 def _redirect_output(file: Path) -> None:
     """Redirects standard output and error to a file, for C libraries, too."""
-    folder_in(file.parents[1], file.parent.name)
-    with appended(file, JOB_LOG) as opened:
+    make_subfolder(file.parents[1], file.parent.name)
+    with open_for_append(file, JOB_LOG) as opened:
         os.dup2(opened.fileno(), 1)
         os.dup2(opened.fileno(), 2)
     sys.stdout = open(1, "w", encoding="utf-8", errors="replace", buffering=1, closefd=False)  # noqa: SIM115
@@ -126,7 +126,7 @@ def _set_up_logging(sender: _EventSender) -> None:
     logger.propagate = False
 
 
-class _EventSender(Watcher):
+class _EventSender(RunObserver):
     """Sends a job's events to the sweep's process."""
 
     def __init__(self, connection: Connection) -> None:

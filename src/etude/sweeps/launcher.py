@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
-from etude.config.checks import Checked, check
-from etude.config.compose import composed, of_the_job
-from etude.console import logged_to
+from etude.config.checks import CheckedConfig, check
+from etude.config.compose import compose_in_search
+from etude.config.compose import job_overrides as overrides_of_job
+from etude.console import redirect_log
 from etude.errors import EtudeError, InvalidArguments, RequestError
 from etude.records.status import Status
-from etude.secrets import without_secrets
+from etude.secrets import mask_record
 from etude.sweeps.dashboard import Dashboard
 from etude.sweeps.forking import prepare_to_fork
 from etude.sweeps.job import Job, job_key, job_name
@@ -34,7 +35,7 @@ from etude.sweeps.job_slots import (
 from etude.sweeps.multirun import JobFunction
 from etude.sweeps.pool import JobTask, Pool, start_method
 from etude.sweeps.sweep_record import SweepRecord
-from etude.training.state import asked_for, finished_at_once
+from etude.training.state import request_key, reuse_finished
 
 if TYPE_CHECKING:
     from etude.models.cost import Cost
@@ -122,12 +123,12 @@ class SweepLauncher:
                 if overrides is None:
                     yield None
                     continue
-                key = job_key(of_the_job(overrides))
+                key = job_key(overrides_of_job(overrides))
                 number = paused.pop(key, first + len(overrides_of))
                 overrides_of[number], numbers[key] = overrides, number
                 task, checked = self._task(number, overrides, record, decide)
                 if task.result is None and checked is not None:
-                    request = asked_for(checked)
+                    request = request_key(checked)
                     task.run, same = request[0], first_numbers.setdefault(request, number)
                     if decide is None and same != number:
                         task.same_as = same + 1
@@ -185,15 +186,17 @@ class SweepLauncher:
             dashboard.at_once = count
 
     def _waiting_job(self, overrides: Sequence[str]) -> Job:
-        typed = of_the_job(overrides)
-        return Job(job_name(typed), Status.WAITING, overrides=without_secrets(typed))
+        typed = overrides_of_job(overrides)
+        return Job(job_name(typed), Status.WAITING, overrides=mask_record(typed))
 
-    def _reused_result(self, task: JobTask, checked: Checked, dashboard: Dashboard) -> Job | None:
+    def _reused_result(
+        self, task: JobTask, checked: CheckedConfig, dashboard: Dashboard
+    ) -> Job | None:
         """Returns the result of a job whose run is already finished; None if it must be started."""
         began, log_text = time.monotonic(), io.StringIO()
         try:
-            with logged_to(log_text):
-                outcome = finished_at_once(checked)
+            with redirect_log(log_text):
+                outcome = reuse_finished(checked)
         except EtudeError:  # reported when the job runs
             return None
         if outcome is None:
@@ -203,19 +206,19 @@ class SweepLauncher:
         dashboard.log_line(task.number, logging.INFO, text)
         seconds = round(time.monotonic() - began, 2)
         path = str(outcome.record.path)
-        return replace(task.job, status=outcome.of_the_job, path=path, seconds=seconds)
+        return replace(task.job, status=outcome.job_status, path=path, seconds=seconds)
 
     def _task(
         self, number: int, overrides: Sequence[str], record: SweepRecord, decide: Decide | None
-    ) -> tuple[JobTask, Checked | None]:
+    ) -> tuple[JobTask, CheckedConfig | None]:
         """Returns a job's task and checked config; None for an invalid config, which the job
         reports."""
-        job, typed = self._waiting_job(overrides), of_the_job(overrides)
+        job, typed = self._waiting_job(overrides), overrides_of_job(overrides)
         validated = None if decide is None else partial(decide, tuple(overrides))
         call: Callable[[], Job] = partial(replace, job)
         task = JobTask(number + 1, job, call, record.log_file(job), validated)
         try:
-            config = composed([*self._search_path, *typed])
+            config = compose_in_search([*self._search_path, *typed])
         except RequestError as error:
             task.result = replace(job, status=Status.REFUSED, message=str(error))
             return task, None

@@ -15,20 +15,25 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from etude.config.checks import Checked
-from etude.config.compose import composed, fill_in, of_the_job, searching
-from etude.config.environment import mask_of
+from etude.config.checks import CheckedConfig
+from etude.config.compose import (
+    compose_in_search,
+    job_overrides,
+    search_configs,
+    set_overrides_and_choices,
+)
+from etude.config.environment import make_mask
 from etude.console import show_messages
 from etude.errors import Interrupted, RequestError, RunHeld
 from etude.records.files import write_text
-from etude.records.opening import MULTIRUN, is_there, opened, read_bytes
-from etude.records.record import label_of
+from etude.records.opening import MULTIRUN, open_file, path_exists, read_bytes
+from etude.records.record import build_label
 from etude.records.storage import check_root
-from etude.secrets import Mask, without_keys
+from etude.secrets import Mask, mask_keys
 from etude.sweeps.expand import Sweep, expand, sweep_error, value_problems
 from etude.sweeps.job import Job, Train, run_job
 from etude.sweeps.sweep_record import SweepRecord, sweep_folder
-from etude.training.starts import without_other_runs
+from etude.training.start_reports import suppress_other_runs
 
 log = logging.getLogger("etude")
 
@@ -63,12 +68,12 @@ class JobFunction:
         """Runs one job, possibly on another machine."""
         show_messages()
         number = int(HydraConfig.get().job.num) + 1
-        log.info("[%d%s] %s", number, f"/{self.total}" if self.total else "", label_of(_typed()))
+        log.info("[%d%s] %s", number, f"/{self.total}" if self.total else "", build_label(_typed()))
         try:
             job = self.run_job(_complete_config(config), config, first=number == 1)
         except Interrupted as error:
             raise _SweepInterrupted(error) from error
-        if not job.status.good:
+        if not job.status.is_successful:
             log.error("%s: %s", job.status, job.message)
         SweepRecord(self.folder).note(job)
         return job
@@ -77,7 +82,7 @@ class JobFunction:
         self,
         typed: Sequence[str],
         config: DictConfig,
-        checked: Checked | None = None,
+        checked: CheckedConfig | None = None,
         *,
         first: bool,
     ) -> Job:
@@ -89,8 +94,8 @@ class JobFunction:
             checked: checked form of the config, if available.
             first: whether to report how other runs of the same name differ.
         """
-        self.without_secrets(mask_of(config) if checked is None else checked.mask)
-        with nullcontext() if first else without_other_runs():
+        self.without_secrets(make_mask(config) if checked is None else checked.mask)
+        with nullcontext() if first else suppress_other_runs():
             return run_job(typed, self.train, config=config, checked=checked)
 
     def without_secrets(self, mask: Mask) -> None:
@@ -125,7 +130,7 @@ def multirun(overrides: Sequence[str], train: Train, config_dir: str | None = No
         RequestError: If an override or a swept value is invalid; no job was started.
         Interrupted: If a signal ended the sweep.
     """
-    with searching(config_dir) as hydra:
+    with search_configs(config_dir) as hydra:
         sweep = expand(overrides, hydra)
         if sweep.jobs and (problems := value_problems(sweep)):
             raise RequestError(problems)
@@ -136,8 +141,8 @@ def multirun(overrides: Sequence[str], train: Train, config_dir: str | None = No
         log.info("sweep%s: %s", f" of {len(sweep.jobs)}" if sweep.jobs else "", folder)
         record = SweepRecord(folder)
         record.begin(sweep)
-        if is_there(folder / "multirun.yaml"):  # Hydra, which writes it, would follow a link
-            opened(folder / "multirun.yaml", MULTIRUN).close()
+        if path_exists(folder / "multirun.yaml"):  # Hydra, which writes it, would follow a link
+            open_file(folder / "multirun.yaml", MULTIRUN).close()
         try:
             batches = hydra.multirun(
                 "train",
@@ -167,7 +172,7 @@ def _complete_config(config: DictConfig) -> list[str]:
     """Fills in the computed keys of a job's config; returns the job's overrides."""
     hydra: Any = HydraConfig.get()
     typed = _typed()
-    fill_in(config, hydra.runtime.choices, typed)
+    set_overrides_and_choices(config, hydra.runtime.choices, typed)
     return typed
 
 
@@ -175,7 +180,7 @@ def _typed() -> list[str]:
     """Returns the overrides of Hydra's current job."""
     node: Any = HydraConfig.get().overrides.task
     overrides: list[str] = OmegaConf.to_container(node, resolve=False)  # type: ignore[assignment]
-    return of_the_job(overrides)
+    return job_overrides(overrides)
 
 
 def _remove(created: list[Path]) -> None:
@@ -190,13 +195,13 @@ def _remove(created: list[Path]) -> None:
 def _first_config(sweep: Sweep) -> DictConfig:
     """Composes the config of the first job."""
     values = [f"{key}={values[0]}" for key, values in sweep.axes.items()]
-    return composed([*sweep.fixed, *values])
+    return compose_in_search([*sweep.fixed, *values])
 
 
 def _without_secrets(path: Path, mask: Mask) -> None:
     """Masks secrets in a config written by Hydra, such as passwords in URLs."""
-    if is_there(path):
+    if path_exists(path):
         text = read_bytes(path, MULTIRUN).decode()
-        masked = without_keys(mask.text(text))
+        masked = mask_keys(mask.text(text))
         if masked != text:
             write_text(path, masked, MULTIRUN)

@@ -21,10 +21,17 @@ from typing import Any
 from etude.errors import Interrupted, RunHeld
 from etude.records import provenance
 from etude.records.lock import RunLock
-from etude.records.opening import LOG, appended
+from etude.records.opening import LOG, open_for_append
 from etude.records.record import Record
 from etude.records.status import Status
-from etude.stopping import HANDLED, SIGNALLED, begin_saving, end_saving, is_watching, say
+from etude.stopping import (
+    SIGNALLED,
+    STOP_SIGNALS,
+    begin_saving,
+    end_saving,
+    is_watching,
+    write_stderr,
+)
 from etude.sweeps.dashboard import Dashboard
 from etude.sweeps.job import Job
 from etude.sweeps.job_process import Stopped, run_job_process
@@ -101,7 +108,7 @@ class Pool:
         stop_at_error: whether to start no further jobs after a failure. Running jobs continue.
     """
 
-    told = "the jobs save their state and stop; run the same command to resume"
+    notice = "the jobs save their state and stop; run the same command to resume"
 
     def __init__(
         self,
@@ -202,7 +209,7 @@ class Pool:
     def _end(self, task: JobTask, job: Job) -> None:
         """Records the end of a job and of its duplicates."""
         self._done[task.number] = job
-        self._failed = self._failed or job.status.bad
+        self._failed = self._failed or job.status.is_failure
         self._ended(job)
         self._dashboard.ended(task.number, job, same_as=task.same_as)
         if task.same_as is None:
@@ -260,7 +267,7 @@ class Pool:
         begin_saving(self)
         return {
             number: signal.signal(number, self._forward)
-            for number in HANDLED
+            for number in STOP_SIGNALS
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
         }
 
@@ -272,7 +279,7 @@ class Pool:
         if os.getpid() != self._process:  # a job that has not installed its handlers yet
             raise Stopped(signum)
         if self._signum is None and not is_watching():
-            say(f"{signal.Signals(signum).name}: {self.told}\n")
+            write_stderr(f"{signal.Signals(signum).name}: {self.notice}\n")
         self._signum = self._signum or signum
         for one in self._running:
             self._signal(one, signum)
@@ -346,7 +353,7 @@ class Pool:
         job = one.end or one.task.job
         if one.end is None:
             job.path = one.path
-            by_signal = (one.process.exitcode or 0) - SIGNALLED in HANDLED
+            by_signal = (one.process.exitcode or 0) - SIGNALLED in STOP_SIGNALS
             if one.stopped is not None or self._signum is not None or by_signal:
                 job.status = Status.INTERRUPTED
             else:
@@ -388,8 +395,8 @@ def _record_failure(folder: Path, job: Job) -> None:
     try:
         record = Record.read(folder)
         record.update(status=job.status, error=job.message)
-        with appended(folder / "log.txt", LOG) as file:
-            file.write(f"{provenance.now()} ERROR {job.message}\n".encode())
+        with open_for_append(folder / "log.txt", LOG) as file:
+            file.write(f"{provenance.timestamp()} ERROR {job.message}\n".encode())
     except Exception as error:
         log.warning("could not update %s: %s", folder, error)
     finally:

@@ -20,9 +20,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from etude.errors import Checks, InvalidArguments, Problem, RequestError, nearest
 from etude.records.lock import RunLock
-from etude.records.metrics import rises
+from etude.records.metrics_file import is_higher_better
 from etude.records.opening import JOURNAL as JOURNAL_KIND
-from etude.records.opening import folder_in, is_there, opened
+from etude.records.opening import make_subfolder, open_file, path_exists
 from etude.records.record import Record
 from etude.records.status import Status
 from etude.sweeps.job import Job, job_key, relative_path
@@ -129,7 +129,7 @@ class Search:
     _failed_now: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        self._lock = RunLock(folder_in(self.folder, STUDY_NAME))
+        self._lock = RunLock(make_subfolder(self.folder, STUDY_NAME))
 
     def open(self) -> None:
         """Opens or creates the study.
@@ -154,7 +154,7 @@ class Search:
         if self.options.direction is not None:
             return self.options.direction
         metric = self.options.metric or self.monitor
-        if (more_is_better := rises(metric, *self.directions)) is None:
+        if (more_is_better := is_higher_better(metric, *self.directions)) is None:
             expected, hint = "minimize or maximize", f"the task does not state it for {metric}"
             raise RequestError(Problem("hydra.sweeper.direction", expected, hint=hint))
         return "maximize" if more_is_better else "minimize"
@@ -213,7 +213,7 @@ class Search:
         trial.set_user_attr(_STATUS, job.status.value)
         if job.path is not None:
             trial.set_user_attr("path", relative_path(job.path))
-        value = self._value(job) if job.status.trained else None
+        value = self._value(job) if job.status.is_trained else None
         if value is not None:
             self.study.tell(trial.number, value)
         elif job.status is Status.PAUSED:
@@ -300,8 +300,8 @@ def load_study(folder: Path) -> optuna.Study:
 
 def _storage(folder: Path) -> JournalStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if is_there(folder / JOURNAL):  # Optuna would follow a link
-        opened(folder / JOURNAL, JOURNAL_KIND).close()
+    if path_exists(folder / JOURNAL):  # Optuna would follow a link
+        open_file(folder / JOURNAL, JOURNAL_KIND).close()
     return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
 
 

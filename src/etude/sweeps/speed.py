@@ -15,16 +15,16 @@ from typing import Any
 
 import torch
 
-from etude.config.checks import Checked
-from etude.config.flat import flat_config
+from etude.config.checks import CheckedConfig
+from etude.config.flattening import flatten_config
 from etude.errors import RequestError
 from etude.models.cost import Cost
-from etude.records.metrics import rows
+from etude.records.metrics_file import iter_rows
 from etude.records.record import Record
-from etude.records.registry import scan
+from etude.records.registry import read_records
 from etude.tasks.base import Setup
 from etude.training.build import Parts
-from etude.training.model import LABELS, model_of
+from etude.training.model import PLACEHOLDER_LABELS, build_model_from_config
 from etude.training.process import fresh_settings
 from etude.training.throughput import compute_dtype, device_name, matmul_peak
 
@@ -77,7 +77,12 @@ class EarlierRuns:
         self._by_shape: dict[str, list[Record]] | None = None
 
     def speed(
-        self, checked: Checked, parts: Parts, vocabulary: int, group: str, device: torch.device
+        self,
+        checked: CheckedConfig,
+        parts: Parts,
+        vocabulary: int,
+        group: str,
+        device: torch.device,
     ) -> Speed | None:
         """Returns the speed of the latest run with equal model, batch, precision and devices.
 
@@ -85,12 +90,12 @@ class EarlierRuns:
         """
         if self._by_shape is None:
             self._by_shape = self._read()
-        shape = _shape(flat_config(checked), vocabulary)
+        shape = _shape(flatten_config(checked), vocabulary)
         machine = _machine(device_name(device), torch.get_num_threads(), parts.trainer.processes)
         records = self._by_shape.get(shape + machine, [])
         records.sort(key=lambda r: (r.info.get("group") == group, str(r.last_start.get("time"))))
         for record in reversed(records):
-            metric_rows = rows(record.metrics.path)
+            metric_rows = iter_rows(record.metrics.path)
             try:
                 rates = [row.get("perf/tokens_per_second") for row in metric_rows]
             except RequestError:  # damaged metrics; `etude runs verify` reports them
@@ -108,7 +113,7 @@ class EarlierRuns:
         if not self.root.is_dir():
             return by_shape
         host = socket.gethostname()
-        for record in scan(self.root):
+        for record in read_records(self.root):
             start = record.last_start
             if start.get("host") != host:
                 continue
@@ -181,7 +186,7 @@ class StepTiming:
 
 
 def time_steps(
-    checked: Checked, parts: Parts, vocabulary: int, *, micro_batch: int, device: torch.device
+    checked: CheckedConfig, parts: Parts, vocabulary: int, *, micro_batch: int, device: torch.device
 ) -> StepTiming:
     """Times the training of a temporary model on random tokens, for about a second.
 
@@ -194,7 +199,7 @@ def time_steps(
     """
     with fresh_settings():
         torch.manual_seed(0)
-        model = model_of(checked, vocabulary)
+        model = build_model_from_config(checked, vocabulary)
         precision = parts.trainer.lightning["precision"]
         dtype = compute_dtype(precision)
         model = model.to(device, dtype if precision.endswith("-true") else None)
@@ -209,7 +214,9 @@ def time_steps(
             )
         )
         optimizer = task.configure_optimizers()
-        micro = task.stand_in(micro_batch, parts.data.sequence_length, vocabulary, LABELS)
+        micro = task.dummy_micro_batch(
+            micro_batch, parts.data.sequence_length, vocabulary, PLACEHOLDER_LABELS
+        )
         micro = {k: v.to(device) if hasattr(v, "to") else v for k, v in micro.items()}
 
         mixed = precision.endswith("-mixed")

@@ -18,16 +18,24 @@ from typing import Any
 
 from etude.errors import RequestError
 from etude.records import provenance
-from etude.records.facts import best, metric_facts
-from etude.records.files import sweep_temporaries, write_json, write_text
-from etude.records.opening import LOCK, RESULTS, SWEEP, appended, folder_in, is_there, must_be
+from etude.records.files import remove_temporaries, write_json, write_text
+from etude.records.opening import (
+    LOCK,
+    RESULTS,
+    SWEEP,
+    check_file_type,
+    make_subfolder,
+    open_for_append,
+    path_exists,
+)
 from etude.records.record import Record
-from etude.records.registry import place_in, read_sweep
+from etude.records.record_fields import best_validation, latest_metrics
+from etude.records.registry import read_sweep, run_folder_in
 from etude.records.signature import DIGITS, sha256_of
 from etude.records.status import Status
-from etude.records.storage import lock
-from etude.records.tables import csv_text
-from etude.secrets import without_secrets
+from etude.records.storage import try_lock
+from etude.records.text_tables import csv_text
+from etude.secrets import mask_record
 from etude.sweeps.expand import BASIC, Sweep
 from etude.sweeps.job import EXECUTION_PREFIXES, Job, job_key, relative_path
 
@@ -41,7 +49,7 @@ def sweep_folder(root: Path, sweep: Sweep) -> Path:
     """Returns the folder of a sweep's record."""
     fixed = [item for item in sweep.fixed if not item.startswith(EXECUTION_PREFIXES)]
     identity: dict[str, Any] = {
-        "fixed": without_secrets(sorted(fixed)),
+        "fixed": mask_record(sorted(fixed)),
         "axes": sorted(sweep.axes),
     }
     if sweep.sweeper != BASIC:  # a search over the same keys is another sweep
@@ -62,20 +70,18 @@ class SweepRecord:
 
     def begin(self, sweep: Sweep) -> None:
         """Records the requested jobs: new ones are waiting; jobs of earlier starts are kept."""
-        folder_in(self.folder.parent.parent, *self.folder.parts[-2:])
-        if is_there(logs := self.folder / LOGS):  # a job's process could not report this
-            must_be(os.lstat(logs), logs, "a folder")
-        requested = [
-            without_secrets([item.lstrip("+") for item in job]) for job in sweep.jobs or ()
-        ]
+        make_subfolder(self.folder.parent.parent, *self.folder.parts[-2:])
+        if path_exists(logs := self.folder / LOGS):  # a job's process could not report this
+            check_file_type(os.lstat(logs), logs, "a folder")
+        requested = [mask_record([item.lstrip("+") for item in job]) for job in sweep.jobs or ()]
         with self._changing() as info:
             info |= {"format": FORMAT, "id": self.folder.name, "sweeper": sweep.sweeper}
-            info["fixed"] = without_secrets(sweep.fixed)
+            info["fixed"] = mask_record(sweep.fixed)
             axes = info.setdefault("axes", {})
-            for key, values in without_secrets(sweep.axes).items():  # for an interval, its bounds
+            for key, values in mask_record(sweep.axes).items():  # for an interval, its bounds
                 known = axes.setdefault(key, [])
                 known += [value for value in values if value not in known]
-            info["starts"] = [*info.get("starts", []), provenance.now()]
+            info["starts"] = [*info.get("starts", []), provenance.timestamp()]
             info["asked"] = [job_key(job) for job in requested]
             jobs = {
                 job["key"]: job for job in info.get("jobs", []) if {"key", "status"} <= set(job)
@@ -105,7 +111,7 @@ class SweepRecord:
                         "seconds": jobs.get(job.key, {}).get("seconds"),
                     }
                 order = {"key": job.key, "label": job.label, "status": entry["status"]}
-                jobs[job.key] = order | entry | {"ended": provenance.now()}
+                jobs[job.key] = order | entry | {"ended": provenance.timestamp()}
             info["jobs"] = list(jobs.values())
 
     def finish(self) -> None:
@@ -128,7 +134,7 @@ class SweepRecord:
 
     def read(self) -> dict[str, Any]:
         """Returns the content of `sweep.json`; empty before the first start."""
-        if not is_there(self.file):
+        if not path_exists(self.file):
             return {}
         return read_sweep(self.file)
 
@@ -139,9 +145,9 @@ class SweepRecord:
     @contextmanager
     def _changing(self) -> Iterator[dict[str, Any]]:
         """Context manager that yields the record for changes, under a lock, and writes it."""
-        with appended(self.folder / ".lock", LOCK) as file:
-            lock(file.fileno(), fcntl.LOCK_EX)
-            sweep_temporaries(self.folder, of=self.file.name)
+        with open_for_append(self.folder / ".lock", LOCK) as file:
+            try_lock(file.fileno(), fcntl.LOCK_EX)
+            remove_temporaries(self.folder, of=self.file.name)
             try:
                 info = self.read()
             except RequestError:  # damaged; the runs have records of their own
@@ -156,11 +162,11 @@ def _row(job: dict[str, Any], axes: Sequence[str], root: Path) -> dict[str, Any]
     row: dict[str, Any] = {"job": job.get("key"), "status": job.get("status"), "path": job["path"]}
     row |= {axis: values.get(axis, "") for axis in axes}
     with suppress(RequestError):  # the run was deleted
-        record = Record.read(place_in(root, job["path"]))
+        record = Record.read(run_folder_in(root, job["path"]))
         row |= {"seed": record.info.get("seed"), "step": record.step}
         row |= {"seconds": record.info.get("seconds")}
-        row |= {k: v for k, v in metric_facts(record).items() if not k.startswith("perf/")}
-        if best_value := best(record):
+        row |= {k: v for k, v in latest_metrics(record).items() if not k.startswith("perf/")}
+        if best_value := best_validation(record):
             name = f"best/{best_value['metric']}"
             row |= {name: best_value["value"], "best/step": best_value["step"]}
     return row

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from etude.data.evaluated import Evaluated
+from etude.data.evaluation_data import Evaluated
 from etude.data.objective import IGNORE, Objective
 from etude.models.decoder import Decoder
 from etude.tasks.losses import cross_entropy

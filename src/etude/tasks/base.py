@@ -19,14 +19,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from etude.data.evaluated import Evaluated
+from etude.data.evaluation_data import Evaluated
 from etude.data.objective import Objective
 from etude.errors import Checks, Problem, RequestError, nearest
-from etude.generation.decoding import evaluating
-from etude.models.textual import writer
+from etude.generation.model_modes import evaluation_mode
+from etude.models.wrappers import writer
 from etude.nn.lora import adapted
 from etude.optim.schedules import Schedule
-from etude.records.metrics import rises
+from etude.records.metrics_file import is_higher_better
 from etude.tasks.averaging import Average, Averaged, OptimizersAverage
 from etude.tasks.metrics import Evaluation, Metrics, gather_ranks, merged
 from etude.tasks.options import EvaluationOptions
@@ -78,9 +78,9 @@ class Task(pl.LightningModule):
 
     Attributes:
         monitor: the validation metric that selects the best checkpoint; see
-            `etude.records.metrics.better` for its direction.
+            `etude.records.metrics_file.better` for its direction.
         more_is_better, less_is_better: names of metrics, without `val/`, with their direction. The
-            direction of the shipped metrics is known by prefix (`etude.records.metrics.RISING`,
+            direction of the shipped metrics is known by prefix (`metrics_file.HIGHER_IS_BETTER`,
             `FALLING`).
         loss_unit: unit of the loss, for figures.
         scores_are: description of `scores`, for tables.
@@ -149,7 +149,9 @@ class Task(pl.LightningModule):
         """
         yield from ()
 
-    def stand_in(self, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
+    def dummy_micro_batch(
+        self, batch: int, length: int, vocabulary: int, labels: int
+    ) -> MicroBatch:
         """Returns a micro-batch of random values, for measuring the time of a step.
 
         Args:
@@ -191,7 +193,7 @@ class Task(pl.LightningModule):
     def measured(self, evaluated: Evaluated) -> Metrics:
         """Returns the metrics of a whole split, or of rows, outside training."""
         metrics = self.metrics(evaluated)
-        with evaluating(self.model):
+        with evaluation_mode(self.model):
             for batch in self.batches_of(evaluated):
                 metrics.update(batch, self.outputs(batch))
         return metrics
@@ -229,7 +231,7 @@ class Task(pl.LightningModule):
         return [float(each["score"]) for each in rows]
 
     @classmethod
-    def says_scores(cls) -> bool:
+    def has_scores(cls) -> bool:
         """Returns whether the task defines `scores`."""
         return cls.scores is not Task.scores
 
@@ -299,7 +301,7 @@ class Task(pl.LightningModule):
     @classmethod
     def rises(cls, metric: str) -> bool | None:
         """Returns whether larger values of a metric are better; None if unknown."""
-        return rises(metric, cls.more_is_better, cls.less_is_better)
+        return is_higher_better(metric, cls.more_is_better, cls.less_is_better)
 
     @property
     def section_names(self) -> Sequence[str]:

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from etude.data.evaluated import Evaluated
+from etude.data.evaluation_data import Evaluated
 from etude.data.loading import evaluation_positions
 from etude.data.prepare import TOKENS
 from etude.errors import InvalidArguments, Problem, RequestError
-from etude.generation.decoding import evaluating
+from etude.generation.model_modes import evaluation_mode
 from etude.models.decoder import Decoder
-from etude.models.textual import writer
+from etude.models.wrappers import writer
 from etude.tasks.base import MicroBatch, Task, packing
 from etude.tasks.metrics import Evaluation, Metrics, Sum, perplexity
 from etude.tasks.options import EvaluationOptions, Windows
@@ -149,7 +149,7 @@ class CausalLM(Task):
     def scores(self, evaluated: Evaluated) -> list[float]:
         """Returns the mean negative log-likelihood of each window, in nats per token, in order."""
         losses: list[float] = []
-        with evaluating(self.model):
+        with evaluation_mode(self.model):
             for batch in self.batches_of(evaluated):
                 nats = window_nats(self.outputs(batch), batch["targets"])
                 losses += nats.double().mean(1).tolist()

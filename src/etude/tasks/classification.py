@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from etude.data.evaluated import Evaluated
+from etude.data.evaluation_data import Evaluated
 from etude.data.objective import IGNORE, Arrays, ExampleObjective, Numbers
 from etude.errors import Checks, Problem, RequestError, nearest
 from etude.models.encoder import Encoder
@@ -252,7 +252,9 @@ class Classification(Task):
         balanced = arguments.get("class_weights") == "balanced"
         return LabelObjective(balanced=balanced, positive=arguments.get("positive"))
 
-    def stand_in(self, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
+    def dummy_micro_batch(
+        self, batch: int, length: int, vocabulary: int, labels: int
+    ) -> MicroBatch:
         return {
             "tokens": torch.randint(vocabulary, (batch, length)),
             "labels": torch.randint(labels, (batch,)),

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from etude.data.evaluated import Evaluated
-from etude.data.examples.encoding import encode, warn_of_cut
+from etude.data.evaluation_data import Evaluated
+from etude.data.examples.encoding import encode, warn_truncated
 from etude.data.objective import IGNORE, Arrays, ExampleObjective, Numbers
 from etude.errors import Checks, Problem, RequestError
 from etude.models.decoder import Decoder
@@ -156,7 +156,7 @@ class Instruction(TokenTask):
         tail = tokenizer.decode(list(template.after)) if not ends else ""
         pairs = [evaluated.data.pair(evaluated.rows[number]) for number in evaluated.read]
         encoded = encode([source for source, _ in pairs], tokenizer, length, framed=False)
-        warn_of_cut(sum(len(pieces) > 1 for pieces in encoded), length)
+        warn_truncated(sum(len(pieces) > 1 for pieces in encoded), length)
         model = LanguageModel(self.model, tokenizer)  # type: ignore[arg-type]
         for number, (source, target), (piece, *_) in zip(
             evaluated.read, pairs, encoded, strict=True

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from etude.data.evaluated import Evaluated
+from etude.data.evaluation_data import Evaluated
 
 
 class Sum:

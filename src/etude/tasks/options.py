@@ -10,7 +10,7 @@ import torch
 
 from etude.errors import Problem, RequestError
 from etude.nn.memory import memory_for
-from etude.records.tables import size_of
+from etude.records.text_tables import format_bytes
 
 _REASONS = {
     "beams": "has no beam search",
@@ -58,7 +58,7 @@ class EvaluationOptions:
         return ""
 
     @property
-    def told(self) -> dict[str, Any] | None:
+    def as_record(self) -> dict[str, Any] | None:
         """The options as stored in the evaluation's file; None stores nothing."""
         return None
 
@@ -105,15 +105,15 @@ class Windows(EvaluationOptions):
     stride: int | None = None
 
     def problems(self) -> list[Problem]:
-        stated = self.told.items()
+        stated = self.as_record.items()
         return [Problem(key, "a positive number", value) for key, value in stated if value < 1]
 
     @property
     def name(self) -> str:
-        return "".join(f"-{key}{value}" for key, value in self.told.items()).replace("_", "-")
+        return "".join(f"-{key}{value}" for key, value in self.as_record.items()).replace("_", "-")
 
     @property
-    def told(self) -> dict[str, Any]:
+    def as_record(self) -> dict[str, Any]:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
     def check(self, data: Any) -> None:
@@ -144,6 +144,8 @@ class Windows(EvaluationOptions):
             return
         if min(self.sequence_length, tokens) * per_target > available:
             most = available // per_target
-            hint = f"the logits of a target over {vocabulary:,} tokens need {size_of(per_target)}"
-            expected = f"at most {most:,} targets in {size_of(available)} of memory"
+            hint = (
+                f"the logits of a target over {vocabulary:,} tokens need {format_bytes(per_target)}"
+            )
+            expected = f"at most {most:,} targets in {format_bytes(available)} of memory"
             raise RequestError(Problem("sequence_length", expected, self.sequence_length, hint))

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from etude.data.evaluated import Evaluated
+from etude.data.evaluation_data import Evaluated
 from etude.data.objective import IGNORE, Arrays, ExampleObjective, Numbers
 from etude.errors import Checks
 from etude.models.encoder import Encoder
@@ -150,11 +150,11 @@ class SpanMetrics(RowMetrics):
         scores = np.array([span.score for span in spans])
         weights = np.exp(scores - scores.max())
         first = spans[0]
-        context = self._evaluated.data.context_of(self._evaluated.row(number))
+        context = self._evaluated.data.read_context(self._evaluated.row(number))
         return context[first.begin : first.end], float(weights[0] / weights.sum())
 
     def _truth(self, number: int) -> list[str]:
-        references = self._evaluated.data.answers_of(self._evaluated.row(number))
+        references = self._evaluated.data.read_answers(self._evaluated.row(number))
         return [answer.text for answer in references] or [""]
 
     def _scores(self, number: int, text: str) -> tuple[float, float]:
@@ -223,7 +223,9 @@ class QuestionAnswering(Task):
     def objective(cls, **arguments: Any) -> AnswerSpanObjective:
         return AnswerSpanObjective()
 
-    def stand_in(self, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
+    def dummy_micro_batch(
+        self, batch: int, length: int, vocabulary: int, labels: int
+    ) -> MicroBatch:
         return {
             "tokens": torch.randint(vocabulary, (batch, length)),
             "labels": torch.zeros(batch, 2, dtype=torch.long),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etude.data.evaluated import Evaluated
+from etude.data.evaluation_data import Evaluated
 from etude.data.objective import Objective
 from etude.errors import Problem
 from etude.models.regressor import Regressor
@@ -60,7 +60,9 @@ class Regression(Task):
             hint = f"set model.inputs={dimensions}"
             yield Problem("model.inputs", expected, inputs, hint)
 
-    def stand_in(self, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
+    def dummy_micro_batch(
+        self, batch: int, length: int, vocabulary: int, labels: int
+    ) -> MicroBatch:
         model: Any = self.model
         numbers, values = torch.randn(batch, length, model.inputs), torch.randn(batch, length)
         return {"numbers": numbers, "values": values, "step_targets": values.numel()}

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from etude.data.objective import IGNORE
-from etude.models.textual import Writer
+from etude.models.wrappers import Writer
 
 
 def answers(

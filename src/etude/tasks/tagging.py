@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from etude.data.evaluated import Evaluated
+from etude.data.evaluation_data import Evaluated
 from etude.data.objective import IGNORE, Arrays, ExampleObjective, Numbers
 from etude.errors import Checks, Problem, RequestError
 from etude.models.encoder import Encoder
@@ -219,7 +219,9 @@ class Tagging(Task):
     def objective(cls, **arguments: Any) -> TagObjective:
         return TagObjective(str(arguments.get("monitor", "val/loss")))
 
-    def stand_in(self, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
+    def dummy_micro_batch(
+        self, batch: int, length: int, vocabulary: int, labels: int
+    ) -> MicroBatch:
         return {
             "tokens": torch.randint(vocabulary, (batch, length)),
             "labels": torch.randint(labels, (batch, length)),

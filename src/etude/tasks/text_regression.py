@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from etude.data.evaluated import Evaluated
+from etude.data.evaluation_data import Evaluated
 from etude.data.objective import Arrays, ExampleObjective, Numbers
 from etude.models.encoder import Encoder
 from etude.tasks.base import MicroBatch, Setup, Task, shortened
@@ -110,7 +110,9 @@ class TextRegression(Task):
     def objective(cls, **arguments: Any) -> ValuesObjective:
         return ValuesObjective()
 
-    def stand_in(self, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
+    def dummy_micro_batch(
+        self, batch: int, length: int, vocabulary: int, labels: int
+    ) -> MicroBatch:
         return {
             "tokens": torch.randint(vocabulary, (batch, length)),
             "labels": torch.randn(batch, labels),

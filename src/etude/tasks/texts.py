@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from etude.data.examples.encoding import warn_of_cut
+from etude.data.examples.encoding import warn_truncated
 from etude.data.loading import EVALUATION_POSITIONS
-from etude.generation.words import whole
+from etude.generation.text_constraints import strip_incomplete_character
 from etude.tasks.metrics import RowMetrics
 from etude.tasks.options import Beams
 
@@ -61,7 +61,7 @@ def translations(model: Any, sources: Sequence[str], beams: Beams, length: int) 
     targets: dict[int, str] = {}
     size = max(1, EVALUATION_POSITIONS // (longest * beams.beams))
     inputs = [cut_to(model.tokenizer, source, length - 1) for source in sources]
-    warn_of_cut(sum(a != b for a, b in zip(inputs, sources, strict=True)), length)
+    warn_truncated(sum(a != b for a, b in zip(inputs, sources, strict=True)), length)
     for first in range(0, len(order), size):
         batch = order[first : first + size]
         texts = model.generate(
@@ -79,7 +79,9 @@ def translations(model: Any, sources: Sequence[str], beams: Beams, length: int) 
 def cut_to(tokenizer: Any, text: str, longest: int) -> str:
     """Returns the text, shortened to whole characters that at most `longest` tokens spell."""
     ids = tokenizer.encode(text)
-    return text if len(ids) <= longest else whole(tokenizer.decode(ids[:longest]))
+    return (
+        text if len(ids) <= longest else strip_incomplete_character(tokenizer.decode(ids[:longest]))
+    )
 
 
 def translation_metrics(texts: Sequence[str], targets: Sequence[str]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from etude.data.evaluated import Evaluated
+from etude.data.evaluation_data import Evaluated
 from etude.data.objective import IGNORE
 from etude.errors import Checks
 from etude.tasks.base import MicroBatch, Setup, Task
@@ -71,7 +71,9 @@ class TokenTask(Task):
         self.watch(monitor)
         self.label_smoothing, self.z_loss = label_smoothing, z_loss
 
-    def stand_in(self, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
+    def dummy_micro_batch(
+        self, batch: int, length: int, vocabulary: int, labels: int
+    ) -> MicroBatch:
         tokens, targets = (torch.randint(vocabulary, (batch, length)) for _ in range(2))
         return {"tokens": tokens, "labels": targets, "step_targets": targets.numel()}
 

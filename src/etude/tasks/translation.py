@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from etude.data.evaluated import Evaluated
+from etude.data.evaluation_data import Evaluated
 from etude.data.objective import Arrays, ExampleObjective, Numbers
 from etude.errors import Problem, RequestError
 from etude.models.encoder_decoder import EncoderDecoder
@@ -80,7 +80,9 @@ class TargetTask(TokenTask):
     needs_causal_model = True
     models = (EncoderDecoder,)
 
-    def stand_in(self, batch: int, length: int, vocabulary: int, labels: int) -> MicroBatch:
+    def dummy_micro_batch(
+        self, batch: int, length: int, vocabulary: int, labels: int
+    ) -> MicroBatch:
         source, target = (torch.randint(vocabulary, (batch, length)) for _ in range(2))
         return {"source": source, "labels": target, "step_targets": target.numel()}
 

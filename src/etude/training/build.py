@@ -8,13 +8,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from etude.config.checks import Checked, Unsound, check
+from etude.config.checks import CheckedConfig, InvalidConfig, check
 from etude.config.nodes import Factory
 from etude.errors import Problem, RequestError
 from etude.loggers.base import Logger
 from etude.nn.drawing import shapes_only
 from etude.training.counting import build_addressable, with_layers
-from etude.training.model import ANY_VOCABULARY, sized, stated_vocabulary
+from etude.training.model import ANY_VOCABULARY, build_with_sizes, configured_vocabulary
 from etude.training.requirements import BuiltParts, find_problems
 from etude.training.trainer import Trainer
 
@@ -32,7 +32,7 @@ class Parts:
     loggers: dict[str, Logger]
 
 
-def check_all(config: DictConfig) -> Checked:
+def check_all(config: DictConfig) -> CheckedConfig:
     """Checks a config like `etude.config.checks.check`, and adds the errors of the constructors.
 
     Raises:
@@ -40,14 +40,14 @@ def check_all(config: DictConfig) -> Checked:
     """
     try:
         return check(config)
-    except Unsound as error:
+    except InvalidConfig as error:
         problems = list(error.problems)
         for key, node in error.sound.items():
             try:
                 with shapes_only():
                     if key == "model":
                         build_addressable(
-                            lambda small_node: sized(small_node, ANY_VOCABULARY),
+                            lambda small_node: build_with_sizes(small_node, ANY_VOCABULARY),
                             with_layers(node, 1),
                         )
                     else:
@@ -57,7 +57,7 @@ def check_all(config: DictConfig) -> Checked:
         raise RequestError(problems) from error
 
 
-def build_parts(checked: Checked) -> Parts:
+def build_parts(checked: CheckedConfig) -> Parts:
     """Builds the parts of a run and checks that they fit together.
 
     Of the model, one layer, or one of each kind, is built on the meta device for the checks.
@@ -79,10 +79,12 @@ def build_parts(checked: Checked) -> Parts:
     parts = {key: attempt(nodes[key].build) for key in names}
     callbacks = {name: attempt(node.build) for name, node in checked.callbacks.items()}
     loggers = {name: attempt(node.build) for name, node in checked.loggers.items()}
-    vocabulary = stated_vocabulary(checked) or ANY_VOCABULARY
+    vocabulary = configured_vocabulary(checked) or ANY_VOCABULARY
     with shapes_only():
         small_node = with_layers(nodes["model"], 1)
-        model = attempt(lambda: build_addressable(lambda node: sized(node, vocabulary), small_node))
+        model = attempt(
+            lambda: build_addressable(lambda node: build_with_sizes(node, vocabulary), small_node)
+        )
     built = BuiltParts(checked, **parts, callbacks=callbacks, model=model)
     problems += find_problems(built)
     if problems:

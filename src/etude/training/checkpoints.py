@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 
 from etude.errors import Problem, RequestError
 from etude.records import opening
-from etude.records.files import remove_folder, whole_folder
-from etude.records.manifest import STATE, WEIGHTS, verify, write_manifest
+from etude.records.files import atomic_folder, remove_folder
+from etude.records.manifest import STATE, WEIGHTS, verify_checkpoint, write_manifest
 
 _PREFIX = "model."
 
@@ -52,7 +52,7 @@ class FolderCheckpointIO(CheckpointIO):
         }
         rest = {key: value for key, value in checkpoint.items() if key != "state_dict"}
         try:
-            with whole_folder(Path(path)) as folder:
+            with atomic_folder(Path(path)) as folder:
                 unique, tied = _deduplicate(weights)
                 save_file(unique, folder / WEIGHTS, metadata={"format": "pt", **tied})
                 torch.save(rest, folder / STATE)
@@ -79,8 +79,8 @@ class FolderCheckpointIO(CheckpointIO):
             RequestError: A file is missing or differs from the manifest.
         """
         folder = Path(path)
-        verify(folder)
-        with opening.opened(folder / STATE, opening.STATE) as file:
+        verify_checkpoint(folder)
+        with opening.open_file(folder / STATE, opening.STATE) as file:
             must_be_stored(file, folder / STATE)
             state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         weights = _read(folder / WEIGHTS)
@@ -131,7 +131,7 @@ def must_be_stored(file: IO[bytes], path: Path) -> None:
 
 def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     """Loads and verifies a checkpoint's weights, by parameter name."""
-    verify(folder)
+    verify_checkpoint(folder)
     return _read(folder / WEIGHTS)
 
 
@@ -180,7 +180,7 @@ def _deduplicate(
 
 def _read(file: Path) -> dict[str, torch.Tensor]:
     """Reads all weights by name, with tied ones under each of their names."""
-    with opening.opened(file, opening.WEIGHTS) as held:
+    with opening.open_file(file, opening.WEIGHTS) as held:
         descriptor = f"/dev/fd/{held.fileno()}"  # the library opens only paths
         weights = load_file(descriptor)
         with safe_open(descriptor, framework="pt") as opened:
@@ -193,7 +193,7 @@ def _read(file: Path) -> dict[str, torch.Tensor]:
 
 def retain(folder: Path, keep: set[int], keep_every: int | None) -> None:
     """Deletes all checkpoints except those of the steps `keep` and of multiples of `keep_every`."""
-    for name in opening.names_in(folder):
+    for name in opening.list_names(folder):
         digits = name.removeprefix("step-")
         if not name.startswith("step-") or not digits.isdecimal():  # not one of Étude's
             continue

@@ -86,7 +86,7 @@ def count_parameters(node: Node, build: Build, lora: LoRA | None = None) -> Para
     return ParameterCounts(total, trained, per_layer)
 
 
-def cost_of(node: Node, build: Build, **options: Any) -> Cost:
+def count_cost(node: Node, build: Build, **options: Any) -> Cost:
     """Returns the cost of a model as counted by `etude.models.cost.cost`.
 
     Args:
@@ -155,7 +155,7 @@ def _layers_may_differ(node: Node) -> bool:
         ):
             return True
         if isinstance(value, Node) and value.partial:
-            names = value.described.parameters.keys() - value.arguments.keys()
+            names = value.description.parameters.keys() - value.arguments.keys()
             if names & {"layer", "layers"}:
                 return True
     return False

@@ -23,10 +23,10 @@ from etude.records.integrity import manifest_name
 from etude.records.record import Record
 from etude.training.checkpoints import checkpoint_path, retain
 from etude.training.compilation import eager
+from etude.training.observer import current_observer
 from etude.training.progress import Progress
 from etude.training.signals import StopSignals
 from etude.training.throughput import Throughput
-from etude.training.watch import watcher
 
 log = logging.getLogger("etude")
 
@@ -167,7 +167,7 @@ class RunLoop(pl.Callback):
         self._clock = time.monotonic()
         step = self._saved_step = trainer.global_step
         # The row of this step exists if an earlier start validated it but was killed before saving.
-        self.record.metrics.cut_after(step - 1 if self._validation_due else step)
+        self.record.metrics.truncate_after(step - 1 if self._validation_due else step)
         if self.tokens is None:  # a new run, or a checkpoint of a version that didn't count tokens
             self.tokens = step * self.tokens_per_step
         self.loggers.start(self.record.rows)
@@ -282,7 +282,7 @@ class RunLoop(pl.Callback):
         row = self._row or {"step": step, "tokens": self.tokens}
         self._row = None
         self._append(row | metrics)
-        self._given_up = watcher().validated(step, metrics)
+        self._given_up = current_observer().validated(step, metrics)
         improved = self.best is None or (
             metrics[monitor] > self.best["value"]
             if task.rises(monitor)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from etude.config.checks import Checked
+from etude.config.checks import CheckedConfig
 from etude.config.nodes import Node
 from etude.config.schema import LoRAOptions
 from etude.errors import InvalidArguments, Problem, RequestError
@@ -19,24 +19,24 @@ from etude.tasks.seeding import INITIALISATION, seed_for
 
 ANY_VOCABULARY = 300
 """Placeholder for the size of the vocabulary until the data is prepared."""
-LABELS = 2
+PLACEHOLDER_LABELS = 2
 """Placeholder for the number of labels until the data is prepared."""
 
 
-def stated_vocabulary(checked: Checked) -> int | None:
+def configured_vocabulary(checked: CheckedConfig) -> int | None:
     """Returns `model.vocab_size` of the config; None means the tokenizer's size."""
     size = checked.nodes["model"].arguments.get("vocab_size")
     return size if isinstance(size, int) else None
 
 
-def unused_rows(checked: Checked, tokens: int) -> str | None:
+def unused_vocabulary_warning(checked: CheckedConfig, tokens: int) -> str | None:
     """Returns a warning if `model.vocab_size` is at least twice the tokenizer's size, or None.
 
     Args:
         checked: Checked config of the run.
         tokens: Number of tokens of the tokenizer; 0 if the data are numbers.
     """
-    stated = stated_vocabulary(checked)
+    stated = configured_vocabulary(checked)
     if stated is None or not 0 < 2 * tokens <= stated:
         return None
     return (
@@ -46,12 +46,16 @@ def unused_rows(checked: Checked, tokens: int) -> str | None:
     )
 
 
-def model_of(checked: Checked, vocabulary: int, labels: int = LABELS) -> Any:
+def build_model_from_config(
+    checked: CheckedConfig, vocabulary: int, labels: int = PLACEHOLDER_LABELS
+) -> Any:
     """Builds the model of a config, with the sizes that the config leaves to the data."""
-    return sized(checked.nodes["model"], stated_vocabulary(checked) or vocabulary, labels)
+    return build_with_sizes(
+        checked.nodes["model"], configured_vocabulary(checked) or vocabulary, labels
+    )
 
 
-def sized(model: Node, vocabulary: int, labels: int = LABELS) -> Any:
+def build_with_sizes(model: Node, vocabulary: int, labels: int = PLACEHOLDER_LABELS) -> Any:
     """Builds a model with the sizes of the data; a model that reads no tokens has no vocabulary."""
     node = _with_labels(model, labels)
     if not node.takes("vocab_size"):
@@ -71,7 +75,11 @@ def _with_labels(model: Node, labels: int) -> Node:
 
 
 def build_model(
-    checked: Checked, vocabulary: int, labels: int = 0, *, generator: torch.Generator | None = None
+    checked: CheckedConfig,
+    vocabulary: int,
+    labels: int = 0,
+    *,
+    generator: torch.Generator | None = None,
 ) -> Any:
     """Builds the model on the CPU, with initial weights drawn from the run's seed.
 
@@ -86,7 +94,7 @@ def build_model(
         RequestError: The config's vocabulary is smaller than the tokenizer's, or its number of
             labels differs from the data's.
     """
-    stated = stated_vocabulary(checked)
+    stated = configured_vocabulary(checked)
     if stated is not None and stated < vocabulary:
         raise RequestError(
             Problem(
@@ -110,17 +118,17 @@ def build_model(
     return _build_initialised(checked, vocabulary, labels)
 
 
-def _build_initialised(checked: Checked, vocabulary: int, labels: int) -> Any:
+def _build_initialised(checked: CheckedConfig, vocabulary: int, labels: int) -> Any:
     """Builds the model with new weights, freezes parameters and adds low-rank adapters."""
     try:
-        model = model_of(checked, vocabulary, labels or LABELS)
+        model = build_model_from_config(checked, vocabulary, labels or PLACEHOLDER_LABELS)
     except RuntimeError as error:
         if "overflow" not in str(error):
             raise
         expected = "tensors smaller than 2**63 bytes"
         raise RequestError(Problem("model", expected, hint=str(error).splitlines()[0])) from error
     freeze(model, list(checked.config.init_from.freeze))
-    options = lora_of(checked)
+    options = lora_options(checked)
     if options is not None:
         try:
             adapt(model, options)
@@ -129,7 +137,7 @@ def _build_initialised(checked: Checked, vocabulary: int, labels: int) -> Any:
     return model
 
 
-def lora_of(checked: Checked) -> LoRA | None:
+def lora_options(checked: CheckedConfig) -> LoRA | None:
     """Returns the options of the config's low-rank adaptation; None if it has none.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from etude.config.targets import resolve
+from etude.config.targets import resolve_class
 from etude.errors import Problem, RequestError
 from etude.nn.position import Position
 
@@ -34,7 +34,7 @@ def resolve_max_length(node: Mapping[str, Any], config: Any, stated: int | None)
     options, source = config.init_from, int(node["max_length"])
     position = node.get("position") or {}
     target = str(position.get("_target_"))
-    bounded = getattr(resolve(target, "model.position", config.extensions), "bounded", False)
+    bounded = getattr(resolve_class(target, "model.position", config.extensions), "bounded", False)
     key = "init_from.grow_positions"
     if not bounded:
         if options.grow_positions:

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 import torch
 
-from etude.exclusive import exclusively
+from etude.exclusivity import reserve_process
 from etude.training.devices import cores
 
 
 @contextmanager
-def as_in_a_fresh_process(what: str) -> Iterator[None]:
+def exclusive_fresh_settings(what: str) -> Iterator[None]:
     """Context manager like `fresh_settings` that only one thread at a time can enter.
 
     Args:
@@ -22,7 +22,7 @@ def as_in_a_fresh_process(what: str) -> Iterator[None]:
     Raises:
         RequestError: Another operation is in progress, in any thread.
     """
-    with exclusively(what), fresh_settings():
+    with reserve_process(what), fresh_settings():
         yield
 
 

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from etude.console import rich_console, start_live
-from etude.training.watch import watcher
+from etude.training.observer import current_observer
 
 log = logging.getLogger("etude.progress")
 
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-def losses_of(metrics: Mapping[str, Any]) -> str:
+def format_losses(metrics: Mapping[str, Any]) -> str:
     """Formats the losses in a row of metrics: `train/loss 2.3100  val/loss 2.4000`."""
     shown = [key for key in metrics if key in ("train/loss", "val/loss")]
     return "  ".join(f"{key} {metrics[key]:.4f}" for key in shown)
@@ -40,7 +40,7 @@ class Progress:
         self._last_line_time = self._began
         self._bar: Any = None
         self._task: Any = None
-        self._watcher = watcher()
+        self._watcher = current_observer()
         if sys.stdout.isatty():
             self._open_bar()
 
@@ -57,7 +57,7 @@ class Progress:
         self._latest.update(numbers)
         self._unlogged.update(numbers)
         if self._bar is not None:
-            text = "  ".join(part for part in (losses_of(self._latest), self._speed()) if part)
+            text = "  ".join(part for part in (format_losses(self._latest), self._speed()) if part)
             self._bar.update(self._task, metrics=text)
             return
         now = time.monotonic()
@@ -76,7 +76,7 @@ class Progress:
             part
             for part in (
                 f"step {self.step}/{self.total}",
-                losses_of(self._unlogged),
+                format_losses(self._unlogged),
                 self._speed(),
                 self._left(),
             )

@@ -15,21 +15,21 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from etude.config.checks import Checked
+from etude.config.checks import CheckedConfig
 from etude.errors import Checks, EtudeError, Interrupted
 from etude.optim.schedules import Schedule
 from etude.records.signature import DIGITS, signature
 from etude.records.storage import check_root
-from etude.training.assemble import build_task
 from etude.training.build import build_parts
-from etude.training.initial import Initial
-from etude.training.memory import keeping_memory
+from etude.training.init_from import InitFromSource
+from etude.training.malloc import retain_memory
+from etude.training.memory_check import check_memory
 from etude.training.model import build_model
-from etude.training.place import cache_folder
-from etude.training.process import as_in_a_fresh_process
+from etude.training.process import exclusive_fresh_settings
 from etude.training.progress import Progress
-from etude.training.room import check_room
 from etude.training.run import is_out_of_memory
+from etude.training.run_folder import cache_folder
+from etude.training.session import build_task
 from etude.training.signals import StopSignals
 
 log = logging.getLogger("etude")
@@ -43,7 +43,7 @@ MIN_STEPS = 10
 
 
 @dataclass
-class Sweep:
+class RangeTestResult:
     """Result of a range test.
 
     Attributes:
@@ -61,7 +61,7 @@ class Sweep:
     ended: str | None = None
 
 
-class Rising(Schedule):
+class RisingSchedule(Schedule):
     """Schedule that rises from `lowest` to `highest` by the same factor each step.
 
     Args:
@@ -83,7 +83,9 @@ class Rising(Schedule):
         return math.exp(ends[0] + (ends[1] - ends[0]) * step / max(1, total - 1))
 
 
-def range_test(checked: Checked, *, lowest: float, highest: float, steps: int) -> Sweep:
+def range_test(
+    checked: CheckedConfig, *, lowest: float, highest: float, steps: int
+) -> RangeTestResult:
     """Trains a temporary model as in the config, except for its learning rate and its length.
 
     Runs in one process, without validation, callbacks, loggers and `torch.compile`. Doesn't change
@@ -103,7 +105,7 @@ def range_test(checked: Checked, *, lowest: float, highest: float, steps: int) -
         EtudeError: There were too few steps with a finite loss, or too little memory.
     """
     check_range(lowest, highest, steps)
-    with as_in_a_fresh_process("etude.find_learning_rate"), keeping_memory():
+    with exclusive_fresh_settings("etude.find_learning_rate"), retain_memory():
         try:
             return _run_test(checked, lowest, highest, steps)
         except Exception as error:
@@ -126,19 +128,19 @@ def check_range(lowest: float, highest: float, steps: int) -> None:
     checks.done()
 
 
-def _run_test(checked: Checked, lowest: float, highest: float, steps: int) -> Sweep:
+def _run_test(checked: CheckedConfig, lowest: float, highest: float, steps: int) -> RangeTestResult:
     parts = build_parts(checked)
     parts.trainer = parts.trainer.alone()
     folder = Path(checked.run.root) / "_lr" / signature(checked.identity)[:DIGITS]
     parts.data.check()
     parts.trainer.check_machine()
-    check_room(checked, parts)
+    check_memory(checked, parts)
     check_root(folder, unsafe=checked.run.unsafe_storage)
     parts.data.prepare(cache_folder(checked))
-    check_room(checked, parts, parts.data.tokenizer_.vocab_size)
+    check_memory(checked, parts, parts.data.tokenizer_.vocab_size)
     model = build_model(checked, parts.data.tokenizer_.vocab_size, len(parts.data.labels))
     if checked.config.init_from.source is not None:
-        Initial.fill(model, checked.config.init_from, Path(checked.run.root))
+        InitFromSource.fill(model, checked.config.init_from, Path(checked.run.root))
     base = _base_rate(parts.optimizer, model)
     parts.data.attach(
         seed=checked.seed,
@@ -148,9 +150,9 @@ def _run_test(checked: Checked, lowest: float, highest: float, steps: int) -> Sw
         rank=0,
         world=1,
     )
-    rising = Rising(lowest, highest, base)
+    rising = RisingSchedule(lowest, highest, base)
     task = build_task(checked, parts, model, total_steps=steps, schedule=rising)
-    recorder = LossRecorder(rising, steps, Sweep(base, folder))
+    recorder = LossRecorder(rising, steps, RangeTestResult(base, folder))
     with tempfile.TemporaryDirectory() as temporary:
         trainer = parts.trainer.build(
             total_steps=steps, callbacks=[recorder], folder=Path(temporary)
@@ -184,7 +186,7 @@ class LossRecorder(pl.Callback):
         sweep: Result to which the losses are added.
     """
 
-    def __init__(self, rising: Rising, steps: int, sweep: Sweep) -> None:
+    def __init__(self, rising: RisingSchedule, steps: int, sweep: RangeTestResult) -> None:
         self.rising, self.steps, self.sweep = rising, steps, sweep
         self.signals = StopSignals("stopping after this step")
         self._progress: Progress | None = None

@@ -21,18 +21,18 @@ from omegaconf import DictConfig, OmegaConf
 from etude.config.checks import check
 from etude.config.schema import Config
 from etude.errors import Problem, RequestError
-from etude.records.metrics import MetricsFile
+from etude.records.metrics_file import MetricsFile
 from etude.records.record import Record
-from etude.stopping import HANDLED
-from etude.training.assemble import build_session
+from etude.stopping import STOP_SIGNALS
 from etude.training.build import build_parts
 from etude.training.ddp import find_store, join
-from etude.training.initial import Initial
+from etude.training.init_from import InitFromSource
 from etude.training.loop import Diverged, Paused
-from etude.training.memory import keeping_memory
+from etude.training.malloc import retain_memory
 from etude.training.model import build_model
-from etude.training.place import cache_folder
 from etude.training.run import is_out_of_memory
+from etude.training.run_folder import cache_folder
+from etude.training.session import build_session
 from etude.training.signals import StopSignals
 
 
@@ -71,7 +71,7 @@ def main(request: RankRequest) -> None:
     send, ending = _connect_to_rank_0(request["parent"])
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     try:
-        with keeping_memory():
+        with retain_memory():
             _train(request, send)
     except (Diverged, Paused):
         pass  # rank 0 raises the same
@@ -101,7 +101,7 @@ def _train(request: RankRequest, send: Callable[[dict[str, Any]], None]) -> None
     model = build_model(checked, parts.data.tokenizer_.vocab_size, len(parts.data.labels))
     start = checked.config.init_from
     if start.source is not None and (request["checkpoint"] is None or start.lora.rank):
-        Initial.fill(model, checked.config.init_from, Path(checked.run.root))
+        InitFromSource.fill(model, checked.config.init_from, Path(checked.run.root))
     record = _ReadOnlyRecord.read(Path(request["record"]))
     session = build_session(checked, parts, model, record, step=request["step"], rank=rank)
     session.loop.signals = _NoSignals()
@@ -152,7 +152,7 @@ class _NoSignals(StopSignals):
     """Ignores signals: Ctrl-C reaches every process of a terminal, but only rank 0 handles it."""
 
     def install(self) -> None:
-        for number in HANDLED:
+        for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
 
@@ -176,5 +176,5 @@ class _ReadOnlyMetrics(MetricsFile):
     def sync(self) -> dict[str, Any]:
         return {}
 
-    def cut_after(self, step: int) -> None:
+    def truncate_after(self, step: int) -> None:
         pass

@@ -10,15 +10,21 @@ from typing import Any
 
 import torch
 
-from etude.config.checks import Checked
+from etude.config.checks import CheckedConfig
 from etude.config.nodes import Factory
 from etude.contracts.slots import CONTRACTS
-from etude.errors import InvalidArguments, Problem, RequestError, described, nearest
-from etude.models.families import called, misses_head, of_another
+from etude.errors import InvalidArguments, Problem, RequestError, nearest, summarize_exception
+from etude.models.families import family_names, is_of_other_family, lacks_head
 from etude.nn.drawing import shapes_only
-from etude.optim.widths import no_rule, widths_of
+from etude.optim.widths import unsupported_optimizer, widths_of
 from etude.training.counting import with_layers
-from etude.training.model import ANY_VOCABULARY, freeze, lora_of, sized, stated_vocabulary
+from etude.training.model import (
+    ANY_VOCABULARY,
+    build_with_sizes,
+    configured_vocabulary,
+    freeze,
+    lora_options,
+)
 from etude.training.position_growth import sequence_length_problem
 
 _ASSUMED_STEPS = 1000
@@ -35,7 +41,7 @@ class BuiltParts:
         model: Model with one layer, or one of each kind, on the meta device.
     """
 
-    checked: Checked
+    checked: CheckedConfig
     data: Any
     optimizer: Any
     schedule: Any
@@ -101,7 +107,7 @@ def _mup_has_a_rule(built: BuiltParts) -> Iterator[Problem]:
     optimizer = built.optimizer
     in_mup = optimizer is not None and built.model is not None and widths_of(built.model)
     if in_mup and getattr(optimizer, "rule", None) is None:
-        yield no_rule("optimizer", type(optimizer).__name__)
+        yield unsupported_optimizer("optimizer", type(optimizer).__name__)
 
 
 def _frozen_names_are_there(built: BuiltParts) -> Iterator[Problem]:
@@ -110,7 +116,9 @@ def _frozen_names_are_there(built: BuiltParts) -> Iterator[Problem]:
         if patterns:  # they may match any layer
             node = with_layers(built.checked.nodes["model"], _MAX_NAMED_LAYERS)
             with shapes_only():
-                model = sized(node, stated_vocabulary(built.checked) or ANY_VOCABULARY)
+                model = build_with_sizes(
+                    node, configured_vocabulary(built.checked) or ANY_VOCABULARY
+                )
         freeze(model, patterns)
     yield from ()
 
@@ -146,10 +154,10 @@ def _the_monitor_has_a_direction(built: BuiltParts) -> Iterator[Problem]:
 
 def _model_fits_the_task(built: BuiltParts) -> Iterator[Problem]:
     task, model = built.task_class, built.model
-    if of_another(model, task.models):
-        names, choices = called(task.models)
+    if is_of_other_family(model, task.models):
+        names, choices = family_names(task.models)
         yield Problem("model", f"{names} for {task.__name__}", type(model).__name__, choices)
-    elif misses_head(model, task.head):
+    elif lacks_head(model, task.head):
         have = None if model.head is None else type(model.head).__name__
         expected = f"a head that outputs {task.head}, for {task.__name__}"
         yield Problem("model.head", expected, have, _HEADS[task.head])
@@ -188,7 +196,7 @@ def _schedule_gives_numbers(built: BuiltParts) -> Iterator[Problem]:
         try:
             factor = built.schedule(step, total)
         except Exception as error:
-            yield _contract_problem(built, "schedule", expected, described(error))
+            yield _contract_problem(built, "schedule", expected, summarize_exception(error))
             return
         is_number = isinstance(factor, Real) and not isinstance(factor, bool)
         if not is_number or not math.isfinite(factor):
@@ -212,7 +220,7 @@ def _recipe_makes_an_optimizer(built: BuiltParts) -> Iterator[Problem]:
 
 
 def _low_rank_changes_are_possible(built: BuiltParts) -> Iterator[Problem]:
-    lora_of(built.checked)
+    lora_options(built.checked)
     yield from ()
 
 

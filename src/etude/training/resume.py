@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from etude.errors import RequestError
-from etude.records.gaps import missing_row
-from etude.records.integrity import METRICS, WRITTEN_ONCE, file_fault, manifest_name
-from etude.records.manifest import STATE, verify
-from etude.records.metrics import rows
+from etude.records.integrity import IMMUTABLE_FILES, METRICS, file_fault, manifest_name
+from etude.records.manifest import STATE, verify_checkpoint
+from etude.records.metrics_file import iter_rows
+from etude.records.missing_rows import missing_row
 from etude.records.record import Record
 
 
@@ -49,16 +49,16 @@ def _unusable(record: Record, step: int, folder: Path) -> str | None:
     if fault := file_fault(record.info, record.path, manifest_name(folder)):
         return f"differs from the saved checkpoint: {fault.text}"
     try:
-        manifest = verify(folder)
+        manifest = verify_checkpoint(folder)
     except RequestError as error:
         return f"is damaged: {error}"
     metrics = record.metrics
     stated = manifest.get("metrics")
     if stated is not None:
-        if metrics.begins_with(stated):
+        if metrics.starts_with(stated):
             return None
         return f"needs the first {stated.get('bytes')} bytes of {metrics.path}, which have changed"
-    steps = [row["step"] for row in rows(metrics.path) if isinstance(row.get("step"), int)]
+    steps = [row["step"] for row in iter_rows(metrics.path) if isinstance(row.get("step"), int)]
     missing = missing_row(record.info, steps, step)
     if missing is None or (missing == step and _validation_due(folder)):
         return None
@@ -83,7 +83,7 @@ def check_before_use(record: Record) -> None:
         RequestError: A file was modified or, in a finished run, is missing.
     """
     done = record.info.get("status") == "finished"
-    files = [name for name in WRITTEN_ONCE if done or (record.path / name).exists()]
+    files = [name for name in IMMUTABLE_FILES if done or (record.path / name).exists()]
     try:
         record.check(*files, *([METRICS] if done else []))
     except RequestError as error:

@@ -15,62 +15,67 @@ from typing import TYPE_CHECKING, Any
 import torch
 from omegaconf import DictConfig
 
-from etude.config.checks import Checked
+from etude.config.checks import CheckedConfig
 from etude.config.compose import plain_yaml
-from etude.config.flat import flat_config
+from etude.config.flattening import flatten_config
 from etude.console import NOTICES
-from etude.errors import Interrupted, RequestError, RunFailed, described
-from etude.loggers.base import ViewedRun
+from etude.errors import Interrupted, RequestError, RunFailed, summarize_exception
+from etude.loggers.base import RunInfo
 from etude.loggers.run_loggers import RunLoggers
 from etude.optim.schedules import Schedule, falls
 from etude.records import fingerprints, provenance
-from etude.records.integrity import CONFIG, OVERRIDES, TOKENIZER, WRITTEN_ONCE, is_hashed
-from etude.records.metrics import rows
-from etude.records.record import FORMAT, Record, label_of
+from etude.records.integrity import CONFIG, IMMUTABLE_FILES, OVERRIDES, TOKENIZER, is_hashed
+from etude.records.metrics_file import iter_rows
+from etude.records.record import FORMAT, Record, build_label
 from etude.records.signature import group, signature
 from etude.records.storage import check_root
 from etude.training.build import Parts, build_parts, check_all
 from etude.training.checkpoints import tensor_bytes
-from etude.training.initial import Initial
-from etude.training.memory import keeping_memory
-from etude.training.model import build_model, model_of, stated_vocabulary, unused_rows
-from etude.training.place import (
+from etude.training.init_from import InitFromSource
+from etude.training.malloc import retain_memory
+from etude.training.memory_check import check_memory
+from etude.training.model import (
+    build_model,
+    build_model_from_config,
+    configured_vocabulary,
+    unused_vocabulary_warning,
+)
+from etude.training.observer import current_observer
+from etude.training.process import exclusive_fresh_settings, shared_threads
+from etude.training.resume import resume_point
+from etude.training.run_folder import (
     cache_folder,
-    claimed,
-    logging_to,
+    locked_record,
+    log_to_file,
     room_for_checkpoints,
 )
-from etude.training.process import as_in_a_fresh_process, shared_threads
-from etude.training.resume import resume_point
-from etude.training.room import check_room
 from etude.training.signals import StopSignals
-from etude.training.starts import (
+from etude.training.start_reports import (
     extension_hashes,
     report_machine,
     report_other_runs,
     report_source,
 )
-from etude.training.state import Outcome, ended, folder_of, outcome_of
+from etude.training.state import Outcome, ended, outcome_of, run_folder_of
 from etude.training.throughput import (
     compute_dtype,
     device_name,
     flops_per_token,
     machine_peak,
 )
-from etude.training.watch import watcher
 
 if TYPE_CHECKING:
     from etude.tasks.base import Task
-    from etude.training.assemble import TrainingSession
+    from etude.training.session import TrainingSession
 
 log = logging.getLogger("etude")
 notices = logging.getLogger(NOTICES)
 
-Epilogue = Callable[[Record, "Task", Any], None]
+AfterTraining = Callable[[Record, "Task", Any], None]
 
 
 def train(
-    config: DictConfig, epilogue: Epilogue | None = None, checked: Checked | None = None
+    config: DictConfig, epilogue: AfterTraining | None = None, checked: CheckedConfig | None = None
 ) -> Outcome:
     """Trains the run that `config` describes, or continues it.
 
@@ -87,40 +92,40 @@ def train(
         RunFailed: Training failed or diverged; the record contains the error.
         Interrupted: A signal stopped training; the state is saved.
     """
-    with as_in_a_fresh_process("etude.train"), keeping_memory():
+    with exclusive_fresh_settings("etude.train"), retain_memory():
         return _train(check_all(config) if checked is None else checked, epilogue)
 
 
-def _train(checked: Checked, epilogue: Epilogue | None) -> Outcome:
+def _train(checked: CheckedConfig, epilogue: AfterTraining | None) -> Outcome:
     parts = build_parts(checked)
     full_signature = signature(checked.identity)
-    folder = folder_of(checked)
+    folder = run_folder_of(checked)
     parts.data.check()
     fingerprint = partial(_fingerprint, checked, parts.data)
     done = outcome_of(checked, ended(checked, folder, fingerprint))
     if done is not None:
         return done
     parts.trainer.check_machine()
-    check_room(checked, parts)
+    check_memory(checked, parts)
     check_root(folder, unsafe=checked.run.unsafe_storage)
     parts.data.prepare(cache_folder(checked))
-    check_room(checked, parts, parts.data.tokenizer_.vocab_size)
+    check_memory(checked, parts, parts.data.tokenizer_.vocab_size)
     model = build_model(checked, parts.data.tokenizer_.vocab_size, len(parts.data.labels))
-    if (unused := unused_rows(checked, parts.data.tokenizer_.vocab_size)) is not None:
+    if (unused := unused_vocabulary_warning(checked, parts.data.tokenizer_.vocab_size)) is not None:
         notices.warning("%s", unused)
     has_checkpoints = bool(Record(folder).checkpoints())
     start = checked.config.init_from
     if start.source is not None and (not has_checkpoints or start.lora.rank):
-        Initial.fill(model, checked.config.init_from, Path(checked.run.root))
+        InitFromSource.fill(model, checked.config.init_from, Path(checked.run.root))
     room_for_checkpoints(folder, tensor_bytes(list(model.parameters())))
-    with claimed(folder, wait=checked.run.wait, force=checked.run.force) as record:
+    with locked_record(folder, wait=checked.run.wait, force=checked.run.force) as record:
         # Another process may have finished it while this one waited for the lock.
         done = outcome_of(checked, ended(checked, folder, fingerprint))
         if done is not None:
             return done
         loggers = RunLoggers(parts.loggers)
         with (
-            logging_to(record.path / "log.txt", checked.mask),
+            log_to_file(record.path / "log.txt", checked.mask),
             shared_threads(parts.trainer.processes),
         ):
             try:
@@ -136,27 +141,29 @@ def _train(checked: Checked, epilogue: Epilogue | None) -> Outcome:
                 loggers.finish(record.info.get("status", "failed"))
 
 
-def _fingerprint(checked: Checked, data: Any) -> str:
+def _fingerprint(checked: CheckedConfig, data: Any) -> str:
     """Returns the data's fingerprint, and caches it if the files that were read are known."""
     fingerprint: str = data.fingerprint()
     files = None if checked.config.extensions else data.files_read()
     if files is not None:
-        fingerprints.remember(cache_folder(checked), checked.identity["data"], fingerprint, files)
+        fingerprints.cache_fingerprint(
+            cache_folder(checked), checked.identity["data"], fingerprint, files
+        )
     return fingerprint
 
 
 def _train_claimed(
-    checked: Checked,
+    checked: CheckedConfig,
     parts: Parts,
     model: Any,
     record: Record,
     full_signature: str,
-    epilogue: Epilogue | None,
+    epilogue: AfterTraining | None,
     loggers: RunLoggers,
 ) -> Outcome:
-    from etude.training.assemble import build_session
-    from etude.training.followers import running_ranks
     from etude.training.loop import Diverged, Paused
+    from etude.training.rank_processes import running_ranks
+    from etude.training.session import build_session
 
     data, settings = parts.data, parts.trainer
     total = settings.total_steps(data.steps_per_epoch)
@@ -166,7 +173,9 @@ def _train_claimed(
     checkpoint, step = point.checkpoint, point.step
     stop_at = checked.run.stop_at_step
     if checked.config.init_from.source is not None and step == 0 and record.checkpoints():
-        Initial.fill(model, checked.config.init_from, Path(checked.run.root))  # none is valid
+        InitFromSource.fill(
+            model, checked.config.init_from, Path(checked.run.root)
+        )  # none is valid
     if stop_at is not None and stop_at <= step < total:
         record.update(status="paused")
         log.info("already paused at step %d of %d: %s", step, total, record.path)
@@ -176,7 +185,7 @@ def _train_claimed(
     intervals = {"every": loop.log_interval, "validated": loop.val_interval}
     machine = {**_measure_throughput(checked, parts, session), "rows": intervals}
     _update_record(record, checked, data, model, full_signature, total, step, machine)
-    watcher().began(record.path)
+    current_observer().began(record.path)
     loggers.set_run(_describe_run(record, checked))
     loop.loggers = loggers
     if step:
@@ -226,7 +235,7 @@ def _train_claimed(
         raise Interrupted(2) from None
     except Diverged as error:
         divergence = {"metric": error.metric, "step": error.step, "value": str(error.value)}
-        record.update(status="diverged", diverged=divergence, finished=provenance.now())
+        record.update(status="diverged", diverged=divergence, finished=provenance.timestamp())
         raise RunFailed(f"diverged: {error} ({record.path})", "diverged", record.path) from error
     except RequestError:
         record.update(status="failed")
@@ -242,11 +251,11 @@ def _train_claimed(
         except OSError as reason:  # the folder is gone, or the disk is full
             message += f"; the record could not be updated: {reason}"
         raise RunFailed(message, status, record.path) from error
-    last = deque(rows(record.metrics.path), maxlen=1)
+    last = deque(iter_rows(record.metrics.path), maxlen=1)
     synced = record.metrics.sync()
     record.update(
         status="finished",
-        finished=provenance.now(),
+        finished=provenance.timestamp(),
         step=trainer.global_step,
         tokens=loop.tokens,
         seconds=round(loop.seconds, 2),
@@ -272,7 +281,7 @@ def _raising_interrupted(signals: StopSignals) -> Iterator[None]:
         raise Interrupted(signals.stopped)
 
 
-def _run_epilogue(epilogue: Epilogue, record: Record, task: Task, data: Any) -> None:
+def _run_epilogue(epilogue: AfterTraining, record: Record, task: Task, data: Any) -> None:
     """Writes samples and figures. Errors are logged and don't fail the run."""
     try:
         epilogue(record, task, data)
@@ -288,15 +297,17 @@ def _is_model_metric(key: str) -> bool:
     return "/" in key and not key.startswith("perf/")
 
 
-def _measure_throughput(checked: Checked, parts: Parts, session: TrainingSession) -> dict[str, Any]:
+def _measure_throughput(
+    checked: CheckedConfig, parts: Parts, session: TrainingSession
+) -> dict[str, Any]:
     """Sets the FLOPs per token and the machine's peak; returns both for `run.json`."""
     precision = parts.trainer.lightning["precision"]
     device = session.trainer.strategy.root_device
-    vocabulary = stated_vocabulary(checked) or parts.data.tokenizer_.vocab_size
+    vocabulary = configured_vocabulary(checked) or parts.data.tokenizer_.vocab_size
     model = checked.nodes["model"]
     throughput = session.loop.throughput
     throughput.flops_per_token = flops_per_token(
-        lambda: model_of(checked, vocabulary),
+        lambda: build_model_from_config(checked, vocabulary),
         length=parts.data.sequence_length,
         identity=[model.canonical(), vocabulary],
         memory=None if checked.config.extensions else cache_folder(checked),
@@ -314,7 +325,7 @@ def _measure_throughput(checked: Checked, parts: Parts, session: TrainingSession
 
 def _update_record(
     record: Record,
-    checked: Checked,
+    checked: CheckedConfig,
     data: Any,
     model: Any,
     full_signature: str,
@@ -323,10 +334,12 @@ def _update_record(
     machine: dict[str, Any],
 ) -> None:
     _write_fixed_files(record, checked, data)
-    start = {**provenance.start(step), "threads": torch.get_num_threads(), **machine}
+    start = {**provenance.start_entry(step), "threads": torch.get_num_threads(), **machine}
     if hashes := extension_hashes(checked):
         start["extensions"] = hashes
-    if patches := provenance.patches(record.path, list(checked.config.extensions), checked.mask):
+    if patches := provenance.write_source_patches(
+        record.path, list(checked.config.extensions), checked.mask
+    ):
         start["patches"] = patches
     before = record.info.get("starts", [])
     if step and before:
@@ -335,13 +348,13 @@ def _update_record(
     elif not before:
         report_other_runs(record.path, checked)
     record.forget("error", "traceback")
-    record.forget_checkpoints(after=step)
+    record.delete_checkpoint_hashes(after=step)
     record.update(
         format=FORMAT,
         name=checked.name,
         signature=full_signature,
         group=group(checked.identity),
-        label=label_of(checked.run.overrides),
+        label=build_label(checked.run.overrides),
         status="running",
         seed=checked.seed,
         parameters=sum(p.numel() for p in model.parameters()),
@@ -357,36 +370,36 @@ def _update_record(
         tags=list(checked.shown["run"]["tags"]),
         notes=checked.shown["run"]["notes"],
         choices=dict(checked.run.choices),
-        config=flat_config(checked),
+        config=flatten_config(checked),
         starts=[*before, start],
     )
 
 
-def _write_fixed_files(record: Record, checked: Checked, data: Any) -> None:
+def _write_fixed_files(record: Record, checked: CheckedConfig, data: Any) -> None:
     """Writes and hashes the files of a record that don't change after its first start.
 
     Files left by a start that didn't get as far as `run.json` are written again: the data may have
     changed since.
     """
-    present = [name for name in WRITTEN_ONCE if record.info and (record.path / name).exists()]
+    present = [name for name in IMMUTABLE_FILES if record.info and (record.path / name).exists()]
     if TOKENIZER not in present:
         data.tokenizer_.save(record.path / TOKENIZER)
     if not {CONFIG, OVERRIDES} <= set(present):
         record.write_config(plain_yaml(checked.config), checked.run.overrides)
         present = [name for name in present if name == TOKENIZER]
     if record.info:
-        for name in WRITTEN_ONCE:
+        for name in IMMUTABLE_FILES:
             if name not in present:
                 log.warning("%s was missing and has been written again", record.path / name)
     hashed = is_hashed(record.info)
-    record.note_files(*(name for name in WRITTEN_ONCE if not (hashed and name in present)))
+    record.note_files(*(name for name in IMMUTABLE_FILES if not (hashed and name in present)))
 
 
-def _describe_run(record: Record, checked: Checked) -> ViewedRun:
+def _describe_run(record: Record, checked: CheckedConfig) -> RunInfo:
     """Returns the description of the run for loggers."""
     info = record.info
     omitted = ("run", "logger")  # settings that don't affect the result
-    return ViewedRun(
+    return RunInfo(
         path=record.path,
         name=info["name"],
         signature=record.path.name,
@@ -419,4 +432,4 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _failure_message(status: str, error: Exception, record: Record) -> str:
     hint = "; reduce trainer.micro_batch to use less memory" if status == "oom" else ""
-    return f"{status}: {described(error)}{hint} (traceback in {record.path / 'log.txt'})"
+    return f"{status}: {summarize_exception(error)}{hint} (traceback in {record.path / 'log.txt'})"

@@ -13,14 +13,14 @@ from types import FrameType
 from typing import Any
 
 from etude.errors import Interrupted
-from etude.stopping import HANDLED, begin_saving, end_saving, is_watching, say
+from etude.stopping import STOP_SIGNALS, begin_saving, end_saving, is_watching, write_stderr
 
 
 class StopSignals:
     """Signal handlers during training; inactive outside the main thread.
 
     Args:
-        told: Description of the effect of the first signal.
+        notice: Description of the effect of the first signal.
 
     Attributes:
         begun: Whether a step has been trained that an immediate stop would lose.
@@ -29,8 +29,8 @@ class StopSignals:
             replaced by another one.
     """
 
-    def __init__(self, told: str = "saving after this step, then stopping") -> None:
-        self.told = told
+    def __init__(self, notice: str = "saving after this step, then stopping") -> None:
+        self.notice = notice
         self.begun = False
         self.requested: int | None = None
         self.stopped: int | None = None
@@ -44,7 +44,7 @@ class StopSignals:
         """
         if threading.current_thread() is not threading.main_thread():
             return
-        for number in HANDLED:
+        for number in STOP_SIGNALS:
             if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
                 continue
             before = signal.signal(number, self._handle)
@@ -74,4 +74,6 @@ class StopSignals:
         self.requested = signum
         if not is_watching():
             # Not logged: the signal may have interrupted a write to the log, which isn't reentrant
-            say(f"{signal.Signals(signum).name}: {self.told} (send it again to stop at once)\n")
+            write_stderr(
+                f"{signal.Signals(signum).name}: {self.notice} (send it again to stop at once)\n"
+            )

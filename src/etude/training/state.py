@@ -13,19 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from etude.config.checks import Checked
-from etude.config.flat import flat_config
+from etude.config.checks import CheckedConfig
+from etude.config.flattening import flatten_config
 from etude.config.schema import OUT_OF_SIGNATURE
 from etude.errors import Problem, RequestError, RunFailed
 from etude.records import fingerprints
-from etude.records.lock import LOCK_FILE, holder, is_held
-from etude.records.opening import is_there
-from etude.records.record import DONE, Record, run_folder
+from etude.records.lock import LOCK_FILE, is_held, read_holder
+from etude.records.opening import path_exists
+from etude.records.record import FINAL_STATUSES, Record, run_folder
 from etude.records.signature import signature
 from etude.records.status import Status
-from etude.training.place import cache_folder, current_folder
 from etude.training.resume import check_before_use, resume_point
-from etude.training.starts import source_changes
+from etude.training.run_folder import cache_folder, current_folder
+from etude.training.start_reports import source_changes
 
 log = logging.getLogger("etude")
 
@@ -41,12 +41,12 @@ _NOTES = ("overrides", "choices", "tags", "notes")
 
 
 @dataclass(frozen=True)
-class State:
+class RunState:
     """State of a run.
 
     Attributes:
         kind: Kind of state.
-        said: Description of the state.
+        description: Description of the state.
         step: Number of optimizer steps that are already trained.
         path: The run's folder, which may not exist.
         problems: Reasons for a refusal.
@@ -54,7 +54,7 @@ class State:
     """
 
     kind: Kind
-    said: str
+    description: str
     step: int = 0
     path: Path | None = None
     problems: tuple[Problem, ...] = ()
@@ -81,18 +81,18 @@ class Outcome:
     reused: bool = False
 
     @property
-    def of_the_job(self) -> Status:
+    def job_status(self) -> Status:
         """Status of the job that requested the run."""
         return Status.REUSED if self.reused else Status(self.status)
 
 
-def refusal(problems: list[Problem], path: Path | None = None) -> State:
+def refusal(problems: list[Problem], path: Path | None = None) -> RunState:
     """Returns the state of a run that cannot be trained."""
     description = "refused: " + "; ".join(map(str, problems))
-    return State("refused", description, path=path, problems=tuple(problems))
+    return RunState("refused", description, path=path, problems=tuple(problems))
 
 
-def folder_of(checked: Checked) -> Path:
+def run_folder_of(checked: CheckedConfig) -> Path:
     """Returns the run's folder, which may not exist.
 
     Raises:
@@ -101,7 +101,7 @@ def folder_of(checked: Checked) -> Path:
     return current_folder(_base_of(checked), checked)
 
 
-def asked_for(checked: Checked) -> tuple[Path, str]:
+def request_key(checked: CheckedConfig) -> tuple[Path, str]:
     """Returns a key that identifies a request to train.
 
     The key consists of the run's folder and, as JSON, of the settings outside the signature that
@@ -118,12 +118,12 @@ def _value_at(tree: Any, path: str) -> Any:
     return tree
 
 
-def _base_of(checked: Checked) -> Path:
+def _base_of(checked: CheckedConfig) -> Path:
     """Returns the folder of the run's first record, without the suffix `~2` of a later one."""
     return run_folder(Path(checked.run.root), checked.name, signature(checked.identity))
 
 
-def ended(checked: Checked, folder: Path, fingerprint: Callable[[], str]) -> State | None:
+def ended(checked: CheckedConfig, folder: Path, fingerprint: Callable[[], str]) -> RunState | None:
     """Returns the state of a run that needs no training; None if there are steps left to train.
 
     Args:
@@ -135,7 +135,7 @@ def ended(checked: Checked, folder: Path, fingerprint: Callable[[], str]) -> Sta
     Raises:
         RequestError: The data cannot be used.
     """
-    if not is_there(folder / "run.json"):
+    if not path_exists(folder / "run.json"):
         return None
     record = Record.read(folder)
     if checked.run.on_existing == "error":
@@ -149,7 +149,7 @@ def ended(checked: Checked, folder: Path, fingerprint: Callable[[], str]) -> Sta
     trained_on, current = record.info.get("data", {}).get("fingerprint"), fingerprint()
     if trained_on != current:
         expected = f"the fingerprint of the data that {folder} was trained on ({trained_on})"
-        over = record.status in DONE
+        over = record.status in FINAL_STATUSES
         way_out = (
             "set run.on_existing=again to train again"
             if over
@@ -158,16 +158,16 @@ def ended(checked: Checked, folder: Path, fingerprint: Callable[[], str]) -> Sta
         hint = f"the corpus or the tokenizer has changed; {way_out}"
         return refusal([Problem("data", expected, current, hint)], folder)
     if record.status == Status.FINISHED:
-        return State("done", "done", record.info.get("step", 0), folder, record=record)
+        return RunState("done", "done", record.info.get("step", 0), folder, record=record)
     if record.status == Status.DIVERGED:
         step = record.info.get("diverged", {}).get("step", 0)
-        return State("diverged", f"already diverged at step {step}", step, folder, record=record)
+        return RunState("diverged", f"already diverged at step {step}", step, folder, record=record)
     return None
 
 
-def state_of(
-    checked: Checked, fingerprint: Callable[[], str], check_start: Callable[[Path], None]
-) -> State:
+def determine_state(
+    checked: CheckedConfig, fingerprint: Callable[[], str], check_start: Callable[[Path], None]
+) -> RunState:
     """Returns the state of a run, with the same checks in the same order as `etude train`.
 
     Args:
@@ -176,33 +176,33 @@ def state_of(
         check_start: Raises RequestError if a new run cannot start in a folder on this machine.
     """
     try:
-        folder = folder_of(checked)
+        folder = run_folder_of(checked)
         if (state := ended(checked, folder, fingerprint)) is not None:
             return state
-        record = Record.read(folder) if is_there(folder / "run.json") else None
+        record = Record.read(folder) if path_exists(folder / "run.json") else None
     except RequestError as error:
         return refusal(error.problems)
     if is_held(folder):
-        held_by = holder(folder / LOCK_FILE)
+        held_by = read_holder(folder / LOCK_FILE)
         process = f"process {held_by.get('pid')} on {held_by.get('host')}" if held_by else None
-        return State("held", f"held by {process or 'another process'}", path=folder)
+        return RunState("held", f"held by {process or 'another process'}", path=folder)
     if record is None:
         try:
             check_start(folder)
         except RequestError as error:
             return refusal(error.problems, folder)
-        return State("new", "new", path=folder)
+        return RunState("new", "new", path=folder)
     point = resume_point(record)
     step, stop_at = point.step, checked.run.stop_at_step
     if stop_at is not None and stop_at <= step < record.info.get("total_steps", 0):
-        return State("paused", f"already paused at step {step}", step, folder, record=record)
+        return RunState("paused", f"already paused at step {step}", step, folder, record=record)
     description = f"continues from step {step}"
     if point.passed_over:
         description += f" ({point.passed_over[0][0].name} cannot be used)"
-    return State("continues", f"{description} ({record.status})", step, folder, record=record)
+    return RunState("continues", f"{description} ({record.status})", step, folder, record=record)
 
 
-def outcome_of(checked: Checked, state: State | None) -> Outcome | None:
+def outcome_of(checked: CheckedConfig, state: RunState | None) -> Outcome | None:
     """Logs and returns the outcome for a state from `ended`; None if there are steps to train.
 
     Raises:
@@ -234,22 +234,22 @@ def outcome_of(checked: Checked, state: State | None) -> Outcome | None:
     return Outcome("finished", state.record, reused=True)
 
 
-def finished_at_once(checked: Checked) -> Outcome | None:
+def reuse_finished(checked: CheckedConfig) -> Outcome | None:
     """Returns the outcome of a finished run without building any of its parts.
 
     Returns None if that needs the full checks: the config differs from the recorded one, or a file
     of the data has changed since the data's fingerprint was cached.
     """
     try:
-        folder = folder_of(checked)
-        if checked.loggers or not is_there(folder / "run.json"):
+        folder = run_folder_of(checked)
+        if checked.loggers or not path_exists(folder / "run.json"):
             return None
         record = Record.read(folder)
-        if record.status != Status.FINISHED or record.info.get("config") != flat_config(checked):
+        if record.status != Status.FINISHED or record.info.get("config") != flatten_config(checked):
             return None
     except RequestError:
         return None
-    cached = fingerprints.remembered(cache_folder(checked), checked.identity["data"])
+    cached = fingerprints.cached_fingerprint(cache_folder(checked), checked.identity["data"])
     if cached is None:
         return None
     return outcome_of(checked, ended(checked, folder, lambda: cached))

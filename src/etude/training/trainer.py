@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from etude.errors import Checks, Problem, RequestError
-from etude.records.gaps import validation_interval
+from etude.records.missing_rows import validation_interval
 from etude.training.devices import Devices
 from etude.training.machine import missing_accelerator, missing_compiler, select_accelerator
 

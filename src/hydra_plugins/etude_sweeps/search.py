@@ -42,7 +42,7 @@ class SearchSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> list[list[JobReturn]]:
-        from etude.config.targets import resolve
+        from etude.config.targets import resolve_class
         from etude.sweeps.search import Search, parse_options
         from etude.sweeps.space import parse_space
 
@@ -52,7 +52,7 @@ class SearchSweeper(Sweeper):
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
         extensions = list(self.config.get("extensions", ()))
-        task: Any = resolve(str(self.config.task["_target_"]), "task", extensions)
+        task: Any = resolve_class(str(self.config.task["_target_"]), "task", extensions)
         search = Search(
             folder,
             parse_space(arguments, parser),

@@ -22,10 +22,10 @@ from torch.utils.data import DataLoader
 
 from etude.data.columns import Column
 from etude.data.delimited import Quoting
-from etude.data.evaluated import Evaluated, Request, needless
+from etude.data.evaluation_data import Evaluated, EvaluationRequest, unused_quoting_problem
 from etude.data.examples.batches import ExampleBatches
 from etude.data.examples.classes import class_key, class_numbers
-from etude.data.examples.encoding import warn_of_cut
+from etude.data.examples.encoding import warn_truncated
 from etude.data.examples.example_steps import (
     ExampleEvaluation,
     ExampleSteps,
@@ -38,11 +38,11 @@ from etude.data.examples.split_writer import ROW, ExampleSplitMeta, log_summary,
 from etude.data.examples.spool import GROUP_SIZE
 from etude.data.loading import evaluation_positions, loader
 from etude.data.order import permute, round_keys
-from etude.data.places import Place
+from etude.data.origins import DocumentSpan
 from etude.data.steps import Share
 from etude.data.store import Store, Stored
 from etude.data.tokenizer import Tokenizer
-from etude.data.view import of_rows
+from etude.data.view import describe_rows
 from etude.errors import Checks, Problem, RequestError
 
 log = logging.getLogger("etude.data")
@@ -201,7 +201,7 @@ class ExampleData(Stored, ExampleSource):
                     break
         return sources
 
-    def places_of(self, text: str) -> Iterator[Place]:
+    def places_of(self, text: str) -> Iterator[DocumentSpan]:
         rows = self.row_numbers("train")
         example_rows, wanted = set(rows.tolist()), _normalized(text)
         columns = [self.store.column("train", name) for name in self.text_fields]
@@ -210,7 +210,7 @@ class ExampleData(Stored, ExampleSource):
                 for example in np.flatnonzero(rows == number).tolist():
                     texts = (self.tokenizer_.decode(each[example].tolist()) for each in columns)
                     if any(wanted in _normalized(each) for each in texts):
-                        yield Place(number, example=example)
+                        yield DocumentSpan(number, example=example)
 
     def evaluation_batches(self, split: Split) -> DataLoader[Any]:
         """Returns the batches of a whole split, each example once; `index` in a batch numbers its
@@ -236,7 +236,7 @@ class ExampleData(Stored, ExampleSource):
             in_order=lambda: (table[index] for index in range(len(table))),
         )
 
-    def evaluated_with_rows(self, asked: Request) -> Evaluated:
+    def evaluated_with_rows(self, asked: EvaluationRequest) -> Evaluated:
         """Returns a split of the prepared data, or other files, including the contents of the rows.
 
         Raises:
@@ -244,7 +244,7 @@ class ExampleData(Stored, ExampleSource):
         """
         if asked.files is None:
             if asked.quoting is not None:
-                raise RequestError(needless(asked.quoting))
+                raise RequestError(unused_quoting_problem(asked.quoting))
             rows = self._read_split_rows(asked.split, asked.by)  # type: ignore[arg-type]
         else:
             rows = list(self.from_files(asked))
@@ -269,7 +269,7 @@ class ExampleData(Stored, ExampleSource):
             RequestError: the column is missing.
         """
 
-    def from_files(self, asked: Request) -> Iterator[Row]:
+    def from_files(self, asked: EvaluationRequest) -> Iterator[Row]:
         """Yields the rows of other files, including a requested extra column.
 
         Raises:
@@ -291,7 +291,7 @@ class ExampleData(Stored, ExampleSource):
 
     def described(self, examples: int) -> Iterator[str]:
         """Yields lines that describe the prepared data, with some examples."""
-        return of_rows(self, examples)
+        return describe_rows(self, examples)
 
     def padding(self, micro: Mapping[str, Any]) -> float:
         """Returns the fraction of a packed micro-batch's positions that are padding."""
@@ -383,7 +383,7 @@ class ExampleData(Stored, ExampleSource):
                 examples += each.fields
                 numbers += [number] * len(each.fields)
                 cut += each.truncated > 0
-        warn_of_cut(cut, self.sequence_length)
+        warn_truncated(cut, self.sequence_length)
         return {name: [each[name] for each in examples] for name in self.fields}, numbers
 
     def pieces_of(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from etude.data.formats import COMPRESSED
-from etude.data.plain import lines_of
+from etude.data.text_io import lines_of
 from etude.errors import Problem, RequestError, nearest
 
 CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")

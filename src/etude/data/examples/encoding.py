@@ -15,7 +15,7 @@ from etude.errors import Problem, RequestError
 log = logging.getLogger(NOTICES)
 
 
-def warn_of_cut(texts: int, longest: int) -> None:
+def warn_truncated(texts: int, longest: int) -> None:
     """Warns about texts whose end the model does not read."""
     if texts:
         which = "1 text is" if texts == 1 else f"{texts:,} texts are"

@@ -15,7 +15,7 @@ from etude.data.examples.batches import ExampleBatches
 from etude.data.examples.packing import pack_examples
 from etude.data.examples.source import Kinds
 from etude.data.objective import Arrays, ExampleObjective
-from etude.data.places import Place, Reading
+from etude.data.origins import DocumentSpan, SpanRead
 from etude.data.steps import Share
 
 DEFAULT_KINDS = Kinds()
@@ -99,7 +99,7 @@ class TableSubset(ExampleTable):
 
 @dataclass
 class ExampleSteps:
-    """Optimizer steps of examples with fields; see `etude.data.steps.Assembly`.
+    """Optimizer steps of examples with fields; see `etude.data.steps.StepAssembler`.
 
     A micro-batch has the arrays of its examples; `step_targets`, the divisor of the loss of the
     whole step; and `step_tokens`, the positions of the step that are not padding. Both are sums
@@ -142,11 +142,13 @@ class ExampleSteps:
             ]
         return [{**objective.collated(each), **totals} for each in self._split_micro_batches(own)]
 
-    def places(self, number: int) -> list[list[Place]]:
+    def places(self, number: int) -> list[list[DocumentSpan]]:
         """Returns the rows of a step's examples, in the order of the batch."""
-        return [[Place(int(self.rows[index]))] for index in self._batch_order(number)]
+        return [[DocumentSpan(int(self.rows[index]))] for index in self._batch_order(number)]
 
-    def readings(self, places: Collection[Place], steps: Iterable[int]) -> Iterator[Reading]:
+    def readings(
+        self, places: Collection[DocumentSpan], steps: Iterable[int]
+    ) -> Iterator[SpanRead]:
         """Yields which examples of the steps are, or come from the rows of, the given places."""
         examples = {place.example: place for place in places if place.example is not None}
         rows = {place.document: place for place in places if place.example is None}
@@ -156,7 +158,7 @@ class ExampleSteps:
                 row = int(self.rows[index])
                 place = examples.get(int(numbers[index])) or rows.get(row)
                 if place is not None:
-                    yield Reading(number, example, place)
+                    yield SpanRead(number, example, place)
 
     def _batch_order(self, number: int) -> list[int]:
         """Returns the examples of a step in the order of the whole batch."""

@@ -42,7 +42,7 @@ class HubRows:
 
     @classmethod
     def pinned(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the arguments with `revision` resolved to a commit (see `etude.config.pins`)."""
+        """Returns the arguments with `revision` resolved to a commit (`etude.config.pinning`)."""
         return pinned(arguments)
 
     def origin(self) -> dict[str, object]:

@@ -35,7 +35,7 @@ class LabelledFiles(TableData):
             of the training split, numbers by value and other names alphabetically. If they are set,
             a whole number that is not a name is an index from 0. For spellings of the same class
             see `etude.data.examples.classes`.
-        quoting: quoting of TSV and CSV, see `etude.data.delimited.quoted`.
+        quoting: quoting of TSV and CSV, see `etude.data.delimited.uses_csv_quoting`.
     """
 
     text: str = "text"

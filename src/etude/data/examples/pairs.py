@@ -76,7 +76,7 @@ class Pairs(PairData, TableData):
             end token.
         source: column of the first text.
         target: column of the second text.
-        quoting: quoting of TSV and CSV, see `etude.data.delimited.quoted`.
+        quoting: quoting of TSV and CSV, see `etude.data.delimited.uses_csv_quoting`.
     """
 
     source: str = "source"

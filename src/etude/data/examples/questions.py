@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import tokenizers
 
-from etude.data.evaluated import Evaluated
+from etude.data.evaluation_data import Evaluated
 from etude.data.examples.encoding import encode_windows
 from etude.data.examples.source import Encoded, Inspection, Row, Split, join_words
 from etude.data.examples.tables import TableData, pair_values
@@ -90,17 +90,17 @@ class Questions(TableData):
         texts = [_text(row, name) for name in (self.question, self.context)]
         return texts if all(each.strip() for each in texts) else []
 
-    def context_of(self, row: Row) -> str:
+    def read_context(self, row: Row) -> str:
         """Returns the context, unchanged: answers are indexed by its characters."""
         return _text(row, self.context)
 
-    def answers_of(self, row: Row) -> list[Answer]:
+    def read_answers(self, row: Row) -> list[Answer]:
         """Returns the answers of a row, in order.
 
         Raises:
             RequestError: the column has another form, or an answer is not at its position.
         """
-        return parse_answers(row, self.answers, self.context_of(row))
+        return parse_answers(row, self.answers, self.read_context(row))
 
     def inspection(self) -> Inspection:
         return _AnswerInspection(self)
@@ -128,12 +128,12 @@ class Questions(TableData):
     def encoded(
         self, rows: Sequence[Row], tokenizer: Tokenizer, labels: Sequence[str]
     ) -> list[Encoded]:
-        pairs = [(_text(row, self.question), self.context_of(row)) for row in rows]
+        pairs = [(_text(row, self.question), self.read_context(row)) for row in rows]
         encodings = encode_windows(
             pairs, tokenizer, self.sequence_length, self.stride, [row.where for row in rows]
         )
         return [
-            Encoded([_fields(piece, self.answers_of(row)[:1]) for piece in pieces])
+            Encoded([_fields(piece, self.read_answers(row)[:1]) for piece in pieces])
             for row, pieces in zip(rows, encodings, strict=True)
         ]
 
@@ -169,7 +169,7 @@ class _AnswerInspection(Inspection):
 
     def row(self, row: Row) -> None:
         self._rows += 1
-        self._without += not self._data.answers_of(row)
+        self._without += not self._data.read_answers(row)
 
     def notes(self, labels: Sequence[str]) -> list[str]:
         if not self._without:
@@ -182,7 +182,7 @@ def parse_answers(row: Row, column: str, context: str) -> list[Answer]:
     """Returns the answers in a column.
 
     Raises:
-        RequestError: as for `Questions.answers_of`.
+        RequestError: as for `Questions.read_answers`.
     """
     value, where = row.values[column], f"{row.where}, column {column}"
     expected = "an object with lists text and answer_start, or a list of objects with these keys"

@@ -33,7 +33,7 @@ class ScoredFiles(TableData):
         text: column of the text.
         pair: column of a second text, which the model reads after the first; None if there is none.
         score: column of the number, or several columns. Each is a finite number in every row.
-        quoting: quoting of TSV and CSV, see `etude.data.delimited.quoted`.
+        quoting: quoting of TSV and CSV, see `etude.data.delimited.uses_csv_quoting`.
     """
 
     text: str = "text"

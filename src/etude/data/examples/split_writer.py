@@ -18,8 +18,8 @@ from etude.data.columns import FLOATS, INTEGERS, ColumnWriter
 from etude.data.examples.classes import class_key, class_name, class_numbers
 from etude.data.examples.source import SPLITS, Encoded, ExampleSource, Inspection, Row, Split
 from etude.data.examples.spool import GROUP_SIZE, Spool, SpooledRow
-from etude.data.store import TOKENIZER, Meta, write_store
-from etude.data.tokenizer import Tokenizer, most_is_lost
+from etude.data.store import TOKENIZER, StoreMeta, write_store
+from etude.data.tokenizer import Tokenizer, lost_text_problem
 from etude.errors import Problem, RequestError
 
 log = logging.getLogger("etude.data")
@@ -129,7 +129,7 @@ def column_types(source: ExampleSource) -> dict[str, str]:
     return types | {ROW: INTEGERS}
 
 
-def log_summary(meta: Meta, duplicates: str, too_long: str) -> None:
+def log_summary(meta: StoreMeta, duplicates: str, too_long: str) -> None:
     """Logs the sizes of the splits, notes and warnings about the data."""
     for note in meta.notes:
         log.info("%s", note)
@@ -295,7 +295,7 @@ class _SplitWriter:
                 rows += [number] * len(each.fields)
             self._append(rows, examples)
         digests = "".join(file.close() for file in self.files.values())
-        if problem := most_is_lost(self.lost, self.characters, self.split):
+        if problem := lost_text_problem(self.lost, self.characters, self.split):
             raise RequestError(problem)
         if self.leaked_at and self.source.duplicates == "refuse":
             hint = f"{self.counts['leaked']} such rows; set data.duplicates=drop to drop them"

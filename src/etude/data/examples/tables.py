@@ -10,14 +10,20 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from etude.data.delimited import Quoting
-from etude.data.evaluated import Request
+from etude.data.evaluation_data import EvaluationRequest
 from etude.data.examples.base import ExampleData
 from etude.data.examples.hub import HubRows
 from etude.data.examples.source import Row, Split, assign_splits, select_split
 from etude.data.formats import Format, endings, format_of
-from etude.data.plain import ReadOnce, sha256
-from etude.data.rows import check_surrogates, columns_of, needless_quoting, newlines, records_of
-from etude.data.text_files import files_of, searched
+from etude.data.rows import (
+    check_surrogates,
+    find_unused_quoting,
+    iterate_rows,
+    newlines,
+    read_columns,
+)
+from etude.data.text_files import find_files, list_searched_paths
+from etude.data.text_io import ReadOnce, sha256
 from etude.errors import Checks, Problem, RequestError, nearest
 
 SPLIT_KEYS = {
@@ -49,7 +55,7 @@ class TableData(ExampleData):
     others, counted by j, row j is for validation if floor((j + 1) w) > floor(j w), w = v / (1 - t).
 
     Attributes:
-        quoting: quoting of TSV and CSV, see `etude.data.delimited.quoted`; an argument of sources
+        quoting: quoting of TSV and CSV (`etude.data.delimited.uses_csv_quoting`), for sources
             that read these.
         extra_columns: additional columns to read.
         lists: whether rows contain lists, which CSV and TSV can't.
@@ -101,7 +107,7 @@ class TableData(ExampleData):
             if problems := [each for file in files for each in self._missing_columns(file)]:
                 raise RequestError(problems)
 
-    def from_files(self, asked: Request) -> Iterator[Row]:
+    def from_files(self, asked: EvaluationRequest) -> Iterator[Row]:
         if asked.quoting is not None:
             self.quoting = asked.quoting  # type: ignore[assignment]
         if asked.by is not None:
@@ -156,7 +162,7 @@ class TableData(ExampleData):
             return None
         files: list[Path] = []
         for split, paths in self.paths.items():
-            files += searched(paths, self._find_files(split)) if paths else []
+            files += list_searched_paths(paths, self._find_files(split)) if paths else []
         return files
 
     def settings(self) -> dict[str, Any]:
@@ -184,7 +190,7 @@ class TableData(ExampleData):
                         problems += self._missing_columns(file)
             except RequestError as error:
                 problems += error.problems
-        problems += needless_quoting(self.quoting, files)
+        problems += find_unused_quoting(self.quoting, files)
         if problems:
             raise RequestError(problems)
 
@@ -195,7 +201,7 @@ class TableData(ExampleData):
         return self.lists and _detect_format(file).kind == "csv"
 
     def _missing_columns(self, file: Path) -> Iterator[Problem]:
-        existing = self._read_once(columns_of, file, _detect_format(file), self.quoting)
+        existing = self._read_once(read_columns, file, _detect_format(file), self.quoting)
         wanted = [*self.columns().items(), *(("--by", name) for name in self.extra_columns)]
         for key, column in wanted:
             if column is not None and column not in existing:
@@ -218,12 +224,12 @@ class TableData(ExampleData):
         columns = list(dict.fromkeys(name for name in stated if name))
         for file in self._find_files(split):
             file_format = _detect_format(file)
-            for where, values in records_of(file, file_format, columns, self.quoting):
+            for where, values in iterate_rows(file, file_format, columns, self.quoting):
                 yield Row(where, values, typed=file_format.kind != "csv")
 
     def _find_files(self, split: str) -> list[Path]:
         where = SPLIT_KEYS[split]
-        files = files_of(self.paths[split], where, rows=True)
+        files = find_files(self.paths[split], where, rows=True)
         without_rows = [file for file in files if not _detect_format(file).rows]
         if without_rows:
             expected = f"files of rows: {endings(rows=True)}"

@@ -26,7 +26,7 @@ from etude.data.examples.word_data import WordData, split_words
 from etude.data.formats import KINDS, format_of
 from etude.data.objective import IGNORE
 from etude.data.rows import check_surrogates
-from etude.data.text_files import files_of
+from etude.data.text_files import find_files
 from etude.errors import Checks, Problem, RequestError
 
 
@@ -204,13 +204,13 @@ class Tagged(TaggedData, TableData):
         return iter(()) if layout is None else (each.words for each in read_sentences(file, layout))
 
     def _read_row_file(self, file: Path) -> Iterator[Row]:
-        from etude.data.rows import records_of
+        from etude.data.rows import iterate_rows
 
         names = self.columns()
         file_format = format_of(file)
         assert file_format is not None
         wanted = dict.fromkeys([str(names["words"]), str(names["tags"]), *self.extra_columns])
-        for number, (_, values) in enumerate(records_of(file, file_format, list(wanted)), 1):
+        for number, (_, values) in enumerate(iterate_rows(file, file_format, list(wanted)), 1):
             where = f"{file}, row {number}"
             words, tags = (values[str(names[key])] for key in ("words", "tags"))
             row = _build_row(where, words, tags)
@@ -288,7 +288,7 @@ def find_conll_files(paths: Sequence[str], where: str) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         file = Path(path).expanduser()
-        files += [file] if file.is_file() else files_of([path], where)
+        files += [file] if file.is_file() else find_files([path], where)
     return files
 
 

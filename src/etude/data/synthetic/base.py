@@ -27,11 +27,11 @@ from etude.data.loading import evaluation_positions, loader
 from etude.data.module import DataModule
 from etude.data.objective import IGNORE, Reads
 from etude.data.order import EveryExampleOnce, permute, round_keys
-from etude.data.places import Place, Reading
+from etude.data.origins import DocumentSpan, SpanRead
 from etude.data.steps import Share
 from etude.data.synthetic.draws import Draws, Numbers, stream_key
 from etude.data.tokenizer import Tokenizer
-from etude.data.view import of_a_rule
+from etude.data.view import describe_synthetic
 from etude.errors import Checks, Problem, RequestError
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -259,7 +259,7 @@ class SyntheticData(DataModule):
         return loader(_EvaluationBatches(self, splits))
 
     def described(self, examples: int) -> Iterator[str]:
-        return of_a_rule(self)
+        return describe_synthetic(self)
 
     def evaluation_batches(self, split: Split) -> DataLoader[Any]:
         """Returns a whole split; of an unlimited one, as many examples as validation has."""
@@ -283,7 +283,7 @@ class SyntheticData(DataModule):
     def sources_of(self, documents: Collection[int]) -> dict[int, str]:
         return {number: f"generated example {number:,}" for number in documents}
 
-    def places_of(self, text: str) -> Iterator[Place]:
+    def places_of(self, text: str) -> Iterator[DocumentSpan]:
         expected = "a run on text data; synthetic data has no text"
         raise RequestError(Problem("RUN", expected, type(self).__name__))
 
@@ -311,7 +311,7 @@ class SyntheticData(DataModule):
 
 @dataclass
 class RuleSteps:
-    """Optimizer steps of a rule's examples; see `etude.data.steps.Assembly`."""
+    """Optimizer steps of a rule's examples; see `etude.data.steps.StepAssembler`."""
 
     data: SyntheticData
     share: Share
@@ -325,18 +325,20 @@ class RuleSteps:
         tensors = {name: torch.from_numpy(rows[selected]) for name, rows in arrays.items()}
         return self.share.micro_batches(tensors, totals)
 
-    def places(self, number: int) -> list[list[Place]]:
+    def places(self, number: int) -> list[list[DocumentSpan]]:
         numbers = self.data.example_numbers(number, self.share.seed)
-        return [[Place(int(each))] for each in numbers]
+        return [[DocumentSpan(int(each))] for each in numbers]
 
-    def readings(self, places: Collection[Place], steps: Iterable[int]) -> Iterator[Reading]:
+    def readings(
+        self, places: Collection[DocumentSpan], steps: Iterable[int]
+    ) -> Iterator[SpanRead]:
         """Yields which examples of the steps have the numbers of the given places."""
         wanted = {place.document: place for place in places}
         for number in steps:
             numbers = self.data.example_numbers(number, self.share.seed).tolist()
             for example, each in enumerate(numbers):
                 if each in wanted:
-                    yield Reading(number, example, wanted[each])
+                    yield SpanRead(number, example, wanted[each])
 
 
 class _EvaluationBatches(IterableDataset[dict[str, Any]]):

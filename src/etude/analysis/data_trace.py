@@ -1,0 +1,146 @@
+"""Data of an optimizer step of a run, and the steps that used a text.
+
+Nothing is logged for this: each step is a function of the run's seed and the step number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from etude.analysis.data_view import batch_lines
+from etude.data.origins import DocumentSpan
+from etude.data.steps import Share, StepAssembler
+from etude.errors import Problem, RequestError
+
+
+def batch_of(run: Any, step: int) -> dict[str, Any]:
+    """Returns the whole batch of an optimizer step of a run.
+
+    Args:
+        run: an `etude.api.Run`.
+        step: step number as in the metrics; the first is 1.
+
+    Raises:
+        RequestError: the run has no such step, or its data is missing or was changed.
+    """
+    _check_step(run, step)
+    batch: dict[str, Any] = _prepared(run).batch_of(_recorded_number(run, "seed"), step - 1)
+    return batch
+
+
+def example_sources(run: Any, step: int) -> list[dict[str, Any]]:
+    """Returns the sources of the examples of a step, one entry for each document in each example.
+
+    Raises:
+        RequestError: see `batch_of`.
+    """
+    _check_step(run, step)
+    data = _prepared(run)
+    return [
+        {"example": number, **line}
+        for number, lines in enumerate(_entries(data, _places(run, data, step)), 1)
+        for line in lines
+    ]
+
+
+def steps_of_text(run: Any, text: str) -> list[dict[str, Any]]:
+    """Returns the steps that used a text, in order: an entry for each example with a part of it.
+
+    Args:
+        run: an `etude.api.Run`.
+        text: exact text in the data.
+
+    Raises:
+        RequestError: the training split does not contain the text, or see `batch_of`.
+    """
+    if not text:
+        raise RequestError(Problem("text", "a non-empty text", text))
+    data = _prepared(run)
+    places = set(data.places_of(text))
+    if not places:
+        hint = "case and spaces must match; truncated text is not part of the split"
+        raise RequestError(Problem("text", "a text in the training split", text, hint))
+    sources = data.sources_of({place.document for place in places})
+    return [
+        {
+            "step": reading.step + 1,
+            "example": reading.example + 1,
+            **_entry(reading.place, sources),
+            "whole": reading.whole,
+        }
+        for reading in _assembly(run, data).readings(places, range(_recorded_number(run, "step")))
+    ]
+
+
+def step_lines(run: Any, step: int, examples: int) -> Iterator[str]:
+    """Yields the lines of `etude data step`.
+
+    Args:
+        run: an `etude.api.Run`.
+        step: step number.
+        examples: number of examples to show.
+
+    Raises:
+        RequestError: see `batch_of`.
+    """
+    _check_step(run, step)
+    data = _prepared(run)
+    assembly = _assembly(run, data)
+    (batch,), places = assembly.step(step - 1), assembly.places(step - 1)
+    total, done = _recorded_number(run, "total_steps"), _recorded_number(run, "step")
+    yield f"step {step:,} of {total:,}" + ("" if step <= done else f" (only {done:,} are done)")
+    for number, lines in enumerate(_entries(data, places[:examples]), 1):
+        for line in lines:
+            token_range = ""
+            if "first" in line:
+                token_range = f", tokens {line['first']:,} to {line['end']:,}"
+            yield f"  example {number}: {line['source']}{token_range}"
+    if len(places) > examples:
+        yield f"  and {len(places) - examples:,} more examples"
+    yield from batch_lines(data, batch, examples)
+
+
+def _recorded_number(run: Any, key: str) -> int:
+    """Returns a number of the record.
+
+    Raises:
+        RequestError: the record does not contain it.
+    """
+    value = run.summary.get(key)
+    if not isinstance(value, int):
+        raise RequestError(Problem(f"{run.path / 'run.json'}, {key}", "a number", value))
+    return value
+
+
+def _places(run: Any, data: Any, step: int) -> list[list[DocumentSpan]]:
+    return _assembly(run, data).places(step - 1)
+
+
+def _assembly(run: Any, data: Any) -> StepAssembler:
+    assembly: StepAssembler = data.assembly(Share(_recorded_number(run, "seed")))
+    return assembly
+
+
+def _entries(data: Any, places: list[list[DocumentSpan]]) -> list[list[dict[str, Any]]]:
+    sources = data.sources_of({place.document for example in places for place in example})
+    return [[_entry(place, sources) for place in example] for example in places]
+
+
+def _entry(place: DocumentSpan, sources: dict[int, str]) -> dict[str, Any]:
+    line: dict[str, Any] = {"document": place.document, "source": sources[place.document]}
+    if place.first is not None:
+        line |= {"first": place.first, "end": place.end}
+    return line
+
+
+def _prepared(run: Any) -> Any:
+    data = run.data()
+    run.prepare(data)
+    return data
+
+
+def _check_step(run: Any, step: int) -> None:
+    total = _recorded_number(run, "total_steps")
+    if not 1 <= step <= total:
+        raise RequestError(Problem("step", f"a step of the run, 1 to {total:,}", step))

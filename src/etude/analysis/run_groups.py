@@ -1,0 +1,416 @@
+"""Groups of runs that differ only in their seed: means, spread, figures and tables."""
+
+from __future__ import annotations
+
+import html
+import logging
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from etude.analysis.curves import (
+    X_AXES,
+    Curve,
+    check_axes,
+    default_path,
+    draw_curves,
+    to_finite_floats,
+)
+from etude.analysis.heat import heat_map
+from etude.analysis.statistics import interval
+from etude.console import NOTICES
+from etude.errors import Problem, RequestError, nearest
+from etude.escaping import csv_cell
+from etude.records.metrics_file import read_frame
+from etude.records.record import Record
+from etude.records.record_fields import MISSING, best_validation, check_keys_exist, field_value
+from etude.records.record_fields import available_keys as known_keys
+from etude.records.run_comparison import config_differences
+from etude.records.signature import sha256_of
+from etude.records.text_tables import format_cell
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+log = logging.getLogger(NOTICES)
+
+FORMATS = ("csv", "latex", "markdown")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs with one config and several seeds.
+
+    Attributes:
+        keys: keys and values that distinguish it from the other groups.
+        records: records of its runs.
+        values: values of the metric, one per run.
+    """
+
+    keys: dict[str, Any]
+    records: list[Record]
+    values: list[float]
+
+    @property
+    def name(self) -> str:
+        """`position=rotary lr=0.001`, or the runs' name if there is no difference."""
+        parts = [f"{_short(key)}={_format_value(key, value)}" for key, value in self.keys.items()]
+        return " ".join(parts) or str(self.records[0].info.get("name", ""))
+
+    @property
+    def mean(self) -> float:
+        """Mean of the values."""
+        return statistics.fmean(self.values)
+
+    @property
+    def median(self) -> float:
+        """Median of the values."""
+        return statistics.median(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation (n - 1 degrees of freedom); None for a single run."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    @cached_property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % confidence interval of the mean; see `statistics.interval`."""
+        return interval(self.values)
+
+
+class Groups:
+    """Runs grouped by their config without the seed; in a notebook, it is shown as a table.
+
+    Args:
+        records: records of finished runs; of runs with the same config and seed, the last counts.
+        metric: metric such as `val/loss` (its last value) or `best/val/loss`; None for the best
+            value of the metric by which the runs selected their best checkpoint.
+        by: keys to group by instead of the whole config.
+
+    Raises:
+        RequestError: there are no runs, no run has the metric, or no run has one of the keys.
+
+    Attributes:
+        metric: metric of the values.
+        groups: groups in ascending order of their mean.
+        without: records of runs that never logged the metric.
+    """
+
+    def __init__(
+        self, records: Sequence[Record], *, metric: str | None = None, by: Sequence[str] = ()
+    ) -> None:
+        if not records:
+            raise RequestError(Problem("RUN", "at least one finished run"))
+        check_keys_exist([(key, "--by") for key in by], records)
+        records = _without_duplicates(records)
+        self.metric = metric or _default_metric(records)
+        parts: dict[str, list[tuple[Record, float]]] = {}
+        self.without: list[Record] = []
+        for record in records:
+            value = _number(field_value(record, self.metric))
+            if value is None:
+                self.without.append(record)
+            else:
+                parts.setdefault(_key(record, by), []).append((record, value))
+        if not parts:
+            choices = {key for record in records for key in known_keys(record) if "/" in key}
+            hint = nearest(self.metric, choices)
+            raise RequestError(Problem("--metric", "a metric of these runs", self.metric, hint))
+        keys = _keys([members[0][0] for members in parts.values()], by)
+        groups = [
+            Group(
+                distinguishing, [record for record, _ in members], [value for _, value in members]
+            )
+            for distinguishing, members in zip(keys, parts.values(), strict=True)
+        ]
+        self.groups = sorted(groups, key=lambda group: group.mean)
+
+    def frame(self) -> pd.DataFrame:
+        """Returns one row per group: keys, n, mean, median, standard deviation and interval."""
+        import pandas as pd
+
+        return pd.DataFrame([_row(group) for group in self.groups])
+
+    def plot(self, metric: str | None = None, *, x: str = "step", log: str = "") -> Figure:
+        """Plots mean curves, with bands of one standard deviation over the seeds.
+
+        Args:
+            metric: metric of the rows; None for that of the groups.
+            x: `step`, `tokens` or `time`; or a key such as `optimizer.lr`. With a key, each curve
+                has a point per value, and there is one curve per combination of the other keys that
+                differ.
+            log: axes with logarithmic scale: `x`, `y` or `xy`.
+
+        Raises:
+            RequestError: no run has logged the metric, or the axes are invalid.
+        """
+        check_axes(x if x in X_AXES else X_AXES[0], log)
+        if x in X_AXES:
+            key = metric or self.metric.removeprefix("best/")
+            curves = [curve for group in self.groups if (curve := _band(group, key, x))]
+            drawn = self.groups
+        else:
+            key = metric or self.metric
+            curves, drawn = self._curves_over(x, key)
+        if not curves:
+            raise RequestError(Problem("--metric", "a logged metric", key))
+        if "x" in log and x not in X_AXES and min(curve.x.min() for curve in curves) <= 0:
+            hint = f"some values of {x} are not positive"
+            raise RequestError(Problem("--log", "a linear x axis", log, hint))
+        title = str(self.groups[0].records[0].info.get("name", "")) + _title_ending(drawn)
+        return draw_curves({key: curves}, x=x, log=log, title=title, noun="group")
+
+    def _curves_over(self, x: str, metric: str) -> tuple[list[Curve], list[Group]]:
+        """Returns curves of a metric over a key's values, one per combination of other keys, and
+        the groups whose means are the points.
+        """
+        records = [record for group in self.groups for record in group.records]
+        expected = f"one of {', '.join(X_AXES)}, or a key with numeric values"
+        if all(field_value(record, x) is MISSING for record in records):
+            choices = {*X_AXES, *(key for record in records for key in known_keys(record))}
+            raise RequestError(Problem("--x", expected, x, nearest(x, choices)))
+        lacking = [record for record in records if field_value(record, x) is MISSING]
+        if lacking:
+            hint = f"{len(lacking)} of {len(records)} runs lack it, such as {lacking[0].path}"
+            raise RequestError(Problem("--x", "a key that all these runs have", x, hint))
+        others = sorted({key for group in self.groups for key in group.keys} - {x})
+        cells = Groups(records, metric=metric, by=[*others, x])
+        lines: dict[str, list[tuple[float, Group]]] = {}
+        for cell_group in cells.groups:
+            x_value = _number(cell_group.keys[x])
+            if x_value is None:
+                raise RequestError(
+                    Problem("--x", expected, f"{x}={_format_value(x, cell_group.keys[x])}")
+                )
+            other_values = {key: value for key, value in cell_group.keys.items() if key != x}
+            name = replace(cell_group, keys=other_values).name
+            lines.setdefault(name, []).append((x_value, cell_group))
+        curves = [_line(name, sorted(points, key=itemgetter(0))) for name, points in lines.items()]
+        return curves, cells.groups
+
+    def heat(self, x: str, y: str) -> Figure:
+        """Plots the metric's mean over two keys, averaged over all other differences.
+
+        Raises:
+            RequestError: no run has one of the keys.
+        """
+        records = [record for group in self.groups for record in group.records]
+        check_keys_exist([(key, "--heat") for key in (x, y)], records)
+        cells = Groups(records, metric=self.metric, by=[x, y])
+        return heat_map(
+            {(_table_value(g.keys[x]), _table_value(g.keys[y])): g.mean for g in cells.groups},
+            x=x,
+            y=y,
+            metric=self.metric,
+        )
+
+    def export(self, form: str) -> str:
+        """Returns the table as text.
+
+        Args:
+            form: `csv` with full precision; `latex` (for booktabs) or `markdown` with rounded
+                numbers, the best in bold.
+
+        Raises:
+            RequestError: the format is unknown.
+        """
+        if form == "csv":
+            frame = self.frame()
+            whole = frame.rename(columns=csv_cell).map(csv_cell)
+            return str(whole.to_csv(index=False, lineterminator="\n"))
+        if form not in FORMATS:
+            raise RequestError(
+                Problem("--format", "one of " + ", ".join(FORMATS), form, nearest(form, FORMATS))
+            )
+        from etude.analysis.exports import latex, markdown
+
+        head = [*self.groups[0].keys, "n", self.metric, "95 % interval"]
+        rows = [
+            [
+                *(_format_value(k, v) for k, v in g.keys.items()),
+                str(len(g.values)),
+                *_format_statistics(g),
+            ]
+            for g in self.groups
+        ]
+        metric = len(head) - 2
+        return (latex if form == "latex" else markdown)(head, rows, bold=[(0, metric)])
+
+    def default_path(self, root: Path, *what: object) -> Path:
+        """Returns the default path of a figure of these runs in a folder of runs."""
+        runs = sorted(str(field_value(r, "run")) for group in self.groups for r in group.records)
+        identity = {"groups": runs, "metric": self.metric, "what": [str(item) for item in what]}
+        return default_path(root, identity)
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(self.metric)}</p>{self.frame().to_html(index=False)}"
+
+
+def _default_metric(records: Sequence[Record]) -> str:
+    metric = next(
+        (best_validation(record)["metric"] for record in records if best_validation(record)),
+        "val/loss",
+    )
+    return f"best/{metric}"
+
+
+def _key(record: Record, by: Sequence[str]) -> str:
+    if by:
+        return sha256_of([str(field_value(record, key)) for key in by])
+    return str(record.info.get("group") or record.path)
+
+
+def _keys(heads: Sequence[Record], by: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns the keys and values that distinguish each group."""
+    if by:
+        return [{key: field_value(record, key) for key in by} for record in heads]
+    differing = config_differences(heads)
+    differing.pop("seed", None)
+    # Components that differ also differ in their arguments. These are shown only if they differ
+    # between two groups with the same component, too.
+    parts = [key for key in differing if any(other.startswith(f"{key}.") for other in differing)]
+    shown = [
+        key
+        for key in differing
+        if all(
+            _distinguishes(differing[key], differing[part])
+            for part in parts
+            if key.startswith(f"{part}.")
+        )
+    ]
+    return [{key: differing[key][index] for key in shown} for index in range(len(heads))]
+
+
+def _distinguishes(values: Sequence[Any], parts: Sequence[Any]) -> bool:
+    """Returns whether two groups with the same component have different values."""
+    values_of_part: dict[str, set[str]] = {}
+    for value, part in zip(values, parts, strict=True):
+        values_of_part.setdefault(str(part), set()).add(str(value))
+    return any(len(several) > 1 for several in values_of_part.values())
+
+
+def _row(group: Group) -> dict[str, Any]:
+    low, high = group.interval or (None, None)
+    return {
+        **{key: _table_value(value) for key, value in group.keys.items()},
+        "n": len(group.values),
+        "mean": group.mean,
+        "median": group.median,
+        "std": group.deviation,
+        "low": low,
+        "high": high,
+    }
+
+
+def _format_statistics(group: Group) -> list[str]:
+    """Returns the mean with its deviation, and the interval, rounded to significant digits."""
+    deviation = group.deviation
+    digits = _digits(deviation)
+    mean = f"{group.mean:.{digits}f}"
+    if deviation is not None:
+        mean += f" ± {deviation:.{digits}f}"
+    if group.interval is None:
+        return [mean, "-"]
+    low, high = group.interval
+    return [mean, f"[{low:.{digits}f}, {high:.{digits}f}]"]
+
+
+def _digits(deviation: float | None) -> int:
+    """Returns the number of decimals that shows two digits of the deviation."""
+    if not deviation:
+        return 4
+    return min(8, max(0, 1 - math.floor(math.log10(deviation))))
+
+
+def _band(group: Group, metric: str, x: str) -> Curve | None:
+    """Returns the mean over the seeds at the steps that all have, with one deviation around it."""
+    columns = []
+    for record in group.records:
+        frame = read_frame(record.path / "metrics.jsonl")
+        if metric not in frame or x not in frame:
+            return None
+        rows = frame[["step", *([x] if x != "step" else []), metric]]
+        rows = rows.apply(to_finite_floats).dropna()
+        columns.append(rows.drop_duplicates("step", keep="last").set_index("step"))
+    shared = columns[0].index
+    for column in columns[1:]:
+        shared = shared.intersection(column.index)
+    if not len(shared):
+        return None
+    values = np.stack([column.loc[shared, metric].to_numpy(np.float64) for column in columns])
+    x_values = (
+        shared.to_numpy(np.float64)
+        if x == "step"
+        else np.mean([column.loc[shared, x].to_numpy(np.float64) for column in columns], axis=0)
+    )
+    spread = values.std(axis=0, ddof=1) if len(columns) > 1 else None
+    return Curve(group.name, x_values, values.mean(axis=0), spread)
+
+
+def _line(name: str, points: Sequence[tuple[float, Group]]) -> Curve:
+    """Returns the groups' means by x, with one deviation around them where there is one."""
+    spread = np.array([group.deviation for _, group in points], dtype=np.float64)  # None is NaN
+    return Curve(
+        name,
+        np.array([x_value for x_value, _ in points]),
+        np.array([group.mean for _, group in points]),
+        None if np.isnan(spread).all() else spread,
+    )
+
+
+def _title_ending(groups: Sequence[Group]) -> str:
+    """Returns the end of a figure's title, which states what its points are means of."""
+    sizes = sorted({len(group.records) for group in groups})
+    if sizes[-1] == 1:
+        return ""
+    only_seeds_differ = all(
+        len({r.info.get("group") for r in group.records}) == 1 for group in groups
+    )
+    count = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    return f": mean of {count} {'seeds' if only_seeds_differ else 'runs'}, ± one standard deviation"
+
+
+def _without_duplicates(records: Sequence[Record]) -> list[Record]:
+    """Keeps the last record of each signature.
+
+    A run that was trained again, linked or copied is not an independent seed, and would make the
+    interval too narrow.
+    """
+    counted: dict[str, Record] = {}
+    replaced: list[Path] = []
+    for record in records:
+        identity = str(record.info.get("signature") or record.path.resolve())
+        if identity in counted:
+            replaced.append(counted.pop(identity).path)
+        counted[identity] = record
+    if replaced:
+        paths = ", ".join(map(str, replaced[:5])) + (", ..." if len(replaced) > 5 else "")
+        log.warning(f"ignored {paths}: another of these runs has the same config and seed")
+    return list(counted.values())
+
+
+def _number(value: Any) -> float | None:
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if usable else None
+
+
+def _table_value(value: Any) -> Any:
+    if value is MISSING:
+        return None
+    return str(value) if isinstance(value, list | dict | str) else value
+
+
+def _format_value(key: str, value: Any) -> str:
+    return "-" if value is MISSING else format_cell(key, value) or "null"
+
+
+def _short(key: str) -> str:
+    return key.rpartition(".")[2] or key

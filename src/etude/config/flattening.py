@@ -1,0 +1,43 @@
+"""Flattens configs to dictionaries with dotted keys, by which runs are filtered and sorted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from etude.config.checks import CheckedConfig
+
+TARGET = "_target_"
+_RECORD_OPTIONS = ("run", "logger")
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields each value with its key path; lists are values, `_partial_` is omitted.
+
+    Example:
+        >>> dict(flat({"seed": 1, "model": {"dim": 8, "norm": {"eps": 1e-5}}}))
+        {'seed': 1, 'model.dim': 8, 'model.norm.eps': 1e-05}
+    """
+    for key, value in tree.items():
+        path = f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(value, Mapping):
+            yield from flatten(value, path)
+        elif key != "_partial_":
+            yield path, value
+
+
+def without_record_options(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the config without `run` and `logger`, which cannot make two runs differ."""
+    return {key: value for key, value in tree.items() if key not in _RECORD_OPTIONS}
+
+
+def flatten_config(checked: CheckedConfig) -> dict[str, Any]:
+    """Returns the config's values by key path, without secrets.
+
+    Values that are part of the signature have their canonical form. Values equal to the default of
+    their constructor are included, although they are not part of the signature.
+    """
+    hashed = dict(flatten(checked.identity))
+    shown = flatten(without_record_options(checked.shown))
+    return {path: hashed.get(path, value) for path, value in shown}

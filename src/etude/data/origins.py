@@ -1,0 +1,86 @@
+"""Origins of examples: documents, rows, or numbers of synthetic examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from etude.data.passages import cut
+from etude.data.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class DocumentSpan:
+    """Document, or a span of it, that an example contains.
+
+    Attributes:
+        document: number in the training split, from 0, of a document, a row, or a synthetic
+            example.
+        first, end: the span, in tokens of the document; None if it is not running text.
+        example: for a row, the number of one of its examples among all of the split; None for any.
+    """
+
+    document: int
+    first: int | None = None
+    end: int | None = None
+    example: int | None = None
+
+
+@dataclass(frozen=True)
+class SpanRead:
+    """Optimizer step that reads a place.
+
+    Attributes:
+        step: number of the step, from 0.
+        example: number of the example in the step that contains the place, from 0.
+        place: the place that is read.
+        whole: whether the example contains all of it.
+    """
+
+    step: int
+    example: int
+    place: DocumentSpan
+    whole: bool = True
+
+
+def find_document_spans(ends: NDArray[np.int64], first: int, end: int) -> list[DocumentSpan]:
+    """Returns the spans of documents that a span of a text's tokens covers.
+
+    Args:
+        ends: end of each document.
+        first, end: the span of the text.
+    """
+    places = []
+    document = int(np.searchsorted(ends, first, side="right"))
+    while first < end:
+        start = int(ends[document - 1]) if document else 0
+        stop = min(end, int(ends[document]))
+        if first < stop:  # skip documents without tokens
+            places.append(DocumentSpan(document, first - start, stop - start))
+        first, document = stop, document + 1
+    return places
+
+
+def find_occurrences(
+    document: str, text: str, tokenizer: Tokenizer
+) -> tuple[list[tuple[int, int]], int]:
+    """Returns the token spans of a text in a document, and the document's number of tokens."""
+    offsets: list[tuple[int, int]] = []
+    characters = 0
+    for passage in cut([document]):
+        encoding: Any = tokenizer.backend.encode(passage, add_special_tokens=False)
+        offsets += [(first + characters, end + characters) for first, end in encoding.offsets]
+        characters += len(passage)
+    spans = []
+    starts, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
+    position = document.find(text)
+    while position >= 0:
+        first = int(np.searchsorted(ends, position, side="right"))
+        end = int(np.searchsorted(starts, position + len(text)))
+        if first < end:
+            spans.append((first, end))
+        position = document.find(text, position + 1)
+    return spans, len(offsets)

@@ -1,0 +1,204 @@
+"""Writes a split's text as a file of token ids, and counts both."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from etude.data.columns import column_file
+from etude.data.passages import PASSAGE, is_clean_cut
+from etude.data.splits import Part, Passage, SectionMeta, Split, TextSplitMeta
+from etude.data.tokenizer import Tokenizer, lost_text_problem
+from etude.data.tokenizer_training import LOG_INTERVAL
+from etude.errors import RequestError
+
+log = logging.getLogger("etude.data")
+
+BATCH = 1 << 20  # characters tokenized at a time: about 100 MB in the library
+SHOWN = 40  # maximum length of a recorded unknown word, in characters
+NAMED_FROM = 100  # number of passages from which unknown words are recorded
+
+
+def write_split(
+    path: Path, parts: Mapping[str, Part], tokenizer: Tokenizer, dtype: str, name: Split
+) -> TextSplitMeta:
+    """Writes the ids of a split, part after part, to the column `path`, one list per document.
+
+    Returns:
+        The metadata of the split.
+    """
+    with (
+        column_file(path, ".values").open("wb") as file,
+        column_file(path, ".ends").open("wb") as ends,
+    ):
+        writer = _Writer(file, ends, tokenizer, dtype, name)
+        for part, passages in parts.items():
+            writer.section(part, passages(name))
+        return writer.finish()
+
+
+class _Writer:
+    """Writer of token ids, which counts text and ids."""
+
+    def __init__(
+        self, file: BinaryIO, ends: BinaryIO, tokenizer: Tokenizer, dtype: str, name: str
+    ) -> None:
+        self.ends = ends
+        self.file, self.tokenizer, self.dtype, self.name = file, tokenizer, dtype, name
+        self.characters = self.documents = 0
+        self.unknown = 0
+        self._unknown_names: Counter[str] = Counter()
+        self._with_unknown = 0  # passages
+        self._lost: Counter[str] = Counter()  # characters without a token
+        self.lossless = True
+        self.sections: dict[str, SectionMeta] = {}
+        self._digest = hashlib.sha256()
+        self._next_log = time.monotonic() + LOG_INTERVAL
+        self._written = 0  # ids, of all sections
+        self._warned_of_cuts = False
+
+    def section(self, part: str, passages: Iterable[Passage]) -> None:
+        """Appends the documents of one part, with the end-of-text id between documents."""
+        start, size, first_token_bytes = self._written, 0, 0
+        current: int | None = None
+        before = ""
+        for batch, encoded in encoded_passages(passages, self.tokenizer):
+            for (document, text), ids in zip(batch, encoded, strict=True):
+                if not text:  # skip empty documents
+                    continue
+                if self._written == start:
+                    first_token_bytes = self.tokenizer.first_token_bytes(text)
+                self._count_unknown(text, ids, before if document == current else "")
+                if document != current:
+                    if current is not None:
+                        self._end_document()
+                        if self.tokenizer.end_of_text is not None:
+                            ids = [self.tokenizer.end_of_text, *ids]
+                    current = document
+                    self.documents += 1
+                data = np.frombuffer(array("I", ids), dtype=np.uintc).astype(self.dtype).tobytes()
+                self.file.write(data)
+                self._digest.update(data)
+                self._written += len(ids)
+                self.characters += len(text)
+                size += len(text.encode())
+                before = text
+            self._log_progress()
+        if current is not None:
+            self._end_document()
+        tokens = self._written - start
+        self.sections[part] = SectionMeta(start, tokens, size, first_token_bytes)
+
+    def finish(self) -> TextSplitMeta:
+        """Returns the metadata of the split, and logs a summary."""
+        tokens = self._written
+        log.info("%s: %s tokens, %s documents", self.name, f"{tokens:,}", self.documents)
+        if problem := lost_text_problem(self._lost, self.characters, self.name):
+            raise RequestError(problem)
+        most = dict(sorted(self._unknown_names.items(), key=lambda item: (-item[1], item[0]))[:5])
+        if self._lost:
+            log.warning(
+                "%s: dropped %s characters that are in none of the tokenizer's tokens",
+                self.name,
+                f"{self._lost.total():,}",
+            )
+        if self.unknown:
+            shown = ", ".join(f"{piece!r} ({count})" for piece, count in most.items())
+            log.info(
+                "%s: %d unknown characters or words, most often %s", self.name, self.unknown, shown
+            )
+        sections = list(self.sections.values())
+        return TextSplitMeta(
+            tokens=tokens,
+            bytes=sum(section.bytes for section in sections),
+            characters=self.characters,
+            documents=self.documents,
+            first_token_bytes=sum(section.first_token_bytes for section in sections),
+            unknown=self.unknown,
+            most_unknown=most,
+            sha256=self._digest.hexdigest(),
+            lossless=self.lossless,
+            sections={} if set(self.sections) == {""} else self.sections,
+        )
+
+    def _count_unknown(self, text: str, ids: list[int], before: str) -> None:
+        """Counts unknown and lost characters, and warns if a cut may have changed tokens."""
+        tokenizer = self.tokenizer
+        if tokenizer.unknown is not None and tokenizer.unknown in ids:
+            self.unknown += ids.count(tokenizer.unknown)
+            self._with_unknown += 1
+            if self._with_unknown <= NAMED_FROM:  # requires encoding the text again
+                pieces = tokenizer.unknown_pieces(text)
+                self._unknown_names.update(
+                    {piece[:SHOWN]: count for piece, count in pieces.items()}
+                )
+        if tokenizer.loses and (lost := tokenizer.lost_pieces(text)):
+            self._lost.update(lost)
+            self.unknown += lost.total()
+            self._unknown_names.update(lost)
+        if tokenizer.rewrites and self.lossless:
+            self.lossless = tokenizer.decode(ids) == text
+        if not before or self._warned_of_cuts or tokenizer.cuts == "anywhere":
+            return
+        if tokenizer.cuts == "unknown":
+            self._warned_of_cuts = True
+            log.warning(
+                "%s: documents are tokenized in pieces of %s characters; with this tokenizer, the "
+                "tokens next to a cut may differ from those of the uncut document",
+                self.name,
+                f"{PASSAGE:,}",
+            )
+        elif not is_clean_cut(before, text):
+            self._warned_of_cuts = True
+            log.warning(
+                "%s: a text of more than %s characters without a space is cut in the middle; the "
+                "tokens next to a cut may differ from those of the uncut text",
+                self.name,
+                f"{PASSAGE:,}",
+            )
+
+    def _end_document(self) -> None:
+        self.ends.write(self._written.to_bytes(8, "little"))
+
+    def _log_progress(self) -> None:
+        if time.monotonic() > self._next_log:
+            self._next_log = time.monotonic() + LOG_INTERVAL
+            tokens = f"{self._written:,}"
+            log.info("%s: %s tokens of %s documents so far", self.name, tokens, self.documents)
+
+
+def encoded_passages(
+    passages: Iterable[Passage], tokenizer: Tokenizer
+) -> Iterator[tuple[list[Passage], list[list[int]]]]:
+    """Yields passages in batches with their ids; encodes the next batch in the background."""
+    with ThreadPoolExecutor(1, "encoding") as pool:
+        pending: tuple[list[Passage], Future[list[list[int]]]] | None = None
+        for batch in _batches(passages):
+            future = pool.submit(tokenizer.encode_batch, [text for _, text in batch])
+            if pending is not None:
+                yield pending[0], pending[1].result()
+            pending = batch, future
+        if pending is not None:
+            yield pending[0], pending[1].result()
+
+
+def _batches(passages: Iterable[Passage]) -> Iterator[list[Passage]]:
+    batch: list[Passage] = []
+    characters = 0
+    for passage in passages:
+        batch.append(passage)
+        characters += len(passage[1])
+        if characters >= BATCH:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch

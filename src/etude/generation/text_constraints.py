@@ -1,0 +1,269 @@
+"""Constraints on the generated text rather than on its tokens: forbidden words and stop texts.
+
+A word can be split into tokens in many ways (` the`, `The`, `t` + `he`). So both compare
+characters: the joint text of the last tokens and of each possible next token.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from etude.errors import Checks
+
+REPLACEMENT = "\ufffd"
+"""The replacement character, for bytes that form no character or an incomplete one."""
+
+MAX_INCOMPLETE = 3
+"""Maximum number of U+FFFD at the end of a text that further bytes can complete to a character.
+
+A character has up to four bytes, and some tokenizers return one U+FFFD per byte."""
+
+_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
+
+
+class Tokenizer(Protocol):
+    """Contract of tokenizers for generation."""
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of tokens V."""
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The id of the end-of-text token; None if there is none."""
+
+    def encode(self, text: str) -> list[int]:
+        """Encodes a text to ids."""
+
+    def decode(self, ids: list[int]) -> str:
+        """Decodes ids to a text; bytes that form no character become U+FFFD."""
+
+
+class TokenTexts:
+    """Text of tokens in the middle of a text; some tokenizers decode the first token differently.
+
+    Args:
+        tokenizer: the tokenizer; each token is decoded once, on first use of `tokens`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._before = _find_complete_token(tokenizer)
+        self._skip = len(tokenizer.decode(self._before))
+
+    def __call__(self, ids: Sequence[int]) -> str:
+        """Returns the text of `ids` after the last end-of-text token among them."""
+        end = self.tokenizer.end_of_text
+        for i in range(len(ids) - 1, -1, -1):
+            if ids[i] == end:
+                ids = ids[i + 1 :]
+                break
+        return self.tokenizer.decode([*self._before, *ids])[self._skip :]
+
+    @cached_property
+    def tokens(self) -> list[str]:
+        """The text of each token, case-folded; empty for the end-of-text token."""
+        return [self([i]).casefold() for i in range(self.tokenizer.vocab_size)]
+
+    @cached_property
+    def sorted(self) -> tuple[list[str], list[int]]:
+        """The texts of all tokens in sorted order, and the token of each."""
+        order = sorted(range(len(self.tokens)), key=self.tokens.__getitem__)
+        return [self.tokens[i] for i in order], order
+
+    @cached_property
+    def partial(self) -> list[int]:
+        """The tokens that contain incomplete characters."""
+        return [i for i, text in enumerate(self.tokens) if REPLACEMENT in text]
+
+    def tokens_with_prefix(self, prefix: str) -> Iterator[tuple[int, str]]:
+        """Yields the tokens whose text begins with `prefix`, and the rest of their text."""
+        texts, order = self.sorted
+        for i in range(bisect_left(texts, prefix), len(texts)):
+            if not texts[i].startswith(prefix):
+                return
+            yield order[i], texts[i][len(prefix) :]
+
+
+class ForbiddenWords:
+    """Processor that forbids words, regardless of their split into tokens and of their case.
+
+    It also applies to a word that begins in the prompt.
+
+    Only whole words match: with `he` forbidden, `the` is allowed. A token that completes the word
+    is forbidden unless its own text continues the word: the token `he` is forbidden, `hello` is
+    not. In scripts without spaces, words are also forbidden inside others. A word may contain
+    spaces; spaces around it are ignored. Strings without letters or digits (`://`) are forbidden
+    anywhere.
+
+    Not prevented: other encodings of the same characters (a separate combining accent), and changes
+    when a tokenizer joins tokens (WordPiece's spaces around punctuation).
+
+    Args:
+        spelling: the spelling of the tokenizer's tokens.
+        words: the forbidden words.
+
+    Raises:
+        InvalidArguments: a word is empty.
+    """
+
+    def __init__(self, spelling: TokenTexts, words: Sequence[str]) -> None:
+        checks = Checks()
+        for i, word in enumerate(words):
+            checks.that(bool(word), f"forbidden[{i}]", word, "a non-empty word")
+        checks.done()
+        self.spelling = spelling
+        self.words = sorted({(word.strip() or word).casefold() for word in words})
+        # Each token has at least one byte; one more token shows the character before the word.
+        self.reach = 4 + max((len(word.encode()) for word in self.words), default=0)
+        holding = {i for word in self.words for i in self._tokens_containing(word)}
+        self._always = torch.tensor(sorted(holding), dtype=torch.long)
+        self._after = [
+            [
+                torch.tensor(self._tokens_completing(word, k), dtype=torch.long)
+                for k in range(len(word))
+            ]
+            for word in self.words
+        ]
+
+    def __call__(self, tokens: Tensor, logits: Tensor) -> Tensor:
+        logits = logits.clone()
+        logits[:, self._always.to(logits.device)] = -torch.inf
+        for row, ids in zip(logits, tokens[:, -self.reach :].tolist(), strict=True):
+            unpadded = [i for i in ids if i >= 0]
+            text = self.spelling(unpadded).casefold()
+            for word, after in zip(self.words, self._after, strict=True):
+                for k, banned in enumerate(after):
+                    if len(banned) and _ends_with_start_of(text, word, k):
+                        row[banned.to(row.device)] = -torch.inf
+            if text.endswith(REPLACEMENT):
+                banned = torch.tensor(
+                    self._tokens_completing_character(unpadded, text), dtype=torch.long
+                )
+                row[banned.to(row.device)] = -torch.inf
+        return logits
+
+    def _tokens_containing(self, word: str) -> list[int]:
+        """Returns the tokens that contain the whole word, but not at their start."""
+        return [
+            i
+            for i, text in enumerate(self.spelling.tokens)
+            if word in text and any(start > 0 for start in _find_whole_words(text, word))
+        ]
+
+    def _tokens_completing(self, word: str, k: int) -> list[int]:
+        """Returns the tokens that complete the word after its first k characters."""
+        candidates = self.spelling.tokens_with_prefix(word[k:])
+        return [i for i, rest in candidates if not _in_same_word(word[-1], rest[:1])]
+
+    def _tokens_completing_character(self, ids: list[int], text: str) -> list[int]:
+        """Returns the tokens that complete a word with the last bytes of a character."""
+        words = [word for word in self.words if not word.isascii()]
+        known = len(text.rstrip(REPLACEMENT))
+        tokens = []
+        for i in self.spelling.partial if words else ():
+            longer = self.spelling([*ids, i]).casefold()
+            if any(s + len(w) > known for w in words for s in _find_whole_words(longer, w)):
+                tokens.append(i)
+        return tokens
+
+
+class StopText:
+    """Stop rule for rows whose last tokens complete a stop text.
+
+    It only ends a row early; `etude.generation.streaming.StopTextFilter` cuts the text.
+
+    Args:
+        spelling: the spelling of the tokenizer's tokens.
+        texts: the stop texts.
+        begins: whether some rows are at the start of a text, where tokens may decode differently.
+
+    Raises:
+        InvalidArguments: a text is empty.
+    """
+
+    def __init__(self, spelling: TokenTexts, texts: Sequence[str], *, begins: bool = False) -> None:
+        checks = Checks()
+        for i, text in enumerate(texts):
+            checks.that(bool(text), f"stop[{i}]", text, "a non-empty text")
+        checks.done()
+        self.spelling, self.texts, self.begins = spelling, list(texts), begins
+        # Each token has at least one byte; the first tokens may belong to a previous character.
+        self.reach = 4 + max((len(text.encode()) for text in texts), default=0)
+
+    def __call__(self, new: Tensor) -> Tensor:
+        """Maps new tokens (R, n) to booleans (R,), true for rows that end."""
+        rows = new[:, -self.reach - 1 :].tolist()
+        return torch.tensor([self.ends(ids) for ids in rows], device=new.device)
+
+    def ends(self, ids: Sequence[int]) -> bool:
+        """Returns whether the last of the tokens complete one of the texts."""
+        last = ids[-self.reach :]
+        tail = strip_incomplete_character(self.spelling(last))
+        is_complete = len(ids) <= self.reach
+        if not is_complete:
+            tail = tail.lstrip(REPLACEMENT)
+        stops = [text for text in self.texts if text in tail]
+        if stops and self.begins and is_complete:
+            decoded = strip_incomplete_character(self.spelling.tokenizer.decode(list(ids)))
+            stops = [text for text in stops if text in decoded]
+        return bool(stops)
+
+
+def strip_incomplete_character(text: str) -> str:
+    """Returns `text` without the U+FFFD at its end that further bytes can complete."""
+    known = len(text.rstrip(REPLACEMENT))
+    return text[: max(known, len(text) - MAX_INCOMPLETE)]
+
+
+def _find_complete_token(tokenizer: Tokenizer) -> list[int]:
+    """Returns one token of complete characters, after which others decode as inside a text."""
+    for number in range(tokenizer.vocab_size):
+        text = tokenizer.decode([number])
+        if (
+            number != tokenizer.end_of_text
+            and text
+            and not text.isspace()
+            and REPLACEMENT not in text
+        ):
+            return [number]
+    return []
+
+
+def _find_whole_words(text: str, word: str) -> Iterator[int]:
+    """Yields the positions of `word` in `text` as a whole word."""
+    start = text.find(word)
+    while start >= 0:
+        before, after = text[:start][-1:], text[start + len(word) :][:1]
+        if not _in_same_word(before, word[0]) and not _in_same_word(word[-1], after):
+            yield start
+        start = text.find(word, start + 1)
+
+
+def _ends_with_start_of(text: str, word: str, k: int) -> bool:
+    """Returns whether `text` ends with the first k characters of `word`, at the start of a word."""
+    if not text.endswith(word[:k]):
+        return False
+    return not _in_same_word(text[: len(text) - k][-1:], word[0])
+
+
+def _in_same_word(left: str, right: str) -> bool:
+    """Returns whether two characters, either of which may be missing, belong to the same word."""
+    return _is_word_character(left) and _is_word_character(right)
+
+
+def _is_word_character(character: str) -> bool:
+    if not character:
+        return False
+    if character.isascii():
+        return character.isalnum() or character == "_"
+    if unicodedata.category(character)[0] not in "LMN":
+        return False
+    return not unicodedata.name(character, "").startswith(_UNSPACED)

@@ -1,0 +1,342 @@
+"""Exports a model to a folder that `transformers` can load, and compares the logits."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from etude.data.tokenizer import Tokenizer
+from etude.errors import Checks, EtudeError, Problem, RequestError
+from etude.interop import logit_comparison, tokenizers
+from etude.interop.family import Family, Model
+from etude.interop.hf_config import NAME
+from etude.interop.logit_comparison import (
+    LogitDifference,
+    UnreadableByTransformers,
+    logit_difference,
+)
+from etude.interop.pretrained import family_for, save_weights
+from etude.interop.released_model import ReleasedModel
+from etude.interop.sentence_modules import MODULES, mean_head_logits, split_mean_head, write_modules
+from etude.models.heads import MeanClassificationHead
+from etude.models.mup import fold_mup
+from etude.records.files import remove_temporaries, temporary_path
+from etude.records.registry import check_outside
+
+TOLERANCE = 1e-4
+_ABANDONED = 3600.0  # seconds after which an incomplete folder is that of a killed process
+
+log = logging.getLogger("etude.interop")
+
+
+class LogitMismatch(EtudeError):
+    """The exported model's logits differ from those of the source."""
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """The model to export.
+
+    Attributes:
+        named: the source's name in messages.
+        module: the Étude module.
+        family, architecture: the family and the class of `transformers` to export it as.
+        config: the released config's fields, which are preserved; None for a trained run.
+        files: the source's files that `transformers` can read; None for a trained run.
+        folder: the folder whose tokenizer files are copied.
+        rest: see `etude.interop.pretrained.LoadedModel`.
+        begin, ends, chat: see `etude.interop.tokenizers.write_tokenizer`.
+        fields: additional fields of `config.json`, such as the names of the labels.
+        mean: the head that reads the mean of the module's vectors, which is exported as modules of
+            `sentence-transformers`; None for all other models.
+        reads: the maximum number of tokens per text in training; None is the model's maximum.
+    """
+
+    named: str
+    module: Model
+    family: Family
+    architecture: str
+    tokenizer: Tokenizer | None
+    config: Mapping[str, Any] | None = None
+    files: Path | None = None
+    folder: Path | None = None
+    rest: Mapping[str, Tensor] = field(default_factory=dict)
+    begin: int | None = None
+    ends: Sequence[int] = ()
+    chat: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    mean: MeanClassificationHead | None = None
+    reads: int | None = None
+
+    @property
+    def pad(self) -> int | None:
+        """The padding token's id."""
+        token = None if self.config is None else self.config.get("pad_token_id")
+        return token if isinstance(token, int) else None
+
+
+def source_from_released(named: str, released: ReleasedModel) -> ExportSource:
+    """Returns the export source for a released model."""
+    loaded = released.loaded
+    if released.tokenizer_error is not None:
+        log.warning("no tokenizer is exported: %s", released.tokenizer_error)
+    location = released.place
+    return ExportSource(
+        named=named if location.commit is None else f"{named} (commit {location.commit})",
+        module=loaded.module,
+        family=loaded.family,
+        architecture=loaded.architecture,
+        tokenizer=released.tokenizer,
+        config=loaded.config,
+        files=location.path,
+        folder=released.folder,
+        rest=loaded.rest,
+        begin=released.ends.begin,
+        ends=released.ends.stops,
+        chat=released.chat,
+    )
+
+
+def source_from_run(
+    named: str,
+    module: Any,
+    tokenizer: Tokenizer,
+    *,
+    labels: Sequence[str] = (),
+    ending: str = "",
+    fields: Mapping[str, Any] | None = None,
+    reads: int | None = None,
+) -> ExportSource:
+    """Returns the export source for a trained model; muP's multipliers are folded into the weights.
+
+    Args:
+        labels: the names of the head's labels.
+        ending: the end of the class name to export as, such as `ForQuestionAnswering`, where
+            several classes of the family have the model's head.
+        fields: additional fields of `config.json`, set by the task.
+        reads: the maximum number of tokens per text in training.
+
+    Raises:
+        RequestError: no family supports all of the model's parts; the message names them.
+    """
+    module, mean = split_mean_head(fold_mup(module))
+    family = family_for(module)
+    architecture = family.architecture_for(module, ending)
+    end = tokenizer.end_of_text
+    named_labels = {
+        "id2label": {str(number): label for number, label in enumerate(labels)},
+        "label2id": {label: number for number, label in enumerate(labels)},
+    }
+    return ExportSource(
+        named=named,
+        module=module,
+        family=family,
+        architecture=architecture,
+        tokenizer=tokenizer,
+        ends=() if end is None else (end,),
+        fields={**(named_labels if labels else {}), **(fields or {})},
+        mean=mean,
+        reads=reads,
+    )
+
+
+def check_destination(destination: Path, *, force: bool) -> None:
+    """Checks that a folder can be written, before the source is read.
+
+    Raises:
+        RequestError: the destination exists and `force` is false, or it is not a model's folder;
+            its parent folder is missing, or part of a run's record.
+    """
+    if not destination.parent.is_dir():
+        expected = "a path in an existing folder"
+        raise RequestError(Problem("DEST", expected, str(destination)))
+    check_outside(destination, "DEST")
+    if not destination.exists():
+        return
+    if not force:
+        expected = "a path that does not exist yet"
+        raise RequestError(Problem("DEST", expected, str(destination), "--force replaces it"))
+    is_folder = destination.is_dir() and not destination.is_symlink()
+    if not is_folder or (any(destination.iterdir()) and not (destination / NAME).is_file()):
+        expected = f"a model's folder, with {NAME}"
+        hint = "--force replaces no other files"
+        raise RequestError(Problem("DEST", expected, str(destination), hint))
+
+
+def export(
+    source: ExportSource,
+    destination: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    tolerance: float = TOLERANCE,
+    force: bool = False,
+    tell: Callable[[str], None] = log.info,
+) -> dict[str, LogitDifference]:
+    """Writes `config.json`, weights and tokenizer, and compares the logits.
+
+    The source and the export are loaded with `transformers`, and the logits of both are compared
+    with those of the Étude module. If `transformers` is not installed, Étude reads the export.
+
+    The folder appears at the end, complete, or not at all.
+
+    Args:
+        destination: the folder.
+        dtype: the dtype of the exported weights; None is the source's. The logits are compared
+            with those of the source's weights rounded to this dtype.
+        tolerance: the largest accepted difference of a logit.
+        force: whether to replace an existing model folder.
+        tell: a function that receives each progress message and the differences.
+
+    Returns:
+        The differences, by what was read and by which library.
+
+    Raises:
+        RequestError: see `check_destination`; the source and the destination are the same folder.
+        LogitMismatch: a difference exceeds the tolerance; the folder is removed.
+    """
+    checks = Checks()
+    checks.positive(tolerance=tolerance)
+    checks.done()
+    destination = Path(destination)
+    check_destination(destination, force=force)
+    same = source.folder is not None and destination.exists()
+    if same and destination.samefile(source.folder or ""):
+        raise RequestError(Problem("DEST", "another folder than the source", str(destination)))
+    # The age protects the folder that another process is writing.
+    remove_temporaries(destination.parent, of=destination.name, age=_ABANDONED)
+    staging = temporary_path(destination)
+    differences: dict[str, LogitDifference] = {}
+    try:
+        kind, size = source.family.model_type, _format_size(source.module)
+        tell(f"writing {source.named} as {kind}, {size} parameters")
+        staging.mkdir()
+        save_weights(
+            source.module,
+            staging,
+            family=source.family,
+            config=source.config,
+            architecture=source.architecture,
+            rest=source.rest,
+            dtype=dtype,
+        )
+        _write_tokenizer(source, staging)
+        if source.mean is not None:
+            write_modules(staging, source.mean, source.reads or source.module.max_length)
+        ours = logit_comparison.logits_of(source.module, source.architecture, source.pad)
+        if source.files is not None:
+            tell("comparing the logits with those of the source in transformers")
+            try:
+                theirs = _transformers_logits(source, source.files)
+                differences["source by transformers"] = logit_difference(ours, theirs)
+            except UnreadableByTransformers as error:
+                tell(f"the source is not compared: {error}")
+        if dtype is not None and dtype != next(source.module.parameters()).dtype:
+            rounded = deepcopy(source.module).to(dtype)
+            exact, ours = ours, logit_comparison.logits_of(rounded, source.architecture, source.pad)
+            moved = logit_difference(exact, ours)
+            name = str(dtype).removeprefix("torch.")
+            tell(
+                f"rounding to {name} changes the logits by at most {moved.largest:.2g}, "
+                f"{moved.mean:.2g} on average"
+            )
+        tell("comparing the logits with those of the export")
+        try:
+            theirs, reader = _transformers_logits(source, staging), "transformers"
+        except UnreadableByTransformers as error:
+            if "not installed" not in str(error):
+                raise LogitMismatch(f"{destination} is not written: {error}") from error
+            tell(f"{error}: the export is read by Étude instead")
+            theirs = logit_comparison.logits_read_again(staging, source.architecture, source.pad)
+            reader = "Étude"
+        differences[f"{destination.name} by {reader}"] = logit_difference(ours, theirs)
+        if source.mean is not None:
+            head = deepcopy(source.mean).double().eval()
+            with torch.inference_mode():
+                expected = head(ours.double())
+            pooled = mean_head_logits(staging, theirs.double())
+            differences[f"the logits of {MODULES}"] = logit_difference(expected, pooled)
+        _report_differences(differences, tell)
+        wrong = [name for name, each in differences.items() if not each.within(tolerance)]
+        if wrong:
+            raise LogitMismatch(
+                f"logits differ by more than {tolerance:g}: {' and '.join(wrong)}; "
+                f"{destination} is not written"
+            )
+        _move_into_place(staging, destination)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return differences
+
+
+def _transformers_logits(source: ExportSource, files: Path) -> Tensor:
+    return logit_comparison.logits_of_transformers(
+        files, source.architecture, source.module, source.pad
+    )
+
+
+def _write_tokenizer(source: ExportSource, folder: Path) -> None:
+    if source.tokenizer is None:
+        return
+    tokenizers.write_tokenizer(
+        folder,
+        source.tokenizer,
+        source=source.folder,
+        begin=source.begin,
+        ends=source.ends,
+        max_length=source.module.max_length,
+        chat=source.chat,
+        types=has_types(source.module),
+    )
+    fields = dict(source.fields)
+    if source.config is None and source.ends:  # a family's default ids are of another tokenizer
+        fields |= {f"{each}_token_id": source.ends[0] for each in ("bos", "eos")}
+    if fields:
+        file = folder / NAME
+        stated = json.loads(file.read_text(encoding="utf-8"))
+        text = json.dumps({**stated, **fields}, indent=2, sort_keys=True, ensure_ascii=False)
+        file.write_text(text + "\n", encoding="utf-8")
+
+
+def has_types(module: Any) -> bool:
+    """Returns whether a model distinguishes the second of two texts by token types."""
+    types = getattr(module, "token_types", None)
+    return types is not None and types.num_embeddings > 1
+
+
+def _move_into_place(staging: Path, destination: Path) -> None:
+    """Renames the finished folder to `destination`, then deletes the folder it replaces."""
+    if not destination.exists():
+        staging.replace(destination)
+        return
+    old = temporary_path(destination, "-old")
+    destination.replace(old)
+    try:
+        staging.replace(destination)
+    except OSError:
+        old.replace(destination)
+        raise
+    shutil.rmtree(old)
+
+
+def _report_differences(
+    differences: Mapping[str, LogitDifference], tell: Callable[[str], None]
+) -> None:
+    width = max(map(len, differences))
+    for name, each in differences.items():
+        tell(
+            f"{name:<{width}}  largest {each.largest:.2e}  mean {each.mean:.2e}  "
+            f"(logits up to {each.scale:.3g})"
+        )
+
+
+def _format_size(module: Model) -> str:
+    return f"{sum(p.numel() for p in module.parameters()) / 1e6:.1f} M"

@@ -1,0 +1,197 @@
+"""Location of released weights: a path, or a commit of a repository on the Hugging Face Hub.
+
+Only the required files are downloaded, once, into the cache of `huggingface_hub`. Its environment
+variables `HF_ENDPOINT`, `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` apply.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from etude.errors import Problem, RequestError
+from etude.interop.hf_config import NAME
+from etude.interop.tensors import BIN, INDEX, SAFETENSORS, files_named
+
+TIMEOUT = 10.0  # seconds to wait for the hub's response
+COMMIT = re.compile(r"[0-9a-f]{40}")
+GGUF_SUFFIX = ".gguf"
+SENTENCEPIECE = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "source.spm")
+TEXT = (
+    "tokenizer.json", "vocab.json", "merges.txt", "encoder.json", "vocab.bpe", "vocab.txt",
+    "tokenizer_config.json", "generation_config.json", "special_tokens_map.json",
+    "added_tokens.json", "chat_template.jinja", *SENTENCEPIECE, "target.spm",
+)  # fmt: skip
+"""Tokenizer files, which are downloaded and copied with the weights."""
+WEIGHTS = (SAFETENSORS, SAFETENSORS + INDEX, BIN, BIN + INDEX)
+EXPECTED = "a folder with config.json and weights, a .safetensors or .gguf file, or a Hub id"
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_HUB_FILE = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/([\w./-]+\.gguf)", re.ASCII)
+
+log = logging.getLogger("etude.interop")
+
+
+@dataclass(frozen=True)
+class WeightsLocation:
+    """Location of weights on this machine.
+
+    Attributes:
+        path: a folder, or one file.
+        repository, commit: the Hub repository and its commit; None for a local path.
+    """
+
+    path: Path
+    repository: str | None = None
+    commit: str | None = None
+
+
+def locate_weights(source: str | Path, revision: str | None = None) -> WeightsLocation:
+    """Returns the location of a source, downloading it if it is a Hub id.
+
+    Args:
+        source: a path, `name`, `owner/name`, or `owner/name/file.gguf`.
+        revision: a branch, tag or commit on the Hub; None is the main branch.
+
+    Raises:
+        RequestError: the source is neither a path nor a readable repository. Offline, the message
+            names the command that downloads the files on another machine.
+    """
+    typed = str(source)
+    path = Path(source).expanduser()
+    if path.exists():
+        if revision is not None:
+            expected = "no value, since the source is a local path"
+            raise RequestError(Problem("revision", expected, revision))
+        return WeightsLocation(path)
+    inner = _HUB_FILE.fullmatch(typed)
+    if inner is not None:
+        return _from_hub(inner[1], revision, inner[2])
+    if _HUB_ID.fullmatch(typed) is None or path.suffix in (".safetensors", ".gguf", ".bin", ".pt"):
+        raise RequestError(Problem("SOURCE", EXPECTED, typed, hint="no such path"))
+    return _from_hub(typed, revision, None)
+
+
+def is_hub_id(source: str) -> bool:
+    """Returns whether a text has the form of a Hub id."""
+    return bool(_HUB_ID.fullmatch(source) or _HUB_FILE.fullmatch(source))
+
+
+def _from_hub(name: str, revision: str | None, file: str | None) -> WeightsLocation:
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    cached = _find_cached(name, revision, file)
+    if cached is not None and (constants.HF_HUB_OFFLINE or COMMIT.fullmatch(revision or "")):
+        return cached  # a commit's files never change
+    try:
+        info = HfApi().model_info(name, revision=revision, timeout=TIMEOUT)
+        names = {sibling.rfilename for sibling in info.siblings or []}
+        wanted = _required_files(name, names, file)
+        if cached is None or cached.commit != info.sha:
+            log.info("downloading %s (commit %s)", name, info.sha)
+        folder = Path(snapshot_download(name, revision=info.sha, allow_patterns=wanted))
+        index = next((each for each in wanted if each.endswith(INDEX)), None)
+        if index is not None:
+            shards = files_named(folder / index)
+            folder = Path(snapshot_download(name, revision=info.sha, allow_patterns=shards))
+        _save_reference(name, revision, str(info.sha))
+        return WeightsLocation(folder / file if file else folder, name, info.sha)
+    except RequestError:
+        raise
+    except RevisionNotFoundError as error:
+        expected = f"a branch, tag or commit of {name}"
+        raise RequestError(Problem("revision", expected, revision)) from error
+    except GatedRepoError as error:
+        hint = (
+            "this model is gated: accept its terms on its Hub page, then run `hf auth login` or "
+            "set HF_TOKEN"
+        )
+        expected = "a model that you have access to"
+        raise RequestError(Problem("SOURCE", expected, name, hint)) from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        hint = "check the spelling; a private model needs `hf auth login` or HF_TOKEN"
+        expected = "a local path, or a model on the Hub"
+        raise RequestError(Problem("SOURCE", expected, name, hint)) from error
+    except Exception as error:  # network errors have many types
+        if cached is not None:
+            log.warning(
+                "the Hub cannot be reached; using the cached commit %s of %s", cached.commit, name
+            )
+            return cached
+        raise RequestError(_offline_problem(name, revision, file, error)) from error
+
+
+def _required_files(name: str, names: set[str], file: str | None) -> list[str]:
+    """Returns the files of a repository to download."""
+    if file is not None:
+        if file not in names:
+            available = ", ".join(sorted(each for each in names if each.endswith(GGUF_SUFFIX))[:8])
+            hint = f"available: {available}" if available else "it has no .gguf file"
+            raise RequestError(Problem("SOURCE", f"a file of {name}", file, hint))
+        return [file]
+    weights = next((each for each in WEIGHTS if each in names), None)
+    if weights is None or NAME not in names:
+        available = ", ".join(sorted(each for each in names if each.endswith(GGUF_SUFFIX))[:8])
+        gguf_hint = f"use {name}/FILE for one of its GGUF files: {available}" if available else None
+        expected = f"a model with {NAME} and {SAFETENSORS} or {BIN}"
+        raise RequestError(Problem("SOURCE", expected, name, gguf_hint))
+    return [NAME, weights, *(each for each in TEXT if each in names)]
+
+
+def _cache(name: str) -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}")
+
+
+def _find_cached(name: str, revision: str | None, file: str | None) -> WeightsLocation | None:
+    """Returns the cached copy of a revision; None if files are missing."""
+    reference = _cache(name) / "refs" / (revision or "main")
+    if revision and COMMIT.fullmatch(revision):
+        commit = revision
+    elif reference.is_file():
+        commit = reference.read_text(encoding="utf-8").strip()
+    else:
+        return None
+    folder = _cache(name) / "snapshots" / commit
+    if file is not None:
+        return WeightsLocation(folder / file, name, commit) if (folder / file).is_file() else None
+    weights = next((folder / each for each in WEIGHTS if (folder / each).is_file()), None)
+    if weights is None or not (folder / NAME).is_file():
+        return None
+    shards = files_named(weights) if weights.name.endswith(INDEX) else []
+    if not all((folder / shard).is_file() for shard in shards):
+        return None
+    return WeightsLocation(folder, name, commit)
+
+
+def _save_reference(name: str, revision: str | None, commit: str) -> None:
+    """Saves the commit of a branch in the cache, as `huggingface_hub` does."""
+    if revision and COMMIT.fullmatch(revision):
+        return
+    reference = _cache(name) / "refs" / (revision or "main")
+    reference.parent.mkdir(parents=True, exist_ok=True)
+    reference.write_text(commit, encoding="utf-8")
+
+
+def _offline_problem(
+    name: str, revision: str | None, file: str | None, error: Exception
+) -> Problem:
+    reason = next((line for line in str(error).splitlines() if line.strip()), "")
+    files = file or f"{NAME} {SAFETENSORS} tokenizer.json tokenizer_config.json"
+    folder = name.rpartition("/")[2]
+    at = f" --revision {revision}" if revision else ""
+    hint = (
+        f"no such path, and the Hub cannot be reached: {type(error).__name__}: {reason}; on a "
+        f"machine with a network, run `hf download {name} {files}{at} --local-dir {folder}`, "
+        f"copy the folder here and use its path"
+    )
+    return Problem("SOURCE", "a local path, or access to the Hub", name, hint)

@@ -1,0 +1,192 @@
+"""Implementation of `etude reproduce`: lists papers, and measures one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from etude.errors import Problem, RequestError
+from etude.papers import claims, page, report, runs
+from etude.papers.claims import Paper, Reading
+from etude.papers.verdict import Verdict
+from etude.records.files import atomic_folder, read_json, write_json, write_text
+from etude.records.opening import REPORT, RESULT, make_subfolder, path_exists
+from etude.records.text_tables import print_table
+
+log = logging.getLogger("etude")
+
+
+def print_papers(root: Path, config_dir: Path | None = None) -> None:
+    """Prints a table of all papers: claim, cost, and verdict of the last measurement.
+
+    Args:
+        root: root folder of the runs.
+        config_dir: folder of custom configs, whose papers are listed, too.
+
+    Raises:
+        RequestError: If the root is not a folder. After the table was printed: if a paper's file
+            has errors or an earlier result is damaged.
+    """
+    if root.exists() and not root.is_dir():
+        raise RequestError(Problem("--root", "a folder", str(root)))
+    lines = []
+    papers, problems = claims.readable_papers(config_dir)
+    for name, paper in papers.items():
+        try:
+            settings = claims.measurement_node(name, paper).canonical()
+        except RequestError as error:
+            problems += error.problems
+            continue
+        path = folder_of(name, root) / "result.json"
+        try:
+            verdicts = [
+                str(verdict or "") for verdict in report.read_verdicts(path, paper, settings)
+            ]
+        except RequestError as error:
+            verdicts = ["damaged", ""]
+            problems += error.problems
+        lines.append([name, paper.claim, f"{paper.cost} ({paper.tier})", *verdicts])
+    print_table(("paper", "claim", "cost", "matches the paper", "the protocol"), lines)
+    if problems:
+        raise RequestError(problems)
+
+
+def reproduce(
+    name: str,
+    root: Path,
+    *,
+    jobs: int | str = "auto",
+    check: bool = False,
+    files: Path = Path(),
+    config_dir: Path | None = None,
+) -> bool:
+    """Measures a paper's cells, prints its table and writes `<root>/_papers/<paper>/`.
+
+    Trains the missing runs first, each in a process of its own; finished runs are only read. The
+    folder contains `report.md`, `report.html`, `result.json` and `figures/`; an earlier folder is
+    replaced once the new one is complete.
+
+    Args:
+        name: name of the paper.
+        root: root folder of the runs.
+        jobs: number of runs to train in parallel, or `auto`.
+        check: judge finished runs, or the earlier measurement, without training or measuring.
+            Without either, no file is written.
+        files: folder of the files that the user provides.
+        config_dir: folder of custom configs, searched before the shipped ones.
+
+    Returns:
+        Whether every cell matches.
+
+    Raises:
+        RequestError: If there is no such paper, its file has errors, the root is not writable, or
+            a file that the user provides is missing or differs from the paper's.
+        Interrupted: If a signal was received; the same command resumes.
+    """
+    paper = claims.load(name, config_dir)
+    command = report.command(name, config_dir)
+    settings = claims.measurement_node(name, paper).canonical()
+    measurement = claims.build_measurement(name, paper)
+    folder = folder_of(name, root)
+    paper_runs = runs.paper_runs(name, paper, root, files=files)
+    if check and not paper.runs:
+        return _judge_earlier(name, paper, settings, folder / "result.json")
+    if check and all(run.finished() is None for run in paper_runs):
+        log.info("%s: no finished runs; run `%s` to train them", name, command)
+        return False
+    try:
+        make_subfolder(root, "_papers")
+        if not check:
+            runs.train_missing(paper_runs, make_subfolder(root, "_papers", "_logs") / name, jobs)
+        finished = runs.finished_runs(paper_runs, paper.extensions)
+        with atomic_folder(folder) as new:
+            figures = new / "figures"
+            figures.mkdir()
+            try:
+                if paper.runs:
+                    readings = measurement.read(finished, figures)
+                else:
+                    readings = measurement.measure(paper.seeds, figures)
+            except SystemExit as error:
+                kind = paper.measure["_target_"]
+                problem = Problem("measure", f"readings from {kind}", hint="it raised SystemExit")
+                raise RequestError(problem) from error
+            complete = sum(map(len, finished.values())) == len(paper_runs)
+            claims.check_readings(name, paper, readings, complete=complete)
+            result = report.result(name, paper, settings, readings, finished)
+            figure_names = sorted(path.name for path in figures.iterdir())
+            text = report.markdown(name, paper, result, figure_names)
+            write_text(new / "report.md", text, REPORT)
+            write_text(new / "report.html", page.html(paper.title, text, new), REPORT)
+            write_json(new / "result.json", result, RESULT)
+    except OSError as error:
+        expected = "a writable folder"
+        raise RequestError(Problem("--root", expected, str(root), str(error))) from error
+    _print_result(paper, readings)
+    log.info("%s", folder / "report.md")
+    if sum(map(len, finished.values())) < len(paper_runs):
+        count = sum(run.finished() is not None for run in paper_runs)  # with incomplete seeds
+        message = "%d of %d runs are finished; run `%s` to train the others"
+        log.info(message, count, len(paper_runs), command)
+    return report.verdict_of(paper, readings).matches
+
+
+def _judge_earlier(name: str, paper: Paper, settings: Mapping[str, Any], path: Path) -> bool:
+    """Judges the earlier measurement of a paper without runs by the present cells."""
+    readings: Mapping[str, Reading] | Verdict = Verdict("not run")
+    if path_exists(path):
+        readings = report.readings_in(read_json(path, RESULT), str(path), paper, settings)
+    if isinstance(readings, Verdict):
+        command = report.command(name, paper.config_dir)
+        log.info("%s: %s; run `%s` to measure it", name, readings, command)
+        return False
+    _print_result(paper, readings)
+    return report.verdict_of(paper, readings).matches
+
+
+def _print_result(paper: Paper, readings: Mapping[str, Reading]) -> None:
+    log.info("%s\n%s\n", paper.title, paper.claim)
+    print_table(report.COLUMNS, report.rows(paper, readings))
+    verdict = report.verdict_of(paper, readings)
+    protocol = report.protocol_verdict_of(paper, readings)
+    note = f"; matches the protocol: {protocol}" if protocol else ""
+    log.info("\nmatches the paper: %s%s", verdict, note)
+
+
+def smoke(
+    name: str, root: Path, *, jobs: int | str = "auto", config_dir: Path | None = None
+) -> bool:
+    """Smoke test of a paper: trains shortened runs and reads the cells from them.
+
+    The claim is not judged, and no report is written.
+
+    Returns:
+        Whether each run finished and each cell could be read.
+    """
+    paper = claims.load(name, config_dir)
+    measurement = claims.build_measurement(name, paper)
+    base = make_subfolder(root, "_papers", "_smoke")
+    paper_runs = runs.paper_runs(name, paper, base, smoke=True)
+    runs.train_missing(paper_runs, make_subfolder(base, "_logs") / name, jobs)
+    finished = runs.finished_runs(paper_runs, paper.extensions)
+    with TemporaryDirectory() as figures:
+        if paper.runs:
+            readings = measurement.read(finished, Path(figures))
+        else:
+            if hasattr(measurement, "short"):  # the full measurement is slow or needs a network
+                measurement = measurement.short(base / "_toys")
+            readings = measurement.measure(paper.seeds[:1], Path(figures))
+    count = sum(map(len, finished.values()))
+    missing = [cell.key for cell in paper.cells if cell.key not in readings]
+    note = f"; no reading for {', '.join(missing)}" if missing else ""
+    message = "%s: smoke test, %d of %d short runs finished%s; the claim is not judged"
+    log.info(message, name, count, len(paper_runs), note)
+    return count == len(paper_runs) and not missing
+
+
+def folder_of(name: str, root: Path) -> Path:
+    """Returns the folder of a paper's report and result."""
+    return root / "_papers" / name

@@ -1,0 +1,140 @@
+"""Values of a run by key: fields of its record, metrics, and config keys.
+
+`status`, `val/loss`, `optimizer.lr` and `model.position` (or `model/position`, the chosen file) are
+keys. Lists, filters, comparisons and notebooks share them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from etude.config.flattening import TARGET
+from etude.errors import Problem, RequestError, nearest
+from etude.records.record import Record
+
+MISSING: Any = object()
+
+
+class ClassName(str):
+    """Class name of a component whose file is not known; `rotary` and `Rotary` are equal."""
+
+    __slots__ = ()
+
+
+FIELDS: dict[str, Callable[[Record], Any]] = {
+    "run": lambda record: f"{record.path.parent.name}/{record.path.name}",
+    "path": lambda record: str(record.path),
+    "name": lambda record: record.info.get("name"),
+    "signature": lambda record: record.path.name,
+    "group": lambda record: record.info.get("group"),
+    "label": lambda record: record.label,
+    "status": lambda record: record.status,
+    "seed": lambda record: record.info.get("seed"),
+    "parameters": lambda record: record.info.get("parameters"),
+    "step": lambda record: record.step,
+    "total_steps": lambda record: record.info.get("total_steps"),
+    "tokens": lambda record: record.info.get("tokens"),
+    "seconds": lambda record: record.info.get("seconds"),
+    "best": lambda record: best_validation(record).get("value"),
+    "best/step": lambda record: best_validation(record).get("step"),
+    "started": lambda record: (record.info.get("starts") or [{}])[0].get("time"),
+    "finished": lambda record: record.info.get("finished"),
+    "host": lambda record: record.last_start.get("host"),
+    "commit": lambda record: record.last_start.get("commit"),
+    "source": lambda record: record.last_start.get("source"),
+    "tags": lambda record: record.info.get("tags"),
+    "tag": lambda record: record.info.get("tags"),
+    "notes": lambda record: record.info.get("notes"),
+    "error": lambda record: record.info.get("error"),
+}
+"""Fields of the record, by key; None where a run has no such value (yet)."""
+
+_ROW_FIELDS = ("step", "tokens", "time")
+
+
+def best_validation(record: Record) -> dict[str, Any]:
+    """Returns `metric`, `value` and `step` of the best validation; empty before the first one."""
+    info = record.info.get("best")
+    return info if isinstance(info, dict) else {}
+
+
+def field_value(record: Record, key: str) -> Any:
+    """Returns the value of `key`, or `MISSING` where the run has no such key."""
+    field = FIELDS.get(key)
+    if field is not None:
+        return field(record)
+    dotted = key.replace("/", ".")
+    config = record.config
+    if dotted in config:
+        return config[dotted]
+    choices = record.info.get("choices", {})
+    group = dotted.replace(".", "/")
+    if group in choices:
+        return choices[group]
+    target = config.get(f"{dotted}.{TARGET}")
+    if isinstance(target, str):
+        return ClassName(target.rpartition(".")[2])
+    if "/" in key:
+        if key == f"best/{best_validation(record).get('metric')}":
+            return best_validation(record).get("value")
+        return record.latest.get(key, MISSING)
+    return MISSING
+
+
+def config_values(record: Record) -> dict[str, Any]:
+    """Returns the config: chosen files (or classes) by their dotted group, and all values."""
+    values: dict[str, Any] = {}
+    for path, value in record.config.items():
+        node, _, last = path.rpartition(".")
+        if last != TARGET:
+            values[path] = value
+        elif node:
+            values[node] = field_value(record, node)
+    return values
+
+
+def latest_metrics(record: Record) -> dict[str, Any]:
+    """Returns the latest value of each metric, without step, tokens and time."""
+    return {key: value for key, value in record.latest.items() if key not in _ROW_FIELDS}
+
+
+def available_keys(record: Record) -> Iterator[str]:
+    """Yields every key for which `field_value` has a value in this run."""
+    yield from FIELDS
+    yield from config_values(record)
+    yield from record.info.get("choices", {})
+    yield from latest_metrics(record)
+    if metric := best_validation(record).get("metric"):
+        yield f"best/{metric}"
+
+
+def check_keys_exist(requested: Iterable[tuple[str, str]], records: Iterable[Record]) -> None:
+    """Checks that each key exists in at least one run.
+
+    Args:
+        requested: pairs of a key and the argument that contains it.
+        records: all runs that were searched; iterated only if needed.
+
+    Raises:
+        RequestError: for each unknown key, with the nearest existing one.
+    """
+    unknown = {key: where for key, where in requested if key not in FIELDS}
+    if not unknown:
+        return
+    choices: set[str] = set()
+    for record in records:
+        try:
+            present = [key for key in unknown if field_value(record, key) is not MISSING]
+            for key in present:
+                del unknown[key]
+            if not unknown:
+                return
+            choices.update(available_keys(record))
+        except RequestError:  # a damaged file, already reported
+            continue
+    if choices:  # without runs, no key can exist
+        raise RequestError(
+            Problem(where, "a key that some run has", key, nearest(key, choices))
+            for key, where in unknown.items()
+        )

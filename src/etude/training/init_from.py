@@ -1,0 +1,330 @@
+"""Initialises a run from the weights of another run or from pretrained ones (`init_from`)."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import Tensor, nn
+
+from etude.config.schema import InitFrom
+from etude.config.targets import resolve_class
+from etude.errors import Problem, RequestError
+from etude.models.families import has_head, head_class_name
+from etude.records import opening
+from etude.records.config_file import read_config, to_portable
+from etude.records.files import sha256_file
+from etude.records.integrity import CONFIG, TOKENIZER
+from etude.records.manifest import WEIGHTS, read_manifest
+from etude.records.record import Record
+from etude.records.registry import find_record, is_record
+from etude.training.checkpoints import load_mean
+from etude.training.position_growth import extend_positions, resolve_max_length
+
+log = logging.getLogger("etude")
+
+MAX_SHOWN = 4
+"""Number of incompatible tensors that an error lists."""
+
+
+@dataclass
+class WeightSource:
+    """Location of the source's weights.
+
+    Attributes:
+        record: Record of the source run; None for pretrained weights.
+        checkpoints: Folders of the run's weights, of which the mean is used; empty for pretrained
+            weights.
+        path: Path of pretrained weights.
+        repository: Hub repository of pretrained weights.
+        commit: Commit of the repository.
+    """
+
+    record: Record | None = None
+    checkpoints: tuple[Path, ...] = ()
+    path: Path | None = None
+    repository: str | None = None
+    commit: str | None = None
+
+
+class InitFromSource:
+    """Applies `init_from` to a config and to a model's weights."""
+
+    @classmethod
+    def resolve_config(cls, config: DictConfig) -> DictConfig:
+        """Returns a copy of the config with the source's model, tokenizer and identity.
+
+        Args:
+            config: Composed config; not modified.
+
+        Raises:
+            RequestError: The source is missing, or overrides contradict it.
+        """
+        options = config.init_from
+        source = _locate(options, Path(config.run.root))
+        _check_overrides(config)
+        result = config.copy()
+        if source.record is not None:
+            node, tokenizer = _run_config(source)
+        else:
+            try:
+                node, tokenizer = _pretrained_config(options)
+            except RequestError as error:
+                generic = (".", "SOURCE")  # show the source as the user typed it
+                raise RequestError(
+                    Problem("init_from", p.expected, str(options.source), p.hint)
+                    if p.where in generic
+                    else p
+                    for p in error.problems
+                ) from error
+        head = OmegaConf.select(config, "model.head")
+        if "head" in node or "encoder.Encoder" in str(node.get("_target_")):
+            node["head"] = _default_head(config) if head is None else _to_container(head)
+        with open_dict(result):
+            result.model = node
+            for key in _overridden_keys(config):
+                OmegaConf.update(result, key, OmegaConf.select(config, key), force_add=True)
+            if "max_length" in node:
+                stated = OmegaConf.select(config, "model.max_length")
+                typed = "model.max_length" in _overridden_keys(config)
+                result.model.max_length = resolve_max_length(
+                    node, config, stated if typed else None
+                )
+            if "tokenizer" in result.data:
+                result.data.tokenizer = tokenizer
+            result.init_from.found = _identity(source)
+        return result
+
+    @classmethod
+    def fill(cls, module: nn.Module, options: InitFrom | DictConfig, root: Path) -> None:
+        """Loads the source's weights into `module`, except those of a new head.
+
+        Args:
+            module: Model of the run.
+            options: The config's `init_from`.
+            root: Folder with the records of runs.
+
+        Raises:
+            RequestError: The source is missing or has changed, or its weights don't fit the model.
+        """
+        source = _locate(options, root)
+        current = _identity(source)
+        if dict(options.found) != current:
+            hint = "the source has changed; set run.on_existing=again to start a run from it"
+            expected = f"the source as recorded, {dict(options.found)}"
+            raise RequestError(Problem("init_from", expected, current, hint))
+        weights = _load_weights(source, options, module)
+        _load(module, weights, new_head=options.head == "new", grow=bool(options.grow_positions))
+
+
+def _locate(options: Any, root: Path) -> WeightSource:
+    typed = str(options.source)
+    if not typed.strip():
+        raise RequestError(Problem("init_from", "a run, a folder of weights, or a hub id", typed))
+    path = Path(typed).expanduser()
+    if path.exists() and not is_record(path):
+        if options.revision is not None:
+            expected = "null, as the source is a local path"
+            raise RequestError(Problem("init_from.revision", expected, options.revision))
+        return WeightSource(path=path)
+    try:
+        record = find_record(typed, root)
+    except RequestError as unknown:
+        from etude.interop.weights_location import is_hub_id, locate_weights
+
+        if path.exists() or not is_hub_id(typed):
+            raise RequestError(
+                _under_init_from(problem) for problem in unknown.problems
+            ) from unknown
+        try:
+            location = locate_weights(typed, options.revision)
+        except RequestError as error:
+            expected = "a run, a folder of pretrained weights, or an accessible hub id"
+            hints = [problem.hint or problem.expected for problem in error.problems]
+            hint = f"no run of this name in {root}; hub: {'; '.join(hints)}"
+            raise RequestError(Problem("init_from", expected, typed, hint)) from error
+        return WeightSource(
+            path=location.path, repository=location.repository, commit=location.commit
+        )
+    folders = record.chosen(options.checkpoint).folders
+    record.check(CONFIG, TOKENIZER)
+    record.check_weights(folders)
+    return WeightSource(record=record, checkpoints=tuple(folders))
+
+
+_HEADS = {
+    "classes": "etude.models.heads.ClassificationHead",
+    "tags": "etude.models.heads.TaggingHead",
+    "vocabulary": "etude.models.heads.MaskedLanguageHead",
+}
+
+
+def _default_head(config: DictConfig) -> dict[str, Any] | None:
+    """Returns the default head of the task, if it needs one."""
+    task: Any = resolve_class(str(config.task.get("_target_")), "task", config.extensions)
+    target = _HEADS.get(getattr(task, "head", None) or "")
+    return None if target is None else {"_target_": target, "_partial_": True}
+
+
+def _to_container(node: Any) -> Any:
+    return OmegaConf.to_container(node, resolve=True)
+
+
+def _under_init_from(problem: Problem) -> Problem:
+    return Problem("init_from", problem.expected, problem.value, problem.hint)
+
+
+def _identity(source: WeightSource) -> dict[str, Any]:
+    """Returns the identity of a source, independent of its name or path, for the signature."""
+    if source.record is not None:
+        manifests = [read_manifest(folder) for folder in source.checkpoints]
+        steps = [manifest["step"] for manifest in manifests]
+        hashes = [manifest["sha256"][WEIGHTS] for manifest in manifests]
+        run = {"run": str(source.record.info.get("signature"))}
+        if len(manifests) == 1:
+            return {**run, "step": steps[0], "sha256": hashes[0]}
+        return {**run, "average": steps, "sha256": hashes}
+    if source.commit is not None:
+        return {"repository": source.repository, "commit": source.commit}
+    assert source.path is not None
+    files = [source.path]
+    if source.path.is_dir():
+        kinds = ("*.safetensors", "*.bin", "config.json")
+        files = sorted({file for kind in kinds for file in source.path.glob(kind)})
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name} {sha256_file(file)}\n".encode())
+    return {"sha256": digest.hexdigest()}
+
+
+def _run_config(source: WeightSource) -> tuple[dict[str, Any], dict[str, Any]]:
+    assert source.record is not None
+    config = to_portable(read_config(source.record.path / "config.yaml"))
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    node = dict(values["model"])
+    reads_tokens = "vocab_size" in _constructor_parameters(node, config)
+    if reads_tokens and node.get("vocab_size") is None:
+        node["vocab_size"] = source.record.info["tokenizer"]["size"]
+    path = str(source.record.path / "tokenizer.json")
+    with opening.open_file(path, opening.TOKENIZER):  # refuses links, which later readers follow
+        pass
+    return node, {"_target_": "etude.data.pretrained.Pretrained", "path": path}
+
+
+def _constructor_parameters(node: Mapping[str, Any], config: DictConfig) -> Mapping[str, Any]:
+    """Returns the parameters of the model's constructor."""
+    return inspect.signature(resolve_class(node["_target_"], "model", config.extensions)).parameters
+
+
+def _pretrained_config(options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    from etude.interop.model_node import model_node
+    from etude.interop.released_model import load_released
+
+    pretrained = load_released(options.source, revision=options.revision)
+    tokenizer = {
+        "_target_": "etude.interop.recipe.Released",
+        "source": options.source,
+        "revision": pretrained.place.commit,
+    }
+    return model_node(pretrained.loaded), tokenizer
+
+
+def _overridden_keys(config: DictConfig) -> list[str]:
+    """Returns the keys below `model` that the user has overridden, except those of the head."""
+    keys = [item.lstrip("+").partition("=")[0] for item in config.run.overrides]
+    return [key for key in keys if key.startswith("model.") and not key.startswith("model.head")]
+
+
+def _check_overrides(config: DictConfig) -> None:
+    """Checks that overrides don't replace the source's model or tokenizer."""
+    problems = []
+    for item in config.run.overrides:
+        key, _, value = item.lstrip("+").partition("=")
+        is_model = key == "model" or (key.startswith("model/") and key != "model/head")
+        if is_model or key.startswith("data/tokenizer"):
+            what = "model" if is_model else "tokenizer"
+            hint = "set model.<key>=... to change a single value" if is_model else None
+            expected = f"no override with init_from, which uses the source's {what}"
+            problems.append(Problem(key, expected, value, hint))
+        if key == "model.mup_base_dim":  # the weights would fit, but be scaled differently
+            expected = "no override with init_from, which uses the source's muP scaling"
+            problems.append(Problem(key, expected, value))
+    if problems:
+        raise RequestError(problems)
+
+
+def _load_weights(source: WeightSource, options: Any, module: nn.Module) -> dict[str, Tensor]:
+    """Returns the source's weights by Étude's names, without a head of another class."""
+    head = head_class_name(module)
+    if source.record is not None:
+        weights = load_mean(source.checkpoints)
+        config = read_config(source.record.path / "config.yaml")
+        node = OmegaConf.select(config, "model.head")
+        theirs = None if node is None else str(node.get("_target_")).rpartition(".")[2]
+        if theirs is not None and theirs != head:
+            weights = {name: x for name, x in weights.items() if not name.startswith("head.")}
+        return weights
+    from etude.interop.released_model import load_released
+
+    loaded = load_released(options.source, revision=options.revision).loaded
+    weights = dict(loaded.module.state_dict())
+    if head_class_name(loaded.module) != head:
+        weights = {name: x for name, x in weights.items() if not name.startswith("head.")}
+    if head == "ClassificationHead":  # its first layer is the pooler of the pretrained model
+        for kind in ("weight", "bias"):
+            for name, tensor in loaded.rest.items():
+                if name.endswith(f"pooler.dense.{kind}"):
+                    weights.setdefault(f"head.dense.{kind}", tensor)
+    return weights
+
+
+def _load(module: nn.Module, weights: dict[str, Tensor], *, new_head: bool, grow: bool) -> None:
+    own = dict(module.state_dict())
+    replaceable = has_head(module)
+
+    def is_in_head(name: str) -> bool:
+        return replaceable and name.startswith("head.")
+
+    problems: list[Problem] = []
+    loaded: dict[str, Tensor] = {}
+    for name, tensor in own.items():
+        if ".lora." in name:
+            continue
+        if name not in weights:
+            if not is_in_head(name):
+                expected = "a tensor of this name in the source"
+                problems.append(Problem(f"init_from, {name}", expected))
+        elif is_in_head(name) and new_head:
+            continue
+        elif grow and (rows := extend_positions(module, name, weights[name])) is not None:
+            loaded[name] = rows
+            added = len(rows) - len(weights[name])
+            log.warning("%s: added %d untrained rows to those of the source", name, added)
+        elif weights[name].shape != tensor.shape:
+            have, want = (" x ".join(map(str, x.shape)) for x in (weights[name], tensor))
+            hint = "set init_from.head=new for a new head" if is_in_head(name) else None
+            problems.append(Problem(f"init_from, {name}", f"the shape {want}", have, hint))
+        else:
+            loaded[name] = weights[name]
+    problems += [
+        Problem(f"init_from, {name}", "a tensor of the model")
+        for name in weights
+        if name not in own and not name.startswith("head.")
+    ]
+    if problems:
+        more = len(problems) - MAX_SHOWN
+        shown = problems[:MAX_SHOWN]
+        if more > 0:
+            remaining = f"{more} more incompatible tensors"
+            shown.append(Problem("init_from", "weights that fit the model", remaining))
+        raise RequestError(shown)
+    module.load_state_dict(loaded, strict=False)
+    new = [name for name in own if name not in loaded and ".lora." not in name]
+    suffix = f"; newly initialised: {', '.join(new)}" if new else ""
+    log.info("loaded %d tensors of the source%s", len(loaded), suffix)

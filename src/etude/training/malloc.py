@@ -1,0 +1,50 @@
+"""Settings of glibc's malloc that keep freed memory for the next training step."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+_NEVER = 2**31 - 1
+_LARGEST = 32 * 2**20
+"""Maximum of glibc's dynamic threshold in bytes (mallopt(3))."""
+
+
+@contextmanager
+def retain_memory() -> Iterator[None]:
+    """Context manager in which glibc retains freed CPU memory; releases it on exit.
+
+    By default glibc requests each tensor above 32 MB, such as the logits over a large vocabulary,
+    from the system and returns it when it is freed, so that the system zeroes its pages again in
+    every step. Retained memory is reused by the next step. The process may use more memory than its
+    tensors need at once, because of fragmentation.
+
+    Does nothing with another C library, or if the environment configures malloc (`MALLOC_*`,
+    `GLIBC_TUNABLES`).
+    """
+    library = _library()
+    if library is None:
+        yield
+        return
+    library.mallopt(_M_MMAP_THRESHOLD, _NEVER)
+    library.mallopt(_M_TRIM_THRESHOLD, _NEVER)
+    try:
+        yield
+    finally:
+        library.mallopt(_M_MMAP_THRESHOLD, _LARGEST)
+        library.mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST)
+        library.malloc_trim(0)
+
+
+def _library() -> ctypes.CDLL | None:
+    is_configured = any(name.startswith("MALLOC_") for name in os.environ) or (
+        "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    )
+    if is_configured or platform.libc_ver()[0] != "glibc":
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None

@@ -1,0 +1,40 @@
+"""Observers of a run in training, such as a sweep's table or a search that prunes runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+class RunObserver:
+    """Base class of observers of a run. By default it does nothing and lets every run continue."""
+
+    def began(self, path: Path) -> None:
+        """Called when the run's folder is locked and training is about to start."""
+
+    def progress(self, step: int, total: int, metrics: Mapping[str, Any]) -> None:
+        """Called after an optimizer step with the latest metrics."""
+
+    def validated(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Called with the metrics of a validation; returning true saves and pauses the run."""
+        return False
+
+
+_watchers: list[RunObserver] = [RunObserver()]
+
+
+def current_observer() -> RunObserver:
+    """Returns the current observer."""
+    return _watchers[-1]
+
+
+@contextmanager
+def observing(watcher: RunObserver) -> Iterator[None]:
+    """Context manager in which `current_observer` observes the runs that this process trains."""
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
