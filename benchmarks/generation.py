@@ -82,7 +82,7 @@ Drawing from 50,257 tokens takes a random number for each of them, on both sides
 
 A beam search of one prompt is a batch of four. Its products are about two thirds of a step; on
 AMD's CPUs they are computed transposed (`etude.nn.linear.transposed_linear`), which takes a
-quarter to two fifths less time at four rows. The choice among all continuations takes a millisecond.
+quarter to two fifths less time at four rows. Choosing among all continuations takes a millisecond.
 When beams change places, only the keys and values since their last common token are moved
 (`LayerCache.select`), and finished texts are gathered only in steps in which one ends. Prompts of a
 batch whose search is done leave it, as soon as they are a quarter of it: `etude evaluate`'s targets
