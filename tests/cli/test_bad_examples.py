@@ -103,7 +103,7 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "classification",
         GOOD,
         ["model.head.labels=5"],
-        "model.head.labels = 5: expected the data's 2",
+        "model.head.labels = 5: expected the number of labels in the data, 2",
     ),
     "a head of another kind": (
         "classification",
@@ -212,7 +212,7 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "classification",
         GOOD,
         ["init_from.lora.alpha=4"],
-        "init_from.lora.rank = None: expected a positive number (init_from.lora.alpha is stated",
+        "init_from.lora.rank = None: expected a positive number (init_from.lora.alpha is set",
     ),
 }
 PARTS = {

@@ -114,11 +114,11 @@ class TestEndToEnd:
         hub.asked.clear()
         code, out, _ = remote("data.name=org/speech")
         assert code == 0
-        assert "finished before" in out
+        assert "already finished" in out
         assert len(hub.asked) == 1  # what main is now
 
         hub.asked.clear()
-        assert "finished before" in remote("data.name=org/speech", f"data.revision={before}")[1]
+        assert "already finished" in remote("data.name=org/speech", f"data.revision={before}")[1]
         assert hub.asked == []
 
         with (folder / "train.jsonl").open("a") as file:  # main moves on
@@ -135,7 +135,7 @@ class TestEndToEnd:
         assert any("GET" in asked and asked.endswith(".parquet") for asked in hub.asked)
         code, out, _ = remote(*words, "data.streaming=false")
         assert code == 0
-        assert "finished before" in out
+        assert "already finished" in out
         downloaded = record_of(
             remote(
                 *words,

@@ -307,7 +307,7 @@ def test_a_changed_tokenizer_is_noticed_when_the_run_is_met_again(
     write_whole(folder / "tokenizer.json", lambda backend: None)
     changed = etude("train", *words)
     assert changed.code == 2
-    assert "corpus or tokenizer changed" in changed.err
+    assert "the corpus or the tokenizer has changed" in changed.err
     assert len(list((tmp_path / "runs" / "tiny").iterdir())) == 1
 
 

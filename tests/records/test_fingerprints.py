@@ -117,7 +117,7 @@ class TestFinishedAtOnce:
     ) -> None:
         (tmp_path / "corpus.txt").write_text("something else " * 500)
         assert self.finished(tmp_path, tiny) is None
-        with pytest.raises(RequestError, match="corpus or tokenizer changed"):
+        with pytest.raises(RequestError, match="the corpus or the tokenizer has changed"):
             train(compose(tiny(tmp_path / "corpus.txt", tmp_path / "experiments")))
 
     def test_a_touched_corpus_is_read_again_and_known_again(

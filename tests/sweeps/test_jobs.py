@@ -89,8 +89,8 @@ def test_a_finished_job_is_composed_twice_and_checked_once(
 
     counting(compose, "_compose")
     counting(launcher, "check")
-    counting(compose.RememberingLoader, "load_configuration")
-    counting(compose.RememberingLoader, "_load_files")
+    counting(compose.CachingLoader, "load_configuration")
+    counting(compose.CachingLoader, "_load_files")
     counting(checks, "resolve_with_placeholders")
     few = {}
     for axis in ("seed=0,1", "seed=0,1,0,1,0,1"):

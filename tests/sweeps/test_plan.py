@@ -60,7 +60,7 @@ def test_a_run_from_new_to_done_and_nothing_is_written(words: list[str], tmp_pat
         found = one([*words, *more]).state
         assert tree(tmp_path) == before
         assert {path for path in tmp_path.rglob("*") if path.is_dir()} == folders
-        return found.kind, found.said, found.step
+        return found.kind, found.description, found.step
 
     assert state() == ("new", "new", 0)
     record = train([*words, "run.stop_at_step=6"])
@@ -108,7 +108,7 @@ def test_what_diverged_is_not_asked_for_again(words: list[str]) -> None:
         train(overrides)
     state = one(overrides).state
     assert state.kind == "diverged"
-    assert state.said == f"already diverged at step {state.step}"
+    assert state.description == f"already diverged at step {state.step}"
     assert not state.works
 
 
@@ -128,7 +128,7 @@ def test_while_it_trains_in_another_process(words: list[str], tmp_path: Path) ->
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         state = one(words).state
-        assert (state.kind, f"process {process.pid} " in state.said) == ("held", True)
+        assert (state.kind, f"process {process.pid} " in state.description) == ("held", True)
         process.communicate("")
 
 
@@ -324,11 +324,11 @@ def test_equal_jobs_are_told_and_wrong_ones_refused(words: list[str]) -> None:
     told: list[tuple[int, int]] = []
     overrides = [*words, "model.heads=1,3", "optimizer.lr=1e-3,0.001"]
     jobs = plan(
-        overrides, multirun=True, measure=False, told=lambda number, of: told.append((number, of))
+        overrides, multirun=True, measure=False, progress=lambda number, of: told.append((number, of))
     )
     assert [job.state.kind for job in jobs] == ["new", "new", "refused", "refused"]
     assert [job.same_as for job in jobs] == [None, 1, None, 3]
-    assert "model.heads = 3: expected a divisor of dim = 8" in jobs[2].state.said
+    assert "model.heads = 3: expected a divisor of dim = 8" in jobs[2].state.description
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
@@ -342,7 +342,7 @@ def test_a_sweep_that_does_not_compose_is_refused_whole(words: list[str]) -> Non
 def test_data_that_is_not_there_is_a_mistake(words: list[str]) -> None:
     state = one([*words, "data.path=nowhere.txt"]).state
     assert state.kind == "refused"
-    assert "data.path = 'nowhere.txt'" in state.said
+    assert "data.path = 'nowhere.txt'" in state.description
 
 
 def test_what_entered_is_what_is_hashed(words: list[str]) -> None:

@@ -171,7 +171,7 @@ def test_two_jobs_that_are_one_run(etude, corpus: Path, tiny, tmp_path: Path, at
     assert answer.code == 0, answer.out
     assert "[2/4] same as job 1" in answer.out
     assert "4 jobs: 1 finished, 1 reused, 2 the same as another" in answer.out
-    assert "  same    job 4 as job 3  " in answer.out
+    assert "  duplicate  job 4 is the same run as job 3  " in answer.out
     (path,) = (root / "tiny").iterdir()
     assert len(Record.read(path).info["starts"]) == 1
     sweep = sweep_of(root)

@@ -132,7 +132,7 @@ def _totals(jobs: Sequence[PlannedJob]) -> Iterator[str]:
     distinct = [job for job in jobs if job.same_as is None]
     counts: dict[str, int] = {}
     for job in distinct:
-        kind = {"continues": "to continue", "diverged": "diverged before"}.get(
+        kind = {"continues": "to continue", "diverged": "already diverged"}.get(
             job.state.kind, job.state.kind
         )
         counts[kind] = counts.get(kind, 0) + 1

@@ -115,7 +115,7 @@ def _log_duplicates(jobs: Sequence[Any]) -> None:
     for line in duplicates[:_MAX_DUPLICATES]:
         log.info("%s", line)
     if len(duplicates) > _MAX_DUPLICATES:
-        log.info("  same    and %d more", len(duplicates) - _MAX_DUPLICATES)
+        log.info("  duplicate  and %d more", len(duplicates) - _MAX_DUPLICATES)
 
 
 def _log_results(jobs: Sequence[Any]) -> None:

@@ -123,7 +123,7 @@ def check_range(lowest: float, highest: float, steps: int) -> None:
     checks = Checks()
     checks.positive(lowest=lowest, highest=highest)
     if not checks.problems:
-        checks.that(highest > lowest, "highest", highest, f"a rate above lowest = {lowest:g}")
+        checks.that(highest > lowest, "highest", highest, f"a rate above the lowest, {lowest:g}")
     checks.that(steps >= MIN_STEPS, "steps", steps, f"at least {MIN_STEPS} steps")
     checks.done()
 
