@@ -26,7 +26,8 @@ import baselines
 from results_page import write_page
 
 import etude
-from etude.analysis.scoring import evaluate_run, evaluation_name, rows_of
+from etude.analysis.scoring import evaluate_run, evaluation_name
+from etude.data.evaluation_data import EvaluationRequest
 from etude.tasks.options import Beams
 
 FOUND = Path(__file__).resolve().parents[1] / "docs" / "results"
@@ -140,7 +141,8 @@ def predictions(run: etude.api.Run, beams: Beams = USUAL) -> list[dict[str, Any]
 
 def kept_rows(run: etude.api.Run, split: str) -> list[Any]:
     """The rows of a split that training or testing really has: without duplicates."""
-    return rows_of(run, run.data(), split, None)
+    evaluated = run.evaluated(run.data(), EvaluationRequest(split))
+    return [evaluated.row(number) for number in dict.fromkeys(evaluated.row_of.tolist())]
 
 
 # -- applications -----------------------------------------------------------------------------

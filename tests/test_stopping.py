@@ -18,7 +18,7 @@ from quick_first import quick_first
 
 WORK = """
 import hashlib, os, signal, subprocess, sys
-from etude.stopping import begin_saving, end_saving, on_a_hard_end, watch_signals
+from etude.stopping import begin_saving, end_saving, cleanup_on_kill, watch_signals
 
 def handler(signum, frame):  # also where one runs, nothing comes of it
     pass
@@ -29,12 +29,12 @@ watch_signals()
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
 
 class Work:
-    told = "saving"
+    notice = "saving"
     def saves(self):
         return "saves" in sys.argv
 
 begin_saving(Work())
-with on_a_hard_end(lambda: open(sys.argv[1], "w").write("cleaned")):
+with cleanup_on_kill(lambda: open(sys.argv[1], "w").write("cleaned")):
     print(child.pid, flush=True)
     while True:
         hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)

@@ -121,7 +121,7 @@ class TestClassification:
         def logging_one(path: Path) -> None:
             logging.getLogger("etude.data").info("a message")
 
-        monkeypatch.setattr("etude.analysis.scoring.must_be_ours", logging_one)
+        monkeypatch.setattr("etude.analysis.scoring.check_no_links", logging_one)
         answer = etude("evaluate", records["classification"].path, "--json")
         assert "a message" in answer.err
         assert len(json.loads(answer.out)) == 1

@@ -161,7 +161,9 @@ def test_composes_checks_and_builds(choice: str, corpus: Path) -> None:
 
 
 def test_a_mask_that_shows_the_targets_is_refused() -> None:
-    with pytest.raises(RequestError, match=r"model\.mask = 'Bidirectional': expected a causal mask"):
+    with pytest.raises(
+        RequestError, match=r"model\.mask = 'Bidirectional': expected a causal mask"
+    ):
         build_parts(check(compose(["experiment=debug", "model/mask=bidirectional"])))
 
 

@@ -375,7 +375,7 @@ class TestLongLines:
     def test_are_refused_by_line(
         self, name: str, content: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for module in ("plain", "delimited", "json_rows", "parquet_rows"):
+        for module in ("text_io", "delimited", "json_rows", "parquet_rows"):
             monkeypatch.setattr(f"etude.data.{module}.LONGEST", 1000)
         monkeypatch.setattr(json_rows, "CHUNK", 100)
         path = written(tmp_path / name, content.format("x" * 900, "x" * 900))

@@ -19,12 +19,12 @@ from ggufs import write_gguf
 CODE = """
 import sys
 from etude.errors import EtudeError
-from etude.interop import hub
-from etude.interop.released_model import read
+from etude.interop import weights_location
+from etude.interop.released_model import load_released
 for asked in sys.argv[1:]:
     name, _, revision = asked.partition("@")
     try:
-        found = read(name, revision=revision or None)
+        found = load_released(name, revision=revision or None)
         rest = sorted(path.name for path in (found.folder or found.place.path.parent).iterdir())
         weight = float(next(found.loaded.module.parameters()).sum())
         print(found.place.repository, found.place.commit, f"{weight:.6f}", *rest, flush=True)

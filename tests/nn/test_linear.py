@@ -22,7 +22,7 @@ def kernels(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) ->
 @pytest.fixture(params=["AuthenticAMD", "GenuineIntel"])
 def vendor(request: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     """Simulates either vendor's CPU on any machine."""
-    monkeypatch.setattr(module, "maker", lambda: request.param)
+    monkeypatch.setattr(module, "cpu_vendor", lambda: request.param)
     return str(request.param)
 
 

@@ -17,12 +17,12 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from etude.console import show_messages
-from etude.papers import claims, reproduce
+from etude.papers import claims, reproduction
 
 file, root = map(Path, sys.argv[1:])
 claims.load = lambda name, *_: claims.read(file)
 show_messages()
-reproduce.reproduce("toy", root, jobs=1)
+reproduction.reproduce("toy", root, jobs=1)
 """
 
 

@@ -64,7 +64,7 @@ def test_each_run_in_its_whole_form_is_a_config_that_builds(
     monkeypatch.setattr("etude.data.hub.commit_of", lambda name, revision: "0" * 40)
     (tmp_path / "text").write_text("the quick brown fox jumps over the lazy dog\n" * 50)
     text = {file: tmp_path / "text" for file in PAPERS[name].files}
-    monkeypatch.setattr(runs, "paths_of", lambda *arguments: text)
+    monkeypatch.setattr(runs, "find_files", lambda *arguments: text)
     firsts = {arm.name: arm for arm in reversed(runs.paper_runs(name, PAPERS[name], tmp_path))}
     for arm in firsts.values():  # one value of each sweep
         own = [one for one in arm.stated if not one.startswith(("init_from", "model.dropout"))]

@@ -51,7 +51,7 @@ cells:
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     file = tmp_path / "toy.yaml"
     file.write_text(TOY)
-    monkeypatch.setattr(claims, "names", lambda *_: ["toy"])
+    monkeypatch.setattr(claims, "paper_names", lambda *_: ["toy"])
     monkeypatch.setattr(claims, "load", lambda name, *_: claims.read(file))
     return "toy"
 
@@ -146,11 +146,11 @@ def test_a_run_that_has_not_ended_changes_the_verdict(
 APART = """
 import sys
 from pathlib import Path
-from etude.papers import claims, reproduce
+from etude.papers import claims, reproduction
 claims.names = lambda *_: ["toy"]
 load, file = claims.read, Path(sys.argv[1])
 claims.load = lambda name, *_: load(file)
-sys.exit(not reproduce.reproduce("toy", Path(sys.argv[2])))
+sys.exit(not reproduction.reproduce("toy", Path(sys.argv[2])))
 """
 
 

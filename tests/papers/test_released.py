@@ -251,7 +251,7 @@ def toy(tmp_path: Path, folder: Path, file: FileTexts, monkeypatch: pytest.Monke
         }
         path = tmp_path / "toy.yaml"
         path.write_text(yaml.safe_dump({**PAPER, "measure": measure}))
-        monkeypatch.setattr(claims, "names", lambda *_: ["toy"])
+        monkeypatch.setattr(claims, "paper_names", lambda *_: ["toy"])
         monkeypatch.setattr(claims, "load", lambda name, *_: claims.read(path))
         return "toy"
 

@@ -147,14 +147,14 @@ MANY = 5_000_000
 READ = """
 import sys
 from pathlib import Path
-from etude.records.metrics_file import latest, read_frame, rows
+from etude.records.metrics_file import iter_rows, read_frame, read_latest
 def status(key):
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if key in x)
     return int(line.split()[1]) * 1024
 file = Path(sys.argv[1])
-last = latest(file)
+last = read_latest(file)
 before = status("VmRSS")
-count = sum(1 for _ in rows(file))
+count = sum(1 for _ in iter_rows(file))
 streamed = status("VmHWM") - before
 frame = read_frame(file)
 print(count, last["train/loss"], streamed, len(frame), frame["train/loss"].sum(), status("VmHWM"))

@@ -119,7 +119,7 @@ def test_what_a_file_sweeps_counts_as_if_typed_first(my_conf: Path, tmp_path: Pa
 def test_a_wrong_key_in_such_a_file_is_no_job(my_conf: Path) -> None:
     (job, *_) = plan(["experiment=study"], multirun=True, config_dir=str(my_conf), measure=False)
     assert job.state.kind == "refused"
-    assert "task.nothing" in job.state.said
+    assert "task.nothing" in job.state.description
 
 
 @pytest.mark.parametrize(

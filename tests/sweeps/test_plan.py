@@ -324,7 +324,10 @@ def test_equal_jobs_are_told_and_wrong_ones_refused(words: list[str]) -> None:
     told: list[tuple[int, int]] = []
     overrides = [*words, "model.heads=1,3", "optimizer.lr=1e-3,0.001"]
     jobs = plan(
-        overrides, multirun=True, measure=False, progress=lambda number, of: told.append((number, of))
+        overrides,
+        multirun=True,
+        measure=False,
+        progress=lambda number, of: told.append((number, of)),
     )
     assert [job.state.kind for job in jobs] == ["new", "new", "refused", "refused"]
     assert [job.same_as for job in jobs] == [None, 1, None, 3]

@@ -121,7 +121,7 @@ class Growing(FeedForward):
 def test_a_part_that_asks_for_its_layer_is_counted_in_each() -> None:
     node = node_of("nano", "model.layers=12")
     part = node.arguments["feedforward"]
-    growing = replace(part, described=describe_class(Growing), arguments={})
+    growing = replace(part, description=describe_class(Growing), arguments={})
     node = replace(node, arguments={**node.arguments, "feedforward": growing})
     with torch.device("meta"):
         whole = build(node).num_parameters()

@@ -88,7 +88,7 @@ def test_rows_that_do_not_fit(
 
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full")
-    appended, calls = metrics_file.appended, 0
+    appended, calls = metrics_file.open_for_append, 0
 
     def on_a_full_device(path: Path, kind: Any) -> Any:
         nonlocal calls
@@ -97,7 +97,7 @@ def test_rows_that_do_not_fit(
 
     command = ["train", *words(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr(metrics_file, "appended", on_a_full_device)
+        patch.setattr(metrics_file, "open_for_append", on_a_full_device)
         answer = etude(*command)
     assert answer.code == 1
     assert "No space left on device" in answer.err

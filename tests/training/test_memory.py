@@ -18,7 +18,7 @@ from etude.training.run import train
 
 SCRIPT = """
 import resource
-from etude.training.malloc import keeping_memory
+from etude.training.malloc import retain_memory
 
 PAGE, BYTES = resource.getpagesize(), 256 * 2**20
 
@@ -34,7 +34,7 @@ def resident():
     return int(open("/proc/self/statm").read().split()[1]) * PAGE / BYTES
 
 print(faults())
-with keeping_memory():
+with retain_memory():
     print(faults())
     kept = resident()
 print(kept - resident())
@@ -87,7 +87,7 @@ def test_a_run_keeps_it(
         order.append("train")
         return whole(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(run_module, "keeping_memory", keeping)
+    monkeypatch.setattr(run_module, "retain_memory", keeping)
     monkeypatch.setattr(run_module, "_train_claimed", trains)
     train(small(tmp_path, "trainer.max_steps=1"))
     assert order == ["keep", "train", "give back"]

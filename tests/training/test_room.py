@@ -50,7 +50,7 @@ def accepted(*words: str, experiment: str = "debug") -> None:
 def test_an_ordinary_run_is_accepted_without_counting_operations(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(memory_check, "cost_of", None)
+    monkeypatch.setattr(memory_check, "count_cost", None)
     accepted()
 
 

@@ -140,10 +140,10 @@ def check_within(stuck: Any, words: Any, root: Path, point: str, signum: int) ->
     assert process.ended() == 128 + signum
     (record,) = records(root)
     assert record.info["status"] == "interrupted"
-    from etude.training.checkpoints import verify
+    from etude.training.checkpoints import verify_checkpoint
 
     for _, folder in record.checkpoints():  # what was half written does not count
-        verify(folder)
+        verify_checkpoint(folder)
 
 
 @pytest.mark.slow

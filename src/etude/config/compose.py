@@ -26,6 +26,7 @@ from omegaconf._utils import get_omega_conf_dumper
 from omegaconf.errors import OmegaConfBaseException
 
 from etude.config import environment  # noqa: F401 (registers its own `oc.env`)
+from etude.config.equivalents import equivalent_of, plugin_of, suggest_sweep
 from etude.config.loader import CachingLoader
 from etude.config.paths import check_current_folder, conf_dir
 from etude.config.replacements import report_replaced
@@ -71,6 +72,7 @@ def compose(
         RequestError: with all errors in the overrides and in the files that they choose.
     """
     typed = overrides.split() if isinstance(overrides, str) else list(overrides)
+    typed = [quote_unicode(item) for item in typed]
     with search_configs(config_dir):
         config = compose_in_search(typed)
         report_replaced(typed)
@@ -204,6 +206,25 @@ def add_plus_signs(override: str) -> str:
     return f"++{override}" if inside and "=" in override and "/" not in key else override
 
 
+def quote_unicode(override: str) -> str:
+    """Returns an override whose value Hydra rejects for non-ASCII characters with quotes added.
+
+    Values with syntax of Hydra's (lists, sweeps, quotes, interpolations) are returned unchanged.
+
+    Example:
+        >>> quote_unicode("run.notes=第一次")
+        "run.notes='第一次'"
+    """
+    key, equals, value = override.partition("=")
+    if not equals or value.isascii() or any(sign in value for sign in "'\"\\[]{}()$,"):
+        return override
+    try:
+        OverridesParser.create().parse_override(override)
+    except NOT_PARSED:
+        return f"{key}='{value}'"
+    return override
+
+
 def is_hydra_override(override: str) -> bool:
     """Returns whether an override sets or adds one of Hydra's own keys (`+hydra.x=1`)."""
     return override.lstrip("+~").startswith("hydra.")
@@ -249,6 +270,8 @@ def _check_composed(good: Sequence[str]) -> list[Problem]:
 
 
 def _explain(item: str, error: Exception) -> Problem:
+    if item == "=":
+        return Problem(item, "KEY=VALUE without spaces")
     if "=" not in item and not item.startswith("~"):
         return Problem(item, "KEY=VALUE", hint="for example optimizer.lr=1e-3")
     try:
@@ -262,6 +285,8 @@ def _explain(item: str, error: Exception) -> Problem:
     key, value = override.key_or_group, item.partition("=")[2]
     top, *rest = re.split(r"([./])", key, maxsplit=1)
     groups = _groups()
+    if (plugin := plugin_of(key, value)) is not None:
+        return Problem(key, "an installed plugin of Hydra", value, plugin)
     if key in groups:
         return _explain_choice(key, value, groups, error)
     if "/" in key:
@@ -273,7 +298,8 @@ def _explain(item: str, error: Exception) -> Problem:
         from etude.config.suggestions import suggest_node  # heavy: it imports constructors
 
         hint = None if rest else suggest_node(key, _compose([]))
-        return Problem(key, "a key of the config", value, hint or nearest(key, choices))
+        hint = hint or equivalent_of(key, value) or nearest(key, choices)
+        return Problem(key, "a key of the config", value, hint)
     record: type = Config
     *path, name = key.split(".")
     for field in path:
@@ -352,7 +378,9 @@ def _explain_field(path: str, name: str, value: str, record: type) -> Problem:
     if name not in hints:
         above = path.rpartition(".")[0] or "the config"
         return Problem(path, f"a key of {above}", value, nearest(name, hints))
-    return Problem(path, describe_type(hints[name]), value)
+    expected = describe_type(hints[name])
+    takes_list = get_origin(hints[name]) is list
+    return Problem(path, expected, value, None if takes_list else suggest_sweep(path, value))
 
 
 def _file_hint(error: Exception) -> str:

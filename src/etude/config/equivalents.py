@@ -1,4 +1,4 @@
-"""Names of other tools and what replaces them here, for hints in error messages."""
+"""Names and habits from other tools, and what replaces them here: hints of error messages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ _MEANINGS: dict[str, str] = {
         "max_seq_len ctx_len n_positions max_position_embeddings"
     ),
     "data.workers": "num_workers workers dataloader_num_workers",
-    "data.path": "train_file data_path dataset_path corpus text_file",
+    "data=text_files data.path=..., or data=labelled_files data.path=...": (
+        "path data_path train_file dataset_path data_dir corpus text_file"
+    ),
     "data=NAME": "dataset datamodule data_module",
     "data/tokenizer=NAME": "tokenizer",
     "data.validation": "val validation val_split validation_split validation_file",
@@ -85,17 +87,28 @@ _PLUGINS = {
 }
 
 
-def equivalent_of(key: str) -> str | None:
+def equivalent_of(key: str, value: object = "") -> str | None:
     """Returns a hint if the last part of a key or option is another tool's name.
 
     Args:
         key: a key path such as `trainer.batch_size`, or an option such as `--lr=1e-3`.
+        value: what the user set it to; names a file of a group in the hint.
     """
     name = key.lstrip("-+~").partition("=")[0].replace("-", "_").rpartition(".")[2].lower()
     ours = _OURS.get(name)
     if ours is None or ours == key:
         return None
-    return ours if ours == _CONTINUES else f"use {ours}"
+    if ours == _CONTINUES:
+        return ours
+    name = str(value)
+    return f"use {ours.replace('NAME', name) if name.isidentifier() else ours}"
+
+
+def suggest_sweep(key: str, value: object) -> str | None:
+    """Returns a hint if the value of a key that takes one value is a list such as `[0,1]`."""
+    text = ",".join(str(item) for item in value) if isinstance(value, list) else str(value)
+    is_list = isinstance(value, list) or (text.startswith("[") and text.endswith("]"))
+    return f"to sweep over several values, use {key}={text.strip('[]')} -m" if is_list else None
 
 
 def plugin_of(group: str, name: str) -> str | None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from etude.config.constructors import NO_DEFAULT, Constructor, Parameter, describe_class, record_in
+from etude.config.equivalents import equivalent_of, suggest_sweep
 from etude.config.paths import conf_dir
 from etude.config.table import table
 from etude.config.targets import find_constructor, import_class, is_extension, is_factory
@@ -254,7 +255,8 @@ def _check_arguments(
             problems.append(Problem(path, "no value", value, constructor.refused[key]))
         elif key not in parameters and not constructor.open_ended:
             expected = f"an argument of {constructor.name}"
-            problems.append(Problem(path, expected, value, nearest(key, allowed)))
+            suggestion = equivalent_of(path, value) or nearest(key, allowed)
+            problems.append(Problem(path, expected, value, suggestion))
         else:
             # Equivalent values must have the same signature.
             value = constructor.aliases.get(key, {}).get(str(value), value)
@@ -302,7 +304,7 @@ def _check_value(
     try:
         return _adapter(hint).validate_python(value), []
     except ValidationError:
-        hint_ = _choice_hint(hint, value) or _file_hint(path, value)
+        hint_ = _choice_hint(hint, value) or _file_hint(path, value) or suggest_sweep(path, value)
         return None, [Problem(path, describe_type(hint), value, hint_)]
     except TypeError:  # pydantic does not support the annotation; the constructor checks the value
         return value, []

@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 
-from etude.config.compose import HYDRA_VERSION_BASE, add_plus_signs, compose, search_configs
+from etude.config.compose import (
+    HYDRA_VERSION_BASE,
+    add_plus_signs,
+    compose,
+    quote_unicode,
+    search_configs,
+)
+from etude.config.equivalents import equivalent_of
 from etude.config.paths import conf_dir
 from etude.config.replacements import report_replaced
 from etude.config.yaml_file import strict_files
@@ -57,7 +64,7 @@ def parse(arguments: Sequence[str], command: str = "train", further: Sequence[st
         word = words.pop(0)
         option, equals, value = word.partition("=")
         if not word.startswith("-"):
-            request.overrides.append(word)
+            request.overrides.append(quote_unicode(word))
             continue
         if option in _QUESTIONS or option == "--shell-completion":
             request.question = request.question or option
@@ -77,7 +84,8 @@ def parse(arguments: Sequence[str], command: str = "train", further: Sequence[st
             if words and words[0] in _INFO_TOPICS:
                 request.options.append(words.pop(0))
         elif option not in (*_QUESTIONS, *_FLAGS, "--shell-completion"):
-            hint = nearest(option, (*_FLAGS, *_WITH_VALUE, *_QUESTIONS, *further, "--debug"))
+            options = (*_FLAGS, *_WITH_VALUE, *_QUESTIONS, *further, "--debug")
+            hint = equivalent_of(option) or nearest(option, options)
             raise RequestError(Problem("option", f"an option of `etude {command}`", word, hint))
     return request
 

@@ -19,6 +19,8 @@ Precision = Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true",
 
 _FULL = {"32": "32-true", "64": "64-true"}
 
+_LENGTH_HINT = "set the other to null: trainer.max_steps=null or trainer.max_epochs=null"
+
 _ELSEWHERE = "set by another part of the config: "
 
 
@@ -102,7 +104,7 @@ class Trainer:
             "max_steps",
             max_steps,
             "exactly one of max_steps and max_epochs",
-            "set trainer.max_steps=null to use max_epochs" if lengths else None,
+            _LENGTH_HINT if lengths else None,
         )
         optional = {
             "max_steps": max_steps,

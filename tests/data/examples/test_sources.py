@@ -295,7 +295,7 @@ def test_a_file_is_parsed_once(
     )  # fmt: skip
     data.for_task(LabelObjective())
     counts: Counter[str] = Counter()
-    original = tables.records_of
+    original = tables.iterate_rows
 
     def counted(file: Path, *more: Any) -> Any:
         counts["begun"] += 1
@@ -303,7 +303,7 @@ def test_a_file_is_parsed_once(
             counts["rows"] += 1
             yield record
 
-    monkeypatch.setattr(tables, "records_of", counted)
+    monkeypatch.setattr(tables, "iterate_rows", counted)
     data.check()
     data.prepare(tmp_path / "cache")
     assert counts == {"begun": 1, "rows": 2500}
