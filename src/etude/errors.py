@@ -187,12 +187,15 @@ def is_real(value: object) -> TypeGuard[int | float]:
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """Returns a hint with the choice most similar to `name`, else with all choices if few."""
     options = sorted({str(choice) for choice in choices})
-    close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {close[0]}?"
-    if 0 < len(options) <= 12:
+    if not nearest_of(name, options) and 0 < len(options) <= 12:
         return "choose from: " + ", ".join(options)
-    return None
+    return nearest_of(name, options)
+
+
+def nearest_of(name: str, choices: Iterable[str]) -> str | None:
+    """Returns a hint with the choice most similar to `name`, for messages that list all choices."""
+    close = difflib.get_close_matches(name, [str(choice) for choice in choices], n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else None
 
 
 def _sanitize(text: str) -> str:

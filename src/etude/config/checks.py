@@ -39,7 +39,7 @@ from etude.config.schema import (
 from etude.config.suggestions import suggest_node
 from etude.config.targets import PACKAGE, installed_extensions
 from etude.config.type_names import describe_type
-from etude.errors import Problem, RequestError, nearest
+from etude.errors import Problem, RequestError, nearest, nearest_of
 from etude.secrets import Mask, find_secret_variable, mask_passwords
 
 MAX_SAMPLES = 10_000
@@ -334,7 +334,7 @@ def _check_root(values: Mapping[str, Any]) -> Iterator[Problem]:
     run = values["run"]
     for key, choices in (("on_existing", ON_EXISTING), ("on_error", ON_ERROR)):
         if run[key] not in choices:
-            hint = nearest(str(run[key]), choices)
+            hint = nearest_of(str(run[key]), choices)
             yield Problem(f"run.{key}", "one of " + ", ".join(choices), run[key], hint)
     if values["init_from"]["head"] not in HEADS:
         yield Problem("init_from.head", "keep or new", values["init_from"]["head"])

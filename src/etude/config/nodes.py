@@ -25,7 +25,14 @@ from etude.config.paths import conf_dir
 from etude.config.table import table
 from etude.config.targets import find_constructor, import_class, is_extension, is_factory
 from etude.config.type_names import describe_type, is_union, takes_bool
-from etude.errors import InvalidArguments, Problem, RequestError, nearest, summarize_exception
+from etude.errors import (
+    InvalidArguments,
+    Problem,
+    RequestError,
+    nearest,
+    nearest_of,
+    summarize_exception,
+)
 
 if TYPE_CHECKING:
     from etude.contracts.contract import Contract
@@ -337,7 +344,7 @@ def _value_type_in(hint: Any) -> Any:
 
 def _choice_hint(hint: Any, value: Any) -> str | None:
     options = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
-    return nearest(str(value), map(str, options)) if options else None
+    return nearest_of(str(value), map(str, options)) if options else None
 
 
 def _file_hint(path: str, value: Any) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from etude.errors import MISSING_VALUE, Problem, RequestError, is_real, nearest
+from etude.errors import MISSING_VALUE, Problem, RequestError, is_real, nearest, nearest_of
 from etude.interop.json_file import read_object
 from etude.nn.feedforward import (
     GEGLU,
@@ -211,7 +211,7 @@ class HFConfig:
         """Returns the feed-forward part of a field's activation, with hidden width F."""
         name = self.get(field, default)
         if not isinstance(name, str) or name not in choices:
-            self.refuse(field, f"one of {', '.join(choices)}", name, nearest(str(name), choices))
+            self.refuse(field, f"one of {', '.join(choices)}", name, nearest_of(str(name), choices))
             name = default
         return partial(choices[name], hidden=hidden)
 

@@ -18,7 +18,15 @@ from pydantic.dataclasses import dataclass
 
 from etude.analysis.curves import COLOURS, LOG_AXES, new_figure, style_axes
 from etude.api import Run
-from etude.errors import MISSING_VALUE, Checks, InvalidArguments, Problem, RequestError, nearest
+from etude.errors import (
+    MISSING_VALUE,
+    Checks,
+    InvalidArguments,
+    Problem,
+    RequestError,
+    nearest,
+    nearest_of,
+)
 from etude.escaping import figure_label
 from etude.papers.claims import CLOSED, Number, Reading, problems_of
 
@@ -67,7 +75,9 @@ class Value:
         checks.that(scored or not self.how, "how", self.how, "no options without `split`")
         known = ("which", "beams", "length_penalty", "sequence_length", "stride")
         for key in self.how:
-            checks.that(key in known, "how", key, f"one of {', '.join(known)}", nearest(key, known))
+            checks.that(
+                key in known, "how", key, f"one of {', '.join(known)}", nearest_of(key, known)
+            )
         checks.done()
 
     @property

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from etude.errors import Problem, RequestError, nearest
+from etude.errors import Problem, RequestError, nearest_of
 from etude.records.record import STATUSES, Record
 from etude.records.record_fields import MISSING, ClassName, field_value
 
@@ -114,7 +114,7 @@ def check_status(value: str) -> None:
     """
     if value not in STATUSES:
         expected = "one of " + ", ".join(STATUSES)
-        raise RequestError(Problem("status", expected, value, nearest(value, STATUSES)))
+        raise RequestError(Problem("status", expected, value, nearest_of(value, STATUSES)))
 
 
 def parse_value(text: str) -> Any:
