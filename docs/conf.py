@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 from pathlib import Path
+
+from sphinx.application import Sphinx
 
 import etude
 
@@ -126,3 +129,21 @@ def write_api_pages() -> None:
 
 
 write_api_pages()
+
+
+def join_names(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    """Joins lists of arguments that share a description and wrap, which napoleon cannot read."""
+    index = 0
+    while index < len(lines) - 1:
+        line = lines[index]
+        if re.fullmatch(r"\s+[\w, ]+,", line):
+            lines[index : index + 2] = [f"{line} {lines[index + 1].strip()}"]
+        else:
+            index += 1
+
+
+def setup(app: Sphinx) -> None:
+    """Connects `join_names` before napoleon."""
+    app.connect("autodoc-process-docstring", join_names, priority=400)

@@ -42,7 +42,7 @@ class Mixture(TextData):
     a mean over tokens, not by weight) and on each separately (`val/<name>/loss`).
 
     A source is any data node as a factory; the mixture passes it the tokenizer and the sizes. An
-    example of a config file, used as `data=mine`:
+    example of a config file, used as `data=mine`::
 
         defaults:
           - tokenizer: bpe
