@@ -49,9 +49,12 @@ lint: setup
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest --collect-only -qqq
 
-# The documentation site, in docs/_build/html. Warnings are errors.
-docs: setup
+.venv/ready-docs: .venv/ready docs/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt -c requirements.lock
+	@touch $@
+
+# The documentation site, in docs/_build/html. Warnings are errors.
+docs: .venv/ready-docs
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 

@@ -23,18 +23,20 @@ from typing import Any
 import numpy as np
 from rows import Row, at_least, at_most, in_turn, table
 
+from etude.data.columns import Column, column_file
+from etude.data.curriculum import Sizes, Stages
 from etude.data.mixture import MixtureOrder
 from etude.data.order import EveryExampleOnce, Order, RandomWindows
 from etude.data.passages import cut
-from etude.data.prepare import TokenFile
 from etude.data.sotu import Sotu
 from etude.data.split_writer import BATCH, write_split
 from etude.data.splits import Passage, SectionMeta
-from etude.data.steps import TrainingSteps
+from etude.data.steps import Share, Steps, WindowSteps
 from etude.data.text import Batch
 from etude.data.tokenizer import BPE, Byte, Tokenizer
 
 BLOCK, WINDOWS = 1024, 12
+TOKEN = "<u2"
 MEGABYTE = 1_000_000
 
 NOTES = """\
@@ -57,7 +59,7 @@ def measure(quick: bool) -> list[Row]:
     large = 100 if quick else 1000
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        small, big = (token_file(folder / f"{m}.bin", m) for m in (10, large))
+        small, big = (token_column(folder / str(m), m) for m in (10, large))
         return [
             *loading(big, 200 if quick else 2000),
             *memory(small, big, 500 if quick else 2000),
@@ -65,14 +67,14 @@ def measure(quick: bool) -> list[Row]:
         ]
 
 
-def token_file(path: Path, megabytes: int) -> TokenFile:
-    """A file of random tokens of two bytes."""
+def token_column(path: Path, megabytes: int) -> Column:
+    """Writes a column of random tokens of two bytes."""
     draw = np.random.default_rng(0)
     tokens = megabytes * MEGABYTE // 2
-    with path.open("wb") as file:
+    with column_file(path, ".values").open("wb") as file:
         for first in range(0, tokens, MEGABYTE):
             draw.integers(0, 50257, min(MEGABYTE, tokens - first), dtype=np.uint16).tofile(file)
-    return TokenFile(path, "<u2", tokens)
+    return Column(path, TOKEN)
 
 
 def orders(tokens: int) -> dict[str, Order]:
@@ -84,34 +86,35 @@ def orders(tokens: int) -> dict[str, Order]:
     return {
         "random windows": RandomWindows(tokens, BLOCK, WINDOWS, seed=0),
         "every example once": EveryExampleOnce(tokens, BLOCK, WINDOWS, seed=0),
-        "a mixture of four": MixtureOrder(sections, weights, **mixed),
+        "a mixture of four": MixtureOrder(sections, [(0, weights)], **mixed),
     }
 
 
-def steps(file: TokenFile, order: Order, number: int) -> TrainingSteps:
+def steps(column: Column, order: Order, number: int) -> Steps:
     """The first optimizer steps of a run."""
-    sizes: dict[str, Any] = {"batch": WINDOWS, "length": BLOCK, "micro_batch": None}
-    return TrainingSteps(file, order, total_steps=number, **sizes)
+    sizes, lengths = Sizes(WINDOWS), Stages(BLOCK)
+    return Steps(WindowSteps(column, order, Share(0), BLOCK, sizes, lengths), 0, number)
 
 
-def loading(file: TokenFile, number: int) -> Iterator[Row]:
+def loading(column: Column, number: int) -> Iterator[Row]:
     """Millions of tokens a second, by order."""
-    for name, order in orders(file.tokens).items():
+    for name, order in orders(len(column.values)).items():
         rates = []
         for _ in range(5):
             began = time.perf_counter()
-            for _ in steps(file, order, number):
+            for _ in steps(column, order, number):
                 pass
             rates.append(number * WINDOWS * BLOCK / (time.perf_counter() - began) / 1e6)
         rate = statistics.median(rates)
-        what = f"loader, {name}, {WINDOWS} windows of {BLOCK} tokens, {file.tokens / 5e8:.2g} GB"
+        size = f"{len(column.values) / 5e8:.2g} GB"
+        what = f"loader, {name}, {WINDOWS} windows of {BLOCK} tokens, {size}"
         yield at_least(2, what, f"{rate:.0f} M tokens/s", "", rate)
 
 
-def memory(small: TokenFile, big: TokenFile, number: int) -> Iterator[Row]:
+def memory(small: Column, big: Column, number: int) -> Iterator[Row]:
     """What a process holds after many steps, on a small file and on a big one."""
-    found = [resident(file, number) for file in (small, big)]
-    sizes = [f"{file.tokens * 2 / MEGABYTE:.0f} MB" for file in (small, big)]
+    found = [resident(column, number) for column in (small, big)]
+    sizes = [f"{len(column.values) * 2 / MEGABYTE:.0f} MB" for column in (small, big)]
     own = [figures["RssAnon"] for figures in found]
     mapped = [figures["RssFile"] for figures in found]
     what = f"a process's own memory after {number} steps: {sizes[1]} of tokens beside {sizes[0]}"
@@ -121,18 +124,18 @@ def memory(small: TokenFile, big: TokenFile, number: int) -> Iterator[Row]:
     yield Row(what, *told, mapped[1], "", None, "the page cache's, taken back when it is needed")
 
 
-def resident(file: TokenFile, number: int) -> dict[str, float]:
+def resident(column: Column, number: int) -> dict[str, float]:
     """MiB of a process of its own: anonymous memory, and growth of the pages of files."""
-    command = [sys.executable, __file__, "--resident", str(file.path), str(file.tokens)]
-    done = subprocess.run([*command, str(number)], capture_output=True, text=True, check=True)
+    command = [sys.executable, __file__, "--resident", str(column.path), str(number)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def read_steps(path: str, tokens: int, number: int) -> None:
+def read_steps(path: str, number: int) -> None:
     """Prints what this process holds after so many steps."""
-    file = TokenFile(Path(path), "<u2", tokens)
+    column = Column(Path(path), TOKEN)
     before = status("RssFile")
-    for _ in steps(file, RandomWindows(tokens, BLOCK, WINDOWS, seed=0), number):
+    for _ in steps(column, RandomWindows(len(column.values), BLOCK, WINDOWS, seed=0), number):
         pass
     print(json.dumps({"RssAnon": status("RssAnon"), "RssFile": status("RssFile") - before}))
 
@@ -154,7 +157,7 @@ def tokenising(folder: Path, megabytes: int) -> Row:
     def ours() -> float:
         passages = next(mine)
         began = time.perf_counter()
-        write_split(folder / "ids.bin", {"": lambda _: iter(passages)}, tokenizer, "<u2", "train")
+        write_split(folder / "ids", {"": lambda _: iter(passages)}, tokenizer, TOKEN, "train")
         return time.perf_counter() - began
 
     def theirs() -> float:
@@ -201,11 +204,11 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--resident", nargs=3, metavar=("PATH", "TOKENS", "STEPS"))
+    parser.add_argument("--resident", nargs=2, metavar=("PATH", "STEPS"))
     asked = parser.parse_args()
     if asked.resident:
-        path, tokens, number = asked.resident
-        read_steps(path, int(tokens), int(number))
+        path, number = asked.resident
+        read_steps(path, int(number))
     else:
         print(table(measure(asked.quick)) + "\n" + NOTES)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,9 +14,8 @@ from omegaconf import DictConfig
 
 from etude.config.checks import CheckedConfig, check
 from etude.config.compose import compose as compose_config
-from etude.console import show_messages
+from etude.console import hide_messages, show_messages
 from etude.errors import Problem, RequestError
-from etude.exclusivity import is_reserved_elsewhere
 from etude.records.config_file import read_config, to_portable
 from etude.records.filters import parse_filter
 from etude.records.integrity import CONFIG, METRICS, TOKENIZER, is_hashed
@@ -409,7 +407,7 @@ class Run:
             from etude.nn.lora import merge
             from etude.training.init_from import InitFromSource
 
-            with _quiet():
+            with hide_messages():
                 InitFromSource.fill(module, self.checked.config.init_from, self.path.parent.parent)
         try:
             module.load_state_dict(weights, strict=not has_lora)
@@ -578,36 +576,18 @@ class Run:
         """
         from etude.training.run_folder import cache_folder
 
-        with _quiet():
+        with hide_messages():
             data.check()
         fingerprint, recorded = data.fingerprint(), self.summary["data"]["fingerprint"]
         if fingerprint != recorded:
             expected = f"the fingerprint of the training data, {recorded}"
             hint = "the data has changed since training"
             raise RequestError(Problem("data", expected, fingerprint, hint))
-        with _quiet():
+        with hide_messages():
             data.prepare(cache_folder(self.checked))
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self.status}, {self.label!r})"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Context manager that hides log messages, which were already shown during training.
-
-    The log level belongs to the whole process, so it is unchanged while another thread trains.
-    """
-    if is_reserved_elsewhere():
-        yield
-        return
-    logger = logging.getLogger("etude")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 class Runs(Sequence[Run]):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 from etude.errors import Problem, RequestError
 from etude.escaping import printable
+from etude.exclusivity import is_reserved_elsewhere
 from etude.secrets import MaskingFormatter, mask_error, mask_secrets
 
 if TYPE_CHECKING:
@@ -297,4 +298,22 @@ def redirect_log(stream: TextIO) -> Iterator[None]:
         yield
     finally:
         logger.handlers[:] = before
+        logger.setLevel(level)
+
+
+@contextmanager
+def hide_messages() -> Iterator[None]:
+    """Context manager that hides messages below errors, such as those of preparing data again.
+
+    The log level belongs to the whole process, so it is unchanged while another thread trains.
+    """
+    if is_reserved_elsewhere():
+        yield
+        return
+    logger = logging.getLogger("etude")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
         logger.setLevel(level)

@@ -187,9 +187,8 @@ def is_real(value: object) -> TypeGuard[int | float]:
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """Returns a hint with the choice most similar to `name`, else with all choices if few."""
     options = sorted({str(choice) for choice in choices})
-    if not nearest_of(name, options) and 0 < len(options) <= 12:
-        return "choose from: " + ", ".join(options)
-    return nearest_of(name, options)
+    all_choices = "choose from: " + ", ".join(options) if 0 < len(options) <= 12 else None
+    return nearest_of(name, options) or all_choices
 
 
 def nearest_of(name: str, choices: Iterable[str]) -> str | None:

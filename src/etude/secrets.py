@@ -43,7 +43,7 @@ def mask_passwords(value: Any) -> Any:
     A placeholder, such as the reference `${oc.env:NAME}`, is not a password and is unchanged.
 
     Example:
-        >>> without_passwords("https://me:{}@host/x".format("secret"))
+        >>> mask_passwords("https://me:{}@host/x".format("secret"))
         'https://me:***@host/x'
     """
     if isinstance(value, str):
@@ -206,7 +206,7 @@ def mask_error(text: str) -> str:
     that looks like a key or a token.
 
     Example:
-        >>> in_errors("wandb_key = '0123456789abcdef': expected a key of the config")
+        >>> mask_error("wandb_key = '0123456789abcdef': expected a key of the config")
         "wandb_key = '***': expected a key of the config"
     """
     return mask_keys(_replace_spellings(mask_secrets(text), _taken))

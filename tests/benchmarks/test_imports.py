@@ -11,20 +11,7 @@ import pytest
 FILES = sorted((Path(__file__).resolve().parents[2] / "benchmarks").glob("*.py"))
 
 
-STALE = {"data.py"}  # measures files of tokens, which columns have replaced: to be ported
-
-
-@pytest.mark.parametrize(
-    "file",
-    [
-        pytest.param(
-            file,
-            id=file.name,
-            marks=[pytest.mark.xfail(strict=True)] if file.name in STALE else [],
-        )
-        for file in FILES
-    ],
-)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_names_of_etude_exist(file: Path) -> None:
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("etude"):

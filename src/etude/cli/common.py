@@ -87,6 +87,19 @@ def add_quoting(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quoting", choices=("csv", "none"), help=help_)
 
 
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Adds the option `--checkpoint`."""
+    parser.add_argument("--checkpoint", default="best", help=f"checkpoint to use: {CHECKPOINTS}")
+
+
+def add_translation_search(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the beam search of translations."""
+    help_ = "for translation: number of beams (default: 4)"
+    parser.add_argument("--beams", type=int, metavar="N", help=help_)
+    help_ = "for translation: length penalty of beam search (default: 1)"
+    parser.add_argument("--length-penalty", type=float, metavar="X", help=help_)
+
+
 @contextmanager
 def as_options() -> Iterator[None]:
     """Context manager that reports problems under option names instead of argument names."""

@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 from etude.cli.common import (
-    CHECKPOINTS,
     DONE,
+    add_checkpoint,
     add_quoting,
     add_root,
+    add_translation_search,
     add_trust,
     as_options,
     make_parser,
@@ -37,11 +38,8 @@ def evaluate(arguments: list[str]) -> int:
     add_quoting(parser)
     help_ = "also compute the metrics for each value of this column"
     parser.add_argument("--by", metavar="COLUMN", help=help_)
-    parser.add_argument("--checkpoint", default="best", help=f"checkpoint to use: {CHECKPOINTS}")
-    help_ = "for translation: number of beams (default: 4)"
-    parser.add_argument("--beams", type=int, metavar="N", help=help_)
-    help_ = "for translation: length penalty of beam search (default: 1)"
-    parser.add_argument("--length-penalty", type=float, metavar="X", help=help_)
+    add_checkpoint(parser)
+    add_translation_search(parser)
     help_ = "for language models: window length in tokens (default: that of training)"
     parser.add_argument("--sequence-length", type=int, metavar="T", help=help_)
     help_ = "for language models: use overlapping windows and score the last N tokens of each"

@@ -7,7 +7,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from etude.cli.common import CHECKPOINTS, DONE, add_root, add_trust, as_option, make_parser
+from etude.cli.common import DONE, add_checkpoint, add_root, add_trust, as_option, make_parser
 from etude.console import raw_stdout
 from etude.errors import Checks, InvalidArguments, Problem, RequestError
 from etude.generation.generation_config import GenerationConfig
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     constraints.add_argument("--stop", metavar="TEXT", action="append", default=[], help=help_)
     help_ = "never generate this word, in upper or lower case; repeatable"
     constraints.add_argument("--forbid", metavar="WORD", action="append", default=[], help=help_)
-    parser.add_argument("--checkpoint", default="best", help=f"checkpoint to use: {CHECKPOINTS}")
+    add_checkpoint(parser)
     parser.add_argument("--stream", action="store_true", help="print tokens as they are generated")
     add_trust(parser)
     return parser

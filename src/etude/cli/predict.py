@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from etude.cli.common import (
-    CHECKPOINTS,
     DONE,
+    add_checkpoint,
     add_quoting,
     add_root,
+    add_translation_search,
     add_trust,
     as_options,
     make_parser,
@@ -40,11 +41,8 @@ def predict(arguments: list[str]) -> int:
     add_quoting(parser)
     help_ = "second text, for a run trained on pairs of texts"
     parser.add_argument("--pair", metavar="TEXT", help=help_)
-    parser.add_argument("--checkpoint", default="best", help=f"checkpoint to use: {CHECKPOINTS}")
-    help_ = "for translation: number of beams (default: 4)"
-    parser.add_argument("--beams", type=int, metavar="N", help=help_)
-    help_ = "for translation: length penalty of beam search (default: 1)"
-    parser.add_argument("--length-penalty", type=float, metavar="X", help=help_)
+    add_checkpoint(parser)
+    add_translation_search(parser)
     help_ = "print one complete JSON object per line"
     parser.add_argument("--json", action="store_true", help=help_)
     add_trust(parser)

@@ -16,7 +16,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
     """Yields each value with its key path; lists are values, `_partial_` is omitted.
 
     Example:
-        >>> dict(flat({"seed": 1, "model": {"dim": 8, "norm": {"eps": 1e-5}}}))
+        >>> dict(flatten({"seed": 1, "model": {"dim": 8, "norm": {"eps": 1e-5}}}))
         {'seed': 1, 'model.dim': 8, 'model.norm.eps': 1e-05}
     """
     for key, value in tree.items():

@@ -360,7 +360,7 @@ def build_label(overrides: Sequence[str]) -> str:
     part.
 
     Example:
-        >>> label_of(["experiment=debug", "model/position=rotary", "optimizer.lr=1e-3"])
+        >>> build_label(["experiment=debug", "model/position=rotary", "optimizer.lr=1e-3"])
         'position=rotary lr=1e-3'
     """
     values: dict[str, str] = {}  # of a repeated key, the last value counts

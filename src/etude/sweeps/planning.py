@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from omegaconf import DictConfig
 from etude.config.checks import CheckedConfig, check
 from etude.config.compose import compose_in_search, search_configs
 from etude.config.replacements import report_replaced
+from etude.console import hide_messages
 from etude.errors import EtudeError, Problem, RequestError
 from etude.exclusivity import reserve_process
 from etude.records.record import build_label
@@ -94,7 +93,7 @@ def plan(
                 raise sweep_error(sweep, error) if sweep else error from error
             if sweep is None:  # for a sweep, `expand` has reported it
                 report_replaced(overrides)
-            with _muted():
+            with hide_messages():
                 jobs.append(planner.job(config))
             if progress is not None:
                 progress(number, len(requests))
@@ -111,18 +110,6 @@ def _expand(overrides: Sequence[str], hydra: Hydra) -> Sweep:
         hint = "this sweeper chooses jobs by the results of others, so they cannot be planned"
         raise RequestError(Problem("hydra/sweeper", "basic", sweep.sweeper, hint))
     return sweep
-
-
-@contextmanager
-def _muted() -> Iterator[None]:
-    """Context manager that hides log messages of preparing and building."""
-    logger = logging.getLogger("etude")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 class _Planner:

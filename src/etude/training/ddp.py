@@ -2,7 +2,7 @@
 
 Each process (rank) has the whole model and computes a part of a step's examples; gradients are
 summed over the ranks, so that all ranks have the same weights after each step. The ranks are
-started by `followers.py` rather than by Lightning, whose launcher would repeat the whole command.
+started by `rank_processes.py`; Lightning's launcher would repeat the whole command.
 """
 
 from __future__ import annotations
