@@ -29,7 +29,7 @@ _MEANINGS: dict[str, str] = {
     "data=NAME": "dataset datamodule data_module",
     "data/tokenizer=NAME": "tokenizer",
     "data.validation": "val validation val_split validation_split validation_file",
-    "data.shuffle or data.order": "shuffle",
+    "data.order": "shuffle",
     "model.layers": "layers n_layer n_layers num_layers num_hidden_layers depth",
     "model.heads": "heads n_head n_heads num_heads num_attention_heads nhead",
     "model.dim": "dim n_embd hidden_size d_model embed_dim hidden_dim width hidden",
