@@ -50,3 +50,14 @@ def test_mup(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
 
     run(DOCS / "mup.md", shorten=shorten)
     assert Path("mup.png").is_file()
+
+
+@pytest.mark.slow
+def test_configuration(run: Callable) -> None:
+    def shorten(words: list[str]) -> list[str]:
+        if "experiment=nano" in words or "experiment=mine" in words:
+            return [*words, *TINY, *SHORT_TEXT, "model.dim=16", "model.heads=2"]
+        debug = is_training(words) and "experiment=debug" in words
+        return [*words, "run.sample_tokens=5"] if debug else words
+
+    run(DOCS / "configuration.md", shorten=shorten)
