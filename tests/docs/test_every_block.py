@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,23 +30,6 @@ def overrides_in(text: str) -> list[list[str]]:
             if words and ("(" not in quoted or "=tag(" in quoted):
                 found.append(words)
     return found
-
-
-@pytest.fixture
-def run(tmp_path: Path, etude: Callable, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """`run(page)` runs a page's blocks in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    before = set(sys.modules)
-
-    def command(words: list[str]) -> tuple[int, str]:
-        answer = etude(*words)
-        return answer.code, answer.out + answer.err
-
-    yield lambda page, **options: run_page(page, command, **options)
-    for name in set(sys.modules) - before:
-        if name.startswith("my_"):
-            del sys.modules[name]
 
 
 @pytest.mark.slow
