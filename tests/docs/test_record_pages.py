@@ -38,3 +38,8 @@ def test_sweeps(run: Callable) -> None:
 
     run(DOCS / "sweeps.md", shorten=shorten)
     assert Path("heat.png").is_file()
+
+
+@pytest.mark.slow
+def test_records(run: Callable) -> None:
+    run(DOCS / "records.md")
