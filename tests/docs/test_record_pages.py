@@ -43,3 +43,10 @@ def test_sweeps(run: Callable) -> None:
 @pytest.mark.slow
 def test_records(run: Callable) -> None:
     run(DOCS / "records.md")
+
+
+@pytest.mark.slow
+def test_weights(run: Callable) -> None:
+    run(DOCS / "weights.md")
+    assert Path("my_model/tokenizer.json").is_file()
+    assert Path("my_adapter/adapter_config.json").is_file()
