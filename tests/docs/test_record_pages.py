@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,3 +51,13 @@ def test_weights(run: Callable) -> None:
     run(DOCS / "weights.md")
     assert Path("my_model/tokenizer.json").is_file()
     assert Path("my_adapter/adapter_config.json").is_file()
+
+
+@pytest.mark.slow
+def test_own_papers(run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    try:
+        run(DOCS / "own_papers.md")
+    finally:
+        sys.modules.pop("widths", None)
+    assert len(list(Path("experiments/widths").iterdir())) == 4
