@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -61,3 +62,17 @@ def test_own_papers(run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     finally:
         sys.modules.pop("widths", None)
     assert len(list(Path("experiments/widths").iterdir())) == 4
+
+
+@pytest.mark.slow
+def test_security(run: Callable, etude: Callable) -> None:
+    """`received/7f91c2` is a copy of a run."""
+    assert etude("train", "experiment=debug", *TINY).code == 0
+    (record,) = Path("experiments/debug").iterdir()
+    shutil.copytree(record, "received/7f91c2")
+    run(DOCS / "security.md")
+
+
+@pytest.mark.slow
+def test_contracts(run: Callable) -> None:
+    run(DOCS / "contracts" / "README.md")
