@@ -27,6 +27,8 @@ from etude.records.record_fields import (
     config_values,
     field_value,
     latest_metrics,
+    monitored_metric,
+    order_metrics,
 )
 from etude.records.registry import find_record, read_records, report_damaged
 
@@ -314,14 +316,19 @@ class Run:
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """The metrics, one row per logged step: `step`, `tokens`, `time`, `train/loss`, ...
+        """The metrics, one row per logged step.
+
+        Columns: `step`, `tokens`, `train/loss`, the metric that selects the best checkpoint, other
+        validation metrics, ..., `lr`, `perf/...`, `time`.
 
         Raises:
             RequestError: the metrics of a finished run were edited after training.
         """
         if self.record.info.get("status") == "finished":
             self.record.check(METRICS)
-        return read_frame(self.path / "metrics.jsonl")
+        frame = read_frame(self.path / "metrics.jsonl")
+        order = order_metrics(frame.columns, monitored_metric(self.record))
+        return frame.reindex(columns=order)
 
     @cached_property
     def checked(self) -> CheckedConfig:

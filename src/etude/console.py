@@ -210,11 +210,28 @@ def raw_stdout() -> TextIO:
     return cast("TextIO", out.wrapped if exactly else out)
 
 
-def print_bold(line: str) -> None:
-    """Prints one line in bold on a terminal."""
+BOLD, RED, GREEN, YELLOW = 1, 31, 32, 33
+
+
+def has_colours() -> bool:
+    """Returns whether standard output is a terminal and `NO_COLOR` is unset or empty."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def print_styled(*parts: tuple[str, int | None]) -> None:
+    """Prints one line; its parts are pairs of a text and `BOLD`, `RED`, `GREEN`, `YELLOW` or None.
+
+    Without colours (see `has_colours`), only the text is printed.
+    """
+    if not has_colours():
+        print("".join(text for text, _ in parts))
+        return
     out: Any = sys.stdout
     stream = out.wrapped if isinstance(out, SafeStream) else out
-    stream.write(f"\x1b[1m{printable(mask_secrets(line))}\x1b[0m\n")
+    for text, style in parts:
+        shown = printable(mask_secrets(text))
+        stream.write(shown if style is None else f"\x1b[{style}m{shown}\x1b[0m")
+    stream.write("\n")
 
 
 def rich_console(*, stderr: bool = False) -> Console:

@@ -133,7 +133,8 @@ def fabricate(root: Path, name: str, signature: str, **changes: Any) -> None:
     """Writes a record like that of a training, without weights."""
     folder = root / name / signature
     folder.mkdir(parents=True)
-    start = {"host": "box", "versions": {"torch": "2.13"}, "source": "abc", "commit": None}
+    start = {"time": "2026-01-01T00:00:00", "host": "box", "source": "abc", "commit": None}
+    start["versions"] = {"torch": "2.13"}
     facts = {
         "format": FORMAT,
         "name": name,
@@ -170,10 +171,12 @@ def test_list_shows_every_run_in_columns(etude, registry: Path) -> None:
     answer = etude("runs", "list", cwd=registry.parent)
     head, *rows = (line.split() for line in answer.out.splitlines())
     assert answer.code == 0
-    assert head == ["run", "status", "label", "step", "val/loss", "best", "seconds"]
-    run = ["nano/aaaa00000000", "finished", "position=rotary", "20/20", "1.23456", "1.20000", "61"]
+    assert head == ["run", "status", "started", "duration", "step", "best", "label"]
+    times = ["2026-01-01", "00:00", "1m", "01s"]  # 61.4 seconds
+    best = ["1.20000", "loss"]
+    run = ["nano/aaaa00000000", "finished", *times, "20/20", *best, "position=rotary"]
     assert rows[0] == run
-    assert rows[1] == ["nano/aaaa11111111", "failed", "position=rotary", "7/20", "61"]
+    assert rows[1] == ["nano/aaaa11111111", "failed", *times, "7/20", "position=rotary"]
     assert len(rows) == 3
 
 
@@ -193,12 +196,17 @@ def test_an_empty_registry_says_how_to_begin(etude, tmp_path: Path) -> None:
 @pytest.mark.parametrize("run", ["bbbb", "other", "experiments/other/bbbb00000000"])
 def test_show(etude, registry: Path, run: str) -> None:
     answer = etude("runs", "show", run, cwd=registry.parent)
-    facts = {line.split()[0]: line.split(maxsplit=1)[1] for line in answer.out.splitlines()}
+    lines = answer.out.splitlines()
+    facts = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines if line[:1] == " "}
     assert answer.code == 0
+    titles = ["run", "metrics", "training", "model and data", "identity"]
+    assert [line for line in lines if line[:1].strip()] == titles  # without checkpoints, no files
     assert facts["signature"] == "bbbb00000000" + 52 * "0"
     assert facts["parameters"] == "1,234,567"
     assert facts["val/loss"] == "1.23456"
-    assert facts["best"] == "val/loss 1.20000 at step 10"
+    assert facts["best"] == "at step 10 (val/loss 1.2000)"
+    assert facts["latest"] == "at step 20"
+    assert facts["duration"] == "1m 01s"
     assert facts["label"] == "(no overrides)"
     assert (facts["tags"], facts["notes"]) == ("x, y", "of mine")
     assert "error" not in facts

@@ -199,7 +199,7 @@ def test_a_table_fits_its_terminal(
 
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("NO_COLOR", "1")
-    for columns in (60, 72, 200):
+    for columns in (60, 80, 200):
         monkeypatch.setenv("COLUMNS", str(columns))
         print_list(Query(root))
         lines = capsys.readouterr().out.splitlines()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -389,3 +390,66 @@ def test_the_list_of_runs_is_named_with_its_root(
     assert "list runs   etude runs list --root './-my runs'" in answer.out
     answer = etude("train", *tiny(corpus, "experiments"), cwd=tmp_path)
     assert answer.out.endswith("list runs   etude runs list\n")
+
+
+@pytest.fixture(scope="module")
+def classified(etude, toy, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A run that monitors the F1 of a class: the output, in 50 columns, and the record."""
+    folder = tmp_path_factory.mktemp("classified")
+    task = ["task.positive=cats", "task.monitor=val/f1", "optimizer.lr=0.03"]
+    more = ["trainer.max_steps=60", "trainer.val_check_interval=8"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "50")
+        answer = etude("train", *toy("classification", folder, *task, *more), cwd=folder)
+    assert answer.code == 0, answer.err
+    (record,) = (folder / "classification").iterdir()
+    return answer.out, record
+
+
+def test_the_summary_names_the_best_step_and_its_metric(classified) -> None:
+    out, record = classified
+    validated = [row for row in read_rows(record / "metrics.jsonl") if "val/f1" in row]
+    best = max(row["val/f1"] for row in validated)
+    step = next(row["step"] for row in validated if row["val/f1"] == best)
+    told = f"best at step {step} (val/f1 {best:.4f})"
+    head, *summary = out[out.index("finished: 60 steps in ") :].splitlines()
+    assert head.endswith(f"s, {told}")
+    lines = [line for line in out.splitlines() if line.startswith("step ")]
+    assert len(lines) == len(validated)
+    for line, row in zip(lines, validated, strict=True):
+        assert f"val/f1 {row['val/f1']:.4f}" in line
+        assert (told in line) is (row["step"] > step)
+    end = next(number for number, line in enumerate(summary) if "record" in line)
+    assert max(map(len, summary[: end - 1])) <= 50
+    table = " ".join(line for line in summary[:end] if line.startswith("  val/")).split()
+    expected = {key: f"{value:.4f}" for key, value in validated[-1].items() if key[:4] == "val/"}
+    assert dict(zip(table[::2], table[1::2], strict=True)) == expected
+
+
+def test_the_positive_class_is_named(etude, classified) -> None:
+    out, record = classified
+    note = "precision, recall and f1 are those of the class 'cats'"
+    answers = [etude(*words, record).out for words in (["evaluate"], ["runs", "show"])]
+    assert [text.count(note) for text in (out, *answers)] == [1, 1, 1]
+
+
+def test_columns_of_metrics_begin_with_those_that_matter(classified) -> None:
+    from etude.api import load_run
+
+    _, record = classified
+    frame = load_run(record).metrics
+    assert list(frame.columns[:5]) == ["step", "tokens", "train/loss", "val/f1", "val/loss"]
+    assert frame.columns[-1] == "time"
+    rows = read_rows(record / "metrics.jsonl")
+    assert [{k: v for k, v in row.items() if v == v} for row in frame.to_dict("records")] == rows
+
+
+@pytest.mark.parametrize("kind", ["classification", "question_answering", "instruction"])
+def test_the_next_commands_work(etude, toy, tmp_path: Path, kind: str) -> None:
+    out = etude("train", *toy(kind, tmp_path / "runs"), cwd=tmp_path).out
+    commands = [line.split(maxsplit=1)[1] for line in out.splitlines() if "  etude " in line]
+    action = "generate" if kind == "instruction" else "predict"
+    assert [shlex.split(command)[1] for command in commands[:2]] == [action, "evaluate"]
+    for command in commands:
+        words = shlex.split(command[command.index("etude ") :])
+        assert etude(*words[1:], cwd=tmp_path).code == 0, command

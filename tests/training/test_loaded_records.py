@@ -85,16 +85,16 @@ def test_metrics_and_frame(small: Callable, tmp_path: Path) -> None:
     assert list(metrics.columns) == [
         "step",
         "tokens",
-        "time",
         "train/loss",
+        "val/loss",
+        "val/perplexity",
+        "val/bits_per_byte",
         "train/grad_norm",
         "lr",
         "perf/tokens_per_second",
         "perf/flops_per_second",
         "perf/mfu",
-        "val/loss",
-        "val/perplexity",
-        "val/bits_per_byte",
+        "time",
     ]
     table = runs(tmp_path).frame().set_index("seed")
     assert sorted(table.index) == [3, 4]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -303,3 +305,36 @@ def test_a_line_tells_what_is_new(caplog: pytest.LogCaptureFixture) -> None:
     assert "val/loss 2.4000" in caplog.messages[-1]
     assert "train/loss 2.3000" in progress.line()
     assert "val/loss" not in progress.line()
+
+
+def test_a_line_tells_the_monitored_metric_and_the_best(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    progress = Progress(30, 0, "val/f1")
+    best = {"metric": "val/f1", "value": 0.91, "step": 10}
+    for step, value in ((10, 0.91), (20, 0.87)):
+        progress.advance(step)
+        progress.row({"train/loss": 2.5, "val/loss": 2.4, "val/f1": value, "val/mcc": 0.5}, best)
+    first, second = caplog.messages
+    losses = "train/loss 2.5000  val/loss 2.4000"
+    assert first.startswith(f"step 10/30  {losses}  val/f1 0.9100  best so far  ")
+    told = "best at step 10 (val/f1 0.9100)"
+    assert second.startswith(f"step 20/30  {losses}  val/f1 0.8700  {told}  ")
+    progress.row({"train/loss": 2.3}, best)
+    assert "best" not in progress.line()
+
+
+def test_an_unused_srun_is_no_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+
+    from etude.training.trainer import Trainer
+
+    (tmp_path / "srun").write_text("#!/bin/sh\n")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("SLURM_NTASKS", raising=False)
+    with pytest.warns(UserWarning, match="srun"):
+        SLURMEnvironment.detect()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Trainer(max_steps=1, accelerator="cpu").build(total_steps=1, callbacks=[], folder=tmp_path)
+    assert not [each for each in caught if "srun" in str(each.message)]

@@ -77,13 +77,14 @@ def evaluate(arguments: list[str]) -> int:
             )
         results.append(result)
         if not args.json:
-            _print_result(result)
+            _print_result(result, run.record.config)
     if args.json:
         print(json.dumps(results, indent=1, ensure_ascii=False))
     return DONE
 
 
-def _print_result(result: dict[str, Any]) -> None:
+def _print_result(result: dict[str, Any], config: dict[str, Any]) -> None:
+    from etude.records.record_fields import positive_class_note
     from etude.records.text_tables import print_columns
 
     head = ", ".join(result[key] for key in ("run", "on", "checkpoint"))
@@ -91,6 +92,8 @@ def _print_result(result: dict[str, Any]) -> None:
     print(printable(head, line=True))
     for name, value in result["metrics"].items():
         print(f"  {printable(name, line=True):20} {value:.4f}")
+    if note := positive_class_note(config, result["metrics"]):
+        print(f"  {note}")
     if result.get("slices"):
         names = list(next(iter(result["slices"].values())))
         rows = [

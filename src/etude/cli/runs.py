@@ -69,11 +69,12 @@ def _joined(words: list[str]) -> list[str]:
 def _list_arguments(parser: ArgumentParser) -> None:
     parser.formatter_class = RawDescriptionHelpFormatter
     parser.epilog = (
-        "KEY is a field (status, seed, step, best, seconds, parameters, tag, ...), a metric\n"
+        "KEY is a field (status, started, seed, step, best, seconds, tag, ...), a metric\n"
         "(val/loss) or a key of the config (optimizer.lr, model.position). A FILTER is KEY\n"
         "OPERATOR VALUE without spaces. The operators are = != < <= > >= ~ (contains) and !~\n"
         "(does not contain); quote < and > for the shell:\n"
-        '  etude runs list nano "optimizer.lr>1e-3" model.position=rotary --sort val/loss'
+        '  etude runs list nano "optimizer.lr>1e-3" model.position=rotary --sort val/loss\n'
+        '  etude runs list "started>=yesterday"    (or today, or a date such as 2026-01-31)'
     )
     help_ = "select runs by their name and by filters (default: all runs)"
     parser.add_argument("words", nargs="*", metavar="NAME or FILTER", help=help_)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -150,14 +151,16 @@ def _log_outcome(record: Any, *, reused: bool) -> None:
     if info.get("status") == "paused":
         return
     path = record.path
-    log.info("%s", "" if reused else "\n" + _summary_line(info))
+    log.info("%s", "" if reused else "\n" + _summary(record))
     log.info("  record      %s", path)
     log.info("  loss curve  %s", path / "figures" / "loss.png")
     task = str(record.config.get("task._target_", "")).rpartition(".")[2]
     modules = record.config.get("extensions") or []  # loading a record does not trust them
     trust = "".join([" --trust", *(f" {shlex.quote(each)}" for each in modules)] if modules else [])
     if task in _PREDICTING_TASKS:
-        log.info("  predict     etude predict %s --text '...'%s", _quote(path), trust)
+        second = task == "QuestionAnswering" or record.config.get("data.pair") is not None
+        pair = " --pair '...'" if second else ""
+        log.info("  predict     etude predict %s --text '...'%s%s", _quote(path), pair, trust)
     elif task in _GENERATING_TASKS:
         log.info("  generate    etude generate %s --prompt 'To be'%s", _quote(path), trust)
     log.info("  evaluate    etude evaluate %s%s", _quote(path), trust)
@@ -172,11 +175,24 @@ def _quote(path: Path) -> str:
     return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
 
 
-def _summary_line(info: dict[str, Any]) -> str:
-    best = info.get("best") or {}
-    final = info.get("final", {})
-    parts = [f"finished: {info['step']} steps, {info['seconds']:.0f} s"]
-    parts += [f"{key} {value:.4f}" for key, value in final.items() if key.startswith("val/")]
-    if best:
-        parts.append(f"best at step {best['step']}")
-    return ", ".join(parts)
+def _summary(record: Any) -> str:
+    """Returns the length of the run, its best validation, and the last values of its metrics."""
+    from etude.records.record_fields import monitored_metric, order_metrics, positive_class_note
+    from etude.records.text_tables import format_best, format_metric, metric_grid
+    from etude.records.times import format_duration
+
+    info = record.info
+    head = f"finished: {info['step']} steps in {format_duration(info['seconds'])}"
+    if best := info.get("best"):
+        head += f", {format_best(best)}"
+    final = {key: value for key, value in info.get("final", {}).items() if value is not None}
+    keys = order_metrics((key for key in final if key.startswith("val/")), monitored_metric(record))
+    metrics = [(key, format_metric(final[key])) for key in keys]
+    lines = [head]
+    if metrics and best and best["step"] != info["step"]:
+        lines.append(f"  metrics at step {info['step']}:")
+    width = shutil.get_terminal_size().columns - 2
+    lines += [f"  {line}" for line in metric_grid(metrics, width)]
+    if note := positive_class_note(record.config, final):
+        lines.append(f"  {note}")
+    return "\n".join(lines)

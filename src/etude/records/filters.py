@@ -12,6 +12,7 @@ from typing import Any
 from etude.errors import Problem, RequestError, nearest_of
 from etude.records.record import STATUSES, Record
 from etude.records.record_fields import MISSING, ClassName, field_value
+from etude.records.times import TIME_KEYS, parse_time, to_local
 
 _OPERATORS = ("<=", ">=", "!=", "!~", "==", "=", "<", ">", "~")
 _FILTER = re.compile(
@@ -33,7 +34,8 @@ class Filter:
     Attributes:
         key: key in `etude.records.record_fields`.
         operator: `=`, `!=`, `<`, `<=`, `>`, `>=`, `~` (contains, ignoring case) or `!~`.
-        value: the right-hand side, stripped.
+        value: the right-hand side, stripped. The value of a time, such as `started`, is a local
+            time or its beginning; `2026-01-31` is the whole day.
     """
 
     key: str
@@ -49,6 +51,9 @@ class Filter:
 
         A missing value equals only `null` and has no order.
         """
+        if self.key in TIME_KEYS and isinstance(value, str):
+            value = to_local(value)
+            value = value if "~" in self.operator else value[: len(self.value)]
         if self.operator in _ORDER:
             return self._is_ordered(None if value is MISSING else value)
         fulfilled = self._is_contained(value) if "~" in self.operator else self._is_equal(value)
@@ -103,6 +108,8 @@ def parse_filter(text: str) -> Filter:
     key, sign, value = match.groups()
     if key == "status" and sign in ("=", "==", "!="):
         check_status(value)
+    if key in TIME_KEYS and "~" not in sign:
+        value = parse_time(value)
     return Filter(key, "=" if sign == "==" else sign, value)
 
 

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from etude.console import BOLD, print_styled
 from etude.errors import Problem, RequestError, nearest
 from etude.escaping import printable
 from etude.records.filters import Filter
 from etude.records.record import Record
-from etude.records.record_fields import MISSING, best_validation, check_keys_exist, field_value
+from etude.records.record_fields import (
+    MISSING,
+    best_validation,
+    check_keys_exist,
+    field_value,
+    latest_metrics,
+    monitored_metric,
+    order_metrics,
+    positive_class_note,
+)
 from etude.records.registry import read_records, record_folders, report_damaged
-from etude.records.text_tables import format_cell, print_columns
+from etude.records.text_tables import format_best, format_cell, metric_grid, print_columns
+from etude.records.times import TIME_KEYS, format_duration, format_short_time, format_time, to_local
 
-COLUMNS = ("run", "status", "label", "step", "val/loss", "best", "seconds")
+COLUMNS = ("run", "status", "started", "duration", "step", "best", "label")
 
 
 @dataclass(frozen=True)
@@ -77,7 +90,8 @@ def select_runs(query: Query, take: Callable[[Record], Any], keys: Sequence[str]
             if query.statuses and record.status not in query.statuses:
                 continue
             if all(condition.matches(record) for condition in query.filters):
-                order = field_value(record, query.sort) if query.sort is not None else None
+                order = None if query.sort is None else field_value(record, query.sort)
+                order = to_local(order) if query.sort in TIME_KEYS else order
                 chosen.append((order, take(record)))
         except RequestError as error:  # a file of the record is damaged
             selection.damaged.append(error)
@@ -141,16 +155,39 @@ def print_run(record: Record, *, as_json: bool = False) -> None:
         print(json.dumps(summary, indent=1, ensure_ascii=False))
         return
     try:
-        fields = _summary_fields(record)
+        sections = _sections(record)
     except (KeyError, TypeError, IndexError) as error:
         where = str(record.path / "run.json")
         raise RequestError(Problem(where, "all fields of a run", hint=f"{error!r}")) from error
-    present = [(key, value) for key, value in fields if value not in (None, "")]
-    width = max(len(key) for key, _ in present)
-    for key, value in present:
-        text = f"{value:.5f}" if isinstance(value, float) else str(value)
-        indent = "\n" + " " * (width + 2)  # continuation lines are indented, to differ from fields
-        print(f"{printable(key, line=True):<{width}}  {indent.join(text.splitlines())}")
+    for number, (title, fields) in enumerate(sections.items()):
+        present = [(key, str(value)) for key, value in fields if value not in (None, "")]
+        lines = list(_metric_lines(record)) if title == "metrics" else []
+        if present or lines:
+            print("\n" * (number > 0), end="")
+            print_styled((title, BOLD))
+            _print_fields(present)
+            print("".join(f"  {line}\n" for line in lines), end="")
+
+
+def _print_fields(fields: Sequence[tuple[str, str]]) -> None:
+    width = max([10, *(len(key) for key, _ in fields)])
+    for key, value in fields:
+        # continuation lines are indented, to differ from fields
+        indent = "\n" + " " * (width + 4)
+        print(f"  {printable(key, line=True):<{width}}  {indent.join(value.splitlines())}")
+
+
+def _metric_lines(record: Record) -> Iterator[str]:
+    """Yields the latest metrics in as many columns as fit, and the class that they are about."""
+    metrics = record.info.get("final") or latest_metrics(record)
+    if not metrics:
+        return
+    yield f"{'latest':<10}  at step {record.latest.get('step', record.step)}"
+    keys = order_metrics(metrics, monitored_metric(record))
+    cells = [(key, format_cell(key, metrics[key])) for key in keys]
+    yield from metric_grid(cells, shutil.get_terminal_size().columns - 2)
+    if note := positive_class_note(record.config, metrics):
+        yield note
 
 
 def _records(query: Query, damaged: list[RequestError]) -> Iterator[Record]:
@@ -190,6 +227,11 @@ def _cell(record: Record, column: str) -> str:
     if column == "step":
         return f"{record.step}/{record.info.get('total_steps', '?')}"
     value = field_value(record, column)
+    if column in TIME_KEYS and value is not None and sys.stdout.isatty():
+        return format_short_time(value)
+    if column == "best" and value is not None:
+        metric = str(best_validation(record).get("metric")).removeprefix("val/")
+        return f"{format_cell(column, value)} {metric}"
     return "" if value is MISSING else format_cell(column, value)
 
 
@@ -200,39 +242,47 @@ def _as_json(record: Record, columns: Sequence[str]) -> dict[str, Any]:
     return {column: None if value is MISSING else value for column, value in values}
 
 
-def _summary_fields(record: Record) -> list[tuple[str, Any]]:
+def _sections(record: Record) -> dict[str, list[tuple[str, Any]]]:
+    """Returns the fields of `runs show`, by the title of their section."""
     info = record.info
-    top = best_validation(record)
+    best = best_validation(record)
     start = info["starts"][-1]
     vocabulary = info["tokenizer"]
-    fields: list[tuple[str, Any]] = [
-        ("run", record.path),
-        ("status", record.status),
-        ("label", record.label or "(no overrides)"),
-        ("signature", info["signature"]),
-        ("group", info["group"]),
-        ("seed", info["seed"]),
-        ("parameters", f"{info['parameters']:,}"),
-        ("steps", f"{record.step} of {info['total_steps']}"),
-        ("tokens", f"{info['tokens']:,}" if "tokens" in info else None),
-        ("starts", len(info["starts"])),
-        ("trained on", f"{start['host']}, torch {start['versions']['torch']}"),
-        ("source", f"{start['source']}, commit {start['commit'] or 'unknown'}"),
-        ("data", info["data"]["fingerprint"]),
-        (
-            "tokenizer",
-            f"{vocabulary['size']} tokens, {vocabulary['fingerprint'][:12]}"
-            if vocabulary["size"]
-            else "none (numeric data)",
-        ),
-        *info.get("final", {}).items(),
-        (
-            "best",
-            f"{top['metric']} {top['value']:.5f} at step {top['step']}" if top else None,
-        ),
-        ("error", info.get("error")),
-        ("diverged", info.get("diverged")),
-        ("tags", ", ".join(info.get("tags", []))),
-        ("notes", info.get("notes")),
-    ]
-    return [*fields, *(("checkpoint", path) for _, path in record.checkpoints())]
+    return {
+        "run": [
+            ("run", record.path),
+            ("status", record.status),
+            ("label", record.label or "(no overrides)"),
+            ("error", info.get("error")),
+            ("diverged", info.get("diverged")),
+            ("tags", ", ".join(info.get("tags", []))),
+            ("notes", info.get("notes")),
+        ],
+        "metrics": [("best", format_best(best).removeprefix("best ") if best else None)],
+        "training": [
+            ("steps", f"{record.step} of {info['total_steps']}"),
+            ("tokens", f"{info['tokens']:,}" if "tokens" in info else None),
+            ("duration", format_duration(info["seconds"]) if "seconds" in info else None),
+            ("started", format_time(field_value(record, "started"))),
+            ("finished", format_time(info.get("finished"))),
+            ("starts", len(info["starts"])),
+            ("trained on", f"{start['host']}, torch {start['versions']['torch']}"),
+            ("source", f"{start['source']}, commit {start['commit'] or 'unknown'}"),
+        ],
+        "model and data": [
+            ("parameters", f"{info['parameters']:,}"),
+            ("data", info["data"]["fingerprint"]),
+            (
+                "tokenizer",
+                f"{vocabulary['size']} tokens, {vocabulary['fingerprint'][:12]}"
+                if vocabulary["size"]
+                else "none (numeric data)",
+            ),
+        ],
+        "identity": [
+            ("signature", info["signature"]),
+            ("group", info["group"]),
+            ("seed", info["seed"]),
+        ],
+        "files": [("checkpoint", path) for _, path in record.checkpoints()],
+    }

@@ -231,6 +231,12 @@ class Record:
         return max(step, logged) if isinstance(logged, int) else step
 
     @property
+    def first_start(self) -> dict[str, Any]:
+        """Time, host and software of the first start; empty in a damaged record."""
+        starts = self.info.get("starts", [])
+        return starts[0] if starts and isinstance(starts[0], dict) else {}
+
+    @property
     def last_start(self) -> dict[str, Any]:
         """Time, host and software of the last start; empty in a damaged record."""
         starts = self.info.get("starts", [])

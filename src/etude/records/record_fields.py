@@ -6,7 +6,7 @@ keys. Lists, filters, comparisons and notebooks share them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from etude.config.flattening import TARGET
@@ -36,9 +36,10 @@ FIELDS: dict[str, Callable[[Record], Any]] = {
     "total_steps": lambda record: record.info.get("total_steps"),
     "tokens": lambda record: record.info.get("tokens"),
     "seconds": lambda record: record.info.get("seconds"),
+    "duration": lambda record: record.info.get("seconds"),
     "best": lambda record: best_validation(record).get("value"),
     "best/step": lambda record: best_validation(record).get("step"),
-    "started": lambda record: (record.info.get("starts") or [{}])[0].get("time"),
+    "started": lambda record: record.first_start.get("time"),
     "finished": lambda record: record.info.get("finished"),
     "host": lambda record: record.last_start.get("host"),
     "commit": lambda record: record.last_start.get("commit"),
@@ -57,6 +58,55 @@ def best_validation(record: Record) -> dict[str, Any]:
     """Returns `metric`, `value` and `step` of the best validation; empty before the first one."""
     info = record.info.get("best")
     return info if isinstance(info, dict) else {}
+
+
+def monitored_metric(record: Record) -> str:
+    """Returns the name of the metric that selects the best checkpoint."""
+    metric = best_validation(record).get("metric")
+    if metric is None and isinstance(config := record.info.get("config"), dict):
+        metric = config.get("task.monitor")
+    return str(metric or "val/loss")
+
+
+def order_metrics(keys: Iterable[str], monitor: str) -> list[str]:
+    """Sorts keys of metric rows for people.
+
+    The order is: step, tokens, training loss, monitored metric, other validation metrics, other
+    metrics, learning rate, speed, time. Keys of the same kind keep their order.
+    """
+    first = ("step", "tokens", "train/loss", monitor)
+    last = ("lr", "perf/", "time")
+
+    def rank(key: str) -> int:
+        if key in first:
+            return first.index(key)
+        if key.startswith("val/"):
+            return len(first)
+        return len(first) + next((i for i, each in enumerate(last, 2) if key.startswith(each)), 1)
+
+    return sorted(keys, key=rank)
+
+
+_CLASS_SCORES = ("precision", "recall", "f1")
+
+
+def positive_class_note(config: Mapping[str, Any], metrics: Iterable[str]) -> str | None:
+    """Returns a sentence that names the class of precision, recall and F1.
+
+    Args:
+        config: values of the run's config by key path.
+        metrics: names of the metrics that are shown.
+
+    Returns:
+        None if the task has no positive class, or none of its metrics is shown.
+    """
+    positive = config.get("task.positive")
+    names = {name.removeprefix("val/") for name in metrics}
+    shown = [name for name in _CLASS_SCORES if name in names]
+    if positive is None or not shown:
+        return None
+    listed = " and ".join([", ".join(shown[:-1]), shown[-1]] if shown[1:] else shown)
+    return f"{listed} {'are those' if shown[1:] else 'is that'} of the class {positive!r}"
 
 
 def field_value(record: Record, key: str) -> Any:

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import io
 import json
-import os
+import math
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from etude.console import print_bold, rich_console
+from etude.console import BOLD, GREEN, RED, YELLOW, has_colours, print_styled, rich_console
 from etude.escaping import csv_cell, printable
+from etude.records.status import Status
+from etude.records.times import TIME_KEYS, format_duration, format_time
 
 _MIN_WIDTH = 6
 """Minimum characters of a truncated column, so that cells remain distinguishable."""
+_SHORT_WIDTH = 11
+"""Width of a short time, and of a run with 8 digits of its signature."""
+_REDUCTIONS: list[tuple[Callable[[str], bool], int]] = [
+    (lambda column: column == "label", _MIN_WIDTH),
+    (lambda column: column not in ("run", "status"), _SHORT_WIDTH),
+    (lambda column: column == "run", _SHORT_WIDTH + 1),
+    (lambda column: column in TIME_KEYS, _MIN_WIDTH),
+    (lambda column: True, _MIN_WIDTH),
+]
+"""Columns that are truncated on a narrow terminal, the first first, and their least widths."""
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -36,29 +48,61 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def print_columns(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Prints one line per row, with columns two spaces apart.
 
-    On a terminal, columns are truncated to its width, labels first; in a pipe, they are not
-    truncated.
+    On a terminal, columns are truncated to its width, labels first and runs last, and statuses have
+    colours; in a pipe, neither.
     """
     cells = [[printable(cell, line=True) for cell in row] for row in (columns, *rows)]
     widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
-    terminal = sys.stdout.isatty()
-    if terminal:
-        soft = [column == "label" for column in columns]
-        widths = _fit_widths(widths, soft, shutil.get_terminal_size().columns)
+    if sys.stdout.isatty():
+        widths = _fit_widths(widths, columns, shutil.get_terminal_size().columns)
         cells = [
-            [_truncate(cell, width) for cell, width in zip(row, widths, strict=True)]
-            for row in cells
+            [_truncate(*each) for each in zip(row, widths, columns, strict=True)] for row in cells
         ]
-    lines = [
-        "  ".join(
-            cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)
-        ).rstrip()
-        for row in cells
+    lines = [_pad(row, widths) for row in cells]
+    if not has_colours():
+        print("\n".join("".join(line).rstrip() for line in lines))
+        return
+    for line, values in zip(lines, (None, *rows), strict=True):
+        styles = [
+            BOLD if values is None else _colour(column, values[i])
+            for i, column in enumerate(columns)
+        ]
+        print_styled(*zip(line, styles, strict=True))
+
+
+def _pad(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    """Returns the cells with the spaces that follow them; the last has none."""
+    padded = [
+        cell + " " * (width + 2 - _width(cell)) for cell, width in zip(row, widths, strict=True)
     ]
-    if terminal and "NO_COLOR" not in os.environ:
-        print_bold(lines.pop(0))
-    if lines:
-        print("\n".join(lines))
+    return [*padded[:-1], padded[-1].rstrip()]
+
+
+def _colour(column: str, value: str) -> int | None:
+    """Returns the colour of a cell: that of a status, else None."""
+    if column != "status" or value not in tuple(Status):
+        return None
+    status = Status(value)
+    if status.is_failure:
+        return RED
+    return GREEN if status.is_trained else YELLOW if status is Status.RUNNING else None
+
+
+def metric_grid(metrics: Sequence[tuple[str, str]], width: int) -> list[str]:
+    """Returns lines of names and values in as many columns as fit, filled from top to bottom."""
+    if not metrics:
+        return []
+    metrics = [(printable(name, line=True), value) for name, value in metrics]
+    name_width = max(_width(name) for name, _ in metrics)
+    value_width = max(len(value) for _, value in metrics)
+    cells = [
+        name + " " * (name_width - _width(name)) + f"  {value:>{value_width}}"
+        for name, value in metrics
+    ]
+    gap = 4
+    fitting = max(1, (width + gap) // (name_width + 2 + value_width + gap))
+    lines = math.ceil(len(cells) / fitting)
+    return [(" " * gap).join(cells[line::lines]) for line in range(lines)]
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -88,20 +132,32 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def format_cell(key: str, value: Any) -> str:
-    """Formats a table cell: metrics to five decimals, whole seconds, lists as JSON."""
+    """Formats a table cell: metrics to five decimals, whole seconds, local times, lists as JSON."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
+        if key == "duration":
+            return format_duration(value)
         if key == "seconds":
             return f"{value:.0f}"
         if isinstance(value, float) and ("/" in key or key == "best"):
             return f"{value:.5f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.4g}"
         return repr(value) if isinstance(value, int) else f"{value:.7g}"
     if isinstance(value, str):
-        return value
+        return format_time(value) if key in TIME_KEYS else value
     return json.dumps(value, ensure_ascii=False)
+
+
+def format_metric(value: float) -> str:
+    """Formats a metric to four decimals, or to four digits if it is very small or large."""
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.4g}"
+
+
+def format_best(best: Mapping[str, Any]) -> str:
+    """Formats the best validation: `best at step 16 (val/f1 0.9100)`."""
+    return f"best at step {best['step']} ({best['metric']} {format_metric(best['value'])})"
 
 
 def format_bytes(count: int) -> str:
@@ -122,20 +178,25 @@ def _width(text: str) -> int:
     return cell_len(text)
 
 
-def _truncate(text: str, width: int) -> str:
+def _truncate(text: str, width: int, column: str = "") -> str:
+    """Cuts the end of a text; of a run, the end of its name and signature, which has 8 digits."""
     if _width(text) <= width:
         return text
+    name, slash, signature = text.rpartition("/")
+    if column == "run" and slash and width >= _SHORT_WIDTH:
+        name = _truncate(name, width - 9)
+        return f"{name}/{signature[: width - 1 - _width(name)]}"
     while _width(text) > width - 1:
         text = text[:-1]
-    return text + "…"
+    return f"{text}…"
 
 
-def _fit_widths(widths: list[int], soft: list[bool], available: int) -> list[int]:
-    """Reduces the soft widths, then the widest, until the columns fit or none can be reduced."""
+def _fit_widths(widths: list[int], columns: Sequence[str], available: int) -> list[int]:
+    """Reduces widths in the order of `_REDUCTIONS` until the columns fit or none can be reduced."""
     widths = list(widths)
-    for reducible in (soft, [True] * len(widths)):
+    for is_reducible, least in _REDUCTIONS:
         while sum(widths) + 2 * (len(widths) - 1) > available:
-            wide = [i for i, w in enumerate(widths) if reducible[i] and w > _MIN_WIDTH]
+            wide = [i for i, w in enumerate(widths) if is_reducible(columns[i]) and w > least]
             if not wide:
                 break
             widths[max(wide, key=widths.__getitem__)] -= 1

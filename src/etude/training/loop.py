@@ -171,7 +171,8 @@ class RunLoop(pl.Callback):
         if self.tokens is None:  # a new run, or a checkpoint of a version that didn't count tokens
             self.tokens = step * self.tokens_per_step
         self.loggers.start(self.record.rows)
-        self.progress = Progress(self.total_steps, step)
+        task: Any = trainer.lightning_module
+        self.progress = Progress(self.total_steps, step, str(task.monitor))
         if self._validation_due:
             trainer.fit_loop.epoch_loop.val_loop.restarting = False
             self._validate_and_save(trainer, step)
@@ -241,7 +242,7 @@ class RunLoop(pl.Callback):
         self.record.metrics.append(row)
         self.loggers.metrics(row)
         if self.progress is not None:
-            self.progress.row(row)
+            self.progress.row(row, self.best)
 
     def _check_finite(self, step: int) -> None:
         """Raises `Diverged` for the first loss or gradient norm that is not finite."""
@@ -281,8 +282,6 @@ class RunLoop(pl.Callback):
         self._validation_due = False
         row = self._row or {"step": step, "tokens": self.tokens}
         self._row = None
-        self._append(row | metrics)
-        self._given_up = current_observer().validated(step, metrics)
         improved = self.best is None or (
             metrics[monitor] > self.best["value"]
             if task.rises(monitor)
@@ -290,6 +289,8 @@ class RunLoop(pl.Callback):
         )
         if improved:
             self.best = {"metric": monitor, "value": metrics[monitor], "step": step}
+        self._append(row | metrics)
+        self._given_up = current_observer().validated(step, metrics)
         due = self.save_interval and step % self.save_interval == 0
         if improved or due or step >= self.total_steps:
             self._save(trainer, step)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from etude.console import rich_console, start_live
+from etude.records.text_tables import format_best, format_metric
 from etude.training.observer import current_observer
 
 log = logging.getLogger("etude.progress")
@@ -16,10 +17,10 @@ log = logging.getLogger("etude.progress")
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-def format_losses(metrics: Mapping[str, Any]) -> str:
-    """Formats the losses in a row of metrics: `train/loss 2.3100  val/loss 2.4000`."""
-    shown = [key for key in metrics if key in ("train/loss", "val/loss")]
-    return "  ".join(f"{key} {metrics[key]:.4f}" for key in shown)
+def format_losses(metrics: Mapping[str, Any], monitor: str = "val/loss") -> str:
+    """Formats the losses and the monitored metric: `train/loss 2.3100  val/loss 2.4000`."""
+    keys = dict.fromkeys(("train/loss", "val/loss", monitor))
+    return "  ".join(f"{key} {format_metric(metrics[key])}" for key in keys if key in metrics)
 
 
 class Progress:
@@ -28,11 +29,14 @@ class Progress:
     Args:
         total: Optimizer steps of the whole run.
         step: Optimizer step at which this process starts.
+        monitor: Metric that selects the best checkpoint.
     """
 
-    def __init__(self, total: int, step: int) -> None:
+    def __init__(self, total: int, step: int, monitor: str = "val/loss") -> None:
         self.total = total
         self.step = step
+        self.monitor = monitor
+        self._best: Mapping[str, Any] | None = None
         self._latest: dict[str, float] = {}
         self._unlogged: dict[str, float] = {}  # those not yet in a line
         self._began = time.monotonic()
@@ -51,17 +55,28 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
 
-    def row(self, row: Mapping[str, Any]) -> None:
-        """Updates the metrics; without a bar, logs every ten seconds and after validations."""
+    def row(self, row: Mapping[str, Any], best: Mapping[str, Any] | None = None) -> None:
+        """Updates the metrics; without a bar, logs every ten seconds and after validations.
+
+        Args:
+            row: The row of metrics.
+            best: `metric`, `value` and `step` of the best validation so far.
+        """
+        self._best = best
         numbers = {key: value for key, value in row.items() if isinstance(value, int | float)}
         self._latest.update(numbers)
         self._unlogged.update(numbers)
         if self._bar is not None:
-            text = "  ".join(part for part in (format_losses(self._latest), self._speed()) if part)
-            self._bar.update(self._task, metrics=text)
+            losses = format_losses(self._latest, self.monitor)
+            text = (losses, self._speed(), format_best(best) if best else "")
+            self._bar.update(self._task, metrics="  ".join(part for part in text if part))
             return
         now = time.monotonic()
-        if "val/loss" in row or now - self._last_line_time >= _SECONDS_BETWEEN_LINES:
+        if (
+            "val/loss" in row
+            or self.monitor in row
+            or now - self._last_line_time >= _SECONDS_BETWEEN_LINES
+        ):
             self._last_line_time = now
             log.info("%s", self.line())
             self._unlogged.clear()
@@ -69,14 +84,15 @@ class Progress:
     def line(self) -> str:
         """Formats the progress, with the losses measured since the previous line.
 
-        Example: `step 250/2000  train/loss 2.31  val/loss 2.40  13.9 k tokens/s  mfu 31%  1:52
-        left`.
+        Example: `step 250/2000  train/loss 2.31  val/loss 2.40  best so far  13.9 k tokens/s  mfu
+        31%  1:52 left`.
         """
         return "  ".join(
             part
             for part in (
                 f"step {self.step}/{self.total}",
-                format_losses(self._unlogged),
+                format_losses(self._unlogged, self.monitor),
+                self._best_so_far(),
                 self._speed(),
                 self._left(),
             )
@@ -88,6 +104,12 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+    def _best_so_far(self) -> str:
+        """Formats the best validation, in lines with a validation."""
+        if self._best is None or self.monitor not in self._unlogged:
+            return ""
+        return "best so far" if self._best["step"] == self.step else format_best(self._best)
 
     def _speed(self) -> str:
         """Formats the speed of the latest row, which excludes validations."""

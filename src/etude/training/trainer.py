@@ -295,6 +295,7 @@ def _silence() -> None:
         ".*does not have many workers.*",
         ".*You're resuming from a checkpoint that ended before.*",
         ".*GPU available but not used.*",
+        ".*`srun` command is available.*",
         ".*`training_step` returned `None`.*",
         ".*is not a Python built-in.*",
         ".*IterableDataset.*__len__.*",

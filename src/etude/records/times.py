@@ -1,0 +1,68 @@
+"""Times in records, in the local time zone: shown, compared and filtered."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from etude.errors import Problem, RequestError, nearest
+
+TIME_KEYS = ("started", "finished")
+"""Keys of `record_fields` whose values are times."""
+
+_DAYS = {"today": 0, "yesterday": 1}
+
+
+def to_local(time: Any) -> Any:
+    """Returns an ISO 8601 time in local time, without its UTC offset; other values unchanged."""
+    try:
+        parsed = datetime.fromisoformat(time)
+        if parsed.tzinfo is None:
+            return time
+        return parsed.astimezone().replace(tzinfo=None).isoformat(timespec="milliseconds")
+    except (TypeError, ValueError, OverflowError):
+        return time
+
+
+def format_time(time: Any) -> str:
+    """Formats a time in minutes: `2026-01-31 14:05`; None is empty."""
+    return "" if time is None else str(to_local(time))[:16].replace("T", " ")
+
+
+def format_short_time(time: Any) -> str:
+    """Formats a time in eleven characters: `01-31 14:05` in this year, otherwise `2025-01-31`."""
+    text = format_time(time)
+    return text[5:] if text.startswith(f"{date.today().year}-") else text[:10]
+
+
+def format_duration(seconds: Any) -> str:
+    """Formats a duration by its two largest units: `12s`, `1m 20s`, `5h 03m` or `2d 04h`."""
+    if not isinstance(seconds, int | float) or not 0 <= seconds < 1e10:  # a damaged record
+        return str(seconds)
+    if seconds < 9.5:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, days = minutes // 60, minutes // 1440
+    if days:
+        return f"{days}d {hours % 24:02d}h"
+    if hours:
+        return f"{hours}h {minutes % 60:02d}m"
+    return f"{minutes}m {rest:02d}s" if minutes else f"{rest}s"
+
+
+def parse_time(text: str) -> str:
+    """Returns the time that a filter's value names, as `to_local` writes it, or its beginning.
+
+    Args:
+        text: a time or the beginning of one (`2026-01-31`, `2026-01-31 14:05`, `2026-01`),
+            `today` or `yesterday`.
+
+    Raises:
+        RequestError: the text does not begin with a year.
+    """
+    if text in _DAYS:
+        return (date.today() - timedelta(days=_DAYS[text])).isoformat()
+    if text != "null" and not text[:4].isdecimal():
+        expected = "a date such as 2026-01-31, today or yesterday"
+        raise RequestError(Problem("FILTER", expected, text, nearest(text, _DAYS)))
+    return str(to_local(text)).replace(" ", "T", 1)
