@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import etude
 from etude.analysis.comparison import Comparison
-from etude.analysis.curves import COLOURS, FEW, Curve, draw_curves, to_finite_floats
+from etude.analysis.curves import COLOURS, FEW, Curve, draw_curves, shorten, to_finite_floats
 from etude.errors import RequestError
 from etude.records.record import FORMAT, Record
 
@@ -135,11 +135,26 @@ def test_no_run_that_ends_at_a_usual_value_is_cut_away() -> None:
 def test_a_run_that_explodes_does_not_flatten_the_others() -> None:
     wild = Curve("wild", np.array([1.0, 10.0]), np.array([3.0, 1e9]))
     axes = draw_curves({"val/loss": [*curves(3), wild]}, x="step").axes[0]
-    assert axes.get_ylim()[1] < 5
-    assert "values up to 1e+09 are cut off" in [text.get_text() for text in axes.texts]
-    axes = draw_curves({"val/loss": [*curves(3), wild]}, x="step", log="y").axes[0]
-    assert axes.get_ylim()[1] > 1e9
-    assert not draw_curves({"val/loss": curves(3)}, x="step").axes[0].texts
+    low, high = axes.get_ylim()
+    assert low <= 0.3 < 1e9 <= high  # nothing is cut
+    assert axes.get_yscale() == "log"
+    assert draw_curves({"val/loss": curves(3)}, x="step").axes[0].get_yscale() == "linear"
+    negative = Curve("wild", np.array([1.0, 10.0]), np.array([-3.0, 1e9]))
+    axes = draw_curves({"val/loss": [*curves(3), negative]}, x="step").axes[0]
+    assert axes.get_yscale() == "linear"
+    assert axes.get_ylim()[0] <= -3 < 1e9 <= axes.get_ylim()[1]
+
+
+def test_noise_does_not_fill_the_height() -> None:
+    """A loss of 2 ± 0.001: its curve takes a fiftieth of an axis of height 0.1, plus margins."""
+    x = np.arange(100.0)
+    flat = Curve("flat", x, 2 + 0.001 * np.cos(x))
+    low, high = draw_curves({"val/loss": [flat]}, x="step").axes[0].get_ylim()
+    assert high - low == pytest.approx(1.1 * 0.05 * float(flat.y.max()), rel=1e-3)
+    assert (low + high) / 2 == pytest.approx(2, abs=1e-3)
+    falling = Curve("falling", x, 3 - x / 99)
+    low, high = draw_curves({"val/loss": [falling]}, x="step").axes[0].get_ylim()
+    assert (low, high) == pytest.approx((2 - 0.05, 3 + 0.05))  # 5 % margins, and no more
 
 
 def test_from_a_notebook(records: list[Record], tmp_path: Path) -> None:
@@ -157,3 +172,59 @@ def test_what_is_no_number_is_no_point() -> None:
     assert to_finite_floats(column).dropna().tolist() == [1.0, 2.5]
     assert to_finite_floats(pd.Series([1, 2])).tolist() == [1.0, 2.0]
     assert to_finite_floats(pd.Series([1.5, float("-inf")])).dropna().tolist() == [1.5]
+
+
+def seeds(root: Path, position: str, values: dict[int, list[float]]) -> list[Record]:
+    return [
+        fabricate(
+            root,
+            f"{position}{seed}".encode().hex()[:12].ljust(12, "0"),
+            losses(*rows),
+            seed=seed,
+            group=f"group-{position}",
+            label=f"position={position} seed={seed}",
+        )
+        for seed, rows in values.items()
+    ]
+
+
+def test_seeds_are_drawn_as_their_mean_with_a_band(tmp_path: Path) -> None:
+    rope = seeds(tmp_path, "rope", {0: [3, 2, 1], 1: [5, 4, 2], 2: [4, 3, 3]})
+    alibi = seeds(tmp_path, "alibi", {0: [7, 6, 6], 1: [7, 8, 8]})
+    figure = Comparison([*rope, *alibi]).figure()
+    lines = lines_of(figure)
+    assert set(lines) == {"position=rope", "position=alibi"}
+    assert lines["position=rope"].get_ydata() == pytest.approx([4, 3, 2])
+    band, _ = figure.axes[0].collections
+    assert band.get_paths()[0].get_extents().y0 == pytest.approx(2 - 1)  # the deviation of 1, 2, 3
+    low, high = figure.axes[0].get_ylim()
+    assert low < 1
+    assert high > 7 + 2**0.5  # the top of the other band
+    assert figure.legends[0].get_title().get_text().splitlines() == [
+        "2 groups, by last value",
+        "mean of 2 to 3 seeds, ± one standard deviation",
+    ]
+    single = Comparison([rope[0], alibi[0]]).figure()
+    assert set(lines_of(single)) == {"position=rope", "position=alibi"}
+    assert not single.axes[0].collections
+
+
+def test_a_seed_that_trained_longer_is_not_cut(tmp_path: Path) -> None:
+    runs = seeds(tmp_path, "rope", {0: [3, 2], 1: [5, 4, 9]})
+    figure = Comparison(runs).figure()
+    mean, rest = figure.axes[0].get_lines()
+    assert mean.get_ydata() == pytest.approx([4, 3])
+    assert rest.get_ydata() == pytest.approx([3, 9])
+    assert rest.get_linestyle() == ":"
+    assert figure.axes[0].get_ylim()[1] > 9
+
+
+def test_titles_are_one_short_line(tmp_path: Path) -> None:
+    runs = [
+        fabricate(tmp_path, f"{n:012x}", losses(2, 1), name=f"{n} " + "long name " * 9)
+        for n in range(4)
+    ]
+    title = Comparison(runs).figure().get_suptitle()
+    assert len(title) <= 64
+    assert title.endswith("…")
+    assert shorten("中" * 40) == "中" * 31 + "…"

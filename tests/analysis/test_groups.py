@@ -141,9 +141,9 @@ def test_a_part_and_its_argument_that_differ(tmp_path: Path) -> None:
     lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
     assert set(lines) == {"optimizer=AdamW", "optimizer=SGD"}
     assert lines["optimizer=SGD"].get_ydata().tolist() == [3.5, 5.5]
-    assert "mean of 2 seeds" in figure.get_suptitle()
+    assert "mean of 2 seeds" in figure.legends[0].get_title().get_text()
     pooled = Groups(made, by=["optimizer"]).plot(x="seed")
-    assert "mean of 2 runs" in pooled.get_suptitle()
+    assert "mean of 2 runs" in pooled.legends[0].get_title().get_text()
     with pytest.raises(RequestError, match="4 of 8 runs lack it"):
         groups.plot(x="optimizer.momentum")
 

@@ -21,9 +21,9 @@ from etude.analysis.curves import (
     check_axes,
     default_path,
     draw_curves,
-    to_finite_floats,
 )
 from etude.analysis.heat import heat_map
+from etude.analysis.mean_curves import mean_curve, mean_of
 from etude.analysis.statistics import interval
 from etude.console import NOTICES
 from etude.errors import Problem, RequestError, nearest
@@ -155,7 +155,7 @@ class Groups:
         check_axes(x if x in X_AXES else X_AXES[0], log)
         if x in X_AXES:
             key = metric or self.metric.removeprefix("best/")
-            curves = [curve for group in self.groups if (curve := _band(group, key, x))]
+            curves = [curve for group in self.groups if (curve := _mean(group, key, x))]
             drawn = self.groups
         else:
             key = metric or self.metric
@@ -165,8 +165,9 @@ class Groups:
         if "x" in log and x not in X_AXES and min(curve.x.min() for curve in curves) <= 0:
             hint = f"some values of {x} are not positive"
             raise RequestError(Problem("--log", "a linear x axis", log, hint))
-        title = str(self.groups[0].records[0].info.get("name", "")) + _title_ending(drawn)
-        return draw_curves({key: curves}, x=x, log=log, title=title, noun="group")
+        title = str(self.groups[0].records[0].info.get("name", ""))
+        note = mean_of([group.records for group in drawn])
+        return draw_curves({key: curves}, x=x, log=log, title=title, noun="group", note=note)
 
     def _curves_over(self, x: str, metric: str) -> tuple[list[Curve], list[Group]]:
         """Returns curves of a metric over a key's values, one per combination of other keys, and
@@ -330,29 +331,11 @@ def _digits(deviation: float | None) -> int:
     return min(8, max(0, 1 - math.floor(math.log10(deviation))))
 
 
-def _band(group: Group, metric: str, x: str) -> Curve | None:
-    """Returns the mean over the seeds at the steps that all have, with one deviation around it."""
-    columns = []
-    for record in group.records:
-        frame = read_frame(record.path / "metrics.jsonl")
-        if metric not in frame or x not in frame:
-            return None
-        rows = frame[["step", *([x] if x != "step" else []), metric]]
-        rows = rows.apply(to_finite_floats).dropna()
-        columns.append(rows.drop_duplicates("step", keep="last").set_index("step"))
-    shared = columns[0].index
-    for column in columns[1:]:
-        shared = shared.intersection(column.index)
-    if not len(shared):
+def _mean(group: Group, metric: str, x: str) -> Curve | None:
+    frames = [read_frame(record.path / "metrics.jsonl") for record in group.records]
+    if any(metric not in frame or x not in frame for frame in frames):
         return None
-    values = np.stack([column.loc[shared, metric].to_numpy(np.float64) for column in columns])
-    x_values = (
-        shared.to_numpy(np.float64)
-        if x == "step"
-        else np.mean([column.loc[shared, x].to_numpy(np.float64) for column in columns], axis=0)
-    )
-    spread = values.std(axis=0, ddof=1) if len(columns) > 1 else None
-    return Curve(group.name, x_values, values.mean(axis=0), spread)
+    return mean_curve(group.name, frames, metric, x)
 
 
 def _line(name: str, points: Sequence[tuple[float, Group]]) -> Curve:
@@ -364,18 +347,6 @@ def _line(name: str, points: Sequence[tuple[float, Group]]) -> Curve:
         np.array([group.mean for _, group in points]),
         None if np.isnan(spread).all() else spread,
     )
-
-
-def _title_ending(groups: Sequence[Group]) -> str:
-    """Returns the end of a figure's title, which states what its points are means of."""
-    sizes = sorted({len(group.records) for group in groups})
-    if sizes[-1] == 1:
-        return ""
-    only_seeds_differ = all(
-        len({r.info.get("group") for r in group.records}) == 1 for group in groups
-    )
-    count = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-    return f": mean of {count} {'seeds' if only_seeds_differ else 'runs'}, ± one standard deviation"
 
 
 def _without_duplicates(records: Sequence[Record]) -> list[Record]:
