@@ -79,6 +79,11 @@ class Comparison:
         """One row per run: status, steps, size, time, best and latest metrics."""
         return self._table(results(self.records))
 
+    @property
+    def curve_count(self) -> int:
+        """Number of runs or groups of seeds in the figure."""
+        return len(self._members)
+
     def figure(self) -> Figure:
         """Plots the curves as a matplotlib figure."""
         groups = [[self.records[n] for n in members] for members in self._members.values()]

@@ -22,13 +22,14 @@ from etude.analysis.curves import (
     default_path,
     draw_curves,
 )
+from etude.analysis.group_tests import check_reference, comparison_table
 from etude.analysis.heat import heat_map
 from etude.analysis.mean_curves import mean_curve, mean_of
 from etude.analysis.statistics import interval
 from etude.console import NOTICES
 from etude.errors import Problem, RequestError, nearest
 from etude.escaping import csv_cell
-from etude.records.metrics_file import read_frame
+from etude.records.metrics_file import is_higher_better, read_frame
 from etude.records.record import Record
 from etude.records.record_fields import MISSING, best_validation, check_keys_exist, field_value
 from etude.records.record_fields import available_keys as known_keys
@@ -101,6 +102,7 @@ class Groups:
     Attributes:
         metric: metric of the values.
         groups: groups in ascending order of their mean.
+        first: group of the first run.
         without: records of runs that never logged the metric.
     """
 
@@ -131,6 +133,7 @@ class Groups:
             )
             for distinguishing, members in zip(keys, parts.values(), strict=True)
         ]
+        self.first = groups[0]
         self.groups = sorted(groups, key=lambda group: group.mean)
 
     def frame(self) -> pd.DataFrame:
@@ -138,6 +141,40 @@ class Groups:
         import pandas as pd
 
         return pd.DataFrame([_row(group) for group in self.groups])
+
+    @property
+    def best(self) -> Group:
+        """Group with the best mean: the highest for metrics such as accuracy, else the lowest."""
+        return self.groups[-1 if is_higher_better(self.metric) else 0]
+
+    def comparison(self, against: str = "best") -> pd.DataFrame:
+        """Tests whether each group differs from the best, or first, group over the seeds.
+
+        The test is an exact permutation test of the difference of means: paired by seed if both
+        groups have the same seeds, otherwise over all assignments of the runs to the groups. If the
+        best group was chosen by these values, the p-values are too small, as it may be the best by
+        chance; `first` compares with a baseline that was named before.
+
+        Args:
+            against: reference group: `best` or `first` (the group of the first run).
+
+        Returns:
+            One row per other group: its keys, `n`, `mean`, `difference` (its mean minus the
+            reference's), `paired`, `exact` (whether all permutations were computed), `p`,
+            `smallest_p` (the smallest p-value that this number of runs permits) and `holm` (`p`
+            corrected for the number of groups).
+
+        Raises:
+            RequestError: `against` is neither `best` nor `first`.
+        """
+        check_reference(against)
+        return comparison_table(
+            self.groups, self.reference(against), [_keys_row(g) for g in self.groups]
+        )
+
+    def reference(self, against: str) -> Group:
+        """Returns the group named `best` or `first`."""
+        return self.best if against == "best" else self.first
 
     def plot(self, metric: str | None = None, *, x: str = "step", log: str = "") -> Figure:
         """Plots mean curves, with bands of one standard deviation over the seeds.
@@ -213,27 +250,40 @@ class Groups:
             metric=self.metric,
         )
 
-    def export(self, form: str) -> str:
+    def export(self, form: str, *, caption: str | None = None, label: str | None = None) -> str:
         """Returns the table as text.
 
         Args:
-            form: `csv` with full precision; `latex` (for booktabs) or `markdown` with rounded
-                numbers, the best in bold.
+            form: `csv` with full precision; `latex` (a `table` for booktabs) or `markdown` with
+                rounded numbers. The best mean is in bold if its interval overlaps no other group's.
+            caption: caption for `latex` and `markdown`; None states the metric and the intervals.
+                An empty string omits it.
+            label: label for `latex`; None is `tab:` with the runs' name and the metric. An empty
+                string omits it.
 
         Raises:
-            RequestError: the format is unknown.
+            RequestError: the format is unknown, or does not support a caption or label.
         """
-        if form == "csv":
-            frame = self.frame()
-            whole = frame.rename(columns=csv_cell).map(csv_cell)
-            return str(whole.to_csv(index=False, lineterminator="\n"))
         if form not in FORMATS:
             raise RequestError(
                 Problem("--format", "one of " + ", ".join(FORMATS), form, nearest(form, FORMATS))
             )
-        from etude.analysis.exports import latex, markdown
+        for option, value, forms in (
+            ("--caption", caption, ("latex", "markdown")),
+            ("--label", label, ("latex",)),
+        ):
+            if value and form not in forms:
+                expected = f"no value with --format {form}"
+                hint = f"use --format {' or '.join(forms)}"
+                raise RequestError(Problem(option, expected, value, hint))
+        if form == "csv":
+            frame = self.frame()
+            whole = frame.rename(columns=csv_cell).map(csv_cell)
+            return str(whole.to_csv(index=False, lineterminator="\n"))
+        from etude.analysis.exports import heading, headings, latex, markdown
 
-        head = [*self.groups[0].keys, "n", self.metric, "95 % interval"]
+        metric = heading(self.metric)
+        head = [*headings(list(self.groups[0].keys)), heading("n"), metric, "95 % CI"]
         rows = [
             [
                 *(_format_value(k, v) for k, v in g.keys.items()),
@@ -242,8 +292,27 @@ class Groups:
             ]
             for g in self.groups
         ]
-        metric = len(head) - 2
-        return (latex if form == "latex" else markdown)(head, rows, bold=[(0, metric)])
+        bold = [(self.groups.index(self.best), len(head) - 2)] if self._best_is_separate() else []
+        name = str(self.groups[0].records[0].info.get("name", ""))
+        if caption is None:
+            caption = (
+                f"{metric} of {name}: mean ± standard deviation over runs, and 95 % confidence"
+            )
+            caption += " interval of the mean."
+        if form == "markdown":
+            return markdown(head, rows, bold, caption=caption)
+        if label is None:
+            label = f"tab:{name}-{self.metric.replace('/', '-')}"
+        return latex(head, rows, bold, caption=caption, label=label)
+
+    def _best_is_separate(self) -> bool:
+        """Returns whether the best group's interval overlaps no other group's."""
+        best = self.best
+        others = [group.interval for group in self.groups if group is not best]
+        if best.interval is None or not others:
+            return False
+        low, high = best.interval
+        return all(each is not None and (high < each[0] or each[1] < low) for each in others)
 
     def default_path(self, root: Path, *what: object) -> Path:
         """Returns the default path of a figure of these runs in a folder of runs."""
@@ -298,10 +367,14 @@ def _distinguishes(values: Sequence[Any], parts: Sequence[Any]) -> bool:
     return any(len(several) > 1 for several in values_of_part.values())
 
 
+def _keys_row(group: Group) -> dict[str, Any]:
+    return {key: _table_value(value) for key, value in group.keys.items()}
+
+
 def _row(group: Group) -> dict[str, Any]:
     low, high = group.interval or (None, None)
     return {
-        **{key: _table_value(value) for key, value in group.keys.items()},
+        **_keys_row(group),
         "n": len(group.values),
         "mean": group.mean,
         "median": group.median,
