@@ -35,7 +35,7 @@ def heading(key: str) -> str:
 
 
 def headings(keys: Sequence[str]) -> list[str]:
-    """Returns readable and different headings: with the whole key where the last part is not enough.
+    """Returns readable headings, of the whole key where two last parts are the same.
 
     Example:
         >>> headings(["model.dim", "head.dim"])
