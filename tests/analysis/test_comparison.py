@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,20 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib import colormaps
+from matplotlib.colors import to_hex, to_rgb
 
 import etude
 from etude.analysis.comparison import Comparison
-from etude.analysis.curves import COLOURS, FEW, Curve, draw_curves, shorten, to_finite_floats
+from etude.analysis.curves import (
+    COLOUR_MAP,
+    COLOURS,
+    FEW,
+    Curve,
+    draw_curves,
+    shorten,
+    to_finite_floats,
+)
 from etude.errors import RequestError
 from etude.records.record import FORMAT, Record
 
@@ -228,3 +239,35 @@ def test_titles_are_one_short_line(tmp_path: Path) -> None:
     assert len(title) <= 64
     assert title.endswith("…")
     assert shorten("中" * 40) == "中" * 31 + "…"
+
+
+_LINEAR_TO_LMS = np.array(
+    [[0.31399022, 0.63951294, 0.04649755], [0.15537241, 0.75789446, 0.08670142],
+     [0.01775239, 0.10944209, 0.87256922]]
+)  # fmt: skip
+_DICHROMATS = {  # Viénot, Brettel & Mollon 1999
+    "protan": np.array([[0, 1.05118294, -0.05116099], [0, 1, 0], [0, 0, 1]]),
+    "deutan": np.array([[1, 0, 0], [0.9513092, 0, 0.04866992], [0, 0, 1]]),
+}
+
+
+@pytest.mark.parametrize("kind", _DICHROMATS)
+def test_colours_differ_for_colour_blind_readers(kind: str) -> None:
+    """Red-green blindness is simulated; the first six colours then differ by 10 units of CIELAB."""
+    seen = np.array([_lab(colour, _DICHROMATS[kind]) for colour in COLOURS[:6]])
+    for first, second in itertools.combinations(seen, 2):
+        assert np.linalg.norm(first - second) > 10
+    assert np.linalg.norm(_lab("#ff0000", _DICHROMATS[kind]) - _lab("#ff0000", np.eye(3))) > 30
+    shades = [_lab(to_hex(colormaps[COLOUR_MAP](x)), _DICHROMATS[kind])[0] for x in (0, 0.5, 1)]
+    assert shades[0] + 20 < shades[1] < shades[2] - 20  # lighter is more
+
+
+def _lab(colour: str, matrix: Any) -> Any:
+    values = np.array(to_rgb(colour))
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    linear = np.linalg.inv(_LINEAR_TO_LMS) @ matrix @ _LINEAR_TO_LMS @ linear
+    to_xyz = np.array(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    )
+    x, y, z = np.cbrt(np.clip(to_xyz @ linear, 0.009, None) / [0.9505, 1, 1.089])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
