@@ -258,7 +258,7 @@ def test_colours_differ_for_colour_blind_readers(kind: str) -> None:
     for first, second in itertools.combinations(seen, 2):
         assert np.linalg.norm(first - second) > 10
     assert np.linalg.norm(_lab("#ff0000", _DICHROMATS[kind]) - _lab("#ff0000", np.eye(3))) > 30
-    shades = [_lab(to_hex(colormaps[COLOUR_MAP](x)), _DICHROMATS[kind])[0] for x in (0, 0.5, 1)]
+    shades = [_lab(to_hex(colormaps[COLOUR_MAP](x)), _DICHROMATS[kind])[0] for x in (0.0, 0.5, 1.0)]
     assert shades[0] + 20 < shades[1] < shades[2] - 20  # lighter is more
 
 
