@@ -116,7 +116,11 @@ def figure_label(text: str) -> str:
     r"""Escapes a text for matplotlib.
 
     `$` starts no formula. A leading `_` gets a space before it: matplotlib omits labels that start
-    with `_` from legends.
+    with `_` from legends. Characters that no installed font contains are replaced by their code.
     """
     text = printable(text).replace("$", r"\$")
+    if not text.isascii():
+        from etude.fonts import drawable
+
+        text = drawable(text)
     return f" {text}" if text.startswith("_") else text

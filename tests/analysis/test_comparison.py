@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,20 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib import colormaps
+from matplotlib.colors import to_hex, to_rgb
 
 import etude
 from etude.analysis.comparison import Comparison
-from etude.analysis.curves import COLOURS, FEW, Curve, draw_curves, to_finite_floats
+from etude.analysis.curves import (
+    COLOUR_MAP,
+    COLOURS,
+    FEW,
+    Curve,
+    draw_curves,
+    shorten,
+    to_finite_floats,
+)
 from etude.errors import RequestError
 from etude.records.record import FORMAT, Record
 
@@ -135,11 +146,26 @@ def test_no_run_that_ends_at_a_usual_value_is_cut_away() -> None:
 def test_a_run_that_explodes_does_not_flatten_the_others() -> None:
     wild = Curve("wild", np.array([1.0, 10.0]), np.array([3.0, 1e9]))
     axes = draw_curves({"val/loss": [*curves(3), wild]}, x="step").axes[0]
-    assert axes.get_ylim()[1] < 5
-    assert "values up to 1e+09 are cut off" in [text.get_text() for text in axes.texts]
-    axes = draw_curves({"val/loss": [*curves(3), wild]}, x="step", log="y").axes[0]
-    assert axes.get_ylim()[1] > 1e9
-    assert not draw_curves({"val/loss": curves(3)}, x="step").axes[0].texts
+    low, high = axes.get_ylim()
+    assert low <= 0.3 < 1e9 <= high  # nothing is cut
+    assert axes.get_yscale() == "log"
+    assert draw_curves({"val/loss": curves(3)}, x="step").axes[0].get_yscale() == "linear"
+    negative = Curve("wild", np.array([1.0, 10.0]), np.array([-3.0, 1e9]))
+    axes = draw_curves({"val/loss": [*curves(3), negative]}, x="step").axes[0]
+    assert axes.get_yscale() == "linear"
+    assert axes.get_ylim()[0] <= -3 < 1e9 <= axes.get_ylim()[1]
+
+
+def test_noise_does_not_fill_the_height() -> None:
+    """A loss of 2 ± 0.001: its curve takes a fiftieth of an axis of height 0.1, plus margins."""
+    x = np.arange(100.0)
+    flat = Curve("flat", x, 2 + 0.001 * np.cos(x))
+    low, high = draw_curves({"val/loss": [flat]}, x="step").axes[0].get_ylim()
+    assert high - low == pytest.approx(1.1 * 0.05 * float(flat.y.max()), rel=1e-3)
+    assert (low + high) / 2 == pytest.approx(2, abs=1e-3)
+    falling = Curve("falling", x, 3 - x / 99)
+    low, high = draw_curves({"val/loss": [falling]}, x="step").axes[0].get_ylim()
+    assert (low, high) == pytest.approx((2 - 0.05, 3 + 0.05))  # 5 % margins, and no more
 
 
 def test_from_a_notebook(records: list[Record], tmp_path: Path) -> None:
@@ -157,3 +183,91 @@ def test_what_is_no_number_is_no_point() -> None:
     assert to_finite_floats(column).dropna().tolist() == [1.0, 2.5]
     assert to_finite_floats(pd.Series([1, 2])).tolist() == [1.0, 2.0]
     assert to_finite_floats(pd.Series([1.5, float("-inf")])).dropna().tolist() == [1.5]
+
+
+def seeds(root: Path, position: str, values: dict[int, list[float]]) -> list[Record]:
+    return [
+        fabricate(
+            root,
+            f"{position}{seed}".encode().hex()[:12].ljust(12, "0"),
+            losses(*rows),
+            seed=seed,
+            group=f"group-{position}",
+            label=f"position={position} seed={seed}",
+        )
+        for seed, rows in values.items()
+    ]
+
+
+def test_seeds_are_drawn_as_their_mean_with_a_band(tmp_path: Path) -> None:
+    rope = seeds(tmp_path, "rope", {0: [3, 2, 1], 1: [5, 4, 2], 2: [4, 3, 3]})
+    alibi = seeds(tmp_path, "alibi", {0: [7, 6, 6], 1: [7, 8, 8]})
+    figure = Comparison([*rope, *alibi]).figure()
+    lines = lines_of(figure)
+    assert set(lines) == {"position=rope", "position=alibi"}
+    assert lines["position=rope"].get_ydata() == pytest.approx([4, 3, 2])
+    band, _ = figure.axes[0].collections
+    assert band.get_paths()[0].get_extents().y0 == pytest.approx(2 - 1)  # the deviation of 1, 2, 3
+    low, high = figure.axes[0].get_ylim()
+    assert low < 1
+    assert high > 7 + 2**0.5  # the top of the other band
+    assert figure.legends[0].get_title().get_text().splitlines() == [
+        "2 groups, by last value",
+        "mean of 2 to 3 seeds, ± one standard deviation",
+    ]
+    single = Comparison([rope[0], alibi[0]]).figure()
+    assert set(lines_of(single)) == {"position=rope", "position=alibi"}
+    assert not single.axes[0].collections
+
+
+def test_a_seed_that_trained_longer_is_not_cut(tmp_path: Path) -> None:
+    runs = seeds(tmp_path, "rope", {0: [3, 2], 1: [5, 4, 9]})
+    figure = Comparison(runs).figure()
+    mean, rest = figure.axes[0].get_lines()
+    assert mean.get_ydata() == pytest.approx([4, 3])
+    assert rest.get_ydata() == pytest.approx([3, 9])
+    assert rest.get_linestyle() == ":"
+    assert figure.axes[0].get_ylim()[1] > 9
+
+
+def test_titles_are_one_short_line(tmp_path: Path) -> None:
+    runs = [
+        fabricate(tmp_path, f"{n:012x}", losses(2, 1), name=f"{n} " + "long name " * 9)
+        for n in range(4)
+    ]
+    title = Comparison(runs).figure().get_suptitle()
+    assert len(title) <= 64
+    assert title.endswith("…")
+    assert shorten("中" * 40) == "中" * 31 + "…"
+
+
+_LINEAR_TO_LMS = np.array(
+    [[0.31399022, 0.63951294, 0.04649755], [0.15537241, 0.75789446, 0.08670142],
+     [0.01775239, 0.10944209, 0.87256922]]
+)  # fmt: skip
+_DICHROMATS = {  # Viénot, Brettel & Mollon 1999
+    "protan": np.array([[0, 1.05118294, -0.05116099], [0, 1, 0], [0, 0, 1]]),
+    "deutan": np.array([[1, 0, 0], [0.9513092, 0, 0.04866992], [0, 0, 1]]),
+}
+
+
+@pytest.mark.parametrize("kind", _DICHROMATS)
+def test_colours_differ_for_colour_blind_readers(kind: str) -> None:
+    """Red-green blindness is simulated; the first six colours then differ by 10 units of CIELAB."""
+    seen = np.array([_lab(colour, _DICHROMATS[kind]) for colour in COLOURS[:6]])
+    for first, second in itertools.combinations(seen, 2):
+        assert np.linalg.norm(first - second) > 10
+    assert np.linalg.norm(_lab("#ff0000", _DICHROMATS[kind]) - _lab("#ff0000", np.eye(3))) > 30
+    shades = [_lab(to_hex(colormaps[COLOUR_MAP](x)), _DICHROMATS[kind])[0] for x in (0.0, 0.5, 1.0)]
+    assert shades[0] + 20 < shades[1] < shades[2] - 20  # lighter is more
+
+
+def _lab(colour: str, matrix: Any) -> Any:
+    values = np.array(to_rgb(colour))
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    linear = np.linalg.inv(_LINEAR_TO_LMS) @ matrix @ _LINEAR_TO_LMS @ linear
+    to_xyz = np.array(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    )
+    x, y, z = np.cbrt(np.clip(to_xyz @ linear, 0.009, None) / [0.9505, 1, 1.089])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])

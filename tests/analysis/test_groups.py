@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from test_comparison import fabricate, losses
 
+from etude.analysis.group_tests import power_note
 from etude.analysis.heat import heat_map
 from etude.analysis.run_groups import Groups
 from etude.errors import RequestError
@@ -90,6 +91,44 @@ def test_bands_are_one_deviation(records: list[Record]) -> None:
         Groups(records).plot("train/accuracy")
 
 
+def test_groups_are_compared_over_seeds(records: list[Record], etude: Any, tmp_path: Path) -> None:
+    """Three shared seeds: 2 of 8 swaps are as extreme; one seed against three: 2 of 4."""
+    groups = Groups(records)
+    frame = groups.comparison()
+    assert frame["vars.position"].tolist() == ["alibi", "none_"]
+    assert frame["difference"].tolist() == pytest.approx([9.4 / 3 - 6.9 / 3, 4 - 6.9 / 3])
+    assert frame["paired"].tolist() == [True, False]
+    assert frame["p"].tolist() == pytest.approx([2 / 8, 2 / 4])
+    assert frame["holm"].tolist() == pytest.approx([0.5, 0.5])
+    other_seeds = [record for record in records if record.label.startswith("position=alibi")]
+    for number, record in enumerate(other_seeds, start=7):
+        record.info["seed"] = number
+    unpaired = Groups([r for r in records if "none_" not in r.label])
+    assert unpaired.comparison()["p"].tolist() == pytest.approx([2 / 20])
+    assert (
+        power_note(unpaired.comparison(), unpaired.best)
+        == "with 3 seeds per group the smallest possible p is 0.1"
+    )
+    first = Groups([*other_seeds, *records[:3]]).comparison("first")
+    assert first["difference"].tolist() == pytest.approx([6.9 / 3 - 9.4 / 3])
+    with pytest.raises(RequestError, match="best or first"):
+        groups.comparison("last")
+    answer = etude("runs", "group", "nano", "--by", "vars.position", cwd=tmp_path)
+    assert "compared with best group: position=rotary" in answer.out
+    assert "paired by seed, the smallest possible p is 0.25" in answer.out
+    answer = etude("runs", "group", "nano", "--json", "--against", "first", cwd=tmp_path)
+    compared = json.loads(answer.out)["comparison"]
+    assert compared["against"] == "first"
+    assert len(compared["groups"]) == 2
+
+
+def test_the_best_group_has_the_highest_accuracy(records: list[Record]) -> None:
+    for record in records:
+        record.info["final"]["val/accuracy"] = record.info["best"]["value"]
+    groups = Groups(records, metric="val/accuracy")
+    assert groups.best.name == "position=none_"
+
+
 def test_a_metric_over_a_key(records: list[Record]) -> None:
     figure = Groups(records).plot(x="seed")
     lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
@@ -141,9 +180,9 @@ def test_a_part_and_its_argument_that_differ(tmp_path: Path) -> None:
     lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
     assert set(lines) == {"optimizer=AdamW", "optimizer=SGD"}
     assert lines["optimizer=SGD"].get_ydata().tolist() == [3.5, 5.5]
-    assert "mean of 2 seeds" in figure.get_suptitle()
+    assert "mean of 2 seeds" in figure.legends[0].get_title().get_text()
     pooled = Groups(made, by=["optimizer"]).plot(x="seed")
-    assert "mean of 2 runs" in pooled.get_suptitle()
+    assert "mean of 2 runs" in pooled.legends[0].get_title().get_text()
     with pytest.raises(RequestError, match="4 of 8 runs lack it"):
         groups.plot(x="optimizer.momentum")
 
@@ -167,10 +206,26 @@ def test_tables(records: list[Record]) -> None:
     assert rows[2]["low"] == ""
     latex = groups.export("latex")
     assert r"none\_ & 1 & 4.0000 & -" in latex
+    assert r"rotary & 3 & 2.30 $\pm$ 0.36 & [2.00, 2.70] \\" in latex  # one group has no interval
+    assert r"Position & Runs & Best validation loss & 95 \% CI \\" in latex
+    assert r"\caption{Best validation loss of nano: mean $\pm$ standard deviation over" in latex
+    assert r"\label{tab:nano-best-val-loss}" in latex
+    assert latex.endswith("\\end{tabular}\n\\end{table}\n")
+    separate = Groups(records[:6])  # [2.00, 2.70] and [3.0, 3.3]
+    latex = separate.export("latex", caption="50 % of_all", label="tab:a}b")
     assert r"rotary & 3 & \textbf{2.30 $\pm$ 0.36} & [2.00, 2.70] \\" in latex
-    assert r"95 \% interval" in latex
-    markdown = groups.export("markdown")
+    assert r"\caption{50 \% of\_all}" in latex
+    assert r"\label{tab:a-b}" in latex
+    assert separate.export("latex", caption="", label="").startswith(r"\begin{tabular}")
+    markdown = separate.export("markdown", caption="All")
+    assert markdown.startswith("Table: All\n\n| Position | Runs | Best validation loss | 95 % CI |")
     assert "| rotary | 3 | **2.30 ± 0.36** | [2.00, 2.70] |" in markdown
+    for record in records[3:6]:
+        record.info["best"]["value"] -= 0.5  # [2.5, 2.8] overlaps
+    assert "**" not in Groups(records[:6]).export("markdown")
+    assert "**" not in Groups(records[:3]).export("markdown")
+    with pytest.raises(RequestError, match="no value with --format csv"):
+        groups.export("csv", label="x")
     with pytest.raises(RequestError, match="did you mean latex"):
         groups.export("latx")
 
@@ -189,7 +244,8 @@ def test_the_commands(records: list[Record], etude: Any, tmp_path: Path) -> None
     answer = etude("runs", "plot", "nano", "--heat", "seed,vars.position", cwd=tmp_path)
     assert answer.out.startswith("figure  experiments/_comparisons/")
     answer = etude("runs", "export", "nano", "--format", "latex", "--output", "t.tex", cwd=tmp_path)
-    assert (tmp_path / "t.tex").read_text().startswith(r"\begin{tabular}{lrrr}")
+    assert (tmp_path / "t.tex").read_text().startswith(r"\begin{table}")
+    assert r"\begin{tabular}{lrrr}" in (tmp_path / "t.tex").read_text()
     for words, said in [
         (["plot", "nano", "--heat", "seed"], "--heat = 'seed': expected two keys"),
         (["plot", "nano", "--x", "epoch"], "--x = 'epoch': expected one of step, tokens, time, or"),
@@ -280,6 +336,8 @@ def test_significance_of_real_runs(etude, corpus: Path, tiny, tmp_path: Path) ->
     assert len(json.loads(answer.out)["others"]) == 3
     answer = etude("runs", "significance", *(run.path for run in runs[:2]), cwd=tmp_path)
     assert "p (Holm)" in answer.out
+    assert "compares these trained models only, not the methods" in answer.out
+    assert "`etude runs group`" in answer.out
     one = runs[0].path
     assert etude("runs", "significance", one, cwd=tmp_path).code == 2
     answer = etude("runs", "significance", one, runs[1].path, runs[1].path, cwd=tmp_path)

@@ -15,7 +15,7 @@ from scipy import stats
 
 from etude.analysis import statistics
 from etude.analysis.significance import significance_table
-from etude.analysis.statistics import holm, interval, paired_tests
+from etude.analysis.statistics import holm, interval, paired_tests, seed_test
 from etude.errors import InvalidArguments, RequestError
 
 
@@ -152,3 +152,47 @@ def test_runs_on_other_data_are_refused_before_anything_is_scored() -> None:
     with pytest.raises(RequestError) as caught:
         significance_table(runs, "val")
     assert [problem.where for problem in caught.value.problems] == ["c: data", "d: data"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.floats(-10, 10), min_size=2, max_size=5),
+    st.lists(st.floats(-10, 10), min_size=2, max_size=5),
+    st.booleans(),
+)
+def test_the_seed_test_is_scipys(first: list[float], second: list[float], paired: bool) -> None:
+    if paired:
+        second = second[: len(first)]
+        first = first[: len(second)]
+    found = seed_test(first, second, paired=paired)
+    expected = stats.permutation_test(
+        (np.round(second, 6), np.round(first, 6)),
+        lambda a, b, axis: a.mean(axis) - b.mean(axis),
+        permutation_type="samples" if paired else "independent",
+        n_resamples=np.inf,
+        vectorized=True,
+    )
+    rounded = seed_test(np.round(first, 6), np.round(second, 6), paired=paired)
+    assert rounded.p == pytest.approx(expected.pvalue)
+    assert found.difference == pytest.approx(np.mean(second) - np.mean(first))
+    assert found.exact
+    assert found.p >= found.smallest
+
+
+def test_the_seed_test_by_hand() -> None:
+    """Three runs each, no overlap: of 20 assignments, the observed and the opposite are extreme."""
+    apart = seed_test([1.0, 2.0, 3.0], [4.0, 5.0, 6.0])
+    assert (apart.difference, apart.p, apart.smallest) == (3.0, 2 / 20, 2 / 20)
+    # assignments with a sum of the second of at least 14 of 21: {3,5,6} and {4,5,6} are 2 of 20
+    assert seed_test([1.0, 2.0, 4.0], [3.0, 5.0, 6.0]).p == 2 * 2 / 20
+    pairs = seed_test([1.0, 5.0, 9.0, 2.0], [2.0, 7.0, 12.0, 6.0], paired=True)
+    assert (pairs.difference, pairs.p, pairs.smallest) == (2.5, 2 / 16, 2 / 16)
+    assert seed_test([1.0], [2.0]).p == 1.0
+
+
+def test_too_many_permutations_are_sampled() -> None:
+    rng = np.random.default_rng(1)
+    first, second = rng.normal(size=15), rng.normal(size=15) + 0.7
+    found = seed_test(first, second)
+    assert not found.exact
+    assert found.p == pytest.approx(float(stats.ttest_ind(first, second).pvalue), abs=0.03)

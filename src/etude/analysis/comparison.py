@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from etude.analysis.curves import (
     Curve,
     check_axes,
@@ -18,6 +16,7 @@ from etude.analysis.curves import (
     save_figure,
     to_finite_floats,
 )
+from etude.analysis.mean_curves import mean_curve, mean_of
 from etude.errors import Problem, RequestError, nearest
 from etude.records.metrics_file import read_frame
 from etude.records.opening import Kind
@@ -32,6 +31,9 @@ if TYPE_CHECKING:
 
 class Comparison:
     """Comparison of runs; in a notebook, it is shown as tables and a figure.
+
+    Where runs differ only in their seed, the figure has their mean with a band of one standard
+    deviation instead of a curve per run.
 
     Args:
         records: records of the runs.
@@ -64,6 +66,7 @@ class Comparison:
         self._frames = [read_frame(record.path / "metrics.jsonl") for record in self.records]
         self.metrics_shown = list(metrics) or [self._default_metric()]
         self.without: dict[str, list[str]] = {}
+        self._members = self._groups()
         self._panels = {metric: self._curves(metric) for metric in self.metrics_shown}
 
     @property
@@ -76,9 +79,19 @@ class Comparison:
         """One row per run: status, steps, size, time, best and latest metrics."""
         return self._table(results(self.records))
 
+    @property
+    def curve_count(self) -> int:
+        """Number of runs or groups of seeds in the figure."""
+        return len(self._members)
+
     def figure(self) -> Figure:
         """Plots the curves as a matplotlib figure."""
-        return draw_curves(self._panels, x=self.x, log=self.log, title=self._title())
+        groups = [[self.records[n] for n in members] for members in self._members.values()]
+        note = mean_of(groups)
+        noun = "group" if note else "run"
+        return draw_curves(
+            self._panels, x=self.x, log=self.log, title=self._title(), noun=noun, note=note
+        )
 
     def save(self, path: str | Path, kind: Kind | None = None) -> Path:
         """Saves the figure as PNG (or the format of the path's suffix), and returns its path.
@@ -101,31 +114,54 @@ class Comparison:
         candidates = [*(metric for metric in selected if metric), "val/loss", "train/loss"]
         return next((metric for metric in candidates if metric in logged), candidates[0])
 
+    def _groups(self) -> dict[str, list[int]]:
+        """Returns the indices of the runs of each curve, by its name.
+
+        Runs that differ only in their seed share a curve; of runs with the same seed, the last
+        counts.
+        """
+        groups: dict[str, dict[str, int]] = {}
+        for n, record in enumerate(self.records):
+            seed = str(record.info.get("seed", record.path))
+            groups.setdefault(str(record.info.get("group") or record.path), {})[seed] = n
+        members = [list(by_seed.values()) for by_seed in groups.values()]
+        if all(len(several) == 1 for several in members):
+            return {name: [n] for n, name in enumerate(self.names)}
+        heads = [self.records[several[0]] for several in members]
+        return dict(zip(short_run_names(heads, without_seed=True), members, strict=True))
+
     def _curves(self, metric: str) -> list[Curve]:
-        curves = []
-        missing = []
-        for name, frame in zip(self.names, self._frames, strict=True):
-            if metric in frame and self.x in frame:
-                rows = frame[[self.x, metric]].apply(to_finite_floats).dropna()
-                if len(rows):
-                    columns = (rows[key].to_numpy(np.float64) for key in (self.x, metric))
-                    curves.append(Curve(name, *columns))
-                    continue
-            missing.append(name)
-        if not curves:
+        has_rows = [
+            metric in frame
+            and self.x in frame
+            and len(frame[[self.x, metric]].apply(to_finite_floats).dropna()) > 0
+            for frame in self._frames
+        ]
+        if not any(has_rows):
             known = {key for record in self.records for key in latest_metrics(record)}
             known |= {str(key) for frame in self._frames for key in frame if "/" in str(key)}
             hint = nearest(metric, known) or "no run has logged a metric"
             raise RequestError(Problem("--metric", "a metric of these runs", metric, hint))
-        self.without[metric] = missing
+        self.without[metric] = [
+            name for name, drawn in zip(self.names, has_rows, strict=True) if not drawn
+        ]
+        curves = []
+        for name, members in self._members.items():
+            shown = [n for n in members if has_rows[n]]
+            frames = {n: self._frames[n] for n in shown}
+            if shown and (curve := mean_curve(name, list(frames.values()), metric, self.x)):
+                curves.append(curve)
+            else:  # runs without a common step
+                curves += [
+                    single
+                    for n, frame in frames.items()
+                    if (single := mean_curve(self.names[n], [frame], metric, self.x))
+                ]
         return curves
 
     def _title(self) -> str:
         titles = {str(record.info.get("name", "")) for record in self.records}
-        head = ", ".join(sorted(titles)[:3]) + (", ..." if len(titles) > 3 else "")
-        keys = [key for key in config_differences(self.records) if key != "name"]
-        differing = ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
-        return f"{head}: by {differing}" if keys and len(self.records) > 1 else head
+        return ", ".join(sorted(titles)[:3]) + (", ..." if len(titles) > 3 else "")
 
     def _table(self, values: dict[str, list[Any]]) -> pd.DataFrame:
         import pandas as pd

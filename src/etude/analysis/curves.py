@@ -6,6 +6,7 @@ import io
 import math
 import sys
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from etude.analysis.axis_ranges import set_value_range
 from etude.errors import Problem, RequestError, nearest
 from etude.escaping import figure_label
+from etude.fonts import add_fallbacks
 from etude.records.files import write_bytes
 from etude.records.opening import Kind, make_subfolder
 from etude.records.signature import DIGITS, sha256_of
@@ -36,6 +39,8 @@ COLOURS = (
     "#56B4E9",
     "#8C564B",
 )
+COLOUR_MAP = "cividis"
+"""Colour map of quantities, made for colour-blind readers (Nuñez et al. 2018)."""
 STYLES = ("-", (0, (5, 1.5)), (0, (1, 1)))
 FEW = 12
 """Maximum number of runs with their own colour and style; more runs are shaded in order."""
@@ -83,6 +88,7 @@ def new_figure(width: float, height: float, *, arranged: bool = True) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    add_fallbacks()
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained" if arranged else None)
     FigureCanvasAgg(figure)
     return figure
@@ -138,12 +144,19 @@ class Curve:
         x: steps, tokens, seconds, or values of a key.
         y: values of the metric.
         spread: half-width of the band around `y`; None for no band.
+        complete: number of first points that are means of all runs; the other points, means of the
+            runs that trained longer, are dotted. None if all points are means of all runs.
     """
 
     name: str
     x: np.ndarray
     y: np.ndarray
     spread: np.ndarray | None = None
+    complete: int | None = None
+
+    def ends(self) -> tuple[np.ndarray, ...]:
+        """Returns the lower and upper end of the band; empty without a band."""
+        return () if self.spread is None else (self.y - self.spread, self.y + self.spread)
 
     def thin(self) -> Curve:
         """Returns means over equal numbers of rows if there are too many points to draw."""
@@ -154,11 +167,18 @@ class Curve:
         counts = np.diff(np.append(starts, len(self.y)))
         x, y = (np.add.reduceat(values, starts) / counts for values in (self.x, self.y))
         spread = None if self.spread is None else np.add.reduceat(self.spread, starts) / counts
-        return Curve(self.name, x, y, spread)
+        complete = None if self.complete is None else max(1, self.complete // rows_per_point)
+        return Curve(self.name, x, y, spread, complete)
 
 
 def draw_curves(
-    panels: dict[str, list[Curve]], *, x: str, log: str = "", title: str = "", noun: str = "run"
+    panels: dict[str, list[Curve]],
+    *,
+    x: str,
+    log: str = "",
+    title: str = "",
+    noun: str = "run",
+    note: str = "",
 ) -> Figure:
     """Draws a figure with one panel per metric, and one legend ordered by the curves' last values.
 
@@ -168,6 +188,7 @@ def draw_curves(
         log: axes with logarithmic scale: `x`, `y`, `xy` or an empty string.
         title: title above the panels.
         noun: what a curve represents: `run` or `group`.
+        note: further line of the legend's heading, such as what the bands are.
     """
     by_name: dict[str, Curve] = {}  # ordered by the last value in the first panel with the curve
     for curves in panels.values():
@@ -182,10 +203,9 @@ def draw_curves(
     heading = f"{len(order)} {noun}{'s' if len(order) > 1 else ''}, by last value"
     if x not in X_AXES:
         heading = f"by value at the largest {x}"
-    _legend(figure, grid, order, heading)
+    _legend(figure, grid, order, "\n".join(filter(None, (heading, note))))
     if title:
-        title = textwrap.fill(figure_label(title), 66 * len(panels))  # the legend is to the right
-        figure.suptitle(title, fontsize=10.5, x=0.01, ha="left")
+        figure.suptitle(figure_label(shorten(title)), fontsize=10.5, x=0.01, ha="left")
     return figure
 
 
@@ -196,26 +216,25 @@ def _panel(
     many = len(curves) > FEW
     for curve in curves:
         points = curve.thin()
-        marks = len(points.y) <= 12 and not many
-        axes.plot(
-            points.x / scale,
-            points.y,
-            label=curve.name,
-            linewidth=1.1 if many else 1.7,
-            marker="o" if marks else None,
-            markersize=3.5,
-            **looks[curve.name],
-        )
+        x_values = points.x / scale
+        style: dict[str, Any] = {
+            "linewidth": 1.1 if many else 1.7,
+            "marker": "o" if len(points.y) <= 12 and not many else None,
+            "markersize": 3.5,
+        } | looks[curve.name]
+        end = points.complete
+        axes.plot(x_values[:end], points.y[:end], label=curve.name, **style)
+        if end is not None:
+            rest = style | {"linestyle": ":", "marker": None, "label": "_nolegend_"}
+            axes.plot(x_values[end - 1 :], points.y[end - 1 :], **rest)
         if points.spread is not None:
-            ends = points.y - points.spread, points.y + points.spread
-            colour = looks[curve.name]["color"]
-            axes.fill_between(points.x / scale, *ends, color=colour, alpha=0.18, linewidth=0)
+            low, high = points.ends()
+            axes.fill_between(x_values, low, high, color=style["color"], alpha=0.18, linewidth=0)
     if "x" in log:
         _logarithmic(axes, "x")
-    if "y" in log:
+    bands = [end for curve in curves for end in curve.ends()]
+    if "y" in log or set_value_range(axes, [curve.y for curve in curves], bands):
         _logarithmic(axes, "y")
-    elif all(curve.spread is None for curve in curves):
-        _cut_outliers(axes, curves)
     axes.set_xlabel(figure_label(f"{_AXES.get(x, x)}{unit}"))
     if x == "step" and axes.get_xscale() == "linear":
         from matplotlib.ticker import MaxNLocator
@@ -235,7 +254,7 @@ def _line_styles(names: Sequence[str]) -> dict[str, Any]:
     if len(names) > FEW:
         from matplotlib import colormaps
 
-        shades = colormaps["viridis"](np.linspace(0.0, 0.92, len(names)))
+        shades = colormaps[COLOUR_MAP](np.linspace(0.0, 0.92, len(names)))
         return {name: {"color": shade} for name, shade in zip(names, shades, strict=True)}
     styles = STYLES if len(names) > 3 else STYLES[:1]
     return {
@@ -272,23 +291,6 @@ def _legend(figure: Figure, grid: Sequence[Axes], order: Sequence[Curve], headin
     )
 
 
-def _cut_outliers(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Limits the y axis if one diverging run would flatten all others.
-
-    No run's last value is cut off, unless the run ended where it diverged to.
-    """
-    tops = sorted(float(curve.y.max()) for curve in curves)
-    low, high = min(float(curve.y.min()) for curve in curves), tops[(len(tops) - 1) // 2]
-    ends = [float(curve.y[-1]) for curve in curves if curve.y[-1] < 0.9 * curve.y.max()]
-    ends += [float(curve.y[-1]) for curve in curves if curve.y.max() <= 10 * max(abs(high), 1e-12)]
-    high = max([high, *ends])
-    span = high - low
-    if span > 0 and tops[-1] > high + 3 * span:
-        axes.set_ylim(low - 0.05 * span, high + 0.1 * span)
-        note = f"values up to {tops[-1]:.3g} are cut off"
-        axes.text(1.0, 1.01, note, transform=axes.transAxes, ha="right", va="bottom", fontsize=7.5)
-
-
 def _logarithmic(axes: Axes, which: str) -> None:
     """Sets ticks at 1, 2, 3, 5 of each decade, as losses seldom span more than one decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
@@ -309,6 +311,16 @@ def _unit(x: str, largest: float) -> tuple[float, str]:
     if largest >= 3 * 3600:
         return 3600.0, " (hours)"
     return (60.0, " (minutes)") if largest >= 180 else (1.0, " (seconds)")
+
+
+def shorten(text: str, limit: int = 64) -> str:
+    """Shortens a title to one line of `limit` columns; Chinese characters take two."""
+    text = " ".join(text.split())
+    columns = [2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text]
+    if sum(columns) <= limit:
+        return text
+    ends = [end for end in range(len(text)) if sum(columns[:end]) < limit]
+    return text[: ends[-1]].rstrip() + "…"
 
 
 def _wrap_name(name: str, limit: int = 44) -> str:

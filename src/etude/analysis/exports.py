@@ -2,22 +2,83 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 
 from etude import escaping
 from etude.records.text_tables import markdown_table
 
+_HEADINGS = {
+    "bits_per_byte": "bits per byte",
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "f1": "F1",
+    "f1_macro": "macro F1",
+    "lr": "learning rate",
+    "mcc": "MCC",
+    "n": "runs",
+}
+_SPLITS = {"train": "training", "val": "validation", "test": "test"}
+
+
+def heading(key: str) -> str:
+    """Returns a readable heading for a config key or a metric.
+
+    Example:
+        >>> heading("vars.position"), heading("best/val/loss"), heading("optimizer.lr")
+        ('Position', 'Best validation loss', 'Learning rate')
+    """
+    parts = key.split("/") if "/" in key else [key.rpartition(".")[2] or key]
+    words = [_SPLITS.get(part) or _HEADINGS.get(part) or part.replace("_", " ") for part in parts]
+    text = " ".join(words).strip()
+    return (text[:1].upper() + text[1:]) or key
+
+
+def headings(keys: Sequence[str]) -> list[str]:
+    """Returns readable headings, of the whole key where two last parts are the same.
+
+    Example:
+        >>> headings(["model.dim", "head.dim"])
+        ['Model dim', 'Head dim']
+    """
+    short = [heading(key) for key in keys]
+    return [
+        text if short.count(text) == 1 else heading(key.replace(".", "_"))
+        for key, text in zip(keys, short, strict=True)
+    ]
+
 
 def latex(
-    head: Sequence[str], rows: Sequence[Sequence[str]], bold: Collection[tuple[int, int]] = ()
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    bold: Collection[tuple[int, int]] = (),
+    *,
+    caption: str = "",
+    label: str = "",
 ) -> str:
-    """Returns a `tabular` for booktabs, whose last three columns are right-aligned numbers.
+    """Returns a table for booktabs, whose last three columns are right-aligned numbers.
 
     Args:
         head: headings.
         rows: cells.
         bold: cells in bold, as (row, column).
+        caption: caption of a floating `table`; without caption and label, the result is a
+            `tabular`.
+        label: label for references, of letters, digits and `:-._/`; other characters become `-`.
     """
+    tabular = _tabular(head, rows, bold)
+    if not caption and not label:
+        return tabular
+    lines = ["\\begin{table}", "\\centering"]
+    lines += [f"\\caption{{{escaping.latex(caption)}}}"] if caption else []
+    name = re.sub(r"[^A-Za-z0-9:._/-]+", "-", label)
+    lines += [f"\\label{{{name}}}"] if label else []
+    return "\n".join([*lines, tabular.rstrip("\n"), "\\end{table}", ""])
+
+
+def _tabular(
+    head: Sequence[str], rows: Sequence[Sequence[str]], bold: Collection[tuple[int, int]]
+) -> str:
     columns = "l" * max(0, len(head) - 3) + "r" * min(3, len(head))
     lines = [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", _line(map(escaping.latex, head))]
     lines.append("\\midrule")
@@ -39,16 +100,22 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def markdown(
-    head: Sequence[str], rows: Sequence[Sequence[str]], bold: Collection[tuple[int, int]] = ()
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    bold: Collection[tuple[int, int]] = (),
+    *,
+    caption: str = "",
 ) -> str:
-    """Returns a table in GitHub's Markdown.
+    """Returns a table in GitHub's Markdown, after a line with its caption.
 
     Args:
         head: headings.
         rows: cells.
         bold: cells in bold, as (row, column).
+        caption: caption; empty for none.
     """
     cells = [[escaping.markdown(cell) for cell in row] for row in rows]
     for number, index in bold:
         cells[number][index] = f"**{cells[number][index]}**"
-    return markdown_table([escaping.markdown(cell) for cell in head], cells) + "\n"
+    table = markdown_table([escaping.markdown(cell) for cell in head], cells) + "\n"
+    return f"Table: {escaping.markdown(caption)}\n\n{table}" if caption else table

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from etude.analysis.curves import new_figure
+from etude.analysis.axis_ranges import value_range
+from etude.analysis.curves import COLOUR_MAP, new_figure
 from etude.escaping import figure_label
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ def heat_map(values: Mapping[tuple[Any, Any], float], *, x: str, y: str, metric:
         grid[rows.index(row), columns.index(column)] = value
     figure = new_figure(2.6 + 0.95 * len(columns), 1.6 + 0.55 * len(rows))
     axes = figure.subplots()
-    image = axes.imshow(grid, cmap="viridis", aspect="auto")
+    low, high = value_range(float(np.nanmin(grid)), float(np.nanmax(grid)))
+    image = axes.imshow(grid, cmap=COLOUR_MAP, vmin=low, vmax=high, aspect="auto")
     axes.set_xticks(range(len(columns)), [_format_value(value) for value in columns])
     axes.set_yticks(range(len(rows)), [_format_value(value) for value in rows])
     axes.set_xlabel(figure_label(x))
@@ -38,7 +40,7 @@ def heat_map(values: Mapping[tuple[Any, Any], float], *, x: str, y: str, metric:
     digits = max(0, min(6, 2 - int(np.floor(np.log10(span)))))
     for row, column in np.argwhere(np.isfinite(grid)):
         value = grid[row, column]
-        dark = (value - np.nanmin(grid)) / span < 0.6
+        dark = (value - low) / (high - low) < 0.5
         colour = "white" if dark else "black"
         axes.text(column, row, f"{value:.{digits}f}", ha="center", va="center", color=colour)
     axes.spines[:].set_visible(False)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from etude.analysis.axis_ranges import set_value_range
 from etude.analysis.curves import COLOURS, new_figure, save_figure, style_axes
 from etude.records.files import write_json
 from etude.records.opening import RANGE_TEST, make_subfolder
@@ -135,8 +136,9 @@ def _figure(result: LearningRates) -> Any:
         if rate is not None:
             label = f"{name}: {rate:.2g}"
             axes.axvline(rate, color=colour, linewidth=1.2, linestyle="--", label=label)
-    low, first = min(result.smoothed), result.smoothed[0]
-    axes.set_ylim(low - 0.1 * abs(first - low) - 1e-12, first + 0.2 * abs(first - low) + 1e-12)
+    losses, smoothed = np.array(result.losses), np.array(result.smoothed)
+    before = losses[: int(smoothed.argmin()) + 1]  # without the steps that diverge
+    set_value_range(axes, [before, losses, smoothed])
     axes.set_xscale("log")
     axes.set_xlabel("learning rate")
     axes.set_ylabel("training loss")

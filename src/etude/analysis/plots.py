@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from etude.analysis.curves import new_figure, save_figure, style_axes
+import numpy as np
+
+from etude.analysis.axis_ranges import set_value_range
+from etude.analysis.curves import COLOURS, new_figure, save_figure, shorten, style_axes
 from etude.escaping import figure_label
 from etude.records.opening import FIGURE
 
-TRAIN, VALIDATION = "#9aa5b1", "#c2410c"
+TRAIN, VALIDATION = "#9aa5b1", COLOURS[1]
 
 
 def loss_curve(
@@ -26,8 +28,8 @@ def loss_curve(
         unit: unit of the loss.
     """
     # Fixed margins avoid the layout computation, which takes as long as drawing.
-    name = textwrap.fill(figure_label(title), 76)
-    width, height, above = 7.0, 4.2, 0.12 + 0.19 * len(name.splitlines())
+    name = figure_label(shorten(title))
+    width, height, above = 7.0, 4.2, 0.31 if name else 0.12
     figure = new_figure(width, height, arranged=False)
     left, below, right = 0.85, 0.55, 0.15
     size = ((width - left - right) / width, (height - below - above) / height)
@@ -51,6 +53,7 @@ def loss_curve(
             ha="center",
             color=VALIDATION,
         )
+    set_value_range(axes, [np.array(values, dtype=np.float64) for _, values in (validation, train)])
     axes.set_xlabel("step")
     axes.set_ylabel(figure_label(f"loss ({unit})"))
     axes.set_title(name, fontsize=10)

@@ -21,14 +21,15 @@ from etude.analysis.curves import (
     check_axes,
     default_path,
     draw_curves,
-    to_finite_floats,
 )
+from etude.analysis.group_tests import check_reference, comparison_table
 from etude.analysis.heat import heat_map
+from etude.analysis.mean_curves import mean_curve, mean_of
 from etude.analysis.statistics import interval
 from etude.console import NOTICES
 from etude.errors import Problem, RequestError, nearest
 from etude.escaping import csv_cell
-from etude.records.metrics_file import read_frame
+from etude.records.metrics_file import is_higher_better, read_frame
 from etude.records.record import Record
 from etude.records.record_fields import MISSING, best_validation, check_keys_exist, field_value
 from etude.records.record_fields import available_keys as known_keys
@@ -101,6 +102,7 @@ class Groups:
     Attributes:
         metric: metric of the values.
         groups: groups in ascending order of their mean.
+        first: group of the first run.
         without: records of runs that never logged the metric.
     """
 
@@ -131,6 +133,7 @@ class Groups:
             )
             for distinguishing, members in zip(keys, parts.values(), strict=True)
         ]
+        self.first = groups[0]
         self.groups = sorted(groups, key=lambda group: group.mean)
 
     def frame(self) -> pd.DataFrame:
@@ -138,6 +141,40 @@ class Groups:
         import pandas as pd
 
         return pd.DataFrame([_row(group) for group in self.groups])
+
+    @property
+    def best(self) -> Group:
+        """Group with the best mean: the highest for metrics such as accuracy, else the lowest."""
+        return self.groups[-1 if is_higher_better(self.metric) else 0]
+
+    def comparison(self, against: str = "best") -> pd.DataFrame:
+        """Tests whether each group differs from the best, or first, group over the seeds.
+
+        The test is an exact permutation test of the difference of means: paired by seed if both
+        groups have the same seeds, otherwise over all assignments of the runs to the groups. If the
+        best group was chosen by these values, the p-values are too small, as it may be the best by
+        chance; `first` compares with a baseline that was named before.
+
+        Args:
+            against: reference group: `best` or `first` (the group of the first run).
+
+        Returns:
+            One row per other group: its keys, `n`, `mean`, `difference` (its mean minus the
+            reference's), `paired`, `exact` (whether all permutations were computed), `p`,
+            `smallest_p` (the smallest p-value that this number of runs permits) and `holm` (`p`
+            corrected for the number of groups).
+
+        Raises:
+            RequestError: `against` is neither `best` nor `first`.
+        """
+        check_reference(against)
+        return comparison_table(
+            self.groups, self.reference(against), [_keys_row(g) for g in self.groups]
+        )
+
+    def reference(self, against: str) -> Group:
+        """Returns the group named `best` or `first`."""
+        return self.best if against == "best" else self.first
 
     def plot(self, metric: str | None = None, *, x: str = "step", log: str = "") -> Figure:
         """Plots mean curves, with bands of one standard deviation over the seeds.
@@ -155,7 +192,7 @@ class Groups:
         check_axes(x if x in X_AXES else X_AXES[0], log)
         if x in X_AXES:
             key = metric or self.metric.removeprefix("best/")
-            curves = [curve for group in self.groups if (curve := _band(group, key, x))]
+            curves = [curve for group in self.groups if (curve := _mean(group, key, x))]
             drawn = self.groups
         else:
             key = metric or self.metric
@@ -165,8 +202,9 @@ class Groups:
         if "x" in log and x not in X_AXES and min(curve.x.min() for curve in curves) <= 0:
             hint = f"some values of {x} are not positive"
             raise RequestError(Problem("--log", "a linear x axis", log, hint))
-        title = str(self.groups[0].records[0].info.get("name", "")) + _title_ending(drawn)
-        return draw_curves({key: curves}, x=x, log=log, title=title, noun="group")
+        title = str(self.groups[0].records[0].info.get("name", ""))
+        note = mean_of([group.records for group in drawn])
+        return draw_curves({key: curves}, x=x, log=log, title=title, noun="group", note=note)
 
     def _curves_over(self, x: str, metric: str) -> tuple[list[Curve], list[Group]]:
         """Returns curves of a metric over a key's values, one per combination of other keys, and
@@ -212,27 +250,40 @@ class Groups:
             metric=self.metric,
         )
 
-    def export(self, form: str) -> str:
+    def export(self, form: str, *, caption: str | None = None, label: str | None = None) -> str:
         """Returns the table as text.
 
         Args:
-            form: `csv` with full precision; `latex` (for booktabs) or `markdown` with rounded
-                numbers, the best in bold.
+            form: `csv` with full precision; `latex` (a `table` for booktabs) or `markdown` with
+                rounded numbers. The best mean is in bold if its interval overlaps no other group's.
+            caption: caption for `latex` and `markdown`; None states the metric and the intervals.
+                An empty string omits it.
+            label: label for `latex`; None is `tab:` with the runs' name and the metric. An empty
+                string omits it.
 
         Raises:
-            RequestError: the format is unknown.
+            RequestError: the format is unknown, or does not support a caption or label.
         """
-        if form == "csv":
-            frame = self.frame()
-            whole = frame.rename(columns=csv_cell).map(csv_cell)
-            return str(whole.to_csv(index=False, lineterminator="\n"))
         if form not in FORMATS:
             raise RequestError(
                 Problem("--format", "one of " + ", ".join(FORMATS), form, nearest(form, FORMATS))
             )
-        from etude.analysis.exports import latex, markdown
+        for option, value, forms in (
+            ("--caption", caption, ("latex", "markdown")),
+            ("--label", label, ("latex",)),
+        ):
+            if value and form not in forms:
+                expected = f"no value with --format {form}"
+                hint = f"use --format {' or '.join(forms)}"
+                raise RequestError(Problem(option, expected, value, hint))
+        if form == "csv":
+            frame = self.frame()
+            whole = frame.rename(columns=csv_cell).map(csv_cell)
+            return str(whole.to_csv(index=False, lineterminator="\n"))
+        from etude.analysis.exports import heading, headings, latex, markdown
 
-        head = [*self.groups[0].keys, "n", self.metric, "95 % interval"]
+        metric = heading(self.metric)
+        head = [*headings(list(self.groups[0].keys)), heading("n"), metric, "95 % CI"]
         rows = [
             [
                 *(_format_value(k, v) for k, v in g.keys.items()),
@@ -241,8 +292,27 @@ class Groups:
             ]
             for g in self.groups
         ]
-        metric = len(head) - 2
-        return (latex if form == "latex" else markdown)(head, rows, bold=[(0, metric)])
+        bold = [(self.groups.index(self.best), len(head) - 2)] if self._best_is_separate() else []
+        name = str(self.groups[0].records[0].info.get("name", ""))
+        if caption is None:
+            caption = (
+                f"{metric} of {name}: mean ± standard deviation over runs, and 95 % confidence"
+            )
+            caption += " interval of the mean."
+        if form == "markdown":
+            return markdown(head, rows, bold, caption=caption)
+        if label is None:
+            label = f"tab:{name}-{self.metric.replace('/', '-')}"
+        return latex(head, rows, bold, caption=caption, label=label)
+
+    def _best_is_separate(self) -> bool:
+        """Returns whether the best group's interval overlaps no other group's."""
+        best = self.best
+        others = [group.interval for group in self.groups if group is not best]
+        if best.interval is None or not others:
+            return False
+        low, high = best.interval
+        return all(each is not None and (high < each[0] or each[1] < low) for each in others)
 
     def default_path(self, root: Path, *what: object) -> Path:
         """Returns the default path of a figure of these runs in a folder of runs."""
@@ -297,10 +367,14 @@ def _distinguishes(values: Sequence[Any], parts: Sequence[Any]) -> bool:
     return any(len(several) > 1 for several in values_of_part.values())
 
 
+def _keys_row(group: Group) -> dict[str, Any]:
+    return {key: _table_value(value) for key, value in group.keys.items()}
+
+
 def _row(group: Group) -> dict[str, Any]:
     low, high = group.interval or (None, None)
     return {
-        **{key: _table_value(value) for key, value in group.keys.items()},
+        **_keys_row(group),
         "n": len(group.values),
         "mean": group.mean,
         "median": group.median,
@@ -330,29 +404,11 @@ def _digits(deviation: float | None) -> int:
     return min(8, max(0, 1 - math.floor(math.log10(deviation))))
 
 
-def _band(group: Group, metric: str, x: str) -> Curve | None:
-    """Returns the mean over the seeds at the steps that all have, with one deviation around it."""
-    columns = []
-    for record in group.records:
-        frame = read_frame(record.path / "metrics.jsonl")
-        if metric not in frame or x not in frame:
-            return None
-        rows = frame[["step", *([x] if x != "step" else []), metric]]
-        rows = rows.apply(to_finite_floats).dropna()
-        columns.append(rows.drop_duplicates("step", keep="last").set_index("step"))
-    shared = columns[0].index
-    for column in columns[1:]:
-        shared = shared.intersection(column.index)
-    if not len(shared):
+def _mean(group: Group, metric: str, x: str) -> Curve | None:
+    frames = [read_frame(record.path / "metrics.jsonl") for record in group.records]
+    if any(metric not in frame or x not in frame for frame in frames):
         return None
-    values = np.stack([column.loc[shared, metric].to_numpy(np.float64) for column in columns])
-    x_values = (
-        shared.to_numpy(np.float64)
-        if x == "step"
-        else np.mean([column.loc[shared, x].to_numpy(np.float64) for column in columns], axis=0)
-    )
-    spread = values.std(axis=0, ddof=1) if len(columns) > 1 else None
-    return Curve(group.name, x_values, values.mean(axis=0), spread)
+    return mean_curve(group.name, frames, metric, x)
 
 
 def _line(name: str, points: Sequence[tuple[float, Group]]) -> Curve:
@@ -364,18 +420,6 @@ def _line(name: str, points: Sequence[tuple[float, Group]]) -> Curve:
         np.array([group.mean for _, group in points]),
         None if np.isnan(spread).all() else spread,
     )
-
-
-def _title_ending(groups: Sequence[Group]) -> str:
-    """Returns the end of a figure's title, which states what its points are means of."""
-    sizes = sorted({len(group.records) for group in groups})
-    if sizes[-1] == 1:
-        return ""
-    only_seeds_differ = all(
-        len({r.info.get("group") for r in group.records}) == 1 for group in groups
-    )
-    count = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-    return f": mean of {count} {'seeds' if only_seeds_differ else 'runs'}, ± one standard deviation"
 
 
 def _without_duplicates(records: Sequence[Record]) -> list[Record]:

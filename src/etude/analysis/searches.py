@@ -1,4 +1,4 @@
-"""Figures of a search: its history, and the importance of its axes."""
+"""Figures of a search: its history, importances, and objective over its axes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from etude.analysis.axis_ranges import set_value_range
 from etude.analysis.curves import COLOURS, new_figure, save_figure, style_axes
+from etude.analysis.search_slices import (
+    CROSSES,
+    DOTS,
+    PRUNED,
+    finished_trials,
+    pair,
+    pruned_trials,
+    slices,
+)
 from etude.escaping import figure_label
 from etude.records.opening import FIGURE, path_exists
 
@@ -20,7 +30,7 @@ log = logging.getLogger("etude")
 
 
 def draw_search(folder: Path) -> list[Path]:
-    """Draws `figures/history.png` and `figures/importance.png` into a sweep's record.
+    """Draws a search's history, importances, slices and pair of axes into the sweep's `figures`.
 
     Returns:
         The paths; empty for a sweep that is not a search, or has fewer than two finished trials.
@@ -38,6 +48,10 @@ def draw_search(folder: Path) -> list[Path]:
     drawn = {"history": history(study)}
     if (figure_of_importance := importance(study)) is not None:
         drawn["importance"] = figure_of_importance
+    if (figure_of_slices := slices(study)) is not None:
+        drawn["slices"] = figure_of_slices
+    if (figure_of_pair := pair(study, _importances(study) or {})) is not None:
+        drawn["pair"] = figure_of_pair
     paths = {name: folder / "figures" / f"{name}.png" for name in drawn}
     return [save_figure(figure, paths[name], FIGURE) for name, figure in drawn.items()]
 
@@ -45,28 +59,24 @@ def draw_search(folder: Path) -> list[Path]:
 def history(study: Any) -> Figure:
     """Plots the values of finished and pruned trials in their order, and the best value so far."""
     from optuna.study import StudyDirection
-    from optuna.trial import TrialState
 
     figure, axes = _figure(6.4, 4.0)
-    states = {state: [t for t in study.trials if t.state is state] for state in TrialState}
-    done = states[TrialState.COMPLETE]
-    numbers = [trial.number + 1 for trial in done]
-    values = np.array([trial.value for trial in done])
+    done, pruned = finished_trials(study), pruned_trials(study)
+    numbers = [trial.number + 1 for trial, _ in done]
+    values, last = (np.array([value for _, value in trials]) for trials in (done, pruned))
     least = study.direction is StudyDirection.MINIMIZE
     best = np.minimum.accumulate(values) if least else np.maximum.accumulate(values)
-    axes.plot(numbers, values, "o", color=COLOURS[0], markersize=5, label="finished")
-    pruned = [t for t in states[TrialState.PRUNED] if t.intermediate_values]
+    axes.plot(numbers, values, label="finished", **DOTS)
     if pruned:
-        last = [t.intermediate_values[max(t.intermediate_values)] for t in pruned]
-        at = [trial.number + 1 for trial in pruned]
-        axes.plot(at, last, "x", color=COLOURS[5], markersize=6, label="pruned (last value)")
+        axes.plot([trial.number + 1 for trial, _ in pruned], last, label=PRUNED, **CROSSES)
     axes.step(numbers, best, where="post", color=COLOURS[1], linewidth=1.7, label="best so far")
+    set_value_range(axes, [best, values], [last])
     axes.set_xlabel("trial")
     axes.set_ylabel("value of the trial")
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-    axes.legend(frameon=False, fontsize=8.5)
+    figure.legend(loc="outside upper right", ncols=3, frameon=False, fontsize=8.5)
     return figure
 
 
@@ -76,6 +86,18 @@ def importance(study: Any) -> Figure | None:
     Returns:
         The figure; None if there are too few trials, or a single axis.
     """
+    importances = _importances(study)
+    if importances is None or len(importances) < 2:
+        return None
+    names = [figure_label(name.lstrip("+")) for name in importances]
+    figure, axes = _figure(6.4, 1.2 + 0.45 * len(names))
+    axes.barh(names[::-1], list(importances.values())[::-1], color=COLOURS[0], height=0.6)
+    axes.set_xlabel("importance (PED-ANOVA)")
+    return figure
+
+
+def _importances(study: Any) -> dict[str, float] | None:
+    """Returns the importance of each axis; None if it cannot be computed."""
     import optuna
 
     try:
@@ -84,14 +106,7 @@ def importance(study: Any) -> Figure | None:
     except (ValueError, RuntimeError, ZeroDivisionError) as error:
         log.debug("could not compute importances: %s", error)
         return None
-    finite = [share for share in importances.values() if np.isfinite(share)]
-    if len(importances) < 2 or len(finite) < len(importances):
-        return None
-    names = [figure_label(name.lstrip("+")) for name in importances]
-    figure, axes = _figure(6.4, 1.2 + 0.45 * len(names))
-    axes.barh(names[::-1], finite[::-1], color=COLOURS[0], height=0.6)
-    axes.set_xlabel("importance (PED-ANOVA)")
-    return figure
+    return importances if np.isfinite(list(importances.values())).all() else None
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

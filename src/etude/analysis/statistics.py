@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +15,8 @@ from etude.errors import Checks
 MIN_VALUES = 3
 """Minimum number of values for an interval; fewer do not determine their spread."""
 RESAMPLES = 9999
+MAX_PERMUTATIONS = 200_000
+"""Maximum number of permutations that are all computed."""
 _BATCH_NUMBERS = 2**24  # numbers drawn at a time
 
 
@@ -139,6 +144,78 @@ def paired_tests(first: Sequence[float], second: Sequence[float], *, seed: int =
         bootstrap=float(min(1.0, 2 * (tails + 1) / (len(means) + 1))),
         mcnemar=mcnemar,
     )
+
+
+@dataclass(frozen=True)
+class SeedTest:
+    """Result of a permutation test between two groups of runs.
+
+    Attributes:
+        difference: mean of the second group minus that of the first.
+        p: two-sided p-value.
+        smallest: smallest p-value that this number of runs permits.
+        paired: whether the runs were paired.
+        exact: whether all permutations were computed; otherwise, p is from random ones.
+    """
+
+    difference: float
+    p: float
+    smallest: float
+    paired: bool
+    exact: bool
+
+
+def seed_test(first: Sequence[float], second: Sequence[float], *, paired: bool = False) -> SeedTest:
+    """Tests whether two groups of runs differ in their mean, by a permutation test (Fisher 1935).
+
+    Without pairs, all assignments of the runs to the groups are computed; with pairs, all swaps
+    within pairs. Under the null hypothesis, that the label of a run has no effect, all are equally
+    likely. The p-value is twice the smaller tail, as in `scipy.stats.permutation_test`. More than
+    `MAX_PERMUTATIONS` permutations are sampled instead.
+
+    Args:
+        first: values of the first group.
+        second: values of the second group.
+        paired: whether values at the same position belong together, such as those of one seed.
+
+    Raises:
+        InvalidArguments: a group is empty, or the groups are paired and differ in their size.
+    """
+    a, b = (np.asarray(values, dtype=np.float64) for values in (first, second))
+    checks = Checks()
+    checks.that(min(len(a), len(b)) > 0, "values", f"{len(a)} and {len(b)}", "at least one value")
+    if paired:
+        checks.that(len(a) == len(b), "values", f"{len(a)} and {len(b)}", "equally many values")
+    checks.done()
+    count = 2 ** len(a) if paired else math.comb(len(a) + len(b), len(a))
+    exact = count <= MAX_PERMUTATIONS
+    rng = np.random.default_rng(0)
+    if paired:
+        signs: Any = (
+            list(itertools.product((1.0, -1.0), repeat=len(a)))
+            if exact
+            else rng.choice((1.0, -1.0), size=(RESAMPLES, len(a)))
+        )
+        differences = np.asarray(signs) @ (b - a) / len(a)
+    else:
+        everything = np.concatenate([a, b])
+        order = range(len(everything))
+        chosen: Any = (
+            list(itertools.combinations(order, len(b)))
+            if exact
+            else [rng.permutation(len(everything))[: len(b)] for _ in range(RESAMPLES)]
+        )
+        sums = everything[np.asarray(chosen)].sum(axis=1)
+        differences = sums / len(b) - (everything.sum() - sums) / len(a)
+    observed = float(b.mean() - a.mean())
+    rounding = 1e-12 * float(np.abs(np.concatenate([a, b])).max())
+    extra = 0 if exact else 1  # the observed assignment counts as one of the sampled ones
+    tails = [
+        ((tail + rounding >= 0).sum() + extra) / (len(differences) + extra)
+        for tail in (differences - observed, observed - differences)
+    ]
+    smallest = min(1.0, 2 / (count if exact else len(differences) + 1))
+    return SeedTest(observed, float(min(1.0, 2 * min(tails))), smallest, paired, exact)
 
 
 def _mean(values: np.ndarray, axis: int) -> np.ndarray:

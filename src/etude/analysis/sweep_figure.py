@@ -22,15 +22,18 @@ def draw_curves(folder: Path, jobs: Sequence[Job]) -> Path | None:
     """Draws `figures/curves.png` into a sweep's record.
 
     Returns:
-        The path; None if fewer than two runs are finished, or too many.
+        The path; None if fewer than two runs are finished, or if there are too many curves (runs
+        that differ only in their seed share one).
     """
     done = [job for job in jobs if job.path and job.status.is_trained]
     paths = list(dict.fromkeys(Path(str(job.path)) for job in done))
-    if not 2 <= len(paths) <= _MAX_CURVES:
+    if len(paths) < 2:
         return None
     try:
-        file = folder / "figures" / "curves.png"
-        return Comparison([Record.read(path) for path in paths]).save(file, FIGURE)
+        comparison = Comparison([Record.read(path) for path in paths])
+        if comparison.curve_count > _MAX_CURVES:
+            return None
+        return comparison.save(folder / "figures" / "curves.png", FIGURE)
     except (EtudeError, OSError) as error:  # a missing figure must not fail the finished sweep
         log.warning("could not draw the sweep's curves: %s", error)
         return None

@@ -12,6 +12,10 @@ from etude.errors import Problem, RequestError
 from etude.escaping import printable
 
 _RUNS_HELP = "a path, a signature prefix, a name (all its finished runs), or a sweep's folder"
+_SCOPE = (
+    "this compares these trained models only, not the methods: with other seeds the result may "
+    "differ; `etude runs group` compares methods over seeds"
+)
 _JSON_HELP = "print JSON with unrounded values"
 
 
@@ -40,6 +44,8 @@ def _load_groups(args: Namespace) -> Any:
 def add_group_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `etude runs group`."""
     _add_group_options(parser)
+    help_ = "group to compare with: best, or first (the group of the first run) (default: best)"
+    parser.add_argument("--against", metavar="GROUP", default="best", help=help_)
     parser.add_argument("--json", action="store_true", help=_JSON_HELP)
 
 
@@ -49,10 +55,12 @@ def group(args: Namespace) -> int:
     from etude.records.text_tables import format_cell, print_columns
 
     groups = _load_groups(args)
-    frame = groups.frame()
+    frame, tests = groups.frame(), groups.comparison(args.against)
     if args.json:
-        rows = json.loads(frame.to_json(orient="records"))
-        output = {"metric": groups.metric, "groups": rows}
+        rows, tested = (json.loads(each.to_json(orient="records")) for each in (frame, tests))
+        reference = groups.reference(args.against).name
+        comparison = {"against": args.against, "reference": reference, "groups": tested}
+        output = {"metric": groups.metric, "groups": rows, "comparison": comparison}
         print(json.dumps(output, indent=1, ensure_ascii=False))
         return DONE
     numbers = ("mean", "median", "std", "low", "high")
@@ -64,7 +72,28 @@ def group(args: Namespace) -> int:
     print_columns(list(frame.columns), rows)
     if any(len(each.values) < MIN_VALUES for each in groups.groups):
         print("\nno confidence interval for groups of fewer than three runs")
+    _print_comparison(groups, tests, args.against)
     return DONE
+
+
+def _print_comparison(groups: Any, frame: Any, against: str) -> None:
+    """Prints the tests of each group against the reference; nothing for a single group."""
+    from etude.analysis.group_tests import power_note
+    from etude.records.text_tables import format_cell, print_columns
+
+    if not len(frame):
+        return
+    reference = groups.reference(against)
+    print(f"\n{printable(f'compared with {against} group: {reference.name}', line=True)}")
+    rows = []
+    for row in frame.to_dict("records"):
+        keys = [_cell(format_cell, key, row[key], number=False) for key in reference.keys]
+        test = "paired by seed" if row["paired"] else "all runs"
+        test += "" if row["exact"] else ", sampled"
+        rows.append([*keys, f"{row['difference']:+.5f}", test, _p(row["p"]), _p(row["holm"])])
+    print_columns([*reference.keys, "difference", "permutations", "p", "p (Holm)"], rows)
+    if note := power_note(frame, reference):
+        print(f"\n{note}")
 
 
 def _cell(cell: Any, key: str, value: Any, number: bool) -> str:
@@ -128,10 +157,8 @@ def significance(args: Namespace) -> int:
     more = ["p (McNemar)"] if "mcnemar" in frame.columns else []
     print_columns([*head, "p (Holm)", *more], rows)
     kind = first.checked.nodes["task"].constructor.scores_are
-    print(
-        f"\n{kind}; the tests are paired by example and do not include the variance over seeds "
-        "(see `etude runs group`)"
-    )
+    print(f"\n{kind}; the tests are paired by example")
+    print(_SCOPE)
     return DONE
 
 
@@ -175,6 +202,10 @@ def add_export_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `etude runs export`."""
     _add_group_options(parser)
     parser.add_argument("--format", default="csv", help="csv, latex or markdown (default: csv)")
+    help_ = "caption of a latex or markdown table (default: states the metric and the intervals)"
+    parser.add_argument("--caption", metavar="TEXT", help=help_)
+    help_ = "label of a latex table (default: tab:NAME-METRIC); an empty text omits it"
+    parser.add_argument("--label", metavar="LABEL", help=help_)
     add_output(parser, "write to this file instead of standard output")
 
 
@@ -182,7 +213,7 @@ def export(args: Namespace) -> int:
     """Runs `etude runs export`."""
     from etude.records.files import write_text
 
-    text = _load_groups(args).export(args.format)
+    text = _load_groups(args).export(args.format, caption=args.caption, label=args.label)
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         write_text(args.output, text)

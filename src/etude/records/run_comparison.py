@@ -53,19 +53,31 @@ def results(records: Sequence[Record]) -> dict[str, list[Any]]:
     return values
 
 
-def short_run_names(records: Sequence[Record]) -> list[str]:
+def short_run_names(records: Sequence[Record], *, without_seed: bool = False) -> list[str]:
     """Returns a short, unique name for each run.
 
     The parts of the labels that are not common to all runs are used if they are enough.
+
+    Args:
+        records: records of the runs.
+        without_seed: whether the labels' parts `seed=...` are left out, to name groups of seeds by
+            one run each.
     """
-    labels = [record.label or str(record.info.get("name", "")) for record in records]
+    labels = [record.label for record in records]
+    if without_seed:
+        labels = [
+            " ".join(part for part in label.split() if not part.startswith("seed="))
+            for label in labels
+        ]
+    runs = list(zip(records, labels, strict=True))
+    labels = [label or str(record.info.get("name", "")) for record, label in runs]
     words = [label.split() for label in labels]
     common = set.intersection(*map(set, words)) if words else set()
     short = [" ".join(word for word in parts if word not in common) for parts in words]
     if len(set(short)) == len(short) > 1 and all(short):
         return short
     if len(set(labels)) < len(labels):
-        titles = [(str(record.info.get("name", "")), record.label) for record in records]
+        titles = [(str(record.info.get("name", "")), label) for record, label in runs]
         labels = [" ".join(part for part in title if part) for title in titles]
     if len(set(labels)) < len(labels):
         labels = [

@@ -1,0 +1,78 @@
+"""Mean curves of runs that differ only in their seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from etude.analysis.curves import Curve, to_finite_floats
+from etude.records.record import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def mean_curve(name: str, frames: Sequence[pd.DataFrame], metric: str, x: str) -> Curve | None:
+    """Returns the mean over runs at the steps that all have, with one standard deviation around it.
+
+    After the last step of the shortest run, the curve continues as the mean over the runs that
+    trained longer, so that no run is cut; `Curve.complete` marks this position.
+
+    Args:
+        name: name of the curve.
+        frames: metrics of each run, with `metric` and `x`.
+        metric: metric on the y axis.
+        x: `step`, `tokens` or `time`, averaged over the runs.
+
+    Returns:
+        The curve; None if the runs have no step in common.
+    """
+    import pandas as pd
+
+    columns = []
+    for frame in frames:
+        rows = frame[["step", *([x] if x != "step" else []), metric]]
+        rows = rows.apply(to_finite_floats).dropna()
+        columns.append(rows.drop_duplicates("step", keep="last").set_index("step", drop=False))
+    shared = columns[0].index
+    for column in columns[1:]:
+        shared = shared.intersection(column.index)
+    if not len(shared):
+        return None
+    longer = {step for column in columns for step in column.index if step > shared.max()}
+    steps = [*sorted(shared), *sorted(longer)]
+    values, positions = (
+        pd.concat([column[key].reindex(steps) for column in columns], axis=1).to_numpy(np.float64)
+        for key in (metric, x)
+    )
+    counts = np.isfinite(values).sum(axis=1)
+    mean = np.nansum(values, axis=1) / counts
+    spread = None
+    if len(columns) > 1:
+        squares = np.nansum((values - mean[:, None]) ** 2, axis=1)
+        spread = np.where(counts > 1, np.sqrt(squares / np.maximum(counts - 1, 1)), np.nan)
+    return Curve(
+        name,
+        np.nansum(positions, axis=1) / counts,
+        mean,
+        spread,
+        len(shared) if longer else None,
+    )
+
+
+def mean_of(groups: Sequence[Sequence[Record]]) -> str:
+    """Returns a note on the means and bands of a figure; empty if each point is of a single run.
+
+    Args:
+        groups: records of each mean.
+    """
+    sizes = sorted({len(records) for records in groups})
+    if not sizes or sizes[-1] == 1:
+        return ""
+    only_seeds_differ = all(
+        len({record.info.get("group") for record in records}) == 1 for records in groups
+    )
+    count = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    return f"mean of {count} {'seeds' if only_seeds_differ else 'runs'}, ± one standard deviation"

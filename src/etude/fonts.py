@@ -1,0 +1,127 @@
+"""Fonts of figures: fallback fonts for characters that matplotlib's default font lacks.
+
+matplotlib contains no font with Chinese, Japanese or Korean characters, and Étude bundles none: a
+font of these scripts is larger than the package. A font of the system is used instead, and
+characters that no font contains are replaced by their code.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection, Iterator
+from functools import lru_cache
+
+log = logging.getLogger("etude")
+
+FALLBACKS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",  # the first, and for matplotlib the only, font of `NotoSansCJK-Regular.ttc`
+    "Noto Sans SC",
+    "Source Han Sans SC",
+    "Source Han Sans CN",
+    "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei",
+    "Droid Sans Fallback",
+    "PingFang SC",
+    "PingFang HK",
+    "Hiragino Sans GB",
+    "STHeiti",
+    "Microsoft YaHei",
+    "SimHei",
+    "Noto Sans TC",
+    "Microsoft JhengHei",
+    "Noto Sans JP",
+    "IPAexGothic",
+    "Hiragino Sans",
+    "Yu Gothic",
+    "Noto Sans KR",
+    "Apple SD Gothic Neo",
+    "Malgun Gothic",
+    "NanumGothic",
+    "Arial Unicode MS",
+    "Unifont",
+)
+"""Families with Chinese, Japanese or Korean characters, in the order of preference."""
+_FILES = re.compile(
+    r"cjk|noto ?sans(sc|tc|jp|kr)|sourcehan|wqy|droidsansfallback|pingfang|hiragino|heiti|msyh"
+    r"|simhei|msjh|ipaexg|yugoth|gothicneo|malgun|nanumgothic|arialunicode|unifont",
+    re.IGNORECASE,
+)
+_said: set[str] = set()
+
+
+def add_fallbacks() -> None:
+    """Appends the installed `FALLBACKS` to matplotlib's `font.family`.
+
+    They are used only for characters that the fonts before them lack.
+    """
+    from matplotlib import rcParams
+
+    families = list(rcParams["font.family"])
+    if more := [family for family in _installed() if family not in families]:
+        rcParams["font.family"] = [*families, *more]
+
+
+@lru_cache(maxsize=1)
+def _installed() -> tuple[str, ...]:
+    """Returns the installed fallback families."""
+    from matplotlib.font_manager import findSystemFonts, fontManager
+
+    def known() -> tuple[str, ...]:
+        names = {entry.name for entry in fontManager.ttflist}
+        return tuple(family for family in FALLBACKS if family in names)
+
+    if not known():  # matplotlib stores its list, and does not see fonts installed later
+        for path in findSystemFonts():
+            if _FILES.search(path):
+                try:
+                    fontManager.addfont(path)
+                except (OSError, RuntimeError) as error:
+                    log.debug("could not read the font %s: %s", path, error)
+    return known()
+
+
+def drawable(text: str) -> str:
+    r"""Replaces characters that no font contains by their code, such as `\u4e2d`.
+
+    A warning names the missing characters, once per process.
+    """
+    if text.isascii():
+        return text
+    add_fallbacks()
+    charmaps = list(_charmaps())
+    missing = {
+        character
+        for character in text
+        if ord(character) > 0x7E and not any(ord(character) in charmap for charmap in charmaps)
+    }
+    if missing and not _said:
+        log.warning(
+            "figures: no installed font contains %s; such characters are replaced by their codes "
+            "(install a font such as Noto Sans CJK, Debian package fonts-noto-cjk)",
+            "".join(sorted(missing)[:10]),
+        )
+    _said.update(missing)
+    return "".join(_code(c) if c in missing else c for c in text)
+
+
+def _code(character: str) -> str:
+    number = ord(character)
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+def _charmaps() -> Iterator[Collection[int]]:
+    """Yields the code points of each font of `font.family`."""
+    from matplotlib import rcParams
+    from matplotlib.font_manager import FontProperties, findfont
+
+    for family in rcParams["font.family"]:
+        yield _charmap(findfont(FontProperties(family=[family])))
+
+
+@lru_cache(maxsize=16)
+def _charmap(path: str) -> Collection[int]:
+    from matplotlib.font_manager import get_font
+
+    return frozenset(get_font(path).get_charmap())
