@@ -1,8 +1,9 @@
-"""Tests of fallback fonts: a font with one Chinese character is built, installed and drawn."""
+"""Tests of fallback fonts: the bundled one, and one that is built, installed and drawn."""
 
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ from etude import fonts
 from etude.analysis.curves import new_figure
 from etude.escaping import figure_label
 
+_bundled_files = fonts._bundled_files
+
 
 @pytest.fixture(autouse=True)
 def no_installed_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -26,6 +29,7 @@ def no_installed_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     own = [e for e in font_manager.fontManager.ttflist if e.name not in fonts.FALLBACKS]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", own)
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [])
+    monkeypatch.setattr(fonts, "_bundled_files", list)
     monkeypatch.setattr(fonts, "_said", set())
     with mpl.rc_context({"font.family": ["sans-serif"]}):
         fonts._installed.cache_clear()
@@ -78,6 +82,23 @@ def test_a_chinese_title_is_drawn_by_a_font_of_the_system(
     assert len(set(rows)) == pytest.approx(len(set(columns)), abs=2)
     assert not caplog.records
     assert 0 < pixels("a").sum() < dark.sum() / 2  # Latin letters are not of the fallback font
+
+
+@pytest.mark.parametrize("character", ["中", "文", "们", "かな"])
+def test_chinese_and_japanese_are_drawn_without_a_font_of_the_system(
+    character: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fonts, "_bundled_files", _bundled_files)
+    dark = pixels(character)
+    box = pixels("\N{WHITE SQUARE}")  # DejaVu Sans draws a missing character as a box
+    assert not caplog.records
+    assert dark.sum() > 100
+    assert not np.array_equal(dark, box)
+    if character == "中":  # it is symmetric, but for the uneven ends of its strokes
+        _, columns = np.nonzero(dark)
+        cut = dark[:, columns.min() : columns.max() + 1]
+        assert (cut == cut[:, ::-1]).mean() > 0.9
+    assert "zhplot" not in sys.modules  # its import sets the default font
 
 
 def test_characters_without_a_font_are_replaced_and_named_once(

@@ -1,8 +1,8 @@
 """Fonts of figures: fallback fonts for characters that matplotlib's default font lacks.
 
-matplotlib contains no font with Chinese, Japanese or Korean characters, and Étude bundles none: a
-font of these scripts is larger than the package. A font of the system is used instead, and
-characters that no font contains are replaced by their code.
+matplotlib contains no font with Chinese, Japanese or Korean characters. Chinese and Japanese are
+drawn with Noto Sans SC, which the package `zhplot` contains; other characters with a font of the
+system. Characters that no font contains are replaced by their code.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ import logging
 import re
 from collections.abc import Collection, Iterator
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 
 log = logging.getLogger("etude")
 
+BUNDLED = "Noto Sans SC"
 FALLBACKS = (
+    BUNDLED,
     "Noto Sans CJK SC",
     "Noto Sans CJK JP",  # the first, and for matplotlib the only, font of `NotoSansCJK-Regular.ttc`
-    "Noto Sans SC",
     "Source Han Sans SC",
     "Source Han Sans CN",
     "WenQuanYi Micro Hei",
@@ -68,18 +71,21 @@ def _installed() -> tuple[str, ...]:
     """Returns the installed fallback families."""
     from matplotlib.font_manager import findSystemFonts, fontManager
 
-    def known() -> tuple[str, ...]:
-        names = {entry.name for entry in fontManager.ttflist}
-        return tuple(family for family in FALLBACKS if family in names)
+    paths = [path for path in findSystemFonts() if _FILES.search(path)]
+    for path in [*_bundled_files(), *paths]:  # matplotlib's own list lacks fonts installed later
+        try:
+            fontManager.addfont(path)
+        except (OSError, RuntimeError) as error:
+            log.debug("could not read the font %s: %s", path, error)
+    names = {entry.name for entry in fontManager.ttflist}
+    return tuple(family for family in FALLBACKS if family in names)
 
-    if not known():  # matplotlib stores its list, and does not see fonts installed later
-        for path in findSystemFonts():
-            if _FILES.search(path):
-                try:
-                    fontManager.addfont(path)
-                except (OSError, RuntimeError) as error:
-                    log.debug("could not read the font %s: %s", path, error)
-    return known()
+
+def _bundled_files() -> list[str]:
+    """Returns the font files in `zhplot`, which is not imported: that would change `rcParams`."""
+    spec = find_spec("zhplot")
+    folders = (spec and spec.submodule_search_locations) or []
+    return sorted(str(path) for folder in folders for path in Path(folder).glob("fonts/*.ttf"))
 
 
 def drawable(text: str) -> str:
