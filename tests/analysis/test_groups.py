@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from test_comparison import fabricate, losses
 
-from etude.analysis.group_tests import power_note
+from etude.analysis.group_tests import limits_of_tests
 from etude.analysis.heat import heat_map
 from etude.analysis.run_groups import Groups
 from etude.errors import RequestError
@@ -92,30 +92,42 @@ def test_bands_are_one_deviation(records: list[Record]) -> None:
 
 
 def test_groups_are_compared_over_seeds(records: list[Record], etude: Any, tmp_path: Path) -> None:
-    """Three shared seeds: 2 of 8 swaps are as extreme; one seed against three: 2 of 4."""
+    """Three seeds each: 2 of 20 assignments are as extreme; one seed against three: 2 of 4."""
     groups = Groups(records)
     frame = groups.comparison()
     assert frame["vars.position"].tolist() == ["alibi", "none_"]
     assert frame["difference"].tolist() == pytest.approx([9.4 / 3 - 6.9 / 3, 4 - 6.9 / 3])
-    assert frame["paired"].tolist() == [True, False]
-    assert frame["p"].tolist() == pytest.approx([2 / 8, 2 / 4])
-    assert frame["holm"].tolist() == pytest.approx([0.5, 0.5])
+    assert frame["p"].tolist() == pytest.approx([2 / 20, 2 / 4])
+    assert frame["holm"].tolist() == pytest.approx([0.2, 0.5])
+    with pytest.raises(RequestError, match="none_ has the seeds 0"):
+        groups.comparison(paired=True)
+    both = Groups([r for r in records if "none_" not in r.label])
+    paired = both.comparison(paired=True)
+    assert paired["p"].tolist() == pytest.approx([2 / 8])  # 2 of 8 swaps within pairs
+    assert limits_of_tests(paired, both.best, against="best", paired=True) == [
+        "with 3 seeds per group, paired by seed, the smallest possible p is 0.25"
+    ]
     other_seeds = [record for record in records if record.label.startswith("position=alibi")]
     for number, record in enumerate(other_seeds, start=7):
         record.info["seed"] = number
     unpaired = Groups([r for r in records if "none_" not in r.label])
     assert unpaired.comparison()["p"].tolist() == pytest.approx([2 / 20])
-    assert (
-        power_note(unpaired.comparison(), unpaired.best)
-        == "with 3 seeds per group the smallest possible p is 0.1"
-    )
+    assert limits_of_tests(unpaired.comparison(), unpaired.best, against="best") == [
+        "with 3 seeds per group the smallest possible p is 0.1"
+    ]
+    with pytest.raises(RequestError, match="seeds 0, 1, 2; position=alibi has the seeds 7, 8, 9"):
+        unpaired.comparison(paired=True)
     first = Groups([*other_seeds, *records[:3]]).comparison("first")
     assert first["difference"].tolist() == pytest.approx([6.9 / 3 - 9.4 / 3])
     with pytest.raises(RequestError, match="best or first"):
         groups.comparison("last")
     answer = etude("runs", "group", "nano", "--by", "vars.position", cwd=tmp_path)
-    assert "compared with best group: position=rotary" in answer.out
-    assert "paired by seed, the smallest possible p is 0.25" in answer.out
+    assert "compared with the best group, position=rotary (exact permutation test" in answer.out
+    assert "with 1 to 3 seeds per group the smallest possible p is 0.1" in answer.out
+    assert "the best group was chosen by these values" in answer.out
+    single = [str(records[0].path), str(records[3].path)]
+    answer = etude("runs", "group", *single, cwd=tmp_path)
+    assert "no comparison: it needs several seeds per group" in answer.out
     answer = etude("runs", "group", "nano", "--json", "--against", "first", cwd=tmp_path)
     compared = json.loads(answer.out)["comparison"]
     assert compared["against"] == "first"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from etude.analysis.statistics import SeedTest, holm, seed_test
+from etude.analysis.statistics import holm, seed_test
 from etude.errors import Problem, RequestError, nearest
 
 if TYPE_CHECKING:
@@ -18,7 +18,11 @@ LEVEL = 0.05
 
 
 def comparison_table(
-    groups: Sequence[Group], reference: Group, rows: Sequence[dict[str, Any]]
+    groups: Sequence[Group],
+    reference: Group,
+    rows: Sequence[dict[str, Any]],
+    *,
+    paired: bool = False,
 ) -> pd.DataFrame:
     """Returns a row of tests for each group but the reference; see `Groups.comparison`.
 
@@ -26,6 +30,10 @@ def comparison_table(
         groups: all groups.
         reference: group that the others are compared with.
         rows: keys and values that name each group.
+        paired: whether runs with the same seed are paired.
+
+    Raises:
+        RequestError: `paired`, but a group has other seeds than the reference, or one seed twice.
     """
     import pandas as pd
 
@@ -33,14 +41,17 @@ def comparison_table(
     for group, names in zip(groups, rows, strict=True):
         if group is reference:
             continue
-        test = _test(reference, group)
+        test = (
+            seed_test(*_values_by_seed(reference, group), paired=True)
+            if paired
+            else seed_test(reference.values, group.values)
+        )
         table.append(
             {
                 **names,
                 "n": len(group.values),
                 "mean": group.mean,
                 "difference": test.difference,
-                "paired": test.paired,
                 "exact": test.exact,
                 "p": test.p,
                 "smallest_p": test.smallest,
@@ -50,38 +61,54 @@ def comparison_table(
     return pd.DataFrame([row | {"holm": p} for row, p in zip(table, corrected, strict=True)])
 
 
-def _test(first: Group, second: Group) -> SeedTest:
-    """Tests two groups, paired by seed if both have the same seeds, each once."""
-    seeds = [[record.info.get("seed") for record in group.records] for group in (first, second)]
-    distinct = all(None not in each and len(set(each)) == len(each) for each in seeds)
-    if not distinct or set(seeds[0]) != set(seeds[1]):
-        return seed_test(first.values, second.values)
-    by_seed = [
-        dict(zip(each, group.values, strict=True))
-        for each, group in zip(seeds, (first, second), strict=True)
-    ]
-    return seed_test(*([values[seed] for seed in seeds[0]] for values in by_seed), paired=True)
+def _values_by_seed(first: Group, second: Group) -> tuple[list[float], list[float]]:
+    """Returns the values of both groups in the order of the first group's seeds."""
+    by_seed = []
+    for group in (first, second):
+        seeds = [record.info.get("seed") for record in group.records]
+        by_seed.append(dict(zip(seeds, group.values, strict=True)))
+        if None in seeds or len(by_seed[-1]) < len(seeds):
+            raise _unpaired(f"{group.name} has {_seeds(seeds)}")
+    if set(by_seed[0]) != set(by_seed[1]):
+        both = [
+            f"{g.name} has {_seeds(each)}" for g, each in zip((first, second), by_seed, strict=True)
+        ]
+        raise _unpaired("; ".join(both))
+    return list(by_seed[0].values()), [by_seed[1][seed] for seed in by_seed[0]]
 
 
-def power_note(frame: pd.DataFrame, reference: Group) -> str:
-    """Returns a line if too few seeds make p < 0.05 impossible; otherwise an empty string."""
-    if not len(frame):
-        return ""
-    row = min(frame.to_dict("records"), key=lambda row: float(row["smallest_p"]))
-    smallest, tests = float(row["smallest_p"]), len(frame)
-    if smallest * tests < LEVEL:
-        return ""
+def _unpaired(details: str) -> RequestError:
+    return RequestError(Problem("--paired", "groups with the same seeds, each once", details))
+
+
+def _seeds(seeds: Iterable[Any]) -> str:
+    return f"the seeds {', '.join(map(str, sorted(seeds, key=str)))}"
+
+
+def limits_of_tests(
+    frame: pd.DataFrame, reference: Group, *, against: str, paired: bool = False
+) -> list[str]:
+    """Returns what limits the tests: too few seeds, or a reference chosen by the same values."""
+    notes = []
+    smallest, tests = float(frame["smallest_p"].min()), len(frame)
     sizes = sorted({len(reference.values), *map(int, frame["n"])})
-    count = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-    seeds = {record.info.get("seed") for record in reference.records}
-    noun = "seed" if len(seeds) == len(reference.records) else "run"
-    runs = f"{count} {noun}{'s' if sizes[-1] > 1 else ''} per group"
-    note = f"with {runs}{', paired by seed,' if row['paired'] else ''} the smallest possible p is "
-    note += f"{smallest:.3g}"
-    if smallest < LEVEL:
-        corrected = min(1.0, smallest * tests)
-        note += f", and {corrected:.3g} after Holm's correction for {tests} comparisons"
-    return note
+    if smallest * tests >= LEVEL:
+        count = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+        seeds = {record.info.get("seed") for record in reference.records}
+        noun = "seed" if len(seeds) == len(reference.records) else "run"
+        runs = f"{count} {noun}{'s' if sizes[-1] > 1 else ''} per group"
+        note = f"with {runs}{', paired by seed,' if paired else ''} the smallest possible p is "
+        note += f"{smallest:.3g}"
+        if smallest < LEVEL:
+            corrected = min(1.0, smallest * tests)
+            note += f", and {corrected:.3g} after Holm's correction for {tests} comparisons"
+        notes.append(note)
+    if against == "best" and tests > 1:
+        notes.append(
+            "the best group was chosen by these values, so that p is too small; "
+            "`--against first` compares with a baseline that was chosen before"
+        )
+    return notes
 
 
 def check_reference(name: str) -> None:

@@ -22,28 +22,31 @@ from etude.analysis.curves import (
     default_path,
     draw_curves,
 )
+from etude.analysis.group_export import export
+from etude.analysis.group_keys import (
+    distinguishing_keys,
+    format_value,
+    group_key,
+    short_key,
+    table_value,
+    without_duplicates,
+)
 from etude.analysis.group_tests import check_reference, comparison_table
 from etude.analysis.heat import heat_map
 from etude.analysis.mean_curves import mean_curve, mean_of
 from etude.analysis.statistics import interval
 from etude.console import NOTICES
 from etude.errors import Problem, RequestError, nearest
-from etude.escaping import csv_cell
 from etude.records.metrics_file import is_higher_better, read_frame
 from etude.records.record import Record
 from etude.records.record_fields import MISSING, best_validation, check_keys_exist, field_value
 from etude.records.record_fields import available_keys as known_keys
-from etude.records.run_comparison import config_differences
-from etude.records.signature import sha256_of
-from etude.records.text_tables import format_cell
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
 log = logging.getLogger(NOTICES)
-
-FORMATS = ("csv", "latex", "markdown")
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,13 @@ class Group:
     @property
     def name(self) -> str:
         """`position=rotary lr=0.001`, or the runs' name if there is no difference."""
-        parts = [f"{_short(key)}={_format_value(key, value)}" for key, value in self.keys.items()]
+        parts = [f"{short_key(key)}={format_value(key, value)}" for key, value in self.keys.items()]
         return " ".join(parts) or str(self.records[0].info.get("name", ""))
+
+    @property
+    def cells(self) -> dict[str, Any]:
+        """Keys and values as cells of a data frame."""
+        return {key: table_value(value) for key, value in self.keys.items()}
 
     @property
     def mean(self) -> float:
@@ -112,7 +120,7 @@ class Groups:
         if not records:
             raise RequestError(Problem("RUN", "at least one finished run"))
         check_keys_exist([(key, "--by") for key in by], records)
-        records = _without_duplicates(records)
+        records = without_duplicates(records)
         self.metric = metric or _default_metric(records)
         parts: dict[str, list[tuple[Record, float]]] = {}
         self.without: list[Record] = []
@@ -121,12 +129,12 @@ class Groups:
             if value is None:
                 self.without.append(record)
             else:
-                parts.setdefault(_key(record, by), []).append((record, value))
+                parts.setdefault(group_key(record, by), []).append((record, value))
         if not parts:
             choices = {key for record in records for key in known_keys(record) if "/" in key}
             hint = nearest(self.metric, choices)
             raise RequestError(Problem("--metric", "a metric of these runs", self.metric, hint))
-        keys = _keys([members[0][0] for members in parts.values()], by)
+        keys = distinguishing_keys([members[0][0] for members in parts.values()], by)
         groups = [
             Group(
                 distinguishing, [record for record, _ in members], [value for _, value in members]
@@ -147,29 +155,35 @@ class Groups:
         """Group with the best mean: the highest for metrics such as accuracy, else the lowest."""
         return self.groups[-1 if is_higher_better(self.metric) else 0]
 
-    def comparison(self, against: str = "best") -> pd.DataFrame:
+    def comparison(self, against: str = "best", *, paired: bool = False) -> pd.DataFrame:
         """Tests whether each group differs from the best, or first, group over the seeds.
 
-        The test is an exact permutation test of the difference of means: paired by seed if both
-        groups have the same seeds, otherwise over all assignments of the runs to the groups. If the
-        best group was chosen by these values, the p-values are too small, as it may be the best by
-        chance; `first` compares with a baseline that was named before.
+        The test is an exact permutation test of the difference of means over all assignments of
+        the runs to the two groups; if `paired`, over all swaps of two runs with the same seed. If
+        the best group was chosen by these values among several, the p-values are too small, as it
+        may be the best by chance; `first` compares with a baseline that was chosen before.
 
         Args:
             against: reference group: `best` or `first` (the group of the first run).
+            paired: whether to pair runs by seed. This tests more only if a seed has the same
+                effect in all groups, and needs six seeds for p < 0.05; unpaired, four suffice.
 
         Returns:
             One row per other group: its keys, `n`, `mean`, `difference` (its mean minus the
-            reference's), `paired`, `exact` (whether all permutations were computed), `p`,
-            `smallest_p` (the smallest p-value that this number of runs permits) and `holm` (`p`
-            corrected for the number of groups).
+            reference's), `exact` (whether all permutations were computed), `p`, `smallest_p` (the
+            smallest p-value that this number of runs permits) and `holm` (`p` corrected for the
+            number of groups).
 
         Raises:
-            RequestError: `against` is neither `best` nor `first`.
+            RequestError: `against` is neither `best` nor `first`, or groups to pair have different
+                seeds.
         """
         check_reference(against)
         return comparison_table(
-            self.groups, self.reference(against), [_keys_row(g) for g in self.groups]
+            self.groups,
+            self.reference(against),
+            [group.cells for group in self.groups],
+            paired=paired,
         )
 
     def reference(self, against: str) -> Group:
@@ -226,7 +240,7 @@ class Groups:
             x_value = _number(cell_group.keys[x])
             if x_value is None:
                 raise RequestError(
-                    Problem("--x", expected, f"{x}={_format_value(x, cell_group.keys[x])}")
+                    Problem("--x", expected, f"{x}={format_value(x, cell_group.keys[x])}")
                 )
             other_values = {key: value for key, value in cell_group.keys.items() if key != x}
             name = replace(cell_group, keys=other_values).name
@@ -244,7 +258,7 @@ class Groups:
         check_keys_exist([(key, "--heat") for key in (x, y)], records)
         cells = Groups(records, metric=self.metric, by=[x, y])
         return heat_map(
-            {(_table_value(g.keys[x]), _table_value(g.keys[y])): g.mean for g in cells.groups},
+            {(table_value(g.keys[x]), table_value(g.keys[y])): g.mean for g in cells.groups},
             x=x,
             y=y,
             metric=self.metric,
@@ -264,55 +278,7 @@ class Groups:
         Raises:
             RequestError: the format is unknown, or does not support a caption or label.
         """
-        if form not in FORMATS:
-            raise RequestError(
-                Problem("--format", "one of " + ", ".join(FORMATS), form, nearest(form, FORMATS))
-            )
-        for option, value, forms in (
-            ("--caption", caption, ("latex", "markdown")),
-            ("--label", label, ("latex",)),
-        ):
-            if value and form not in forms:
-                expected = f"no value with --format {form}"
-                hint = f"use --format {' or '.join(forms)}"
-                raise RequestError(Problem(option, expected, value, hint))
-        if form == "csv":
-            frame = self.frame()
-            whole = frame.rename(columns=csv_cell).map(csv_cell)
-            return str(whole.to_csv(index=False, lineterminator="\n"))
-        from etude.analysis.exports import heading, headings, latex, markdown
-
-        metric = heading(self.metric)
-        head = [*headings(list(self.groups[0].keys)), heading("n"), metric, "95 % CI"]
-        rows = [
-            [
-                *(_format_value(k, v) for k, v in g.keys.items()),
-                str(len(g.values)),
-                *_format_statistics(g),
-            ]
-            for g in self.groups
-        ]
-        bold = [(self.groups.index(self.best), len(head) - 2)] if self._best_is_separate() else []
-        name = str(self.groups[0].records[0].info.get("name", ""))
-        if caption is None:
-            caption = (
-                f"{metric} of {name}: mean ± standard deviation over runs, and 95 % confidence"
-            )
-            caption += " interval of the mean."
-        if form == "markdown":
-            return markdown(head, rows, bold, caption=caption)
-        if label is None:
-            label = f"tab:{name}-{self.metric.replace('/', '-')}"
-        return latex(head, rows, bold, caption=caption, label=label)
-
-    def _best_is_separate(self) -> bool:
-        """Returns whether the best group's interval overlaps no other group's."""
-        best = self.best
-        others = [group.interval for group in self.groups if group is not best]
-        if best.interval is None or not others:
-            return False
-        low, high = best.interval
-        return all(each is not None and (high < each[0] or each[1] < low) for each in others)
+        return export(self, form, caption=caption, label=label)
 
     def default_path(self, root: Path, *what: object) -> Path:
         """Returns the default path of a figure of these runs in a folder of runs."""
@@ -332,49 +298,10 @@ def _default_metric(records: Sequence[Record]) -> str:
     return f"best/{metric}"
 
 
-def _key(record: Record, by: Sequence[str]) -> str:
-    if by:
-        return sha256_of([str(field_value(record, key)) for key in by])
-    return str(record.info.get("group") or record.path)
-
-
-def _keys(heads: Sequence[Record], by: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns the keys and values that distinguish each group."""
-    if by:
-        return [{key: field_value(record, key) for key in by} for record in heads]
-    differing = config_differences(heads)
-    differing.pop("seed", None)
-    # Components that differ also differ in their arguments. These are shown only if they differ
-    # between two groups with the same component, too.
-    parts = [key for key in differing if any(other.startswith(f"{key}.") for other in differing)]
-    shown = [
-        key
-        for key in differing
-        if all(
-            _distinguishes(differing[key], differing[part])
-            for part in parts
-            if key.startswith(f"{part}.")
-        )
-    ]
-    return [{key: differing[key][index] for key in shown} for index in range(len(heads))]
-
-
-def _distinguishes(values: Sequence[Any], parts: Sequence[Any]) -> bool:
-    """Returns whether two groups with the same component have different values."""
-    values_of_part: dict[str, set[str]] = {}
-    for value, part in zip(values, parts, strict=True):
-        values_of_part.setdefault(str(part), set()).add(str(value))
-    return any(len(several) > 1 for several in values_of_part.values())
-
-
-def _keys_row(group: Group) -> dict[str, Any]:
-    return {key: _table_value(value) for key, value in group.keys.items()}
-
-
 def _row(group: Group) -> dict[str, Any]:
     low, high = group.interval or (None, None)
     return {
-        **_keys_row(group),
+        **group.cells,
         "n": len(group.values),
         "mean": group.mean,
         "median": group.median,
@@ -382,26 +309,6 @@ def _row(group: Group) -> dict[str, Any]:
         "low": low,
         "high": high,
     }
-
-
-def _format_statistics(group: Group) -> list[str]:
-    """Returns the mean with its deviation, and the interval, rounded to significant digits."""
-    deviation = group.deviation
-    digits = _digits(deviation)
-    mean = f"{group.mean:.{digits}f}"
-    if deviation is not None:
-        mean += f" ± {deviation:.{digits}f}"
-    if group.interval is None:
-        return [mean, "-"]
-    low, high = group.interval
-    return [mean, f"[{low:.{digits}f}, {high:.{digits}f}]"]
-
-
-def _digits(deviation: float | None) -> int:
-    """Returns the number of decimals that shows two digits of the deviation."""
-    if not deviation:
-        return 4
-    return min(8, max(0, 1 - math.floor(math.log10(deviation))))
 
 
 def _mean(group: Group, metric: str, x: str) -> Curve | None:
@@ -422,39 +329,6 @@ def _line(name: str, points: Sequence[tuple[float, Group]]) -> Curve:
     )
 
 
-def _without_duplicates(records: Sequence[Record]) -> list[Record]:
-    """Keeps the last record of each signature.
-
-    A run that was trained again, linked or copied is not an independent seed, and would make the
-    interval too narrow.
-    """
-    counted: dict[str, Record] = {}
-    replaced: list[Path] = []
-    for record in records:
-        identity = str(record.info.get("signature") or record.path.resolve())
-        if identity in counted:
-            replaced.append(counted.pop(identity).path)
-        counted[identity] = record
-    if replaced:
-        paths = ", ".join(map(str, replaced[:5])) + (", ..." if len(replaced) > 5 else "")
-        log.warning(f"ignored {paths}: another of these runs has the same config and seed")
-    return list(counted.values())
-
-
 def _number(value: Any) -> float | None:
     usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if usable else None
-
-
-def _table_value(value: Any) -> Any:
-    if value is MISSING:
-        return None
-    return str(value) if isinstance(value, list | dict | str) else value
-
-
-def _format_value(key: str, value: Any) -> str:
-    return "-" if value is MISSING else format_cell(key, value) or "null"
-
-
-def _short(key: str) -> str:
-    return key.rpartition(".")[2] or key

@@ -46,6 +46,8 @@ def add_group_arguments(parser: ArgumentParser) -> None:
     _add_group_options(parser)
     help_ = "group to compare with: best, or first (the group of the first run) (default: best)"
     parser.add_argument("--against", metavar="GROUP", default="best", help=help_)
+    help_ = "pair runs with the same seed, if the seed has the same effect in all groups"
+    parser.add_argument("--paired", action="store_true", help=help_)
     parser.add_argument("--json", action="store_true", help=_JSON_HELP)
 
 
@@ -55,11 +57,16 @@ def group(args: Namespace) -> int:
     from etude.records.text_tables import format_cell, print_columns
 
     groups = _load_groups(args)
-    frame, tests = groups.frame(), groups.comparison(args.against)
+    frame, tests = groups.frame(), groups.comparison(args.against, paired=args.paired)
     if args.json:
         rows, tested = (json.loads(each.to_json(orient="records")) for each in (frame, tests))
         reference = groups.reference(args.against).name
-        comparison = {"against": args.against, "reference": reference, "groups": tested}
+        comparison = {
+            "against": args.against,
+            "reference": reference,
+            "paired": args.paired,
+            "groups": tested,
+        }
         output = {"metric": groups.metric, "groups": rows, "comparison": comparison}
         print(json.dumps(output, indent=1, ensure_ascii=False))
         return DONE
@@ -72,28 +79,33 @@ def group(args: Namespace) -> int:
     print_columns(list(frame.columns), rows)
     if any(len(each.values) < MIN_VALUES for each in groups.groups):
         print("\nno confidence interval for groups of fewer than three runs")
-    _print_comparison(groups, tests, args.against)
+    _print_comparison(groups, tests, args)
     return DONE
 
 
-def _print_comparison(groups: Any, frame: Any, against: str) -> None:
+def _print_comparison(groups: Any, frame: Any, args: Namespace) -> None:
     """Prints the tests of each group against the reference; nothing for a single group."""
-    from etude.analysis.group_tests import power_note
+    from etude.analysis.group_tests import limits_of_tests
     from etude.records.text_tables import format_cell, print_columns
 
     if not len(frame):
         return
-    reference = groups.reference(against)
-    print(f"\n{printable(f'compared with {against} group: {reference.name}', line=True)}")
+    if (frame["smallest_p"] == 1).all():
+        print("\nno comparison: it needs several seeds per group")
+        return
+    reference = groups.reference(args.against)
+    compared = f"compared with the {args.against} group, {reference.name}"
+    kind = "exact permutation test" if frame["exact"].all() else "permutation test"
+    kind += ", paired by seed" if args.paired else " over the seeds"
+    print(f"\n{printable(compared, line=True)} ({kind})")
     rows = []
     for row in frame.to_dict("records"):
         keys = [_cell(format_cell, key, row[key], number=False) for key in reference.keys]
-        test = "paired by seed" if row["paired"] else "all runs"
-        test += "" if row["exact"] else ", sampled"
-        rows.append([*keys, f"{row['difference']:+.5f}", test, _p(row["p"]), _p(row["holm"])])
-    print_columns([*reference.keys, "difference", "permutations", "p", "p (Holm)"], rows)
-    if note := power_note(frame, reference):
-        print(f"\n{note}")
+        rows.append([*keys, f"{row['difference']:+.5f}", _p(row["p"]), _p(row["holm"])])
+    print_columns([*reference.keys, "difference", "p", "p (Holm)"], rows)
+    print()
+    for note in limits_of_tests(frame, reference, against=args.against, paired=args.paired):
+        print(note)
 
 
 def _cell(cell: Any, key: str, value: Any, number: bool) -> str:

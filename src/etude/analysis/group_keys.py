@@ -1,0 +1,89 @@
+"""Keys of groups of runs: what makes runs a group, and what distinguishes groups."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from etude.console import NOTICES
+from etude.records.record import Record
+from etude.records.record_fields import MISSING, field_value
+from etude.records.run_comparison import config_differences
+from etude.records.signature import sha256_of
+from etude.records.text_tables import format_cell
+
+log = logging.getLogger(NOTICES)
+
+
+def without_duplicates(records: Sequence[Record]) -> list[Record]:
+    """Keeps the last record of each signature.
+
+    A run that was trained again, linked or copied is not an independent seed, and would make the
+    interval too narrow.
+    """
+    counted: dict[str, Record] = {}
+    replaced: list[Path] = []
+    for record in records:
+        identity = str(record.info.get("signature") or record.path.resolve())
+        if identity in counted:
+            replaced.append(counted.pop(identity).path)
+        counted[identity] = record
+    if replaced:
+        paths = ", ".join(map(str, replaced[:5])) + (", ..." if len(replaced) > 5 else "")
+        log.warning(f"ignored {paths}: another of these runs has the same config and seed")
+    return list(counted.values())
+
+
+def group_key(record: Record, by: Sequence[str]) -> str:
+    """Returns a string that is equal for runs of one group: of the keys, or the whole config."""
+    if by:
+        return sha256_of([str(field_value(record, key)) for key in by])
+    return str(record.info.get("group") or record.path)
+
+
+def distinguishing_keys(heads: Sequence[Record], by: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns the keys and values that distinguish each group."""
+    if by:
+        return [{key: field_value(record, key) for key in by} for record in heads]
+    differing = config_differences(heads)
+    differing.pop("seed", None)
+    # Components that differ also differ in their arguments. These are shown only if they differ
+    # between two groups with the same component, too.
+    parts = [key for key in differing if any(other.startswith(f"{key}.") for other in differing)]
+    shown = [
+        key
+        for key in differing
+        if all(
+            _distinguishes(differing[key], differing[part])
+            for part in parts
+            if key.startswith(f"{part}.")
+        )
+    ]
+    return [{key: differing[key][index] for key in shown} for index in range(len(heads))]
+
+
+def _distinguishes(values: Sequence[Any], parts: Sequence[Any]) -> bool:
+    """Returns whether two groups with the same component have different values."""
+    values_of_part: dict[str, set[str]] = {}
+    for value, part in zip(values, parts, strict=True):
+        values_of_part.setdefault(str(part), set()).add(str(value))
+    return any(len(several) > 1 for several in values_of_part.values())
+
+
+def table_value(value: Any) -> Any:
+    """Returns a config value as a value of a data frame: lists and dicts as text."""
+    if value is MISSING:
+        return None
+    return str(value) if isinstance(value, list | dict | str) else value
+
+
+def format_value(key: str, value: Any) -> str:
+    """Returns a config value as text, `-` if the run lacks the key."""
+    return "-" if value is MISSING else format_cell(key, value) or "null"
+
+
+def short_key(key: str) -> str:
+    """Returns the last part of a dotted key."""
+    return key.rpartition(".")[2] or key
