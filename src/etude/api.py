@@ -553,7 +553,10 @@ class Run:
 
     def data(self) -> Any:
         """Builds the run's data module, unprepared; its files need not exist."""
+        from etude.training.model import configured_vocabulary
+
         data = self.checked.nodes["data"].build()
+        data.model_vocabulary = configured_vocabulary(self.checked) or 0
         task: Any = self.checked.nodes["task"].build()
         data.for_task(task.constructor.objective(**task.arguments))
         return data

@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from etude.data.evaluation_data import Evaluated, EvaluationRequest
-from etude.data.loading import loader
+from etude.data.loading import evaluation_positions, loader
 from etude.data.objective import Objective, Reads, describe_required_data
 from etude.data.origins import DocumentSpan
 from etude.data.steps import Share, StepAssembler, Steps
@@ -48,6 +48,8 @@ class DataAttributes(pl.LightningDataModule, ABC):
         has_splits: subject and verb for messages about splits, for data without rows.
         shares_exactly: whether the size of a step must be a multiple of the number of ranks.
         pack: whether several examples share a sequence, so an example may begin at any position.
+        model_vocabulary: `model.vocab_size`, if the config states it, else 0. With a vocabulary
+            above the tokenizer's, evaluation batches are smaller.
     """
 
     reads: Reads
@@ -57,6 +59,7 @@ class DataAttributes(pl.LightningDataModule, ABC):
     has_splits: str
     shares_exactly: bool = True
     pack: bool = False
+    model_vocabulary: int = 0
 
 
 @dataclass(kw_only=True, eq=False)
@@ -233,6 +236,14 @@ class DataModule(DataAttributes):
     def stated_vocabulary(self) -> int | None:
         """Size of the vocabulary, if it is known before the data is prepared."""
         return None
+
+    def evaluation_positions(self, vocabulary: int) -> int:
+        """Returns the number of positions in an evaluation batch, by the model's vocabulary.
+
+        Args:
+            vocabulary: size of the tokenizer.
+        """
+        return evaluation_positions(max(vocabulary, self.model_vocabulary))
 
     @property
     def tokens_per_step(self) -> int:

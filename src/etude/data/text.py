@@ -18,7 +18,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from etude.data.curriculum import Curriculum, Sizes, Stages
-from etude.data.loading import evaluation_positions, loader
+from etude.data.loading import loader
 from etude.data.module import Batch as Batch
 from etude.data.objective import generator
 from etude.data.order import ORDERS, Order
@@ -328,7 +328,7 @@ class TextData(Stored):
             sequence_length: number of targets in a window; None for the training's.
         """
         length = self.sequence_length if sequence_length is None else sequence_length
-        examples = max(1, evaluation_positions(self.tokenizer_.vocab_size) // length)
+        examples = max(1, self.evaluation_positions(self.tokenizer_.vocab_size) // length)
         places = [(s.start, s.tokens) for s in _sections(self._split(split)).values()]
         batches = EvaluationBatches(
             self.store.column(split, TOKENS),

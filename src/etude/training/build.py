@@ -85,6 +85,8 @@ def build_parts(checked: CheckedConfig) -> Parts:
         model = attempt(
             lambda: build_addressable(lambda node: build_with_sizes(node, vocabulary), small_node)
         )
+    if parts["data"] is not None:
+        parts["data"].model_vocabulary = configured_vocabulary(checked) or 0
     built = BuiltParts(checked, **parts, callbacks=callbacks, model=model)
     problems += find_problems(built)
     if problems:

@@ -36,7 +36,7 @@ from etude.data.examples.example_steps import (
 from etude.data.examples.source import ExampleSource, Row, Split, Text
 from etude.data.examples.split_writer import ROW, ExampleSplitMeta, log_summary, write_examples
 from etude.data.examples.spool import GROUP_SIZE
-from etude.data.loading import evaluation_positions, loader
+from etude.data.loading import loader
 from etude.data.order import permute, round_keys
 from etude.data.origins import DocumentSpan
 from etude.data.steps import Share
@@ -222,7 +222,7 @@ class ExampleData(Stored, ExampleSource):
         if self.meta.splits[split].examples == 0:
             where = {"val": "data.validation", "test": "data.test"}.get(split, "data.path")
             raise RequestError(Problem(where, f"at least one example in the {split} split"))
-        positions = evaluation_positions(self.tokenizer_.vocab_size)
+        positions = self.evaluation_positions(self.tokenizer_.vocab_size)
         return loader(ExampleEvaluation(self.table(split), positions))
 
     def evaluated(self, split: Split) -> Evaluated:
@@ -345,7 +345,7 @@ class ExampleData(Stored, ExampleSource):
             raise RequestError(Problem("--data", "rows with text", hint=hint))
         assert self.objective is not None
         objective = self.objective.bound_to_rows(tokenizer, self.sequence_length)
-        positions = evaluation_positions(tokenizer.vocab_size)
+        positions = self.evaluation_positions(tokenizer.vocab_size)
 
         @cache
         def encoded() -> tuple[MemoryTable, list[int]]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tokenizers import models, pre_tokenizers
 from torch.utils.data import DataLoader, IterableDataset
 
-from etude.data.loading import evaluation_positions, loader
+from etude.data.loading import loader
 from etude.data.module import DataModule
 from etude.data.objective import IGNORE, Reads
 from etude.data.order import EveryExampleOnce, permute, round_keys
@@ -346,7 +346,7 @@ class _EvaluationBatches(IterableDataset[dict[str, Any]]):
 
     def __init__(self, data: SyntheticData, splits: tuple[Split, ...]) -> None:
         self.data, self.splits = data, splits
-        positions = evaluation_positions(max(1, len(data.symbols)))
+        positions = data.evaluation_positions(max(1, len(data.symbols)))
         self.batch_examples = max(1, positions // data.sequence_length)
 
     def __len__(self) -> int:
