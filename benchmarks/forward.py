@@ -25,7 +25,6 @@ from twins import SIZES, ours
 
 from etude.models.cost import Counter
 from etude.models.encoder_decoder import EncoderDecoder
-from etude.training.malloc import retain_memory
 from etude.training.throughput import matmul_peak
 
 B, T = 4, 256
@@ -37,12 +36,9 @@ that torch's profiler sees in kernels. "Products" are those of the weights; atte
 "attention".
 
 Both sides run the same kernels for nine tenths of the time: products, fused attention, the loss.
-So at the same memory settings, in the first rows of each size, their ratio is about 1, and what is
-measured around it is the machine: in four runs GPT-2's forward and backward pass stood between 0.89
-and 1.01, though the profiler's least time of all kernels was 3.5 s in ours and 3.6 s in theirs.
-"Memory as it comes" has ours as in `etude train`, which keeps the memory that a step frees
-(`etude.training.malloc`), and theirs as in any process, where the system fills the pages of each
-large tensor with zeros again.
+So their ratio is about 1, and what is measured around it is the machine: in four runs GPT-2's
+forward and backward pass stood between 0.89 and 1.01, though the profiler's least time of all
+kernels was 3.5 s in ours and 3.6 s in theirs. Both use huge pages (`etude.huge_pages`).
 
 The products reach 230 to 250 GFLOP/s each when nothing else runs, so little is lost in them. Of the
 rest, attention with T5's learned bias has no fused backward pass on a CPU; the norm and the rotary
@@ -115,25 +111,6 @@ def limit(what: str, seconds: float, operations: int, peak: float, step: Callabl
     return Row(told, mine, f"products {most}", rate / peak, "", None, shares(step))
 
 
-def as_they_come(
-    name: str, by_us: Callable[[], float], by_them: Callable[[], float], repeats: int
-) -> Row:
-    """Ours as in a run of Étude, theirs as in a process of its own: three passes of each, after two
-    that are not counted.
-    """
-
-    def some(step: Callable[[], float]) -> float:
-        return statistics.median([step() for _ in range(5)][2:])
-
-    def kept() -> float:
-        with retain_memory():
-            return some(by_us)
-
-    x, y, ratio = in_turn(kept, lambda: some(by_them), max(1, repeats // 3))
-    what = f"{name}, forward and backward, memory as it comes"
-    return at_least(1.0, what, f"{1e3 * x:.0f} ms", f"transformers {1e3 * y:.0f} ms", ratio)
-
-
 def measure(quick: bool) -> list[Row]:
     """The rows of `docs/performance.md` about passes."""
     repeats = 2 if quick else 9
@@ -156,16 +133,14 @@ def measure(quick: bool) -> list[Row]:
             ("forward", (partial(forward, a), partial(forward, b)), operations),
             ("forward and backward", mean, counter.flops),
         ):
-            with retain_memory():
-                by_us(), by_them()
-                x, y, ratio = in_turn(by_us, by_them, repeats)
+            by_us(), by_them()
+            x, y, ratio = in_turn(by_us, by_them, repeats)
             peak = statistics.median(
                 matmul_peak("cpu", torch.float32, torch.get_num_threads()) for _ in range(5)
             )
             what = f"{name}, {kind}"
             each = f"{1e3 * x:.0f} ms", f"transformers {1e3 * y:.0f} ms"
             rows += [at_least(1.0, what, *each, ratio), limit(what, x, count, peak, by_us)]
-        rows.append(as_they_come(name, *mean, repeats))
     return rows
 
 

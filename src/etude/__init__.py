@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from etude import lazy_modules
+from etude.huge_pages import enable_huge_pages
 
 if TYPE_CHECKING:
     from etude.api import (
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     )
 
 lazy_modules.install()
+enable_huge_pages()
 
 __version__ = "0.1.0"
 __all__ = [

@@ -11,17 +11,18 @@ from contextlib import contextmanager
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _NEVER = 2**31 - 1
 _LARGEST = 32 * 2**20
-"""Maximum of glibc's dynamic threshold in bytes (mallopt(3))."""
+"""Size in bytes from which a block is not retained: the maximum of glibc's dynamic threshold
+(mallopt(3))."""
 
 
 @contextmanager
 def retain_memory() -> Iterator[None]:
     """Context manager in which glibc retains freed CPU memory; releases it on exit.
 
-    By default glibc requests each tensor above 32 MB, such as the logits over a large vocabulary,
-    from the system and returns it when it is freed, so that the system zeroes its pages again in
-    every step. Retained memory is reused by the next step. The process may use more memory than its
-    tensors need at once, because of fragmentation.
+    By default glibc returns freed memory to the system, which fills its pages with zeros again in
+    the next step. Retained memory is reused instead. The process may use more memory than its
+    tensors need at once, because of fragmentation. Blocks above 32 MB, such as the logits over a
+    large vocabulary, are therefore not retained: `etude.huge_pages` makes new ones cheap.
 
     Does nothing with another C library, or if the environment configures malloc (`MALLOC_*`,
     `GLIBC_TUNABLES`).
@@ -30,12 +31,11 @@ def retain_memory() -> Iterator[None]:
     if library is None:
         yield
         return
-    library.mallopt(_M_MMAP_THRESHOLD, _NEVER)
+    library.mallopt(_M_MMAP_THRESHOLD, _LARGEST)
     library.mallopt(_M_TRIM_THRESHOLD, _NEVER)
     try:
         yield
     finally:
-        library.mallopt(_M_MMAP_THRESHOLD, _LARGEST)
         library.mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST)
         library.malloc_trim(0)
 
