@@ -135,7 +135,7 @@ def test_a_moved_record_still_generates(etude, copy: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--checkpoint", "7"], "available: 5, 10"),
+        (["--checkpoint", "7"], "available steps: 5, 10"),
         (["--top-p", "7"], "--top-p = 7.0"),
         (["--samples", "0"], "--samples = 0"),
         (["--stream", "--samples", "2"], "--samples = 2: expected 1 with --stream"),
