@@ -127,7 +127,7 @@ def test_groups_are_compared_over_seeds(records: list[Record], etude: Any, tmp_p
     assert "the best group was chosen by these values" in answer.out
     single = [str(records[0].path), str(records[3].path)]
     answer = etude("runs", "group", *single, cwd=tmp_path)
-    assert "no comparison: it needs several seeds per group" in answer.out
+    assert "no comparison, because a test needs several seeds per group" in answer.out
     answer = etude("runs", "group", "nano", "--json", "--against", "first", cwd=tmp_path)
     compared = json.loads(answer.out)["comparison"]
     assert compared["against"] == "first"

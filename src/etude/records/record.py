@@ -207,7 +207,7 @@ class Record:
 
     @property
     def status(self) -> str:
-        """Status in `run.json`; `interrupted` if it is `running` but the process no longer exists."""
+        """Status in `run.json`, or `interrupted` if it is `running` without a live process."""
         status = str(self.info.get("status", "interrupted"))
         return "interrupted" if status == "running" and not is_held(self.path) else status
 
