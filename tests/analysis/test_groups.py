@@ -348,7 +348,7 @@ def test_significance_of_real_runs(etude, corpus: Path, tiny, tmp_path: Path) ->
     assert len(json.loads(answer.out)["others"]) == 3
     answer = etude("runs", "significance", *(run.path for run in runs[:2]), cwd=tmp_path)
     assert "p (Holm)" in answer.out
-    assert "compares these trained models only, not the methods" in answer.out
+    assert "the tests compare only these trained models, not the methods" in answer.out
     assert "`etude runs group`" in answer.out
     one = runs[0].path
     assert etude("runs", "significance", one, cwd=tmp_path).code == 2

@@ -72,7 +72,7 @@ def test_a_misspelt_word(typed: str, where: str, hint: str | None) -> None:
     assert (problem.where, problem.hint) == (where, hint)
 
 
-_FILLED_IN = "no value (it is set automatically)"
+_FILLED_IN = "no value (the key is set automatically)"
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ def _notes(jobs: Sequence[PlannedJob]) -> Iterator[str]:
     sources = dict.fromkeys(size.speed.source for size in sizes if size.speed is not None)
     shown = list(sources)[:4]
     if len(sources) > len(shown):
-        shown.append(f"{len(sources) - len(shown)} others")
+        shown.append(f"{len(sources) - len(shown)} more sources")
     if shown:
         yield "speed: " + "; ".join(shown)
     yield from _notes_of_jobs(jobs)
@@ -223,7 +223,7 @@ def _fields(job: PlannedJob) -> Iterator[tuple[str, str]]:
             "weights": cost.weight_bytes,
             "gradients": cost.gradient_bytes,
             "optimizer": cost.optimizer_bytes,
-            f"a micro-batch of {size.micro_batch}": cost.activation_bytes,
+            f"activations (micro-batch of {size.micro_batch})": cost.activation_bytes,
         }
         listed = ", ".join(f"{name} {_bytes(count)}" for name, count in parts.items())
         yield "memory", f"{_bytes(cost.step_bytes)}: {listed}"

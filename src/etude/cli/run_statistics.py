@@ -16,8 +16,8 @@ _RUNS_HELP = (
     "or the folder of a sweep"
 )
 _SCOPE = (
-    "this compares these trained models only, not the methods: with other seeds the result may "
-    "differ; `etude runs group` compares methods over seeds"
+    "the tests compare only these trained models, not the methods: with other seeds, the result "
+    "may differ; `etude runs group` compares methods over seeds"
 )
 _JSON_HELP = "print JSON with unrounded values"
 

@@ -157,7 +157,7 @@ _Nodes = dict[str, Node]
 def _check_nodes(
     values: Mapping[str, Any], extensions: Sequence[str], problems: list[Problem]
 ) -> tuple[_Nodes, _Nodes, _Nodes]:
-    """Returns three dictionaries of nodes by name: the root's, the callbacks and the loggers.
+    """Returns three dictionaries of nodes by name: root keys, callbacks and loggers.
 
     Args:
         values: the config as plain data.

@@ -70,7 +70,8 @@ def compose(
         config_dir: folder with the user's configs, searched before the shipped ones.
 
     Raises:
-        RequestError: the overrides or the files that they choose have errors; contains all errors.
+        RequestError: the overrides, or the files that they choose, have errors; the exception
+            contains all of them.
     """
     typed = overrides.split() if isinstance(overrides, str) else list(overrides)
     typed = [quote_unicode(item) for item in typed]
@@ -111,7 +112,7 @@ def set_overrides_and_choices(
     }
     non_empty = {path: value for path, value in reserved.items() if value}
     if non_empty:
-        hint = "it is set automatically"
+        hint = "the key is set automatically"
         raise RequestError(
             Problem(path, "no value", str(value), hint) for path, value in non_empty.items()
         )
@@ -343,10 +344,10 @@ def _explain_choice(
 
 
 def _kind_mismatches(tree: Any, above: str, record: type = Config) -> Iterator[Problem]:
-    """Yields a problem for each value of a file that is a list, a mapping or a scalar unlike in the
-    schema.
+    """Yields a problem for each value of a file that has another structure than in the schema.
 
-    OmegaConf merges whole files and does not report which key does not match.
+    Structures are lists, mappings and scalars. OmegaConf merges whole files and does not report
+    which key does not match.
     """
     hints = get_type_hints(record)
     for key, value in tree.items() if isinstance(tree, dict) else ():

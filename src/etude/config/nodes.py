@@ -196,7 +196,7 @@ def check_node(
     must_be_partial = is_factory(where)
     if must_be_partial is not None and partial is not must_be_partial:
         expected = "true" if must_be_partial else "false"
-        hint_ = "the other arguments are set when it is built" if must_be_partial else None
+        hint_ = "the other arguments are set when the object is built" if must_be_partial else None
         actual = value.get("_partial_", False)
         return None, [Problem(f"{where}._partial_", expected, actual, hint_)]
     arguments = {key: v for key, v in value.items() if key not in _META_KEYS}

@@ -72,7 +72,7 @@ def is_choice(key: str) -> bool:
 
 
 def find_replaced(typed: Sequence[str]) -> list[Replacement]:
-    """Returns the replaced values of the chosen files; see `report_replaced` for the context."""
+    """Returns which values of the chosen files other files replace, for `report_replaced`."""
     items = [item for item in typed if is_choice(_key_of(item))]
     if not {_key_of(item) for item in items} - {"experiment", "sweep"}:
         return []
@@ -166,10 +166,14 @@ class _Files:
         return sorted(files, key=self._all.index)
 
     def _replaced_part(self, each: ResultDefault) -> tuple[str, str, str] | None:
-        """Returns how another file replaced the choice of `each` in a defaults list, or None.
+        """Returns how the choice of a file in a defaults list was replaced by another file.
+
+        Args:
+            each: the file that is used now.
 
         Returns:
-            The other file, the config group, and the choice that was replaced.
+            The file that replaced the choice, the config group, and the original choice; None if
+            no file replaced it.
         """
         slot, owner = each.override_key, each.parent
         if (

@@ -5,7 +5,7 @@ chooses (`callbacks.*`). The table is stored in `targets.json`, next to this fil
 from the configs in `conf/`, which contain every class in its slot (`make targets`), and is read
 without importing the classes.
 
-A class' first `_target_` is its identifier and never changes, because signatures and records
+A class' first `_target_` is its identifier and never changes, because signatures and saved runs
 contain it. If the class moves, `moved` maps the identifier to its new location; identifiers are
 never removed.
 """

@@ -67,7 +67,7 @@ def find_constructor(
     try:
         constructor = describe_class(_import(location, target, where), location)
     except ValueError as error:  # some built-in classes have no signature
-        expected = "a class with a signature"
+        expected = "a class whose constructor has a signature"
         raise RequestError(Problem(f"{where}._target_", expected, target)) from error
     if is_shipped:
         add_to_index(constructor)

@@ -149,7 +149,8 @@ def check_simple_yaml(text: str, path: Path) -> None:
     try:
         for number, event in enumerate(yaml.parse(text, Loader=_loader())):
             if isinstance(event, yaml.AliasEvent):
-                raise RequestError(Problem(str(path), "YAML without aliases"))
+                hint = f"write out the value instead of *{event.anchor}"
+                raise RequestError(Problem(str(path), "YAML without aliases", hint=hint))
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > _DEPTH:

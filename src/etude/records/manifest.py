@@ -49,7 +49,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     file = folder / MANIFEST
     manifest = read_sealed(file, opening.MANIFEST, "the checkpoint is damaged")
     if manifest.get("format") != FORMAT:
-        raise RequestError(Problem(f"{file}: format", f"{FORMAT}", manifest.get("format")))
+        hint = "was it written by a newer version of Étude?"
+        raise RequestError(Problem(f"{file}: format", f"{FORMAT}", manifest.get("format"), hint))
     match = re.fullmatch(r"step-(\d+)", folder.name)
     step = manifest.get("step")
     if not isinstance(step, int) or (match and step != int(match[1])):
@@ -62,7 +63,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         )
     if not isinstance(manifest.get("metrics", {}), dict):
         raise RequestError(
-            Problem(f"{file}: metrics", "an object with bytes and sha256", manifest["metrics"])
+            Problem(
+                f"{file}: metrics", "an object with the keys bytes and sha256", manifest["metrics"]
+            )
         )
     return manifest
 

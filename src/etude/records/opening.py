@@ -10,9 +10,9 @@ Links outside the run's folder are created by the user and are followed: the fol
 disk. Hard links cannot be distinguished from files and are not checked; archives from other sources
 cannot create hard links to files outside.
 
-This protects against the content of a run's folder, not against a process that changes the folder
-while a command runs: the last path component is opened without a race, those above it are checked
-one by one.
+The checks protect against the content of a run's folder, not against a process that changes the
+folder while a command runs: the last path component is opened without a race, those above it are
+checked one by one.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Some network and user-space file systems (NFS without locks, some FUSE, 9p and CIFS) have no `flock`
 or cannot flush a folder. `check_root` tests both once before training, and raises an error unless
-`run.unsafe_storage=true`. On such file systems, `try_lock` and `try_fsync` do nothing.
+`run.unsafe_storage=true`. On such file systems, `try_lock` and `try_fsync` return false.
 """
 
 from __future__ import annotations
