@@ -465,5 +465,6 @@ def test_a_slot_that_the_chosen_files_have_not() -> None:
     told = str(caught.value)
     assert "model = 'nano': expected a file whose `defaults` list has model/head, which" in told
     assert (
-        "(choose from: bert_base, encoder_nano; or add '~experiment' to drop the choices of" in told
+        "(choose from: bert_base, encoder_nano; or add '~experiment' to drop the experiment's"
+        in told
     )
