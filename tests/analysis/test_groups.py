@@ -298,7 +298,7 @@ def test_jobs_of_a_sweep_that_are_not_there_are_named(
     (folder / "sweep.json").write_text(json.dumps({"jobs": jobs}))
     answer = etude("runs", "group", folder, "--json", cwd=tmp_path)
     assert [group["n"] for group in json.loads(answer.out)["groups"]] == [1]
-    assert "3 jobs have no record" in answer.err
+    assert "3 jobs have no run" in answer.err
     assert "k1 (/etc), k2 (../../../x), k3 (nano/gone)" in answer.err
 
 
