@@ -150,7 +150,8 @@ def test_an_edit_of_what_is_for_people_is_a_warning(
         answer = etude(*request)
         assert answer.code == 0
         assert (
-            "notes was edited after training (no result depends on it)" in answer.out + answer.err
+            "notes was edited after training (no result depends on this field)"
+            in answer.out + answer.err
         )
 
 

@@ -127,7 +127,7 @@ def test_groups_are_compared_over_seeds(records: list[Record], etude: Any, tmp_p
     assert "the best group was chosen by these values" in answer.out
     single = [str(records[0].path), str(records[3].path)]
     answer = etude("runs", "group", *single, cwd=tmp_path)
-    assert "no comparison: it needs several seeds per group" in answer.out
+    assert "no comparison, because a test needs several seeds per group" in answer.out
     answer = etude("runs", "group", "nano", "--json", "--against", "first", cwd=tmp_path)
     compared = json.loads(answer.out)["comparison"]
     assert compared["against"] == "first"
@@ -298,7 +298,7 @@ def test_jobs_of_a_sweep_that_are_not_there_are_named(
     (folder / "sweep.json").write_text(json.dumps({"jobs": jobs}))
     answer = etude("runs", "group", folder, "--json", cwd=tmp_path)
     assert [group["n"] for group in json.loads(answer.out)["groups"]] == [1]
-    assert "3 jobs have no record" in answer.err
+    assert "3 jobs have no run" in answer.err
     assert "k1 (/etc), k2 (../../../x), k3 (nano/gone)" in answer.err
 
 
@@ -348,7 +348,7 @@ def test_significance_of_real_runs(etude, corpus: Path, tiny, tmp_path: Path) ->
     assert len(json.loads(answer.out)["others"]) == 3
     answer = etude("runs", "significance", *(run.path for run in runs[:2]), cwd=tmp_path)
     assert "p (Holm)" in answer.out
-    assert "compares these trained models only, not the methods" in answer.out
+    assert "the tests compare only these trained models, not the methods" in answer.out
     assert "`etude runs group`" in answer.out
     one = runs[0].path
     assert etude("runs", "significance", one, cwd=tmp_path).code == 2

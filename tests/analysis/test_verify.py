@@ -160,7 +160,7 @@ def test_damage_is_told_by_its_file(etude: Etude, record: Path, kind: str) -> No
     answer = etude("runs", "verify", record)
     assert answer.code == 1, answer.out
     assert said in answer.out.splitlines()[0]
-    assert answer.out.splitlines()[-1] == "1 of 1 records are damaged"
+    assert answer.out.splitlines()[-1] == "1 of 1 runs are damaged"
     assert str(record) not in answer.out  # one readable line, from the record's folder on
 
 
@@ -193,7 +193,7 @@ def test_a_changed_field_for_people_is_no_damage(etude: Etude, record: Path, fie
     answer = etude("runs", "verify", record)
     assert answer.code == 0
     assert (
-        f"  ok (run.json: {field} was edited after training (accept it with `etude runs verify "
+        f"  ok (run.json: {field} was edited after training (accept the edit with `etude runs "
         in answer.out
     )
 
@@ -386,7 +386,9 @@ def test_other_overrides_are_not_accepted(etude: Etude, record: Path) -> None:
     (record / "overrides.yaml").write_text("{a: 1}\n")
     answer = etude("runs", "verify", record, "--accept")
     assert answer.code == 2
-    assert "overrides.yaml: expected the overrides of the first start" in answer.err
+    assert (
+        "overrides.yaml: expected the overrides with which the run was first started" in answer.err
+    )
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_a_config_that_is_none_is_refused(record: Path, text: str) -> None:
 
 def test_a_record_without_a_config(record: Path) -> None:
     (record / "config.yaml").unlink()
-    with pytest.raises(RequestError, match="a record's config"):
+    with pytest.raises(RequestError, match="the config of a run"):
         etude.load_run(record)
 
 

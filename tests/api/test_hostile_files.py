@@ -185,7 +185,7 @@ def test_a_list_names_the_record_and_shows_the_others(
     printed = capsys.readouterr()
     assert "sound" in printed.out
     if name not in (".lock", "metrics.jsonl"):  # a list reads neither
-        assert "1 damaged record: " in printed.err
+        assert "1 damaged run: " in printed.err
     assert len(etude.runs(root)) == (1 if name == "run.json" else 2)
 
 

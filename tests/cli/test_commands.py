@@ -49,7 +49,7 @@ def test_version(etude) -> None:
         (["generate"], "RUN"),
         (["generate", "nano"], "experiments does not exist"),
         (["generate", "nano", "--samples", "few"], "invalid int value: 'few'"),
-        (["predict", "nano"], "--text and --file: expected one of them (neither is given)"),
+        (["predict", "nano"], "--text and --file: expected exactly one of them (neither is given)"),
         (["predict", "nano", "--text", "a", "--file", "b"], "one of them (both are given)"),
         (["predict", "nano", "--file", ""], "--file = '': expected the path of a file"),
         (["runs", "list", "--root", ""], "--root: expected the path of a folder"),

@@ -204,7 +204,10 @@ def test_without_transformers_it_is_read_again_and_said(tmp_path: Path) -> None:
         (("{source}", "{full}", "--force"), "expected a model's folder, with config.json"),
         (("{source}", "{full}/a.txt", "--force"), "expected a model's folder, with config.json"),
         (("{source}", "no/where/dest"), "DEST = 'no/where/dest': expected a path in an existing"),
-        (("{source}", "{run}/checkpoints/dest"), "DEST = .*expected a path outside all records"),
+        (
+            ("{source}", "{run}/checkpoints/dest"),
+            "DEST = .*expected a path outside the folders of runs, sweeps and papers",
+        ),
         (("{source}", "dest", "--tolerance", "0"), "--tolerance = 0.0: expected a positive number"),
         (("{source}", "dest", "--dtype", "float23"), "dtype = 'float23'.*did you mean float32"),
         (("{full}", "dest"), "expected a folder with config.json and weights"),

@@ -180,7 +180,7 @@ def test_damaged_records_are_told(etude: Etude, root: Path) -> None:
     answer = etude("runs", "list", "--root", root)
     assert answer.code == 0
     assert len(answer.out.splitlines()) == 5
-    told = "2 damaged records: nano/bbbb00000000, old/eeee00000000 (check with `etude runs verify`)"
+    told = "2 damaged runs: nano/bbbb00000000, old/eeee00000000 (check with `etude runs verify`)"
     assert answer.err.strip() == told
     assert json.loads(etude("runs", "list", "--root", root, "--json").out)
 
@@ -289,11 +289,23 @@ DRAWING = [["compare", "aaaa0", "cccc"], ["plot", "nano"], ["export", "nano"]]
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        ("experiments/nano/aaaa00000000/run.json", "a path outside all records"),
-        ("experiments/nano/aaaa00000000/figures/new/mine.png", "a path outside all records"),
-        ("link.png", "a path outside all records"),
-        ("experiments/_sweeps/x/sweep.json", "a path outside all records"),
-        ("experiments/_papers/x/result.json", "a path outside all records"),
+        (
+            "experiments/nano/aaaa00000000/run.json",
+            "a path outside the folders of runs, sweeps and papers",
+        ),
+        (
+            "experiments/nano/aaaa00000000/figures/new/mine.png",
+            "a path outside the folders of runs, sweeps and papers",
+        ),
+        ("link.png", "a path outside the folders of runs, sweeps and papers"),
+        (
+            "experiments/_sweeps/x/sweep.json",
+            "a path outside the folders of runs, sweeps and papers",
+        ),
+        (
+            "experiments/_papers/x/result.json",
+            "a path outside the folders of runs, sweeps and papers",
+        ),
         ("device", "it exists and is not a regular file"),
         ("pipe", "it exists and is not a regular file"),
         ("folder", "it is a folder"),
@@ -404,12 +416,12 @@ def test_rm_does_not_follow_links(etude: Etude, root: Path, tmp_path: Path) -> N
     assert (precious / "file").read_text() == "x"
     (root / "nano/gggg").symlink_to(root / "nano/aaaa00000000")
     refused = etude("runs", "rm", root / "nano/gggg", "--root", root, "--yes")
-    assert (refused.code, "it is a link to" in refused.err) == (2, True)
+    assert (refused.code, "the path is a link" in refused.err) == (2, True)
     other = tmp_path / "other"
     other.mkdir()
     (other / "lnk").symlink_to(root / "nano")
     refused = etude("runs", "rm", "lnk", "--all", "--root", other, "--yes")
-    assert (refused.code, "it is a link to" in refused.err) == (2, True)
+    assert (refused.code, "the path is a link" in refused.err) == (2, True)
     assert (root / "nano/aaaa00000000/run.json").is_file()
 
 
@@ -420,7 +432,7 @@ def test_rm_takes_damaged_records_and_nothing_else(etude: Etude, root: Path) -> 
     other.mkdir()
     (other / "run.json").write_text('{"scripts": {}}')
     refused = etude("runs", "rm", other, "--root", root, "--yes")
-    assert (refused.code, "expected a record" in refused.err) == (2, True)
+    assert (refused.code, "expected the folder of a run" in refused.err) == (2, True)
     assert (other / "run.json").is_file()
     assert etude("runs", "rm", "dddd", "--root", root, "--yes").code == 0
     assert not damaged.exists()

@@ -135,7 +135,7 @@ def test_a_moved_record_still_generates(etude, copy: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--checkpoint", "7"], "available: 5, 10"),
+        (["--checkpoint", "7"], "available steps: 5, 10"),
         (["--top-p", "7"], "--top-p = 7.0"),
         (["--samples", "0"], "--samples = 0"),
         (["--stream", "--samples", "2"], "--samples = 2: expected 1 with --stream"),
@@ -419,7 +419,7 @@ def test_the_summary_names_the_best_step_and_its_metric(classified) -> None:
     for line, row in zip(lines, validated, strict=True):
         assert f"val/f1 {row['val/f1']:.4f}" in line
         assert (told in line) is (row["step"] > step)
-    end = next(number for number, line in enumerate(summary) if "record" in line)
+    end = next(number for number, line in enumerate(summary) if "run folder" in line)
     assert max(map(len, summary[: end - 1])) <= 50
     table = " ".join(line for line in summary[:end] if line.startswith("  val/")).split()
     expected = {key: f"{value:.4f}" for key, value in validated[-1].items() if key[:4] == "val/"}

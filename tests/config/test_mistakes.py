@@ -72,7 +72,7 @@ def test_a_misspelt_word(typed: str, where: str, hint: str | None) -> None:
     assert (problem.where, problem.hint) == (where, hint)
 
 
-_FILLED_IN = "no value (it is set automatically)"
+_FILLED_IN = "no value (the key is set automatically)"
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ _FILLED_IN = "no value (it is set automatically)"
         ("model.layers=two", "model.layers", "an integer"),
         ("model.layers=2.5", "model.layers", "an integer"),
         ("optimizer.lr=abc", "optimizer.lr", "a number"),
-        ("optimizer.betas=[0.9]", "optimizer.betas", "a list of 2: a number, a number"),
+        ("optimizer.betas=[0.9]", "optimizer.betas", "a list of 2 values: a number, a number"),
         ("data.order=sorted", "data.order", "one of windows, epochs"),
         ("model.bias=perhaps", "model.bias", "true or false"),
         ("trainer.deterministic=foo", "trainer.deterministic", "true or false or warn or null"),
@@ -91,18 +91,18 @@ _FILLED_IN = "no value (it is set automatically)"
         ("name=_hidden", "name", "a name that begins with a letter or digit"),
         ("name=-x", "name", "a name that begins with a letter or digit"),
         ("name='a*b'", "name", "a name without *"),
-        ("run.root=''", "run.root", "a folder for the records"),
-        ("name=a/b", "name", "one folder name without separators"),
+        ("run.root=''", "run.root", "a folder in which runs can be saved"),
+        ("name=a/b", "name", "one folder name without /, \\ and ~"),
         ("run.stop_at_step=0", "run.stop_at_step", "a positive number of steps or null"),
         (
             "init_from.checkpoint=9",
             "init_from.checkpoint",
-            "no value without a source (set init_from=SOURCE)",
+            "no value, as init_from.source is not set (set init_from=SOURCE)",
         ),
         (
             "init_from.head=new",
             "init_from.head",
-            "no value without a source (set init_from=SOURCE)",
+            "no value, as init_from.source is not set (set init_from=SOURCE)",
         ),
         ("init_from.lora=8", "init_from.lora", "a mapping of settings"),
         ("run=3", "run", "a mapping of settings"),
@@ -111,11 +111,11 @@ _FILLED_IN = "no value (it is set automatically)"
         (
             "model.attention.heads=2",
             "model.attention.heads",
-            "no value (the model sets it; use model.heads)",
+            "no value (the model sets this argument; use model.heads)",
         ),
         ("model.dim=1,2", "model.dim=1,2", "one value"),
         ("callbacks.stop=5", "callbacks.stop", "a node with _target_"),
-        ("model.dim=${data.lenght}", "model.dim", "an interpolation that resolves"),
+        ("model.dim=${data.lenght}", "model.dim", "an interpolation that can be resolved"),
         # items and interpolations that OmegaConf does not check
         ("init_from.freeze={a:b}", "init_from.freeze", "a list, each item a string"),
         ("init_from.freeze=[[a]]", "init_from.freeze", "a list, each item a string"),
@@ -432,7 +432,7 @@ def test_an_extension_that_is_not_there() -> None:
     (problem,) = problems("extensions=[module_nobody_has]")
     assert problem.where == "extensions"
     assert problem.expected == "a module that can be imported"
-    assert problem.hint == "install it, or run from the folder that contains it"
+    assert problem.hint == "install the module, or run etude in the folder that contains it"
 
 
 # -- a program's own Hydra --------------------------------------------------------------------
@@ -463,7 +463,8 @@ def test_a_slot_that_the_chosen_files_have_not() -> None:
     with pytest.raises(RequestError) as caught:
         compose(["experiment=sentiment", "model=nano", "data.path=rows.jsonl"])
     told = str(caught.value)
-    assert "model = 'nano': expected a file whose defaults list has model/head, which" in told
+    assert "model = 'nano': expected a file whose `defaults` list has model/head, which" in told
     assert (
-        "(choose from: bert_base, encoder_nano; or add '~experiment' to drop the choices of" in told
+        "(choose from: bert_base, encoder_nano; or add '~experiment' to drop the experiment's"
+        in told
     )

@@ -255,6 +255,6 @@ class Remote:
 def record_of(answer: Answer) -> dict[str, Any]:
     """What `run.json` says of the run that a command ended with."""
     assert answer[0] == 0, answer
-    folder = next(line.split()[-1] for line in answer[1].splitlines() if "record " in line)
+    folder = next(line.split()[-1] for line in answer[1].splitlines() if "run folder " in line)
     info = json.loads(Path(folder, "run.json").read_text())
     return {**info, "path": Path(folder)}

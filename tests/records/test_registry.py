@@ -81,13 +81,13 @@ def test_find_by_path_needs_no_root(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("run", "said"),
     [
-        ("aaaa", "it matches nano/aaaa00000000, nano/aaaa11111111"),
+        ("aaaa", "matching runs: nano/aaaa00000000, nano/aaaa11111111"),
         ("nanno", "did you mean nano?"),
-        ("broken", "its runs: dddd00000000 failed"),
-        ("eeee00000000", "expected a path, a signature prefix or a name"),
-        ("_sweeps", "expected a path, a signature prefix or a name"),
-        ("ffff", "expected a path, a signature prefix or a name"),
-        ("broken/aaaa0", "expected a path, a signature prefix or a name"),
+        ("broken", "the runs of this name: dddd00000000 failed"),
+        ("eeee00000000", "expected a run's path, its name, or the first characters"),
+        ("_sweeps", "expected a run's path, its name, or the first characters"),
+        ("ffff", "expected a run's path, its name, or the first characters"),
+        ("broken/aaaa0", "expected a run's path, its name, or the first characters"),
         ("9999", "written by a newer version of Étude"),
         ("newer", "written by a newer version of Étude"),
     ],
@@ -207,12 +207,12 @@ def test_checkpoints(tmp_path: Path, which: str, best: int | None, step: int) ->
 @pytest.mark.parametrize("which", ["99", "best", "lst", "11"])
 def test_a_checkpoint_that_is_not_there(tmp_path: Path, which: str) -> None:
     record = checkpointed(tmp_path, 10, 20, best=15)
-    with pytest.raises(RequestError, match="available: 10, 20"):
+    with pytest.raises(RequestError, match="available steps: 10, 20"):
         record.checkpoint(which)
 
 
 def test_no_checkpoint_at_all(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="available: none"):
+    with pytest.raises(RequestError, match="available steps: none"):
         checkpointed(tmp_path).checkpoint("last")
 
 

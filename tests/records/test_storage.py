@@ -47,7 +47,7 @@ def lacking(monkeypatch: pytest.MonkeyPatch, what: str, code: int) -> None:
 @pytest.mark.parametrize(
     ("what", "lost"),
     [
-        ("locks", "locks (flock), which keep two processes from training the same run"),
+        ("locks", "locks (flock), which prevent two processes from training the same run"),
         ("files", "fsync of files, without which the last writes may be lost"),
         ("folders", "fsync of folders, without which the last checkpoint may be lost"),
     ],

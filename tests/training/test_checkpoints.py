@@ -197,5 +197,5 @@ def test_a_loaded_model_has_the_weights(whole: Record) -> None:
         assert not module.training
         for name, parameter in module.named_parameters():
             assert torch.equal(parameter, weights[name])
-    with pytest.raises(RequestError, match="available: 35, 40"):
+    with pytest.raises(RequestError, match="available steps: 35, 40"):
         Run(whole).model("3")

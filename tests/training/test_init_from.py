@@ -414,7 +414,7 @@ class TestRefusals:
     def test_nothing_to_grow_from(self, toy: Toy, tmp_path: Path) -> None:
         told = self.told([*toy("classification", tmp_path), "init_from.grow_positions=true"])
         assert (
-            "init_from.grow_positions = True: expected no value without a source "
+            "init_from.grow_positions = True: expected no value, as init_from.source is not set "
             "(set init_from=SOURCE)" in told
         )
 

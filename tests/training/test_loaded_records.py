@@ -113,9 +113,9 @@ def test_found_by_name_and_prefix(small: Callable, tmp_path: Path) -> None:
     assert load_run(first.path.name[:6], root=tmp_path).path == first.path
     assert load_run(second.path.name, root=tmp_path).path == second.path
     assert load_run("tiny", root=tmp_path).path == second.path  # the latest
-    with pytest.raises(RequestError, match="a path, a signature prefix or a name"):
+    with pytest.raises(RequestError, match="a run's path, its name, or the first characters"):
         load_run("tinny", root=tmp_path)
     twin = first.path.with_name(first.path.name[:6] + "0" * 6)
     shutil.copytree(first.path, twin)
-    with pytest.raises(RequestError, match="a prefix of a single run"):
+    with pytest.raises(RequestError, match="enough characters of a signature to select one run"):
         load_run(first.path.name[:6], root=tmp_path)

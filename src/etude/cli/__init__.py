@@ -54,11 +54,12 @@ Commands:
   etude runs show RUN              Show one run
   etude runs diff A B              Compare two runs; `etude runs compare`: several, with curves
   etude runs group RUN...          Average runs over seeds; also: significance, plot, export
-  etude runs verify [RUN...]       Check that records are unchanged; `etude runs rm`: remove runs
+  etude runs verify [RUN...]       Check that runs are unchanged; `etude runs rm`: remove runs
   etude reproduce [PAPER...]       Reproduce the claims of a paper
 
 Arguments:
-  RUN        a path, a signature prefix, or a name (its latest finished run)
+  RUN        a run: its path, the first characters of its signature, or its name (the latest
+             finished run of that name)
   OVERRIDES  Hydra overrides, for example experiment=debug model/position=rotary,alibi
 
 Options:
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def run(arguments: list[str]) -> int:
-    """Runs one command and returns its exit code; no code below calls `sys.exit`."""
+    """Runs one command and returns its exit code; never raises `SystemExit`."""
     open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # the terminal's encoding may lack characters
@@ -251,9 +252,9 @@ def _print_error(message: str) -> None:
 
 
 class _Terminated(BaseException):
-    """Raised on a signal outside training.
+    """Raised when a signal arrives outside training.
 
-    Not an `Exception`, which libraries might catch.
+    It derives from `BaseException`, because libraries may catch `Exception`.
     """
 
     def __init__(self, signum: int) -> None:

@@ -58,7 +58,7 @@ def _output(typed: str) -> Path:
     """Returns the output file, with a symbolic link resolved.
 
     Raises:
-        RequestError: the path is a folder, or is inside a record.
+        RequestError: the path is not that of a regular file, or is inside the folder of a run.
     """
     from etude.records.registry import check_outside
 
@@ -72,7 +72,7 @@ def _output(typed: str) -> Path:
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
     """Adds the option `--trust`."""
-    help_ = "import these modules if the run's config names classes of them"
+    help_ = "allow importing these modules for classes that the run's config names"
     parser.add_argument(
         "--trust", metavar="MODULE", nargs="+", action="extend", default=[], help=help_
     )
@@ -102,7 +102,7 @@ def add_translation_search(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def as_options() -> Iterator[None]:
-    """Context manager that reports problems under option names instead of argument names."""
+    """Context manager that replaces argument names in errors by the names of options."""
     try:
         yield
     except (InvalidArguments, RequestError) as error:

@@ -33,7 +33,7 @@ def _root(words: list[str]) -> Path:
 
 
 def _runs(prefix: str, root: Path, words: list[str]) -> Iterator[str]:
-    """Yields names of runs, and with a prefix also signatures and `NAME/SIGNATURE`."""
+    """Yields the names of runs that begin with `prefix`; if it is not empty, also signatures."""
     from etude.records.registry import record_folders
 
     if not root.is_dir():

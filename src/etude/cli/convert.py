@@ -19,10 +19,10 @@ def convert(arguments: list[str]) -> int:
     parser = make_parser(
         "convert",
         "Convert a run or released weights to a folder that `transformers` can load. Prints the "
-        "largest differences between the logits of the source, the model in etude and the folder. "
-        "No folder is written if a difference exceeds the tolerance.",
+        "largest differences between the logits of the source, of the model in etude, and of the "
+        "converted model. No folder is written if a difference exceeds the tolerance.",
     )
-    help_ = "a RUN, a hub id, a model folder, or a .safetensors or .gguf file"
+    help_ = "a run, a Hugging Face Hub id, a model folder, or a .safetensors or .gguf file"
     parser.add_argument("source", metavar="SOURCE", help=help_)
     parser.add_argument("dest", metavar="DEST", help="folder to write")
     add_root(parser)
@@ -31,9 +31,9 @@ def convert(arguments: list[str]) -> int:
     help_ = "largest allowed absolute difference of a logit (default: 1e-4)"
     parser.add_argument("--tolerance", type=float, default=1e-4, help=help_)
     parser.add_argument("--force", action="store_true", help="replace an existing model at DEST")
-    parser.add_argument("--revision", help="for a hub id: branch, tag or commit")
-    parser.add_argument("--checkpoint", default="best", help=f"checkpoint of a RUN: {CHECKPOINTS}")
-    help_ = "for a RUN trained with LoRA: write the adapter alone, in the format of `peft`"
+    parser.add_argument("--revision", help="for a Hub id: branch, tag or commit")
+    parser.add_argument("--checkpoint", default="best", help=f"checkpoint of a run: {CHECKPOINTS}")
+    help_ = "for a run trained with LoRA: write only the adapter, in the format of `peft`"
     parser.add_argument("--adapter", action="store_true", help=help_)
     add_trust(parser)
     args = parser.parse_args(arguments)
@@ -71,7 +71,7 @@ def _write_adapter(args: Namespace, destination: Path) -> None:
     run = load_run(args.source, root=args.root, trust=args.trust)
     options = lora_options(run.checked)
     if options is None:
-        hint = "its config does not set init_from.lora.rank; omit --adapter"
+        hint = "the run's config does not set init_from.lora.rank; omit --adapter"
         raise RequestError(Problem("RUN", "a run trained with LoRA", args.source, hint))
     module = run.model(args.checkpoint, merged=False).module
     base = str(run.config.init_from.source)
@@ -88,7 +88,7 @@ def _write_adapter(args: Namespace, destination: Path) -> None:
 
 
 def _source(args: Namespace) -> ExportSource:
-    """Returns the model to convert: the files at a path, else a run, else a model on the hub."""
+    """Returns the model to convert: the files at a path, else a run, else from the Hub."""
     from etude.interop.export import source_from_released, source_from_run
     from etude.interop.released_model import load_released
     from etude.records.registry import find_folders

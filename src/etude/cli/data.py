@@ -10,7 +10,7 @@ from typing import Any
 from etude.cli.common import DONE, add_root, add_trust, make_parser
 from etude.errors import Problem, RequestError, nearest
 
-_RUN_HELP = "a path, a signature prefix, or a name (its latest run)"
+_RUN_HELP = "run: its path, the first characters of its signature, or its name (latest run)"
 _EXAMPLES_HELP = "number of examples to show (default: 3)"
 
 USAGE = """\
@@ -76,7 +76,9 @@ def _step(arguments: list[str]) -> int:
     parser.add_argument("run", metavar="RUN", help=_RUN_HELP)
     parser.add_argument("step", metavar="N", type=int, help="optimizer step; the first is 1")
     parser.add_argument("--examples", type=int, default=3, metavar="N", help=_EXAMPLES_HELP)
-    parser.add_argument("--json", action="store_true", help="print the origin of all examples")
+    parser.add_argument(
+        "--json", action="store_true", help="print the sources of all examples as JSON"
+    )
     add_root(parser)
     add_trust(parser)
     args = parser.parse_intermixed_args(arguments)
@@ -100,7 +102,7 @@ def _find(arguments: list[str]) -> int:
     )
     parser.add_argument("run", metavar="RUN", help=_RUN_HELP)
     parser.add_argument("text", metavar="TEXT", help="part of a document or of a row's text")
-    help_ = "print each example that contains the text or a part of it"
+    help_ = "print a JSON array with each use of an example that contains the text or a part of it"
     parser.add_argument("--json", action="store_true", help=help_)
     add_root(parser)
     add_trust(parser)

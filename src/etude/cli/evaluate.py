@@ -27,13 +27,17 @@ def evaluate(arguments: list[str]) -> int:
     parser = make_parser(
         "evaluate",
         "Compute metrics of runs on a split of their data, or on other files with the same "
-        "columns. Metrics, predictions and figures are saved in the run's record.",
+        "columns. Metrics, predictions and figures are saved in the run's folder.",
     )
-    help_ = "a path, a signature prefix, or a name (its latest finished run)"
+    help_ = (
+        "run: its path, the first characters of its signature, or its name (latest finished run)"
+    )
     parser.add_argument("runs", metavar="RUN", nargs="+", help=help_)
     add_root(parser)
     parser.add_argument("--split", default="val", help="val, test or train (default: val)")
-    help_ = "evaluate on these files instead of a split; their columns are those of the run's data"
+    help_ = (
+        "evaluate on these files instead of a split; they must have the columns of the run's data"
+    )
     parser.add_argument("--data", metavar="FILE", nargs="+", help=help_)
     add_quoting(parser)
     help_ = "also compute the metrics for each value of this column"

@@ -43,9 +43,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "generate", "Generate text with the model of a run, or with released weights."
     )
-    help_ = "a path, a signature prefix, or a name (its latest finished run)"
+    help_ = (
+        "run: its path, the first characters of its signature, or its name (latest finished run)"
+    )
     parser.add_argument("run", metavar="RUN", nargs="?", help=help_)
-    help_ = "use released weights instead of a run: a hub id, a folder or a file"
+    help_ = "use released weights instead of a run: a Hugging Face Hub id, a folder or a file"
     parser.add_argument("--pretrained", metavar="SOURCE", help=help_)
     add_root(parser)
     help_ = "text to continue; repeatable (default: start a new document)"
@@ -75,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--beams", metavar="N", type=int, default=1, help=help_)
     help_ = "exponent of the length in the score; above 0 favours longer texts (default: 1)"
     search.add_argument("--length-penalty", metavar="X", type=float, default=1.0, help=help_)
-    help_ = "stop as soon as there are as many finished texts as beams"
+    help_ = "stop the search as soon as there are as many finished texts as beams"
     search.add_argument("--early-stopping", action="store_true", help=help_)
     constraints = parser.add_argument_group("constraints")
     help_ = "values above 1 make repeated tokens less probable (default: 1)"
@@ -107,7 +109,7 @@ def _check_prompts(args: argparse.Namespace) -> list[str]:
     """
     checks = Checks()
     if args.run is None and args.pretrained is None:
-        hint = "or set --pretrained to a hub id, a folder or a file"
+        hint = "or set --pretrained to a Hugging Face Hub id, a folder or a file"
         checks.problems.append(Problem("RUN", "a run to load", hint=hint))
     elif args.run is not None and args.pretrained is not None:
         expected = "no value together with RUN"

@@ -154,17 +154,17 @@ def _totals(jobs: Sequence[PlannedJob]) -> Iterator[str]:
 
 
 def _notes(jobs: Sequence[PlannedJob]) -> Iterator[str]:
-    """Yields the sources of the speeds, the notes of the jobs and the legend."""
+    """Yields how the speeds were estimated, the notes on the jobs, and the meaning of `~`."""
     sizes = [job.size for job in jobs if job.size is not None]
     sources = dict.fromkeys(size.speed.source for size in sizes if size.speed is not None)
     shown = list(sources)[:4]
     if len(sources) > len(shown):
-        shown.append(f"{len(sources) - len(shown)} others")
+        shown.append(f"{len(sources) - len(shown)} more sources")
     if shown:
         yield "speed: " + "; ".join(shown)
     yield from _notes_of_jobs(jobs)
     if any(size.about for size in sizes):
-        yield "~: estimated; the vocabulary size is known after the data is prepared"
+        yield "~: estimated, as the vocabulary size is unknown until the data is prepared"
 
 
 def _notes_of_jobs(jobs: Sequence[PlannedJob]) -> Iterator[str]:
@@ -201,7 +201,7 @@ def _fields(job: PlannedJob) -> Iterator[tuple[str, str]]:
     if job.signature:
         yield "signature", f"{job.signature}, group {job.group}"
     if state.path is not None:
-        yield "record", str(state.path)
+        yield "run folder", str(state.path)
     if size is None:
         return
     if size.parameters is not None:
@@ -209,7 +209,7 @@ def _fields(job: PlannedJob) -> Iterator[tuple[str, str]]:
         vocabulary = f" with {size.vocabulary:,} vocabulary entries" if size.vocabulary else ""
         yield "parameters", f"{about}{size.parameters:,}{vocabulary}"
         if size.about:
-            yield "", "the vocabulary size is assumed; it is known after the data is prepared"
+            yield "", "the vocabulary size is assumed, as it is unknown until the data is prepared"
     if size.steps is not None:
         up_to = "up to " if size.tokens != size.steps * size.tokens_per_step else ""
         steps = f"{size.steps:,} steps of {up_to}{size.tokens_per_step:,}"
@@ -223,7 +223,7 @@ def _fields(job: PlannedJob) -> Iterator[tuple[str, str]]:
             "weights": cost.weight_bytes,
             "gradients": cost.gradient_bytes,
             "optimizer": cost.optimizer_bytes,
-            f"a micro-batch of {size.micro_batch}": cost.activation_bytes,
+            f"activations (micro-batch of {size.micro_batch})": cost.activation_bytes,
         }
         listed = ", ".join(f"{name} {_bytes(count)}" for name, count in parts.items())
         yield "memory", f"{_bytes(cost.step_bytes)}: {listed}"

@@ -28,7 +28,9 @@ def predict(arguments: list[str]) -> int:
         "predict",
         "Predict labels, tags, numbers, answers or translations of texts with a trained run.",
     )
-    help_ = "a path, a signature prefix, or a name (its latest finished run)"
+    help_ = (
+        "run: its path, the first characters of its signature, or its name (latest finished run)"
+    )
     parser.add_argument("run", metavar="RUN", help=help_)
     add_root(parser)
     help_ = "text to predict for; repeatable"
@@ -49,7 +51,7 @@ def predict(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     if bool(args.text) == (args.file is not None):
         hint = "both are given" if args.text else "neither is given"
-        raise RequestError(Problem("--text and --file", "one of them", hint=hint))
+        raise RequestError(Problem("--text and --file", "exactly one of them", hint=hint))
     if args.file == "":
         raise RequestError(Problem("--file", "the path of a file", ""))
     from etude.analysis.predicting import Predictor

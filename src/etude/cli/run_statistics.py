@@ -11,10 +11,13 @@ from etude.cli.common import DONE, add_output, add_trust, split
 from etude.errors import Problem, RequestError
 from etude.escaping import printable
 
-_RUNS_HELP = "a path, a signature prefix, a name (all its finished runs), or a sweep's folder"
+_RUNS_HELP = (
+    "run: its path, the first characters of its signature, a name (all finished runs of the name), "
+    "or the folder of a sweep"
+)
 _SCOPE = (
-    "this compares these trained models only, not the methods: with other seeds the result may "
-    "differ; `etude runs group` compares methods over seeds"
+    "the tests compare only these trained models, not the methods: with other seeds, the result "
+    "may differ; `etude runs group` compares methods over seeds"
 )
 _JSON_HELP = "print JSON with unrounded values"
 
@@ -37,7 +40,8 @@ def _load_groups(args: Namespace) -> Any:
     records = find_finished(args.runs, Path(args.root))
     groups = Groups(records, metric=args.metric, by=split(args.by))
     for record in groups.without:
-        print(printable(f"no {groups.metric} in {record.path}", line=True))
+        line = f"{record.path} has no {groups.metric} and is omitted"
+        print(printable(line, line=True))
     return groups
 
 
@@ -46,7 +50,7 @@ def add_group_arguments(parser: ArgumentParser) -> None:
     _add_group_options(parser)
     help_ = "group to compare with: best, or first (the group of the first run) (default: best)"
     parser.add_argument("--against", metavar="GROUP", default="best", help=help_)
-    help_ = "pair runs with the same seed, if the seed has the same effect in all groups"
+    help_ = "pair runs with the same seed; valid if the seed has the same effect in all groups"
     parser.add_argument("--paired", action="store_true", help=help_)
     parser.add_argument("--json", action="store_true", help=_JSON_HELP)
 
@@ -84,14 +88,14 @@ def group(args: Namespace) -> int:
 
 
 def _print_comparison(groups: Any, frame: Any, args: Namespace) -> None:
-    """Prints the tests of each group against the reference; nothing for a single group."""
+    """Prints the tests of each group against the reference group, if there are other groups."""
     from etude.analysis.group_tests import limits_of_tests
     from etude.records.text_tables import format_cell, print_columns
 
     if not len(frame):
         return
     if (frame["smallest_p"] == 1).all():
-        print("\nno comparison: it needs several seeds per group")
+        print("\nno comparison, because a test needs several seeds per group")
         return
     reference = groups.reference(args.against)
     compared = f"compared with the {args.against} group, {reference.name}"
@@ -117,8 +121,8 @@ def _cell(cell: Any, key: str, value: Any, number: bool) -> str:
 def add_significance_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `etude runs significance`."""
     help_ = (
-        "a path, a signature prefix, a name, or a sweep's folder; the first run is the baseline of "
-        "the others"
+        "run: its path, the first characters of its signature, its name, or the folder of a sweep; "
+        "the first run is the baseline of the others"
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", help=help_)
     parser.add_argument("--split", default="val", help="val, test or train (default: val)")
@@ -214,9 +218,9 @@ def add_export_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `etude runs export`."""
     _add_group_options(parser)
     parser.add_argument("--format", default="csv", help="csv, latex or markdown (default: csv)")
-    help_ = "caption of a latex or markdown table (default: states the metric and the intervals)"
+    help_ = "caption of a latex or markdown table (default: one that states metric and intervals)"
     parser.add_argument("--caption", metavar="TEXT", help=help_)
-    help_ = "label of a latex table (default: tab:NAME-METRIC); an empty text omits it"
+    help_ = "label of a latex table (default: tab:NAME-METRIC); an empty text omits the label"
     parser.add_argument("--label", metavar="LABEL", help=help_)
     add_output(parser, "write to this file instead of standard output")
 

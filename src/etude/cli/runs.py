@@ -1,4 +1,4 @@
-"""`etude runs`: lists, shows, compares, verifies and removes recorded runs."""
+"""`etude runs`: lists, shows, compares, verifies and removes saved runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from etude.cli.common import (
 from etude.errors import Problem, RequestError, nearest
 from etude.escaping import printable
 
-_RUN_HELP = "a path, a signature prefix, or a name"
+_RUN_HELP = "run: its path, the first characters of its signature, or its name"
 _JSON_HELP = "print JSON with unrounded values"
 
 
@@ -41,7 +41,7 @@ def runs(arguments: list[str]) -> int:
 
 
 def _overview() -> ArgumentParser:
-    parser = make_parser("runs", "List, inspect, compare, verify and remove recorded runs.")
+    parser = make_parser("runs", "List, inspect, compare, verify and remove saved runs.")
     width = max(map(len, ACTIONS))
     parser.formatter_class = RawDescriptionHelpFormatter
     parser.epilog = "actions:\n" + "\n".join(
@@ -155,7 +155,7 @@ def _diff(args: Namespace) -> int:
 
 
 def _compare_arguments(parser: ArgumentParser) -> None:
-    help_ = "a path, a signature prefix, or a name (all its finished runs)"
+    help_ = f"{_RUN_HELP} (all finished runs of the name)"
     parser.add_argument("runs", metavar="RUN", nargs="+", help=help_)
     help_ = "metrics to plot, one panel each (default: the metric that selects the best checkpoint)"
     parser.add_argument("--metric", metavar="KEY,...", help=help_)
@@ -198,7 +198,7 @@ def _compare(args: Namespace) -> int:
 
 
 def _verify_arguments(parser: ArgumentParser) -> None:
-    help_ = f"{_RUN_HELP} (all its runs) (default: all runs)"
+    help_ = f"{_RUN_HELP} (all runs of the name) (default: all runs)"
     parser.add_argument("runs", metavar="RUN", nargs="*", help=help_)
     add_trust(parser)
     help_ = "accept manual edits that affect no result (tags, notes, ...), then verify"
@@ -235,7 +235,7 @@ def _verify(args: Namespace) -> int:
         line = printable(f"{name}  {verdict}", line=True)
         print(f"[{number}/{len(chosen)}] {line}", flush=True)
     if damaged:
-        print(f"{damaged} of {len(chosen)} records are damaged")
+        print(f"{damaged} of {len(chosen)} runs are damaged")
     return FAILED if damaged else DONE
 
 
@@ -321,6 +321,10 @@ ACTIONS: dict[str, _Action] = {
         run_statistics.add_export_arguments,
         run_statistics.export,
     ),
-    "verify": ("check that records are complete and unchanged", _verify_arguments, _verify),
+    "verify": (
+        "check that the files of runs are complete and unchanged",
+        _verify_arguments,
+        _verify,
+    ),
     "rm": ("permanently remove runs, after confirmation", _rm_arguments, _rm),
 }

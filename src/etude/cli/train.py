@@ -15,7 +15,7 @@ from etude.errors import Problem, RequestError
 log = logging.getLogger("etude")
 
 _MAX_DUPLICATES = 8
-"""Maximum number of duplicate jobs listed after a sweep."""
+"""Maximum number of duplicate jobs that are listed after a sweep."""
 
 USAGE = """\
 usage: etude train [OVERRIDES] [-m] [--config-dir DIR] [--cfg job] [--debug]
@@ -120,7 +120,7 @@ def _log_duplicates(jobs: Sequence[Any]) -> None:
 
 
 def _log_results(jobs: Sequence[Any]) -> None:
-    """Logs the final value of the selection metric of each trained job, the best first."""
+    """Logs each trained job's final value of the metric that selects checkpoints, best first."""
     from etude.records.metrics_file import is_higher_better
     from etude.records.record import Record
 
@@ -152,7 +152,7 @@ def _log_outcome(record: Any, *, reused: bool) -> None:
         return
     path = record.path
     log.info("%s", "" if reused else "\n" + _summary(record))
-    log.info("  record      %s", path)
+    log.info("  run folder  %s", path)
     log.info("  loss curve  %s", path / "figures" / "loss.png")
     task = str(record.config.get("task._target_", "")).rpartition(".")[2]
     modules = record.config.get("extensions") or []  # loading a record does not trust them
@@ -176,7 +176,7 @@ def _quote(path: Path) -> str:
 
 
 def _summary(record: Any) -> str:
-    """Returns the length of the run, its best validation, and the last values of its metrics."""
+    """Returns lines with the run's length, its best validation, and its final metrics."""
     from etude.records.record_fields import monitored_metric, order_metrics, positive_class_note
     from etude.records.text_tables import format_best, format_metric, metric_grid
     from etude.records.times import format_duration

@@ -46,7 +46,7 @@ def find_user_fault(error: BaseException, words: Sequence[str]) -> Problem | Non
     for word in words:
         key, _, value = word.lstrip("+").partition("=")
         if key == "extensions" and value.strip("[] "):
-            expected = "classes that fulfil the contracts of the classes they replace"
+            expected = "classes with the interfaces of the classes that they replace"
             return Problem(key, expected, value, _hint(error))
     return None
 

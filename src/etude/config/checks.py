@@ -66,14 +66,15 @@ class CheckedConfig:
     """A config that passed all checks.
 
     Attributes:
-        config: the composed config; saved in the record with unresolved interpolations.
+        config: the composed config; saved in `config.yaml` with unresolved interpolations.
         name: the run's name.
         seed: the random seed.
         nodes: constructors and arguments of `model`, `data`, ...
         callbacks: additional Lightning callbacks by name.
         loggers: loggers by name.
         run: the options of `run`, which don't affect the result.
-        identity: canonical plain data that the signature hashes, without passwords in URLs.
+        identity: the plain data that is hashed into the signature, in a canonical form, with
+            masked passwords in URLs.
         shown: the config as plain data without secrets: passwords are masked, and values from the
             environment are replaced by references.
         mask: masks the values from the environment in other texts.
@@ -95,19 +96,19 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> CheckedC
     """Checks each key and value of a config against the types of the schema and the constructors.
 
     Args:
-        config: from `compose`, or read from a record.
+        config: from `compose`, or read from a saved run.
         trust: modules, in addition to Étude's, whose classes the config may name. None allows the
             config's own `extensions` and the installed ones; only for configs from the user.
 
     Raises:
-        RequestError: with all problems.
+        RequestError: the config has errors; the exception contains all of them.
     """
     read, of_values = _read(config)
     values = read.values
     start = values["init_from"]
     if start["source"] is not None and not start["found"]:
         if trust is not None:
-            expected = "the description of the source that training recorded"
+            expected = "a description of init_from.source, as saved during training"
             raise RequestError(Problem("init_from.found", expected, {}))
         if _any_below((problem.where for problem in of_values), "init_from"):
             raise RequestError(of_values)
@@ -156,7 +157,7 @@ _Nodes = dict[str, Node]
 def _check_nodes(
     values: Mapping[str, Any], extensions: Sequence[str], problems: list[Problem]
 ) -> tuple[_Nodes, _Nodes, _Nodes]:
-    """Returns the nodes of the root, the callbacks and the loggers by name.
+    """Returns three dictionaries of nodes by name: root keys, callbacks and loggers.
 
     Args:
         values: the config as plain data.
@@ -176,7 +177,7 @@ def _check_nodes(
 
 
 def _identity(values: Mapping[str, Any], nodes: _Nodes, callbacks: _Nodes) -> dict[str, Any]:
-    """Returns the canonical plain data that the signature hashes."""
+    """Returns the plain data that is hashed into the signature, in a canonical form."""
     identity: dict[str, Any] = {
         "name": values["name"],
         "seed": values["seed"],
@@ -206,10 +207,10 @@ def _any_below(paths: Iterable[str], key: str) -> bool:
 
 
 def _read(config: DictConfig) -> tuple[ResolvedConfig, list[Problem]]:
-    """Returns the resolved config, and the problems outside the nodes.
+    """Returns the resolved config, and the problems of keys and values that the schema defines.
 
     Raises:
-        RequestError: an interpolation does not resolve.
+        RequestError: an interpolation cannot be resolved.
     """
     written = OmegaConf.to_container(config, resolve=False)
     try:
@@ -220,7 +221,7 @@ def _read(config: DictConfig) -> tuple[ResolvedConfig, list[Problem]]:
         key = getattr(error, "full_key", None) or "config"
         reason = str(error).splitlines()[0]
         unknown = _unknown_keys(config, written)
-        unresolved = Problem(str(key), "an interpolation that resolves", hint=reason)
+        unresolved = Problem(str(key), "an interpolation that can be resolved", hint=reason)
         raise RequestError([*problems, *unknown, unresolved]) from error
     values = read.values
     marked = resolve_with_placeholders(config, _MARK) if read.uses_environment else values
@@ -232,13 +233,13 @@ def _read(config: DictConfig) -> tuple[ResolvedConfig, list[Problem]]:
 def _unknown_keys(
     config: DictConfig, tree: Any, record: type = Config, above: str = ""
 ) -> Iterator[Problem]:
-    """Yields the keys that a `+` added although the schema does not have them.
+    """Yields a problem for each key that an override with `+` added and the schema does not define.
 
     Args:
         config: the whole config, for suggestions of misplaced keys.
         tree: plain data of the type `record`.
         record: a dataclass of the schema.
-        above: its key path, with a dot at the end.
+        above: key path of `tree` with a dot at the end; empty for the whole config.
     """
     hints = _hints(record)
     for key in map(str, tree):
@@ -261,7 +262,7 @@ def _hints(record: type) -> dict[str, Any]:
 def _unfit_values(
     tree: dict[str, Any], record: type = Config, above: str = ""
 ) -> Iterator[Problem]:
-    """Yields the values whose types differ from the schema's.
+    """Yields a problem for each value whose type differs from the schema's.
 
     OmegaConf does not check items of lists, nor values that come from an interpolation. Each wrong
     value is replaced by the default, so that later checks can run.
@@ -279,7 +280,7 @@ def _unfit_values(
 
 
 def _null_characters(values: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yields the texts with a null character, which no path, name or argument can contain."""
+    """Yields a problem for each text with a null character, which paths cannot contain."""
     for path, value in _leaves(values):
         if isinstance(value, str) and "\0" in value:
             yield Problem(path, "a string without null characters", value)
@@ -297,7 +298,7 @@ def _add_current_folder_to_path() -> None:
 def _check_outside_package(named: Sequence[str], where: str) -> Iterator[Problem]:
     for module in named:
         if module.split(".")[0] == PACKAGE:
-            hint = "classes of etude need no entry here"
+            hint = "classes of etude are allowed without an entry"
             yield Problem(where, "modules outside etude", module, hint)
 
 
@@ -308,15 +309,18 @@ def _check_importable(named: Sequence[str], where: str) -> Iterator[Problem]:
         except (ImportError, ValueError):
             is_importable = False
         if not is_importable:
-            hint = "install it, or run from the folder that contains it"
+            hint = "install the module, or run etude in the folder that contains it"
             yield Problem(where, "a module that can be imported", module, hint)
 
 
 def find_extensions(named: Sequence[str]) -> tuple[list[str], list[Problem]]:
-    """Returns the modules whose classes a user's config may name, and their problems.
+    """Returns the modules whose classes a user's config may name, and the problems of `named`.
 
-    These are the modules in `extensions`, which are also searched in the working folder, and the
-    modules of installed packages.
+    The modules are those in `named`, which are also searched in the working folder, and those that
+    installed packages provide.
+
+    Args:
+        named: the config's value of `extensions`.
     """
     if named:
         _add_current_folder_to_path()
@@ -342,14 +346,17 @@ def _check_root(values: Mapping[str, Any]) -> Iterator[Problem]:
     for key in ("checkpoint", "head", "revision", "grow_positions"):
         if start["source"] is None and start[key] != getattr(defaults, key):
             hint = "set init_from=SOURCE"
-            yield Problem(f"init_from.{key}", "no value without a source", start[key], hint)
+            yield Problem(
+                f"init_from.{key}", "no value, as init_from.source is not set", start[key], hint
+            )
     for key in ("stop_at_step", "save_every", "keep_every", "sample_tokens"):
         if run[key] is not None and run[key] < 1:
-            yield Problem(f"run.{key}", "a positive number of steps or null", run[key])
+            expected = "tokens" if key == "sample_tokens" else "steps or null"
+            yield Problem(f"run.{key}", f"a positive number of {expected}", run[key])
     if run["keep_last"] is not None and run["keep_last"] < 1:
         yield Problem("run.keep_last", "a positive number of checkpoints or null", run["keep_last"])
     if not str(run["root"]).strip():
-        yield Problem("run.root", "a folder for the records", run["root"])
+        yield Problem("run.root", "a folder in which runs can be saved", run["root"])
     if not 0 <= run["samples"] <= MAX_SAMPLES:
         yield Problem("run.samples", f"a number from 0 to {MAX_SAMPLES:,}", run["samples"])
 
@@ -363,12 +370,12 @@ def _is_symbol(character: str) -> bool:
 
 
 def check_name(name: Any) -> Iterator[Problem]:
-    """Checks a run's name: one folder name without separators and without a leading `_` or `.`."""
+    """Yields a problem if a run's name is not valid as the name of one folder."""
     text = str(name)
     if name is None or name == "???" or not text.strip():
         yield Problem("name", "a name for the run's folder", hint="set name=NAME")
     elif Path(text).name != text or "\\" in text or "~" in text:
-        yield Problem("name", "one folder name without separators", text)
+        yield Problem("name", "one folder name without /, \\ and ~", text)
     elif (not text[0].isalnum() and not _is_symbol(text[0])) or text != text.strip():
         yield Problem("name", "a name that begins with a letter or digit", text)
     elif special := sorted(set(text) & set(_SPECIAL_CHARACTERS)):
@@ -380,9 +387,9 @@ def check_name(name: Any) -> Iterator[Problem]:
 
 
 def _environment_in_identity(written: Any, marked: Any) -> Iterator[Problem]:
-    """Yields the values of the signature that use `${oc.env:...}`.
+    """Yields a problem for each value in the signature that uses `${oc.env:...}`.
 
-    Such a value would make the run depend on the machine.
+    With such a value, the signature would depend on the machine.
 
     Args:
         written: the config as unresolved plain data.
@@ -397,14 +404,15 @@ def _environment_in_identity(written: Any, marked: Any) -> Iterator[Problem]:
             and not _is_out_of_signature(path)
         ):
             expected = "a value that does not come from the environment"
-            hint = "it is part of the run's signature"
+            hint = "it is hashed into the run's signature, which must not depend on the machine"
             yield Problem(path, expected, dict(_leaves(written)).get(path, value), hint)
 
 
 def _secrets_in_identity(written: Any, config: DictConfig) -> Iterator[Problem]:
-    """Yields the keys and the values of the signature that contain a secret variable's value.
+    """Yields a problem for each key or value in the signature that contains a secret.
 
-    They would be saved in records, and the run's signature would depend on the secret.
+    A secret is the value of a secret environment variable. It would be saved in the run's folder,
+    and the signature would depend on it.
 
     Args:
         written: `config` as unresolved plain data.
@@ -414,12 +422,14 @@ def _secrets_in_identity(written: Any, config: DictConfig) -> Iterator[Problem]:
         if (name := find_secret_variable(path)) is not None:
             where = path.partition(os.environ[name])[0].rstrip(".")
             where = where or _locate_key(os.environ[name], config)
-            yield Problem(where, f"a key other than the value of ${name}")
+            hint = f"the key contains the value of ${name}, which would be saved with the run"
+            yield Problem(where, "a key without a secret", hint=hint)
         elif (
             not _is_out_of_signature(path)
             and (name := find_secret_variable(str(value))) is not None
         ):
-            yield Problem(path, f"a value other than that of ${name}", value)
+            hint = f"it contains the value of ${name}, which would be saved with the run"
+            yield Problem(path, "a value without a secret", value, hint)
 
 
 def _locate_key(secret: str, config: DictConfig) -> str:

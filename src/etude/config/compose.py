@@ -43,7 +43,8 @@ NOT_PARSED = (HydraException, OmegaConfBaseException, ValueError, RecursionError
 long and lists that are nested too deeply."""
 HYDRA_ERRORS = (*NOT_PARSED, AssertionError, TypeError, AttributeError, KeyError, IndexError,
                  yaml.YAMLError, OSError)  # fmt: skip
-"""Exceptions of Hydra while composing; the built-in ones for group values that are not names."""
+"""Exceptions that Hydra raises while it composes a config; built-in ones are raised if the value of
+a group is not a name."""
 
 ConfigStore.instance().store(name="schema", node=Config)
 
@@ -69,7 +70,8 @@ def compose(
         config_dir: folder with the user's configs, searched before the shipped ones.
 
     Raises:
-        RequestError: with all errors in the overrides and in the files that they choose.
+        RequestError: the overrides, or the files that they choose, have errors; the exception
+            contains all of them.
     """
     typed = overrides.split() if isinstance(overrides, str) else list(overrides)
     typed = [quote_unicode(item) for item in typed]
@@ -80,7 +82,7 @@ def compose(
 
 
 def compose_in_search(typed: Sequence[str]) -> DictConfig:
-    """Composes a config inside `search_configs`: several configs read the files only once."""
+    """Composes a config inside `search_configs`, which reads each file once for all configs."""
     try:
         config = _compose(typed)
     except HYDRA_ERRORS as error:
@@ -102,7 +104,7 @@ def set_overrides_and_choices(
         typed: the overrides.
 
     Raises:
-        RequestError: the config sets these keys, or `init_from.found`.
+        RequestError: the config already sets one of these keys, or `init_from.found`.
     """
     reserved = {
         f"{node}.{key}": config[node][key]
@@ -110,7 +112,7 @@ def set_overrides_and_choices(
     }
     non_empty = {path: value for path, value in reserved.items() if value}
     if non_empty:
-        hint = "it is set automatically"
+        hint = "the key is set automatically"
         raise RequestError(
             Problem(path, "no value", str(value), hint) for path, value in non_empty.items()
         )
@@ -130,10 +132,10 @@ def literal(text: str) -> str:
 
 @contextmanager
 def search_configs(config_dir: str | Path | None) -> Iterator[Hydra]:
-    """Context manager with a Hydra that searches `config_dir` and the shipped configs.
+    """Context manager that sets up Hydra to search `config_dir` and the shipped configs.
 
-    Restores the Hydra instance of the program on exit. Hydra's state belongs to the whole process,
-    so other threads wait.
+    Yields the Hydra instance, and restores the previous one on exit. Hydra's state belongs to the
+    whole process, so other threads wait.
     """
     check_current_folder()
     folder = Path(config_dir).resolve() if config_dir else None
@@ -158,7 +160,7 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
     typed = [add_plus_signs(item) for item in overrides]
     config, choices = _loader().run_config("train", typed)
     if removed := [key for key in ROOT_KEYS if key not in config.keys()]:  # noqa: SIM118
-        hint = "every config needs this one"
+        hint = "every config needs this key"
         raise RequestError(
             Problem(f"~{key}", "a key that can be removed", hint=hint) for key in removed
         )
@@ -172,7 +174,7 @@ def _loader() -> CachingLoader:
 
 
 def chosen(choices: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, str]:
-    """Returns the file chosen from each group.
+    """Returns the file that is chosen from each config group.
 
     Groups whose class is overridden (`model.norm._target_=...`) are omitted.
 
@@ -192,10 +194,11 @@ def chosen(choices: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, st
 
 
 def add_plus_signs(override: str) -> str:
-    """Returns `model.bias=false` as `++model.bias=false`, and other overrides unchanged.
+    """Returns an override with the `++` that Hydra needs: `++model.dim=8` for `model.dim=8`.
 
-    Keys below a node are arguments of its constructor. Its signature defines which exist, so users
-    need not type a `+` for arguments that the config file does not list.
+    Keys below a node are arguments of its constructor, which defines the valid ones. So users need
+    not type a `+` for arguments that the config file does not list. `init_from=X` is returned as
+    `init_from.source=X`, and overrides of other keys are returned unchanged.
     """
     key = override.split("=", 1)[0]
     if key == "init_from":
@@ -207,9 +210,10 @@ def add_plus_signs(override: str) -> str:
 
 
 def quote_unicode(override: str) -> str:
-    """Returns an override whose value Hydra rejects for non-ASCII characters with quotes added.
+    """Adds quotes to an override's value if Hydra rejects its non-ASCII characters.
 
-    Values with syntax of Hydra's (lists, sweeps, quotes, interpolations) are returned unchanged.
+    Overrides whose values contain Hydra's syntax (lists, sweeps, quotes, interpolations) are
+    returned unchanged.
 
     Example:
         >>> quote_unicode("run.notes=第一次")
@@ -259,7 +263,7 @@ def find_invalid(overrides: Sequence[str], error: Exception) -> tuple[list[Probl
 
 
 def _check_composed(good: Sequence[str]) -> list[Problem]:
-    """Returns the problems that the constructors report for the overrides that Hydra accepts."""
+    """Returns the problems that the constructors report for overrides that Hydra accepts."""
     from etude.config.checks import check  # heavy: it imports what the config names
 
     try:
@@ -317,18 +321,18 @@ def _explain_choice(
     if value not in groups[group]:
         return Problem(group, f"a file in conf/{group}/", value, nearest(value, groups[group]))
     if isinstance(error, MissingConfigException):
-        expected = "a config file whose defaults list names existing files"
+        expected = "a config file whose `defaults` list refers only to existing files"
         return Problem(f"{group}={value}", expected, error.missing_cfg_file)
     slot = re.search(r"Could not override '([^'@]+)", str(error))
     if slot is not None and slot[1] == group:
         hint = f"use +{group}={value} to add it"
-        expected = "a group in the defaults lists of the chosen files"
+        expected = "a config group in a `defaults` list of the chosen files"
         return Problem(group, expected, value, hint)
     if slot is not None:
         hint = f"choose from: {', '.join(_files_with(group, slot[1]))}"
         if "In 'experiment/" in str(error):
-            hint += "; or add '~experiment' to drop the choices of the experiment"
-        expected = f"a file whose defaults list has {slot[1]}, which another file sets"
+            hint += "; or add '~experiment' to drop the experiment's choices of files"
+        expected = f"a file whose `defaults` list has {slot[1]}, which another file overrides"
         return Problem(group, expected, value, hint)
     file = f"{group}/{value}.yaml"
     read = _repository().load_config(f"{group}/{value}")
@@ -336,13 +340,14 @@ def _explain_choice(
         mismatches = _kind_mismatches(OmegaConf.to_container(read.config), f"{file}: ")
         if (first := next(mismatches, None)) is not None:
             return first
-    return Problem(file, "a valid config file", hint=_file_hint(error))
+    return Problem(file, "a config file that Hydra can compose", hint=_file_hint(error))
 
 
 def _kind_mismatches(tree: Any, above: str, record: type = Config) -> Iterator[Problem]:
-    """Yields the values of a file that are lists, mappings or scalars where the schema has another.
+    """Yields a problem for each value of a file that has another structure than in the schema.
 
-    OmegaConf merges whole files and does not report which key does not match.
+    Structures are lists, mappings and scalars. OmegaConf merges whole files and does not report
+    which key does not match.
     """
     hints = get_type_hints(record)
     for key, value in tree.items() if isinstance(tree, dict) else ():
@@ -358,7 +363,7 @@ def _kind_mismatches(tree: Any, above: str, record: type = Config) -> Iterator[P
 
 
 def _files_with(group: str, slot: str) -> list[str]:
-    """Returns the files of a group whose defaults list has a slot."""
+    """Returns the files of a group whose defaults list contains the group `slot`."""
     files = []
     for name in _groups()[group]:
         read = _repository().load_config(f"{group}/{name}")
@@ -419,7 +424,7 @@ def _first_line(error: Exception) -> str:
 def plain_yaml(config: DictConfig) -> str:
     """Formats a config as YAML with unresolved interpolations, without secrets.
 
-    Values from the environment are references, and passwords in URLs are masked.
+    Values from the environment stay references, and passwords in URLs are masked.
     """
     written = mask_record(OmegaConf.to_container(config, resolve=False))
     text: str = yaml.dump(

@@ -1,8 +1,8 @@
 """Descriptions of constructors: their parameters, types and defaults.
 
-An index, a file in the cache, describes classes of Étude and Lightning, so that a config is checked
-without importing them and torch. Classes are added to the index when they are imported. Each
-version of Étude's source, torch and Lightning has its own index.
+An index, a file in the cache, contains descriptions of classes of Étude and Lightning, so that a
+config can be checked without importing these classes and torch. Classes are added to the index when
+they are imported. Each version of Étude's source, torch and Lightning has its own index.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Parameter:
         name: the parameter's name.
         default: the default value, or `NO_DEFAULT`.
         hint: the annotation, or `Any`. In annotations from the index, classes are replaced by
-            placeholders of the same name without instances.
+            empty placeholder classes of the same name.
     """
 
     name: str
@@ -49,16 +49,16 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Constructor:
-    """The description of a class that a config can name.
+    """Description of a class that a config can name: its parameters, and rules for a config.
 
     Attributes:
         name: the class' name.
         location: the dotted path from which it is imported.
         parameters: the parameters by name, in order; without `*args` and `**kwargs`.
         open_ended: whether it accepts any keyword argument.
-        given: names of the arguments that the caller passes, if the class lists them.
-        refused: arguments that a config must not set, with hints.
-        aliases: by argument, values that are replaced by equivalent ones.
+        given: names of the arguments that the caller of a factory passes, if the class lists them.
+        refused: arguments that a config must not set, with hints for the error message.
+        aliases: by argument, values that are replaced by equivalent values.
         pins: whether it has a method `pinned`; see `etude.config.pinning`.
     """
 
@@ -78,7 +78,7 @@ class Constructor:
         class attribute `given`, else all arguments without a default.
 
         Args:
-            partial: whether the node is a factory.
+            partial: whether the node is a factory (`_partial_: true`).
         """
         without = {name for name, p in self.parameters.items() if p.default is NO_DEFAULT}
         given = (without if self.given is None else self.given) if partial else ()
@@ -86,7 +86,7 @@ class Constructor:
 
 
 def describe_class(constructor: Any, location: str = "") -> Constructor:
-    """Describes an imported class.
+    """Returns the description of an imported class.
 
     Raises:
         ValueError: the class has no signature, as some built-in classes.
@@ -131,7 +131,10 @@ def _hints(constructor: Any) -> dict[str, Any]:
 
 
 def lookup(location: str) -> Constructor | None:
-    """Returns the description of a class from the index, or None."""
+    """Returns the description of a class from the index.
+
+    None if the index does not contain the class, or if its module is imported.
+    """
     module = location.rpartition(".")[0]
     if module in sys.modules:  # the imported class has the real annotations
         return None
@@ -139,7 +142,7 @@ def lookup(location: str) -> Constructor | None:
 
 
 def add_to_index(constructor: Constructor) -> None:
-    """Adds a class to the index in memory; `save_index` writes it."""
+    """Adds a class to the index in memory; `save_index` writes the index to the cache."""
     if constructor.location not in _index():
         _index()[constructor.location] = constructor
         _unsaved.append(constructor.location)
@@ -168,7 +171,10 @@ def cache_folder() -> Path:
 
 
 def record_in(hint: Any) -> Constructor | None:
-    """Returns the description of the dataclass in an annotation, also in an optional one."""
+    """Returns the description of the dataclass in an annotation such as `Options | None`.
+
+    None if the annotation contains no dataclass.
+    """
     for option in typing.get_args(hint) if is_union(hint) else (hint,):
         if dataclasses.is_dataclass(option) and isinstance(option, type):
             known: Constructor | None = option.__dict__.get("_described")
@@ -268,7 +274,7 @@ def _unpack_hint(packed: Any) -> Any:
 
 @dataclass
 class _Record:
-    """Placeholder of a dataclass that is not imported."""
+    """Base class of the placeholders of dataclasses that are not imported."""
 
 
 _KINDS: Mapping[str, Callable[[tuple[Any, ...]], Any]] = {

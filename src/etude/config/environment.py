@@ -1,4 +1,4 @@
-"""Values from the environment, `${oc.env:NAME}`: resolves a config and masks these values."""
+"""Resolves configs with values from the environment (`${oc.env:NAME}`), and masks these values."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def resolve_config(config: DictConfig) -> ResolvedConfig:
     """Resolves all interpolations of a config.
 
     Raises:
-        OmegaConfBaseException: an interpolation does not resolve.
+        OmegaConfBaseException: an interpolation cannot be resolved.
     """
     variables: dict[str, str] = {}
     uses_environment = False
@@ -56,7 +56,7 @@ def resolve_config(config: DictConfig) -> ResolvedConfig:
 
 
 def make_mask(config: DictConfig) -> Mask:
-    """Returns the mask of a config's secrets; only for passwords if it does not resolve."""
+    """Returns the mask of a config's secrets; it masks only passwords if resolving fails."""
     try:
         return resolve_config(config).mask
     except OmegaConfBaseException:
@@ -83,9 +83,9 @@ def masked_config(config: DictConfig, read: ResolvedConfig | None = None) -> dic
 
 
 def resolve_with_placeholders(config: DictConfig, form: str) -> dict[str, Any]:
-    """Resolves a config with placeholders for the values from the environment.
+    """Returns the resolved config with placeholders for the values from the environment.
 
-    Returns the unresolved config if it does not resolve.
+    Returns the unresolved config if an interpolation cannot be resolved.
 
     Args:
         config: the config.

@@ -1,8 +1,8 @@
-"""Names and habits from other tools, and what replaces them here: hints of error messages."""
+"""Hints for error messages: the keys of Étude that correspond to names from other tools."""
 
 from __future__ import annotations
 
-_CONTINUES = "the same command continues an unfinished run; init_from=RUN starts from its weights"
+_CONTINUES = "to continue a run, repeat its command; to start from its weights, set init_from=RUN"
 
 _MEANINGS: dict[str, str] = {
     "optimizer.lr": "lr learning_rate base_lr max_lr eta",
@@ -92,7 +92,7 @@ def equivalent_of(key: str, value: object = "") -> str | None:
 
     Args:
         key: a key path such as `trainer.batch_size`, or an option such as `--lr=1e-3`.
-        value: what the user set it to; names a file of a group in the hint.
+        value: the value that the user set; in hints such as `schedule=NAME`, it replaces NAME.
     """
     name = key.lstrip("-+~").partition("=")[0].replace("-", "_").rpartition(".")[2].lower()
     ours = _OURS.get(name)
@@ -112,7 +112,7 @@ def suggest_sweep(key: str, value: object) -> str | None:
 
 
 def plugin_of(group: str, name: str) -> str | None:
-    """Returns which package provides a Hydra launcher or sweeper, as a hint."""
+    """Returns a hint that names the package of a Hydra launcher or sweeper; None if unknown."""
     if group == "hydra/sweeper" and name == "optuna":
         return "use sweep=optuna"
     package = _PLUGINS.get(group, {}).get(name)

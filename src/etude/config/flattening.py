@@ -35,8 +35,8 @@ def without_record_options(tree: Mapping[str, Any]) -> dict[str, Any]:
 def flatten_config(checked: CheckedConfig) -> dict[str, Any]:
     """Returns the config's values by key path, without secrets.
 
-    Values that are part of the signature have their canonical form. Values equal to the default of
-    their constructor are included, although they are not part of the signature.
+    Values in the signature have the form in which they are hashed. Values that are equal to their
+    constructor's defaults are included, although the signature omits them.
     """
     hashed = dict(flatten(checked.identity))
     shown = flatten(without_record_options(checked.shown))

@@ -2,8 +2,8 @@
 
 The jobs of a sweep differ mostly in values. Nearly all of the time to compose a config is spent on
 reading files and ordering the defaults lists, which do not depend on values, so both are done once
-per choice of files. Values are set in order: the leading values that a job shares with the one
-before it are set once.
+per choice of files. Values are set in order: the leading values that a job shares with the previous
+job are set once.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _MAX_PARSED = 10_000
 
 
 class CachingLoader(ConfigLoaderImpl):
-    """`ConfigLoaderImpl` with a cache; all methods return the same results.
+    """Hydra's `ConfigLoaderImpl` with a cache; the results are the same as without it.
 
-    A file that changes meanwhile is not read again, so all jobs of a sweep use the same files.
+    A file that changes during a sweep is not read again, so all jobs use the same files.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -121,7 +121,7 @@ class CachingLoader(ConfigLoaderImpl):
 
     @staticmethod
     def _set_overrides(config: DictConfig, task: list[Override]) -> None:
-        """Sets the overrides in Hydra's node."""
+        """Sets the overrides of a job in the config's node `hydra`."""
         config.hydra.overrides.task = [override.input_line for override in task]
         options = config.hydra.job.config.override_dirname
         config.hydra.job.override_dirname = get_overrides_dirname(
@@ -137,10 +137,11 @@ _Files = tuple[str | None, tuple[str, ...]]
 
 
 class _CachedConfig:
-    """A config composed from files, from which configs with values are created.
+    """A config composed from files, whose copies with override values are the configs of jobs.
 
     Args:
-        config: the config; it is copied. Copies are unpickled, which takes an eighth of the time.
+        config: the config; it is copied. Copies are made by unpickling, which takes an eighth of
+            the time of `copy.deepcopy`.
     """
 
     def __init__(self, config: DictConfig) -> None:
@@ -149,7 +150,7 @@ class _CachedConfig:
         self._before: tuple[str, ...] = ()
 
     def with_values(self, values: Sequence[Override]) -> DictConfig:
-        """Returns a new config with these values.
+        """Returns a copy of the config in which the overrides `values` are set.
 
         Raises:
             ConfigCompositionException: a value does not match the config.
@@ -173,10 +174,10 @@ class _CachedConfig:
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """A config with some values set.
+    """A config in which some overrides are set, to be copied.
 
     Attributes:
-        lines: the overrides that were applied.
+        lines: the overrides that are set.
         copy: returns a new copy of the config.
     """
 

@@ -77,10 +77,10 @@ class Node:
         """Builds the object, or a `Factory` if the node is partial.
 
         Args:
-            **given: further arguments, which a config cannot set.
+            **given: further arguments, in addition to those in the config.
 
         Raises:
-            RequestError: the constructor refuses its arguments; problems have full key paths.
+            RequestError: the constructor refuses an argument; the message has the full key path.
         """
         arguments = {key: _build_value(value) for key, value in self.arguments.items()} | given
         factory = Factory(self.where, self.constructor, arguments)
@@ -110,7 +110,7 @@ class Factory:
         arguments = self.arguments | given
         try:
             inspect.signature(self.constructor).bind(**arguments)
-        except TypeError as error:  # a class for another kind of part
+        except TypeError as error:  # a class for another key
             name = getattr(self.constructor, "__name__", str(self.constructor))
             expected = "a class that accepts the arguments passed to it"
             raise RequestError(
@@ -125,7 +125,7 @@ class Factory:
             if match is None or match[1] not in self.arguments:
                 raise self._refused(error) from error
             name, value = match[1], self.arguments[match[1]]
-            expected = f"an argument of {getattr(self.constructor, '__name__', 'it')}"
+            expected = f"an argument of {getattr(self.constructor, '__name__', 'the class')}"
             raise RequestError(Problem(f"{self.where}.{name}", expected, value)) from error
         except (RequestError, MemoryError):
             raise
@@ -135,10 +135,10 @@ class Factory:
         return instance
 
     def _check(self, instance: Any) -> None:
-        """Checks an instance of a user's class against the contract of its slot.
+        """Checks that an instance of a user's class has the interface that its key requires.
 
         Raises:
-            RequestError: the instance does not fulfil the contract.
+            RequestError: the instance lacks attributes or methods.
         """
         if self._is_ours():
             return
@@ -155,10 +155,10 @@ class Factory:
         return str(self.constructor.__module__).startswith("etude.")
 
     def _refused(self, error: BaseException) -> BaseException:
-        """Returns the exception to raise for an exception of the constructor."""
+        """Returns the exception to raise if the constructor raised `error`."""
         if self._is_ours():
             return error  # a bug of Étude, as its classes report invalid arguments themselves
-        name = getattr(self.constructor, "__name__", "it")
+        name = getattr(self.constructor, "__name__", "the class")
         return RequestError(
             Problem(self.where, f"arguments that {name} accepts", hint=summarize_exception(error))
         )
@@ -172,16 +172,16 @@ def _describe(constructor: Callable[..., Any]) -> Constructor:
 def check_node(
     where: str, value: Any, extensions: Iterable[str], *, within_extension: bool = False
 ) -> tuple[Any, list[Problem]]:
-    """Returns the `Node` of a mapping, and its problems.
+    """Returns the `Node` that a mapping with `_target_` describes, and the problems of the mapping.
 
     Args:
         where: the key path, which determines the allowed classes.
         value: the mapping, as plain data.
-        extensions: the user's modules, whose classes are allowed in all slots.
+        extensions: the user's modules, whose classes are allowed at all keys.
         within_extension: whether the node is an argument of a class from an extension.
 
     Returns:
-        The node, None if it has no valid target, and the problems.
+        The node (None if its target is not valid) and the problems.
     """
     if not isinstance(value, Mapping) or "_target_" not in value:
         named = where.split(".") if where.startswith(("callbacks.", "logger.")) else []
@@ -196,7 +196,7 @@ def check_node(
     must_be_partial = is_factory(where)
     if must_be_partial is not None and partial is not must_be_partial:
         expected = "true" if must_be_partial else "false"
-        hint_ = "the remaining arguments are set when it is built" if must_be_partial else None
+        hint_ = "the other arguments are set when the object is built" if must_be_partial else None
         actual = value.get("_partial_", False)
         return None, [Problem(f"{where}._partial_", expected, actual, hint_)]
     arguments = {key: v for key, v in value.items() if key not in _META_KEYS}
@@ -214,7 +214,7 @@ def check_node(
 
 
 def _contract_at(where: str) -> Contract | None:
-    """Returns the contract of the classes at a key path, or None."""
+    """Returns the contract (the required interface) of classes at a key path, or None."""
     from etude.contracts.slots import CONTRACTS  # only needed for users' classes
 
     return CONTRACTS.get(table().slot(where) or "")
@@ -225,8 +225,8 @@ def _apply_contract(
 ) -> tuple[Constructor, dict[str, Any]]:
     """Applies a contract to the description and the arguments of a user's class.
 
-    The arguments of the contract are passed when the part is built. The config may set an open one;
-    null leaves it to the caller.
+    The caller passes the contract's arguments when the object is built. A config may set the
+    contract's open arguments; if it sets one to null, the caller passes that argument.
     """
     omitted = {name for name in contract.open if arguments.get(name) is None}
     parameters = {n: p for n, p in constructor.parameters.items() if n not in omitted}
@@ -253,9 +253,9 @@ def _check_arguments(
         if key in set_by_caller:
             owner = where.split(".")[0]
             hint = (
-                f"the {owner} sets it; use {owner}.{key}"
+                f"the {owner} sets this argument; use {owner}.{key}"
                 if owner != where
-                else "it is set when the run is built"
+                else "this argument is set automatically"
             )
             problems.append(Problem(path, "no value", value, hint))
         elif key in constructor.refused:
@@ -275,7 +275,9 @@ def _check_arguments(
                 node.arguments[key] = checked
     for name in allowed:
         if parameters[name].default is NO_DEFAULT and name not in arguments:
-            problems.append(Problem(f"{where}.{name}", "a value", hint="it has no default"))
+            problems.append(
+                Problem(f"{where}.{name}", "a value", hint="the argument has no default")
+            )
     return node, problems
 
 
@@ -318,7 +320,7 @@ def _check_value(
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Returns whether a value has an annotation's type without conversion."""
+    """Returns whether a value has an annotation's type, without converting the value."""
     try:
         _adapter(hint).validate_python(value, strict=True)
     except ValidationError:
@@ -336,7 +338,7 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
 
 
 def _value_type_in(hint: Any) -> Any:
-    """Returns the type of a mapping's values if it is a dataclass, else `Any`."""
+    """Returns the dataclass that a dictionary's annotation has as type of its values, or `Any`."""
     options = typing.get_args(hint) if is_union(hint) else (hint,)
     kinds = (typing.get_args(o)[1] for o in options if typing.get_origin(o) is dict)
     return next((kind for kind in kinds if record_in(kind) is not None), Any)

@@ -1,11 +1,12 @@
-"""Pins mutable references in a config, such as branches on a hub.
+"""Replaces mutable references in a config, such as a branch on the Hugging Face Hub, by commits.
 
-A branch can move, but a run must be a function of its config. So before a config is hashed, such a
-reference is replaced by what it refers to now (a commit), also in the config that is recorded.
+A branch can change, but a run must be a function of its config. So before a config is hashed and
+saved, such a reference is replaced by the commit that it refers to at this time.
 
-A constructor takes part by a class method `pinned(arguments)`. It receives the checked arguments in
-the config and returns those to replace. It may access the network, but must return an argument that
-is already fixed without doing so. It raises `InvalidArguments` if a reference cannot be resolved.
+A class can have mutable references if it has a class method `pinned(arguments)`. The method
+receives the checked arguments in the config and returns the arguments to replace. It may access the
+network, but not for an argument that is already fixed. It raises `InvalidArguments` if a reference
+cannot be resolved.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from etude.errors import InvalidArguments, Problem, RequestError
 
 
 def pin(config: DictConfig, nodes: Iterable[Node]) -> DictConfig:
-    """Pins the arguments of nodes, and returns a config with the pinned values.
+    """Replaces mutable references in the arguments of nodes, and returns a config with the commits.
 
     Args:
         config: the config; it is not changed.
         nodes: checked nodes; they and the nodes in their arguments are changed in place.
 
     Raises:
-        RequestError: with all references that cannot be resolved.
+        RequestError: references cannot be resolved; the exception contains all of them.
     """
     problems: list[Problem] = []
     result = config

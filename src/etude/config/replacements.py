@@ -51,7 +51,7 @@ class Replacement:
 
 
 def report_replaced(*requests: Sequence[str]) -> None:
-    """Logs one line for each chosen file with replaced values.
+    """Logs a warning for each chosen file some of whose values another file replaces.
 
     To be called inside `etude.config.compose.search_configs`.
 
@@ -72,7 +72,7 @@ def is_choice(key: str) -> bool:
 
 
 def find_replaced(typed: Sequence[str]) -> list[Replacement]:
-    """Returns what later files replace in the chosen files; see `report_replaced`."""
+    """Returns which values of the chosen files other files replace, for `report_replaced`."""
     items = [item for item in typed if is_choice(_key_of(item))]
     if not {_key_of(item) for item in items} - {"experiment", "sweep"}:
         return []
@@ -117,16 +117,16 @@ class _Files:
         self._typed = values
 
     def changes(self, group: str, name: str) -> Iterator[tuple[str, str]]:
-        """Yields the files that replace values of a chosen file, each with one change.
+        """Yields each change of a chosen file's values: the file that causes it, and a description.
 
-        The chosen file includes the files that its defaults list names.
+        The chosen file includes the files in its defaults list.
         """
         path = f"{group}/{name}"
         indices = [index for index, each in enumerate(self._all) if each.config_path == path]
         if not indices:
             return
         own = self._below(path)
-        others = set()  # values of replaced parts are not reported again one by one
+        others = set()  # values of replaced files are not reported again one by one
         for each in [*own]:
             part = self._replaced_part(each)
             if part is None:
@@ -158,7 +158,7 @@ class _Files:
                     yield f"{each.config_path}.yaml", change
 
     def _below(self, path: str) -> list[ResultDefault]:
-        """Returns a file and, recursively, the files that its defaults list names."""
+        """Returns a file and, recursively, the files in its defaults list."""
         files = [each for each in self._all if each.config_path == path]
         for each in self._all:
             if each.parent == path and each.config_path != path:
@@ -166,7 +166,15 @@ class _Files:
         return sorted(files, key=self._all.index)
 
     def _replaced_part(self, each: ResultDefault) -> tuple[str, str, str] | None:
-        """Returns the file that replaced a part, the slot, and the original choice, or None."""
+        """Returns how the choice of a file in a defaults list was replaced by another file.
+
+        Args:
+            each: the file that is used now.
+
+        Returns:
+            The file that replaced the choice, the config group, and the original choice; None if
+            no file replaced it.
+        """
         slot, owner = each.override_key, each.parent
         if (
             slot is None

@@ -97,7 +97,7 @@ def answer(request: Request) -> int:
         The exit code.
 
     Raises:
-        RequestError: the config of `--cfg` or `--info` does not compose.
+        RequestError: the config of `--cfg` or `--info` cannot be composed.
     """
     import hydra
 

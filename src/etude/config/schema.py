@@ -19,18 +19,18 @@ HEADS = ("keep", "new")
 
 @dataclass
 class Run:
-    """Options for the execution and the record of a run; they do not change its result.
+    """Options for executing and saving a run; they do not change its result.
 
     Attributes:
-        root: folder of all records.
+        root: folder in which all runs are saved.
         on_existing: what to do if the run exists: `continue` reuses a finished run and continues an
-            interrupted one, `again` trains again and keeps the old record, `error` refuses.
+            interrupted run, `again` trains again in a new folder, `error` refuses.
         wait: whether to wait for another process that uses this run, instead of ending with exit
             code 3.
         force: whether to take over a run from a process on another host that did not release it.
         unsafe_storage: whether to train on a file system that has no locks or cannot flush a
             folder; see `etude.records.storage` for the risks.
-        exportable: whether to refuse models that `etude convert` cannot convert.
+        exportable: whether to refuse models that `etude convert` cannot convert, before training.
         on_error: what to do if a job of a sweep fails: `continue` with the others, or `stop`.
         stop_at_step: pause after this optimizer step; the same command without it continues.
         save_every: optimizer steps between checkpoints; null saves at validations and at the end.
@@ -90,15 +90,15 @@ class InitFrom:
     """Initial weights of a run; `init_from=SOURCE` is short for `init_from.source=SOURCE`.
 
     Attributes:
-        source: a run (its path, name or signature), a folder or file of released weights, or a hub
-            id; null means random weights. Model and tokenizer are those of the source, except for
-            the head and for overrides `model.<key>=...`.
-        revision: branch, tag or commit on the hub.
+        source: a run (its path, name or signature), a folder or file of released weights, or a
+            Hugging Face Hub id; null means random weights. Model and tokenizer are those of the
+            source, except for the head and for overrides `model.<key>=...`.
+        revision: branch, tag or commit on the Hugging Face Hub.
         checkpoint: checkpoint of a run: best, last, a step, average or average:K.
         freeze: parameters that are not trained: patterns of names such as `embedding*` or
             `blocks.0.*`; `body` means all except the head.
         lora: options of LoRA; only the updates, and the head of an encoder, are trained.
-        head: `keep` the source's head if its kind matches the task, or start with a `new` one.
+        head: `keep` uses the source's head if it fits the task; `new` starts with a new head.
         grow_positions: whether to allow longer sequences than the source, with new, untrained rows
             of learned positions after those of the source.
         found: description of the source, set automatically; the part of `init_from` that is hashed

@@ -12,7 +12,7 @@ from etude.errors import RequestError
 
 
 def suggest_node(key: str, config: Mapping[str, Any]) -> str | None:
-    """Returns a hint if a key lacks its node: `compile` is an argument of the trainer.
+    """Returns a hint if an unknown key is an argument of a node: `trainer.compile` for `compile`.
 
     Args:
         key: the unknown key.

@@ -1,11 +1,11 @@
-"""Table of the shipped classes that a config may name, by slot.
+"""Table of the shipped classes that a config may name at each of its keys.
 
 A slot is a key path of the config, such as `model.attention`, with `*` for a name that the user
 chooses (`callbacks.*`). The table is stored in `targets.json`, next to this file. It is generated
 from the configs in `conf/`, which contain every class in its slot (`make targets`), and is read
 without importing the classes.
 
-A class' first `_target_` is its identifier and never changes, because signatures and records
+A class' first `_target_` is its identifier and never changes, because signatures and saved runs
 contain it. If the class moves, `moved` maps the identifier to its new location; identifiers are
 never removed.
 """
@@ -32,7 +32,7 @@ NOT_IN_CONF = {
     "data.source": ["etude.data.hub_text.HubText", "etude.data.sotu.Sotu"],
     "measure.texts.*.source": ["etude.papers.texts.FileTexts"],
 }
-"""Classes of a slot that no shipped config contains."""
+"""Allowed classes that no shipped config contains, by slot."""
 
 ALIASES = {
     f"model.kinds.*.{part}": f"model.{part}"
@@ -43,7 +43,7 @@ ALIASES = {
 
 @dataclass(frozen=True)
 class Table:
-    """The shipped classes by slot.
+    """The shipped classes that a config may name, by slot.
 
     Attributes:
         slots: identifiers of the classes of each slot.
@@ -75,13 +75,13 @@ class Table:
         return next((name for name, location in self.moved.items() if location == path), path)
 
     def everything(self) -> frozenset[str]:
-        """Returns all identifiers."""
+        """Returns the identifiers of the classes of all slots."""
         return frozenset().union(*self.slots.values())
 
 
 @cache
 def table() -> Table:
-    """Loads the table."""
+    """Returns the table in `targets.json`."""
     content = json.loads(FILE.read_text(encoding="utf-8"))
     slots = {slot: frozenset(names) for slot, names in content["slots"].items()}
     return Table(slots, frozenset(content["factories"]), content["moved"])

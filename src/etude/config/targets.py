@@ -1,10 +1,11 @@
 """Checks each `_target_` of a config and imports its class.
 
-A config is data and must not name arbitrary code. Each slot (`model.attention`, `optimizer`, ...)
-accepts its shipped classes (`etude.config.table`), and classes of the modules that the user lists
-under `extensions` or that an installed package provides under the entry point `etude.extensions`. A
-record's own list of extensions is ignored: the user who loads a record names the modules that may
-be imported (`trust=[...]`, `--trust`). All other targets are refused without importing them.
+A config is data and must not name arbitrary code. Each key for a class (`model.attention`,
+`optimizer`, ...) accepts its shipped classes (`etude.config.table`), and classes of the modules
+that the user lists under `extensions` or that an installed package provides under the entry point
+`etude.extensions`. The list of extensions in a saved run is ignored: the user who loads the run
+names the modules that may be imported (`trust=[...]`, `--trust`). All other targets are refused
+without importing them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def installed_extensions() -> list[str]:
 
 @lru_cache(maxsize=8)
 def _entry_point_modules(path: tuple[str, ...]) -> list[str]:
-    """Returns the modules for a `sys.path`; cached, as the metadata of all packages is read."""
+    """Returns the modules for a `sys.path`; cached, as reading the packages' metadata is slow."""
     return sorted({point.value.split(":")[0] for point in entry_points(group="etude.extensions")})
 
 
@@ -52,11 +53,11 @@ def find_constructor(
             or a dotted path into an extension.
         where: the key path of the node, which determines the allowed shipped classes.
         extensions: the user's modules that are also allowed.
-        within_extension: whether the node is an argument of a class from an extension; its slots
-            are unknown, so all classes of the table are allowed.
+        within_extension: whether the node is an argument of a class from an extension. Étude does
+            not know such arguments, so all classes of the table are allowed.
 
     Raises:
-        RequestError: the target is not allowed there, or does not exist.
+        RequestError: the target is not allowed at the key path, or does not exist.
     """
     location = _location(target, where, extensions, within_extension)
     is_shipped = not is_extension(target, extensions)
@@ -66,7 +67,7 @@ def find_constructor(
     try:
         constructor = describe_class(_import(location, target, where), location)
     except ValueError as error:  # some built-in classes have no signature
-        expected = "a class with a signature"
+        expected = "a class whose constructor has a signature"
         raise RequestError(Problem(f"{where}._target_", expected, target)) from error
     if is_shipped:
         add_to_index(constructor)
@@ -122,7 +123,7 @@ def _refused(target: str, where: str, choices: Iterable[str]) -> Problem:
     if not _is_shipped(target) and target not in table().everything():
         hint = (
             f"set extensions=[{module}] to allow it in your own config, or trust=[{module!r}] or "
-            f"--trust {module} to load a record; trusted code can do anything, so read it first"
+            f"--trust {module} to load a saved run; trusted code can do anything, so read it first"
         )
         return Problem(key, "a class of etude or of a module in `extensions`", target, hint)
     if not choices:
@@ -145,7 +146,7 @@ def _import(location: str, target: str, where: str) -> Callable[..., Any]:
         if error.name and not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module exists, but imports one that does not
         raise RequestError(
-            Problem(f"{where}._target_", "a module that can be imported", target)
+            Problem(f"{where}._target_", "a class in a module that can be imported", target)
         ) from error
     except (Exception, SystemExit) as error:
         if _is_shipped(target):

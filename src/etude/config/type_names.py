@@ -28,7 +28,7 @@ def describe_type(hint: Any) -> str:
         return options[0] if len(options) == 1 else "one of " + ", ".join(options)
     if typing.get_origin(hint) is tuple:
         inner = ", ".join(describe_type(option) for option in typing.get_args(hint))
-        return f"a list of {len(typing.get_args(hint))}: {inner}"
+        return f"a list of {len(typing.get_args(hint))} values: {inner}"
     if typing.get_origin(hint) is list:
         return f"a list, each item {describe_type(typing.get_args(hint)[0])}"
     if typing.get_origin(hint) is dict:

@@ -40,7 +40,7 @@ _OCTAL = re.compile(r"[-+]?0o[0-7_]+")
 
 
 def read_yaml(path: Path) -> Any:
-    """Reads a config file.
+    """Returns the content of a config file.
 
     Raises:
         RequestError: the file is not YAML, or has ambiguous values or tags; with the line and key
@@ -51,7 +51,11 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Parses a text like `read_yaml`; `where` names its file in messages."""
+    """Returns the value of a YAML text; `where` is the file's name in messages.
+
+    Raises:
+        RequestError: as for `read_yaml`.
+    """
     loader = get_yaml_loader()(text)
     try:
         node = loader.get_single_node()

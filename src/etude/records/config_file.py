@@ -1,4 +1,4 @@
-"""Reads `config.yaml` of a record from any source: only data is read, no code is executed."""
+"""Reads the `config.yaml` of a saved run, which may come from any source; executes no code."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ if TYPE_CHECKING:
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _EVENTS, _DEPTH = 20_000, 64
-"""Limits that keep reading a record's config to seconds: YAML events (keys, values, starts and ends
-of collections), and nesting depth. Typical are 500 and 5.
+"""Maximum numbers of YAML events (keys, values, starts and ends of lists and mappings) and of
+nesting levels in a run's config, so that reading takes a few seconds at most. A typical config has
+500 events and 5 levels.
 """
 
 
 def read_config(path: Path) -> DictConfig:
-    """Reads a record's `config.yaml`, without aliases or tags.
+    """Returns the config in a run's `config.yaml`; its keys and types are checked by the schema.
 
     Raises:
-        RequestError: the file is missing, is not YAML, or contains YAML that a record never holds.
+        RequestError: the file is missing, is not YAML, is too large, contains aliases or tags, or
+            has unknown keys or values of wrong types.
     """
     import yaml
     from omegaconf import DictConfig, OmegaConf
@@ -47,13 +49,12 @@ def read_config(path: Path) -> DictConfig:
 
 
 def to_portable(config: DictConfig) -> DictConfig:
-    """Returns the config without the settings of the machine that wrote it.
+    """Returns a saved run's config without the settings of the machine on which it was trained.
 
-    Loggers, environment variables, and the folders of runs and prepared data are replaced by the
-    reader's own.
+    Loggers are removed, and the folders of runs and of prepared data have their default values.
 
-    Only keys outside the signature can refer to the environment. Where a variable is not set on
-    this machine, they take their defaults.
+    Only keys outside the signature can refer to environment variables. If a variable is not set on
+    this machine, the default value of the key is used.
     """
     from omegaconf import OmegaConf
 
@@ -77,10 +78,11 @@ def to_portable(config: DictConfig) -> DictConfig:
 
 
 def read_flat(path: Path) -> dict[str, Any]:
-    """Returns the config's values by key path, without validation.
+    """Returns the values in a run's `config.yaml` by key path, without checking their types.
 
-    Returns an empty dictionary where `read_config` would raise. Simple references
-    (`${data.sequence_length}`) are followed; no other interpolation is resolved.
+    The dictionary is empty if the file is missing or invalid. A value that is a single reference,
+    such as `${data.sequence_length}`, is replaced by the value that it refers to; other
+    interpolations stay unresolved.
     """
     import yaml
 
@@ -110,7 +112,7 @@ def _resolves(config: DictConfig, path: str) -> bool:
 
 
 def _checked_text(path: Path) -> str:
-    """Returns the file's text after `check_simple_yaml` has checked it.
+    """Returns the text of a YAML file that has passed `check_simple_yaml`.
 
     Raises:
         RequestError: the file is missing or does not pass the check.
@@ -118,7 +120,9 @@ def _checked_text(path: Path) -> str:
     try:
         text = read_bytes(path, CONFIG).decode()
     except FileNotFoundError:
-        raise RequestError(Problem(str(path), "a record's config", hint="file not found")) from None
+        raise RequestError(
+            Problem(str(path), "the config of a run", hint="file not found")
+        ) from None
     except UnicodeDecodeError as error:
         raise RequestError(Problem(str(path), "valid YAML", hint=str(error))) from error
     check_simple_yaml(text, path)
@@ -126,11 +130,16 @@ def _checked_text(path: Path) -> str:
 
 
 def check_simple_yaml(text: str, path: Path) -> None:
-    """Checks that YAML has no aliases, which can expand without limit, and is within the limits of
-    size and depth.
+    """Checks that a YAML text is not too large or too deeply nested, and has no aliases.
+
+    Aliases are refused because they can expand without limit.
+
+    Args:
+        text: the YAML text.
+        path: path of its file, for the message.
 
     Raises:
-        RequestError: with the file's name.
+        RequestError: the text does not pass the check.
     """
     import yaml
 
@@ -140,11 +149,12 @@ def check_simple_yaml(text: str, path: Path) -> None:
     try:
         for number, event in enumerate(yaml.parse(text, Loader=_loader())):
             if isinstance(event, yaml.AliasEvent):
-                raise RequestError(Problem(str(path), "YAML without aliases"))
+                hint = f"write out the value instead of *{event.anchor}"
+                raise RequestError(Problem(str(path), "YAML without aliases", hint=hint))
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > _DEPTH:
-                expected = f"at most {_DEPTH} nested lists and mappings"
+                expected = f"at most {_DEPTH} levels of nested lists and mappings"
                 raise RequestError(Problem(str(path), expected))
             if number > _EVENTS:
                 raise RequestError(Problem(str(path), f"at most {_EVENTS:,} keys and values"))

@@ -23,7 +23,7 @@ from etude.secrets import mask_variables
 
 @contextmanager
 def naming_errors(path: Path) -> Iterator[None]:
-    """Adds `path` to operating system errors raised inside, as errors of a write name no file."""
+    """Context manager that adds `path` to operating system errors, as those of writes lack it."""
     try:
         yield
     except OSError as error:
@@ -33,31 +33,34 @@ def naming_errors(path: Path) -> Iterator[None]:
 def temporary_path(path: Path, more: str = "") -> Path:
     """Returns a temporary path next to `path`.
 
-    All temporary files and folders have such names, so that `remove_temporaries` removes those of
-    killed processes.
+    All temporary files and folders of Étude have names of this form, so that `remove_temporaries`
+    can remove those that killed processes left.
     """
     return path.with_name(_temporary_name(path.name, more))
 
 
 def write_text(path: Path, text: str, kind: Kind | None = None) -> None:
-    """Replaces the file atomically: readers see the old or the new content, even after a crash.
+    """Writes a text to a file atomically: readers see the old or the new content, even after a
+    crash.
 
-    Values of secret variables are removed (`etude.secrets.mask_variables`).
+    Values of secret environment variables are masked (`etude.secrets.mask_variables`).
 
     Args:
-        kind: kind of the record's file: no link inside the record is followed. None for a file
-            outside records.
+        path: path of the file.
+        text: new content of the file.
+        kind: kind of a file in a run's folder; links inside that folder are not followed. None for
+            all other files.
     """
     write_bytes(path, mask_variables(text).encode(), kind)
 
 
 def write_bytes(path: Path, content: bytes, kind: Kind | None = None) -> None:
-    """Replaces the file atomically with bytes; see `write_text`."""
+    """Writes bytes to a file atomically; `kind` is as for `write_text`."""
     write_parts(path, [content], kind)
 
 
 def write_parts(path: Path, parts: Iterable[bytes], kind: Kind | None = None) -> None:
-    """Replaces the file atomically with content that need not fit into memory at once."""
+    """Writes blocks of bytes to a file atomically; together, they need not fit into memory."""
     temporary_name = _temporary_name(path.name)
     with naming_errors(path), open_parent(path, 0 if kind is None else kind.depth) as folder:
         try:
@@ -86,7 +89,7 @@ def _new_file(name: str, folder: int) -> int:
 
 
 def write_json(path: Path, value: Any, kind: Kind | None = None) -> None:
-    """Replaces the file atomically with indented JSON; see `write_text`."""
+    """Writes a value to a file atomically as indented JSON; `kind` is as for `write_text`."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", kind)
 
 
@@ -94,11 +97,11 @@ def read_json(path: Path | str, kind: Kind | None = None) -> Any:
     """Returns the value in a JSON file.
 
     Args:
-        kind: kind of the record's file; None for a file outside records.
+        path: path of the file.
+        kind: kind of a file in a run's folder; None for all other files.
 
     Raises:
-        RequestError: the file is missing, is not JSON, or `opened` rejects it; with the file and
-            the line.
+        RequestError: the file is missing, is not JSON, or is rejected by `open_file`.
     """
     try:
         return json.loads(read_bytes(path, kind).decode(), parse_int=parse_integer)
@@ -109,21 +112,21 @@ def read_json(path: Path | str, kind: Kind | None = None) -> Any:
 
 
 def parse_integer(digits: str) -> int:
-    """Converts digits to an integer, as `parse_int` of `json.loads`.
+    """Converts digits to an integer; an argument `parse_int` of `json.loads`.
 
     Raises:
-        ValueError: the integer exceeds the range of floats.
+        ValueError: there are more than 308 digits, which exceeds the range of floats.
     """
     if len(digits) > 308:
-        raise ValueError(f"an integer of {len(digits)} digits; at most 308 are supported")
+        raise ValueError(f"an integer of {len(digits)} digits; at most 308 digits are supported")
     return int(digits)
 
 
 def unique_keys_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Builds a JSON object, as `object_pairs_hook` of `json.loads`.
+    """Builds a JSON object from its entries; an argument `object_pairs_hook` of `json.loads`.
 
     Raises:
-        ValueError: A key occurs twice, which readers resolve differently.
+        ValueError: a key occurs twice. JSON libraries differ in which of the values they return.
     """
     result = dict(pairs)
     if len(result) < len(pairs):
@@ -137,8 +140,9 @@ def unique_keys_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def atomic_folder(destination: Path) -> Iterator[Path]:
     """Context manager that writes a folder atomically.
 
-    Yields a temporary folder next to `destination`. On a clean exit, its files are flushed to disk
-    and it is renamed. An existing destination is moved away first and removed.
+    Yields a temporary folder next to `destination`. If the block ends without an exception, the
+    files are flushed to disk, an existing destination is removed, and the temporary folder is
+    renamed to `destination`.
     """
     partial = temporary_path(destination)
     shutil.rmtree(partial, ignore_errors=True)
@@ -161,14 +165,14 @@ def atomic_folder(destination: Path) -> Iterator[Path]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Removes a folder; renames it first, so that no partial folder keeps its name."""
+    """Removes a folder; renames it first, so that its name never refers to a partial folder."""
     doomed = temporary_path(folder, "-old")
     os.rename(folder, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
 
 
 _TEMPORARY = re.compile(r"\..+(\.tmp-(\d+(-\d+)?(-old)?|try)|\.\d+\.(partial|old))")
-"""Names from `temporary_path`, and those of earlier versions."""
+"""Pattern of names from `temporary_path`, and of temporary names of earlier versions."""
 
 
 def remove_temporaries(folder: Path, *, of: str | None = None, age: float = 0.0) -> None:
@@ -176,9 +180,9 @@ def remove_temporaries(folder: Path, *, of: str | None = None, age: float = 0.0)
 
     Args:
         folder: folder to search; may be missing.
-        of: file or folder whose temporaries are removed; None for all.
-        age: minimum seconds since the last write. 0 is safe only for the process that holds the
-            folder, as no other process writes there.
+        of: name of the file or folder whose temporary versions are removed; None for all names.
+        age: minimum number of seconds since the last write. 0 is safe only for the process that
+            has locked the folder, because no other process writes there.
     """
     oldest = time.time() - age
     for path in folder.glob(".*" if of is None else f".{glob.escape(of)}.*"):
@@ -192,7 +196,7 @@ def remove_temporaries(folder: Path, *, of: str | None = None, age: float = 0.0)
 
 
 def create_folder(path: Path) -> None:
-    """Creates a folder and its missing parents; their names survive a power failure."""
+    """Creates a folder and its missing parents, and flushes their names to disk."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
@@ -214,6 +218,6 @@ def fsync_folder(path: Path) -> None:
 
 
 def sha256_file(path: Path, kind: Kind | None = None) -> str:
-    """Returns the file's sha256, 64 hex digits. Arguments and errors are those of `opened`."""
+    """Returns a file's sha256, 64 hex digits. Arguments and errors are those of `open_file`."""
     with open_file(path, kind) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Filters of runs: `optimizer.lr>1e-3`, `model.position=rotary`, `label~rotary`."""
+"""Filters that select runs: `optimizer.lr>1e-3`, `model.position=rotary`, `label~rotary`."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _LITERALS = {"true": True, "false": False, "null": None}
 
 @dataclass(frozen=True)
 class Filter:
-    """Condition on a run.
+    """Condition on one value of a run.
 
     Attributes:
-        key: key in `etude.records.record_fields`.
+        key: key of the value; `etude.records.record_fields` defines the keys.
         operator: `=`, `!=`, `<`, `<=`, `>`, `>=`, `~` (contains, ignoring case) or `!~`.
-        value: the right-hand side, stripped. The value of a time, such as `started`, is a local
-            time or its beginning; `2026-01-31` is the whole day.
+        value: the text after the operator, without surrounding spaces. For keys of times, such as
+            `started`, it is a local time or its beginning: `2026-01-31` means the whole day.
     """
 
     key: str
@@ -49,7 +49,7 @@ class Filter:
     def accepts(self, value: Any) -> bool:
         """Returns whether a value fulfils the condition.
 
-        A missing value equals only `null` and has no order.
+        A missing value is equal only to `null`; the operators `<`, `<=`, `>` and `>=` reject it.
         """
         if self.key in TIME_KEYS and isinstance(value, str):
             value = to_local(value)
@@ -96,7 +96,7 @@ def is_filter(word: str) -> bool:
 
 
 def parse_filter(text: str) -> Filter:
-    """Parses a filter; `==` is the same as `=`.
+    """Returns the filter that a text such as `seed=1` describes; `==` is the same as `=`.
 
     Raises:
         RequestError: the text is not a filter, or names a status that does not exist.
@@ -114,10 +114,10 @@ def parse_filter(text: str) -> Filter:
 
 
 def check_status(value: str) -> None:
-    """Checks that a value is a status.
+    """Checks that a value is a status of runs.
 
     Raises:
-        RequestError: with the nearest status.
+        RequestError: the value is not a status; the message suggests the nearest status.
     """
     if value not in STATUSES:
         expected = "one of " + ", ".join(STATUSES)
@@ -125,7 +125,7 @@ def check_status(value: str) -> None:
 
 
 def parse_value(text: str) -> Any:
-    """Parses a value: true, false, null, a number, a list, or the text itself."""
+    """Converts a text to true, false, null, a number or a list; returns other texts unchanged."""
     if text in _LITERALS:
         return _LITERALS[text]
     for kind in (int, float):

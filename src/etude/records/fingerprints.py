@@ -1,8 +1,8 @@
 """Cache of data fingerprints, valid until one of the data's files changes.
 
-A fingerprint is a hash of the content, and takes as long as reading it. The cache stores it with
-the size, times and inode of each file and folder that was read. A change in any of these means that
-the content may have changed; an inode's change time cannot be set back.
+A fingerprint is a hash of the data's content; computing it takes as long as reading the data. The
+cache stores it with the size, times and inode of each file and folder that was read. A change in
+any of these means that the content may have changed; an inode's change time cannot be set back.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from etude.records.signature import DIGITS, sha256_of
 from etude.sources import source_hash
 
 _SETTLED = 2 * 10**9
-"""Nanoseconds. A file that changed more recently may change again within one tick of the file
-system's clock.
+"""Minimum age in nanoseconds of a file's last change. After a more recent change, the file may
+change again within the same tick of the file system's clock, so that its times stay the same.
 """
 
 
@@ -29,7 +29,7 @@ def cached_fingerprint(cache: Path, data: Mapping[str, Any]) -> str | None:
 
     Args:
         cache: folder of prepared data.
-        data: the config's data node, as it enters the signature.
+        data: the config's node `data`, in the form that is hashed into the signature.
     """
     try:
         entry = json.loads(_cache_file(cache, data).read_text(encoding="utf-8"))
@@ -43,9 +43,12 @@ def cached_fingerprint(cache: Path, data: Mapping[str, Any]) -> str | None:
 def cache_fingerprint(
     cache: Path, data: Mapping[str, Any], fingerprint: str, files: Iterable[Path]
 ) -> None:
-    """Caches a fingerprint.
+    """Writes the fingerprint of data to the cache, unless a file has changed very recently.
 
     Args:
+        cache: folder of prepared data.
+        data: as for `cached_fingerprint`.
+        fingerprint: the fingerprint of the data.
         files: all files that were read, and the folders that were searched for them.
     """
     now = time.time_ns()

@@ -1,14 +1,15 @@
-"""Integrity checks of a record: hashes in `run.json`.
+"""Integrity checks of saved runs, by hashes of their files.
 
-`sha256` in `run.json` contains the hash of each file that a result depends on, by its path, and
-under `run.json` a short hash of each of its own fields. Checkpoints are hashed through their
-manifest, which is one of these files. The metrics of a finished run are hashed in `metrics_sha256`,
-source patches in `starts`, and evaluations in their own files (see `sealed`). Samples, figures and
-logs are not hashed: no result depends on them.
+The field `sha256` of `run.json` contains the hash of each file that a result depends on, by the
+file's path, and under the key `run.json` a short hash of each other field. For a checkpoint, the
+hashed file is its manifest, which contains the hashes of the checkpoint's files. The hash of the
+metrics of a finished run is in `metrics_sha256`, those of source patches are in `starts`, and
+evaluations contain their own hashes (see `sealed`). Samples, figures and logs are not hashed,
+because no result depends on them.
 
 The hashes detect accidents: damage, files of another run, values edited by hand. They do not
-protect against forgery, as anyone can recompute them. Records of older versions have no hashes;
-they load as before, and `etude runs verify` reports that they are not hashed.
+protect against forgery, as anyone can recompute them. Runs of older versions have no hashes; they
+can be loaded nevertheless, and `etude runs verify` reports that they are not hashed.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from etude.records.sealed import digest
 HASHES = "sha256"
 """Key of the hashes in `run.json`."""
 RUN_FILE = "run.json"
-"""Key below `HASHES` with a hash of each field, and under `sha256` of the hashes of files."""
+"""Key inside `HASHES` of the hashes of fields; that of `sha256` covers the hashes of all files."""
 CONFIG, OVERRIDES, TOKENIZER = IMMUTABLE_FILES = ("config.yaml", "overrides.yaml", "tokenizer.json")
 METRICS = "metrics.jsonl"
 ANNOTATIONS = ("tags", "notes")
-"""Fields that no result depends on: changes are reported and accepted."""
+"""Fields that no result depends on: edits are reported, but the run can be used."""
 _CHECKPOINTS = "checkpoints/"
 _MANIFEST = re.compile(rf"{_CHECKPOINTS}step-(\d+)/{re.escape(MANIFEST)}")
 _KINDS = {kind.name: kind for kind in (opening.CONFIG, opening.OVERRIDES, opening.TOKENIZER)}
@@ -41,11 +42,11 @@ _DIGITS = 12
 
 @dataclass(frozen=True)
 class FileFault:
-    """Fault of a file of a record.
+    """Fault of a file of a run: the file is missing, unreadable or changed.
 
     Attributes:
         text: description of the fault, with the file's name.
-        readable: whether the file exists and can be read; then its content differs.
+        readable: whether the file can be read, so that the fault is its content.
     """
 
     text: str
@@ -53,19 +54,23 @@ class FileFault:
 
 
 def is_hashed(info: Mapping[str, Any]) -> bool:
-    """Returns whether a record has hashes; records of older versions have none."""
+    """Returns whether `run.json` contains hashes; runs of older versions have none."""
     return isinstance(info.get(HASHES), dict)
 
 
 def manifest_name(checkpoint: Path) -> str:
-    """Returns the path of a checkpoint's manifest inside its record."""
+    """Returns the path of a checkpoint's manifest, relative to the run's folder."""
     return f"{_CHECKPOINTS}{checkpoint.name}/{MANIFEST}"
 
 
 def hash_fields(info: dict[str, Any], keys: Iterable[str]) -> None:
-    """Hashes fields of `run.json` that were changed or removed by the program.
+    """Updates the hashes of fields of `run.json` that Étude has changed or removed.
 
-    The hashes of other fields stay, so that manual edits remain detectable.
+    The hashes of all other fields stay unchanged, so that manual edits of them can be detected.
+
+    Args:
+        info: content of `run.json`; changed in place.
+        keys: names of the fields.
     """
     hashes = info.setdefault(HASHES, {})
     if not isinstance(hashes.get(RUN_FILE), dict):
@@ -80,7 +85,7 @@ def hash_fields(info: dict[str, Any], keys: Iterable[str]) -> None:
 
 
 def hash_files(info: dict[str, Any], folder: Path, names: Iterable[str]) -> None:
-    """Hashes files of the record in `folder`."""
+    """Stores the hashes of files of the run in `folder` in `info`, the content of `run.json`."""
     if not is_hashed(info):  # an older version: hash all current fields
         hash_fields(info, list(info))
     for name in names:
@@ -92,8 +97,10 @@ def delete_checkpoint_hashes(info: dict[str, Any], folder: Path, after: int | No
     """Deletes the hashes of checkpoints that no longer exist.
 
     Args:
-        folder: the record's folder.
-        after: step after which hashes are deleted too, as these checkpoints are saved again.
+        info: content of `run.json`; changed in place.
+        folder: the run's folder.
+        after: if given, the hashes of all checkpoints after this step are deleted too, because
+            the continued run saves these checkpoints again.
     """
     for name in list(_file_hashes(info)):
         if match := _MANIFEST.fullmatch(name):
@@ -104,17 +111,22 @@ def delete_checkpoint_hashes(info: dict[str, Any], folder: Path, after: int | No
 
 
 def accept(info: dict[str, Any], folder: Path) -> list[str]:
-    """Hashes fields and files as they are now.
+    """Accepts manual edits of a run: updates the hashes to the current content.
 
-    Of `run.json`, only tags and notes are accepted: all other fields state results, as
-    `overrides.yaml` states the run's command. The caller checks that the files still belong to this
-    run. Metrics and checkpoints are never accepted.
+    Accepted are edits of the fields tags and notes, and of `config.yaml` and `tokenizer.json`; the
+    caller checks that these files still belong to the run. Edits of other fields of `run.json`,
+    which are results, and of `overrides.yaml`, the run's command, are refused. Changes of metrics
+    and checkpoints are never accepted.
+
+    Args:
+        info: content of `run.json`; changed in place.
+        folder: the run's folder.
 
     Returns:
-        Changed fields and files; everything if the record had no hashes.
+        The names of the accepted fields and files; all of them if the run had no hashes.
 
     Raises:
-        RequestError: for each other field that was changed; no hash is updated then.
+        RequestError: another field or `overrides.yaml` was changed; then no hash is updated.
     """
     if not is_hashed(info):
         names = [name for name in IMMUTABLE_FILES if opening.path_exists(folder / name)]
@@ -123,9 +135,8 @@ def accept(info: dict[str, Any], folder: Path) -> list[str]:
     fields = changed_fields(info)
     wrong = [_field_problem(info, folder, key) for key in fields if key not in ANNOTATIONS]
     if fault := file_fault(info, folder, OVERRIDES):
-        wrong.append(
-            Problem(str(folder / OVERRIDES), "the overrides of the first start", hint=fault.text)
-        )
+        expected = "the overrides with which the run was first started"
+        wrong.append(Problem(str(folder / OVERRIDES), expected, hint=fault.text))
     if wrong:
         raise RequestError(wrong)
     names = [
@@ -139,7 +150,7 @@ def accept(info: dict[str, Any], folder: Path) -> list[str]:
 
 
 def changed_fields(info: Mapping[str, Any]) -> list[str]:
-    """Returns the fields of `run.json` that differ from their hash; none if it has no hashes."""
+    """Returns the names of the fields of `run.json` that differ from their hashes, if any exist."""
     if not is_hashed(info):
         return []
     fields = info[HASHES].get(RUN_FILE)
@@ -151,7 +162,7 @@ def changed_fields(info: Mapping[str, Any]) -> list[str]:
 
 
 def file_fault(info: Mapping[str, Any], folder: Path, name: str) -> FileFault | None:
-    """Returns the fault of a file of the record; None if it is unchanged or not hashed."""
+    """Returns the fault of a file of a run; None if the file is unchanged or has no hash."""
     expected = info.get("metrics_sha256") if name == METRICS else _file_hashes(info).get(name)
     if expected is None:
         return None
@@ -163,16 +174,17 @@ def file_fault(info: Mapping[str, Any], folder: Path, name: str) -> FileFault | 
         return FileFault(str(error).replace(f"{folder}/", ""))
     if actual == expected:
         return None
-    text = f"{name} was changed: its sha256 is {actual[:12]}, run.json has {str(expected)[:12]}"
+    found, saved = actual[:12], str(expected)[:12]
+    text = f"{name} was changed: its sha256 is {found}..., but run.json contains {saved}..."
     return FileFault(text, readable=True)
 
 
 def change_problems(
     info: Mapping[str, Any], folder: Path, names: Iterable[str]
 ) -> Iterator[Problem]:
-    """Yields a problem for each field of `run.json` and each of the files `names` that was changed.
+    """Yields a problem for each changed field of `run.json`, and for each changed file of `names`.
 
-    Tags and notes are not checked.
+    The fields tags and notes are not checked.
     """
     for key in changed_fields(info):
         if key not in ANNOTATIONS:
@@ -182,21 +194,21 @@ def change_problems(
             hint = fault.text
             if name in (CONFIG, TOKENIZER) and fault.readable:
                 accept = accept_command(folder)
-                hint += f"; restore it, or run {accept} if no result depends on the edit"
+                hint += f"; restore the file, or run {accept} if no result depends on the edit"
             yield Problem(str(folder / name), "the file saved during training", hint=hint)
 
 
 def _field_problem(info: Mapping[str, Any], folder: Path, key: str) -> Problem:
-    """Returns the problem of a changed field of `run.json` that states a result."""
+    """Returns the problem for a changed field of `run.json` that results depend on."""
     value = info.get(key, "(removed)")
     if isinstance(value, dict | list):  # its shortened text would not show the change
         value = "(changed)"
-    hint = f"it was edited; restore it, or remove the run with `etude runs rm {folder}`"
+    hint = f"the field was edited; restore it, or remove the run with `etude runs rm {folder}`"
     return Problem(f"{folder / RUN_FILE}: {key}", "the value recorded during training", value, hint)
 
 
 def accept_command(folder: Path) -> str:
-    """Returns the command that accepts an edit of a record."""
+    """Returns the command that accepts manual edits of a run."""
     return f"`etude runs verify {folder} --accept`"
 
 
@@ -205,7 +217,7 @@ def edits(info: Mapping[str, Any], folder: Path) -> Iterator[str]:
     for key in changed_fields(info):
         if key in ANNOTATIONS:
             command = accept_command(folder)
-            yield f"run.json: {key} was edited after training (accept it with {command})"
+            yield f"run.json: {key} was edited after training (accept the edit with {command})"
 
 
 def describe_changes(info: Mapping[str, Any], folder: Path) -> Iterator[str]:
@@ -220,17 +232,20 @@ def describe_changes(info: Mapping[str, Any], folder: Path) -> Iterator[str]:
 
 
 def _sha256(folder: Path, name: str) -> str:
-    """Returns the hash of a file that a record may contain, for a record from any source.
+    """Returns the sha256 of a file of a run.
+
+    Only files of known names are read, because `run.json` may come from any source.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        RequestError: records have no such file, or `opening` rejects it.
+        FileNotFoundError: the file does not exist.
+        RequestError: the name is not that of a hashed file, or `open_file` rejects the file.
     """
     if name == METRICS:
         return sha256_file(folder / name, opening.METRICS)
     kind = opening.MANIFEST if _MANIFEST.fullmatch(name) else _KINDS.get(name)
     if kind is None:
-        expected = f"one of {', '.join(IMMUTABLE_FILES)}, or a checkpoint's {MANIFEST}"
+        names = ", ".join(IMMUTABLE_FILES)
+        expected = f"only the files {names}, and the {MANIFEST} of checkpoints"
         raise RequestError(Problem(f"{RUN_FILE}: {HASHES}", expected, name))
     return sha256_file(folder / name, kind)
 

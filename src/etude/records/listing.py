@@ -35,14 +35,14 @@ COLUMNS = ("run", "status", "started", "duration", "step", "best", "label")
 
 @dataclass(frozen=True)
 class Query:
-    """Selection of runs below a root.
+    """Conditions that select saved runs, the order of these runs, and their maximum number.
 
     Attributes:
-        root: folder of runs.
-        name: name of the runs; None for all.
+        root: folder of all runs, such as `experiments`.
+        name: name of the runs; None selects runs of all names.
         filters: conditions that a run must all fulfil.
-        statuses: accepted statuses; empty for all.
-        sort: key to sort by; None sorts by path.
+        statuses: accepted statuses; empty accepts all.
+        sort: key whose value determines the order; None sorts by path.
         descending: whether the largest value comes first. Runs without the key are last in either
             order.
         limit: maximum number of runs.
@@ -59,11 +59,11 @@ class Query:
 
 @dataclass
 class Selection:
-    """Result of `select_runs`.
+    """The runs that `select_runs` selected, and the errors of runs that could not be read.
 
     Attributes:
-        rows: one value per selected record, in order.
-        damaged: errors of the records that could not be read.
+        rows: one value per selected run, in order.
+        damaged: errors of the runs that could not be read.
     """
 
     rows: list[Any] = field(default_factory=list)
@@ -73,15 +73,15 @@ class Selection:
 def select_runs(query: Query, take: Callable[[Record], Any], keys: Sequence[str] = ()) -> Selection:
     """Returns `take(record)` for each run that `query` selects.
 
-    Records are read one at a time and not retained, as a root may contain many thousands.
+    Records are read one at a time and not retained, as there may be many thousands of runs.
 
     Args:
         query: runs to select.
-        take: function that is called with each record.
-        keys: further keys that must exist in some run.
+        take: function that is called with the record of each selected run.
+        keys: keys, in addition to those of the query, that must exist in at least one run.
 
     Raises:
-        RequestError: there is no such folder or name, or no run has one of the keys.
+        RequestError: the folder or the name does not exist, or a key exists in no run.
     """
     selection = Selection()
     chosen: list[tuple[Any, Any]] = []
@@ -111,11 +111,11 @@ def print_list(query: Query, columns: Sequence[str] = COLUMNS, *, as_json: bool 
 
     Args:
         query: runs to print.
-        columns: keys of `record_fields`; JSON with the default columns has all fields.
-        as_json: prints complete values as JSON.
+        columns: keys as in `record_fields`; JSON with the default columns has all of `run.json`.
+        as_json: whether to print unrounded values as JSON.
 
     Raises:
-        RequestError: there is no such folder, name or key.
+        RequestError: the folder, the name or a key does not exist.
     """
     requested = () if tuple(columns) == COLUMNS else columns
     if as_json:
@@ -128,7 +128,7 @@ def print_list(query: Query, columns: Sequence[str] = COLUMNS, *, as_json: bool 
         elif query.filters or query.statuses or selection.damaged:
             print("no matching runs")
         else:
-            print(f"no runs in {query.root}; create one with `etude train experiment=debug`")
+            print(f"no runs in {query.root}; to train a run: `etude train experiment=debug`")
     report_damaged(selection.damaged)
 
 
@@ -158,7 +158,9 @@ def print_run(record: Record, *, as_json: bool = False) -> None:
         sections = _sections(record)
     except (KeyError, TypeError, IndexError) as error:
         where = str(record.path / "run.json")
-        raise RequestError(Problem(where, "all fields of a run", hint=f"{error!r}")) from error
+        raise RequestError(
+            Problem(where, "all fields of a run", hint=f"damaged: {error!r}")
+        ) from error
     for number, (title, fields) in enumerate(sections.items()):
         present = [(key, str(value)) for key, value in fields if value not in (None, "")]
         lines = list(_metric_lines(record)) if title == "metrics" else []
@@ -178,7 +180,7 @@ def _print_fields(fields: Sequence[tuple[str, str]]) -> None:
 
 
 def _metric_lines(record: Record) -> Iterator[str]:
-    """Yields the latest metrics in as many columns as fit, and the class that they are about."""
+    """Yields lines with the latest metrics, and a note on the class of precision, recall and F1."""
     metrics = record.info.get("final") or latest_metrics(record)
     if not metrics:
         return
@@ -206,7 +208,10 @@ def _records(query: Query, damaged: list[RequestError]) -> Iterator[Record]:
 
 
 def _sorted(rows: list[tuple[Any, Any]], *, descending: bool) -> list[tuple[Any, Any]]:
-    """Sorts numbers before strings; rows without a value are last in either order."""
+    """Returns rows sorted by their first item, numbers and strings separately.
+
+    Rows without a value are last in either order.
+    """
 
     def has_value(value: Any) -> bool:
         return value is not MISSING and value is not None
@@ -243,7 +248,7 @@ def _as_json(record: Record, columns: Sequence[str]) -> dict[str, Any]:
 
 
 def _sections(record: Record) -> dict[str, list[tuple[str, Any]]]:
-    """Returns the fields of `runs show`, by the title of their section."""
+    """Returns the fields that `etude runs show` prints, by the title of their section."""
     info = record.info
     best = best_validation(record)
     start = info["starts"][-1]

@@ -1,9 +1,10 @@
-"""Locks of runs: one process holds a run, and the operating system frees the lock when it exits.
+"""Locks of runs: only one process at a time can hold the lock of a run.
 
-The lock is taken with `flock`. The lock file's content names the holder, and is empty after
-release. Hosts that share a disk but not its locks see only this content: a run whose holder on
-another host did not release it is taken over only on request. Where a file system has no locks
-(`run.unsafe_storage`), the content and the process id in it decide on the same host, too.
+The lock is acquired with `flock`; the operating system frees it when the process exits. The lock
+file contains the host and the id of the process that holds the lock, and is empty after the
+release. Hosts that share a disk but not its locks can check only this content: a run that a process
+on another host did not release is taken over only with `run.force=true`. On a file system without
+locks (`run.unsafe_storage=true`), a run counts as held if the process id in the file is in use.
 """
 
 from __future__ import annotations
@@ -30,8 +31,7 @@ class RunLock:
     """Exclusive lock on a run's folder.
 
     Args:
-        folder: the run's folder, created if missing. Its lock file names the host and process that
-            hold it.
+        folder: the run's folder; created if missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -44,14 +44,14 @@ class RunLock:
         """Acquires the lock.
 
         Args:
-            wait: whether to wait without a time limit.
+            wait: whether to wait, without a time limit, until another process releases the lock.
             force: whether to take over a lock that a process on another host did not release or, on
-                a file system without locks, one whose process id is in use on this host.
+                a file system without locks, a lock whose process id is in use on this host.
             patience: seconds to retry if `wait` is false.
 
         Raises:
-            RunHeld: another live process holds it and `wait` is false, or a process on another host
-                may hold it.
+            RunHeld: another live process holds the lock and `wait` is false, or a process on
+                another host may hold the lock.
             RequestError: the lock file is not a regular file.
         """
         end = time.monotonic() + patience
@@ -78,7 +78,7 @@ class RunLock:
         self._file = file
 
     def _try_lock(self, force: bool) -> IO[bytes] | None:
-        """Returns the locked lock file; None if another process holds or just removed it."""
+        """Returns the open, locked lock file; None if another process holds or just removed it."""
         create_folder(self.path.parent)
         try:
             file = open_for_append(self.path, LOCK, readable=True)  # held until `release`
@@ -96,7 +96,7 @@ class RunLock:
         return None
 
     def release(self) -> None:
-        """Releases the lock. The file stays, as removing it would race with the next holder."""
+        """Releases the lock. The lock file stays, as another process may be about to lock it."""
         if self._file is not None:
             self._file.truncate(0)
             self._file.close()
@@ -106,8 +106,8 @@ class RunLock:
 def is_held(folder: Path) -> bool:
     """Returns whether a live process holds the run in `folder`.
 
-    Processes on other hosts are assumed to be alive. A lock file that is not a regular file counts
-    as not held.
+    Processes on other hosts are assumed to be alive. A run whose lock file is not a regular file
+    counts as not held.
     """
     try:
         with open_file(folder / LOCK_FILE, LOCK) as file:
@@ -121,7 +121,7 @@ def is_held(folder: Path) -> bool:
 
 
 def read_holder(path: Path) -> dict[str, Any]:
-    """Returns the holder's host, pid and start time; empty if there is no holder."""
+    """Returns host, process id and time from a lock file; empty if no process holds the lock."""
     try:
         content = json.loads(read_bytes(path, LOCK).decode())
         return content if isinstance(content, dict) else {}
@@ -130,12 +130,12 @@ def read_holder(path: Path) -> dict[str, Any]:
 
 
 def _is_on_other_host(info: dict[str, Any]) -> bool:
-    """Returns whether the holder is on another host, where its process cannot be checked."""
+    """Returns whether the lock is held on another host, where the process cannot be checked."""
     return bool(info) and info.get("host") != socket.gethostname()
 
 
 def _is_alive_here(info: dict[str, Any]) -> bool:
-    """Returns whether the holder is a live process of this host; used where `flock` is missing."""
+    """Returns whether a live process of this host holds the lock; used if `flock` is missing."""
     pid = info.get("pid")
     if not isinstance(pid, int) or pid <= 0 or _is_on_other_host(info):
         return False

@@ -1,4 +1,4 @@
-"""`MANIFEST.json` of a checkpoint: hashes of its files, and of the metric rows up to its step.
+"""`MANIFEST.json` of a checkpoint: hashes of its files, and of `metrics.jsonl` up to its step.
 
 The hashes detect accidents, not forgery: anyone who changes a file can change its hash too.
 """
@@ -26,7 +26,8 @@ def write_manifest(folder: Path, step: int, metrics: Mapping[str, Any] | None) -
     Args:
         folder: folder with the weights and the state.
         step: the checkpoint's step.
-        metrics: result of `MetricsFile.sync` before the checkpoint was started.
+        metrics: result of `MetricsFile.sync` from before the checkpoint was written; None omits
+            the hash of the metrics.
     """
     hashes = {name: sha256_file(folder / name) for name in (WEIGHTS, STATE)}
     content: dict[str, Any] = {"format": FORMAT, "step": step, "sha256": hashes}
@@ -36,18 +37,20 @@ def write_manifest(folder: Path, step: int, metrics: Mapping[str, Any] | None) -
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Reads a checkpoint's manifest.
+    """Returns the content of a checkpoint's manifest.
 
     Returns:
         `format`, `step`, `sha256` by file and, except in older versions, `metrics`.
 
     Raises:
-        RequestError: the manifest is missing or damaged, or has another format or another step.
+        RequestError: the manifest is missing or damaged, has a format of another version, or has
+            another step than the folder's name.
     """
     file = folder / MANIFEST
     manifest = read_sealed(file, opening.MANIFEST, "the checkpoint is damaged")
     if manifest.get("format") != FORMAT:
-        raise RequestError(Problem(f"{file}: format", f"{FORMAT}", manifest.get("format")))
+        hint = "was it written by a newer version of Étude?"
+        raise RequestError(Problem(f"{file}: format", f"{FORMAT}", manifest.get("format"), hint))
     match = re.fullmatch(r"step-(\d+)", folder.name)
     step = manifest.get("step")
     if not isinstance(step, int) or (match and step != int(match[1])):
@@ -55,10 +58,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise RequestError(Problem(f"{file}: step", expected, step))
     hashes = manifest.get("sha256")
     if not isinstance(hashes, dict) or not all(isinstance(v, str) for v in hashes.values()):
-        raise RequestError(Problem(f"{file}: sha256", "a hash for each file", hashes))
+        raise RequestError(
+            Problem(f"{file}: sha256", "an object with the hash of each file", hashes)
+        )
     if not isinstance(manifest.get("metrics", {}), dict):
         raise RequestError(
-            Problem(f"{file}: metrics", "an object with bytes and sha256", manifest["metrics"])
+            Problem(
+                f"{file}: metrics", "an object with the keys bytes and sha256", manifest["metrics"]
+            )
         )
     return manifest
 
@@ -67,7 +74,7 @@ def verify_checkpoint(folder: Path) -> dict[str, Any]:
     """Compares a checkpoint's files with its manifest, and returns the manifest.
 
     Raises:
-        RequestError: for the first file that is missing or differs.
+        RequestError: a file is missing or differs; the message names the first such file.
     """
     manifest = read_manifest(folder)
     for name in (WEIGHTS, STATE):

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _TAIL = 65536
-"""Bytes at the end of the file that contain the latest value of every regularly logged metric."""
+"""Number of bytes at the end of the file in which the latest values of the metrics are searched; a
+regularly logged metric has a value there.
+"""
 _LINE = 2**20
-"""Maximum bytes of a row; a row of ten metrics has about 300."""
+"""Maximum bytes of a row; a row of ten metrics has about 300 bytes."""
 
 
 class MetricsFile:
@@ -48,8 +50,8 @@ class MetricsFile:
         """Flushes all rows and the file's name to disk.
 
         Returns:
-            The file's length `bytes` and their `sha256`. Bytes that an earlier call has read are
-            not read again.
+            A dictionary with the file's length `bytes` and the `sha256` of its content. Only bytes
+            that no earlier call has read are read.
         """
         with naming_errors(self.path):
             try:
@@ -68,7 +70,7 @@ class MetricsFile:
         return {"bytes": self._bytes, "sha256": self._hash.hexdigest()}
 
     def starts_with(self, synced: Mapping[str, Any]) -> bool:
-        """Returns whether the file begins with the content that a call of `sync` described."""
+        """Returns whether the file begins with the content for which `sync` returned `synced`."""
         size, digest, count = synced.get("bytes"), hashlib.sha256(), 0
         if not isinstance(size, int):
             return False
@@ -103,11 +105,11 @@ class MetricsFile:
 
 
 def iter_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the rows, up to the first line that is not JSON (killed processes leave partial
-    lines).
+    """Yields the rows of a file, up to the first line that is not JSON (killed processes leave
+    partial lines).
 
     Raises:
-        RequestError: `opened` rejects the file.
+        RequestError: `open_file` rejects the file.
     """
     try:
         with open_file(path, METRICS) as file:
@@ -117,7 +119,7 @@ def iter_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Returns all `iter_rows` as a list, which is large for millions of rows."""
+    """Returns the rows of `iter_rows` as a list; millions of rows need much memory."""
     return list(iter_rows(path))
 
 
@@ -125,11 +127,11 @@ def read_frame(path: Path) -> pd.DataFrame:
     """Returns all rows as a data frame with one column per key, about three times faster than
     `read_rows`.
 
-    Arrow reads columns of numbers. Content that Arrow may parse differently from Python's `json`
-    (strings, lists, a damaged line) is read with `json`.
+    Files that contain only numbers are read with Arrow. Files with other content (strings, lists, a
+    damaged line), which Arrow may parse differently from Python's `json`, are read with `json`.
 
     Raises:
-        RequestError: `opened` rejects the file.
+        RequestError: `open_file` rejects the file.
     """
     import pandas as pd
 
@@ -145,10 +147,10 @@ def read_frame(path: Path) -> pd.DataFrame:
 
 
 def read_latest(path: Path) -> dict[str, Any]:
-    """Returns the latest value of each key, from the end of the file only.
+    """Returns the latest value of each key; reads only the last 64 KiB of the file.
 
     Raises:
-        RequestError: `opened` rejects the file.
+        RequestError: `open_file` rejects the file.
     """
     values: dict[str, Any] = {}
     try:
@@ -184,7 +186,7 @@ def _lines_and_rows(file: IO[bytes]) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 
 def _step(row: Mapping[str, Any]) -> float:
-    """Returns a row's step; infinity if it is not an integer, so that the row sorts last."""
+    """Returns a row's step; infinity if the step is not an integer, as for a damaged row."""
     step = row.get("step", 0)
     return step if isinstance(step, int) else math.inf
 
@@ -197,7 +199,7 @@ def _first_bytes(file: IO[bytes], size: int) -> Iterator[bytes]:
 
 
 def iter_lines(file: IO[bytes]) -> Iterator[bytes]:
-    """Yields the lines of a file with their ends; lines longer than a row can be are split."""
+    """Yields the lines of a file with their line ends; lines of more than 1 MiB are split."""
     return iter(partial(file.readline, _LINE), b"")
 
 

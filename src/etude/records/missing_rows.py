@@ -12,7 +12,8 @@ def validation_interval(stated: float | None, total_steps: int) -> int:
     """Returns the number of optimizer steps between validations.
 
     Args:
-        stated: `trainer.val_check_interval`: steps, a fraction of the run, or None for its end.
+        stated: value of `trainer.val_check_interval`: a number of steps, a fraction of the run if
+            below 1, or None for one validation at the end.
         total_steps: optimizer steps of the run.
     """
     if stated is None:
@@ -24,12 +25,12 @@ def validation_interval(stated: float | None, total_steps: int) -> int:
 
 @dataclass(frozen=True)
 class RowInterval:
-    """Intervals between rows, from one start of the run on.
+    """Steps between the rows that a run writes after one of its starts.
 
     Attributes:
-        begin: step after which the first row comes.
+        begin: step at which the run was started or continued.
         every: steps between rows of training metrics; None if unknown.
-        validated: steps between validations.
+        validated: steps between validations, each of which has a row.
     """
 
     begin: int
@@ -40,7 +41,7 @@ class RowInterval:
 def missing_row(info: Mapping[str, Any], steps: Iterable[int], upto: int) -> int | None:
     """Returns the first step up to and including `upto` whose row is missing.
 
-    None if all rows exist, or if `run.json` does not contain enough to decide.
+    Returns None if all rows exist, or if the expected steps cannot be determined from `run.json`.
 
     Args:
         info: content of `run.json`.
@@ -52,7 +53,10 @@ def missing_row(info: Mapping[str, Any], steps: Iterable[int], upto: int) -> int
 
 
 def _expected_steps(info: Mapping[str, Any], upto: int) -> Iterator[int]:
-    """Yields the steps that have rows, in order; a step with two reasons for a row occurs twice."""
+    """Yields the steps that should have rows, in order.
+
+    A step occurs twice if training metrics and a validation are due.
+    """
     intervals = list(_intervals(info))
     if not intervals:
         return
@@ -71,7 +75,10 @@ def _expected_steps(info: Mapping[str, Any], upto: int) -> Iterator[int]:
 
 
 def _intervals(info: Mapping[str, Any]) -> Iterator[RowInterval]:
-    """Yields the intervals in force, in order; a start from an earlier step replaces later ones."""
+    """Yields the row intervals of a run's starts, in order of their steps; none if unknown.
+
+    If a start continues from an earlier step, intervals from that step on are omitted.
+    """
     starts, total = info.get("starts"), info.get("total_steps")
     if not isinstance(starts, list) or not _is_number(total):
         return
@@ -111,6 +118,6 @@ _KEYS = ("log_every_n_steps", "val_check_interval")
 
 
 def _is_number(value: Any, *kinds: type) -> bool:
-    """Returns whether a value is a positive number."""
+    """Returns whether a value is a positive number: an integer, or of one of the types `kinds`."""
     is_one = isinstance(value, (int, *kinds)) and not isinstance(value, bool)
     return is_one and float(value) > 0

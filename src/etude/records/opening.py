@@ -1,18 +1,17 @@
-"""Opens files of a record safely: regular files inside its folder, within the size limit of their
-kind.
+"""Opens the files of a saved run safely: regular files inside its folder, up to a size limit.
 
-A record may come from any source, so every command and function opens a record's files through this
-module. It rejects symbolic links below the record's folder, FIFOs, sockets, devices, folders in
-place of files, and files over the limit of their kind. No call blocks: FIFOs are not waited for,
-and devices are not opened.
+A run's folder may come from any source, so every command and function opens the files in it through
+this module. It rejects symbolic links inside the run's folder, FIFOs, sockets, devices, folders
+in place of files, and files over the size limit of their kind. No call blocks: FIFOs are not waited
+for, and devices are not opened.
 
-Links above the record are set up by the user and are followed: the root (`experiments`), a name's
-folder and the record's folder itself may be links to another disk. Hard links cannot be
-distinguished from files and are not checked; archives from other sources cannot create hard links
-to files outside.
+Links outside the run's folder are created by the user and are followed: the folder of all runs
+(`experiments`), the folder of a run's name, and the run's folder itself may be links to another
+disk. Hard links cannot be distinguished from files and are not checked; archives from other sources
+cannot create hard links to files outside.
 
-This protects against the content of a record, not against a process that changes the record's
-folders while a command runs: the last path component is opened without a race, those above it are
+The checks protect against the content of a run's folder, not against a process that changes the
+folder while a command runs: the last path component is opened without a race, those above it are
 checked one by one.
 """
 
@@ -36,10 +35,10 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 @dataclass(frozen=True)
 class Kind:
-    """Kind of file in a record.
+    """Kind of file that Étude saves: its path in the folder of a run, and its size limit.
 
     Attributes:
-        name: path relative to the record's folder; `*` matches one component.
+        name: path relative to the run's folder; `*` matches one path component.
         largest: maximum size in bytes of a file that is read.
     """
 
@@ -48,7 +47,7 @@ class Kind:
 
     @property
     def depth(self) -> int:
-        """Number of folders between the record's folder and the file."""
+        """Number of folders between the run's folder and the file."""
         return self.name.count("/")
 
 
@@ -79,25 +78,27 @@ COMPARISON = Kind("_comparisons/*", 64 * _MIB)  # this and the next: in a root
 RANGE_TEST = Kind("_lr/*/*", 64 * _MIB)
 
 KINDS = tuple(value for value in list(vars().values()) if isinstance(value, Kind))
-"""All kinds, with the limits that docs/records.md lists."""
+"""All kinds of files; docs/records.md lists their size limits."""
 
 
 FOREIGN_FOLDERS = frozenset({"wandb"})
-"""Folders of other programs directly in a record; W&B creates links in its folder."""
+"""Folders of other programs directly in a run's folder; W&B creates links in its folder."""
 
 
 def open_file(path: Path | str, kind: Kind | None, *, links: bool = False) -> BufferedReader:
     """Opens a file for reading.
 
     Args:
-        kind: kind of the record's file; None for a file outside records, which may be a link and
+        path: path of the file.
+        kind: kind of a file in a run's folder; None for any other file, which may be a link and
             has no size limit, but must be a regular file.
-        links: whether to follow links, for a file that the user named; the size limit of the kind
-            applies.
+        links: whether to follow links, as for a path from the user; the size limit of the kind
+            still applies.
 
     Raises:
         FileNotFoundError: the file is missing.
-        RequestError: the file is not regular, is too large, cannot be read, or is behind a link.
+        RequestError: the file is not regular, is too large, cannot be read, or its path contains a
+            link that is not followed.
     """
     try:
         descriptor = _open(path, kind, os.O_RDONLY, links=links or kind is None)
@@ -127,13 +128,15 @@ def read_bytes(path: Path | str, kind: Kind | None, *, links: bool = False) -> b
 
 
 def open_for_append(path: Path | str, kind: Kind, *, readable: bool = False) -> IO[bytes]:
-    """Opens a file of a record for appending; creates it if missing.
+    """Opens a file of a run for appending; creates the file if it is missing.
 
     Args:
-        readable: whether the file can be read, too.
+        path: path of the file.
+        kind: kind of the file.
+        readable: whether to open the file for reading, too.
 
     Raises:
-        RequestError: the file is not regular or is behind a link.
+        RequestError: the file is not regular, or its path inside the run's folder contains a link.
         OSError: the file cannot be written.
     """
     access = os.O_RDWR if readable else os.O_WRONLY
@@ -143,15 +146,16 @@ def open_for_append(path: Path | str, kind: Kind, *, readable: bool = False) -> 
 
 @contextmanager
 def open_parent(path: Path | str, depth: int = 0) -> Iterator[int]:
-    """Context manager with a descriptor of the folder that contains a file.
+    """Context manager that opens the folder of a file and yields the folder's descriptor.
 
     Args:
         path: path of the file.
-        depth: number of folders above the file that belong to the record and must not be links.
+        depth: number of folders directly above the file that are inside the run's folder; these
+            must not be links.
 
     Raises:
-        RequestError: one of these is a link or is not a folder.
-        OSError: one is missing or cannot be opened.
+        RequestError: one of these folders is a link or is not a folder.
+        OSError: a folder is missing or cannot be opened.
     """
     *above, base = _components(path, depth)
     descriptor = os.open(base, _FOLDER)
@@ -169,14 +173,15 @@ def open_parent(path: Path | str, depth: int = 0) -> Iterator[int]:
 
 
 def make_subfolder(base: Path, *names: str) -> Path:
-    """Returns a folder inside a record or a root; creates it if missing.
+    """Returns the folder `names` inside `base`; creates it if it is missing.
 
     Args:
-        base: the record's folder, or a root for `_sweeps` and the like; may be a link.
+        base: the folder of a run, or the folder of all runs for `_sweeps` and the like; may be a
+            link.
         names: path components below `base`, none of which may be a link.
 
     Raises:
-        RequestError: one of them is a link or is not a folder.
+        RequestError: one of the components is a link or is not a folder.
     """
     base.mkdir(parents=True, exist_ok=True)
     folder = base
@@ -190,11 +195,11 @@ def make_subfolder(base: Path, *names: str) -> Path:
 
 
 def list_names(folder: Path, depth: int = 1) -> list[str]:
-    """Returns the sorted names in a folder of a record; none if the folder is missing.
+    """Returns the sorted names of the entries of a folder; an empty list if it is missing.
 
     Args:
-        folder: path of the folder.
-        depth: depth of the folder in the record: 1 for `checkpoints`.
+        folder: path of the folder, inside the folder of a run.
+        depth: depth of the folder inside the run's folder: 1 for `checkpoints`.
 
     Raises:
         RequestError: the folder is a link, is not a folder, or cannot be read.
@@ -211,16 +216,17 @@ def list_names(folder: Path, depth: int = 1) -> list[str]:
 
 
 def path_exists(path: Path | str) -> bool:
-    """Returns whether the path exists, even as a broken link."""
+    """Returns whether a path exists; also true for a broken link."""
     return os.path.lexists(path)
 
 
 def special_entries(folder: Path, apart: Collection[str] = ()) -> Iterator[Problem]:
-    """Yields a problem for each entry of a record that is neither a regular file nor a folder.
+    """Yields a problem for each entry of a folder that is neither a regular file nor a folder.
 
     Args:
-        folder: the record's folder.
-        apart: folders of other programs directly in it, whose content is not checked.
+        folder: the folder of a run; all folders inside it are checked, too.
+        apart: names of folders directly in the run's folder whose content is not checked, as it
+            comes from other programs.
     """
     for current, folders, files in os.walk(folder, onerror=_raise):
         for name in (*folders, *files):
@@ -236,24 +242,25 @@ def check_file_type(stat_result: os.stat_result, path: Path | str, expected: str
     """Checks that a path is a file, or a folder.
 
     Args:
-        stat_result: result of `os.stat` for the path.
+        stat_result: result of `os.stat` or `os.lstat` for the path.
         path: path for the message.
         expected: `a file` or `a folder`.
 
     Raises:
-        RequestError: with the actual type.
+        RequestError: the path has another type; the message names the type.
     """
     actual = file_type(stat_result.st_mode)
     if actual != expected:
         description = "a regular file" if expected == "a file" else "a folder"
-        raise RequestError(
-            Problem(str(path), f"{description} inside the record", hint=f"it is {actual}")
-        )
+        hint = f"it is {actual}"
+        if actual == "a link":
+            hint += "; links inside a run's folder are not followed"
+        raise RequestError(Problem(str(path), description, hint=hint))
 
 
 def size_error(path: Path | str, kind: Kind, size: int) -> RequestError:
     """Returns the error for a file over its size limit."""
-    expected = f"at most {kind.largest:,} bytes"
+    expected = f"a file of at most {kind.largest:,} bytes"
     return RequestError(Problem(str(path), expected, hint=f"it has {size:,} bytes"))
 
 
@@ -278,7 +285,10 @@ def _open_no_link(name: str, folder: int | None, path: Path | str, flags: int) -
 
 
 def _regular(descriptor: int, path: Path | str) -> int:
-    """Checks an open descriptor, as the path may have been replaced after the first check."""
+    """Returns an open descriptor after checking that it is a regular file.
+
+    The path may have been replaced since it was checked.
+    """
     try:
         check_file_type(os.fstat(descriptor), path, "a file")
     except BaseException:
@@ -288,7 +298,7 @@ def _regular(descriptor: int, path: Path | str) -> int:
 
 
 def _components(path: Path | str, depth: int) -> list[str]:
-    """Returns the names of `depth` folders above a file, innermost first, then the path above."""
+    """Returns the names of the `depth` folders above a file, innermost first, then their path."""
     names = []
     above = os.path.dirname(path)
     for _ in range(depth):
@@ -306,7 +316,7 @@ def file_type(mode: int) -> str:
 
 
 def describe_special_file(path: Path) -> str:
-    """Returns a description of an entry that is neither a file nor a folder, for a message."""
+    """Returns a description of a path that is neither a file nor a folder, for a message."""
     if not path.exists():
         return "it is a broken link"
     return f"it is {file_type(path.stat().st_mode)}, not a regular file"

@@ -1,7 +1,7 @@
-"""`source.patch`: difference between a checkout and its commit, which records a run's exact code.
+"""`source.patch`: the difference between a Git checkout and its commit when a run was started.
 
-`git apply source.patch` in a clean clone at the recorded commit restores the source used for
-training.
+`git apply source.patch` in a clean clone at the commit in `run.json` restores the source that was
+used for training.
 """
 
 from __future__ import annotations
@@ -45,10 +45,11 @@ class Checkout:
 def write_patches(
     record: Path, sources: Sequence[tuple[str, Path]], mask: Mask
 ) -> list[dict[str, Any]]:
-    """Writes a patch for each checkout that differs from its commit, unless the record contains it.
+    """Writes a patch for each Git checkout with uncommitted changes into a run's folder.
 
     The first source's checkout is written to `source.patch`, the others to `source.<name>.patch`;
-    `source-2.patch` and so on if an earlier start wrote different content.
+    `source-2.patch` and so on if an earlier start wrote different content. A patch that the folder
+    already contains is not written again.
 
     Args:
         record: the run's folder.
@@ -56,8 +57,8 @@ def write_patches(
         mask: mask for secrets in the source.
 
     Returns:
-        For `run.json`: the `file`, `sha256` and base `commit` of each patch. Empty if there is no
-        difference, no checkout or no git.
+        The `file`, `sha256` and base `commit` of each patch, for `run.json`. Empty if there are no
+        changes, no checkouts, or git is not installed.
     """
     checkouts: dict[Checkout, tuple[str, list[Path]]] = {}
     for number, (name, folder) in enumerate(sources):
@@ -78,8 +79,8 @@ def write_patches(
 def find_checkout(folder: Path) -> Checkout | None:
     """Returns the checkout that contains `folder`.
 
-    None if the checkout ignores the folder (such as an environment), without git, and before the
-    first commit.
+    Returns None if there is no checkout, if git ignores the folder (such as a virtual environment),
+    if git is not installed, or if there is no commit yet.
     """
     options = ("--show-toplevel", "HEAD", "--git-path", "index", "--git-path", "objects")
     try:
@@ -92,11 +93,11 @@ def find_checkout(folder: Path) -> Checkout | None:
 
 
 def diff_checkout(checkout: Checkout, folders: Sequence[Path]) -> bytes:
-    """Returns a checkout's difference from its commit as a patch; empty if there is none.
+    """Returns a checkout's difference from its commit as a patch; empty if there is no difference.
 
-    It contains tracked files of the whole checkout and, as additions, untracked Python and YAML
-    files in `folders` and in `conf/`. If it exceeds 5 MiB, it is limited to `folders`; if that is
-    still too large, it is one line that says so. If git fails, it is one line with git's message.
+    The patch contains tracked files of the whole checkout and, as additions, untracked Python and
+    YAML files in `folders` and in `conf/`. A patch of more than 5 MiB is limited to `folders`. If
+    that is still too large, or if git fails, the result is one line with the reason.
     """
     inside = [os.path.relpath(folder.resolve(), checkout.top.resolve()) for folder in folders]
     try:
@@ -112,7 +113,7 @@ def diff_checkout(checkout: Checkout, folders: Sequence[Path]) -> bytes:
 
 
 def mask_patch(patch: bytes, mask: Mask) -> bytes:
-    """Returns the patch without secrets; its first line says if any were masked."""
+    """Returns the patch with masked secrets; if there are any, a first line states this."""
     text = patch.decode(errors="surrogateescape")
     masked_text = mask.text(text)
     if masked_text == text:
@@ -121,7 +122,7 @@ def mask_patch(patch: bytes, mask: Mask) -> bytes:
 
 
 def _diff(checkout: Checkout, paths: Sequence[str], source: Sequence[str]) -> bytes:
-    """Returns `git diff HEAD` with untracked source files, by means of a temporary index."""
+    """Returns the output of `git diff HEAD`; a temporary index includes new source files."""
     with tempfile.TemporaryDirectory() as scratch:
         index = Path(scratch) / "index"
         if checkout.index.exists():
@@ -160,7 +161,7 @@ def _git(
     stdin: bytes = b"",
     accepted_codes: Sequence[int] = (0,),
 ) -> bytes:
-    """Returns git's output, up to slightly more than the largest patch.
+    """Returns the output of a git command, up to one byte more than the largest patch.
 
     Raises:
         OSError: git is not installed.
@@ -185,7 +186,7 @@ def _git(
 
 
 def _write_patch(record: Path, stem: str, patch: bytes) -> str:
-    """Writes the patch unless an earlier start has, and returns the file's name."""
+    """Writes a patch unless the run's folder already contains it, and returns the file's name."""
     number = 1
     while True:
         path = record / (f"{stem}.patch" if number == 1 else f"{stem}-{number}.patch")

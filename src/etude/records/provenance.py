@@ -27,7 +27,7 @@ def timestamp() -> str:
 
 
 def module_hash(name: str) -> str | None:
-    """Returns the source hash of a user's module, without importing it; None if there is none."""
+    """Returns the source hash of a user's module without importing it; None without a source."""
     files = _module_files(name)
     return None if files is None else hash_of(*files)
 
@@ -44,7 +44,10 @@ def _module_files(name: str) -> tuple[Path, list[Path]] | None:
 
 @cache
 def current_commit() -> str | None:
-    """Returns the checkout's commit, with `+` if the work tree differs; None outside a checkout."""
+    """Returns the commit of Étude's Git checkout; None if Étude is not in a checkout.
+
+    A `+` is appended if tracked files have uncommitted changes.
+    """
     if not (PACKAGE_FOLDER.parents[1] / ".git").exists():
         return None
     try:
@@ -66,10 +69,10 @@ def _git(*arguments: str) -> str:
 
 
 def write_source_patches(record: Path, modules: Sequence[str], mask: Mask) -> list[dict[str, Any]]:
-    """Writes `source.patch` if Étude's source, or that of `modules`, differs from its commit.
+    """Writes patches of uncommitted changes in the source of Étude and of `modules`.
 
     Returns:
-        The patches' entries for `starts` in `run.json`; see `write_patches`.
+        The entries of the patches for `starts` in `run.json`; see `write_patches`.
     """
     sources = [("etude", PACKAGE_FOLDER)]
     for name in modules:

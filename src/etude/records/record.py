@@ -1,4 +1,4 @@
-"""Record of one run: the plain files in `experiments/<name>/<signature>/`."""
+"""The record of a run: the files in its folder, `experiments/<name>/<signature>/`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ log = logging.getLogger("etude")
 FORMAT = 1
 STATUSES = tuple(status.value for status in Status if status.is_recorded)
 FINAL_STATUSES = tuple(status for status in STATUSES if Status(status).is_final)
-"""Final statuses: the same command would reach them again, so it reports them instead of repeating
-the run.
-"""
+"""Statuses that the same command would reach again; it reports them and does not repeat the run."""
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -57,7 +55,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def _result_numbers(info: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yields the path and value of each result among the fields."""
+    """Yields the key and the value of each result in the fields `final` and `best`."""
     for metric, value in info.get("final", {}).items():
         yield f"final.{metric}", value
     yield "best.value", (info.get("best") or {}).get("value")
@@ -77,10 +75,10 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> Record:
-        """Reads the record in `path`.
+        """Returns the record of the run in the folder `path`.
 
         Raises:
-            RequestError: the record is missing or damaged, or was written by a newer version.
+            RequestError: `run.json` is missing or damaged, or a newer version of Étude wrote it.
         """
         record = cls(path)
         file = os.path.join(path, "run.json")
@@ -101,17 +99,21 @@ class Record:
             kinds = _TYPES.get(key, ())
             if kinds and not isinstance(value, kinds):
                 expected = " or ".join(kind.__name__ for kind in kinds)
-                raise RequestError(Problem(f"{file}: {key}", expected, value, "damaged?"))
+                hint = "the file may be damaged"
+                raise RequestError(
+                    Problem(f"{file}: {key}", f"a value of type {expected}", value, hint)
+                )
         for key, value in _result_numbers(record.info):
             if not isinstance(value, int | float | None):
-                raise RequestError(Problem(f"{file}: {key}", "a number", value, "damaged?"))
+                hint = "the file may be damaged"
+                raise RequestError(Problem(f"{file}: {key}", "a number", value, hint))
         return record
 
     def update(self, **changes: Any) -> None:
-        """Changes fields of `run.json` atomically; passwords in URLs are removed.
+        """Changes fields of `run.json` and writes it atomically; masks passwords in URLs.
 
-        The hashes of these fields are updated. A record of an older version without hashes gets
-        none.
+        The hashes of these fields are updated, except for runs of older versions, which have no
+        hashes.
         """
         hashed = not self.info or integrity.is_hashed(self.info)
         self.info.update(mask_record(changes))
@@ -128,7 +130,7 @@ class Record:
             integrity.hash_fields(self.info, keys)
 
     def note_files(self, *names: str) -> None:
-        """Hashes files of the record by relative path; the next `update` writes `run.json`."""
+        """Stores hashes of files, given by relative path; the next `update` writes `run.json`."""
         integrity.hash_files(self.info, self.path, names)
 
     def delete_checkpoint_hashes(self, after: int) -> None:
@@ -141,10 +143,11 @@ class Record:
         `integrity`.
 
         Args:
-            names: relative paths of files in the record. Files without a hash are not checked.
+            names: paths relative to the run's folder. Files without a hash are not checked.
 
         Raises:
-            RequestError: for each change, with the way to accept it.
+            RequestError: fields or files were changed; the messages state how to restore them, or
+                how to accept the changes.
         """
         if problems := list(integrity.change_problems(self.info, self.path, names)):
             raise RequestError(problems)
@@ -152,7 +155,7 @@ class Record:
             if key not in self._reported:
                 self._reported.add(key)
                 message = (
-                    "%s/run.json: %s was edited after training (no result depends on it);"
+                    "%s/run.json: %s was edited after training (no result depends on this field);"
                     " to accept the edit, run %s"
                 )
                 log.warning(message, self.path, key, integrity.accept_command(self.path))
@@ -166,10 +169,10 @@ class Record:
         self.check(*map(integrity.manifest_name, folders))
 
     def accept(self) -> list[str]:
-        """Accepts fields of `run.json` and files that were edited, as they are now.
+        """Accepts manual edits of fields of `run.json` and of files: updates their hashes.
 
-        Called by the process that holds the record. What was accepted, and when, is stored in
-        `run.json`.
+        Called by the process that holds the lock of the run. The time and the accepted changes are
+        stored in `run.json`.
 
         Returns:
             Descriptions of the changes.
@@ -204,7 +207,7 @@ class Record:
 
     @property
     def status(self) -> str:
-        """Recorded status; `interrupted` for a `running` run whose process no longer exists."""
+        """Status in `run.json`, or `interrupted` if it is `running` without a live process."""
         status = str(self.info.get("status", "interrupted"))
         return "interrupted" if status == "running" and not is_held(self.path) else status
 
@@ -219,34 +222,38 @@ class Record:
 
     @property
     def latest(self) -> dict[str, Any]:
-        """Latest value of each metric; from `run.json` if the run is finished."""
+        """Latest value of each metric; final values from `run.json` if the run is finished."""
         final: dict[str, Any] = self.info.get("final", {})
         return final or read_latest(self.path / "metrics.jsonl")
 
     @property
     def step(self) -> int:
-        """Completed optimizer steps; in a live run, those of the last checkpoint or logged row."""
+        """Number of completed optimizer steps.
+
+        While a run is trained, it is the step of the latest checkpoint or logged row.
+        """
         step: int = self.info.get("step", 0)
         logged = self.latest.get("step") if self.status == "running" else None
         return max(step, logged) if isinstance(logged, int) else step
 
     @property
     def first_start(self) -> dict[str, Any]:
-        """Time, host and software of the first start; empty in a damaged record."""
+        """Time, host and software of the first start; empty if `run.json` is damaged."""
         starts = self.info.get("starts", [])
         return starts[0] if starts and isinstance(starts[0], dict) else {}
 
     @property
     def last_start(self) -> dict[str, Any]:
-        """Time, host and software of the last start; empty in a damaged record."""
+        """Time, host and software of the last start; empty if `run.json` is damaged."""
         starts = self.info.get("starts", [])
         return starts[-1] if starts and isinstance(starts[-1], dict) else {}
 
     @property
     def config(self) -> dict[str, Any]:
-        """Values of the config by key path; from `config.yaml` for older records.
+        """Values of the config by key path.
 
-        Empty if neither source can be read.
+        They are read from `run.json` or, for runs of older versions, from `config.yaml`. Empty if
+        neither file contains them.
         """
         recorded = self.info.get("config")
         return recorded if isinstance(recorded, dict) else self._config_file
@@ -283,7 +290,7 @@ class Record:
             which: `best` (by validation), `last`, or a step.
 
         Raises:
-            RequestError: there is no such checkpoint; with the available ones.
+            RequestError: the checkpoint does not exist; the message lists the available steps.
         """
         available = dict(self.checkpoints())
         step: int | None = None
@@ -296,9 +303,9 @@ class Record:
             step = int(which)
         if step not in available:
             steps = ", ".join(str(s) for s in available) or "none"
-            expected = "best, last, a step, average or average:K"
+            expected = "best, last, the step of a checkpoint, average or average:K"
             raise RequestError(
-                Problem(self._checkpoint_argument, expected, which, f"available: {steps}")
+                Problem(self._checkpoint_argument, expected, which, f"available steps: {steps}")
             )
         return available[step]
 
@@ -310,7 +317,8 @@ class Record:
                 the last K.
 
         Raises:
-            RequestError: there is no such checkpoint, or fewer than K; with the available ones.
+            RequestError: the checkpoint does not exist, or there are fewer than K; the message
+                lists the available steps.
         """
         match = re.fullmatch(r"average(?::(\d+))?", str(which))
         count = None if match is None or match[1] is None else int(match[1])
@@ -320,8 +328,11 @@ class Record:
         available = self.checkpoints()
         if len(available) < (count or 1):
             steps = ", ".join(str(step) for step, _ in available) or "none"
-            hint = f"available: {steps}; to keep more: run.save_every, run.keep_last={count or 2}"
-            expected = f"at most the {len(available)} saved checkpoints"
+            hint = (
+                f"available steps: {steps}; to keep more checkpoints, train with"
+                f" run.save_every=N run.keep_last={count or 2}"
+            )
+            expected = f"an average of at most {len(available)} checkpoints, as many as are saved"
             raise RequestError(Problem(self._checkpoint_argument, expected, which, hint))
         selected = available[-count:] if count else available
         return SelectedCheckpoints(
@@ -335,10 +346,10 @@ class Record:
 
 @dataclass(frozen=True)
 class SelectedCheckpoints:
-    """Checkpoints whose weights, or mean weights, are used.
+    """One checkpoint, or several checkpoints whose weights are averaged.
 
     Attributes:
-        name: part of file names that identifies these weights.
+        name: text in file names that identifies these weights.
         folders: checkpoint folders, earliest first.
     """
 
@@ -357,13 +368,14 @@ def _average_name(steps: Sequence[int]) -> str:
 
 
 def run_folder(root: Path, name: str, whole_signature: str) -> Path:
-    """Returns the folder of a run, without a suffix such as `~2`."""
+    """Returns the folder of a run; a run that was trained again has a suffix such as `~2`."""
     return root / name / whole_signature[:DIGITS]
 
 
 def build_label(overrides: Sequence[str]) -> str:
-    """Returns a run's label: its overrides except the experiment, with keys shortened to their last
-    part.
+    """Returns a run's label: its overrides without the experiment, with shortened keys.
+
+    A key is shortened to its last component if that is unique.
 
     Example:
         >>> build_label(["experiment=debug", "model/position=rotary", "optimizer.lr=1e-3"])

@@ -1,7 +1,7 @@
-"""Values of a run by key: fields of its record, metrics, and config keys.
+"""Values of a saved run by key: fields of `run.json`, metrics, and config values.
 
-`status`, `val/loss`, `optimizer.lr` and `model.position` (or `model/position`, the chosen file) are
-keys. Lists, filters, comparisons and notebooks share them.
+Examples of keys are `status`, `val/loss`, `optimizer.lr` and `model.position` (or `model/position`,
+the chosen file). Lists, filters, comparisons and notebooks use the same keys.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ MISSING: Any = object()
 
 
 class ClassName(str):
-    """Class name of a component whose file is not known; `rotary` and `Rotary` are equal."""
+    """Class name of a component whose config file is not known.
+
+    In filters and comparisons, `rotary` and `Rotary` are equal.
+    """
 
     __slots__ = ()
 
@@ -49,7 +52,7 @@ FIELDS: dict[str, Callable[[Record], Any]] = {
     "notes": lambda record: record.info.get("notes"),
     "error": lambda record: record.info.get("error"),
 }
-"""Fields of the record, by key; None where a run has no such value (yet)."""
+"""Functions that return a field of a run, by key; None if the run has no value (yet)."""
 
 _ROW_FIELDS = ("step", "tokens", "time")
 
@@ -69,10 +72,10 @@ def monitored_metric(record: Record) -> str:
 
 
 def order_metrics(keys: Iterable[str], monitor: str) -> list[str]:
-    """Sorts keys of metric rows for people.
+    """Returns the keys of metric rows in the order in which they are shown.
 
     The order is: step, tokens, training loss, monitored metric, other validation metrics, other
-    metrics, learning rate, speed, time. Keys of the same kind keep their order.
+    metrics, learning rate, speed, time. Within each of these, keys keep their order.
     """
     first = ("step", "tokens", "train/loss", monitor)
     last = ("lr", "perf/", "time")
@@ -91,7 +94,7 @@ _CLASS_SCORES = ("precision", "recall", "f1")
 
 
 def positive_class_note(config: Mapping[str, Any], metrics: Iterable[str]) -> str | None:
-    """Returns a sentence that names the class of precision, recall and F1.
+    """Returns a sentence that names the class to which precision, recall and F1 refer.
 
     Args:
         config: values of the run's config by key path.
@@ -133,7 +136,7 @@ def field_value(record: Record, key: str) -> Any:
 
 
 def config_values(record: Record) -> dict[str, Any]:
-    """Returns the config: chosen files (or classes) by their dotted group, and all values."""
+    """Returns the config values by key path; for each node, its chosen file, or its class."""
     values: dict[str, Any] = {}
     for path, value in record.config.items():
         node, _, last = path.rpartition(".")
@@ -167,7 +170,7 @@ def check_keys_exist(requested: Iterable[tuple[str, str]], records: Iterable[Rec
         records: all runs that were searched; iterated only if needed.
 
     Raises:
-        RequestError: for each unknown key, with the nearest existing one.
+        RequestError: a key is unknown; the message suggests the nearest existing key.
     """
     unknown = {key: where for key, where in requested if key not in FIELDS}
     if not unknown:

@@ -1,10 +1,10 @@
-"""Size of a record's config after its references (`${data.sequence_length}`) are expanded.
+"""Size of a saved run's config after its references (`${data.sequence_length}`) are expanded.
 
-Thirty lines that reference each other twice expand to a thousand million values, so the size is
-computed first, with each reference counted once. Supported references are those of OmegaConf: a key
-path from the root or, with leading dots, relative to the value; `oc.env`, `oc.select`,
-`oc.dict.keys`, `oc.dict.values`, `oc.decode` of an environment variable; and resolvers that a
-program has registered.
+Thirty values, each with two references to the next one, expand to 2^30 values. So the size is
+computed before the expansion, and each value is visited only once. Supported references are those
+of OmegaConf: a key path from the root or, with leading dots, relative to the value; `oc.env`,
+`oc.select`, `oc.dict.keys`, `oc.dict.values`, `oc.decode` of an environment variable; and resolvers
+that a program has registered.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from etude.errors import Problem, RequestError
 
 MAX_SIZE = 2**20
-"""Maximum characters, plus one per value; a typical config has 10,000."""
+"""Maximum number of characters plus number of values; a typical config has 10,000."""
 _REFERENCE_SIZE = 1000  # characters counted per reference, as OmegaConf takes milliseconds for it
 _MAX_LENGTH = 4096  # characters of a value with references, as OmegaConf parses it slowly
 _REFERENCE = re.compile(r"\$\{([^${}]*)\}")
@@ -31,15 +31,17 @@ def check_expanded_size(tree: Any, file: str) -> None:
         file: file name for errors.
 
     Raises:
-        RequestError: with the key.
+        RequestError: the check fails; the message names the key if one is at fault.
     """
     expected = f"references that expand to at most {MAX_SIZE:,} characters"
     try:
         size = _Sizes(tree, file).of(())
     except RecursionError:
-        raise RequestError(Problem(file, expected, hint="they are nested too deeply")) from None
+        raise RequestError(
+            Problem(file, expected, hint="the references are nested too deeply")
+        ) from None
     if size > MAX_SIZE:
-        raise RequestError(Problem(file, expected, hint=f"they expand to {size:.1e}"))
+        raise RequestError(Problem(file, expected, hint=f"they expand to {size:.1e} characters"))
 
 
 class _Sizes:
@@ -53,7 +55,7 @@ class _Sizes:
         if path in self._known:
             return self._known[path]
         if path in self._open:
-            raise self._error(path, "a reference without a cycle")
+            raise self._error(path, "a reference that does not lead back to itself")
         self._open.add(path)
         size = self._size(_at(self._tree, path), path)
         self._open.remove(path)
@@ -84,7 +86,7 @@ class _Sizes:
             if len(text) > _MAX_LENGTH:
                 break
         if "${" in text:
-            raise self._error(path, "references that are closed and contain no braces")
+            raise self._error(path, "references that end with } and contain no other braces")
         return size
 
     def _reference(self, content: str, path: tuple[str, ...]) -> int:
@@ -98,7 +100,9 @@ class _Sizes:
             return len(arguments) + self.of(_target(arguments.partition(",")[0].strip(), path))
         if resolver.startswith("oc."):
             allowed = "oc.env, oc.select, oc.dict.keys, oc.dict.values, oc.decode of oc.env"
-            raise self._error(path, f"a resolver allowed in records: {allowed}", resolver)
+            raise self._error(
+                path, f"a resolver that is allowed in saved runs: {allowed}", resolver
+            )
         return _VARIABLE_SIZE + len(arguments)  # OmegaConf rejects unregistered resolvers
 
     def _substitute(self, content: str, path: tuple[str, ...]) -> str:
@@ -124,7 +128,7 @@ def _target(reference: str, path: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _at(tree: Any, path: tuple[str, ...]) -> Any:
-    """Returns the value at a key path; None if there is none."""
+    """Returns the value at a key path; None if the key path does not exist."""
     for key in path:
         if isinstance(tree, dict):
             names = (name for name in tree if str(name) == key)  # keys may be numbers

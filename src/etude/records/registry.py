@@ -1,4 +1,4 @@
-"""Finds runs by path, signature or name, from the files only."""
+"""Finds saved runs by path, signature or name; searches folders, as there is no index."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from etude.records.opening import SWEEP, file_type, path_exists
 from etude.records.record import Record
 from etude.secrets import mask_error
 
-_EXPECTED = "a path, a signature prefix or a name"
+_EXPECTED = "a run's path, its name, or the first characters of its signature"
 
 
 def record_folders(root: Path, skipped: list[RequestError] | None = None) -> Iterator[Path]:
-    """Yields the folder of every record below `root`, sorted.
+    """Yields the folder of each run below `root`, sorted.
 
     Args:
-        root: a root, a name's folder, or a run's folder.
-        skipped: receives an error for each entry that cannot be read: broken links, unreadable
-            folders, FIFOs and the like. Plain files next to records are ignored.
+        root: the folder of all runs, of the runs of one name, or of one run.
+        skipped: list to which an error is added for each entry that cannot be read: broken links,
+            unreadable folders, FIFOs and the like. Regular files next to runs are ignored.
     """
     skipped = [] if skipped is None else skipped
     if is_record(root):
@@ -45,9 +45,10 @@ def record_folders(root: Path, skipped: list[RequestError] | None = None) -> Ite
 
 
 def is_record(folder: Path | str) -> bool:
-    """Returns whether a folder is a record, or one that has lost its `run.json`.
+    """Returns whether a folder is the folder of a run, even if its `run.json` is missing.
 
-    A folder in which these files are links or not regular files counts as a damaged record.
+    Only the names of files are checked. If they are links or special files, the run is reported as
+    damaged when they are read.
     """
     return path_exists(f"{folder}/run.json") or (
         path_exists(f"{folder}/config.yaml") and path_exists(f"{folder}/overrides.yaml")
@@ -55,27 +56,27 @@ def is_record(folder: Path | str) -> bool:
 
 
 def check_outside(path: Path, where: str) -> None:
-    """Checks that a path is outside the records of runs, sweeps and papers.
+    """Checks that a path is outside the folders of runs, sweeps and papers.
 
     Args:
         path: path to check.
         where: argument or key that contains the path.
 
     Raises:
-        RequestError: the path is inside a record.
+        RequestError: the path is inside the folder of a run, a sweep or a paper.
     """
     for folder in path.resolve().parents:
         if is_record(folder) or folder.parent.name in ("_sweeps", "_papers"):
-            expected = "a path outside all records"
-            raise RequestError(Problem(where, expected, str(path), f"{folder} is a record"))
+            expected = "a path outside the folders of runs, sweeps and papers"
+            raise RequestError(Problem(where, expected, str(path), f"it is inside {folder}"))
 
 
 def read_records(root: Path, damaged: list[RequestError] | None = None) -> Iterator[Record]:
-    """Yields every readable record below `root`.
+    """Yields the record of each readable run below `root`.
 
     Args:
         root: as for `record_folders`.
-        damaged: receives the errors of unreadable records and of skipped entries.
+        damaged: list to which the errors of unreadable runs and of skipped entries are added.
     """
     for folder in record_folders(root, damaged):
         try:
@@ -86,17 +87,19 @@ def read_records(root: Path, damaged: list[RequestError] | None = None) -> Itera
 
 
 def find_record(run: str, root: Path, *, unfinished: bool = False) -> Record:
-    """Returns the record that RUN selects: a path, a signature prefix, or a name (its latest
-    finished run).
+    """Returns the record of the run that the argument RUN selects.
+
+    RUN is a path, the first characters of a signature, or a name, which selects the latest finished
+    run of this name.
 
     Args:
         run: the user's argument.
-        root: folder in which names and prefixes are searched.
-        unfinished: whether a name without a finished run selects its latest run.
+        root: folder in which names and signatures are searched.
+        unfinished: whether a name without a finished run selects the latest run of this name.
 
     Raises:
-        RequestError: no run matches, or a prefix matches several; with the nearest names or the
-            candidates.
+        RequestError: no run matches, or several signatures match; the message suggests names or
+            lists the matching runs.
     """
     candidates = find_folders(run, root)
     if len(candidates) == 1 and not _is_name(run, candidates[0]):
@@ -112,17 +115,19 @@ def find_record(run: str, root: Path, *, unfinished: bool = False) -> Record:
     if not matching:
         raise damaged[0]
     statuses = ", ".join(f"{r.path.name} {r.status}" for r in matching[:6])
-    raise RequestError(Problem("RUN", "a name with a finished run", run, f"its runs: {statuses}"))
+    hint = f"the runs of this name: {statuses}"
+    raise RequestError(Problem("RUN", "a name with a finished run", run, hint))
 
 
 def find_folders(run: str, root: Path) -> list[Path]:
-    """Returns the folder that RUN selects by path or signature, or all folders of a name.
+    """Returns the folder of the run that RUN selects by path or signature, or those of a name.
 
-    No record is read. Unreadable entries below `root` are reported in one line on standard error.
+    No files of runs are read. Entries below `root` that cannot be read are reported in one line on
+    standard error.
 
     Raises:
-        RequestError: no run matches, or a prefix matches several; with the nearest names or the
-            candidates.
+        RequestError: no run matches, or several signatures match; the message suggests names or
+            lists the matching runs.
     """
     path = Path(os.path.expanduser(run))
     if is_record(path):
@@ -148,17 +153,17 @@ def find_folders(run: str, root: Path) -> list[Path]:
             return exact or matching
         if matching:
             listed = ", ".join(f"{f.parent.name}/{f.name}" for f in matching[:6])
-            raise RequestError(
-                Problem("RUN", "a prefix of a single run", run, f"it matches {listed}")
-            )
+            expected = "enough characters of a signature to select one run"
+            raise RequestError(Problem("RUN", expected, run, f"matching runs: {listed}"))
     choices = {folder.parent.name for folder in existing} | {folder.name for folder in existing}
     raise RequestError(Problem(f"RUN in {root}", _EXPECTED, run, nearest(run, choices)))
 
 
 def find_finished(runs: Sequence[str], root: Path) -> list[Record]:
-    """Returns the records that the RUN arguments select, without duplicates.
+    """Returns the records of the runs that the RUN arguments select, without duplicates.
 
-    A name selects all its finished runs, in the order in which they were started.
+    A name selects all its finished runs, in the order in which they were started; the folder of a
+    sweep selects all finished runs of the sweep.
 
     Raises:
         RequestError: see `find_record`.
@@ -187,7 +192,7 @@ def _start_time(record: Record) -> str:
 
 
 def _sweep_runs(folder: Path) -> list[Record] | None:
-    """Returns the finished runs of a sweep's record; None if `folder` is not one.
+    """Returns the finished runs of a sweep; None if `folder` is not the folder of a sweep.
 
     Jobs whose runs are missing are listed in one line on standard error.
 
@@ -211,41 +216,43 @@ def _sweep_runs(folder: Path) -> list[Record] | None:
         missing.append(f"{job.get('key', '?')} ({job['path']})")
     if missing:
         count = "1 job has" if len(missing) == 1 else f"{len(missing)} jobs have"
-        message = f"{folder}: {count} no record in {root}: {_join_first(missing)}"
+        message = f"{folder}: {count} no run in {root}: {_join_first(missing)}"
         print(printable(mask_error(message), line=True), file=sys.stderr)
     records = [Record.read(run_path) for run_path in run_folders]
     finished = [record for record in records if record.status == "finished"]
     if not finished:
-        raise RequestError(Problem("RUN", "a sweep with a finished run", str(folder)))
+        raise RequestError(Problem("RUN", "a sweep with at least one finished run", str(folder)))
     return finished
 
 
 def run_folder_in(root: Path, path: str) -> Path:
-    """Returns the folder of a run in a sweep's record, always below `root`.
+    """Returns the folder of a sweep's run: the last two components of `path`, below `root`.
 
     Raises:
         RequestError: the path does not end in a name and a signature.
     """
     name, signature = Path(path).parent.name, Path(path).name
     if not name or not signature or ".." in (name, signature):
-        raise RequestError(Problem("path", "a run's folder, name/signature", path, "damaged?"))
+        hint = "sweep.json may be damaged"
+        raise RequestError(Problem("path", "a path that ends in NAME/SIGNATURE", path, hint))
     return root / name / signature
 
 
 def read_sweep(file: Path) -> dict[str, Any]:
-    """Reads a sweep's `sweep.json`.
+    """Returns the content of a sweep's `sweep.json`.
 
     Raises:
         RequestError: the file is missing or damaged.
     """
     info = read_json(file, SWEEP)
     jobs = info.get("jobs", []) if isinstance(info, dict) else None
+    hint = "the file may be damaged"
     if not isinstance(jobs, list) or not all(isinstance(job, dict) for job in jobs):
-        raise RequestError(Problem(f"{file}: jobs", "a list of jobs", jobs, "damaged?"))
+        raise RequestError(Problem(f"{file}: jobs", "a list of jobs", jobs, hint))
     for job in jobs:
         for key in ("key", "status", "path"):
             if not isinstance(job.get(key, ""), str):
-                raise RequestError(Problem(f"{file}: {key}", "a string", job[key], "damaged?"))
+                raise RequestError(Problem(f"{file}: {key}", "a string", job[key], hint))
     content: dict[str, Any] = info
     return content
 
@@ -255,12 +262,12 @@ def _is_name(run: str, folder: Path) -> bool:
 
 
 def report_damaged(damaged: Sequence[RequestError]) -> None:
-    """Reports unreadable records and skipped entries, in one line each on standard error."""
+    """Prints the unreadable runs and the skipped entries to standard error, in one line each."""
     records = [error for error in damaged if not isinstance(error, UnreadableEntry)]
     others = [error.problems[0] for error in damaged if isinstance(error, UnreadableEntry)]
     if records:
         listed = _join_first([_short_name(error.problems[0].where) for error in records])
-        count = "1 damaged record" if len(records) == 1 else f"{len(records)} damaged records"
+        count = "1 damaged run" if len(records) == 1 else f"{len(records)} damaged runs"
         message = f"{count}: {listed} (check with `etude runs verify`)"
         print(printable(message, line=True), file=sys.stderr)
     if others:
@@ -269,7 +276,7 @@ def report_damaged(damaged: Sequence[RequestError]) -> None:
 
 
 class UnreadableEntry(RequestError):
-    """Entry below a root that is not a record and cannot be read."""
+    """Error of an entry in a folder of runs that is not a run and cannot be read."""
 
 
 def _join_first(items: Sequence[str]) -> str:
@@ -283,7 +290,7 @@ def _short_name(where: str) -> str:
 
 
 def _entries(folder: Path | str, skipped: list[RequestError]) -> list[str]:
-    """Returns possible records and names in a folder, without `_sweeps` and hidden entries."""
+    """Returns the paths in a folder that may be runs or folders of runs; not `_sweeps`, `.git`."""
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries if not entry.name.startswith(("_", ".")))
@@ -297,7 +304,7 @@ def _entries(folder: Path | str, skipped: list[RequestError]) -> list[str]:
 
 
 def _add_special(path: Path | str, skipped: list[RequestError]) -> None:
-    """Records an entry that is neither a file nor a readable folder."""
+    """Adds an error to `skipped` if a path is neither a file nor a readable folder."""
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
@@ -305,10 +312,13 @@ def _add_special(path: Path | str, skipped: list[RequestError]) -> None:
         return
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         skipped.append(
-            UnreadableEntry(Problem(str(path), "a record", hint=f"it is {file_type(mode)}"))
+            UnreadableEntry(
+                Problem(str(path), "the folder of a run", hint=f"it is {file_type(mode)}")
+            )
         )
     elif stat.S_ISDIR(mode) and not os.access(path, os.R_OK | os.X_OK):
-        skipped.append(UnreadableEntry(Problem(str(path), "a record", hint="Permission denied")))
+        expected = "the folder of a run"
+        skipped.append(UnreadableEntry(Problem(str(path), expected, hint="Permission denied")))
 
 
 def _add_error(path: Path | str, error: OSError, skipped: list[RequestError]) -> None:
@@ -316,4 +326,4 @@ def _add_error(path: Path | str, error: OSError, skipped: list[RequestError]) ->
     if is_missing and not path_exists(path):  # removed meanwhile
         return
     hint = "a broken link" if is_missing else error.strerror
-    skipped.append(UnreadableEntry(Problem(str(path), "a record", hint=hint)))
+    skipped.append(UnreadableEntry(Problem(str(path), "the folder of a run", hint=hint)))

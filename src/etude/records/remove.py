@@ -1,4 +1,4 @@
-"""Removes records permanently; other folders are rejected."""
+"""Removes saved runs permanently; rejects all other folders."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _NOTHING_REMOVED = "nothing was removed"
 
 
 def check_removable(folders: Sequence[Path]) -> None:
-    """Checks that folders are records and not in use.
+    """Checks that folders are those of runs, and that no process is using these runs.
 
-    A damaged record is recognized by its other files.
+    A run whose `run.json` is damaged is recognized by its other files.
 
     Raises:
-        RequestError: a folder is a link, or neither its `run.json` nor its other files are those of
-            a record.
-        RunHeld: a live process holds one.
+        RequestError: a folder is a link, or contains no files of a run.
+        RunHeld: a live process holds the lock of a run.
     """
     problems = []
     for folder in folders:
         if folder.is_symlink() or folder.parent.is_symlink():
-            hint = f"it is a link to {folder.resolve()}; give that path instead"
-            problems.append(Problem(str(folder), "the folder of a record", hint=hint))
+            hint = f"the path is a link; give its target, {folder.resolve()}, instead"
+            problems.append(Problem(str(folder), "the folder of a run", hint=hint))
         elif not _is_record(folder):
-            problems.append(Problem(str(folder), "a record", hint="it contains no files of a run"))
+            hint = "the folder contains no files of a run"
+            problems.append(Problem(str(folder), "the folder of a run", hint=hint))
     if problems:
         raise RequestError(problems)
     for folder in folders:
@@ -43,7 +43,7 @@ def check_removable(folders: Sequence[Path]) -> None:
 
 
 def print_removal_table(folders: Sequence[Path]) -> None:
-    """Prints a table of the records with their sizes, and the total."""
+    """Prints a table of runs with the sizes of their folders, and the total."""
     rows = []
     total = 0
     for folder in folders:
@@ -61,7 +61,7 @@ def print_removal_table(folders: Sequence[Path]) -> None:
 
 
 def folder_size(folder: Path) -> int:
-    """Returns the bytes of all files in a folder; links count as links and are not followed."""
+    """Returns the total size in bytes of the files in a folder; links are not followed."""
     total = 0
     for current, _, files in os.walk(folder):
         total += sum(os.lstat(os.path.join(current, name)).st_size for name in files)
@@ -69,14 +69,14 @@ def folder_size(folder: Path) -> int:
 
 
 def remove_records(folders: Sequence[Path], root: Path) -> None:
-    """Removes records, and folders of names below `root` that become empty.
+    """Removes runs, and the folders of their names below `root` that become empty.
 
-    All records are locked before the first is removed. Links in a record are removed, not their
-    targets.
+    All runs are locked before the first one is removed. Of links in a run's folder, only the links
+    are removed, not their targets.
 
     Raises:
-        RunHeld: a live process holds one of them; none is removed.
-        OSError: a file could not be removed; with the remaining path.
+        RunHeld: a live process holds the lock of a run; then no run is removed.
+        OSError: a file could not be removed; the error contains its path.
     """
     with ExitStack() as locks:
         for folder in folders:
@@ -102,7 +102,7 @@ def _is_record(folder: Path) -> bool:
 
 
 def _remove(folder: Path) -> None:
-    """Removes a folder; renames it first, so that no partial record keeps its name."""
+    """Removes a folder; renames it first, so that its name never refers to a partial folder."""
     renamed = temporary_path(folder, "-old")
     os.rename(folder, renamed)
     shutil.rmtree(renamed)

@@ -56,12 +56,13 @@ def results(records: Sequence[Record]) -> dict[str, list[Any]]:
 def short_run_names(records: Sequence[Record], *, without_seed: bool = False) -> list[str]:
     """Returns a short, unique name for each run.
 
-    The parts of the labels that are not common to all runs are used if they are enough.
+    A name consists of the overrides in the run's label that not all runs share. If these names are
+    not unique, it is the whole label, with the name and the signature of the run if necessary.
 
     Args:
         records: records of the runs.
-        without_seed: whether the labels' parts `seed=...` are left out, to name groups of seeds by
-            one run each.
+        without_seed: whether overrides `seed=...` are left out, as in names of groups of runs that
+            differ only in their seeds.
     """
     labels = [record.label for record in records]
     if without_seed:
@@ -87,9 +88,9 @@ def short_run_names(records: Sequence[Record], *, without_seed: bool = False) ->
 
 
 def as_json(records: Sequence[Record]) -> dict[str, Any]:
-    """Returns all differences as one JSON value.
+    """Returns the runs, their config differences and their results as one JSON value.
 
-    Each list has one entry per run, null where a run lacks the key.
+    Each list has one entry per run; the entry is null if the run lacks the key.
     """
     return {
         "runs": [

@@ -1,6 +1,6 @@
 """JSON files that contain a hash of their own content, so that changes are detected.
 
-The hash is in the file, under `seal`. It detects accidents: a changed digit, a partial file, a
+The hash is the value of the key `seal`. It detects accidents: a changed digit, a partial file, a
 value edited by hand. It does not protect against forgery, as anyone can compute it.
 """
 
@@ -27,15 +27,19 @@ def digest(value: Any) -> str:
 
 
 def write_sealed(path: Path, value: Mapping[str, Any], kind: Kind) -> None:
-    """Writes an object as indented JSON, with its hash."""
+    """Writes an object to a file as indented JSON, together with the hash of the object."""
     write_json(path, {**value, SEAL: digest(value)}, kind)
 
 
 def read_sealed(path: Path, kind: Kind, hint: str) -> dict[str, Any]:
-    """Returns the object in a JSON file, without its hash. Files of older versions have none.
+    """Returns the object in a JSON file, without its hash.
+
+    Files of older versions contain no hash and are not checked.
 
     Args:
-        hint: what the user can do about a changed file.
+        path: path of the file.
+        kind: kind of the file.
+        hint: hint of the message for a changed file, such as what the user can do.
 
     Raises:
         RequestError: the file is missing, is not a JSON object, or was changed.
@@ -45,12 +49,12 @@ def read_sealed(path: Path, kind: Kind, hint: str) -> dict[str, Any]:
         raise RequestError(Problem(str(path), "a JSON object", value, hint))
     stated = value.pop(SEAL, None)
     if stated is not None and stated != digest(value):
-        raise RequestError(Problem(str(path), "the content as it was saved", hint=hint))
+        raise RequestError(Problem(str(path), "the content that Étude saved", hint=hint))
     return value
 
 
 def is_sealed(path: Path, kind: Kind) -> bool:
-    """Returns whether a JSON file contains its hash.
+    """Returns whether a JSON file contains a hash of its content.
 
     Raises:
         RequestError: the file is missing or is not JSON.

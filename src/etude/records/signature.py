@@ -1,8 +1,8 @@
 """Signature of a run: a hash of everything in its config that can change its result.
 
 It is the sha256 of canonical JSON (sorted keys, no spaces, UTF-8). The first 12 hex digits name the
-run's folder; `run.json` contains all of them. `group` leaves out the seed, so that runs that differ
-only in their seed can be averaged.
+run's folder; `run.json` contains all 64 digits. The group of a run is the same hash without the
+seed, so that runs that differ only in their seeds can be averaged.
 """
 
 from __future__ import annotations
@@ -38,5 +38,8 @@ def signature(identity: Mapping[str, Any]) -> str:
 
 
 def group(identity: Mapping[str, Any]) -> str:
-    """Returns the hash without the seed, 12 hex digits, which runs over several seeds share."""
+    """Returns the group of a run, 12 hex digits: the hash without the seed.
+
+    Runs that differ only in their seeds have the same group.
+    """
     return sha256_of({key: value for key, value in identity.items() if key != "seed"})[:DIGITS]

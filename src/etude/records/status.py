@@ -1,4 +1,4 @@
-"""Statuses of runs and of sweep jobs, as in records, and their classification."""
+"""Statuses of runs and of sweep jobs, as in `run.json` and `sweep.json`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Status(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether the same command would reach the status again, so that it is reported, not
-        repeated.
+        """Whether the same command would end with the same status again; then it only reports the
+        run.
         """
         return self in (Status.FINISHED, Status.REUSED, Status.DIVERGED)

@@ -1,8 +1,8 @@
-"""Capabilities that records need of a file system, and the consequences where they are missing.
+"""Checks that a file system has the capabilities that saving runs requires: locks and `fsync`.
 
 Some network and user-space file systems (NFS without locks, some FUSE, 9p and CIFS) have no `flock`
-or cannot flush a folder. `check_root` tests this once before training, and raises unless
-`run.unsafe_storage=true`. The functions that lock and flush continue without.
+or cannot flush a folder. `check_root` tests both once before training, and raises an error unless
+`run.unsafe_storage=true`. On such file systems, `try_lock` and `try_fsync` return false.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from etude.errors import Problem, RequestError
 log = logging.getLogger("etude")
 
 UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
-"""Error numbers of calls that the file system does not support."""
+"""Numbers of the errors that mean that a file system does not support a call."""
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 MIN_FREE_BYTES = 64 * 2**20
 """Minimum free space in bytes."""
 
-_LOCKS = "locks (flock), which keep two processes from training the same run at once"
+_LOCKS = "locks (flock), which prevent two processes from training the same run at once"
 _FILES = "fsync of files, without which the last writes may be lost in a power failure"
 _FOLDERS = "fsync of folders, without which the last checkpoint may be lost in a power failure"
 
@@ -56,14 +56,15 @@ def _try_call(call: Callable[[], None]) -> bool:
 
 
 def check_root(folder: Path, *, unsafe: bool = False) -> None:
-    """Checks that records can be written in `folder`. Leaves no files.
+    """Checks that runs can be saved in `folder`; leaves no files there.
 
     Args:
-        folder: a root of records or a run's folder; may be missing.
-        unsafe: whether to train, with a warning, if the file system has no locks or cannot flush.
+        folder: the folder of all runs, or the folder of one run; may be missing.
+        unsafe: whether only to warn if the file system has no locks or cannot flush.
 
     Raises:
-        RequestError: with the path and the missing capability.
+        RequestError: the folder is not writable, its disk is full, or its file system lacks a
+            capability and `unsafe` is false.
     """
     import tempfile  # slow to import, and only needed to write
 
@@ -94,20 +95,21 @@ def check_root(folder: Path, *, unsafe: bool = False) -> None:
         raise RequestError(problem) from error
     unsupported = [capability for capability, is_supported in supported.items() if not is_supported]
     if unsupported and not unsafe:
-        hint = "to train without it, set run.unsafe_storage=true"
+        hint = "to train without this capability, set run.unsafe_storage=true"
         raise RequestError(
             Problem("run.root", f"a file system with {capability}", str(existing), hint)
             for capability in unsupported
         )
     for capability in unsupported:
-        log.warning("run.unsafe_storage: %s has no %s", existing, capability)
+        message = "the file system of %s does not support %s; run.unsafe_storage=true allows this"
+        log.warning(message, existing, capability)
 
 
 def nearest_existing_folder(folder: Path) -> Path:
     """Returns the innermost existing folder among a folder and its parents.
 
     Raises:
-        RequestError: it is not a folder.
+        RequestError: the innermost existing path is not a folder.
     """
     existing = next(path for path in (folder, *folder.parents, Path(".")) if path.exists())
     if not existing.is_dir():
@@ -116,10 +118,10 @@ def nearest_existing_folder(folder: Path) -> Path:
 
 
 def check_free(existing: Path) -> None:
-    """Checks that there is enough free space.
+    """Checks that the disk of a folder has enough free space.
 
     Raises:
-        RequestError: with the free space.
+        RequestError: less than 64 MiB are free.
     """
     free = shutil.disk_usage(existing).free
     if free < MIN_FREE_BYTES:
@@ -128,15 +130,15 @@ def check_free(existing: Path) -> None:
                 "run.root",
                 f"a disk with at least {MIN_FREE_BYTES // 2**20} MiB free",
                 str(existing),
-                f"it has {free / 2**20:.0f} MiB",
+                f"only {free / 2**20:.0f} MiB are free",
             )
         )
 
 
 def check_new(root: Path, name: str, *, unsafe: bool) -> None:
-    """Calls `check_root` if the root contains no run of this name.
+    """Checks with `check_root` that runs can be saved, unless there are runs of this name already.
 
-    Otherwise the runs may be finished and are only read, possibly from a read-only root.
+    Existing runs may be finished, so that they are only read, possibly from a read-only folder.
     """
     if not any((root / name).glob("*/run.json")):
         check_root(root / name, unsafe=unsafe)

@@ -18,7 +18,9 @@ from etude.records.times import TIME_KEYS, format_duration, format_time
 _MIN_WIDTH = 6
 """Minimum characters of a truncated column, so that cells remain distinguishable."""
 _SHORT_WIDTH = 11
-"""Width of a short time, and of a run with 8 digits of its signature."""
+"""Number of characters of a short time such as `01-31 14:05`, and the minimum number of characters
+of a run, with 8 digits of its signature.
+"""
 _REDUCTIONS: list[tuple[Callable[[str], bool], int]] = [
     (lambda column: column == "label", _MIN_WIDTH),
     (lambda column: column not in ("run", "status"), _SHORT_WIDTH),
@@ -26,7 +28,9 @@ _REDUCTIONS: list[tuple[Callable[[str], bool], int]] = [
     (lambda column: column in TIME_KEYS, _MIN_WIDTH),
     (lambda column: True, _MIN_WIDTH),
 ]
-"""Columns that are truncated on a narrow terminal, the first first, and their least widths."""
+"""Columns to truncate on a narrow terminal, in this order, with their minimum widths in characters;
+a function selects the columns by name.
+"""
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -48,8 +52,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def print_columns(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Prints one line per row, with columns two spaces apart.
 
-    On a terminal, columns are truncated to its width, labels first and runs last, and statuses have
-    colours; in a pipe, neither.
+    On a terminal, columns are truncated to fit its width, labels first, and statuses are coloured.
+    In a pipe, the table has complete cells and no colours.
     """
     cells = [[printable(cell, line=True) for cell in row] for row in (columns, *rows)]
     widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
@@ -71,7 +75,7 @@ def print_columns(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None
 
 
 def _pad(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    """Returns the cells with the spaces that follow them; the last has none."""
+    """Returns the cells of a row, padded to their widths and a gap; the last cell is not padded."""
     padded = [
         cell + " " * (width + 2 - _width(cell)) for cell, width in zip(row, widths, strict=True)
     ]
@@ -79,7 +83,7 @@ def _pad(row: Sequence[str], widths: Sequence[int]) -> list[str]:
 
 
 def _colour(column: str, value: str) -> int | None:
-    """Returns the colour of a cell: that of a status, else None."""
+    """Returns the colour of a cell with a status; None for all other cells."""
     if column != "status" or value not in tuple(Status):
         return None
     status = Status(value)
@@ -121,7 +125,10 @@ def _in_markdown(cell: str) -> str:
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Returns a table as CSV, in which no text is a formula and None is empty."""
+    """Returns a table as CSV; None is an empty cell.
+
+    Texts that a spreadsheet would evaluate as formulas are escaped.
+    """
     import csv
 
     file = io.StringIO()
@@ -179,7 +186,10 @@ def _width(text: str) -> int:
 
 
 def _truncate(text: str, width: int, column: str = "") -> str:
-    """Cuts the end of a text; of a run, the end of its name and signature, which has 8 digits."""
+    """Returns a text, cut at the end to a maximum width.
+
+    Of runs, name and signature are cut separately, so that 8 digits of the signature remain.
+    """
     if _width(text) <= width:
         return text
     name, slash, signature = text.rpartition("/")

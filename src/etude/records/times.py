@@ -1,4 +1,4 @@
-"""Times in records, in the local time zone: shown, compared and filtered."""
+"""Times of saved runs: conversion to the local time zone, formatting, and parsing of filters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def to_local(time: Any) -> Any:
 
 
 def format_time(time: Any) -> str:
-    """Formats a time in minutes: `2026-01-31 14:05`; None is empty."""
+    """Formats a time to the minute, such as `2026-01-31 14:05`; None becomes an empty string."""
     return "" if time is None else str(to_local(time))[:16].replace("T", " ")
 
 
@@ -51,7 +51,7 @@ def format_duration(seconds: Any) -> str:
 
 
 def parse_time(text: str) -> str:
-    """Returns the time that a filter's value names, as `to_local` writes it, or its beginning.
+    """Returns the time, or the beginning of a time, in a filter, in the format of `to_local`.
 
     Args:
         text: a time or the beginning of one (`2026-01-31`, `2026-01-31 14:05`, `2026-01`),
