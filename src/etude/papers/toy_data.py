@@ -1,4 +1,5 @@
-"""Small generated data sets and a toy model, for smoke tests of papers that need a hub."""
+"""Small generated data sets and a toy model, for smoke tests without downloads or the user's files.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import struct
 import torch
 
 INITIALISATION = -1
-"""The `step` of the weight initialisation."""
+"""Value of `step` for the seed of the weight initialisation."""
 
 
 def seed_for(seed: int, step: int, micro: int = 0, rank: int = 0) -> int:
