@@ -1,5 +1,4 @@
-"""Small generated data sets and a toy model, for smoke tests without downloads or the user's files.
-"""
+"""Small generated data sets and a toy model, for smoke tests without downloads or the user's files."""
 
 from __future__ import annotations
 

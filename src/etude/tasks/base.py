@@ -403,7 +403,7 @@ class Task(pl.LightningModule):
             self._averaged_before = checkpoint["averaged"]
 
     def _under_each_name(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Returns weights by the task's parameter names; a shared weight under each of its names."""
+        """Returns weights by the task's parameter names; a shared weight under all of its names."""
         first = {id(p): name for name, p in self.model.named_parameters()}
         every = self.model.named_parameters(remove_duplicate=False)
         names = [(name, first[id(p)]) for name, p in every]
