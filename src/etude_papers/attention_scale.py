@@ -118,7 +118,7 @@ class AttentionScale:
         return q, k
 
     def attend(self, q: Tensor, k: Tensor, scale: float | None) -> Tensor:
-        """Returns attention weights (1, H, T, S), the output if the values are an identity matrix."""
+        """Returns attention weights (1, H, T, S): the output if the values are the identity."""
         v = torch.eye(self.keys, dtype=q.dtype).expand(1, self.heads, -1, -1)
         return reference_attention(q, k, v, causal=False, scale=scale)
 

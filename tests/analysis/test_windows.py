@@ -63,10 +63,10 @@ def test_what_an_older_version_kept_is_not_used(run: Any) -> None:
         ({"sequence_length": 0}, "sequence_length = 0: expected a positive number"),
         ({"stride": 0}, "stride = 0: expected a positive number"),
         ({"stride": -1}, "stride = -1: expected a positive number"),
-        ({"stride": 9}, "stride = 9: expected at most the window's 8 targets"),
+        ({"stride": 9}, "stride = 9: expected at most 8, the number of targets in a window"),
         (
             {"sequence_length": 4, "stride": 5},
-            "stride = 5: expected at most the window's 4 targets",
+            "stride = 5: expected at most 4, the number of targets in a window",
         ),
     ],
 )

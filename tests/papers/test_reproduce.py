@@ -161,8 +161,8 @@ def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
     ("content", "told"),
     [
         ("{", "valid JSON"),
-        ("[]", "a result of format 1"),
-        ('{"format": 2}', "a result of format 1"),
+        ("[]", "a result of `etude reproduce` in format 1"),
+        ('{"format": 2}', "a result of `etude reproduce` in format 1"),
     ],
 )
 def test_a_damaged_result_is_named(

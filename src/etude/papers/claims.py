@@ -392,7 +392,7 @@ def _display_path(path: Path) -> str:
 
 @contextmanager
 def _yaml_errors(where: str) -> Iterator[None]:
-    """Context manager that converts YAML and encoding errors of the file `where` to `RequestError`."""
+    """Context manager that converts YAML and encoding errors of a file to `RequestError`."""
     try:
         yield
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""Small generated data sets and a toy model, for smoke tests without downloads or the user's files."""
+"""Small generated data sets and a toy model, for smoke tests of papers without downloads."""
 
 from __future__ import annotations
 
