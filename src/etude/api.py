@@ -80,7 +80,7 @@ def train(config: DictConfig) -> Run:
 
 
 def train_record(config: DictConfig, checked: CheckedConfig | None = None) -> Any:
-    """Trains like `train`, and returns an `etude.training.state.Outcome`.
+    """Trains a run like `train`, and returns an `etude.training.state.Outcome`.
 
     Args:
         config: the composed config.
@@ -527,10 +527,11 @@ class Run:
         return batch_of(self, step)
 
     def places(self, step: int) -> pd.DataFrame:
-        """Returns a table with the origin of each example of an optimizer step.
+        """Returns a table with the origins of the examples of an optimizer step.
 
-        Columns: `example` (number in the step, from 1), `document` (index), `source`, and for
-        running text the range `first` to `end` of tokens in the document.
+        It has one row for each document or data row in each example. Columns: `example` (number in
+        the step, from 1), `document` (index), `source`, and for running text the range `first` to
+        `end` of tokens in the document.
 
         Raises:
             RequestError: as for `batch`.

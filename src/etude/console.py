@@ -85,7 +85,9 @@ class _ClosedInput:
         self.read()
 
     def read(self, size: int = -1) -> NoReturn:
-        raise RequestError(Problem("standard input", "an open stream", hint="it is closed"))
+        raise RequestError(
+            Problem("standard input", "an open stream", hint="its descriptor is closed")
+        )
 
     readline = read
 
@@ -289,7 +291,7 @@ class Messages(logging.Handler):
 
 
 def show_messages(*, stderr: bool = False) -> None:
-    """Installs the handler of messages, unless the program has installed handlers.
+    """Installs the handler of Étude's log messages, unless the program has installed handlers.
 
     Args:
         stderr: write all messages to standard error, not only notices.

@@ -82,7 +82,7 @@ def _installed() -> tuple[str, ...]:
 
 
 def _bundled_files() -> list[str]:
-    """Returns the font files in the package `zhplot`, without an import that changes `rcParams`."""
+    """Returns the font files of `zhplot` without importing it; the import changes `rcParams`."""
     spec = find_spec("zhplot")
     folders = (spec and spec.submodule_search_locations) or []
     return sorted(str(path) for folder in folders for path in Path(folder).glob("fonts/*.ttf"))

@@ -74,7 +74,7 @@ class LazyModule(ModuleType):
                 raise
 
     def import_attribute(self, modules: Sequence[str], name: str) -> Any:
-        """Imports submodules without executing this package, and returns an attribute of the last.
+        """Imports submodules without executing this package; returns an attribute of the last one.
 
         Args:
             modules: names relative to this package, imported in this order.
@@ -141,7 +141,7 @@ class _Finder(MetaPathFinder):
 
 
 def install() -> None:
-    """Makes later imports of `SUBSTITUTES` lazy; modules imported before are unchanged."""
+    """Makes later imports of the modules in `SUBSTITUTES` lazy; imported modules don't change."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 

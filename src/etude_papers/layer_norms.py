@@ -82,7 +82,9 @@ class LayerNorms:
         }
 
     def norm(self, name: str, depth: int, seed: int) -> float:
-        """Returns the Frobenius norm of the matrix's gradient, for the mean loss over positions.
+        """Returns the Frobenius norm of the gradient of the last layer's second matrix.
+
+        The matrix is that of the feed-forward layer, and the loss is the mean over all positions.
 
         Args:
             name: `pre` or `post`.

@@ -63,9 +63,9 @@ class Scaling:
     """Fits the loss of models of several sizes that are trained on the same number of tokens.
 
     Measured values, one per seed: `rise`, the largest rise of the last loss from one size to the
-    next, in nats; `r2`, R² of a power law with a floor; `pure_r2`, R² of a power law without a
-    floor. For the negative control of each value, the losses are assigned to other sizes, by a
-    rotation by half the number of sizes.
+    next, in nats; `r2`, R² of a power law with a floor (see `Fit`); `pure_r2`, R² of a power law
+    without a floor. For the negative control of each value, the losses are assigned to other sizes,
+    by a rotation by half the number of sizes.
 
     The figure shows the fit with a bootstrap interval over the seeds, and the loss over the size N
     at equal compute C = 6 N D, D being the number of training tokens (Hoffmann et al. 2022,

@@ -401,7 +401,7 @@ def _yaml_errors(where: str) -> Iterator[None]:
 
 
 def measurement_node(name: str, paper: Paper) -> Node:
-    """Returns the checked node that builds the paper's `Measurement` or `Readings`.
+    """Returns the checked class and arguments that build the paper's `Measurement` or `Readings`.
 
     The node's canonical form is stored as the settings of the measurement.
 

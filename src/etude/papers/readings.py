@@ -180,7 +180,7 @@ class Mean:
 
 
 def _keyed(runs: Sequence[Run], values: Iterable[float]) -> SeedValues:
-    """Returns the values of runs by seed and run; see `SeedValues`."""
+    """Returns the values, one for each run, as `SeedValues`."""
     counts: Counter[int] = Counter()
     keyed: SeedValues = {}
     for run, value in zip(runs, values, strict=True):

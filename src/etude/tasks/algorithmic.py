@@ -16,7 +16,7 @@ from etude.tasks.token_task import TokenTask
 
 
 class MadeObjective(Objective):
-    """Objective that uses generated examples unchanged."""
+    """Objective for synthetic sequences of symbols; uses the generated examples unchanged."""
 
     reads = "made"
     such_as = "data=induction, sort, ..."

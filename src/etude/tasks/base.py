@@ -168,7 +168,7 @@ class Task(pl.LightningModule):
         raise NotImplementedError
 
     def outputs(self, micro: MicroBatch) -> Any:
-        """Returns the model's output for a micro-batch; by default, for its `tokens`."""
+        """Returns the model's output for a micro-batch; by default, the model reads `tokens`."""
         return self.model(micro["tokens"], **packing(micro))
 
     def metrics(self, evaluated: Evaluated) -> Metrics:
@@ -280,7 +280,7 @@ class Task(pl.LightningModule):
 
     @classmethod
     def no_predictions(cls, run: str) -> Problem:
-        """Returns the problem of a task that cannot predict on texts.
+        """Returns the `Problem` that reports that the task cannot predict on texts.
 
         Args:
             run: path of the run.

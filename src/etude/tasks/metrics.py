@@ -93,7 +93,7 @@ class Metrics(ABC):
 
     @abstractmethod
     def update(self, batch: Mapping[str, Any], outputs: Any) -> None:
-        """Adds a batch.
+        """Adds a batch to the metrics.
 
         Args:
             batch: batch from the data.

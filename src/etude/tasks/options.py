@@ -93,7 +93,7 @@ class Beams(EvaluationOptions):
 
 @dataclass(frozen=True)
 class Windows(EvaluationOptions):
-    """Options of the windows of running text.
+    """Options of language models: length and overlap of the windows of running text.
 
     Attributes:
         sequence_length: number of targets in a window; None is the length of training.

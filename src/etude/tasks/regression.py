@@ -18,7 +18,7 @@ from etude.tasks.metrics import Metrics, Sum
 
 
 class NumbersObjective(Objective):
-    """Objective that uses generated examples unchanged."""
+    """Objective for synthetic sequences of numbers; uses the generated examples unchanged."""
 
     reads = "made"
     such_as = "data=icl_regression"
@@ -26,7 +26,7 @@ class NumbersObjective(Objective):
 
 
 class Regression(Task):
-    """Regression; the loss is the mean squared error over all queries.
+    """Prediction of a number at each query; the loss is the mean squared error over all queries.
 
     `error/k` is the mean squared error of the queries after k earlier queries of the sequence,
     divided by the input dimension d: with inputs and weights of variance 1, `error/k` is 1 for a

@@ -88,7 +88,7 @@ class ValueMetrics(RowMetrics):
 
 
 class TextRegression(Task):
-    """Text regression; the loss is the mean squared error over the numbers of a step.
+    """Prediction of numbers for a text; the loss is the mean squared error over a step's numbers.
 
     Args:
         setup: the run's arguments.
