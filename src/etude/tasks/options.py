@@ -148,5 +148,6 @@ class Windows(EvaluationOptions):
                 f"with a vocabulary of {vocabulary:,} tokens, the logits of one target need "
                 f"{format_bytes(per_target)}"
             )
-            expected = f"at most {most:,} targets, for {format_bytes(available)} of memory"
+            memory = format_bytes(available)
+            expected = f"at most {most:,} targets, whose logits fit into {memory} of memory"
             raise RequestError(Problem("sequence_length", expected, self.sequence_length, hint))
