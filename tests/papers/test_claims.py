@@ -150,7 +150,11 @@ def test_every_shipped_paper_is_whole() -> None:
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("atention_scale", "attention_scale"), ("../train", "lists them"), ("", "lists them")],
+    [
+        ("atention_scale", "attention_scale"),
+        ("../train", "lists all papers"),
+        ("", "lists all papers"),
+    ],
 )
 def test_an_unknown_paper_is_refused_and_told_where_the_ready_ones_are(
     name: str, told: str
