@@ -57,7 +57,7 @@ def compose(*overrides: str | Sequence[str], config_dir: str | Path | None = Non
         config_dir: folder with your own configs.
 
     Raises:
-        RequestError: with all errors in the overrides and files.
+        RequestError: the overrides or config files have errors; the message lists all of them.
     """
     return compose_config(_flatten(overrides), config_dir=config_dir)
 
@@ -69,8 +69,8 @@ def _flatten(overrides: Sequence[str | Sequence[str]]) -> list[str]:
 def train(config: DictConfig) -> Run:
     """Trains the run that `config` describes, and returns it.
 
-    An interrupted run continues; a finished run is returned without training. The returned run may
-    build classes of the modules in the config's `extensions`.
+    An interrupted run continues; a finished run is returned without training. The returned run
+    trusts the modules in the config's `extensions`, so it can build their classes.
 
     Raises:
         RequestError, RunHeld, RunFailed, Interrupted: see `etude.training.run.train`.
@@ -80,11 +80,11 @@ def train(config: DictConfig) -> Run:
 
 
 def train_record(config: DictConfig, checked: CheckedConfig | None = None) -> Any:
-    """Trains like `train`, and returns an `etude.training.state.Outcome`.
+    """Trains a run like `train`, and returns an `etude.training.state.Outcome`.
 
     Args:
         config: the composed config.
-        checked: the checked config, if the caller has it.
+        checked: the checked config, if the caller has it; None checks `config`.
     """
     from etude.config.checks import InvalidConfig, check
     from etude.training.state import reuse_finished
@@ -109,7 +109,7 @@ def plan(
     config_dir: str | Path | None = None,
     measure: bool = True,
 ) -> list[PlannedJob]:
-    """Returns the state of each job that `train` would run, and its parameters, FLOPs and time.
+    """Returns the jobs that `etude train` would run, each with state, parameters, FLOPs and time.
 
     Trains nothing and writes no file.
 
@@ -117,10 +117,10 @@ def plan(
         overrides: as for `compose`.
         multirun: whether comma-separated values define a sweep.
         config_dir: as for `compose`.
-        measure: whether to time a few steps of models that no earlier run has timed.
+        measure: whether to time a few training steps of each model that no earlier run has timed.
 
     Raises:
-        RequestError: an override is invalid for all swept values.
+        RequestError: an override is invalid in all jobs of the sweep.
     """
     from etude.sweeps.planning import plan as planned
 
@@ -133,9 +133,10 @@ def find_learning_rate(
 ) -> LearningRates:
     """Runs a learning rate range test (Smith 2015): trains with a rising learning rate.
 
-    The trained model is discarded, and no run is recorded. The result has the rates at which the
-    loss falls fastest: `.suggestion`, `.steepest`, `.tenth_of_minimum`, `.notes`. A figure and its
-    numbers are in `.folder`, `<run.root>/_lr/<signature>`.
+    The trained model is discarded, and no run is saved. The result has the learning rate at which
+    the loss falls fastest (`.steepest`, also `.suggestion`), a tenth of the rate at its minimum
+    (`.tenth_of_minimum`), and remarks (`.notes`). A figure and its numbers are saved in `.folder`,
+    which is `<run.root>/_lr/<signature>`.
 
     Args:
         config: the config of a run, as for `train`.
@@ -148,7 +149,7 @@ def find_learning_rate(
     Raises:
         InvalidArguments: `lowest`, `highest` and `steps` are not a valid range.
         RequestError, Interrupted: as for `train`.
-        EtudeError: the loss is not finite from the first step on.
+        EtudeError: the loss is NaN or infinite from the first step on.
     """
     from etude.analysis.learning_rates import suggest_rates, write_range_test
     from etude.training.build import check_all
@@ -173,8 +174,8 @@ def coordinate_check(
 ) -> pd.DataFrame:
     """Measures how activation sizes scale with the width over a few training steps.
 
-    The coordinate check of muP: with correct muP they don't depend on the width. No run is
-    recorded.
+    This is the coordinate check of muP (Yang et al. 2022): in a correct implementation of muP, the
+    sizes of activations don't depend on the width. No run is saved.
 
     Example:
         cfg = etude.compose("experiment=nano", "model.mup_base_dim=64")
@@ -197,15 +198,15 @@ def load_run(
     trust: Sequence[str] = (),
     unfinished: bool = False,
 ) -> Run:
-    """Loads a run.
+    """Loads a saved run.
 
     Args:
-        run: a path, a signature prefix, or a name (its latest finished run). The folder of a run
-            may have been moved.
-        root: folder in which names and prefixes are searched.
+        run: path of a run's folder, first characters of a run's signature, or a run name (the
+            latest finished run with that name). The folder may have been moved.
+        root: folder in which names and signatures are searched.
         trust: modules that are imported if the run's config names classes of them. Other modules
             are never imported; by default, only Étude's own classes are built.
-        unfinished: whether a name without a finished run selects its latest run.
+        unfinished: whether to load the latest run with a name if none of that name is finished.
 
     Raises:
         RequestError: there is no such run, or its config names classes of modules that are not
@@ -230,11 +231,12 @@ def load_pretrained(
     and RoBERTa as `TextEncoder`. No code in the files is executed.
 
     Args:
-        source: a folder with `config.json`, a `.safetensors` file next to one, a `.gguf` file, or a
-            hub id (`gpt2`, `owner/name`, `owner/name/file.gguf`), which is downloaded once.
+        source: a folder with `config.json`, a `.safetensors` file next to a `config.json`, a
+            `.gguf` file, or an id on the Hugging Face Hub (`gpt2`, `owner/name`,
+            `owner/name/file.gguf`), which is downloaded once.
         dtype: data type of the weights, such as `"bfloat16"`; None uses that of the files.
         device: device of the weights, such as `"cuda"`.
-        revision: branch, tag or commit on the hub.
+        revision: branch, tag or commit on the Hugging Face Hub.
         adapter: folder with a LoRA adapter for these weights, in the format of `peft`; it is merged
             into the weights.
 
@@ -259,7 +261,7 @@ def load_pretrained(
 def runs(root: str | Path = "experiments") -> Runs:
     """Loads all runs below a folder.
 
-    Records that cannot be read are skipped and listed in one line on standard error.
+    Runs that cannot be read are skipped and listed in one line on standard error.
 
     Raises:
         RequestError: the folder does not exist.
@@ -274,10 +276,10 @@ def runs(root: str | Path = "experiments") -> Runs:
 
 
 class Run:
-    """A recorded run.
+    """A saved run: its config, metrics, checkpoints and data.
 
     Attributes:
-        record: the record's files.
+        record: the files in the run's folder.
     """
 
     def __init__(self, record: Record, *, trust: Sequence[str] = ()) -> None:
@@ -286,12 +288,12 @@ class Run:
 
     @property
     def path(self) -> Path:
-        """The folder of the record."""
+        """The run's folder."""
         return self.record.path
 
     @property
     def status(self) -> str:
-        """The status: running, finished, failed, interrupted, paused, diverged or oom."""
+        """The run's status: running, finished, failed, interrupted, paused, diverged or oom."""
         return self.record.status
 
     @property
@@ -301,12 +303,12 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The content of `run.json`."""
+        """The content of the run's `run.json`."""
         return self.record.info
 
     @cached_property
     def config(self) -> DictConfig:
-        """The composed config in the record.
+        """The composed config that is saved with the run.
 
         Raises:
             RequestError: the config or `run.json` was edited after training.
@@ -316,7 +318,7 @@ class Run:
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """The metrics, one row per logged step.
+        """A table of the run's metrics, one row per logged step.
 
         Columns: `step`, `tokens`, `train/loss`, the metric that selects the best checkpoint, other
         validation metrics, ..., `lr`, `perf/...`, `time`.
@@ -332,7 +334,7 @@ class Run:
 
     @cached_property
     def checked(self) -> CheckedConfig:
-        """The checked config, whose nodes can be built."""
+        """The checked config, whose nodes (a class and its arguments) can be built."""
         return check(to_portable(self.config), trust=self._trust)
 
     def tokenizer(self) -> Any:
@@ -347,7 +349,10 @@ class Run:
         tokenizer = Tokenizer.load(self.path / TOKENIZER, links=False)
         recorded = self.summary.get("tokenizer", {}).get("fingerprint")
         if not is_hashed(self.summary) and tokenizer.fingerprint != recorded:
-            message = "%s: the fingerprint differs from run.json; the file may have been edited"
+            message = (
+                "%s: the tokenizer's fingerprint differs from that in run.json; the file may have "
+                "been edited"
+            )
             logging.getLogger("etude").warning(message, self.path / TOKENIZER)
         return tokenizer
 
@@ -361,7 +366,7 @@ class Run:
 
         Raises:
             RequestError: the checkpoint does not exist, is damaged or was edited after training, or
-                there are fewer than K.
+                fewer than K checkpoints are saved.
         """
         from etude.models.wrappers import wrap_trained
 
@@ -410,7 +415,7 @@ class Run:
         module = build_model(
             self.checked, vocabulary, len(self.labels), generator=torch.Generator()
         )
-        if has_lora:  # the checkpoint has the LoRA weights only; the source has the others
+        if has_lora:  # the checkpoint has only the LoRA weights; the source model has the others
             from etude.nn.lora import merge
             from etude.training.init_from import InitFromSource
 
@@ -421,7 +426,7 @@ class Run:
         except RuntimeError as error:
             reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
             raise RequestError(
-                Problem(str(self.path), "weights that match the record's config", hint=reason)
+                Problem(str(self.path), "weights that match the run's config", hint=reason)
             ) from error
         if has_lora and merged:
             merge(module)
@@ -439,10 +444,11 @@ class Run:
 
         Args:
             split: `val`, `train`, or `test` if the data has one.
-            sequence_length: for language models, window length in tokens instead of that of
+            sequence_length: for language models, window length in tokens; None is the length of
                 training.
-            stride: for language models, windows overlap and only the last `stride` tokens of each
-                (all of the first) are scored, so that these have a long context.
+            stride: for language models, distance in tokens between the starts of overlapping
+                windows; only the last `stride` tokens of each window (all tokens of the first) are
+                scored, so that they have a long context. None is no overlap.
             which: the checkpoint, as for `model`.
 
         Raises:
@@ -458,7 +464,7 @@ class Run:
         )
         request = EvaluationRequest(split)
         evaluated = self.evaluated(data, request)
-        if evaluated.rows:  # predictions of rows are saved in the record
+        if evaluated.rows:  # predictions of rows are saved in the run's folder
             return dict(write_evaluation(self, evaluated, request, options, which)["metrics"])
         return self.task(which).evaluate(evaluated, options).metrics
 
@@ -471,17 +477,20 @@ class Run:
         beams: int | None = None,
         length_penalty: float | None = None,
     ) -> list[dict[str, Any]]:
-        """Predicts for texts: `label` and `probabilities`, `words` and `tags`, or `target`.
+        """Returns a prediction for each text, as a dict.
+
+        Its keys depend on the task, for example `label` and `probabilities` (classification),
+        `words` and `tags` (tagging) or `target` (translation).
 
         Args:
             texts: the texts.
-            pair: the second text, for a run trained on pairs of texts.
+            pair: for a run trained on pairs of texts, the second text of all pairs.
             which: the checkpoint, as for `model`.
             beams: for translation, number of beams; None means 4.
             length_penalty: for translation, length penalty of beam search; None means 1.
 
         Raises:
-            RequestError: a text is empty, or the run's task predicts nothing for a single text.
+            RequestError: a text is empty, or the run's task does not predict on texts.
         """
         from etude.analysis.predicting import Predictor
 
@@ -489,11 +498,12 @@ class Run:
         return list(predictor(texts, pair))
 
     def scores(self, split: str = "val", *, which: str = "best") -> list[float]:
-        """Computes a score for each example of a split, in order.
+        """Returns a score for each example of a split, in order.
 
-        For a language model, the loss of each window in nats per token (lower is better); else a
-        score from 0 to 1: whether the label is correct, the fraction of correct tags, or chrF of
-        the translation. Scores are saved in the record, in `predictions/`, and reused.
+        For a language model, the score is the loss of a window in nats per token (lower is better).
+        For other tasks, higher is better: 1 for a correct label and 0 for a wrong one, the fraction
+        of correct tags, chrF of a translation from 0 to 1, or the negative squared error. Scores
+        are saved in the run's folder, in `predictions/`, and reused.
 
         Raises:
             RequestError: as for `evaluate`.
@@ -503,7 +513,7 @@ class Run:
         return example_scores(self, split, which)
 
     def batch(self, step: int) -> dict[str, Any]:
-        """Returns the batch that an optimizer step read over all processes, as tensors by name.
+        """Returns the batch of an optimizer step, over all processes, as tensors by name.
 
         Args:
             step: optimizer step, as in the metrics; the first is 1.
@@ -517,10 +527,11 @@ class Run:
         return batch_of(self, step)
 
     def places(self, step: int) -> pd.DataFrame:
-        """Returns the origins of the examples of an optimizer step.
+        """Returns a table with the origins of the examples of an optimizer step.
 
-        Columns: `example`, `document`, `source`, and for running text the range `first` to `end` of
-        tokens in the document.
+        It has one row for each document or data row in each example. Columns: `example` (number in
+        the step, from 1), `document` (index), `source`, and for running text the range `first` to
+        `end` of tokens in the document.
 
         Raises:
             RequestError: as for `batch`.
@@ -532,13 +543,14 @@ class Run:
         return pd.DataFrame(example_sources(self, step))
 
     def readings(self, text: str) -> pd.DataFrame:
-        """Finds the optimizer steps that read a text.
+        """Returns a table of the optimizer steps whose examples contained a text.
 
-        Columns: `step`, `example`, the position as in `places`, and `whole`, whether the example
-        contains the complete text.
+        It has one row for each example with a part of the text. Columns: `step`, `example`, the
+        origin as in `places`, and `whole`, which states whether the example contains the complete
+        text.
 
         Args:
-            text: an exact part of the training data.
+            text: text that occurs exactly like this in the training data.
 
         Raises:
             RequestError: the training split does not contain the text, or as for `batch`.
@@ -552,7 +564,7 @@ class Run:
         return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
 
     def data(self) -> Any:
-        """Builds the run's data module, unprepared; its files need not exist."""
+        """Builds the run's data module without preparing the data; its files need not exist."""
         from etude.training.model import configured_vocabulary
 
         data = self.checked.nodes["data"].build()
@@ -579,7 +591,7 @@ class Run:
         return evaluated
 
     def prepare(self, data: Any) -> None:
-        """Prepares the run's data.
+        """Prepares the run's data, after checking that it is the data of training.
 
         Raises:
             RequestError: the data is missing or differs from that of training.
@@ -622,7 +634,7 @@ class Runs(Sequence[Run]):
             runs("experiments/nano").filter("optimizer.lr>1e-3", "model.position=rotary")
 
         Raises:
-            RequestError: a filter is invalid, or no run has its key.
+            RequestError: a filter is invalid, or no run has the key of a filter.
         """
         filters = [parse_filter(condition) for condition in conditions]
         records = [run.record for run in self._runs]
@@ -632,7 +644,7 @@ class Runs(Sequence[Run]):
         )
 
     def frame(self) -> pd.DataFrame:
-        """Returns a table with one row per run: identity, config values and latest metrics."""
+        """Returns a table with one row per run: name, status, config values, latest metrics."""
         import pandas as pd
 
         return pd.DataFrame([_row(run.record) for run in self._runs])
@@ -643,26 +655,27 @@ class Runs(Sequence[Run]):
         Args:
             metrics: metrics to plot, one panel each; by default the metric that selects the best
                 checkpoint.
-            x: `step`, `tokens` or `time`.
+            x: quantity of the x-axis: `step`, `tokens` or `time`.
             log: axes with a logarithmic scale: `x`, `y` or `xy`.
 
         Raises:
-            RequestError: there are no runs, or none has a metric.
+            RequestError: there are no runs, or no run has one of the metrics.
         """
         from etude.analysis.comparison import Comparison
 
         return Comparison([run.record for run in self._runs], metrics=metrics, x=x, log=log)
 
     def group(self, metric: str | None = None, *, by: Sequence[str] = ()) -> Groups:
-        """Groups the finished runs that differ only in the seed: means, spread, mean curves.
+        """Groups the finished runs that differ only in the seed; gives means, spread, mean curves.
 
         Args:
             metric: the metric; None is the best value of the metric that selects the best
                 checkpoint.
-            by: config keys that define a group instead of the whole config.
+            by: config keys; runs with the same values of these keys are a group. If empty, the
+                whole config without the seed defines the group.
 
         Raises:
-            RequestError: no run is finished, or none has the metric.
+            RequestError: no run is finished, or no finished run has the metric.
         """
         from etude.analysis.run_groups import Groups
 
@@ -676,7 +689,7 @@ class Runs(Sequence[Run]):
             A table with one row for each run but the first: `difference` (its mean loss or score
             minus that of the first run), the 95 % confidence interval `low` to `high`, the p-values
             `permutation` and `bootstrap`, `holm` (`permutation` corrected for the number of runs),
-            and `mcnemar` if examples are correct or incorrect.
+            and `mcnemar` if each example is either correct or incorrect.
 
         Raises:
             RequestError: there are fewer than two runs, the runs have different data or windows, or

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _MOVES = re.compile(r"\n*(?:\x1b\[A)+|\r")
-"""The cursor movements that tqdm writes (other libraries use it): up some lines, or to the start of
-the line."""
+"""The cursor movements that tqdm writes, which libraries use: up some lines, or to the start of a
+line."""
 
 
 class _NamedStream:
-    """Stream whose errors contain its name, as those of files do."""
+    """Stream that adds its name to its `OSError`s, which then read like those of files."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -63,7 +63,7 @@ class _NamedStream:
 
 
 class _NonRaisingStream(_NamedStream):
-    """Standard error without exceptions: a full disk must not end a run because of a message."""
+    """Standard error that ignores write errors: a full disk must not end a run for a message."""
 
     def write(self, text: str) -> int:
         with suppress(OSError):
@@ -85,7 +85,9 @@ class _ClosedInput:
         self.read()
 
     def read(self, size: int = -1) -> NoReturn:
-        raise RequestError(Problem("standard input", "an open stream", hint="it is closed"))
+        raise RequestError(
+            Problem("standard input", "an open stream", hint="its descriptor is closed")
+        )
 
     readline = read
 
@@ -128,7 +130,7 @@ def discard_unwritten() -> None:
         inner: Any = stream
         while isinstance(inner, SafeStream | _NamedStream):
             inner = inner.wrapped
-        with suppress(ValueError):  # it is closed
+        with suppress(ValueError):  # the stream is closed
             try:
                 inner.flush()
             except OSError:
@@ -143,7 +145,8 @@ class SafeStream:
 
     Args:
         stream: the stream to write to.
-        errors: whether this is standard error, which is masked and escaped as error messages are.
+        errors: whether the stream is standard error, where text is masked and escaped like error
+            messages, also in pipes and files.
     """
 
     def __init__(self, stream: Any, *, errors: bool) -> None:
@@ -185,7 +188,7 @@ class SafeStream:
 
 
 def guard() -> None:
-    """Replaces standard output and standard error by safe streams."""
+    """Replaces standard output and standard error by `SafeStream`s."""
     if not isinstance(sys.stdout, SafeStream):
         sys.stdout = cast("TextIO", SafeStream(sys.stdout, errors=False))
     if not isinstance(sys.stderr, SafeStream):
@@ -194,7 +197,7 @@ def guard() -> None:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Context manager in which standard output and standard error are safe streams."""
+    """Context manager in which standard output and standard error are `SafeStream`s."""
     before = sys.stdout, sys.stderr
     guard()
     try:
@@ -204,7 +207,7 @@ def guarded() -> Iterator[None]:
 
 
 def raw_stdout() -> TextIO:
-    """Returns standard output for generated text: escaped on a terminal, else unchanged."""
+    """Returns standard output for generated text, which is escaped only on a terminal."""
     out: Any = sys.stdout
     exactly = isinstance(out, SafeStream) and not out.terminal
     return cast("TextIO", out.wrapped if exactly else out)
@@ -252,8 +255,8 @@ def rich_console(*, stderr: bool = False) -> Console:
 def start_live(live: Any) -> None:
     """Starts a live display of Rich.
 
-    Text that is printed meanwhile appears above it. The text is escaped first, because Rich
-    interprets colours and links in it.
+    Text that is printed while the display is active appears above it. The text is escaped first,
+    because Rich would interpret colours and links in it.
     """
     guarded_before = isinstance(sys.stdout, SafeStream)
     live.start()
@@ -262,7 +265,7 @@ def start_live(live: Any) -> None:
 
 
 NOTICES = "etude.notices"
-"""Name of the logger of notices about the request."""
+"""Name of the logger of notices about the user's request, such as its overrides."""
 
 
 class Messages(logging.Handler):
@@ -288,7 +291,7 @@ class Messages(logging.Handler):
 
 
 def show_messages(*, stderr: bool = False) -> None:
-    """Installs the handler of messages, unless the program has installed handlers.
+    """Installs the handler of Étude's log messages, unless the program has installed handlers.
 
     Args:
         stderr: write all messages to standard error, not only notices.
@@ -320,7 +323,7 @@ def redirect_log(stream: TextIO) -> Iterator[None]:
 
 @contextmanager
 def hide_messages() -> Iterator[None]:
-    """Context manager that hides messages below errors, such as those of preparing data again.
+    """Context manager that hides log messages below ERROR, such as those of preparing data again.
 
     The log level belongs to the whole process, so it is unchanged while another thread trains.
     """

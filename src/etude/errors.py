@@ -78,11 +78,11 @@ class RequestError(_Problems):
 
 
 class RunFailed(EtudeError):
-    """Raised when a run fails; its record has the status.
+    """Raised when a run fails. The status is also saved in the run's folder.
 
     Args:
         status: `failed`, `oom` or `diverged`.
-        path: folder of the record.
+        path: folder of the run.
     """
 
     def __init__(self, message: str, status: str = "failed", path: Path | None = None) -> None:
@@ -112,7 +112,7 @@ class RunHeld(EtudeError):
 
 
 class Interrupted(EtudeError):
-    """Raised when a signal stops the run after an optimizer step; its state is saved.
+    """Raised when a signal stops the run after an optimizer step; the run's state is saved.
 
     Args:
         signum: signal number (2 for Ctrl-C, 15 for SIGTERM).
@@ -185,14 +185,20 @@ def is_real(value: object) -> TypeGuard[int | float]:
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
-    """Returns a hint with the choice most similar to `name`, else with all choices if few."""
+    """Returns a hint with the choice most similar to `name`.
+
+    If no choice is similar, the hint lists all choices; None if there are more than 12.
+    """
     options = sorted({str(choice) for choice in choices})
     all_choices = "choose from: " + ", ".join(options) if 0 < len(options) <= 12 else None
     return nearest_of(name, options) or all_choices
 
 
 def nearest_of(name: str, choices: Iterable[str]) -> str | None:
-    """Returns a hint with the choice most similar to `name`, for messages that list all choices."""
+    """Returns a hint with the choice most similar to `name`, or None if no choice is similar.
+
+    For messages that already list all choices.
+    """
     close = difflib.get_close_matches(name, [str(choice) for choice in choices], n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else None
 

@@ -1,7 +1,7 @@
 """Escapes untrusted text for terminals, Markdown, CSV, LaTeX and figures.
 
-Records, configs, tokenizers and data sets may come from untrusted sources. Each function returns
-the text escaped for one output format, so that it is shown literally and has no other effect.
+Runs, configs, tokenizers and data sets may come from untrusted sources. Each function returns the
+text escaped for one output format, so that it is shown literally and has no other effect.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ def printable(text: str, *, line: bool = False) -> str:
     Unchanged are newlines, tabs, backslashes, every character with a width, combining marks,
     unassigned characters (such as new emoji), and the two joiners that Persian, Indic scripts and
     emoji need. Escaped are control characters (C0, C1), line and paragraph separators, characters
-    that change the direction of writing, all other characters without a width (two names that look
-    alike must not differ by one), and unpaired surrogates, as in file names that are not UTF-8.
+    that change the direction of writing, all other characters without a width (otherwise two
+    different names could look the same), and unpaired surrogates, as in file names that are not
+    UTF-8.
 
     Args:
-        line: also escape newlines and tabs, for one cell, name or line.
+        line: whether to escape newlines and tabs too, for a text that must stay on one line.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -56,8 +57,9 @@ _MARKUP = re.compile(
 def markdown(text: str) -> str:
     """Escapes a text for inline Markdown: markup, links, images, HTML and formulas are inactive.
 
-    For the middle of a line: characters that are markup only at the start of a line (`>`, `#`, `-`)
-    are unchanged. So is `|`, which `etude.records.text_tables.markdown_table` escapes in cells.
+    The result is for the middle of a line: characters that are markup only at the start of a line
+    (`>`, `#`, `-`) are unchanged. `|` is unchanged too; in table cells,
+    `etude.records.text_tables.markdown_table` escapes it.
     """
     return _MARKUP.sub(r"\\\g<0>", printable(" ".join(text.split())))
 
@@ -75,10 +77,10 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def csv_cell(value: object) -> object:
-    """Returns the value for a CSV file, with `'` before a text that is a formula in spreadsheets.
+    """Returns a value for a CSV file, with `'` before a text that a spreadsheet reads as a formula.
 
-    Formulas start with `=`, `+`, `-` or `@`, for example `=cmd|...`. Numbers are unchanged, also
-    those given as text.
+    Formulas start with `=`, `+`, `-` or `@`, for example `=cmd|...`. Numbers are unchanged, even if
+    they are given as text.
     """
     if not isinstance(value, str) or not value.lstrip(" \n").startswith(_FORMULA_STARTS):
         return value
@@ -115,8 +117,9 @@ def latex(text: str) -> str:
 def figure_label(text: str) -> str:
     r"""Escapes a text for matplotlib.
 
-    `$` starts no formula. A leading `_` gets a space before it: matplotlib omits labels that start
-    with `_` from legends. Characters that no installed font contains are replaced by their code.
+    `$` is escaped, so that it starts no formula. A leading `_` gets a space before it, because
+    matplotlib omits labels that start with `_` from legends. Characters that no installed font
+    contains are replaced by their code.
     """
     text = printable(text).replace("$", r"\$")
     if not text.isascii():

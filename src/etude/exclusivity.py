@@ -1,8 +1,8 @@
 """Exclusive use of process-wide state by one training at a time.
 
 Torch's random generator and settings, and the handlers of signals and log messages, belong to the
-whole process. Two trainings in two threads would share the generator and get other results than
-each one alone. The second one is refused; it does not wait.
+whole process. Two trainings in two threads would share the generator, so each would get other
+results than alone. A second training is therefore refused; it does not wait.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from etude.errors import Problem, RequestError
 
 @dataclass(frozen=True)
 class _Holder:
-    """The current user of the state: its operation, and the thread's identifier and name."""
+    """The operation that has reserved the state, and the identifier and name of its thread."""
 
     what: str
     thread: int
@@ -35,7 +35,7 @@ _state = _State()
 
 
 def _reset() -> None:
-    """Releases the state in a forked process, which has its own copy of it."""
+    """Releases the state in a forked process, which has its own copy of the state."""
     global _state
     _state = _State()
 
@@ -51,7 +51,7 @@ def reserve_process(what: str) -> Iterator[None]:
         what: name of the operation, such as `etude.train`.
 
     Raises:
-        RequestError: the state is already reserved, by another thread or by this one.
+        RequestError: the state is already reserved, by another thread or by this thread.
     """
     state = _state
     thread = threading.current_thread()
@@ -65,8 +65,9 @@ def reserve_process(what: str) -> Iterator[None]:
         raise RequestError(
             Problem(
                 what,
-                "no other training in this process (threads share the random generator)",
-                hint=f"{other.what} runs in {where}; use `etude train -m` for parallel processes",
+                "no other training in this process",
+                hint=f"{other.what} runs in {where}, and threads share the random generator; "
+                "use `etude train -m` for parallel processes",
             )
         )
     try:

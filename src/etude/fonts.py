@@ -45,7 +45,7 @@ FALLBACKS = (
     "Arial Unicode MS",
     "Unifont",
 )
-"""Families with Chinese, Japanese or Korean characters, in the order of preference."""
+"""Font families with Chinese, Japanese or Korean characters, in the order of preference."""
 _FILES = re.compile(
     r"cjk|noto ?sans(sc|tc|jp|kr)|sourcehan|wqy|droidsansfallback|pingfang|hiragino|heiti|msyh"
     r"|simhei|msjh|ipaexg|yugoth|gothicneo|malgun|nanumgothic|arialunicode|unifont",
@@ -68,7 +68,7 @@ def add_fallbacks() -> None:
 
 @lru_cache(maxsize=1)
 def _installed() -> tuple[str, ...]:
-    """Returns the installed fallback families."""
+    """Returns the names in `FALLBACKS` of fonts that are installed."""
     from matplotlib.font_manager import findSystemFonts, fontManager
 
     paths = [path for path in findSystemFonts() if _FILES.search(path)]
@@ -82,7 +82,7 @@ def _installed() -> tuple[str, ...]:
 
 
 def _bundled_files() -> list[str]:
-    """Returns the font files in `zhplot`, which is not imported: that would change `rcParams`."""
+    """Returns the font files of `zhplot` without importing it; the import changes `rcParams`."""
     spec = find_spec("zhplot")
     folders = (spec and spec.submodule_search_locations) or []
     return sorted(str(path) for folder in folders for path in Path(folder).glob("fonts/*.ttf"))
@@ -104,7 +104,7 @@ def drawable(text: str) -> str:
     }
     if missing and not _said:
         log.warning(
-            "figures: no installed font contains %s; such characters are replaced by their codes "
+            "figures: no installed font contains %s; these characters are replaced by their codes "
             "(install a font such as Noto Sans CJK, Debian package fonts-noto-cjk)",
             "".join(sorted(missing)[:10]),
         )

@@ -16,13 +16,13 @@ _RARE_THRESHOLDS = (50_000, 20, 100)
 
 
 def collect_rarely() -> None:
-    """Collects only after 50,000 new objects; for the start of a command, while it imports."""
+    """Makes collections rare, one per 50,000 new objects, for the imports of a command's start."""
     gc.set_threshold(*_RARE_THRESHOLDS)
 
 
 @contextmanager
 def collect_rarely_in_block() -> Iterator[None]:
-    """Context manager that collects rarely, and only new objects.
+    """Context manager in which collections are rare and visit only new objects.
 
     For work that creates many objects without reference cycles.
     """
@@ -40,8 +40,8 @@ def collect_rarely_in_block() -> Iterator[None]:
 def restore_collection() -> None:
     """Restores Python's thresholds and exempts all existing objects from collection.
 
-    For the start of a training loop, and before a fork: memory that no collection visits stays
-    shared between the processes.
+    Called at the start of a training loop, and before a fork, because memory that no collection
+    visits stays shared between the processes.
     """
     if gc.get_threshold() == _RARE_THRESHOLDS:
         gc.freeze()

@@ -58,7 +58,7 @@ class LazyModule(ModuleType):
         return self._state != "postponed"
 
     def execute(self) -> None:
-        """Executes the real module in this object, unless that was done."""
+        """Executes the real module's code in this object, unless it was executed before."""
         with _LOCK:
             if self.executed:
                 return
@@ -74,7 +74,7 @@ class LazyModule(ModuleType):
                 raise
 
     def import_attribute(self, modules: Sequence[str], name: str) -> Any:
-        """Imports submodules without executing this package, and returns an attribute of the last.
+        """Imports submodules without executing this package; returns an attribute of the last one.
 
         Args:
             modules: names relative to this package, imported in this order.
@@ -103,7 +103,7 @@ class _Folders(list[str]):
 
     @property
     def real(self) -> Sequence[str]:
-        """The folders, without executing the package."""
+        """The folders of the search path; reading them does not execute the package."""
         return self._package._folders or []
 
     def __iter__(self) -> Iterator[str]:
@@ -141,7 +141,7 @@ class _Finder(MetaPathFinder):
 
 
 def install() -> None:
-    """Makes later imports of these modules lazy; imported modules are unchanged."""
+    """Makes later imports of the modules in `SUBSTITUTES` lazy; imported modules don't change."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
@@ -149,7 +149,7 @@ def install() -> None:
 def _class_for_isinstance(name: str, module: LazyModule) -> type:
     """Returns a substitute of a class for `isinstance` checks.
 
-    Before the module is executed, the real class has no instances.
+    Before the module is executed, the real class has no instances, so the check is false.
     """
 
     class Kind(type):
@@ -199,7 +199,7 @@ def _when_called(name: str, module: LazyModule) -> Callable[..., Any]:
 
 
 def _import_metric(name: str, file: str, module: LazyModule) -> Any:
-    """Imports a base class of `torchmetrics`, after `utilities` because of a circular import."""
+    """Imports a base class of `torchmetrics`; first `utilities`, to avoid a circular import."""
     return module.import_attribute(["utilities", file], name)
 
 

@@ -1,7 +1,7 @@
 """Masks secrets: passwords in URLs, values from the environment, keys and tokens.
 
 A URL's password is replaced by `***` in all output. A value that a config takes from the
-environment is replaced by its reference, `${oc.env:NAME}`, in records. The run itself uses the
+environment is replaced by its reference, `${oc.env:NAME}`, in saved files. The run itself uses the
 true values.
 
 A secret may also be typed where it does not belong. `mask_secrets`, which is applied to all text
@@ -38,7 +38,7 @@ _COMMON_WORDS = frozenset({"true", "false", "null", "none", "auto"})
 
 
 def mask_passwords(value: Any) -> Any:
-    """Replaces the password of each URL by `***` in a text, or in all texts of a tree.
+    """Replaces the password of each URL by `***`, in a text or in nested lists and dictionaries.
 
     A placeholder, such as the reference `${oc.env:NAME}`, is not a password and is unchanged.
 
@@ -94,7 +94,7 @@ class Mask:
         return value
 
     def hides(self, value: str | None) -> bool:
-        """Returns whether `text` would change the value."""
+        """Returns whether the method `text` would change the value."""
         return value is not None and self.text(value) != value
 
 
@@ -106,7 +106,7 @@ class MaskingFormatter(logging.Formatter):
         self._mask = mask or Mask()
 
     def format(self, record: logging.LogRecord) -> str:
-        """Formats a record with secrets masked and control characters escaped."""
+        """Formats a log record with secrets masked and control characters escaped."""
         text = self._mask.text(super().format(record))
         return printable(mask_keys(text))
 
@@ -141,12 +141,12 @@ _TOKEN_PREFIXES = ("hf_", "sk-", "gh", "glpat-", "AKIA", "xox", "wandb_v")
 _MIN_SECRET = 12  # minimum characters of a secret masked in all texts; `postgres` occurs in many
 _MIN_CONFIG_VALUE = 8
 _taken: dict[str, str] = {}
-"""References by spelling of the values that configs took from the environment."""
+"""References (`${oc.env:NAME}`) by the spelling of the value that a config took."""
 _seen: tuple[dict[Any, Any], tuple[tuple[str, str], ...]] | None = None
 
 
 def register_secret_value(name: str, value: str) -> None:
-    """Registers a variable's value that a config took, so that error messages mask it."""
+    """Registers a value that a config took from the environment, so that errors mask it."""
     if len(value) >= _MIN_CONFIG_VALUE and value not in _taken:
         _taken.update(_references([(name, value)]))
 
@@ -160,7 +160,7 @@ def secret_variables() -> Mapping[str, str]:
 
 
 def _environment() -> tuple[tuple[str, str], ...]:
-    """Returns the current environment; decoding it is slow, so it is cached until it changes."""
+    """Returns the environment variables; cached until they change, because decoding is slow."""
     global _seen
     now: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
     if _seen is None or _seen[0] != now:
@@ -172,7 +172,7 @@ def _environment() -> tuple[tuple[str, str], ...]:
 def _secret_variables(
     environment: tuple[tuple[str, str], ...],
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Returns the secret variables by name, and their references by spelling of the value."""
+    """Returns the secret variables by name, and the reference for each spelling of a value."""
     secrets = {
         name: value
         for name, value in environment
@@ -202,7 +202,7 @@ def mask_variables(text: str) -> str:
 def mask_error(text: str) -> str:
     """Masks secrets in an error message, which may quote any input.
 
-    In addition to `mask_secrets`, masks the values that configs took from the environment, and text
+    Masks the same as `mask_secrets`, the values that configs took from the environment, and text
     that looks like a key or a token.
 
     Example:
@@ -233,9 +233,9 @@ def _without_tokens(text: str) -> str:
 
 
 def mask_record(value: Any) -> Any:
-    """Masks the secrets in a text, or in all keys and values of a tree, for a record.
+    """Masks the secrets in a text, or in nested lists and dictionaries, before they are saved.
 
-    Masks what `mask_secrets` masks, tokens of known formats, and the values of keys whose names
+    Masks the same as `mask_secrets`, tokens of known formats, and the values of keys whose names
     mark them as secret, also in overrides (`vars.api_key=...`).
     """
     if isinstance(value, str):
@@ -268,7 +268,7 @@ def _worth_hiding(value: str) -> bool:
 
 
 def _references(values: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Returns the references to variables by spelling of the value, the longest first."""
+    """Returns the reference for each spelling of a variable's value, the longest first."""
     references: dict[str, str] = {}
     for name, value in values:
         if _worth_hiding(value):

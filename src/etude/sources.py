@@ -8,12 +8,12 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE_FOLDER = Path(__file__).resolve().parent
-"""Folder of the package."""
+"""Folder of the package `etude`."""
 
 
 @cache
 def source_hash() -> str:
-    """Returns the hash of the package's Python files, 12 hex digits."""
+    """Returns the hash of all Python files of the package `etude`, 12 hex digits."""
     return hash_of(PACKAGE_FOLDER, sorted(PACKAGE_FOLDER.rglob("*.py")))
 
 

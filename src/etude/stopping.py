@@ -1,12 +1,12 @@
-"""Acknowledges signals at once, and ends the process in time even if the main thread is busy.
+"""Thread that acknowledges signals at once, and ends the process even if the main thread is busy.
 
 Python runs signal handlers in the main thread, between two bytecode instructions. A long library
 call, a compilation or an import can delay them by minutes. The interpreter's C code writes each
 signal to a pipe at once; a thread of this module reads the pipe, acknowledges the signal on
 standard error and, if the process must end, ends it after `PATIENCE` seconds unless the main thread
-has done so.
+has ended it before.
 
-Native code that does not release the GIL still delays both.
+Native code that does not release the GIL delays this thread as well.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PATIENCE = 1.3
 _CLEANUP_SECONDS = 0.4
 """Seconds for the cleanup functions before the process is killed."""
 SIGNALLED = 128
-"""Exit code of a process stopped by signal N is `SIGNALLED + N`."""
+"""Offset of exit codes: a process stopped by signal N ends with exit code `SIGNALLED + N`."""
 
 
 class Saving(Protocol):
@@ -51,8 +51,8 @@ class _Watch:
     """Thread that watches signals, with its state.
 
     Attributes:
-        saving: the current work, the innermost last.
-        signalled: ids of the work that has received a first signal.
+        saving: the work in progress that saves its state on a signal; the innermost is last.
+        signalled: Python ids of the work that has received a first signal.
         at_the_end: cleanup functions, called in reverse order before the process is killed.
         signum: the signal that ends the process.
     """
@@ -166,7 +166,7 @@ def end_saving(work: Saving) -> None:
 
 
 def write_stderr(text: str) -> None:
-    """Writes to standard error with a system call: the stream may be in the middle of a write."""
+    """Writes to standard error by a system call, as `sys.stderr` may be within a write."""
     with suppress(OSError):  # the terminal may be closed
         os.write(2, text.encode())
 
@@ -174,8 +174,8 @@ def write_stderr(text: str) -> None:
 def finish() -> None:
     """Waits for threads and runs the exit handlers, as Python does when it ends.
 
-    Python then also destroys all modules and objects, which takes a second if torch is imported;
-    `os._exit` skips it.
+    Python would then destroy all modules and objects, which takes a second if torch is imported.
+    The caller skips this with `os._exit`.
     """
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()

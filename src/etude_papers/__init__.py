@@ -1,4 +1,4 @@
-"""Measurements that single papers need, next to their configs in `conf/paper`.
+"""Measurements for single papers, whose configs are in `conf/paper`.
 
-`etude.papers` contains what all papers share: claims, readings of runs, verdicts, reports.
+`etude.papers` contains the code for all papers: claims, values read from runs, verdicts, reports.
 """

@@ -1,8 +1,8 @@
-"""The 1/sqrt(d_k) in attention (Vaswani et al. 2017, section 3.2.1 and its footnote 4).
+"""Effect of the scale 1/sqrt(d_k) in attention (Vaswani et al. 2017, section 3.2.1, footnote 4).
 
 Queries and keys have independent components of mean 0 and variance 1, as the footnote assumes. They
-pass through Étude's own attention with its scale and with a scale of 1. All readings are computed
-from the weights that attention applies to the values.
+pass through Étude's own attention with its scale and with a scale of 1. All measured values are
+computed from the weights that attention applies to the values.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class SoftmaxStatistics:
     Attributes:
         variance: mean variance of a query's logits over the keys.
         entropy: mean entropy of a query's weights, in nats.
-        gradient: dp/dx = p (1 - p) of a weight p by its own logit x, median over queries and keys.
+        gradient: derivative dp/dx = p (1 - p) of a weight p with respect to its own logit x, median
+            over queries and keys.
     """
 
     variance: float
@@ -42,7 +43,7 @@ class SoftmaxStatistics:
 
 
 def softmax_statistics(weights: Tensor) -> SoftmaxStatistics:
-    """Computes the statistics of attention weights (B, H, T, S), whose rows sum to 1.
+    """Returns the statistics of attention weights (B, H, T, S), whose rows sum to 1.
 
     The logits of a query are the logarithms of its weights up to a constant, which does not change
     the variance. In float64 the weights of logits up to 700 apart are still above zero.
@@ -55,18 +56,21 @@ def softmax_statistics(weights: Tensor) -> SoftmaxStatistics:
 
 
 class AttentionScale:
-    """Measures the softmax of random attention over d_k, with and without the scale.
+    """Measures statistics of the softmax of random attention for several d_k, with and without the
+    scale.
 
-    Readings for every width d_k above 1, with the negative control in brackets: `variance/d_k`, of
-    the unscaled logits (of the scaled); `scaled_variance/d_k`, of the scaled logits (of the
-    unscaled); `entropy_gap/d_k`, entropy scaled minus unscaled, in nats (at d_k = 1, where the
-    scale is 1); `gradient_ratio/d_k`, gradient unscaled over scaled (at d_k = 1).
+    Measured values for every width d_k above 1, with the negative control in brackets:
+    `variance/d_k`, variance of the unscaled logits (scaled logits); `scaled_variance/d_k`, variance
+    of the scaled logits (unscaled logits); `entropy_gap/d_k`, entropy of the scaled softmax minus
+    that of the unscaled softmax, in nats (the same at d_k = 1, where the scale is 1);
+    `gradient_ratio/d_k`, gradient of the unscaled softmax divided by that of the scaled softmax
+    (the same at d_k = 1).
 
     Args:
         widths: values of d_k, including 1.
-        heads: H, independent repetitions within a seed.
-        queries: T.
-        keys: S.
+        heads: H, the number of heads, which are independent repetitions with the same seed.
+        queries: T, the number of queries.
+        keys: S, the number of keys.
 
     Raises:
         InvalidArguments: 1 is not in `widths`, a size is not positive, or there is only one key.
@@ -75,8 +79,9 @@ class AttentionScale:
     def __init__(self, *, widths: list[int], heads: int, queries: int, keys: int) -> None:
         checks = Checks()
         checks.positive(heads=heads, queries=queries, keys=keys)
-        checks.that(keys != 1, "keys", keys, "at least two (the softmax over one key is 1)")
-        expected = "positive widths, including 1 for the control"
+        hint = "the softmax over one key is always 1"
+        checks.that(keys != 1, "keys", keys, "at least 2", hint)
+        expected = "positive widths, including 1, the negative control"
         checks.that(1 in widths and min(widths) > 0, "widths", widths, expected)
         checks.done()
         self.widths = sorted(set(widths))
@@ -84,12 +89,12 @@ class AttentionScale:
 
     @property
     def cells(self) -> set[str]:
-        """The keys of the readings."""
+        """The keys of the measured values."""
         kinds = ("variance", "scaled_variance", "entropy_gap", "gradient_ratio")
         return {f"{kind}/{width}" for kind in kinds for width in self.widths if width > 1}
 
     def measure(self, seeds: Sequence[int], figures: Path) -> dict[str, Reading]:
-        """Returns the readings, and draws the figure `softmax.png`."""
+        """Returns the measured values by cell key, and draws the figure `softmax.png`."""
         scaled: dict[int, list[SoftmaxStatistics]] = {width: [] for width in self.widths}
         unscaled: dict[int, list[SoftmaxStatistics]] = {width: [] for width in self.widths}
         for seed in seeds:
@@ -102,7 +107,10 @@ class AttentionScale:
         return _build_readings(scaled, unscaled)
 
     def draw(self, width: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draws queries (1, H, T, K) and keys (1, H, S, K) of independent N(0, 1) components."""
+        """Returns random queries (1, H, T, K) and keys (1, H, S, K); K is `width`.
+
+        The components are independent and normally distributed with mean 0 and variance 1.
+        """
         q, k = (
             torch.randn(1, self.heads, length, width, generator=random, dtype=torch.float64)
             for length in (self.queries, self.keys)
@@ -110,7 +118,7 @@ class AttentionScale:
         return q, k
 
     def attend(self, q: Tensor, k: Tensor, scale: float | None) -> Tensor:
-        """Returns attention weights (1, H, T, S): the output of attention if v is the identity."""
+        """Returns attention weights (1, H, T, S): the output if the values are the identity."""
         v = torch.eye(self.keys, dtype=q.dtype).expand(1, self.heads, -1, -1)
         return reference_attention(q, k, v, causal=False, scale=scale)
 
@@ -143,8 +151,9 @@ def plot(
     """Draws variance, entropy and gradient over d_k, next to the values expected for Gaussian
     logits.
 
-    Logits N(0, 1) over S keys have an expected entropy of about ln S - 1/2: ln Z is about ln S +
-    1/2, minus the mean logit under the weights, 1.
+    For normally distributed logits of mean 0 and variance 1 over S keys, the expected entropy is
+    about ln S - 1/2: it is ln Z, about ln S + 1/2, minus the mean logit under the weights, 1. Z is
+    the denominator of the softmax.
     """
 
     figure = new_figure(10, 3.6)

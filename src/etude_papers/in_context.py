@@ -1,4 +1,4 @@
-"""Error of a function that is learned in context, over the number of examples seen."""
+"""Error of a model that learns a function from examples in its context, by number of examples."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from etude.papers.readings import Metrics
 
 
 class InContext(Metrics):
-    """Reads cells like `Metrics`, and draws the errors of each arm over the number of examples, as
-    figure 2 of Garg et al. 2022 (arXiv:2208.01066), next to the error of least squares.
+    """Reads values from runs like `Metrics`, and draws each arm's error over the number of examples
+    in the context, as figure 2 of Garg et al. 2022 (arXiv:2208.01066), next to the error of least
+    squares.
 
     Args:
-        errors: prefix of the metrics' names, before the number of examples.
+        errors: first part of the metrics' names: the metric `<errors>/k` is the error after k
+            examples.
         dimensions: d, the dimension of an input.
         values, controls, curves, log: see `Metrics`.
     """
@@ -57,7 +59,11 @@ class InContext(Metrics):
 
 
 def last_errors(run: Run, name: str) -> dict[int, float]:
-    """Returns a run's last error by the number of examples."""
+    """Returns the last logged error of a run for each number of examples.
+
+    Args:
+        name: first part of the metrics' names; see `InContext`.
+    """
     frame = run.metrics
     matches = ((re.fullmatch(rf"{name}/(\d+)", column), column) for column in map(str, frame))
     columns = {int(match[1]): frame[column].dropna() for match, column in matches if match}
@@ -69,17 +75,17 @@ def last_errors(run: Run, name: str) -> dict[int, float]:
 
 
 def least_squares(examples: NDArray[np.int64], dimensions: int) -> NDArray[np.float64]:
-    """Returns the expected error of least squares (of minimum norm if there are too few examples),
-    with isotropic inputs and weights and without noise, relative to the error of always predicting
-    0.
+    """Returns the expected error of least squares for each number of examples, relative to the
+    error of always predicting 0.
 
-    k examples span k of the d directions at random; w is unknown in the other directions.
+    Inputs and weights are isotropic, and there is no noise. k random examples determine the weights
+    in k of the d directions; in the other directions, the solution of minimum norm is 0.
     """
     return np.maximum(0.0, 1 - examples / dimensions)
 
 
 def plot(errors: Mapping[str, Sequence[Mapping[int, float]]], dimensions: int, path: Path) -> None:
-    """Draws each seed as a thin line, the mean as a thick line, and least squares dotted."""
+    """Draws each arm: seeds as thin lines, their mean as a thick line; least squares is dotted."""
     figure = new_figure(5.4, 3.8)
     axes = figure.subplots()
     largest = 0

@@ -1,4 +1,4 @@
-"""Gradients of Pre-LN and Post-LN Transformers before training (Xiong et al. 2020, theorem 1).
+"""Gradients of Pre-LN and Post-LN Transformers at initialisation (Xiong et al. 2020, theorem 1).
 
 The gradient of the last layer at initialisation determines whether training needs a warm-up: it is
 of order d sqrt(ln d) for Post-LN at any depth L, and of order d sqrt(ln d / L) for Pre-LN.
@@ -32,16 +32,16 @@ BLOCKS = {"pre": PreNormBlock, "post": PostNormBlock}
 
 
 class LayerNorms:
-    """Measures the gradient of the last feed-forward's second matrix over the depth, on random
-    tokens.
+    """Measures how the gradient of the second matrix of the last feed-forward layer depends on the
+    depth L, with Pre-LN and Post-LN, on random tokens.
 
-    Readings: `slope/pre` and `slope/post`, d log(norm) / d log(L) by least squares; each is the
-    control of the other.
+    Measured values: `slope/pre` and `slope/post`, the slope of the logarithm of the gradient's norm
+    over log(L), by least squares. Each is the negative control of the other.
 
     Args:
         depths: at least two values of L.
-        dim, heads: D and H.
-        vocabulary, length, batch: V, T and B of the random tokens and targets.
+        dim, heads: D, the width of the model, and H, its number of heads.
+        vocabulary, length, batch: V, T and B of the random tokens and targets, (B, T), below V.
 
     Raises:
         InvalidArguments: there are fewer than two depths, or a size is not positive.
@@ -61,11 +61,11 @@ class LayerNorms:
 
     @property
     def cells(self) -> set[str]:
-        """The keys of the readings."""
+        """The keys of the measured values."""
         return {"slope/pre", "slope/post"}
 
     def measure(self, seeds: Sequence[int], figures: Path) -> dict[str, Reading]:
-        """Returns the readings, and draws the figure `gradients.png`."""
+        """Returns the measured values by cell key, and draws the figure `gradients.png`."""
         norms = {
             name: np.array(
                 [[self.norm(name, depth, seed) for depth in self.depths] for seed in seeds]
@@ -82,8 +82,16 @@ class LayerNorms:
         }
 
     def norm(self, name: str, depth: int, seed: int) -> float:
-        """Returns the Frobenius norm of the gradient of the mean loss over all positions."""
-        with exclusive_fresh_settings("a measurement of a paper"):
+        """Returns the Frobenius norm of the gradient of the last layer's second matrix.
+
+        The matrix is that of the feed-forward layer, and the loss is the mean over all positions.
+
+        Args:
+            name: `pre` or `post`.
+            depth: L.
+            seed: seed of weights, tokens and targets.
+        """
+        with exclusive_fresh_settings("etude reproduce"):
             return self._norm(name, depth, seed)
 
     def _norm(self, name: str, depth: int, seed: int) -> float:
@@ -103,13 +111,13 @@ class LayerNorms:
 
 
 def log_log_slope(depths: Sequence[int], norms: Sequence[float] | np.ndarray) -> float:
-    """Returns the slope of a straight line through the logarithms, by least squares."""
+    """Returns the slope of log(norms) over log(depths), by least squares."""
     return float(np.polyfit(np.log(depths), np.log(norms), 1)[0])
 
 
 def plot(depths: Sequence[int], norms: dict[str, np.ndarray], path: Path) -> None:
-    """Draws each seed thin, the geometric mean thick, and the theorem's line through its first
-    point.
+    """Draws the norms over the depth: seeds as thin lines, their geometric mean as a thick line,
+    and for Pre-LN a dotted line with the theorem's slope through the first mean.
     """
     figure = new_figure(5.4, 3.8)
     axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""Loss on sequences longer than those of the training (Press et al. 2021)."""
+"""Loss on sequences longer than those of training (Press et al. 2021)."""
 
 from __future__ import annotations
 
@@ -26,38 +26,40 @@ Floats = NDArray[np.float64]
 class Lengths:
     """Scores runs on windows of several lengths over the validation text.
 
-    Readings: `gap/<run>`, the loss at the longest length minus that at the training length, in nats
-    per token.
+    Measured values: `gap/<arm>`, the loss at the longest length minus that at the training length,
+    in nats per token.
 
     Args:
         times: lengths, as multiples of the training length; includes 1.
-        controls: the negative control of each run; each entry gives a reading.
+        controls: by the name of each measured arm, the name of the arm that is its negative
+            control.
     """
 
     def __init__(self, *, times: list[int], controls: dict[str, str]) -> None:
         checks = Checks()
         valid = 1 in times and min(times) > 0 and len(set(times)) > 1
-        checks.that(valid, "times", times, "positive numbers, including 1 and at least one other")
+        expected = "positive numbers, including 1 and at least one other number"
+        checks.that(valid, "times", times, expected)
         checks.done()
         self.times = sorted(set(times))
         self.controls = dict(controls)
 
     @property
     def arms(self) -> set[str]:
-        """The runs to read."""
+        """The names of the arms whose runs are read."""
         return {*self.controls, *self.controls.values()}
 
     @property
     def cells(self) -> set[str]:
-        """The keys of the readings."""
+        """The keys of the measured values."""
         return {f"gap/{arm}" for arm in self.controls}
 
     def read(self, runs: Mapping[str, Sequence[Run]], figures: Path) -> dict[str, Reading]:
-        """Returns the readings, and draws the figure `lengths.png`."""
+        """Returns the measured values by cell key, and draws the figure `lengths.png`."""
         losses_of: dict[str, list[list[Floats]]] = {}
         for arm, arm_runs in runs.items():
             for number, run in enumerate(arm_runs, 1):
-                log.info("%s, run %d of %d: evaluating each length", arm, number, len(arm_runs))
+                log.info("%s, run %d of %d: scoring at each length", arm, number, len(arm_runs))
                 losses = [losses_by_position(run, times) for times in self.times]
                 losses_of.setdefault(arm, []).append(losses)
         gaps = {
@@ -75,7 +77,7 @@ class Lengths:
 
 @torch.inference_mode()
 def losses_by_position(run: Run, times: int) -> Floats:
-    """Returns the mean loss of each position, in nats, at `times` the training length."""
+    """Returns the mean loss of each position in nats, in windows of `times` the training length."""
     data: Any = run.data()
     run.prepare(data)
     length = times * data.sequence_length

@@ -1,4 +1,4 @@
-"""Released language models, scored on texts without training."""
+"""Scores of released language models on texts, without training."""
 
 from __future__ import annotations
 
@@ -31,24 +31,25 @@ ReportProgress = Callable[[int], None]
 
 
 class Windows:
-    """Loss and perplexity of running text, in windows of tokens.
+    """Loss and perplexity of a model on running text, in windows of tokens.
 
-    Readings: `loss`, in nats per token; `perplexity`, its exponential, or with `per=word` the
-    exponential of the nats per word, where words are separated by white space in the text before
-    `clean`. The control has the same tokens in a random order.
+    Measured values: `loss`, in nats per token; `perplexity`, the exponential of the loss, or with
+    `per=word` the exponential of the nats per word, where words are separated by white space in the
+    text before `clean`. The negative control has the same tokens in a random order.
 
     Args:
         source: source of the texts.
         join: separator of the texts if they are parts of one text, such as the lines of WikiText;
             None appends the model's end-of-text token to each.
-        begin: prepends that token, so that the first token is predicted too.
+        begin: whether to prepend the end-of-text token, so that the first token is predicted too.
         window: tokens per window, of which the first is only an input; None is the model's maximum
             length plus one.
-        stride: distance between the starts of windows; tokens that an earlier window scored are not
-            counted again. None is `window` - 1, which predicts each token once; with `window`
-            itself the first token of each window is never predicted, as in the loop that Hugging
-            Face documents.
-        clean: `wikitext` removes the spaces that WikiText adds around punctuation.
+        stride: distance in tokens between the starts of windows; tokens that an earlier window
+            scored are not counted again. None is `window` - 1, with which each token is predicted
+            once. With a stride of `window`, the first token of each window is never predicted, as
+            in the loop that the documentation of Hugging Face shows.
+        clean: `wikitext` removes the spaces that WikiText adds around punctuation; `none` changes
+            nothing.
         per: unit of the perplexity.
     """
 
@@ -67,7 +68,7 @@ class Windows:
         if window is not None:
             checks.that(window > 1, "window", window, "at least 2 tokens")
         if stride is not None:
-            expected = "a positive number, at most the window"
+            expected = "a positive number, at most `window`"
             checks.that(0 < stride <= (window or stride), "stride", stride, expected)
         checks.done()
         self.source, self.join, self.begin = source, join, begin
@@ -82,11 +83,11 @@ class Windows:
     def score(
         self, model: LanguageModel, report: ReportProgress, shuffled: int | None = None
     ) -> dict[str, float]:
-        """Returns the readings.
+        """Returns `loss` and `perplexity` of a model.
 
         Args:
-            report: callback for the progress, in thousandths.
-            shuffled: seed of the order of the tokens; None keeps their order.
+            report: function that is called with the progress, from 0 to 1000.
+            shuffled: seed of a random order of the tokens; None retains their order.
 
         Raises:
             RequestError: the texts have fewer than two tokens, or a window is longer than the
@@ -99,10 +100,12 @@ class Windows:
         longest = model.module.max_length + 1
         window = self.window or longest
         if window > longest:
-            raise RequestError(Problem("measure", f"a window of at most {longest}", window))
+            expected = f"a window of at most {longest} tokens"
+            raise RequestError(Problem("measure: window", expected, window))
         ids = self.ids(model, shuffled)
         if len(ids) < 2:
-            raise RequestError(Problem("measure", "a text of at least two tokens", len(ids)))
+            hint = f"the number of tokens is {len(ids)}"
+            raise RequestError(Problem("measure", "a text of at least two tokens", hint=hint))
         scores = sliding_score(
             model.module,
             np.array(ids),
@@ -118,12 +121,16 @@ class Windows:
         return {name: scores[name] for name in ("loss", "perplexity")}
 
     def ids(self, model: LanguageModel, shuffled: int | None) -> list[int]:
-        """Returns the tokens of all texts, concatenated."""
+        """Returns the token ids of all texts, concatenated.
+
+        Args:
+            shuffled: seed of a random order of the tokens; None retains their order.
+        """
         import numpy as np
 
         end = model.tokenizer.end_of_text
         if end is None and (self.begin or self.join is None):
-            hint = "set join, and begin=false"
+            hint = "or set `join` to a text and `begin` to false"
             raise RequestError(Problem("measure", "a model with an end-of-text token", hint=hint))
         ids: list[int] = []
         for text in self.texts:
@@ -149,11 +156,11 @@ class LastWords:
     """Prediction of the last word of each text from the words before it (LAMBADA, Paperno et al.
     2016).
 
-    Readings: `accuracy`, the fraction of texts for which every token of the last word, including
-    the space before it, is the most probable one; `perplexity`, the exponential of the mean
-    negative log-likelihood of the whole word. There is no stop-word filter: a frequent word that
-    could be followed by others counts as wrong. The control has the tokens before the word in a
-    random order.
+    Measured values: `accuracy`, the fraction of texts for which every token of the last word,
+    including the space before the word, is the most probable token; `perplexity`, the exponential
+    of the mean negative log-likelihood of the whole word. There is no stop-word filter: if the most
+    probable word is a frequent word that other words could follow, it counts as wrong. The negative
+    control has the tokens before the last word in a random order.
 
     Args:
         source: source of the texts.
@@ -170,7 +177,7 @@ class LastWords:
     def score(
         self, model: LanguageModel, report: ReportProgress, shuffled: int | None = None
     ) -> dict[str, float]:
-        """Returns the readings; see `Windows.score`.
+        """Returns `accuracy` and `perplexity` of a model; see `Windows.score` for the arguments.
 
         Raises:
             RequestError: no text has two words.
@@ -206,11 +213,11 @@ class LastWords:
         return {"accuracy": correct / len(rows), "perplexity": perplexity}
 
     def parts(self, model: LanguageModel, text: str) -> tuple[list[int], list[int]]:
-        """Returns the tokens before the last word, truncated to the model's maximum, and those of
-        the word.
+        """Returns the tokens before the last word, of which the first are cut off if they exceed
+        the model's maximum, and the tokens of the last word.
 
-        The tokens of the word are those of the whole text after the length of its encoded
-        beginning.
+        The whole text and the text before the last word are encoded. If the latter has n tokens,
+        the last word's tokens are those of the whole text from token n on.
         """
         preceding = text.rstrip().rpartition(" ")[0]
         whole, context = model.tokenizer.encode(text.rstrip()), model.tokenizer.encode(preceding)
@@ -226,10 +233,13 @@ class LastWords:
 def _score_last_words(
     model: LanguageModel, rows: list[tuple[list[int], list[int]]]
 ) -> tuple[float, int]:
-    """Returns the summed log-likelihood of the words, and the number of words whose tokens are all
-    the most probable ones.
+    """Returns the summed log-likelihood of the last words, and the number of last words of which
+    each token is the most probable token.
 
-    Rows are padded on the right, which causal attention does not read.
+    Rows are padded on the right. Causal attention does not read this padding.
+
+    Args:
+        rows: for each text, the tokens before the last word and the tokens of the last word.
     """
     import torch
 
@@ -251,17 +261,18 @@ def _score_last_words(
 
 
 class Released:
-    """Released models, each scored on several texts.
+    """Measures released models, each on several texts.
 
-    Readings: `<model>/<text>/<metric>`, such as `gpt2/lambada/accuracy`. The seeds only determine
-    the order of the tokens in the control.
+    Measured values: `<model>/<text>/<metric>`, such as `gpt2/lambada/accuracy`. The seeds only
+    determine the order of the tokens in the negative control.
 
     Args:
-        models: by name, a folder or a Hub id; see `etude.load_pretrained`.
-        texts: by name, the measurement of a text.
-        revisions: by name of a model, a branch, a tag or a commit.
-        device: device; `auto` uses a GPU if there is one.
-        dtype: dtype of the weights; None is that of the files.
+        models: folder or Hugging Face Hub id of each model, by a name of your choice; see
+            `etude.load_pretrained`.
+        texts: measurement on each text (`Windows` or `LastWords`), by a name of your choice.
+        revisions: branch, tag or commit of a model, by the model's name.
+        device: device of the models; `auto` is a GPU if there is one, otherwise the CPU.
+        dtype: data type of the weights; None is that of the files.
     """
 
     def __init__(
@@ -284,7 +295,7 @@ class Released:
         self.device, self.dtype = device, dtype
 
     def measure(self, seeds: Sequence[int], figures: Path) -> dict[str, Reading]:
-        """Returns the readings, and draws the figure `released.png`.
+        """Returns the measured values by cell key, and draws the figure `released.png`.
 
         Raises:
             RequestError: a model or a text is not available, or a model is not a decoder.
@@ -331,8 +342,8 @@ class Released:
         return model
 
     def short(self, toys: Path) -> Released:
-        """Returns the same measurement for a tiny model with random weights, on texts of a few
-        lines.
+        """Returns this measurement for a smoke test: a tiny model with random weights, on texts of
+        a few lines.
 
         Args:
             toys: folder of `etude.papers.toy_data`, where the model is saved as well.
@@ -348,9 +359,10 @@ class Released:
 
 @contextmanager
 def show_progress(label: str) -> Iterator[ReportProgress]:
-    """Shows progress: a bar on a terminal, otherwise a log line every half minute.
+    """Context manager that shows progress: a bar on a terminal, otherwise a log line every half
+    minute.
 
-    Yields a function that is called with the completed thousandths.
+    Yields a function, which the caller calls with the progress, from 0 to 1000.
     """
     if sys.stdout.isatty():
         from rich.markup import escape
@@ -376,7 +388,7 @@ def show_progress(label: str) -> Iterator[ReportProgress]:
 
 
 def plot(readings: dict[str, Reading], models: Sequence[str], path: Path) -> None:
-    """Draws one panel per text and metric, with the models in order and their controls."""
+    """Draws one panel per text and metric, with a point for each model and its negative control."""
     from statistics import fmean
 
     from etude.analysis.curves import COLOURS, new_figure, style_axes
@@ -402,11 +414,11 @@ def plot(readings: dict[str, Reading], models: Sequence[str], path: Path) -> Non
 
 
 def without_wikitext_spaces(text: str) -> str:
-    """Restores the text approximately as it was before WikiText was split into words: removes
-    spaces before punctuation, inside brackets and quotes, and around `@-@`, `@,@` and `@.@`.
+    """Returns the text approximately as it was before WikiText was split into words: removes spaces
+    before punctuation, inside brackets and quotes, and around `@-@`, `@,@` and `@.@`.
 
-    After the detokenizer that Megatron-LM and the LM Evaluation Harness use; theirs also replaces
-    each single N by 1.
+    Based on the detokenizer of Megatron-LM and the LM Evaluation Harness, which also replaces each
+    single N by 1.
     """
     text = text.replace("s '", "s'")
     for mark in "-,.":

@@ -22,9 +22,11 @@ BLUE, ORANGE = "#1d4ed8", "#c2410c"
 
 @dataclass(frozen=True)
 class Fit:
-    """L(N) = floor + scale N^-exponent, by least squares.
+    """Least-squares fit of the loss L as a function of the model size N: L(N) = floor + scale
+    N^-exponent.
 
     Attributes:
+        floor, scale, exponent: parameters of the function.
         r2: fraction of the variance of L over the sizes that the fit explains.
     """
 
@@ -39,12 +41,12 @@ class Fit:
 
 @dataclass(frozen=True)
 class Curves:
-    """Measured losses.
+    """Losses of M model sizes at P validations during training.
 
     Attributes:
         sizes: numbers of parameters, in ascending order, (M,).
-        tokens: training tokens at each validation, (P,).
-        losses: (seeds, M, P).
+        tokens: number of training tokens before each validation, (P,).
+        losses: losses, (seeds, M, P).
     """
 
     sizes: Floats
@@ -58,19 +60,21 @@ class Curves:
 
 
 class Scaling:
-    """Fits the loss of models of several sizes trained on the same number of tokens.
+    """Fits the loss of models of several sizes that are trained on the same number of tokens.
 
-    Readings, one per seed: `rise`, the largest rise of the last loss from one size to the next, in
-    nats; `r2`, of a power law with a floor; `pure_r2`, of a power law without a floor. The control
-    of each is computed with the losses shifted by half the list of sizes.
+    Measured values, one per seed: `rise`, the largest rise of the last loss from one size to the
+    next, in nats; `r2`, R² of a power law with a floor (see `Fit`); `pure_r2`, R² of a power law
+    without a floor. For the negative control of each value, the losses are assigned to other sizes,
+    by a rotation by half the number of sizes.
 
-    The figure shows the fit with a bootstrap interval over the seeds, and the loss over the size at
-    equal compute C = 6 N D (Hoffmann et al. 2022, 2203.15556, figure 3), from validations during
-    training: the learning rate must not depend on the length of the run.
+    The figure shows the fit with a bootstrap interval over the seeds, and the loss over the size N
+    at equal compute C = 6 N D, D being the number of training tokens (Hoffmann et al. 2022,
+    2203.15556, figure 3). It uses validations during training, so the learning rate must not depend
+    on the length of the run.
 
     Args:
-        sizes: arm with the models.
-        metric: name of the loss.
+        sizes: name of the arm whose runs are the models of all sizes.
+        metric: name of the metric that is the loss.
         resamples: number of bootstrap resamples.
     """
 
@@ -82,17 +86,18 @@ class Scaling:
 
     @property
     def arms(self) -> set[str]:
-        """The runs to read."""
+        """The names of the arms whose runs are read."""
         return {self.sizes}
 
     @property
     def cells(self) -> set[str]:
-        """The keys of the readings."""
+        """The keys of the measured values."""
         return {"rise", "r2", "pure_r2"}
 
     def read(self, runs: Mapping[str, Sequence[Run]], figures: Path) -> dict[str, Reading]:
-        """Returns the readings, and draws the figure `scaling.png`; no readings for fewer than four
-        sizes.
+        """Returns the measured values by cell key, and draws the figure `scaling.png`.
+
+        If there are fewer than four sizes, returns no values and draws nothing.
         """
         curves = load_curves(runs.get(self.sizes, ()), self.metric)
         if curves is None or len(curves.sizes) < 4:  # three parameters fit any three sizes
@@ -110,8 +115,8 @@ class Scaling:
 
 
 def load_curves(runs: Sequence[Run], metric: str) -> Curves | None:
-    """Returns the losses of seeds that have all sizes, at validations that all runs have; None if
-    there are none.
+    """Returns the losses of the seeds with which all sizes were trained, at the validations that
+    all of these runs have; None if there is no such seed or validation.
     """
     rows: dict[int, dict[int, dict[int, float]]] = {}
     for run in runs:
@@ -135,10 +140,11 @@ def load_curves(runs: Sequence[Run], metric: str) -> Curves | None:
 
 
 def fit(sizes: Floats, losses: Floats, *, floor: bool = True) -> Fit:
-    """Returns the best fit: for each exponent, floor and scale by linear least squares.
+    """Returns the best fit over a grid of exponents; for each exponent, floor and scale are fitted
+    by linear least squares.
 
     Args:
-        sizes, losses: (M,).
+        sizes, losses: the M model sizes and their losses, (M,).
         floor: whether to fit a floor of at least 0.
     """
     exponents = np.geomspace(0.005, 3, 800)
@@ -158,12 +164,12 @@ def fit(sizes: Floats, losses: Floats, *, floor: bool = True) -> Fit:
 
 
 def bootstrap(sizes: Floats, losses: Floats, resamples: int) -> list[Fit]:
-    """Returns fits of means over seeds, which are resampled with replacement for each size
-    separately.
+    """Returns fits to bootstrap means over seeds; for each size separately, the seeds are resampled
+    with replacement.
 
     Args:
-        sizes: (M,).
-        losses: (seeds, M).
+        sizes: the M model sizes, (M,).
+        losses: losses, (seeds, M).
         resamples: number of fits.
     """
     random = np.random.default_rng(0)
@@ -174,8 +180,9 @@ def bootstrap(sizes: Floats, losses: Floats, resamples: int) -> list[Fit]:
 
 
 def at_compute(curves: Curves, flops: float) -> tuple[Floats, Floats]:
-    """Returns the sizes that were trained with this compute, and their losses, interpolated
-    linearly between validations over the logarithm of the tokens.
+    """Returns the model sizes whose training reached the compute `flops`, and their losses there.
+
+    The losses are interpolated between validations, linearly in the logarithm of the tokens.
     """
     wanted = np.log(flops / (6 * curves.sizes))
     log_tokens = np.log(curves.tokens)

@@ -1,4 +1,4 @@
-"""Sources of texts to score: a data set on the Hub, or a file."""
+"""Sources of texts to score: a data set on the Hugging Face Hub, or a file."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ log = logging.getLogger("etude")
 
 
 class HubTexts:
-    """A column of a data set on the Hugging Face Hub, streamed.
+    """Texts in a column of a data set on the Hugging Face Hub, read as a stream.
 
     Args:
         name, config, revision: see `etude.data.hub.Repository`.
         split: split of the data set.
-        column: column of the text.
+        column: column that contains the texts.
         rows: number of rows to read from the start; None reads all.
     """
 
@@ -46,7 +46,7 @@ class HubTexts:
         """Yields the text of each row, including empty texts.
 
         Raises:
-            RequestError: the Hub can't be reached, or the data set lacks the column.
+            RequestError: the Hugging Face Hub can't be reached, or the data set lacks the column.
         """
         from etude.data.rows import column_values
 
@@ -62,11 +62,12 @@ class HubTexts:
 
 
 class FileTexts:
-    """A local file: rows of JSON lines, CSV or Parquet, or otherwise a single text.
+    """Texts of a local file: a column of a JSON lines, CSV or Parquet file, or the content of any
+    other file as a single text.
 
     Args:
         path: path of the file.
-        column: column of the text in rows.
+        column: column that contains the texts, in a file of rows.
         rows: number of rows to read from the start; None reads all.
     """
 
@@ -78,7 +79,7 @@ class FileTexts:
         self.path, self.column, self.limit = Path(path), column, rows
 
     def read(self) -> Iterator[str]:
-        """Yields the texts.
+        """Yields the texts of the file.
 
         Raises:
             RequestError: the file is missing or can't be read.
@@ -88,7 +89,7 @@ class FileTexts:
         from etude.data.text_io import characters_of, convert_read_errors, scan
 
         if not self.path.is_file():
-            raise RequestError(Problem("measure", "a file of texts", str(self.path)))
+            raise RequestError(Problem("measure", "an existing file of texts", str(self.path)))
         file_format = format_of(self.path, without_suffix=True)
         if file_format is None or not file_format.rows:
             with convert_read_errors(self.path):

@@ -21,36 +21,38 @@ Losses = dict[int, dict[float, dict[int, float]]]
 
 
 class Transfer:
-    """Reads the learning rate with the smallest loss at each width.
+    """Finds the learning rate with the smallest loss for models of several widths, with muP and
+    with the standard parametrisation.
 
-    Readings: `shift/mup` and `shift/standard`, the octaves by which the best rate of the widest
-    model is below that of the narrowest, one per seed; each is the control of the other.
+    Measured values, one per seed: `shift/mup` and `shift/standard`, log2 of the best learning rate
+    of the narrowest model divided by that of the widest. Each is the negative control of the other.
 
     Args:
-        base: arm of the narrowest models, for which both parametrisations are the same.
-        mup, standard: arms of the wider models.
-        metric: metric that is smallest at the best rate.
+        base: arm of the narrowest models, for which the two parametrisations are the same.
+        mup, standard: arms of the wider models, one arm for each parametrisation.
+        metric: metric whose smallest value defines the best learning rate, such as a loss.
     """
 
     def __init__(self, *, base: str, mup: str, standard: str, metric: str) -> None:
         checks = Checks()
         names = [base, mup, standard]
-        checks.that(len(set(names)) == 3, "base", ", ".join(names), "three different runs")
+        expected = "three different runs for base, mup and standard"
+        checks.that(len(set(names)) == 3, "base", ", ".join(names), expected)
         checks.done()
         self.base, self.wider, self.metric = base, {"mup": mup, "standard": standard}, metric
 
     @property
     def arms(self) -> set[str]:
-        """The runs to read."""
+        """The names of the arms whose runs are read."""
         return {self.base, *self.wider.values()}
 
     @property
     def cells(self) -> set[str]:
-        """The keys of the readings."""
+        """The keys of the measured values."""
         return {f"shift/{name}" for name in self.wider}
 
     def read(self, runs: Mapping[str, Sequence[Run]], figures: Path) -> dict[str, Reading]:
-        """Returns the readings, and draws the figure `transfer.png`."""
+        """Returns the measured values by cell key, and draws the figure `transfer.png`."""
         losses = {name: self.losses(runs, arm) for name, arm in self.wider.items()}
         shifts = {name: rate_shifts(values) for name, values in losses.items()}
         if any(losses.values()):
@@ -76,8 +78,10 @@ class Transfer:
 
 
 def rate_shifts(losses: Losses) -> list[float]:
-    """Returns log2 of the narrowest width's best rate over the widest width's, by seed; only seeds
-    with a loss at each width and rate. NaN if a width diverged at every rate.
+    """Returns, for each seed, log2 of the best learning rate of the narrowest width divided by that
+    of the widest.
+
+    Seeds without a loss at each width and rate are omitted. NaN if all rates of a width diverged.
     """
     if len(losses) < 2:
         return []
@@ -88,15 +92,15 @@ def rate_shifts(losses: Losses) -> list[float]:
 
 
 def best_rate(rates: Mapping[float, Mapping[int, float]], seed: int) -> float:
-    """Returns the rate with the smallest loss of a seed; NaN if no loss is finite."""
+    """Returns the learning rate with the smallest loss of a seed; NaN if no loss is finite."""
     if not any(math.isfinite(seeds[seed]) for seeds in rates.values()):
         return math.nan
     return min(rates, key=lambda rate: rates[rate][seed])
 
 
 def plot(losses: Mapping[str, Losses], metric: str, path: Path) -> None:
-    """Draws one panel per parametrisation and one line per width, as the paper's figure 1; dots
-    mark the minima.
+    """Draws the loss over the learning rate as in the paper's figure 1: one panel for each
+    parametrisation, one line for each width, and a dot at each minimum.
     """
     figure = new_figure(9.2, 3.8)
     panels: Any = figure.subplots(1, len(losses), sharey=True)
@@ -126,5 +130,5 @@ def plot(losses: Mapping[str, Losses], metric: str, path: Path) -> None:
 
 
 def seed_means(rates: Mapping[float, Mapping[int, float]]) -> list[float]:
-    """Returns the mean over seeds for each rate."""
+    """Returns the mean loss over seeds for each learning rate."""
     return [fmean(seeds.values()) for seeds in rates.values()]

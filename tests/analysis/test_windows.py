@@ -63,10 +63,10 @@ def test_what_an_older_version_kept_is_not_used(run: Any) -> None:
         ({"sequence_length": 0}, "sequence_length = 0: expected a positive number"),
         ({"stride": 0}, "stride = 0: expected a positive number"),
         ({"stride": -1}, "stride = -1: expected a positive number"),
-        ({"stride": 9}, "stride = 9: expected at most the window's 8 targets"),
+        ({"stride": 9}, "stride = 9: expected at most 8, the number of targets in a window"),
         (
             {"sequence_length": 4, "stride": 5},
-            "stride = 5: expected at most the window's 4 targets",
+            "stride = 5: expected at most 4, the number of targets in a window",
         ),
     ],
 )
@@ -82,7 +82,7 @@ def test_logits_that_fit_into_no_memory(run: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(options, "memory_for", lambda device: there)
     assert run.evaluate("val", sequence_length=100)["loss"] > 0
     with pytest.raises(
-        RequestError, match="sequence_length = 1000000000: expected at most 100 targets in"
+        RequestError, match="sequence_length = 1000000000: expected at most 100 targets, whose"
     ):
         run.evaluate("val", sequence_length=10**9)
 

@@ -176,7 +176,7 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "tagging",
         TAGGED,
         ["task.monitor=val/f1"],
-        "task.monitor = 'val/f1': expected a metric of tags without spans",
+        "task.monitor = 'val/f1': expected a metric that needs no spans",
     ),
     "a metric of no class": (
         "classification",

@@ -79,10 +79,10 @@ def test_another_tolerance_of_a_shipped_paper(conf: Path, tmp_path: Path, etude:
         (("metric: val/loss", "metrik: val/loss"), "did you mean metric?"),
         (("key: gain", "key: gains"), "did you mean gain?"),
         (("narrow: [", "thin: ["), "names of this paper's runs"),
-        (("title: Wider", "titel: Wider"), "a known key"),
+        (("title: Wider", "titel: Wider"), "a supported key"),
         (("control: the", "controll: the"), "did you mean control?"),
         (("experiment=widths, model.dim=8", "experiment=width, model.dim=8"), "width"),
-        (("tier: cpu", "config_dir: /tmp\ntier: cpu"), "a known key"),
+        (("tier: cpu", "config_dir: /tmp\ntier: cpu"), "a supported key"),
     ],
 )
 def test_a_mistake_names_the_file(
@@ -108,13 +108,13 @@ def test_no_such_folder(conf: Path, etude: Any) -> None:
     [
         (('{"gain": Reading', '{"gains": Reading'), "did you mean gains?"),
         (("Reading(gains,", "Reading([*gains, 1.0],"), "for each of the 2 seeds"),
-        (("Reading(gains, [0.0 for _ in gains])", "3.0"), "a Reading with two lists of numbers"),
+        (("Reading(gains, [0.0 for _ in gains])", "3.0"), "a `Reading` with two lists of numbers"),
         (("def read(", "def reed("), "a class with a `read` method"),
-        (('cells = {"gain"}', "cells = 5"), "a set of names as `cells`"),
-        (("return {", "raise SystemExit\n        return {"), "it raised SystemExit"),
+        (('cells = {"gain"}', "cells = 5"), "a set of names as the attribute `cells`"),
+        (("return {", "raise SystemExit\n        return {"), "the class raised SystemExit"),
         (
             ('return {"gain": Reading(gains, [0.0 for _ in gains])}', "return gains"),
-            "a mapping from cell keys to readings",
+            "a mapping from cell keys to `Reading` objects",
         ),
     ],
 )

@@ -77,7 +77,7 @@ def test_a_paper_is_read_with_the_values_of_its_file(tmp_path: Path) -> None:
     ("path", "value", "told"),
     [
         ("clain", "x", "fixture.yaml: clain"),
-        ("cells.0.publishd", 16, "cells[0].publishd = 16: expected a known key"),
+        ("cells.0.publishd", 16, "cells[0].publishd = 16: expected a supported key"),
         ("cells.0.tolerance.relativ", 0.1, "did you mean relative?"),
         ("cells.0.read", None, "cells[0].read: expected a value (the key is required)"),
         ("cells.0.published", "about 16", "cells[0].published = 'about 16'"),
@@ -88,7 +88,7 @@ def test_a_paper_is_read_with_the_values_of_its_file(tmp_path: Path) -> None:
         ("cells.0.tolerance", {"absolute": -1}, "cells[0].tolerance.absolute = -1"),
         ("cells.0.tolerance", {"above": 3}, "null (the tolerance is an inequality"),
         ("seeds", [0, 0], "seeds = [0, 0]: expected at least one seed, without duplicates"),
-        ("cells", [], "cells = []: expected at least one cell, each with its own key"),
+        ("cells", [], "cells = []: expected at least one cell, and a different key"),
         ("tier", "laptop", "tier = 'laptop'"),
     ],
 )
@@ -150,7 +150,11 @@ def test_every_shipped_paper_is_whole() -> None:
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("atention_scale", "attention_scale"), ("../train", "lists them"), ("", "lists them")],
+    [
+        ("atention_scale", "attention_scale"),
+        ("../train", "lists all papers"),
+        ("", "lists all papers"),
+    ],
 )
 def test_an_unknown_paper_is_refused_and_told_where_the_ready_ones_are(
     name: str, told: str

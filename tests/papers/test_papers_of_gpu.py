@@ -218,7 +218,7 @@ class TestValues:
         runs = {"a": [one]}
         value = value_of({"run": "a", "metric": "bleu", "split": "test", "how": {"beams": 5}})
         assert value.read(runs) == [12.5]
-        with pytest.raises(RequestError, match=r"metric of a = 'chrf'.*choose from: bleu"):
+        with pytest.raises(RequestError, match=r"metric of the run a = 'chrf'.*choose from: bleu"):
             value_of({"run": "a", "metric": "chrf", "split": "test"}).read(runs)
         (tmp_path / "evaluations").mkdir()
         kept = tmp_path / "evaluations" / "test-step-last-beams5-penalty1.json"
@@ -237,7 +237,7 @@ class TestValues:
 
     def test_a_swept_key_is_one_of_the_config(self) -> None:
         stated = {"run": "a", "metric": "x", "swept": {"optimizer.lrr": "min"}}
-        with pytest.raises(RequestError, match=r"swept of a = 'optimizer\.lrr'"):
+        with pytest.raises(RequestError, match=r"swept keys of the run a = 'optimizer\.lrr'"):
             value_of(stated).read({"a": [run(0, 1.0, 8, 0.3)]})
 
 

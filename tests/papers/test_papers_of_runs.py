@@ -175,7 +175,9 @@ def test_a_changed_metric_is_no_evidence(toy: str, tmp_path: Path) -> None:
     file.write_text(file.read_text().replace(str(row["val/loss"]), "0.0"))
     before = (root / "_papers" / "toy" / "result.json").read_bytes()
     for check in (True, False):
-        with pytest.raises(RequestError, match=r"an unmodified record of long seed=0.*runs rm"):
+        with pytest.raises(
+            RequestError, match=r"the folder of the run long seed=0, without.*runs rm"
+        ):
             reproduction.reproduce(toy, root, check=check)
     assert (root / "_papers" / "toy" / "result.json").read_bytes() == before
 
@@ -186,7 +188,7 @@ def test_a_run_in_the_place_of_another_is_no_evidence(toy: str, tmp_path: Path) 
     first, second = (root / run["place"] for run in result(root)["runs"]["long"])
     shutil.rmtree(second)
     shutil.copytree(first, second)
-    with pytest.raises(RequestError, match=r"expected the record of long seed=1, signature"):
+    with pytest.raises(RequestError, match=r"expected the run long seed=1, signature"):
         reproduction.reproduce(toy, root, check=True)
 
 
@@ -280,7 +282,7 @@ class TestValues:
     def test_what_is_not_there(self) -> None:
         assert Value(run="other", metric="x").read(self.runs()) == []
         with pytest.raises(
-            RequestError, match="metric of arm = 'z': expected a metric of its runs"
+            RequestError, match="metric of the run arm = 'z': expected a metric of this run"
         ):
             Value(run="arm", metric="z").read(self.runs())
 
@@ -291,7 +293,7 @@ class TestValues:
             ({"reaches": 0.5}, "reaches"),
             ({"reaches": "high", "of": "step"}, "reaches = 'high': expected a valid value"),
             ({"of": "lst"}, "of = 'lst': expected a valid value .*'last', 'max'"),
-            ({"runn": "b"}, "runn = 'b': expected a known key .did you mean run"),
+            ({"runn": "b"}, "runn = 'b': expected a supported key .did you mean run"),
             ({"swept": ["optimizer.lr"]}, "swept"),
             ({"how": {"beamz": 3}, "split": "val"}, "how = 'beamz': .*did you mean beams"),
             ({"over": {"run": "b"}}, "over.metric: expected a value"),

@@ -50,7 +50,9 @@ class TestOfOneSeed:
 
     def test_a_metric_that_no_run_has_is_told_with_the_nearest(self) -> None:
         wrong = value_of({"run": "a", "metric": "val/los"})
-        with pytest.raises(RequestError, match=r"metric of a = 'val/los'.*did you mean val/loss"):
+        with pytest.raises(
+            RequestError, match=r"metric of the run a = 'val/los'.*did you mean val/loss"
+        ):
             wrong.read(self.runs())
         diverged = {"a": [finished(0, "diverged", train_loss=9.0)]}
         assert math.isnan(value_of(self.LOSS).read(diverged)[0])

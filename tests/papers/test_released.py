@@ -219,7 +219,7 @@ def test_texts_of_files(tmp_path: Path) -> None:
     rows = tmp_path / "a.jsonl"
     rows.write_text('{"body": "one"}\n{"body": "two"}\n{"body": "three"}\n')
     assert list(FileTexts(path=str(rows), column="body", rows=2).read()) == ["one", "two"]
-    with pytest.raises(RequestError, match="a file of texts"):
+    with pytest.raises(RequestError, match="an existing file of texts"):
         list(FileTexts(path=str(tmp_path / "b.txt")).read())
     with pytest.raises(InvalidArguments, match="owner/name"):
         HubTexts(name="wikitext")

@@ -132,7 +132,7 @@ def test_check_measures_nothing(root: Path, tmp_path: Path, altered: Any, caplog
     caplog.set_level("INFO", "etude")
     empty = tmp_path / "empty"
     assert not reproduction.reproduce(NAME, empty, check=True)
-    assert f"{NAME}: not run; run `etude reproduce {NAME}` to measure it" in caplog.messages
+    assert f"{NAME}: not run; run `etude reproduce {NAME}` to measure this paper" in caplog.messages
     assert not empty.exists()
     shutil.copytree(root, tmp_path / "copy")
     with pytest.MonkeyPatch.context() as patch:
@@ -161,8 +161,8 @@ def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
     ("content", "told"),
     [
         ("{", "valid JSON"),
-        ("[]", "a result of format 1"),
-        ('{"format": 2}', "a result of format 1"),
+        ("[]", "a result of `etude reproduce` in format 1"),
+        ('{"format": 2}', "a result of `etude reproduce` in format 1"),
     ],
 )
 def test_a_damaged_result_is_named(

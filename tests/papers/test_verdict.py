@@ -69,9 +69,12 @@ def test_a_match_on_few_seeds_says_so(seeds: int, told: str) -> None:
 
 
 def test_a_control_that_passes_makes_a_miss() -> None:
-    assert str(judge(CELL, Reading([64.0] * 3, [63.0] * 3))) == "miss (the control matches too)"
+    assert (
+        str(judge(CELL, Reading([64.0] * 3, [63.0] * 3)))
+        == "miss (the negative control matches too)"
+    )
     assert judge(CELL, Reading([70.0] * 3, [])).outcome == "miss"
-    assert str(judge(CELL, Reading([64.0] * 3, []))) == "not run (the control was not run)"
+    assert str(judge(CELL, Reading([64.0] * 3, []))) == "not run (the negative control was not run)"
 
 
 def test_a_match_rests_on_the_seeds_of_its_control_too() -> None:
@@ -80,14 +83,20 @@ def test_a_match_rests_on_the_seeds_of_its_control_too() -> None:
 
 @pytest.mark.parametrize("values", [[math.inf, -math.inf], [1e308] * 3, [math.nan, 64.0]])
 def test_what_has_no_mean_is_a_miss(values: list[float]) -> None:
-    assert str(judge(CELL, Reading(values, CONTROLS))) == "miss (the measured value is not finite)"
-    assert str(judge(CELL, Reading([64.0] * 3, values))) == "miss (the control is not finite)"
+    assert (
+        str(judge(CELL, Reading(values, CONTROLS)))
+        == "miss (the measured value is NaN or infinite)"
+    )
+    assert (
+        str(judge(CELL, Reading([64.0] * 3, values)))
+        == "miss (the value of the negative control is NaN or infinite)"
+    )
 
 
 def test_a_control_that_is_no_number_makes_a_miss() -> None:
     assert (
         str(judge(CELL, Reading([64.0] * 3, [float("nan")] * 3)))
-        == "miss (the control is not finite)"
+        == "miss (the value of the negative control is NaN or infinite)"
     )
 
 
@@ -141,7 +150,7 @@ class TestProtocol:
     def test_its_control_counts_too(self) -> None:
         reading = Reading([1.96], [1.97])
         verdict = judge_protocol(self.known(1.947, absolute=0.03), reading)
-        assert str(verdict) == "miss (the control matches too)"
+        assert str(verdict) == "miss (the negative control matches too)"
 
     def test_nothing_known_and_nothing_run(self) -> None:
         assert judge_protocol(cell(1.92, absolute=0.03), Reading([1.9], [3.0])) is None
@@ -160,5 +169,5 @@ def test_what_is_no_finite_number_is_a_miss(value: float) -> None:
         reading = Reading([value, 1.0, 2.0], [3.0, 3.0, 3.0])
         assert (
             str(judge(cell(None, **tolerance), reading))
-            == "miss (the measured value is not finite)"
+            == "miss (the measured value is NaN or infinite)"
         )

@@ -98,7 +98,10 @@ def test_from_another_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["model.inputs=4"], "model.inputs = 4: expected the data's 3 numbers per position"),
+        (
+            ["model.inputs=4"],
+            "model.inputs = 4: expected 3, as the data has 3 numbers per position",
+        ),
         (["model=nano"], "expected a regressor for Regression"),
         (["data=sort"], "expected examples with numbers, values"),
         (

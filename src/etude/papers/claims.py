@@ -32,12 +32,12 @@ Number = Annotated[float, Field(strict=True)]
 
 @dataclass(frozen=True, config=CLOSED)
 class Tolerance:
-    """Rule that decides whether a measured value agrees with a cell. Exactly one key is set.
+    """Rule that decides whether a measured value agrees with a published one. One key is set.
 
     Attributes:
         relative: largest allowed difference, as a fraction of the published value.
-        absolute: largest allowed difference from the published value, in the cell's unit.
-        above, below: strict bound, for a claim without a published number.
+        absolute: largest allowed difference from the published value, in the unit of the cell.
+        above, below: strict bound on the measured value, for a claim without a published number.
     """
 
     relative: Number | None = None
@@ -57,7 +57,7 @@ class Tolerance:
 
     @property
     def has_unit(self) -> bool:
-        """Whether the rule's number is in the cell's unit (all rules except `relative`)."""
+        """Whether the rule's number is in the unit of the cell (all rules except `relative`)."""
         return self.relative is None
 
     @property
@@ -66,7 +66,7 @@ class Tolerance:
         return self.relative is not None or self.absolute is not None
 
     def admits(self, value: float, published: float | None) -> bool:
-        """Returns whether `value` agrees; NaN never does."""
+        """Returns whether the measured `value` agrees with `published`; NaN never agrees."""
         if self.above is not None:
             return value > self.above
         if self.below is not None:
@@ -86,13 +86,13 @@ class Tolerance:
 
 @dataclass(frozen=True, config=CLOSED)
 class ProtocolFigure:
-    """Result that others measured with the settings of our runs.
+    """Result that others measured with the settings of the reproduction.
 
-    For cells whose settings differ from the paper's, or for which the paper prints no number.
+    For table cells whose settings differ from the paper's, or for which the paper prints no number.
 
     Attributes:
-        expected: the number; None if only a bound is known.
-        read: who measured it, and how.
+        expected: the result; None if only a bound is known.
+        read: who measured the result, and how.
         tolerance: rule that decides whether a measured value agrees.
         because: reason for the tolerance.
     """
@@ -111,7 +111,7 @@ class Cell:
     """One value of a paper's table, and the criterion for reproducing it.
 
     Attributes:
-        key: key of the reading that the cell is compared with.
+        key: key of the measured value (`Reading`) that the cell is compared with.
         says: description of the value.
         published: number that the paper states or implies; None if the claim is only in words.
         read: position in the paper.
@@ -119,8 +119,8 @@ class Cell:
         because: reason for the tolerance.
         control: description of the negative control, a case in which the claim must not hold.
         unit: unit of the value; empty for a dimensionless number.
-        protocol: result that others measured with the settings of our runs; None if there is no
-            such result, or if the settings are the paper's.
+        protocol: result that others measured with the settings of the reproduction; None if no such
+            result is known, or if the settings are the paper's.
     """
 
     key: str
@@ -138,16 +138,16 @@ class Cell:
 
 
 def _check_published(tolerance: Tolerance, key: str, number: float | None) -> None:
-    """Checks that a number is given if the tolerance needs one, and only then."""
+    """Checks that the number `key` is given if the tolerance needs a number, and only then."""
     checks = Checks()
     if tolerance.needs_published:
-        hint = "a relative or absolute tolerance needs one"
+        hint = "a relative or absolute tolerance needs a number"
         checks.that(number is not None, key, number, "a number", hint)
         is_fraction_defined = tolerance.relative is None or number != 0
-        hint = "a relative tolerance is a fraction of it; use an absolute one"
+        hint = "a relative tolerance is a fraction of this number; use an absolute tolerance"
         checks.that(is_fraction_defined, key, number, "a number other than 0", hint)
     else:
-        hint = "the tolerance is an inequality, which ignores it"
+        hint = f"the tolerance is an inequality, so `{key}` is not used"
         checks.that(number is None, key, number, "null", hint)
     checks.done()
 
@@ -172,15 +172,16 @@ class Paper:
     Attributes:
         title, citation, link: bibliographic data of the paper.
         claim: the claim, in one sentence.
-        tier: kind of machine that the measurement needs.
-        cost: time the measurement takes on that machine.
+        tier: what the measurement needs: `cpu`, `gpu`, or `weights` (released weights).
+        cost: time that the measurement takes on such a machine.
         seeds: seeds; each is measured once.
-        measure: config node that builds a `Measurement`, or a `Readings` if the paper has `runs`.
-        cells: the paper's table.
+        measure: config of the object that measures: a class (`_target_`) and its arguments. The
+            class is a `Measurement`, or a `Readings` if the paper has `runs`.
+        cells: the values of the paper's table.
         runs: overrides of each arm, by the arm's name. An arm is a run that is trained once for
             each seed, so the overrides don't set the seed. The name of a file of `files` in braces
-            is replaced by its path. `{arm}`, the name of an earlier arm, is replaced by that arm's
-            record with the same seed; the run starts when the earlier one has ended.
+            is replaced by its path. `{arm}`, the name of an earlier arm, is replaced by the folder
+            of that arm's run with the same seed; the run starts when the earlier run has ended.
             Comma-separated values are swept, as by `etude train -m`.
         files: files that the user must provide, by name.
         extensions: custom modules whose classes `measure` may use. A run that needs custom modules
@@ -219,7 +220,7 @@ class Paper:
             len(keys) == len(set(keys)) > 0,
             "cells",
             keys,
-            "at least one cell, each with its own key",
+            "at least one cell, and a different key for each cell",
         )
         distinct = len(self.seeds) == len(set(self.seeds)) > 0
         checks.that(distinct, "seeds", self.seeds, "at least one seed, without duplicates")
@@ -234,20 +235,20 @@ class Paper:
             sources = set().union(*(names_in(override, self.runs) for override in overrides))
             value = ", ".join(sorted(sources))
             checks.that(
-                sources <= {*earlier}, f"runs.{arm}", value, "names of runs defined above it"
+                sources <= {*earlier}, f"runs.{arm}", value, f"names of runs defined above {arm}"
             )
             earlier.append(arm)
         checks.done()
 
 
 def names_in(override: str, names: Iterable[str]) -> set[str]:
-    """Returns those of `paper_names` that an override contains in braces."""
+    """Returns those of `names` that an override contains in braces."""
     return {name for name in names if f"{{{name}}}" in override}
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The values measured for a cell.
+    """Measured values for one cell of a paper's table.
 
     Attributes:
         values: one value for each seed.
@@ -259,37 +260,41 @@ class Reading:
 
 
 class Measurement(Protocol):
-    """Contract of the class that `measure` names in a paper without runs.
+    """Contract of the class in `measure._target_` of a paper without runs.
 
-    An optional attribute `cells`, the keys of its readings, is compared with the paper's cells.
+    An optional attribute `cells`, the keys that `measure` returns, is compared with the keys of the
+    paper's cells.
     """
 
     def measure(self, seeds: list[int], figures: Path) -> dict[str, Reading]:
-        """Returns the readings by cell key; writes PNG files to the existing folder `figures`."""
+        """Returns the measured values by the key of the table cell.
+
+        Also writes PNG files to the existing folder `figures`.
+        """
 
 
 class Readings(Protocol):
-    """Contract of the class that `measure` names in a paper with runs.
+    """Contract of the class in `measure._target_` of a paper with runs.
 
-    Two optional attributes are compared with the paper: `arms`, the names of the runs that it
-    reads, and `cells`, the keys of its readings.
+    Two optional attributes are compared with the paper's file: `arms`, the names of the arms whose
+    runs `read` needs, and `cells`, the keys that `read` returns.
     """
 
     def read(self, runs: Mapping[str, Sequence[Any]], figures: Path) -> dict[str, Reading]:
-        """Returns the readings by cell key; writes PNG files to the folder `figures`.
+        """Returns the measured values by the key of the table cell, and writes PNG files.
 
         Args:
             runs: finished runs (`etude.api.Run`) by the name of their arm. Cells that need
-                other runs are omitted from the result.
-            figures: an existing folder.
+                unfinished runs are omitted from the result.
+            figures: existing folder for the PNG files.
         """
 
 
 def paper_names(config_dir: Path | None = None) -> list[str]:
-    """Returns the names of all papers: their files without `.yaml`.
+    """Returns the names of all papers, which are the names of their files without `.yaml`.
 
     Args:
-        config_dir: folder of custom configs, searched before the shipped ones.
+        config_dir: folder of custom configs, searched before Étude's own configs.
     """
     folders = _folders(config_dir)
     paths = {path for folder in folders for path in folder.glob("paper/*.yaml")}
@@ -305,7 +310,7 @@ def _folders(config_dir: Path | None) -> list[Path]:
 
 
 def _config_file(kind: str, name: str, config_dir: Path | None) -> Path:
-    """Returns the path of a config file; a custom file has precedence over the shipped one."""
+    """Returns the path of a config file; a custom file has precedence over Étude's own."""
     paths = [folder / kind / f"{name}.yaml" for folder in _folders(config_dir)]
     return next((path for path in paths if path.is_file()), paths[-1])
 
@@ -321,7 +326,7 @@ def all_papers(config_dir: Path | None = None) -> dict[str, Paper]:
         config_dir: see `paper_names`.
 
     Raises:
-        RequestError: If a file has errors.
+        RequestError: If a paper's file has errors.
     """
     papers, problems = readable_papers(config_dir)
     if problems:
@@ -342,7 +347,7 @@ def readable_papers(config_dir: Path | None = None) -> tuple[dict[str, Paper], l
 
 
 def load(name: str, config_dir: Path | None = None) -> Paper:
-    """Loads `paper/<name>.yaml` from the custom configs or the shipped ones.
+    """Loads `paper/<name>.yaml` from the custom configs or from Étude's own configs.
 
     Args:
         config_dir: see `paper_names`.
@@ -352,11 +357,11 @@ def load(name: str, config_dir: Path | None = None) -> Paper:
     """
     known = paper_names(config_dir)
     if name in known and not _NAME.fullmatch(name):
-        hint = "rename its file: the runs are stored in a folder of that name"
+        hint = "rename the paper's file, because its runs are stored in a folder with this name"
         expected = "a name of letters, digits, _ and -"
         raise RequestError(Problem("PAPER", expected, name, hint))
     if name not in known:
-        hint = nearest(name, known) or "etude reproduce without arguments lists them"
+        hint = nearest(name, known) or "`etude reproduce` without arguments lists all papers"
         raise RequestError(Problem("PAPER", "the name of a paper", name, hint))
     paper = read(_config_file("paper", name, config_dir))
     if config_dir is not None:
@@ -370,7 +375,8 @@ def read(path: Path) -> Paper:
     with _yaml_errors(where):
         content = parse_yaml(path.read_text(encoding="utf-8"), where)
     if not isinstance(content, dict) or not content:
-        raise RequestError(Problem(where, "a mapping with the keys of a paper"))
+        expected = "a mapping with the keys that describe a paper (title, claim, cells, ...)"
+        raise RequestError(Problem(where, expected))
     try:
         return TypeAdapter(Paper).validate_python(content)
     except ValidationError as error:
@@ -379,14 +385,14 @@ def read(path: Path) -> Paper:
 
 
 def _display_path(path: Path) -> str:
-    """Returns a config file's path for messages; a shipped file's path starts with `conf/`."""
+    """Returns a config file's path for messages; paths of Étude's own files start with `conf/`."""
     shipped = path.is_relative_to(conf_dir())
     return f"conf/{path.relative_to(conf_dir())}" if shipped else str(path)
 
 
 @contextmanager
 def _yaml_errors(where: str) -> Iterator[None]:
-    """Context manager that converts YAML and encoding errors of the file `where`."""
+    """Context manager that converts YAML and encoding errors of a file to `RequestError`."""
     try:
         yield
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
@@ -395,12 +401,12 @@ def _yaml_errors(where: str) -> Iterator[None]:
 
 
 def measurement_node(name: str, paper: Paper) -> Node:
-    """Returns the checked node that builds the paper's `Measurement` or `Readings`.
+    """Returns the checked class and arguments that build the paper's `Measurement` or `Readings`.
 
     The node's canonical form is stored as the settings of the measurement.
 
     Raises:
-        RequestError: If the node `measure` does not fit its constructor.
+        RequestError: If `measure` has no valid class, or arguments that the class does not accept.
     """
     extensions, problems = find_extensions(paper.extensions)
     if not problems:
@@ -415,7 +421,8 @@ def build_measurement(name: str, paper: Paper) -> Any:
 
     Raises:
         RequestError: If the constructor rejects its arguments, the object reads runs that the
-            paper doesn't have, or a cell's key is not among its readings. Names the file.
+            paper doesn't have, or it does not measure a cell of the paper. The message names the
+            paper's file.
     """
     node = measurement_node(name, paper)
     method = "read" if paper.runs else "measure"
@@ -432,7 +439,8 @@ def build_measurement(name: str, paper: Paper) -> Any:
     for attribute in ("arms", "cells"):
         stated = getattr(built_object, attribute, ())
         if not isinstance(stated, Collection) or isinstance(stated, str):
-            expected = f"a set of names as `{attribute}` of {paper.measure['_target_']}"
+            target = paper.measure["_target_"]
+            expected = f"a set of names as the attribute `{attribute}` of {target}"
             problem = Problem("measure", expected, str(stated))
             raise RequestError(_in_file(name, paper, problem))
     for arm in sorted(set(getattr(built_object, "arms", ())) - set(paper.runs)):
@@ -441,7 +449,7 @@ def build_measurement(name: str, paper: Paper) -> Any:
     measured = getattr(built_object, "cells", None)
     for number, cell in enumerate(paper.cells):
         if measured is not None and cell.key not in measured:
-            expected = f"one of the keys of measure: {', '.join(sorted(measured))}"
+            expected = f"one of the keys that `measure` returns: {', '.join(sorted(measured))}"
             where = f"cells[{number}].key"
             problems.append(Problem(where, expected, cell.key, nearest(cell.key, measured)))
     if problems:
@@ -450,19 +458,19 @@ def build_measurement(name: str, paper: Paper) -> Any:
 
 
 def check_readings(name: str, paper: Paper, readings: Any, *, complete: bool) -> None:
-    """Checks that the readings fit the paper's cells.
+    """Checks that the measured values (`readings`) fit the cells of the paper's table.
 
     Args:
-        complete: whether all runs of the paper have ended, so that each cell needs a reading.
+        complete: whether all runs of the paper have ended, so that each cell needs a value.
 
     Raises:
-        RequestError: If `readings` is not a mapping by cell key, a cell has no reading, or a
-            reading doesn't hold lists of numbers with at most one number for each seed.
+        RequestError: If `readings` is not a mapping by cell key, a cell has no measured value, or a
+            `Reading` doesn't contain lists of numbers with at most one number for each seed.
     """
     kind, seeds = paper.measure["_target_"], len(paper.seeds)
     problems = []
     if not isinstance(readings, Mapping):
-        expected = f"a mapping from cell keys to readings, returned by {kind}"
+        expected = f"a mapping from cell keys to `Reading` objects, returned by {kind}"
         problems.append(Problem("measure", expected, type(readings).__name__))
         readings = {}
         complete = False
@@ -470,17 +478,18 @@ def check_readings(name: str, paper: Paper, readings: Any, *, complete: bool) ->
         where = f"cells[{number}].key"
         if cell.key not in readings:
             if complete:
-                keys = f"it returned {', '.join(map(str, readings)) or 'no readings'}"
+                keys = f"returned keys: {', '.join(map(str, readings)) or 'none'}"
                 close = nearest(cell.key, [*map(str, readings)]) if readings else None
-                problems.append(Problem(where, f"a reading from {kind}", cell.key, close or keys))
+                expected = f"a key of the values that {kind} returns"
+                problems.append(Problem(where, expected, cell.key, close or keys))
             continue
         reading = readings[cell.key]
         lists = (getattr(reading, "values", None), getattr(reading, "controls", None))
         if not all(map(_are_numbers, lists)):
-            expected = f"a Reading with two lists of numbers, returned by {kind}"
+            expected = f"a `Reading` with two lists of numbers, returned by {kind}"
             problems.append(Problem(where, expected, str(reading)[:80]))
         elif max(map(len, lists)) > seeds or (complete and not lists[0]):  # type: ignore[arg-type]
-            expected = f"a Reading with a value and a control for each of the {seeds} seeds"
+            expected = f"a `Reading` with a value and a control for each of the {seeds} seeds"
             expected += f", returned by {kind}"
             problems.append(Problem(where, expected, str(reading)[:80]))
     if problems:
@@ -492,7 +501,10 @@ def _are_numbers(values: Any) -> bool:
 
 
 def experiments(paper: Paper) -> dict[str, str]:
-    """Returns the SHA-256 (hex) of each experiment file that the runs use, without comments."""
+    """Returns the SHA-256 (hex) of the content of each experiment file that the runs use.
+
+    Comments and layout of the files don't change the hashes.
+    """
     hashes = {}
     for override in sorted(set().union(*paper.runs.values())):
         key, _, chosen = override.partition("=")
@@ -507,7 +519,7 @@ def experiments(paper: Paper) -> dict[str, str]:
 
 
 def problems_of(error: ValidationError, kinds: Sequence[Any]) -> list[Problem]:
-    """Converts a pydantic error into problems.
+    """Converts a pydantic error to a list of `Problem`s.
 
     Args:
         kinds: dataclasses that were validated; their fields are candidates for "did you mean".
@@ -524,7 +536,7 @@ def _problems(details: ErrorDetails, kinds: Sequence[Any]) -> list[Problem]:
     if details["type"] == "unexpected_keyword_argument":
         known = [f.name for kind in kinds for f in fields(kind)]
         hint = nearest(str(details["loc"][-1]), known)
-        return [Problem(where, "a known key", details["input"], hint)]
+        return [Problem(where, "a supported key", details["input"], hint)]
     if details["type"] == "missing":
         return [Problem(where, "a value", hint="the key is required")]
     return [Problem(where, "a valid value", details["input"], details["msg"])]

@@ -70,7 +70,7 @@ def html(title: str, markdown: str, folder: Path) -> str:
 
 
 def _data_url(folder: Path, source: str) -> str | None:
-    """Returns a figure as a `data:` URL; None if `source` is not a figure of this folder."""
+    """Returns a figure as a `data:` URL; None if `source` is not a figure in `folder`."""
     parent, _, name = source.rpartition("/")
     if parent != "figures" or name in ("", ".", "..") or "\0" in name:
         return None

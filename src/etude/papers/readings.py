@@ -1,5 +1,5 @@
-"""Reads cells from runs: a metric's last or best value, the first step that reaches a value, or the
-score of a checkpoint on a split.
+"""Values for a paper's table, read from runs: a metric's last or best value, the first step at
+which a metric reaches a threshold, or the score of a checkpoint on a split.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from etude.escaping import figure_label
 from etude.papers.claims import CLOSED, Number, Reading, problems_of
 
 SeedValues = dict[tuple[int, int], float]
-"""Values by seed and by index of the run among those of its seed."""
+"""Values by pairs of a seed and the index of a run among the runs with this seed."""
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -42,13 +42,13 @@ class Value:
         run: name of the arm.
         metric: name of the metric as in `metrics.jsonl`, such as `val/accuracy`; with `split`, as
             in an evaluation, such as `bleu`.
-        of: which value of the metric to read: `last`, `max`, `min`, or `step`, the first step at
-            which it is at least `reaches` (infinite if there is none). All but `step` are NaN for a
-            run that diverged.
-        reaches: threshold for `of: step`.
-        over: denominator: another value, divided by for each seed.
-        swept: reduction of a sweep's values to one for each seed: `max` or `min` by swept key,
-            applied in order.
+        of: value of the metric to read: `last`, `max`, `min`, or `step`, the first step at which
+            the metric is at least `reaches` (infinite if there is no such step). For a run that
+            diverged, `last`, `max` and `min` are NaN.
+        reaches: threshold, only if `of` is `step`.
+        over: denominator, another value; the two values are divided for each seed.
+        swept: for an arm whose overrides are swept: by swept key, `max` or `min`. These are applied
+            in order, and reduce the values of the sweep to one value for each seed.
         split: split on which to score a checkpoint, instead of reading a metric of training.
         how: options of the scoring: `which` checkpoint (default: the best), `beams` and
             `length_penalty`, or `sequence_length` and `stride`.
@@ -66,13 +66,15 @@ class Value:
     def __post_init__(self) -> None:
         checks = Checks()
         consistent = (self.of == "step") == (self.reaches is not None)
-        checks.that(consistent, "reaches", self.reaches, "a number with `of: step`, null otherwise")
+        expected = "a number if `of` is `step`, otherwise null"
+        checks.that(consistent, "reaches", self.reaches, expected)
         for key, reduced in self.swept.items():
             checks.that(reduced in REDUCTIONS, f"swept.{key}", reduced, "max or min")
         scored = self.split is not None
-        hint = "a score on a split has one value"
-        checks.that(not scored or self.of == "last", "of", self.of, "no value with `split`", hint)
-        checks.that(scored or not self.how, "how", self.how, "no options without `split`")
+        hint = "`split` is set, and a checkpoint has one score on a split"
+        checks.that(not scored or self.of == "last", "of", self.of, "no value", hint)
+        hint = "the options need `split`, which is not set"
+        checks.that(scored or not self.how, "how", self.how, "no options", hint)
         known = ("which", "beams", "length_penalty", "sequence_length", "stride")
         for key in self.how:
             checks.that(
@@ -94,7 +96,7 @@ class Value:
         return [*self.by_seed(runs).values()]
 
     def by_seed(self, runs: Mapping[str, Sequence[Run]]) -> SeedValues:
-        """Returns the values by seed and by index of the run among those of its seed."""
+        """Returns the values by seed and run; see `SeedValues`."""
         several = runs.get(self.run, ())
         own = self._reduced(several) if self.swept else _keyed(several, map(self._value, several))
         if self.over is None:
@@ -110,7 +112,8 @@ class Value:
             )
             for key, value in zip(self.swept, point, strict=True):
                 if value is MISSING_VALUE:
-                    where, expected = f"measure: swept of {self.run}", "a key of its runs' config"
+                    where = f"measure: swept keys of the run {self.run}"
+                    expected = "a key in the config of this run"
                     raise RequestError(Problem(where, expected, key))
             seeds.setdefault(run.summary["seed"], {})[point] = self._value(run)
         values: SeedValues = {}
@@ -146,7 +149,7 @@ class Value:
     def _check_metric(self, known: Collection[str]) -> None:
         if self.metric not in known:
             hint = nearest(self.metric, known)
-            where, expected = f"measure: metric of {self.run}", "a metric of its runs"
+            where, expected = f"measure: metric of the run {self.run}", "a metric of this run"
             raise RequestError(Problem(where, expected, self.metric, hint))
 
 
@@ -166,18 +169,18 @@ class Mean:
         return {arm for each in self.mean for arm in each.arms}
 
     def read(self, runs: Mapping[str, Sequence[Run]]) -> list[float]:
-        """Returns one number for each seed that has all values."""
+        """Returns one number, the mean, for each seed that has all of the values."""
         return [*self.by_seed(runs).values()]
 
     def by_seed(self, runs: Mapping[str, Sequence[Run]]) -> SeedValues:
-        """Returns the means by seed; see `Value.by_seed`."""
+        """Returns the means by seed and run; see `SeedValues`."""
         first, *others = (each.by_seed(runs) for each in self.mean)
         shared = [key for key in first if all(key in other for other in others)]
         return {key: fmean(each[key] for each in (first, *others)) for key in shared}
 
 
 def _keyed(runs: Sequence[Run], values: Iterable[float]) -> SeedValues:
-    """Returns the values by seed and by index of the run among those of its seed."""
+    """Returns the values, one for each run, as `SeedValues`."""
     counts: Counter[int] = Counter()
     keyed: SeedValues = {}
     for run, value in zip(runs, values, strict=True):
@@ -191,13 +194,13 @@ REDUCTIONS = {"max": max, "min": min}
 
 
 def _extremum(name: str, values: Sequence[float]) -> float:
-    """Returns `max` or `min` of the values without NaN, the value of runs that diverged."""
+    """Returns the largest or smallest value, without NaN, which runs that diverged have."""
     numbers = [value for value in values if not math.isnan(value)]
     return REDUCTIONS[name](numbers) if numbers else math.nan
 
 
 def _scores(run: Run, split: str, how: Mapping[str, Any]) -> Mapping[str, float]:
-    """Returns the scores of an evaluation; reads them from the record if they are stored."""
+    """Returns the scores of an evaluation, from the run's folder if they are stored there."""
     from etude.analysis.scoring import evaluate_run, stored_metrics
 
     stored = stored_metrics(run, split, how)
@@ -205,10 +208,10 @@ def _scores(run: Run, split: str, how: Mapping[str, Any]) -> Mapping[str, float]
 
 
 class Metrics:
-    """Reads cells from runs, and draws curves of metrics.
+    """Reads the values for a paper's table from runs, and draws curves of metrics.
 
     Args:
-        values: definition of each cell's value, by cell key: arguments of `Value` or `Mean`.
+        values: definition of each table cell's value, by cell key: arguments of `Value` or `Mean`.
         controls: definition of each cell's negative control, in the same form.
         curves: metrics to draw, each in its own panel.
         log: axes with logarithmic scale: `x`, `y`, `xy`, or an empty string.
@@ -223,7 +226,7 @@ class Metrics:
         log: str = "",
     ) -> None:
         checks = Checks()
-        expected = f"a control for each of {', '.join(values)}"
+        expected = f"the keys of `values`, one control for each: {', '.join(values)}"
         checks.that(set(values) == set(controls), "controls", ", ".join(controls), expected)
         checks.that(
             log in LOG_AXES,
@@ -244,11 +247,11 @@ class Metrics:
 
     @property
     def cells(self) -> set[str]:
-        """The keys of the readings."""
+        """The keys of the table cells that are measured."""
         return set(self.values)
 
     def read(self, runs: Mapping[str, Sequence[Run]], figures: Path) -> dict[str, Reading]:
-        """Returns the readings by cell key; draws the curves into the folder `figures`."""
+        """Returns the measured values by cell key, and draws `curves.png` in `figures`."""
         if runs and self.curves:
             draw(runs, self.curves, self.log, figures / "curves.png")
         readings = {

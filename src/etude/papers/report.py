@@ -29,7 +29,7 @@ from etude.sweeps.job import relative_path
 
 FORMAT = 1
 _MOST_NAMES = 6
-"""Number of records of an arm that the report names; `result.json` contains all."""
+"""Largest number of run folders that the report names for an arm; `result.json` contains all."""
 COLUMNS = (
     "cell", "published", "ours", "tolerance", "control", "matches the paper",
     "by this protocol", "matches the protocol",
@@ -37,7 +37,7 @@ COLUMNS = (
 
 
 def rows(paper: Paper, readings: Mapping[str, Reading]) -> list[list[str]]:
-    """Returns the rows of the paper's table, one for each cell, with the columns `COLUMNS`."""
+    """Returns the rows of the printed table, one for each cell, with the columns `COLUMNS`."""
     return [_row(cell, readings.get(cell.key)) for cell in paper.cells]
 
 
@@ -70,7 +70,10 @@ def verdict_of(paper: Paper, readings: Mapping[str, Reading]) -> Verdict:
 
 
 def protocol_verdict_of(paper: Paper, readings: Mapping[str, Reading]) -> Verdict | None:
-    """Returns the verdict against the protocol figures; None if no cell has one."""
+    """Returns the verdict of the comparison with the protocol figures; None if no cell has one.
+
+    See `etude.papers.claims.ProtocolFigure`.
+    """
     judged = [judge_protocol(cell, readings.get(cell.key)) for cell in paper.cells]
     verdicts = [verdict for verdict in judged if verdict is not None]
     return overall(verdicts) if verdicts else None
@@ -83,7 +86,7 @@ def result(
     readings: Mapping[str, Reading],
     runs: Mapping[str, Sequence[Any]],
 ) -> dict[str, Any]:
-    """Returns the content of `result.json`: readings, settings, environment and verdicts.
+    """Returns the content of `result.json`: measured values, settings, environment and verdicts.
 
     Args:
         runs: the runs that were read, by arm.
@@ -122,7 +125,7 @@ def result(
 def read_verdicts(
     path: Path, paper: Paper, settings: Mapping[str, Any]
 ) -> tuple[Verdict, Verdict | None]:
-    """Reads a `result.json`, checks that its runs are unchanged, and judges its readings.
+    """Reads a `result.json`, checks that its runs are unchanged, and judges its measured values.
 
     Returns:
         The verdicts against the paper and against the protocol; see `judge_result`.
@@ -143,11 +146,12 @@ def read_verdicts(
 
 def _check_format(content: Any, name: str) -> None:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise RequestError(Problem(name, f"a result of format {FORMAT}"))
+        expected = f"a result of `etude reproduce` in format {FORMAT}"
+        raise RequestError(Problem(name, expected))
 
 
 def _run_entries(content: Any, name: str) -> list[dict[str, str]]:
-    """Returns path and metrics digest of each run that a result was read from."""
+    """Returns the path and the digest of the metrics of each run that a result was read from."""
     kind = dict[str, list[dict[str, Any]]]
     try:
         runs = [
@@ -157,22 +161,22 @@ def _run_entries(content: Any, name: str) -> list[dict[str, str]]:
         ]
         return [{"place": str(run["place"]), "metrics": str(run["metrics"])} for run in runs]
     except (ValidationError, KeyError) as error:
-        expected = "a mapping from arms to runs, each with `place` and `metrics`"
+        expected = "a mapping from arms to lists of runs, each run with `place` and `metrics`"
         raise RequestError(Problem(f"{name}: runs", expected)) from error
 
 
 def judge_result(
     content: Any, name: str, paper: Paper, settings: Mapping[str, Any]
 ) -> tuple[Verdict, Verdict | None]:
-    """Judges the readings of a `result.json` by the paper's present cells.
+    """Judges the measured values in a `result.json` by the cells in the paper's present file.
 
     Args:
         content: content of the file.
         name: name of the file, for errors.
 
     Returns:
-        The verdicts against the paper and against the protocol. "Not run" if the readings were
-        measured with other settings or seeds.
+        The verdicts against the paper and against the protocol. The verdict is "not run" if the
+        values were measured with other settings or seeds.
 
     Raises:
         RequestError: If the file is damaged, or was written by a newer Étude.
@@ -186,9 +190,10 @@ def judge_result(
 def readings_in(
     content: Any, name: str, paper: Paper, settings: Mapping[str, Any]
 ) -> dict[str, Reading] | Verdict:
-    """Returns the readings of a `result.json`, or "not run" with the reason they don't apply.
+    """Returns the measured values in a `result.json`.
 
-    See `judge_result`.
+    If they don't apply to the paper, returns the verdict "not run" with the reason. See
+    `judge_result` for arguments and errors.
     """
     _check_format(content, name)
     now = (dict(settings), list(paper.seeds), dict(paper.runs), claims.experiments(paper))
@@ -204,7 +209,7 @@ def readings_in(
     except ValidationError as error:
         reason = str(error.errors()[0]["msg"])
         raise RequestError(
-            Problem(f"{name}: readings", "lists of numbers for each cell", hint=reason)
+            Problem(f"{name}: readings", "two lists of numbers for each table cell", hint=reason)
         ) from error
 
 
@@ -217,12 +222,12 @@ def _run_entry(run: Any) -> dict[str, Any]:
 
 
 def _sha256(readings: Any) -> str:
-    """Returns the digest of the readings, which reveals manual edits."""
+    """Returns the digest of the measured values, which reveals manual edits."""
     return hashlib.sha256(json.dumps(readings, sort_keys=True).encode()).hexdigest()
 
 
 def _device(run: Any) -> str:
-    """Returns the device of the run's latest start."""
+    """Returns the device that the run used when it was last started or continued."""
     starts = run.summary.get("starts") or [{}]
     return str(starts[-1].get("device") or "an unknown device")
 
@@ -243,7 +248,7 @@ def _is_unchanged(folder: Path, entry: Mapping[str, Any]) -> bool:
 def markdown(name: str, paper: Paper, content: Mapping[str, Any], figures: Sequence[str]) -> str:
     """Returns the text of `report.md`.
 
-    Texts of the paper's file are Markdown. Text from records is escaped.
+    Texts of the paper's file are Markdown. Text from runs is escaped.
 
     Args:
         name: name of the paper.
@@ -265,11 +270,12 @@ def markdown(name: str, paper: Paper, content: Mapping[str, Any], figures: Seque
         f"**Matches the paper: {content['verdict']}.**"
         + (f" **Matches the protocol: {content['protocol']}.**" if content["protocol"] else ""),
         markdown_table(COLUMNS, [[*map(escaped, row)] for row in rows(paper, readings)]),
-        "`ours` and `control` are means over the seeds ± the standard deviation between seeds. The "
-        "control is a case in which the claim must not hold. `published` is the number that the "
-        "paper prints or implies (see `read`). If the paper states the claim in words only, the "
-        "threshold is ours; a match then supports the words, not a printed number. `by this "
-        "protocol` is a result that others measured with these settings or similar ones.",
+        "`ours` is the value measured here, and `control` the same value measured in a case in "
+        "which the claim must not hold; both are means over the seeds ± the standard deviation "
+        "between seeds. `published` is the number that the paper prints or implies (see `read` "
+        "below). If the paper states the claim in words only, the threshold is ours; a match then "
+        "supports the words, not a printed number. `by this protocol` is a result that others "
+        "measured with these settings or similar ones.",
         *(f"![{Path(figure).stem}](figures/{figure})" for figure in figures),
         "## Cells",
         *(_cell_text(cell) for cell in paper.cells),
@@ -292,7 +298,7 @@ def _config_dir_option(config_dir: Path | None) -> list[str]:
 
 
 def _runs_table(content: Mapping[str, Any], config_dir: Path | None) -> list[str]:
-    """Returns a table with command, size, duration and records of each arm's runs."""
+    """Returns a table with command, size, duration and folders of each arm's runs."""
     option = _config_dir_option(config_dir)
     if not content["overrides"]:
         return []
@@ -310,7 +316,7 @@ def _runs_table(content: Mapping[str, Any], config_dir: Path | None) -> list[str
                 " ".join([*names[:_MOST_NAMES], *others]),
             ]
         )
-    head = ("run", "command (without the seed)", "parameters", "duration of each", "records")
+    head = ("run", "command (without the seed)", "parameters", "duration of each", "run folders")
     return [markdown_table(head, table_rows)]
 
 
@@ -336,7 +342,7 @@ def _cell_text(cell: Cell) -> str:
 
 
 def _mean_text(values: Sequence[float]) -> str:
-    """Returns mean and standard deviation, rounded to the deviation's first digit."""
+    """Returns mean and standard deviation as text, rounded to the first digit of the deviation."""
     if not values:
         return ""
     average = mean(values)

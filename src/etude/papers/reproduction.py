@@ -1,4 +1,4 @@
-"""Implementation of `etude reproduce`: lists papers, and measures one."""
+"""Implementation of `etude reproduce`, which lists all papers or measures one of them."""
 
 from __future__ import annotations
 
@@ -63,28 +63,28 @@ def reproduce(
     files: Path = Path(),
     config_dir: Path | None = None,
 ) -> bool:
-    """Measures a paper's cells, prints its table and writes `<root>/_papers/<paper>/`.
+    """Measures the values of a paper's table, prints them and writes `<root>/_papers/<paper>/`.
 
-    Trains the missing runs first, each in a process of its own; finished runs are only read. The
-    folder contains `report.md`, `report.html`, `result.json` and `figures/`; an earlier folder is
-    replaced once the new one is complete.
+    Trains the missing runs first, each in its own process; finished runs are only read. The folder
+    contains `report.md`, `report.html`, `result.json` and `figures/`; an earlier folder is replaced
+    once the new folder is complete.
 
     Args:
         name: name of the paper.
         root: root folder of the runs.
         jobs: number of runs to train in parallel, or `auto`.
-        check: judge finished runs, or the earlier measurement, without training or measuring.
-            Without either, no file is written.
+        check: judge the finished runs, or the earlier measurement, without training or measuring.
+            If there are neither, no file is written.
         files: folder of the files that the user provides.
-        config_dir: folder of custom configs, searched before the shipped ones.
+        config_dir: folder of custom configs, searched before Étude's own configs.
 
     Returns:
-        Whether every cell matches.
+        Whether every measured value matches its cell of the paper's table.
 
     Raises:
         RequestError: If there is no such paper, its file has errors, the root is not writable, or
-            a file that the user provides is missing or differs from the paper's.
-        Interrupted: If a signal was received; the same command resumes.
+            a file that the user provides is missing or has another SHA-256 than the paper states.
+        Interrupted: If a signal was received; the same command resumes the runs.
     """
     paper = claims.load(name, config_dir)
     command = report.command(name, config_dir)
@@ -112,8 +112,8 @@ def reproduce(
                     readings = measurement.measure(paper.seeds, figures)
             except SystemExit as error:
                 kind = paper.measure["_target_"]
-                problem = Problem("measure", f"readings from {kind}", hint="it raised SystemExit")
-                raise RequestError(problem) from error
+                expected, hint = f"measured values from {kind}", "the class raised SystemExit"
+                raise RequestError(Problem("measure", expected, hint=hint)) from error
             complete = sum(map(len, finished.values())) == len(paper_runs)
             claims.check_readings(name, paper, readings, complete=complete)
             result = report.result(name, paper, settings, readings, finished)
@@ -135,13 +135,13 @@ def reproduce(
 
 
 def _judge_earlier(name: str, paper: Paper, settings: Mapping[str, Any], path: Path) -> bool:
-    """Judges the earlier measurement of a paper without runs by the present cells."""
+    """Judges the earlier measurement of a paper without runs by the cells in its present file."""
     readings: Mapping[str, Reading] | Verdict = Verdict("not run")
     if path_exists(path):
         readings = report.readings_in(read_json(path, RESULT), str(path), paper, settings)
     if isinstance(readings, Verdict):
         command = report.command(name, paper.config_dir)
-        log.info("%s: %s; run `%s` to measure it", name, readings, command)
+        log.info("%s: %s; run `%s` to measure this paper", name, readings, command)
         return False
     _print_result(paper, readings)
     return report.verdict_of(paper, readings).matches
@@ -159,12 +159,12 @@ def _print_result(paper: Paper, readings: Mapping[str, Reading]) -> None:
 def smoke(
     name: str, root: Path, *, jobs: int | str = "auto", config_dir: Path | None = None
 ) -> bool:
-    """Smoke test of a paper: trains shortened runs and reads the cells from them.
+    """Runs the smoke test of a paper: trains shortened runs and reads the table's values from them.
 
     The claim is not judged, and no report is written.
 
     Returns:
-        Whether each run finished and each cell could be read.
+        Whether each run finished and each table cell got a value.
     """
     paper = claims.load(name, config_dir)
     measurement = claims.build_measurement(name, paper)
@@ -181,7 +181,7 @@ def smoke(
             readings = measurement.measure(paper.seeds[:1], Path(figures))
     count = sum(map(len, finished.values()))
     missing = [cell.key for cell in paper.cells if cell.key not in readings]
-    note = f"; no reading for {', '.join(missing)}" if missing else ""
+    note = f"; no value for {', '.join(missing)}" if missing else ""
     message = "%s: smoke test, %d of %d short runs finished%s; the claim is not judged"
     log.info(message, name, count, len(paper_runs), note)
     return count == len(paper_runs) and not missing

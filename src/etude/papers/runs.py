@@ -34,7 +34,7 @@ from etude.training.state import run_folder_of
 log = logging.getLogger("etude")
 
 _READ_ONCE = ReadOnce()
-"""Cache of digests: large files are checked when papers are named and again for each paper."""
+"""Cache of digests, because large files are checked several times by one command."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class PaperRun:
         seed: seed of the run.
         number: index of the run in the paper.
         label: arm, swept values and seed, for messages.
-        stated: overrides for `etude train`, with the names of other arms in braces.
-        sources: runs that this run initialises from, by the names of their arms.
+        stated: overrides for `etude train`, in which names of other arms are in braces.
+        sources: runs whose folders replace the names in braces, by the names of their arms.
         config_dir: folder of custom configs.
     """
 
@@ -60,14 +60,14 @@ class PaperRun:
     config_dir: Path | None = None
 
     def overrides(self) -> list[str] | None:
-        """Returns the overrides with paths of the source records; None until these are finished."""
+        """Returns the overrides with the source runs' folders; None until these have ended."""
         paths = {name: run.finished() for name, run in self.sources.items()}
         if None in paths.values():
             return None
         return [_fill_in(override, paths) for override in self.stated]
 
     def folder(self) -> Path | None:
-        """Returns the folder of the run's record; None until its sources are finished.
+        """Returns the run's folder; None until its source runs have ended.
 
         Raises:
             RequestError: If the overrides are invalid.
@@ -75,12 +75,12 @@ class PaperRun:
         return None if (location := self._location()) is None else location[0]
 
     def _location(self) -> tuple[Path, str] | None:
-        """Returns folder and signature of the run's record."""
+        """Returns the run's folder and signature; None until its source runs have ended."""
         checked = self.checked()
         return None if checked is None else (run_folder_of(checked), signature(checked.identity))
 
     def checked(self) -> CheckedConfig | None:
-        """Returns the run's checked config; None until its sources are finished.
+        """Returns the run's checked config; None until its source runs have ended.
 
         Raises:
             RequestError: If the overrides are invalid.
@@ -97,10 +97,10 @@ class PaperRun:
             raise RequestError(problems) from error
 
     def finished(self) -> Path | None:
-        """Returns the folder of the run's record, or None if the run has not ended.
+        """Returns the run's folder, or None if the run has not ended.
 
         Raises:
-            RequestError: If the overrides are invalid, or the record belongs to another run or was
+            RequestError: If the overrides are invalid, or the folder contains another run or was
                 edited.
         """
         location = self._location()
@@ -118,15 +118,15 @@ class PaperRun:
 
 
 def _check_record(record: Record, expected_signature: str, run: PaperRun) -> None:
-    hint = "delete it with `etude runs rm` to train the run again"
+    hint = "delete the folder with `etude runs rm` to train the run again"
     stated = (str(record.info.get("signature"))[:12], record.info.get("seed"))
     if stated != (expected_signature[:12], run.seed):
-        expected = f"the record of {run.label}, signature {expected_signature[:12]}"
+        expected = f"the run {run.label}, signature {expected_signature[:12]}"
         value = f"signature {stated[0]}, seed {stated[1]}"
         raise RequestError(Problem(str(record.path / "run.json"), expected, value, hint))
     changes = integrity.describe_changes(record.info, record.path)
     if faults := [*changes, *metrics_faults(record, ended=True)]:
-        expected = f"an unmodified record of {run.label}"
+        expected = f"the folder of the run {run.label}, without later changes"
         raise RequestError(Problem(str(record.path), expected, hint=f"{faults[0]}; {hint}"))
 
 
@@ -134,10 +134,10 @@ def _check_record(record: Record, expected_signature: str, run: PaperRun) -> Non
 def _checked(
     overrides: tuple[str, ...], times: tuple[int, ...], config_dir: Path | None
 ) -> CheckedConfig:
-    """Returns the checked config of a run. Cached, as each run's config is needed repeatedly.
+    """Returns the checked config of a run; cached, as each run's config is needed repeatedly.
 
     Args:
-        times: modification times of the source records (ns); part of the cache key.
+        times: modification times of `run.json` of the source runs, in ns; part of the cache key.
     """
     return check_all(compose(overrides, config_dir=config_dir))
 
@@ -157,7 +157,8 @@ def paper_runs(
         files: folder of the files that the user provides.
 
     Raises:
-        RequestError: If such a file is missing or differs from the paper's.
+        RequestError: If a file that the user provides is missing or has another SHA-256 than the
+            paper states.
     """
     paths: Mapping[str, Path | None]
     paths = toy_data.write_files(root / "_toys") if smoke else find_files(name, paper, files)
@@ -201,7 +202,7 @@ def find_files(name: str, paper: Paper, folder: Path) -> dict[str, Path | None]:
     """Finds and validates the files that a paper needs; returns their paths by name.
 
     Raises:
-        RequestError: If a file is missing or has another SHA-256.
+        RequestError: If a file is missing or has another SHA-256 than the paper states.
     """
     problems = []
     for file, needed in paper.files.items():
@@ -237,8 +238,8 @@ def train_missing(all_runs: Sequence[PaperRun], logs: Path, jobs: int | str) -> 
 
     Args:
         logs: folder for the output of the processes.
-        jobs: maximum number of parallel runs, or `auto`; several share a GPU if there are fewer
-            GPUs.
+        jobs: maximum number of parallel runs, or `auto`; several runs share a GPU if there are
+            fewer GPUs than parallel runs.
 
     Raises:
         RequestError: If the overrides of a run are invalid, or `jobs` is not a positive number.
@@ -275,7 +276,7 @@ def _count_text(runs: int) -> str:
 
 
 def _distinct(runs: Sequence[PaperRun]) -> list[PaperRun]:
-    """Returns the runs without duplicates, which smoke tests may contain."""
+    """Returns the runs without those that have the same folder, as in smoke tests."""
     by_folder: dict[Path | None, PaperRun] = {}
     for run in runs:
         by_folder.setdefault(run.folder(), run)
@@ -303,8 +304,8 @@ def _train(missing: Sequence[PaperRun], logs: Path, slots: Sequence[JobSlot]) ->
 def finished_runs(all_runs: Sequence[PaperRun], trust: Sequence[str] = ()) -> dict[str, list[Run]]:
     """Opens the finished runs of each arm, ordered by seed. Arms without finished runs are omitted.
 
-    A seed of an arm that sweeps is omitted unless all of its runs are finished: the best of some
-    runs is not the best of all.
+    If an arm is a sweep, a seed is omitted unless all runs with this seed are finished, because the
+    best of some runs may not be the best of all.
     """
     folders = [(run, run.finished()) for run in all_runs]
     incomplete = {(run.name, run.seed) for run, folder in folders if folder is None}
@@ -316,5 +317,5 @@ def finished_runs(all_runs: Sequence[PaperRun], trust: Sequence[str] = ()) -> di
 
 
 def _train_one(label: str, overrides: list[str], config_dir: Path | None) -> Job:
-    """Trains one run; called in a process of its own."""
+    """Trains one run; called in a separate process."""
     return run_job(overrides, train_record, label=label, config_dir=config_dir)

@@ -1,4 +1,4 @@
-"""Small generated data sets and a toy model, for smoke tests of papers that need a hub."""
+"""Small generated data sets and a toy model, for smoke tests of papers without downloads."""
 
 from __future__ import annotations
 

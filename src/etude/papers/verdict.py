@@ -1,7 +1,8 @@
-"""Verdicts: compares readings with a paper's cells. Pure functions.
+"""Verdicts: comparisons of measured values with the cells of a paper's table, as pure functions.
 
-"Matches the paper" compares with the published number. "Matches the protocol" compares with a
-result that others measured with the settings of our runs, which seldom equal the paper's exactly.
+"Matches the paper" is the comparison with the published number. "Matches the protocol" is the
+comparison with a result that others measured with the settings of the reproduction, which seldom
+equal the paper's exactly.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from typing import Literal
 from etude.papers.claims import Cell, Reading
 
 SEEDS_FOR_A_MATCH = 3
-"""A match on fewer seeds states their number."""
+"""Number of seeds; the text of a match on fewer seeds states how many there were."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Outcome of the comparison for a cell or a whole paper.
+    """Outcome of the comparison for a table cell or a whole paper.
 
     Attributes:
         outcome: match, miss, or not run.
@@ -46,25 +47,26 @@ class Verdict:
 
 
 def judge(cell: Cell, reading: Reading | None) -> Verdict:
-    """Compares the mean over seeds with the cell's tolerance.
+    """Returns the verdict for a cell: whether its mean over seeds is within the tolerance.
 
-    The outcome is a miss if the negative control also meets the tolerance or is not finite, because
-    the measurement then doesn't support the claim. It is "not run" if the control was not run.
+    The outcome is a miss if the negative control also meets the tolerance or is NaN or infinite,
+    because the measurement then doesn't support the claim. The outcome is "not run" if the negative
+    control was not run.
     """
     if reading is None or not reading.values:
         return Verdict("not run")
     value, control = mean(reading.values), mean(reading.controls)
     seeds = len(reading.values)
     if not math.isfinite(value):
-        return Verdict("miss", seeds, "the measured value is not finite")
+        return Verdict("miss", seeds, "the measured value is NaN or infinite")
     if not cell.tolerance.admits(value, cell.published):
         return Verdict("miss", seeds)
     if not reading.controls:
-        return Verdict("not run", seeds, "the control was not run")
+        return Verdict("not run", seeds, "the negative control was not run")
     if not math.isfinite(control):
-        return Verdict("miss", seeds, "the control is not finite")
+        return Verdict("miss", seeds, "the value of the negative control is NaN or infinite")
     if cell.tolerance.admits(control, cell.published):
-        return Verdict("miss", seeds, "the control matches too")
+        return Verdict("miss", seeds, "the negative control matches too")
     return Verdict("match", min(seeds, len(reading.controls)))
 
 
@@ -77,7 +79,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def judge_protocol(cell: Cell, reading: Reading | None) -> Verdict | None:
-    """Compares with the cell's protocol figure; None if the cell has none."""
+    """Returns the verdict of the comparison with a cell's protocol figure; None without one."""
     if cell.protocol is None:
         return None
     protocol_cell = replace(
@@ -87,7 +89,7 @@ def judge_protocol(cell: Cell, reading: Reading | None) -> Verdict | None:
 
 
 def overall(verdicts: Sequence[Verdict]) -> Verdict:
-    """Returns a paper's verdict: a match if each cell matches, a miss if any cell misses."""
+    """Returns a paper's verdict: match if all cells match, miss if a cell misses, else not run."""
     seeds = min((verdict.seeds for verdict in verdicts), default=0)
     outcomes = [verdict.outcome for verdict in verdicts]
     if "miss" in outcomes:

@@ -16,7 +16,7 @@ from etude.tasks.token_task import TokenTask
 
 
 class MadeObjective(Objective):
-    """Objective that uses generated examples unchanged."""
+    """Objective for synthetic sequences of symbols; uses the generated examples unchanged."""
 
     reads = "made"
     such_as = "data=induction, sort, ..."
@@ -24,8 +24,8 @@ class MadeObjective(Objective):
 
 
 class AnswerMetrics(Metrics):
-    """`loss`, `accuracy` over the labels, and `exact`, the fraction of examples without an
-    error.
+    """Metrics of predicted labels: `loss`, `accuracy` over the labels, and `exact`, the fraction of
+    examples without an error.
     """
 
     def __init__(self) -> None:
@@ -55,11 +55,11 @@ class AnswerMetrics(Metrics):
 
 
 class Algorithmic(TokenTask):
-    """Prediction of the labels; the loss is the mean cross-entropy over them, and all other
-    positions are ignored.
+    """Prediction of the symbols that a rule determines (the labels); the loss is the mean
+    cross-entropy over the labels, and all other positions are ignored.
 
     `accuracy` is the fraction of labels that are predicted correctly, `exact` the fraction of
-    examples whose labels all are. `data.validate_training` adds the same metrics of training
+    examples in which all labels are. `data.validate_training` adds the same metrics of training
     examples, as `seen/loss`, `seen/accuracy` and `seen/exact`.
 
     Args:

@@ -13,7 +13,7 @@ WARM_UP = 10
 
 
 class Averaged:
-    """Base class of weight averages.
+    """Base class of weight averages, which are updated after each optimizer step.
 
     Args:
         model: model whose trainable parameters are averaged.
@@ -28,14 +28,14 @@ class Averaged:
         raise NotImplementedError
 
     def update(self, step: int) -> None:
-        """Adds the weights after optimizer step `step`, counted from 0."""
+        """Adds the model's weights to the average, after optimizer step `step`, from 0."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Returns the state that a checkpoint must contain in addition to the optimizer's."""
+        """Returns the state of the average that is saved in checkpoints."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restores the result of `state_dict`."""
+        """Restores the state that `state_dict` returned."""
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -67,11 +67,12 @@ class Average(Averaged):
 
     After step t, average = d average + (1 - d) weights, with d = min(decay, (1 + t) / (10 + t)),
     which soon forgets early weights (as in TensorFlow's ExponentialMovingAverage; averaging in
-    general: Polyak & Juditsky 1992). In float32 or higher: bfloat16 would lose small updates.
+    general: Polyak & Juditsky 1992). The average is in float32 or higher, because bfloat16 would
+    lose small updates.
 
     Args:
         model: model whose trainable parameters are averaged.
-        decay: from 0 to 1.
+        decay: largest value of d, from 0 to 1.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -102,10 +103,10 @@ class Average(Averaged):
 
 
 class OptimizersAverage(Averaged):
-    """The average that an optimizer has in its own state.
+    """Weight average that the optimizer itself maintains, as schedule-free optimizers do.
 
-    It is computed from the optimizer's state and the training weights, so the model must contain
-    the training weights.
+    The average is computed from the optimizer's state and the training weights, so the model must
+    contain the training weights when `weights` is read.
 
     Args:
         model: model whose trainable parameters are averaged.

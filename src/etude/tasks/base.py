@@ -1,9 +1,9 @@
-"""Base class of all tasks: one optimizer step over the micro-batches of one batch.
+"""Base class of all tasks: a model with its loss, optimizer and metrics.
 
 Lightning runs the task with manual optimisation, and one Lightning batch is one whole optimizer
-step. So steps are counted once, saves fall between steps, and the loss is scaled in one place: the
-gradient is that of (sum over all targets) / (number of targets), whatever the split into
-micro-batches and ranks.
+step, a list of micro-batches. So steps are counted once, checkpoints are saved between steps, and
+the loss is scaled in one place: for any split into micro-batches and ranks, the gradient is that of
+(sum of the loss over all targets) / (number of targets).
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ MicroBatch = dict[str, Any]
 class Setup:
     """Arguments that a run passes to its task; the config sets the task's other arguments.
 
-    A task that only evaluates needs no optimizer, schedule or steps.
+    A task that only evaluates needs no optimizer, schedule or number of steps.
 
     Attributes:
-        model: the module under training; checkpoints contain its weights.
-        optimizer: recipe, called once with the model.
-        schedule: learning-rate factor by step.
+        model: the module to train; checkpoints contain its weights.
+        optimizer: function that builds the optimizer; called once, with the model.
+        schedule: function that returns the learning-rate factor of a step.
         total_steps: number of optimizer steps of the whole run.
         seed: the run's seed, from which the seed of every micro-batch is derived.
         gradient_clip_val: largest global gradient norm; None disables clipping.
@@ -66,12 +66,12 @@ class Setup:
 
 
 def packing(micro: MicroBatch) -> dict[str, Any]:
-    """Returns the model's extra arguments for a micro-batch of packed sequences."""
+    """Returns the model's extra arguments for packed sequences; empty if none are packed."""
     return {"documents": micro["documents"]} if "documents" in micro else {}
 
 
 class Task(pl.LightningModule):
-    """A model with its loss and its optimizer.
+    """Base class of tasks: a model with its loss, its optimizer and its metrics.
 
     Args:
         setup: the run's arguments.
@@ -79,17 +79,18 @@ class Task(pl.LightningModule):
     Attributes:
         monitor: the validation metric that selects the best checkpoint; see
             `etude.records.metrics_file.better` for its direction.
-        more_is_better, less_is_better: names of metrics, without `val/`, with their direction. The
-            direction of the shipped metrics is known by prefix (`metrics_file.HIGHER_IS_BETTER`,
-            `FALLING`).
+        more_is_better, less_is_better: names, without `val/`, of the task's metrics for which
+            higher, or lower, values are better. Étude's own metrics need no entry: their prefixes
+            are listed in `metrics_file.HIGHER_IS_BETTER` and `FALLING`.
         loss_unit: unit of the loss, for figures.
-        scores_are: description of `scores`, for tables.
+        scores_are: description of the result of `scores`, for tables.
         metric_names: names of all validation metrics; callbacks may monitor these. If empty,
             Lightning checks the callbacks' monitors, after the first validation.
         needs_causal_model: whether the model must hide the tokens after a position, because they
-            include its target.
-        models: supported classes of models; empty accepts any.
-        head: required `gives` of an encoder's head; see `etude.models.heads.Head`.
+            include the position's target.
+        models: supported classes of models; if empty, any class.
+        head: value that the attribute `gives` of an encoder's head must have; see
+            `etude.models.heads.Head`.
         transformers_ending: suffix of the `transformers` class for export, where several classes
             have the same head, such as `ForQuestionAnswering`.
         transformers_fields: extra fields of the exported `config.json`.
@@ -99,7 +100,7 @@ class Task(pl.LightningModule):
 
     monitor = "val/loss"
     loss_unit: ClassVar[str] = "nats per token"
-    scores_are: ClassVar[str] = "scores, more is better"
+    scores_are: ClassVar[str] = "scores, higher is better"
     metric_names: tuple[str, ...] = ()
     more_is_better: ClassVar[tuple[str, ...]] = ()
     less_is_better: ClassVar[tuple[str, ...]] = ()
@@ -129,7 +130,9 @@ class Task(pl.LightningModule):
 
     @classmethod
     def objective(cls, **arguments: Any) -> Objective | None:
-        """Returns the objective that the task's arguments define; None uses windows unchanged.
+        """Returns the objective, which makes inputs and targets from the data.
+
+        None means that the task reads windows of text without changes.
 
         Args:
             arguments: the task's arguments in the config.
@@ -141,10 +144,10 @@ class Task(pl.LightningModule):
 
     @classmethod
     def misfits(cls, model: Any, data: Any) -> Iterator[Problem]:
-        """Yields incompatibilities of the model with the data, before anything is prepared.
+        """Yields incompatibilities of the model with the data, before the data is prepared.
 
         Args:
-            model: the model with one layer, or one of each kind, on the meta device.
+            model: the model on the meta device, with one layer, or one layer of each layer kind.
             data: data that has the task's objective.
         """
         yield from ()
@@ -165,14 +168,14 @@ class Task(pl.LightningModule):
         raise NotImplementedError
 
     def outputs(self, micro: MicroBatch) -> Any:
-        """Returns the model's output for a micro-batch; by default, for its `tokens`."""
+        """Returns the model's output for a micro-batch; by default, the model reads `tokens`."""
         return self.model(micro["tokens"], **packing(micro))
 
     def metrics(self, evaluated: Evaluated) -> Metrics:
-        """Returns a new metric accumulator.
+        """Returns a new, empty accumulator of the task's metrics.
 
         Args:
-            evaluated: the split or rows that will be added to it.
+            evaluated: the split or rows whose batches will be added to the accumulator.
         """
         raise NotImplementedError
 
@@ -209,9 +212,10 @@ class Task(pl.LightningModule):
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
     def evaluate(self, evaluated: Evaluated, options: EvaluationOptions) -> Evaluation:
-        """Evaluates the model.
+        """Returns the result of evaluating the model on a split or on rows.
 
         Args:
+            evaluated: the split or rows.
             options: the result of `evaluation_options`.
         """
         return self.measured(evaluated).evaluation(evaluated)
@@ -238,7 +242,7 @@ class Task(pl.LightningModule):
     def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
         """Yields a prediction for each row, in order. Rows need no labels or targets.
 
-        A task without this method makes no predictions.
+        A task that does not override this method makes no predictions.
         """
         raise NotImplementedError
 
@@ -254,13 +258,13 @@ class Task(pl.LightningModule):
         Args:
             data: the prepared data.
             options: `samples`, the number of samples; `sample_tokens`, the largest number of tokens
-                in one; `sample_prompt`.
+                in a sample; `sample_prompt`, the text that samples continue.
         """
         return []
 
     def answered(self, data: Any, options: Any, *, whole: bool = False) -> list[str]:
-        """Returns samples of a task whose `labels` are tokens; see
-        `etude.tasks.samples.answers`.
+        """Returns the model's answers to validation examples, for a task whose `labels` are tokens;
+        see `etude.tasks.samples.answers`.
         """
         model = writer(self.model, self.tokenizer)
         if model is None:
@@ -276,7 +280,7 @@ class Task(pl.LightningModule):
 
     @classmethod
     def no_predictions(cls, run: str) -> Problem:
-        """Returns the problem of a task that cannot predict on texts.
+        """Returns the `Problem` that reports that the task cannot predict on texts.
 
         Args:
             run: path of the run.
@@ -285,7 +289,7 @@ class Task(pl.LightningModule):
         return Problem("RUN", expected, cls.__name__)
 
     def watch(self, monitor: str) -> None:
-        """Sets `monitor`; for constructors with such an argument.
+        """Sets `monitor`, for constructors with an argument `monitor`.
 
         Raises:
             InvalidArguments: the task has no such metric.
@@ -323,7 +327,7 @@ class Task(pl.LightningModule):
         self._validated = {}
 
     def validation_step(self, batch: MicroBatch, batch_idx: int) -> None:
-        """Adds a batch to the metrics of its split and section."""
+        """Adds a batch to the metrics of its split and its section (a source of a mixture)."""
         if not self.is_mine(batch_idx):
             return
         key = (batch.get("part", "val"), batch.get("section", 0))
@@ -374,10 +378,11 @@ class Task(pl.LightningModule):
         pass  # Lightning sets it; the model determines the value
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adapts a checkpoint to LoRA and averaging.
+        """Adapts a checkpoint to LoRA and weight averages.
 
-        With LoRA, it omits the frozen weights, which the source has. With an average, the weights
-        are the averaged ones; the training weights go into the rest of the state.
+        With LoRA, the checkpoint omits the frozen weights, which the source model has. With an
+        average, the checkpoint's weights are the averaged ones, and the training weights are in its
+        entry `in_training`.
         """
         if not self.strict_loading:
             trainable = {f"model.{n}" for n, p in self.model.named_parameters() if p.requires_grad}
@@ -398,14 +403,14 @@ class Task(pl.LightningModule):
             self._averaged_before = checkpoint["averaged"]
 
     def _under_each_name(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Returns parameters by the task's names; a shared parameter under all of its names."""
+        """Returns weights by the task's parameter names; a shared weight under all of its names."""
         first = {id(p): name for name, p in self.model.named_parameters()}
         every = self.model.named_parameters(remove_duplicate=False)
         names = [(name, first[id(p)]) for name, p in every]
         return {f"model.{name}": weights[one] for name, one in names if one in weights}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Builds the optimizer, and stores the base learning rate in each group."""
+        """Builds the optimizer, and stores the base learning rate in each parameter group."""
         assert self._optimizer_recipe is not None
         optimizer = self._optimizer_recipe(self.model)
         for group in optimizer.param_groups:
@@ -413,8 +418,8 @@ class Task(pl.LightningModule):
         return optimizer
 
     def training_step(self, batch: list[MicroBatch], batch_idx: int) -> dict[str, Tensor]:
-        """Runs one optimizer step and returns the mean loss over its targets, without a device
-        sync.
+        """Runs one optimizer step and returns the mean loss over its targets, without waiting for
+        the device.
         """
         step = self.trainer.global_step
         optimizer: Any = self.optimizers()
@@ -490,5 +495,5 @@ def shortened(text: str) -> str:
 
 
 def _validation_first(key: tuple[str, int]) -> tuple[bool, str, int]:
-    """Sort key that puts the validation split before training examples."""
+    """Returns a sort key that puts the validation split before training examples."""
     return (key[0] != "val", *key)

@@ -26,12 +26,12 @@ from etude.tasks.options import EvaluationOptions, Windows
 def next_token_loss(model: nn.Module, micro: MicroBatch) -> Tensor:
     """Returns the summed negative log-likelihood of the targets, in nats.
 
-    The sum is in float32 at least: in bfloat16 it would have three significant digits.
+    The sum is in float32 or higher: in bfloat16 it would have three significant digits.
 
     Args:
         model: maps tokens (B, T) to logits (B, T, V).
         micro: `tokens` and `targets`, both (B, T); targets are the tokens shifted by one position.
-            `documents`, if present, don't attend to each other.
+            If `documents` is present, tokens of different documents don't attend to each other.
     """
     return summed_nats(model(micro["tokens"], **packing(micro)), micro["targets"])
 
@@ -52,7 +52,7 @@ def window_nats(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def language_model_metrics(nats: float, targets: int, text_bytes: int | None) -> dict[str, float]:
-    """Returns the metrics of a summed loss over a text.
+    """Returns the metrics of a language model on a text, given the summed loss.
 
     Args:
         nats: summed negative log-likelihood of all predicted tokens.
@@ -71,7 +71,7 @@ def language_model_metrics(nats: float, targets: int, text_bytes: int | None) ->
 
 
 class LanguageModelMetrics(Metrics):
-    """Metrics of the loss over a text; see `language_model_metrics`.
+    """Accumulator of the metrics of a language model on a text; see `language_model_metrics`.
 
     Args:
         text_bytes: UTF-8 bytes of the text that the targets spell.
@@ -98,7 +98,7 @@ class CausalLM(Task):
 
     metrics_class: ClassVar[type[LanguageModelMetrics]] = LanguageModelMetrics
     metric_names = ("val/loss", "val/perplexity", "val/bits_per_byte")
-    scores_are = "losses of windows"
+    scores_are = "losses of windows in nats per token, lower is better"
     needs_causal_model = True
     models = (Decoder,)
 
@@ -177,12 +177,13 @@ def sliding_score(
     Args:
         tokens: ids of the split.
         length: number of targets in a window.
-        stride: at most `length`; at `length` + 1, the first token of each window is no target.
+        stride: distance between the starts of windows, normally at most `length`. With
+            `length` + 1, windows don't overlap, and the first token of a window is never a target.
         vocabulary: vocabulary size.
         on_progress: called with the number of ids that are done.
 
     Returns:
-        `loss` in nats per token, `perplexity`, and `nats`, the sum.
+        `loss` in nats per token, `perplexity`, and `nats`, the summed loss.
     """
     ids = torch.from_numpy(tokens.astype("int64"))
     total = len(ids) - 1

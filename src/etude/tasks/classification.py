@@ -25,7 +25,7 @@ from etude.tasks.options import EvaluationOptions
 
 @dataclass(frozen=True)
 class LabelObjective(ExampleObjective):
-    """Objective with tokens and one label.
+    """Objective for examples with tokens and one label.
 
     Args:
         balanced: whether all classes have the same total weight, whatever their frequency.
@@ -96,7 +96,9 @@ BINS = 10
 
 
 class LabelMetrics(RowMetrics):
-    """Classification metrics of rows. The probabilities of a row in several pieces are their mean.
+    """Classification metrics of rows.
+
+    If a row was split into several pieces, its class probabilities are the means over its pieces.
 
     Args:
         labels: names of the classes.
@@ -207,8 +209,9 @@ POSITIVE_METRICS = ("val/precision", "val/recall", "val/f1")
 class Classification(Task):
     """Text classification; the loss is the mean cross-entropy over the examples of a step.
 
-    With `class_weights=balanced` the mean is weighted by n / (k n_c), for n training examples, n_c
-    of them with the label, and k labels that occur.
+    With `class_weights=balanced`, each example has the weight n / (k n_c), where n is the number of
+    training examples, n_c the number of those with the example's label, and k the number of labels
+    that occur.
 
     Args:
         class_weights: `none` or `balanced`.

@@ -1,4 +1,4 @@
-"""Metrics of classifiers and taggers from counts alone; counts of several ranks add up."""
+"""Metrics of classifiers and taggers, computed from counts, which can be summed over ranks."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ Counts = NDArray[np.int64]
 
 
 def confusion(labels: NDArray[np.int64], predictions: NDArray[np.int64], classes: int) -> Counts:
-    """Returns how often each label (row) was predicted as each class (column), (classes,
-    classes).
+    """Returns the confusion matrix, (classes, classes): how often each label (row) was predicted as
+    each class (column).
     """
     flat = np.bincount(labels * classes + predictions, minlength=classes * classes)
     return flat.reshape(classes, classes)
 
 
 def class_scores(counts: Counts) -> dict[str, NDArray[np.float64]]:
-    """Returns `precision`, `recall`, `f1` and `support` of each class, (classes,); 0 where
-    undefined.
+    """Returns `precision`, `recall`, `f1` and `support` of each class, (classes,); 0 where the
+    denominator is 0.
     """
     right = np.diag(counts).astype(float)
     predicted, actual = counts.sum(0), counts.sum(1)
@@ -63,7 +63,7 @@ def calibration_error(
 ) -> tuple[float, list[tuple[float, float, int]]]:
     """Returns the expected calibration error, and mean confidence, accuracy and count of each bin.
 
-    Guo et al. 2017, arXiv:1706.04599, equation 3, with bins of equal width.
+    See Guo et al. 2017, arXiv:1706.04599, equation 3; the bins of confidence have equal width.
     """
     which = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
     table, error = [], 0.0
@@ -80,7 +80,7 @@ def calibration_error(
 
 
 Span = tuple[str, int, int]
-"""Kind, first word and last word of a span."""
+"""A span: its kind, such as LOC, and the indices of its first and last word."""
 
 
 def are_spans(names: Sequence[str]) -> bool:

@@ -25,13 +25,14 @@ PROMPT, ANSWER = "{source}", "{target}"
 
 @dataclass(frozen=True)
 class AnswerObjective(ExampleObjective):
-    """Objective that joins prompt and answer; the answer's tokens and its end are the targets.
+    """Objective that joins prompt and answer; the targets are the answer's tokens and its end.
 
     Args:
-        template: text with `{source}` and `{target}`; names of special tokens in it are encoded as
-            these.
-        before, between, after: tokens of the template's parts; set once the tokenizer is known.
-        longest: largest number of tokens in an example; the rest of its answer is cut off.
+        template: text with `{source}` and `{target}`; a special token's name in the text is encoded
+            as that token.
+        before, between, after: tokens of the template's text before `{source}`, between `{source}`
+            and `{target}`, and after `{target}`; set once the tokenizer is known.
+        longest: largest number of tokens in an example; the end of a longer answer is cut off.
     """
 
     template: str = "{source}\n{target}"
@@ -92,9 +93,9 @@ class Instruction(TokenTask):
 
     Args:
         setup: the run's arguments.
-        template: text of an example, with `{source}` and `{target}` for prompt and answer; names of
-            special tokens in it are encoded as these. If it ends with the answer, the tokenizer's
-            end of text is added.
+        template: text of an example, with `{source}` and `{target}` for prompt and answer; a
+            special token's name in the text is encoded as that token. If the template ends with
+            `{target}`, the tokenizer's end-of-text token is added.
         label_smoothing, z_loss: see `etude.tasks.losses.cross_entropy`.
     """
 

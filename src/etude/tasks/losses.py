@@ -1,4 +1,4 @@
-"""Losses over targets, with ignored labels."""
+"""Cross-entropy losses, which exclude the labels `IGNORE`."""
 
 from __future__ import annotations
 

@@ -19,17 +19,19 @@ from etude.tasks.token_task import TokenTask
 
 @dataclass(frozen=True)
 class MaskObjective(WindowObjective):
-    """Objective that masks tokens in windows of text; windows are framed if the tokenizer has a
-    frame.
+    """Objective that masks tokens in windows of text.
+
+    If the tokenizer has special tokens that enclose a text, such as [CLS] and [SEP], they enclose
+    each window.
 
     Args:
-        rate: fraction of the tokens, or of the words, that are predicted.
-        mask, random: fractions of these that are masked, and replaced by a random token; the rest
-            is unchanged.
+        rate: fraction of the tokens, or of the words, that are selected for prediction.
+        mask, random: fractions of the selected tokens that are replaced by the mask token, and by a
+            random token; the other selected tokens are unchanged.
         whole_word: whether to select words rather than tokens.
         masked, frame, begins: id of the mask token, ids before and after a window, and for each
             token whether it begins a word; set once the tokenizer is known.
-        ordinary: ids of the tokens that may replace another.
+        ordinary: ids that a random token is drawn from.
         special: ids of the special tokens, which are never selected.
     """
 
@@ -90,8 +92,8 @@ class MaskObjective(WindowObjective):
 
 
 def word_begins(tokenizer: Tokenizer) -> NDArray[np.bool_]:
-    """Returns, for each id, whether it begins a word, according to its spelling: not `##ing`, but
-    `▁the` and ` the`. If the tokenizer marks neither, each token is a word.
+    """Returns, for each token id, whether the token begins a word, according to its spelling:
+    `▁the` and ` the` do, `##ing` does not. If no token has such a mark, each token is a word.
     """
     size = tokenizer.vocab_size
     pieces = [tokenizer.backend.id_to_token(number) or "" for number in range(size)]
@@ -105,17 +107,18 @@ def word_begins(tokenizer: Tokenizer) -> NDArray[np.bool_]:
 
 
 class MaskedLM(TokenTask):
-    """Prediction of masked tokens from both sides; the loss is the mean cross-entropy over them.
+    """Prediction of masked tokens from the tokens on both sides; the loss is the mean cross-entropy
+    over the selected tokens.
 
     Each token of a window, except special tokens, is selected with probability `rate`; of the
-    selected tokens a fraction `mask` is masked, a fraction `random` is replaced by any ordinary
-    token and the rest is unchanged (Devlin et al. 2018, arXiv:1810.04805, section 3.1: 15 %, 80 %,
-    10 %, 10 %). The selection is a function of the seed and the step; in validation, of the batch
-    only.
+    selected tokens a fraction `mask` is replaced by the mask token, a fraction `random` by any
+    ordinary token, and the rest is unchanged (Devlin et al. 2018, arXiv:1810.04805, section 3.1:
+    15 %, 80 %, 10 %, 10 %). The selection is a function of the seed and the step; in validation, of
+    the batch only.
 
     Args:
         setup: the run's arguments.
-        rate, mask, random: see above. 40 % may be better than 15 % (Wettig et al. 2022,
+        rate, mask, random: see above. A rate of 40 % may be better than 15 % (Wettig et al. 2022,
             arXiv:2202.08005).
         whole_word: whether to select whole words, each with probability `rate`.
     """

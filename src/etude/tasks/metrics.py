@@ -53,7 +53,7 @@ class Sum:
 
 
 def ratio(numerator: Sum, denominator: Sum) -> float:
-    """Returns a mean; NaN if nothing was counted."""
+    """Returns the ratio of two sums, such as a mean; NaN if the denominator is 0."""
     count = denominator.value
     return numerator.value / count if count else math.nan
 
@@ -69,14 +69,14 @@ class Evaluation:
 
     Attributes:
         metrics: metrics by name.
-        predictions: one object per row, with `row`, its index from 0, and `score`, where more is
+        predictions: one object per row, with `row`, its index from 0, and `score`, where higher is
             better.
         of: function that returns the metrics of a subset of rows, given by index; None for data
             without rows.
         counts: confusion matrix of a classifier or tagger.
-        labels: names of its classes.
-        calibration: mean confidence, accuracy and count of each bin, of a classifier.
-        spans: scores of each kind of span, of a span tagger.
+        labels: names of the classes or tags in `counts`.
+        calibration: for a classifier, mean confidence, accuracy and count of each bin.
+        spans: for a tagger of spans, scores of each kind of span.
     """
 
     metrics: dict[str, float]
@@ -93,7 +93,7 @@ class Metrics(ABC):
 
     @abstractmethod
     def update(self, batch: Mapping[str, Any], outputs: Any) -> None:
-        """Adds a batch.
+        """Adds a batch to the metrics.
 
         Args:
             batch: batch from the data.
@@ -130,7 +130,7 @@ class RowMetrics(Metrics):
     @abstractmethod
     def predictions(self) -> list[dict[str, Any]]:
         """Returns one object per row: `row`, its index; `label` and `prediction`, as JSON values;
-        `score`, where more is better; and optional further fields.
+        `score`, where higher is better; and optional further fields.
         """
 
     def details(self) -> dict[str, Any]:

@@ -12,16 +12,17 @@ Floats = NDArray[np.float64]
 
 
 def number_metrics(actual: Floats, predicted: Floats, names: Sequence[str]) -> dict[str, float]:
-    """Compares predicted numbers with the actual ones.
+    """Returns metrics that compare predicted numbers with the actual ones.
 
     Args:
-        actual, predicted: (n, k).
+        actual, predicted: k numbers for each of n rows or words, (n, k).
         names: names of the k numbers.
 
     Returns:
         `error`, the mean absolute error; `pearson` and `spearman`, the correlations of the numbers
-        and of their ranks, NaN where one side is constant or n is 0. For several numbers these are
-        means, and `error/NAME`, ... are the metrics of each.
+        and of their ranks, NaN if the actual or the predicted numbers are constant or n is 0. If k
+        is above 1, these metrics are means over the k numbers, and `error/NAME`, ... are the
+        metrics of each number.
     """
     if not len(actual):
         return dict.fromkeys(("error", "pearson", "spearman"), math.nan)
@@ -41,7 +42,7 @@ def number_metrics(actual: Floats, predicted: Floats, names: Sequence[str]) -> d
 
 
 def pearson(a: Floats, b: Floats) -> float:
-    """Returns the correlation of two lists of numbers, (n,); NaN where one is constant."""
+    """Returns Pearson's correlation of two lists of n numbers; NaN if a list is constant."""
     a, b = a - a.mean(), b - b.mean()
     denominator = math.sqrt(float(a @ a) * float(b @ b))
     return float(a @ b) / denominator if denominator else math.nan

@@ -18,16 +18,16 @@ _REASONS = {
     "sequence_length": "does not predict next tokens of running text",
     "stride": "does not predict next tokens of running text",
 }
-"""Why a task does not have an option, by option."""
+"""Reason why a task does not have an option, by option; follows the name of the task."""
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """Base class of evaluation options, without any option."""
+    """Base class of the options of evaluation and prediction; has no option itself."""
 
     @classmethod
     def checked(cls, task: str, **requested: Any) -> EvaluationOptions:
-        """Returns validated options; None selects the default.
+        """Returns validated options; the value None selects an option's default.
 
         Args:
             task: name of the task.
@@ -39,7 +39,7 @@ class EvaluationOptions:
         unknown = stated.keys() - cls.__dataclass_fields__.keys()
         if unknown:
             raise RequestError(
-                Problem(key, f"no value: {task} {_REASONS[key]}", stated[key])
+                Problem(key, "no value", stated[key], f"{task} {_REASONS[key]}")
                 for key in requested
                 if key in unknown
             )
@@ -49,23 +49,23 @@ class EvaluationOptions:
         return options
 
     def problems(self) -> list[Problem]:
-        """Returns a problem for each value out of range."""
+        """Returns a `Problem` for each value out of range."""
         return []
 
     @property
     def name(self) -> str:
-        """Suffix of the evaluation's file name; empty for the default options."""
+        """Suffix for the name of the evaluation's file; empty for the default options."""
         return ""
 
     @property
     def as_record(self) -> dict[str, Any] | None:
-        """The options as stored in the evaluation's file; None stores nothing."""
+        """The options as stored in the evaluation's file; None if no options are stored."""
         return None
 
 
 @dataclass(frozen=True)
 class Beams(EvaluationOptions):
-    """Options of a beam search for targets.
+    """Options of beam search, for tasks that generate target texts.
 
     Attributes:
         beams: number of continuations in the search; 1 decodes greedily.
@@ -93,12 +93,12 @@ class Beams(EvaluationOptions):
 
 @dataclass(frozen=True)
 class Windows(EvaluationOptions):
-    """Options of the windows of running text.
+    """Options of language models: length and overlap of the windows of running text.
 
     Attributes:
-        sequence_length: number of targets in a window; None uses the training's.
-        stride: distance between the starts of overlapping windows, each of which, except the first,
-            counts only its last `stride` targets; None uses windows without overlap.
+        sequence_length: number of targets in a window; None is the length of training.
+        stride: distance in tokens between the starts of overlapping windows; of each window except
+            the first, only the last `stride` targets count. None is windows without overlap.
     """
 
     sequence_length: int | None = None
@@ -124,7 +124,7 @@ class Windows(EvaluationOptions):
         """
         length = self.sequence_length or int(data.sequence_length)
         if self.stride is not None and self.stride > max(length, 1):
-            expected = f"at most the window's {length} targets"
+            expected = f"at most {length}, the number of targets in a window"
             raise RequestError(Problem("stride", expected, self.stride))
 
     def check_room(self, tokens: int, vocabulary: int, device: torch.device) -> None:
@@ -145,7 +145,9 @@ class Windows(EvaluationOptions):
         if min(self.sequence_length, tokens) * per_target > available:
             most = available // per_target
             hint = (
-                f"the logits of a target over {vocabulary:,} tokens need {format_bytes(per_target)}"
+                f"with a vocabulary of {vocabulary:,} tokens, the logits of one target need "
+                f"{format_bytes(per_target)}"
             )
-            expected = f"at most {most:,} targets in {format_bytes(available)} of memory"
+            memory = format_bytes(available)
+            expected = f"at most {most:,} targets, whose logits fit into {memory} of memory"
             raise RequestError(Problem("sequence_length", expected, self.sequence_length, hint))

@@ -26,8 +26,8 @@ from etude.tasks.options import EvaluationOptions
 
 
 class AnswerSpanObjective(ExampleObjective):
-    """Objective with tokens, their positions in the context, and the first and last token of the
-    answer.
+    """Objective for examples with tokens, their positions in the context, and the first and last
+    token of the answer.
     """
 
     fields: ClassVar[tuple[str, ...]] = ("tokens", "types", "begins", "ends", "span")
@@ -56,12 +56,14 @@ class Candidate(NamedTuple):
 
 
 class SpanMetrics(RowMetrics):
-    """`loss`, and over questions `exact_match` and `f1`, from 0 to 100, as in the SQuAD script.
+    """Metrics of answers: `loss` over windows, and over questions `exact_match` and `f1`, from 0 to
+    100, as in the SQuAD script.
 
     Args:
         evaluated: the scored split or rows; contexts and answers are read from its rows.
         longest: largest number of tokens in an answer.
-        candidates: number of first and of last tokens that are tried in each window.
+        candidates: number of most probable first tokens, and of last tokens, that are combined to
+            spans in each window.
         no_answer: whether a question may have no answer.
     """
 
@@ -180,18 +182,19 @@ class SpanMetrics(RowMetrics):
 
 
 class QuestionAnswering(Task):
-    """Prediction of the first and last token of an answer; the loss is the mean of both
+    """Prediction of the first and last token of an answer; the loss is the mean of the two
     cross-entropies, over the windows of a step (Devlin et al. 2018, arXiv:1810.04805, section 4.2).
 
-    The target of a window without the answer is its first token. The answer to a question is the
-    span with the largest sum of logits in any window.
+    In a window without the answer, both targets are the window's first token. The predicted answer
+    to a question is the span with the largest sum of logits in any window.
 
     Args:
         setup: the run's arguments.
         longest_answer: largest number of tokens in a predicted answer.
-        candidates: number of first and of last tokens that are tried in each window.
-        no_answer: whether a question may have no answer (SQuAD 2.0): it has none where the first
-            token's logits are larger than those of each span (section 4.3).
+        candidates: number of most probable first tokens, and of last tokens, that are combined to
+            spans in each window.
+        no_answer: whether a question may have no answer (SQuAD 2.0). No answer is predicted if, in
+            each window, the first token has a larger sum of logits than every span (section 4.3).
         monitor: the metric that selects the best checkpoint.
     """
 
@@ -233,7 +236,7 @@ class QuestionAnswering(Task):
         }
 
     def outputs(self, micro: MicroBatch) -> Tensor:
-        """Returns logits (B, T, 2) of first and last token; padding has minus infinity."""
+        """Returns logits (B, T, 2) of first and last token, which are minus infinity at padding."""
         logits = class_logits(self.model, micro)
         keep = micro.get("keep")
         return logits if keep is None else logits.masked_fill(~keep[..., None], -torch.inf)
@@ -265,7 +268,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def words_of(text: str) -> list[str]:
-    """Returns the words that answers are compared by: lower case, without punctuation and
+    """Returns the words of an answer for comparisons: in lower case, without punctuation and
     articles.
     """
     return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
@@ -277,8 +280,8 @@ def exact(prediction: str, truth: str) -> float:
 
 
 def overlap(prediction: str, truth: str) -> float:
-    """Returns the F1 of the words of two answers; if one has no words, 1 if both have none, else
-    0.
+    """Returns the F1 of the words of two answers. If an answer has no words, returns 1 if the other
+    has none either, otherwise 0.
     """
     predicted, actual = words_of(prediction), words_of(truth)
     if not predicted or not actual:

@@ -18,7 +18,7 @@ from etude.tasks.metrics import Metrics, Sum
 
 
 class NumbersObjective(Objective):
-    """Objective that uses generated examples unchanged."""
+    """Objective for synthetic sequences of numbers; uses the generated examples unchanged."""
 
     reads = "made"
     such_as = "data=icl_regression"
@@ -26,12 +26,12 @@ class NumbersObjective(Objective):
 
 
 class Regression(Task):
-    """Regression; the loss is the mean squared error over all queries.
+    """Prediction of a number at each query; the loss is the mean squared error over all queries.
 
     `error/k` is the mean squared error of the queries after k earlier queries of the sequence,
-    divided by the input dimension d: with inputs and weights of variance 1 it is 1 for a model that
-    always predicts 0 (Garg et al. 2022, arXiv:2208.01066, figure 2). `data.validate_training` adds
-    the same metrics of training examples, as `seen/loss`, ...
+    divided by the input dimension d: with inputs and weights of variance 1, `error/k` is 1 for a
+    model that always predicts 0 (Garg et al. 2022, arXiv:2208.01066, figure 2).
+    `data.validate_training` adds the same metrics of training examples, as `seen/loss`, ...
 
     Args:
         setup: the run's arguments.
@@ -56,7 +56,7 @@ class Regression(Task):
         dimensions = data.dimensions
         inputs = getattr(model, "inputs", dimensions)  # custom models may not have it
         if dimensions != inputs:
-            expected = f"the data's {dimensions} numbers per position"
+            expected = f"{dimensions}, as the data has {dimensions} numbers per position"
             hint = f"set model.inputs={dimensions}"
             yield Problem("model.inputs", expected, inputs, hint)
 
@@ -85,11 +85,11 @@ def squared_errors(predictions: Tensor, values: Tensor) -> Tensor:
 
 
 class NumberMetrics(Metrics):
-    """`loss`, the mean squared error, and `error/k` of the queries after k earlier queries, divided
-    by the input dimension.
+    """Metrics of predicted numbers: `loss`, the mean squared error, and `error/k`, the error of the
+    queries after k earlier queries, divided by the input dimension.
 
     Args:
-        inputs: numbers per position.
+        inputs: input dimension, the number of numbers per position.
     """
 
     def __init__(self, inputs: int) -> None:

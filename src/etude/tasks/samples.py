@@ -19,8 +19,8 @@ def answers(
         examples: arrays of each example: `labels`, and `source` or `tokens`.
         count: number of examples.
         longest: largest number of tokens in an answer.
-        whole: whether to generate as many tokens as the target has; otherwise until a token that
-            ends a text.
+        whole: whether to generate as many tokens as the target has; otherwise generation stops at a
+            token that ends a text.
     """
     tokenizer: Any = model.tokenizer
     special = set(tokenizer.special_tokens().values())

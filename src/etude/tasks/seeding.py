@@ -12,11 +12,11 @@ import struct
 import torch
 
 INITIALISATION = -1
-"""The `step` of the weight initialisation."""
+"""Value of `step` for the seed of the weight initialisation."""
 
 
 def seed_for(seed: int, step: int, micro: int = 0, rank: int = 0) -> int:
-    """Returns a 63-bit seed, independent for different arguments (BLAKE2b)."""
+    """Returns a 63-bit seed, a BLAKE2b hash of the arguments."""
     key = struct.pack("<qqqq", seed, step, micro, rank)
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
 

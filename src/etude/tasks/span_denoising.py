@@ -19,13 +19,14 @@ SENTINEL = "<extra_id_{}>"
 
 @dataclass(frozen=True)
 class SpanObjective(WindowObjective):
-    """Objective that replaces noise spans of a window by sentinels; the target is each sentinel
-    followed by the span that it replaces.
+    """Objective that replaces random spans of a window (the noise) by sentinels, special tokens
+    such as `<extra_id_0>`; the target is each sentinel followed by the span that it replaces.
 
-    Raffel et al. 2019, arXiv:1910.10683, section 3.1.4, and the authors' code: of T tokens round(T
-    rate) are noise, in round(noise / mean) spans; the lengths of the noise spans, and of those
-    between, are drawn uniformly among all ways to divide them; a window begins with an unchanged
-    span. So all windows of T tokens have sources, and targets, of one length.
+    As in Raffel et al. 2019, arXiv:1910.10683, section 3.1.4, and the authors' code: of the T
+    tokens of a window, round(T * rate) are noise, in round(noise / mean) spans. The lengths of the
+    noise spans, and of the unchanged spans between them, are drawn uniformly among all ways to
+    divide the tokens. A window begins with an unchanged span. So the sources of all windows of T
+    tokens have the same length, and so have their targets.
 
     Args:
         rate: fraction of the tokens that are removed.
@@ -46,7 +47,7 @@ class SpanObjective(WindowObjective):
         return length - 1  # the source ends with an extra token
 
     def spans(self, length: int) -> tuple[int, int]:
-        """Returns the number of noise tokens in a window, and of the spans that they form."""
+        """Returns the number of noise tokens in a window, and the number of noise spans."""
         noise = min(max(round(length * self.rate), 1), max(1, length - 1))
         count = min(max(round(noise / self.mean), 1), noise, max(1, length - noise))
         return noise, count
@@ -59,7 +60,8 @@ class SpanObjective(WindowObjective):
         special = tokenizer.special_tokens()
         if tokenizer.end_of_text is None:
             expected = "a tokenizer with an end-of-text token"
-            raise RequestError(Problem("data.tokenizer", expected))
+            hint = "set data.tokenizer.end_of_text"
+            raise RequestError(Problem("data.tokenizer", expected, hint=hint))
         ids = tuple(special[SENTINEL.format(number)] for number in range(100))
         return replace(self, sentinels=ids, end=tokenizer.end_of_text)
 
@@ -96,7 +98,7 @@ def _random_partition(total: int, count: int, random: np.random.Generator) -> ND
 
 class SpanDenoising(TargetTask):
     """Prediction of the removed spans of a text; the loss is the mean cross-entropy over the
-    targets, including sentinels and end.
+    targets, including the sentinels and the end-of-text token.
 
     Args:
         setup: the run's arguments.
@@ -121,6 +123,7 @@ class SpanDenoising(TargetTask):
         rate, mean = arguments.get("rate", 0.15), arguments.get("mean_span", 3.0)
         checks = Checks()
         checks.that(0 < rate < 1, "rate", rate, "a fraction between 0 and 1")
-        checks.that(1 <= mean < float("inf"), "mean_span", mean, "a finite number from 1 token")
+        expected = "a finite number of tokens, at least 1"
+        checks.that(1 <= mean < float("inf"), "mean_span", mean, expected)
         checks.done()
         return SpanObjective(rate, mean)

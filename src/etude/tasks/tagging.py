@@ -36,7 +36,7 @@ SPAN_METRICS = ("val/precision", "val/recall", "val/f1")
 
 @dataclass(frozen=True)
 class TagObjective(ExampleObjective):
-    """Objective with tokens, and a tag at the first token of each word.
+    """Objective for examples with tokens, and a tag at the first token of each word.
 
     Args:
         monitor: the metric that selects the best checkpoint; span metrics need tags that mark
@@ -53,9 +53,9 @@ class TagObjective(ExampleObjective):
             names = ", ".join(meta.labels)
             raise RequestError(Problem("data.tags", "at least two tags", names or "none"))
         if self.monitor in SPAN_METRICS and not are_spans(meta.labels):
-            expected = "a metric of tags without spans, val/accuracy or val/f1_macro"
+            expected = "a metric that needs no spans, such as val/accuracy or val/f1_macro"
             tags = ", ".join(meta.labels[:8])
-            hint = f"span metrics need tags such as B-LOC, I-LOC, O; the data has {tags}"
+            hint = f"span metrics need tags such as B-LOC, I-LOC, O; the data has the tags {tags}"
             raise RequestError(Problem("task.monitor", expected, self.monitor, hint))
         return self
 
@@ -70,14 +70,14 @@ Tags = NDArray[np.int64]
 
 
 class TagMetrics(RowMetrics):
-    """Tagging metrics over words, and over spans and sentences of whole rows, even if a row was
-    split.
+    """Tagging metrics over words, spans and sentences; pieces of a row that was split are joined
+    first.
 
     Args:
         labels: names of the tags.
         row_of: index of the row of each example.
-        labels_of: function that returns all tags of a row, given its index; None uses the tags of
-            its examples, without those that were cut off.
+        labels_of: function that returns all tags of a row, given its index. If None, the tags are
+            those of the row's examples, without those that were cut off.
     """
 
     def __init__(
@@ -186,8 +186,8 @@ class TagMetrics(RowMetrics):
 
 
 class Tagging(Task):
-    """Tagging, with the tag of a word at its first token; the loss is the mean cross-entropy over
-    words.
+    """Prediction of one tag per word, at the word's first token; the loss is the mean cross-entropy
+    over words.
 
     If the tags mark spans (`B-LOC`, `I-LOC`, `O`), spans are scored too.
 

@@ -21,7 +21,7 @@ from etude.tasks.options import EvaluationOptions
 
 
 class ValuesObjective(ExampleObjective):
-    """Objective with tokens and numbers."""
+    """Objective for examples with tokens and one or several numbers."""
 
     fields: ClassVar[tuple[str, ...]] = ("tokens", "values")
 
@@ -34,7 +34,8 @@ class ValuesObjective(ExampleObjective):
 
 
 class ValueMetrics(RowMetrics):
-    """`loss`, the mean squared error over all numbers, and `etude.tasks.numbers.number_metrics`.
+    """Metrics of predicted numbers: `loss`, the mean squared error over all numbers, and those of
+    `etude.tasks.numbers.number_metrics`.
 
     Args:
         names: names of the numbers of a row.
@@ -87,7 +88,7 @@ class ValueMetrics(RowMetrics):
 
 
 class TextRegression(Task):
-    """Text regression; the loss is the mean squared error over the numbers of a step.
+    """Prediction of numbers for a text; the loss is the mean squared error over a step's numbers.
 
     Args:
         setup: the run's arguments.
@@ -97,7 +98,7 @@ class TextRegression(Task):
     metrics_class: ClassVar[type[ValueMetrics]] = ValueMetrics
     metric_names = ("val/loss", "val/error", "val/pearson", "val/spearman")
     loss_unit = "squared error per number"
-    scores_are = "negative squared errors, more is better"
+    scores_are = "negative squared errors, higher is better"
     models = (Encoder,)
     transformers_fields: ClassVar[Mapping[str, Any]] = {"problem_type": "regression"}
     head = "classes"
@@ -142,6 +143,6 @@ class TextRegression(Task):
 
 
 def _as_json(numbers: NDArray[Any]) -> float | list[float]:
-    """Returns numbers as a list, or a single one as a number."""
+    """Returns several numbers as a list, and a single number as a float."""
     values: list[float] = numbers.tolist()
     return values[0] if len(values) == 1 else values

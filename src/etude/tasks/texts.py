@@ -15,7 +15,7 @@ from etude.tasks.options import Beams
 
 
 class TextMetrics(RowMetrics):
-    """`bleu`, `chrf` and `exact` of texts; see `translation_metrics`."""
+    """Metrics of generated texts: `bleu`, `chrf` and `exact`; see `translation_metrics`."""
 
     def __init__(self) -> None:
         self._texts: dict[int, tuple[str, str]] = {}
@@ -77,7 +77,7 @@ def translations(model: Any, sources: Sequence[str], beams: Beams, length: int) 
 
 
 def cut_to(tokenizer: Any, text: str, longest: int) -> str:
-    """Returns the text, shortened to whole characters that at most `longest` tokens spell."""
+    """Returns the text, shortened to at most `longest` tokens and to whole characters."""
     ids = tokenizer.encode(text)
     return (
         text if len(ids) <= longest else strip_incomplete_character(tokenizer.decode(ids[:longest]))
@@ -86,10 +86,10 @@ def cut_to(tokenizer: Any, text: str, longest: int) -> str:
 
 def translation_metrics(texts: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
     """Returns `bleu` (Papineni et al. 2002) and `chrf` (Popovic 2015) of a corpus, from 0 to 100,
-    by sacrebleu, and `exact`, the fraction of exact matches.
+    computed with sacrebleu, and `exact`, the fraction of exact matches.
 
-    Chinese and Japanese targets are split as sacrebleu does for Chinese (`zh`: Japanese by
-    characters).
+    For BLEU, Chinese and Japanese targets are split with sacrebleu's tokenizer `zh`, which splits
+    Japanese into characters.
     """
     import sacrebleu
 

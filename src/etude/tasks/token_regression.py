@@ -24,7 +24,7 @@ Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 class WordValuesObjective(ExampleObjective):
-    """Objective with tokens, and a number at the first token of each word."""
+    """Objective for examples with tokens, and a number at the first token of each word."""
 
     fields: ClassVar[tuple[str, ...]] = ("tokens", "values")
 
@@ -36,7 +36,8 @@ class WordValuesObjective(ExampleObjective):
 
 
 class WordValueMetrics(RowMetrics):
-    """`loss`, the mean squared error over words, and `etude.tasks.numbers.number_metrics`.
+    """Metrics of predicted numbers: `loss`, the mean squared error over words, and those of
+    `etude.tasks.numbers.number_metrics`.
 
     Args:
         row_of: index of the row of each example.
@@ -72,7 +73,7 @@ class WordValueMetrics(RowMetrics):
         return number_metrics(actual, predicted, ["value"])
 
     def rows(self) -> dict[int, Pair]:
-        """Returns the words that have a number, in order, of each row."""
+        """Returns the actual and predicted numbers of each row's words that have a number."""
         pieces: dict[int, list[Pair]] = {}
         for index, pair in sorted(self._pieces.items(), key=lambda item: item[0]):
             pieces.setdefault(int(self.row_of[index]), []).append(pair)
@@ -95,7 +96,7 @@ class WordValueMetrics(RowMetrics):
 
 
 class TokenRegression(Task):
-    """Token regression, with the number of a word at its first token; the loss is the mean squared
+    """Prediction of one number per word, at the word's first token; the loss is the mean squared
     error over the words that have a number.
 
     Args:
@@ -106,7 +107,7 @@ class TokenRegression(Task):
     metrics_class: ClassVar[type[WordValueMetrics]] = WordValueMetrics
     metric_names = ("val/loss", "val/error", "val/pearson", "val/spearman")
     loss_unit = "squared error per word"
-    scores_are = "negative squared errors, more is better"
+    scores_are = "negative squared errors, higher is better"
     models = (Encoder,)
     transformers_fields: ClassVar[Mapping[str, Any]] = {"problem_type": "regression"}
     head = "tags"

@@ -1,4 +1,4 @@
-"""Base class of tasks whose targets are tokens, with ignored labels."""
+"""Base class of tasks whose targets are tokens; targets with the label `IGNORE` don't count."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from etude.tasks.metrics import Metrics, Sum, perplexity, ratio
 
 
 class TokenMetrics(Metrics):
-    """`loss`, `perplexity` and `accuracy` over the targets."""
+    """Metrics of predicted tokens: `loss`, `perplexity` and `accuracy` over the targets."""
 
     def __init__(self) -> None:
         self.nats, self.right, self.targets = Sum(), Sum(), Sum()
@@ -42,7 +42,7 @@ class TokenMetrics(Metrics):
 
 
 class TokenTask(Task):
-    """Token prediction; the loss is the mean cross-entropy over the targets of a step.
+    """Base class of token prediction; the loss is the mean cross-entropy over a step's targets.
 
     `outputs` returns logits (B, T, V) of the micro-batch's `labels`.
 

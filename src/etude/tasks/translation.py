@@ -24,7 +24,7 @@ from etude.tasks.token_task import TokenTask
 
 @dataclass(frozen=True)
 class PairObjective(ExampleObjective):
-    """Objective with a source and a target, each followed by the end of text.
+    """Objective for pairs of a source and a target, each followed by the end-of-text token.
 
     Args:
         end: id of the end-of-text token; set once the tokenizer is known.
@@ -71,8 +71,8 @@ def target_logits(model: nn.Module, micro: MicroBatch) -> Tensor:
 
 
 class TargetTask(TokenTask):
-    """Prediction of the target of a source; the loss is the mean cross-entropy of the target's
-    tokens, including its end (Sutskever et al. 2014, arXiv:1409.3215; Vaswani et al. 2017).
+    """Prediction of a target text from a source text; the loss is the mean cross-entropy of the
+    target's tokens and its end (Sutskever et al. 2014, arXiv:1409.3215; Vaswani et al. 2017).
 
     Padding after a target needs no mask: no target attends to later positions.
     """
