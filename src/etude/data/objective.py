@@ -85,7 +85,7 @@ class WindowObjective(Objective):
     shortest: ClassVar[int] = 1
 
     def raw(self, length: int) -> int:
-        """Returns the number of tokens of text that a window of `length` positions is made from."""
+        """Returns the number of tokens of text that a window of `length` positions needs."""
         return length
 
     @abstractmethod

@@ -22,7 +22,7 @@ class DocumentSpan:
         first, end: the span, as token positions in the document; None if the data is not running
             text.
         example: for a row, the number of one of its examples, counted over the whole split; None
-            means all of its examples.
+            means any of its examples.
     """
 
     document: int

@@ -1,4 +1,4 @@
-"""Text views of prepared data: splits, labels, lengths, examples; selected by each data module."""
+"""Descriptions of prepared data as lines of text: splits, labels, lengths and examples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDE = 110  # maximum characters of a line
 
 
 def describe_rows(data: Any, examples: int) -> Iterator[str]:
-    """Yields the description of an `ExampleData`.
+    """Yields the lines that describe an `ExampleData`.
 
     Args:
         data: the data.
@@ -95,7 +95,7 @@ def _examples(data: Any, count: int) -> Iterator[str]:
 
 
 def describe_text(data: Any) -> Iterator[str]:
-    """Yields the description of a `TextData`."""
+    """Yields the lines that describe a `TextData`."""
     rows = []
     for name, meta in data.meta.splits.items():
         characters_per_token = f"{meta.characters / max(1, meta.tokens):.2f}"
@@ -113,7 +113,7 @@ def describe_text(data: Any) -> Iterator[str]:
 
 
 def describe_synthetic(data: Any) -> Iterator[str]:
-    """Yields the description of a `SyntheticData`."""
+    """Yields the lines that describe a `SyntheticData`."""
     for split, meta in data.meta.splits.items():
         count, when = ("new", " at every step")
         if meta.examples is not None:
