@@ -166,7 +166,7 @@ def _parts(word: str) -> Iterator[bytes]:
 
 
 def _seeds(words: dict[bytes, int], limit: int) -> dict[bytes, int]:
-    """Returns the initial pieces: the repeated strings of whole characters that cover most bytes."""
+    """Returns the initial pieces: repeated strings of whole characters covering the most bytes."""
     counts: Counter[bytes] = Counter()
     for word, count in words.items():
         for start, end in _spans(word):
