@@ -357,8 +357,8 @@ def _field_problems(where: str, part: Any, fields: Mapping[str, _Check]) -> Iter
         return
     for key, value in part.items():
         if key not in fields:
-            expected = "a field that Étude supports"
-            yield Problem(f"{where}.{key}", expected, hint=nearest(key, fields))
+            supported = "a field that Étude supports"
+            yield Problem(f"{where}.{key}", supported, hint=nearest(key, fields))
         elif (expected := fields[key](value)) is not None:
             yield Problem(f"{where}.{key}", expected)
 
