@@ -221,7 +221,7 @@ class DataModule(DataAttributes):
         self.objective = objective
 
     def meant_for(self, reads: Reads) -> str | None:
-        """Returns a hint with a task that fits the data, for a message that the run's task doesn't.
+        """Returns a hint with a task that fits the data, for messages about tasks that don't fit.
 
         Args:
             reads: kind of data that the run's task reads.

@@ -1,4 +1,4 @@
-"""Rows of Parquet files; only the requested columns are read."""
+"""Reader of rows in Parquet files, which reads only the requested columns."""
 
 from __future__ import annotations
 

@@ -102,11 +102,11 @@ class StepAssembler(Protocol):
 
 
 class Steps(IterableDataset[list[Any]]):
-    """Dataset of the optimizer steps `start_step`, ..., `total_steps - 1`, each a list of
-    micro-batches.
+    """Dataset of a run's optimizer steps, each a list of micro-batches.
 
-    Worker w of W yields steps start + w, start + w + W, ...; a `DataLoader` reads from its workers
-    in turn, so the steps are in order with any number of workers.
+    The steps are `start_step`, ..., `total_steps - 1`. Worker w of W yields the steps start_step +
+    w, start_step + w + W, ...; a `DataLoader` reads from its workers in turn, so the steps are in
+    order with any number of workers.
 
     Args:
         assembly: assembles the steps.

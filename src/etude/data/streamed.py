@@ -155,7 +155,7 @@ class Streamed(TextData):
 
     @property
     def steps_per_epoch(self) -> float:
-        """Infinite: the length of a stream is unknown."""
+        """Number of optimizer steps in an epoch: infinite, since a stream's length is unknown."""
         return math.inf
 
     def misfits(self, processes: int, max_epochs: float | None = None) -> Iterator[Problem]:

@@ -363,7 +363,7 @@ class NeedsSpecialTokens(Protocol):
     """Protocol of tasks that require special tokens."""
 
     def special_tokens(self, known: Mapping[str, int]) -> list[str]:
-        """Returns the names of special tokens to add to a tokenizer with the tokens `known`."""
+        """Returns names of special tokens to add to a tokenizer with the special tokens `known`."""
 
 
 class WithSpecial(Recipe):

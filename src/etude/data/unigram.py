@@ -51,7 +51,7 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Unigram(Recipe):
-    """Byte-level pieces of a unigram language model, with GPT-2's pre-tokenizer.
+    """Tokenizer with the byte-level pieces of a unigram language model, and GPT-2's pre-tokenizer.
 
     Ids are the 256 bytes, then pieces by decreasing probability, then `<|endoftext|>`.
 
