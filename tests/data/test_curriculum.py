@@ -266,7 +266,10 @@ class TestRefused:
 
     def test_processes_that_cannot_share_a_step(self, prepared: Any) -> None:
         data = prepared(Curriculum(batch={0: 3}))
-        with pytest.raises(RequestError, match=r"data.curriculum.batch.0 = 3: expected a multiple"):
+        with pytest.raises(
+            RequestError,
+            match=r"data.curriculum.batch.0 = 3: expected a number of examples divisible by",
+        ):
             data.attach(seed=0, micro_batch=None, total_steps=3, world=2)
 
     def test_a_run_in_epochs(self) -> None:

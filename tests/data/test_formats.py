@@ -319,7 +319,9 @@ class TestPlainText:
     def test_with_rows_beside_it_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "README.md").write_text("about")
         (tmp_path / "a.jsonl").write_bytes(as_jsonl(DOCUMENTS))
-        with pytest.raises(RequestError, match=r"not both \(.*README.md and .*a.jsonl; select"):
+        with pytest.raises(
+            RequestError, match=r"not both \(.*README.md is plain text, .*jsonl has rows; s"
+        ):
             data(tmp_path).check()
         data(tmp_path / "*.jsonl").check()
 

@@ -347,4 +347,4 @@ def test_a_repository_on_a_hub_is_fixed_to_its_commit(tmp_path: Path) -> None:
     assert ask("owner/name", hub.url, "home") == expected  # gone now, and known from before
     refused = ask("owner/name", hub.url, "elsewhere")
     assert refused.startswith("InvalidArguments path = 'owner/name': expected a tokenizer.json")
-    assert "without a network, set data.tokenizer.path to a folder" in refused
+    assert "without network access, set data.tokenizer.path to a folder" in refused

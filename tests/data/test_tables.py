@@ -179,7 +179,7 @@ class TestCSV:
             ("a;b\n1;2\n", ", line 1 = 'a;b': expected column names separated by commas"),
             ("a\tb\n1\t2\n", ", line 1 = 'a\\tb': expected column names separated by commas"),
             ("a,b\n1,2\n".encode("utf-16"), ", line 1, byte 0 = '0xff': expected UTF-8 text"),
-            ("a,b\n1,2\n".encode("utf-16-le"), "convert UTF-16 with iconv"),
+            ("a,b\n1,2\n".encode("utf-16-le"), "is UTF-16, convert it with iconv"),
             (b"a,b\n1,2\n\xff,3\n", ", line 3, byte 8 = '0xff': expected UTF-8 text"),
         ],
     )

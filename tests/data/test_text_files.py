@@ -224,7 +224,7 @@ class TestPaths:
                 "notes.py",
                 r"a file in a supported format: \.txt, \.md, .*or plain text without a suffix",
             ),
-            ("empty.txt", "it is empty"),
+            ("empty.txt", "the file is empty"),
             ("*.csv", "a glob that matches text files"),
             (".hidden/none", "does not contain none; choose from: x.txt"),
         ],

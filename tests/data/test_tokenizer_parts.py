@@ -224,7 +224,7 @@ ENDLESS: dict[str, tuple[dict[str, Any], str]] = {
                 "pretokenizers": [{"type": "Digits", "individual_digits": True}] * 100,
             }
         },
-        "at most 32 parts",
+        "at most 32 components",
     ),
     "a model with a long suffix": (
         {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [], "end_of_word_suffix": "a" * 99}},
